@@ -1,0 +1,111 @@
+"""What a model file promises: the one page that training, export and runtime agree on.
+
+The contract travels as JSON in the ONNX file's `metadata_props`. Runtime reads it and never guesses: whatever is
+missing or of another version is an error that says what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from parotid_seg.errors import InputError, ModelError
+
+METADATA_KEY = "parotid_seg.contract"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The model's own sampling of a scan, in patient millimetres.
+
+    Attributes:
+        size: pixels along each side of the square in-plane grid.
+        spacing_mm: distance between its pixels.
+        kernel_mm: half width of the in-plane low-pass (triangle) filter. Scans finer than this are smoothed to it,
+            so that a 1 mm and a 4 mm scan of one patient look alike to the network.
+        offsets_mm: positions along the patient's axis, relative to the slice to segment, that become the
+            network's input channels (2.5-D).
+        slice_kernel_mm: half width of the filter between slices.
+    """
+
+    size: int = 112
+    spacing_mm: float = 2.5
+    kernel_mm: float = 4.0
+    offsets_mm: tuple[float, ...] = (-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0)
+    slice_kernel_mm: float = 3.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets_mm", tuple(float(offset) for offset in self.offsets_mm))
+        for name in ("size", "spacing_mm", "kernel_mm", "slice_kernel_mm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"grid.{name}: found {value}, expected a positive number")
+        if not self.offsets_mm or not all(math.isfinite(offset) for offset in self.offsets_mm):
+            raise InputError(f"grid.offsets_mm: found {self.offsets_mm}, expected at least one finite offset")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything that must be known to run a model file and to trust its output.
+
+    Attributes:
+        labels: label names by value, from 0 (background) upwards without a gap.
+        channels: modality of each input channel, for example ("CT",).
+        window_hu: intensities mapped to 0 and 1 at the network's entrance; beyond them is clipped.
+        grid: the model's sampling of a scan.
+        precision: type the weights are stored in ("fp32", "fp16").
+        opset: ONNX operator set.
+        weights_sha256: SHA-256 over the names and bytes of all weights.
+        training: data, preset, epochs and scores, as written by `parotid-seg train`.
+        verification: record of the checks that `parotid-seg export` made.
+        schema_version: version of this schema.
+    """
+
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    window_hu: tuple[float, float]
+    grid: Grid
+    precision: str = "fp32"
+    opset: int = 20
+    weights_sha256: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "channels", "window_hu"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.labels) < 2 or self.labels[0] != "background":
+            raise InputError(f"labels: found {self.labels}, expected 'background' and at least one structure")
+        if len(self.window_hu) != 2 or not self.window_hu[0] < self.window_hu[1]:
+            raise InputError(f"window_hu: found {self.window_hu}, expected two rising intensities")
+
+    def to_json(self) -> str:
+        """The contract as JSON text, keys in a fixed order."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> Contract:
+        """Read a contract back.
+
+        Raises:
+            ModelError: if it is of another schema version, incomplete, or has fields this version does not know.
+        """
+        try:
+            found = json.loads(text)
+            version = found["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{where}: the model's contract is not readable ({error!r})") from error
+        if version != SCHEMA_VERSION:
+            raise ModelError(
+                f"{where}: contract of schema version {version}, expected {SCHEMA_VERSION}; "
+                "export the checkpoint again with this version of parotid-seg"
+            )
+        try:
+            return cls(**{**found, "grid": Grid(**found["grid"])})
+        except (TypeError, KeyError, InputError) as error:
+            raise ModelError(f"{where}: the model's contract does not fit schema version {version}: {error}") from error

@@ -1,0 +1,31 @@
+"""What a user can get wrong. Everything else that is raised is a bug and keeps its traceback.
+
+    ParotidSegError
+    ├── InputError     an argument, a configuration or a data set
+    ├── ScanError      one scan: unreadable, or not what the model expects
+    ├── ModelError     a model file: missing, foreign, damaged, or of another contract version
+    └── OutputError    a result that cannot be written
+
+Every message is one line that says what, where, what was found and what was expected. `cli.py` catches
+`ParotidSegError` once and exits with status 1; a batch catches `ScanError` case by case and goes on.
+"""
+
+
+class ParotidSegError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class InputError(ParotidSegError):
+    """An argument, a configuration value or a data set is not usable."""
+
+
+class ScanError(ParotidSegError):
+    """A scan cannot be read, or is not one the model can segment."""
+
+
+class ModelError(ParotidSegError):
+    """A model file is missing, foreign, damaged or made for another version."""
+
+
+class OutputError(ParotidSegError):
+    """A result cannot be written."""

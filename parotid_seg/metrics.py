@@ -1,0 +1,205 @@
+"""How well a mask agrees with a reference: every figure the project reports, defined once.
+
+Voxel overlaps follow the usual definitions; surface distances are taken between the boundary voxels' centres, in mm,
+with the scan's spacing along each axis. Empty masks are defined here and nowhere else: two empty masks agree
+(DSC 1, distance 0), one empty mask disagrees wholly (DSC 0, distance infinite).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from parotid_seg.errors import InputError
+
+Binary = NDArray[np.bool_]
+Labels = NDArray[np.uint8]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Agreement of one structure in one case.
+
+    Attributes:
+        dsc: Dice similarity coefficient, 0 to 1.
+        iou: intersection over union, 0 to 1.
+        accuracy: share of the reference's voxels that were found (recall).
+        hd_mm, hd95_mm: Hausdorff distance and its 95th percentile.
+        volume_ml, reference_ml, volume_error_ml: prediction, reference, and their signed difference.
+    """
+
+    dsc: float
+    iou: float
+    accuracy: float
+    hd_mm: float
+    hd95_mm: float
+    volume_ml: float
+    reference_ml: float
+    volume_error_ml: float
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Agreement of one case over all labels.
+
+    Attributes:
+        mpa: share of all voxels, background included, that carry the right label (the papers' MPA).
+        macc: mean over the labels, background included, of the share of the reference's voxels found (mAcc).
+        miou: mean over the labels, background included, of intersection over union.
+        labels: scores of each structure by its name.
+    """
+
+    mpa: float
+    macc: float
+    miou: float
+    labels: dict[str, LabelScores]
+
+
+def dice(prediction: Binary, reference: Binary) -> float:
+    """Dice similarity coefficient of two binary masks of one shape; 1.0 if both are empty.
+
+    Raises:
+        InputError: if shapes differ.
+    """
+    _check_shapes(prediction, reference)
+    total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
+    return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else 1.0
+
+
+def iou(prediction: Binary, reference: Binary) -> float:
+    """Intersection over union of two binary masks of one shape; 1.0 if both are empty.
+
+    Raises:
+        InputError: if shapes differ.
+    """
+    _check_shapes(prediction, reference)
+    union = int(np.count_nonzero(prediction | reference))
+    return int(np.count_nonzero(prediction & reference)) / union if union else 1.0
+
+
+def accuracy(prediction: Binary, reference: Binary) -> float:
+    """Share of the reference's voxels that the prediction holds too (recall).
+
+    Returns:
+        For an empty reference 1.0 if the prediction is empty as well, else 0.0.
+
+    Raises:
+        InputError: if shapes differ.
+    """
+    _check_shapes(prediction, reference)
+    total = int(np.count_nonzero(reference))
+    if not total:
+        return 0.0 if prediction.any() else 1.0
+    return int(np.count_nonzero(prediction & reference)) / total
+
+
+def volume_ml(mask: Binary, spacing_mm: Spacing) -> float:
+    """Volume of a binary mask in millilitres."""
+    return int(np.count_nonzero(mask)) * float(np.prod(spacing_mm)) / 1000.0
+
+
+def hausdorff_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing, *, percentile: float = 100.0) -> float:
+    """Symmetric surface distance between two binary masks at a percentile, in mm (100 = Hausdorff, 95 = HD95).
+
+    A mask's surface is its voxels that touch the outside by a face (the volume's border counts as outside). The
+    percentile is taken over each direction's distances, and the larger of the two directions is returned.
+
+    Args:
+        prediction, reference: bool arrays of one shape (D, H, W).
+        spacing_mm: voxel size along each axis, same order.
+        percentile: 0 to 100.
+
+    Returns:
+        0.0 if both masks are empty; inf if exactly one is.
+
+    Raises:
+        InputError: if shapes differ or a spacing is not positive and finite.
+    """
+    return surface_distances_mm(prediction, reference, spacing_mm, percentiles=(percentile,))[0]
+
+
+def surface_distances_mm(
+    prediction: Binary, reference: Binary, spacing_mm: Spacing, *, percentiles: Sequence[float] = (100.0, 95.0)
+) -> tuple[float, ...]:
+    """`hausdorff_mm` at several percentiles from one distance transform. Arguments and errors as there."""
+    _check_shapes(prediction, reference)
+    if not (np.isfinite(spacing_mm).all() and min(spacing_mm) > 0 and len(spacing_mm) == prediction.ndim):
+        raise InputError(f"spacing_mm: found {spacing_mm}, expected {prediction.ndim} positive, finite numbers")
+    if not prediction.any() and not reference.any():
+        return tuple(0.0 for _ in percentiles)
+    if not prediction.any() or not reference.any():
+        return tuple(float("inf") for _ in percentiles)
+    box = ndimage.find_objects(np.asarray(prediction | reference, dtype=np.uint8))[0]
+    surface_a, surface_b = _surface(prediction[box]), _surface(reference[box])
+    a_to_b = ndimage.distance_transform_edt(~surface_b, sampling=spacing_mm)[surface_a]
+    b_to_a = ndimage.distance_transform_edt(~surface_a, sampling=spacing_mm)[surface_b]
+    return tuple(float(max(np.percentile(a_to_b, each), np.percentile(b_to_a, each))) for each in percentiles)
+
+
+def score_case(prediction: Labels, reference: Labels, spacing_mm: Spacing, names: Sequence[str]) -> CaseScores:
+    """All figures of one case.
+
+    Args:
+        prediction, reference: label maps of one shape (D, H, W).
+        spacing_mm: voxel size along the same axes.
+        names: label names by value, background first.
+
+    Raises:
+        InputError: if shapes differ or a spacing is not positive and finite.
+    """
+    _check_shapes(prediction, reference)
+    labels = {}
+    for value, name in enumerate(names[1:], start=1):
+        found, expected = prediction == value, reference == value
+        hd, hd95 = surface_distances_mm(found, expected, spacing_mm)
+        volume, reference_volume = volume_ml(found, spacing_mm), volume_ml(expected, spacing_mm)
+        labels[name] = LabelScores(
+            dsc=dice(found, expected),
+            iou=iou(found, expected),
+            accuracy=accuracy(found, expected),
+            hd_mm=hd,
+            hd95_mm=hd95,
+            volume_ml=volume,
+            reference_ml=reference_volume,
+            volume_error_ml=volume - reference_volume,
+        )
+    background = prediction == 0, reference == 0
+    return CaseScores(
+        mpa=float(np.mean(prediction == reference)),
+        macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in labels.values())])),
+        miou=float(np.mean([iou(*background), *(scores.iou for scores in labels.values())])),
+        labels=labels,
+    )
+
+
+def bootstrap_mean(
+    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean with a percentile bootstrap interval over cases (Efron & Tibshirani 1993).
+
+    Returns:
+        (mean, lower end, upper end); three NaN for no values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if not sample.size:
+        return float("nan"), float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(0, sample.size, size=(resamples, sample.size))
+    means = sample[draws].mean(axis=1)
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(means, [tail, 100.0 - tail])
+    return float(sample.mean()), float(low), float(high)
+
+
+def _surface(mask: Binary) -> Binary:
+    inside = ndimage.binary_erosion(mask, structure=ndimage.generate_binary_structure(mask.ndim, 1), border_value=0)
+    return np.asarray(mask & ~inside, dtype=np.bool_)
+
+
+def _check_shapes(prediction: NDArray[np.generic], reference: NDArray[np.generic]) -> None:
+    if prediction.shape != reference.shape:
+        raise InputError(f"masks of different shapes: found {prediction.shape} and {reference.shape}")

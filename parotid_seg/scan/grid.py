@@ -1,0 +1,134 @@
+"""The model's grid: matrices that take a scan's native voxels to it and its scores back.
+
+Resampling is linear and separable, so every axis is one small matrix. The matrices are computed here from the scan's
+spacing, for training and for runtime alike, and are inputs of the exported graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.contract import Grid
+from parotid_seg.scan.volume import Volume, Voxels
+
+Matrix = NDArray[np.float32]
+
+TISSUE_HU = -200.0
+"""Above it a CT voxel counts as patient: fat is near -100, lung, foam and air are well below."""
+
+
+def resampling_matrix(
+    source_mm: NDArray[np.float64], target_mm: NDArray[np.float64], kernel_mm: float, *, clamp: bool = False
+) -> Matrix:
+    """Weights of a triangle filter from evenly spaced samples to any positions on the same axis.
+
+    With a kernel as wide as the sample distance this is linear interpolation; a wider one smooths, which keeps a fine
+    scan from aliasing on a coarser grid.
+
+    Args:
+        source_mm: positions of the samples (N,), rising, evenly spaced.
+        target_mm: positions wanted (M,), in any order.
+        kernel_mm: half width of the triangle; never less than the sample distance.
+        clamp: True repeats the outermost sample beyond the ends; False counts what lies outside as 0 (air).
+
+    Returns:
+        (M, N) float32; a row sums to 1 inside the samples' range.
+    """
+    count = len(source_mm)
+    step = float(source_mm[-1] - source_mm[0]) / (count - 1) if count > 1 else max(kernel_mm, 1e-6)
+    half_width = max(kernel_mm, step)
+    if clamp:
+        target_mm = np.clip(target_mm, source_mm[0], source_mm[-1])
+    pad = 0 if clamp else int(np.ceil(half_width / step))
+    extended_mm = source_mm[0] + step * np.arange(-pad, count + pad)
+    weights = np.maximum(1.0 - np.abs(target_mm[:, None] - extended_mm[None, :]) / half_width, 0.0)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
+    return np.ascontiguousarray(weights[:, pad : pad + count], dtype=np.float32)
+
+
+def axis_mm(size: int, spacing_mm: float) -> NDArray[np.float64]:
+    """Positions of an axis's voxel centres, from 0."""
+    return np.arange(size, dtype=np.float64) * spacing_mm
+
+
+def grid_mm(grid: Grid) -> NDArray[np.float64]:
+    """In-plane positions (size,) of the model's pixels relative to the grid's centre."""
+    return axis_mm(grid.size, grid.spacing_mm) - (grid.size - 1) * grid.spacing_mm / 2
+
+
+def body_centre_mm(voxels: Voxels, spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
+    """In-plane centre (y, x) of the patient: the median position of tissue over all slices, where the grid is laid.
+
+    The median is hardly moved by couch and head rest. Positions are those of `axis_mm`; the middle of the slice is
+    returned if there is no tissue at all.
+    """
+    tissue = np.asarray(voxels[:, ::2, ::2] > TISSUE_HU)
+    over_slices = tissue.sum(axis=0, dtype=np.int64)
+    centre = []
+    for profile, size, spacing in (
+        (over_slices.sum(axis=1), voxels.shape[1], spacing_mm[1]),
+        (over_slices.sum(axis=0), voxels.shape[2], spacing_mm[2]),
+    ):
+        total = profile.sum()
+        middle = 2 * np.searchsorted(np.cumsum(profile), total / 2) if total else (size - 1) / 2
+        centre.append(float(middle * spacing))
+    return centre[0], centre[1]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of neighbouring slices of one scan, as the model takes it.
+
+    Attributes:
+        first, stop: the slices that come out, as a range of the volume's slices (B = stop - first).
+        inputs: the model's inputs by name:
+            slices (D, H, W) raw intensities of those slices and the neighbours they need,
+            rows (G, H) and columns (G, W) to the grid, neighbours (B, K, D) to the 2.5-D channels,
+            rows_back (H, G) and columns_back (W, G) to native pixels.
+    """
+
+    first: int
+    stop: int
+    inputs: dict[str, NDArray[np.float16] | Matrix]
+
+
+def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
+    """Cut a volume into model inputs of at most `batch_size` slices, in order."""
+    depth, height, width = volume.voxels.shape
+    centre_y, centre_x = body_centre_mm(volume.voxels, volume.spacing_mm)
+    slices_mm = axis_mm(depth, volume.spacing_mm[0])
+    in_plane: dict[str, Matrix] = {}
+    for name, size, spacing, centre in (
+        ("rows", height, volume.spacing_mm[1], centre_y),
+        ("columns", width, volume.spacing_mm[2], centre_x),
+    ):
+        native_mm, model_mm = axis_mm(size, spacing), centre + grid_mm(grid)
+        in_plane[name] = resampling_matrix(native_mm, model_mm, grid.kernel_mm)
+        in_plane[f"{name}_back"] = resampling_matrix(model_mm, native_mm, spacing)
+    for first in range(0, depth, batch_size):
+        stop = min(first + batch_size, depth)
+        wanted_mm = slices_mm[first:stop, None] + np.asarray(grid.offsets_mm)
+        neighbours = resampling_matrix(slices_mm, wanted_mm.ravel(), grid.slice_kernel_mm, clamp=True)
+        used = np.flatnonzero(neighbours.any(axis=0))
+        begin, end = int(used[0]), int(used[-1]) + 1
+        yield Chunk(
+            first=first,
+            stop=stop,
+            inputs={
+                "slices": as_float16(volume.voxels[begin:end]),
+                "neighbours": np.ascontiguousarray(
+                    neighbours[:, begin:end].reshape(stop - first, len(grid.offsets_mm), end - begin)
+                ),
+                **in_plane,
+            },
+        )
+
+
+def as_float16(voxels: Voxels) -> NDArray[np.float16]:
+    """Intensities in two bytes, exact for whole numbers up to +-2048; larger ones keep 11 significant bits."""
+    limit = float(np.finfo(np.float16).max)
+    return np.clip(voxels.astype(np.float32), -limit, limit).astype(np.float16)

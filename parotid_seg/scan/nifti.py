@@ -1,0 +1,305 @@
+"""NIfTI in and out: any storage order, units, scaling and oblique affine; masks in exactly the scan's geometry."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
+
+ENDINGS = (".nii.gz", ".nii")
+MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+SPACING_RANGE_MM = (0.05, 20.0)
+"""Outside it a spacing is no head scan's, but a wrong unit or a damaged header."""
+MIN_DEPTH_MM = 20.0
+"""A scan that covers less of the patient's axis cannot show a gland."""
+
+
+@dataclass(frozen=True)
+class NiftiScan:
+    """A NIfTI scan: what the model needs, and the header that a mask must repeat."""
+
+    path: Path
+    volume: Volume
+    header: Nifti1Header
+    image_class: type[Nifti1Image]
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the file's name ends as a NIfTI file's."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def case_name(path: Path) -> str:
+    """The file's name without its ending and without nnU-Net's channel number `_0000`."""
+    name = path.name
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
+            break
+    return name.removesuffix("_0000")
+
+
+def read_nifti(path: Path) -> NiftiScan:
+    """Read a scan.
+
+    The affine is the sform if its code is above 0, else the qform, as NIfTI-1 orders them; a singular sform yields to
+    a valid qform. Where the two disagree the volume's notes say which was used.
+
+    Raises:
+        ScanError: if the file is missing, no NIfTI, damaged, not a 3-D volume of real numbers, not finite, constant,
+            or its geometry cannot be a head scan's.
+    """
+    image = _open(path)
+    shape = _spatial_shape(path, image)
+    header = image.header
+    affine, notes = _affine_mm(path, header)
+    spacing_stored = np.linalg.norm(affine[:3, :3], axis=0)
+    _check_spacing(path, spacing_stored)
+    orientation = Orientation.from_affine(affine)
+    notes += _tilt_notes(affine)
+    stored = _voxels(path, image).reshape(shape)
+    spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
+    canonical = orientation.to_canonical(stored)
+    _check_extent(path, canonical.shape, spacing)
+    volume = Volume(np.ascontiguousarray(canonical), (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
+    return NiftiScan(path, volume, header, type(image))
+
+
+def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:
+    """Read a label map in canonical order, with its spacing in mm.
+
+    Raises:
+        ScanError: as `read_nifti`, if a value is no whole number from 0 to 255, or if the map's shape or affine are
+            not those of the scan `like`.
+    """
+    image = _open(path)
+    shape = _spatial_shape(path, image)
+    affine, _ = _affine_mm(path, image.header)
+    orientation = Orientation.from_affine(affine)
+    stored = _voxels(path, image, constant_allowed=True).reshape(shape)
+    labels = stored.astype(np.uint8)
+    if not np.array_equal(labels, stored):
+        raise ScanError(f"{path}: not a label map: found values that are not whole numbers from 0 to 255")
+    canonical = np.ascontiguousarray(orientation.to_canonical(labels))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[list(orientation.axes)]
+    if like is not None:
+        check_same_geometry(path, canonical.shape, spacing, orientation, like)
+    return canonical, (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+
+
+def check_same_geometry(
+    path: Path,
+    shape: tuple[int, ...],
+    spacing: NDArray[np.float64],
+    orientation: Orientation,
+    like: NiftiScan,
+) -> None:
+    """Raise ScanError unless a mask lies on the scan's voxels."""
+    expected = like.volume
+    if (
+        shape != expected.voxels.shape
+        or not np.allclose(spacing, expected.spacing_mm, atol=1e-3)
+        or orientation != expected.orientation
+    ):
+        raise ScanError(
+            f"{path}: not on the voxels of {like.path.name}: found shape {shape} with spacing "
+            f"{tuple(round(float(value), 3) for value in spacing)} mm, expected {expected.voxels.shape} with "
+            f"{tuple(round(value, 3) for value in expected.spacing_mm)} mm and the same orientation"
+        )
+
+
+def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
+    """Write labels in the scan's own shape, affine, sform and qform, whole or not at all.
+
+    Args:
+        mask: labels (D, H, W) uint8 in canonical order.
+        scan: the scan they belong to.
+        path: the file to make (.nii or .nii.gz); it appears only once it is complete and on disk.
+
+    Raises:
+        OutputError: if it cannot be written, for example because the disk is full.
+    """
+    header = scan.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1.0, 0.0)
+    header["cal_max"], header["cal_min"] = 0.0, 0.0
+    header["descrip"] = b"parotid-seg mask"
+    stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
+    image = scan.image_class(stored, None, header)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        image.to_filename(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: the mask cannot be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> Nifti1Image:
+    if not path.exists():
+        raise ScanError(f"{path}: no such file")
+    try:
+        image = nibabel.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScanError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
+    if not isinstance(image, Nifti1Image):
+        raise ScanError(f"{path}: found {type(image).__name__}, expected a single-file NIfTI (.nii or .nii.gz)")
+    return image
+
+
+def _spatial_shape(path: Path, image: Nifti1Image) -> tuple[int, int, int]:
+    """The three spatial sizes; trailing axes of length 1 are allowed."""
+    shape = tuple(int(size) for size in image.shape)
+    spatial = (*shape, 1, 1, 1)[:3]
+    if len(shape) > 3 and any(size != 1 for size in shape[3:]):
+        raise ScanError(f"{path}: found a {len(shape)}-D image of shape {shape}, expected one 3-D volume")
+    if min(spatial) < 2:
+        raise ScanError(f"{path}: found shape {shape}, expected a volume of several slices, not a single one")
+    return spatial[0], spatial[1], spatial[2]
+
+
+def _affine_mm(path: Path, header: Nifti1Header) -> tuple[NDArray[np.float64], list[str]]:
+    """Voxel-to-RAS affine in mm, and notes on how it was chosen."""
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if not np.isfinite(header["pixdim"][1:4]).all():
+        raise ScanError(f"{path}: voxel spacing {header['pixdim'][1:4].tolist()} is not finite")
+    notes = []
+    candidates: dict[str, NDArray[np.float64]] = {}
+    if sform_code > 0:
+        candidates["sform"] = header.get_sform()
+    if qform_code > 0:
+        try:
+            candidates["qform"] = header.get_qform()
+        except (HeaderDataError, ValueError):
+            notes.append("the qform is damaged and was not used")
+    if not candidates:
+        candidates["pixdim"] = header.get_base_affine()
+        notes.append("no orientation in the header (sform and qform codes are 0): left and right may be swapped")
+    usable = {name: affine for name, affine in candidates.items() if _is_regular(affine)}
+    if not usable:
+        raise ScanError(
+            f"{path}: the affine ({', '.join(candidates)}) is singular or not finite, expected three independent "
+            "axes of positive spacing"
+        )
+    used = next(iter(usable))
+    if len(usable) < len(candidates):
+        notes.append("the sform is singular or not finite, the qform was used instead")
+    elif len(usable) == 2:
+        off_mm = _largest_distance_mm(usable["sform"], usable["qform"], header.get_data_shape())
+        if off_mm > 0.1:
+            notes.append(
+                f"sform (code {sform_code}) and qform (code {qform_code}) disagree by up to {off_mm:.1f} mm; "
+                "the sform was used, as NIfTI-1 gives it precedence"
+            )
+    unit = header.get_xyzt_units()[0]
+    affine = usable[used].astype(np.float64)
+    affine[:3] *= MM_PER_UNIT[unit]
+    return affine, notes
+
+
+def _is_regular(affine: NDArray[np.float64]) -> bool:
+    if not np.isfinite(affine).all():
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (lengths > 0).all():
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
+
+
+def _largest_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """Largest distance between where two affines put the corners of a volume, in the header's unit."""
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape[:3]], [1])).reshape(4, -1)
+    return float(np.linalg.norm((a - b)[:3] @ corners, axis=0).max())
+
+
+def _tilt_notes(affine: NDArray[np.float64]) -> list[str]:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    notes = []
+    tilt = float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0).min(), -1, 1))))
+    if tilt > 1:
+        notes.append(f"oblique by {tilt:.0f} degrees: slices were taken along the nearest patient axes")
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if shear > 0.01:
+        notes.append(f"sheared voxel axes (gantry tilt, {np.degrees(np.arcsin(min(shear, 1))):.0f} degrees)")
+    return notes
+
+
+def _check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
+    low, high = SPACING_RANGE_MM
+    if not ((spacing >= low) & (spacing <= high)).all():
+        raise ScanError(
+            f"{path}: found spacing {tuple(float(f'{value:.4g}') for value in spacing)} mm, expected {low} to {high} "
+            "mm along each axis; is the unit in the header right?"
+        )
+
+
+def _check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    depth_mm = shape[0] * spacing[0]
+    if depth_mm < MIN_DEPTH_MM:
+        raise ScanError(
+            f"{path}: {shape[0]} slices cover {depth_mm:.1f} mm from inferior to superior, "
+            f"expected at least {MIN_DEPTH_MM:.0f} mm"
+        )
+
+
+def _voxels(path: Path, image: Nifti1Image, *, constant_allowed: bool = False) -> Voxels:
+    """Intensities after slope and intercept, int16 where that is exact, else float32."""
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iufb":
+        raise ScanError(f"{path}: found voxels of type {_type_name(dtype)}, expected one real number a voxel")
+    try:
+        stored = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScanError(f"{path}: damaged or cut off: its voxels cannot be read ({_first_line(error)})") from error
+    low, high = stored.min(), stored.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(stored.size - np.count_nonzero(np.isfinite(stored)))
+        raise ScanError(f"{path}: {bad} of {stored.size} voxels are NaN or infinite, expected finite intensities")
+    if low == high and not constant_allowed:
+        raise ScanError(f"{path}: every voxel has the value {low:g}, expected an image")
+    if stored.dtype.kind in "iub" and low >= -32768 and high <= 32767:
+        return stored.astype(np.int16)
+    as_int16 = stored.astype(np.int16) if low >= -32768 and high <= 32767 else None
+    if as_int16 is not None and np.array_equal(as_int16, stored):
+        return as_int16
+    return stored.astype(np.float32)
+
+
+def _type_name(dtype: np.dtype[np.generic]) -> str:
+    return "RGB colour" if dtype.names else str(dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def describe(scan: NiftiScan) -> dict[str, str]:
+    """What `inspect` tells about a scan, as label and value."""
+    volume = scan.volume
+    affine, _ = _affine_mm(scan.path, scan.header)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return {
+        "file": str(scan.path),
+        "kind": "NIfTI scan",
+        "shape": " x ".join(str(size) for size in scan.header.get_data_shape()),
+        "spacing": " x ".join(f"{value:.4g}" for value in spacing) + " mm",
+        "voxel axes run to": axis_codes(affine),
+        "stored as": str(scan.header.get_data_dtype()),
+        "intensities": f"{volume.voxels.min():g} to {volume.voxels.max():g}",
+        "sform / qform code": f"{int(scan.header['sform_code'])} / {int(scan.header['qform_code'])}",
+        "notes": "; ".join(volume.notes) or "none",
+    }

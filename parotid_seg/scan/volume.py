@@ -1,0 +1,75 @@
+"""A scan in memory: voxels in one fixed patient orientation, and the way back to how they were stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import nibabel
+import numpy as np
+from nibabel.orientations import aff2axcodes
+from numpy.typing import NDArray
+
+Voxels = NDArray[np.int16] | NDArray[np.float32]
+Mask = NDArray[np.uint8]
+T = TypeVar("T", bound=np.generic)
+
+CANONICAL = ("S", "P", "L")
+"""Voxel axes of every array in the package: slices to superior, rows to posterior, columns to the patient's left."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """The axis permutation and flips between storage order and canonical order (S, P, L).
+
+    Attributes:
+        axes: for each canonical axis, the storage axis it comes from.
+        flips: for each canonical axis, whether storage runs against it.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    @classmethod
+    def from_affine(cls, affine: NDArray[np.float64]) -> Orientation:
+        """Closest orientation of a (4, 4) voxel-to-RAS affine; oblique axes go to the nearest patient axis."""
+        ornt = nibabel.orientations.io_orientation(affine)
+        towards_ras = {int(ras_axis): (axis, sign) for axis, (ras_axis, sign) in enumerate(ornt)}
+        superior, anterior, right = towards_ras[2], towards_ras[1], towards_ras[0]
+        return cls(
+            axes=(superior[0], anterior[0], right[0]),
+            flips=(bool(superior[1] < 0), bool(anterior[1] > 0), bool(right[1] > 0)),
+        )
+
+    def to_canonical(self, stored: NDArray[T]) -> NDArray[T]:
+        """A view of a stored array (I, J, K) in canonical order (D, H, W)."""
+        return np.transpose(stored, self.axes)[self._flip_slices()]
+
+    def to_storage(self, canonical: NDArray[T]) -> NDArray[T]:
+        """A view of a canonical array (D, H, W) in storage order (I, J, K)."""
+        return np.transpose(canonical[self._flip_slices()], np.argsort(self.axes))
+
+    def _flip_slices(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan as the model sees it.
+
+    Attributes:
+        voxels: intensities (D, H, W) in canonical order (S, P, L); HU for CT.
+        spacing_mm: distance between voxels along the same axes.
+        orientation: the way back to storage order.
+        notes: what a reader of the result should know about the geometry, one sentence each.
+    """
+
+    voxels: Voxels
+    spacing_mm: tuple[float, float, float]
+    orientation: Orientation
+    notes: tuple[str, ...] = ()
+
+
+def axis_codes(affine: NDArray[np.float64]) -> str:
+    """Directions the storage axes run to, for people, such as "LPI"."""
+    return "".join(str(code) for code in aff2axcodes(affine))

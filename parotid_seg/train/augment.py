@@ -1,0 +1,118 @@
+"""Random changes of images on the model's grid, for what a training set does not show.
+
+The scans most sets hold are alike: cut out at the skin, one scanner's noise, the head well inside the field of view.
+Here they get rotated and warped, blurred, noisy, differently scaled in intensity, cut by a round field of view, and
+laid on couches and head rests.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from parotid_seg.contract import Grid
+from parotid_seg.train.config import AugmentConfig
+
+
+class Augmenter:
+    """Applies `AugmentConfig` to batches; the generator alone decides the outcome.
+
+    Args:
+        window_hu: intensities of 0 and 1 in the images.
+    """
+
+    def __init__(self, config: AugmentConfig, grid: Grid, window_hu: tuple[float, float]) -> None:
+        self.config, self.grid = config, grid
+        self.hu_range = window_hu[1] - window_hu[0]
+
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (N, K, G, G) in 0..1 and targets (N, C, G, G), changed alike where they move."""
+        images, targets = self._warp(images, targets, generator)
+        images = self._couch(images, generator)
+        images = self._field_of_view(images, generator)
+        images = self._blur(images, generator)
+        return self._intensity(images, generator), targets
+
+    def _uniform(self, images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+        """One number an image, shaped (N, 1, 1, 1)."""
+        drawn = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+        return low + (high - low) * drawn
+
+    def _warp(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        count, size = len(images), images.shape[-1]
+        angle = self._uniform(images, -1, 1, generator)[:, 0, 0, 0] * math.radians(self.config.rotation_deg)
+        cosine, sine = angle.cos(), angle.sin()
+        zero = torch.zeros_like(angle)
+        rotation = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=-1).view(count, 2, 3)
+        positions = F.affine_grid(rotation, [count, 1, size, size], align_corners=False)
+        coarse = torch.randn(count, 2, 5, 5, generator=generator, device=images.device)
+        coarse = coarse * self._uniform(images, 0, 1, generator) * self.config.warp_mm / 2
+        bend_mm = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+        positions = positions + bend_mm.permute(0, 2, 3, 1) * 2 / (size * self.grid.spacing_mm)
+        joined = F.grid_sample(torch.cat([images, targets[:, 1:]], dim=1), positions, align_corners=False)
+        images, structures = joined.split([images.shape[1], targets.shape[1] - 1], dim=1)
+        background = 1 - structures.sum(dim=1, keepdim=True)
+        return images, torch.cat([background, structures], dim=1)
+
+    def _couch(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Paint a curved support behind the body: air below the last body row of each column, up to a thickness."""
+        size = images.shape[-1]
+        rows = torch.arange(size, device=images.device).view(1, 1, size, 1)
+        columns = torch.arange(size, device=images.device).view(1, 1, 1, size)
+        body = images.amax(dim=1, keepdim=True) > 0.1
+        last_row = torch.where(body, rows, -1).amax(dim=2, keepdim=True)
+        lowest = last_row.amax(dim=3, keepdim=True)
+        px_per_mm = 1 / self.grid.spacing_mm
+        follows = self._uniform(images, 0, 1, generator) < 0.5
+        middle = size * self._uniform(images, 0.4, 0.6, generator)
+        curve = self._uniform(images, -0.012, 0.003, generator) * (columns - middle) ** 2
+        flat = lowest + curve
+        hugging = torch.where(last_row >= 0, last_row, lowest).float()
+        top = torch.where(follows, hugging, flat) + px_per_mm * self._uniform(images, -6, 25, generator)
+        thickness = px_per_mm * self._uniform(images, 2, 50, generator)
+        wall = px_per_mm * self._uniform(images, 2, 6, generator)
+        inside = (rows > top) & (rows < top + thickness) & (rows > last_row)
+        shell = inside & ((rows < top + wall) | (rows > top + thickness - wall))
+        density = self._uniform(images, 0.0, 0.9, generator)
+        filling = density * (self._uniform(images, 0, 1, generator) < 0.3)
+        wanted = self._uniform(images, 0, 1, generator) < self.config.couch_probability
+        support = torch.where(shell, density, torch.where(inside, filling, torch.zeros_like(density)))
+        return torch.maximum(images, support * wanted)
+
+    def _field_of_view(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Cut a round reconstruction field, off the centre."""
+        size = images.shape[-1]
+        axis = (torch.arange(size, device=images.device) - (size - 1) / 2) * self.grid.spacing_mm
+        off_y, off_x = self._uniform(images, -25, 25, generator), self._uniform(images, -25, 25, generator)
+        radius = self._uniform(images, 105, 160, generator)
+        inside = (axis.view(1, 1, -1, 1) - off_y) ** 2 + (axis.view(1, 1, 1, -1) - off_x) ** 2 < radius**2
+        untouched = self._uniform(images, 0, 1, generator) >= self.config.field_of_view_probability
+        return images * (inside | untouched)
+
+    def _blur(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Gaussian blur of half of the images, each by its own width."""
+        count, channels, size, _ = images.shape
+        sigma = self._uniform(images, 0.3, self.config.blur_px, generator)[:, :, 0]
+        taps = torch.arange(-3, 4, device=images.device).float()
+        kernel = torch.exp(-(taps**2) / (2 * sigma**2))
+        chosen = self._uniform(images, 0, 1, generator)[:, :, 0] < 0.5
+        kernel = torch.where(chosen, kernel / kernel.sum(-1, keepdim=True), (taps == 0).float())
+        weights = kernel.repeat_interleave(channels, dim=0)
+        flat = images.reshape(1, count * channels, size, size)
+        flat = F.conv2d(flat, weights[:, :, None, :], padding=(0, 3), groups=count * channels)
+        flat = F.conv2d(flat, weights[:, :, :, None], padding=(3, 0), groups=count * channels)
+        return flat.view_as(images)
+
+    def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Contrast, offset, gamma and noise of tissue; air stays air."""
+        tissue = (images > 0.02).float()
+        contrast = 1 + self.config.contrast * self._uniform(images, -1, 1, generator)
+        offset = self.config.offset_hu / self.hu_range * self._uniform(images, -1, 1, generator)
+        gamma = torch.exp(self._uniform(images, -0.2, 0.2, generator))
+        changed = ((images - 0.5) * contrast + 0.5 + offset).clamp(0, 1) ** gamma
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        spread = self._uniform(images, -1, 1, generator).clamp(min=0) * self.config.noise_hu / self.hu_range
+        return ((changed + noise * spread) * tissue).clamp(0, 1)

@@ -1,0 +1,99 @@
+"""Checkpoints: what they hold, written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parotid_seg.errors import InputError, OutputError
+from parotid_seg.train.config import TrainConfig, merge
+from parotid_seg.train.network import ParotidNet
+
+FORMAT = "parotid-seg checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and where it comes from.
+
+    Attributes:
+        config: the resolved training configuration.
+        labels, channels: as in the contract.
+        training: data set, patients, epochs and scores, for the contract.
+        weights: state of `ParotidNet` (moving average).
+        progress: state to resume from; empty in `best.pt`.
+    """
+
+    config: TrainConfig
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    training: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    progress: dict[str, Any]
+
+    def network(self) -> ParotidNet:
+        """The model with its weights, ready to run (eval mode)."""
+        net = build_network(self.config, len(self.labels))
+        net.load_state_dict(self.weights)
+        return net.eval()
+
+
+def build_network(config: TrainConfig, classes: int) -> ParotidNet:
+    """A new, randomly initialised model."""
+    return ParotidNet(config.network, config.grid, config.window_hu, classes)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint beside its final name, then rename it.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "config": dataclasses.asdict(checkpoint.config),
+        "labels": list(checkpoint.labels),
+        "channels": list(checkpoint.channels),
+        "training": checkpoint.training,
+        "weights": checkpoint.weights,
+        "progress": checkpoint.progress,
+    }
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{path}: the checkpoint cannot be written ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path}: found format {found!r}, expected {FORMAT!r}")
+    return Checkpoint(
+        config=merge(TrainConfig(), content["config"], where=str(path)),
+        labels=tuple(content["labels"]),
+        channels=tuple(content["channels"]),
+        training=content["training"],
+        weights=content["weights"],
+        progress=content["progress"],
+    )

@@ -1,0 +1,190 @@
+"""A training set in nnU-Net's raw layout: which patients there are, and their voxels in canonical order.
+
+    DATA/dataset.json                       channel names, labels, file ending
+    DATA/imagesTr/CASE_0000.nii.gz          scans
+    DATA/labelsTr/CASE.nii.gz               label maps
+    DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parotid_seg.errors import InputError
+from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.scan.nifti import read_mask, read_nifti
+from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
+
+VALIDATION_SHARE = 0.2
+"""Share of the patients set aside for validation where there is no splits.json."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a data folder promises; nothing but its JSON files has been read.
+
+    Attributes:
+        labels: label names by value, background first.
+        train, validation: case names.
+    """
+
+    folder: Path
+    name: str
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    file_ending: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    def image_path(self, case: str) -> Path:
+        return self.folder / "imagesTr" / f"{case}_0000{self.file_ending}"
+
+    def label_path(self, case: str) -> Path:
+        return self.folder / "labelsTr" / f"{case}{self.file_ending}"
+
+    @property
+    def mirrored_labels(self) -> tuple[int, ...]:
+        """For each label the one it becomes in a mirrored scan: `x_left` and `x_right` change places."""
+        swapped = {"left": "right", "right": "left"}
+        mirrored = []
+        for value, name in enumerate(self.labels):
+            stem, _, side = name.rpartition("_")
+            partner = f"{stem}_{swapped[side]}" if side in swapped else name
+            mirrored.append(self.labels.index(partner) if partner in self.labels else value)
+        return tuple(mirrored)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One labelled patient; the arrays are read from disk as they are needed.
+
+    Attributes:
+        volume: the scan, (D, H, W).
+        labels: its label map.
+        centre_mm: in-plane centre (y, x) of the body.
+        gland_slices: indices of the slices that show a labelled structure, rising.
+    """
+
+    name: str
+    volume: Volume
+    labels: Mask
+    centre_mm: tuple[float, float]
+    gland_slices: tuple[int, ...]
+
+
+def open_data_set(folder: Path, labelled: int | None = None) -> DataSet:
+    """Read a data folder's description and check that its files are there.
+
+    Args:
+        folder: the data folder.
+        labelled: use only the first this many training patients (few-label study).
+
+    Raises:
+        InputError: if the folder, a JSON file, a key or a case's file is missing or wrong.
+    """
+    description = _read_json(folder / "dataset.json")
+    try:
+        channels = tuple(description["channel_names"][str(index)] for index in range(len(description["channel_names"])))
+        by_value = {int(value): str(name) for name, value in description["labels"].items()}
+        labels = tuple(by_value[value] for value in range(len(by_value)))
+        ending = str(description["file_ending"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong") from error
+    if len(channels) != 1:
+        raise InputError(f"{folder / 'dataset.json'}: found {len(channels)} channels, expected one")
+    images = sorted(path.name for path in (folder / "imagesTr").glob(f"*_0000{ending}"))
+    cases = [name.removesuffix(f"_0000{ending}") for name in images]
+    if (folder / "splits.json").exists():
+        splits = _read_json(folder / "splits.json")
+        if not isinstance(splits, dict) or not {"train", "validation"} <= splits.keys():
+            raise InputError(f"{folder / 'splits.json'}: expected an object with the lists 'train' and 'validation'")
+        train, validation = splits["train"], splits["validation"]
+    else:
+        shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
+        held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
+        validation, train = shuffled[:held_out], shuffled[held_out:]
+    if labelled is not None:
+        if not 1 <= labelled <= len(train):
+            raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
+        train = train[:labelled]
+    data = DataSet(folder, str(description.get("name", folder.name)), channels, labels, ending, tuple(train), tuple(validation))
+    if not data.train or not data.validation:
+        raise InputError(f"{folder}: found {len(data.train)} training and {len(data.validation)} validation patients")
+    for case in (*data.train, *data.validation):
+        for path in (data.image_path(case), data.label_path(case)):
+            if not path.exists():
+                raise InputError(f"{path}: no such file, though case {case} is listed for training or validation")
+    return data
+
+
+def load_patients(
+    data: DataSet, cases: Sequence[str], cache: Path, progress: Callable[[str], None] = lambda _: None
+) -> list[Patient]:
+    """Decode scans and labels once into `cache`, then map them, so that memory holds only what is being drawn.
+
+    Raises:
+        ScanError: if a scan or label map cannot be used, or a label map does not lie on its scan.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    patients = []
+    for case in cases:
+        progress(case)
+        patients.append(_load_patient(data, case, cache))
+    return patients
+
+
+def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
+    sources = data.image_path(case), data.label_path(case)
+    key = hashlib.sha256(repr([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]).encode())
+    entry = cache / f"{case}-{key.hexdigest()[:16]}"
+    if not entry.exists():
+        scan = read_nifti(sources[0])
+        labels, _ = read_mask(sources[1], like=scan)
+        if labels.max() >= len(data.labels):
+            raise InputError(f"{sources[1]}: found label {labels.max()}, expected 0 to {len(data.labels) - 1}")
+        _save_entry(entry, scan.volume, labels)
+    facts = json.loads((entry / "facts.json").read_text())
+    voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
+    volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
+    return Patient(
+        name=case,
+        volume=volume,
+        labels=np.load(entry / "labels.npy", mmap_mode="r"),
+        centre_mm=tuple(facts["centre_mm"]),
+        gland_slices=tuple(facts["gland_slices"]),
+    )
+
+
+def _save_entry(entry: Path, volume: Volume, labels: Mask) -> None:
+    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    np.save(partial / "voxels.npy", volume.voxels)
+    np.save(partial / "labels.npy", labels)
+    facts = {
+        "spacing_mm": volume.spacing_mm,
+        "axes": volume.orientation.axes,
+        "flips": volume.orientation.flips,
+        "centre_mm": body_centre_mm(volume.voxels, volume.spacing_mm),
+        "gland_slices": np.flatnonzero(labels.any(axis=(1, 2))).tolist(),
+    }
+    (partial / "facts.json").write_text(json.dumps(facts))
+    partial.rename(entry)
+
+
+def _read_json(path: Path) -> dict:  # type: ignore[type-arg]
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a data set in nnU-Net's raw layout") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__}, expected a JSON object")
+    return content

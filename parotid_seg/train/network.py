@@ -1,0 +1,185 @@
+"""The network: raw intensities in, labels out, a compact Swin-Unet between.
+
+`ParotidNet` is what is exported. Its first layers take native voxels to the model's grid, its last ones take the
+scores back to native pixels, so that training and deployment run the same preprocessing.
+
+Swin: Liu et al., ICCV 2021 (arXiv 2103.14030). Swin-Unet: Cao et al., 2021 (arXiv 2105.05537). The encoder is timm's;
+the decoder mirrors its stages, as in Swin-Unet. Instead of one four-fold patch expansion at the end, two convolutional
+stages with skips from a convolutional stem bring back the outline's detail.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from torch import Tensor, nn
+
+from parotid_seg.contract import Grid
+from parotid_seg.train.config import NetworkConfig
+
+
+class ToGrid(nn.Module):
+    """Windowing, in-plane resampling and neighbour stacking.
+
+    Args:
+        window_hu: intensities that become 0 and 1. The lower one is air's value: whatever lies outside a scan is 0.
+    """
+
+    def __init__(self, window_hu: tuple[float, float]) -> None:
+        super().__init__()
+        self.low, self.high = window_hu
+
+    def forward(self, slices: Tensor, rows: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
+        """(..., D, H, W), (..., G, H), (..., G, W), (..., B, K, D) -> (..., B, K, G, G) in 0..1."""
+        windowed = (slices.float().clamp(self.low, self.high) - self.low) / (self.high - self.low)
+        in_plane = rows.unsqueeze(-3) @ (windowed @ columns.unsqueeze(-3).transpose(-1, -2))
+        size = in_plane.shape[-1]
+        stacked = neighbours.flatten(-3, -2) @ in_plane.flatten(-2)
+        return stacked.unflatten(-1, (size, size)).unflatten(-3, (-1, neighbours.shape[-2]))
+
+
+class FromGrid(nn.Module):
+    """Scores on the model's grid to scores at native pixels. Outside the grid all scores are 0."""
+
+    def forward(self, logits: Tensor, rows_back: Tensor, columns_back: Tensor) -> Tensor:
+        """(B, C, G, G), (H, G), (W, G) -> (B, C, H, W)."""
+        return rows_back @ (logits.float() @ columns_back.transpose(-1, -2))
+
+
+class ConvBlock(nn.Sequential):
+    """3 x 3 convolution, batch norm, ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class PatchExpand(nn.Module):
+    """Twice the resolution by a linear layer and a pixel shuffle; tokens (B, h, w, C) -> (B, 2h, 2w, C')."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(channels_in, 4 * channels_out, bias=False)
+        self.norm = nn.LayerNorm(channels_out)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        expanded = F.pixel_shuffle(self.expand(tokens).permute(0, 3, 1, 2), 2)
+        return self.norm(expanded.permute(0, 2, 3, 1))
+
+
+class DecoderStage(nn.Module):
+    """Expand, join the encoder's skip, then as many Swin blocks as the encoder stage of this width has."""
+
+    def __init__(self, dim: int, resolution: int, depth: int, heads: int, window: int, drop_path: float) -> None:
+        super().__init__()
+        self.expand = PatchExpand(2 * dim, dim)
+        self.join = nn.Linear(2 * dim, dim)
+        self.blocks = nn.Sequential(
+            *(
+                SwinTransformerBlock(
+                    dim,
+                    (resolution, resolution),
+                    num_heads=heads,
+                    window_size=window,
+                    shift_size=0 if index % 2 == 0 else window // 2,
+                    drop_path=drop_path,
+                )
+                for index in range(depth)
+            )
+        )
+
+    def forward(self, tokens: Tensor, skip: Tensor) -> Tensor:
+        joined: Tensor = self.join(torch.cat([self.expand(tokens), skip], dim=-1))
+        return self.blocks(joined)  # type: ignore[no-any-return]
+
+
+class SwinUnet(nn.Module):
+    """Swin encoder, mirrored Swin decoder, convolutional stem and head; (B, K, G, G) -> logits (B, C, G, G)."""
+
+    def __init__(self, config: NetworkConfig, size: int, channels_in: int, classes: int) -> None:
+        super().__init__()
+        self.encoder = SwinTransformer(
+            img_size=size,
+            patch_size=4,
+            in_chans=channels_in,
+            num_classes=0,
+            embed_dim=config.embed_dim,
+            depths=config.depths,
+            num_heads=config.heads,
+            window_size=config.window,
+            drop_path_rate=config.drop_path,
+        )
+        self.encoder.norm = nn.Identity()
+        stages = len(config.depths)
+        dims = [config.embed_dim * 2**stage for stage in range(stages)]
+        self.skip_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
+        self.decoder = nn.ModuleList(
+            DecoderStage(
+                dims[stage], size // 4 // 2**stage, config.depths[stage], config.heads[stage], config.window,
+                config.drop_path / 2,
+            )
+            for stage in reversed(range(stages - 1))
+        )
+        full, half = config.stem
+        self.stem_full = ConvBlock(channels_in, full)
+        self.stem_half = ConvBlock(full, half, stride=2)
+        self.expand_half = nn.Conv2d(dims[0], 4 * half, 1)
+        self.head_half = ConvBlock(half, half)
+        self.expand_full = nn.Conv2d(half, 4 * full, 1)
+        self.head_full = ConvBlock(full, full)
+        self.classify = nn.Conv2d(full, classes, 1)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Features of every encoder stage, finest first, each (B, h, w, C) and normalised."""
+        tokens = self.encoder.patch_embed(images)
+        features = []
+        for layer, norm in zip(self.encoder.layers, self.skip_norms, strict=True):
+            tokens = layer(tokens)
+            features.append(norm(tokens))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        centred = 4.0 * images - 2.0
+        *skips, tokens = self.encode(centred)
+        for stage, skip in zip(self.decoder, reversed(skips), strict=True):
+            tokens = stage(tokens, skip)
+        full = self.stem_full(centred)
+        half = self.stem_half(full)
+        half = self.head_half(half + F.pixel_shuffle(self.expand_half(tokens.permute(0, 3, 1, 2)), 2))
+        full = self.head_full(full + F.pixel_shuffle(self.expand_full(half), 2))
+        return self.classify(full)  # type: ignore[no-any-return]
+
+
+class ParotidNet(nn.Module):
+    """The whole model, native intensities to native labels.
+
+    Args:
+        config: sizes of the Swin-Unet.
+        grid: the model's sampling of a scan.
+        window_hu: see `ToGrid`.
+        classes: number of labels, background included.
+    """
+
+    def __init__(self, config: NetworkConfig, grid: Grid, window_hu: tuple[float, float], classes: int) -> None:
+        super().__init__()
+        self.to_grid = ToGrid(window_hu)
+        self.unet = SwinUnet(config, grid.size, len(grid.offsets_mm), classes)
+        self.from_grid = FromGrid()
+
+    def forward(
+        self,
+        slices: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        neighbours: Tensor,
+        rows_back: Tensor,
+        columns_back: Tensor,
+    ) -> Tensor:
+        """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (B, H, W) uint8."""
+        logits = self.unet(self.to_grid(slices, rows, columns, neighbours))
+        return self.from_grid(logits, rows_back, columns_back).argmax(dim=1).to(torch.uint8)
+

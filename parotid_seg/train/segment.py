@@ -1,0 +1,255 @@
+"""The supervised stage: Swin-Unet on labelled slices with cross-entropy and Dice, validated on whole patients."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parotid_seg.contract import Grid
+from parotid_seg.errors import InputError
+from parotid_seg.metrics import dice
+from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.volume import Mask, Volume
+from parotid_seg.train.augment import Augmenter
+from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from parotid_seg.train.config import SegmentConfig, TrainConfig, to_toml
+from parotid_seg.train.dataset import DataSet, Patient, load_patients
+from parotid_seg.train.network import ParotidNet
+from parotid_seg.train.plots import draw_curves, draw_samples
+from parotid_seg.train.sampling import Batch, SliceSampler
+
+Report = Callable[[str], None]
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - soft Dice, over the batch's pixels and averaged over the structures (background left out).
+
+    Args:
+        logits, targets: (N, C, G, G); targets are shares that sum to 1 over C.
+    """
+    shares = logits.softmax(dim=1)[:, 1:]
+    structures = targets[:, 1:]
+    overlap = (shares * structures).sum(dim=(0, 2, 3))
+    total = (shares + structures).sum(dim=(0, 2, 3))
+    return 1.0 - ((2.0 * overlap + 1.0) / (total + 1.0)).mean()
+
+
+def segmentation_loss(logits: Tensor, targets: Tensor, cross_entropy_share: float) -> Tensor:
+    """Weighted sum of cross-entropy and Dice (0.4 and 0.6 in arXiv 2208.12413's follow-up)."""
+    cross_entropy = F.cross_entropy(logits, targets)
+    return cross_entropy_share * cross_entropy + (1.0 - cross_entropy_share) * dice_loss(logits, targets)
+
+
+@torch.no_grad()
+def segment_volume(net: ParotidNet, volume: Volume, grid: Grid, device: torch.device, batch_size: int = 32) -> Mask:
+    """Labels (D, H, W) of a scan by the torch model under bf16 autocast, without clean-up."""
+    labels = np.zeros(volume.voxels.shape, np.uint8)
+    for chunk in chunks(volume, grid, batch_size):
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in chunk.inputs.items()}
+        images = net.to_grid(*(inputs[name] for name in ("slices", "rows", "columns", "neighbours")))
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = net.unet(images.contiguous(memory_format=torch.channels_last))
+        native = net.from_grid(logits, inputs["rows_back"], inputs["columns_back"])
+        labels[chunk.first : chunk.stop] = native.argmax(dim=1).to(torch.uint8).cpu().numpy()
+    return labels
+
+
+class Trainer:
+    """One supervised run: makes, or resumes, everything under its folder.
+
+    Args:
+        config: the resolved configuration.
+        data: the data set.
+        run: folder for checkpoints, metrics and pictures.
+        device: "cpu", "cuda" or "cuda:N".
+        report: told one line at a time what happens.
+    """
+
+    def __init__(self, config: TrainConfig, data: DataSet, run: Path, device: str, report: Report) -> None:
+        self.config, self.data, self.run, self.report = config, data, run, report
+        self.device = _device(device)
+        torch.manual_seed(config.seed)
+        self.net = build_network(config, len(data.labels)).to(self.device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, config.segment.weight_decay), lr=0.0, fused=True)
+        self.epochs_done, self.step, self.best_dsc = 0, 0, -1.0
+
+    def resume(self) -> None:
+        """Go on from `last.pt`.
+
+        Raises:
+            InputError: if there is none, or it was made with other settings.
+        """
+        checkpoint = load_checkpoint(self.run / "last.pt")
+        if checkpoint.config != self.config or checkpoint.labels != self.data.labels:
+            raise InputError(f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}")
+        progress = checkpoint.progress
+        self.net.load_state_dict(progress["net"])
+        self.average.load_state_dict(checkpoint.weights)
+        self.optimizer.load_state_dict(progress["optimizer"])
+        self.epochs_done, self.step, self.best_dsc = progress["epochs_done"], progress["step"], progress["best_dsc"]
+
+    def fit(self, max_minutes: float | None = None) -> bool:
+        """Train until the schedule or the time is over.
+
+        Returns:
+            Whether the schedule is complete; if not, `last.pt` resumes it.
+        """
+        started = time.monotonic()
+        self.run.mkdir(parents=True, exist_ok=True)
+        (self.run / "config.toml").write_text(to_toml(self.config))
+        cases = (*self.data.train, *self.data.validation)
+        self.report(f"reading {len(cases)} patients")
+        patients = load_patients(self.data, cases, self.run / "cache")
+        train, validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
+        segment = self.config.segment
+        sampler = SliceSampler(
+            train, self.config.grid, segment, self.config.augment, self.data.mirrored_labels, self.config.seed
+        )
+        while self.epochs_done < segment.epochs:
+            if max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes:
+                self.report(f"stopped after {max_minutes:g} minutes; --resume goes on")
+                return False
+            self._epoch(sampler, validation)
+        return True
+
+    def _epoch(self, sampler: SliceSampler, validation: Sequence[Patient]) -> None:
+        started = time.monotonic()
+        number = self.epochs_done
+        augmenter = Augmenter(self.config.augment, self.config.grid, self.config.window_hu)
+        generator = torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + number)
+        self.net.train()
+        losses = []
+        for batch in sampler.epoch(number):
+            losses.append(self._train_step(batch, augmenter, generator))
+        self.epochs_done += 1
+        record = {
+            "epoch": self.epochs_done,
+            "loss": float(np.mean(losses)),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_seconds": round(time.monotonic() - started, 1),
+        }
+        if self.epochs_done % self.config.segment.validate_every == 0 or self.epochs_done == self.config.segment.epochs:
+            record |= self._validate(validation)
+        if not math.isfinite(record["loss"]):
+            raise InputError(f"training diverged in epoch {self.epochs_done}: the loss is not finite; lower the learning rate")
+        with (self.run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self._save("last.pt", progress=True)
+        draw_curves(self.run / "metrics.jsonl", self.run / "curves.png")
+        self.report("  ".join(f"{name} {value:.4g}" for name, value in record.items()))
+
+    def _train_step(self, batch: Batch, augmenter: Augmenter, generator: torch.Generator) -> float:
+        segment = self.config.segment
+        tensors = [
+            tensor.to(self.device) for tensor in (batch.slices, batch.rows, batch.columns, batch.neighbours, batch.targets)
+        ]
+        with torch.no_grad():
+            images = self.net.to_grid(*tensors[:4])[:, 0]
+            images, targets = augmenter(images, tensors[4], generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, segment)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.net.unet(images.contiguous(memory_format=torch.channels_last))
+        loss = segmentation_loss(logits.float(), targets, segment.cross_entropy_share)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), segment.gradient_norm)
+        self.optimizer.step()
+        self.step += 1
+        self._update_average()
+        return loss.item()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.segment.average_decay, (1 + self.step) / (10 + self.step))
+        current = self.net.state_dict()
+        for name, averaged in self.average.state_dict().items():
+            if averaged.is_floating_point():
+                averaged.lerp_(current[name], 1 - decay)
+            else:
+                averaged.copy_(current[name])
+
+    def _validate(self, patients: Sequence[Patient]) -> dict[str, float]:
+        started = time.monotonic()
+        masks = {}
+        scores: list[list[float]] = []
+        for patient in patients:
+            mask = segment_volume(self.average, patient.volume, self.config.grid, self.device)
+            masks[patient.name] = keep_largest_components(mask, len(self.data.labels))
+            scores.append(
+                [dice(masks[patient.name] == value, patient.labels == value) for value in range(1, len(self.data.labels))]
+            )
+        record = {"validation_dsc": float(np.mean(scores))}
+        for value, name in enumerate(self.data.labels[1:]):
+            record[f"validation_dsc_{name}"] = float(np.mean([case[value] for case in scores]))
+        record["validation_seconds"] = round(time.monotonic() - started, 1)
+        if record["validation_dsc"] > self.best_dsc:
+            self.best_dsc = record["validation_dsc"]
+            self._save("best.pt", progress=False, **record)
+        draw_samples(patients, masks, [float(np.mean(case)) for case in scores], self.run / "samples.png")
+        return record
+
+    def _save(self, name: str, *, progress: bool, **scores: float) -> None:
+        state = {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs_done": self.epochs_done,
+            "step": self.step,
+            "best_dsc": self.best_dsc,
+        }
+        training = {
+            "data": self.data.name,
+            "train_patients": len(self.data.train),
+            "validation_patients": len(self.data.validation),
+            "preset": self.config.preset,
+            "epochs": self.epochs_done,
+            "images": self.step * self.config.segment.batch_size,
+            **scores,
+        }
+        checkpoint = Checkpoint(
+            config=self.config,
+            labels=self.data.labels,
+            channels=self.data.channels,
+            training=training,
+            weights=self.average.state_dict(),
+            progress=state if progress else {},
+        )
+        save_checkpoint(checkpoint, self.run / name)
+
+
+def learning_rate(step: int, segment: SegmentConfig) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    steps_an_epoch = max(1, segment.images_per_epoch // segment.batch_size)
+    warmup, total = segment.warmup_epochs * steps_an_epoch, segment.epochs * steps_an_epoch
+    if step < warmup:
+        return segment.learning_rate * (step + 1) / warmup
+    return segment.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels only, as is usual for transformers."""
+    matrices = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch {torch.__version__} finds no CUDA device; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N") from error
