@@ -1,0 +1,1 @@
+"""parotid-seg: parotid gland masks from head-and-neck scans."""

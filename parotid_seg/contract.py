@@ -57,7 +57,8 @@ class Contract:
         channels: modality of each input channel, for example ("CT",).
         window_hu: intensities mapped to 0 and 1 at the network's entrance; beyond them is clipped.
         grid: the model's sampling of a scan.
-        precision: type the weights are stored in ("fp32", "fp16").
+        precision: type the network computes in ("fp32").
+        weights: type the weights are stored in ("fp32", "fp16").
         opset: ONNX operator set.
         weights_sha256: SHA-256 over the names and bytes of all weights.
         training: data, preset, epochs and scores, as written by `parotid-seg train`.
@@ -70,6 +71,7 @@ class Contract:
     window_hu: tuple[float, float]
     grid: Grid
     precision: str = "fp32"
+    weights: str = "fp32"
     opset: int = 20
     weights_sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.errors import ScanError
+from parotid_seg.files import whole_file
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
 
 ENDINGS = (".nii.gz", ".nii")
@@ -137,16 +137,8 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     header["descrip"] = b"parotid-seg mask"
     stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
     image = scan.image_class(stored, None, header)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with whole_file(path) as partial:
         image.to_filename(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: the mask cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> Nifti1Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 
-from parotid_seg.errors import InputError, OutputError
+from parotid_seg.errors import InputError
+from parotid_seg.files import whole_file
 from parotid_seg.train.config import TrainConfig, merge
 from parotid_seg.train.network import ParotidNet
 
@@ -64,14 +64,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "weights": checkpoint.weights,
         "progress": checkpoint.progress,
     }
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with whole_file(path) as partial:
         torch.save(content, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{path}: the checkpoint cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
+from parotid_seg.files import make_folder
 from parotid_seg.metrics import dice
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import chunks
@@ -106,7 +107,6 @@ class Trainer:
             Whether the schedule is complete; if not, `last.pt` resumes it.
         """
         started = time.monotonic()
-        self.run.mkdir(parents=True, exist_ok=True)
         (self.run / "config.toml").write_text(to_toml(self.config))
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
@@ -226,6 +226,39 @@ class Trainer:
             progress=state if progress else {},
         )
         save_checkpoint(checkpoint, self.run / name)
+
+
+def train(
+    config: TrainConfig,
+    data: DataSet,
+    run: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    max_minutes: float | None = None,
+    report: Report = lambda _: None,
+) -> bool:
+    """`parotid-seg train`: a new run in an empty folder, or the rest of one.
+
+    Args:
+        config, data, run, device, report: see `Trainer`.
+        resume: go on from the folder's `last.pt`.
+        max_minutes: stop after the first epoch that ends later.
+
+    Returns:
+        Whether the schedule is complete.
+
+    Raises:
+        InputError: if the folder holds a run already and `resume` is off, or none and it is on.
+        OutputError: if the folder cannot be written to.
+    """
+    make_folder(run)
+    if not resume and (run / "last.pt").exists():
+        raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
+    trainer = Trainer(config, data, run, device, report)
+    if resume:
+        trainer.resume()
+    return trainer.fit(max_minutes)
 
 
 def learning_rate(step: int, segment: SegmentConfig) -> float:

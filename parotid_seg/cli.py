@@ -1,0 +1,293 @@
+"""The command line: parse, one call, print. Each command imports what it needs when it runs, so `--help` is instant."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parotid_seg.errors import ParotidSegError
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.backend import Backend
+    from parotid_seg.runtime.evaluate import Evaluation
+    from parotid_seg.runtime.infer import Outcome
+
+app = typer.Typer(
+    name="parotid-seg",
+    help="Parotid gland masks from head-and-neck CT: segment, train, export, evaluate. Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Example: parotid-seg infer scans/ --out masks/",
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+@app.command(epilog="Example: parotid-seg infer scans/ --out masks/")
+def infer(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files, or folders holding them at any depth.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, summary.csv and run.json.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="FILE", help="Model file (.onnx). Default: the packaged CT model.")
+    ] = None,
+    backend: Annotated[str, typer.Option("--backend", help="auto or onnxruntime.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Slices at once. It bounds memory, not the result. Default: 16.")
+    ] = None,
+    clean_up: Annotated[
+        bool, typer.Option("--clean-up/--no-clean-up", help="Keep only each gland's largest connected piece.")
+    ] = True,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Write an overlay picture of each case to DIR/pictures.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo cases that are done. Default: resume.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment the parotid glands of scans.
+
+    Writes DIR/CASE.nii.gz (0 background, 1 left, 2 right parotid, in exactly the scan's geometry), DIR/summary.csv
+    (a row a case) and DIR/run.json. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done,
+    3 some cases failed, 130 interrupted.
+    """
+    with _one_line_errors():
+        from parotid_seg.models import DEFAULT_MODEL
+        from parotid_seg.runtime.infer import DEFAULT_BATCH_SIZE, InferOptions
+        from parotid_seg.runtime.infer import infer as run
+
+        options = InferOptions(
+            model=model or DEFAULT_MODEL,
+            backend=backend,
+            device=device,
+            batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
+            clean_up=clean_up,
+            pictures=pictures,
+            overwrite=overwrite,
+        )
+        with _progress(quiet) as line:
+
+            def started(loaded: Backend, total: int) -> None:
+                ran = loaded.ran
+                line.total = total
+                line.say(f"{total} scans; {ran.backend} on {ran.device}, {ran.precision}, batches of {options.batch_size}")
+
+            def progress(outcome: Outcome) -> None:
+                if outcome.status == "failed":
+                    line.error(outcome.entry.reason)
+                else:
+                    line.say(_outcome_text(outcome))
+                line.advance()
+
+            summary = run(scans, out, options, started=started, progress=progress)
+            counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
+            line.say(f"{counts}; masks and summary.csv in {out}")
+    raise typer.Exit(summary.exit_status)
+
+
+@app.command(epilog="Example: parotid-seg train Dataset101/ --out runs/compact --preset compact")
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set in nnU-Net's raw layout.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for checkpoints, metrics and pictures.")],
+    preset: Annotated[str, typer.Option("--preset", help="compact (the packaged model's).")] = "compact",
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
+    labelled: Annotated[int | None, typer.Option("--labelled", metavar="N", help="Use N labelled patients only.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Default: the preset's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
+    max_minutes: Annotated[
+        float | None, typer.Option("--max-minutes", metavar="N", help="Stop after the first epoch that ends later; --resume goes on.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the model on labelled scans.
+
+    Writes RUN/best.pt (best on the validation patients), RUN/last.pt (to resume), RUN/config.toml (resolved),
+    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. Needs the extra: pip install 'parotid-seg[train]'.
+    """
+    with _one_line_errors(), _extra("train"), _progress(quiet) as line:
+        from parotid_seg.train.config import load_config
+        from parotid_seg.train.dataset import open_data_set
+        from parotid_seg.train.segment import train as run
+
+        overrides = {} if seed is None else {"seed": seed}
+        settings = load_config(preset, config, **overrides)
+        data_set = open_data_set(data, labelled)
+        run(settings, data_set, out, device=device, resume=resume, max_minutes=max_minutes, report=line.say)
+
+
+@app.command(epilog="Example: parotid-seg export runs/compact/best.pt --out parotid-ct.onnx")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="best.pt or last.pt of a training run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="MODEL.onnx", help="The model file to make.")],
+    weights: Annotated[str, typer.Option("--weights", help="Type the weights are stored in: fp16 or fp32.")] = "fp16",
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="DIR", help="Scans for the parity gate. Default: the example scan.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into one self-describing ONNX file, proven to be the same model.
+
+    The file and the trained model segment the same scans; if their masks differ by more than the gate allows, the
+    file is not written and the exit status is 1. MODEL.parity.json holds the comparison. Needs the extra:
+    pip install 'parotid-seg[export]'.
+    """
+    with _one_line_errors(), _extra("export"), _progress(quiet) as line:
+        from parotid_seg.export.export import export as run
+        from parotid_seg.models import example_folder
+
+        for row in run(checkpoint, out, weights=weights, verify=verify or example_folder(), report=line.say):
+            line.say(f"{row.scan}, batches of {row.batch_size}: {row.changed} voxels changed, DSC {row.dsc:.5f}")
+        line.say(f"wrote {out}")
+
+
+@app.command(epilog="Example: parotid-seg evaluate masks/ labelsTs/ --out scores.json")
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of masks, or one mask.")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference masks, or one mask.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write all figures here as well.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare masks with reference masks: per case and label, and the mean with its 95 % bootstrap interval.
+
+    DSC, MPA, mAcc, MIoU, HD and HD95 in mm, volume difference in ml; docs/metrics.md defines them.
+    """
+    with _one_line_errors():
+        from parotid_seg.files import write_text
+        from parotid_seg.runtime.evaluate import evaluate as run
+
+        result = run(predictions, references)
+        if out is not None:
+            write_text(result.to_json(), out)
+        if not quiet:
+            _print_evaluation(result)
+
+
+@app.command(epilog="Example: parotid-seg inspect model.onnx")
+def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", help="A model (.onnx) or a scan (.nii, .nii.gz).")]) -> None:
+    """Tell what a model or a scan is, and what would be done with it."""
+    with _one_line_errors():
+        from parotid_seg.runtime.inspect import inspect as run
+
+        for label, value in run(file).items():
+            typer.echo(f"{label + ':':<24} {value}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib import metadata
+
+    typer.echo(f"parotid-seg {metadata.version('parotid-seg')}")
+
+
+class _Line:
+    """Progress as a bar on a terminal and as plain lines elsewhere; errors always go to stderr."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._quiet = quiet
+        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        visible = self._console.is_terminal and not quiet
+        self._bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
+        self._task = self._bar.add_task("scans", total=None, visible=False)
+        self.total = 0
+
+    def start(self) -> None:
+        self._bar.start()
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(text)
+
+    def error(self, text: str) -> None:
+        if self._bar.disable:
+            _print_error(text)
+        else:
+            self._console.print(f"parotid-seg: {text}")
+
+    def advance(self) -> None:
+        self._bar.update(self._task, total=self.total, advance=1, visible=True)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[_Line]:
+    line = _Line(quiet)
+    line.start()
+    try:
+        yield line
+    finally:
+        line.stop()
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """The one place where errors a user can mend become a line on stderr and exit status 1."""
+    try:
+        yield
+    except ParotidSegError as error:
+        _print_error(str(error))
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        _print_error("interrupted; finished cases are kept")
+        raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Name the extra to install when one of its packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("parotid_seg"):
+            raise
+        line = f"pip install 'parotid-seg[{name}]'"
+        raise ParotidSegError(f"the package {error.name} is missing, which this command needs: {line}") from error
+
+
+def _print_error(text: str) -> None:
+    print(f"parotid-seg: {text}", file=sys.stderr, flush=True)
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    entry = outcome.entry
+    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())
+    took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
+    flags = f"; note: {'; '.join(entry.flags)}" if entry.flags else ""
+    return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"
+
+
+def _print_evaluation(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table("case", "label", "DSC", "HD mm", "HD95 mm", "volume ml", "reference ml", "difference ml")
+    for name, case in result.cases.items():
+        for label, scores in case.labels.items():
+            distances = (f"{scores.hd_mm:.1f}", f"{scores.hd95_mm:.1f}")
+            volumes = (f"{scores.volume_ml:.1f}", f"{scores.reference_ml:.1f}", f"{scores.volume_error_ml:+.1f}")
+            table.add_row(name, label, f"{scores.dsc:.3f}", *distances, *volumes)
+    console.print(table)
+    means = Table("figure", "mean", "95 % interval", "median", "cases", "empty on one side")
+    for name, mean in result.means.items():
+        interval = f"{mean.low:.4f} to {mean.high:.4f}"
+        means.add_row(name, f"{mean.mean:.4f}", interval, f"{mean.median:.4f}", str(mean.cases), str(mean.missed))
+    console.print(means)
+
+
+def main() -> None:
+    """Entry point of the `parotid-seg` command."""
+    app()

@@ -1,0 +1,141 @@
+"""Checkpoint to one self-describing ONNX file: raw intensities in, labels out, the contract in its metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.errors import InputError
+from parotid_seg.runtime.ort import INPUTS
+from parotid_seg.train.checkpoint import Checkpoint
+from parotid_seg.train.network import ParotidNet
+
+OPSET = 20
+WEIGHT_TYPES = ("fp16", "fp32")
+SMALLEST_HALVED = 256
+"""Weights with fewer values (norms, biases) stay FP32: they save nothing and hold the widest range."""
+
+
+def to_onnx(checkpoint: Checkpoint, weights: str) -> tuple[onnx.ModelProto, Contract]:
+    """The network as an ONNX model without metadata, and the contract it will carry.
+
+    Args:
+        checkpoint: the trained model.
+        weights: type the weights are stored in, "fp16" or "fp32"; the network computes in FP32 either way.
+
+    Raises:
+        InputError: for another type of weights.
+    """
+    if weights not in WEIGHT_TYPES:
+        raise InputError(f"--weights: found {weights!r}, expected one of: {', '.join(WEIGHT_TYPES)}")
+    model = _translate(checkpoint.network(), len(checkpoint.config.grid.offsets_mm), checkpoint.config.grid.size)
+    _forget_torch(model)
+    if weights == "fp16":
+        _halve_weights(model)
+    contract = Contract(
+        labels=checkpoint.labels,
+        channels=checkpoint.channels,
+        window_hu=checkpoint.config.window_hu,
+        grid=checkpoint.config.grid,
+        weights=weights,
+        opset=OPSET,
+        weights_sha256=_hash_weights(model),
+        training=checkpoint.training,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model, contract
+
+
+def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
+    """The model file's bytes, contract included."""
+    del model.metadata_props[:]
+    helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    return model.SerializeToString(deterministic=True)
+
+
+def _translate(net: ParotidNet, channels: int, size: int) -> onnx.ModelProto:
+    """Trace the network with torch's exporter; depth, batch, height and width stay free."""
+    depth, batch, height, width = 5, 3, 20, 24
+    example = (
+        torch.zeros(depth, height, width, dtype=torch.float16),
+        torch.zeros(size, height),
+        torch.zeros(size, width),
+        torch.zeros(batch, channels, depth),
+        torch.zeros(height, size),
+        torch.zeros(width, size),
+    )
+    free = {name: torch.export.Dim(name, min=1) for name in ("depth", "batch", "height", "width")}
+    shapes = {
+        "slices": {0: free["depth"], 1: free["height"], 2: free["width"]},
+        "rows": {1: free["height"]},
+        "columns": {1: free["width"]},
+        "neighbours": {0: free["batch"], 2: free["depth"]},
+        "rows_back": {0: free["height"]},
+        "columns_back": {0: free["width"]},
+    }
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            net,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=list(INPUTS),
+            output_names=["labels"],
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _forget_torch(model: onnx.ModelProto) -> None:
+    """Drop stack traces and other notes of the exporter, which name files of the machine it ran on."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    model.producer_name, model.producer_version = "parotid-seg", ""
+    model.graph.name = "parotid_seg"
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    """Store large weights in FP16, each followed by a cast that runtimes fold when they load the model."""
+    casts = []
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if weight.data_type != TensorProto.FLOAT or values.size < SMALLEST_HALVED:
+            continue
+        stored = f"{weight.name}.fp16"
+        casts.append(helper.make_node("Cast", [stored], [weight.name], name=f"cast {weight.name}", to=TensorProto.FLOAT))
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    halved = {cast.output[0] for cast in casts}
+    kept = [value for value in model.graph.value_info if value.name not in halved]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _hash_weights(model: onnx.ModelProto) -> str:
+    digest = hashlib.sha256()
+    for weight in sorted(model.graph.initializer, key=lambda weight: weight.name):
+        digest.update(weight.name.encode())
+        digest.update(numpy_helper.to_array(weight).tobytes())
+    return digest.hexdigest()

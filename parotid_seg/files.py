@@ -1,0 +1,69 @@
+"""Results are whole or absent: files are written beside their final name, synced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from parotid_seg.errors import OutputError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` once the block ends without an error.
+
+    Raises:
+        OutputError: if it cannot be written, for example because the disk is full.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file whole. Raises OutputError if that fails."""
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, and make sure that files can be made in it.
+
+    Raises:
+        OutputError: if not.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".partial-{os.getpid()}-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{path}: the folder cannot be made or written to ({error.strerror})") from error
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; a live process's files stay."""
+    for partial in folder.glob(".partial-*"):
+        found = re.match(r"\.partial-(\d+)-", partial.name)
+        if found and not _is_alive(int(found[1])):
+            partial.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

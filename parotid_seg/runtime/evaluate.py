@@ -1,0 +1,146 @@
+"""Predicted masks against reference masks: figures a case, and their means with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
+from parotid_seg.scan.nifti import case_name, is_nifti, read_mask
+
+LABELS = ("background", "parotid_left", "parotid_right")
+LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", "volume_error_ml")
+CASE_FIGURES = ("mpa", "macc", "miou")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean over cases with its 95 % bootstrap interval.
+
+    Attributes:
+        mean, low, high, median: over the cases where the figure is finite.
+        cases: how many those are.
+        missed: cases left out because a distance is infinite: one of the two masks is empty.
+    """
+
+    mean: float
+    low: float
+    high: float
+    median: float
+    cases: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by case name, and means by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over
+    its glands, so that cases and not glands are resampled)."""
+
+    cases: dict[str, CaseScores]
+    means: dict[str, Mean]
+
+    def to_json(self) -> str:
+        """Everything as JSON text; infinite distances become null."""
+        content = {
+            "cases": {name: asdict(scores) for name, scores in self.cases.items()},
+            "means": {name: asdict(mean) for name, mean in self.means.items()},
+        }
+        return json.dumps(_finite_or_none(content), indent=1, allow_nan=False) + "\n"
+
+
+def evaluate(
+    predictions: Path,
+    references: Path,
+    *,
+    names: Sequence[str] = LABELS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Score every prediction that has a reference of the same case name.
+
+    Args:
+        predictions, references: folders of label maps, or one label map each.
+        names: label names by value, background first.
+        progress: told each case's name.
+
+    Raises:
+        InputError: if a folder is missing, a reference has no prediction or the reverse.
+        ScanError: if a mask is unreadable or lies on another grid than its reference.
+    """
+    found, expected = _masks(predictions), _masks(references)
+    if predictions.is_file() and references.is_file():
+        found = dict(zip(expected, found.values(), strict=True))
+    if missing := sorted(expected.keys() - found.keys()):
+        raise InputError(f"{predictions}: no prediction for {_some(missing)} of {references}")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise InputError(f"{references}: no reference for {_some(extra)} of {predictions}")
+    cases = {}
+    for name in sorted(expected, key=_natural):
+        progress(name)
+        prediction, spacing = read_mask(found[name])
+        reference, reference_spacing = read_mask(expected[name])
+        if prediction.shape != reference.shape or not np.allclose(spacing, reference_spacing, atol=1e-3):
+            raise ScanError(
+                f"{found[name]}: found shape {prediction.shape} at {_rounded(spacing)} mm, expected "
+                f"{reference.shape} at {_rounded(reference_spacing)} mm as in {expected[name]}"
+            )
+        largest = int(max(prediction.max(), reference.max()))
+        if largest >= len(names):
+            raise ScanError(f"case {name}: found label {largest}, expected 0 to {len(names) - 1}")
+        cases[name] = score_case(prediction, reference, reference_spacing, names)
+    return Evaluation(cases, _means(cases, names))
+
+
+def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean]:
+    columns: dict[str, list[float]] = {figure: [getattr(s, figure) for s in cases.values()] for figure in CASE_FIGURES}
+    for figure in LABEL_FIGURES:
+        for label in names[1:]:
+            columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in cases.values()]
+        columns[f"glands {figure}"] = [
+            float(np.mean([getattr(gland, figure) for gland in scores.labels.values()])) for scores in cases.values()
+        ]
+    return {name: _mean(values) for name, values in columns.items()}
+
+
+def _mean(values: Sequence[float]) -> Mean:
+    finite = [value for value in values if math.isfinite(value)]
+    mean, low, high = bootstrap_mean(finite)
+    median = float(np.median(finite)) if finite else float("nan")
+    return Mean(mean, low, high, median, len(finite), len(values) - len(finite))
+
+
+def _masks(place: Path) -> dict[str, Path]:
+    if place.is_file():
+        return {case_name(place): place}
+    if not place.is_dir():
+        raise InputError(f"{place}: no such file or folder")
+    masks = {case_name(path): path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != "."}
+    if not masks:
+        raise InputError(f"{place}: no masks in this folder, expected files ending in .nii or .nii.gz")
+    return masks
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return len(name), name
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _rounded(spacing: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 3) for value in spacing)
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

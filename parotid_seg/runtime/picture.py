@@ -1,0 +1,83 @@
+"""A picture of a scan with its mask: axial, coronal and sagittal slices through the glands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from parotid_seg.files import whole_file
+from parotid_seg.scan.volume import Mask, Volume
+
+COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
+PANEL_HEIGHT_PX = 420
+MARGIN_PX = 10
+
+
+def draw_overlay(volume: Volume, mask: Mask, volumes_ml: dict[str, float], title: str, path: Path) -> None:
+    """Write a PNG: an axial and a coronal slice through the glands' middle, and a sagittal one through each gland.
+
+    Radiological display: the patient's right is on the left of axial and coronal slices.
+
+    Args:
+        volume, mask: the scan and its labels, (D, H, W).
+        volumes_ml: volume of each structure by name, in the order of its label values.
+        title: printed above.
+        path: the .png file; it appears only once it is complete.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    window = (-200.0, 300.0)
+    depth, height, width = mask.shape
+    found = np.argwhere(mask > 0)
+    middle = found.mean(axis=0).round().astype(int) if len(found) else np.array([depth // 2, height // 2, width // 2])
+    fullest = int(np.argmax(np.count_nonzero(mask, axis=(1, 2)))) if len(found) else int(middle[0])
+    dz, dy, dx = volume.spacing_mm
+    views = [
+        ("axial", volume.voxels[fullest], mask[fullest], dy, dx),
+        ("coronal", volume.voxels[::-1, middle[1]], mask[::-1, middle[1]], dz, dx),
+    ]
+    for value in range(1, int(mask.max()) + 1):
+        inside = np.argwhere(mask == value)
+        if len(inside):
+            at = int(inside[:, 2].mean().round())
+            name = list(volumes_ml)[value - 1].replace("_", " ")
+            views.append((f"sagittal, {name}", volume.voxels[::-1, :, at], mask[::-1, :, at], dz, dy))
+    panels = [(name, _panel(np.asarray(image), labels, row_mm, column_mm, window)) for name, image, labels, row_mm, column_mm in views]
+    canvas = Image.new("RGB", (sum(p.width + MARGIN_PX for _, p in panels) + MARGIN_PX, PANEL_HEIGHT_PX + 74), (16, 18, 22))
+    draw = ImageDraw.Draw(canvas)
+    font, small = ImageFont.load_default(18), ImageFont.load_default(14)
+    draw.text((MARGIN_PX, 8), title, fill=(235, 235, 235), font=font)
+    x = MARGIN_PX + int(draw.textlength(title, font=font)) + 24
+    for index, (name, size) in enumerate(volumes_ml.items()):
+        text = f"{name.replace('_', ' ')} {size:.1f} ml"
+        draw.text((x, 9), text, fill=COLOURS[index % len(COLOURS)], font=font)
+        x += int(draw.textlength(text, font=font)) + 24
+    x = MARGIN_PX
+    for name, panel in panels:
+        canvas.paste(panel, (x, 40))
+        draw.text((x, 40 + PANEL_HEIGHT_PX + 6), name, fill=(170, 176, 184), font=small)
+        x += panel.width + MARGIN_PX
+    with whole_file(path) as partial:
+        canvas.save(partial, format="PNG")
+
+
+def _panel(
+    image: NDArray[np.generic], labels: Mask, row_mm: float, column_mm: float, window: tuple[float, float]
+) -> Image.Image:
+    """A slice at true proportions, outlines drawn on it."""
+    height_mm, width_mm = image.shape[0] * row_mm, image.shape[1] * column_mm
+    size = (max(1, round(PANEL_HEIGHT_PX * width_mm / height_mm)), PANEL_HEIGHT_PX)
+    grey = np.clip((image.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
+    scaled = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    pixels = np.stack([np.asarray(scaled)] * 3, axis=-1)
+    for value in range(1, int(labels.max()) + 1):
+        share = Image.fromarray((labels == value).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        inside = np.asarray(share) > 0.5
+        outline = inside & ~ndimage.binary_erosion(inside, iterations=2)
+        pixels[outline] = COLOURS[(value - 1) % len(COLOURS)]
+    return Image.fromarray(pixels)
