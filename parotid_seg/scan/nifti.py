@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.files import whole_file
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it reports of headers is reported here
 
 ENDINGS = (".nii.gz", ".nii")
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
@@ -150,6 +154,11 @@ def _open(path: Path) -> Nifti1Image:
         raise ScanError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
     if not isinstance(image, Nifti1Image):
         raise ScanError(f"{path}: found {type(image).__name__}, expected a single-file NIfTI (.nii or .nii.gz)")
+    with ImageOpener(path) as file:
+        stored = type(image.header).from_fileobj(file, check=False)  # nibabel.load repairs a spacing of 0 to 1
+    spacing = stored["pixdim"][1:4]
+    if not np.isfinite(spacing).all() or (spacing == 0).any():
+        raise ScanError(f"{path}: found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers")
     return image
 
 
@@ -167,8 +176,6 @@ def _spatial_shape(path: Path, image: Nifti1Image) -> tuple[int, int, int]:
 def _affine_mm(path: Path, header: Nifti1Header) -> tuple[NDArray[np.float64], list[str]]:
     """Voxel-to-RAS affine in mm, and notes on how it was chosen."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if not np.isfinite(header["pixdim"][1:4]).all():
-        raise ScanError(f"{path}: voxel spacing {header['pixdim'][1:4].tolist()} is not finite")
     notes = []
     candidates: dict[str, NDArray[np.float64]] = {}
     if sform_code > 0:

@@ -1,0 +1,91 @@
+"""Resampling matrices against what they must do: keep constants and ramps, not alias, undo themselves."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parotid_seg.contract import Grid
+from parotid_seg.scan.grid import as_float16, axis_mm, body_centre_mm, chunks, grid_mm, resampling_matrix
+from parotid_seg.scan.volume import Orientation, Volume
+
+UPRIGHT = Orientation((0, 1, 2), (False, False, False))
+
+
+def test_linear_interpolation_by_hand():
+    matrix = resampling_matrix(axis_mm(4, 2.0), np.array([0.0, 1.0, 2.5, 6.0]), kernel_mm=2.0)
+    np.testing.assert_allclose(matrix, [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0.75, 0.25, 0], [0, 0, 0, 1]], atol=1e-6)
+
+
+def test_outside_is_air_or_the_last_sample():
+    source, beyond = axis_mm(3, 1.0), np.array([-5.0, 10.0])
+    np.testing.assert_array_equal(resampling_matrix(source, beyond, 1.0), np.zeros((2, 3)))
+    np.testing.assert_allclose(resampling_matrix(source, beyond, 1.0, clamp=True), [[1, 0, 0], [0, 0, 1]])
+
+
+@given(
+    size=st.integers(3, 60),
+    spacing=st.floats(0.3, 6.0),
+    kernel=st.floats(0.1, 8.0),
+    at=st.floats(0.3, 0.7),
+)
+def test_constants_stay_inside(size, spacing, kernel, at):
+    source = axis_mm(size, spacing)
+    target = np.array([source[-1] * at])
+    row = resampling_matrix(source, target, kernel)[0]
+    reach = max(kernel, spacing)
+    if source[-1] * min(at, 1 - at) > reach:
+        assert row.sum() == pytest.approx(1.0, abs=1e-5)
+    assert (row >= 0).all()
+
+
+def test_a_fine_scan_is_smoothed_to_the_kernel():
+    """A checkerboard finer than the kernel must come out flat, not as an alias."""
+    source = axis_mm(200, 0.5)
+    stripes = (np.arange(200) % 2).astype(np.float32)
+    coarse = resampling_matrix(source, np.arange(20.0, 80.0, 2.5), kernel_mm=4.0) @ stripes
+    np.testing.assert_allclose(coarse, 0.5, atol=0.01)
+
+
+def test_there_and_back_keeps_a_smooth_profile():
+    grid = Grid()
+    native = axis_mm(128, 3.9)
+    model = native[-1] / 2 + grid_mm(grid)
+    profile = np.exp(-(((native - native[-1] / 2) / 30.0) ** 2)).astype(np.float32)
+    back = resampling_matrix(model, native, 3.9) @ (resampling_matrix(native, model, grid.kernel_mm) @ profile)
+    np.testing.assert_allclose(back, profile, atol=0.02)
+
+
+def test_body_centre_ignores_a_couch():
+    voxels = np.full((4, 100, 120), -1000, np.int16)
+    voxels[:, 20:60, 40:80] = 30
+    free = body_centre_mm(voxels, (3.0, 2.0, 1.0))
+    assert free == pytest.approx((79.0, 59.5), abs=4.0)  # found on every second voxel
+    voxels[:, 90:92, 10:110] = 0
+    assert body_centre_mm(voxels, (3.0, 2.0, 1.0)) == pytest.approx(free, abs=10.0)
+    assert body_centre_mm(np.full((2, 11, 21), -1000, np.int16), (1.0, 1.0, 1.0)) == (5.0, 10.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 100])
+def test_chunks_cover_every_slice_once_and_neighbours_are_where_they_should(batch_size):
+    grid = Grid()
+    depth, spacing = 23, 2.0
+    heights = np.arange(depth, dtype=np.int16)
+    volume = Volume(np.broadcast_to(heights[:, None, None], (depth, 8, 9)).copy(), (spacing, 3.0, 3.0), UPRIGHT)
+    seen = []
+    for chunk in chunks(volume, grid, batch_size):
+        seen += range(chunk.first, chunk.stop)
+        profile = chunk.inputs["slices"][:, 0, 0].astype(np.float32)
+        found_mm = chunk.inputs["neighbours"] @ profile * spacing
+        wanted_mm = np.arange(chunk.first, chunk.stop)[:, None] * spacing + np.asarray(grid.offsets_mm)
+        inside = (wanted_mm > 3) & (wanted_mm < (depth - 1) * spacing - 3)
+        np.testing.assert_allclose(found_mm[inside], wanted_mm[inside], atol=1e-3)
+        assert len(chunk.inputs["slices"]) <= batch_size + 2 * (12 + 3) / spacing + 1
+    assert seen == list(range(depth))
+
+
+def test_float16_is_exact_for_hounsfield_units_and_never_infinite():
+    exact = np.arange(-2048, 2049, dtype=np.int16)
+    np.testing.assert_array_equal(as_float16(exact), exact)
+    assert np.isfinite(as_float16(np.array([-32768, 32767], np.int16))).all()
+    assert np.isfinite(as_float16(np.array([-1e9, 1e9], np.float32))).all()

@@ -1,0 +1,216 @@
+"""NIfTI in and out: geometry is understood, kept to the bit in masks, and nonsense is refused in one line."""
+
+import gzip
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.scan.nifti import case_name, read_mask, read_nifti, write_mask
+
+SHAPE = (20, 22, 24)
+
+
+def ct(shape=SHAPE) -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1500, size=shape).astype(np.int16)
+
+
+def save(path, data, affine=None, *, sform=2, qform=1, change=lambda header: None):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine
+    image = nibabel.Nifti1Image(data, affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine, qform)
+    change(image.header)
+    nibabel.save(image, path)
+    return path
+
+
+def spoil(path, change):
+    """Change a written .nii file's header in place: nibabel would repair it while saving."""
+    with path.open("rb+") as file:
+        header = nibabel.Nifti1Header.from_fileobj(file, check=False)
+        change(header)
+        file.seek(0)
+        file.write(header.binaryblock)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("codes", [(1, 1), (4, 0), (0, 2), (2, 3), (0, 0)])
+def test_mask_repeats_the_geometry_exactly(tmp_path, ending, codes):
+    turn = np.deg2rad(12)
+    affine = np.array([[-1.7 * np.cos(turn), 0.9 * np.sin(turn), 0, 41.5], [1.7 * np.sin(turn), 0.9 * np.cos(turn), 0, -3],
+                       [0, 0, 2.7, -88.25], [0, 0, 0, 1]])
+    path = save(tmp_path / f"a{ending}", ct(), affine, sform=codes[0], qform=codes[1])
+    scan = read_nifti(path)
+    write_mask(np.ones(scan.volume.voxels.shape, np.uint8), scan, tmp_path / f"mask{ending}")
+    source, mask = nibabel.load(path), nibabel.load(tmp_path / f"mask{ending}")
+    assert mask.shape == source.shape
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.affine, source.affine)
+    for field in ("sform_code", "qform_code", "pixdim", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d",
+                  "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units"):
+        np.testing.assert_array_equal(mask.header[field], source.header[field], err_msg=field)
+    assert (np.asarray(mask.dataobj) == 1).all()
+
+
+def test_mask_lands_on_its_voxels(tmp_path):
+    """A label at one stored voxel comes back at that voxel, whatever the storage order."""
+    affine = np.array([[0, 0, -2.0, 0], [3.0, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])
+    data = ct()
+    data[3, 4, 5] = 3000
+    scan = read_nifti(save(tmp_path / "a.nii.gz", data, affine))
+    write_mask((scan.volume.voxels == 3000).astype(np.uint8), scan, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(np.argwhere(np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)), [[3, 4, 5]])
+    assert scan.volume.spacing_mm == pytest.approx((1.5, 3.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("stored", "slope", "intercept", "dtype"),
+    [(np.uint16, 1.0, -1024.0, np.int16), (np.int16, 0.5, 0.0, np.float32), (np.float32, None, None, np.int16),
+     (np.int32, None, None, np.int16), (np.float64, 2.0, 0.25, np.float32)],
+)
+def test_slope_and_intercept(tmp_path, stored, slope, intercept, dtype):
+    raw = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(stored)
+    path = tmp_path / "a.nii"
+    image = nibabel.Nifti1Image(raw, np.diag([2.0, 2.0, 3.0, 1.0]))
+    image.header.set_slope_inter(slope, intercept)
+    image.to_filename(path)
+    scan = read_nifti(path)
+    expected = raw * (1.0 if slope is None else slope) + (intercept or 0.0)
+    np.testing.assert_allclose(scan.volume.orientation.to_storage(scan.volume.voxels), expected)
+    assert scan.volume.voxels.dtype == dtype
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("mm", 1.0), ("meter", 1e-3), ("micron", 1e3), ("unknown", 1.0)])
+def test_units(tmp_path, unit, scale):
+    affine = np.diag([2.0 * scale, 2.0 * scale, 3.0 * scale, 1.0])
+    path = save(tmp_path / "a.nii.gz", ct(), affine, change=lambda header: header.set_xyzt_units(unit))
+    assert read_nifti(path).volume.spacing_mm == pytest.approx((3.0, 2.0, 2.0), rel=1e-5)
+
+
+def test_sform_wins_over_a_disagreeing_qform_and_says_so(tmp_path):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    flipped = np.diag([-2.0, 2.0, 3.0, 1.0])
+    scan = read_nifti(save(tmp_path / "a.nii.gz", ct(), affine, change=lambda header: header.set_qform(flipped, 1)))
+    assert scan.volume.orientation == read_nifti(save(tmp_path / "b.nii.gz", ct(), affine)).volume.orientation
+    assert any("disagree by up to 76.0 mm" in note and "sform was used" in note for note in scan.volume.notes)
+
+
+def test_singular_sform_yields_to_the_qform(tmp_path):
+    def flatten(header):
+        header["srow_x"] = 0
+
+    scan = read_nifti(spoil(save(tmp_path / "a.nii", ct()), flatten))
+    assert any("qform was used" in note for note in scan.volume.notes)
+
+
+def test_unknown_orientation_tilt_and_shear_are_noted(tmp_path):
+    unknown = read_nifti(save(tmp_path / "a.nii.gz", ct(), sform=0, qform=0))
+    assert any("left and right may be swapped" in note for note in unknown.volume.notes)
+    sheared = np.diag([2.0, 2.0, 3.0, 1.0])
+    sheared[1, 2] = 0.8
+    tilted = read_nifti(save(tmp_path / "b.nii.gz", ct(), sheared, qform=0))
+    assert any("gantry tilt" in note for note in tilted.volume.notes)
+
+
+@pytest.mark.parametrize("size", [(9, 31), (64, 17)])
+def test_slices_of_any_size(tmp_path, size):
+    assert read_nifti(save(tmp_path / "a.nii.gz", ct((*size, 12)))).volume.voxels.shape == (12, size[1], size[0])
+
+
+def test_a_trailing_axis_of_one_is_kept_in_the_mask(tmp_path):
+    scan = read_nifti(save(tmp_path / "a.nii.gz", ct((*SHAPE, 1))))
+    write_mask(np.zeros(scan.volume.voxels.shape, np.uint8), scan, tmp_path / "mask.nii.gz")
+    assert nibabel.load(tmp_path / "mask.nii.gz").shape == (*SHAPE, 1)
+
+
+def bad_files(folder):
+    """Name -> (path, words the error must hold)."""
+    nan = ct().astype(np.float32)
+    nan[0, 0, 0] = np.nan
+    colour = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    not_nifti, cut, cut_plain = folder / "text.nii.gz", folder / "cut.nii.gz", folder / "cut.nii"
+    not_nifti.write_text("hello")
+    whole = save(folder / "whole.nii.gz", ct()).read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    with gzip.open(folder / "whole.nii.gz") as source, cut_plain.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    cut_plain.write_bytes(cut_plain.read_bytes()[:5000])
+    flat = np.diag([2.0, 2.0, 3.0, 1.0])
+    flat[:3, 2] = flat[:3, 1]
+
+    def zero_spacing(header):
+        header["pixdim"][1:4] = 0
+
+    def nan_spacing(header):
+        header["pixdim"][1] = np.nan
+
+    return {
+        "missing": (folder / "nowhere.nii.gz", "no such file"),
+        "text": (not_nifti, "not a readable NIfTI"),
+        "truncated gz": (cut, "cut off"),
+        "truncated": (cut_plain, "cut off"),
+        "4-D": (save(folder / "4d.nii", ct((*SHAPE, 2))), "4-D"),
+        "complex": (save(folder / "complex.nii", ct().astype(np.complex64)), "one real number"),
+        "colour": (save(folder / "colour.nii", colour), "RGB"),
+        "zeros": (save(folder / "zeros.nii", np.zeros(SHAPE, np.int16)), "every voxel has the value 0"),
+        "NaN": (save(folder / "nan.nii", nan), "1 of 10560 voxels are NaN"),
+        "zero spacing": (spoil(save(folder / "zero.nii", ct(), sform=0, qform=0), zero_spacing), "voxel spacing [0.0, 0.0, 0.0]"),
+        "NaN spacing": (spoil(save(folder / "nans.nii", ct()), nan_spacing), "voxel spacing [nan, 2.0, 3.0]"),
+        "singular": (save(folder / "singular.nii", ct(), flat, qform=0), "singular"),
+        "one slice": (save(folder / "slice.nii", ct((20, 22, 1))), "single one"),
+        "2-D": (save(folder / "2d.nii", ct((20, 22))), "single one"),
+        "thin": (save(folder / "thin.nii", ct((20, 22, 3))), "cover 9.0 mm"),
+        "metres called mm": (save(folder / "metres.nii", ct(), np.diag([0.002, 0.002, 0.003, 1.0])), "unit in the header"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing", "text", "truncated gz", "truncated", "4-D", "complex", "colour", "zeros", "NaN", "zero spacing",
+     "NaN spacing", "singular", "one slice", "2-D", "thin", "metres called mm"],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path, name):
+    path, words = bad_files(tmp_path)[name]
+    with pytest.raises(ScanError) as caught:
+        read_nifti(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mask_must_lie_on_its_scan(tmp_path):
+    scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
+    labels = np.zeros(SHAPE, np.uint8)
+    mask, spacing = read_mask(save(tmp_path / "same.nii.gz", labels), like=scan)
+    assert mask.shape == scan.volume.voxels.shape
+    assert spacing == pytest.approx((3.0, 2.0, 2.0))
+    for name, other in {"shape": save(tmp_path / "s.nii", labels[1:]), "affine": save(tmp_path / "f.nii", labels, np.eye(4))}.items():
+        with pytest.raises(ScanError, match="not on the voxels"):
+            read_mask(other, like=scan)
+        assert name
+    with pytest.raises(ScanError, match="not a label map"):
+        read_mask(save(tmp_path / "half.nii", np.full(SHAPE, 0.5, np.float32)))
+
+
+def test_no_half_written_mask_stays(tmp_path):
+    scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_mask(np.zeros(scan.volume.voxels.shape, np.uint8), scan, tmp_path / "nowhere" / "mask.nii.gz")
+    with pytest.raises(ZeroDivisionError):
+        from parotid_seg.files import whole_file
+
+        with whole_file(tmp_path / "half.bin") as partial:
+            partial.write_bytes(b"x")
+            raise ZeroDivisionError
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.name == "half.bin"]
+
+
+@pytest.mark.parametrize(
+    ("file", "case"), [("a.nii.gz", "a"), ("pt_1_0000.nii.gz", "pt_1"), ("x.y.nii", "x.y"), ("UP.NII.GZ", "UP")]
+)
+def test_case_names(tmp_path, file, case):
+    assert case_name(tmp_path / file) == case

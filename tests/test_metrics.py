@@ -1,0 +1,126 @@
+"""Metrics against masks small enough to work out by hand, with spacing that differs along each axis."""
+
+import math
+
+import numpy as np
+import pytest
+
+from parotid_seg.errors import InputError
+from parotid_seg.metrics import (
+    accuracy,
+    bootstrap_mean,
+    dice,
+    hausdorff_mm,
+    iou,
+    score_case,
+    surface_distances_mm,
+    volume_ml,
+)
+
+SPACING = (3.0, 2.0, 1.0)
+
+
+def voxels(*positions: tuple[int, int, int]) -> np.ndarray:
+    mask = np.zeros((6, 6, 6), bool)
+    for position in positions:
+        mask[position] = True
+    return mask
+
+
+EMPTY = voxels()
+ONE = voxels((1, 1, 1))
+
+
+def test_overlaps_of_half_shared_masks():
+    a, b = voxels((0, 0, 0), (0, 0, 1)), voxels((0, 0, 1), (0, 0, 2))
+    assert dice(a, b) == 0.5
+    assert iou(a, b) == pytest.approx(1 / 3)
+    assert accuracy(a, b) == 0.5
+
+
+@pytest.mark.parametrize(("metric", "both_empty", "one_empty"), [(dice, 1.0, 0.0), (iou, 1.0, 0.0), (accuracy, 1.0, 0.0)])
+def test_overlaps_of_empty_masks(metric, both_empty, one_empty):
+    assert metric(EMPTY, EMPTY) == both_empty
+    assert metric(EMPTY, ONE) == one_empty
+    assert metric(ONE, EMPTY) == one_empty
+
+
+@pytest.mark.parametrize(("axis", "expected_mm"), [(0, 9.0), (1, 6.0), (2, 3.0)])
+def test_hausdorff_uses_the_spacing_of_each_axis(axis, expected_mm):
+    moved = [1, 1, 1]
+    moved[axis] += 3
+    assert hausdorff_mm(ONE, voxels(tuple(moved)), SPACING) == pytest.approx(expected_mm)
+
+
+def test_hausdorff_is_the_larger_direction():
+    far = voxels((1, 1, 1), (4, 1, 1))
+    assert hausdorff_mm(ONE, far, SPACING) == pytest.approx(9.0)
+    assert hausdorff_mm(far, ONE, SPACING) == pytest.approx(9.0)
+
+
+def test_hausdorff_diagonal():
+    assert hausdorff_mm(ONE, voxels((2, 2, 2)), SPACING) == pytest.approx(math.sqrt(9 + 4 + 1))
+
+
+def test_percentile_interpolates_between_surface_distances():
+    reference = voxels((1, 1, 0))
+    prediction = voxels(*[(1, 1, x) for x in range(6)])  # distances 0, 1, 2, 3, 4, 5 mm
+    hd, hd95 = surface_distances_mm(prediction, reference, SPACING)
+    assert hd == pytest.approx(5.0)
+    assert hd95 == pytest.approx(4.75)
+
+
+def test_inner_voxels_are_no_surface():
+    block, shell = np.zeros((7, 7, 7), bool), np.zeros((7, 7, 7), bool)
+    block[1:6, 1:6, 1:6] = True
+    shell[1:6, 1:6, 1:6] = True
+    shell[3, 3, 3] = False  # its six neighbours become surface; the farthest lie 2 voxels of 1 mm inside
+    assert hausdorff_mm(block, shell, SPACING) == pytest.approx(2.0)
+
+
+def test_hausdorff_of_empty_masks():
+    assert surface_distances_mm(EMPTY, EMPTY, SPACING) == (0.0, 0.0)
+    assert surface_distances_mm(EMPTY, ONE, SPACING) == (math.inf, math.inf)
+    assert surface_distances_mm(ONE, EMPTY, SPACING) == (math.inf, math.inf)
+
+
+def test_volume():
+    assert volume_ml(voxels((0, 0, 0), (5, 5, 5)), SPACING) == pytest.approx(0.012)
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (math.nan, 1.0, 1.0), (-1.0, 1.0, 1.0), (math.inf, 1.0, 1.0)])
+def test_bad_spacing_is_refused(spacing):
+    with pytest.raises(InputError, match="spacing_mm"):
+        hausdorff_mm(ONE, ONE, spacing)
+
+
+@pytest.mark.parametrize("metric", [dice, iou, accuracy])
+def test_shapes_must_agree(metric):
+    with pytest.raises(InputError, match="different shapes"):
+        metric(ONE, np.zeros((2, 2, 2), bool))
+
+
+def test_case_scores_by_hand():
+    reference = np.zeros((1, 2, 4), np.uint8)
+    reference[0, 0] = (1, 1, 2, 2)
+    prediction = np.zeros_like(reference)
+    prediction[0, 0] = (1, 1, 1, 2)
+    prediction[0, 1, 3] = 2
+    scores = score_case(prediction, reference, (1.0, 1.0, 1.0), ("background", "left", "right"))
+    assert scores.mpa == pytest.approx(6 / 8)
+    assert scores.macc == pytest.approx((3 / 4 + 2 / 2 + 1 / 2) / 3)
+    assert scores.miou == pytest.approx((3 / 4 + 2 / 3 + 1 / 3) / 3)
+    assert scores.labels["left"].dsc == pytest.approx(4 / 5)
+    assert scores.labels["right"].dsc == pytest.approx(2 / 4)
+    assert scores.labels["left"].volume_error_ml == pytest.approx(0.001)
+    assert scores.labels["right"].hd_mm == pytest.approx(1.0)
+
+
+def test_bootstrap_interval_holds_the_mean_and_narrows():
+    few, many = [0.6, 0.7, 0.8, 0.9], [0.6, 0.7, 0.8, 0.9] * 25
+    mean, low, high = bootstrap_mean(few)
+    assert mean == pytest.approx(0.75)
+    assert low < mean < high
+    _, low_many, high_many = bootstrap_mean(many)
+    assert high_many - low_many < high - low
+    assert all(math.isnan(value) for value in bootstrap_mean([]))
