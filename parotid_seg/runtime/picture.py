@@ -13,7 +13,9 @@ from parotid_seg.files import whole_file
 from parotid_seg.scan.volume import Mask, Volume
 
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
-PANEL_HEIGHT_PX = 420
+WINDOW_HU = (-200.0, 300.0)
+FIELD_MM = 210.0
+PX_PER_MM = 2.0
 MARGIN_PX = 10
 
 
@@ -31,24 +33,29 @@ def draw_overlay(volume: Volume, mask: Mask, volumes_ml: dict[str, float], title
     Raises:
         OutputError: if it cannot be written.
     """
-    window = (-200.0, 300.0)
     depth, height, width = mask.shape
     found = np.argwhere(mask > 0)
     middle = found.mean(axis=0).round().astype(int) if len(found) else np.array([depth // 2, height // 2, width // 2])
     fullest = int(np.argmax(np.count_nonzero(mask, axis=(1, 2)))) if len(found) else int(middle[0])
     dz, dy, dx = volume.spacing_mm
+    z, y, x = depth - 1 - int(middle[0]), int(middle[1]), int(middle[2])
     views = [
-        ("axial", volume.voxels[fullest], mask[fullest], dy, dx),
-        ("coronal", volume.voxels[::-1, middle[1]], mask[::-1, middle[1]], dz, dx),
+        ("axial", volume.voxels[fullest], mask[fullest], (y, x), dy, dx),
+        ("coronal", volume.voxels[::-1, y], mask[::-1, y], (z, x), dz, dx),
     ]
     for value in range(1, int(mask.max()) + 1):
         inside = np.argwhere(mask == value)
         if len(inside):
             at = int(inside[:, 2].mean().round())
             name = list(volumes_ml)[value - 1].replace("_", " ")
-            views.append((f"sagittal, {name}", volume.voxels[::-1, :, at], mask[::-1, :, at], dz, dy))
-    panels = [(name, _panel(np.asarray(image), labels, row_mm, column_mm, window)) for name, image, labels, row_mm, column_mm in views]
-    canvas = Image.new("RGB", (sum(p.width + MARGIN_PX for _, p in panels) + MARGIN_PX, PANEL_HEIGHT_PX + 74), (16, 18, 22))
+            views.append((f"sagittal, {name}", volume.voxels[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
+    panels = [
+        (name, _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm), row_mm, column_mm))
+        for name, image, labels, centre, row_mm, column_mm in views
+    ]
+    panel_height = max(panel.height for _, panel in panels)
+    width_px = max(sum(panel.width + MARGIN_PX for _, panel in panels) + MARGIN_PX, 720)
+    canvas = Image.new("RGB", (width_px, panel_height + 74), (16, 18, 22))
     draw = ImageDraw.Draw(canvas)
     font, small = ImageFont.load_default(18), ImageFont.load_default(14)
     draw.text((MARGIN_PX, 8), title, fill=(235, 235, 235), font=font)
@@ -60,19 +67,28 @@ def draw_overlay(volume: Volume, mask: Mask, volumes_ml: dict[str, float], title
     x = MARGIN_PX
     for name, panel in panels:
         canvas.paste(panel, (x, 40))
-        draw.text((x, 40 + PANEL_HEIGHT_PX + 6), name, fill=(170, 176, 184), font=small)
+        draw.text((x, 40 + panel_height + 6), name, fill=(170, 176, 184), font=small)
         x += panel.width + MARGIN_PX
     with whole_file(path) as partial:
         canvas.save(partial, format="PNG")
 
 
-def _panel(
-    image: NDArray[np.generic], labels: Mask, row_mm: float, column_mm: float, window: tuple[float, float]
-) -> Image.Image:
+def _crop(
+    image: NDArray[np.generic], labels: Mask, centre: tuple[int, int], row_mm: float, column_mm: float
+) -> tuple[NDArray[np.generic], Mask]:
+    """The field around the glands, as far as the scan reaches."""
+    kept = tuple(
+        slice(max(0, round(middle - FIELD_MM / 2 / spacing)), round(middle + FIELD_MM / 2 / spacing) + 1)
+        for middle, spacing in zip(centre, (row_mm, column_mm), strict=True)
+    )
+    return image[kept], labels[kept]
+
+
+def _panel(image: NDArray[np.generic], labels: Mask, row_mm: float, column_mm: float) -> Image.Image:
     """A slice at true proportions, outlines drawn on it."""
     height_mm, width_mm = image.shape[0] * row_mm, image.shape[1] * column_mm
-    size = (max(1, round(PANEL_HEIGHT_PX * width_mm / height_mm)), PANEL_HEIGHT_PX)
-    grey = np.clip((image.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
+    size = (max(1, round(width_mm * PX_PER_MM)), max(1, round(height_mm * PX_PER_MM)))
+    grey = np.clip((image.astype(np.float32) - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]), 0, 1) * 255
     scaled = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     pixels = np.stack([np.asarray(scaled)] * 3, axis=-1)
     for value in range(1, int(labels.max()) + 1):

@@ -1,0 +1,277 @@
+"""`parotid-seg infer` as a user runs it, with the packaged model on slices of the example scan."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from parotid_seg.contract import METADATA_KEY
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.backend import load_backend
+from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.scan.nifti import read_nifti
+from tests.scan.test_nifti import bad_files, ct, save
+from tests.scan.test_volume import ORDERS, stored_as
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def one_line(text: str, *words: str) -> None:
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1, text
+    assert all(word in lines[0] for word in words), text
+    assert "Traceback" not in text
+
+
+def test_a_scan_becomes_a_mask_in_its_own_geometry(command, scans, tmp_path, head):
+    done = command("infer", scans, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    mask = nibabel.load(tmp_path / "out" / "good.nii.gz")
+    assert mask.shape == head.shape
+    np.testing.assert_array_equal(mask.affine, head.affine)
+    assert set(np.unique(np.asarray(mask.dataobj))) == {0, 1, 2}
+    (row,) = rows(tmp_path / "out")
+    assert row["status"] == "done"
+    volume = float(np.prod(head.header.get_zooms())) / 1000
+    assert float(row["left_ml"]) == pytest.approx((np.asarray(mask.dataobj) == 1).sum() * volume, abs=0.01)
+    assert row["backend"].startswith("onnxruntime")
+    assert (tmp_path / "out" / "pictures" / "good.png").stat().st_size > 10_000
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["cases"] == {"done": 1, "skipped": 0, "failed": 0}
+
+
+@pytest.mark.slow
+def test_all_48_storage_orders_give_the_same_mask(head):
+    """Voxel for voxel after mapping back; and left is the patient's left in each."""
+    backend = load_backend(DEFAULT_MODEL)
+    ras = nibabel.as_closest_canonical(head)
+    data = np.asarray(ras.dataobj)[:, :, 3:-3]
+    expected = None
+    for axes, signs in ORDERS:
+        stored, affine = stored_as(data, axes, signs)
+        zooms = np.diag([*np.array(ras.header.get_zooms()) / (1.0, 2.0, 3.0), 1.0])
+        image = nibabel.Nifti1Image(np.ascontiguousarray(stored), zooms @ affine)
+        path = Path(f"/tmp/parotid-seg-{os.getpid()}.nii")
+        nibabel.save(image, path)
+        scan = read_nifti(path)
+        path.unlink()
+        found = segment_volume(backend, scan.volume, batch_size=16).mask
+        back = nibabel.Nifti1Image(np.ascontiguousarray(scan.volume.orientation.to_storage(found)), image.affine)
+        mask = np.asarray(nibabel.as_closest_canonical(back).dataobj)
+        if expected is None:
+            expected = mask
+            left, right = (np.argwhere(mask == value)[:, 0].mean() for value in (1, 2))
+            assert left < right, "RAS: the patient's left has the lower index"
+        np.testing.assert_array_equal(mask, expected, err_msg=f"{axes} {signs}")
+
+
+def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_path):
+    bad = bad_files(tmp_path)
+    save(scans / "air.nii.gz", ct() // 1000 - 900)
+    save(scans / "counts.nii.gz", ct() + 1024)
+    noise = np.random.default_rng(1).integers(-1000, -100, size=(64, 64, 20)).astype(np.int16)
+    save(scans / "headless.nii.gz", noise)
+    for path, _ in bad.values():
+        if path.exists():
+            shutil.copy(path, scans)
+    done = command("infer", scans, bad["missing"][0], "--out", tmp_path / "out")
+    assert done.returncode == 3
+    by_case = {row["case"]: row for row in rows(tmp_path / "out")}
+    assert by_case["good"]["status"] == "done"
+    assert sum(row["status"] == "done" for row in by_case.values()) == 1
+    assert "show no patient" in by_case["air"]["reason"]
+    assert "not HU" in by_case["counts"]["reason"]
+    assert "no parotid gland found" in by_case["headless"]["reason"]
+    assert all(str(scans) in row["reason"] for row in by_case.values() if row["status"] == "failed" and row["case"])
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["good.nii.gz"]
+    assert len(done.stderr.splitlines()) == sum(row["status"] == "failed" for row in rows(tmp_path / "out"))
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["text", "truncated gz", "4-D", "NaN", "singular", "missing"])
+def test_one_bad_scan_alone_is_exit_1(command, tmp_path, name):
+    path, words = bad_files(tmp_path)[name]
+    done = command("infer", path, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    one_line(done.stderr, str(path) if name != "missing" else "no such file", words)
+
+
+def test_empty_folder(command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = command("infer", tmp_path / "empty", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    one_line(done.stderr, "empty", "no scan in this folder")
+
+
+def test_rerun_resumes_and_overwrite_redoes(command, scans, tmp_path):
+    out = tmp_path / "out"
+    command("infer", scans, "--out", out)
+    first = (out / "good.nii.gz").stat().st_mtime_ns
+    again = command("infer", scans, "--out", out)
+    assert again.returncode == 0
+    assert "0 done, 1 done before" in again.stdout
+    assert (out / "good.nii.gz").stat().st_mtime_ns == first
+    (out / "good.nii.gz").write_bytes(b"damaged")
+    command("infer", scans, "--out", out)
+    assert nibabel.load(out / "good.nii.gz").shape
+    second = (out / "good.nii.gz").stat().st_mtime_ns
+    command("infer", scans, "--out", out, "--overwrite")
+    assert (out / "good.nii.gz").stat().st_mtime_ns > second
+
+
+def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command, scans):
+    first = command("infer", scans, "--out", scans)
+    assert first.returncode == 0, first.stderr
+    again = command("infer", scans, "--out", scans)
+    assert "0 done, 1 done before" in again.stdout
+    original = (scans / "good_0000.nii.gz").rename(scans / "plain.nii.gz")
+    before = original.read_bytes()
+    clash = command("infer", original, "--out", scans)
+    assert clash.returncode == 1
+    assert "exists and is no mask of ours" in clash.stderr
+    assert original.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for index in range(4):
+        shifted = nibabel.Nifti1Image(np.asarray(head.dataobj) + np.int16(index), head.affine)
+        nibabel.save(shifted, scans / f"s{index}.nii.gz")
+    process = subprocess.Popen([sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)],
+                               stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("[2/4]"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert 2 <= len(kept) < 4
+    for name in kept:
+        assert nibabel.load(out / name).shape == head.shape
+    done = command("infer", scans, "--out", out)
+    assert done.returncode == 0
+    assert f"{4 - len(kept)} done, {len(kept)} done before" in done.stdout
+    assert all((out / name).stat().st_mtime_ns == when for name, when in kept.items())
+    assert len(rows(out)) == 4
+    assert not list(out.glob(".partial-*"))
+
+
+def test_ctrl_c_keeps_finished_cases(head, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for index in range(3):
+        nibabel.save(head, scans / f"s{index}.nii.gz")
+    process = subprocess.Popen([sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("[1/3]"):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    one_line(stderr, "interrupted")
+    assert rows(out)[0]["status"] == "done"
+
+
+def test_output_folder_that_cannot_be_written(command, scans, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = command("infer", scans, "--out", tmp_path / "file" / "out")
+    assert done.returncode == 1
+    one_line(done.stderr, "file/out", "cannot be made or written to")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_stops_with_one_line(monkeypatch, scans, tmp_path, capsys):
+    import typer
+
+    from parotid_seg import cli
+    from parotid_seg.runtime import infer as module
+
+    def full(mask, scan, path):
+        from parotid_seg.files import whole_file
+
+        with whole_file(path), Path("/dev/full").open("wb") as file:
+            file.write(b"x" * 100_000)
+
+    monkeypatch.setattr(module, "write_mask", full)
+    with pytest.raises(typer.Exit) as caught:
+        cli.infer([scans], tmp_path / "out", quiet=True)
+    assert caught.value.exit_code == 1
+    one_line(capsys.readouterr().err, "No space left on device")
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
+    text, foreign, old = folder / "text.onnx", folder / "foreign.onnx", folder / "old.onnx"
+    text.write_text("hello")
+    node = helper.make_node("Identity", ["x"], ["y"])
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, foreign)
+    packaged = onnx.load(DEFAULT_MODEL)
+    contract = json.loads(next(entry.value for entry in packaged.metadata_props if entry.key == METADATA_KEY))
+    helper.set_model_props(packaged, {METADATA_KEY: json.dumps({**contract, "schema_version": 99})})
+    onnx.save(packaged, old)
+    return {
+        "missing": (folder / "gone.onnx", "cannot be read"),
+        "text": (text, "not an ONNX model"),
+        "foreign": (foreign, "without parotid-seg's contract"),
+        "other version": (old, "schema version 99, expected 1"),
+    }
+
+
+@pytest.mark.parametrize("name", ["missing", "text", "foreign", "other version"])
+def test_bad_models(command, scans, tmp_path, name):
+    path, words = bad_models(tmp_path)[name]
+    done = command("infer", scans, "--out", tmp_path / "out", "--model", path)
+    assert done.returncode == 1
+    one_line(done.stderr, str(path), words)
+    assert not (tmp_path / "out").exists(), "nothing is made"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--backend", "magic", "onnxruntime"), ("--device", "cuda", "auto, cpu"), ("--batch-size", "0", "at least 1")],
+)
+def test_bad_options(command, scans, tmp_path, option, value, words):
+    done = command("infer", scans, "--out", tmp_path / "out", option, value)
+    assert done.returncode == 1
+    one_line(done.stderr, option, value, words)
+
+
+def test_the_model_is_loaded_once_for_a_folder(command, head, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    small = head.slicer[:, :, 4:18]
+    for index in range(3):
+        nibabel.save(small, scans / f"s{index}.nii.gz")
+    command("infer", scans, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["model"]["loads"] == 1
+
+
+def test_batch_size_changes_no_voxel(head, tmp_path):
+    nibabel.save(head, tmp_path / "a.nii.gz")
+    volume = read_nifti(tmp_path / "a.nii.gz").volume
+    backend = load_backend(DEFAULT_MODEL)
+    masks = [segment_volume(backend, volume, batch_size=size).mask for size in (1, 7, 64)]
+    assert all(np.count_nonzero(mask != masks[0]) <= 2 for mask in masks)
+
+
