@@ -32,7 +32,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors."
 
 @app.command(epilog="Example: parotid-seg infer scans/ --out masks/")
 def infer(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files, or folders holding them at any depth.")],
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files, or folders holding them at any depth.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, summary.csv and run.json.")],
     model: Annotated[
         Path | None, typer.Option("--model", metavar="FILE", help="Model file (.onnx). Default: the packaged CT model.")
@@ -40,7 +42,10 @@ def infer(
     backend: Annotated[str, typer.Option("--backend", help="auto or onnxruntime.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", help="Slices at once. It bounds memory, not the result. Default: 16.")
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", help="Slices at once. It bounds memory, not the result. Default: 16."
+        ),
     ] = None,
     clean_up: Annotated[
         bool, typer.Option("--clean-up/--no-clean-up", help="Keep only each gland's largest connected piece.")
@@ -76,7 +81,9 @@ def infer(
             def started(loaded: Backend, total: int) -> None:
                 ran = loaded.ran
                 line.total = total
-                line.say(f"{total} scans; {ran.backend} on {ran.device}, {ran.precision}, batches of {options.batch_size}")
+                line.say(
+                    f"{total} scans; {ran.backend} on {ran.device}, {ran.precision}, batches of {options.batch_size}"
+                )
 
             def progress(outcome: Outcome) -> None:
                 if outcome.status == "failed":
@@ -97,12 +104,17 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for checkpoints, metrics and pictures.")],
     preset: Annotated[str, typer.Option("--preset", help="compact (the packaged model's).")] = "compact",
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
-    labelled: Annotated[int | None, typer.Option("--labelled", metavar="N", help="Use N labelled patients only.")] = None,
+    labelled: Annotated[
+        int | None, typer.Option("--labelled", metavar="N", help="Use N labelled patients only.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Default: the preset's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
     max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", metavar="N", help="Stop after the first epoch that ends later; --resume goes on.")
+        float | None,
+        typer.Option(
+            "--max-minutes", metavar="N", help="Stop after the first epoch that ends later; --resume goes on."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -128,7 +140,8 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL.onnx", help="The model file to make.")],
     weights: Annotated[str, typer.Option("--weights", help="Type the weights are stored in: fp16 or fp32.")] = "fp16",
     verify: Annotated[
-        Path | None, typer.Option("--verify", metavar="DIR", help="Scans for the parity gate. Default: the example scan.")
+        Path | None,
+        typer.Option("--verify", metavar="DIR", help="Scans for the parity gate. Default: the example scan."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -151,7 +164,9 @@ def export(
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of masks, or one mask.")],
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference masks, or one mask.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write all figures here as well.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Write all figures here as well.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare masks with reference masks: per case and label, and the mean with its 95 % bootstrap interval.
@@ -170,7 +185,9 @@ def evaluate(
 
 
 @app.command(epilog="Example: parotid-seg inspect model.onnx")
-def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", help="A model (.onnx) or a scan (.nii, .nii.gz).")]) -> None:
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model (.onnx) or a scan (.nii, .nii.gz).")],
+) -> None:
     """Tell what a model or a scan is, and what would be done with it."""
     with _one_line_errors():
         from parotid_seg.runtime.inspect import inspect as run

@@ -38,7 +38,9 @@ def test_overlaps_of_half_shared_masks():
     assert accuracy(a, b) == 0.5
 
 
-@pytest.mark.parametrize(("metric", "both_empty", "one_empty"), [(dice, 1.0, 0.0), (iou, 1.0, 0.0), (accuracy, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("metric", "both_empty", "one_empty"), [(dice, 1.0, 0.0), (iou, 1.0, 0.0), (accuracy, 1.0, 0.0)]
+)
 def test_overlaps_of_empty_masks(metric, both_empty, one_empty):
     assert metric(EMPTY, EMPTY) == both_empty
     assert metric(EMPTY, ONE) == one_empty

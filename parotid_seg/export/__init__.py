@@ -1,0 +1,1 @@
+"""Checkpoint to a model file that is proven to be the same model."""

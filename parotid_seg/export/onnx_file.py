@@ -59,7 +59,8 @@ def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
     """The model file's bytes, contract included."""
     del model.metadata_props[:]
     helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _translate(net: ParotidNet, channels: int, size: int) -> onnx.ModelProto:
@@ -122,7 +123,9 @@ def _halve_weights(model: onnx.ModelProto) -> None:
         if weight.data_type != TensorProto.FLOAT or values.size < SMALLEST_HALVED:
             continue
         stored = f"{weight.name}.fp16"
-        casts.append(helper.make_node("Cast", [stored], [weight.name], name=f"cast {weight.name}", to=TensorProto.FLOAT))
+        casts.append(
+            helper.make_node("Cast", [stored], [weight.name], name=f"cast {weight.name}", to=TensorProto.FLOAT)
+        )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]

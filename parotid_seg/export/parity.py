@@ -1,4 +1,4 @@
-"""The proof that an exported file is still the trained model: both segment the same scans, and the masks are compared."""
+"""The proof that an exported file is still the trained model: both segment the same scans, masks are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.scan.grid import chunks
 from parotid_seg.scan.nifti import read_nifti
-from parotid_seg.scan.volume import Volume
+from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
 
 LEAST_DSC = 0.998
@@ -46,7 +46,9 @@ class ScanParity:
     passed: bool
 
 
-def check_parity(net: ParotidNet, backend: Backend, place: Path, batch_sizes: Sequence[int] = (1, 16)) -> list[ScanParity]:
+def check_parity(
+    net: ParotidNet, backend: Backend, place: Path, batch_sizes: Sequence[int] = (1, 16)
+) -> list[ScanParity]:
     """Compare labels before any clean-up on every scan under a folder, at several batch sizes, the last batch ragged.
 
     Raises:
@@ -62,13 +64,15 @@ def check_parity(net: ParotidNet, backend: Backend, place: Path, batch_sizes: Se
         volume = read_nifti(path).volume
         expected = _torch_labels(net, volume, backend)
         for batch_size in batch_sizes:
-            labels = np.concatenate([backend.run(each.inputs) for each in chunks(volume, backend.contract.grid, batch_size)])
+            labels = np.concatenate(
+                [backend.run(each.inputs) for each in chunks(volume, backend.contract.grid, batch_size)]
+            )
             found.append(_compare(path.name, batch_size, expected, labels, len(backend.contract.labels)))
     return found
 
 
 @torch.no_grad()
-def _torch_labels(net: ParotidNet, volume: Volume, backend: Backend) -> np.ndarray:  # type: ignore[type-arg]
+def _torch_labels(net: ParotidNet, volume: Volume, backend: Backend) -> Mask:
     """The trained model's labels in FP32."""
     labels = []
     for chunk in chunks(volume, backend.contract.grid, 16):
@@ -76,7 +80,7 @@ def _torch_labels(net: ParotidNet, volume: Volume, backend: Backend) -> np.ndarr
     return np.concatenate(labels)
 
 
-def _compare(scan: str, batch_size: int, expected: np.ndarray, labels: np.ndarray, count: int) -> ScanParity:  # type: ignore[type-arg]
+def _compare(scan: str, batch_size: int, expected: Mask, labels: Mask, count: int) -> ScanParity:
     changed = int(np.count_nonzero(expected != labels))
     gland = int(np.count_nonzero((expected > 0) | (labels > 0)))
     share = changed / gland if gland else 0.0

@@ -1,0 +1,1 @@
+"""Scans to masks with a model file; no torch."""

@@ -39,7 +39,9 @@ def find_scans(arguments: Sequence[Path], ignore: Iterable[Path] = ()) -> tuple[
         if argument.is_dir():
             found = [path for path in _walk(argument.resolve(), ignored) if path not in ignored]
             if not found:
-                errors.append(ScanError(f"{argument}: no scan in this folder, expected files ending in .nii or .nii.gz"))
+                errors.append(
+                    ScanError(f"{argument}: no scan in this folder, expected files ending in .nii or .nii.gz")
+                )
             scans.update(dict.fromkeys(found))
         elif not argument.exists():
             errors.append(ScanError(f"{argument}: no such file or folder"))

@@ -1,4 +1,4 @@
-"""A folder of scans to a folder of masks: the model is loaded once, scans stream through, every case is a transaction."""
+"""A folder of scans to a folder of masks: the model is loaded once, scans stream through, a case is a transaction."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def infer(
     run = _Run(backend, out, options, journal)
     started(backend, len(cases) + len(errors))
     total = len(cases) + len(errors)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for error in errors:
         entry = Entry(case="", source=str(error).split(": ")[0], key="", status="failed", reason=str(error))
         outcomes.append(Outcome("failed", entry, len(outcomes) + 1, total))
@@ -198,17 +198,16 @@ def _write_summary(entries: Sequence[Entry], labels: tuple[str, ...], path: Path
     writer = csv.writer(text)
     volumes = [f"{name.removeprefix('parotid_')}_ml" for name in labels[1:]]
     stages = ("read", "segment", "write")
+    times = [f"{stage}_s" for stage in stages]
     writer.writerow(
-        ["case", "status", *volumes, "flags", *(f"{stage}_s" for stage in stages), "backend", "device", "precision"]
-        + ["reason", "mask", "source"]
+        ["case", "status", *volumes, "flags", *times, "backend", "device", "precision", "reason", "mask", "source"]
     )
     for entry in entries:
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in labels[1:]]
-        times = [entry.seconds.get(stage, "") for stage in stages]
-        writer.writerow(
-            [entry.case, entry.status, *sizes, "; ".join(entry.flags), *times, entry.backend, entry.device]
-            + [entry.precision, entry.reason, entry.mask, entry.source]
-        )
+        seconds = [entry.seconds.get(stage, "") for stage in stages]
+        ran = (entry.backend, entry.device, entry.precision)
+        told = (entry.reason, entry.mask, entry.source)
+        writer.writerow([entry.case, entry.status, *sizes, "; ".join(entry.flags), *seconds, *ran, *told])
     write_text(text.getvalue(), path)
 
 
@@ -224,7 +223,11 @@ def _write_run(run: _Run, outcomes: Sequence[Outcome], scans: Sequence[Path], be
         "begun": begun.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": {**asdict(run.options), "model": str(run.options.model), "scans": [str(scan) for scan in scans]},
-        "model": {"sha256": run.backend.model_sha256, "contract": json.loads(run.backend.contract.to_json()), "loads": type(run.backend).loads},
+        "model": {
+            "sha256": run.backend.model_sha256,
+            "contract": json.loads(run.backend.contract.to_json()),
+            "loads": type(run.backend).loads,
+        },
         "ran": asdict(run.backend.ran),
         "cases": {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")},
         "versions": versions,
@@ -236,4 +239,3 @@ def _write_run(run: _Run, outcomes: Sequence[Outcome], scans: Sequence[Path], be
 def _inside(scans: Sequence[Path], out: Path) -> bool:
     """Whether scans are asked for in the output folder itself or below it."""
     return any(scan.resolve().is_relative_to(out.resolve()) for scan in scans)
-

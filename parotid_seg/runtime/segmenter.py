@@ -69,7 +69,8 @@ def check_ct(volume: Volume) -> None:
     low, high = float(volume.voxels.min()), float(volume.voxels.max())
     if low > LARGEST_AIR_HU:
         raise ScanError(
-            f"intensities from {low:g} to {high:g} are not HU: expected air near -1000; is the rescale intercept missing?"
+            f"intensities from {low:g} to {high:g} are not HU: expected air near -1000; "
+            "is the rescale intercept missing?"
         )
     if high < TISSUE_HU:
         raise ScanError(f"intensities from {low:g} to {high:g} HU show no patient: expected tissue above {TISSUE_HU:g}")

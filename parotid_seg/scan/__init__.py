@@ -1,0 +1,1 @@
+"""Files and patient geometry: scans in, masks out, the model's grid."""

@@ -158,7 +158,9 @@ def _open(path: Path) -> Nifti1Image:
         stored = type(image.header).from_fileobj(file, check=False)  # nibabel.load repairs a spacing of 0 to 1
     spacing = stored["pixdim"][1:4]
     if not np.isfinite(spacing).all() or (spacing == 0).any():
-        raise ScanError(f"{path}: found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers")
+        raise ScanError(
+            f"{path}: found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers"
+        )
     return image
 
 
@@ -271,11 +273,12 @@ def _voxels(path: Path, image: Nifti1Image, *, constant_allowed: bool = False) -
     if low == high and not constant_allowed:
         raise ScanError(f"{path}: every voxel has the value {low:g}, expected an image")
     if stored.dtype.kind in "iub" and low >= -32768 and high <= 32767:
-        return stored.astype(np.int16)
-    as_int16 = stored.astype(np.int16) if low >= -32768 and high <= 32767 else None
-    if as_int16 is not None and np.array_equal(as_int16, stored):
-        return as_int16
-    return stored.astype(np.float32)
+        return np.asarray(stored, dtype=np.int16)
+    if low >= -32768 and high <= 32767:
+        as_int16 = np.asarray(stored, dtype=np.int16)
+        if np.array_equal(as_int16, stored):
+            return as_int16
+    return np.asarray(stored, dtype=np.float32)
 
 
 def _type_name(dtype: np.dtype[np.generic]) -> str:

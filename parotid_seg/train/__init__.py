@@ -1,0 +1,1 @@
+"""Training, with torch: data, network, augmentation, the supervised stage."""

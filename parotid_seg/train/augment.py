@@ -53,7 +53,7 @@ class Augmenter:
         bend_mm = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
         positions = positions + bend_mm.permute(0, 2, 3, 1) * 2 / (size * self.grid.spacing_mm)
         joined = F.grid_sample(torch.cat([images, targets[:, 1:]], dim=1), positions, align_corners=False)
-        images, structures = joined.split([images.shape[1], targets.shape[1] - 1], dim=1)
+        images, structures = joined[:, : images.shape[1]], joined[:, images.shape[1] :]
         background = 1 - structures.sum(dim=1, keepdim=True)
         return images, torch.cat([background, structures], dim=1)
 

@@ -148,7 +148,7 @@ def merge(config: C, values: dict[str, Any], *, where: str) -> C:
         InputError: for an unknown key or a value of another type than the default's.
     """
     known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
-    changes = {}
+    changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(known)}")

@@ -1,9 +1,9 @@
 """A training set in nnU-Net's raw layout: which patients there are, and their voxels in canonical order.
 
-    DATA/dataset.json                       channel names, labels, file ending
-    DATA/imagesTr/CASE_0000.nii.gz          scans
-    DATA/labelsTr/CASE.nii.gz               label maps
-    DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
+DATA/dataset.json                       channel names, labels, file ending
+DATA/imagesTr/CASE_0000.nii.gz          scans
+DATA/labelsTr/CASE.nii.gz               label maps
+DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class DataSet:
     validation: tuple[str, ...]
 
     def image_path(self, case: str) -> Path:
+        """Where a case's scan is."""
         return self.folder / "imagesTr" / f"{case}_0000{self.file_ending}"
 
     def label_path(self, case: str) -> Path:
+        """Where a case's label map is."""
         return self.folder / "labelsTr" / f"{case}{self.file_ending}"
 
     @property
@@ -96,7 +98,9 @@ def open_data_set(folder: Path, labelled: int | None = None) -> DataSet:
         labels = tuple(by_value[value] for value in range(len(by_value)))
         ending = str(description["file_ending"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong") from error
+        raise InputError(
+            f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong"
+        ) from error
     if len(channels) != 1:
         raise InputError(f"{folder / 'dataset.json'}: found {len(channels)} channels, expected one")
     images = sorted(path.name for path in (folder / "imagesTr").glob(f"*_0000{ending}"))
@@ -114,7 +118,9 @@ def open_data_set(folder: Path, labelled: int | None = None) -> DataSet:
         if not 1 <= labelled <= len(train):
             raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
         train = train[:labelled]
-    data = DataSet(folder, str(description.get("name", folder.name)), channels, labels, ending, tuple(train), tuple(validation))
+    data = DataSet(
+        folder, str(description.get("name", folder.name)), channels, labels, ending, tuple(train), tuple(validation)
+    )
     if not data.train or not data.validation:
         raise InputError(f"{folder}: found {len(data.train)} training and {len(data.validation)} validation patients")
     for case in (*data.train, *data.validation):
@@ -142,7 +148,9 @@ def load_patients(
 
 def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
     sources = data.image_path(case), data.label_path(case)
-    key = hashlib.sha256(repr([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]).encode())
+    key = hashlib.sha256(
+        repr([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]).encode()
+    )
     entry = cache / f"{case}-{key.hexdigest()[:16]}"
     if not entry.exists():
         scan = read_nifti(sources[0])
@@ -182,7 +190,9 @@ def _read_json(path: Path) -> dict:  # type: ignore[type-arg]
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a data set in nnU-Net's raw layout") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}), expected a data set in nnU-Net's raw layout"
+        ) from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, dict):

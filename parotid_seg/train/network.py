@@ -36,7 +36,7 @@ class ToGrid(nn.Module):
         in_plane = rows.unsqueeze(-3) @ (windowed @ columns.unsqueeze(-3).transpose(-1, -2))
         size = in_plane.shape[-1]
         stacked = neighbours.flatten(-3, -2) @ in_plane.flatten(-2)
-        return stacked.unflatten(-1, (size, size)).unflatten(-3, (-1, neighbours.shape[-2]))
+        return stacked.reshape(*neighbours.shape[:-1], size, size)
 
 
 class FromGrid(nn.Module):
@@ -67,8 +67,10 @@ class PatchExpand(nn.Module):
         self.norm = nn.LayerNorm(channels_out)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Expand tokens."""
         expanded = F.pixel_shuffle(self.expand(tokens).permute(0, 3, 1, 2), 2)
-        return self.norm(expanded.permute(0, 2, 3, 1))
+        normed: Tensor = self.norm(expanded.permute(0, 2, 3, 1))
+        return normed
 
 
 class DecoderStage(nn.Module):
@@ -93,6 +95,7 @@ class DecoderStage(nn.Module):
         )
 
     def forward(self, tokens: Tensor, skip: Tensor) -> Tensor:
+        """(B, h, w, 2C) and the encoder's (B, 2h, 2w, C) -> (B, 2h, 2w, C)."""
         joined: Tensor = self.join(torch.cat([self.expand(tokens), skip], dim=-1))
         return self.blocks(joined)  # type: ignore[no-any-return]
 
@@ -119,7 +122,11 @@ class SwinUnet(nn.Module):
         self.skip_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
         self.decoder = nn.ModuleList(
             DecoderStage(
-                dims[stage], size // 4 // 2**stage, config.depths[stage], config.heads[stage], config.window,
+                dims[stage],
+                size // 4 // 2**stage,
+                config.depths[stage],
+                config.heads[stage],
+                config.window,
                 config.drop_path / 2,
             )
             for stage in reversed(range(stages - 1))
@@ -143,6 +150,7 @@ class SwinUnet(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, K, G, G) in 0..1 -> logits (B, C, G, G)."""
         centred = 4.0 * images - 2.0
         *skips, tokens = self.encode(centred)
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
@@ -181,5 +189,5 @@ class ParotidNet(nn.Module):
     ) -> Tensor:
         """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (B, H, W) uint8."""
         logits = self.unet(self.to_grid(slices, rows, columns, neighbours))
-        return self.from_grid(logits, rows_back, columns_back).argmax(dim=1).to(torch.uint8)
-
+        native: Tensor = self.from_grid(logits, rows_back, columns_back)
+        return native.argmax(dim=1).to(torch.uint8)

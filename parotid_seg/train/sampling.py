@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from parotid_seg.contract import Grid
@@ -18,6 +19,8 @@ from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix
 from parotid_seg.scan.volume import Mask, Voxels
 from parotid_seg.train.config import AugmentConfig, SegmentConfig
 from parotid_seg.train.dataset import Patient
+
+Positions = NDArray[np.float64]
 
 AIR_HU = -1024
 
@@ -74,7 +77,7 @@ class SliceSampler:
             yield _collate([self._draw(rng) for _ in range(self.segment.batch_size)])
 
     def _draw(self, rng: np.random.Generator) -> _Sample:
-        patient = self.patients[rng.integers(len(self.patients))]
+        patient = self.patients[int(rng.integers(len(self.patients)))]
         index = self._choose_slice(patient, rng)
         amount, grid = self.augment, self.grid
         depth, height, width = patient.volume.voxels.shape
@@ -120,10 +123,10 @@ class SliceSampler:
     def _targets(
         self,
         labels: Mask,
-        native_y: np.ndarray,  # type: ignore[type-arg]
-        rows_mm: np.ndarray,  # type: ignore[type-arg]
-        native_x: np.ndarray,  # type: ignore[type-arg]
-        columns_mm: np.ndarray,  # type: ignore[type-arg]
+        native_y: Positions,
+        rows_mm: Positions,
+        native_x: Positions,
+        columns_mm: Positions,
         mirror: bool,
     ) -> Matrix:
         classes, size = len(self.mirrored_labels), self.grid.size

@@ -80,7 +80,7 @@ class Trainer:
         self.config, self.data, self.run, self.report = config, data, run, report
         self.device = _device(device)
         torch.manual_seed(config.seed)
-        self.net = build_network(config, len(data.labels)).to(self.device, memory_format=torch.channels_last)
+        self.net = build_network(config, len(data.labels)).to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, config.segment.weight_decay), lr=0.0, fused=True)
         self.epochs_done, self.step, self.best_dsc = 0, 0, -1.0
@@ -93,7 +93,9 @@ class Trainer:
         """
         checkpoint = load_checkpoint(self.run / "last.pt")
         if checkpoint.config != self.config or checkpoint.labels != self.data.labels:
-            raise InputError(f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}")
+            raise InputError(
+                f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
+            )
         progress = checkpoint.progress
         self.net.load_state_dict(progress["net"])
         self.average.load_state_dict(checkpoint.weights)
@@ -142,7 +144,9 @@ class Trainer:
         if self.epochs_done % self.config.segment.validate_every == 0 or self.epochs_done == self.config.segment.epochs:
             record |= self._validate(validation)
         if not math.isfinite(record["loss"]):
-            raise InputError(f"training diverged in epoch {self.epochs_done}: the loss is not finite; lower the learning rate")
+            raise InputError(
+                f"training diverged in epoch {self.epochs_done}: the loss is not finite; lower the learning rate"
+            )
         with (self.run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
         self._save("last.pt", progress=True)
@@ -152,7 +156,8 @@ class Trainer:
     def _train_step(self, batch: Batch, augmenter: Augmenter, generator: torch.Generator) -> float:
         segment = self.config.segment
         tensors = [
-            tensor.to(self.device) for tensor in (batch.slices, batch.rows, batch.columns, batch.neighbours, batch.targets)
+            tensor.to(self.device)
+            for tensor in (batch.slices, batch.rows, batch.columns, batch.neighbours, batch.targets)
         ]
         with torch.no_grad():
             images = self.net.to_grid(*tensors[:4])[:, 0]
@@ -188,7 +193,10 @@ class Trainer:
             mask = segment_volume(self.average, patient.volume, self.config.grid, self.device)
             masks[patient.name] = keep_largest_components(mask, len(self.data.labels))
             scores.append(
-                [dice(masks[patient.name] == value, patient.labels == value) for value in range(1, len(self.data.labels))]
+                [
+                    dice(masks[patient.name] == value, patient.labels == value)
+                    for value in range(1, len(self.data.labels))
+                ]
             )
         record = {"validation_dsc": float(np.mean(scores))}
         for value, name in enumerate(self.data.labels[1:]):

@@ -153,8 +153,9 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
     for index in range(4):
         shifted = nibabel.Nifti1Image(np.asarray(head.dataobj) + np.int16(index), head.affine)
         nibabel.save(shifted, scans / f"s{index}.nii.gz")
-    process = subprocess.Popen([sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)], stdout=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.startswith("[2/4]"):
             break
@@ -177,8 +178,12 @@ def test_ctrl_c_keeps_finished_cases(head, tmp_path):
     scans.mkdir()
     for index in range(3):
         nibabel.save(head, scans / f"s{index}.nii.gz")
-    process = subprocess.Popen([sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if line.startswith("[1/3]"):
             break
@@ -223,7 +228,9 @@ def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
     text.write_text("hello")
     node = helper.make_node("Identity", ["x"], ["y"])
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
-    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=[helper.make_opsetid("", 17)])
+    model = helper.make_model(
+        helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=[helper.make_opsetid("", 17)]
+    )
     model.ir_version = 9
     onnx.save(model, foreign)
     packaged = onnx.load(DEFAULT_MODEL)
@@ -273,5 +280,3 @@ def test_batch_size_changes_no_voxel(head, tmp_path):
     backend = load_backend(DEFAULT_MODEL)
     masks = [segment_volume(backend, volume, batch_size=size).mask for size in (1, 7, 64)]
     assert all(np.count_nonzero(mask != masks[0]) <= 2 for mask in masks)
-
-

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.files import whole_file
 from parotid_seg.scan.nifti import case_name, read_mask, read_nifti, write_mask
 
 SHAPE = (20, 22, 24)
@@ -41,8 +42,14 @@ def spoil(path, change):
 @pytest.mark.parametrize("codes", [(1, 1), (4, 0), (0, 2), (2, 3), (0, 0)])
 def test_mask_repeats_the_geometry_exactly(tmp_path, ending, codes):
     turn = np.deg2rad(12)
-    affine = np.array([[-1.7 * np.cos(turn), 0.9 * np.sin(turn), 0, 41.5], [1.7 * np.sin(turn), 0.9 * np.cos(turn), 0, -3],
-                       [0, 0, 2.7, -88.25], [0, 0, 0, 1]])
+    affine = np.array(
+        [
+            [-1.7 * np.cos(turn), 0.9 * np.sin(turn), 0, 41.5],
+            [1.7 * np.sin(turn), 0.9 * np.cos(turn), 0, -3],
+            [0, 0, 2.7, -88.25],
+            [0, 0, 0, 1],
+        ]
+    )
     path = save(tmp_path / f"a{ending}", ct(), affine, sform=codes[0], qform=codes[1])
     scan = read_nifti(path)
     write_mask(np.ones(scan.volume.voxels.shape, np.uint8), scan, tmp_path / f"mask{ending}")
@@ -50,8 +57,21 @@ def test_mask_repeats_the_geometry_exactly(tmp_path, ending, codes):
     assert mask.shape == source.shape
     assert mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, source.affine)
-    for field in ("sform_code", "qform_code", "pixdim", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d",
-                  "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units"):
+    for field in (
+        "sform_code",
+        "qform_code",
+        "pixdim",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+        "xyzt_units",
+    ):
         np.testing.assert_array_equal(mask.header[field], source.header[field], err_msg=field)
     assert (np.asarray(mask.dataobj) == 1).all()
 
@@ -69,8 +89,13 @@ def test_mask_lands_on_its_voxels(tmp_path):
 
 @pytest.mark.parametrize(
     ("stored", "slope", "intercept", "dtype"),
-    [(np.uint16, 1.0, -1024.0, np.int16), (np.int16, 0.5, 0.0, np.float32), (np.float32, None, None, np.int16),
-     (np.int32, None, None, np.int16), (np.float64, 2.0, 0.25, np.float32)],
+    [
+        (np.uint16, 1.0, -1024.0, np.int16),
+        (np.int16, 0.5, 0.0, np.float32),
+        (np.float32, None, None, np.int16),
+        (np.int32, None, None, np.int16),
+        (np.float64, 2.0, 0.25, np.float32),
+    ],
 )
 def test_slope_and_intercept(tmp_path, stored, slope, intercept, dtype):
     raw = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(stored)
@@ -158,20 +183,42 @@ def bad_files(folder):
         "colour": (save(folder / "colour.nii", colour), "RGB"),
         "zeros": (save(folder / "zeros.nii", np.zeros(SHAPE, np.int16)), "every voxel has the value 0"),
         "NaN": (save(folder / "nan.nii", nan), "1 of 10560 voxels are NaN"),
-        "zero spacing": (spoil(save(folder / "zero.nii", ct(), sform=0, qform=0), zero_spacing), "voxel spacing [0.0, 0.0, 0.0]"),
+        "zero spacing": (
+            spoil(save(folder / "zero.nii", ct(), sform=0, qform=0), zero_spacing),
+            "voxel spacing [0.0, 0.0, 0.0]",
+        ),
         "NaN spacing": (spoil(save(folder / "nans.nii", ct()), nan_spacing), "voxel spacing [nan, 2.0, 3.0]"),
         "singular": (save(folder / "singular.nii", ct(), flat, qform=0), "singular"),
         "one slice": (save(folder / "slice.nii", ct((20, 22, 1))), "single one"),
         "2-D": (save(folder / "2d.nii", ct((20, 22))), "single one"),
         "thin": (save(folder / "thin.nii", ct((20, 22, 3))), "cover 9.0 mm"),
-        "metres called mm": (save(folder / "metres.nii", ct(), np.diag([0.002, 0.002, 0.003, 1.0])), "unit in the header"),
+        "metres called mm": (
+            save(folder / "metres.nii", ct(), np.diag([0.002, 0.002, 0.003, 1.0])),
+            "unit in the header",
+        ),
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["missing", "text", "truncated gz", "truncated", "4-D", "complex", "colour", "zeros", "NaN", "zero spacing",
-     "NaN spacing", "singular", "one slice", "2-D", "thin", "metres called mm"],
+    [
+        "missing",
+        "text",
+        "truncated gz",
+        "truncated",
+        "4-D",
+        "complex",
+        "colour",
+        "zeros",
+        "NaN",
+        "zero spacing",
+        "NaN spacing",
+        "singular",
+        "one slice",
+        "2-D",
+        "thin",
+        "metres called mm",
+    ],
 )
 def test_bad_files_are_refused_in_one_line(tmp_path, name):
     path, words = bad_files(tmp_path)[name]
@@ -188,7 +235,10 @@ def test_mask_must_lie_on_its_scan(tmp_path):
     mask, spacing = read_mask(save(tmp_path / "same.nii.gz", labels), like=scan)
     assert mask.shape == scan.volume.voxels.shape
     assert spacing == pytest.approx((3.0, 2.0, 2.0))
-    for name, other in {"shape": save(tmp_path / "s.nii", labels[1:]), "affine": save(tmp_path / "f.nii", labels, np.eye(4))}.items():
+    for name, other in {
+        "shape": save(tmp_path / "s.nii", labels[1:]),
+        "affine": save(tmp_path / "f.nii", labels, np.eye(4)),
+    }.items():
         with pytest.raises(ScanError, match="not on the voxels"):
             read_mask(other, like=scan)
         assert name
@@ -196,16 +246,18 @@ def test_mask_must_lie_on_its_scan(tmp_path):
         read_mask(save(tmp_path / "half.nii", np.full(SHAPE, 0.5, np.float32)))
 
 
+def fail_half_way(path):
+    with whole_file(path) as partial:
+        partial.write_bytes(b"x")
+        raise ZeroDivisionError
+
+
 def test_no_half_written_mask_stays(tmp_path):
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
     with pytest.raises(OutputError, match="cannot be written"):
         write_mask(np.zeros(scan.volume.voxels.shape, np.uint8), scan, tmp_path / "nowhere" / "mask.nii.gz")
     with pytest.raises(ZeroDivisionError):
-        from parotid_seg.files import whole_file
-
-        with whole_file(tmp_path / "half.bin") as partial:
-            partial.write_bytes(b"x")
-            raise ZeroDivisionError
+        fail_half_way(tmp_path / "half.bin")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.name == "half.bin"]
 
 

@@ -7,9 +7,7 @@ import pytest
 
 from parotid_seg.scan.volume import Orientation
 
-ORDERS = [
-    (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
-]
+ORDERS = [(axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]
 
 
 def stored_as(ras: np.ndarray, axes: tuple[int, ...], signs: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
