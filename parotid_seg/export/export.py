@@ -67,7 +67,8 @@ def export(
         worst = min(rows, key=lambda row: row.dsc)
         raise ModelError(
             f"{out}: not written: the exported model differs from the trained one: DSC {worst.dsc:.4f} on "
-            f"{worst.scan}, expected at least {LEAST_DSC}; {worst.changed} voxels changed; see {out.with_suffix('.parity.json')}"
+            f"{worst.scan}, expected at least {LEAST_DSC}; {worst.changed} voxels changed; "
+            f"see {out.with_suffix('.parity.json')}"
         )
     verification = {
         "against": record["against"],

@@ -60,6 +60,11 @@ class AugmentConfig:
     field_of_view_probability: float = 0.15
     volume_end_probability: float = 0.1
 
+    def halved(self) -> AugmentConfig:
+        """Half of every amount and probability but mirroring."""
+        halves = {item.name: getattr(self, item.name) / 2 for item in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{**halves, "mirror_probability": self.mirror_probability})
+
 
 @dataclass(frozen=True)
 class SegmentConfig:
@@ -73,6 +78,7 @@ class SegmentConfig:
             gland's ends; the rest come from anywhere.
         average_decay: of the moving average of the weights, which is what is validated and kept.
         validate_every: epochs between validations on whole patients.
+        calm_epochs: last epochs, in which augmentation is halved so that the model settles on undistorted scans.
     """
 
     epochs: int = 22
@@ -88,6 +94,7 @@ class SegmentConfig:
     average_decay: float = 0.997
     gradient_norm: float = 2.0
     validate_every: int = 5
+    calm_epochs: int = 6
 
     def __post_init__(self) -> None:
         for name in ("epochs", "images_per_epoch", "batch_size", "validate_every"):

@@ -63,23 +63,22 @@ class SliceSampler:
         patients: Sequence[Patient],
         grid: Grid,
         segment: SegmentConfig,
-        augment: AugmentConfig,
         mirrored_labels: tuple[int, ...],
         seed: int,
     ) -> None:
-        self.patients, self.grid, self.segment, self.augment = patients, grid, segment, augment
+        self.patients, self.grid, self.segment = patients, grid, segment
         self.mirrored_labels, self.seed = mirrored_labels, seed
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+    def epoch(self, number: int, augment: AugmentConfig) -> Iterator[Batch]:
+        """The batches of one epoch, changed by `augment`."""
         rng = np.random.default_rng((self.seed, number))
         for _ in range(max(1, self.segment.images_per_epoch // self.segment.batch_size)):
-            yield _collate([self._draw(rng) for _ in range(self.segment.batch_size)])
+            yield _collate([self._draw(rng, augment) for _ in range(self.segment.batch_size)])
 
-    def _draw(self, rng: np.random.Generator) -> _Sample:
+    def _draw(self, rng: np.random.Generator, amount: AugmentConfig) -> _Sample:
         patient = self.patients[int(rng.integers(len(self.patients)))]
         index = self._choose_slice(patient, rng)
-        amount, grid = self.augment, self.grid
+        grid = self.grid
         depth, height, width = patient.volume.voxels.shape
         spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
         scale = np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))

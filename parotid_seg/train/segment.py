@@ -115,9 +115,7 @@ class Trainer:
         patients = load_patients(self.data, cases, self.run / "cache")
         train, validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
         segment = self.config.segment
-        sampler = SliceSampler(
-            train, self.config.grid, segment, self.config.augment, self.data.mirrored_labels, self.config.seed
-        )
+        sampler = SliceSampler(train, self.config.grid, segment, self.data.mirrored_labels, self.config.seed)
         while self.epochs_done < segment.epochs:
             if max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes:
                 self.report(f"stopped after {max_minutes:g} minutes; --resume goes on")
@@ -128,11 +126,13 @@ class Trainer:
     def _epoch(self, sampler: SliceSampler, validation: Sequence[Patient]) -> None:
         started = time.monotonic()
         number = self.epochs_done
-        augmenter = Augmenter(self.config.augment, self.config.grid, self.config.window_hu)
+        calm = number >= self.config.segment.epochs - self.config.segment.calm_epochs
+        augment = self.config.augment.halved() if calm else self.config.augment
+        augmenter = Augmenter(augment, self.config.grid, self.config.window_hu)
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + number)
         self.net.train()
         losses = []
-        for batch in sampler.epoch(number):
+        for batch in sampler.epoch(number, augment):
             losses.append(self._train_step(batch, augmenter, generator))
         self.epochs_done += 1
         record = {

@@ -1,0 +1,55 @@
+# make demo: segment the example scan.   make test: everything CI runs.   Both make their own environment.
+PYTHON ?= python3
+OUT ?= demo-output
+PIP := -m pip install -q --disable-pip-version-check -c constraints.txt
+SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
+
+.PHONY: demo test lint gpu clean
+
+demo: .venv-demo/.ready
+	.venv-demo/bin/parotid-seg infer examples/imagesTr --out $(OUT)
+	@echo
+	@echo "mask:     $(OUT)/$(CASE).nii.gz"
+	@echo "volumes:  $(OUT)/summary.csv"
+	@echo "picture:  $(OUT)/pictures/$(CASE).png"
+
+test: .venv/.ready lint
+	.venv/bin/pytest
+
+lint: .venv/.ready
+	.venv/bin/ruff format --check parotid_seg tests benchmarks
+	.venv/bin/ruff check parotid_seg tests benchmarks
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+# The runtime with onnxruntime-gpu instead of onnxruntime; the two share files and must not be installed together.
+gpu: .venv-gpu/.ready
+
+CASE := $(patsubst examples/imagesTr/%_0000.nii.gz,%,$(firstword $(wildcard examples/imagesTr/*.nii.gz)))
+
+.venv-demo/.ready: pyproject.toml constraints.txt $(SOURCES)
+	$(call new_environment,.venv-demo)
+	.venv-demo/bin/python $(PIP) .
+	@touch $@
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(call new_environment,.venv)
+	.venv/bin/python $(PIP) -e '.[train,export,dev]'
+	@touch $@
+
+.venv-gpu/.ready: pyproject.toml constraints.txt
+	$(call new_environment,.venv-gpu)
+	.venv-gpu/bin/python $(PIP) '.[gpu]'
+	.venv-gpu/bin/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu
+	.venv-gpu/bin/python $(PIP) --no-deps onnxruntime-gpu
+	@touch $@
+
+define new_environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "parotid-seg needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+endef
+
+clean:
+	rm -rf .venv .venv-demo .venv-gpu $(OUT)

@@ -1,0 +1,129 @@
+"""Train, export, infer, evaluate: the whole way on a data set made here, as a user walks it."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.errors import InputError
+from parotid_seg.export import export as module
+from parotid_seg.train.checkpoint import load_checkpoint
+from tests.train.conftest import balls, small_config  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(command, balls, small_config, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("run")
+    done = command("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(command, run, balls):  # noqa: F811
+    path = run / "model.onnx"
+    done = command("export", run / "best.pt", "--out", path, "--verify", balls / "imagesTr", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_training_learns_and_leaves_what_it_promises(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert records[1]["loss"] < records[0]["loss"]
+    assert records[-1]["validation_dsc"] > 0.6
+    for name in ("best.pt", "last.pt", "config.toml", "curves.png", "samples.png"):
+        assert (run / name).stat().st_size > 0
+
+
+def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, run, balls, small_config, tmp_path):  # noqa: F811
+    again = command("train", balls, "--out", run, "--config", small_config)
+    assert again.returncode == 1
+    assert "holds a run already" in again.stderr
+    stopped = (
+        "train",
+        balls,
+        "--out",
+        tmp_path / "r",
+        "--config",
+        small_config,
+        "--device",
+        "cpu",
+        "--max-minutes",
+        0.001,
+    )
+    assert "stopped after" in command(*stopped).stdout
+    assert len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert command(*stopped[:-2], "--resume", timeout=600).returncode == 0
+    whole, resumed = (load_checkpoint(folder / "last.pt").weights for folder in (run, tmp_path / "r"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=1e-3, atol=1e-3)
+    other = command(*stopped[:-2], "--resume", "--seed", 5)
+    assert other.returncode == 1
+    assert "made with other settings" in other.stderr
+    nothing = command("train", balls, "--out", tmp_path / "new", "--config", small_config, "--resume")
+    assert nothing.returncode == 1
+    assert "no such checkpoint" in nothing.stderr
+
+
+def test_the_model_file_describes_itself(model, balls):  # noqa: F811
+    content = onnx.load(model)
+    onnx.checker.check_model(content, full_check=True)
+    contract = Contract.from_json({e.key: e.value for e in content.metadata_props}[METADATA_KEY], where="x")
+    assert contract.labels == ("background", "parotid_left", "parotid_right")
+    assert contract.verification["lowest_dsc"] >= 0.998
+    assert contract.training["data"] == "balls"
+    assert {node.op_type for node in content.graph.node} >= {"LayerNormalization", "ArgMax", "MatMul"}
+    assert content.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    text = model.read_bytes()
+    assert b"site-packages" not in text
+    assert b".py" not in text
+    large = [w for w in content.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) >= 256]
+    assert not large, "large weights are stored in FP16"
+
+
+def test_masks_of_the_exported_model_are_right(command, model, balls, tmp_path):  # noqa: F811
+    assert command("infer", balls / "imagesTr", "--out", tmp_path, "--model", model, "--no-clean-up").returncode == 0
+    scored = command("evaluate", tmp_path, balls / "labelsTr", "--out", tmp_path / "scores.json")
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads((tmp_path / "scores.json").read_text())["means"]["glands dsc"]["mean"] > 0.6
+
+
+def test_a_model_that_differs_is_not_written(run, balls, tmp_path, monkeypatch):  # noqa: F811
+    real = module.to_onnx
+
+    def damaged(checkpoint, weights):
+        model, contract = real(checkpoint, weights)
+        for weight in model.graph.initializer:
+            if "classify" in weight.name and len(weight.dims) == 1:
+                weight.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 9, -9], np.float32), weight.name))
+        return model, contract
+
+    monkeypatch.setattr(module, "to_onnx", damaged)
+    out = tmp_path / "bad.onnx"
+    with pytest.raises(module.ModelError, match="not written"):
+        module.export(run / "best.pt", out, weights="fp16", verify=balls / "imagesTr")
+    assert not out.exists()
+    assert json.loads(out.with_suffix(".parity.json").read_text())["passed"] is False
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_bad_checkpoints(command, tmp_path, content):
+    path = tmp_path / "best.pt"
+    if content is not None:
+        path.write_bytes(content)
+    done = command("export", path, "--out", tmp_path / "m.onnx")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert str(path) in done.stderr
+
+
+def test_foreign_checkpoint(tmp_path):
+    torch.save({"model": {}}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="expected 'parotid-seg checkpoint 1'"):
+        load_checkpoint(tmp_path / "x.pt")

@@ -1,0 +1,88 @@
+"""The front door: help answers at once and shows an example, and the inference side never loads torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ["infer", "train", "export", "evaluate", "inspect"]
+HEAVY = {"numpy", "torch", "nibabel", "onnxruntime", "scipy", "PIL", "onnx", "timm"}
+
+
+def modules_after(code: str) -> set[str]:
+    code += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
+def test_help_imports_nothing_heavy(arguments):
+    code = f"""
+import sys
+sys.argv = ["parotid-seg", *{arguments!r}]
+from parotid_seg.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert not modules_after(code) & HEAVY
+
+
+def test_the_inference_side_imports_no_training_package():
+    found = modules_after(
+        "import parotid_seg.runtime.infer, parotid_seg.runtime.ort, parotid_seg.runtime.evaluate, "
+        "parotid_seg.runtime.inspect"
+    )
+    assert "onnxruntime" in found
+    assert not found & {"torch", "timm", "onnx", "matplotlib"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example(command, name):
+    done = command(name, "--help")
+    assert done.returncode == 0
+    assert f"Example: parotid-seg {name}" in " ".join(done.stdout.replace("│", " ").split())
+
+
+def test_version(command):
+    assert command("version").stdout.startswith("parotid-seg ")
+
+
+def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):
+    from parotid_seg.models import DEFAULT_MODEL
+
+    model = command("inspect", DEFAULT_MODEL).stdout
+    assert "1 parotid_left" in model
+    assert "verified" in model
+    scan = command("inspect", scans / "good_0000.nii.gz").stdout
+    assert "LPI" in scan
+    assert "segmented as a CT" in scan
+    wrong = command("inspect", tmp_path / "gone.onnx")
+    assert wrong.returncode == 1
+    assert "no such file" in wrong.stderr
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys):
+    import typer
+
+    from parotid_seg import cli
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("parotid_seg.train")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(typer.Exit) as caught:
+        cli.train(tmp_path, tmp_path / "run")
+    assert caught.value.exit_code == 1
+    error = capsys.readouterr().err
+    assert "parotid-seg[train]" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_both_onnxruntimes_are_refused(monkeypatch):
+    from parotid_seg.errors import ParotidSegError
+    from parotid_seg.runtime import ort
+
+    monkeypatch.setattr(ort.metadata, "version", lambda name: "1.2.3")
+    with pytest.raises(ParotidSegError, match=r"pip install --no-deps onnxruntime-gpu==1\.2\.3"):
+        ort.check_single_onnxruntime()

@@ -1,0 +1,58 @@
+"""The contract: what is written is read back, and nothing else is accepted."""
+
+import dataclasses
+import json
+
+import pytest
+
+from parotid_seg.contract import Contract, Grid
+from parotid_seg.errors import InputError, ModelError
+
+CONTRACT = Contract(
+    labels=("background", "parotid_left", "parotid_right"),
+    channels=("CT",),
+    window_hu=(-200.0, 300.0),
+    grid=Grid(size=64, spacing_mm=2.0, offsets_mm=(-3, 0, 3)),
+    weights="fp16",
+    training={"data": "a", "epochs": 3},
+)
+
+
+def test_round_trip():
+    assert Contract.from_json(CONTRACT.to_json(), where="x") == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema_version": 2}, "schema version 2, expected 1"),
+        ({"surprise": 1}, "surprise"),
+        ({"labels": ["parotid_left"]}, "labels"),
+        ({"grid": {"size": -1}}, "grid.size"),
+        ({"window_hu": [300, -200]}, "window_hu"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, words):
+    text = json.dumps({**dataclasses.asdict(CONTRACT), **change})
+    with pytest.raises(ModelError, match=words) as caught:
+        Contract.from_json(text, where="model.onnx")
+    assert str(caught.value).startswith("model.onnx")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
+def test_unreadable_contracts(text):
+    with pytest.raises(ModelError, match="not readable"):
+        Contract.from_json(text, where="model.onnx")
+
+
+def test_a_missing_field_is_refused():
+    values = dataclasses.asdict(CONTRACT)
+    del values["labels"]
+    with pytest.raises(ModelError, match="labels"):
+        Contract.from_json(json.dumps(values), where="model.onnx")
+
+
+@pytest.mark.parametrize("values", [{"size": 0}, {"spacing_mm": float("nan")}, {"kernel_mm": -1}, {"offsets_mm": ()}])
+def test_grids_check_themselves(values):
+    with pytest.raises(InputError, match="grid"):
+        Grid(**values)

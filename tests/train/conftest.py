@@ -1,0 +1,66 @@
+"""A data set small enough to train on in seconds: two bright balls, left and right of the middle of a head."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+SMALL = """
+[grid]
+size = 56
+spacing_mm = 4.0
+offsets_mm = [-3, 0, 3]
+[network]
+embed_dim = 16
+depths = [1, 1]
+heads = [2, 4]
+stem = [8, 16]
+[segment]
+epochs = 2
+images_per_epoch = 320
+batch_size = 16
+learning_rate = 0.003
+average_decay = 0.9
+warmup_epochs = 0.2
+validate_every = 1
+calm_epochs = 1
+"""
+
+
+def write_patient(folder, name, rng):
+    shape, affine = (50, 50, 24), np.diag([-4.0, -4.0, 3.0, 1.0])
+    x, y, z = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
+    centre = 24 + rng.uniform(-3, 3, size=2)
+    head = ((x - centre[0]) / 17) ** 2 + ((y - centre[1]) / 21) ** 2 < 1
+    data = np.where(head, 0, -1024) + head * rng.normal(0, 15, shape)
+    labels = np.zeros(shape, np.uint8)
+    for value, side in ((1, 1), (2, -1)):  # storage runs to the patient's left, so left is the higher index
+        ball = (x - centre[0] - side * 11) ** 2 + (y - centre[1]) ** 2 + (0.75 * (z - 12)) ** 2 < 4.5**2
+        labels[ball] = value
+        data[ball] += 180
+    nibabel.save(nibabel.Nifti1Image(data.astype(np.int16), affine), folder / "imagesTr" / f"{name}_0000.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labelsTr" / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def balls(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("balls")
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"p{index}" for index in range(6)]
+    for name in names:
+        write_patient(folder, name, rng)
+    labels = {"background": 0, "parotid_left": 1, "parotid_right": 2}
+    description = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 6}
+    (folder / "dataset.json").write_text(json.dumps({"name": "balls", **description}))
+    (folder / "splits.json").write_text(json.dumps({"train": names[:4], "validation": names[4:]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small.toml"
+    path.write_text(SMALL)
+    return path

@@ -1,0 +1,88 @@
+"""Data sets in nnU-Net's raw layout, whole and broken."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.train.dataset import load_patients, open_data_set
+
+
+@pytest.fixture
+def data(balls, tmp_path):
+    return shutil.copytree(balls, tmp_path / "data")
+
+
+def test_whole(balls, tmp_path):
+    data = open_data_set(balls)
+    assert data.train == ("p0", "p1", "p2", "p3")
+    assert data.mirrored_labels == (0, 2, 1)
+    patient = load_patients(data, ["p0"], tmp_path)[0]
+    assert patient.volume.voxels.shape == patient.labels.shape == (24, 50, 50)
+    assert patient.volume.spacing_mm == (3.0, 4.0, 4.0)
+    left, right = (np.argwhere(patient.labels == value)[:, 2].mean() for value in (1, 2))
+    assert left > right, "columns run to the patient's left"
+    assert patient.gland_slices == tuple(range(7, 18))
+
+
+def test_a_changed_scan_is_read_again(data, tmp_path):
+    cache = tmp_path / "cache"
+    load_patients(open_data_set(data), ["p0"], cache)
+    path = data / "imagesTr" / "p0_0000.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.int16(5), image.affine), path)
+    again = load_patients(open_data_set(data), ["p0"], cache)[0]
+    assert again.volume.voxels.min() == -1019
+
+
+def test_without_splits_a_fifth_is_held_out(data):
+    (data / "splits.json").unlink()
+    found = open_data_set(data)
+    assert len(found.validation) == 1
+    assert sorted((*found.train, *found.validation)) == [f"p{index}" for index in range(6)]
+    assert open_data_set(data) == found
+
+
+def test_few_labels(balls):
+    assert open_data_set(balls, labelled=2).train == ("p0", "p1")
+    for wrong in (0, 5):
+        with pytest.raises(InputError, match="--labelled"):
+            open_data_set(balls, labelled=wrong)
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda d: (d / "dataset.json").unlink(), "dataset.json: cannot be read"),
+        (lambda d: (d / "dataset.json").write_text("{"), "not JSON"),
+        (lambda d: (d / "dataset.json").write_text("{}"), "channel_names"),
+        (lambda d: rewrite(d / "dataset.json", channel_names={"0": "T1", "1": "T2"}), "found 2 channels"),
+        (lambda d: rewrite(d / "dataset.json", labels={"background": 0, "x": 2}), "missing or wrong"),
+        (lambda d: rewrite(d / "splits.json", train=["p0", "p9"]), "p9_0000.nii.gz: no such file"),
+        (lambda d: rewrite(d / "splits.json", validation=[]), "0 validation patients"),
+        (lambda d: (d / "splits.json").write_text('{"train": []}'), "'validation'"),
+        (lambda d: (d / "labelsTr" / "p0.nii.gz").unlink(), "p0.nii.gz: no such file"),
+    ],
+)
+def test_broken(data, spoil, words):
+    spoil(data)
+    with pytest.raises(InputError, match=words):
+        open_data_set(data)
+
+
+def test_labels_must_lie_on_the_scan_and_be_known(data, tmp_path):
+    path = data / "labelsTr" / "p0.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([4.0, -4.0, 3.0, 1.0])), path)
+    with pytest.raises(ScanError, match="not on the voxels"):
+        load_patients(open_data_set(data), ["p0"], tmp_path / "a")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * 3, image.affine), path)
+    with pytest.raises(InputError, match="found label 6"):
+        load_patients(open_data_set(data), ["p0"], tmp_path / "b")

@@ -1,0 +1,78 @@
+"""The network: shapes, size, and preprocessing layers that do what their docstrings say."""
+
+import numpy as np
+import pytest
+import torch
+
+from parotid_seg.contract import Grid
+from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.volume import Orientation, Volume
+from parotid_seg.train.checkpoint import build_network
+from parotid_seg.train.config import TrainConfig, load_config
+from parotid_seg.train.network import FromGrid, ToGrid
+from parotid_seg.train.segment import dice_loss, learning_rate, segmentation_loss
+
+UPRIGHT = Orientation((0, 1, 2), (False, False, False))
+
+
+def test_the_compact_preset_is_compact():
+    net = build_network(TrainConfig(), 3)
+    assert sum(parameter.numel() for parameter in net.parameters()) <= 12_000_000
+
+
+@pytest.mark.parametrize("shape", [(7, 33, 41), (20, 128, 128)])
+def test_any_native_size_in_and_out(shape):
+    net = build_network(TrainConfig(), 3).eval()
+    voxels = np.random.default_rng(0).integers(-1000, 1000, size=shape).astype(np.int16)
+    volume = Volume(voxels, (3.0, 2.0, 2.5), UPRIGHT)
+    for chunk in chunks(volume, TrainConfig().grid, 4):
+        with torch.no_grad():
+            labels = net(**{name: torch.from_numpy(array) for name, array in chunk.inputs.items()})
+        assert labels.shape == (chunk.stop - chunk.first, *shape[1:])
+        assert labels.dtype == torch.uint8
+
+
+def test_window_and_channels():
+    """A volume whose intensity is its height: each channel must show the height its offset names."""
+    grid = Grid(size=16, spacing_mm=2.0, offsets_mm=(-6, 0, 6))
+    heights = np.arange(-30, 31, dtype=np.int16) * 10
+    volume = Volume(np.broadcast_to(heights[:, None, None], (61, 40, 40)).copy(), (3.0, 2.0, 2.0), UPRIGHT)
+    chunk = next(chunks(volume, grid, 64))
+    inputs = {name: torch.from_numpy(chunk.inputs[name]) for name in ("slices", "rows", "columns", "neighbours")}
+    images = ToGrid((-200.0, 200.0))(**inputs)
+    expected = np.clip((heights[30] + np.array([-20, 0, 20]) + 200) / 400, 0, 1)
+    np.testing.assert_allclose(images[30, :, 8, 8], expected, atol=1e-5)
+    assert images[0].min() == 0
+    assert images[60].max() == pytest.approx(1.0)
+
+
+def test_outside_the_grid_is_background():
+    logits = torch.zeros(1, 3, 4, 4)
+    logits[:, 1] = 5
+    back = torch.zeros(6, 4)
+    back[2, 2] = 1
+    labels = FromGrid()(logits, back, back).argmax(1)
+    assert labels.sum() == 1
+    assert labels[0, 2, 2] == 1
+
+
+def test_losses_by_hand():
+    targets = torch.zeros(1, 3, 2, 2)
+    targets[0, 1, 0] = targets[0, 0, 1] = 1
+    right = 50 * (targets * 2 - 1)
+    assert float(dice_loss(right, targets)) == pytest.approx(0.0, abs=1e-4)
+    assert float(segmentation_loss(right, targets, 0.4)) == pytest.approx(0.0, abs=1e-4)
+    assert float(dice_loss(-right, targets)) > 0.4
+    even = torch.zeros(1, 3, 2, 2)
+    assert float(segmentation_loss(even, targets, 1.0)) == pytest.approx(np.log(3), abs=1e-5)
+
+
+def test_learning_rate_rises_then_falls_to_zero(small_config):
+    segment = load_config("compact", small_config).segment
+    steps = segment.epochs * segment.images_per_epoch // segment.batch_size
+    rates = [learning_rate(step, segment) for step in range(steps)]
+    peak = int(np.argmax(rates))
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) == pytest.approx(segment.learning_rate)
+    assert rates[-1] < 0.02 * segment.learning_rate

@@ -1,0 +1,104 @@
+"""Drawn slices: images and targets stay on each other, and a mirrored scan swaps its labels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from parotid_seg.train.augment import Augmenter
+from parotid_seg.train.config import AugmentConfig, SegmentConfig, load_config
+from parotid_seg.train.dataset import load_patients, open_data_set
+from parotid_seg.train.network import ToGrid
+from parotid_seg.train.sampling import SliceSampler
+
+STILL = AugmentConfig(
+    mirror_probability=0, rotation_deg=0, scale=0, shift_mm=0, warp_mm=0, slice_scale=0, noise_hu=0, blur_px=0.3,
+    contrast=0, offset_hu=0, couch_probability=0, field_of_view_probability=0, volume_end_probability=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(balls, small_config, tmp_path_factory):
+    config = load_config("compact", small_config)
+    data = open_data_set(balls)
+    patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"))
+
+    def draw(augment: AugmentConfig, **segment):
+        settings = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0, **segment)
+        sampler = SliceSampler(patients, config.grid, settings, data.mirrored_labels, seed=1)
+        batch = next(sampler.epoch(0, augment))
+        images = ToGrid(config.window_hu)(batch.slices, batch.rows, batch.columns, batch.neighbours)[:, 0]
+        return images, batch.targets, config
+
+    return draw
+
+
+def middle_column(target: torch.Tensor) -> float:
+    return float((target.sum(0) * torch.arange(target.shape[1])).sum() / target.sum())
+
+
+@pytest.mark.parametrize("mirror", [0.0, 1.0])
+def test_left_is_the_higher_column_mirrored_or_not(drawn, mirror):
+    _, targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=mirror))
+    checked = 0
+    for target in targets:
+        if target[1].sum() > 3 and target[2].sum() > 3:
+            assert middle_column(target[1]) > middle_column(target[2])
+            checked += 1
+    assert checked > 5
+
+
+def test_mirroring_mirrors_the_image(drawn):
+    plain, targets, _ = drawn(STILL)
+    mirrored, mirrored_targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=1.0))
+    assert not torch.allclose(plain, mirrored, atol=0.05)
+    torch.testing.assert_close(mirrored_targets[:, 1].flip(-1), targets[:, 2])
+
+
+@pytest.mark.parametrize("augment", [STILL, AugmentConfig()])
+def test_targets_stay_on_the_bright_balls(drawn, augment):
+    images, targets, config = drawn(dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5))
+    augmenter = Augmenter(
+        dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, config.window_hu
+    )
+    images, targets = augmenter(images, targets, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(targets.sum(1), torch.ones_like(targets[:, 0]))
+    centre = images[:, images.shape[1] // 2]
+    inside, outside = targets[:, 1:].sum(1) > 0.95, (targets[:, 0] > 0.99) & (centre > 0.05)
+    assert centre[inside].mean() > centre[outside].mean() + 0.15
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_the_same_seed_draws_the_same(drawn):
+    first, second = drawn(AugmentConfig()), drawn(AugmentConfig())
+    torch.testing.assert_close(first[0], second[0])
+
+
+def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
+    config = load_config("compact", small_config)
+    data = open_data_set(balls)
+    patients = load_patients(data, data.train[:2], tmp_path)
+    volume = patients[1].volume
+    cropped = dataclasses.replace(
+        patients[1],
+        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, 3:, :-5])),
+        labels=np.asarray(patients[1].labels[:, 3:, :-5]),
+    )
+    segment = SegmentConfig(batch_size=8, images_per_epoch=8, gland_share=1.0, border_share=0.0)
+    sampler = SliceSampler([patients[0], cropped], config.grid, segment, data.mirrored_labels, seed=0)
+    batch = next(sampler.epoch(0, STILL))
+    assert batch.slices.shape[2:] == (50, 50)
+    images = ToGrid(config.window_hu)(batch.slices, batch.rows, batch.columns, batch.neighbours)
+    assert torch.isfinite(images).all()
+
+
+def test_only_a_couch_is_added_behind_the_body(drawn):
+    images, targets, config = drawn(STILL)
+    couch = dataclasses.replace(STILL, couch_probability=1.0)
+    changed, _ = Augmenter(couch, config.grid, config.window_hu)(images, targets, torch.Generator().manual_seed(1))
+    plain, _ = Augmenter(STILL, config.grid, config.window_hu)(images, targets, torch.Generator().manual_seed(1))
+    body = images.amax(1, keepdim=True) > 0.2
+    assert ((changed - plain).abs() * body).mean() < 0.01
+    assert ((changed - plain) > 0.05).any(dim=(1, 2, 3)).sum() >= len(images) // 2
