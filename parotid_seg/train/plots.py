@@ -15,6 +15,7 @@ from parotid_seg.train.dataset import Patient
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+FIELD_MM = 280.0
 COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:pink", "tab:olive", "tab:purple", "tab:red")
 
 
@@ -57,6 +58,11 @@ def draw_samples(
             for mask, colour in ((patient.labels, "white"), (masks[patient.name], COLOURS[(value - 1) % len(COLOURS)])):
                 if (mask[at] == value).any():
                     panel.contour(mask[at] == value, levels=[0.5], colors=colour, linewidths=1)
+        row, column = (
+            middle / spacing for middle, spacing in zip(patient.centre_mm, patient.volume.spacing_mm[1:], strict=True)
+        )
+        half_height, half_width = (FIELD_MM / 2 / spacing for spacing in patient.volume.spacing_mm[1:])
+        panel.set(xlim=(column - half_width, column + half_width), ylim=(row + half_height, row - half_height))
         panel.set_title(f"{patient.name}: DSC {dsc[index]:.3f}", fontsize=9)
     figure.savefig(picture, dpi=110)
     plt.close(figure)

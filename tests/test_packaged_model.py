@@ -1,0 +1,73 @@
+"""The model that ships, on the example scan, against the clinical contour that ships with it."""
+
+import nibabel
+import numpy as np
+import onnx
+import pytest
+
+from parotid_seg.metrics import score_case
+from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.backend import load_backend
+from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.scan.nifti import read_mask, read_nifti
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return load_backend(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
+
+
+def test_it_is_small_verified_and_says_where_it_comes_from(backend):
+    assert DEFAULT_MODEL.stat().st_size <= 20_000_000
+    assert backend.contract.labels == ("background", "parotid_left", "parotid_right")
+    assert backend.contract.training["data"] == "OpenKBP-Parotid"
+    assert backend.contract.verification["lowest_dsc"] >= 0.998
+    onnx.checker.check_model(onnx.load(DEFAULT_MODEL), full_check=True)
+
+
+def test_both_glands_of_the_example_are_found(backend, scan):
+    reference, spacing = read_mask(next((example_folder() / "labelsTr").glob("*.nii.gz")), like=scan)
+    found = segment_volume(backend, scan.volume, batch_size=16)
+    scores = score_case(found.mask, reference, spacing, backend.contract.labels)
+    for name, gland in scores.labels.items():
+        assert gland.dsc > 0.75, name
+        assert gland.hd95_mm < 10, name
+        assert abs(gland.volume_error_ml) < 0.35 * gland.reference_ml, name
+
+
+def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, tmp_path):
+    """Twice the resolution in plane: the mask must follow, not shrink, shift or fall apart."""
+    coarse = nibabel.load(scan.path)
+    fine = nibabel.Nifti1Image(
+        np.repeat(np.repeat(np.asarray(coarse.dataobj), 2, axis=0), 2, axis=1),
+        coarse.affine @ np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    )
+    nibabel.save(fine, tmp_path / "fine.nii.gz")
+    expected = segment_volume(backend, scan.volume, batch_size=16)
+    found = segment_volume(backend, read_nifti(tmp_path / "fine.nii.gz").volume, batch_size=16)
+    for name, size in expected.volumes_ml.items():
+        assert found.volumes_ml[name] == pytest.approx(size, rel=0.1)
+    assert found.mask.shape == tuple(np.array(expected.mask.shape) * (1, 2, 2))
+
+
+def test_a_couch_and_noisy_air_are_not_marked(backend, scan):
+    """Put a table and scanner noise around the patient; the glands stay where they were and nothing else appears."""
+    import dataclasses
+
+    voxels = np.array(scan.volume.voxels)
+    rng = np.random.default_rng(0)
+    air = voxels < -900
+    voxels[air] = (-1000 + rng.normal(0, 30, size=int(air.sum()))).astype(np.int16)
+    body_rows = np.flatnonzero((scan.volume.voxels > -200).any(axis=(0, 2)))
+    table = min(int(body_rows[-1]) + 2, voxels.shape[1] - 3)
+    voxels[:, table : table + 2, 20:-20] = -100
+    expected = segment_volume(backend, scan.volume, batch_size=16).mask
+    found = segment_volume(backend, dataclasses.replace(scan.volume, voxels=voxels), batch_size=16, clean_up=False).mask
+    for value in (1, 2):
+        shared = np.count_nonzero((expected == value) & (found == value))
+        assert 2 * shared > 0.95 * (np.count_nonzero(expected == value) + np.count_nonzero(found == value))
