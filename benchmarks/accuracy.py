@@ -1,0 +1,110 @@
+"""Accuracy of a model on labelled scans it was not trained on: table with intervals, and the worst cases drawn."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from parotid_seg.files import write_text
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.evaluate import Evaluation, evaluate
+from parotid_seg.runtime.infer import InferOptions, infer
+from parotid_seg.scan.nifti import read_mask, read_nifti
+
+FIGURES = {
+    "dsc": "DSC",
+    "hd95_mm": "HD95, mm",
+    "hd_mm": "HD, mm",
+    "volume_error_ml": "volume error, ml",
+    "iou": "IoU",
+    "accuracy": "accuracy (recall)",
+}
+FIELD_MM = 230.0
+
+
+def table(result: Evaluation) -> str:
+    """Means with 95 % intervals as a Markdown table."""
+    columns = ("glands", "parotid_left", "parotid_right")
+    lines = ["| figure | both glands | left | right |", "|---|---|---|---|"]
+    for figure, name in FIGURES.items():
+        cells = []
+        for column in columns:
+            mean = result.means[f"{column} {figure}"]
+            missed = f", {mean.missed} infinite" if mean.missed else ""
+            cells.append(f"{mean.mean:.3f} ({mean.low:.3f} to {mean.high:.3f}), median {mean.median:.3f}{missed}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for figure in ("mpa", "macc", "miou"):
+        mean = result.means[figure]
+        lines.append(f"| {figure.upper()} (whole scan) | {mean.mean:.4f} ({mean.low:.4f} to {mean.high:.4f}) | | |")
+    return "\n".join(lines) + "\n"
+
+
+def case_table(result: Evaluation) -> str:
+    """DSC of every case from the worst to the best."""
+    lines = ["| case | DSC left | DSC right | HD95 left, mm | HD95 right, mm |", "|---|---|---|---|---|"]
+    for name in worst_first(result):
+        glands = list(result.cases[name].labels.values())
+        scores = [*(f"{gland.dsc:.3f}" for gland in glands), *(f"{gland.hd95_mm:.1f}" for gland in glands)]
+        lines.append(f"| {name} | {' | '.join(scores)} |")
+    return "\n".join(lines) + "\n"
+
+
+def worst_first(result: Evaluation) -> list[str]:
+    """Case names by rising mean DSC."""
+    return sorted(result.cases, key=lambda name: np.mean([gland.dsc for gland in result.cases[name].labels.values()]))
+
+
+def draw_cases(names: list[str], result: Evaluation, scans: Path, references: Path, masks: Path, picture: Path) -> None:
+    """For each case an axial and a coronal slice: reference white, prediction coloured."""
+    figure, axes = plt.subplots(2, len(names), figsize=(2.6 * len(names), 5.4), layout="constrained", squeeze=False)
+    for column, name in enumerate(names):
+        scan = read_nifti(scans / f"{name}_0000.nii.gz")
+        reference, _ = read_mask(references / f"{name}.nii.gz", like=scan)
+        mask, _ = read_mask(masks / f"{name}.nii.gz", like=scan)
+        z, y, x = np.argwhere(reference > 0).mean(axis=0).round().astype(int)
+        dz, dy, dx = scan.volume.spacing_mm
+        views = (np.s_[z], (y, x), (dy, dx)), (np.s_[:, y], (z, x), (dz, dx))
+        for panel, (cut, (row, col), (row_mm, col_mm)) in zip(axes[:, column], views, strict=True):
+            panel.imshow(scan.volume.voxels[cut], cmap="gray", vmin=-200, vmax=300, aspect=row_mm / col_mm)
+            for value, colour in ((1, "orange"), (2, "deepskyblue")):
+                for labels, line in ((reference, "white"), (mask, colour)):
+                    if (labels[cut] == value).any():
+                        panel.contour(labels[cut] == value, levels=[0.5], colors=line, linewidths=1)
+            half_row, half_col = FIELD_MM / 2 / row_mm, FIELD_MM / 2 / col_mm
+            upwards = -1 if panel is axes[1, column] else 1
+            panel.set(xlim=(col - half_col, col + half_col), ylim=(row + upwards * half_row, row - upwards * half_row))
+            panel.axis("off")
+        dsc = " / ".join(f"{gland.dsc:.2f}" for gland in result.cases[name].labels.values())
+        axes[0, column].set_title(f"{name}\nDSC {dsc}", fontsize=9)
+    figure.savefig(picture, dpi=90)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Segment, score, draw and write everything to one folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=Path, required=True, help="folder with CASE_0000.nii.gz")
+    parser.add_argument("--references", type=Path, required=True, help="folder with CASE.nii.gz")
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--worst", type=int, default=6, help="cases to draw")
+    arguments = parser.parse_args()
+    masks = arguments.out / "masks"
+    summary = infer([arguments.scans], masks, InferOptions(arguments.model, pictures=False))
+    if summary.failed:
+        raise SystemExit(f"{summary.failed} scans could not be segmented; see {masks / 'summary.csv'}")
+    result = evaluate(masks, arguments.references)
+    write_text(result.to_json(), arguments.out / "scores.json")
+    write_text(f"{table(result)}\n{case_table(result)}", arguments.out / "scores.md")
+    names = worst_first(result)[: arguments.worst]
+    draw_cases(names, result, arguments.scans, arguments.references, masks, arguments.out / "worst.png")
+
+
+if __name__ == "__main__":
+    main()
