@@ -7,7 +7,7 @@ import pytest
 
 from parotid_seg.metrics import score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.backend import load_backend
+from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import segment_volume
 from parotid_seg.scan.nifti import read_mask, read_nifti
 

@@ -14,7 +14,7 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.parity import LEAST_DSC, MOST_CHANGED_SHARE, ScanParity, check_parity
 from parotid_seg.files import make_folder, whole_file, write_text
-from parotid_seg.runtime.backend import load_backend
+from parotid_seg.runtime.load import load_backend
 from parotid_seg.train.checkpoint import load_checkpoint
 
 

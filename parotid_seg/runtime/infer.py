@@ -17,9 +17,10 @@ from pathlib import Path
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans, write_text
-from parotid_seg.runtime.backend import Backend, load_backend
+from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
 from parotid_seg.runtime.journal import Entry, Journal, hash_file
+from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.segmenter import segment_volume
 from parotid_seg.scan.nifti import read_nifti, write_mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.runtime.backend import load_backend
+from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import check_ct
 from parotid_seg.scan.nifti import describe, is_nifti, read_nifti
 

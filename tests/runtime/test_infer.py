@@ -18,7 +18,7 @@ from onnx import helper
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import load_backend
+from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import segment_volume
 from parotid_seg.scan.nifti import read_nifti
 from tests.scan.test_nifti import bad_files, ct, save
