@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="parotid-seg",
     help="Parotid gland masks from head-and-neck CT: segment, train, export, evaluate. Not a medical device.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     epilog="Example: parotid-seg infer scans/ --out masks/",
 )
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""A wrong command line. Typer's own click and the separate package have one each; this is the one in use."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -81,8 +83,9 @@ def infer(
             def started(loaded: Backend, total: int) -> None:
                 ran = loaded.ran
                 line.total = total
+                scans_text = "1 scan" if total == 1 else f"{total} scans"
                 line.say(
-                    f"{total} scans; {ran.backend} on {ran.device}, {ran.precision}, batches of {options.batch_size}"
+                    f"{scans_text}; {ran.backend} on {ran.device}, {ran.precision}, batches of {options.batch_size}"
                 )
 
             def progress(outcome: Outcome) -> None:
@@ -306,5 +309,9 @@ def _print_evaluation(result: Evaluation) -> None:
 
 
 def main() -> None:
-    """Entry point of the `parotid-seg` command."""
-    app()
+    """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 1, too."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        _print_error(f"{error.format_message()} (parotid-seg --help tells more)")
+        sys.exit(1)

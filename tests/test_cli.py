@@ -45,6 +45,25 @@ def test_help_shows_an_example(command, name):
     assert f"Example: parotid-seg {name}" in " ".join(done.stdout.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing command"),
+        (["bogus"], "No such command 'bogus'"),
+        (["infer"], "Missing argument 'SCAN...'"),
+        (["infer", "x"], "Missing option '--out'"),
+        (["infer", "x", "--out"], "requires an argument"),
+        (["infer", "x", "--out", "y", "--batch-size", "two"], "valid integer"),
+        (["infer", "x", "--out", "y", "--bogus"], "No such option"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_1(command, arguments, words):
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_version(command):
     assert command("version").stdout.startswith("parotid-seg ")
 

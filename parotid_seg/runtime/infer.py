@@ -102,15 +102,17 @@ def infer(
         progress: told the outcome of every case.
 
     Raises:
-        ModelError, InputError: before anything is done.
+        ModelError, InputError: before anything is done; InputError also if there is no scan at all.
         OutputError: if results cannot be written; cases finished before stay whole.
     """
     begun = datetime.now(UTC)
     backend = load_backend(options.model, options.backend, options.device)
-    make_folder(out)
     journal = Journal(out)
     results = [out / entry.mask for entry in journal.entries.values() if entry.mask]
     paths, errors = find_scans(scans, ignore=[*results, *([] if _inside(scans, out) else [out])])
+    if not paths:
+        raise InputError("; ".join(map(str, errors)) or "no scan was named")
+    make_folder(out)
     cases = name_cases(paths, journal.owners())
     remove_orphans(out)
     run = _Run(backend, out, options, journal)
