@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     epilog="Example: parotid-seg infer scans/ --out masks/",
 )
 
-UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+UsageError: Any = typer.BadParameter.__bases__[0]
 """A wrong command line. Typer's own click and the separate package have one each; this is the one in use."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
