@@ -117,10 +117,11 @@ class Trainer:
         segment = self.config.segment
         sampler = SliceSampler(train, self.config.grid, segment, self.data.mirrored_labels, self.config.seed)
         while self.epochs_done < segment.epochs:
-            if max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes:
-                self.report(f"stopped after {max_minutes:g} minutes; --resume goes on")
-                return False
             self._epoch(sampler, validation)
+            late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
+            if late and self.epochs_done < segment.epochs:
+                self.report(f"stopped after {self.epochs_done} of {segment.epochs} epochs; --resume goes on")
+                return False
         return True
 
     def _epoch(self, sampler: SliceSampler, validation: Sequence[Patient]) -> None:
@@ -129,6 +130,7 @@ class Trainer:
         calm = number >= self.config.segment.epochs - self.config.segment.calm_epochs
         augment = self.config.augment.halved() if calm else self.config.augment
         augmenter = Augmenter(augment, self.config.grid, self.config.window_hu)
+        torch.manual_seed(self.config.seed * 100_003 + number)  # stochastic depth; a resumed run draws the same
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + number)
         self.net.train()
         losses = []

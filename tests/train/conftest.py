@@ -17,8 +17,8 @@ depths = [1, 1]
 heads = [2, 4]
 stem = [8, 16]
 [segment]
-epochs = 2
-images_per_epoch = 320
+epochs = 4
+images_per_epoch = 480
 batch_size = 16
 learning_rate = 0.003
 average_decay = 0.9
