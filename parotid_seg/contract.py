@@ -32,10 +32,10 @@ class Grid:
         slice_kernel_mm: half width of the filter between slices.
     """
 
-    size: int = 112
-    spacing_mm: float = 2.5
+    size: int = 96
+    spacing_mm: float = 2.25
     kernel_mm: float = 4.0
-    offsets_mm: tuple[float, ...] = (-12.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0)
+    offsets_mm: tuple[float, ...] = (-24.0, -16.0, -10.0, -6.0, -3.0, 0.0, 3.0, 6.0, 10.0, 16.0, 24.0)
     slice_kernel_mm: float = 3.0
 
     def __post_init__(self) -> None:

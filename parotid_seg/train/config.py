@@ -30,7 +30,7 @@ class NetworkConfig:
     embed_dim: int = 64
     depths: tuple[int, ...] = (2, 2, 4)
     heads: tuple[int, ...] = (2, 4, 8)
-    window: int = 7
+    window: int = 6
     drop_path: float = 0.1
     stem: tuple[int, int] = (16, 32)
 
@@ -81,7 +81,7 @@ class SegmentConfig:
         calm_epochs: last epochs, in which augmentation is halved so that the model settles on undistorted scans.
     """
 
-    epochs: int = 22
+    epochs: int = 84
     images_per_epoch: int = 3000
     batch_size: int = 24
     learning_rate: float = 1e-3
@@ -93,8 +93,8 @@ class SegmentConfig:
     border_mm: float = 15.0
     average_decay: float = 0.997
     gradient_norm: float = 2.0
-    validate_every: int = 5
-    calm_epochs: int = 6
+    validate_every: int = 12
+    calm_epochs: int = 12
 
     def __post_init__(self) -> None:
         for name in ("epochs", "images_per_epoch", "batch_size", "validate_every"):

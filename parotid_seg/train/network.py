@@ -31,12 +31,11 @@ class ToGrid(nn.Module):
         self.low, self.high = window_hu
 
     def forward(self, slices: Tensor, rows: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
-        """(..., D, H, W), (..., G, H), (..., G, W), (..., B, K, D) -> (..., B, K, G, G) in 0..1."""
+        """(D, H, W), (G, H), (G, W), (B, K, D) -> (B, K, G, G) in 0..1."""
         windowed = (slices.float().clamp(self.low, self.high) - self.low) / (self.high - self.low)
-        in_plane = rows.unsqueeze(-3) @ (windowed @ columns.unsqueeze(-3).transpose(-1, -2))
-        size = in_plane.shape[-1]
-        stacked = neighbours.flatten(-3, -2) @ in_plane.flatten(-2)
-        return stacked.reshape(*neighbours.shape[:-1], size, size)
+        in_plane = rows @ (windowed @ columns.T)
+        stacked = neighbours @ in_plane.flatten(1)
+        return stacked.reshape(*neighbours.shape[:2], *in_plane.shape[1:])
 
 
 class FromGrid(nn.Module):

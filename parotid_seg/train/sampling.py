@@ -6,76 +6,70 @@ swaps left and right labels in the same place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from parotid_seg.contract import Grid
 from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix
-from parotid_seg.scan.volume import Mask, Voxels
-from parotid_seg.train.config import AugmentConfig, SegmentConfig
+from parotid_seg.scan.volume import Mask
+from parotid_seg.train.config import AugmentConfig, TrainConfig
 from parotid_seg.train.dataset import Patient
+from parotid_seg.train.network import ToGrid
 
 Positions = NDArray[np.float64]
 
-AIR_HU = -1024
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Slices of several patients with the matrices to the grid (see `network.ToGrid`), and their labels on the grid.
+class Batch(NamedTuple):
+    """Slices of several patients on the model's grid.
 
     Attributes:
-        slices (N, D, H, W), rows (N, G, H), columns (N, G, W), neighbours (N, 1, K, D).
+        images: (N, K, G, G) in 0..1, see `network.ToGrid`.
         targets: (N, classes, G, G), the share of each label in each pixel.
     """
 
-    slices: Tensor
-    rows: Tensor
-    columns: Tensor
-    neighbours: Tensor
+    images: Tensor
     targets: Tensor
 
 
-@dataclass(frozen=True)
-class _Sample:
-    slices: Voxels
-    rows: Matrix
-    columns: Matrix
-    neighbours: Matrix
-    targets: Matrix
-
-
-class SliceSampler:
-    """Draws batches of slices; the same seed and epoch give the same batches.
+class SliceSampler(Dataset[Batch]):
+    """Draws batches of slices by number; the same seed and number give the same batch in any process.
 
     Args:
         patients: where to draw from, each as often as any other.
+        to_grid: the model's first layers.
         mirrored_labels: for each label the one it becomes in a mirrored scan.
+        amount: how much a slice is moved, scaled and cut.
     """
 
     def __init__(
         self,
         patients: Sequence[Patient],
-        grid: Grid,
-        segment: SegmentConfig,
+        to_grid: ToGrid,
+        config: TrainConfig,
         mirrored_labels: tuple[int, ...],
-        seed: int,
+        amount: AugmentConfig,
     ) -> None:
-        self.patients, self.grid, self.segment = patients, grid, segment
-        self.mirrored_labels, self.seed = mirrored_labels, seed
+        self.patients, self.to_grid, self.mirrored_labels, self.amount = patients, to_grid, mirrored_labels, amount
+        self.grid, self.segment, self.seed = config.grid, config.segment, config.seed
 
-    def epoch(self, number: int, augment: AugmentConfig) -> Iterator[Batch]:
-        """The batches of one epoch, changed by `augment`."""
+    def __getitem__(self, number: int) -> Batch:
+        """Batch number `number` of a run."""
         rng = np.random.default_rng((self.seed, number))
-        for _ in range(max(1, self.segment.images_per_epoch // self.segment.batch_size)):
-            yield _collate([self._draw(rng, augment) for _ in range(self.segment.batch_size)])
+        images, targets = zip(*(self._draw(rng) for _ in range(self.segment.batch_size)), strict=True)
+        return Batch(torch.stack(images), torch.stack(targets))
 
-    def _draw(self, rng: np.random.Generator, amount: AugmentConfig) -> _Sample:
+    def batches(self, numbers: Iterable[int], workers: int) -> Iterable[Batch]:
+        """These batches in order, drawn ahead by other processes."""
+        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers)
+
+    def _draw(self, rng: np.random.Generator) -> Batch:
+        """One slice: images (K, G, G) and targets (classes, G, G)."""
+        amount = self.amount
         patient = self.patients[int(rng.integers(len(self.patients)))]
         index = self._choose_slice(patient, rng)
         grid = self.grid
@@ -100,13 +94,14 @@ class SliceSampler:
         neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
         used = np.flatnonzero(neighbours.any(axis=0))
         begin, end = int(used[0]), int(used[-1]) + 1
-        return _Sample(
-            slices=patient.volume.voxels[first + begin : first + end],
-            rows=resampling_matrix(native_y, rows_mm, kernel_mm),
-            columns=resampling_matrix(native_x, columns_mm, kernel_mm),
-            neighbours=neighbours[:, begin:end],
-            targets=self._targets(patient.labels[index], native_y, rows_mm, native_x, columns_mm, mirror),
-        )
+        image = self.to_grid(
+            torch.from_numpy(patient.volume.voxels[first + begin : first + end].astype(np.float32)),
+            torch.from_numpy(resampling_matrix(native_y, rows_mm, kernel_mm)),
+            torch.from_numpy(resampling_matrix(native_x, columns_mm, kernel_mm)),
+            torch.from_numpy(neighbours[None, :, begin:end]),
+        )[0]
+        targets = self._targets(patient.labels[index], native_y, rows_mm, native_x, columns_mm, mirror)
+        return Batch(image, torch.from_numpy(targets))
 
     def _choose_slice(self, patient: Patient, rng: np.random.Generator) -> int:
         depth = len(patient.labels)
@@ -138,21 +133,3 @@ class SliceSampler:
                 targets[becomes] = rows @ (labels == value).astype(np.float32) @ columns.T
         targets[0] = 1.0 - targets[1:].sum(axis=0)
         return targets
-
-
-def _collate(samples: list[_Sample]) -> Batch:
-    """Stack samples of different native sizes: missing slices, rows and columns are air of weight 0."""
-    count = len(samples)
-    depth, height, width = (max(sample.slices.shape[axis] for sample in samples) for axis in range(3))
-    size, channels = samples[0].rows.shape[0], samples[0].neighbours.shape[0]
-    slices = np.full((count, depth, height, width), AIR_HU, np.float32)
-    rows = np.zeros((count, size, height), np.float32)
-    columns = np.zeros((count, size, width), np.float32)
-    neighbours = np.zeros((count, 1, channels, depth), np.float32)
-    for index, sample in enumerate(samples):
-        d, h, w = sample.slices.shape
-        slices[index, :d, :h, :w] = sample.slices
-        rows[index, :, :h], columns[index, :, :w] = sample.rows, sample.columns
-        neighbours[index, 0, :, :d] = sample.neighbours
-    targets = np.stack([sample.targets for sample in samples])
-    return Batch(*(torch.from_numpy(array) for array in (slices, rows, columns, neighbours, targets)))

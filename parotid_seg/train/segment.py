@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +26,14 @@ from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SegmentConfig, TrainConfig, to_toml
 from parotid_seg.train.dataset import DataSet, Patient, load_patients
-from parotid_seg.train.network import ParotidNet
+from parotid_seg.train.network import ParotidNet, ToGrid
 from parotid_seg.train.plots import draw_curves, draw_samples
 from parotid_seg.train.sampling import Batch, SliceSampler
 
 Report = Callable[[str], None]
+
+MOST_WORKERS = 8
+"""Processes that draw slices for a GPU; on the CPU it is one, since the network needs the cores."""
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -79,6 +83,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: DataSet, run: Path, device: str, report: Report) -> None:
         self.config, self.data, self.run, self.report = config, data, run, report
         self.device = _device(device)
+        self.workers = 1 if self.device.type == "cpu" else max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 1))
         torch.manual_seed(config.seed)
         self.net = build_network(config, len(data.labels)).to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
@@ -115,16 +120,15 @@ class Trainer:
         patients = load_patients(self.data, cases, self.run / "cache")
         train, validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
         segment = self.config.segment
-        sampler = SliceSampler(train, self.config.grid, segment, self.data.mirrored_labels, self.config.seed)
         while self.epochs_done < segment.epochs:
-            self._epoch(sampler, validation)
+            self._epoch(train, validation)
             late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
             if late and self.epochs_done < segment.epochs:
                 self.report(f"stopped after {self.epochs_done} of {segment.epochs} epochs; --resume goes on")
                 return False
         return True
 
-    def _epoch(self, sampler: SliceSampler, validation: Sequence[Patient]) -> None:
+    def _epoch(self, train: Sequence[Patient], validation: Sequence[Patient]) -> None:
         started = time.monotonic()
         number = self.epochs_done
         calm = number >= self.config.segment.epochs - self.config.segment.calm_epochs
@@ -134,7 +138,9 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + number)
         self.net.train()
         losses = []
-        for batch in sampler.epoch(number, augment):
+        sampler = SliceSampler(train, ToGrid(self.config.window_hu), self.config, self.data.mirrored_labels, augment)
+        numbers = range(self.step, self.step + steps_an_epoch(self.config.segment))
+        for batch in sampler.batches(numbers, self.workers):
             losses.append(self._train_step(batch, augmenter, generator))
         self.epochs_done += 1
         record = {
@@ -157,13 +163,8 @@ class Trainer:
 
     def _train_step(self, batch: Batch, augmenter: Augmenter, generator: torch.Generator) -> float:
         segment = self.config.segment
-        tensors = [
-            tensor.to(self.device)
-            for tensor in (batch.slices, batch.rows, batch.columns, batch.neighbours, batch.targets)
-        ]
         with torch.no_grad():
-            images = self.net.to_grid(*tensors[:4])[:, 0]
-            images, targets = augmenter(images, tensors[4], generator)
+            images, targets = augmenter(batch.images.to(self.device), batch.targets.to(self.device), generator)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, segment)
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -271,10 +272,14 @@ def train(
     return trainer.fit(max_minutes)
 
 
+def steps_an_epoch(segment: SegmentConfig) -> int:
+    """Batches drawn in one epoch."""
+    return max(1, segment.images_per_epoch // segment.batch_size)
+
+
 def learning_rate(step: int, segment: SegmentConfig) -> float:
     """Linear warm-up, then a cosine to zero."""
-    steps_an_epoch = max(1, segment.images_per_epoch // segment.batch_size)
-    warmup, total = segment.warmup_epochs * steps_an_epoch, segment.epochs * steps_an_epoch
+    warmup, total = (epochs * steps_an_epoch(segment) for epochs in (segment.warmup_epochs, segment.epochs))
     if step < warmup:
         return segment.learning_rate * (step + 1) / warmup
     return segment.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

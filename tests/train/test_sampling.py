@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from parotid_seg.train.augment import Augmenter
-from parotid_seg.train.config import AugmentConfig, SegmentConfig, load_config
+from parotid_seg.train.config import AugmentConfig, load_config
 from parotid_seg.train.dataset import load_patients, open_data_set
 from parotid_seg.train.network import ToGrid
 from parotid_seg.train.sampling import SliceSampler
@@ -18,18 +18,22 @@ STILL = AugmentConfig(
 )  # fmt: skip
 
 
+def sampler_of(patients, config, data, augment) -> SliceSampler:
+    """Of slices that show a gland."""
+    segment = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0)
+    config = dataclasses.replace(config, seed=1, segment=segment)
+    return SliceSampler(patients, ToGrid(config.window_hu), config, data.mirrored_labels, augment)
+
+
 @pytest.fixture(scope="module")
 def drawn(balls, small_config, tmp_path_factory):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
     patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"))
 
-    def draw(augment: AugmentConfig, **segment):
-        settings = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0, **segment)
-        sampler = SliceSampler(patients, config.grid, settings, data.mirrored_labels, seed=1)
-        batch = next(sampler.epoch(0, augment))
-        images = ToGrid(config.window_hu)(batch.slices, batch.rows, batch.columns, batch.neighbours)[:, 0]
-        return images, batch.targets, config
+    def draw(augment: AugmentConfig):
+        images, targets = sampler_of(patients, config, data, augment)[0]
+        return images, targets, config
 
     return draw
 
@@ -86,12 +90,22 @@ def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
         volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, 3:, :-5])),
         labels=np.asarray(patients[1].labels[:, 3:, :-5]),
     )
-    segment = SegmentConfig(batch_size=8, images_per_epoch=8, gland_share=1.0, border_share=0.0)
-    sampler = SliceSampler([patients[0], cropped], config.grid, segment, data.mirrored_labels, seed=0)
-    batch = next(sampler.epoch(0, STILL))
-    assert batch.slices.shape[2:] == (50, 50)
-    images = ToGrid(config.window_hu)(batch.slices, batch.rows, batch.columns, batch.neighbours)
+    images, targets = sampler_of([patients[0], cropped], config, data, STILL)[0]
+    assert len(images) == len(targets) == config.segment.batch_size
     assert torch.isfinite(images).all()
+
+
+def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_config, tmp_path):
+    config = load_config("compact", small_config)
+    data = open_data_set(balls)
+    sampler = sampler_of(load_patients(data, data.train, tmp_path), config, data, AugmentConfig())
+    here, there = (list(sampler.batches(range(3, 6), workers)) for workers in (0, 2))
+    assert len(here) == len(there) == 3
+    for number, one, other in zip(range(3, 6), here, there, strict=True):
+        for expected, found, again in zip(one, other, sampler[number], strict=True):
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(again, expected)
+    assert not torch.equal(here[0].images, here[1].images)
 
 
 def test_only_a_couch_is_added_behind_the_body(drawn):
