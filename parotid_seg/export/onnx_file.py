@@ -64,22 +64,24 @@ def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
 
 
 def _translate(net: ParotidNet, channels: int, size: int) -> onnx.ModelProto:
-    """Trace the network with torch's exporter; depth, batch, height and width stay free."""
-    depth, batch, height, width = 5, 3, 20, 24
+    """Trace the network with torch's exporter; all sizes but the grid's stay free."""
+    depth, batch, out, height, width = 5, 3, 4, 20, 24
     example = (
         torch.zeros(depth, height, width, dtype=torch.float16),
         torch.zeros(size, height),
         torch.zeros(size, width),
         torch.zeros(batch, channels, depth),
+        torch.zeros(out, batch),
         torch.zeros(height, size),
         torch.zeros(width, size),
     )
-    free = {name: torch.export.Dim(name, min=1) for name in ("depth", "batch", "height", "width")}
+    free = {name: torch.export.Dim(name, min=1) for name in ("depth", "batch", "out", "height", "width")}
     shapes = {
         "slices": {0: free["depth"], 1: free["height"], 2: free["width"]},
         "rows": {1: free["height"]},
         "columns": {1: free["width"]},
         "neighbours": {0: free["batch"], 2: free["depth"]},
+        "slices_back": {0: free["out"], 1: free["batch"]},
         "rows_back": {0: free["height"]},
         "columns_back": {0: free["width"]},
     }

@@ -43,5 +43,5 @@ class Backend(Protocol):
     ran: Ran
 
     def run(self, inputs: dict[str, NDArray[np.float16] | NDArray[np.float32]]) -> Mask:
-        """One chunk (see `scan.grid.Chunk`) to labels (B, H, W)."""
+        """One chunk (see `scan.grid.Chunk`) to labels (S, H, W)."""
         ...

@@ -38,7 +38,7 @@ def _describe_model(path: Path) -> dict[str, str]:
         "input": f"{', '.join(contract.channels)}, window {contract.window_hu[0]:g} to {contract.window_hu[1]:g} HU",
         "grid": f"{grid.size} x {grid.size} at {grid.spacing_mm:g} mm, neighbours at "
         + ", ".join(f"{offset:g}" for offset in grid.offsets_mm)
-        + " mm",
+        + f" mm, a look every {grid.slice_step_mm:g} mm at most",
         "computes in": contract.precision,
         "weights": f"stored in {contract.weights}, sha256 {contract.weights_sha256}",
     }

@@ -16,7 +16,7 @@ from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.runtime.backend import Ran
 from parotid_seg.scan.volume import Mask
 
-INPUTS = ("slices", "rows", "columns", "neighbours", "rows_back", "columns_back")
+INPUTS = ("slices", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
 
 
 class OnnxRuntimeBackend:
@@ -58,7 +58,7 @@ class OnnxRuntimeBackend:
         type(self).loads += 1
 
     def run(self, inputs: dict[str, NDArray[np.float16] | NDArray[np.float32]]) -> Mask:
-        """One chunk (see `scan.grid.Chunk`) to labels (B, H, W)."""
+        """One chunk (see `scan.grid.Chunk`) to labels (S, H, W)."""
         labels: Mask = self._session.run(["labels"], inputs)[0]
         return labels
 

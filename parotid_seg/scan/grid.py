@@ -84,11 +84,12 @@ class Chunk:
     """A run of neighbouring slices of one scan, as the model takes it.
 
     Attributes:
-        first, stop: the slices that come out, as a range of the volume's slices (B = stop - first).
+        first, stop: the slices that come out, as a range of the volume's slices (S = stop - first).
         inputs: the model's inputs by name:
             slices (D, H, W) raw intensities of those slices and the neighbours they need,
-            rows (G, H) and columns (G, W) to the grid, neighbours (B, K, D) to the 2.5-D channels,
-            rows_back (H, G) and columns_back (W, G) to native pixels.
+            rows (G, H) and columns (G, W) to the grid, neighbours (B, K, D) to the 2.5-D channels of the B slices
+            that the network looks at,
+            slices_back (S, B), rows_back (H, G) and columns_back (W, G) to native voxels.
     """
 
     first: int
@@ -97,7 +98,12 @@ class Chunk:
 
 
 def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
-    """Cut a volume into model inputs of at most `batch_size` slices, in order."""
+    """Cut a volume into model inputs, in order.
+
+    Args:
+        batch_size: slices a chunk that the network looks at, to which come the few beside them that
+            `Grid.slice_back_kernel_mm` reaches.
+    """
     depth, height, width = volume.voxels.shape
     centre_y, centre_x = body_centre_mm(volume.voxels, volume.spacing_mm)
     slices_mm = axis_mm(depth, volume.spacing_mm[0])
@@ -109,23 +115,31 @@ def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
         native_mm, model_mm = axis_mm(size, spacing), centre + grid_mm(grid)
         in_plane[name] = resampling_matrix(native_mm, model_mm, grid.kernel_mm)
         in_plane[f"{name}_back"] = resampling_matrix(model_mm, native_mm, spacing)
-    for first in range(0, depth, batch_size):
-        stop = min(first + batch_size, depth)
-        wanted_mm = slices_mm[first:stop, None] + np.asarray(grid.offsets_mm)
+    step = max(1, int(grid.slice_step_mm / volume.spacing_mm[0] + 1e-6))
+    looked_mm = axis_mm(-(-(depth - 1) // step) + 1, step * volume.spacing_mm[0])
+    slices_back = resampling_matrix(looked_mm, slices_mm, grid.slice_back_kernel_mm, clamp=True)
+    for first in range(0, depth, batch_size * step):
+        stop = min(first + batch_size * step, depth)
+        looks = _used(slices_back[first:stop])
+        wanted_mm = looked_mm[looks, None] + np.asarray(grid.offsets_mm)
         neighbours = resampling_matrix(slices_mm, wanted_mm.ravel(), grid.slice_kernel_mm, clamp=True)
-        used = np.flatnonzero(neighbours.any(axis=0))
-        begin, end = int(used[0]), int(used[-1]) + 1
+        needed = _used(neighbours)
         yield Chunk(
             first=first,
             stop=stop,
             inputs={
-                "slices": as_float16(volume.voxels[begin:end]),
-                "neighbours": np.ascontiguousarray(
-                    neighbours[:, begin:end].reshape(stop - first, len(grid.offsets_mm), end - begin)
-                ),
+                "slices": as_float16(volume.voxels[needed]),
+                "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
+                "slices_back": np.ascontiguousarray(slices_back[first:stop, looks]),
                 **in_plane,
             },
         )
+
+
+def _used(weights: Matrix) -> slice:
+    """The run of columns outside which all weights are 0."""
+    columns = np.flatnonzero(weights.any(axis=0))
+    return slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def as_float16(voxels: Voxels) -> NDArray[np.float16]:

@@ -39,11 +39,12 @@ class ToGrid(nn.Module):
 
 
 class FromGrid(nn.Module):
-    """Scores on the model's grid to scores at native pixels. Outside the grid all scores are 0."""
+    """Scores on the model's grid to scores at native voxels. Outside the grid all scores are 0."""
 
-    def forward(self, logits: Tensor, rows_back: Tensor, columns_back: Tensor) -> Tensor:
-        """(B, C, G, G), (H, G), (W, G) -> (B, C, H, W)."""
-        return rows_back @ (logits.float() @ columns_back.transpose(-1, -2))
+    def forward(self, logits: Tensor, slices_back: Tensor, rows_back: Tensor, columns_back: Tensor) -> Tensor:
+        """(B, C, G, G), (S, B), (H, G), (W, G) -> (S, C, H, W)."""
+        mixed = slices_back @ logits.float().flatten(1)
+        return rows_back @ (mixed.reshape(-1, *logits.shape[1:]) @ columns_back.T)
 
 
 class ConvBlock(nn.Sequential):
@@ -183,10 +184,11 @@ class ParotidNet(nn.Module):
         rows: Tensor,
         columns: Tensor,
         neighbours: Tensor,
+        slices_back: Tensor,
         rows_back: Tensor,
         columns_back: Tensor,
     ) -> Tensor:
-        """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (B, H, W) uint8."""
+        """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (S, H, W) uint8."""
         logits = self.unet(self.to_grid(slices, rows, columns, neighbours))
-        native: Tensor = self.from_grid(logits, rows_back, columns_back)
+        native: Tensor = self.from_grid(logits, slices_back, rows_back, columns_back)
         return native.argmax(dim=1).to(torch.uint8)

@@ -64,7 +64,7 @@ def segment_volume(net: ParotidNet, volume: Volume, grid: Grid, device: torch.de
         images = net.to_grid(*(inputs[name] for name in ("slices", "rows", "columns", "neighbours")))
         with torch.autocast(device.type, torch.bfloat16):
             logits = net.unet(images.contiguous(memory_format=torch.channels_last))
-        native = net.from_grid(logits, inputs["rows_back"], inputs["columns_back"])
+        native = net.from_grid(logits, *(inputs[name] for name in ("slices_back", "rows_back", "columns_back")))
         labels[chunk.first : chunk.stop] = native.argmax(dim=1).to(torch.uint8).cpu().numpy()
     return labels
 

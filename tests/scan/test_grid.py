@@ -66,22 +66,44 @@ def test_body_centre_ignores_a_couch():
     assert body_centre_mm(np.full((2, 11, 21), -1000, np.int16), (1.0, 1.0, 1.0)) == (5.0, 10.0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 16, 100])
-def test_chunks_cover_every_slice_once_and_neighbours_are_where_they_should(batch_size):
-    grid = Grid()
-    depth, spacing = 23, 2.0
+def ramp(depth: int, spacing_mm: float) -> Volume:
+    """A volume whose intensity is its slice number."""
     heights = np.arange(depth, dtype=np.int16)
-    volume = Volume(np.broadcast_to(heights[:, None, None], (depth, 8, 9)).copy(), (spacing, 3.0, 3.0), UPRIGHT)
+    return Volume(np.broadcast_to(heights[:, None, None], (depth, 8, 9)).copy(), (spacing_mm, 3.0, 3.0), UPRIGHT)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 100])
+@pytest.mark.parametrize(
+    ("depth", "spacing", "every"), [(23, 2.0, 1), (30, 3.0, 1), (12, 5.0, 1), (80, 0.9, 3), (41, 1.5, 2), (7, 3.0, 1)]
+)
+def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batch_size, depth, spacing, every):
+    grid = Grid()
+    middle = grid.offsets_mm.index(0.0)
+    end_mm = (depth - 1) * spacing
     seen = []
-    for chunk in chunks(volume, grid, batch_size):
-        seen += range(chunk.first, chunk.stop)
-        profile = chunk.inputs["slices"][:, 0, 0].astype(np.float32)
-        found_mm = chunk.inputs["neighbours"] @ profile * spacing
-        wanted_mm = np.arange(chunk.first, chunk.stop)[:, None] * spacing + np.asarray(grid.offsets_mm)
-        inside = (wanted_mm > 3) & (wanted_mm < (depth - 1) * spacing - 3)
-        np.testing.assert_allclose(found_mm[inside], wanted_mm[inside], atol=1e-3)
-        assert len(chunk.inputs["slices"]) <= batch_size + 2 * (max(grid.offsets_mm) + 3) / spacing + 1
+    for chunk in chunks(ramp(depth, spacing), grid, batch_size):
+        out = np.arange(chunk.first, chunk.stop)
+        seen += out.tolist()
+        profile_mm = chunk.inputs["slices"][:, 0, 0].astype(np.float32) * spacing
+        channels_mm = chunk.inputs["neighbours"] @ profile_mm
+        first = round(float(channels_mm[0, middle]) / (every * spacing))
+        at_mm = (first + np.arange(len(channels_mm))) * every * spacing
+        expected_mm = at_mm[:, None] + np.asarray(grid.offsets_mm)
+        inside = (expected_mm > 3) & (expected_mm < end_mm - 3)
+        np.testing.assert_allclose(channels_mm[inside], expected_mm[inside], atol=0.05)
+        back_mm = chunk.inputs["slices_back"] @ at_mm
+        inside = (out * spacing > 6) & (out * spacing < end_mm - 6)
+        np.testing.assert_allclose(back_mm[inside], out[inside] * spacing, atol=0.3)
+        np.testing.assert_allclose(chunk.inputs["slices_back"].sum(axis=1), 1.0, atol=1e-5)
+        assert len(at_mm) <= batch_size + 5
     assert seen == list(range(depth))
+
+
+@pytest.mark.parametrize(("spacing", "looks"), [(0.9, 27), (1.0, 27), (1.5, 40), (2.0, 80), (3.0, 80), (5.0, 80)])
+def test_the_network_looks_at_thin_slices_every_few_millimetres_only(spacing, looks):
+    chunk = next(chunks(ramp(80, spacing), Grid(), 100))
+    assert abs(len(chunk.inputs["neighbours"]) - looks) <= 1
+    assert chunk.inputs["slices_back"].shape == (80, len(chunk.inputs["neighbours"]))
 
 
 def test_float16_is_exact_for_hounsfield_units_and_never_infinite():

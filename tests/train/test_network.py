@@ -46,12 +46,18 @@ def test_window_and_channels():
     assert images[60].max() == pytest.approx(1.0)
 
 
+def test_a_native_slice_gets_the_mean_of_the_looks_beside_it():
+    logits = torch.tensor([2.0, 4.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    native = FromGrid()(logits, torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]]), torch.eye(4), torch.eye(4))
+    torch.testing.assert_close(native[:, 1, 2, 3], torch.tensor([2.0, 3.5, 4.0]))
+
+
 def test_outside_the_grid_is_background():
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 1] = 5
     back = torch.zeros(6, 4)
     back[2, 2] = 1
-    labels = FromGrid()(logits, back, back).argmax(1)
+    labels = FromGrid()(logits, torch.ones(1, 1), back, back).argmax(1)
     assert labels.sum() == 1
     assert labels[0, 2, 2] == 1
 
