@@ -23,7 +23,7 @@ from parotid_seg.runtime.journal import Entry, Journal, hash_file
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.segmenter import segment_volume
-from parotid_seg.scan.nifti import read_nifti, write_mask
+from parotid_seg.scan.nifti import is_own_mask, read_nifti, write_mask
 
 DEFAULT_BATCH_SIZE = 16
 PICTURES = "pictures"
@@ -166,7 +166,7 @@ class _Run:
 
     def _segment(self, case: Case, key: str) -> Entry:
         mask_path = self.out / f"{case.name}.nii.gz"
-        if mask_path.exists() and case.name not in self.journal.entries:
+        if mask_path.exists() and case.name not in self.journal.entries and not is_own_mask(mask_path):
             raise ScanError(f"{case.path}: {mask_path} exists and is no mask of ours; move it or choose another --out")
         watch = [time.perf_counter()]
         scan = read_nifti(case.path)
@@ -175,11 +175,11 @@ class _Run:
             self.backend, scan.volume, batch_size=self.options.batch_size, clean_up=self.options.clean_up
         )
         watch.append(time.perf_counter())
-        write_mask(found.mask, scan, mask_path)
         if self.options.pictures:
             picture = self.out / PICTURES / f"{case.name}.png"
             make_folder(picture.parent)
             draw_overlay(scan.volume, found.mask, found.volumes_ml, case.name, picture)
+        write_mask(found.mask, scan, mask_path)
         watch.append(time.perf_counter())
         stages = zip(("read", "segment", "write"), watch, watch[1:], strict=False)
         return Entry(

@@ -28,6 +28,9 @@ SPACING_RANGE_MM = (0.05, 20.0)
 MIN_DEPTH_MM = 20.0
 """A scan that covers less of the patient's axis cannot show a gland."""
 
+MASK_NOTE = b"parotid-seg mask"
+"""The header's description of every mask written here."""
+
 
 @dataclass(frozen=True)
 class NiftiScan:
@@ -138,11 +141,19 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1.0, 0.0)
     header["cal_max"], header["cal_min"] = 0.0, 0.0
-    header["descrip"] = b"parotid-seg mask"
+    header["descrip"] = MASK_NOTE
     stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
     image = scan.image_class(stored, None, header)
     with whole_file(path) as partial:
         image.to_filename(partial)
+
+
+def is_own_mask(path: Path) -> bool:
+    """Whether a file is a mask that `write_mask` made."""
+    try:
+        return bytes(_open(path).header["descrip"]) == MASK_NOTE
+    except ScanError:
+        return False
 
 
 def _open(path: Path) -> Nifti1Image:

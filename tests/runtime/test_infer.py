@@ -173,6 +173,18 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
     assert not list(out.glob(".partial-*"))
 
 
+def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
+    """Killed between the mask's rename and the journal's line."""
+    out = tmp_path / "out"
+    command("infer", scans, "--out", out)
+    before = np.asarray(nibabel.load(out / "good.nii.gz").dataobj)
+    (out / "journal.jsonl").unlink()
+    done = command("infer", scans, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "1 done, 0 done before" in done.stdout
+    np.testing.assert_array_equal(nibabel.load(out / "good.nii.gz").dataobj, before)
+
+
 def test_ctrl_c_keeps_finished_cases(head, tmp_path):
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -240,7 +252,7 @@ def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "gone.onnx", "cannot be read"),
         "text": (text, "not an ONNX model"),
         "foreign": (foreign, "without parotid-seg's contract"),
-        "other version": (old, "schema version 99, expected 1"),
+        "other version": (old, "schema version 99, expected 2"),
     }
 
 
