@@ -151,7 +151,7 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
 def is_own_mask(path: Path) -> bool:
     """Whether a file is a mask that `write_mask` made."""
     try:
-        return bytes(_open(path).header["descrip"]) == MASK_NOTE
+        return bool(_open(path).header["descrip"].item() == MASK_NOTE)
     except ScanError:
         return False
 
