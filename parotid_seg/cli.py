@@ -107,6 +107,14 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for checkpoints, metrics and pictures.")],
     preset: Annotated[str, typer.Option("--preset", help="compact (the packaged model's).")] = "compact",
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="NAME_OR_FILE", help="Start: scratch, imagenet (timm), or a weights file."),
+    ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option("--transfer", metavar="PARTS", help="What starts from it: encoder, decoder or encoder,decoder."),
+    ] = None,
     labelled: Annotated[
         int | None, typer.Option("--labelled", metavar="N", help="Use N labelled patients only.")
     ] = None,
@@ -124,15 +132,17 @@ def train(
     """Train the model on labelled scans.
 
     Writes RUN/best.pt (best on the validation patients), RUN/last.pt (to resume), RUN/config.toml (resolved),
-    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. Needs the extra: pip install 'parotid-seg[train]'.
+    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With --init, RUN/transfer.json tells of every weight whether
+    it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
     with _one_line_errors(), _extra("train"), _progress(quiet) as line:
         from parotid_seg.train.config import load_config
         from parotid_seg.train.dataset import open_data_set
         from parotid_seg.train.segment import train as run
 
-        overrides = {} if seed is None else {"seed": seed}
-        settings = load_config(preset, config, **overrides)
+        parts = None if transfer is None else [part.strip() for part in transfer.split(",")]
+        asked = {"seed": seed, "init": init, "transfer": parts}
+        settings = load_config(preset, config, **{name: value for name, value in asked.items() if value is not None})
         data_set = open_data_set(data, labelled)
         run(settings, data_set, out, device=device, resume=resume, max_minutes=max_minutes, report=line.say)
 

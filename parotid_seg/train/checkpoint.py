@@ -69,6 +69,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         torch.save(content, partial)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a parotid-seg checkpoint, of this format or another."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        return False
+    return isinstance(content, dict) and str(content.get("format", "")).startswith("parotid-seg checkpoint")
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,10 @@ from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
 
 C = TypeVar("C")
+
+SCRATCH = "scratch"
+PARTS = ("encoder", "decoder")
+"""Of the network, that can start from another model's weights."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +111,17 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a training run."""
+    """Everything that decides a training run.
+
+    Attributes:
+        init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
+        transfer: parts of the network that start from it.
+    """
 
     preset: str = "compact"
     seed: int = 0
+    init: str = SCRATCH
+    transfer: tuple[str, ...] = PARTS
     window_hu: tuple[float, float] = (-200.0, 300.0)
     grid: Grid = field(default_factory=Grid)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -117,6 +129,10 @@ class TrainConfig:
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
     def __post_init__(self) -> None:
+        if not self.transfer or not set(self.transfer) <= set(PARTS):
+            raise InputError(
+                f"transfer: found {', '.join(self.transfer)!r}, expected one or both of: {', '.join(PARTS)}"
+            )
         tokens = self.grid.size // 4
         smallest = tokens // 2 ** (len(self.network.depths) - 1)
         if self.grid.size % (4 * 2 ** (len(self.network.depths) - 1)) or smallest < 1:
@@ -186,7 +202,11 @@ def to_toml(config: Any, table: str = "") -> str:
         if dataclasses.is_dataclass(value):
             tables.append(f"\n[{name}]\n{to_toml(value, name)}")
         elif isinstance(value, tuple):
-            lines.append(f"{item.name} = [{', '.join(str(entry) for entry in value)}]")
+            lines.append(f"{item.name} = [{', '.join(map(_toml_value, value))}]")
         else:
-            lines.append(f"{item.name} = {value!r}" if not isinstance(value, str) else f'{item.name} = "{value}"')
+            lines.append(f"{item.name} = {_toml_value(value)}")
     return "\n".join(lines) + "\n" + "".join(tables)
+
+
+def _toml_value(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)

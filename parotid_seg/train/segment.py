@@ -24,11 +24,12 @@ from parotid_seg.scan.grid import chunks
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
-from parotid_seg.train.config import SegmentConfig, TrainConfig, to_toml
+from parotid_seg.train.config import SCRATCH, SegmentConfig, TrainConfig, to_toml
 from parotid_seg.train.dataset import DataSet, Patient, load_patients
 from parotid_seg.train.network import ParotidNet, ToGrid
 from parotid_seg.train.plots import draw_curves, draw_samples
 from parotid_seg.train.sampling import Batch, SliceSampler
+from parotid_seg.train.transfer import start_from
 
 Report = Callable[[str], None]
 
@@ -89,6 +90,20 @@ class Trainer:
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, config.segment.weight_decay), lr=0.0, fused=True)
         self.epochs_done, self.step, self.best_dsc = 0, 0, -1.0
+
+    def start(self) -> None:
+        """Take the first weights from where `config.init` says, and leave the account in `transfer.json`.
+
+        Raises:
+            InputError: if they cannot be read or fit nothing.
+        """
+        if self.config.init == SCRATCH:
+            return
+        transfer = start_from(self.config.init, self.net.unet, self.config.transfer)
+        self.average.load_state_dict(self.net.state_dict())
+        for line in transfer.lines():
+            self.report(line)
+        transfer.save(self.run / "transfer.json")
 
     def resume(self) -> None:
         """Go on from `last.pt`.
@@ -269,6 +284,8 @@ def train(
     trainer = Trainer(config, data, run, device, report)
     if resume:
         trainer.resume()
+    else:
+        trainer.start()
     return trainer.fit(max_minutes)
 
 

@@ -1,0 +1,179 @@
+"""Where a network's first weights come from, with an account of every weight: taken, left out and why, or left random.
+
+A start is one of our checkpoints, a file of the official Swin repository (weights under the key "model"), a state dict
+of timm's Swin Transformer, or timm's ImageNet model. A source without a decoder gives the decoder its encoder's stages:
+stage by stage the decoder has the encoder's widths (arXiv 2208.12413's follow-up does the same).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import resize_rel_pos_bias_table
+from timm.models import adapt_input_conv, load_state_dict
+from torch import Tensor
+
+from parotid_seg.errors import InputError
+from parotid_seg.files import write_text
+from parotid_seg.train.checkpoint import is_checkpoint, load_checkpoint
+from parotid_seg.train.config import PARTS
+from parotid_seg.train.network import SwinUnet
+
+IMAGENET = "imagenet"
+IMAGENET_MODELS = {
+    96: "swin_tiny_patch4_window7_224.ms_in1k",
+    128: "swin_base_patch4_window7_224.ms_in1k",
+    192: "swin_large_patch4_window7_224.ms_in22k_ft_in1k",
+}
+"""By the width of the first stage."""
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What became of a source's weights and of the model's.
+
+    Attributes:
+        source: file or name of the start.
+        parts: what was to be filled.
+        taken: the model's weights that came from the source.
+        left_out: the source's weights that were not used, with the reason.
+        random: the model's weights that stayed random.
+    """
+
+    source: str
+    parts: tuple[str, ...]
+    taken: tuple[str, ...]
+    left_out: dict[str, str]
+    random: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The account in short, one line a part and one a reason."""
+        lines = []
+        for part in PARTS:
+            taken, random = (sum(part_of(name) == part for name in names) for names in (self.taken, self.random))
+            lines.append(f"{part}: {taken} of {taken + random} weights from {self.source}")
+        reasons = list(self.left_out.values())
+        lines += [f"left out: {reasons.count(reason)} because {reason}" for reason in dict.fromkeys(reasons)]
+        return lines
+
+    def save(self, path: Path) -> None:
+        """Write the whole account as JSON. Raises OutputError if that fails."""
+        write_text(json.dumps(asdict(self), indent=1) + "\n", path)
+
+
+def part_of(name: str) -> str:
+    """The part of the Swin-Unet that a weight belongs to; the classifier belongs to none, it is always new."""
+    if name.startswith("classify."):
+        return "classifier"
+    return "encoder" if name.startswith(("encoder.", "skip_norms.", "stem_")) else "decoder"
+
+
+def start_from(source: str, net: SwinUnet, parts: Iterable[str]) -> Transfer:
+    """Fill parts of a new network with a source's weights.
+
+    Args:
+        source: "imagenet" or a file.
+        net: changed in place.
+        parts: of `PARTS`.
+
+    Raises:
+        InputError: if the source cannot be read, or fits nothing of a part that was asked for.
+    """
+    parts = tuple(parts)
+    offered = _offered(source, net)
+    own = net.state_dict()
+    taken: Weights = {}
+    left_out = {}
+    for name, value in offered.items():
+        if name not in own:
+            left_out[name] = "the model has no such weight"
+        elif part_of(name) not in parts:
+            left_out[name] = f"only {' and '.join(parts)} was asked for"
+        elif value.shape != own[name].shape:
+            left_out[name] = f"its shape {tuple(value.shape)} differs from the model's {tuple(own[name].shape)}"
+        else:
+            taken[name] = value
+    for part in parts:
+        if not any(part_of(name) == part for name in taken):
+            reason = next(iter(left_out.values()), "it holds no weights")
+            raise InputError(f"--init {source}: no weight fits the model's {part}: {reason}")
+    net.load_state_dict(taken, strict=False)
+    return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in own if name not in taken))
+
+
+def _offered(source: str, net: SwinUnet) -> Weights:
+    """A source's weights under the Swin-Unet's names."""
+    if source == IMAGENET:
+        return _encoder_and_mirror(_imagenet(net.encoder.embed_dim), net)
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"--init: found {source!r}, expected scratch, imagenet or a weights file")
+    if is_checkpoint(path):
+        return {name.removeprefix("unet."): value for name, value in load_checkpoint(path).weights.items()}
+    try:
+        weights = load_state_dict(source, device="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
+        raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"--init {source}: found no weights in it, expected tensors by name or under 'model'")
+    return _encoder_and_mirror(weights, net)
+
+
+def _imagenet(width: int) -> Weights:
+    if width not in IMAGENET_MODELS:
+        known = ", ".join(map(str, IMAGENET_MODELS))
+        raise InputError(f"--init imagenet: found network.embed_dim {width}, expected one of {known}, as published")
+    try:
+        model = timm.create_model(IMAGENET_MODELS[width], pretrained=True)
+    except Exception as error:  # the hub's client raises classes of several packages
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"--init imagenet: {IMAGENET_MODELS[width]} cannot be fetched ({reason}); "
+            "without internet, give a downloaded weights file instead"
+        ) from error
+    weights: Weights = model.state_dict()
+    return weights
+
+
+def _encoder_and_mirror(weights: Weights, net: SwinUnet) -> Weights:
+    """A Swin Transformer's weights as the encoder's, and its blocks again as those of the decoder's stages."""
+    encoder = {f"encoder.{name}": value for name, value in _as_timm(weights, net).items()}
+    stages = len(net.decoder)
+    mirrored = {}
+    for name, value in encoder.items():
+        found = re.fullmatch(r"encoder\.layers\.(\d+)\.(blocks\..+)", name)
+        if found and int(found[1]) < stages:
+            mirrored[f"decoder.{stages - 1 - int(found[1])}.{found[2]}"] = value
+    return encoder | mirrored
+
+
+def _as_timm(weights: Weights, net: SwinUnet) -> Weights:
+    """Names and sizes as in timm's Swin Transformer of the network's window and channels."""
+    own = net.encoder.state_dict()
+    official = "layers.0.downsample.reduction.weight" in weights  # it downsamples at a stage's end, timm at its start
+    converted = {}
+    for name, value in weights.items():
+        if name.endswith(("relative_position_index", "attn_mask")):
+            continue  # computed, not learnt
+        later = r"layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample"
+        new_name = re.sub(*later, name) if official else name
+        converted[new_name] = _fitted(new_name, value, own[new_name].shape) if new_name in own else value
+    return converted
+
+
+def _fitted(name: str, value: Tensor, wanted: torch.Size) -> Tensor:
+    """Position biases for another window and filters for other channels, the way timm adapts them."""
+    if name.endswith("relative_position_bias_table") and value.shape[0] != wanted[0]:
+        side = (int(wanted[0] ** 0.5) + 1) // 2
+        return resize_rel_pos_bias_table(value, (side, side), (wanted[0], value.shape[1]))  # type: ignore[no-any-return]
+    if name == "patch_embed.proj.weight" and value.shape[1] == 3 != wanted[1]:
+        return adapt_input_conv(wanted[1], value)  # type: ignore[no-any-return]
+    return value
