@@ -26,6 +26,7 @@ FIGURES = {
     "accuracy": "accuracy (recall)",
 }
 FIELD_MM = 230.0
+CASES_A_ROW = 5
 
 
 def table(result: Evaluation) -> str:
@@ -62,26 +63,30 @@ def worst_first(result: Evaluation) -> list[str]:
 
 def draw_cases(names: list[str], result: Evaluation, scans: Path, references: Path, masks: Path, picture: Path) -> None:
     """For each case an axial and a coronal slice: reference white, prediction coloured."""
-    figure, axes = plt.subplots(2, len(names), figsize=(2.6 * len(names), 5.4), layout="constrained", squeeze=False)
-    for column, name in enumerate(names):
+    rows, columns = 2 * -(-len(names) // CASES_A_ROW), min(CASES_A_ROW, len(names))
+    size = (2.6 * columns, 2.7 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for panel in axes.ravel():
+        panel.axis("off")
+    for index, name in enumerate(names):
+        axial, coronal = axes[2 * (index // CASES_A_ROW) :, index % CASES_A_ROW][:2]
         scan = read_nifti(scans / f"{name}_0000.nii.gz")
         reference, _ = read_mask(references / f"{name}.nii.gz", like=scan)
         mask, _ = read_mask(masks / f"{name}.nii.gz", like=scan)
         z, y, x = np.argwhere(reference > 0).mean(axis=0).round().astype(int)
         dz, dy, dx = scan.volume.spacing_mm
         views = (np.s_[z], (y, x), (dy, dx)), (np.s_[:, y], (z, x), (dz, dx))
-        for panel, (cut, (row, col), (row_mm, col_mm)) in zip(axes[:, column], views, strict=True):
+        for panel, (cut, (row, col), (row_mm, col_mm)) in zip((axial, coronal), views, strict=True):
             panel.imshow(scan.volume.voxels[cut], cmap="gray", vmin=-200, vmax=300, aspect=row_mm / col_mm)
             for value, colour in ((1, "orange"), (2, "deepskyblue")):
                 for labels, line in ((reference, "white"), (mask, colour)):
                     if (labels[cut] == value).any():
                         panel.contour(labels[cut] == value, levels=[0.5], colors=line, linewidths=1)
             half_row, half_col = FIELD_MM / 2 / row_mm, FIELD_MM / 2 / col_mm
-            upwards = -1 if panel is axes[1, column] else 1
+            upwards = -1 if panel is coronal else 1
             panel.set(xlim=(col - half_col, col + half_col), ylim=(row + upwards * half_row, row - upwards * half_row))
-            panel.axis("off")
         dsc = " / ".join(f"{gland.dsc:.2f}" for gland in result.cases[name].labels.values())
-        axes[0, column].set_title(f"{name}\nDSC {dsc}", fontsize=9)
+        axial.set_title(f"{name}\nDSC {dsc}", fontsize=9)
     figure.savefig(picture, dpi=90)
     plt.close(figure)
 
@@ -93,7 +98,7 @@ def main() -> None:
     parser.add_argument("--references", type=Path, required=True, help="folder with CASE.nii.gz")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--worst", type=int, default=6, help="cases to draw")
+    parser.add_argument("--worst", type=int, default=10, help="cases to draw")
     arguments = parser.parse_args()
     masks = arguments.out / "masks"
     summary = infer([arguments.scans], masks, InferOptions(arguments.model, pictures=False))
