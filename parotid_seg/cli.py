@@ -107,13 +107,29 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for checkpoints, metrics and pictures.")],
     preset: Annotated[str, typer.Option("--preset", help="compact (the packaged model's).")] = "compact",
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            "--stages",
+            metavar="LIST",
+            help="organs (pre-training on DATA/organsTr), segment, or organs,segment. Default: segment.",
+        ),
+    ] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", metavar="NAME_OR_FILE", help="Start: scratch, imagenet (timm), or a weights file."),
+        typer.Option(
+            "--init",
+            metavar="NAME_OR_FILE",
+            help="Start: scratch, imagenet (timm), or a weights file. Default: scratch.",
+        ),
     ] = None,
     transfer: Annotated[
         str | None,
-        typer.Option("--transfer", metavar="PARTS", help="What starts from it: encoder, decoder or encoder,decoder."),
+        typer.Option(
+            "--transfer",
+            metavar="PARTS",
+            help="What starts from it, or from the stage before: encoder, decoder or encoder,decoder (default).",
+        ),
     ] = None,
     labelled: Annotated[
         int | None, typer.Option("--labelled", metavar="N", help="Use N labelled patients only.")
@@ -137,14 +153,20 @@ def train(
     """
     with _one_line_errors(), _extra("train"), _progress(quiet) as line:
         from parotid_seg.train.config import load_config
-        from parotid_seg.train.dataset import open_data_set
-        from parotid_seg.train.segment import train as run
+        from parotid_seg.train.stages import train as run
 
-        parts = None if transfer is None else [part.strip() for part in transfer.split(",")]
-        asked = {"seed": seed, "init": init, "transfer": parts}
+        asked = {"seed": seed, "init": init, "stages": _listed(stages), "transfer": _listed(transfer)}
         settings = load_config(preset, config, **{name: value for name, value in asked.items() if value is not None})
-        data_set = open_data_set(data, labelled)
-        run(settings, data_set, out, device=device, resume=resume, max_minutes=max_minutes, report=line.say)
+        run(
+            settings,
+            data,
+            out,
+            labelled=labelled,
+            device=device,
+            resume=resume,
+            max_minutes=max_minutes,
+            report=line.say,
+        )
 
 
 @app.command(epilog="Example: parotid-seg export runs/compact/best.pt --out parotid-ct.onnx")
@@ -215,6 +237,11 @@ def version() -> None:
     from importlib import metadata
 
     typer.echo(f"parotid-seg {metadata.version('parotid-seg')}")
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """A comma-separated option as a list."""
+    return None if text is None else [word.strip() for word in text.split(",")]
 
 
 class _Line:

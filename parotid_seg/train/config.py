@@ -14,6 +14,8 @@ from parotid_seg.errors import InputError
 
 C = TypeVar("C")
 
+STAGES = ("organs", "segment")
+"""In the order they can follow each other."""
 SCRATCH = "scratch"
 PARTS = ("encoder", "decoder")
 """Of the network, that can start from another model's weights."""
@@ -114,21 +116,30 @@ class TrainConfig:
     """Everything that decides a training run.
 
     Attributes:
+        stages: of `STAGES`, in their order.
         init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
-        transfer: parts of the network that start from it.
+        transfer: parts of the network that start from it, or from the stage before.
+        organs: supervised pre-training on other organs.
+        segment: training on the data set's labels.
     """
 
     preset: str = "compact"
     seed: int = 0
+    stages: tuple[str, ...] = ("segment",)
     init: str = SCRATCH
     transfer: tuple[str, ...] = PARTS
     window_hu: tuple[float, float] = (-200.0, 300.0)
     grid: Grid = field(default_factory=Grid)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    organs: SegmentConfig = field(default_factory=lambda: SegmentConfig(epochs=20, validate_every=10, calm_epochs=4))
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
     def __post_init__(self) -> None:
+        if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
+            raise InputError(
+                f"stages: found {', '.join(self.stages)!r}, expected one or more of: {', '.join(STAGES)}, in this order"
+            )
         if not self.transfer or not set(self.transfer) <= set(PARTS):
             raise InputError(
                 f"transfer: found {', '.join(self.transfer)!r}, expected one or both of: {', '.join(PARTS)}"
@@ -140,6 +151,11 @@ class TrainConfig:
                 f"grid.size: found {self.grid.size}, expected a multiple of "
                 f"{4 * 2 ** (len(self.network.depths) - 1)} for {len(self.network.depths)} stages"
             )
+
+    def for_stage(self, stage: str) -> TrainConfig:
+        """What decides one stage, its own settings under `segment`; nothing of the stages after it."""
+        until = self.stages[: self.stages.index(stage) + 1]
+        return dataclasses.replace(self, stages=until, segment=getattr(self, stage))
 
 
 PRESETS = {"compact": TrainConfig()}

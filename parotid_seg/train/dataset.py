@@ -3,6 +3,7 @@
 DATA/dataset.json                       channel names, labels, file ending
 DATA/imagesTr/CASE_0000.nii.gz          scans
 DATA/labelsTr/CASE.nii.gz               label maps
+DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,9 @@ class DataSet:
     """What a data folder promises; nothing but its JSON files has been read.
 
     Attributes:
-        labels: label names by value, background first.
+        labels: label names, background first.
+        stored_values: for each label its value in the label maps; a label map's other values are background.
+        label_folder: where the label maps are.
         train, validation: case names.
     """
 
@@ -39,6 +43,8 @@ class DataSet:
     name: str
     channels: tuple[str, ...]
     labels: tuple[str, ...]
+    stored_values: tuple[int, ...]
+    label_folder: str
     file_ending: str
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -49,18 +55,15 @@ class DataSet:
 
     def label_path(self, case: str) -> Path:
         """Where a case's label map is."""
-        return self.folder / "labelsTr" / f"{case}{self.file_ending}"
+        return self.folder / self.label_folder / f"{case}{self.file_ending}"
 
     @property
     def mirrored_labels(self) -> tuple[int, ...]:
-        """For each label the one it becomes in a mirrored scan: `x_left` and `x_right` change places."""
+        """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
+        words = [_words(name) for name in self.labels]
         swapped = {"left": "right", "right": "left"}
-        mirrored = []
-        for value, name in enumerate(self.labels):
-            stem, _, side = name.rpartition("_")
-            partner = f"{stem}_{swapped[side]}" if side in swapped else name
-            mirrored.append(self.labels.index(partner) if partner in self.labels else value)
-        return tuple(mirrored)
+        partners = [frozenset(swapped.get(word, word) for word in name) for name in words]
+        return tuple(words.index(name) if name in words else value for value, name in enumerate(partners))
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class Patient:
     gland_slices: tuple[int, ...]
 
 
-def open_data_set(folder: Path, labelled: int | None = None) -> DataSet:
+def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None) -> DataSet:
     """Read a data folder's description and check that its files are there.
 
     Args:
         folder: the data folder.
+        stage: "segment" for the data set's labels, "organs" for the other organs. Organs that are among the data set's
+            labels count as background then: they are what is to be learnt later, from however few patients.
         labelled: use only the first this many training patients (few-label study).
 
     Raises:
@@ -96,10 +101,14 @@ def open_data_set(folder: Path, labelled: int | None = None) -> DataSet:
         channels = tuple(description["channel_names"][str(index)] for index in range(len(description["channel_names"])))
         by_value = {int(value): str(name) for name, value in description["labels"].items()}
         labels = tuple(by_value[value] for value in range(len(by_value)))
+        values = tuple(range(len(labels)))
+        if stage == "organs":
+            labels, values = _other_organs(description["organ_labels"], labels)
         ending = str(description["file_ending"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong"
+            + (", which the stage organs needs" if stage == "organs" else "")
         ) from error
     if len(channels) != 1:
         raise InputError(f"{folder / 'dataset.json'}: found {len(channels)} channels, expected one")
@@ -119,7 +128,15 @@ def open_data_set(folder: Path, labelled: int | None = None) -> DataSet:
             raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
         train = train[:labelled]
     data = DataSet(
-        folder, str(description.get("name", folder.name)), channels, labels, ending, tuple(train), tuple(validation)
+        folder=folder,
+        name=str(description.get("name", folder.name)),
+        channels=channels,
+        labels=labels,
+        stored_values=values,
+        label_folder="organsTr" if stage == "organs" else "labelsTr",
+        file_ending=ending,
+        train=tuple(train),
+        validation=tuple(validation),
     )
     if not data.train or not data.validation:
         raise InputError(f"{folder}: found {len(data.train)} training and {len(data.validation)} validation patients")
@@ -149,14 +166,20 @@ def load_patients(
 def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
     sources = data.image_path(case), data.label_path(case)
     key = hashlib.sha256(
-        repr([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]).encode()
+        repr(
+            [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+            + list(data.stored_values)
+        ).encode()
     )
     entry = cache / f"{case}-{key.hexdigest()[:16]}"
     if not entry.exists():
         scan = read_nifti(sources[0])
-        labels, _ = read_mask(sources[1], like=scan)
-        if labels.max() >= len(data.labels):
-            raise InputError(f"{sources[1]}: found label {labels.max()}, expected 0 to {len(data.labels) - 1}")
+        stored, _ = read_mask(sources[1], like=scan)
+        if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
+            raise InputError(f"{sources[1]}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
+        labels = np.zeros_like(stored)
+        for value, stored_value in enumerate(data.stored_values):
+            labels[stored == stored_value] = value
         _save_entry(entry, scan.volume, labels)
     facts = json.loads((entry / "facts.json").read_text())
     voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
@@ -184,6 +207,19 @@ def _save_entry(entry: Path, volume: Volume, labels: Mask) -> None:
     }
     (partial / "facts.json").write_text(json.dumps(facts))
     partial.rename(entry)
+
+
+def _other_organs(organs: Mapping[str, int], labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and stored values of the organs that are not among the labels, background first."""
+    known = [_words(name) for name in labels]
+    others = [(name, int(value)) for name, value in organs.items() if _words(name) not in known]
+    names, values = zip(("background", 0), *others, strict=True)
+    return names, values
+
+
+def _words(name: str) -> frozenset[str]:
+    """The words of a structure's name, whatever its style: LeftParotid, parotid_left."""
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name))
 
 
 def _read_json(path: Path) -> dict:  # type: ignore[type-arg]

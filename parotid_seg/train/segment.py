@@ -1,4 +1,4 @@
-"""The supervised stage: Swin-Unet on labelled slices with cross-entropy and Dice, validated on whole patients."""
+"""A supervised stage: Swin-Unet on labelled slices with cross-entropy and Dice, validated on whole patients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
-from parotid_seg.files import make_folder
+from parotid_seg.files import write_text
 from parotid_seg.metrics import dice
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import chunks
@@ -91,15 +91,18 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, config.segment.weight_decay), lr=0.0, fused=True)
         self.epochs_done, self.step, self.best_dsc = 0, 0, -1.0
 
-    def start(self) -> None:
-        """Take the first weights from where `config.init` says, and leave the account in `transfer.json`.
+    def start(self, source: str) -> None:
+        """Take the first weights from a source, and leave the account in `transfer.json`.
+
+        Args:
+            source: "scratch", or as in `transfer.start_from`.
 
         Raises:
             InputError: if they cannot be read or fit nothing.
         """
-        if self.config.init == SCRATCH:
+        if source == SCRATCH:
             return
-        transfer = start_from(self.config.init, self.net.unet, self.config.transfer)
+        transfer = start_from(source, self.net.unet, self.config.transfer)
         self.average.load_state_dict(self.net.state_dict())
         for line in transfer.lines():
             self.report(line)
@@ -129,7 +132,9 @@ class Trainer:
             Whether the schedule is complete; if not, `last.pt` resumes it.
         """
         started = time.monotonic()
-        (self.run / "config.toml").write_text(to_toml(self.config))
+        if self.epochs_done == self.config.segment.epochs:
+            return True
+        write_text(to_toml(self.config), self.run / "config.toml")
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
         patients = load_patients(self.data, cases, self.run / "cache")
@@ -252,41 +257,6 @@ class Trainer:
             progress=state if progress else {},
         )
         save_checkpoint(checkpoint, self.run / name)
-
-
-def train(
-    config: TrainConfig,
-    data: DataSet,
-    run: Path,
-    *,
-    device: str = "auto",
-    resume: bool = False,
-    max_minutes: float | None = None,
-    report: Report = lambda _: None,
-) -> bool:
-    """`parotid-seg train`: a new run in an empty folder, or the rest of one.
-
-    Args:
-        config, data, run, device, report: see `Trainer`.
-        resume: go on from the folder's `last.pt`.
-        max_minutes: stop after the first epoch that ends later.
-
-    Returns:
-        Whether the schedule is complete.
-
-    Raises:
-        InputError: if the folder holds a run already and `resume` is off, or none and it is on.
-        OutputError: if the folder cannot be written to.
-    """
-    make_folder(run)
-    if not resume and (run / "last.pt").exists():
-        raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
-    trainer = Trainer(config, data, run, device, report)
-    if resume:
-        trainer.resume()
-    else:
-        trainer.start()
-    return trainer.fit(max_minutes)
 
 
 def steps_an_epoch(segment: SegmentConfig) -> int:

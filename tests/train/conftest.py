@@ -16,6 +16,12 @@ embed_dim = 16
 depths = [1, 1]
 heads = [2, 4]
 stem = [8, 16]
+[organs]
+epochs = 1
+images_per_epoch = 160
+batch_size = 16
+learning_rate = 0.003
+warmup_epochs = 0.2
 [segment]
 epochs = 4
 images_per_epoch = 480
@@ -41,12 +47,14 @@ def write_patient(folder, name, rng):
         data[ball] += 180
     nibabel.save(nibabel.Nifti1Image(data.astype(np.int16), affine), folder / "imagesTr" / f"{name}_0000.nii.gz")
     nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labelsTr" / f"{name}.nii.gz")
+    organs = np.where(labels > 0, labels, np.where(head & (y < centre[1]), 5, 0)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(organs, affine), folder / "organsTr" / f"{name}.nii.gz")
 
 
 @pytest.fixture(scope="session")
 def balls(tmp_path_factory):
     folder = tmp_path_factory.mktemp("balls")
-    for name in ("imagesTr", "labelsTr"):
+    for name in ("imagesTr", "labelsTr", "organsTr"):
         (folder / name).mkdir()
     rng = np.random.default_rng(0)
     names = [f"p{index}" for index in range(6)]
@@ -54,6 +62,7 @@ def balls(tmp_path_factory):
         write_patient(folder, name, rng)
     labels = {"background": 0, "parotid_left": 1, "parotid_right": 2}
     description = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 6}
+    description["organ_labels"] = {"LeftParotid": 1, "RightParotid": 2, "Mandible": 5}
     (folder / "dataset.json").write_text(json.dumps({"name": "balls", **description}))
     (folder / "splits.json").write_text(json.dumps({"train": names[:4], "validation": names[4:]}))
     return folder

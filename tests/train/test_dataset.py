@@ -1,5 +1,6 @@
 """Data sets in nnU-Net's raw layout, whole and broken."""
 
+import dataclasses
 import json
 import shutil
 
@@ -44,6 +45,31 @@ def test_without_splits_a_fifth_is_held_out(data):
     assert len(found.validation) == 1
     assert sorted((*found.train, *found.validation)) == [f"p{index}" for index in range(6)]
     assert open_data_set(data) == found
+
+
+def test_other_organs_are_those_that_are_not_to_be_segmented(balls, data, tmp_path):
+    organs = open_data_set(balls, "organs")
+    assert (organs.labels, organs.stored_values) == (("background", "Mandible"), (0, 5))
+    found = load_patients(organs, ["p0"], tmp_path / "cache")[0].labels
+    assert set(np.unique(found)) == {0, 1}
+    glands = load_patients(open_data_set(balls), ["p0"], tmp_path / "cache")[0].labels
+    assert glands.max() == 2, "the cache tells the two apart"
+    assert not found[np.asarray(glands) > 0].any()
+    rewrite(data / "dataset.json", organ_labels=None)
+    with pytest.raises(InputError, match="which the stage organs needs"):
+        open_data_set(data, "organs")
+
+
+@pytest.mark.parametrize(
+    ("names", "mirrored"),
+    [
+        (("background", "parotid_left", "parotid_right"), (0, 2, 1)),
+        (("background", "RightLung", "Heart", "LeftLung"), (0, 3, 2, 1)),
+        (("background", "left_eye", "cleft"), (0, 1, 2)),
+    ],
+)
+def test_mirrored_labels(balls, names, mirrored):
+    assert dataclasses.replace(open_data_set(balls), labels=names).mirrored_labels == mirrored
 
 
 def test_few_labels(balls):

@@ -1,0 +1,73 @@
+"""A training run stage by stage: each starts from the one before, and a finished one is not redone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from parotid_seg.errors import InputError
+from parotid_seg.files import make_folder
+from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.segment import Report, Trainer
+
+
+def train(
+    config: TrainConfig,
+    data: Path,
+    run: Path,
+    *,
+    labelled: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    max_minutes: float | None = None,
+    report: Report = lambda _: None,
+) -> bool:
+    """`parotid-seg train`: a new run in an empty folder, or the rest of one.
+
+    The last stage of `config.stages` leaves its checkpoints in `run`, an earlier one in a folder of its name below it.
+
+    Args:
+        config: the resolved configuration.
+        data: folder of the data set.
+        run: folder for checkpoints, metrics and pictures.
+        labelled: use this many patients for the stage "segment" (few-label study).
+        device, report: see `Trainer`.
+        resume: go on with what the folder holds. What it holds of earlier stages is used in any case.
+        max_minutes: stop after the first epoch that ends later.
+
+    Returns:
+        Whether every stage is complete.
+
+    Raises:
+        InputError: if the folder holds a run already and `resume` is off, or none and it is on; if a stage in it was
+            made with other settings; and for an unusable data set or start, before anything is trained.
+        OutputError: if the folder cannot be written to.
+    """
+    started = time.monotonic()
+    folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
+    data_sets = {stage: open_data_set(data, stage, labelled if stage == "segment" else None) for stage in folders}
+    held = [folder for folder in folders.values() if (folder / "last.pt").exists()]
+    if run in held and not resume:
+        raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
+    if resume and not held:
+        raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
+    source = config.init
+    for stage, folder in folders.items():
+        make_folder(folder)
+        trainer = Trainer(config.for_stage(stage), data_sets[stage], folder, device, report)
+        if folder in held:
+            trainer.resume()
+        else:
+            trainer.start(source)
+        before = trainer.epochs_done
+        report(f"stage {stage}: {before} of {trainer.config.segment.epochs} epochs done")
+        left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
+        if not trainer.fit(left):
+            return False
+        late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
+        if late and trainer.epochs_done > before and folder != run:
+            report(f"stopped after stage {stage}; --resume goes on")
+            return False
+        source = str(folder / "best.pt")
+    return True

@@ -1,0 +1,83 @@
+"""Stages of a run: one starts from the other, finished ones are used again, other settings are refused."""
+
+import json
+
+import pytest
+import torch
+
+from parotid_seg.errors import InputError
+from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.config import load_config
+from parotid_seg.train.stages import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(command, balls, small_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = ("--config", small_config, "--device", "cpu", "--stages", "organs,segment", "--labelled", 2)
+    done = command("train", balls, "--out", folder, *options, "--max-minutes", 0.001, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "stage organs: 0 of 1 epochs done" in done.stdout
+    assert not (folder / "last.pt").exists(), "the time was over after the first stage"
+    return folder
+
+
+@pytest.fixture
+def config(small_config):
+    return load_config("compact", small_config, stages=["organs", "segment"])
+
+
+def test_the_second_stage_starts_from_the_first(balls, config, run):
+    organs = load_checkpoint(run / "organs" / "last.pt")
+    assert organs.labels == ("background", "Mandible")
+    assert organs.training["train_patients"] == 4
+    said = []
+    assert not train(config, balls, run, labelled=2, device="cpu", max_minutes=0.0001, report=said.append)
+    assert "stage organs: 1 of 1 epochs done" in said
+    account = json.loads((run / "transfer.json").read_text())
+    assert account["source"] == str(run / "organs" / "best.pt")
+    assert account["random"] == ["classify.weight", "classify.bias"]
+    segment = load_checkpoint(run / "last.pt")
+    assert segment.labels == ("background", "parotid_left", "parotid_right")
+    assert segment.training["train_patients"] == 2
+    assert segment.training["epochs"] == 1
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config, balls, run, labelled=2, device="cpu")
+    before = (run / "organs" / "last.pt").stat().st_mtime_ns
+    assert not train(config, balls, run, labelled=2, device="cpu", resume=True, max_minutes=0.0001)
+    assert load_checkpoint(run / "last.pt").training["epochs"] == 2
+    assert (run / "organs" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_a_stage_of_other_settings_is_not_used(balls, small_config, run):
+    other = load_config("compact", small_config, stages=["organs", "segment"], seed=9)
+    with pytest.raises(InputError, match=r"organs/last.pt was made with other settings"):
+        train(other, balls, run, labelled=2, device="cpu", resume=True)
+
+
+def test_weights_really_come_over(balls, config, tmp_path, monkeypatch):
+    from parotid_seg.train.segment import Trainer
+
+    started = {}
+    real = Trainer.start
+
+    def start(self, source):
+        real(self, source)
+        started[self.run.name] = {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    monkeypatch.setattr(Trainer, "start", start)
+    train(config, balls, tmp_path / "r", device="cpu", max_minutes=0.5)
+    learnt = load_checkpoint(tmp_path / "r" / "organs" / "best.pt").weights
+    for name, value in started["r"].items():
+        if value.is_floating_point() and "classify" not in name:
+            torch.testing.assert_close(value, learnt[name])
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"), [(["segment", "organs"], "in this order"), (["dance"], "dance"), ([], "one or more")]
+)
+def test_wrong_stages(stages, words):
+    with pytest.raises(InputError, match=words):
+        load_config("compact", stages=stages)
