@@ -13,7 +13,7 @@ import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
-from parotid_seg.scan.nifti import case_name, is_nifti, read_mask
+from parotid_seg.scan.nifti import case_name, check_same_voxels, is_nifti, read_mask
 
 LABELS = ("background", "parotid_left", "parotid_right")
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", "volume_error_ml")
@@ -83,17 +83,13 @@ def evaluate(
     cases = {}
     for name in sorted(expected, key=_natural):
         progress(name)
-        prediction, spacing = read_mask(found[name])
-        reference, reference_spacing = read_mask(expected[name])
-        if prediction.shape != reference.shape or not np.allclose(spacing, reference_spacing, atol=1e-3):
-            raise ScanError(
-                f"{found[name]}: found shape {prediction.shape} at {_rounded(spacing)} mm, expected "
-                f"{reference.shape} at {_rounded(reference_spacing)} mm as in {expected[name]}"
-            )
+        check_same_voxels(found[name], expected[name])
+        prediction, _ = read_mask(found[name])
+        reference, spacing = read_mask(expected[name])
         largest = int(max(prediction.max(), reference.max()))
         if largest >= len(names):
             raise ScanError(f"case {name}: found label {largest}, expected 0 to {len(names) - 1}")
-        cases[name] = score_case(prediction, reference, reference_spacing, names)
+        cases[name] = score_case(prediction, reference, spacing, names)
     return Evaluation(cases, _means(cases, names))
 
 
@@ -132,10 +128,6 @@ def _natural(name: str) -> tuple[int, str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _rounded(spacing: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(round(value, 3) for value in spacing)
 
 
 def _finite_or_none(value: Any) -> Any:

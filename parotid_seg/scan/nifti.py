@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -28,6 +31,8 @@ SPACING_RANGE_MM = (0.05, 20.0)
 MIN_DEPTH_MM = 20.0
 """A scan that covers less of the patient's axis cannot show a gland."""
 
+SAME_PLACE = 0.25
+"""Of a voxel: how far a mask may lie off its scan. Tools round affines by less, half a voxel is a shift."""
 MASK_NOTE = b"parotid-seg mask"
 """The header's description of every mask written here."""
 
@@ -87,8 +92,8 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
     """Read a label map in canonical order, with its spacing in mm.
 
     Raises:
-        ScanError: as `read_nifti`, if a value is no whole number from 0 to 255, or if the map's shape or affine are
-            not those of the scan `like`.
+        ScanError: as `read_nifti`, if a value is no whole number from 0 to 255, or if the map does not lie on the
+            voxels of the scan `like`.
     """
     image = _open(path)
     shape = _spatial_shape(path, image)
@@ -101,29 +106,48 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
     canonical = np.ascontiguousarray(orientation.to_canonical(labels))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[list(orientation.axes)]
     if like is not None:
-        check_same_geometry(path, canonical.shape, spacing, orientation, like)
+        check_same_voxels(path, like.path)
     return canonical, (float(spacing[0]), float(spacing[1]), float(spacing[2]))
 
 
-def check_same_geometry(
-    path: Path,
-    shape: tuple[int, ...],
-    spacing: NDArray[np.float64],
-    orientation: Orientation,
-    like: NiftiScan,
-) -> None:
-    """Raise ScanError unless a mask lies on the scan's voxels."""
-    expected = like.volume
-    if (
-        shape != expected.voxels.shape
-        or not np.allclose(spacing, expected.spacing_mm, atol=1e-3)
-        or orientation != expected.orientation
-    ):
+def check_same_voxels(path: Path, other: Path) -> None:
+    """Raise ScanError unless the voxels of a file lie where those of another do, in whatever order each is stored."""
+    found, expected = _placed(path), _placed(other)
+    if found.shape != expected.shape:
         raise ScanError(
-            f"{path}: not on the voxels of {like.path.name}: found shape {shape} with spacing "
-            f"{tuple(round(float(value), 3) for value in spacing)} mm, expected {expected.voxels.shape} with "
-            f"{tuple(round(value, 3) for value in expected.spacing_mm)} mm and the same orientation"
+            f"{path}: not on the voxels of {other}: found {_sizes(found.shape)} voxels (slices, rows, columns), "
+            f"expected {_sizes(expected.shape)}"
         )
+    off_mm = float(np.linalg.norm(found.corners_mm - expected.corners_mm, axis=1).max())
+    if off_mm > SAME_PLACE * min(expected.spacing_mm):
+        raise ScanError(
+            f"{path}: not on the voxels of {other}: they lie up to {off_mm:.2f} mm apart "
+            f"(voxels of {_sizes(expected.spacing_mm)} mm)"
+        )
+
+
+class _Placed(NamedTuple):
+    """Canonical shape and spacing of a volume, and where its eight corner voxels lie (8, 3) in mm."""
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    corners_mm: NDArray[np.float64]
+
+
+def _placed(path: Path) -> _Placed:
+    image = _open(path)
+    shape = np.array(_spatial_shape(path, image))
+    affine, _ = _affine_mm(path, image.header)
+    orientation = Orientation.from_affine(affine)
+    axes = list(orientation.axes)
+    corners = np.empty((8, 3))
+    corners[:, axes] = np.array(list(itertools.product((False, True), repeat=3))) ^ np.array(orientation.flips)
+    corners_mm = (corners * (shape - 1)) @ affine[:3, :3].T + affine[:3, 3]
+    return _Placed(tuple(shape[axes]), tuple(np.linalg.norm(affine[:3, :3], axis=0)[axes]), corners_mm)
+
+
+def _sizes(values: Iterable[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:

@@ -9,6 +9,12 @@ import pytest
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 
+def half_a_voxel() -> np.ndarray:
+    shift = np.zeros((4, 4))
+    shift[0, 3] = 1.0
+    return shift
+
+
 def save(path, labels, affine=AFFINE):
     path.parent.mkdir(exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(labels, affine), path)
@@ -66,10 +72,14 @@ def test_an_empty_prediction_is_counted_not_averaged(command, folders):
     [
         (lambda f: (f / "predictions" / "b.nii.gz").unlink(), "no prediction for b"),
         (lambda f: (f / "references" / "b.nii.gz").unlink(), "no reference for b"),
-        (lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((9, 9, 9), np.uint8)), "expected (10, 10, 10)"),
+        (lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((9, 9, 9), np.uint8)), "expected 10 x 10 x 10"),
         (
             lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), np.eye(4)),
-            "at (1.0, 1.0, 1.0)",
+            "they lie up to",
+        ),
+        (
+            lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), AFFINE + half_a_voxel()),
+            "they lie up to 1.00 mm apart (voxels of 3 x 2 x 2 mm)",
         ),
         (lambda f: save(f / "predictions" / "b.nii.gz", np.full((10, 10, 10), 7, np.uint8)), "found label 7"),
     ],
