@@ -64,7 +64,7 @@ def infer(
     (a row a case) and DIR/run.json. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done,
     3 some cases failed, 130 interrupted.
     """
-    with _one_line_errors():
+    with _one_line_errors("finished cases are kept"):
         from parotid_seg.models import DEFAULT_MODEL
         from parotid_seg.runtime.infer import DEFAULT_BATCH_SIZE, InferOptions
         from parotid_seg.runtime.infer import infer as run
@@ -151,7 +151,7 @@ def train(
     RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With --init, RUN/transfer.json tells of every weight whether
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
-    with _one_line_errors(), _extra("train"), _progress(quiet) as line:
+    with _one_line_errors("--resume goes on after the last finished epoch"), _extra("train"), _progress(quiet) as line:
         from parotid_seg.train.config import load_config
         from parotid_seg.train.stages import train as run
 
@@ -290,15 +290,19 @@ def _progress(quiet: bool) -> Iterator[_Line]:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """The one place where errors a user can mend become a line on stderr and exit status 1."""
+def _one_line_errors(interrupted: str = "") -> Iterator[None]:
+    """The one place where errors a user can mend become a line on stderr and exit status 1.
+
+    Args:
+        interrupted: what is told after Ctrl-C.
+    """
     try:
         yield
     except ParotidSegError as error:
         _print_error(str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        _print_error("interrupted; finished cases are kept")
+        _print_error("; ".join(filter(None, ("interrupted", interrupted))))
         raise typer.Exit(130) from None
 
 
