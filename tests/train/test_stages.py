@@ -1,6 +1,9 @@
 """Stages of a run: one starts from the other, finished ones are used again, other settings are refused."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -81,3 +84,19 @@ def test_weights_really_come_over(balls, config, tmp_path, monkeypatch):
 def test_wrong_stages(stages, words):
     with pytest.raises(InputError, match=words):
         load_config("compact", stages=stages)
+
+
+def test_ctrl_c_is_one_line_and_the_run_resumes(command, balls, small_config, tmp_path):
+    arguments = ["train", str(balls), "--out", str(tmp_path / "r"), "--config", str(small_config), "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parotid_seg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 1 "):
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr == "parotid-seg: interrupted; --resume goes on after the last finished epoch\n"
+    done = command(*arguments, "--resume", "--max-minutes", 0.001, timeout=300)
+    assert "stage segment: 1 of 4 epochs done" in done.stdout
