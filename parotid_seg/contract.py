@@ -31,9 +31,7 @@ class Grid:
             network's input channels (2.5-D).
         slice_kernel_mm: half width of the filter between slices.
         slice_step_mm: the network looks at every n-th slice, as far apart as this allows (at every slice of a scan
-            whose slices lie further apart).
-        slice_back_kernel_mm: half width of the filter that takes scores from those slices to all slices. A native
-            slice's scores are thus a mean over neighbouring looks, which steadies the outline from slice to slice.
+            whose slices lie further apart); scores in between are interpolated.
     """
 
     size: int = 96
@@ -42,11 +40,10 @@ class Grid:
     offsets_mm: tuple[float, ...] = (-24.0, -16.0, -10.0, -6.0, -3.0, 0.0, 3.0, 6.0, 10.0, 16.0, 24.0)
     slice_kernel_mm: float = 3.0
     slice_step_mm: float = 3.0
-    slice_back_kernel_mm: float = 4.5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets_mm", tuple(float(offset) for offset in self.offsets_mm))
-        for name in ("size", "spacing_mm", "kernel_mm", "slice_kernel_mm", "slice_step_mm", "slice_back_kernel_mm"):
+        for name in ("size", "spacing_mm", "kernel_mm", "slice_kernel_mm", "slice_step_mm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"grid.{name}: found {value}, expected a positive number")

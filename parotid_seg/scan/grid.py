@@ -101,8 +101,7 @@ def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
     """Cut a volume into model inputs, in order.
 
     Args:
-        batch_size: slices a chunk that the network looks at, to which come the few beside them that
-            `Grid.slice_back_kernel_mm` reaches.
+        batch_size: slices a chunk that the network looks at; of thin slices one more, shared with the next chunk.
     """
     depth, height, width = volume.voxels.shape
     centre_y, centre_x = body_centre_mm(volume.voxels, volume.spacing_mm)
@@ -117,7 +116,7 @@ def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
         in_plane[f"{name}_back"] = resampling_matrix(model_mm, native_mm, spacing)
     step = max(1, int(grid.slice_step_mm / volume.spacing_mm[0] + 1e-6))
     looked_mm = axis_mm(-(-(depth - 1) // step) + 1, step * volume.spacing_mm[0])
-    slices_back = resampling_matrix(looked_mm, slices_mm, grid.slice_back_kernel_mm, clamp=True)
+    slices_back = resampling_matrix(looked_mm, slices_mm, 0.0, clamp=True)
     for first in range(0, depth, batch_size * step):
         stop = min(first + batch_size * step, depth)
         looks = _used(slices_back[first:stop])
@@ -137,8 +136,8 @@ def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
 
 
 def _used(weights: Matrix) -> slice:
-    """The run of columns outside which all weights are 0."""
-    columns = np.flatnonzero(weights.any(axis=0))
+    """The run of columns outside which all weights are 0, but for rounding."""
+    columns = np.flatnonzero((weights > 1e-6).any(axis=0))
     return slice(int(columns[0]), int(columns[-1]) + 1)
 
 

@@ -54,17 +54,17 @@ class AugmentConfig:
     """Strength of the random changes; a probability where the name says so, else the largest amount."""
 
     mirror_probability: float = 0.5
-    rotation_deg: float = 15.0
-    scale: float = 0.2
-    shift_mm: float = 20.0
+    rotation_deg: float = 10.0
+    scale: float = 0.12
+    shift_mm: float = 15.0
     warp_mm: float = 4.0
-    slice_scale: float = 0.2
-    noise_hu: float = 40.0
-    blur_px: float = 1.2
-    contrast: float = 0.25
-    offset_hu: float = 30.0
+    slice_scale: float = 0.12
+    noise_hu: float = 25.0
+    blur_px: float = 0.9
+    contrast: float = 0.15
+    offset_hu: float = 20.0
     couch_probability: float = 0.4
-    field_of_view_probability: float = 0.15
+    field_of_view_probability: float = 0.1
     volume_end_probability: float = 0.1
 
     def halved(self) -> AugmentConfig:

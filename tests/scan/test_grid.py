@@ -92,10 +92,9 @@ def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batc
         inside = (expected_mm > 3) & (expected_mm < end_mm - 3)
         np.testing.assert_allclose(channels_mm[inside], expected_mm[inside], atol=0.05)
         back_mm = chunk.inputs["slices_back"] @ at_mm
-        inside = (out * spacing > 6) & (out * spacing < end_mm - 6)
-        np.testing.assert_allclose(back_mm[inside], out[inside] * spacing, atol=0.3)
+        np.testing.assert_allclose(back_mm, out * spacing, atol=1e-3)
         np.testing.assert_allclose(chunk.inputs["slices_back"].sum(axis=1), 1.0, atol=1e-5)
-        assert len(at_mm) <= batch_size + 5
+        assert len(at_mm) <= batch_size + (every > 1)
     assert seen == list(range(depth))
 
 
