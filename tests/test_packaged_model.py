@@ -1,5 +1,7 @@
 """The model that ships, on the example scan, against the clinical contour that ships with it."""
 
+import dataclasses
+
 import nibabel
 import numpy as np
 import onnx
@@ -9,6 +11,7 @@ from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.scan.grid import body_centre_mm
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 
@@ -35,9 +38,9 @@ def test_both_glands_of_the_example_are_found(backend, scan):
     found = segment_volume(backend, scan.volume, batch_size=16)
     scores = score_case(found.mask, reference, spacing, backend.contract.labels)
     for name, gland in scores.labels.items():
-        assert gland.dsc > 0.75, name
+        assert gland.dsc > 0.82, name
         assert gland.hd95_mm < 10, name
-        assert abs(gland.volume_error_ml) < 0.35 * gland.reference_ml, name
+        assert abs(gland.volume_error_ml) < 0.25 * gland.reference_ml, name
 
 
 def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, tmp_path):
@@ -51,17 +54,19 @@ def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, t
     expected = segment_volume(backend, scan.volume, batch_size=16)
     found = segment_volume(backend, read_nifti(tmp_path / "fine.nii.gz").volume, batch_size=16)
     for name, size in expected.volumes_ml.items():
-        assert found.volumes_ml[name] == pytest.approx(size, rel=0.15)
+        assert found.volumes_ml[name] == pytest.approx(size, rel=0.1)
     assert found.mask.shape == tuple(np.array(expected.mask.shape) * (1, 2, 2))
     for value in (1, 2):
         every_second = found.mask[:, ::2, ::2]  # a quarter of a coarse voxel off its centres
-        assert dice(every_second == value, expected.mask == value) > 0.85
+        assert dice(every_second == value, expected.mask == value) > 0.88
 
 
-def test_a_couch_and_noisy_air_are_not_marked(backend, scan):
-    """Put a table and scanner noise around the patient; the glands stay where they were and nothing else appears."""
-    import dataclasses
+def test_a_couch_and_noisy_air_are_not_marked(backend, scan, monkeypatch):
+    """Put a table and scanner noise around the patient; the glands stay where they were and nothing else appears.
 
+    The table draws the grid some millimetres towards it, and on voxels of 4.4 mm that alone changes a twentieth of a
+    gland's outline; laid on the same place, the grid must give the same glands.
+    """
     voxels = np.array(scan.volume.voxels)
     rng = np.random.default_rng(0)
     air = voxels < -900
@@ -70,6 +75,12 @@ def test_a_couch_and_noisy_air_are_not_marked(backend, scan):
     table = min(int(body_rows[-1]) + 2, voxels.shape[1] - 3)
     voxels[:, table : table + 2, 20:-20] = -100
     expected = segment_volume(backend, scan.volume, batch_size=16).mask
-    found = segment_volume(backend, dataclasses.replace(scan.volume, voxels=voxels), batch_size=16, clean_up=False).mask
+    on_the_table = dataclasses.replace(scan.volume, voxels=voxels)
+    found = segment_volume(backend, on_the_table, batch_size=16, clean_up=False).mask
+    centre = body_centre_mm(scan.volume.voxels, scan.volume.spacing_mm)
+    assert body_centre_mm(voxels, scan.volume.spacing_mm) == pytest.approx(centre, abs=20)
+    monkeypatch.setattr("parotid_seg.scan.grid.body_centre_mm", lambda *_: centre)
+    in_place = segment_volume(backend, on_the_table, batch_size=16, clean_up=False).mask
     for value in (1, 2):
-        assert dice(found == value, expected == value) > 0.9
+        assert dice(found == value, expected == value) > 0.93
+        assert dice(in_place == value, expected == value) > 0.99
