@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from parotid_seg.contract import Contract, Grid
+from parotid_seg.contract import SCHEMA_VERSION, Contract, Grid
 from parotid_seg.errors import InputError, ModelError
 
 CONTRACT = Contract(
@@ -25,7 +25,7 @@ def test_round_trip():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 2}, "schema version 2, expected 1"),
+        ({"schema_version": SCHEMA_VERSION + 1}, f"schema version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}"),
         ({"surprise": 1}, "surprise"),
         ({"labels": ["parotid_left"]}, "labels"),
         ({"grid": {"size": -1}}, "grid.size"),

@@ -15,6 +15,7 @@ offsets_mm = [-3, 0, 3]
 embed_dim = 16
 depths = [1, 1]
 heads = [2, 4]
+window = 7
 stem = [8, 16]
 [organs]
 epochs = 1
@@ -24,7 +25,7 @@ learning_rate = 0.003
 warmup_epochs = 0.2
 [segment]
 epochs = 4
-images_per_epoch = 480
+images_per_epoch = 640
 batch_size = 16
 learning_rate = 0.003
 average_decay = 0.9
