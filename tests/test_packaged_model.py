@@ -61,6 +61,23 @@ def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, t
         assert dice(every_second == value, expected.mask == value) > 0.88
 
 
+def test_thin_slices_of_the_same_patient_give_the_same_glands(backend, scan):
+    """Three times the slices: the network looks at a third of them and the masks between follow."""
+    depth, spacing = scan.volume.voxels.shape[0], scan.volume.spacing_mm
+    at = (np.arange(3 * depth) - 1) / 3
+    low = np.clip(np.floor(at).astype(int), 0, depth - 2)
+    share = np.clip(at - low, 0, 1)[:, None, None]
+    thin = (1 - share) * scan.volume.voxels[low] + share * scan.volume.voxels[low + 1]
+    volume = dataclasses.replace(
+        scan.volume, voxels=thin.round().astype(np.int16), spacing_mm=(spacing[0] / 3, *spacing[1:])
+    )
+    expected = segment_volume(backend, scan.volume, batch_size=16)
+    found = segment_volume(backend, volume, batch_size=16)
+    for value, (name, size) in enumerate(expected.volumes_ml.items(), start=1):
+        assert found.volumes_ml[name] == pytest.approx(size, rel=0.1)
+        assert dice(found.mask[1::3] == value, expected.mask == value) > 0.9
+
+
 def test_a_couch_and_noisy_air_are_not_marked(backend, scan, monkeypatch):
     """Put a table and scanner noise around the patient; the glands stay where they were and nothing else appears.
 
