@@ -138,11 +138,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             raise InputError(
-                f"stages: found {', '.join(self.stages)!r}, expected one or more of: {', '.join(STAGES)}, in this order"
+                f"stages: found {', '.join(map(str, self.stages))!r}, expected one or more of: {', '.join(STAGES)}, in this order"
             )
         if not self.transfer or not set(self.transfer) <= set(PARTS):
             raise InputError(
-                f"transfer: found {', '.join(self.transfer)!r}, expected one or both of: {', '.join(PARTS)}"
+                f"transfer: found {', '.join(map(str, self.transfer))!r}, expected one or both of: {', '.join(PARTS)}"
             )
         tokens = self.grid.size // 4
         smallest = tokens // 2 ** (len(self.network.depths) - 1)

@@ -35,6 +35,8 @@ def test_toml_over_the_preset(tmp_path):
         ("[segment]\nepochs = 0", "at least 1"),
         ("[grid]\nsize = 100", "expected a multiple of 16"),
         ("[network]\nheads = [3, 4, 8]", "does not divide"),
+        ("stages = [1]", "stages: found '1'"),
+        ("transfer = ['head']", "transfer: found 'head'"),
     ],
 )
 def test_wrong_settings(tmp_path, text, words):
