@@ -137,9 +137,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
-            raise InputError(
-                f"stages: found {', '.join(map(str, self.stages))!r}, expected one or more of: {', '.join(STAGES)}, in this order"
-            )
+            found = ", ".join(map(str, self.stages))
+            raise InputError(f"stages: found {found!r}, expected one or more of: {', '.join(STAGES)}, in this order")
         if not self.transfer or not set(self.transfer) <= set(PARTS):
             raise InputError(
                 f"transfer: found {', '.join(map(str, self.transfer))!r}, expected one or both of: {', '.join(PARTS)}"
