@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import matplotlib
@@ -44,6 +45,17 @@ def table(result: Evaluation) -> str:
         mean = result.means[figure]
         lines.append(f"| {figure.upper()} (whole scan) | {mean.mean:.4f} ({mean.low:.4f} to {mean.high:.4f}) | | |")
     return "\n".join(lines) + "\n"
+
+
+def provenance(run: Path) -> str:
+    """What made the masks, from their run.json: model, engine, versions and machine."""
+    made = json.loads(run.read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    machine, ran = made["machine"], made["ran"]
+    return (
+        f"Model sha256 {made['model']['sha256']}; {ran['backend']} on {ran['device']}, {ran['precision']}; {versions}; "
+        f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores; {made['ended'][:10]}.\n"
+    )
 
 
 def case_table(result: Evaluation) -> str:
@@ -106,7 +118,7 @@ def main() -> None:
         raise SystemExit(f"{summary.failed} scans could not be segmented; see {masks / 'summary.csv'}")
     result = evaluate(masks, arguments.references)
     write_text(result.to_json(), arguments.out / "scores.json")
-    write_text(f"{table(result)}\n{case_table(result)}", arguments.out / "scores.md")
+    write_text(f"{provenance(masks / 'run.json')}\n{table(result)}\n{case_table(result)}", arguments.out / "scores.md")
     names = worst_first(result)[: arguments.worst]
     draw_cases(names, result, arguments.scans, arguments.references, masks, arguments.out / "worst.png")
 

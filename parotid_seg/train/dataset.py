@@ -63,7 +63,10 @@ class DataSet:
         words = [_words(name) for name in self.labels]
         swapped = {"left": "right", "right": "left"}
         partners = [frozenset(swapped.get(word, word) for word in name) for name in words]
-        return tuple(words.index(name) if name in words else value for value, name in enumerate(partners))
+        return tuple(
+            words.index(partner) if partner != words[value] and partner in words else value
+            for value, partner in enumerate(partners)
+        )
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ def _other_organs(organs: Mapping[str, int], labels: Sequence[str]) -> tuple[tup
 
 def _words(name: str) -> frozenset[str]:
     """The words of a structure's name, whatever its style: LeftParotid, parotid_left."""
-    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name))
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-z]+", name))
 
 
 def _read_json(path: Path) -> dict:  # type: ignore[type-arg]

@@ -115,7 +115,8 @@ class Trainer:
             InputError: if there is none, or it was made with other settings.
         """
         checkpoint = load_checkpoint(self.run / "last.pt")
-        if checkpoint.config != self.config or checkpoint.labels != self.data.labels:
+        found = checkpoint.config, checkpoint.labels, checkpoint.training["train_patients"]
+        if found != (self.config, self.data.labels, len(self.data.train)):
             raise InputError(
                 f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
             )

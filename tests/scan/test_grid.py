@@ -90,7 +90,8 @@ def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batc
         at_mm = (first + np.arange(len(channels_mm))) * every * spacing
         expected_mm = at_mm[:, None] + np.asarray(grid.offsets_mm)
         inside = (expected_mm > 3) & (expected_mm < end_mm - 3)
-        np.testing.assert_allclose(channels_mm[inside], expected_mm[inside], atol=0.05)
+        # exact where the filter is a whole number of slices wide or at least as fine as them
+        np.testing.assert_allclose(channels_mm[inside], expected_mm[inside], atol=0.03 if spacing == 0.9 else 1e-3)
         back_mm = chunk.inputs["slices_back"] @ at_mm
         np.testing.assert_allclose(back_mm, out * spacing, atol=1e-3)
         np.testing.assert_allclose(chunk.inputs["slices_back"].sum(axis=1), 1.0, atol=1e-5)

@@ -66,6 +66,8 @@ def test_other_organs_are_those_that_are_not_to_be_segmented(balls, data, tmp_pa
         (("background", "parotid_left", "parotid_right"), (0, 2, 1)),
         (("background", "RightLung", "Heart", "LeftLung"), (0, 3, 2, 1)),
         (("background", "left_eye", "cleft"), (0, 1, 2)),
+        (("background", "腮腺", "脊髓"), (0, 1, 2)),
+        (("background", "*", "+"), (0, 1, 2)),
     ],
 )
 def test_mirrored_labels(balls, names, mirrored):

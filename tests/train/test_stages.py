@@ -60,6 +60,11 @@ def test_a_stage_of_other_settings_is_not_used(balls, small_config, run):
         train(other, balls, run, labelled=2, device="cpu", resume=True)
 
 
+def test_another_number_of_patients_is_not_resumed(balls, config, run):
+    with pytest.raises(InputError, match=r"run/last.pt was made with other settings"):
+        train(config, balls, run, labelled=3, device="cpu", resume=True)
+
+
 def test_weights_really_come_over(balls, config, tmp_path, monkeypatch):
     from parotid_seg.train.segment import Trainer
 
