@@ -132,7 +132,7 @@ def train(
         ),
     ] = None,
     labelled: Annotated[
-        int | None, typer.Option("--labelled", metavar="N", help="Use N labelled patients only.")
+        int | None, typer.Option("--labelled", metavar="N", help="Use N of the labelled patients, drawn by the seed.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Default: the preset's.")] = None,

@@ -26,6 +26,7 @@ from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 
 VALIDATION_SHARE = 0.2
 """Share of the patients set aside for validation where there is no splits.json."""
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class DataSet:
         return self.folder / self.label_folder / f"{case}{self.file_ending}"
 
     @property
+    def partly_contoured(self) -> bool:
+        """Whether a scan may show structures that its label map does not: other organs come as they are."""
+        return self.label_folder == "organsTr"
+
+    @property
     def mirrored_labels(self) -> tuple[int, ...]:
         """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
         words = [_words(name) for name in self.labels]
@@ -77,24 +83,25 @@ class Patient:
         volume: the scan, (D, H, W).
         labels: its label map.
         centre_mm: in-plane centre (y, x) of the body.
-        gland_slices: indices of the slices that show a labelled structure, rising.
+        shown_in: for each label the indices of the slices that show it, rising; none for background.
     """
 
     name: str
     volume: Volume
     labels: Mask
     centre_mm: tuple[float, float]
-    gland_slices: tuple[int, ...]
+    shown_in: tuple[tuple[int, ...], ...]
 
 
-def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None) -> DataSet:
+def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
     """Read a data folder's description and check that its files are there.
 
     Args:
         folder: the data folder.
         stage: "segment" for the data set's labels, "organs" for the other organs. Organs that are among the data set's
             labels count as background then: they are what is to be learnt later, from however few patients.
-        labelled: use only the first this many training patients (few-label study).
+        labelled: use only this many of the training patients (few-label study).
+        seed: decides which; of one seed, fewer patients are among more.
 
     Raises:
         InputError: if the folder, a JSON file, a key or a case's file is missing or wrong.
@@ -129,7 +136,7 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     if labelled is not None:
         if not 1 <= labelled <= len(train):
             raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
-        train = train[:labelled]
+        train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
     data = DataSet(
         folder=folder,
         name=str(description.get("name", folder.name)),
@@ -171,7 +178,7 @@ def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
     key = hashlib.sha256(
         repr(
             [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-            + list(data.stored_values)
+            + [CACHE_FORMAT, data.stored_values]
         ).encode()
     )
     entry = cache / f"{case}-{key.hexdigest()[:16]}"
@@ -183,7 +190,7 @@ def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
         labels = np.zeros_like(stored)
         for value, stored_value in enumerate(data.stored_values):
             labels[stored == stored_value] = value
-        _save_entry(entry, scan.volume, labels)
+        _save_entry(entry, scan.volume, labels, len(data.labels))
     facts = json.loads((entry / "facts.json").read_text())
     voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
     volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
@@ -192,11 +199,11 @@ def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
         volume=volume,
         labels=np.load(entry / "labels.npy", mmap_mode="r"),
         centre_mm=tuple(facts["centre_mm"]),
-        gland_slices=tuple(facts["gland_slices"]),
+        shown_in=tuple(map(tuple, facts["shown_in"])),
     )
 
 
-def _save_entry(entry: Path, volume: Volume, labels: Mask) -> None:
+def _save_entry(entry: Path, volume: Volume, labels: Mask, classes: int) -> None:
     partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
     partial.mkdir()
     np.save(partial / "voxels.npy", volume.voxels)
@@ -206,7 +213,7 @@ def _save_entry(entry: Path, volume: Volume, labels: Mask) -> None:
         "axes": volume.orientation.axes,
         "flips": volume.orientation.flips,
         "centre_mm": body_centre_mm(volume.voxels, volume.spacing_mm),
-        "gland_slices": np.flatnonzero(labels.any(axis=(1, 2))).tolist(),
+        "shown_in": [[]] + [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, classes)],
     }
     (partial / "facts.json").write_text(json.dumps(facts))
     partial.rename(entry)

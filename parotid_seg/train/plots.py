@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.dataset import Patient
@@ -39,7 +40,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
 
 
 def draw_samples(
-    patients: Sequence[Patient], masks: Mapping[str, Mask], dsc: Sequence[float], picture: Path, count: int = 8
+    patients: Sequence[Patient], masks: Mapping[str, Mask], dsc: NDArray[np.float64], picture: Path, count: int = 8
 ) -> None:
     """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured."""
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]

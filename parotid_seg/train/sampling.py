@@ -30,10 +30,12 @@ class Batch(NamedTuple):
     Attributes:
         images: (N, K, G, G) in 0..1, see `network.ToGrid`.
         targets: (N, classes, G, G), the share of each label in each pixel.
+        contoured: (N, classes) bool, whether a structure would be in the targets where it is in the image.
     """
 
     images: Tensor
     targets: Tensor
+    contoured: Tensor
 
 
 class SliceSampler(Dataset[Batch]):
@@ -44,6 +46,7 @@ class SliceSampler(Dataset[Batch]):
         to_grid: the model's first layers.
         mirrored_labels: for each label the one it becomes in a mirrored scan.
         amount: how much a slice is moved, scaled and cut.
+        partly_contoured: whether a structure that a patient's label map does not show at all may be in the scan.
     """
 
     def __init__(
@@ -53,22 +56,24 @@ class SliceSampler(Dataset[Batch]):
         config: TrainConfig,
         mirrored_labels: tuple[int, ...],
         amount: AugmentConfig,
+        partly_contoured: bool = False,
     ) -> None:
         self.patients, self.to_grid, self.mirrored_labels, self.amount = patients, to_grid, mirrored_labels, amount
+        self.partly_contoured = partly_contoured
         self.grid, self.segment, self.seed = config.grid, config.segment, config.seed
 
     def __getitem__(self, number: int) -> Batch:
         """Batch number `number` of a run."""
         rng = np.random.default_rng((self.seed, number))
-        images, targets = zip(*(self._draw(rng) for _ in range(self.segment.batch_size)), strict=True)
-        return Batch(torch.stack(images), torch.stack(targets))
+        drawn = zip(*(self._draw(rng) for _ in range(self.segment.batch_size)), strict=True)
+        return Batch(*map(torch.stack, drawn))
 
     def batches(self, numbers: Iterable[int], workers: int) -> Iterable[Batch]:
         """These batches in order, drawn ahead by other processes."""
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers)
 
     def _draw(self, rng: np.random.Generator) -> Batch:
-        """One slice: images (K, G, G) and targets (classes, G, G)."""
+        """One slice: images (K, G, G), targets (classes, G, G), contoured (classes,)."""
         amount = self.amount
         patient = self.patients[int(rng.integers(len(self.patients)))]
         index = self._choose_slice(patient, rng)
@@ -101,18 +106,27 @@ class SliceSampler(Dataset[Batch]):
             torch.from_numpy(neighbours[None, :, begin:end]),
         )[0]
         targets = self._targets(patient.labels[index], native_y, rows_mm, native_x, columns_mm, mirror)
-        return Batch(image, torch.from_numpy(targets))
+        return Batch(image, torch.from_numpy(targets), self._contoured(patient, mirror))
 
     def _choose_slice(self, patient: Patient, rng: np.random.Generator) -> int:
         depth = len(patient.labels)
+        structures = [slices for slices in patient.shown_in if slices]
         kind = rng.random()
-        if patient.gland_slices and kind < self.segment.gland_share:
-            return int(rng.choice(patient.gland_slices))
-        if patient.gland_slices and kind < self.segment.gland_share + self.segment.border_share:
-            beyond = int(rng.integers(1, 2 + round(self.segment.border_mm / patient.volume.spacing_mm[0])))
-            index = patient.gland_slices[0] - beyond if rng.random() < 0.5 else patient.gland_slices[-1] + beyond
-            return int(np.clip(index, 0, depth - 1))
-        return int(rng.integers(depth))
+        if not structures or kind >= self.segment.gland_share + self.segment.border_share:
+            return int(rng.integers(depth))
+        slices = structures[int(rng.integers(len(structures)))]
+        if kind < self.segment.gland_share:
+            return int(rng.choice(slices))
+        beyond = int(rng.integers(1, 2 + round(self.segment.border_mm / patient.volume.spacing_mm[0])))
+        index = slices[0] - beyond if rng.random() < 0.5 else slices[-1] + beyond
+        return int(np.clip(index, 0, depth - 1))
+
+    def _contoured(self, patient: Patient, mirror: bool) -> Tensor:
+        contoured = torch.ones(len(self.mirrored_labels), dtype=torch.bool)
+        if self.partly_contoured:
+            for value in range(1, len(contoured)):
+                contoured[self.mirrored_labels[value] if mirror else value] = bool(patient.shown_in[value])
+        return contoured
 
     def _targets(
         self,

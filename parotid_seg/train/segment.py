@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parotid_seg.contract import Grid
@@ -37,23 +36,35 @@ MOST_WORKERS = 8
 """Processes that draw slices for a GPU; on the CPU it is one, since the network needs the cores."""
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - soft Dice, over the batch's pixels and averaged over the structures (background left out).
+def segmentation_loss(logits: Tensor, targets: Tensor, contoured: Tensor, cross_entropy_share: float) -> Tensor:
+    """Weighted sum of cross-entropy and Dice loss (0.4 and 0.6 in arXiv 2208.12413's follow-up).
+
+    A structure that was not contoured may be anywhere in the background, so there it counts as background
+    (the marginal loss of Shi et al., Medical Image Analysis 2021, arXiv 2007.03868) and is left out of its Dice.
 
     Args:
-        logits, targets: (N, C, G, G); targets are shares that sum to 1 over C.
+        logits, targets: (N, C, G, G), background first; targets are shares that sum to 1 over C.
+        contoured: (N, C) bool, true for the background.
     """
-    shares = logits.softmax(dim=1)[:, 1:]
-    structures = targets[:, 1:]
-    overlap = (shares * structures).sum(dim=(0, 2, 3))
-    total = (shares + structures).sum(dim=(0, 2, 3))
+    shares = logits.log_softmax(dim=1)
+    away = shares.masked_fill(contoured[:, :, None, None], -math.inf)
+    background = torch.cat([shares[:, :1], away[:, 1:]], dim=1).logsumexp(dim=1, keepdim=True)
+    cross_entropy = -(targets[:, :1] * background).sum(dim=1) - (targets[:, 1:] * shares[:, 1:]).sum(dim=1)
+    dice = dice_loss(shares.exp(), targets, contoured)
+    return cross_entropy_share * cross_entropy.mean() + (1.0 - cross_entropy_share) * dice
+
+
+def dice_loss(shares: Tensor, targets: Tensor, contoured: Tensor) -> Tensor:
+    """1 - soft Dice of each structure over the batch's pixels where it is contoured, averaged over the structures.
+
+    Args:
+        shares, targets: (N, C, G, G), each summing to 1 over C; the background (first) is left out.
+        contoured: (N, C) bool.
+    """
+    used = contoured[:, 1:, None, None]
+    overlap = (shares[:, 1:] * targets[:, 1:] * used).sum(dim=(0, 2, 3))
+    total = ((shares[:, 1:] + targets[:, 1:]) * used).sum(dim=(0, 2, 3))
     return 1.0 - ((2.0 * overlap + 1.0) / (total + 1.0)).mean()
-
-
-def segmentation_loss(logits: Tensor, targets: Tensor, cross_entropy_share: float) -> Tensor:
-    """Weighted sum of cross-entropy and Dice (0.4 and 0.6 in arXiv 2208.12413's follow-up)."""
-    cross_entropy = F.cross_entropy(logits, targets)
-    return cross_entropy_share * cross_entropy + (1.0 - cross_entropy_share) * dice_loss(logits, targets)
 
 
 @torch.no_grad()
@@ -79,10 +90,11 @@ class Trainer:
         run: folder for checkpoints, metrics and pictures.
         device: "cpu", "cuda" or "cuda:N".
         report: told one line at a time what happens.
+        cache: folder for decoded scans.
     """
 
-    def __init__(self, config: TrainConfig, data: DataSet, run: Path, device: str, report: Report) -> None:
-        self.config, self.data, self.run, self.report = config, data, run, report
+    def __init__(self, config: TrainConfig, data: DataSet, run: Path, device: str, report: Report, cache: Path) -> None:
+        self.config, self.data, self.run, self.report, self.cache = config, data, run, report, cache
         self.device = _device(device)
         self.workers = 1 if self.device.type == "cpu" else max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 1))
         torch.manual_seed(config.seed)
@@ -138,7 +150,7 @@ class Trainer:
         write_text(to_toml(self.config), self.run / "config.toml")
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
-        patients = load_patients(self.data, cases, self.run / "cache")
+        patients = load_patients(self.data, cases, self.cache)
         train, validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
         segment = self.config.segment
         while self.epochs_done < segment.epochs:
@@ -159,7 +171,14 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + number)
         self.net.train()
         losses = []
-        sampler = SliceSampler(train, ToGrid(self.config.window_hu), self.config, self.data.mirrored_labels, augment)
+        sampler = SliceSampler(
+            train,
+            ToGrid(self.config.window_hu),
+            self.config,
+            self.data.mirrored_labels,
+            augment,
+            self.data.partly_contoured,
+        )
         numbers = range(self.step, self.step + steps_an_epoch(self.config.segment))
         for batch in sampler.batches(numbers, self.workers):
             losses.append(self._train_step(batch, augmenter, generator))
@@ -190,7 +209,8 @@ class Trainer:
             group["lr"] = learning_rate(self.step, segment)
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.net.unet(images.contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(logits.float(), targets, segment.cross_entropy_share)
+        contoured = batch.contoured.to(self.device)
+        loss = segmentation_loss(logits.float(), targets, contoured, segment.cross_entropy_share)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), segment.gradient_norm)
@@ -211,25 +231,21 @@ class Trainer:
 
     def _validate(self, patients: Sequence[Patient]) -> dict[str, float]:
         started = time.monotonic()
-        masks = {}
-        scores: list[list[float]] = []
-        for patient in patients:
+        masks, scores = {}, np.full((len(patients), len(self.data.labels) - 1), np.nan)
+        for patient, row in zip(patients, scores, strict=True):
             mask = segment_volume(self.average, patient.volume, self.config.grid, self.device)
             masks[patient.name] = keep_largest_components(mask, len(self.data.labels))
-            scores.append(
-                [
-                    dice(masks[patient.name] == value, patient.labels == value)
-                    for value in range(1, len(self.data.labels))
-                ]
-            )
-        record = {"validation_dsc": float(np.mean(scores))}
-        for value, name in enumerate(self.data.labels[1:]):
-            record[f"validation_dsc_{name}"] = float(np.mean([case[value] for case in scores]))
+            for value, slices in enumerate(patient.shown_in[1:], start=1):
+                if slices or not self.data.partly_contoured:
+                    row[value - 1] = dice(masks[patient.name] == value, patient.labels == value)
+        record = {"validation_dsc": float(np.nanmean(scores))}
+        for name, column in zip(self.data.labels[1:], scores.T, strict=True):
+            record[f"validation_dsc_{name}"] = float(np.nanmean(column))
         record["validation_seconds"] = round(time.monotonic() - started, 1)
         if record["validation_dsc"] > self.best_dsc:
             self.best_dsc = record["validation_dsc"]
             self._save("best.pt", progress=False, **record)
-        draw_samples(patients, masks, [float(np.mean(case)) for case in scores], self.run / "samples.png")
+        draw_samples(patients, masks, np.nanmean(scores, axis=1), self.run / "samples.png")
         return record
 
     def _save(self, name: str, *, progress: bool, **scores: float) -> None:

@@ -21,6 +21,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     max_minutes: float | None = None,
+    cache: Path | None = None,
     report: Report = lambda _: None,
 ) -> bool:
     """`parotid-seg train`: a new run in an empty folder, or the rest of one.
@@ -35,6 +36,7 @@ def train(
         device, report: see `Trainer`.
         resume: go on with what the folder holds. What it holds of earlier stages is used in any case.
         max_minutes: stop after the first epoch that ends later.
+        cache: folder for decoded scans, which runs may share. Default: RUN/cache.
 
     Returns:
         Whether every stage is complete.
@@ -46,7 +48,9 @@ def train(
     """
     started = time.monotonic()
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
-    data_sets = {stage: open_data_set(data, stage, labelled if stage == "segment" else None) for stage in folders}
+    data_sets = {
+        stage: open_data_set(data, stage, labelled if stage == "segment" else None, config.seed) for stage in folders
+    }
     held = [folder for folder in folders.values() if (folder / "last.pt").exists()]
     if run in held and not resume:
         raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
@@ -55,7 +59,7 @@ def train(
     source = config.init
     for stage, folder in folders.items():
         make_folder(folder)
-        trainer = Trainer(config.for_stage(stage), data_sets[stage], folder, device, report)
+        trainer = Trainer(config.for_stage(stage), data_sets[stage], folder, device, report, cache or run / "cache")
         if folder in held:
             trainer.resume()
         else:

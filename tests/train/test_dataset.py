@@ -1,6 +1,7 @@
 """Data sets in nnU-Net's raw layout, whole and broken."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -26,7 +27,7 @@ def test_whole(balls, tmp_path):
     assert patient.volume.spacing_mm == (3.0, 4.0, 4.0)
     left, right = (np.argwhere(patient.labels == value)[:, 2].mean() for value in (1, 2))
     assert left > right, "columns run to the patient's left"
-    assert patient.gland_slices == tuple(range(7, 18))
+    assert patient.shown_in == ((), tuple(range(7, 18)), tuple(range(7, 18)))
 
 
 def test_a_changed_scan_is_read_again(data, tmp_path):
@@ -75,7 +76,11 @@ def test_mirrored_labels(balls, names, mirrored):
 
 
 def test_few_labels(balls):
-    assert open_data_set(balls, labelled=2).train == ("p0", "p1")
+    drawn = {seed: [set(open_data_set(balls, labelled=n, seed=seed).train) for n in (1, 2, 3, 4)] for seed in range(8)}
+    for sets in drawn.values():
+        assert [len(names) for names in sets] == [1, 2, 3, 4]
+        assert all(fewer < more for fewer, more in itertools.pairwise(sets))
+    assert len({frozenset(sets[1]) for sets in drawn.values()}) > 1
     for wrong in (0, 5):
         with pytest.raises(InputError, match="--labelled"):
             open_data_set(balls, labelled=wrong)

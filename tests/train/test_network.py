@@ -62,15 +62,37 @@ def test_outside_the_grid_is_background():
     assert labels[0, 2, 2] == 1
 
 
+ALL = torch.ones(1, 3, dtype=torch.bool)
+
+
 def test_losses_by_hand():
     targets = torch.zeros(1, 3, 2, 2)
     targets[0, 1, 0] = targets[0, 0, 1] = 1
     right = 50 * (targets * 2 - 1)
-    assert float(dice_loss(right, targets)) == pytest.approx(0.0, abs=1e-4)
-    assert float(segmentation_loss(right, targets, 0.4)) == pytest.approx(0.0, abs=1e-4)
-    assert float(dice_loss(-right, targets)) > 0.4
+    assert float(dice_loss(right.softmax(1), targets, ALL)) == pytest.approx(0.0, abs=1e-4)
+    assert float(segmentation_loss(right, targets, ALL, 0.4)) == pytest.approx(0.0, abs=1e-4)
     even = torch.zeros(1, 3, 2, 2)
-    assert float(segmentation_loss(even, targets, 1.0)) == pytest.approx(np.log(3), abs=1e-5)
+    assert float(segmentation_loss(even, targets, ALL, 1.0)) == pytest.approx(np.log(3), abs=1e-5)
+    # structure 1: overlap 2 x 1/3, total 4 x 1/3 + 2; structure 2: overlap 0, total 4 x 1/3
+    by_hand = 1 - ((4 / 3 + 1) / (10 / 3 + 1) + 1 / (4 / 3 + 1)) / 2
+    assert float(dice_loss(even.softmax(1), targets, ALL)) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background():
+    targets = torch.zeros(1, 3, 2, 2)
+    targets[0, 1, 0] = targets[0, 0, 1] = 1
+    contoured = torch.tensor([[True, True, False]])
+    logits = torch.zeros(1, 3, 2, 2)
+    # background and structure 2 together have 2 of 3 shares
+    by_hand = (np.log(3) + np.log(1.5)) / 2
+    assert float(segmentation_loss(logits, targets, contoured, 1.0)) == pytest.approx(by_hand, abs=1e-5)
+    found = targets.clone()
+    found[0, 2, 1], found[0, 0, 1] = 1, 0
+    sure = 50 * (found * 2 - 1)
+    assert float(segmentation_loss(sure, targets, contoured, 1.0)) == pytest.approx(0, abs=1e-4)
+    sure.requires_grad_()
+    segmentation_loss(sure, targets, contoured, 0.4).backward()
+    assert torch.isfinite(sure.grad).all()
 
 
 def test_learning_rate_rises_then_falls_to_zero(small_config):

@@ -32,7 +32,7 @@ def drawn(balls, small_config, tmp_path_factory):
     patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"))
 
     def draw(augment: AugmentConfig):
-        images, targets = sampler_of(patients, config, data, augment)[0]
+        images, targets, _ = sampler_of(patients, config, data, augment)[0]
         return images, targets, config
 
     return draw
@@ -90,7 +90,7 @@ def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
         volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, 3:, :-5])),
         labels=np.asarray(patients[1].labels[:, 3:, :-5]),
     )
-    images, targets = sampler_of([patients[0], cropped], config, data, STILL)[0]
+    images, targets, _ = sampler_of([patients[0], cropped], config, data, STILL)[0]
     assert len(images) == len(targets) == config.segment.batch_size
     assert torch.isfinite(images).all()
 
