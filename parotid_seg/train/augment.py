@@ -8,6 +8,7 @@ laid on couches and head rests.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,32 @@ from parotid_seg.contract import Grid
 from parotid_seg.train.config import AugmentConfig
 
 
+class Draws:
+    """Random numbers for one process's part of a batch, the same as if one process drew for the whole batch.
+
+    Args:
+        generator: in the same state in every process; its device is that of the numbers.
+        rank, count: this process, and how many there are.
+    """
+
+    def __init__(self, generator: torch.Generator, rank: int = 0, count: int = 1) -> None:
+        self.generator, self.rank, self.count = generator, rank, count
+
+    def uniform(self, own: int, *shape: int) -> Tensor:
+        """(own, *shape) in 0..1."""
+        return self._part(torch.rand, own, shape)
+
+    def normal(self, own: int, *shape: int) -> Tensor:
+        """(own, *shape) of mean 0 and variance 1."""
+        return self._part(torch.randn, own, shape)
+
+    def _part(self, draw: Callable[..., Tensor], own: int, shape: tuple[int, ...]) -> Tensor:
+        drawn = draw(self.count * own, *shape, generator=self.generator, device=self.generator.device)
+        return drawn[self.rank * own : (self.rank + 1) * own]
+
+
 class Augmenter:
-    """Applies `AugmentConfig` to batches; the generator alone decides the outcome.
+    """Applies `AugmentConfig` to batches; the draws alone decide the outcome.
 
     Args:
         window_hu: intensities of 0 and 1 in the images.
@@ -28,28 +53,28 @@ class Augmenter:
         self.config, self.grid = config, grid
         self.hu_range = window_hu[1] - window_hu[0]
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Images (N, K, G, G) in 0..1 and targets (N, C, G, G), changed alike where they move."""
-        images, targets = self._warp(images, targets, generator)
-        images = self._couch(images, generator)
-        images = self._field_of_view(images, generator)
-        images = self._blur(images, generator)
-        return self._intensity(images, generator), targets
+        images, targets = self._warp(images, targets, draws)
+        images = self._couch(images, draws)
+        images = self._field_of_view(images, draws)
+        images = self._blur(images, draws)
+        return self._intensity(images, draws), targets
 
-    def _uniform(self, images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    def _uniform(self, images: Tensor, low: float, high: float, draws: Draws) -> Tensor:
         """One number an image, shaped (N, 1, 1, 1)."""
-        drawn = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+        drawn = draws.uniform(len(images), 1, 1, 1)
         return low + (high - low) * drawn
 
-    def _warp(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _warp(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         count, size = len(images), images.shape[-1]
-        angle = self._uniform(images, -1, 1, generator)[:, 0, 0, 0] * math.radians(self.config.rotation_deg)
+        angle = self._uniform(images, -1, 1, draws)[:, 0, 0, 0] * math.radians(self.config.rotation_deg)
         cosine, sine = angle.cos(), angle.sin()
         zero = torch.zeros_like(angle)
         rotation = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=-1).view(count, 2, 3)
         positions = F.affine_grid(rotation, [count, 1, size, size], align_corners=False)
-        coarse = torch.randn(count, 2, 5, 5, generator=generator, device=images.device)
-        coarse = coarse * self._uniform(images, 0, 1, generator) * self.config.warp_mm / 2
+        coarse = draws.normal(count, 2, 5, 5)
+        coarse = coarse * self._uniform(images, 0, 1, draws) * self.config.warp_mm / 2
         bend_mm = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
         positions = positions + bend_mm.permute(0, 2, 3, 1) * 2 / (size * self.grid.spacing_mm)
         joined = F.grid_sample(torch.cat([images, targets[:, 1:]], dim=1), positions, align_corners=False)
@@ -57,7 +82,7 @@ class Augmenter:
         background = 1 - structures.sum(dim=1, keepdim=True)
         return images, torch.cat([background, structures], dim=1)
 
-    def _couch(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _couch(self, images: Tensor, draws: Draws) -> Tensor:
         """Paint a curved support behind the body: air below the last body row of each column, up to a thickness."""
         size = images.shape[-1]
         rows = torch.arange(size, device=images.device).view(1, 1, size, 1)
@@ -66,39 +91,39 @@ class Augmenter:
         last_row = torch.where(body, rows, -1).amax(dim=2, keepdim=True)
         lowest = last_row.amax(dim=3, keepdim=True)
         px_per_mm = 1 / self.grid.spacing_mm
-        follows = self._uniform(images, 0, 1, generator) < 0.5
-        middle = size * self._uniform(images, 0.4, 0.6, generator)
-        curve = self._uniform(images, -0.012, 0.003, generator) * (columns - middle) ** 2
+        follows = self._uniform(images, 0, 1, draws) < 0.5
+        middle = size * self._uniform(images, 0.4, 0.6, draws)
+        curve = self._uniform(images, -0.012, 0.003, draws) * (columns - middle) ** 2
         flat = lowest + curve
         hugging = torch.where(last_row >= 0, last_row, lowest).float()
-        top = torch.where(follows, hugging, flat) + px_per_mm * self._uniform(images, -6, 25, generator)
-        thickness = px_per_mm * self._uniform(images, 2, 50, generator)
-        wall = px_per_mm * self._uniform(images, 2, 6, generator)
+        top = torch.where(follows, hugging, flat) + px_per_mm * self._uniform(images, -6, 25, draws)
+        thickness = px_per_mm * self._uniform(images, 2, 50, draws)
+        wall = px_per_mm * self._uniform(images, 2, 6, draws)
         inside = (rows > top) & (rows < top + thickness) & (rows > last_row)
         shell = inside & ((rows < top + wall) | (rows > top + thickness - wall))
-        density = self._uniform(images, 0.0, 0.9, generator)
-        filling = density * (self._uniform(images, 0, 1, generator) < 0.3)
-        wanted = self._uniform(images, 0, 1, generator) < self.config.couch_probability
+        density = self._uniform(images, 0.0, 0.9, draws)
+        filling = density * (self._uniform(images, 0, 1, draws) < 0.3)
+        wanted = self._uniform(images, 0, 1, draws) < self.config.couch_probability
         support = torch.where(shell, density, torch.where(inside, filling, torch.zeros_like(density)))
         return torch.maximum(images, support * wanted)
 
-    def _field_of_view(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _field_of_view(self, images: Tensor, draws: Draws) -> Tensor:
         """Cut a round reconstruction field, off the centre."""
         size = images.shape[-1]
         axis = (torch.arange(size, device=images.device) - (size - 1) / 2) * self.grid.spacing_mm
-        off_y, off_x = self._uniform(images, -25, 25, generator), self._uniform(images, -25, 25, generator)
-        radius = self._uniform(images, 105, 160, generator)
+        off_y, off_x = self._uniform(images, -25, 25, draws), self._uniform(images, -25, 25, draws)
+        radius = self._uniform(images, 105, 160, draws)
         inside = (axis.view(1, 1, -1, 1) - off_y) ** 2 + (axis.view(1, 1, 1, -1) - off_x) ** 2 < radius**2
-        untouched = self._uniform(images, 0, 1, generator) >= self.config.field_of_view_probability
+        untouched = self._uniform(images, 0, 1, draws) >= self.config.field_of_view_probability
         return images * (inside | untouched)
 
-    def _blur(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _blur(self, images: Tensor, draws: Draws) -> Tensor:
         """Gaussian blur of half of the images, each by its own width."""
         count, channels, size, _ = images.shape
-        sigma = self._uniform(images, 0.3, self.config.blur_px, generator)[:, :, 0]
+        sigma = self._uniform(images, 0.3, self.config.blur_px, draws)[:, :, 0]
         taps = torch.arange(-3, 4, device=images.device).float()
         kernel = torch.exp(-(taps**2) / (2 * sigma**2))
-        chosen = self._uniform(images, 0, 1, generator)[:, :, 0] < 0.5
+        chosen = self._uniform(images, 0, 1, draws)[:, :, 0] < 0.5
         kernel = torch.where(chosen, kernel / kernel.sum(-1, keepdim=True), (taps == 0).float())
         weights = kernel.repeat_interleave(channels, dim=0)
         flat = images.reshape(1, count * channels, size, size)
@@ -106,13 +131,13 @@ class Augmenter:
         flat = F.conv2d(flat, weights[:, :, :, None], padding=(3, 0), groups=count * channels)
         return flat.view_as(images)
 
-    def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _intensity(self, images: Tensor, draws: Draws) -> Tensor:
         """Contrast, offset, gamma and noise of tissue; air stays air."""
         tissue = (images > 0.02).float()
-        contrast = 1 + self.config.contrast * self._uniform(images, -1, 1, generator)
-        offset = self.config.offset_hu / self.hu_range * self._uniform(images, -1, 1, generator)
-        gamma = torch.exp(self._uniform(images, -0.2, 0.2, generator))
+        contrast = 1 + self.config.contrast * self._uniform(images, -1, 1, draws)
+        offset = self.config.offset_hu / self.hu_range * self._uniform(images, -1, 1, draws)
+        gamma = torch.exp(self._uniform(images, -0.2, 0.2, draws))
         changed = ((images - 0.5) * contrast + 0.5 + offset).clamp(0, 1) ** gamma
-        noise = torch.randn(images.shape, generator=generator, device=images.device)
-        spread = self._uniform(images, -1, 1, generator).clamp(min=0) * self.config.noise_hu / self.hu_range
+        noise = draws.normal(*images.shape)
+        spread = self._uniform(images, -1, 1, draws).clamp(min=0) * self.config.noise_hu / self.hu_range
         return ((changed + noise * spread) * tissue).clamp(0, 1)

@@ -27,7 +27,7 @@ class Checkpoint:
         config: the resolved training configuration.
         labels, channels: as in the contract.
         training: data set, patients, epochs and scores, for the contract.
-        weights: state of `ParotidNet` (moving average).
+        weights: state of `ParotidNet` (moving average), or what a stage of contrast has of it.
         progress: state to resume from; empty in `best.pt`.
     """
 
@@ -39,8 +39,19 @@ class Checkpoint:
     progress: dict[str, Any]
 
     def network(self) -> ParotidNet:
-        """The model with its weights, ready to run (eval mode)."""
+        """The model with its weights, ready to run (eval mode).
+
+        Raises:
+            InputError: if the checkpoint is of a stage that trains no whole model.
+        """
         net = build_network(self.config, len(self.labels))
+        missing = net.state_dict().keys() - self.weights.keys()
+        if missing:
+            stage = self.config.stages[-1]
+            raise InputError(
+                f"checkpoint of the stage {stage}: found {len(self.weights)} weights without {min(missing)}, expected "
+                "those of a whole model; a stage 'segment' makes one"
+            )
         net.load_state_dict(self.weights)
         return net.eval()
 

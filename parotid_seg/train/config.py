@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from parotid_seg.errors import InputError
 
 C = TypeVar("C")
 
-STAGES = ("organs", "segment")
+STAGES = ("organs", "contrast", "dense", "segment")
 """In the order they can follow each other."""
 SCRATCH = "scratch"
 PARTS = ("encoder", "decoder")
@@ -51,11 +52,15 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strength of the random changes; a probability where the name says so, else the largest amount."""
+    """Strength of the random changes; a probability where the name says so, else the largest amount.
+
+    `crop` is different: the smallest share of the field's side that is drawn and enlarged to the whole grid.
+    """
 
     mirror_probability: float = 0.5
     rotation_deg: float = 10.0
     scale: float = 0.12
+    crop: float = 1.0
     shift_mm: float = 15.0
     warp_mm: float = 4.0
     slice_scale: float = 0.12
@@ -67,25 +72,28 @@ class AugmentConfig:
     field_of_view_probability: float = 0.1
     volume_end_probability: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise InputError(f"augment.crop: found {self.crop}, expected more than 0 and at most 1")
+
     def halved(self) -> AugmentConfig:
         """Half of every amount and probability but mirroring."""
         halves = {item.name: getattr(self, item.name) / 2 for item in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{**halves, "mirror_probability": self.mirror_probability})
+        return dataclasses.replace(
+            self, **{**halves, "mirror_probability": self.mirror_probability, "crop": (1 + self.crop) / 2}
+        )
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
-    """Schedule of the supervised stage.
+class Schedule:
+    """What every stage's training has.
 
     Attributes:
-        epochs, images_per_epoch, batch_size: an epoch is a number of slices drawn, not a pass over all of them.
+        epochs, images_per_epoch, batch_size: an epoch is a number of slices drawn, not a pass over all of them; the
+            batch is that of all processes together.
         learning_rate: peak of a linear warm-up and cosine decay (AdamW).
-        cross_entropy_share: the loss is this x CE + (1 - this) x Dice.
-        gland_share, border_share: of the slices drawn, those that show a gland, and those within `border_mm` beyond a
-            gland's ends; the rest come from anywhere.
-        average_decay: of the moving average of the weights, which is what is validated and kept.
-        validate_every: epochs between validations on whole patients.
-        calm_epochs: last epochs, in which augmentation is halved so that the model settles on undistorted scans.
+        warmup_epochs: length of the warm-up.
+        gradient_norm: longer gradients are cut to this.
     """
 
     epochs: int = 84
@@ -94,21 +102,123 @@ class SegmentConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
+    gradient_norm: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "images_per_epoch", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} of a stage: found {getattr(self, name)}, expected at least 1")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate of a stage: found {self.learning_rate}, expected a positive number")
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Batches drawn in one epoch."""
+        return max(1, self.images_per_epoch // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Batches drawn in all."""
+        return self.epochs * self.steps_an_epoch
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        warmup = self.warmup_epochs * self.steps_an_epoch
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+
+@dataclass(frozen=True)
+class SegmentConfig(Schedule):
+    """A supervised stage.
+
+    Attributes:
+        cross_entropy_share: the loss is this x CE + (1 - this) x Dice.
+        gland_share, border_share: of the slices drawn, those that show a gland, and those within `border_mm` beyond a
+            gland's ends; the rest come from anywhere.
+        average_decay: of the moving average of the weights, which is what is validated and kept.
+        validate_every: epochs between validations on whole patients.
+        calm_epochs: last epochs, in which augmentation is halved so that the model settles on undistorted scans.
+    """
+
     cross_entropy_share: float = 0.4
     gland_share: float = 0.55
     border_share: float = 0.2
     border_mm: float = 15.0
     average_decay: float = 0.997
-    gradient_norm: float = 2.0
     validate_every: int = 12
     calm_epochs: int = 12
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "images_per_epoch", "batch_size", "validate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"segment.{name}: found {getattr(self, name)}, expected at least 1")
+        super().__post_init__()
+        if self.validate_every < 1:
+            raise InputError(f"validate_every of a stage: found {self.validate_every}, expected at least 1")
         if self.gland_share + self.border_share > 1:
-            raise InputError("segment.gland_share + segment.border_share: found more than 1, expected shares")
+            raise InputError("gland_share + border_share of a stage: found more than 1, expected shares")
+
+
+FIRST_VIEW = AugmentConfig(
+    rotation_deg=15.0, crop=0.6, noise_hu=40.0, blur_px=1.5, contrast=0.3, offset_hu=60.0, couch_probability=0.3
+)
+SECOND_VIEW = AugmentConfig(
+    rotation_deg=15.0, crop=0.6, noise_hu=10.0, blur_px=0.6, contrast=0.3, offset_hu=60.0, couch_probability=0.1
+)
+
+
+@dataclass(frozen=True)
+class ContrastConfig(Schedule):
+    """A stage of momentum contrast (He et al., arXiv 1911.05722; Chen et al., arXiv 2104.02057).
+
+    Attributes:
+        temperature: of the contrastive softmax; the loss is scaled by twice of it.
+        momentum: share of the momentum encoder that a step keeps at the start; a cosine takes it to 1.
+        hidden, features: widths of projector and predictor.
+        queue: keys of earlier batches that serve as negatives as well (MoCo v2, for small batches); 0 for none.
+        drop_path: in place of the network's.
+        dense_share: the loss is this x dense contrast of the decoder + (1 - this) x contrast of the encoder.
+        points: places an image that dense contrast compares.
+        apart_mm: places of an image that are no nearer to each other than this are negatives of each other.
+        dense_negatives: "image" for places of the same image only, "batch" for those of other images as well.
+        first, second: the two views' random changes; they are meant to differ in strength.
+    """
+
+    epochs: int = 40
+    batch_size: int = 60
+    learning_rate: float = 5e-4
+    warmup_epochs: float = 2.0
+    temperature: float = 0.2
+    momentum: float = 0.99
+    hidden: int = 512
+    features: int = 128
+    queue: int = 0
+    drop_path: float = 0.1
+    dense_share: float = 0.0
+    points: int = 48
+    apart_mm: float = 15.0
+    dense_negatives: str = "image"
+    first: AugmentConfig = FIRST_VIEW
+    second: AugmentConfig = SECOND_VIEW
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise InputError(f"temperature of contrast: found {self.temperature}, expected a positive number")
+        for name, low, high in (("momentum", 0.0, 1.0), ("dense_share", 0.0, 1.0)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} of contrast: found {getattr(self, name)}, expected {low:g} to {high:g}")
+        if self.batch_size < 2:
+            raise InputError(
+                "batch_size of contrast: found 1, expected at least 2: an image needs others to differ from"
+            )
+        if self.queue < 0 or self.points < 2:
+            raise InputError(f"contrast: found queue {self.queue} and points {self.points}, expected >= 0 and >= 2")
+        if self.dense_negatives not in ("image", "batch"):
+            raise InputError(f"dense_negatives of contrast: found {self.dense_negatives!r}, expected image or batch")
+
+    def momentum_at(self, step: int) -> float:
+        """A cosine from `momentum` to 1 over the stage."""
+        return 1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * step / max(1, self.steps)))
 
 
 @dataclass(frozen=True)
@@ -118,8 +228,10 @@ class TrainConfig:
     Attributes:
         stages: of `STAGES`, in their order.
         init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
-        transfer: parts of the network that start from it, or from the stage before.
+        transfer: parts of the network that a supervised stage starts from it, or from the stage before.
         organs: supervised pre-training on other organs.
+        contrast: momentum contrast on scans without labels.
+        dense: the same for the decoder, after it.
         segment: training on the data set's labels.
     """
 
@@ -133,6 +245,8 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     organs: SegmentConfig = field(default_factory=lambda: SegmentConfig(epochs=20, validate_every=10, calm_epochs=4))
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    dense: ContrastConfig = field(default_factory=lambda: ContrastConfig(epochs=20, batch_size=24, dense_share=1.0))
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
     def __post_init__(self) -> None:
@@ -152,9 +266,19 @@ class TrainConfig:
             )
 
     def for_stage(self, stage: str) -> TrainConfig:
-        """What decides one stage, its own settings under `segment`; nothing of the stages after it."""
+        """What decides one stage: without the settings of other stages after it or not asked for."""
         until = self.stages[: self.stages.index(stage) + 1]
-        return dataclasses.replace(self, stages=until, segment=getattr(self, stage))
+        default = TrainConfig()
+        unused = {name: getattr(default, name) for name in STAGES if name not in until}
+        if stage in ("contrast", "dense") or (self.init == SCRATCH and stage == self.stages[0]):
+            unused["transfer"] = PARTS
+        return dataclasses.replace(self, stages=until, **unused)
+
+    @property
+    def schedule(self) -> SegmentConfig | ContrastConfig:
+        """Of the last stage."""
+        schedule: SegmentConfig | ContrastConfig = getattr(self, self.stages[-1])
+        return schedule
 
 
 PRESETS = {"compact": TrainConfig()}

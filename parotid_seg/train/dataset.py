@@ -3,30 +3,36 @@
 DATA/dataset.json                       channel names, labels, file ending
 DATA/imagesTr/CASE_0000.nii.gz          scans
 DATA/labelsTr/CASE.nii.gz               label maps
+DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrast
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.errors import InputError
-from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.scan.grid import TISSUE_HU, body_centre_mm
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 
 VALIDATION_SHARE = 0.2
 """Share of the patients set aside for validation where there is no splits.json."""
-CACHE_FORMAT = 2
+SMALLEST_BODY = 0.02
+"""Share of a slice that is tissue, for the slice to count as showing the patient."""
+UNLABELLED_STAGES = ("contrast", "dense")
+CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,9 @@ class DataSet:
     Attributes:
         labels: label names, background first.
         stored_values: for each label its value in the label maps; a label map's other values are background.
-        label_folder: where the label maps are.
+        label_folder: where the label maps are; none are read if it is empty.
         train, validation: case names.
+        unlabelled: those of `train` that are in imagesUn.
     """
 
     folder: Path
@@ -49,10 +56,12 @@ class DataSet:
     file_ending: str
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    unlabelled: tuple[str, ...] = ()
 
     def image_path(self, case: str) -> Path:
         """Where a case's scan is."""
-        return self.folder / "imagesTr" / f"{case}_0000{self.file_ending}"
+        images = "imagesUn" if case in self.unlabelled else "imagesTr"
+        return self.folder / images / f"{case}_0000{self.file_ending}"
 
     def label_path(self, case: str) -> Path:
         """Where a case's label map is."""
@@ -84,6 +93,7 @@ class Patient:
         labels: its label map.
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; none for background.
+        body_slices: indices of the slices that show the patient.
     """
 
     name: str
@@ -91,6 +101,7 @@ class Patient:
     labels: Mask
     centre_mm: tuple[float, float]
     shown_in: tuple[tuple[int, ...], ...]
+    body_slices: tuple[int, ...]
 
 
 def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
@@ -99,7 +110,8 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     Args:
         folder: the data folder.
         stage: "segment" for the data set's labels, "organs" for the other organs. Organs that are among the data set's
-            labels count as background then: they are what is to be learnt later, from however few patients.
+            labels count as background then: they are what is to be learnt later, from however few patients. "contrast"
+            and "dense" take the training patients' scans and imagesUn, and no labels.
         labelled: use only this many of the training patients (few-label study).
         seed: decides which; of one seed, fewer patients are among more.
 
@@ -122,18 +134,19 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         ) from error
     if len(channels) != 1:
         raise InputError(f"{folder / 'dataset.json'}: found {len(channels)} channels, expected one")
-    images = sorted(path.name for path in (folder / "imagesTr").glob(f"*_0000{ending}"))
-    cases = [name.removesuffix(f"_0000{ending}") for name in images]
-    if (folder / "splits.json").exists():
-        splits = _read_json(folder / "splits.json")
-        if not isinstance(splits, dict) or not {"train", "validation"} <= splits.keys():
-            raise InputError(f"{folder / 'splits.json'}: expected an object with the lists 'train' and 'validation'")
-        train, validation = splits["train"], splits["validation"]
-    else:
-        shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
-        held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
-        validation, train = shuffled[:held_out], shuffled[held_out:]
-    if labelled is not None:
+    train, validation = _split(folder, ending)
+    unlabelled: list[str] = []
+    if stage in UNLABELLED_STAGES:
+        unlabelled = [case for case in _cases(folder / "imagesUn", ending) if case not in (*train, *validation)]
+        train, validation = [*train, *unlabelled], []
+        if len(train) < 2:
+            raise InputError(f"{folder}: found {len(train)} scan to contrast, expected at least 2 patients")
+    elif not train or not validation:
+        raise InputError(
+            f"{folder}: found {len(train)} training and {len(validation)} validation patients, "
+            "expected at least 1 of each"
+        )
+    elif labelled is not None:
         if not 1 <= labelled <= len(train):
             raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
         train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
@@ -143,18 +156,34 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         channels=channels,
         labels=labels,
         stored_values=values,
-        label_folder="organsTr" if stage == "organs" else "labelsTr",
+        label_folder={"organs": "organsTr", "segment": "labelsTr"}.get(stage, ""),
         file_ending=ending,
         train=tuple(train),
         validation=tuple(validation),
+        unlabelled=tuple(unlabelled),
     )
-    if not data.train or not data.validation:
-        raise InputError(f"{folder}: found {len(data.train)} training and {len(data.validation)} validation patients")
     for case in (*data.train, *data.validation):
-        for path in (data.image_path(case), data.label_path(case)):
+        for path in (data.image_path(case), *([data.label_path(case)] if data.label_folder else [])):
             if not path.exists():
                 raise InputError(f"{path}: no such file, though case {case} is listed for training or validation")
     return data
+
+
+def _split(folder: Path, ending: str) -> tuple[list[str], list[str]]:
+    """Training and validation patients: those of splits.json, or a share of imagesTr."""
+    if (folder / "splits.json").exists():
+        splits = _read_json(folder / "splits.json")
+        if not {"train", "validation"} <= splits.keys():
+            raise InputError(f"{folder / 'splits.json'}: expected an object with the lists 'train' and 'validation'")
+        return list(splits["train"]), list(splits["validation"])
+    cases = _cases(folder / "imagesTr", ending)
+    shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
+    held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
+    return shuffled[held_out:], shuffled[:held_out]
+
+
+def _cases(folder: Path, ending: str) -> list[str]:
+    return sorted(path.name.removesuffix(f"_0000{ending}") for path in folder.glob(f"*_0000{ending}"))
 
 
 def load_patients(
@@ -164,6 +193,7 @@ def load_patients(
 
     Raises:
         ScanError: if a scan or label map cannot be used, or a label map does not lie on its scan.
+        InputError: if a label is not among the data set's.
     """
     cache.mkdir(parents=True, exist_ok=True)
     patients = []
@@ -174,49 +204,80 @@ def load_patients(
 
 
 def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
-    sources = data.image_path(case), data.label_path(case)
-    key = hashlib.sha256(
-        repr(
-            [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-            + [CACHE_FORMAT, data.stored_values]
-        ).encode()
-    )
-    entry = cache / f"{case}-{key.hexdigest()[:16]}"
+    image = data.image_path(case)
+    entry = cache / f"{case}-{_key(image)}"
     if not entry.exists():
-        scan = read_nifti(sources[0])
-        stored, _ = read_mask(sources[1], like=scan)
-        if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
-            raise InputError(f"{sources[1]}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
-        labels = np.zeros_like(stored)
-        for value, stored_value in enumerate(data.stored_values):
-            labels[stored == stored_value] = value
-        _save_entry(entry, scan.volume, labels, len(data.labels))
+        _save_scan(entry, image)
     facts = json.loads((entry / "facts.json").read_text())
     voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
     volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
+    labels: Mask = np.broadcast_to(np.uint8(0), voxels.shape)
+    shown_in: list[list[int]] = [[] for _ in data.labels]
+    if data.label_folder:
+        entry = cache / f"{case}-{data.label_folder}-{_key(image, data.label_path(case), values=data.stored_values)}"
+        if not entry.exists():
+            _save_labels(entry, data, case)
+        labels = np.load(entry / "labels.npy", mmap_mode="r")
+        shown_in = json.loads((entry / "shown_in.json").read_text())
     return Patient(
         name=case,
         volume=volume,
-        labels=np.load(entry / "labels.npy", mmap_mode="r"),
+        labels=labels,
         centre_mm=tuple(facts["centre_mm"]),
-        shown_in=tuple(map(tuple, facts["shown_in"])),
+        shown_in=tuple(map(tuple, shown_in)),
+        body_slices=tuple(facts["body_slices"]),
     )
 
 
-def _save_entry(entry: Path, volume: Volume, labels: Mask, classes: int) -> None:
-    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    np.save(partial / "voxels.npy", volume.voxels)
-    np.save(partial / "labels.npy", labels)
+def _key(*files: Path, values: Sequence[int] = ()) -> str:
+    """Of what a cache entry is made from."""
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr([CACHE_FORMAT, *stats, *values]).encode()).hexdigest()[:16]
+
+
+def _save_scan(entry: Path, image: Path) -> None:
+    volume = read_nifti(image).volume
+    body = np.count_nonzero(volume.voxels > TISSUE_HU, axis=(1, 2)) / volume.voxels[0].size
     facts = {
         "spacing_mm": volume.spacing_mm,
         "axes": volume.orientation.axes,
         "flips": volume.orientation.flips,
         "centre_mm": body_centre_mm(volume.voxels, volume.spacing_mm),
-        "shown_in": [[]] + [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, classes)],
+        "body_slices": np.flatnonzero(body >= SMALLEST_BODY).tolist(),
     }
-    (partial / "facts.json").write_text(json.dumps(facts))
-    partial.rename(entry)
+    if not facts["body_slices"]:
+        raise ScanError(f"{image}: shows no patient: expected slices with tissue above {TISSUE_HU:g} HU")
+    with _whole_entry(entry) as partial:
+        np.save(partial / "voxels.npy", volume.voxels)
+        (partial / "facts.json").write_text(json.dumps(facts))
+
+
+def _save_labels(entry: Path, data: DataSet, case: str) -> None:
+    path = data.label_path(case)
+    stored, _ = read_mask(path, like=read_nifti(data.image_path(case)))
+    if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
+        raise InputError(f"{path}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
+    labels = np.zeros_like(stored)
+    for value, stored_value in enumerate(data.stored_values):
+        labels[stored == stored_value] = value
+    shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, len(data.labels))]
+    with _whole_entry(entry) as partial:
+        np.save(partial / "labels.npy", labels)
+        (partial / "shown_in.json").write_text(json.dumps([[], *shown_in]))
+
+
+@contextlib.contextmanager
+def _whole_entry(entry: Path) -> Iterator[Path]:
+    """A folder that gets its name when it is whole; another process may have been faster."""
+    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    yield partial
+    try:
+        partial.rename(entry)
+    except OSError:
+        if not entry.exists():
+            raise
+        shutil.rmtree(partial)
 
 
 def _other_organs(organs: Mapping[str, int], labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

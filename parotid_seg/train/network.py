@@ -140,26 +140,38 @@ class SwinUnet(nn.Module):
         self.head_full = ConvBlock(full, full)
         self.classify = nn.Conv2d(full, classes, 1)
 
+    @property
+    def decoded_features(self) -> int:
+        """Channels of what `decode` returns."""
+        return self.classify.in_channels
+
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Features of every encoder stage, finest first, each (B, h, w, C) and normalised."""
-        tokens = self.encoder.patch_embed(images)
+        """(B, K, G, G) in 0..1 -> features of every encoder stage, finest first, each (B, h, w, C) and normalised."""
+        tokens = self.encoder.patch_embed(centred(images))
         features = []
         for layer, norm in zip(self.encoder.layers, self.skip_norms, strict=True):
             tokens = layer(tokens)
             features.append(norm(tokens))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, K, G, G) in 0..1 -> logits (B, C, G, G)."""
-        centred = 4.0 * images - 2.0
-        *skips, tokens = self.encode(centred)
+    def decode(self, images: Tensor, stages: list[Tensor]) -> Tensor:
+        """(B, K, G, G) in 0..1 and what `encode` makes of it -> features (B, F, G, G)."""
+        *skips, tokens = stages
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
             tokens = stage(tokens, skip)
-        full = self.stem_full(centred)
+        full = self.stem_full(centred(images))
         half = self.stem_half(full)
         half = self.head_half(half + F.pixel_shuffle(self.expand_half(tokens.permute(0, 3, 1, 2)), 2))
-        full = self.head_full(full + F.pixel_shuffle(self.expand_full(half), 2))
-        return self.classify(full)  # type: ignore[no-any-return]
+        return self.head_full(full + F.pixel_shuffle(self.expand_full(half), 2))  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, K, G, G) in 0..1 -> logits (B, C, G, G)."""
+        return self.classify(self.decode(images, self.encode(images)))  # type: ignore[no-any-return]
+
+
+def centred(images: Tensor) -> Tensor:
+    """0..1 -> -2..2, about what the layers expect."""
+    return 4.0 * images - 2.0
 
 
 class ParotidNet(nn.Module):

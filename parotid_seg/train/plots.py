@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.dataset import Patient
+from parotid_seg.train.moco import Pair
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -20,29 +21,57 @@ FIELD_MM = 280.0
 COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:pink", "tab:olive", "tab:purple", "tab:red")
 
 
-def draw_curves(metrics: Path, picture: Path) -> None:
-    """Loss and validation DSC over the epochs of a `metrics.jsonl`."""
+def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]) -> None:
+    """The course of a `metrics.jsonl`'s figures over the epochs.
+
+    Args:
+        figures: for each panel the prefix of the figures' names, and the axis' label.
+    """
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    left.plot([record["epoch"] for record in records], [record["loss"] for record in records])
-    left.set(xlabel="epoch", ylabel="training loss (CE + Dice)")
-    validated = [record for record in records if "validation_dsc" in record]
-    for name in sorted({key for record in validated for key in record if key.startswith("validation_dsc")}):
-        label = name.removeprefix("validation_dsc").strip("_").replace("_", " ") or "mean"
-        right.plot([record["epoch"] for record in validated], [record[name] for record in validated], ".-", label=label)
-    right.set(xlabel="epoch", ylabel="validation DSC")
-    if validated:
-        right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    figure, panels = plt.subplots(1, len(figures), figsize=(5 * len(figures), 3.6), layout="constrained")
+    for panel, (prefix, label) in zip(panels, figures, strict=True):
+        lines = [name for name in names if name.startswith(prefix) or name.startswith(f"places_{prefix}")]
+        for name in lines:
+            known = [record for record in records if name in record]
+            style = ".-" if len(known) < len(records) else "-"
+            title = name.removeprefix(prefix).strip("_").replace("_", " ") or "all"
+            panel.plot([record["epoch"] for record in known], [record[name] for record in known], style, label=title)
+        panel.set(xlabel="epoch", ylabel=label)
+        panel.grid(alpha=0.3)
+        if len(lines) > 1:
+            panel.legend()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
+    """The middle channels of both views of some slices, first above second, and the places matched in them."""
+    count = min(count, len(pair.first))
+    figure, axes = plt.subplots(2, count, figsize=(2.4 * count, 5), layout="constrained", squeeze=False)
+    for row, (images, places) in zip(
+        axes, ((pair.first, pair.first_places), (pair.second, pair.second_places)), strict=True
+    ):
+        for index, panel in enumerate(row):
+            panel.axis("off")
+            panel.imshow(images[index, images.shape[1] // 2].float().cpu(), cmap="gray", vmin=0, vmax=1)
+            if places.shape[1]:
+                rows, columns = places[index].cpu().unbind(-1)
+                panel.scatter(columns, rows, c=range(len(rows)), cmap="hsv", s=8)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
 
 
 def draw_samples(
-    patients: Sequence[Patient], masks: Mapping[str, Mask], dsc: NDArray[np.float64], picture: Path, count: int = 8
+    patients: Sequence[Patient], masks: Sequence[Mask], scores: NDArray[np.float64], picture: Path, count: int = 8
 ) -> None:
-    """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured."""
+    """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured.
+
+    Args:
+        patients, masks: as many of each.
+        scores: DSC by patient and structure; NaN where there is none.
+    """
+    dsc = np.array([np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores])
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
     columns = min(4, len(order))
     rows = -(-len(order) // columns)
@@ -50,13 +79,13 @@ def draw_samples(
     for panel in axes.ravel():
         panel.axis("off")
     for panel, index in zip(axes.ravel(), order, strict=False):
-        patient = patients[index]
+        patient, predicted = patients[index], masks[index]
         areas = np.count_nonzero(patient.labels, axis=(1, 2))
         at = int(np.argmax(areas)) if areas.any() else len(areas) // 2
         aspect = patient.volume.spacing_mm[1] / patient.volume.spacing_mm[2]
         panel.imshow(patient.volume.voxels[at], cmap="gray", vmin=-200, vmax=300, aspect=aspect)
-        for value in range(1, int(max(patient.labels.max(), masks[patient.name].max())) + 1):
-            for mask, colour in ((patient.labels, "white"), (masks[patient.name], COLOURS[(value - 1) % len(COLOURS)])):
+        for value in range(1, int(max(patient.labels.max(), predicted.max())) + 1):
+            for mask, colour in ((patient.labels, "white"), (predicted, COLOURS[(value - 1) % len(COLOURS)])):
                 if (mask[at] == value).any():
                     panel.contour(mask[at] == value, levels=[0.5], colors=colour, linewidths=1)
         row, column = (

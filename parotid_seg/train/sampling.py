@@ -7,7 +7,7 @@ swaps left and right labels in the same place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from parotid_seg.contract import Grid
 from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix
-from parotid_seg.scan.volume import Mask
-from parotid_seg.train.config import AugmentConfig, TrainConfig
+from parotid_seg.train.config import AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.dataset import Patient
 from parotid_seg.train.network import ToGrid
 
 Positions = NDArray[np.float64]
+B = TypeVar("B", bound="tuple[Tensor, ...]")
 
 
 class Batch(NamedTuple):
@@ -38,12 +39,101 @@ class Batch(NamedTuple):
     contoured: Tensor
 
 
-class SliceSampler(Dataset[Batch]):
-    """Draws batches of slices by number; the same seed and number give the same batch in any process.
+class View(NamedTuple):
+    """One slice as the network sees it.
+
+    Attributes:
+        image: (K, G, G) in 0..1.
+        rows_mm, columns_mm: (G,) where the image's rows and columns lie in the slice.
+        mirrored: whether its columns run against the scan's.
+    """
+
+    image: Tensor
+    rows_mm: Positions
+    columns_mm: Positions
+    mirrored: bool
+
+
+def view(
+    patient: Patient,
+    index: int,
+    grid: Grid,
+    to_grid: ToGrid,
+    amount: AugmentConfig,
+    mirrored: bool,
+    rng: np.random.Generator,
+) -> View:
+    """Look at one slice, moved, scaled, cropped and cut by random amounts."""
+    depth, height, width = patient.volume.voxels.shape
+    spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
+    crop = rng.uniform(amount.crop, 1.0)
+    scale = crop * np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))
+    reach_mm = amount.shift_mm + (1 - crop) * grid.size * grid.spacing_mm / 2
+    shift = rng.uniform(-reach_mm, reach_mm, size=2)
+    rows_mm = patient.centre_mm[0] + shift[0] + scale[0] * grid_mm(grid)
+    columns_mm = patient.centre_mm[1] + shift[1] + scale[1] * grid_mm(grid) * (-1 if mirrored else 1)
+    kernel_mm = grid.kernel_mm * rng.uniform(0.75, 1.5)
+
+    first, last = 0, depth
+    if rng.random() < amount.volume_end_probability:
+        cut = int(rng.integers(0, max(1, round(12.0 / spacing_z))))
+        first, last = (max(0, index - cut), depth) if rng.random() < 0.5 else (0, min(depth, index + cut + 1))
+    slices_mm = axis_mm(depth, spacing_z)[first:last]
+    stretch = 1 + rng.uniform(-amount.slice_scale, amount.slice_scale)
+    wanted_mm = index * spacing_z + stretch * np.asarray(grid.offsets_mm)
+    slice_kernel_mm = grid.slice_kernel_mm * rng.uniform(0.7, 1.7)
+    neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
+    used = np.flatnonzero(neighbours.any(axis=0))
+    begin, end = int(used[0]), int(used[-1]) + 1
+    image = to_grid(
+        torch.from_numpy(patient.volume.voxels[first + begin : first + end].astype(np.float32)),
+        torch.from_numpy(resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)),
+        torch.from_numpy(resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)),
+        torch.from_numpy(neighbours[None, :, begin:end]),
+    )[0]
+    return View(image, rows_mm, columns_mm, mirrored)
+
+
+class Sampler(Dataset[B]):
+    """Draws batches by number; the same seed and number give the same batch in any process.
 
     Args:
         patients: where to draw from, each as often as any other.
-        to_grid: the model's first layers.
+        config: grid, window and seed.
+        places: which places of the batch this process draws.
+    """
+
+    def __init__(self, patients: Sequence[Patient], config: TrainConfig, places: range) -> None:
+        self.patients, self.config, self.places = patients, config, places
+        self.to_grid = ToGrid(config.window_hu)
+
+    def __getitem__(self, number: int) -> B:
+        """Batch number `number` of a run."""
+        drawn = [self._draw(np.random.default_rng((self.config.seed, number, place))) for place in self.places]
+        return type(drawn[0])(*map(torch.stack, zip(*drawn, strict=True)))
+
+    def _draw(self, rng: np.random.Generator) -> B:
+        """One item of a batch."""
+        raise NotImplementedError
+
+    def batches(self, numbers: Iterable[int], workers: int) -> Iterable[B]:
+        """These batches in order, drawn ahead by other processes."""
+        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers)
+
+    def _patient(self, rng: np.random.Generator) -> Patient:
+        return self.patients[int(rng.integers(len(self.patients)))]
+
+    def _view(
+        self, patient: Patient, index: int, amount: AugmentConfig, mirrored: bool, rng: np.random.Generator
+    ) -> View:
+        return view(patient, index, self.config.grid, self.to_grid, amount, mirrored, rng)
+
+
+class SliceSampler(Sampler[Batch]):
+    """Labelled slices for a supervised stage.
+
+    Args:
+        segment: which slices are drawn how often.
         mirrored_labels: for each label the one it becomes in a mirrored scan.
         amount: how much a slice is moved, scaled and cut.
         partly_contoured: whether a structure that a patient's label map does not show at all may be in the scan.
@@ -52,61 +142,23 @@ class SliceSampler(Dataset[Batch]):
     def __init__(
         self,
         patients: Sequence[Patient],
-        to_grid: ToGrid,
         config: TrainConfig,
+        places: range,
+        segment: SegmentConfig,
         mirrored_labels: tuple[int, ...],
         amount: AugmentConfig,
         partly_contoured: bool = False,
     ) -> None:
-        self.patients, self.to_grid, self.mirrored_labels, self.amount = patients, to_grid, mirrored_labels, amount
+        super().__init__(patients, config, places)
+        self.segment, self.mirrored_labels, self.amount = segment, mirrored_labels, amount
         self.partly_contoured = partly_contoured
-        self.grid, self.segment, self.seed = config.grid, config.segment, config.seed
-
-    def __getitem__(self, number: int) -> Batch:
-        """Batch number `number` of a run."""
-        rng = np.random.default_rng((self.seed, number))
-        drawn = zip(*(self._draw(rng) for _ in range(self.segment.batch_size)), strict=True)
-        return Batch(*map(torch.stack, drawn))
-
-    def batches(self, numbers: Iterable[int], workers: int) -> Iterable[Batch]:
-        """These batches in order, drawn ahead by other processes."""
-        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers)
 
     def _draw(self, rng: np.random.Generator) -> Batch:
-        """One slice: images (K, G, G), targets (classes, G, G), contoured (classes,)."""
-        amount = self.amount
-        patient = self.patients[int(rng.integers(len(self.patients)))]
+        patient = self._patient(rng)
         index = self._choose_slice(patient, rng)
-        grid = self.grid
-        depth, height, width = patient.volume.voxels.shape
-        spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
-        scale = np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))
-        shift = rng.uniform(-amount.shift_mm, amount.shift_mm, size=2)
-        mirror = rng.random() < amount.mirror_probability
-        rows_mm = patient.centre_mm[0] + shift[0] + scale[0] * grid_mm(grid)
-        columns_mm = patient.centre_mm[1] + shift[1] + scale[1] * grid_mm(grid) * (-1 if mirror else 1)
-        kernel_mm = grid.kernel_mm * rng.uniform(0.75, 1.5)
-        native_y, native_x = axis_mm(height, spacing_y), axis_mm(width, spacing_x)
-
-        first, last = 0, depth
-        if rng.random() < amount.volume_end_probability:
-            cut = int(rng.integers(0, max(1, round(12.0 / spacing_z))))
-            first, last = (max(0, index - cut), depth) if rng.random() < 0.5 else (0, min(depth, index + cut + 1))
-        slices_mm = axis_mm(depth, spacing_z)[first:last]
-        stretch = 1 + rng.uniform(-amount.slice_scale, amount.slice_scale)
-        wanted_mm = index * spacing_z + stretch * np.asarray(grid.offsets_mm)
-        slice_kernel_mm = grid.slice_kernel_mm * rng.uniform(0.7, 1.7)
-        neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
-        used = np.flatnonzero(neighbours.any(axis=0))
-        begin, end = int(used[0]), int(used[-1]) + 1
-        image = self.to_grid(
-            torch.from_numpy(patient.volume.voxels[first + begin : first + end].astype(np.float32)),
-            torch.from_numpy(resampling_matrix(native_y, rows_mm, kernel_mm)),
-            torch.from_numpy(resampling_matrix(native_x, columns_mm, kernel_mm)),
-            torch.from_numpy(neighbours[None, :, begin:end]),
-        )[0]
-        targets = self._targets(patient.labels[index], native_y, rows_mm, native_x, columns_mm, mirror)
-        return Batch(image, torch.from_numpy(targets), self._contoured(patient, mirror))
+        seen = self._view(patient, index, self.amount, bool(rng.random() < self.amount.mirror_probability), rng)
+        targets = torch.from_numpy(self._targets(patient, index, seen))
+        return Batch(seen.image, targets, self._contoured(patient, seen.mirrored))
 
     def _choose_slice(self, patient: Patient, rng: np.random.Generator) -> int:
         depth = len(patient.labels)
@@ -128,22 +180,69 @@ class SliceSampler(Dataset[Batch]):
                 contoured[self.mirrored_labels[value] if mirror else value] = bool(patient.shown_in[value])
         return contoured
 
-    def _targets(
-        self,
-        labels: Mask,
-        native_y: Positions,
-        rows_mm: Positions,
-        native_x: Positions,
-        columns_mm: Positions,
-        mirror: bool,
-    ) -> Matrix:
-        classes, size = len(self.mirrored_labels), self.grid.size
+    def _targets(self, patient: Patient, index: int, seen: View) -> Matrix:
+        _, height, width = patient.volume.voxels.shape
+        _, spacing_y, spacing_x = patient.volume.spacing_mm
+        labels = patient.labels[index]
+        classes, size = len(self.mirrored_labels), self.config.grid.size
         targets = np.zeros((classes, size, size), np.float32)
         if labels.any():
-            rows = resampling_matrix(native_y, rows_mm, 0.0)
-            columns = resampling_matrix(native_x, columns_mm, 0.0)
+            rows = resampling_matrix(axis_mm(height, spacing_y), seen.rows_mm, 0.0)
+            columns = resampling_matrix(axis_mm(width, spacing_x), seen.columns_mm, 0.0)
             for value in range(1, classes):
-                becomes = self.mirrored_labels[value] if mirror else value
+                becomes = self.mirrored_labels[value] if seen.mirrored else value
                 targets[becomes] = rows @ (labels == value).astype(np.float32) @ columns.T
         targets[0] = 1.0 - targets[1:].sum(axis=0)
         return targets
+
+
+class PairBatch(NamedTuple):
+    """Two views of the same slices of several patients.
+
+    Attributes:
+        first, second: (N, K, G, G) in 0..1.
+        first_mm, second_mm: (N, 2, G, G), row and column position of each pixel in its slice, from the body's centre.
+    """
+
+    first: Tensor
+    second: Tensor
+    first_mm: Tensor
+    second_mm: Tensor
+
+
+class PairSampler(Sampler[PairBatch]):
+    """Slices that show tissue, with or without labels, each seen twice.
+
+    Both views are mirrored or none is: a mirrored left gland is a right one, which a place must not be matched with.
+
+    Args:
+        first, second: how much a slice is moved, scaled and cut in each view.
+    """
+
+    def __init__(
+        self,
+        patients: Sequence[Patient],
+        config: TrainConfig,
+        places: range,
+        first: AugmentConfig,
+        second: AugmentConfig,
+    ) -> None:
+        super().__init__(patients, config, places)
+        self.first, self.second = first, second
+
+    def _draw(self, rng: np.random.Generator) -> PairBatch:
+        patient = self._patient(rng)
+        index = int(rng.choice(patient.body_slices))
+        mirrored = bool(rng.random() < self.first.mirror_probability)
+        seen = [self._view(patient, index, amount, mirrored, rng) for amount in (self.first, self.second)]
+        positions_mm = [
+            torch.from_numpy(
+                np.stack(
+                    np.meshgrid(
+                        each.rows_mm - patient.centre_mm[0], each.columns_mm - patient.centre_mm[1], indexing="ij"
+                    )
+                ).astype(np.float32)
+            )
+            for each in seen
+        ]
+        return PairBatch(*(each.image for each in seen), *positions_mm)

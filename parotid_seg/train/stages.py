@@ -8,8 +8,18 @@ from pathlib import Path
 from parotid_seg.errors import InputError
 from parotid_seg.files import make_folder
 from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.dataset import open_data_set
-from parotid_seg.train.segment import Report, Trainer
+from parotid_seg.train.loop import Report, Trainer
+from parotid_seg.train.parallel import join
+from parotid_seg.train.segment import SegmentTrainer
+
+TRAINERS: dict[str, type[Trainer]] = {
+    "organs": SegmentTrainer,
+    "contrast": ContrastTrainer,
+    "dense": ContrastTrainer,
+    "segment": SegmentTrainer,
+}
 
 
 def train(
@@ -56,22 +66,32 @@ def train(
         raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
     if resume and not held:
         raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
-    source = config.init
+    processes = join(device)
+    trainers = {}
     for stage, folder in folders.items():
         make_folder(folder)
-        trainer = Trainer(config.for_stage(stage), data_sets[stage], folder, device, report, cache or run / "cache")
+        kind = TRAINERS[stage]
+        trainers[stage] = kind(
+            config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache"
+        )
         if folder in held:
-            trainer.resume()
-        else:
+            trainers[stage].resume()
+    unfinished = {stage: trainer for stage, trainer in trainers.items() if not trainer.finished}
+    for trainer in unfinished.values():
+        trainer.load()
+    source = config.init
+    for stage, trainer in trainers.items():
+        if folders[stage] not in held:
             trainer.start(source)
-        before = trainer.epochs_done
-        report(f"stage {stage}: {before} of {trainer.config.segment.epochs} epochs done")
+        if processes.first:
+            report(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
         left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
-        if not trainer.fit(left):
+        if stage in unfinished and not trainer.fit(left):
             return False
-        late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
-        if late and trainer.epochs_done > before and folder != run:
-            report(f"stopped after stage {stage}; --resume goes on")
+        late = processes.any(max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes)
+        if late and stage in unfinished and folders[stage] != run:
+            if processes.first:
+                report(f"stopped after stage {stage}; --resume goes on")
             return False
-        source = str(folder / "best.pt")
+        source = str(folders[stage] / "best.pt")
     return True

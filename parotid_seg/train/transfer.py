@@ -1,8 +1,9 @@
 """Where a network's first weights come from, with an account of every weight: taken, left out and why, or left random.
 
 A start is one of our checkpoints, a file of the official Swin repository (weights under the key "model"), a state dict
-of timm's Swin Transformer, or timm's ImageNet model. A source without a decoder gives the decoder its encoder's stages:
-stage by stage the decoder has the encoder's widths (arXiv 2208.12413's follow-up does the same).
+of timm's Swin Transformer, or timm's ImageNet model. A source without a decoder, such as an encoder trained by
+contrast, gives the decoder its encoder's stages: stage by stage the decoder has the encoder's widths (the follow-up of
+arXiv 2208.12413 does the same).
 """
 
 from __future__ import annotations
@@ -76,19 +77,23 @@ def part_of(name: str) -> str:
     return "encoder" if name.startswith(("encoder.", "skip_norms.", "stem_")) else "decoder"
 
 
-def start_from(source: str, net: SwinUnet, parts: Iterable[str]) -> Transfer:
+def start_from(source: str, net: SwinUnet, parts: Iterable[str], *, mirror: bool = True) -> Transfer:
     """Fill parts of a new network with a source's weights.
 
     Args:
         source: "imagenet" or a file.
         net: changed in place.
         parts: of `PARTS`.
+        mirror: give the decoder the encoder's stages if the source has no decoder; if not, it stays random then.
 
     Raises:
         InputError: if the source cannot be read, or fits nothing of a part that was asked for.
     """
     parts = tuple(parts)
     offered = _offered(source, net)
+    if not any(part_of(name) == "decoder" for name in offered):
+        offered |= _mirrored(offered, net) if mirror else {}
+        parts = parts if mirror else tuple(part for part in parts if part != "decoder")
     own = net.state_dict()
     taken: Weights = {}
     left_out = {}
@@ -112,7 +117,7 @@ def start_from(source: str, net: SwinUnet, parts: Iterable[str]) -> Transfer:
 def _offered(source: str, net: SwinUnet) -> Weights:
     """A source's weights under the Swin-Unet's names."""
     if source == IMAGENET:
-        return _encoder_and_mirror(_imagenet(net.encoder.embed_dim), net)
+        return _encoder(_imagenet(net.encoder.embed_dim), net)
     path = Path(source)
     if not path.is_file():
         raise InputError(f"--init: found {source!r}, expected scratch, imagenet or a weights file")
@@ -124,7 +129,7 @@ def _offered(source: str, net: SwinUnet) -> Weights:
         raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"--init {source}: found no weights in it, expected tensors by name or under 'model'")
-    return _encoder_and_mirror(weights, net)
+    return _encoder(weights, net)
 
 
 def _imagenet(width: int) -> Weights:
@@ -143,16 +148,20 @@ def _imagenet(width: int) -> Weights:
     return weights
 
 
-def _encoder_and_mirror(weights: Weights, net: SwinUnet) -> Weights:
-    """A Swin Transformer's weights as the encoder's, and its blocks again as those of the decoder's stages."""
-    encoder = {f"encoder.{name}": value for name, value in _as_timm(weights, net).items()}
+def _encoder(weights: Weights, net: SwinUnet) -> Weights:
+    """A Swin Transformer's weights as the encoder's."""
+    return {f"encoder.{name}": value for name, value in _as_timm(weights, net).items()}
+
+
+def _mirrored(encoder: Weights, net: SwinUnet) -> Weights:
+    """The blocks of the encoder's stages again as those of the decoder's."""
     stages = len(net.decoder)
     mirrored = {}
     for name, value in encoder.items():
         found = re.fullmatch(r"encoder\.layers\.(\d+)\.(blocks\..+)", name)
         if found and int(found[1]) < stages:
             mirrored[f"decoder.{stages - 1 - int(found[1])}.{found[2]}"] = value
-    return encoder | mirrored
+    return mirrored
 
 
 def _as_timm(weights: Weights, net: SwinUnet) -> Weights:

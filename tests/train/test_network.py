@@ -10,7 +10,7 @@ from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import TrainConfig, load_config
 from parotid_seg.train.network import FromGrid, ToGrid
-from parotid_seg.train.segment import dice_loss, learning_rate, segmentation_loss
+from parotid_seg.train.segment import dice_loss, segmentation_loss
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
 
@@ -98,7 +98,7 @@ def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background():
 def test_learning_rate_rises_then_falls_to_zero(small_config):
     segment = load_config("compact", small_config).segment
     steps = segment.epochs * segment.images_per_epoch // segment.batch_size
-    rates = [learning_rate(step, segment) for step in range(steps)]
+    rates = [segment.learning_rate_at(step) for step in range(steps)]
     peak = int(np.argmax(rates))
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)

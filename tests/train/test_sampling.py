@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from parotid_seg.train.augment import Augmenter
+from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.config import AugmentConfig, load_config
 from parotid_seg.train.dataset import load_patients, open_data_set
-from parotid_seg.train.network import ToGrid
 from parotid_seg.train.sampling import SliceSampler
 
 STILL = AugmentConfig(
@@ -22,7 +21,7 @@ def sampler_of(patients, config, data, augment) -> SliceSampler:
     """Of slices that show a gland."""
     segment = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0)
     config = dataclasses.replace(config, seed=1, segment=segment)
-    return SliceSampler(patients, ToGrid(config.window_hu), config, data.mirrored_labels, augment)
+    return SliceSampler(patients, config, range(segment.batch_size), segment, data.mirrored_labels, augment)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_targets_stay_on_the_bright_balls(drawn, augment):
     augmenter = Augmenter(
         dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, config.window_hu
     )
-    images, targets = augmenter(images, targets, torch.Generator().manual_seed(0))
+    images, targets = augmenter(images, targets, Draws(torch.Generator().manual_seed(0)))
     torch.testing.assert_close(targets.sum(1), torch.ones_like(targets[:, 0]))
     centre = images[:, images.shape[1] // 2]
     inside, outside = targets[:, 1:].sum(1) > 0.95, (targets[:, 0] > 0.99) & (centre > 0.05)
@@ -111,8 +110,11 @@ def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_con
 def test_only_a_couch_is_added_behind_the_body(drawn):
     images, targets, config = drawn(STILL)
     couch = dataclasses.replace(STILL, couch_probability=1.0)
-    changed, _ = Augmenter(couch, config.grid, config.window_hu)(images, targets, torch.Generator().manual_seed(1))
-    plain, _ = Augmenter(STILL, config.grid, config.window_hu)(images, targets, torch.Generator().manual_seed(1))
+    draws = [Draws(torch.Generator().manual_seed(1)) for _ in range(2)]
+    changed, _ = Augmenter(couch, config.grid, config.window_hu)(images, targets, draws[0])
+    plain, _ = Augmenter(STILL, config.grid, config.window_hu)(images, targets, draws[1])
+    )
+    plain, _ = Augmenter(STILL, config.grid, config.window_hu)(images, targets, Draws(torch.Generator().manual_seed(1)))
     body = images.amax(1, keepdim=True) > 0.2
     assert ((changed - plain).abs() * body).mean() < 0.01
     assert ((changed - plain) > 0.05).any(dim=(1, 2, 3)).sum() >= len(images) // 2

@@ -66,16 +66,16 @@ def test_another_number_of_patients_is_not_resumed(balls, config, run):
 
 
 def test_weights_really_come_over(balls, config, tmp_path, monkeypatch):
-    from parotid_seg.train.segment import Trainer
+    from parotid_seg.train.segment import SegmentTrainer
 
     started = {}
-    real = Trainer.start
+    real = SegmentTrainer.start
 
     def start(self, source):
         real(self, source)
         started[self.run.name] = {name: value.clone() for name, value in self.net.state_dict().items()}
 
-    monkeypatch.setattr(Trainer, "start", start)
+    monkeypatch.setattr(SegmentTrainer, "start", start)
     train(config, balls, tmp_path / "r", device="cpu", max_minutes=0.5)
     learnt = load_checkpoint(tmp_path / "r" / "organs" / "best.pt").weights
     for name, value in started["r"].items():

@@ -1,0 +1,248 @@
+"""What every stage's training does: epochs of batches, one record an epoch, checkpoints to resume from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parotid_seg.errors import InputError
+from parotid_seg.files import write_text
+from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from parotid_seg.train.config import TrainConfig, to_toml
+from parotid_seg.train.dataset import DataSet, Patient, load_patients
+from parotid_seg.train.parallel import Processes
+from parotid_seg.train.plots import draw_curves
+from parotid_seg.train.transfer import Transfer
+
+Report = Callable[[str], None]
+
+MOST_WORKERS = 8
+"""Processes that draw slices for a GPU; on the CPU it is one, since the network needs the cores."""
+
+
+class Trainer(ABC):
+    """One stage of a run: makes, or resumes, everything under its folder.
+
+    Args:
+        config: the resolved configuration; its last stage is this one.
+        data: the data set.
+        run: folder for checkpoints, metrics and pictures.
+        processes: this process among those that train.
+        report: told one line at a time what happens.
+        cache: folder for decoded scans.
+    """
+
+    curves: ClassVar[tuple[tuple[str, str], ...]]
+    """Figures of a record to draw: their prefix, and the axis' label."""
+    model: nn.Module
+    """What is trained, and saved to resume from."""
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self, config: TrainConfig, data: DataSet, run: Path, processes: Processes, report: Report, cache: Path
+    ) -> None:
+        self.config, self.data, self.run, self.cache = config, data, run, cache
+        self.processes, self.device = processes, processes.device
+        self.report = report if processes.first else lambda _: None
+        self.schedule = config.schedule
+        self.places = processes.share(self.schedule.batch_size)
+        spare = max(1, (os.cpu_count() or 1) // processes.count - 1)
+        self.workers = 1 if self.device.type == "cpu" else min(MOST_WORKERS, spare)
+        self.epochs_done, self.step = 0, 0
+        self.train: list[Patient] = []
+        self.validation: list[Patient] = []
+        torch.manual_seed(config.seed)
+
+    @abstractmethod
+    def start(self, source: str) -> None:
+        """Take the first weights from a source, and leave the account in `transfer.json`.
+
+        Args:
+            source: "scratch", or as in `transfer.start_from`.
+
+        Raises:
+            InputError: if they cannot be read or fit nothing.
+        """
+
+    @abstractmethod
+    def batches(self, numbers: range) -> Iterable[Any]:
+        """This process's part of these batches."""
+
+    @abstractmethod
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """A batch's loss, and further figures to record."""
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """What follows the optimizer's step: moving averages."""
+
+    @abstractmethod
+    def after_epoch(self, record: dict[str, float]) -> dict[str, float]:
+        """Checks, validation, pictures and `best.pt`; returns further figures to record."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """The stage's result, by the names of `ParotidNet`."""
+
+    def tell(self, transfer: Transfer) -> None:
+        """Report and keep what became of a source's weights."""
+        for line in transfer.lines():
+            self.report(line)
+        if self.processes.first:
+            transfer.save(self.run / "transfer.json")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule is complete."""
+        return self.epochs_done >= self.schedule.epochs
+
+    def load(self) -> None:
+        """Decode the data set's scans and labels.
+
+        Raises:
+            ScanError, InputError: if one cannot be used.
+        """
+        cases = (*self.data.train, *self.data.validation)
+        self.report(f"reading {len(cases)} patients")
+        patients = load_patients(self.data, cases, self.cache)
+        self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
+
+    def resume(self) -> None:
+        """Go on from `last.pt`.
+
+        Raises:
+            InputError: if there is none, or it was made with other settings.
+        """
+        checkpoint = load_checkpoint(self.run / "last.pt")
+        found = checkpoint.config, checkpoint.labels, checkpoint.training["train_patients"]
+        if found != (self.config, self.data.labels, len(self.data.train)):
+            raise InputError(
+                f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
+            )
+        progress = checkpoint.progress
+        self.epochs_done, self.step = progress["epochs_done"], progress["step"]
+        self.optimizer.load_state_dict(progress["optimizer"])
+        self.restore(checkpoint)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take model and whatever `progress` added from a checkpoint."""
+        self.model.load_state_dict(checkpoint.progress["model"])
+
+    def progress(self) -> dict[str, Any]:
+        """State to resume from."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs_done": self.epochs_done,
+            "step": self.step,
+        }
+
+    def fit(self, max_minutes: float | None = None) -> bool:
+        """Train until the schedule or the time is over.
+
+        Returns:
+            Whether the schedule is complete; if not, `last.pt` resumes it.
+        """
+        started = time.monotonic()
+        if self.processes.first:
+            write_text(to_toml(self.config), self.run / "config.toml")
+        while not self.finished:
+            self._epoch()
+            late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
+            if self.processes.any(late) and not self.finished:
+                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume goes on")
+                return False
+        return True
+
+    def _epoch(self) -> None:
+        started = time.monotonic()
+        seed = self.config.seed * 100_003 + self.epochs_done  # a resumed run draws the same
+        torch.manual_seed(seed * 1009 + self.processes.rank)  # stochastic depth
+        generator = torch.Generator(self.device).manual_seed(seed)
+        self.model.train()
+        figures: list[dict[str, float]] = []
+        for batch in self.batches(range(self.step, self.step + self.schedule.steps_an_epoch)):
+            figures.append(self._train_step(batch, generator))
+        self.epochs_done += 1
+        means = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+        record = {
+            "epoch": self.epochs_done,
+            **self.processes.mean(means),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_seconds": round(time.monotonic() - started, 1),
+        }
+        if not math.isfinite(record["loss"]):
+            raise InputError(
+                f"training diverged in epoch {self.epochs_done}: the loss is not finite; lower the learning rate"
+            )
+        record |= self.after_epoch(record)
+        if self.processes.first:
+            with (self.run / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            draw_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.curves)
+        self.save("last.pt", self.progress())
+        self.report("  ".join(f"{name} {value:.4g}" for name, value in record.items()))
+
+    def _train_step(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate_at(self.step)
+        loss, figures = self.loss(batch, generator)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.gradient_norm)
+        self.optimizer.step()
+        self.step += 1
+        self.after_step()
+        return {"loss": loss.item(), **figures}
+
+    def save(self, name: str, progress: dict[str, Any], **scores: float) -> None:
+        """Write a checkpoint of the present state, if this is the process that writes."""
+        training = {
+            "data": self.data.name,
+            "stage": self.config.stages[-1],
+            "train_patients": len(self.data.train),
+            "validation_patients": len(self.data.validation),
+            "preset": self.config.preset,
+            "epochs": self.epochs_done,
+            "images": self.step * self.schedule.batch_size,
+            **scores,
+        }
+        checkpoint = Checkpoint(
+            config=self.config,
+            labels=self.data.labels,
+            channels=self.data.channels,
+            training=training,
+            weights=self.weights(),
+            progress=progress,
+        )
+        if self.processes.first:
+            save_checkpoint(checkpoint, self.run / name)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
+    """Move the weights of a slow copy towards a network's; `keep` is the share of its own that it keeps."""
+    now = fast.state_dict()
+    for name, value in slow.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(now[name], 1 - keep)
+        else:
+            value.copy_(now[name])
+
+
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels only, as is usual for transformers."""
+    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in learnt if parameter.ndim > 1]
+    vectors = [parameter for parameter in learnt if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
