@@ -1,0 +1,276 @@
+"""Is contrastive pre-training worth it? Starts x transfers x labelled patients, measured on test patients.
+
+    python benchmarks/study.py DATA --runs runs/study --jobs 2 --minutes 150     trains what is missing, then reports
+    python benchmarks/study.py DATA --runs runs/study --minutes 0                only reports
+
+Every training is small enough for a CPU core and resumes where it was cut. What a training gave is kept as one JSON
+file in `benchmarks/results/study/`; a run whose file is there is never trained again. The learning rate of each start
+is chosen on the validation patients with 10 labelled patients; the test patients are looked at once for each run of
+the chosen rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "study"
+FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
+
+RATES = (5e-4, 1e-3, 2e-3)
+FINE_TUNING = {"epochs": 6, "validate_every": 6, "calm_epochs": 2, "images_per_epoch": 3000}
+LABELLED = (10, 160, 40, 5)
+"""In the order of their turn; rates are chosen at the first."""
+SEEDS = {10: (0, 1, 2), 160: (0, 1), 40: (0, 1), 5: (0, 1, 2)}
+BOTH, ENCODER = ("encoder", "decoder"), ("encoder",)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A way to come by first weights: a stage, what it starts from itself, and its settings over the preset's."""
+
+    stage: str
+    source: str
+    settings: dict[str, float | int]
+
+
+STARTS = {
+    "organs": Start("organs", "scratch", {"epochs": 30, "validate_every": 10, "calm_epochs": 3}),
+    "contrast": Start("contrast", "scratch", {"epochs": 20}),
+    "organs+contrast": Start("contrast", "organs", {"epochs": 20}),
+    "organs+contrast+dense": Start("dense", "organs+contrast", {"epochs": 10}),
+}
+ARMS = (
+    ("scratch", BOTH),
+    ("organs", BOTH),
+    ("organs+contrast", BOTH),
+    ("contrast", BOTH),
+    ("organs+contrast+dense", BOTH),
+    ("organs", ENCODER),
+    ("organs+contrast", ENCODER),
+    ("contrast", ENCODER),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning."""
+
+    start: str
+    transfer: tuple[str, ...]
+    labelled: int
+    seed: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its result."""
+        return f"{self.start}-{'-'.join(self.transfer)}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
+
+
+def read(name: str) -> dict | None:
+    """The result of a run, or None."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def chosen_rate(start: str) -> float | None:
+    """The rate with the best validation at the first number of patients; None until all were tried."""
+    tried = {rate: read(Run(start, BOTH, LABELLED[0], 0, rate).name) for rate in RATES}
+    if not all(tried.values()):
+        return None
+    return max(RATES, key=lambda rate: tried[rate]["validation_dsc"])
+
+
+def work(runs: Path) -> Iterator[str]:
+    """Names of what can be done now, most wanted first: starts, runs, and tests ("test:" and the run's name)."""
+    for name, start in STARTS.items():
+        ready = start.source == "scratch" or finished(runs / start.source)
+        if not finished(runs / name) and ready:
+            yield name
+    known = [name for name, _ in ARMS if name == "scratch" or finished(runs / name)]
+    for name in dict.fromkeys(known):
+        yield from (Run(name, BOTH, LABELLED[0], 0, rate).name for rate in RATES)
+    for labelled in LABELLED:
+        for seed in SEEDS[labelled]:
+            for name, transfer in ARMS:
+                rate = chosen_rate(name) if name in known else None
+                if rate is not None:
+                    run = Run(name, transfer, labelled, seed, rate)
+                    yield run.name
+                    if read(run.name):
+                        yield f"test:{run.name}"
+
+
+def finished(folder: Path) -> bool:
+    """Whether a start is trained to its end."""
+    return (folder / "finished").exists()
+
+
+def done(name: str, runs: Path) -> bool:
+    """Whether an item of `work` needs no more doing."""
+    if name in STARTS:
+        return finished(runs / name)
+    result = read(name.removeprefix("test:"))
+    return result is not None and ("test" in result or not name.startswith("test:"))
+
+
+def do(name: str, data: Path, runs: Path) -> None:
+    """One item of `work`, on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    from parotid_seg.train.config import load_config, merge
+    from parotid_seg.train.stages import train
+
+    common = {"device": "cpu", "cache": runs / "cache", "report": lambda line: print(line, flush=True)}
+    started = time.time()
+    if name in STARTS:
+        start = STARTS[name]
+        init = start.source if start.source == "scratch" else str(runs / start.source / "best.pt")
+        values = {"stages": [start.stage], "init": init, start.stage: start.settings}
+        config = merge(load_config("compact"), values, where=name)
+        train(config, data, runs / name, resume=(runs / name / "last.pt").exists(), **common)
+        (runs / name / "finished").touch()
+    elif name.startswith("test:"):
+        write(name.removeprefix("test:"), {"test": test(data, runs / name.removeprefix("test:") / "best.pt")})
+    else:
+        run = next(run for run in every_run() if run.name == name)
+        folder = runs / name
+        init = "scratch" if run.start == "scratch" else str(runs / run.start / "best.pt")
+        values = {"seed": run.seed, "init": init, "transfer": list(run.transfer), "stages": ["segment"]}
+        values["segment"] = {**FINE_TUNING, "learning_rate": run.rate}
+        config = merge(load_config("compact"), values, where=name)
+        train(config, data, folder, labelled=run.labelled, resume=(folder / "last.pt").exists(), **common)
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        found = {"validation_dsc": last["validation_dsc"], "training_loss": last["loss"]}
+        (folder / "last.pt").unlink()
+        write(name, {**asdict(run), **FINE_TUNING, **found, "minutes": (time.time() - started) / 60, **machine()})
+
+
+def every_run() -> Iterator[Run]:
+    """All that the grid may hold."""
+    for start, transfer in ARMS:
+        for labelled in LABELLED:
+            for seed in SEEDS[labelled]:
+                yield from (Run(start, transfer, labelled, seed, rate) for rate in RATES)
+
+
+def machine() -> dict:
+    """What a figure was made with."""
+    versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "timm", "numpy")}
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "date": f"{time.strftime('%F')}",
+    }
+
+
+def write(name: str, values: dict) -> None:
+    """Add to the result of a run."""
+    from parotid_seg.files import write_text
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps({**(read(name) or {}), **values}, indent=1) + "\n", RESULTS / f"{name}.json")
+
+
+def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
+    """Figures of every test patient: means over the glands, and over the whole scan."""
+    import numpy as np
+    import torch
+
+    from parotid_seg.metrics import score_case
+    from parotid_seg.scan.components import keep_largest_components
+    from parotid_seg.scan.nifti import read_mask, read_nifti
+    from parotid_seg.train.checkpoint import load_checkpoint
+    from parotid_seg.train.segment import segment_volume
+
+    trained = load_checkpoint(checkpoint)
+    net = trained.network()
+    found = {}
+    for path in sorted((data / "imagesTs").glob("*_0000.nii.gz")):
+        case = path.name.removesuffix("_0000.nii.gz")
+        scan = read_nifti(path)
+        reference, _ = read_mask(data / "labelsTs" / f"{case}.nii.gz", like=scan)
+        mask = segment_volume(net, scan.volume, trained.config.grid, torch.device("cpu"))
+        mask = keep_largest_components(mask, len(trained.labels))
+        scores = score_case(mask, reference, scan.volume.spacing_mm, trained.labels)
+        of_glands = {
+            name: np.mean([getattr(each, name) for each in scores.labels.values()])
+            for name in ("dsc", "hd_mm", "hd95_mm")
+        }
+        of_scan = {name: getattr(scores, name) for name in ("mpa", "macc", "miou")}
+        found[case] = {
+            name: round(float(value), 5) if math.isfinite(value) else None
+            for name, value in {**of_glands, **of_scan}.items()
+        }
+    return found
+
+
+def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
+    """Do what is missing, some at a time, until nothing is left or the time is over."""
+    end = time.monotonic() + 60 * minutes
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    }
+    running: dict[str, subprocess.Popen] = {}
+    failed: set[str] = set()
+    runs.mkdir(parents=True, exist_ok=True)
+    while time.monotonic() < end or running:
+        for name, process in list(running.items()):
+            if process.poll() is not None:
+                del running[name]
+                if process.returncode:
+                    failed.add(name)
+                print(f"{time.strftime('%H:%M')}  {'FAILED' if process.returncode else 'done'}  {name}", flush=True)
+        if time.monotonic() >= end:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+            return
+        wanted = (name for name in work(runs) if not done(name, runs) and name not in running and name not in failed)
+        upcoming = next(wanted, None) if len(running) < jobs else None
+        if upcoming:
+            command = [sys.executable, __file__, str(data), "--runs", str(runs), "--only", upcoming]
+            with (runs / f"{upcoming.replace(':', '-')}.log").open("a") as log:
+                running[upcoming] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        elif running:
+            time.sleep(1)
+        else:
+            return
+
+
+def main() -> None:
+    """Train, test and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "data", type=Path, help="data set in nnU-Net's raw layout, with imagesTs, labelsTs and organsTr"
+    )
+    parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and decoded scans")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a core each")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        do(arguments.only, arguments.data, arguments.runs)
+        return
+    keep_busy(arguments.data, arguments.runs, arguments.jobs, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
