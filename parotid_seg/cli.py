@@ -105,14 +105,20 @@ def infer(
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set in nnU-Net's raw layout.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for checkpoints, metrics and pictures.")],
-    preset: Annotated[str, typer.Option("--preset", help="compact (the packaged model's).")] = "compact",
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset", help="compact (the packaged model's) or paper (Swin-T widths, 224 px, the published schedule)."
+        ),
+    ] = "compact",
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
     stages: Annotated[
         str | None,
         typer.Option(
             "--stages",
             metavar="LIST",
-            help="organs (pre-training on DATA/organsTr), segment, or organs,segment. Default: segment.",
+            help="Some of organs,contrast,dense,segment in this order: pre-training on DATA/organsTr, contrast of the "
+            "encoder and then of the decoder on scans without labels, the labels. Default: the preset's.",
         ),
     ] = None,
     init: Annotated[
@@ -120,7 +126,7 @@ def train(
         typer.Option(
             "--init",
             metavar="NAME_OR_FILE",
-            help="Start: scratch, imagenet (timm), or a weights file. Default: scratch.",
+            help="Start of the first stage: scratch, imagenet (timm), or a weights file. Default: the preset's.",
         ),
     ] = None,
     transfer: Annotated[
@@ -128,7 +134,7 @@ def train(
         typer.Option(
             "--transfer",
             metavar="PARTS",
-            help="What starts from it, or from the stage before: encoder, decoder or encoder,decoder (default).",
+            help="Parts that a stage with labels takes from its start: encoder, decoder or encoder,decoder (default).",
         ),
     ] = None,
     labelled: Annotated[
@@ -145,10 +151,13 @@ def train(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the model on labelled scans.
+    """Train the model on labelled scans, and before that on scans without labels.
+
+    Contrast uses the scans of all training patients and of DATA/imagesUn. An earlier stage is kept in RUN/STAGE.
+    Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.
 
     Writes RUN/best.pt (best on the validation patients), RUN/last.pt (to resume), RUN/config.toml (resolved),
-    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With --init, RUN/transfer.json tells of every weight whether
+    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With a start, RUN/transfer.json tells of every weight whether
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
     with _one_line_errors("--resume goes on after the last finished epoch"), _extra("train"), _progress(quiet) as line:

@@ -281,7 +281,32 @@ class TrainConfig:
         return schedule
 
 
-PRESETS = {"compact": TrainConfig()}
+PAPER = TrainConfig(
+    preset="paper",
+    stages=("contrast", "segment"),
+    init="imagenet",
+    grid=Grid(size=224, spacing_mm=1.0, kernel_mm=2.0, offsets_mm=(0.0,)),
+    network=NetworkConfig(embed_dim=96, depths=(2, 2, 2, 2), heads=(3, 6, 12, 24), window=7, drop_path=0.2),
+    contrast=ContrastConfig(
+        epochs=300,
+        images_per_epoch=6500,
+        batch_size=80,
+        learning_rate=1e-3 * 80 / 256,
+        weight_decay=1e-6,
+        warmup_epochs=30.0,
+        temperature=1.0,
+        hidden=4096,
+        features=256,
+        first=dataclasses.replace(FIRST_VIEW, rotation_deg=10.0, crop=0.08**0.5),
+        second=dataclasses.replace(SECOND_VIEW, rotation_deg=10.0, crop=0.08**0.5),
+    ),
+    segment=SegmentConfig(epochs=150, images_per_epoch=5400, learning_rate=2e-4, validate_every=10, calm_epochs=0),
+)
+"""Sizes and schedule of arXiv 2208.12413's follow-up (Swin MoCo, doi 10.1002/mp.17128), one slice with all channels.
+
+Ours are: the views' changes of intensity (grey and solarise mean nothing in CT or MR), the convolutional stem and head
+of the Swin-Unet, the moving average of the weights, and an epoch's length (the published one depends on the data)."""
+PRESETS = {"compact": TrainConfig(), "paper": PAPER}
 
 
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:

@@ -1,0 +1,169 @@
+"""The contrastive stages: matched places, resuming, a collapse named, and what the next stage gets."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from parotid_seg.errors import InputError
+from parotid_seg.train.augment import Draws
+from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.config import load_config, merge
+from parotid_seg.train.contrast import ContrastTrainer, match
+from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.parallel import join
+from parotid_seg.train.stages import train
+
+SHORT = {"epochs": 2, "images_per_epoch": 24, "batch_size": 8, "hidden": 32, "features": 16, "points": 8}
+
+
+@pytest.fixture(scope="session")
+def contrast_config(small_config):
+    return merge(load_config("compact", small_config), {"contrast": SHORT, "dense": SHORT}, where="test")
+
+
+def positions(shift_y: float, shift_x: float, mirror: bool = False, size: int = 20) -> torch.Tensor:
+    axis = torch.arange(size).float()
+    rows, columns = torch.meshgrid(axis + shift_y, (axis.flip(0) if mirror else axis) + shift_x, indexing="ij")
+    return torch.stack([rows, columns])[None]
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_matched_places_show_the_same_point(mirror):
+    first, second = positions(0, 0), positions(6, -3, mirror)
+    everywhere = torch.ones(1, 20, 20, dtype=torch.bool)
+    wanted = everywhere.clone()
+    wanted[:, :, :5] = False
+    draws = Draws(torch.Generator().manual_seed(0))
+    at_first, at_second, places_mm = match(first, wanted, second, everywhere, 10, draws)
+    assert at_first.shape == at_second.shape == (1, 10, 2)
+    for (row, column), (other_row, other_column), place in zip(at_first[0], at_second[0], places_mm[0], strict=True):
+        torch.testing.assert_close(first[0, :, row, column], place)
+        torch.testing.assert_close(second[0, :, other_row, other_column], place)
+        assert column >= 5
+    assert len({tuple(each) for each in at_first[0].tolist()}) == 10
+
+
+def test_places_the_second_view_does_not_show_are_not_matched():
+    first = second = positions(0, 0)
+    shown = torch.zeros(1, 20, 20, dtype=torch.bool)
+    shown[:, 8:] = True
+    draws = Draws(torch.Generator().manual_seed(0))
+    at_first, _, _ = match(first, torch.ones_like(shown), second, shown, 10, draws)
+    assert (at_first[0, :, 0] >= 8).all()
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", ["contrast", "dense"])
+def test_resumed_is_as_if_never_stopped(balls, contrast_config, stage, tmp_path):
+    config = dataclasses.replace(contrast_config, stages=(stage,))
+    cache = tmp_path / "cache"
+    train(config, balls, tmp_path / "whole", device="cpu", cache=cache)
+    assert not train(config, balls, tmp_path / "cut", device="cpu", cache=cache, max_minutes=1e-6)
+    assert train(config, balls, tmp_path / "cut", device="cpu", cache=cache, resume=True)
+    whole, cut = records(tmp_path / "whole"), records(tmp_path / "cut")
+    assert [each["epoch"] for each in cut] == [1, 2]
+    for name in ("loss", "momentum", *(("spread", "matched") if stage == "contrast" else ("places_spread",))):
+        assert [each[name] for each in whole] == [each[name] for each in cut], name
+    weights = [load_checkpoint(tmp_path / run / "best.pt").weights for run in ("whole", "cut")]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+    for picture in ("curves.png", "samples.png"):
+        assert (tmp_path / "cut" / picture).stat().st_size > 5000
+
+
+def test_contrast_then_segment(balls, contrast_config, tmp_path):
+    """The encoder comes from contrast, the decoder from the encoder's stages, the stem stays random."""
+    quick = merge(
+        contrast_config, {"segment": {"epochs": 1, "images_per_epoch": 16, "validate_every": 1}}, where="test"
+    )
+    config = dataclasses.replace(quick, stages=("contrast", "segment"))
+    assert train(config, balls, tmp_path, device="cpu", labelled=1)
+    learnt = load_checkpoint(tmp_path / "contrast" / "best.pt")
+    assert learnt.training["train_patients"] == 4, "contrast needs no labels and uses all training patients"
+    assert all(name.startswith(("unet.encoder.", "unet.skip_norms.")) for name in learnt.weights)
+    account = json.loads((tmp_path / "transfer.json").read_text())
+    assert account["source"] == str(tmp_path / "contrast" / "best.pt")
+    assert any(name.startswith("decoder.0.blocks") for name in account["taken"])
+    assert all(
+        name.startswith(("stem_", "decoder.", "expand_", "head_", "classify", "skip_norms.0"))
+        for name in account["random"]
+    )
+    with pytest.raises(InputError, match="of the stage contrast"):
+        learnt.network()
+
+
+def test_what_contrast_does_not_train_is_handed_on(balls, contrast_config, tmp_path):
+    quick = merge(contrast_config, {"organs": {"images_per_epoch": 16}}, where="test")
+    config = dataclasses.replace(quick, stages=("organs", "contrast"))
+    assert train(config, balls, tmp_path, device="cpu")
+    organs, contrast = (
+        load_checkpoint(path).weights for path in (tmp_path / "organs" / "best.pt", tmp_path / "best.pt")
+    )
+    assert {name for name in organs if "classify" not in name} == set(contrast)
+    for name, value in contrast.items():
+        if value.is_floating_point() and name.startswith(("unet.decoder", "unet.stem", "unet.head", "unet.expand")):
+            assert torch.equal(value, organs[name]), name
+    learnt = "unet.encoder.layers.1.blocks.0.mlp.fc1.weight"
+    assert not torch.equal(contrast[learnt], organs[learnt])
+
+
+def test_scans_without_labels_are_used(balls, contrast_config, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("imagesTr", "labelsTr", "dataset.json", "splits.json"):
+        (data / name).symlink_to(balls / name)
+    (data / "imagesUn").mkdir()
+    for case, source in (("u0", "p4"), ("u1", "p5"), ("p0", "p0")):
+        (data / "imagesUn" / f"{case}_0000.nii.gz").symlink_to(balls / "imagesTr" / f"{source}_0000.nii.gz")
+    found = open_data_set(data, "contrast")
+    assert found.train == ("p0", "p1", "p2", "p3", "u0", "u1")
+    assert found.unlabelled == ("u0", "u1")
+    config = dataclasses.replace(contrast_config, stages=("contrast",))
+    train(config, data, tmp_path / "run", device="cpu", max_minutes=1e-6)
+    assert load_checkpoint(tmp_path / "run" / "last.pt").training["train_patients"] == 6
+
+
+def test_a_collapse_is_named(balls, contrast_config, tmp_path, monkeypatch):
+    """All features alike: the encoder's last norm gives the same whatever comes in."""
+    config = dataclasses.replace(contrast_config, stages=("contrast",))
+    real = ContrastTrainer.start
+
+    def start(self, source):
+        real(self, source)
+        for norm in (self.unet.skip_norms[-1], self.moco.slow.unet.skip_norms[-1]):
+            torch.nn.init.zeros_(norm.weight)
+            torch.nn.init.ones_(norm.bias)
+            norm.requires_grad_(False)
+
+    monkeypatch.setattr(ContrastTrainer, "start", start)
+    with pytest.raises(InputError, match=r"contrast collapsed in epoch 1: spread of features 0\.0"):
+        train(config, balls, tmp_path, device="cpu")
+
+
+def test_one_patient_cannot_be_contrasted(balls, tmp_path):
+    data = tmp_path / "data"
+    (data / "imagesTr").mkdir(parents=True)
+    for name in ("labelsTr", "dataset.json"):
+        (data / name).symlink_to(balls / name)
+    (data / "splits.json").write_text(json.dumps({"train": ["p0"], "validation": ["p1"]}))
+    (data / "imagesTr" / "p0_0000.nii.gz").symlink_to(balls / "imagesTr" / "p0_0000.nii.gz")
+    with pytest.raises(InputError, match="found 1 scan to contrast, expected at least 2"):
+        open_data_set(data, "contrast")
+
+
+def test_the_learning_rate_and_loss_are_finite_from_the_first_step(balls, contrast_config, tmp_path):
+    config = dataclasses.replace(contrast_config, stages=("contrast",)).for_stage("contrast")
+    trainer = ContrastTrainer(
+        config, open_data_set(balls, "contrast"), tmp_path, join("cpu"), lambda _: None, tmp_path / "cache"
+    )
+    trainer.load()
+    batch = next(iter(trainer.batches(range(1))))
+    loss, measured = trainer.loss(batch, torch.Generator().manual_seed(0))
+    assert math.isfinite(loss.item())
+    assert measured["spread"] > 0.02
