@@ -25,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "study"
+DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
 RATES = (5e-4, 1e-3, 2e-3)
@@ -270,6 +271,9 @@ def main() -> None:
         do(arguments.only, arguments.data, arguments.runs)
         return
     keep_busy(arguments.data, arguments.runs, arguments.jobs, arguments.minutes)
+    from study_report import report
+
+    report(DOCS / "study.md", DOCS / "pictures" / "study.png")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from parotid_seg.train.plots import draw_pairs
 from parotid_seg.train.sampling import PairBatch, PairSampler
 from parotid_seg.train.transfer import start_from
 
-COLLAPSED = 0.02
+COLLAPSED = 0.01
 """Below this spread of the features all slices, or places, look the same to the network."""
 
 

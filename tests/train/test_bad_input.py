@@ -1,0 +1,105 @@
+"""What is wrong with a data set or a configuration is told in one line before anything is trained."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def data(balls, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(balls, folder)
+    return folder
+
+
+def describe(folder, **changes):
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def channel_too_many(data):
+    describe(data, channel_names={"0": "CT", "1": "PET"})
+    return ["dataset.json", "2 channels"]
+
+
+def label_outside(data):
+    path = data / "labelsTr" / "p1.nii.gz"
+    image = nibabel.load(path)
+    labels = np.asarray(image.dataobj).copy()
+    labels[20, 20, 12] = 7
+    nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
+    return ["labelsTr/p1.nii.gz: found label 7, expected 0 to 2"]
+
+
+def label_missing(data):
+    (data / "labelsTr" / "p2.nii.gz").unlink()
+    return ["labelsTr/p2.nii.gz: no such file, though case p2 is listed"]
+
+
+def scan_missing(data):
+    (data / "imagesTr" / "p2_0000.nii.gz").unlink()
+    return ["imagesTr/p2_0000.nii.gz: no such file, though case p2 is listed"]
+
+
+def scan_cut_short(data):
+    path = data / "imagesTr" / "p3_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:500])
+    return ["imagesTr/p3_0000.nii.gz"]
+
+
+def unlabelled_scan_cut_short(data):
+    (data / "imagesUn").mkdir()
+    (data / "imagesUn" / "u_0000.nii.gz").write_bytes((data / "imagesTr" / "p3_0000.nii.gz").read_bytes()[:500])
+    return ["imagesUn/u_0000.nii.gz"]
+
+
+def only_air(data):
+    path = data / "imagesTr" / "p3_0000.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.full(image.shape, -1000, np.int16), image.affine), path)
+    return ["imagesTr/p3_0000.nii.gz: shows no patient"]
+
+
+def one_patient(data):
+    (data / "splits.json").unlink()
+    for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
+        path.unlink()
+    return ["found 0 training and 1 validation patients, expected at least 1 of each"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        channel_too_many,
+        label_outside,
+        label_missing,
+        scan_missing,
+        scan_cut_short,
+        unlabelled_scan_cut_short,
+        only_air,
+        one_patient,
+    ],
+)
+def test_one_line_and_nothing_trained(command, data, small_config, spoil, tmp_path):
+    words = spoil(data)
+    run = tmp_path / "run"
+    done = command(
+        "train", data, "--out", run, "--config", small_config, "--stages", "contrast,segment", "--device", "cpu"
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "epoch" not in done.stdout
+    assert not [*run.rglob("*.pt")]
+
+
+def test_unknown_key(command, data, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[contrast]\ntemprature = 0.1\n")
+    done = command("train", data, "--out", tmp_path / "run", "--config", config)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "unknown key 'temprature', expected one of: epochs" in done.stderr
