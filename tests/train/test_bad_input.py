@@ -59,7 +59,8 @@ def unlabelled_scan_cut_short(data):
 def only_air(data):
     path = data / "imagesTr" / "p3_0000.nii.gz"
     image = nibabel.load(path)
-    nibabel.save(nibabel.Nifti1Image(np.full(image.shape, -1000, np.int16), image.affine), path)
+    air = np.random.default_rng(0).integers(-1024, -900, image.shape, dtype=np.int16)
+    nibabel.save(nibabel.Nifti1Image(air, image.affine), path)
     return ["imagesTr/p3_0000.nii.gz: shows no patient"]
 
 
