@@ -46,7 +46,7 @@ class Start:
 
 
 STARTS = {
-    "organs": Start("organs", "scratch", {"epochs": 30, "validate_every": 10, "calm_epochs": 3}),
+    "organs": Start("organs", "scratch", {"epochs": 20}),
     "contrast": Start("contrast", "scratch", {"epochs": 20}),
     "organs+contrast": Start("contrast", "organs", {"epochs": 20}),
     "organs+contrast+dense": Start("dense", "organs+contrast", {"epochs": 10}),

@@ -135,6 +135,8 @@ class SegmentConfig(Schedule):
 
     Attributes:
         cross_entropy_share: the loss is this x CE + (1 - this) x Dice.
+        encoder_share: of the loss, that is the same loss on a linear classifier of every encoder stage at its own
+            resolution (deep supervision); without it the deepest stage may learn nothing.
         gland_share, border_share: of the slices drawn, those that show a gland, and those within `border_mm` beyond a
             gland's ends; the rest come from anywhere.
         average_decay: of the moving average of the weights, which is what is validated and kept.
@@ -143,6 +145,7 @@ class SegmentConfig(Schedule):
     """
 
     cross_entropy_share: float = 0.4
+    encoder_share: float = 0.0
     gland_share: float = 0.55
     border_share: float = 0.2
     border_mm: float = 15.0
@@ -221,6 +224,9 @@ class ContrastConfig(Schedule):
         return 1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * step / max(1, self.steps)))
 
 
+ORGANS = SegmentConfig(epochs=30, warmup_epochs=2.0, encoder_share=0.3, validate_every=10, calm_epochs=3)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a training run.
@@ -244,7 +250,7 @@ class TrainConfig:
     grid: Grid = field(default_factory=Grid)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    organs: SegmentConfig = field(default_factory=lambda: SegmentConfig(epochs=20, validate_every=10, calm_epochs=4))
+    organs: SegmentConfig = ORGANS
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     dense: ContrastConfig = field(default_factory=lambda: ContrastConfig(epochs=20, batch_size=24, dense_share=1.0))
     segment: SegmentConfig = field(default_factory=SegmentConfig)

@@ -118,7 +118,7 @@ class SwinUnet(nn.Module):
         )
         self.encoder.norm = nn.Identity()
         stages = len(config.depths)
-        dims = [config.embed_dim * 2**stage for stage in range(stages)]
+        self.widths = dims = [config.embed_dim * 2**stage for stage in range(stages)]
         self.skip_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
         self.decoder = nn.ModuleList(
             DecoderStage(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from parotid_seg.contract import Grid
 from parotid_seg.metrics import dice
@@ -23,7 +24,7 @@ from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.dataset import DataSet, Patient
 from parotid_seg.train.loop import Report, Trainer, follow, parameter_groups
-from parotid_seg.train.network import ParotidNet
+from parotid_seg.train.network import ParotidNet, SwinUnet
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import draw_samples
 from parotid_seg.train.sampling import Batch, SliceSampler
@@ -81,6 +82,27 @@ def segment_volume(net: ParotidNet, volume: Volume, grid: Grid, device: torch.de
     return labels
 
 
+class Supervised(nn.Module):
+    """The network with a linear classifier on every encoder stage, for training only.
+
+    Args:
+        unet: shared with the caller.
+        encoder: whether the encoder's stages are to be classified.
+    """
+
+    def __init__(self, unet: SwinUnet, encoder: bool) -> None:
+        super().__init__()
+        self.unet = unet
+        widths = unet.widths if encoder else []
+        self.classify = nn.ModuleList(nn.Linear(width, unet.classify.out_channels) for width in widths)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, K, G, G) in 0..1 -> logits (N, C, G, G), and (N, C, h, w) of each encoder stage that is classified."""
+        stages = self.unet.encode(images)
+        deep = [classify(stage).permute(0, 3, 1, 2) for classify, stage in zip(self.classify, stages, strict=False)]
+        return [self.unet.classify(self.unet.decode(images, stages)), *deep]
+
+
 class SegmentTrainer(Trainer):
     """A supervised stage on the labels of its data set."""
 
@@ -92,10 +114,12 @@ class SegmentTrainer(Trainer):
     ) -> None:
         super().__init__(config, data, run, processes, report, cache)
         net = build_network(config, len(data.labels)).to(self.device).to(memory_format=torch.channels_last)
-        self.net = self.model = processes.with_common_batch_norm(net)
+        self.net = processes.with_common_batch_norm(net)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(parameter_groups(net, self.schedule.weight_decay), lr=0.0, fused=True)
-        self.unet = processes.wrapped(self.net.unet)
+        self.model = Supervised(self.net.unet, self.schedule.encoder_share > 0).to(self.device)
+        groups = parameter_groups(self.model, self.schedule.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+        self.wrapped = processes.wrapped(self.model)
         self.best_dsc = -1.0
 
     def start(self, source: str) -> None:
@@ -137,9 +161,19 @@ class SegmentTrainer(Trainer):
         images, targets, contoured = (each.to(self.device) for each in batch)
         images, targets = self.augmenter(images, targets, self.processes.draws(generator))
         with torch.autocast(self.device.type, torch.bfloat16):
-            logits = self.unet(images.contiguous(memory_format=torch.channels_last))
-        share = self.schedule.cross_entropy_share
-        return segmentation_loss(logits.float(), targets, contoured, share, self.processes.sum), {}
+            logits, *deep = self.wrapped(images.contiguous(memory_format=torch.channels_last))
+        loss = self._loss_at(logits, targets, contoured)
+        if not deep:
+            return loss, {}
+        of_encoder = torch.stack([self._loss_at(stage, targets, contoured) for stage in deep]).mean()
+        share = self.schedule.encoder_share
+        return (1 - share) * loss + share * of_encoder, {"loss_encoder": of_encoder.item()}
+
+    def _loss_at(self, logits: Tensor, targets: Tensor, contoured: Tensor) -> Tensor:
+        """The loss at the resolution of the logits."""
+        shares = F.adaptive_avg_pool2d(targets, logits.shape[-1])
+        ce_share = self.schedule.cross_entropy_share
+        return segmentation_loss(logits.float(), shares, contoured, ce_share, self.processes.sum)
 
     @torch.no_grad()
     def after_step(self) -> None:
