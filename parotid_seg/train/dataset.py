@@ -140,7 +140,9 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         unlabelled = [case for case in _cases(folder / "imagesUn", ending) if case not in (*train, *validation)]
         train, validation = [*train, *unlabelled], []
         if len(train) < 2:
-            raise InputError(f"{folder}: found {len(train)} scan to contrast, expected at least 2 patients")
+            raise InputError(
+                f"{folder}: found {len(train)} scans of training patients and in imagesUn, expected at least 2 to contrast"
+            )
     elif not train or not validation:
         raise InputError(
             f"{folder}: found {len(train)} training and {len(validation)} validation patients, "

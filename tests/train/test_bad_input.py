@@ -68,7 +68,7 @@ def one_patient(data):
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
-    return ["found 0 training and 1 validation patients, expected at least 1 of each"]
+    return ["found 0 scans of training patients and in imagesUn, expected at least 2 to contrast"]
 
 
 @pytest.mark.parametrize(

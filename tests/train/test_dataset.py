@@ -86,6 +86,14 @@ def test_few_labels(balls):
             open_data_set(balls, labelled=wrong)
 
 
+def test_one_patient_is_not_enough(data):
+    (data / "splits.json").unlink()
+    for path in data.glob("imagesTr/p[1-9]*"):
+        path.unlink()
+    with pytest.raises(InputError, match="found 0 training and 1 validation patients, expected at least 1 of each"):
+        open_data_set(data)
+
+
 def rewrite(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
