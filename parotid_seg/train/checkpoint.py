@@ -40,14 +40,14 @@ class Checkpoint:
 
     def network(self) -> ParotidNet:
         """The model with its weights, ready to run (eval mode)."""
-        net = build_network(self.config, len(self.labels))
+        net = build_network(self.config, len(self.channels), len(self.labels))
         net.load_state_dict(self.weights)
         return net.eval()
 
 
-def build_network(config: TrainConfig, classes: int) -> ParotidNet:
-    """A new, randomly initialised model."""
-    return ParotidNet(config.network, config.grid, config.window_hu, classes)
+def build_network(config: TrainConfig, channels: int, classes: int) -> ParotidNet:
+    """A new, randomly initialised model for scans of so many channels."""
+    return ParotidNet(config.network, config.grid, channels, classes)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

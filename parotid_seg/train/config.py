@@ -51,7 +51,10 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strength of the random changes; a probability where the name says so, else the largest amount."""
+    """Strength of the random changes; a probability where the name says so, else the largest amount.
+
+    Of a channel without units (MR), 500 HU mean the width of its window.
+    """
 
     mirror_probability: float = 0.5
     rotation_deg: float = 10.0
@@ -119,6 +122,7 @@ class TrainConfig:
         stages: of `STAGES`, in their order.
         init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
         transfer: parts of the network that start from it, or from the stage before.
+        window_hu: intensities that a channel named CT is seen between; those of other channels come from each scan.
         organs: supervised pre-training on other organs.
         segment: training on the data set's labels.
     """

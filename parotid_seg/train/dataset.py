@@ -1,7 +1,7 @@
 """A training set in nnU-Net's raw layout: which patients there are, and their voxels in canonical order.
 
 DATA/dataset.json                       channel names, labels, file ending
-DATA/imagesTr/CASE_0000.nii.gz          scans
+DATA/imagesTr/CASE_000C.nii.gz          scans, a file for each channel C
 DATA/labelsTr/CASE.nii.gz               label maps
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
@@ -12,21 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
+from parotid_seg.scan.labels import words
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 
 VALIDATION_SHARE = 0.2
 """Share of the patients set aside for validation where there is no splits.json."""
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class DataSet:
     """What a data folder promises; nothing but its JSON files has been read.
 
     Attributes:
+        channels: their names, in the order of their files.
         labels: label names, background first.
         stored_values: for each label its value in the label maps; a label map's other values are background.
         label_folder: where the label maps are.
@@ -50,9 +52,9 @@ class DataSet:
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
-    def image_path(self, case: str) -> Path:
-        """Where a case's scan is."""
-        return self.folder / "imagesTr" / f"{case}_0000{self.file_ending}"
+    def image_path(self, case: str, channel: int = 0) -> Path:
+        """Where a channel of a case's scan is."""
+        return self.folder / "imagesTr" / f"{case}_{channel:04d}{self.file_ending}"
 
     def label_path(self, case: str) -> Path:
         """Where a case's label map is."""
@@ -66,11 +68,11 @@ class DataSet:
     @property
     def mirrored_labels(self) -> tuple[int, ...]:
         """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
-        words = [_words(name) for name in self.labels]
+        names = [words(name) for name in self.labels]
         swapped = {"left": "right", "right": "left"}
-        partners = [frozenset(swapped.get(word, word) for word in name) for name in words]
+        partners = [frozenset(swapped.get(word, word) for word in name) for name in names]
         return tuple(
-            words.index(partner) if partner != words[value] and partner in words else value
+            names.index(partner) if partner != names[value] and partner in names else value
             for value, partner in enumerate(partners)
         )
 
@@ -80,14 +82,15 @@ class Patient:
     """One labelled patient; the arrays are read from disk as they are needed.
 
     Attributes:
-        volume: the scan, (D, H, W).
-        labels: its label map.
+        volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them.
+        labels: its label map, (D, H, W).
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; none for background.
     """
 
     name: str
     volume: Volume
+    windows: Windows
     labels: Mask
     centre_mm: tuple[float, float]
     shown_in: tuple[tuple[int, ...], ...]
@@ -108,7 +111,8 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     """
     description = _read_json(folder / "dataset.json")
     try:
-        channels = tuple(description["channel_names"][str(index)] for index in range(len(description["channel_names"])))
+        names = description["channel_names"]
+        channels = tuple(str(names[str(index)]) for index in range(len(names)))
         by_value = {int(value): str(name) for name, value in description["labels"].items()}
         labels = tuple(by_value[value] for value in range(len(by_value)))
         values = tuple(range(len(labels)))
@@ -120,8 +124,11 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
             f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong"
             + (", which the stage organs needs" if stage == "organs" else "")
         ) from error
-    if len(channels) != 1:
-        raise InputError(f"{folder / 'dataset.json'}: found {len(channels)} channels, expected one")
+    if not channels or len(labels) < 2 or labels[0] != "background":
+        raise InputError(
+            f"{folder / 'dataset.json'}: found channels {list(channels)} and labels {list(labels)}, expected at least "
+            "one channel, 'background' as label 0 and at least one structure"
+        )
     images = sorted(path.name for path in (folder / "imagesTr").glob(f"*_0000{ending}"))
     cases = [name.removesuffix(f"_0000{ending}") for name in images]
     if (folder / "splits.json").exists():
@@ -150,60 +157,86 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     )
     if not data.train or not data.validation:
         raise InputError(f"{folder}: found {len(data.train)} training and {len(data.validation)} validation patients")
-    for case in (*data.train, *data.validation):
-        for path in (data.image_path(case), data.label_path(case)):
-            if not path.exists():
-                raise InputError(f"{path}: no such file, though case {case} is listed for training or validation")
+    _check_files(data)
     return data
 
 
+def _check_files(data: DataSet) -> None:
+    """Raise InputError unless every case has its label map and the file of every channel, and no more."""
+    for case in (*data.train, *data.validation):
+        wanted = {data.image_path(case, index): channel for index, channel in enumerate(data.channels)}
+        for path, content in {**wanted, data.label_path(case): "the label map"}.items():
+            if not path.exists():
+                raise InputError(f"{path}: no such file: {content} of case {case}, listed for training or validation")
+        surplus = data.image_path(case, len(data.channels))
+        if surplus.exists():
+            raise InputError(
+                f"{surplus}: one more channel, but dataset.json names {len(data.channels)}: {', '.join(data.channels)}"
+            )
+
+
 def load_patients(
-    data: DataSet, cases: Sequence[str], cache: Path, progress: Callable[[str], None] = lambda _: None
+    data: DataSet,
+    cases: Sequence[str],
+    cache: Path,
+    window_hu: Window,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[Patient]:
     """Decode scans and labels once into `cache`, then map them, so that memory holds only what is being drawn.
 
+    Args:
+        window_hu: the window of channels named CT.
+
     Raises:
-        ScanError: if a scan or label map cannot be used, or a label map does not lie on its scan.
+        ScanError: if a scan or label map cannot be used, or does not lie on the scan's first channel.
+        InputError: if a label map holds a label that the data set does not name.
     """
     cache.mkdir(parents=True, exist_ok=True)
     patients = []
     for case in cases:
         progress(case)
-        patients.append(_load_patient(data, case, cache))
+        patients.append(_load_patient(data, case, cache, window_hu))
     return patients
 
 
-def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
-    sources = data.image_path(case), data.label_path(case)
+def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> Patient:
+    images = [data.image_path(case, channel) for channel in range(len(data.channels))]
+    label_map = data.label_path(case)
+    fixed = fixed_windows(data.channels, window_hu)
     key = hashlib.sha256(
         repr(
-            [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-            + [CACHE_FORMAT, data.stored_values]
+            [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (*images, label_map)]
+            + [CACHE_FORMAT, data.stored_values, fixed]
         ).encode()
     )
     entry = cache / f"{case}-{key.hexdigest()[:16]}"
     if not entry.exists():
-        scan = read_nifti(sources[0])
-        stored, _ = read_mask(sources[1], like=scan)
+        scan = read_nifti(*images)
+        stored, _ = read_mask(label_map, like=scan)
         if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
-            raise InputError(f"{sources[1]}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
+            raise InputError(f"{label_map}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
         labels = np.zeros_like(stored)
         for value, stored_value in enumerate(data.stored_values):
             labels[stored == stored_value] = value
-        _save_entry(entry, scan.volume, labels, len(data.labels))
+        try:
+            volume, windows = in_windows(scan.volume, data.channels, fixed)
+        except ScanError as error:
+            raise ScanError(f"{images[0]}: {error}") from error
+        _save_entry(entry, volume, windows, labels, len(data.labels))
     facts = json.loads((entry / "facts.json").read_text())
     voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
     volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
     return Patient(
         name=case,
         volume=volume,
+        windows=np.array(facts["windows"], np.float32),
         labels=np.load(entry / "labels.npy", mmap_mode="r"),
         centre_mm=tuple(facts["centre_mm"]),
         shown_in=tuple(map(tuple, facts["shown_in"])),
     )
 
 
-def _save_entry(entry: Path, volume: Volume, labels: Mask, classes: int) -> None:
+def _save_entry(entry: Path, volume: Volume, windows: Windows, labels: Mask, classes: int) -> None:
     partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
     partial.mkdir()
     np.save(partial / "voxels.npy", volume.voxels)
@@ -212,7 +245,8 @@ def _save_entry(entry: Path, volume: Volume, labels: Mask, classes: int) -> None
         "spacing_mm": volume.spacing_mm,
         "axes": volume.orientation.axes,
         "flips": volume.orientation.flips,
-        "centre_mm": body_centre_mm(volume.voxels, volume.spacing_mm),
+        "windows": windows.tolist(),
+        "centre_mm": body_centre_mm(volume, windows),
         "shown_in": [[]] + [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, classes)],
     }
     (partial / "facts.json").write_text(json.dumps(facts))
@@ -221,15 +255,10 @@ def _save_entry(entry: Path, volume: Volume, labels: Mask, classes: int) -> None
 
 def _other_organs(organs: Mapping[str, int], labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Names and stored values of the organs that are not among the labels, background first."""
-    known = [_words(name) for name in labels]
-    others = [(name, int(value)) for name, value in organs.items() if _words(name) not in known]
-    names, values = zip(("background", 0), *others, strict=True)
-    return names, values
-
-
-def _words(name: str) -> frozenset[str]:
-    """The words of a structure's name, whatever its style: LeftParotid, parotid_left."""
-    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-z]+", name))
+    known = [words(name) for name in labels]
+    others = [(name, int(value)) for name, value in organs.items() if words(name) not in known]
+    chosen, values = zip(("background", 0), *others, strict=True)
+    return chosen, values
 
 
 def _read_json(path: Path) -> dict:  # type: ignore[type-arg]

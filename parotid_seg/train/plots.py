@@ -42,7 +42,10 @@ def draw_curves(metrics: Path, picture: Path) -> None:
 def draw_samples(
     patients: Sequence[Patient], masks: Mapping[str, Mask], dsc: NDArray[np.float64], picture: Path, count: int = 8
 ) -> None:
-    """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured."""
+    """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured.
+
+    Of several channels the first is shown, in its window.
+    """
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
     columns = min(4, len(order))
     rows = -(-len(order) // columns)
@@ -54,7 +57,8 @@ def draw_samples(
         areas = np.count_nonzero(patient.labels, axis=(1, 2))
         at = int(np.argmax(areas)) if areas.any() else len(areas) // 2
         aspect = patient.volume.spacing_mm[1] / patient.volume.spacing_mm[2]
-        panel.imshow(patient.volume.voxels[at], cmap="gray", vmin=-200, vmax=300, aspect=aspect)
+        low, high = patient.windows[0]
+        panel.imshow(patient.volume.voxels[0, at], cmap="gray", vmin=low, vmax=high, aspect=aspect)
         for value in range(1, int(max(patient.labels.max(), masks[patient.name].max())) + 1):
             for mask, colour in ((patient.labels, "white"), (masks[patient.name], COLOURS[(value - 1) % len(COLOURS)])):
                 if (mask[at] == value).any():

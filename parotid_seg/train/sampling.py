@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """Slices of several patients on the model's grid.
 
     Attributes:
-        images: (N, K, G, G) in 0..1, see `network.ToGrid`.
+        images: (N, C x K, G, G) in 0..1, see `network.ToGrid`.
         targets: (N, classes, G, G), the share of each label in each pixel.
         contoured: (N, classes) bool, whether a structure would be in the targets where it is in the image.
     """
@@ -73,12 +73,12 @@ class SliceSampler(Dataset[Batch]):
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers)
 
     def _draw(self, rng: np.random.Generator) -> Batch:
-        """One slice: images (K, G, G), targets (classes, G, G), contoured (classes,)."""
+        """One slice: images (C x K, G, G), targets (classes, G, G), contoured (classes,)."""
         amount = self.amount
         patient = self.patients[int(rng.integers(len(self.patients)))]
         index = self._choose_slice(patient, rng)
         grid = self.grid
-        depth, height, width = patient.volume.voxels.shape
+        depth, height, width = patient.volume.shape
         spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
         scale = np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))
         shift = rng.uniform(-amount.shift_mm, amount.shift_mm, size=2)
@@ -100,7 +100,8 @@ class SliceSampler(Dataset[Batch]):
         used = np.flatnonzero(neighbours.any(axis=0))
         begin, end = int(used[0]), int(used[-1]) + 1
         image = self.to_grid(
-            torch.from_numpy(patient.volume.voxels[first + begin : first + end].astype(np.float32)),
+            torch.from_numpy(patient.volume.voxels[:, first + begin : first + end].astype(np.float32)),
+            torch.from_numpy(patient.windows),
             torch.from_numpy(resampling_matrix(native_y, rows_mm, kernel_mm)),
             torch.from_numpy(resampling_matrix(native_x, columns_mm, kernel_mm)),
             torch.from_numpy(neighbours[None, :, begin:end]),

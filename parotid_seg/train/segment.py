@@ -20,6 +20,7 @@ from parotid_seg.files import write_text
 from parotid_seg.metrics import dice
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
@@ -68,12 +69,14 @@ def dice_loss(shares: Tensor, targets: Tensor, contoured: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def segment_volume(net: ParotidNet, volume: Volume, grid: Grid, device: torch.device, batch_size: int = 32) -> Mask:
+def segment_volume(
+    net: ParotidNet, volume: Volume, windows: Windows, grid: Grid, device: torch.device, batch_size: int = 32
+) -> Mask:
     """Labels (D, H, W) of a scan by the torch model under bf16 autocast, without clean-up."""
-    labels = np.zeros(volume.voxels.shape, np.uint8)
-    for chunk in chunks(volume, grid, batch_size):
+    labels = np.zeros(volume.shape, np.uint8)
+    for chunk in chunks(volume, windows, grid, batch_size):
         inputs = {name: torch.from_numpy(array).to(device) for name, array in chunk.inputs.items()}
-        images = net.to_grid(*(inputs[name] for name in ("slices", "rows", "columns", "neighbours")))
+        images = net.to_grid(*(inputs[name] for name in ("slices", "window", "rows", "columns", "neighbours")))
         with torch.autocast(device.type, torch.bfloat16):
             logits = net.unet(images.contiguous(memory_format=torch.channels_last))
         native = net.from_grid(logits, *(inputs[name] for name in ("slices_back", "rows_back", "columns_back")))
@@ -98,7 +101,11 @@ class Trainer:
         self.device = _device(device)
         self.workers = 1 if self.device.type == "cpu" else max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 1))
         torch.manual_seed(config.seed)
-        self.net = build_network(config, len(data.labels)).to(self.device).to(memory_format=torch.channels_last)
+        self.net = (
+            build_network(config, len(data.channels), len(data.labels))
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+        )
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, config.segment.weight_decay), lr=0.0, fused=True)
         self.epochs_done, self.step, self.best_dsc = 0, 0, -1.0
@@ -127,8 +134,8 @@ class Trainer:
             InputError: if there is none, or it was made with other settings.
         """
         checkpoint = load_checkpoint(self.run / "last.pt")
-        found = checkpoint.config, checkpoint.labels, checkpoint.training["train_patients"]
-        if found != (self.config, self.data.labels, len(self.data.train)):
+        found = checkpoint.config, checkpoint.labels, checkpoint.channels, checkpoint.training["train_patients"]
+        if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):
             raise InputError(
                 f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
             )
@@ -150,7 +157,7 @@ class Trainer:
         write_text(to_toml(self.config), self.run / "config.toml")
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
-        patients = load_patients(self.data, cases, self.cache)
+        patients = load_patients(self.data, cases, self.cache, self.config.window_hu)
         train, validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
         segment = self.config.segment
         while self.epochs_done < segment.epochs:
@@ -166,14 +173,14 @@ class Trainer:
         number = self.epochs_done
         calm = number >= self.config.segment.epochs - self.config.segment.calm_epochs
         augment = self.config.augment.halved() if calm else self.config.augment
-        augmenter = Augmenter(augment, self.config.grid, self.config.window_hu)
+        augmenter = Augmenter(augment, self.config.grid, self.data.channels, self.config.window_hu)
         torch.manual_seed(self.config.seed * 100_003 + number)  # stochastic depth; a resumed run draws the same
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + number)
         self.net.train()
         losses = []
         sampler = SliceSampler(
             train,
-            ToGrid(self.config.window_hu),
+            ToGrid(),
             self.config,
             self.data.mirrored_labels,
             augment,
@@ -233,8 +240,8 @@ class Trainer:
         started = time.monotonic()
         masks, scores = {}, np.full((len(patients), len(self.data.labels) - 1), np.nan)
         for patient, row in zip(patients, scores, strict=True):
-            mask = segment_volume(self.average, patient.volume, self.config.grid, self.device)
-            masks[patient.name] = keep_largest_components(mask, len(self.data.labels))
+            mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
+            masks[patient.name] = keep_largest_components(mask, self.data.labels)
             for value, slices in enumerate(patient.shown_in[1:], start=1):
                 if slices or not self.data.partly_contoured:
                     row[value - 1] = dice(masks[patient.name] == value, patient.labels == value)

@@ -22,14 +22,14 @@ def sampler_of(patients, config, data, augment) -> SliceSampler:
     """Of slices that show a gland."""
     segment = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0)
     config = dataclasses.replace(config, seed=1, segment=segment)
-    return SliceSampler(patients, ToGrid(config.window_hu), config, data.mirrored_labels, augment)
+    return SliceSampler(patients, ToGrid(), config, data.mirrored_labels, augment)
 
 
 @pytest.fixture(scope="module")
 def drawn(balls, small_config, tmp_path_factory):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
-    patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"))
+    patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"), config.window_hu)
 
     def draw(augment: AugmentConfig):
         images, targets, _ = sampler_of(patients, config, data, augment)[0]
@@ -64,7 +64,7 @@ def test_mirroring_mirrors_the_image(drawn):
 def test_targets_stay_on_the_bright_balls(drawn, augment):
     images, targets, config = drawn(dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5))
     augmenter = Augmenter(
-        dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, config.window_hu
+        dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, ("CT",), config.window_hu
     )
     images, targets = augmenter(images, targets, torch.Generator().manual_seed(0))
     torch.testing.assert_close(targets.sum(1), torch.ones_like(targets[:, 0]))
@@ -83,11 +83,11 @@ def test_the_same_seed_draws_the_same(drawn):
 def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
-    patients = load_patients(data, data.train[:2], tmp_path)
+    patients = load_patients(data, data.train[:2], tmp_path, config.window_hu)
     volume = patients[1].volume
     cropped = dataclasses.replace(
         patients[1],
-        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, 3:, :-5])),
+        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, :, 3:, :-5])),
         labels=np.asarray(patients[1].labels[:, 3:, :-5]),
     )
     images, targets, _ = sampler_of([patients[0], cropped], config, data, STILL)[0]
@@ -98,7 +98,7 @@ def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
 def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_config, tmp_path):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
-    sampler = sampler_of(load_patients(data, data.train, tmp_path), config, data, AugmentConfig())
+    sampler = sampler_of(load_patients(data, data.train, tmp_path, config.window_hu), config, data, AugmentConfig())
     here, there = (list(sampler.batches(range(3, 6), workers)) for workers in (0, 2))
     assert len(here) == len(there) == 3
     for number, one, other in zip(range(3, 6), here, there, strict=True):
@@ -111,8 +111,12 @@ def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_con
 def test_only_a_couch_is_added_behind_the_body(drawn):
     images, targets, config = drawn(STILL)
     couch = dataclasses.replace(STILL, couch_probability=1.0)
-    changed, _ = Augmenter(couch, config.grid, config.window_hu)(images, targets, torch.Generator().manual_seed(1))
-    plain, _ = Augmenter(STILL, config.grid, config.window_hu)(images, targets, torch.Generator().manual_seed(1))
+    changed, _ = Augmenter(couch, config.grid, ("CT",), config.window_hu)(
+        images, targets, torch.Generator().manual_seed(1)
+    )
+    plain, _ = Augmenter(STILL, config.grid, ("CT",), config.window_hu)(
+        images, targets, torch.Generator().manual_seed(1)
+    )
     body = images.amax(1, keepdim=True) > 0.2
     assert ((changed - plain).abs() * body).mean() < 0.01
     assert ((changed - plain) > 0.05).any(dim=(1, 2, 3)).sum() >= len(images) // 2
