@@ -76,7 +76,7 @@ def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window |
         ScanError: if the scan has another number of channels, or one shows nothing.
     """
     if len(volume.voxels) != len(channels):
-        raise ScanError(f"found {len(volume.voxels)} channels, expected {len(channels)} ({', '.join(channels)})")
+        raise ScanError(f"channels: found {len(volume.voxels)}, expected {len(channels)} ({', '.join(channels)})")
     if None not in fixed:
         return volume, np.array(fixed, np.float32)
     kept, windows = [], []

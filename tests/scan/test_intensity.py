@@ -75,5 +75,5 @@ def test_each_channel_has_its_own_window():
 def test_what_shows_nothing_or_is_not_there_is_an_error():
     with pytest.raises(ScanError, match="channel T2 shows nothing: all intensities are 7"):
         in_windows(volume_of(head(), np.full_like(head(), 7)), ("T1", "T2"), (None, None))
-    with pytest.raises(ScanError, match=r"found 1 channels, expected 3 \(T1, T2, STIR\)"):
+    with pytest.raises(ScanError, match=r"channels: found 1, expected 3 \(T1, T2, STIR\)"):
         in_windows(volume_of(head()), ("T1", "T2", "STIR"), (None, None, None))

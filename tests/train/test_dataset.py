@@ -130,3 +130,59 @@ def test_labels_must_lie_on_the_scan_and_be_known(data, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * 3, image.affine), path)
     with pytest.raises(InputError, match="found label 6"):
         load_patients(open_data_set(data), ["p0"], tmp_path / "b", HU)
+
+
+@pytest.fixture
+def examinations(sequences, tmp_path):
+    return shutil.copytree(sequences, tmp_path / "sequences")
+
+
+def test_sequences_come_together_on_one_scale(sequences, tmp_path):
+    data = open_data_set(sequences)
+    assert (data.channels, data.labels) == (("T1", "T2", "STIR"), ("background", "gland", "tumour"))
+    for patient in load_patients(data, data.train, tmp_path, HU):
+        assert patient.volume.voxels.shape == (3, *patient.labels.shape)
+        np.testing.assert_array_equal(patient.windows, [[0, 1000]] * 3)
+        for voxels in patient.volume.voxels:
+            assert 900 < np.percentile(voxels, 99.5) < 1100, "whatever the scanner's scale"
+        assert patient.centre_mm == pytest.approx((98, 98), abs=20)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (
+            lambda d: (d / "imagesTr" / "m1_0002.nii.gz").unlink(),
+            InputError,
+            "m1_0002.nii.gz: no such file: STIR of case",
+        ),
+        (
+            lambda d: move(d / "imagesTr" / "m1_0001.nii.gz"),
+            ScanError,
+            "m1_0001.nii.gz: not on the voxels of .*m1_0000",
+        ),
+        (lambda d: relabel(d / "labelsTr" / "m1.nii.gz"), InputError, "m1.nii.gz: found label 3, expected 0 to 2"),
+        (lambda d: blank(d / "imagesTr" / "m1_0001.nii.gz"), ScanError, "m1_0001.nii.gz: every voxel has the value 7"),
+    ],
+)
+def test_broken_sequences(examinations, tmp_path, spoil, error, words):
+    spoil(examinations)
+    with pytest.raises(error, match=words):
+        load_patients(open_data_set(examinations), ["m0", "m1"], tmp_path / "cache", HU)
+
+
+def move(path):
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4, k=3) * 3), path)
+
+
+def relabel(path):
+    image = nibabel.load(path)
+    nibabel.save(
+        nibabel.Nifti1Image(np.where(np.asarray(image.dataobj) == 2, 3, 0).astype(np.uint8), image.affine), path
+    )
+
+
+def blank(path):
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.int16), image.affine), path)

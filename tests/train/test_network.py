@@ -108,3 +108,14 @@ def test_learning_rate_rises_then_falls_to_zero(small_config):
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert max(rates) == pytest.approx(segment.learning_rate)
     assert rates[-1] < 0.02 * segment.learning_rate
+
+
+def test_a_single_channel_is_windowed_resampled_and_stacked_as_by_the_formula():
+    rng = np.random.default_rng(0)
+    volume = Volume(rng.integers(-1000, 1000, size=(1, 9, 30, 40)).astype(np.int16), (3.0, 2.0, 2.5), UPRIGHT)
+    chunk = next(chunks(volume, np.array([HU], np.float32), TrainConfig().grid, 9))
+    slices, rows, columns, neighbours = (chunk.inputs[name] for name in ("slices", "rows", "columns", "neighbours"))
+    windowed = (np.clip(slices[0].astype(np.float64), *HU) - HU[0]) / (HU[1] - HU[0])
+    expected = np.einsum("bkd,gy,dyx,hx->bkgh", neighbours, rows, windowed, columns, optimize=True)
+    inputs = (torch.from_numpy(array) for array in (slices, chunk.inputs["window"], rows, columns, neighbours))
+    np.testing.assert_allclose(ToGrid()(*inputs), expected, atol=1e-5)
