@@ -109,15 +109,20 @@ def label_names(predictions: Path, references: Path) -> tuple[str, ...]:
     beside = references.parent if references.is_file() else references
     for place in (beside / "dataset.json", beside.resolve().parent / "dataset.json"):
         if place.is_file():
-            return _named(place, lambda content: sorted(content["labels"], key=content["labels"].__getitem__))
+            return _named(place, lambda content: _by_value(content["labels"]))
     return LABELS
+
+
+def _by_value(labels: dict[str, Any]) -> list[str]:
+    names = {int(value): name for name, value in labels.items()}
+    return [names[value] for value in range(len(labels))]
 
 
 def _named(file: Path, labels: Callable[[Any], Sequence[str]]) -> tuple[str, ...]:
     try:
         return tuple(labels(json.loads(file.read_text())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: tells no label names ({error!r})") from error
+        raise InputError(f"{file}: tells no label names, expected one for each value from 0 ({error!r})") from error
 
 
 def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean]:

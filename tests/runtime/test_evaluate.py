@@ -105,6 +105,9 @@ def test_label_names_come_from_the_model_or_the_data_set(folders):
     scores = evaluate(predictions, references)
     assert scores.means["tumour dsc"].mean == pytest.approx((1 + 24 / 28) / 2)
     assert scores.means["structures dsc"].cases == 2
+    (folders / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "tumour": 2}}))
+    with pytest.raises(InputError, match=r"dataset.json: tells no label names, expected one for each value"):
+        label_names(predictions, references)
     labels = ["background", "left", "right"]
     (predictions / "run.json").write_text(json.dumps({"model": {"contract": {"labels": labels}}}))
     assert label_names(predictions, references) == ("background", "left", "right")
