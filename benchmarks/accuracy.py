@@ -89,7 +89,7 @@ def draw_cases(names: list[str], result: Evaluation, scans: Path, references: Pa
         dz, dy, dx = scan.volume.spacing_mm
         views = (np.s_[z], (y, x), (dy, dx)), (np.s_[:, y], (z, x), (dz, dx))
         for panel, (cut, (row, col), (row_mm, col_mm)) in zip((axial, coronal), views, strict=True):
-            panel.imshow(scan.volume.voxels[cut], cmap="gray", vmin=-200, vmax=300, aspect=row_mm / col_mm)
+            panel.imshow(scan.volume.voxels[0][cut], cmap="gray", vmin=-200, vmax=300, aspect=row_mm / col_mm)
             for value, colour in ((1, "orange"), (2, "deepskyblue")):
                 for labels, line in ((reference, "white"), (mask, colour)):
                     if (labels[cut] == value).any():

@@ -193,19 +193,22 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
 
     from parotid_seg.metrics import score_case
     from parotid_seg.scan.components import keep_largest_components
+    from parotid_seg.scan.intensity import fixed_windows, in_windows
     from parotid_seg.scan.nifti import read_mask, read_nifti
     from parotid_seg.train.checkpoint import load_checkpoint
     from parotid_seg.train.segment import segment_volume
 
     trained = load_checkpoint(checkpoint)
     net = trained.network()
+    fixed = fixed_windows(trained.channels, trained.config.window_hu)
     found = {}
     for path in sorted((data / "imagesTs").glob("*_0000.nii.gz")):
         case = path.name.removesuffix("_0000.nii.gz")
         scan = read_nifti(path)
+        volume, windows = in_windows(scan.volume, trained.channels, fixed)
         reference, _ = read_mask(data / "labelsTs" / f"{case}.nii.gz", like=scan)
-        mask = segment_volume(net, scan.volume, trained.config.grid, torch.device("cpu"))
-        mask = keep_largest_components(mask, len(trained.labels))
+        mask = segment_volume(net, volume, windows, trained.config.grid, torch.device("cpu"))
+        mask = keep_largest_components(mask, trained.labels)
         scores = score_case(mask, reference, scan.volume.spacing_mm, trained.labels)
         of_glands = {
             name: np.mean([getattr(each, name) for each in scores.labels.values()])

@@ -70,7 +70,7 @@ class PlainSlices(Dataset):
         channels = []
         for offset_mm in grid.offsets_mm:
             at = int(np.clip(index + round(offset_mm / spacing[0]), 0, len(patient.labels) - 1))
-            pixels = (np.clip(patient.volume.voxels[at].astype(np.float32), low, high) - low) / (high - low)
+            pixels = (np.clip(patient.volume.voxels[0, at].astype(np.float32), low, high) - low) / (high - low)
             image = prepared((255 * pixels).astype(np.uint8), Image.Resampling.BILINEAR)
             image = image.filter(ImageFilter.GaussianBlur(sigma))
             channels.append(np.clip((np.asarray(image, np.float32) / 255 - 0.5) * contrast + 0.5 + brightness, 0, 1))
@@ -83,7 +83,7 @@ def plain_seconds(stage: str, config: TrainConfig, patients: list[Patient], imag
     schedule = getattr(config, stage)
     slices = PlainSlices(patients, config, 2 if stage == "contrast" else 1, images)
     batches = DataLoader(slices, schedule.batch_size, num_workers=os.cpu_count() or 1, drop_last=True)
-    net = build_network(config, 3).unet.train()
+    net = build_network(config, 1, 3).unet.train()
     project, predict = (perceptron(layers, schedule) for layers in (3, 2)) if stage == "contrast" else (None, None)
     started = time.perf_counter()
     if stage == "segment":
@@ -158,7 +158,7 @@ def main() -> None:
     found |= {"python": platform.python_version(), "date": time.strftime("%F"), "images": arguments.images}
     with tempfile.TemporaryDirectory() as cache:
         data = open_data_set(arguments.data, "segment", arguments.labelled)
-        patients = load_patients(data, data.train, Path(cache))
+        patients = load_patients(data, data.train, Path(cache), config.window_hu)
         for stage in STAGES:
             plain, ours = [], []
             for _ in range(arguments.repeats):

@@ -50,7 +50,8 @@ def infer(
         ),
     ] = None,
     clean_up: Annotated[
-        bool, typer.Option("--clean-up/--no-clean-up", help="Keep only each gland's largest connected piece.")
+        bool,
+        typer.Option("--clean-up/--no-clean-up", help="Keep only the largest piece of each left or right structure."),
     ] = True,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write an overlay picture of each case to DIR/pictures.")
@@ -60,8 +61,9 @@ def infer(
 ) -> None:
     """Segment the parotid glands of scans.
 
-    Writes DIR/CASE.nii.gz (0 background, 1 left, 2 right parotid, in exactly the scan's geometry), DIR/summary.csv
-    (a row a case) and DIR/run.json. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done,
+    Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2 right
+    parotid), DIR/summary.csv (a row a case) and DIR/run.json. A model of several channels takes a case's files
+    CASE_0000, CASE_0001 ... together. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done,
     3 some cases failed, 130 interrupted.
     """
     with _one_line_errors("finished cases are kept"):
@@ -185,7 +187,7 @@ def export(
     weights: Annotated[str, typer.Option("--weights", help="Type the weights are stored in: fp16 or fp32.")] = "fp16",
     verify: Annotated[
         Path | None,
-        typer.Option("--verify", metavar="DIR", help="Scans for the parity gate. Default: the example scan."),
+        typer.Option("--verify", metavar="DIR", help="Scans for the parity gate. Default for CT: the example scan."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -197,9 +199,8 @@ def export(
     """
     with _one_line_errors(), _extra("export"), _progress(quiet) as line:
         from parotid_seg.export.export import export as run
-        from parotid_seg.models import example_folder
 
-        for row in run(checkpoint, out, weights=weights, verify=verify or example_folder(), report=line.say):
+        for row in run(checkpoint, out, weights=weights, verify=verify, report=line.say):
             line.say(f"{row.scan}, batches of {row.batch_size}: {row.changed} voxels changed, DSC {row.dsc:.5f}")
         line.say(f"wrote {out}")
 

@@ -15,7 +15,7 @@ from typing import Any
 from parotid_seg.errors import InputError, ModelError
 
 METADATA_KEY = "parotid_seg.contract"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class Contract:
 
     Attributes:
         labels: label names by value, from 0 (background) upwards without a gap.
-        channels: modality of each input channel, for example ("CT",).
-        window_hu: intensities mapped to 0 and 1 at the network's entrance; beyond them is clipped.
+        channels: modality of each input channel, for example ("CT",) or ("T1", "T2", "STIR").
+        windows: for each channel the intensities mapped to 0 and 1 at the network's entrance, HU for CT; None where
+            they come from the scan itself (see `scan.intensity.window_of`). Beyond them is clipped.
         grid: the model's sampling of a scan.
         precision: type the network computes in ("fp32").
         weights: type the weights are stored in ("fp32", "fp16").
@@ -71,7 +72,7 @@ class Contract:
 
     labels: tuple[str, ...]
     channels: tuple[str, ...]
-    window_hu: tuple[float, float]
+    windows: tuple[tuple[float, float] | None, ...]
     grid: Grid
     precision: str = "fp32"
     weights: str = "fp32"
@@ -82,12 +83,17 @@ class Contract:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in ("labels", "channels", "window_hu"):
+        for name in ("labels", "channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        windows = tuple(None if window is None else tuple(window) for window in self.windows)
+        object.__setattr__(self, "windows", windows)
         if len(self.labels) < 2 or self.labels[0] != "background":
             raise InputError(f"labels: found {self.labels}, expected 'background' and at least one structure")
-        if len(self.window_hu) != 2 or not self.window_hu[0] < self.window_hu[1]:
-            raise InputError(f"window_hu: found {self.window_hu}, expected two rising intensities")
+        if not self.channels or len(windows) != len(self.channels):
+            raise InputError(f"windows: found {len(windows)} for {len(self.channels)} channels, expected one for each")
+        for window in windows:
+            if window is not None and (len(window) != 2 or not window[0] < window[1]):
+                raise InputError(f"windows: found {window}, expected two rising intensities")
 
     def to_json(self) -> str:
         """The contract as JSON text, keys in a fixed order."""

@@ -11,7 +11,7 @@ from parotid_seg.errors import InputError, ModelError
 CONTRACT = Contract(
     labels=("background", "parotid_left", "parotid_right"),
     channels=("CT",),
-    window_hu=(-200.0, 300.0),
+    windows=((-200.0, 300.0),),
     grid=Grid(size=64, spacing_mm=2.0, offsets_mm=(-3, 0, 3)),
     weights="fp16",
     training={"data": "a", "epochs": 3},
@@ -20,6 +20,8 @@ CONTRACT = Contract(
 
 def test_round_trip():
     assert Contract.from_json(CONTRACT.to_json(), where="x") == CONTRACT
+    several = dataclasses.replace(CONTRACT, channels=("CT", "T1"), windows=((-200.0, 300.0), None))
+    assert Contract.from_json(several.to_json(), where="x") == several
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,8 @@ def test_round_trip():
         ({"surprise": 1}, "surprise"),
         ({"labels": ["parotid_left"]}, "labels"),
         ({"grid": {"size": -1}}, "grid.size"),
-        ({"window_hu": [300, -200]}, "window_hu"),
+        ({"windows": [[300, -200]]}, "two rising intensities"),
+        ({"windows": [[-200, 300], None]}, "found 2 for 1 channels"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, words):

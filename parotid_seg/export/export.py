@@ -14,7 +14,9 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.parity import LEAST_DSC, MOST_CHANGED_SHARE, ScanParity, check_parity
 from parotid_seg.files import make_folder, whole_file, write_text
+from parotid_seg.models import example_folder
 from parotid_seg.runtime.load import load_backend
+from parotid_seg.scan.intensity import is_ct
 from parotid_seg.train.checkpoint import load_checkpoint
 
 
@@ -23,7 +25,7 @@ def export(
     out: Path,
     *,
     weights: str,
-    verify: Path,
+    verify: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[ScanParity]:
     """Export a checkpoint, compare it with the trained model, and write it with the record of that.
@@ -34,17 +36,22 @@ def export(
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
         weights: type the weights are stored in, "fp16" or "fp32".
-        verify: folder of scans to compare on.
+        verify: folder of scans to compare on. Default: the packaged example, a CT.
         report: told one line at a time what happens.
 
     Raises:
-        InputError: for an unusable argument or checkpoint.
+        InputError: for an unusable argument or checkpoint, and where the example does not fit the model.
         ModelError: if the exported model is not the same; `out` is not written then.
         OutputError: if a file cannot be written.
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out: found {out.name}, expected a name ending in .onnx")
     checkpoint = load_checkpoint(checkpoint_path)
+    if verify is None:
+        if not all(map(is_ct, checkpoint.channels)) or len(checkpoint.channels) != 1:
+            wanted = ", ".join(checkpoint.channels)
+            raise InputError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        verify = example_folder()
     make_folder(out.parent)
     report(f"translating {checkpoint_path} to ONNX")
     model, contract = to_onnx(checkpoint, weights)

@@ -13,9 +13,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.contract import METADATA_KEY, Contract, Grid
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.ort import INPUTS
+from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
 
@@ -37,14 +38,14 @@ def to_onnx(checkpoint: Checkpoint, weights: str) -> tuple[onnx.ModelProto, Cont
     """
     if weights not in WEIGHT_TYPES:
         raise InputError(f"--weights: found {weights!r}, expected one of: {', '.join(WEIGHT_TYPES)}")
-    model = _translate(checkpoint.network(), len(checkpoint.config.grid.offsets_mm), checkpoint.config.grid.size)
+    model = _translate(checkpoint.network(), checkpoint.config.grid, len(checkpoint.channels))
     _forget_torch(model)
     if weights == "fp16":
         _halve_weights(model)
     contract = Contract(
         labels=checkpoint.labels,
         channels=checkpoint.channels,
-        window_hu=checkpoint.config.window_hu,
+        windows=fixed_windows(checkpoint.channels, checkpoint.config.window_hu),
         grid=checkpoint.config.grid,
         weights=weights,
         opset=OPSET,
@@ -63,21 +64,23 @@ def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
     return content
 
 
-def _translate(net: ParotidNet, channels: int, size: int) -> onnx.ModelProto:
-    """Trace the network with torch's exporter; all sizes but the grid's stay free."""
+def _translate(net: ParotidNet, grid: Grid, channels: int) -> onnx.ModelProto:
+    """Trace the network with torch's exporter; all sizes but the grid's and the number of channels stay free."""
     depth, batch, out, height, width = 5, 3, 4, 20, 24
     example = (
-        torch.zeros(depth, height, width, dtype=torch.float16),
-        torch.zeros(size, height),
-        torch.zeros(size, width),
-        torch.zeros(batch, channels, depth),
+        torch.zeros(channels, depth, height, width, dtype=torch.float16),
+        torch.tensor([[0.0, 1.0]] * channels),
+        torch.zeros(grid.size, height),
+        torch.zeros(grid.size, width),
+        torch.zeros(batch, len(grid.offsets_mm), depth),
         torch.zeros(out, batch),
-        torch.zeros(height, size),
-        torch.zeros(width, size),
+        torch.zeros(height, grid.size),
+        torch.zeros(width, grid.size),
     )
     free = {name: torch.export.Dim(name, min=1) for name in ("depth", "batch", "out", "height", "width")}
     shapes = {
-        "slices": {0: free["depth"], 1: free["height"], 2: free["width"]},
+        "slices": {1: free["depth"], 2: free["height"], 3: free["width"]},
+        "window": {},
         "rows": {1: free["height"]},
         "columns": {1: free["width"]},
         "neighbours": {0: free["batch"], 2: free["depth"]},

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
@@ -29,7 +31,7 @@ class ScanParity:
     """Exported against trained model on one scan.
 
     Attributes:
-        scan: file name.
+        scan: file name, of several channels the first.
         batch_size: slices at once.
         voxels, changed: all voxels, and those whose label differs.
         changed_share: changed voxels over those that either mask calls gland.
@@ -55,27 +57,25 @@ def check_parity(
         InputError: if there is no scan to compare on.
         ScanError: if a scan cannot be read.
     """
-    paths, errors = find_scans([place])
-    paths = [path for path in paths if path.parent.name not in ("labelsTr", "labelsTs")]
-    if errors or not paths:
+    contract = backend.contract
+    scans, errors = find_scans([place], contract.channels, ignore=place.glob("**/labelsT[rs]"))
+    if errors or not scans:
         raise InputError(f"--verify: {errors[0] if errors else f'{place}: no scan in this folder'}")
     found = []
-    for path in paths:
-        volume = read_nifti(path).volume
-        expected = _torch_labels(net, volume, backend)
+    for scan in scans:
+        volume, windows = in_windows(read_nifti(*scan).volume, contract.channels, contract.windows)
+        expected = _torch_labels(net, volume, windows, contract.grid)
         for batch_size in batch_sizes:
-            labels = np.concatenate(
-                [backend.run(each.inputs) for each in chunks(volume, backend.contract.grid, batch_size)]
-            )
-            found.append(_compare(path.name, batch_size, expected, labels, len(backend.contract.labels)))
+            labels = [backend.run(each.inputs) for each in chunks(volume, windows, contract.grid, batch_size)]
+            found.append(_compare(scan[0].name, batch_size, expected, np.concatenate(labels), len(contract.labels)))
     return found
 
 
 @torch.no_grad()
-def _torch_labels(net: ParotidNet, volume: Volume, backend: Backend) -> Mask:
+def _torch_labels(net: ParotidNet, volume: Volume, windows: Windows, grid: Grid) -> Mask:
     """The trained model's labels in FP32."""
     labels = []
-    for chunk in chunks(volume, backend.contract.grid, 16):
+    for chunk in chunks(volume, windows, grid, 16):
         labels.append(net(**{name: torch.from_numpy(array) for name, array in chunk.inputs.items()}).numpy())
     return np.concatenate(labels)
 

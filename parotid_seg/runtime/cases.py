@@ -1,39 +1,52 @@
-"""Which scans a command line means, and what their masks will be called."""
+"""Which scans a command line means, and what their masks will be called.
+
+Files of one folder named CASE_0000, CASE_0001 ... are the channels of one case, as in nnU-Net.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.nifti import case_name, is_nifti
+from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
+
+Scan = tuple[Path, ...]
+"""The files of a scan's channels, in the model's order; absolute, and not all of them need be there."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to segment: its name, unique in the output folder, and its file (absolute)."""
+    """One scan to segment, and its name, unique in the output folder."""
 
     name: str
-    path: Path
+    scan: Scan
 
 
-def find_scans(arguments: Sequence[Path], ignore: Iterable[Path] = ()) -> tuple[list[Path], list[ScanError]]:
-    """Scans under the given files and folders, absolute, each once, in a fixed order.
+def find_scans(
+    arguments: Sequence[Path], channels: Sequence[str], ignore: Iterable[Path] = ()
+) -> tuple[list[Scan], list[ScanError]]:
+    """Scans under the given files and folders, each once, in a fixed order.
 
-    A file is taken as it is named; folders are searched at any depth for NIfTI files, hidden ones left out.
+    Folders are searched at any depth for NIfTI files, hidden ones left out. For a model of several channels any
+    channel's file stands for its case, and one that the model does not take is an error. For a model of one, a file is
+    a scan; but one found as CASE_0001 beside CASE_0000 is another sequence of that case, which is an error, too, unless
+    the file itself is named.
 
     Args:
         arguments: files and folders.
+        channels: the model's channel names.
         ignore: files and folders that are results, not scans.
 
     Returns:
-        The scans, and an error for each argument that is missing or holds none.
+        The scans, and an error for each argument that is missing or holds none, and for each file of no use.
     """
     ignored = {path.resolve() for path in ignore}
-    scans: dict[Path, None] = {}
+    scans: dict[Scan, None] = {}
     errors = []
     for argument in arguments:
         if argument.is_dir():
@@ -42,26 +55,64 @@ def find_scans(arguments: Sequence[Path], ignore: Iterable[Path] = ()) -> tuple[
                 errors.append(
                     ScanError(f"{argument}: no scan in this folder, expected files ending in .nii or .nii.gz")
                 )
-            scans.update(dict.fromkeys(found))
+            for path in found:
+                try:
+                    scans[_scan_of(path, channels)] = None
+                except ScanError as error:
+                    errors.append(error)
         elif not argument.exists():
             errors.append(ScanError(f"{argument}: no such file or folder"))
         elif not is_nifti(argument):
             errors.append(ScanError(f"{argument}: not a NIfTI file, expected a name ending in .nii or .nii.gz"))
         else:
-            scans[argument.resolve()] = None
+            try:
+                path = argument.resolve()
+                scans[(path,) if len(channels) == 1 else _scan_of(path, channels)] = None
+            except ScanError as error:
+                errors.append(error)
     return list(scans), errors
 
 
-def name_cases(scans: Sequence[Path], taken: Mapping[str, Path]) -> list[Case]:
+def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
+    """The scan that a file is, or is a channel of.
+
+    Raises:
+        ScanError: if it is none that a model of these channels takes.
+    """
+    found = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
+    takes = "one channel" if len(channels) == 1 else f"{len(channels)} channels"
+    takes = f"the model takes {takes} ({', '.join(channels)})"
+    if found is None:
+        if len(channels) == 1:
+            return (path,)
+        raise ScanError(f"{path}: {takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}")
+    stem, number, ending = found[1], int(found[2]), found[3]
+    files = tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
+    if number < len(channels):
+        return files
+    if len(channels) == 1 and not files[0].exists():
+        return (path,)
+    raise ScanError(f"{path}: one more sequence of case {stem}, but {takes}; it was left out")
+
+
+def _channel_file(folder: Path, stem: str, ending: str) -> Path:
+    """A channel's file, of the ending given if it is there, else of any other."""
+    expected = folder / f"{stem}{ending}"
+    others = (folder / f"{stem}{other}" for other in ENDINGS)
+    return next((path for path in (expected, *others) if path.exists()), expected)
+
+
+def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     """Give every scan a name of its own.
 
     Scans of equal file names are told apart by the folders above them, and by a number if that is not enough.
 
     Args:
-        scans: absolute paths.
-        taken: names that the output folder already uses, and the scans they belong to.
+        scans: files with absolute paths; the first one counts.
+        taken: names that the output folder already uses, and the first files of the scans they belong to.
     """
-    names = {path: case_name(path) for path in scans}
+    by_first = {scan[0]: scan for scan in scans}
+    names = {path: case_name(path) for path in by_first}
     depth = 1
     while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
         for path, name in names.items():
@@ -71,14 +122,14 @@ def name_cases(scans: Sequence[Path], taken: Mapping[str, Path]) -> list[Case]:
     owners = dict(taken)
     known = {path: name for name, path in taken.items()}
     cases = []
-    for path in scans:
+    for path, scan in by_first.items():
         name = known.get(path, names[path])
         number = 2
         while owners.get(name, path) != path:
             name = f"{names[path]}-{number}"
             number += 1
         owners[name] = path
-        cases.append(Case(name, path))
+        cases.append(Case(name, scan))
     return cases
 
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
+from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.nifti import case_name, check_same_voxels, is_nifti, read_mask
 
 LABELS = ("background", "parotid_left", "parotid_right")
+"""Of masks that nothing else is known about."""
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", "volume_error_ml")
 CASE_FIGURES = ("mpa", "macc", "miou")
 
@@ -41,7 +43,7 @@ class Mean:
 @dataclass(frozen=True)
 class Evaluation:
     """Scores by case name, and means by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over
-    its glands, so that cases and not glands are resampled)."""
+    its glands, so that cases and not glands are resampled; "structures dsc" where not all of them are parotids)."""
 
     cases: dict[str, CaseScores]
     means: dict[str, Mean]
@@ -59,20 +61,21 @@ def evaluate(
     predictions: Path,
     references: Path,
     *,
-    names: Sequence[str] = LABELS,
+    names: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Score every prediction that has a reference of the same case name.
 
     Args:
         predictions, references: folders of label maps, or one label map each.
-        names: label names by value, background first.
+        names: label names by value, background first. Default: see `label_names`.
         progress: told each case's name.
 
     Raises:
         InputError: if a folder is missing, a reference has no prediction or the reverse.
         ScanError: if a mask is unreadable or lies on another grid than its reference.
     """
+    names = names or label_names(predictions, references)
     found, expected = _masks(predictions), _masks(references)
     if predictions.is_file() and references.is_file():
         found = dict(zip(expected, found.values(), strict=True))
@@ -93,12 +96,42 @@ def evaluate(
     return Evaluation(cases, _means(cases, names))
 
 
+def label_names(predictions: Path, references: Path) -> tuple[str, ...]:
+    """Label names by value: those of the model that made the predictions (run.json beside them), else those of the
+    references' data set (dataset.json in the folder above or beside them), else `LABELS`.
+
+    Raises:
+        InputError: if such a file is there but tells no label names.
+    """
+    made = (predictions.parent if predictions.is_file() else predictions) / "run.json"
+    if made.is_file():
+        return _named(made, lambda content: content["model"]["contract"]["labels"])
+    beside = references.parent if references.is_file() else references
+    for place in (beside / "dataset.json", beside.resolve().parent / "dataset.json"):
+        if place.is_file():
+            return _named(place, lambda content: _by_value(content["labels"]))
+    return LABELS
+
+
+def _by_value(labels: dict[str, Any]) -> list[str]:
+    names = {int(value): name for name, value in labels.items()}
+    return [names[value] for value in range(len(labels))]
+
+
+def _named(file: Path, labels: Callable[[Any], Sequence[str]]) -> tuple[str, ...]:
+    try:
+        return tuple(labels(json.loads(file.read_text())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: tells no label names, expected one for each value from 0 ({error!r})") from error
+
+
 def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean]:
     columns: dict[str, list[float]] = {figure: [getattr(s, figure) for s in cases.values()] for figure in CASE_FIGURES}
+    together = "glands" if all(map(is_parotid, names[1:])) else "structures"
     for figure in LABEL_FIGURES:
         for label in names[1:]:
             columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in cases.values()]
-        columns[f"glands {figure}"] = [
+        columns[f"{together} {figure}"] = [
             float(np.mean([getattr(gland, figure) for gland in scores.labels.values()])) for scores in cases.values()
         ]
     return {name: _mean(values) for name, values in columns.items()}

@@ -18,11 +18,12 @@ from pathlib import Path
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans, write_text
 from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.cases import Case, find_scans, name_cases
+from parotid_seg.runtime.cases import Case, Scan, find_scans, name_cases
 from parotid_seg.runtime.journal import Entry, Journal, hash_file
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.scan.intensity import window_of
 from parotid_seg.scan.nifti import is_own_mask, read_nifti, write_mask
 
 DEFAULT_BATCH_SIZE = 16
@@ -37,7 +38,7 @@ class InferOptions:
         model: model file.
         backend, device: see `load_backend`.
         batch_size: slices the model takes at once.
-        clean_up: keep only each gland's largest connected piece.
+        clean_up: see `keep_largest_components`.
         pictures: write an overlay picture a case.
         overwrite: redo cases that are done.
     """
@@ -109,11 +110,12 @@ def infer(
     backend = load_backend(options.model, options.backend, options.device)
     journal = Journal(out)
     results = [out / entry.mask for entry in journal.entries.values() if entry.mask]
-    paths, errors = find_scans(scans, ignore=[*results, *([] if _inside(scans, out) else [out])])
-    if not paths:
+    ignored = [*results, *([] if _inside(scans, out) else [out])]
+    found, errors = find_scans(scans, backend.contract.channels, ignore=ignored)
+    if not found:
         raise InputError("; ".join(map(str, errors)) or "no scan was named")
     make_folder(out)
-    cases = name_cases(paths, journal.owners())
+    cases = name_cases(found, journal.owners())
     remove_orphans(out)
     run = _Run(backend, out, options, journal)
     started(backend, len(cases) + len(errors))
@@ -145,31 +147,38 @@ class _Run:
         """Segment one case, or find it done. Only OutputError comes out of it."""
         key = ""
         try:
-            key = self._key(case.path)
+            key = self._key(case.scan)
             if not self.options.overwrite and self.journal.is_done(case.name, key):
                 return "skipped", self.journal.entries[case.name]
             entry = self._segment(case, key)
         except ScanError as error:
-            reason = str(error) if str(case.path) in str(error) else f"{case.path}: {error}"
-            entry = Entry(case.name, str(case.path), key, "failed", reason=reason)
+            named = any(str(path) in str(error) for path in case.scan)
+            reason = str(error) if named else f"{case.scan[0]}: {error}"
+            entry = Entry(case.name, str(case.scan[0]), key, "failed", reason=reason)
         self.journal.add(entry)
         return entry.status, entry
 
-    def _key(self, scan: Path) -> str:
+    def _key(self, scan: Scan) -> str:
         """Hash over everything that decides the mask."""
-        try:
-            scan_sha256 = hash_file(scan)
-        except OSError as error:
-            raise ScanError(f"{scan}: cannot be read ({error.strerror})") from error
-        parts = (scan_sha256, self.backend.model_sha256, str(self.options.clean_up))
+        hashes = []
+        for channel, path in zip(self.backend.contract.channels, scan, strict=True):
+            try:
+                hashes.append(hash_file(path))
+            except FileNotFoundError as error:
+                raise ScanError(f"{path}: no such file, expected the case's channel {channel}") from error
+            except OSError as error:
+                raise ScanError(f"{path}: cannot be read ({error.strerror})") from error
+        parts = (*hashes, self.backend.model_sha256, str(self.options.clean_up))
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def _segment(self, case: Case, key: str) -> Entry:
         mask_path = self.out / f"{case.name}.nii.gz"
         if mask_path.exists() and case.name not in self.journal.entries and not is_own_mask(mask_path):
-            raise ScanError(f"{case.path}: {mask_path} exists and is no mask of ours; move it or choose another --out")
+            raise ScanError(
+                f"{case.scan[0]}: {mask_path} exists and is no mask of ours; move it or choose another --out"
+            )
         watch = [time.perf_counter()]
-        scan = read_nifti(case.path)
+        scan = read_nifti(*case.scan)
         watch.append(time.perf_counter())
         found = segment_volume(
             self.backend, scan.volume, batch_size=self.options.batch_size, clean_up=self.options.clean_up
@@ -178,13 +187,14 @@ class _Run:
         if self.options.pictures:
             picture = self.out / PICTURES / f"{case.name}.png"
             make_folder(picture.parent)
-            draw_overlay(scan.volume, found.mask, found.volumes_ml, case.name, picture)
+            window = window_of(scan.volume.voxels[0], self.backend.contract.windows[0])
+            draw_overlay(scan.volume, window, found.mask, found.volumes_ml, case.name, picture)
         write_mask(found.mask, scan, mask_path)
         watch.append(time.perf_counter())
         stages = zip(("read", "segment", "write"), watch, watch[1:], strict=False)
         return Entry(
             case=case.name,
-            source=str(case.path),
+            source=str(case.scan[0]),
             key=key,
             status="done",
             mask=mask_path.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import check_ct
+from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe, is_nifti, read_nifti
 
 
@@ -35,7 +36,7 @@ def _describe_model(path: Path) -> dict[str, str]:
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "sha256": backend.model_sha256,
         "labels": ", ".join(f"{value} {name}" for value, name in enumerate(contract.labels)),
-        "input": f"{', '.join(contract.channels)}, window {contract.window_hu[0]:g} to {contract.window_hu[1]:g} HU",
+        "input": "; ".join(map(_describe_channel, contract.channels, contract.windows)),
         "grid": f"{grid.size} x {grid.size} at {grid.spacing_mm:g} mm, neighbours at "
         + ", ".join(f"{offset:g}" for offset in grid.offsets_mm)
         + f" mm, a look every {grid.slice_step_mm:g} mm at most",
@@ -47,12 +48,16 @@ def _describe_model(path: Path) -> dict[str, str]:
     return facts
 
 
+def _describe_channel(name: str, window: Window | None) -> str:
+    return f"{name}, window " + ("from the scan" if window is None else f"{window[0]:g} to {window[1]:g} HU")
+
+
 def _describe_scan(path: Path) -> dict[str, str]:
     scan = read_nifti(path)
     facts = describe(scan)
     try:
-        check_ct(scan.volume)
+        check_ct(scan.volume.voxels)
         facts["would be"] = "segmented as a CT"
     except ScanError as error:
-        facts["would be"] = f"refused: {error}"
+        facts["would be"] = f"refused as a CT: {error}"
     return facts

@@ -21,8 +21,8 @@ class Entry:
 
     Attributes:
         case: name in the output folder.
-        source: absolute path of the scan.
-        key: hash over the scan's bytes, the model and the options that change the mask.
+        source: absolute path of the scan, of several channels the first.
+        key: hash over the bytes of the scan's files, the model and the options that change the mask.
         status: "done" or "failed".
         reason: why it failed, else empty.
         mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
@@ -89,7 +89,7 @@ class Journal:
         return mask.is_file() and hash_file(mask) == entry.mask_sha256
 
     def owners(self) -> dict[str, Path]:
-        """The scan that each name in the folder belongs to."""
+        """The scan that each name in the folder belongs to, by its first file."""
         return {name: Path(entry.source) for name, entry in self.entries.items()}
 
 

@@ -16,7 +16,7 @@ from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.runtime.backend import Ran
 from parotid_seg.scan.volume import Mask
 
-INPUTS = ("slices", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
+INPUTS = ("slices", "window", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
 
 
 class OnnxRuntimeBackend:

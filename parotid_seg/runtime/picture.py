@@ -10,22 +10,27 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from parotid_seg.files import whole_file
+from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.volume import Mask, Volume
 
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
-WINDOW_HU = (-200.0, 300.0)
 FIELD_MM = 210.0
 PX_PER_MM = 2.0
 MARGIN_PX = 10
 
 
-def draw_overlay(volume: Volume, mask: Mask, volumes_ml: dict[str, float], title: str, path: Path) -> None:
+def draw_overlay(
+    volume: Volume, window: Window, mask: Mask, volumes_ml: dict[str, float], title: str, path: Path
+) -> None:
     """Write a PNG: an axial and a coronal slice through the glands' middle, and a sagittal one through each gland.
 
-    Radiological display: the patient's right is on the left of axial and coronal slices.
+    Of several channels the first is shown. Radiological display: the patient's right is on the left of axial and
+    coronal slices.
 
     Args:
-        volume, mask: the scan and its labels, (D, H, W).
+        volume: the scan.
+        window: the first channel's intensities that become black and white.
+        mask: labels (D, H, W).
         volumes_ml: volume of each structure by name, in the order of its label values.
         title: printed above.
         path: the .png file; it appears only once it is complete.
@@ -34,23 +39,24 @@ def draw_overlay(volume: Volume, mask: Mask, volumes_ml: dict[str, float], title
         OutputError: if it cannot be written.
     """
     depth, height, width = mask.shape
+    shown = volume.voxels[0]
     found = np.argwhere(mask > 0)
     middle = found.mean(axis=0).round().astype(int) if len(found) else np.array([depth // 2, height // 2, width // 2])
     fullest = int(np.argmax(np.count_nonzero(mask, axis=(1, 2)))) if len(found) else int(middle[0])
     dz, dy, dx = volume.spacing_mm
     z, y, x = depth - 1 - int(middle[0]), int(middle[1]), int(middle[2])
     views = [
-        ("axial", volume.voxels[fullest], mask[fullest], (y, x), dy, dx),
-        ("coronal", volume.voxels[::-1, y], mask[::-1, y], (z, x), dz, dx),
+        ("axial", shown[fullest], mask[fullest], (y, x), dy, dx),
+        ("coronal", shown[::-1, y], mask[::-1, y], (z, x), dz, dx),
     ]
     for value in range(1, int(mask.max()) + 1):
         inside = np.argwhere(mask == value)
         if len(inside):
             at = int(inside[:, 2].mean().round())
             name = list(volumes_ml)[value - 1].replace("_", " ")
-            views.append((f"sagittal, {name}", volume.voxels[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
+            views.append((f"sagittal, {name}", shown[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
     panels = [
-        (name, _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm), row_mm, column_mm))
+        (name, _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm), window, row_mm, column_mm))
         for name, image, labels, centre, row_mm, column_mm in views
     ]
     panel_height = max(panel.height for _, panel in panels)
@@ -84,11 +90,11 @@ def _crop(
     return image[kept], labels[kept]
 
 
-def _panel(image: NDArray[np.generic], labels: Mask, row_mm: float, column_mm: float) -> Image.Image:
+def _panel(image: NDArray[np.generic], labels: Mask, window: Window, row_mm: float, column_mm: float) -> Image.Image:
     """A slice at true proportions, outlines drawn on it."""
     height_mm, width_mm = image.shape[0] * row_mm, image.shape[1] * column_mm
     size = (max(1, round(width_mm * PX_PER_MM)), max(1, round(height_mm * PX_PER_MM)))
-    grey = np.clip((image.astype(np.float32) - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]), 0, 1) * 255
+    grey = np.clip((image.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
     scaled = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     pixels = np.stack([np.asarray(scaled)] * 3, axis=-1)
     for value in range(1, int(labels.max()) + 1):

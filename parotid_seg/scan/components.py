@@ -1,32 +1,37 @@
-"""Clean-up of a label map: one connected piece a gland."""
+"""Clean-up of a label map: one connected piece for each structure that a patient has once."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from parotid_seg.scan.labels import is_sided
 from parotid_seg.scan.volume import Mask
 
 
-def keep_largest_components(mask: Mask, labels: int) -> Mask:
-    """Keep each gland's largest piece; smaller ones become background.
+def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
+    """Keep the largest piece of each structure whose name tells its side; smaller ones become background.
+
+    Structures of other names stay as they are: there may be several tumours, and one label may mean both glands.
 
     Pieces are joined by faces, edges and corners (26 neighbours) and compared by voxel count; of equal ones the
-    first in canonical order stays. Each gland is looked at by itself.
+    first in canonical order stays. Each structure is looked at by itself.
 
     Args:
         mask: label map (D, H, W).
-        labels: number of labels, background included.
+        labels: label names by value, background first.
 
     Returns:
         A new label map; the input is not changed.
     """
-    cleaned = np.zeros_like(mask)
-    for value in range(1, labels):
-        box = ndimage.find_objects(mask == value, max_label=1)[0]
+    cleaned = mask.copy()
+    for value, name in enumerate(labels):
+        box = ndimage.find_objects(mask == value, max_label=1)[0] if is_sided(name) else None
         if box is None:
             continue
         pieces, count = ndimage.label(mask[box] == value, structure=np.ones((3, 3, 3)))
         largest = 1 + int(np.argmax(np.bincount(pieces.ravel(), minlength=count + 1)[1:]))
-        cleaned[box][pieces == largest] = value
+        cleaned[box][(pieces > 0) & (pieces != largest)] = 0
     return cleaned

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import Grid
+from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Volume, Voxels
 
 Matrix = NDArray[np.float32]
-
-TISSUE_HU = -200.0
-"""Above it a CT voxel counts as patient: fat is near -100, lung, foam and air are well below."""
 
 
 def resampling_matrix(
@@ -60,18 +58,19 @@ def grid_mm(grid: Grid) -> NDArray[np.float64]:
     return axis_mm(grid.size, grid.spacing_mm) - (grid.size - 1) * grid.spacing_mm / 2
 
 
-def body_centre_mm(voxels: Voxels, spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
+def body_centre_mm(volume: Volume, windows: Windows) -> tuple[float, float]:
     """In-plane centre (y, x) of the patient: the median position of tissue over all slices, where the grid is laid.
 
-    The median is hardly moved by couch and head rest. Positions are those of `axis_mm`; the middle of the slice is
-    returned if there is no tissue at all.
+    Tissue is what lies above the lower end of the first channel's window; of CT that is -200 HU by default: fat is near
+    -100, lung, foam and air are well below. The median is hardly moved by couch and head rest. Positions are those of
+    `axis_mm`; the middle of the slice is returned if there is no tissue at all.
     """
-    tissue = np.asarray(voxels[:, ::2, ::2] > TISSUE_HU)
+    tissue = np.asarray(volume.voxels[0, :, ::2, ::2] > float(windows[0, 0]))
     over_slices = tissue.sum(axis=0, dtype=np.int64)
     centre = []
     for profile, size, spacing in (
-        (over_slices.sum(axis=1), voxels.shape[1], spacing_mm[1]),
-        (over_slices.sum(axis=0), voxels.shape[2], spacing_mm[2]),
+        (over_slices.sum(axis=1), volume.shape[1], volume.spacing_mm[1]),
+        (over_slices.sum(axis=0), volume.shape[2], volume.spacing_mm[2]),
     ):
         total = profile.sum()
         middle = 2 * np.searchsorted(np.cumsum(profile), total / 2) if total else (size - 1) / 2
@@ -86,9 +85,10 @@ class Chunk:
     Attributes:
         first, stop: the slices that come out, as a range of the volume's slices (S = stop - first).
         inputs: the model's inputs by name:
-            slices (D, H, W) raw intensities of those slices and the neighbours they need,
-            rows (G, H) and columns (G, W) to the grid, neighbours (B, K, D) to the 2.5-D channels of the B slices
-            that the network looks at,
+            slices (C, D, H, W) intensities of those slices and the neighbours they need, in every channel,
+            window (C, 2) of each channel,
+            rows (G, H) and columns (G, W) to the grid, neighbours (B, K, D) to the 2.5-D images of the B slices that
+            the network looks at,
             slices_back (S, B), rows_back (H, G) and columns_back (W, G) to native voxels.
     """
 
@@ -97,14 +97,15 @@ class Chunk:
     inputs: dict[str, NDArray[np.float16] | Matrix]
 
 
-def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
+def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Iterator[Chunk]:
     """Cut a volume into model inputs, in order.
 
     Args:
+        volume, windows: as `scan.intensity.in_windows` gives them.
         batch_size: slices a chunk that the network looks at; of thin slices one more, shared with the next chunk.
     """
-    depth, height, width = volume.voxels.shape
-    centre_y, centre_x = body_centre_mm(volume.voxels, volume.spacing_mm)
+    depth, height, width = volume.shape
+    centre_y, centre_x = body_centre_mm(volume, windows)
     slices_mm = axis_mm(depth, volume.spacing_mm[0])
     in_plane: dict[str, Matrix] = {}
     for name, size, spacing, centre in (
@@ -127,7 +128,8 @@ def chunks(volume: Volume, grid: Grid, batch_size: int) -> Iterator[Chunk]:
             first=first,
             stop=stop,
             inputs={
-                "slices": as_float16(volume.voxels[needed]),
+                "slices": as_float16(volume.voxels[:, needed]),
+                "window": windows,
                 "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
                 "slices_back": np.ascontiguousarray(slices_back[first:stop, looks]),
                 **in_plane,

@@ -1,4 +1,7 @@
-"""NIfTI in and out: any storage order, units, scaling and oblique affine; masks in exactly the scan's geometry."""
+"""NIfTI in and out: any storage order, units, scaling and oblique affine; masks in exactly the scan's geometry.
+
+A scan of several channels (sequences of an MR examination) is several files, one a channel, on the same voxels.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import itertools
 import logging
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +42,7 @@ MASK_NOTE = b"parotid-seg mask"
 
 @dataclass(frozen=True)
 class NiftiScan:
-    """A NIfTI scan: what the model needs, and the header that a mask must repeat."""
+    """A NIfTI scan: what the model needs, and the first channel's file, whose header a mask must repeat."""
 
     path: Path
     volume: Volume
@@ -62,16 +65,30 @@ def case_name(path: Path) -> str:
     return name.removesuffix("_0000")
 
 
-def read_nifti(path: Path) -> NiftiScan:
-    """Read a scan.
+def read_nifti(path: Path, *further: Path) -> NiftiScan:
+    """Read a scan from its file, or from the files of its channels in their order.
 
-    The affine is the sform if its code is above 0, else the qform, as NIfTI-1 orders them; a singular sform yields to
-    a valid qform. Where the two disagree the volume's notes say which was used.
+    Each file may have a storage order and a type of its own; int16 and float32 together become float32. The affine is
+    the sform if its code is above 0, else the qform, as NIfTI-1 orders them; a singular sform yields to a valid qform.
+    Where the two disagree the volume's notes say which was used.
 
     Raises:
         ScanError: if the file is missing, no NIfTI, damaged, not a 3-D volume of real numbers, not finite, constant,
-            or its geometry cannot be a head scan's.
+            or its geometry cannot be a head scan's; or if a further channel does not lie on the first one's voxels.
     """
+    for other in further:
+        check_same_voxels(other, path)
+    scan = _read_file(path)
+    if not further:
+        return scan
+    volumes = [scan.volume, *(_read_file(other).volume for other in further)]
+    notes = dict.fromkeys(note for volume in volumes for note in volume.notes)
+    voxels: Voxels = np.concatenate([volume.voxels for volume in volumes])
+    return replace(scan, volume=replace(scan.volume, voxels=voxels, notes=tuple(notes)))
+
+
+def _read_file(path: Path) -> NiftiScan:
+    """One file as a scan of one channel."""
     image = _open(path)
     shape = _spatial_shape(path, image)
     header = image.header
@@ -84,7 +101,8 @@ def read_nifti(path: Path) -> NiftiScan:
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     canonical = orientation.to_canonical(stored)
     _check_extent(path, canonical.shape, spacing)
-    volume = Volume(np.ascontiguousarray(canonical), (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
+    voxels: Voxels = np.ascontiguousarray(canonical)[None]
+    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
     return NiftiScan(path, volume, header, type(image))
 
 

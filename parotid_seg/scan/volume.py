@@ -58,7 +58,7 @@ class Volume:
     """A scan as the model sees it.
 
     Attributes:
-        voxels: intensities (D, H, W) in canonical order (S, P, L); HU for CT.
+        voxels: intensities (C, D, H, W): channels, then canonical order (S, P, L); HU for CT.
         spacing_mm: distance between voxels along the same axes.
         orientation: the way back to storage order.
         notes: what a reader of the result should know about the geometry, one sentence each.
@@ -68,6 +68,12 @@ class Volume:
     spacing_mm: tuple[float, float, float]
     orientation: Orientation
     notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns (D, H, W)."""
+        depth, height, width = self.voxels.shape[1:]
+        return depth, height, width
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:

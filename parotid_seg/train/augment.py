@@ -2,20 +2,25 @@
 
 The scans most sets hold are alike: cut out at the skin, one scanner's noise, the head well inside the field of view.
 Here they get rotated and warped, blurred, noisy, differently scaled in intensity, cut by a round field of view, and
-laid on couches and head rests.
+laid on couches and head rests. What moves moves in every channel alike; blur, noise and intensity are drawn for each
+channel (modality) by itself, and couches are painted on CT only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from parotid_seg.contract import Grid
+from parotid_seg.scan.intensity import Window, is_ct
 from parotid_seg.train.config import AugmentConfig
+
+WINDOW_WITHOUT_UNITS_HU = 500.0
+"""How wide the window of a channel that is not CT counts, where an amount is in HU."""
 
 
 class Draws:
@@ -46,20 +51,25 @@ class Augmenter:
     """Applies `AugmentConfig` to batches; the draws alone decide the outcome.
 
     Args:
-        window_hu: intensities of 0 and 1 in the images.
+        channels: names of the channels; each has the same number of images (K) in the batches.
+        window_hu: intensities of 0 and 1 in the images of CT.
     """
 
-    def __init__(self, config: AugmentConfig, grid: Grid, window_hu: tuple[float, float]) -> None:
-        self.config, self.grid = config, grid
-        self.hu_range = window_hu[1] - window_hu[0]
+    def __init__(self, config: AugmentConfig, grid: Grid, channels: Sequence[str], window_hu: Window) -> None:
+        self.config, self.grid, self.channels = config, grid, channels
+        hu_range = window_hu[1] - window_hu[0]
+        self.hu_ranges = [hu_range if is_ct(channel) else WINDOW_WITHOUT_UNITS_HU for channel in channels]
 
     def __call__(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Images (N, K, G, G) in 0..1 and targets (N, C, G, G), changed alike where they move."""
+        """Images (N, C x K, G, G) in 0..1 and targets (N, classes, G, G), changed alike where they move."""
         images, targets = self._warp(images, targets, draws)
-        images = self._couch(images, draws)
+        if is_ct(self.channels[0]):
+            first, others = images.tensor_split([images.shape[1] // len(self.channels)], dim=1)
+            images = torch.cat([self._couch(first, draws), others], dim=1)
         images = self._field_of_view(images, draws)
-        images = self._blur(images, draws)
-        return self._intensity(images, draws), targets
+        by_channel = images.reshape(len(images) * len(self.channels), -1, *images.shape[2:])
+        by_channel = self._intensity(self._blur(by_channel, draws), draws)
+        return by_channel.view_as(images), targets
 
     def _uniform(self, images: Tensor, low: float, high: float, draws: Draws) -> Tensor:
         """One number an image, shaped (N, 1, 1, 1)."""
@@ -118,7 +128,7 @@ class Augmenter:
         return images * (inside | untouched)
 
     def _blur(self, images: Tensor, draws: Draws) -> Tensor:
-        """Gaussian blur of half of the images, each by its own width."""
+        """Gaussian blur of half of the images (N x C, K, G, G), each by its own width."""
         count, channels, size, _ = images.shape
         sigma = self._uniform(images, 0.3, self.config.blur_px, draws)[:, :, 0]
         taps = torch.arange(-3, 4, device=images.device).float()
@@ -132,12 +142,14 @@ class Augmenter:
         return flat.view_as(images)
 
     def _intensity(self, images: Tensor, draws: Draws) -> Tensor:
-        """Contrast, offset, gamma and noise of tissue; air stays air."""
+        """Contrast, offset, gamma and noise of tissue; air stays air. Images (N x C, K, G, G)."""
+        hu_range = torch.tensor(self.hu_ranges, device=images.device).repeat(len(images) // len(self.channels))
+        hu_range = hu_range.view(-1, 1, 1, 1)
         tissue = (images > 0.02).float()
         contrast = 1 + self.config.contrast * self._uniform(images, -1, 1, draws)
-        offset = self.config.offset_hu / self.hu_range * self._uniform(images, -1, 1, draws)
+        offset = self.config.offset_hu / hu_range * self._uniform(images, -1, 1, draws)
         gamma = torch.exp(self._uniform(images, -0.2, 0.2, draws))
         changed = ((images - 0.5) * contrast + 0.5 + offset).clamp(0, 1) ** gamma
         noise = draws.normal(*images.shape)
-        spread = self._uniform(images, -1, 1, draws).clamp(min=0) * self.config.noise_hu / self.hu_range
+        spread = self._uniform(images, -1, 1, draws).clamp(min=0) * self.config.noise_hu / hu_range
         return ((changed + noise * spread) * tissue).clamp(0, 1)

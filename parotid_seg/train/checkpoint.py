@@ -44,7 +44,7 @@ class Checkpoint:
         Raises:
             InputError: if the checkpoint is of a stage that trains no whole model.
         """
-        net = build_network(self.config, len(self.labels))
+        net = build_network(self.config, len(self.channels), len(self.labels))
         missing = net.state_dict().keys() - self.weights.keys()
         if missing:
             stage = self.config.stages[-1]
@@ -56,9 +56,9 @@ class Checkpoint:
         return net.eval()
 
 
-def build_network(config: TrainConfig, classes: int) -> ParotidNet:
-    """A new, randomly initialised model."""
-    return ParotidNet(config.network, config.grid, config.window_hu, classes)
+def build_network(config: TrainConfig, channels: int, classes: int) -> ParotidNet:
+    """A new, randomly initialised model for scans of so many channels."""
+    return ParotidNet(config.network, config.grid, channels, classes)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

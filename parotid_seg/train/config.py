@@ -55,6 +55,7 @@ class AugmentConfig:
     """Strength of the random changes; a probability where the name says so, else the largest amount.
 
     `crop` is different: the smallest share of the field's side that is drawn and enlarged to the whole grid.
+    Of a channel without units (MR), 500 HU mean the width of its window.
     """
 
     mirror_probability: float = 0.5
@@ -235,6 +236,7 @@ class TrainConfig:
         stages: of `STAGES`, in their order.
         init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
         transfer: parts of the network that a supervised stage starts from it, or from the stage before.
+        window_hu: intensities that a channel named CT is seen between; those of other channels come from each scan.
         organs: supervised pre-training on other organs.
         contrast: momentum contrast on scans without labels.
         dense: the same for the decoder, after it.

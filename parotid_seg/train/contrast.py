@@ -42,7 +42,7 @@ class ContrastTrainer(Trainer):
         self, config: TrainConfig, data: DataSet, run: Path, processes: Processes, report: Report, cache: Path
     ) -> None:
         super().__init__(config, data, run, processes, report, cache)
-        channels = len(config.grid.offsets_mm)
+        channels = len(data.channels) * len(config.grid.offsets_mm)
         network = dataclasses.replace(config.network, drop_path=self.schedule.drop_path)
         self.unet = SwinUnet(network, config.grid.size, channels, len(data.labels))
         moco = MomentumContrast(self.unet, self.schedule, processes)
@@ -74,7 +74,9 @@ class ContrastTrainer(Trainer):
     def batches(self, numbers: range) -> Iterable[PairBatch]:
         """See `Trainer`."""
         views = self.schedule.first, self.schedule.second
-        self.augmenters = [Augmenter(view, self.config.grid, self.config.window_hu) for view in views]
+        self.augmenters = [
+            Augmenter(view, self.config.grid, self.data.channels, self.config.window_hu) for view in views
+        ]
         return PairSampler(self.train, self.config, self.places, *views).batches(numbers, self.workers)
 
     def loss(self, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

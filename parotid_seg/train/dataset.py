@@ -1,7 +1,7 @@
 """A training set in nnU-Net's raw layout: which patients there are, and their voxels in canonical order.
 
 DATA/dataset.json                       channel names, labels, file ending
-DATA/imagesTr/CASE_0000.nii.gz          scans
+DATA/imagesTr/CASE_000C.nii.gz          scans, a file for each channel C
 DATA/labelsTr/CASE.nii.gz               label maps
 DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrast
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.scan.grid import TISSUE_HU, body_centre_mm
+from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
+from parotid_seg.scan.labels import words
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 
@@ -32,7 +33,7 @@ VALIDATION_SHARE = 0.2
 SMALLEST_BODY = 0.02
 """Share of a slice that is tissue, for the slice to count as showing the patient."""
 UNLABELLED_STAGES = ("contrast", "dense")
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class DataSet:
     """What a data folder promises; nothing but its JSON files has been read.
 
     Attributes:
+        channels: their names, in the order of their files.
         labels: label names, background first.
         stored_values: for each label its value in the label maps; a label map's other values are background.
         label_folder: where the label maps are; none are read if it is empty.
@@ -58,10 +60,10 @@ class DataSet:
     validation: tuple[str, ...]
     unlabelled: tuple[str, ...] = ()
 
-    def image_path(self, case: str) -> Path:
-        """Where a case's scan is."""
+    def image_path(self, case: str, channel: int = 0) -> Path:
+        """Where a channel of a case's scan is."""
         images = "imagesUn" if case in self.unlabelled else "imagesTr"
-        return self.folder / images / f"{case}_0000{self.file_ending}"
+        return self.folder / images / f"{case}_{channel:04d}{self.file_ending}"
 
     def label_path(self, case: str) -> Path:
         """Where a case's label map is."""
@@ -75,11 +77,11 @@ class DataSet:
     @property
     def mirrored_labels(self) -> tuple[int, ...]:
         """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
-        words = [_words(name) for name in self.labels]
+        names = [words(name) for name in self.labels]
         swapped = {"left": "right", "right": "left"}
-        partners = [frozenset(swapped.get(word, word) for word in name) for name in words]
+        partners = [frozenset(swapped.get(word, word) for word in name) for name in names]
         return tuple(
-            words.index(partner) if partner != words[value] and partner in words else value
+            names.index(partner) if partner != names[value] and partner in names else value
             for value, partner in enumerate(partners)
         )
 
@@ -89,8 +91,8 @@ class Patient:
     """One labelled patient; the arrays are read from disk as they are needed.
 
     Attributes:
-        volume: the scan, (D, H, W).
-        labels: its label map.
+        volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them.
+        labels: its label map, (D, H, W).
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; none for background.
         body_slices: indices of the slices that show the patient.
@@ -98,6 +100,7 @@ class Patient:
 
     name: str
     volume: Volume
+    windows: Windows
     labels: Mask
     centre_mm: tuple[float, float]
     shown_in: tuple[tuple[int, ...], ...]
@@ -120,7 +123,8 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     """
     description = _read_json(folder / "dataset.json")
     try:
-        channels = tuple(description["channel_names"][str(index)] for index in range(len(description["channel_names"])))
+        names = description["channel_names"]
+        channels = tuple(str(names[str(index)]) for index in range(len(names)))
         by_value = {int(value): str(name) for name, value in description["labels"].items()}
         labels = tuple(by_value[value] for value in range(len(by_value)))
         values = tuple(range(len(labels)))
@@ -132,8 +136,11 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
             f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong"
             + (", which the stage organs needs" if stage == "organs" else "")
         ) from error
-    if len(channels) != 1:
-        raise InputError(f"{folder / 'dataset.json'}: found {len(channels)} channels, expected one")
+    if not channels or len(labels) < 2 or labels[0] != "background":
+        raise InputError(
+            f"{folder / 'dataset.json'}: found channels {list(channels)} and labels {list(labels)}, expected at least "
+            "one channel, 'background' as label 0 and at least one structure"
+        )
     train, validation = _split(folder, ending)
     unlabelled: list[str] = []
     if stage in UNLABELLED_STAGES:
@@ -141,7 +148,7 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         train, validation = [*train, *unlabelled], []
         if len(train) < 2:
             raise InputError(
-                f"{folder}: found {len(train)} scans of training patients and in imagesUn, expected at least 2 to contrast"
+                f"{folder}: found {len(train)} scans for training and in imagesUn, expected at least 2 to contrast"
             )
     elif not train or not validation:
         raise InputError(
@@ -164,10 +171,7 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         validation=tuple(validation),
         unlabelled=tuple(unlabelled),
     )
-    for case in (*data.train, *data.validation):
-        for path in (data.image_path(case), *([data.label_path(case)] if data.label_folder else [])):
-            if not path.exists():
-                raise InputError(f"{path}: no such file, though case {case} is listed for training or validation")
+    _check_files(data)
     return data
 
 
@@ -188,35 +192,61 @@ def _cases(folder: Path, ending: str) -> list[str]:
     return sorted(path.name.removesuffix(f"_0000{ending}") for path in folder.glob(f"*_0000{ending}"))
 
 
+def _check_files(data: DataSet) -> None:
+    """Raise InputError unless every case has its label map and the file of every channel, and no more."""
+    for case in (*data.train, *data.validation):
+        wanted = {data.image_path(case, index): channel for index, channel in enumerate(data.channels)}
+        if data.label_folder:
+            wanted[data.label_path(case)] = "the label map"
+        for path, content in wanted.items():
+            if not path.exists():
+                raise InputError(f"{path}: no such file: {content} of case {case}")
+        surplus = data.image_path(case, len(data.channels))
+        if surplus.exists():
+            raise InputError(
+                f"{surplus}: one more channel, but dataset.json names {len(data.channels)}: {', '.join(data.channels)}"
+            )
+
+
 def load_patients(
-    data: DataSet, cases: Sequence[str], cache: Path, progress: Callable[[str], None] = lambda _: None
+    data: DataSet,
+    cases: Sequence[str],
+    cache: Path,
+    window_hu: Window,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[Patient]:
     """Decode scans and labels once into `cache`, then map them, so that memory holds only what is being drawn.
 
+    Args:
+        window_hu: the window of channels named CT.
+
     Raises:
-        ScanError: if a scan or label map cannot be used, or a label map does not lie on its scan.
-        InputError: if a label is not among the data set's.
+        ScanError: if a scan or label map cannot be used, or does not lie on the scan's first channel.
+        InputError: if a label map holds a label that the data set does not name.
     """
     cache.mkdir(parents=True, exist_ok=True)
     patients = []
     for case in cases:
         progress(case)
-        patients.append(_load_patient(data, case, cache))
+        patients.append(_load_patient(data, case, cache, window_hu))
     return patients
 
 
-def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
-    image = data.image_path(case)
-    entry = cache / f"{case}-{_key(image)}"
+def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> Patient:
+    images = [data.image_path(case, channel) for channel in range(len(data.channels))]
+    fixed = fixed_windows(data.channels, window_hu)
+    entry = cache / f"{case}-{_key(*images, values=fixed)}"
     if not entry.exists():
-        _save_scan(entry, image)
+        _save_scan(entry, images, data.channels, fixed)
     facts = json.loads((entry / "facts.json").read_text())
     voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
     volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
-    labels: Mask = np.broadcast_to(np.uint8(0), voxels.shape)
+    labels: Mask = np.broadcast_to(np.uint8(0), volume.shape)
     shown_in: list[list[int]] = [[] for _ in data.labels]
     if data.label_folder:
-        entry = cache / f"{case}-{data.label_folder}-{_key(image, data.label_path(case), values=data.stored_values)}"
+        entry = (
+            cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=data.stored_values)}"
+        )
         if not entry.exists():
             _save_labels(entry, data, case)
         labels = np.load(entry / "labels.npy", mmap_mode="r")
@@ -225,30 +255,36 @@ def _load_patient(data: DataSet, case: str, cache: Path) -> Patient:
         name=case,
         volume=volume,
         labels=labels,
+        windows=np.array(facts["windows"], np.float32),
         centre_mm=tuple(facts["centre_mm"]),
         shown_in=tuple(map(tuple, shown_in)),
         body_slices=tuple(facts["body_slices"]),
     )
 
 
-def _key(*files: Path, values: Sequence[int] = ()) -> str:
+def _key(*files: Path, values: Sequence[object] = ()) -> str:
     """Of what a cache entry is made from."""
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr([CACHE_FORMAT, *stats, *values]).encode()).hexdigest()[:16]
 
 
-def _save_scan(entry: Path, image: Path) -> None:
-    volume = read_nifti(image).volume
-    body = np.count_nonzero(volume.voxels > TISSUE_HU, axis=(1, 2)) / volume.voxels[0].size
+def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fixed: Sequence[Window | None]) -> None:
+    volume = read_nifti(*images).volume
+    try:
+        volume, windows = in_windows(volume, channels, fixed)
+    except ScanError as error:
+        raise ScanError(f"{images[0]}: {error}") from error
+    tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     facts = {
         "spacing_mm": volume.spacing_mm,
         "axes": volume.orientation.axes,
         "flips": volume.orientation.flips,
-        "centre_mm": body_centre_mm(volume.voxels, volume.spacing_mm),
-        "body_slices": np.flatnonzero(body >= SMALLEST_BODY).tolist(),
+        "windows": windows.tolist(),
+        "centre_mm": body_centre_mm(volume, windows),
+        "body_slices": np.flatnonzero(tissue >= SMALLEST_BODY).tolist(),
     }
     if not facts["body_slices"]:
-        raise ScanError(f"{image}: shows no patient: expected slices with tissue above {TISSUE_HU:g} HU")
+        raise ScanError(f"{images[0]}: shows no patient: expected slices with tissue above {windows[0, 0]:g}")
     with _whole_entry(entry) as partial:
         np.save(partial / "voxels.npy", volume.voxels)
         (partial / "facts.json").write_text(json.dumps(facts))
@@ -284,15 +320,10 @@ def _whole_entry(entry: Path) -> Iterator[Path]:
 
 def _other_organs(organs: Mapping[str, int], labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Names and stored values of the organs that are not among the labels, background first."""
-    known = [_words(name) for name in labels]
-    others = [(name, int(value)) for name, value in organs.items() if _words(name) not in known]
-    names, values = zip(("background", 0), *others, strict=True)
-    return names, values
-
-
-def _words(name: str) -> frozenset[str]:
-    """The words of a structure's name, whatever its style: LeftParotid, parotid_left."""
-    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-z]+", name))
+    known = [words(name) for name in labels]
+    others = [(name, int(value)) for name, value in organs.items() if words(name) not in known]
+    chosen, values = zip(("background", 0), *others, strict=True)
+    return chosen, values
 
 
 def _read_json(path: Path) -> dict:  # type: ignore[type-arg]

@@ -114,7 +114,7 @@ class Trainer(ABC):
         """
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
-        patients = load_patients(self.data, cases, self.cache)
+        patients = load_patients(self.data, cases, self.cache, self.config.window_hu)
         self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
 
     def resume(self) -> None:
@@ -124,8 +124,8 @@ class Trainer(ABC):
             InputError: if there is none, or it was made with other settings.
         """
         checkpoint = load_checkpoint(self.run / "last.pt")
-        found = checkpoint.config, checkpoint.labels, checkpoint.training["train_patients"]
-        if found != (self.config, self.data.labels, len(self.data.train)):
+        found = checkpoint.config, checkpoint.labels, checkpoint.channels, checkpoint.training["train_patients"]
+        if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):
             raise InputError(
                 f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
             )

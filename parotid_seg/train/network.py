@@ -22,20 +22,17 @@ from parotid_seg.train.config import NetworkConfig
 class ToGrid(nn.Module):
     """Windowing, in-plane resampling and neighbour stacking.
 
-    Args:
-        window_hu: intensities that become 0 and 1. The lower one is air's value: whatever lies outside a scan is 0.
+    The lower end of a window is air's value: whatever lies outside a scan is 0.
     """
 
-    def __init__(self, window_hu: tuple[float, float]) -> None:
-        super().__init__()
-        self.low, self.high = window_hu
-
-    def forward(self, slices: Tensor, rows: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
-        """(D, H, W), (G, H), (G, W), (B, K, D) -> (B, K, G, G) in 0..1."""
-        windowed = (slices.float().clamp(self.low, self.high) - self.low) / (self.high - self.low)
+    def forward(self, slices: Tensor, window: Tensor, rows: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
+        """(C, D, H, W), (C, 2), (G, H), (G, W), (B, K, D) -> (B, C x K, G, G) in 0..1, all K of a channel together."""
+        low, high = window[:, 0, None, None, None], window[:, 1, None, None, None]
+        windowed = (slices.float().clamp(low, high) - low) / (high - low)
         in_plane = rows @ (windowed @ columns.T)
-        stacked = neighbours @ in_plane.flatten(1)
-        return stacked.reshape(*neighbours.shape[:2], *in_plane.shape[1:])
+        stacked = neighbours.flatten(0, 1) @ in_plane.flatten(2)
+        by_look = stacked.reshape(len(slices), *neighbours.shape[:2], *in_plane.shape[2:]).transpose(0, 1)
+        return by_look.flatten(1, 2)
 
 
 class FromGrid(nn.Module):
@@ -180,19 +177,20 @@ class ParotidNet(nn.Module):
     Args:
         config: sizes of the Swin-Unet.
         grid: the model's sampling of a scan.
-        window_hu: see `ToGrid`.
+        channels: number of a scan's channels.
         classes: number of labels, background included.
     """
 
-    def __init__(self, config: NetworkConfig, grid: Grid, window_hu: tuple[float, float], classes: int) -> None:
+    def __init__(self, config: NetworkConfig, grid: Grid, channels: int, classes: int) -> None:
         super().__init__()
-        self.to_grid = ToGrid(window_hu)
-        self.unet = SwinUnet(config, grid.size, len(grid.offsets_mm), classes)
+        self.to_grid = ToGrid()
+        self.unet = SwinUnet(config, grid.size, channels * len(grid.offsets_mm), classes)
         self.from_grid = FromGrid()
 
     def forward(
         self,
         slices: Tensor,
+        window: Tensor,
         rows: Tensor,
         columns: Tensor,
         neighbours: Tensor,
@@ -201,6 +199,6 @@ class ParotidNet(nn.Module):
         columns_back: Tensor,
     ) -> Tensor:
         """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (S, H, W) uint8."""
-        logits = self.unet(self.to_grid(slices, rows, columns, neighbours))
+        logits = self.unet(self.to_grid(slices, window, rows, columns, neighbours))
         native: Tensor = self.from_grid(logits, slices_back, rows_back, columns_back)
         return native.argmax(dim=1).to(torch.uint8)

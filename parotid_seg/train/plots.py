@@ -67,6 +67,8 @@ def draw_samples(
 ) -> None:
     """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured.
 
+    Of several channels the first is shown, in its window.
+
     Args:
         patients, masks: as many of each.
         scores: DSC by patient and structure; NaN where there is none.
@@ -83,7 +85,8 @@ def draw_samples(
         areas = np.count_nonzero(patient.labels, axis=(1, 2))
         at = int(np.argmax(areas)) if areas.any() else len(areas) // 2
         aspect = patient.volume.spacing_mm[1] / patient.volume.spacing_mm[2]
-        panel.imshow(patient.volume.voxels[at], cmap="gray", vmin=-200, vmax=300, aspect=aspect)
+        low, high = patient.windows[0]
+        panel.imshow(patient.volume.voxels[0, at], cmap="gray", vmin=low, vmax=high, aspect=aspect)
         for value in range(1, int(max(patient.labels.max(), predicted.max())) + 1):
             for mask, colour in ((patient.labels, "white"), (predicted, COLOURS[(value - 1) % len(COLOURS)])):
                 if (mask[at] == value).any():

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """Slices of several patients on the model's grid.
 
     Attributes:
-        images: (N, K, G, G) in 0..1, see `network.ToGrid`.
+        images: (N, C x K, G, G) in 0..1, see `network.ToGrid`.
         targets: (N, classes, G, G), the share of each label in each pixel.
         contoured: (N, classes) bool, whether a structure would be in the targets where it is in the image.
     """
@@ -64,7 +64,7 @@ def view(
     rng: np.random.Generator,
 ) -> View:
     """Look at one slice, moved, scaled, cropped and cut by random amounts."""
-    depth, height, width = patient.volume.voxels.shape
+    depth, height, width = patient.volume.shape
     spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
     crop = rng.uniform(amount.crop, 1.0)
     scale = crop * np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))
@@ -86,7 +86,8 @@ def view(
     used = np.flatnonzero(neighbours.any(axis=0))
     begin, end = int(used[0]), int(used[-1]) + 1
     image = to_grid(
-        torch.from_numpy(patient.volume.voxels[first + begin : first + end].astype(np.float32)),
+        torch.from_numpy(patient.volume.voxels[:, first + begin : first + end].astype(np.float32)),
+        torch.from_numpy(patient.windows),
         torch.from_numpy(resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)),
         torch.from_numpy(resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)),
         torch.from_numpy(neighbours[None, :, begin:end]),
@@ -105,7 +106,7 @@ class Sampler(Dataset[B]):
 
     def __init__(self, patients: Sequence[Patient], config: TrainConfig, places: range) -> None:
         self.patients, self.config, self.places = patients, config, places
-        self.to_grid = ToGrid(config.window_hu)
+        self.to_grid = ToGrid()
 
     def __getitem__(self, number: int) -> B:
         """Batch number `number` of a run."""
@@ -181,7 +182,7 @@ class SliceSampler(Sampler[Batch]):
         return contoured
 
     def _targets(self, patient: Patient, index: int, seen: View) -> Matrix:
-        _, height, width = patient.volume.voxels.shape
+        _, height, width = patient.volume.shape
         _, spacing_y, spacing_x = patient.volume.spacing_mm
         labels = patient.labels[index]
         classes, size = len(self.mirrored_labels), self.config.grid.size

@@ -18,6 +18,7 @@ from parotid_seg.contract import Grid
 from parotid_seg.metrics import dice
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.checkpoint import Checkpoint, build_network
@@ -69,12 +70,14 @@ def dice_loss(shares: Tensor, targets: Tensor, contoured: Tensor, add: Add = lam
 
 
 @torch.no_grad()
-def segment_volume(net: ParotidNet, volume: Volume, grid: Grid, device: torch.device, batch_size: int = 32) -> Mask:
+def segment_volume(
+    net: ParotidNet, volume: Volume, windows: Windows, grid: Grid, device: torch.device, batch_size: int = 32
+) -> Mask:
     """Labels (D, H, W) of a scan by the torch model under bf16 autocast, without clean-up."""
-    labels = np.zeros(volume.voxels.shape, np.uint8)
-    for chunk in chunks(volume, grid, batch_size):
+    labels = np.zeros(volume.shape, np.uint8)
+    for chunk in chunks(volume, windows, grid, batch_size):
         inputs = {name: torch.from_numpy(array).to(device) for name, array in chunk.inputs.items()}
-        images = net.to_grid(*(inputs[name] for name in ("slices", "rows", "columns", "neighbours")))
+        images = net.to_grid(*(inputs[name] for name in ("slices", "window", "rows", "columns", "neighbours")))
         with torch.autocast(device.type, torch.bfloat16):
             logits = net.unet(images.contiguous(memory_format=torch.channels_last))
         native = net.from_grid(logits, *(inputs[name] for name in ("slices_back", "rows_back", "columns_back")))
@@ -113,7 +116,11 @@ class SegmentTrainer(Trainer):
         self, config: TrainConfig, data: DataSet, run: Path, processes: Processes, report: Report, cache: Path
     ) -> None:
         super().__init__(config, data, run, processes, report, cache)
-        net = build_network(config, len(data.labels)).to(self.device).to(memory_format=torch.channels_last)
+        net = (
+            build_network(config, len(data.channels), len(data.labels))
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+        )
         self.net = processes.with_common_batch_norm(net)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.model = Supervised(self.net.unet, self.schedule.encoder_share > 0).to(self.device)
@@ -149,7 +156,7 @@ class SegmentTrainer(Trainer):
         amount = self._augment()
         names, partly = self.data.mirrored_labels, self.data.partly_contoured
         sampler = SliceSampler(self.train, self.config, self.places, self.schedule, names, amount, partly)
-        self.augmenter = Augmenter(amount, self.config.grid, self.config.window_hu)
+        self.augmenter = Augmenter(amount, self.config.grid, self.data.channels, self.config.window_hu)
         return sampler.batches(numbers, self.workers)
 
     def _augment(self) -> AugmentConfig:
@@ -203,8 +210,8 @@ class SegmentTrainer(Trainer):
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN where it is not contoured."""
-        mask = segment_volume(self.average, patient.volume, self.config.grid, self.device)
-        mask = keep_largest_components(mask, len(self.data.labels))
+        mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
+        mask = keep_largest_components(mask, self.data.labels)
         return mask, [
             dice(mask == value, patient.labels == value) if slices or not self.data.partly_contoured else math.nan
             for value, slices in enumerate(patient.shown_in[1:], start=1)

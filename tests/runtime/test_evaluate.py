@@ -6,6 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from parotid_seg.errors import InputError
+from parotid_seg.runtime.evaluate import LABELS, evaluate, label_names
+
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 
@@ -91,3 +94,23 @@ def test_wrong_pairs(command, folders, spoil, words):
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (folders / "scores.json").exists()
+
+
+def test_label_names_come_from_the_model_or_the_data_set(folders):
+    predictions, references = folders / "predictions", folders / "references"
+    assert label_names(predictions, references) == LABELS
+    names = {"tumour": 2, "background": 0, "gland": 1}
+    (folders / "dataset.json").write_text(json.dumps({"labels": names}))
+    assert label_names(predictions, references) == ("background", "gland", "tumour")
+    scores = evaluate(predictions, references)
+    assert scores.means["tumour dsc"].mean == pytest.approx((1 + 24 / 28) / 2)
+    assert scores.means["structures dsc"].cases == 2
+    (folders / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "tumour": 2}}))
+    with pytest.raises(InputError, match=r"dataset.json: tells no label names, expected one for each value"):
+        label_names(predictions, references)
+    labels = ["background", "left", "right"]
+    (predictions / "run.json").write_text(json.dumps({"model": {"contract": {"labels": labels}}}))
+    assert label_names(predictions, references) == ("background", "left", "right")
+    (predictions / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"run.json: tells no label names"):
+        label_names(predictions, references)

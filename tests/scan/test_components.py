@@ -1,8 +1,10 @@
-"""Clean-up: the largest piece of each gland stays, the other gland is not touched."""
+"""Clean-up: the largest piece of each sided structure stays, others are not touched."""
 
 import numpy as np
 
 from parotid_seg.scan.components import keep_largest_components
+
+GLANDS = ("background", "parotid_left", "parotid_right")
 
 
 def test_each_gland_keeps_its_own_largest_piece():
@@ -11,7 +13,7 @@ def test_each_gland_keeps_its_own_largest_piece():
     mask[5, 9, 9] = 1
     mask[0, 9, 0:2] = 2
     mask[5, 0, 0] = 2
-    cleaned = keep_largest_components(mask, 3)
+    cleaned = keep_largest_components(mask, GLANDS)
     assert (cleaned == 1).sum() == 27
     assert (cleaned == 2).sum() == 2
     assert cleaned[5, 9, 9] == 0
@@ -23,8 +25,17 @@ def test_corner_neighbours_are_one_piece_and_touching_glands_are_two():
     mask = np.zeros((3, 3, 3), np.uint8)
     mask[0, 0, 0] = mask[1, 1, 1] = 1
     mask[2, 2, 2] = 2
-    np.testing.assert_array_equal(keep_largest_components(mask, 3), mask)
+    np.testing.assert_array_equal(keep_largest_components(mask, GLANDS), mask)
 
 
 def test_empty_mask_stays_empty():
-    assert not keep_largest_components(np.zeros((2, 2, 2), np.uint8), 3).any()
+    assert not keep_largest_components(np.zeros((2, 2, 2), np.uint8), GLANDS).any()
+
+
+def test_structures_without_a_side_may_have_several_pieces():
+    mask = np.zeros((3, 9, 9), np.uint8)
+    mask[1, 1, 1:4] = mask[1, 7, 7] = 1
+    mask[1, 4, 1:4] = mask[2, 0, 8] = 2
+    cleaned = keep_largest_components(mask, ("background", "gland", "LeftEye"))
+    assert (cleaned == 1).sum() == 4
+    assert (cleaned == 2).sum() == 3

@@ -10,6 +10,7 @@ from parotid_seg.scan.grid import as_float16, axis_mm, body_centre_mm, chunks, g
 from parotid_seg.scan.volume import Orientation, Volume
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
+HU = np.array([[-200.0, 300.0]], np.float32)
 
 
 def test_linear_interpolation_by_hand():
@@ -56,20 +57,26 @@ def test_there_and_back_keeps_a_smooth_profile():
     np.testing.assert_allclose(back, profile, atol=0.02)
 
 
+def volume_of(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Volume:
+    """A volume of one channel."""
+    return Volume(voxels[None], spacing_mm, UPRIGHT)
+
+
 def test_body_centre_ignores_a_couch():
     voxels = np.full((4, 100, 120), -1000, np.int16)
     voxels[:, 20:60, 40:80] = 30
-    free = body_centre_mm(voxels, (3.0, 2.0, 1.0))
+    free = body_centre_mm(volume_of(voxels, (3.0, 2.0, 1.0)), HU)
     assert free == pytest.approx((79.0, 59.5), abs=4.0)  # found on every second voxel
     voxels[:, 90:92, 10:110] = 0
-    assert body_centre_mm(voxels, (3.0, 2.0, 1.0)) == pytest.approx(free, abs=10.0)
-    assert body_centre_mm(np.full((2, 11, 21), -1000, np.int16), (1.0, 1.0, 1.0)) == (5.0, 10.0)
+    assert body_centre_mm(volume_of(voxels, (3.0, 2.0, 1.0)), HU) == pytest.approx(free, abs=10.0)
+    air = np.full((2, 11, 21), -1000, np.int16)
+    assert body_centre_mm(volume_of(air, (1.0, 1.0, 1.0)), HU) == (5.0, 10.0)
 
 
 def ramp(depth: int, spacing_mm: float) -> Volume:
     """A volume whose intensity is its slice number."""
     heights = np.arange(depth, dtype=np.int16)
-    return Volume(np.broadcast_to(heights[:, None, None], (depth, 8, 9)).copy(), (spacing_mm, 3.0, 3.0), UPRIGHT)
+    return volume_of(np.broadcast_to(heights[:, None, None], (depth, 8, 9)).copy(), (spacing_mm, 3.0, 3.0))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 100])
@@ -81,10 +88,10 @@ def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batc
     middle = grid.offsets_mm.index(0.0)
     end_mm = (depth - 1) * spacing
     seen = []
-    for chunk in chunks(ramp(depth, spacing), grid, batch_size):
+    for chunk in chunks(ramp(depth, spacing), HU, grid, batch_size):
         out = np.arange(chunk.first, chunk.stop)
         seen += out.tolist()
-        profile_mm = chunk.inputs["slices"][:, 0, 0].astype(np.float32) * spacing
+        profile_mm = chunk.inputs["slices"][0, :, 0, 0].astype(np.float32) * spacing
         channels_mm = chunk.inputs["neighbours"] @ profile_mm
         first = round(float(channels_mm[0, middle]) / (every * spacing))
         at_mm = (first + np.arange(len(channels_mm))) * every * spacing
@@ -101,7 +108,7 @@ def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batc
 
 @pytest.mark.parametrize(("spacing", "looks"), [(0.9, 27), (1.0, 27), (1.5, 40), (2.0, 80), (3.0, 80), (5.0, 80)])
 def test_the_network_looks_at_thin_slices_every_few_millimetres_only(spacing, looks):
-    chunk = next(chunks(ramp(80, spacing), Grid(), 100))
+    chunk = next(chunks(ramp(80, spacing), HU, Grid(), 100))
     assert abs(len(chunk.inputs["neighbours"]) - looks) <= 1
     assert chunk.inputs["slices_back"].shape == (80, len(chunk.inputs["neighbours"]))
 

@@ -52,7 +52,7 @@ def test_mask_repeats_the_geometry_exactly(tmp_path, ending, codes):
     )
     path = save(tmp_path / f"a{ending}", ct(), affine, sform=codes[0], qform=codes[1])
     scan = read_nifti(path)
-    write_mask(np.ones(scan.volume.voxels.shape, np.uint8), scan, tmp_path / f"mask{ending}")
+    write_mask(np.ones(scan.volume.shape, np.uint8), scan, tmp_path / f"mask{ending}")
     source, mask = nibabel.load(path), nibabel.load(tmp_path / f"mask{ending}")
     assert mask.shape == source.shape
     assert mask.get_data_dtype() == np.uint8
@@ -82,7 +82,7 @@ def test_mask_lands_on_its_voxels(tmp_path):
     data = ct()
     data[3, 4, 5] = 3000
     scan = read_nifti(save(tmp_path / "a.nii.gz", data, affine))
-    write_mask((scan.volume.voxels == 3000).astype(np.uint8), scan, tmp_path / "mask.nii.gz")
+    write_mask((scan.volume.voxels[0] == 3000).astype(np.uint8), scan, tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(np.argwhere(np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)), [[3, 4, 5]])
     assert scan.volume.spacing_mm == pytest.approx((1.5, 3.0, 2.0))
 
@@ -105,7 +105,7 @@ def test_slope_and_intercept(tmp_path, stored, slope, intercept, dtype):
     image.to_filename(path)
     scan = read_nifti(path)
     expected = raw * (1.0 if slope is None else slope) + (intercept or 0.0)
-    np.testing.assert_allclose(scan.volume.orientation.to_storage(scan.volume.voxels), expected)
+    np.testing.assert_allclose(scan.volume.orientation.to_storage(scan.volume.voxels[0]), expected)
     assert scan.volume.voxels.dtype == dtype
 
 
@@ -143,12 +143,12 @@ def test_unknown_orientation_tilt_and_shear_are_noted(tmp_path):
 
 @pytest.mark.parametrize("size", [(9, 31), (64, 17)])
 def test_slices_of_any_size(tmp_path, size):
-    assert read_nifti(save(tmp_path / "a.nii.gz", ct((*size, 12)))).volume.voxels.shape == (12, size[1], size[0])
+    assert read_nifti(save(tmp_path / "a.nii.gz", ct((*size, 12)))).volume.voxels.shape == (1, 12, size[1], size[0])
 
 
 def test_a_trailing_axis_of_one_is_kept_in_the_mask(tmp_path):
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct((*SHAPE, 1))))
-    write_mask(np.zeros(scan.volume.voxels.shape, np.uint8), scan, tmp_path / "mask.nii.gz")
+    write_mask(np.zeros(scan.volume.shape, np.uint8), scan, tmp_path / "mask.nii.gz")
     assert nibabel.load(tmp_path / "mask.nii.gz").shape == (*SHAPE, 1)
 
 
@@ -233,7 +233,7 @@ def test_mask_must_lie_on_its_scan(tmp_path):
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
     labels = np.zeros(SHAPE, np.uint8)
     mask, spacing = read_mask(save(tmp_path / "same.nii.gz", labels), like=scan)
-    assert mask.shape == scan.volume.voxels.shape
+    assert mask.shape == scan.volume.shape
     assert spacing == pytest.approx((3.0, 2.0, 2.0))
     for name, other in {
         "shape": save(tmp_path / "s.nii", labels[1:]),
@@ -255,7 +255,7 @@ def fail_half_way(path):
 def test_no_half_written_mask_stays(tmp_path):
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
     with pytest.raises(OutputError, match="cannot be written"):
-        write_mask(np.zeros(scan.volume.voxels.shape, np.uint8), scan, tmp_path / "nowhere" / "mask.nii.gz")
+        write_mask(np.zeros(scan.volume.shape, np.uint8), scan, tmp_path / "nowhere" / "mask.nii.gz")
     with pytest.raises(ZeroDivisionError):
         fail_half_way(tmp_path / "half.bin")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.name == "half.bin"]
@@ -266,3 +266,34 @@ def test_no_half_written_mask_stays(tmp_path):
 )
 def test_case_names(tmp_path, file, case):
     assert case_name(tmp_path / file) == case
+
+
+def test_channels_become_one_volume_whatever_their_storage_order_and_type(tmp_path):
+    first, second = ct(), ct() / np.float32(7)
+    paths = [save(tmp_path / "a_0000.nii.gz", first), tmp_path / "a_0001.nii.gz"]
+    image = nibabel.load(save(tmp_path / "other.nii.gz", second))
+    nibabel.save(image.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), paths[1])
+    scan = read_nifti(*paths)
+    assert scan.path == paths[0]
+    assert scan.volume.voxels.shape == (2, 24, 22, 20)
+    assert scan.volume.voxels.dtype == np.float32
+    for voxels, expected in zip(scan.volume.voxels, (first, second), strict=True):
+        np.testing.assert_array_equal(scan.volume.orientation.to_storage(voxels), expected)
+    assert read_nifti(paths[0], paths[0]).volume.voxels.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    ("data", "affine", "words"),
+    [
+        (ct()[:-1], None, "found 24 x 22 x 19 voxels (slices, rows, columns), expected 24 x 22 x 20"),
+        (ct(), np.diag([2.0, 2.0, 3.5, 1.0]), "they lie up to 11.50 mm apart (voxels of 3 x 2 x 2 mm)"),
+        (ct(), np.diag([-2.0, 2.0, 3.0, 1.0]), "they lie up to 38.00 mm apart"),
+        (np.zeros(SHAPE, np.int16), None, "every voxel has the value 0"),
+    ],
+)
+def test_channels_that_do_not_fit_are_named(tmp_path, data, affine, words):
+    first, second = save(tmp_path / "a_0000.nii.gz", ct()), save(tmp_path / "a_0001.nii.gz", data, affine)
+    with pytest.raises(ScanError) as caught:
+        read_nifti(first, second)
+    assert str(caught.value).startswith(str(second))
+    assert words in str(caught.value)

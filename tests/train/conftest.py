@@ -74,3 +74,46 @@ def small_config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "small.toml"
     path.write_text(SMALL)
     return path
+
+
+def write_examination(folder, name, rng):
+    """Three MR sequences of a head with a gland on either side, and in one of them a tumour that only STIR shows.
+
+    Each sequence has a scale of its own, as scanners do, from 1e-3 to 3e4 for its brightest tissue.
+    """
+    shape, affine = (50, 50, 24), np.diag([-4.0, -4.0, 3.0, 1.0])
+    x, y, z = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
+    centre = 24 + rng.uniform(-3, 3, size=2)
+    head = ((x - centre[0]) / 17) ** 2 + ((y - centre[1]) / 21) ** 2 < 1
+
+    def ball(at, radius):
+        return (x - at[0]) ** 2 + (y - at[1]) ** 2 + (0.75 * (z - at[2])) ** 2 < radius**2
+
+    glands = [np.array([centre[0] + side * 10, centre[1], 12]) for side in (-1, 1)]
+    labels = np.zeros(shape, np.uint8)
+    for gland in glands:
+        labels[ball(gland, 5.5)] = 1
+    labels[ball(glands[rng.integers(2)] + rng.uniform(-1, 1, size=3), 3.8)] = 2
+    for channel, (tissue, gland, tumour) in enumerate([(0.4, 0.7, 0.7), (0.35, 0.6, 0.6), (0.4, 0.4, 1.0)]):
+        clean = np.select([labels == 2, labels == 1, head], [tumour, gland, tissue], 0.0)
+        noisy = np.abs(clean + rng.normal(0, 0.03, shape)) * 10 ** rng.uniform(-3, 4.5)
+        image = nibabel.Nifti1Image(noisy.astype(np.float32), affine)
+        nibabel.save(image, folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labelsTr" / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def sequences(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sequences")
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"m{index}" for index in range(8)]
+    for name in names:
+        write_examination(folder, name, rng)
+    channels = {"0": "T1", "1": "T2", "2": "STIR"}
+    description = {"channel_names": channels, "labels": {"background": 0, "gland": 1, "tumour": 2}}
+    description |= {"file_ending": ".nii.gz", "numTraining": 8}
+    (folder / "dataset.json").write_text(json.dumps({"name": "sequences", **description}))
+    (folder / "splits.json").write_text(json.dumps({"train": names[:6], "validation": names[6:]}))
+    return folder

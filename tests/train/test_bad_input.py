@@ -22,7 +22,7 @@ def describe(folder, **changes):
 
 def channel_too_many(data):
     describe(data, channel_names={"0": "CT", "1": "PET"})
-    return ["dataset.json", "2 channels"]
+    return ["imagesTr/p0_0001.nii.gz: no such file: PET of case p0"]
 
 
 def label_outside(data):
@@ -36,12 +36,12 @@ def label_outside(data):
 
 def label_missing(data):
     (data / "labelsTr" / "p2.nii.gz").unlink()
-    return ["labelsTr/p2.nii.gz: no such file, though case p2 is listed"]
+    return ["labelsTr/p2.nii.gz: no such file: the label map of case p2"]
 
 
 def scan_missing(data):
     (data / "imagesTr" / "p2_0000.nii.gz").unlink()
-    return ["imagesTr/p2_0000.nii.gz: no such file, though case p2 is listed"]
+    return ["imagesTr/p2_0000.nii.gz: no such file: CT of case p2"]
 
 
 def scan_cut_short(data):
@@ -68,7 +68,7 @@ def one_patient(data):
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
-    return ["found 0 scans of training patients and in imagesUn, expected at least 2 to contrast"]
+    return ["found 0 scans for training and in imagesUn, expected at least 2 to contrast"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import pytest
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.train.dataset import load_patients, open_data_set
 
+HU = (-200.0, 300.0)
+
 
 @pytest.fixture
 def data(balls, tmp_path):
@@ -22,8 +24,8 @@ def test_whole(balls, tmp_path):
     data = open_data_set(balls)
     assert data.train == ("p0", "p1", "p2", "p3")
     assert data.mirrored_labels == (0, 2, 1)
-    patient = load_patients(data, ["p0"], tmp_path)[0]
-    assert patient.volume.voxels.shape == patient.labels.shape == (24, 50, 50)
+    patient = load_patients(data, ["p0"], tmp_path, HU)[0]
+    assert patient.volume.shape == patient.labels.shape == (24, 50, 50)
     assert patient.volume.spacing_mm == (3.0, 4.0, 4.0)
     left, right = (np.argwhere(patient.labels == value)[:, 2].mean() for value in (1, 2))
     assert left > right, "columns run to the patient's left"
@@ -32,11 +34,11 @@ def test_whole(balls, tmp_path):
 
 def test_a_changed_scan_is_read_again(data, tmp_path):
     cache = tmp_path / "cache"
-    load_patients(open_data_set(data), ["p0"], cache)
+    load_patients(open_data_set(data), ["p0"], cache, HU)
     path = data / "imagesTr" / "p0_0000.nii.gz"
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.int16(5), image.affine), path)
-    again = load_patients(open_data_set(data), ["p0"], cache)[0]
+    again = load_patients(open_data_set(data), ["p0"], cache, HU)[0]
     assert again.volume.voxels.min() == -1019
 
 
@@ -51,9 +53,9 @@ def test_without_splits_a_fifth_is_held_out(data):
 def test_other_organs_are_those_that_are_not_to_be_segmented(balls, data, tmp_path):
     organs = open_data_set(balls, "organs")
     assert (organs.labels, organs.stored_values) == (("background", "Mandible"), (0, 5))
-    found = load_patients(organs, ["p0"], tmp_path / "cache")[0].labels
+    found = load_patients(organs, ["p0"], tmp_path / "cache", HU)[0].labels
     assert set(np.unique(found)) == {0, 1}
-    glands = load_patients(open_data_set(balls), ["p0"], tmp_path / "cache")[0].labels
+    glands = load_patients(open_data_set(balls), ["p0"], tmp_path / "cache", HU)[0].labels
     assert glands.max() == 2, "the cache tells the two apart"
     assert not found[np.asarray(glands) > 0].any()
     rewrite(data / "dataset.json", organ_labels=None)
@@ -104,7 +106,16 @@ def rewrite(path, **changes):
         (lambda d: (d / "dataset.json").unlink(), "dataset.json: cannot be read"),
         (lambda d: (d / "dataset.json").write_text("{"), "not JSON"),
         (lambda d: (d / "dataset.json").write_text("{}"), "channel_names"),
-        (lambda d: rewrite(d / "dataset.json", channel_names={"0": "T1", "1": "T2"}), "found 2 channels"),
+        (
+            lambda d: rewrite(d / "dataset.json", channel_names={"0": "T1", "1": "T2"}),
+            "p0_0001.nii.gz: no such file: T2 of case p0",
+        ),
+        (lambda d: rewrite(d / "dataset.json", channel_names={}), "at least one channel"),
+        (lambda d: rewrite(d / "dataset.json", labels={"gland": 0, "tumour": 1}), "'background' as label 0"),
+        (
+            lambda d: shutil.copy(d / "imagesTr" / "p1_0000.nii.gz", d / "imagesTr" / "p1_0001.nii.gz"),
+            "p1_0001.nii.gz: one more channel, but dataset.json names 1: CT",
+        ),
         (lambda d: rewrite(d / "dataset.json", labels={"background": 0, "x": 2}), "missing or wrong"),
         (lambda d: rewrite(d / "splits.json", train=["p0", "p9"]), "p9_0000.nii.gz: no such file"),
         (lambda d: rewrite(d / "splits.json", validation=[]), "0 validation patients"),
@@ -123,7 +134,63 @@ def test_labels_must_lie_on_the_scan_and_be_known(data, tmp_path):
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([4.0, -4.0, 3.0, 1.0])), path)
     with pytest.raises(ScanError, match="not on the voxels"):
-        load_patients(open_data_set(data), ["p0"], tmp_path / "a")
+        load_patients(open_data_set(data), ["p0"], tmp_path / "a", HU)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * 3, image.affine), path)
     with pytest.raises(InputError, match="found label 6"):
-        load_patients(open_data_set(data), ["p0"], tmp_path / "b")
+        load_patients(open_data_set(data), ["p0"], tmp_path / "b", HU)
+
+
+@pytest.fixture
+def examinations(sequences, tmp_path):
+    return shutil.copytree(sequences, tmp_path / "sequences")
+
+
+def test_sequences_come_together_on_one_scale(sequences, tmp_path):
+    data = open_data_set(sequences)
+    assert (data.channels, data.labels) == (("T1", "T2", "STIR"), ("background", "gland", "tumour"))
+    for patient in load_patients(data, data.train, tmp_path, HU):
+        assert patient.volume.voxels.shape == (3, *patient.labels.shape)
+        np.testing.assert_array_equal(patient.windows, [[0, 1000]] * 3)
+        for voxels in patient.volume.voxels:
+            assert 900 < np.percentile(voxels, 99.5) < 1100, "whatever the scanner's scale"
+        assert patient.centre_mm == pytest.approx((98, 98), abs=20)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (
+            lambda d: (d / "imagesTr" / "m1_0002.nii.gz").unlink(),
+            InputError,
+            "m1_0002.nii.gz: no such file: STIR of case",
+        ),
+        (
+            lambda d: move(d / "imagesTr" / "m1_0001.nii.gz"),
+            ScanError,
+            "m1_0001.nii.gz: not on the voxels of .*m1_0000",
+        ),
+        (lambda d: relabel(d / "labelsTr" / "m1.nii.gz"), InputError, "m1.nii.gz: found label 3, expected 0 to 2"),
+        (lambda d: blank(d / "imagesTr" / "m1_0001.nii.gz"), ScanError, "m1_0001.nii.gz: every voxel has the value 7"),
+    ],
+)
+def test_broken_sequences(examinations, tmp_path, spoil, error, words):
+    spoil(examinations)
+    with pytest.raises(error, match=words):
+        load_patients(open_data_set(examinations), ["m0", "m1"], tmp_path / "cache", HU)
+
+
+def move(path):
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4, k=3) * 3), path)
+
+
+def relabel(path):
+    image = nibabel.load(path)
+    nibabel.save(
+        nibabel.Nifti1Image(np.where(np.asarray(image.dataobj) == 2, 3, 0).astype(np.uint8), image.affine), path
+    )
+
+
+def blank(path):
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.int16), image.affine), path)

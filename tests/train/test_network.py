@@ -13,34 +13,38 @@ from parotid_seg.train.network import FromGrid, ToGrid
 from parotid_seg.train.segment import dice_loss, segmentation_loss
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
+HU = [-200.0, 300.0]
 
 
 def test_the_compact_preset_is_compact():
-    net = build_network(TrainConfig(), 3)
+    net = build_network(TrainConfig(), 1, 3)
     assert sum(parameter.numel() for parameter in net.parameters()) <= 12_000_000
 
 
-@pytest.mark.parametrize("shape", [(7, 33, 41), (20, 128, 128)])
+@pytest.mark.parametrize("shape", [(1, 7, 33, 41), (1, 20, 128, 128), (3, 8, 30, 50)])
 def test_any_native_size_in_and_out(shape):
-    net = build_network(TrainConfig(), 3).eval()
+    net = build_network(TrainConfig(), shape[0], 3).eval()
+    windows = np.array([HU] * shape[0], np.float32)
     voxels = np.random.default_rng(0).integers(-1000, 1000, size=shape).astype(np.int16)
     volume = Volume(voxels, (3.0, 2.0, 2.5), UPRIGHT)
-    for chunk in chunks(volume, TrainConfig().grid, 4):
+    for chunk in chunks(volume, windows, TrainConfig().grid, 4):
         with torch.no_grad():
             labels = net(**{name: torch.from_numpy(array) for name, array in chunk.inputs.items()})
-        assert labels.shape == (chunk.stop - chunk.first, *shape[1:])
+        assert labels.shape == (chunk.stop - chunk.first, *shape[2:])
         assert labels.dtype == torch.uint8
 
 
-def test_window_and_channels():
-    """A volume whose intensity is its height: each channel must show the height its offset names."""
+def test_windows_and_channels():
+    """A volume of heights, twice: each image must show the height its offset names, in its own window."""
     grid = Grid(size=16, spacing_mm=2.0, offsets_mm=(-6, 0, 6))
     heights = np.arange(-30, 31, dtype=np.int16) * 10
-    volume = Volume(np.broadcast_to(heights[:, None, None], (61, 40, 40)).copy(), (3.0, 2.0, 2.0), UPRIGHT)
-    chunk = next(chunks(volume, grid, 64))
-    inputs = {name: torch.from_numpy(chunk.inputs[name]) for name in ("slices", "rows", "columns", "neighbours")}
-    images = ToGrid((-200.0, 200.0))(**inputs)
-    expected = np.clip((heights[30] + np.array([-20, 0, 20]) + 200) / 400, 0, 1)
+    voxels = np.broadcast_to(heights[:, None, None], (2, 61, 40, 40)).copy()
+    volume, windows = Volume(voxels, (3.0, 2.0, 2.0), UPRIGHT), np.array([[-200, 200], [-15, 85]], np.float32)
+    chunk = next(chunks(volume, windows, grid, 64))
+    names = ("slices", "window", "rows", "columns", "neighbours")
+    images = ToGrid()(**{name: torch.from_numpy(chunk.inputs[name]) for name in names})
+    seen = heights[30] + np.array([-20, 0, 20])
+    expected = [*(seen + 200) / 400, *np.clip((seen + 15) / 100, 0, 1)]
     np.testing.assert_allclose(images[30, :, 8, 8], expected, atol=1e-5)
     assert images[0].min() == 0
     assert images[60].max() == pytest.approx(1.0)
@@ -104,3 +108,14 @@ def test_learning_rate_rises_then_falls_to_zero(small_config):
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert max(rates) == pytest.approx(segment.learning_rate)
     assert rates[-1] < 0.02 * segment.learning_rate
+
+
+def test_a_single_channel_is_windowed_resampled_and_stacked_as_by_the_formula():
+    rng = np.random.default_rng(0)
+    volume = Volume(rng.integers(-1000, 1000, size=(1, 9, 30, 40)).astype(np.int16), (3.0, 2.0, 2.5), UPRIGHT)
+    chunk = next(chunks(volume, np.array([HU], np.float32), TrainConfig().grid, 9))
+    slices, rows, columns, neighbours = (chunk.inputs[name] for name in ("slices", "rows", "columns", "neighbours"))
+    windowed = (np.clip(slices[0].astype(np.float64), *HU) - HU[0]) / (HU[1] - HU[0])
+    expected = np.einsum("bkd,gy,dyx,hx->bkgh", neighbours, rows, windowed, columns, optimize=True)
+    inputs = (torch.from_numpy(array) for array in (slices, chunk.inputs["window"], rows, columns, neighbours))
+    np.testing.assert_allclose(ToGrid()(*inputs), expected, atol=1e-5)

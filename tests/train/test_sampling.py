@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from parotid_seg.contract import Grid
 from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.config import AugmentConfig, load_config
 from parotid_seg.train.dataset import load_patients, open_data_set
@@ -28,7 +29,7 @@ def sampler_of(patients, config, data, augment) -> SliceSampler:
 def drawn(balls, small_config, tmp_path_factory):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
-    patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"))
+    patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"), config.window_hu)
 
     def draw(augment: AugmentConfig):
         images, targets, _ = sampler_of(patients, config, data, augment)[0]
@@ -63,7 +64,7 @@ def test_mirroring_mirrors_the_image(drawn):
 def test_targets_stay_on_the_bright_balls(drawn, augment):
     images, targets, config = drawn(dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5))
     augmenter = Augmenter(
-        dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, config.window_hu
+        dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, ("CT",), config.window_hu
     )
     images, targets = augmenter(images, targets, Draws(torch.Generator().manual_seed(0)))
     torch.testing.assert_close(targets.sum(1), torch.ones_like(targets[:, 0]))
@@ -82,11 +83,11 @@ def test_the_same_seed_draws_the_same(drawn):
 def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
-    patients = load_patients(data, data.train[:2], tmp_path)
+    patients = load_patients(data, data.train[:2], tmp_path, config.window_hu)
     volume = patients[1].volume
     cropped = dataclasses.replace(
         patients[1],
-        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, 3:, :-5])),
+        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, :, 3:, :-5])),
         labels=np.asarray(patients[1].labels[:, 3:, :-5]),
     )
     images, targets, _ = sampler_of([patients[0], cropped], config, data, STILL)[0]
@@ -97,7 +98,7 @@ def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
 def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_config, tmp_path):
     config = load_config("compact", small_config)
     data = open_data_set(balls)
-    sampler = sampler_of(load_patients(data, data.train, tmp_path), config, data, AugmentConfig())
+    sampler = sampler_of(load_patients(data, data.train, tmp_path, config.window_hu), config, data, AugmentConfig())
     here, there = (list(sampler.batches(range(3, 6), workers)) for workers in (0, 2))
     assert len(here) == len(there) == 3
     for number, one, other in zip(range(3, 6), here, there, strict=True):
@@ -111,8 +112,55 @@ def test_only_a_couch_is_added_behind_the_body(drawn):
     images, targets, config = drawn(STILL)
     couch = dataclasses.replace(STILL, couch_probability=1.0)
     draws = [Draws(torch.Generator().manual_seed(1)) for _ in range(2)]
-    changed, _ = Augmenter(couch, config.grid, config.window_hu)(images, targets, draws[0])
-    plain, _ = Augmenter(STILL, config.grid, config.window_hu)(images, targets, draws[1])
+    changed, _ = Augmenter(couch, config.grid, ("CT",), config.window_hu)(images, targets, draws[0])
+    plain, _ = Augmenter(STILL, config.grid, ("CT",), config.window_hu)(images, targets, draws[1])
     body = images.amax(1, keepdim=True) > 0.2
     assert ((changed - plain).abs() * body).mean() < 0.01
     assert ((changed - plain) > 0.05).any(dim=(1, 2, 3)).sum() >= len(images) // 2
+
+
+def test_images_of_several_channels_are_channel_by_channel(sequences, small_config, tmp_path):
+    config = load_config("compact", small_config)
+    data = open_data_set(sequences)
+    images, targets, _ = sampler_of(
+        load_patients(data, data.train[:2], tmp_path, config.window_hu), config, data, STILL
+    )[0]
+    assert images.shape[1] == 3 * len(config.grid.offsets_mm)
+    t1, t2, stir = images[:, 1], images[:, 4], images[:, 7]
+    gland, tumour = targets[:, 1] > 0.95, targets[:, 2] > 0.95
+    assert abs(t1[tumour].mean() - t1[gland].mean()) < 0.1
+    assert stir[tumour].mean() > stir[gland].mean() + 0.3
+    assert t1[gland].mean() > stir[gland].mean() + 0.3
+    assert not torch.equal(t1, t2)
+
+
+def augmented(images, channels, augment, seed=0):
+    targets = torch.zeros(len(images), 2, *images.shape[2:])
+    targets[:, 0] = 1
+    grid = Grid(size=images.shape[-1], spacing_mm=4.0)
+    augmenter = Augmenter(augment, grid, channels, (-200.0, 300.0))
+    return augmenter(images, targets, Draws(torch.Generator().manual_seed(seed)))[0]
+
+
+def test_intensities_change_for_each_channel_by_itself():
+    rng = torch.Generator().manual_seed(0)
+    one = torch.rand(16, 3, 40, 40, generator=rng)
+    images = torch.cat([one, torch.zeros_like(one), one], dim=1)
+    first, empty, third = augmented(images, ("T1", "T2", "STIR"), AugmentConfig()).chunk(3, dim=1)
+    assert not empty.any(), "nothing comes over from the other channels"
+    assert (first - third).abs().mean() > 0.01
+
+
+def test_a_channel_without_units_counts_500_hu_wide():
+    assert Augmenter(AugmentConfig(), Grid(), ("CT", "T1"), (-400.0, 600.0)).hu_ranges == [1000.0, 500.0]
+
+
+def test_couches_are_painted_on_ct_only():
+    images = torch.zeros(32, 2, 40, 40)
+    images[:, :, 10:20, 10:30] = 0.5
+    couch = dataclasses.replace(STILL, couch_probability=1.0)
+    behind = np.s_[:, :, 25:]
+    ct, t1 = augmented(images, ("CT", "T1"), couch).split(1, dim=1)
+    assert ct[behind].any()
+    assert not t1[behind].any()
+    assert not augmented(images, ("T1", "CT"), couch)[behind].any()

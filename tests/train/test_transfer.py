@@ -21,7 +21,7 @@ def config(small_config):
 
 @pytest.fixture
 def net(config) -> SwinUnet:
-    return build_network(config, 3).unet
+    return build_network(config, 1, 3).unet
 
 
 def swin(config, **changes) -> SwinTransformer:
@@ -83,7 +83,7 @@ def test_other_window_channels_and_depth(config, net, tmp_path):
     transfer = start_from(str(tmp_path / "swin.pth"), net, ("encoder",))
     assert "encoder.layers.0.blocks.0.attn.relative_position_bias_table" in transfer.taken
     assert transfer.left_out["encoder.layers.1.blocks.2.norm1.weight"] == "the model has no such weight"
-    many = build_network(load_config("compact"), 3).unet
+    many = build_network(load_config("compact"), 1, 3).unet
     filters = torch.rand(64, 3, 4, 4)
     torch.save({"patch_embed.proj.weight": filters}, tmp_path / "filters.pth")
     start_from(str(tmp_path / "filters.pth"), many, ("encoder",))
@@ -92,7 +92,7 @@ def test_other_window_channels_and_depth(config, net, tmp_path):
 
 
 def test_our_checkpoint_fills_both_parts_but_never_the_classifier(config, net, tmp_path):
-    source = build_network(config, 8)
+    source = build_network(config, 1, 8)
     labels = ("background", *(f"organ{index}" for index in range(7)))
     save_checkpoint(Checkpoint(config, labels, ("CT",), {}, source.state_dict(), {}), tmp_path / "best.pt")
     transfer = start_from(str(tmp_path / "best.pt"), net, ("encoder", "decoder"))

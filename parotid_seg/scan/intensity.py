@@ -1,0 +1,96 @@
+"""Intensities: the window each channel is seen through, and channels without units brought to one scale.
+
+CT has units, so its window is the model's. MR has none: the same tissue may be 300 on one scanner and 3000 on the
+next, so the window comes from the scan, for each sequence by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.errors import ScanError
+from parotid_seg.scan.volume import Volume, Voxels
+
+Window = tuple[float, float]
+Windows = NDArray[np.float32]
+"""Of each channel the intensities that become 0 and 1 in the network, (C, 2)."""
+
+SCALED_WINDOW: Window = (0.0, 1000.0)
+"""Where a channel's own window ends up: whole numbers that are exact in float16, finer than any display."""
+BRIGHTEST = 99.5
+"""Percentile of the foreground that is the window's upper end; vessels and coils may be far brighter than tissue."""
+DARKEST = 0.5
+"""Percentile of all voxels that counts as the scan's minimum; resampling undershoots below the real one."""
+AIR_SHARE = 0.05
+"""Of the way from there to the upper end: below it is air and its noise."""
+
+
+def is_ct(channel: str) -> bool:
+    """Whether a channel of this name is in HU; in capitals or not, as in nnU-Net."""
+    return channel.casefold() == "ct"
+
+
+def fixed_windows(channels: Sequence[str], window_hu: Window) -> tuple[Window | None, ...]:
+    """Windows as the contract has them: the model's for CT, None (from the scan) for any other channel."""
+    return tuple(window_hu if is_ct(channel) else None for channel in channels)
+
+
+def window_of(voxels: Voxels, fixed: Window | None, channel: str = "") -> Window:
+    """Window of one channel.
+
+    Args:
+        voxels: its intensities (D, H, W).
+        fixed: the model's window, or None to find it in the scan: the upper end is `BRIGHTEST` of the voxels above the
+            mean, the lower one lies `AIR_SHARE` above the darkest voxels, so that air becomes 0 as in CT.
+        channel: its name, for the error.
+
+    Raises:
+        ScanError: if there is no contrast to find a window in.
+    """
+    if fixed is not None:
+        return fixed
+    darkest = float(np.percentile(voxels, DARKEST))
+    foreground = voxels[voxels > voxels.mean(dtype=np.float64)]
+    high = float(np.percentile(foreground, BRIGHTEST)) if foreground.size else darkest
+    if not darkest < high:
+        raise ScanError(f"channel {channel} shows nothing: all intensities are {darkest:g}")
+    return darkest + AIR_SHARE * (high - darkest), high
+
+
+def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window | None]) -> tuple[Volume, Windows]:
+    """The scan as the model takes it, and its channels' windows.
+
+    A channel with a fixed window stays as it is. One without is scaled so that its own window becomes
+    `SCALED_WINDOW`, and rounded to int16: two bytes hold it, whatever the scanner's scale.
+
+    Args:
+        volume: the scan as it was read.
+        channels: the model's channel names.
+        fixed: the model's windows, see `Contract.windows`.
+
+    Raises:
+        ScanError: if the scan has another number of channels, or one shows nothing.
+    """
+    if len(volume.voxels) != len(channels):
+        raise ScanError(f"channels: found {len(volume.voxels)}, expected {len(channels)} ({', '.join(channels)})")
+    if None not in fixed:
+        return volume, np.array(fixed, np.float32)
+    kept, windows = [], []
+    for voxels, window, channel in zip(volume.voxels, fixed, channels, strict=True):
+        if window is None:
+            kept.append(_scaled(voxels, window_of(voxels, None, channel)))
+        else:
+            kept.append(voxels)
+        windows.append(window or SCALED_WINDOW)
+    return dataclasses.replace(volume, voxels=np.stack(kept)), np.array(windows, np.float32)
+
+
+def _scaled(voxels: Voxels, window: Window) -> NDArray[np.int16]:
+    low, high = window
+    top = np.iinfo(np.int16).max
+    scaled = (voxels.astype(np.float32) - low) * (SCALED_WINDOW[1] / (high - low))
+    return scaled.round().clip(-top, top).astype(np.int16)

@@ -1,0 +1,83 @@
+"""What is said about a result: only of parotid glands is it known how large they are and that they must be there."""
+
+import numpy as np
+import pytest
+
+from parotid_seg.contract import Contract, Grid
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.scan.volume import Orientation, Volume
+
+HU = (-200.0, 300.0)
+PAROTIDS = ("background", "parotid_left", "parotid_right")
+
+
+class Fake:
+    """A loaded model that gives the slices it is asked for from a ready mask."""
+
+    def __init__(self, mask: np.ndarray, labels: tuple[str, ...], channels: tuple[str, ...]) -> None:
+        windows = tuple(HU if channel == "CT" else None for channel in channels)
+        self.contract = Contract(labels, channels, windows, Grid(size=16, offsets_mm=(0,), slice_step_mm=1.0))
+        self.slices = iter(mask)
+        self.windows = []
+
+    def run(self, inputs):
+        self.windows.append(inputs["window"])
+        return np.stack([next(self.slices) for _ in range(len(inputs["slices_back"]))])
+
+
+def scan(*scales: float) -> Volume:
+    """A block of tissue in air for each scale; 0 is a CT in HU."""
+    block = np.zeros((10, 30, 30), np.float32)
+    block[:, 5:25, 5:25] = 1
+    voxels = [(block * 1040 - 1000) if scale == 0 else block * scale for scale in scales]
+    return Volume(np.stack(voxels), (5.0, 5.0, 5.0), Orientation((0, 1, 2), (False, False, False)))
+
+
+def segment(mask, labels, *scales, channels):
+    return segment_volume(Fake(mask, labels, channels), scan(*scales), batch_size=4)
+
+
+def test_an_absent_tumour_is_no_error_and_no_flag():
+    mask = np.zeros((10, 30, 30), np.uint8)
+    mask[4:6, 8:12, 8:12] = 1
+    found = segment(mask, ("background", "gland", "tumour"), 1e-3, 2e4, channels=("T1", "T2"))
+    assert found.volumes_ml == pytest.approx({"gland": 4.0, "tumour": 0.0})
+    assert found.flags == ()
+
+
+def test_nothing_at_all_is_flagged_or_for_parotids_an_error():
+    empty = np.zeros((10, 30, 30), np.uint8)
+    found = segment(empty, ("background", "gland", "tumour"), 5.0, channels=("T1",))
+    assert found.flags == ("no gland or tumour found",)
+    with pytest.raises(ScanError, match=r"no parotid gland found \(parotid_left 0.0 ml.*is it T1, T2\?"):
+        segment(empty, PAROTIDS, 5.0, 9.0, channels=("T1", "T2"))
+    with pytest.raises(ScanError, match=r"no parotid gland found .*is it a CT in HU\?"):
+        segment(empty, PAROTIDS, 0, channels=("CT",))
+
+
+def test_unusual_parotids_are_flagged():
+    mask = np.zeros((10, 30, 30), np.uint8)
+    mask[0:2, 8:12, 8:12] = 1
+    flags = segment(mask, PAROTIDS, 0, channels=("CT",)).flags
+    assert flags == (
+        "parotid_left of unusual volume (4.0 ml)",
+        "parotid_left cut by the end of the scan",
+        "parotid_right missing (0.0 ml)",
+    )
+
+
+def test_only_the_ct_among_the_channels_must_be_in_hu():
+    mask = np.ones((10, 30, 30), np.uint8)
+    assert segment(mask, ("background", "gland"), 700.0, 0, channels=("T1", "CT")).volumes_ml["gland"] > 0
+    with pytest.raises(ScanError, match="are not HU"):
+        segment(mask, ("background", "gland"), 0, 700.0, channels=("T1", "CT"))
+    with pytest.raises(ScanError, match=r"channels: found 1, expected 2 \(T1, CT\)"):
+        segment(mask, ("background", "gland"), 700.0, channels=("T1", "CT"))
+
+
+def test_the_windows_are_handed_to_the_model():
+    backend = Fake(np.ones((10, 30, 30), np.uint8), ("background", "gland"), ("CT", "T1"))
+    segment_volume(backend, scan(0, 3e-3), batch_size=4)
+    for window in backend.windows:
+        np.testing.assert_array_equal(window, [HU, (0, 1000)])
