@@ -124,7 +124,8 @@ class Trainer(ABC):
             InputError: if there is none, or it was made with other settings.
         """
         checkpoint = load_checkpoint(self.run / "last.pt")
-        found = checkpoint.config, checkpoint.labels, checkpoint.channels, checkpoint.training["train_patients"]
+        made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
+        found = made, checkpoint.labels, checkpoint.channels, checkpoint.training["train_patients"]
         if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):
             raise InputError(
                 f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"

@@ -1,0 +1,53 @@
+"""The paper's preset: published sizes, a few steps of both stages, stopped and resumed."""
+
+import dataclasses
+import json
+
+import pytest
+from timm.models.swin_transformer import SwinTransformer
+
+from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.config import load_config, merge
+from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.stages import train
+
+FEW_STEPS = {
+    "init": "scratch",
+    "contrast": {"epochs": 2, "images_per_epoch": 4, "batch_size": 4},
+    "segment": {"epochs": 1, "images_per_epoch": 4, "batch_size": 4, "validate_every": 1},
+}
+
+
+def test_sizes_and_schedule_are_the_published_ones():
+    paper = load_config("paper")
+    assert (paper.grid.size, paper.network.embed_dim, paper.network.depths) == (224, 96, (2, 2, 2, 2))
+    assert (paper.network.heads, paper.network.window, paper.network.drop_path) == ((3, 6, 12, 24), 7, 0.2)
+    contrast = paper.contrast
+    assert (contrast.epochs, contrast.warmup_epochs, contrast.batch_size, contrast.drop_path) == (300, 30, 80, 0.1)
+    assert (contrast.temperature, contrast.momentum, contrast.hidden, contrast.features) == (1.0, 0.99, 4096, 256)
+    assert contrast.learning_rate == pytest.approx(1e-3 * 80 / 256)
+    assert (contrast.queue, contrast.weight_decay) == (0, 1e-6)
+    segment = paper.segment
+    assert (segment.epochs, segment.batch_size, segment.learning_rate) == (150, 24, 2e-4)
+    assert (segment.weight_decay, segment.cross_entropy_share) == (0.05, 0.4)
+    assert (paper.stages, paper.init) == (("contrast", "segment"), "imagenet")
+    published = SwinTransformer(depths=(2, 2, 2, 2), num_classes=0)
+    del published.norm
+    encoder = SwinUnet(paper.network, 224, 3, 3).encoder
+    assert {name: value.shape for name, value in encoder.named_parameters()} == {
+        name: value.shape for name, value in published.named_parameters()
+    }
+
+
+@pytest.mark.slow
+def test_runs_and_resumes(balls, tmp_path):
+    config = merge(load_config("paper"), FEW_STEPS, where="test")
+    assert not train(config, balls, tmp_path, device="cpu", labelled=1, max_minutes=1e-6)
+    assert load_checkpoint(tmp_path / "contrast" / "last.pt").training["epochs"] == 1
+    assert train(config, balls, tmp_path, device="cpu", labelled=1, resume=True)
+    records = [json.loads(line) for line in (tmp_path / "contrast" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert load_checkpoint(tmp_path / "best.pt").network().unet.encoder.embed_dim == 96
+    account = json.loads((tmp_path / "transfer.json").read_text())
+    assert any(name.startswith("decoder.2.blocks") for name in account["taken"]), "the encoder's stages, mirrored"
+    assert dataclasses.asdict(load_checkpoint(tmp_path / "best.pt").config)["preset"] == "paper"
