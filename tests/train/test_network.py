@@ -10,7 +10,7 @@ from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import TrainConfig, load_config
 from parotid_seg.train.network import FromGrid, ToGrid
-from parotid_seg.train.segment import dice_loss, segmentation_loss
+from parotid_seg.train.segment import Supervised, dice_loss, segmentation_loss
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
 HU = [-200.0, 300.0]
@@ -80,6 +80,16 @@ def test_losses_by_hand():
     # structure 1: overlap 2 x 1/3, total 4 x 1/3 + 2; structure 2: overlap 0, total 4 x 1/3
     by_hand = 1 - ((4 / 3 + 1) / (10 / 3 + 1) + 1 / (4 / 3 + 1)) / 2
     assert float(dice_loss(even.softmax(1), targets, ALL)) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_every_encoder_stage_is_classified_at_its_own_resolution(small_config):
+    unet = build_network(load_config("compact", small_config), 1, 3).unet
+    logits, *deep = Supervised(unet, encoder=True)(torch.rand(2, 3, 56, 56))
+    assert logits.shape == (2, 3, 56, 56)
+    assert [stage.shape for stage in deep] == [(2, 3, 14, 14), (2, 3, 7, 7)]
+    deep[1].sum().backward()
+    assert unet.encoder.layers[1].blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
+    assert len(Supervised(unet, encoder=False)(torch.rand(2, 3, 56, 56))) == 1
 
 
 def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background():

@@ -35,6 +35,11 @@ def config(small_config):
 def test_the_second_stage_starts_from_the_first(balls, config, run):
     organs = load_checkpoint(run / "organs" / "last.pt")
     assert organs.labels == ("background", "Mandible")
+    record = json.loads((run / "organs" / "metrics.jsonl").read_text())
+    assert record["loss_encoder"] > 0, "the encoder's stages are asked for the organs as well"
+    assert all(
+        (name.startswith("unet.") and "unet.classify" in name) or "classify" not in name for name in organs.weights
+    )
     assert organs.training["train_patients"] == 4
     said = []
     assert not train(config, balls, run, labelled=2, device="cpu", max_minutes=0.0001, report=said.append)
