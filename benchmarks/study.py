@@ -42,14 +42,15 @@ class Start:
 
     stage: str
     source: str
-    settings: dict[str, float | int]
+    settings: dict[str, object]
 
 
+MILD = {"noise_hu": 10.0, "blur_px": 0.6, "contrast": 0.15, "offset_hu": 30.0, "couch_probability": 0.1}
 STARTS = {
     "organs": Start("organs", "scratch", {"epochs": 20}),
     "contrast": Start("contrast", "scratch", {"epochs": 20}),
     "organs+contrast": Start("contrast", "organs", {"epochs": 20}),
-    "organs+contrast+dense": Start("dense", "organs+contrast", {"epochs": 10}),
+    "organs+contrast+dense": Start("dense", "organs+contrast", {"epochs": 8}),
 }
 ARMS = (
     ("scratch", BOTH),
@@ -61,6 +62,30 @@ ARMS = (
     ("organs+contrast", ENCODER),
     ("contrast", ENCODER),
 )
+SAME_RATE = "organs+contrast"
+"""Its rate serves for the starts that differ from it in details only: dense contrast, and the trials."""
+
+SHORT = {"epochs": 8}
+TRIALS = {
+    "as it is": Start("contrast", "organs", SHORT),
+    "crops down to 0.3 of the side": Start(
+        "contrast", "organs", {**SHORT, "first": {"crop": 0.3}, "second": {"crop": 0.3}}
+    ),
+    "crops down to 0.9": Start("contrast", "organs", {**SHORT, "first": {"crop": 0.9}, "second": {"crop": 0.9}}),
+    "half of the changes of intensity": Start("contrast", "organs", {**SHORT, "first": MILD, "second": MILD}),
+    "temperature 0.07": Start("contrast", "organs", {**SHORT, "temperature": 0.07}),
+    "temperature 1": Start("contrast", "organs", {**SHORT, "temperature": 1.0}),
+    "queue of 4096 keys": Start("contrast", "organs", {**SHORT, "queue": 4096}),
+    "encoder and decoder together": Start("contrast", "organs", {**SHORT, "dense_share": 0.5, "batch_size": 24}),
+    "decoder afterwards": Start("dense", "organs+contrast", {"epochs": 4}),
+    "decoder afterwards, negatives of other images": Start(
+        "dense", "organs+contrast", {"epochs": 4, "dense_negatives": "batch"}
+    ),
+    "decoder afterwards, near places as negatives": Start("dense", "organs+contrast", {"epochs": 4, "apart_mm": 0.0}),
+    "decoder alone, from organs": Start("dense", "organs", {"epochs": 4}),
+}
+"""Contrast in other ways, shorter; each fine-tuned once with 10 patients and judged on the validation patients."""
+STARTS_AND_TRIALS = {**STARTS, **TRIALS}
 
 
 @dataclass(frozen=True)
@@ -76,7 +101,8 @@ class Run:
     @property
     def name(self) -> str:
         """Of its folder and its result."""
-        return f"{self.start}-{'-'.join(self.transfer)}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
+        start = self.start.replace(" ", "-").replace(",", "")
+        return f"{start}-{'-'.join(self.transfer)}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
 
 
 def read(name: str) -> dict | None:
@@ -87,43 +113,44 @@ def read(name: str) -> dict | None:
 
 def chosen_rate(start: str) -> float | None:
     """The rate with the best validation at the first number of patients; None until all were tried."""
+    start = SAME_RATE if start in TRIALS or start == "organs+contrast+dense" else start
     tried = {rate: read(Run(start, BOTH, LABELLED[0], 0, rate).name) for rate in RATES}
     if not all(tried.values()):
         return None
     return max(RATES, key=lambda rate: tried[rate]["validation_dsc"])
 
 
-def work(runs: Path) -> Iterator[str]:
-    """Names of what can be done now, most wanted first: starts, runs, and tests ("test:" and the run's name)."""
-    for name, start in STARTS.items():
-        ready = start.source == "scratch" or finished(runs / start.source)
-        if not finished(runs / name) and ready:
-            yield name
-    known = [name for name, _ in ARMS if name == "scratch" or finished(runs / name)]
-    for name in dict.fromkeys(known):
-        yield from (Run(name, BOTH, LABELLED[0], 0, rate).name for rate in RATES)
+def wanted() -> Iterator[tuple[Run, bool]]:
+    """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
+    for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
+        yield from ((Run(start, BOTH, LABELLED[0], 0, rate), False) for rate in RATES)
     for labelled in LABELLED:
         for seed in SEEDS[labelled]:
-            for name, transfer in ARMS:
-                rate = chosen_rate(name) if name in known else None
-                if rate is not None:
-                    run = Run(name, transfer, labelled, seed, rate)
-                    yield run.name
-                    if read(run.name):
-                        yield f"test:{run.name}"
+            yield from ((Run(*arm, labelled, seed, rate), True) for arm in ARMS if (rate := chosen_rate(arm[0])))
+        if labelled == LABELLED[0] and (rate := chosen_rate(SAME_RATE)):
+            yield from ((Run(start, BOTH, labelled, 0, rate), False) for start in TRIALS)
+
+
+def work(runs: Path) -> Iterator[str]:
+    """Names of what is to be done, most wanted first: starts, runs, and tests ("test:" and the run's name)."""
+    for run, to_test in wanted():
+        result = read(run.name)
+        if result is None:
+            yield first_missing(run.start, runs) or run.name
+        elif to_test and "test" not in result:
+            yield f"test:{run.name}"
+
+
+def first_missing(start: str, runs: Path) -> str | None:
+    """The start itself or what it starts from, whichever has to be trained first."""
+    if start == "scratch" or finished(runs / start):
+        return None
+    return first_missing(STARTS_AND_TRIALS[start].source, runs) or start
 
 
 def finished(folder: Path) -> bool:
     """Whether a start is trained to its end."""
     return (folder / "finished").exists()
-
-
-def done(name: str, runs: Path) -> bool:
-    """Whether an item of `work` needs no more doing."""
-    if name in STARTS:
-        return finished(runs / name)
-    result = read(name.removeprefix("test:"))
-    return result is not None and ("test" in result or not name.startswith("test:"))
 
 
 def do(name: str, data: Path, runs: Path) -> None:
@@ -136,8 +163,8 @@ def do(name: str, data: Path, runs: Path) -> None:
 
     common = {"device": "cpu", "cache": runs / "cache", "report": lambda line: print(line, flush=True)}
     started = time.time()
-    if name in STARTS:
-        start = STARTS[name]
+    if name in STARTS_AND_TRIALS:
+        start = STARTS_AND_TRIALS[name]
         init = start.source if start.source == "scratch" else str(runs / start.source / "best.pt")
         values = {"stages": [start.stage], "init": init, start.stage: start.settings}
         config = merge(load_config("compact"), values, where=name)
@@ -146,7 +173,7 @@ def do(name: str, data: Path, runs: Path) -> None:
     elif name.startswith("test:"):
         write(name.removeprefix("test:"), {"test": test(data, runs / name.removeprefix("test:") / "best.pt")})
     else:
-        run = next(run for run in every_run() if run.name == name)
+        run = next(run for run, _ in wanted() if run.name == name)
         folder = runs / name
         init = "scratch" if run.start == "scratch" else str(runs / run.start / "best.pt")
         values = {"seed": run.seed, "init": init, "transfer": list(run.transfer), "stages": ["segment"]}
@@ -157,14 +184,6 @@ def do(name: str, data: Path, runs: Path) -> None:
         found = {"validation_dsc": last["validation_dsc"], "training_loss": last["loss"]}
         (folder / "last.pt").unlink()
         write(name, {**asdict(run), **FINE_TUNING, **found, "minutes": (time.time() - started) / 60, **machine()})
-
-
-def every_run() -> Iterator[Run]:
-    """All that the grid may hold."""
-    for start, transfer in ARMS:
-        for labelled in LABELLED:
-            for seed in SEEDS[labelled]:
-                yield from (Run(start, transfer, labelled, seed, rate) for rate in RATES)
 
 
 def machine() -> dict:
@@ -247,8 +266,8 @@ def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
             for process in running.values():
                 process.wait()
             return
-        wanted = (name for name in work(runs) if not done(name, runs) and name not in running and name not in failed)
-        upcoming = next(wanted, None) if len(running) < jobs else None
+        open_work = (name for name in work(runs) if name not in running and name not in failed)
+        upcoming = next(open_work, None) if len(running) < jobs else None
         if upcoming:
             command = [sys.executable, __file__, str(data), "--runs", str(runs), "--only", upcoming]
             with (runs / f"{upcoming.replace(':', '-')}.log").open("a") as log:
