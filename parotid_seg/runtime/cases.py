@@ -1,6 +1,6 @@
 """Which scans a command line means, and what their masks will be called.
 
-Files of one folder named CASE_0000, CASE_0001 ... are the channels of one case, as in nnU-Net.
+For a model of several channels, files of one folder named CASE_0000, CASE_0001 ... are one case, as in nnU-Net.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ def find_scans(
 ) -> tuple[list[Scan], list[ScanError]]:
     """Scans under the given files and folders, each once, in a fixed order.
 
-    Folders are searched at any depth for NIfTI files, hidden ones left out. For a model of several channels any
-    channel's file stands for its case, and one that the model does not take is an error. For a model of one, a file is
-    a scan; but one found as CASE_0001 beside CASE_0000 is another sequence of that case, which is an error, too, unless
-    the file itself is named.
+    Folders are searched at any depth for NIfTI files, hidden ones left out. For a model of one channel each file is a
+    scan. For one of several any channel's file stands for its case, and one that the model does not take is an error.
 
     Args:
         arguments: files and folders.
@@ -67,7 +65,7 @@ def find_scans(
         else:
             try:
                 path = argument.resolve()
-                scans[(path,) if len(channels) == 1 else _scan_of(path, channels)] = None
+                scans[_scan_of(path, channels)] = None
             except ScanError as error:
                 errors.append(error)
     return list(scans), errors
@@ -79,20 +77,16 @@ def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
     Raises:
         ScanError: if it is none that a model of these channels takes.
     """
+    if len(channels) == 1:
+        return (path,)
     found = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
-    takes = "one channel" if len(channels) == 1 else f"{len(channels)} channels"
-    takes = f"the model takes {takes} ({', '.join(channels)})"
+    takes = f"the model takes {len(channels)} channels ({', '.join(channels)})"
     if found is None:
-        if len(channels) == 1:
-            return (path,)
         raise ScanError(f"{path}: {takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}")
     stem, number, ending = found[1], int(found[2]), found[3]
-    files = tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
-    if number < len(channels):
-        return files
-    if len(channels) == 1 and not files[0].exists():
-        return (path,)
-    raise ScanError(f"{path}: one more sequence of case {stem}, but {takes}; it was left out")
+    if number >= len(channels):
+        raise ScanError(f"{path}: one more sequence of case {stem}, but {takes}; it was left out")
+    return tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
 
 
 def _channel_file(folder: Path, stem: str, ending: str) -> Path:
