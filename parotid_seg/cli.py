@@ -120,7 +120,7 @@ def train(
             "--stages",
             metavar="LIST",
             help="Some of organs,contrast,dense,segment in this order: pre-training on DATA/organsTr, contrast of the "
-            "encoder and then of the decoder on scans without labels, the labels. Default: the preset's.",
+            "encoder and then of the decoder on scans without labels, the labels. Default: contrast,segment.",
         ),
     ] = None,
     init: Annotated[

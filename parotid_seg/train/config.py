@@ -187,7 +187,7 @@ class ContrastConfig(Schedule):
         first, second: the two views' random changes; they are meant to differ in strength.
     """
 
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 60
     learning_rate: float = 5e-4
     warmup_epochs: float = 2.0
@@ -245,7 +245,7 @@ class TrainConfig:
 
     preset: str = "compact"
     seed: int = 0
-    stages: tuple[str, ...] = ("segment",)
+    stages: tuple[str, ...] = ("contrast", "segment")
     init: str = SCRATCH
     transfer: tuple[str, ...] = PARTS
     window_hu: tuple[float, float] = (-200.0, 300.0)
@@ -254,7 +254,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     organs: SegmentConfig = ORGANS
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
-    dense: ContrastConfig = field(default_factory=lambda: ContrastConfig(epochs=20, batch_size=24, dense_share=1.0))
+    dense: ContrastConfig = field(default_factory=lambda: ContrastConfig(epochs=8, batch_size=24, dense_share=1.0))
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
     def __post_init__(self) -> None:
@@ -291,7 +291,6 @@ class TrainConfig:
 
 PAPER = TrainConfig(
     preset="paper",
-    stages=("contrast", "segment"),
     init="imagenet",
     grid=Grid(size=224, spacing_mm=1.0, kernel_mm=2.0, offsets_mm=(0.0,)),
     network=NetworkConfig(embed_dim=96, depths=(2, 2, 2, 2), heads=(3, 6, 12, 24), window=7, drop_path=0.2),

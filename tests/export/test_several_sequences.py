@@ -11,7 +11,7 @@ import pytest
 from parotid_seg.errors import InputError
 from parotid_seg.export import export as module
 from parotid_seg.runtime.inspect import inspect
-from tests.train.conftest import SMALL, sequences  # noqa: F401
+from tests.train.conftest import CONTRAST, SMALL, sequences  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 def run(command, sequences, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("run")
     config = folder / "small.toml"
-    config.write_text(SMALL.replace("epochs = 4\n", "epochs = 6\n").replace("validate_every = 1", "validate_every = 3"))
+    settings = SMALL.replace("epochs = 4\n", "epochs = 6\n").replace("validate_every = 1", "validate_every = 3")
+    config.write_text(settings.replace('stages = ["segment"]', 'stages = ["contrast", "segment"]') + CONTRAST)
     done = command("train", sequences, "--out", folder, "--config", config, "--device", "cpu", timeout=600)
     assert done.returncode == 0, done.stderr
     return folder

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 SMALL = """
+stages = ["segment"]
 [grid]
 size = 56
 spacing_mm = 4.0
@@ -32,6 +33,14 @@ average_decay = 0.9
 warmup_epochs = 0.2
 validate_every = 1
 calm_epochs = 1
+"""
+CONTRAST = """
+[contrast]
+epochs = 1
+images_per_epoch = 32
+batch_size = 8
+hidden = 32
+features = 16
 """
 
 
