@@ -158,7 +158,7 @@ def do(name: str, data: Path, runs: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from parotid_seg.train.config import load_config, merge
+    from parotid_seg.train.settings import load_config, merge
     from parotid_seg.train.stages import train
 
     common = {"device": "cpu", "cache": runs / "cache", "report": lambda line: print(line, flush=True)}

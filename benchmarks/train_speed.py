@@ -32,8 +32,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from parotid_seg.files import write_text
 from parotid_seg.train.checkpoint import build_network
-from parotid_seg.train.config import TrainConfig, load_config
-from parotid_seg.train.dataset import Patient, load_patients, open_data_set
+from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.patients import Patient, load_patients
+from parotid_seg.train.settings import load_config
 
 STAGES = ("contrast", "segment")
 

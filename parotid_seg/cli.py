@@ -163,7 +163,7 @@ def train(
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
     with _one_line_errors("--resume goes on after the last finished epoch"), _extra("train"), _progress(quiet) as line:
-        from parotid_seg.train.config import load_config
+        from parotid_seg.train.settings import load_config
         from parotid_seg.train.stages import train as run
 
         asked = {"seed": seed, "init": init, "stages": _listed(stages), "transfer": _listed(transfer)}

@@ -13,8 +13,9 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.files import whole_file
-from parotid_seg.train.config import TrainConfig, merge
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import ParotidNet
+from parotid_seg.train.settings import merge
 
 FORMAT = "parotid-seg checkpoint 1"
 

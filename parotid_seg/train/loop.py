@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from parotid_seg.errors import InputError
 from parotid_seg.files import write_text
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from parotid_seg.train.config import TrainConfig, to_toml
-from parotid_seg.train.dataset import DataSet, Patient, load_patients
+from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.parallel import Processes
+from parotid_seg.train.patients import Patient, load_patients
 from parotid_seg.train.plots import draw_curves
+from parotid_seg.train.settings import to_toml
 from parotid_seg.train.transfer import Transfer
 
 Report = Callable[[str], None]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.scan.volume import Mask
-from parotid_seg.train.dataset import Patient
 from parotid_seg.train.moco import Pair
+from parotid_seg.train.patients import Patient
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

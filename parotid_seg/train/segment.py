@@ -23,10 +23,11 @@ from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
-from parotid_seg.train.dataset import DataSet, Patient
+from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.loop import Report, Trainer, follow, parameter_groups
 from parotid_seg.train.network import ParotidNet, SwinUnet
 from parotid_seg.train.parallel import Processes
+from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
 from parotid_seg.train.sampling import Batch, SliceSampler
 from parotid_seg.train.transfer import start_from

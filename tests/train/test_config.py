@@ -3,7 +3,8 @@
 import pytest
 
 from parotid_seg.errors import InputError
-from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig, load_config, to_toml
+from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig
+from parotid_seg.train.settings import load_config, to_toml
 
 
 def test_resolved_settings_read_back_equal(tmp_path):

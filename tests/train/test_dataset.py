@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.train.dataset import load_patients, open_data_set
+from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.patients import load_patients
 
 HU = (-200.0, 300.0)
 

@@ -7,8 +7,8 @@ import pytest
 from timm.models.swin_transformer import SwinTransformer
 
 from parotid_seg.train.checkpoint import load_checkpoint
-from parotid_seg.train.config import load_config, merge
 from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.settings import load_config, merge
 from parotid_seg.train.stages import train
 
 FEW_STEPS = {

@@ -8,9 +8,11 @@ import torch
 
 from parotid_seg.contract import Grid
 from parotid_seg.train.augment import Augmenter, Draws
-from parotid_seg.train.config import AugmentConfig, load_config
-from parotid_seg.train.dataset import load_patients, open_data_set
+from parotid_seg.train.config import AugmentConfig
+from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.patients import load_patients
 from parotid_seg.train.sampling import SliceSampler
+from parotid_seg.train.settings import load_config
 
 STILL = AugmentConfig(
     mirror_probability=0, rotation_deg=0, scale=0, shift_mm=0, warp_mm=0, slice_scale=0, noise_hu=0, blur_px=0.3,

@@ -10,7 +10,7 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
-from parotid_seg.train.config import load_config
+from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
 
 pytestmark = pytest.mark.slow

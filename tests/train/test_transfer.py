@@ -9,8 +9,8 @@ from timm.models.swin_transformer import SwinTransformer
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
-from parotid_seg.train.config import load_config
 from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.settings import load_config
 from parotid_seg.train.transfer import part_of, start_from
 
 

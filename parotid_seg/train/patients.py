@@ -1,0 +1,156 @@
+"""The patients of a data set: voxels and labels in canonical order, decoded once and mapped from disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
+from parotid_seg.scan.nifti import read_mask, read_nifti
+from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
+from parotid_seg.train.dataset import DataSet
+
+SMALLEST_BODY = 0.02
+"""Share of a slice that is tissue, for the slice to count as showing the patient."""
+CACHE_FORMAT = 4
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One labelled patient; the arrays are read from disk as they are needed.
+
+    Attributes:
+        volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them.
+        labels: its label map, (D, H, W).
+        centre_mm: in-plane centre (y, x) of the body.
+        shown_in: for each label the indices of the slices that show it, rising; none for background.
+        body_slices: indices of the slices that show the patient.
+    """
+
+    name: str
+    volume: Volume
+    windows: Windows
+    labels: Mask
+    centre_mm: tuple[float, float]
+    shown_in: tuple[tuple[int, ...], ...]
+    body_slices: tuple[int, ...]
+
+
+def load_patients(
+    data: DataSet,
+    cases: Sequence[str],
+    cache: Path,
+    window_hu: Window,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Patient]:
+    """Decode scans and labels once into `cache`, then map them, so that memory holds only what is being drawn.
+
+    Args:
+        window_hu: the window of channels named CT.
+
+    Raises:
+        ScanError: if a scan or label map cannot be used, or does not lie on the scan's first channel.
+        InputError: if a label map holds a label that the data set does not name.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    patients = []
+    for case in cases:
+        progress(case)
+        patients.append(_load_patient(data, case, cache, window_hu))
+    return patients
+
+
+def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> Patient:
+    images = [data.image_path(case, channel) for channel in range(len(data.channels))]
+    fixed = fixed_windows(data.channels, window_hu)
+    entry = cache / f"{case}-{_key(*images, values=fixed)}"
+    if not entry.exists():
+        _save_scan(entry, images, data.channels, fixed)
+    facts = json.loads((entry / "facts.json").read_text())
+    voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
+    volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
+    labels: Mask = np.broadcast_to(np.uint8(0), volume.shape)
+    shown_in: list[list[int]] = [[] for _ in data.labels]
+    if data.label_folder:
+        entry = (
+            cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=data.stored_values)}"
+        )
+        if not entry.exists():
+            _save_labels(entry, data, case)
+        labels = np.load(entry / "labels.npy", mmap_mode="r")
+        shown_in = json.loads((entry / "shown_in.json").read_text())
+    return Patient(
+        name=case,
+        volume=volume,
+        labels=labels,
+        windows=np.array(facts["windows"], np.float32),
+        centre_mm=tuple(facts["centre_mm"]),
+        shown_in=tuple(map(tuple, shown_in)),
+        body_slices=tuple(facts["body_slices"]),
+    )
+
+
+def _key(*files: Path, values: Sequence[object] = ()) -> str:
+    """Of what a cache entry is made from."""
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr([CACHE_FORMAT, *stats, *values]).encode()).hexdigest()[:16]
+
+
+def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fixed: Sequence[Window | None]) -> None:
+    volume = read_nifti(*images).volume
+    try:
+        volume, windows = in_windows(volume, channels, fixed)
+    except ScanError as error:
+        raise ScanError(f"{images[0]}: {error}") from error
+    tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
+    facts = {
+        "spacing_mm": volume.spacing_mm,
+        "axes": volume.orientation.axes,
+        "flips": volume.orientation.flips,
+        "windows": windows.tolist(),
+        "centre_mm": body_centre_mm(volume, windows),
+        "body_slices": np.flatnonzero(tissue >= SMALLEST_BODY).tolist(),
+    }
+    if not facts["body_slices"]:
+        raise ScanError(f"{images[0]}: shows no patient: expected slices with tissue above {windows[0, 0]:g}")
+    with _whole_entry(entry) as partial:
+        np.save(partial / "voxels.npy", volume.voxels)
+        (partial / "facts.json").write_text(json.dumps(facts))
+
+
+def _save_labels(entry: Path, data: DataSet, case: str) -> None:
+    path = data.label_path(case)
+    stored, _ = read_mask(path, like=read_nifti(data.image_path(case)))
+    if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
+        raise InputError(f"{path}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
+    labels = np.zeros_like(stored)
+    for value, stored_value in enumerate(data.stored_values):
+        labels[stored == stored_value] = value
+    shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, len(data.labels))]
+    with _whole_entry(entry) as partial:
+        np.save(partial / "labels.npy", labels)
+        (partial / "shown_in.json").write_text(json.dumps([[], *shown_in]))
+
+
+@contextlib.contextmanager
+def _whole_entry(entry: Path) -> Iterator[Path]:
+    """A folder that gets its name when it is whole; another process may have been faster."""
+    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    yield partial
+    try:
+        partial.rename(entry)
+    except OSError:
+        if not entry.exists():
+            raise
+        shutil.rmtree(partial)

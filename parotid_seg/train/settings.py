@@ -1,0 +1,108 @@
+"""A run's settings: a preset, a TOML file over it, arguments over both; and back to TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from parotid_seg.contract import Grid
+from parotid_seg.errors import InputError
+from parotid_seg.train.config import FIRST_VIEW, SECOND_VIEW, ContrastConfig, NetworkConfig, SegmentConfig, TrainConfig
+
+C = TypeVar("C")
+
+PAPER = TrainConfig(
+    preset="paper",
+    init="imagenet",
+    grid=Grid(size=224, spacing_mm=1.0, kernel_mm=2.0, offsets_mm=(0.0,)),
+    network=NetworkConfig(embed_dim=96, depths=(2, 2, 2, 2), heads=(3, 6, 12, 24), window=7, drop_path=0.2),
+    contrast=ContrastConfig(
+        epochs=300,
+        images_per_epoch=6500,
+        batch_size=80,
+        learning_rate=1e-3 * 80 / 256,
+        weight_decay=1e-6,
+        warmup_epochs=30.0,
+        temperature=1.0,
+        hidden=4096,
+        features=256,
+        first=dataclasses.replace(FIRST_VIEW, rotation_deg=10.0, crop=0.08**0.5),
+        second=dataclasses.replace(SECOND_VIEW, rotation_deg=10.0, crop=0.08**0.5),
+    ),
+    segment=SegmentConfig(epochs=150, images_per_epoch=5400, learning_rate=2e-4, validate_every=10, calm_epochs=0),
+)
+"""Sizes and schedule of arXiv 2208.12413's follow-up (Swin MoCo, doi 10.1002/mp.17128), one slice with all channels.
+
+Ours are: the views' changes of intensity (grey and solarise mean nothing in CT or MR), the convolutional stem and head
+of the Swin-Unet, the moving average of the weights, and an epoch's length (the published one depends on the data)."""
+PRESETS = {"compact": TrainConfig(), "paper": PAPER}
+
+
+def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
+    """A preset, with a TOML file's values over it, with keyword overrides of top-level values over both.
+
+    Raises:
+        InputError: for an unknown preset or key, a value of the wrong type, or a file that is missing or not TOML.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"--preset: found {preset!r}, expected one of: {', '.join(PRESETS)}")
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise InputError(f"--config: {file} cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"--config: {file} is not TOML: {error}") from error
+    return merge(PRESETS[preset], {**values, **overrides}, where=str(file) if file else "arguments")
+
+
+def merge(config: C, values: dict[str, Any], *, where: str) -> C:
+    """A copy of a config dataclass with some values replaced, nested tables included.
+
+    Raises:
+        InputError: for an unknown key or a value of another type than the default's.
+    """
+    known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(known)}")
+        default = known[key]
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise InputError(f"{where}: {key}: found {value!r}, expected a table")
+            changes[key] = merge(default, value, where=f"{where}: {key}")
+        elif isinstance(default, tuple):
+            if not isinstance(value, list | tuple):
+                raise InputError(f"{where}: {key}: found {value!r}, expected a list")
+            changes[key] = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            changes[key] = float(value)
+        elif type(value) is not type(default):
+            raise InputError(f"{where}: {key}: found {value!r}, expected {type(default).__name__}")
+        else:
+            changes[key] = value
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def to_toml(config: Any, table: str = "") -> str:
+    """A config dataclass as TOML text that `load_config` reads back."""
+    lines, tables = [], []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        name = f"{table}.{item.name}" if table else item.name
+        if dataclasses.is_dataclass(value):
+            tables.append(f"\n[{name}]\n{to_toml(value, name)}")
+        elif isinstance(value, tuple):
+            lines.append(f"{item.name} = [{', '.join(map(_toml_value, value))}]")
+        else:
+            lines.append(f"{item.name} = {_toml_value(value)}")
+    return "\n".join(lines) + "\n" + "".join(tables)
+
+
+def _toml_value(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
