@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "study"
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 FINE_TUNING = {"epochs": 6, "validate_every": 6, "calm_epochs": 2, "images_per_epoch": 3000}
 LABELLED = (10, 160, 40, 5)
 """In the order of their turn; rates are chosen at the first."""
