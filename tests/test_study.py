@@ -48,7 +48,7 @@ def test_the_rate_of_the_best_validation_is_taken_and_then_tested(results, tmp_p
         results(Run("scratch", BOTH, 10, 0, rate), validation)
     assert study.chosen_rate("scratch") == study.RATES[1]
     assert f"test:{Run('scratch', BOTH, 10, 0, study.RATES[1]).name}" in study.work(tmp_path)
-    assert not [name for name in study.work(tmp_path) if name.startswith("test:") and "lr0.002" in name]
+    assert not [name for name in study.work(tmp_path) if name.startswith("test:") and f"lr{study.RATES[0]:g}-" in f"{name}-"]
 
 
 def test_differences_are_paired_over_the_seeds_both_have(results):
