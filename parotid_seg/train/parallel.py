@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def join(device: str) -> Processes:
         torch.cuda.set_device(found)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
     return Processes(dist.get_rank(), count, found)
 
 

@@ -38,6 +38,7 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
             title = name.removeprefix(prefix).strip("_").replace("_", " ") or "all"
             panel.plot([record["epoch"] for record in known], [record[name] for record in known], style, label=title)
         panel.set(xlabel="epoch", ylabel=label)
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         if len(lines) > 1:
             panel.legend()
