@@ -101,8 +101,7 @@ class Run:
     @property
     def name(self) -> str:
         """Of its folder and its result."""
-        start = self.start.replace(" ", "-").replace(",", "")
-        return f"{start}-{'-'.join(self.transfer)}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
+        return f"{slug(self.start)}-{'-'.join(self.transfer)}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
 
 
 def read(name: str) -> dict | None:
@@ -169,6 +168,7 @@ def do(name: str, data: Path, runs: Path) -> None:
         values = {"stages": [start.stage], "init": init, start.stage: start.settings}
         config = merge(load_config("compact"), values, where=name)
         train(config, data, runs / name, resume=(runs / name / "last.pt").exists(), **common)
+        keep_start(name, runs / name)
         (runs / name / "finished").touch()
     elif name.startswith("test:"):
         write(name.removeprefix("test:"), {"test": test(data, runs / name.removeprefix("test:") / "best.pt")})
@@ -184,6 +184,17 @@ def do(name: str, data: Path, runs: Path) -> None:
         found = {"validation_dsc": last["validation_dsc"], "training_loss": last["loss"]}
         (folder / "last.pt").unlink()
         write(name, {**asdict(run), **FINE_TUNING, **found, "minutes": (time.time() - started) / 60, **machine()})
+
+
+def keep_start(name: str, folder: Path) -> None:
+    """Write the last record of a start's training to the results, to tell how well it learnt its own task."""
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    write(f"start-{slug(name)}", {"start": name, **asdict(STARTS_AND_TRIALS[name]), "last": last, **machine()})
+
+
+def slug(name: str) -> str:
+    """A name for files."""
+    return name.replace(" ", "-").replace(",", "")
 
 
 def machine() -> dict:

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from study import ARMS, BOTH, ENCODER, FIGURES, LABELLED, RATES, SEEDS, TRIALS, Run, chosen_rate, read
+from study import ARMS, BOTH, ENCODER, FIGURES, LABELLED, RATES, SEEDS, TRIALS, Run, chosen_rate, read, slug
 
 from parotid_seg.metrics import bootstrap_mean
 
@@ -102,12 +102,20 @@ def tables() -> str:
         cells = [f"{result['validation_dsc']:.3f}" if result else "not run" for result in tried]
         lines.append(row([start, *cells, chosen_rate(start) or "open"]))
     lines += ["", f"### Other ways of contrast, mean validation DSC with {LABELLED[0]} labelled patients, one seed", ""]
-    lines += [row(["contrast", "validation DSC"]), "|---" * 2 + "|"]
-    for name in TRIALS:
+    lines += [row(["contrast", "spread", "views matched", "validation DSC"]), "|---" * 4 + "|"]
+    for name in ("organs+contrast", "organs+contrast+dense", *TRIALS):
         rate = chosen_rate(name)
         result = read(Run(name, BOTH, LABELLED[0], 0, rate).name) if rate else None
-        lines.append(row([name, f"{result['validation_dsc']:.3f}" if result else "not run"]))
+        learnt = (read(f"start-{slug(name)}") or {"last": {}})["last"]
+        cells = [of_both(learnt, "spread"), of_both(learnt, "matched")]
+        lines.append(row([name, *cells, f"{result['validation_dsc']:.3f}" if result else "not run"]))
     return "\n".join(lines) + "\n"
+
+
+def of_both(record: dict, figure: str) -> str:
+    """A figure of slices, of places, or of both."""
+    found = {"": record.get(figure), " of places": record.get(f"places_{figure}")}
+    return ", ".join(f"{value:.2f}{what}" for what, value in found.items() if value is not None)
 
 
 def difference(better: Arm, worse: Arm, labelled: int) -> str:
