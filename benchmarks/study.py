@@ -29,10 +29,16 @@ DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
 RATES = (1e-3, 2e-3, 4e-3)
-FINE_TUNING = {"epochs": 6, "validate_every": 6, "calm_epochs": 2, "images_per_epoch": 3000}
+SLICES_AN_EPOCH = 3000
+BUDGETS = {
+    2: {"epochs": 2, "validate_every": 2, "calm_epochs": 1, "warmup_epochs": 0.5},
+    6: {"epochs": 6, "validate_every": 6, "calm_epochs": 2},
+}
+"""Fine-tuning, short and long, by epochs."""
 LABELLED = (10, 160, 40, 5)
 """In the order of their turn; rates are chosen at the first."""
-SEEDS = {10: (0, 1, 2), 160: (0, 1), 40: (0, 1), 5: (0, 1, 2)}
+SEEDS = {2: {10: (0, 1, 2), 160: (0, 1), 40: (0, 1), 5: (0, 1, 2)}, 6: {10: (0, 1, 2), 160: (0,), 40: (), 5: ()}}
+"""By budget and labelled patients."""
 BOTH, ENCODER = ("encoder", "decoder"), ("encoder",)
 
 
@@ -86,6 +92,7 @@ TRIALS = {
 }
 """Contrast in other ways, shorter; each fine-tuned once with 10 patients and judged on the validation patients."""
 STARTS_AND_TRIALS = {**STARTS, **TRIALS}
+TRIAL_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class Run:
 
     start: str
     transfer: tuple[str, ...]
+    epochs: int
     labelled: int
     seed: int
     rate: float
@@ -101,7 +109,9 @@ class Run:
     @property
     def name(self) -> str:
         """Of its folder and its result."""
-        return f"{slug(self.start)}-{'-'.join(self.transfer)}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
+        return (
+            f"{slug(self.start)}-{'-'.join(self.transfer)}-e{self.epochs}-n{self.labelled}-s{self.seed}-lr{self.rate:g}"
+        )
 
 
 def read(name: str) -> dict | None:
@@ -110,10 +120,10 @@ def read(name: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def chosen_rate(start: str) -> float | None:
+def chosen_rate(start: str, epochs: int) -> float | None:
     """The rate with the best validation at the first number of patients; None until all were tried."""
     start = SAME_RATE if start in TRIALS or start == "organs+contrast+dense" else start
-    tried = {rate: read(Run(start, BOTH, LABELLED[0], 0, rate).name) for rate in RATES}
+    tried = {rate: read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES}
     if not all(tried.values()):
         return None
     return max(RATES, key=lambda rate: tried[rate]["validation_dsc"])
@@ -121,13 +131,17 @@ def chosen_rate(start: str) -> float | None:
 
 def wanted() -> Iterator[tuple[Run, bool]]:
     """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
-    for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
-        yield from ((Run(start, BOTH, LABELLED[0], 0, rate), False) for rate in RATES)
+    for epochs in BUDGETS:
+        for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
+            yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for rate in RATES)
     for labelled in LABELLED:
-        for seed in SEEDS[labelled]:
-            yield from ((Run(*arm, labelled, seed, rate), True) for arm in ARMS if (rate := chosen_rate(arm[0])))
-        if labelled == LABELLED[0] and (rate := chosen_rate(SAME_RATE)):
-            yield from ((Run(start, BOTH, labelled, 0, rate), False) for start in TRIALS)
+        for epochs in BUDGETS:
+            for seed in SEEDS[epochs][labelled]:
+                for arm in ARMS:
+                    if rate := chosen_rate(arm[0], epochs):
+                        yield Run(*arm, epochs, labelled, seed, rate), True
+        if labelled == LABELLED[0] and (rate := chosen_rate(SAME_RATE, TRIAL_EPOCHS)):
+            yield from ((Run(start, BOTH, TRIAL_EPOCHS, labelled, 0, rate), False) for start in TRIALS)
 
 
 def work(runs: Path) -> Iterator[str]:
@@ -177,13 +191,14 @@ def do(name: str, data: Path, runs: Path) -> None:
         folder = runs / name
         init = "scratch" if run.start == "scratch" else str(runs / run.start / "best.pt")
         values = {"seed": run.seed, "init": init, "transfer": list(run.transfer), "stages": ["segment"]}
-        values["segment"] = {**FINE_TUNING, "learning_rate": run.rate}
+        budget = {**BUDGETS[run.epochs], "images_per_epoch": SLICES_AN_EPOCH}
+        values["segment"] = {**budget, "learning_rate": run.rate}
         config = merge(load_config("compact"), values, where=name)
         train(config, data, folder, labelled=run.labelled, resume=(folder / "last.pt").exists(), **common)
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         found = {"validation_dsc": last["validation_dsc"], "training_loss": last["loss"]}
         (folder / "last.pt").unlink()
-        write(name, {**asdict(run), **FINE_TUNING, **found, "minutes": (time.time() - started) / 60, **machine()})
+        write(name, {**asdict(run), **budget, **found, "minutes": (time.time() - started) / 60, **machine()})
 
 
 def keep_start(name: str, folder: Path) -> None:

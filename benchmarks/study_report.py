@@ -10,11 +10,28 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from study import ARMS, BOTH, ENCODER, FIGURES, LABELLED, RATES, SEEDS, TRIALS, Run, chosen_rate, read, slug
+from study import (
+    ARMS,
+    BOTH,
+    BUDGETS,
+    ENCODER,
+    FIGURES,
+    LABELLED,
+    RATES,
+    SEEDS,
+    SLICES_AN_EPOCH,
+    TRIAL_EPOCHS,
+    TRIALS,
+    Run,
+    chosen_rate,
+    read,
+    slug,
+)
 
 from parotid_seg.metrics import bootstrap_mean
 
 Arm = tuple[str, tuple[str, ...]]
+Figures = dict[str, dict[str, float | None]]
 CLAIMS: tuple[tuple[str, Arm, Arm], ...] = (
     ("organs against scratch", ("organs", BOTH), ("scratch", BOTH)),
     ("contrast against scratch", ("contrast", BOTH), ("scratch", BOTH)),
@@ -38,16 +55,17 @@ REPORTED = (
 MARKS = "<!-- tables: made by benchmarks/study.py -->", "<!-- end of tables -->"
 
 
-def tested(start: str, transfer: tuple[str, ...], labelled: int) -> dict[int, dict[str, dict[str, float | None]]]:
+def tested(start: str, transfer: tuple[str, ...], epochs: int, labelled: int) -> dict[int, Figures]:
     """Test figures by seed and patient of the runs at the chosen rate."""
-    rate = chosen_rate(start)
+    rate = chosen_rate(start, epochs)
     if rate is None:
         return {}
-    results = {seed: read(Run(start, transfer, labelled, seed, rate).name) for seed in SEEDS[labelled]}
+    runs = {seed: Run(start, transfer, epochs, labelled, seed, rate) for seed in SEEDS[epochs][labelled]}
+    results = {seed: read(run.name) for seed, run in runs.items()}
     return {seed: result["test"] for seed, result in results.items() if result and "test" in result}
 
 
-def over_seeds(found: dict[int, dict[str, dict[str, float | None]]], figure: str) -> dict[str, float]:
+def over_seeds(found: dict[int, Figures], figure: str) -> dict[str, float]:
     """Each patient's mean over the seeds; patients whose distance is infinite in one of them are left out."""
     patients = next(iter(found.values()), {})
     values = {case: [found[seed][case][figure] for seed in found] for case in patients}
@@ -71,45 +89,78 @@ def row(cells: Sequence[object]) -> str:
 
 def tables() -> str:
     """Everything measured, as Markdown."""
-    order = sorted(LABELLED)
-    lines = ["### Mean test DSC by labelled patients", ""]
+    lines = []
+    for epochs in BUDGETS:
+        lines += [*by_patients(epochs), "", *claims(epochs), "", *all_figures(epochs), "", *rates(epochs), ""]
+    return "\n".join([*lines, *trials()]) + "\n"
+
+
+def by_patients(epochs: int) -> list[str]:
+    """Mean test DSC of every arm."""
+    order = [labelled for labelled in sorted(LABELLED) if SEEDS[epochs][labelled]]
+    lines = [f"### Mean test DSC by labelled patients, {slices(epochs)}", ""]
     lines += [row(["start, parts taken from it", *order]), "|---" * (1 + len(order)) + "|"]
     for arm in ARMS:
         cells = []
         for labelled in order:
-            found = tested(*arm, labelled)
+            found = tested(*arm, epochs, labelled)
             seeds = "1 seed" if len(found) == 1 else f"{len(found)} seeds"
             cells.append(f"{interval([*over_seeds(found, 'dsc').values()], 3)}, {seeds}" if found else "not run")
         lines.append(row([label_of(*arm), *cells]))
-    lines += ["", "### Differences of mean test DSC, in points", ""]
+    return lines
+
+
+def claims(epochs: int) -> list[str]:
+    """Paired differences."""
+    order = [labelled for labelled in sorted(LABELLED) if SEEDS[epochs][labelled]]
+    lines = [f"### Differences of mean test DSC in points, {slices(epochs)}", ""]
     lines += [row(["claim", *order]), "|---" * (1 + len(order)) + "|"]
     for claim, better, worse in CLAIMS:
-        lines.append(row([claim, *(difference(better, worse, labelled) for labelled in order)]))
-    lines += ["", f"### All figures with {LABELLED[0]} labelled patients", ""]
+        lines.append(row([claim, *(difference(better, worse, epochs, labelled) for labelled in order)]))
+    return lines
+
+
+def all_figures(epochs: int) -> list[str]:
+    """The paper's figures and two more, beside what it reports."""
     names = ("DSC %", "MPA %", "mAcc %", "MIoU %", "HD mm", "HD95 mm")
+    lines = [f"### All figures with {LABELLED[0]} labelled patients, {slices(epochs)}", ""]
     lines += [row(["start, parts taken from it", *names]), "|---" * (1 + len(names)) + "|"]
     for arm in ARMS:
-        found = tested(*arm, LABELLED[0])
+        found = tested(*arm, epochs, LABELLED[0])
         if found:
             columns = [(over_seeds(found, figure).values(), 1 if figure.endswith("mm") else 100) for figure in FIGURES]
             cells = [interval([scale * value for value in values], 2) for values, scale in columns]
             lines.append(row([label_of(*arm), *cells]))
-    lines += [row([name, *figures]) for name, figures in REPORTED]
-    lines += ["", f"### Learning rates, mean validation DSC with {LABELLED[0]} labelled patients", ""]
+    return lines + [row([name, *figures]) for name, figures in REPORTED]
+
+
+def rates(epochs: int) -> list[str]:
+    """What the rates were chosen by."""
+    lines = [f"### Learning rates, mean validation DSC with {LABELLED[0]} labelled patients, {slices(epochs)}", ""]
     lines += [row(["start", *(f"{rate:g}" for rate in RATES), "chosen"]), "|---" * (2 + len(RATES)) + "|"]
-    for start in dict.fromkeys(start for start, _ in ARMS):
-        tried = [read(Run(start, BOTH, LABELLED[0], 0, rate).name) for rate in RATES]
+    for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
+        tried = [read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES]
         cells = [f"{result['validation_dsc']:.3f}" if result else "not run" for result in tried]
-        lines.append(row([start, *cells, chosen_rate(start) or "open"]))
-    lines += ["", f"### Other ways of contrast, mean validation DSC with {LABELLED[0]} labelled patients, one seed", ""]
-    lines += [row(["contrast", "spread", "views matched", "validation DSC"]), "|---" * 4 + "|"]
+        lines.append(row([start, *cells, chosen_rate(start, epochs) or "open"]))
+    return lines
+
+
+def trials() -> list[str]:
+    """Other ways of contrast."""
+    lines = [f"### Other ways of contrast, {LABELLED[0]} labelled patients, {slices(TRIAL_EPOCHS)}, one seed", ""]
+    lines += [row(["contrast", "spread", "views matched", "mean validation DSC"]), "|---" * 4 + "|"]
     for name in ("organs+contrast", "organs+contrast+dense", *TRIALS):
-        rate = chosen_rate(name)
-        result = read(Run(name, BOTH, LABELLED[0], 0, rate).name) if rate else None
+        rate = chosen_rate(name, TRIAL_EPOCHS)
+        result = read(Run(name, BOTH, TRIAL_EPOCHS, LABELLED[0], 0, rate).name) if rate else None
         learnt = (read(f"start-{slug(name)}") or {"last": {}})["last"]
         cells = [of_both(learnt, "spread"), of_both(learnt, "matched")]
         lines.append(row([name, *cells, f"{result['validation_dsc']:.3f}" if result else "not run"]))
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def slices(epochs: int) -> str:
+    """A budget in words."""
+    return f"{epochs * SLICES_AN_EPOCH:,} slices of fine-tuning"
 
 
 def of_both(record: dict, figure: str) -> str:
@@ -118,9 +169,9 @@ def of_both(record: dict, figure: str) -> str:
     return ", ".join(f"{value:.2f}{what}" for what, value in found.items() if value is not None)
 
 
-def difference(better: Arm, worse: Arm, labelled: int) -> str:
+def difference(better: Arm, worse: Arm, epochs: int, labelled: int) -> str:
     """Of two arms, paired by patient over the seeds that both have."""
-    pair = [tested(*arm, labelled) for arm in (better, worse)]
+    pair = [tested(*arm, epochs, labelled) for arm in (better, worse)]
     seeds = pair[0].keys() & pair[1].keys()
     if not seeds:
         return "not run"
@@ -129,27 +180,26 @@ def difference(better: Arm, worse: Arm, labelled: int) -> str:
 
 
 def draw(picture: Path) -> None:
-    """Label efficiency: mean test DSC over labelled patients, one line an arm, with intervals."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for number, arm in enumerate(ARMS):
-        points = []
-        for labelled in sorted(LABELLED):
-            found = tested(*arm, labelled)
-            if found:
-                points.append(
-                    (labelled * 1.02 ** (number - len(ARMS) / 2), *bootstrap_mean([*over_seeds(found, "dsc").values()]))
-                )
-        if points:
-            at, mean, low, high = zip(*points, strict=True)
-            errors = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
-            style = "o-" if arm[1] == BOTH else "s--"
-            axes.errorbar(at, mean, errors, fmt=style, capsize=2, label=label_of(*arm))
-    axes.set(xscale="log", xlabel="labelled patients", ylabel="mean test DSC (40 patients, 95 % interval)")
-    axes.set_xticks(sorted(LABELLED), [str(labelled) for labelled in sorted(LABELLED)])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(picture, dpi=110)
+    """Label efficiency: mean test DSC over labelled patients, a panel a budget, a line an arm, with intervals."""
+    figure, panels = plt.subplots(1, len(BUDGETS), figsize=(7 * len(BUDGETS), 5), layout="constrained", sharey=True)
+    for axes, epochs in zip(panels, BUDGETS, strict=True):
+        for number, arm in enumerate(ARMS):
+            points = []
+            for labelled in sorted(LABELLED):
+                dsc = [*over_seeds(tested(*arm, epochs, labelled), "dsc").values()]
+                if dsc:
+                    points.append((labelled * 1.02 ** (number - len(ARMS) / 2), *bootstrap_mean(dsc)))
+            if points:
+                at, mean, low, high = (np.array(column) for column in zip(*points, strict=True))
+                style = "o-" if arm[1] == BOTH else "s--"
+                axes.errorbar(at, mean, [mean - low, high - mean], fmt=style, capsize=2, label=label_of(*arm))
+                axes.legend(fontsize=8)
+        axes.set(xscale="log", xlabel="labelled patients", title=slices(epochs))
+        axes.set_xticks(sorted(LABELLED), [str(labelled) for labelled in sorted(LABELLED)])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="mean test DSC (40 patients, 95 % interval)")
+    figure.savefig(picture, dpi=100)
     plt.close(figure)
 
 

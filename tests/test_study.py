@@ -25,30 +25,32 @@ def results(tmp_path, monkeypatch):
 
 def test_file_names(results):
     for trial in study.TRIALS:
-        assert not set(Run(trial, BOTH, 10, 0, 1e-3).name) & set(" /:,")
+        assert not set(Run(trial, BOTH, 2, 10, 0, 1e-3).name) & set(" /:,")
 
 
 def test_a_start_is_trained_before_what_needs_it(results, tmp_path):
     runs = tmp_path / "runs"
     for start in ("scratch", "organs"):
         for rate in study.RATES:
-            results(Run(start, BOTH, 10, 0, rate), 0.5)
+            results(Run(start, BOTH, 2, 10, 0, rate), 0.5)
     (runs / "organs").mkdir(parents=True)
     (runs / "organs" / "finished").touch()
     work = list(dict.fromkeys(study.work(runs)))
     assert work[:2] == ["organs+contrast", "contrast"]
     (runs / "organs+contrast").mkdir()
     (runs / "organs+contrast" / "finished").touch()
-    assert next(study.work(runs)) == Run("organs+contrast", BOTH, 10, 0, study.RATES[0]).name
+    assert next(study.work(runs)) == Run("organs+contrast", BOTH, 2, 10, 0, study.RATES[0]).name
 
 
 def test_the_rate_of_the_best_validation_is_taken_and_then_tested(results, tmp_path):
     for rate, validation in zip(study.RATES, (0.6, 0.7, 0.65), strict=True):
-        assert study.chosen_rate("scratch") is None
-        results(Run("scratch", BOTH, 10, 0, rate), validation)
-    assert study.chosen_rate("scratch") == study.RATES[1]
-    assert f"test:{Run('scratch', BOTH, 10, 0, study.RATES[1]).name}" in study.work(tmp_path)
-    assert not [name for name in study.work(tmp_path) if name.startswith("test:") and f"lr{study.RATES[0]:g}-" in f"{name}-"]
+        assert study.chosen_rate("scratch", 2) is None
+        results(Run("scratch", BOTH, 2, 10, 0, rate), validation)
+    assert study.chosen_rate("scratch", 2) == study.RATES[1]
+    assert f"test:{Run('scratch', BOTH, 2, 10, 0, study.RATES[1]).name}" in study.work(tmp_path)
+    assert not [
+        name for name in study.work(tmp_path) if name.startswith("test:") and f"lr{study.RATES[0]:g}-" in f"{name}-"
+    ]
 
 
 def test_differences_are_paired_over_the_seeds_both_have(results):
@@ -57,10 +59,10 @@ def test_differences_are_paired_over_the_seeds_both_have(results):
 
     for start, shift in (("scratch", 0.0), ("organs", 0.05)):
         for rate in study.RATES:
-            results(Run(start, BOTH, 10, 0, rate), 0.5, scores(0.5 + shift, 0.7 + shift, 0.9 + shift))
-    results(Run("scratch", BOTH, 10, 1, study.RATES[0]), 0.5, scores(0.1, 0.1, 0.1))
-    assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 10) == "+5.0 (+5.0 to +5.0)"
-    assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 40) == "not run"
+            results(Run(start, BOTH, 2, 10, 0, rate), 0.5, scores(0.5 + shift, 0.7 + shift, 0.9 + shift))
+    results(Run("scratch", BOTH, 2, 10, 1, study.RATES[0]), 0.5, scores(0.1, 0.1, 0.1))
+    assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 10) == "+5.0 (+5.0 to +5.0)"
+    assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 40) == "not run"
     text = study_report.tables()
     assert "| scratch | not run | 0.400 (0.300 to 0.500), 2 seeds |" in text
     assert "0.750 (0.550 to 0.950), 1 seed" in text
