@@ -270,12 +270,7 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
 def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
     """Do what is missing, some at a time, until nothing is left or the time is over."""
     end = time.monotonic() + 60 * minutes
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running: dict[str, subprocess.Popen] = {}
     failed: set[str] = set()
     runs.mkdir(parents=True, exist_ok=True)

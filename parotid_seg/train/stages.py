@@ -11,7 +11,7 @@ from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.loop import Report, Trainer
-from parotid_seg.train.parallel import join
+from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
 
 TRAINERS: dict[str, type[Trainer]] = {
@@ -67,6 +67,7 @@ def train(
     if resume and not held:
         raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
     processes = join(device)
+    keep_freed_memory()
     trainers = {}
     for stage, folder in folders.items():
         make_folder(folder)
