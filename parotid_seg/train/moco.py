@@ -129,7 +129,8 @@ class MomentumContrast(nn.Module):
             loss = loss + (1 - config.dense_share) * contrast
             measured = figures(queries.features[SLICES], queries.vectors[SLICES], keys[SLICES])
             if config.queue:
-                self.queue = torch.cat([self.processes.joined(keys[SLICES]), self.queue])[: config.queue]
+                views = (self.processes.joined(view) for view in keys[SLICES].chunk(2))  # the order of one process
+                self.queue = torch.cat([*views, self.queue])[: config.queue]
         if PLACES in keys:
             halves = zip(queries.vectors[PLACES].chunk(2), reversed(keys[PLACES].chunk(2)), strict=True)
             apart = config.apart_mm, config.dense_negatives == "batch"

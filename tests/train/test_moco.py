@@ -98,7 +98,7 @@ def test_gradients_reach_what_is_contrasted_and_never_the_slow_branch(share, rea
     moco = MomentumContrast(unet(), dataclasses.replace(SMALL, dense_share=share), ALONE)
     loss, measured = moco(pair())
     loss.backward()
-    assert math.isfinite(float(loss))
+    assert math.isfinite(loss.item())
     assert ("spread" in measured, "places_spread" in measured) == (share < 1, share > 0)
     moved = {name for name, value in moco.trained.unet.named_parameters() if value.grad is not None}
     assert all(any(name.startswith(part) for name in moved) for part in reached)
@@ -129,7 +129,7 @@ def test_learning_brings_the_views_together():
         loss.backward()
         optimizer.step()
         follow(moco.slow.unet, moco.trained.unet, 0.9)
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert measured["matched"] == 1.0
 
