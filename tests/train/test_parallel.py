@@ -65,9 +65,7 @@ def test_two_processes_learn_what_one_does(balls, still_config, stage, tmp_path)
         assert len(records) == 1, "one process writes"
         found[processes] = records[0], load_checkpoint(run / "best.pt").weights
     (one, weights), (two, others) = found[1], found[2]
-    assert two["loss"] == pytest.approx(one["loss"], rel=5e-3), (
-        "measured: 1e-3 and less, bfloat16 and the order of sums"
-    )
+    assert two["loss"] == pytest.approx(one["loss"], rel=2e-3), "measured: 1e-3 and less"
     if stage == "segment":
         assert two["validation_dsc"] == pytest.approx(one["validation_dsc"], abs=0.05)
     moved = torch.cat(
