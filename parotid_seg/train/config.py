@@ -11,6 +11,8 @@ from parotid_seg.errors import InputError
 
 STAGES = ("organs", "contrast", "dense", "segment")
 """In the order they can follow each other."""
+UNLABELLED_STAGES = ("contrast", "dense")
+"""Those that need no labels."""
 SCRATCH = "scratch"
 PARTS = ("encoder", "decoder")
 """Of the network, that can start from another model's weights."""
@@ -272,7 +274,7 @@ class TrainConfig:
         until = self.stages[: self.stages.index(stage) + 1]
         default = TrainConfig()
         unused = {name: getattr(default, name) for name in STAGES if name not in until}
-        if stage in ("contrast", "dense") or (self.init == SCRATCH and stage == self.stages[0]):
+        if stage in UNLABELLED_STAGES or (self.init == SCRATCH and stage == self.stages[0]):
             unused["transfer"] = PARTS
         return dataclasses.replace(self, stages=until, **unused)
 

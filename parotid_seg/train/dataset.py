@@ -19,10 +19,10 @@ import numpy as np
 
 from parotid_seg.errors import InputError
 from parotid_seg.scan.labels import words
+from parotid_seg.train.config import UNLABELLED_STAGES
 
 VALIDATION_SHARE = 0.2
 """Share of the patients set aside for validation where there is no splits.json."""
-UNLABELLED_STAGES = ("contrast", "dense")
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ CACHE_FORMAT = 4
 
 @dataclass(frozen=True)
 class Patient:
-    """One labelled patient; the arrays are read from disk as they are needed.
+    """One patient; the arrays are read from disk as they are needed.
 
     Attributes:
         volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them.
-        labels: its label map, (D, H, W).
+        labels: its label map, (D, H, W); all background for a stage without labels.
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; none for background.
         body_slices: indices of the slices that show the patient.

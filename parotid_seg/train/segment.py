@@ -201,7 +201,8 @@ class SegmentTrainer(Trainer):
         scores = np.array([row for _, row in judged])
         found = {"validation_dsc": float(np.nanmean(scores))}
         for name, column in zip(self.data.labels[1:], scores.T, strict=True):
-            found[f"validation_dsc_{name}"] = float(np.nanmean(column))
+            if not np.isnan(column).all():  # contoured in some validation patient
+                found[f"validation_dsc_{name}"] = float(np.nanmean(column))
         if found["validation_dsc"] > self.best_dsc:
             self.best_dsc = found["validation_dsc"]
             self.save("best.pt", {}, **found)

@@ -10,17 +10,12 @@ import torch
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.parallel import Processes
+from tests.train.conftest import CONTRAST
 
 pytestmark = pytest.mark.slow
 
 STILL = "drop_path = 0.0\n"
-STAGES = """
-[contrast]
-epochs = 1
-images_per_epoch = 32
-batch_size = 8
-hidden = 32
-features = 16
+STAGES = f"""{CONTRAST}
 drop_path = 0.0
 queue = 8
 [dense]
