@@ -28,7 +28,8 @@ RESULTS = Path(__file__).parent / "results" / "study"
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = {2: (1e-3, 2e-3, 4e-3), 6: (2e-3, 4e-3, 8e-3)}
+"""By budget; each start has its own of them."""
 SLICES_AN_EPOCH = 3000
 BUDGETS = {
     2: {"epochs": 2, "validate_every": 2, "calm_epochs": 1, "warmup_epochs": 0.5},
@@ -37,7 +38,7 @@ BUDGETS = {
 """Fine-tuning, short and long, by epochs."""
 LABELLED = (10, 160, 40, 5)
 """In the order of their turn; rates are chosen at the first."""
-SEEDS = {2: {10: (0, 1, 2), 160: (0, 1), 40: (0, 1), 5: (0, 1, 2)}, 6: {10: (0, 1, 2), 160: (0,), 40: (), 5: ()}}
+SEEDS = {2: {10: (0, 1, 2), 160: (0,), 40: (0, 1), 5: (0, 1, 2)}, 6: {10: (0, 1), 160: (), 40: (), 5: ()}}
 """By budget and labelled patients."""
 BOTH, ENCODER = ("encoder", "decoder"), ("encoder",)
 
@@ -63,15 +64,15 @@ ARMS = (
     ("organs", BOTH),
     ("organs+contrast", BOTH),
     ("contrast", BOTH),
-    ("organs+contrast+dense", BOTH),
-    ("organs", ENCODER),
     ("organs+contrast", ENCODER),
+    ("organs", ENCODER),
     ("contrast", ENCODER),
+    ("organs+contrast+dense", BOTH),
 )
 SAME_RATE = "organs+contrast"
 """Its rate serves for the starts that differ from it in details only: dense contrast, and the trials."""
 
-SHORT = {"epochs": 8}
+SHORT = {"epochs": 4}
 TRIALS = {
     "as it is": Start("contrast", "organs", SHORT),
     "crops down to 0.3 of the side": Start(
@@ -83,12 +84,12 @@ TRIALS = {
     "temperature 1": Start("contrast", "organs", {**SHORT, "temperature": 1.0}),
     "queue of 4096 keys": Start("contrast", "organs", {**SHORT, "queue": 4096}),
     "encoder and decoder together": Start("contrast", "organs", {**SHORT, "dense_share": 0.5, "batch_size": 24}),
-    "decoder afterwards": Start("dense", "organs+contrast", {"epochs": 4}),
+    "decoder afterwards": Start("dense", "organs+contrast", {"epochs": 2}),
     "decoder afterwards, negatives of other images": Start(
-        "dense", "organs+contrast", {"epochs": 4, "dense_negatives": "batch"}
+        "dense", "organs+contrast", {"epochs": 2, "dense_negatives": "batch"}
     ),
-    "decoder afterwards, near places as negatives": Start("dense", "organs+contrast", {"epochs": 4, "apart_mm": 0.0}),
-    "decoder alone, from organs": Start("dense", "organs", {"epochs": 4}),
+    "decoder afterwards, near places as negatives": Start("dense", "organs+contrast", {"epochs": 2, "apart_mm": 0.0}),
+    "decoder alone, from organs": Start("dense", "organs", {"epochs": 2}),
 }
 """Contrast in other ways, shorter; each fine-tuned once with 10 patients and judged on the validation patients."""
 STARTS_AND_TRIALS = {**STARTS, **TRIALS}
@@ -123,25 +124,30 @@ def read(name: str) -> dict | None:
 def chosen_rate(start: str, epochs: int) -> float | None:
     """The rate with the best validation at the first number of patients; None until all were tried."""
     start = SAME_RATE if start in TRIALS or start == "organs+contrast+dense" else start
-    tried = {rate: read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES}
+    tried = {rate: read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES[epochs]}
     if not all(tried.values()):
         return None
-    return max(RATES, key=lambda rate: tried[rate]["validation_dsc"])
+    return max(RATES[epochs], key=lambda rate: tried[rate]["validation_dsc"])
 
 
 def wanted() -> Iterator[tuple[Run, bool]]:
     """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
     for epochs in BUDGETS:
         for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
-            yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for rate in RATES)
-    for labelled in LABELLED:
-        for epochs in BUDGETS:
-            for seed in SEEDS[epochs][labelled]:
-                for arm in ARMS:
-                    if rate := chosen_rate(arm[0], epochs):
-                        yield Run(*arm, epochs, labelled, seed, rate), True
-        if labelled == LABELLED[0] and (rate := chosen_rate(SAME_RATE, TRIAL_EPOCHS)):
-            yield from ((Run(start, BOTH, TRIAL_EPOCHS, labelled, 0, rate), False) for start in TRIALS)
+            yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for rate in RATES[epochs])
+        yield from ((run, True) for run in arms(epochs, LABELLED[0]))
+        if epochs == TRIAL_EPOCHS and (rate := chosen_rate(SAME_RATE, epochs)):
+            yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for start in TRIALS)
+    for labelled in LABELLED[1:]:
+        yield from ((run, True) for epochs in BUDGETS for run in arms(epochs, labelled))
+
+
+def arms(epochs: int, labelled: int) -> Iterator[Run]:
+    """Every start and transfer, at its chosen rate."""
+    for seed in SEEDS[epochs][labelled]:
+        for start, transfer in ARMS:
+            if rate := chosen_rate(start, epochs):
+                yield Run(start, transfer, epochs, labelled, seed, rate)
 
 
 def work(runs: Path) -> Iterator[str]:
