@@ -134,7 +134,7 @@ class SegmentTrainer(Trainer):
         """See `Trainer`."""
         if source == SCRATCH:
             return
-        transfer = start_from(source, self.net.unet, self.config.transfer)
+        transfer = start_from(source, self.net.unet, self.config.transfer, labels=self.data.labels)
         self.average.load_state_dict(self.net.state_dict())
         self.tell(transfer)
 

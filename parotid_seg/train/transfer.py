@@ -71,36 +71,44 @@ class Transfer:
 
 
 def part_of(name: str) -> str:
-    """The part of the Swin-Unet that a weight belongs to; the classifier belongs to none, it is always new."""
+    """The part of the Swin-Unet that a weight belongs to: one of `PARTS`, or the classifier."""
     if name.startswith("classify."):
         return "classifier"
     return "encoder" if name.startswith(("encoder.", "skip_norms.", "stem_")) else "decoder"
 
 
-def start_from(source: str, net: SwinUnet, parts: Iterable[str], *, mirror: bool = True) -> Transfer:
+def start_from(
+    source: str, net: SwinUnet, parts: Iterable[str], *, labels: tuple[str, ...] = (), mirror: bool = True
+) -> Transfer:
     """Fill parts of a new network with a source's weights.
+
+    The classifier comes along with the decoder of a model of the same labels; else it stays random.
 
     Args:
         source: "imagenet" or a file.
         net: changed in place.
         parts: of `PARTS`.
+        labels: the network's.
         mirror: give the decoder the encoder's stages if the source has no decoder; if not, it stays random then.
 
     Raises:
         InputError: if the source cannot be read, or fits nothing of a part that was asked for.
     """
     parts = tuple(parts)
-    offered = _offered(source, net)
+    offered, offered_labels = _offered(source, net)
     if not any(part_of(name) == "decoder" for name in offered):
         offered |= _mirrored(offered, net) if mirror else {}
         parts = parts if mirror else tuple(part for part in parts if part != "decoder")
+    classifier = ("classifier",) if "decoder" in parts and labels == offered_labels else ()
     own = net.state_dict()
     taken: Weights = {}
     left_out = {}
     for name, value in offered.items():
         if name not in own:
             left_out[name] = "the model has no such weight"
-        elif part_of(name) not in parts:
+        elif part_of(name) == "classifier" and not classifier:
+            left_out[name] = "a classifier is of use only with its decoder and for the same labels"
+        elif part_of(name) not in (*parts, *classifier):
             left_out[name] = f"only {' and '.join(parts)} was asked for"
         elif value.shape != own[name].shape:
             left_out[name] = f"its shape {tuple(value.shape)} differs from the model's {tuple(own[name].shape)}"
@@ -114,22 +122,23 @@ def start_from(source: str, net: SwinUnet, parts: Iterable[str], *, mirror: bool
     return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in own if name not in taken))
 
 
-def _offered(source: str, net: SwinUnet) -> Weights:
-    """A source's weights under the Swin-Unet's names."""
+def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
+    """A source's weights under the Swin-Unet's names, and the labels it was trained on; none if they are not known."""
     if source == IMAGENET:
-        return _encoder(_imagenet(net.encoder.embed_dim), net)
+        return _encoder(_imagenet(net.encoder.embed_dim), net), ()
     path = Path(source)
     if not path.is_file():
         raise InputError(f"--init: found {source!r}, expected scratch, imagenet or a weights file")
     if is_checkpoint(path):
-        return {name.removeprefix("unet."): value for name, value in load_checkpoint(path).weights.items()}
+        checkpoint = load_checkpoint(path)
+        return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels
     try:
         weights = load_state_dict(source, device="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
         raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"--init {source}: found no weights in it, expected tensors by name or under 'model'")
-    return _encoder(weights, net)
+    return _encoder(weights, net), ()
 
 
 def _imagenet(width: int) -> Weights:

@@ -91,16 +91,29 @@ def test_other_window_channels_and_depth(config, net, tmp_path):
     torch.testing.assert_close(found[:, 3:6], filters * 3 / found.shape[1])
 
 
-def test_our_checkpoint_fills_both_parts_but_never_the_classifier(config, net, tmp_path):
-    source = build_network(config, 1, 8)
-    labels = ("background", *(f"organ{index}" for index in range(7)))
+GLANDS = ("background", "parotid_left", "parotid_right")
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts", "new"),
+    [
+        (GLANDS, ("encoder", "decoder"), set()),
+        (GLANDS, ("encoder",), {"decoder", "classifier"}),
+        (("background", "tumour", "gland"), ("encoder", "decoder"), {"classifier"}),
+        (("background", *(f"organ{index}" for index in range(7))), ("encoder", "decoder"), {"classifier"}),
+    ],
+)
+def test_our_checkpoint_fills_what_is_asked_for_and_the_classifier_only_of_the_same_labels(
+    config, net, tmp_path, labels, parts, new
+):
+    source = build_network(config, 1, len(labels))
     save_checkpoint(Checkpoint(config, labels, ("CT",), {}, source.state_dict(), {}), tmp_path / "best.pt")
-    transfer = start_from(str(tmp_path / "best.pt"), net, ("encoder", "decoder"))
+    transfer = start_from(str(tmp_path / "best.pt"), net, parts, labels=GLANDS)
     own, given = net.state_dict(), source.unet.state_dict()
     for name in transfer.taken:
         torch.testing.assert_close(own[name], given[name])
-    assert set(transfer.random) == {"classify.weight", "classify.bias"}
-    assert set(transfer.left_out) == {"classify.weight", "classify.bias"}
+    assert {part_of(name) for name in transfer.random} == new
+    assert set(transfer.left_out) == set(transfer.random)
 
 
 @pytest.mark.parametrize(
