@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
 from parotid_seg.errors import InputError
+from parotid_seg.export.names import name_after_modules
 from parotid_seg.runtime.ort import INPUTS
 from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint
@@ -26,19 +27,24 @@ SMALLEST_HALVED = 256
 """Weights with fewer values (norms, biases) stay FP32: they save nothing and hold the widest range."""
 
 
-def to_onnx(checkpoint: Checkpoint, weights: str) -> tuple[onnx.ModelProto, Contract]:
+def to_onnx(
+    checkpoint: Checkpoint, weights: str, *, probabilities: bool = False
+) -> tuple[onnx.ModelProto, Contract]:
     """The network as an ONNX model without metadata, and the contract it will carry.
 
     Args:
         checkpoint: the trained model.
         weights: type the weights are stored in, "fp16" or "fp32"; the network computes in FP32 either way.
+        probabilities: whether the graph has them as a second output.
 
     Raises:
         InputError: for another type of weights.
     """
     if weights not in WEIGHT_TYPES:
         raise InputError(f"--weights: found {weights!r}, expected one of: {', '.join(WEIGHT_TYPES)}")
-    model = _translate(checkpoint.network(), checkpoint.config.grid, len(checkpoint.channels))
+    net = checkpoint.network()
+    net.probabilities = probabilities
+    model = _translate(net, checkpoint.config.grid, len(checkpoint.channels))
     _forget_torch(model)
     if weights == "fp16":
         _halve_weights(model)
@@ -98,11 +104,13 @@ def _translate(net: ParotidNet, grid: Grid, channels: int) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamic_shapes=shapes,
             input_names=list(INPUTS),
-            output_names=["labels"],
+            output_names=["labels", "probabilities"][: 1 + net.probabilities],
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    model: onnx.ModelProto = program.model_proto
+    name_after_modules(model, net.state_dict().keys())
+    return model
 
 
 def _forget_torch(model: onnx.ModelProto) -> None:
@@ -129,7 +137,7 @@ def _halve_weights(model: onnx.ModelProto) -> None:
             continue
         stored = f"{weight.name}.fp16"
         casts.append(
-            helper.make_node("Cast", [stored], [weight.name], name=f"cast {weight.name}", to=TensorProto.FLOAT)
+            helper.make_node("Cast", [stored], [weight.name], name=f"{weight.name}/Cast", to=TensorProto.FLOAT)
         )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
     nodes = [*casts, *model.graph.node]

@@ -179,10 +179,14 @@ class ParotidNet(nn.Module):
         grid: the model's sampling of a scan.
         channels: number of a scan's channels.
         classes: number of labels, background included.
+
+    Attributes:
+        probabilities: whether `forward` returns them, too.
     """
 
     def __init__(self, config: NetworkConfig, grid: Grid, channels: int, classes: int) -> None:
         super().__init__()
+        self.probabilities = False
         self.to_grid = ToGrid()
         self.unet = SwinUnet(config, grid.size, channels * len(grid.offsets_mm), classes)
         self.from_grid = FromGrid()
@@ -197,8 +201,16 @@ class ParotidNet(nn.Module):
         slices_back: Tensor,
         rows_back: Tensor,
         columns_back: Tensor,
-    ) -> Tensor:
-        """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (S, H, W) uint8."""
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (S, H, W) uint8.
+
+        With `probabilities` also (S, C, H, W) float32, which sum to 1 over C; beyond the grid all is background.
+        """
         logits = self.unet(self.to_grid(slices, window, rows, columns, neighbours))
-        native: Tensor = self.from_grid(logits, slices_back, rows_back, columns_back)
-        return native.argmax(dim=1).to(torch.uint8)
+        scores: Tensor = self.from_grid(logits, slices_back, rows_back, columns_back)
+        labels = scores.argmax(dim=1).to(torch.uint8)
+        if not self.probabilities:
+            return labels
+        covered = (rows_back.sum(dim=1)[:, None] * columns_back.sum(dim=1)).clamp(max=1.0)
+        background = torch.tensor([1.0] + [0.0] * (scores.shape[1] - 1)).view(1, -1, 1, 1)
+        return labels, scores.softmax(dim=1) * covered + background * (1.0 - covered)
