@@ -57,6 +57,9 @@ def infer(
         bool, typer.Option("--pictures/--no-pictures", help="Write an overlay picture of each case to DIR/pictures.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo cases that are done. Default: resume.")] = False,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Use a model that 'parotid-seg export' has not proven.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Segment the parotid glands of scans.
@@ -79,6 +82,7 @@ def infer(
             clean_up=clean_up,
             pictures=pictures,
             overwrite=overwrite,
+            allow_unverified=allow_unverified,
         )
         with _progress(quiet) as line:
 
@@ -180,28 +184,50 @@ def train(
         )
 
 
-@app.command(epilog="Example: parotid-seg export runs/compact/best.pt --out parotid-ct.onnx")
+@app.command(epilog="Example: parotid-seg export runs/compact/best.pt --out parotid-ct.onnx --precision auto")
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="best.pt or last.pt of a training run.")],
     out: Annotated[Path, typer.Option("--out", metavar="MODEL.onnx", help="The model file to make.")],
-    weights: Annotated[str, typer.Option("--weights", help="Type the weights are stored in: fp16 or fp32.")] = "fp16",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="Type the network computes in: fp32, fp16, int8, or auto for the fastest on this CPU that passes.",
+        ),
+    ] = "fp32",
+    weights: Annotated[
+        str, typer.Option("--weights", help="Type the weights of an fp32 network are stored in: fp16 or fp32.")
+    ] = "fp16",
     verify: Annotated[
         Path | None,
-        typer.Option("--verify", metavar="DIR", help="Scans for the parity gate. Default for CT: the example scan."),
+        typer.Option(
+            "--verify",
+            metavar="DIR",
+            help="Scans for the parity gate, and to calibrate int8 on; contours are used if they are there. "
+            "Default for CT: the example scan.",
+        ),
     ] = None,
+    batch: Annotated[
+        tuple[int, int, int],
+        typer.Option("--batch", metavar="MIN OPT MAX", help="Slices at once that the gate tries."),
+    ] = (1, 16, 64),
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Give the model a second output: class probabilities.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into one self-describing ONNX file, proven to be the same model.
 
-    The file and the trained model segment the same scans; if their masks differ by more than the gate allows, the
-    file is not written and the exit status is 1. MODEL.parity.json holds the comparison. Needs the extra:
-    pip install 'parotid-seg[export]'.
+    The file and the trained model segment the same scans, at several native sizes and batch sizes. If their masks
+    differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
+    written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
+    differs. Needs the extra: pip install 'parotid-seg[export]'.
     """
     with _one_line_errors(), _extra("export"), _progress(quiet) as line:
+        from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
 
-        for row in run(checkpoint, out, weights=weights, verify=verify, report=line.say):
-            line.say(f"{row.scan}, batches of {row.batch_size}: {row.changed} voxels changed, DSC {row.dsc:.5f}")
+        run(checkpoint, out, ExportOptions(precision, weights, verify, batch, probabilities), report=line.say)
         line.say(f"wrote {out}")
 
 

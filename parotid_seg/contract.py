@@ -15,7 +15,7 @@ from typing import Any
 from parotid_seg.errors import InputError, ModelError
 
 METADATA_KEY = "parotid_seg.contract"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Contract:
         windows: for each channel the intensities mapped to 0 and 1 at the network's entrance, HU for CT; None where
             they come from the scan itself (see `scan.intensity.window_of`). Beyond them is clipped.
         grid: the model's sampling of a scan.
-        precision: type the network computes in ("fp32").
+        precision: type the network computes in ("fp32", "fp16", "int8").
         weights: type the weights are stored in ("fp32", "fp16").
         opset: ONNX operator set.
-        weights_sha256: SHA-256 over the names and bytes of all weights.
+        graph_sha256: SHA-256 of the file's graph, weights included, as `graph_hash` computes it.
         training: data, preset, epochs and scores, as written by `parotid-seg train`.
         verification: record of the checks that `parotid-seg export` made.
         schema_version: version of this schema.
@@ -77,7 +77,7 @@ class Contract:
     precision: str = "fp32"
     weights: str = "fp32"
     opset: int = 20
-    weights_sha256: str = ""
+    graph_sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

@@ -4,87 +4,161 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from onnx import ModelProto
+
+from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.export.onnx_file import to_onnx, with_contract
-from parotid_seg.export.parity import LEAST_DSC, MOST_CHANGED_SHARE, ScanParity, check_parity
+from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
+from parotid_seg.export.census import work_of
+from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
+from parotid_seg.export.parity import Parity
+from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, Proof, draw_failure, prove
 from parotid_seg.files import make_folder, whole_file, write_text
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.load import load_backend
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
+
+AUTO = "auto"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `parotid-seg export` was asked for.
+
+    Attributes:
+        precision: type the network computes in: one of `PRECISIONS`, or "auto" for the fastest on this machine's CPU
+            that passes the gate.
+        weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
+        verify: folder of scans for the gate. Default: the packaged example, a CT.
+        batch: least, usual and largest number of looks at once.
+        probabilities: whether the model has them as a second output.
+    """
+
+    precision: str = "fp32"
+    weights: str = "fp16"
+    verify: Path | None = None
+    batch: tuple[int, int, int] = (1, 16, 64)
+    probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
+        least, usual, largest = self.batch
+        if not 1 <= least <= usual <= largest:
+            raise InputError(f"--batch: found {least} {usual} {largest}, expected 1 <= MIN <= OPT <= MAX")
+
+
+class Seconds(dict[str, float]):
+    """Time of each step by its name."""
+
+    @contextmanager
+    def of(self, step: str) -> Iterator[None]:
+        """Time the block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self[step] = round(time.perf_counter() - started, 2)
 
 
 def export(
-    checkpoint_path: Path,
-    out: Path,
-    *,
-    weights: str,
-    verify: Path | None = None,
-    report: Callable[[str], None] = lambda _: None,
-) -> list[ScanParity]:
+    checkpoint_path: Path, out: Path, options: ExportOptions | None = None, report: Report = lambda _: None
+) -> Proof:
     """Export a checkpoint, compare it with the trained model, and write it with the record of that.
 
-    Writes `out` and, pass or fail, `out` with the ending `.parity.json`.
+    Writes `out` and, pass or fail, `out` with the ending `.parity.json`; on failure also `.parity.png`.
 
     Args:
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
-        weights: type the weights are stored in, "fp16" or "fp32".
-        verify: folder of scans to compare on. Default: the packaged example, a CT.
+        options: see there.
         report: told one line at a time what happens.
 
     Raises:
         InputError: for an unusable argument or checkpoint, and where the example does not fit the model.
-        ModelError: if the exported model is not the same; `out` is not written then.
+        ModelError: if the exported model is not the same, or does not compute as asked; `out` is not written then.
         OutputError: if a file cannot be written.
     """
+    options = options or ExportOptions()
     if out.suffix != ".onnx":
         raise InputError(f"--out: found {out.name}, expected a name ending in .onnx")
     checkpoint = load_checkpoint(checkpoint_path)
-    if verify is None:
-        if not all(map(is_ct, checkpoint.channels)) or len(checkpoint.channels) != 1:
-            wanted = ", ".join(checkpoint.channels)
-            raise InputError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
-        verify = example_folder()
+    verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
+    seconds = Seconds()
     report(f"translating {checkpoint_path} to ONNX")
-    model, contract = to_onnx(checkpoint, weights)
-    with tempfile.TemporaryDirectory() as scratch:
-        candidate = Path(scratch) / "candidate.onnx"
-        candidate.write_bytes(with_contract(model, contract))
-        report(f"comparing with the trained model on {verify}")
-        rows = check_parity(checkpoint.network(), load_backend(candidate), verify)
-    passed = all(row.passed for row in rows)
-    record = {
-        "passed": passed,
-        "least_dsc": LEAST_DSC,
-        "most_changed_share": MOST_CHANGED_SHARE,
+    with seconds.of("translate"):
+        model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
+    report(f"segmenting the scans of {verify} with the trained model")
+    with seconds.of("trained model"):
+        parity = Parity(checkpoint.network(), contract, verify, options.batch)
+    tried = _candidates(model, contract, parity, options, seconds, report)
+    passed = [each for each in tried if not each[1].failure]
+    versions = {
         "against": f"torch {metadata.version('torch')} in FP32",
         "with": f"onnxruntime {metadata.version('onnxruntime')} on the CPU",
-        "scans": [asdict(row) for row in rows],
     }
-    write_text(json.dumps(record, indent=1) + "\n", out.with_suffix(".parity.json"))
+    record = {"passed": bool(passed), **versions, "candidates": [proof.record() for _, proof, _ in tried]}
+    parity_file = out.with_suffix(".parity.json")
     if not passed:
-        worst = min(rows, key=lambda row: row.dsc)
-        raise ModelError(
-            f"{out}: not written: the exported model differs from the trained one: DSC {worst.dsc:.4f} on "
-            f"{worst.scan}, expected at least {LEAST_DSC}; {worst.changed} voxels changed; "
-            f"see {out.with_suffix('.parity.json')}"
-        )
-    verification = {
-        "against": record["against"],
-        "with": record["with"],
-        "scans": len({row.scan for row in rows}),
-        "lowest_dsc": min(row.dsc for row in rows),
-        "largest_changed_share": max(row.changed_share for row in rows),
-    }
-    content = with_contract(model, dataclasses.replace(contract, verification=verification))
+        _, proof, content = tried[0]
+        write_text(json.dumps({**record, "seconds": seconds}, indent=1) + "\n", parity_file)
+        draw_failure(proof, content, parity, out.with_suffix(".parity.png"))
+        raise ModelError(f"{out}: not written: {proof.failure}; see {parity_file}")
+    candidate, proof, _ = passed[0]
+    if passed[1:]:
+        with seconds.of("time on the CPU"):
+            candidate, speeds = fastest([each[0] for each in passed], parity.inputs()[0])
+        proof = next(each[1] for each in passed if each[0] is candidate)
+        record["speed_over_fp32"] = speeds
+        report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
+    record |= {"chosen": candidate.precision, "seconds": seconds}
+    verified = dataclasses.replace(contract, verification={**versions, **proof.summary()})
+    write_text(json.dumps(record, indent=1) + "\n", parity_file)
+    out.with_suffix(".parity.png").unlink(missing_ok=True)
     with whole_file(out) as partial:
-        partial.write_bytes(content)
-    return rows
+        partial.write_bytes(_file(candidate, verified, options.weights))
+    return proof
+
+
+def _candidates(
+    model: ModelProto, contract: Contract, parity: Parity, options: ExportOptions, seconds: Seconds, report: Report
+) -> list[tuple[Candidate, Proof, bytes]]:
+    """What was asked for, with its proof and its file; of "auto" every precision that this CPU computes in."""
+    work = work_of(model.SerializeToString(), parity.inputs()[0])
+    made = []
+    for precision in COMPUTED_ON_THE_CPU if options.precision == AUTO else (options.precision,):
+        with seconds.of(f"convert to {precision}"):
+            candidate = make(precision, model, parity, report)
+        content = _file(candidate, contract, options.weights)
+        with seconds.of(f"prove {precision}"):
+            proof = prove(candidate, content, parity, work)
+        for line in proof.lines():
+            report(line)
+        made.append((candidate, proof, content))
+    return made
+
+
+def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
+    model = candidate.model
+    if candidate.precision == "fp32" and weights == "fp16":
+        model = halve_weights(model)
+    stored = weights if candidate.precision == "fp32" else candidate.precision
+    return with_contract(model, dataclasses.replace(contract, precision=candidate.precision, weights=stored))
+
+
+def _example_for(checkpoint: Checkpoint) -> Path:
+    if len(checkpoint.channels) != 1 or not is_ct(checkpoint.channels[0]):
+        wanted = ", ".join(checkpoint.channels)
+        raise InputError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+    return example_folder()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import io
 import logging
 import warnings
@@ -14,8 +14,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
-from parotid_seg.errors import InputError
 from parotid_seg.export.names import name_after_modules
+from parotid_seg.runtime.model_file import graph_hash
 from parotid_seg.runtime.ort import INPUTS
 from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint
@@ -27,35 +27,23 @@ SMALLEST_HALVED = 256
 """Weights with fewer values (norms, biases) stay FP32: they save nothing and hold the widest range."""
 
 
-def to_onnx(
-    checkpoint: Checkpoint, weights: str, *, probabilities: bool = False
-) -> tuple[onnx.ModelProto, Contract]:
-    """The network as an ONNX model without metadata, and the contract it will carry.
+def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onnx.ModelProto, Contract]:
+    """The network as an FP32 graph without metadata, and the contract it will carry.
 
     Args:
         checkpoint: the trained model.
-        weights: type the weights are stored in, "fp16" or "fp32"; the network computes in FP32 either way.
         probabilities: whether the graph has them as a second output.
-
-    Raises:
-        InputError: for another type of weights.
     """
-    if weights not in WEIGHT_TYPES:
-        raise InputError(f"--weights: found {weights!r}, expected one of: {', '.join(WEIGHT_TYPES)}")
     net = checkpoint.network()
     net.probabilities = probabilities
     model = _translate(net, checkpoint.config.grid, len(checkpoint.channels))
     _forget_torch(model)
-    if weights == "fp16":
-        _halve_weights(model)
     contract = Contract(
         labels=checkpoint.labels,
         channels=checkpoint.channels,
         windows=fixed_windows(checkpoint.channels, checkpoint.config.window_hu),
         grid=checkpoint.config.grid,
-        weights=weights,
         opset=OPSET,
-        weights_sha256=_hash_weights(model),
         training=checkpoint.training,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -63,9 +51,11 @@ def to_onnx(
 
 
 def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
-    """The model file's bytes, contract included."""
+    """The model file's bytes, contract and the graph's hash included."""
+    onnx.checker.check_model(model, full_check=True)
     del model.metadata_props[:]
-    helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    hashed = graph_hash(model.SerializeToString(deterministic=True))
+    helper.set_model_props(model, {METADATA_KEY: dataclasses.replace(contract, graph_sha256=hashed).to_json()})
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
@@ -128,10 +118,12 @@ def _forget_torch(model: onnx.ModelProto) -> None:
     model.graph.name = "parotid_seg"
 
 
-def _halve_weights(model: onnx.ModelProto) -> None:
-    """Store large weights in FP16, each followed by a cast that runtimes fold when they load the model."""
-    casts = []
-    for weight in model.graph.initializer:
+def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of an FP32 graph with large weights stored in FP16, each with a cast that runtimes fold on loading."""
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    graph, casts = halved.graph, []
+    for weight in graph.initializer:
         values = numpy_helper.to_array(weight)
         if weight.data_type != TensorProto.FLOAT or values.size < SMALLEST_HALVED:
             continue
@@ -140,18 +132,9 @@ def _halve_weights(model: onnx.ModelProto) -> None:
             helper.make_node("Cast", [stored], [weight.name], name=f"{weight.name}/Cast", to=TensorProto.FLOAT)
         )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    halved = {cast.output[0] for cast in casts}
-    kept = [value for value in model.graph.value_info if value.name not in halved]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
-
-
-def _hash_weights(model: onnx.ModelProto) -> str:
-    digest = hashlib.sha256()
-    for weight in sorted(model.graph.initializer, key=lambda weight: weight.name):
-        digest.update(weight.name.encode())
-        digest.update(numpy_helper.to_array(weight).tobytes())
-    return digest.hexdigest()
+    made = {cast.output[0] for cast in casts}
+    kept = [value for value in graph.value_info if value.name not in made]
+    for items, new in ((graph.node, [*casts, *graph.node]), (graph.value_info, kept)):
+        del items[:]
+        items.extend(new)
+    return halved

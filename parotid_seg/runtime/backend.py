@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
 from parotid_seg.scan.volume import Mask
+
+Inputs = Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
+"""One chunk of a scan by the names of the model's inputs; see `scan.grid.Chunk`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,6 @@ class Backend(Protocol):
     model_sha256: str
     ran: Ran
 
-    def run(self, inputs: dict[str, NDArray[np.float16] | NDArray[np.float32]]) -> Mask:
-        """One chunk (see `scan.grid.Chunk`) to labels (S, H, W)."""
+    def run(self, inputs: Inputs) -> Mask:
+        """One chunk to labels (S, H, W)."""
         ...

@@ -41,6 +41,7 @@ class InferOptions:
         clean_up: see `keep_largest_components`.
         pictures: write an overlay picture a case.
         overwrite: redo cases that are done.
+        allow_unverified: see `load_backend`.
     """
 
     model: Path
@@ -50,6 +51,7 @@ class InferOptions:
     clean_up: bool = True
     pictures: bool = True
     overwrite: bool = False
+    allow_unverified: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -107,7 +109,7 @@ def infer(
         OutputError: if results cannot be written; cases finished before stay whole.
     """
     begun = datetime.now(UTC)
-    backend = load_backend(options.model, options.backend, options.device)
+    backend = load_backend(options.model, options.backend, options.device, allow_unverified=options.allow_unverified)
     journal = Journal(out)
     results = [out / entry.mask for entry in journal.entries.values() if entry.mask]
     ignored = [*results, *([] if _inside(scans, out) else [out])]

@@ -28,7 +28,7 @@ def inspect(path: Path) -> dict[str, str]:
 
 
 def _describe_model(path: Path) -> dict[str, str]:
-    backend = load_backend(path)
+    backend = load_backend(path, allow_unverified=True)
     contract, grid = backend.contract, backend.contract.grid
     facts = {
         "file": str(path),
@@ -41,7 +41,8 @@ def _describe_model(path: Path) -> dict[str, str]:
         + ", ".join(f"{offset:g}" for offset in grid.offsets_mm)
         + f" mm, a look every {grid.slice_step_mm:g} mm at most",
         "computes in": contract.precision,
-        "weights": f"stored in {contract.weights}, sha256 {contract.weights_sha256}",
+        "weights": f"stored in {contract.weights}",
+        "graph sha256": contract.graph_sha256,
     }
     facts |= {f"training: {name}": str(value) for name, value in contract.training.items()}
     facts |= {f"verified: {name}": str(value) for name, value in contract.verification.items()}

@@ -7,13 +7,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError, ParotidSegError
-from parotid_seg.runtime.backend import Ran
+from parotid_seg.runtime.backend import Inputs, Ran
+from parotid_seg.runtime.model_file import read_model
 from parotid_seg.scan.volume import Mask
 
 INPUTS = ("slices", "window", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
@@ -27,7 +25,7 @@ class OnnxRuntimeBackend:
         threads: computing threads; default: one a core.
 
     Raises:
-        ModelError: if the file is missing, not an ONNX model, without a contract, or of another contract version.
+        ModelError: as `model_file.read_model`, and if the model's inputs are others than ours.
         ParotidSegError: if both onnxruntime and onnxruntime-gpu are installed.
     """
 
@@ -35,7 +33,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, model: Path, threads: int | None = None) -> None:
         check_single_onnxruntime()
-        content = read_model(model)
+        content, self.contract = read_model(model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -45,11 +43,7 @@ class OnnxRuntimeBackend:
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
             reason = str(error).splitlines()[0]
             raise ModelError(f"{model}: not an ONNX model that onnxruntime can load ({reason})") from error
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise ModelError(f"{model}: an ONNX model, but without parotid-seg's contract in its metadata")
         found = tuple(sorted(entry.name for entry in session.get_inputs()))
-        self.contract = Contract.from_json(text, where=str(model))
         if found != tuple(sorted(INPUTS)):
             raise ModelError(f"{model}: found inputs {', '.join(found)}, expected {', '.join(sorted(INPUTS))}")
         self.model_sha256 = hashlib.sha256(content).hexdigest()
@@ -57,22 +51,10 @@ class OnnxRuntimeBackend:
         self._session = session
         type(self).loads += 1
 
-    def run(self, inputs: dict[str, NDArray[np.float16] | NDArray[np.float32]]) -> Mask:
-        """One chunk (see `scan.grid.Chunk`) to labels (S, H, W)."""
-        labels: Mask = self._session.run(["labels"], inputs)[0]
+    def run(self, inputs: Inputs) -> Mask:
+        """One chunk to labels (S, H, W)."""
+        labels: Mask = self._session.run(["labels"], dict(inputs))[0]
         return labels
-
-
-def read_model(model: Path) -> bytes:
-    """A model file's bytes.
-
-    Raises:
-        ModelError: if it is missing or cannot be read.
-    """
-    try:
-        return model.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{model}: the model file cannot be read ({error.strerror})") from error
 
 
 def check_single_onnxruntime() -> None:

@@ -9,23 +9,13 @@ import torch
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError
-from parotid_seg.export import export as module
 from parotid_seg.train.checkpoint import load_checkpoint
-from tests.train.conftest import balls, small_config  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(command, balls, small_config, tmp_path_factory):  # noqa: F811
-    folder = tmp_path_factory.mktemp("run")
-    done = command("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(command, run, balls):  # noqa: F811
+def model(command, run, balls):
     path = run / "model.onnx"
     done = command("export", run / "best.pt", "--out", path, "--verify", balls / "imagesTr", timeout=600)
     assert done.returncode == 0, done.stderr
@@ -41,7 +31,7 @@ def test_training_learns_and_leaves_what_it_promises(run):
         assert (run / name).stat().st_size > 0
 
 
-def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, run, balls, small_config, tmp_path):  # noqa: F811
+def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, run, balls, small_config, tmp_path):
     again = command("train", balls, "--out", run, "--config", small_config)
     assert again.returncode == 1
     assert "holds a run already" in again.stderr
@@ -71,7 +61,7 @@ def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, run, 
     assert "no such checkpoint" in nothing.stderr
 
 
-def test_the_model_file_describes_itself(model, balls):  # noqa: F811
+def test_the_model_file_describes_itself(model, balls):
     content = onnx.load(model)
     onnx.checker.check_model(content, full_check=True)
     contract = Contract.from_json({e.key: e.value for e in content.metadata_props}[METADATA_KEY], where="x")
@@ -87,29 +77,11 @@ def test_the_model_file_describes_itself(model, balls):  # noqa: F811
     assert not large, "large weights are stored in FP16"
 
 
-def test_masks_of_the_exported_model_are_right(command, model, balls, tmp_path):  # noqa: F811
+def test_masks_of_the_exported_model_are_right(command, model, balls, tmp_path):
     assert command("infer", balls / "imagesTr", "--out", tmp_path, "--model", model, "--no-clean-up").returncode == 0
     scored = command("evaluate", tmp_path, balls / "labelsTr", "--out", tmp_path / "scores.json")
     assert scored.returncode == 0, scored.stderr
     assert json.loads((tmp_path / "scores.json").read_text())["means"]["glands dsc"]["mean"] > 0.6
-
-
-def test_a_model_that_differs_is_not_written(run, balls, tmp_path, monkeypatch):  # noqa: F811
-    real = module.to_onnx
-
-    def damaged(checkpoint, weights):
-        model, contract = real(checkpoint, weights)
-        for weight in model.graph.initializer:
-            if "classify" in weight.name and len(weight.dims) == 1:
-                weight.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 9, -9], np.float32), weight.name))
-        return model, contract
-
-    monkeypatch.setattr(module, "to_onnx", damaged)
-    out = tmp_path / "bad.onnx"
-    with pytest.raises(module.ModelError, match="not written"):
-        module.export(run / "best.pt", out, weights="fp16", verify=balls / "imagesTr")
-    assert not out.exists()
-    assert json.loads(out.with_suffix(".parity.json").read_text())["passed"] is False
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

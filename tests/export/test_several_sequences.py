@@ -11,13 +11,13 @@ import pytest
 from parotid_seg.errors import InputError
 from parotid_seg.export import export as module
 from parotid_seg.runtime.inspect import inspect
-from tests.train.conftest import CONTRAST, SMALL, sequences  # noqa: F401
+from tests.train.conftest import CONTRAST, SMALL
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(command, sequences, tmp_path_factory):  # noqa: F811
+def run(command, sequences, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = folder / "small.toml"
     settings = SMALL.replace("epochs = 4\n", "epochs = 6\n").replace("validate_every = 1", "validate_every = 3")
@@ -28,7 +28,7 @@ def run(command, sequences, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def held_out(sequences, tmp_path_factory):  # noqa: F811
+def held_out(sequences, tmp_path_factory):
     """The validation patients' files."""
     folder = tmp_path_factory.mktemp("held_out")
     for place in ("imagesTr", "labelsTr"):
@@ -99,5 +99,5 @@ def test_the_model_tells_its_channels(model):
 
 def test_the_packaged_ct_does_not_verify_an_mr_model(run, tmp_path):
     with pytest.raises(InputError, match=r"--verify: the packaged example is a CT; .* T1, T2, STIR"):
-        module.export(run / "best.pt", tmp_path / "made" / "m.onnx", weights="fp16")
+        module.export(run / "best.pt", tmp_path / "made" / "m.onnx")
     assert not (tmp_path / "made").exists()

@@ -1,0 +1,165 @@
+"""One trained model in several precisions: the least FP32 that the gate allows, and the choice of the fastest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+from parotid_seg.errors import ModelError
+from parotid_seg.export.names import module_of
+from parotid_seg.export.parity import GATES, Parity, Run
+from parotid_seg.export.precision import LADDER, is_within, lower
+from parotid_seg.export.quantise import quantise
+from parotid_seg.runtime.backend import Inputs
+from parotid_seg.scan.volume import Mask
+
+PRECISIONS = ("fp32", "fp16", "int8")
+TIMED_TURNS = 9
+LEAST_GAIN = 0.05
+"""Of speed, for another precision than FP32 to be taken: less is noise on a shared machine."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A graph that may be exported.
+
+    Attributes:
+        precision: one of `PRECISIONS`.
+        model: the graph.
+        kept: what stays in FP32 of it: rungs of the ladder, operators or modules.
+        steps: what was tried on the way, a line each.
+    """
+
+    precision: str
+    model: ModelProto
+    kept: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, symmetric: bool = False) -> Candidate:
+    """The FP32 graph in a precision.
+
+    Args:
+        model: in FP32.
+        symmetric: see `quantise`.
+
+    Raises:
+        ModelError: if FP16 fails the gate however much stays in FP32.
+    """
+    if precision == "fp16":
+        return _lowest(model, parity, report)
+    if precision == "int8":
+        report("measuring ranges for INT8 and comparing")
+        kept = ("resampling", "last layer", "everything but products and convolutions")
+        return Candidate(precision, quantise(model, parity.inputs(), symmetric=symmetric), kept)
+    return Candidate(precision, model)
+
+
+def run_of(model: ModelProto) -> Run:
+    """A graph on onnxruntime's CPU provider."""
+    session = _session(model)
+
+    def run(inputs: Inputs) -> Mask:
+        labels: Mask = session.run(["labels"], dict(inputs))[0]
+        return labels
+
+    return run
+
+
+def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
+    """What a graph chooses its labels by, as a function of a chunk."""
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    choice = next(node for node in watched.graph.node if node.op_type == "ArgMax")
+    watched.graph.output.add().name = choice.input[0]
+    session = _session(watched)
+
+    def scores(inputs: Inputs) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = session.run([choice.input[0]], dict(inputs))[0]
+        return found
+
+    return scores
+
+
+def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate, dict[str, float]]:
+    """The candidate that takes least time for a chunk on this machine's CPU, and the speed of each over the first's.
+
+    They are timed in turns, and a turn's times are compared with each other only: a shared machine's speed drifts.
+
+    Args:
+        candidates: FP32 first; another is taken only if it is faster by more than `LEAST_GAIN`.
+    """
+    runs = [run_of(candidate.model) for candidate in candidates]
+    turns = []
+    for _ in range(TIMED_TURNS + 1):
+        seconds = []
+        for run in runs:
+            started = time.perf_counter()
+            run(inputs)
+            seconds.append(time.perf_counter() - started)
+        turns.append([seconds[0] / own for own in seconds])
+    speeds = np.median(turns[1:], axis=0)  # the first is to warm up
+    best = int(np.argmax(speeds))
+    chosen = candidates[best if speeds[best] > 1 + LEAST_GAIN else 0]
+    pairs = zip(candidates, speeds, strict=True)
+    return chosen, {candidate.precision: round(float(speed), 2) for candidate, speed in pairs}
+
+
+def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
+    """FP16 with as little FP32 as passes: rung by rung, then module by module."""
+    steps: list[str] = []
+
+    def passes(keep: Callable[[NodeProto], bool], words: str) -> ModelProto | None:
+        try:
+            lowered = lower(model, "fp16", keep)
+        except ModelError as error:
+            steps.append(f"fp16, {words}: {error}")
+            report(steps[-1])
+            return None
+        row = parity.quick(run_of(lowered), GATES["fp16"])
+        steps.append(f"fp16, {words}: {row}")
+        report(steps[-1])
+        return lowered if row.passed else None
+
+    for count in range(len(LADDER) + 1):
+        rungs = LADDER[:count]
+        kept = tuple(rung.name for rung in rungs)
+        words = f"{' and '.join(kept) or 'nothing'} in FP32"
+        lowered = passes(lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs), words)  # type: ignore[misc]
+        if lowered is not None:
+            return Candidate("fp16", lowered, kept, tuple(steps))
+    modules = list(dict.fromkeys(module_of(node.name) for node in model.graph.node if node.op_type != "Cast"))
+
+    def needed(among: list[str]) -> list[str]:
+        """Modules that cannot be FP16 even if all others of the network are FP32."""
+        others = set(modules) - set(among)
+        if passes(lambda node: module_of(node.name) in others or _on_ladder(node), f"{len(others)} modules in FP32"):
+            return []
+        half = len(among) // 2
+        return among if len(among) == 1 else needed(among[:half]) + needed(among[half:])
+
+    culprits = needed(modules)
+    lowered = passes(
+        lambda node: is_within(node, culprits) or _on_ladder(node), f"{', '.join(culprits)} and the ladder in FP32"
+    )
+    if lowered is None:
+        raise ModelError(f"FP16 fails the gate even with {', '.join(culprits)} in FP32; the last: {steps[-1]}")
+    return Candidate("fp16", lowered, (*(rung.name for rung in LADDER), *culprits), tuple(steps))
+
+
+def _on_ladder(node: NodeProto) -> bool:
+    return any(rung.holds(node) for rung in LADDER)
+
+
+def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

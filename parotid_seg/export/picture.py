@@ -1,0 +1,41 @@
+"""Where an export differs from the trained model: the slices with most changed voxels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from parotid_seg.files import whole_file
+from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.volume import Mask, Volume
+
+MOST_SLICES = 6
+
+
+def draw_difference(volume: Volume, windows: Windows, expected: Mask, found: Mask, title: str, path: Path) -> None:
+    """Write a PNG: trained model's outline white, export's orange, changed voxels red. Raises OutputError."""
+    changed = np.count_nonzero(expected != found, axis=(1, 2))
+    order = np.argsort(changed)[::-1][:MOST_SLICES]
+    shown = np.sort(order[changed[order] > 0])
+    low, high = map(float, windows[0])
+    figure, panels = plt.subplots(2, MOST_SLICES // 2, figsize=(12, 8.6), layout="constrained")
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, index in zip(panels.flat, shown, strict=False):
+        aspect = volume.spacing_mm[1] / volume.spacing_mm[2]
+        axes.imshow(volume.voxels[0, index], cmap="gray", vmin=low, vmax=high, aspect=aspect)
+        differs = np.ma.masked_equal(expected[index] != found[index], False)
+        axes.imshow(differs, cmap="autumn", vmin=0, vmax=2, aspect=aspect, alpha=0.6, interpolation="nearest")
+        for mask, colour in ((expected[index] > 0, "white"), (found[index] > 0, "orange")):
+            if mask.any():
+                axes.contour(mask, [0.5], colors=colour, linewidths=0.9)
+        axes.set_title(f"slice {index}: {changed[index]} voxels changed", fontsize=10)
+    figure.suptitle(f"{title}\ntrained model white, export orange, changed red", fontsize=11)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=90, format="png")
+    plt.close(figure)

@@ -1,0 +1,110 @@
+"""What is known of a candidate before it may be called the trained model: masks compared, multiply-adds counted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.export.candidates import Candidate, scores_of
+from parotid_seg.export.census import Census, of_graph, of_run
+from parotid_seg.export.parity import GATES, Parity, ScanParity
+from parotid_seg.export.picture import draw_difference
+from parotid_seg.runtime.load import load_backend
+
+LEAST_SHARE = 0.9
+"""Of the network's multiply-adds, in the type that was asked for; resampling may stay in FP32."""
+COMPUTED_ON_THE_CPU = ("fp32", "int8")
+"""Types that onnxruntime's CPU provider computes in; FP16 products become FP32 ones, whatever the graph asks for."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What speaks for a candidate, or against it.
+
+    Attributes:
+        precision: type the network is to compute in.
+        kept: what stays in FP32.
+        steps: what was tried on the way.
+        rows: the gate's comparisons.
+        network: multiply-adds of the network without resampling.
+        asked: multiply-adds by type, as the graph asks for them.
+        ran: the same as onnxruntime ran them on this machine's CPU.
+    """
+
+    precision: str
+    kept: tuple[str, ...]
+    steps: tuple[str, ...]
+    rows: tuple[ScanParity, ...]
+    network: int
+    asked: Census
+    ran: Census
+
+    @property
+    def worst(self) -> ScanParity:
+        """The comparison that speaks most against it."""
+        return min(self.rows, key=lambda row: (row.passed, row.dsc))
+
+    @property
+    def failure(self) -> str:
+        """Why the candidate must not be used; empty if it may."""
+        if not self.worst.passed:
+            return f"the exported model differs from the trained one: {self.worst}"
+        wanted = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
+        if self.asked.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
+            return f"its graph asks for {self.asked}, {wanted}"
+        if self.precision in COMPUTED_ON_THE_CPU and self.ran.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
+            return f"onnxruntime computes {self.ran}, {wanted}"
+        return ""
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        counted = f"multiply-adds {self.asked} in the graph, {self.ran} in onnxruntime on this CPU"
+        return [f"{self.precision}: {line}" for line in (*map(str, self.rows), counted)]
+
+    def record(self) -> dict[str, Any]:
+        """For the parity file."""
+        census = {"asked": self.asked.macs, "onnxruntime_cpu": self.ran.macs}
+        return {"failure": self.failure, "gate": asdict(GATES[self.precision]), **asdict(self), "census": census}
+
+    def summary(self) -> dict[str, Any]:
+        """For the contract."""
+        return {
+            "scans": len({row.scan for row in self.rows}),
+            "comparisons": len(self.rows),
+            "lowest_dsc": min(row.dsc for row in self.rows),
+            "largest_changed_share": max(row.changed_share for row in self.rows),
+            "largest_hd95_mm": max(row.hd95_mm for row in self.rows),
+            "kept_in_fp32": list(self.kept),
+            "multiply_adds": {kind: round(self.asked.share(kind), 4) for kind in self.asked.macs},
+        }
+
+
+def prove(candidate: Candidate, content: bytes, parity: Parity, work: Mapping[str, int]) -> Proof:
+    """Load a candidate's file as a user would, compare its masks, and count.
+
+    Args:
+        content: the file, with its contract.
+        work: see `census.work_of`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "candidate.onnx"
+        path.write_bytes(content)
+        run = load_backend(path, allow_unverified=True).run
+        rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
+    asked, ran = of_graph(candidate.model, work), of_run(content, parity.inputs()[0])
+    network = sum(macs for name, macs in work.items() if name.startswith("unet."))
+    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, asked, ran)
+
+
+def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> None:
+    """Write a picture of where the worst comparison differs."""
+    with tempfile.TemporaryDirectory() as folder:
+        candidate = Path(folder) / "candidate.onnx"
+        candidate.write_bytes(content)
+        run = load_backend(candidate, allow_unverified=True).run
+        comparison, labels = parity.labels_of(run, proof.worst)
+    title = f"{proof.precision}: {proof.worst}"
+    draw_difference(comparison.volume, comparison.windows, comparison.expected, labels, title, path)

@@ -1,0 +1,34 @@
+"""A small model, trained in half a minute, and what is made of it."""
+
+import pytest
+
+from parotid_seg.export.onnx_file import to_onnx
+from parotid_seg.export.parity import Parity
+from parotid_seg.train.checkpoint import load_checkpoint
+from tests.train.conftest import balls, sequences, small_config  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def run(command, balls, small_config, tmp_path_factory):  # noqa: F811
+    """The folder of a training run."""
+    folder = tmp_path_factory.mktemp("run")
+    done = command("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(run):
+    return load_checkpoint(run / "best.pt")
+
+
+@pytest.fixture(scope="session")
+def translated(checkpoint):
+    """The FP32 graph and the contract without proof."""
+    return to_onnx(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def parity(checkpoint, translated, balls):  # noqa: F811
+    """The trained model's masks, to compare with."""
+    return Parity(checkpoint.network(), translated[1], balls / "imagesTr", (1, 7, 16))

@@ -1,0 +1,209 @@
+"""The gate: what is the trained model passes, what is not is not written, by whatever it was sabotaged."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.export import export as module
+from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scores_of
+from parotid_seg.export.census import work_of
+from parotid_seg.export.export import ExportOptions, export
+from parotid_seg.export.onnx_file import to_onnx, with_contract
+from parotid_seg.export.parity import GATES, SAME, Parity, contour_of
+from parotid_seg.export.precision import lower
+from parotid_seg.export.proof import prove
+from parotid_seg.runtime.load import load_backend
+
+pytestmark = pytest.mark.slow
+
+
+def changed(model: onnx.ModelProto, names: str, change) -> onnx.ModelProto:
+    """A copy with some of the constants changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    found = [each for each in copy.graph.initializer if names in each.name]
+    assert found
+    for constant in found:
+        values = numpy_helper.to_array(constant)
+        constant.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(values), values.dtype), constant.name))
+    return copy
+
+
+def windowed_differently(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that adds 60 to every intensity before windowing."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.initializer.append(numpy_helper.from_array(np.float32(60), "shift"))
+    node = next(node for node in copy.graph.node if node.op_type == "Max" and node.name.startswith("to_grid"))
+    shift = onnx.helper.make_node("Add", [node.input[0], "shift"], ["shifted"], name="to_grid/Add")
+    node.input[0] = "shifted"
+    copy.graph.node.insert(list(copy.graph.node).index(node), shift)
+    return copy
+
+
+def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that gives its labels back with left and right of every row exchanged."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for name, value in (("starts", -1), ("ends", -(2**31)), ("axes", 2), ("steps", -1)):
+        copy.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    last = next(node for node in copy.graph.node if node.output[0] == "labels")
+    last.output[0] = "unmirrored"
+    copy.graph.node.append(
+        onnx.helper.make_node("Slice", ["unmirrored", "starts", "ends", "axes", "steps"], ["labels"])
+    )
+    return copy
+
+
+SABOTAGE = {
+    "scaled weight": lambda model: changed(model, "unet.classify.bias", lambda v: v + np.float32([0, 3, 0])),
+    "shifted window": windowed_differently,
+    "swapped labels": lambda model: changed(model, "unet.classify", lambda v: v[[0, 2, 1]]),
+    "mirrored axis": mirrored,
+}
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGE)
+def test_a_sabotaged_model_is_not_written(sabotage, run, balls, tmp_path, monkeypatch):
+    def damaged(*arguments, **options):
+        model, contract = to_onnx(*arguments, **options)
+        return SABOTAGE[sabotage](model), contract
+
+    monkeypatch.setattr(module, "to_onnx", damaged)
+    out = tmp_path / "bad.onnx"
+    with pytest.raises(ModelError, match=r"not written: the exported model differs from the trained one: p0"):
+        export(run / "best.pt", out, ExportOptions(verify=balls / "imagesTr"))
+    assert not out.exists()
+    record = json.loads(out.with_suffix(".parity.json").read_text())
+    assert record["passed"] is False
+    assert not all(row["passed"] for row in record["candidates"][0]["rows"])
+    assert out.with_suffix(".parity.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def overflowing(checkpoint):
+    """The same function as the trained model, but with values around 100,000 between two layers."""
+    weights = {name: value.clone() for name, value in checkpoint.weights.items()}
+    block = "unet.encoder.layers.0.blocks.0.attn"
+    weights[f"{block}.qkv.weight"][32:] *= 1e5  # the values; queries and keys are the first 2 x 16
+    weights[f"{block}.qkv.bias"][32:] *= 1e5
+    weights[f"{block}.proj.weight"] /= 1e5
+    return replace(checkpoint, weights=weights)
+
+
+def test_overflowing_activations_fail_in_fp16(overflowing, balls):
+    model, contract = to_onnx(overflowing)
+    parity = Parity(overflowing.network(), contract, balls / "imagesTr", (1, 7, 16))
+    work = work_of(model.SerializeToString(), parity.inputs()[0])
+    whole = prove(Candidate("fp32", model), with_contract(model, contract), parity, work)
+    assert not whole.failure
+    half = lower(model, "fp16", lambda _: False)
+    proof = prove(Candidate("fp16", half), with_contract(half, contract), parity, work)
+    assert "differs from the trained one" in proof.failure
+    assert proof.rows[0].not_finite or proof.rows[1].not_finite
+
+
+def test_the_ladder_ends_where_the_overflow_is(overflowing, balls):
+    model, contract = to_onnx(overflowing)
+    parity = Parity(overflowing.network(), contract, balls / "imagesTr", (1, 7, 16))
+    said = []
+    candidate = make("fp16", model, parity, said.append)
+    assert any("blocks.0.attn" in kept for kept in candidate.kept)
+    assert not any("decoder" in kept or "layers.1" in kept for kept in candidate.kept)
+    assert parity.quick(run_of(candidate.model), SAME).passed
+    assert list(candidate.steps) == said
+    assert sum("FAILED" in step for step in said) >= 5
+
+
+def test_fp32_where_fp16_was_asked_fails(run, balls, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "make", lambda precision, model, *_: Candidate(precision, model))
+    with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected fp16 in at least 90% of the network"):
+        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("fp16", verify=balls / "imagesTr"))
+    with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected int8 in at least 90% of the network"):
+        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", verify=balls / "imagesTr"))
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
+def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
+    said = []
+    out = tmp_path / "m.onnx"
+    proof = export(run / "best.pt", out, ExportOptions(precision, verify=balls / "imagesTr"), said.append)
+    backend = load_backend(out)
+    assert backend.contract.precision == proof.precision == backend.ran.precision
+    assert precision in ("auto", proof.precision)
+    assert backend.contract.verification["lowest_dsc"] >= GATES[proof.precision].least_dsc
+    assert backend.contract.verification["multiply_adds"][proof.precision] >= 0.8
+    record = json.loads(out.with_suffix(".parity.json").read_text())
+    assert [each["precision"] for each in record["candidates"]] == (
+        ["fp32", "int8"] if precision == "auto" else [precision]
+    )
+    assert record["seconds"].keys() >= {"translate", "trained model", f"prove {proof.precision}"}
+    rows = record["candidates"][0]["rows"]
+    assert {row["batch_size"] for row in rows} == {1, 16, 64}
+    assert len({tuple(row["size"]) for row in rows if row["scan"].startswith("p0")}) == 3
+    assert all(row["dsc_lost"] is not None for row in rows if row["size"] == [24, 50, 50])
+    assert any(row["not_finite"] == 0 for row in rows)
+
+
+def test_a_slowed_candidate_is_not_taken(translated, parity, monkeypatch):
+    chosen, speeds = fastest([Candidate("fp32", translated[0]), Candidate("int8", translated[0])], parity.inputs()[0])
+    assert set(speeds) == {"fp32", "int8"}
+    assert chosen.precision in speeds
+    monkeypatch.setattr("parotid_seg.export.candidates.LEAST_GAIN", 1e9)
+    pair = [Candidate("fp32", translated[0]), Candidate("int8", translated[0])]
+    assert fastest(pair, parity.inputs()[0])[0] is pair[0]
+
+
+def test_scores_are_what_labels_are_chosen_by(translated, parity):
+    inputs = parity.inputs()[0]
+    scores = scores_of(translated[0])(inputs)
+    np.testing.assert_array_equal(scores.argmax(axis=1), run_of(translated[0])(inputs))
+
+
+def test_the_last_batch_is_ragged(parity):
+    depth = parity.comparisons[0].volume.shape[0]
+    assert depth % 7 or depth % 16
+
+
+def test_contours_are_found_where_nnunet_has_them(tmp_path):
+    for folder in ("imagesTs", "labelsTs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "labelsTs" / "a.nii.gz").touch()
+    assert contour_of(tmp_path / "imagesTs" / "a_0000.nii.gz", ("CT",)) == tmp_path / "labelsTs" / "a.nii.gz"
+    assert contour_of(tmp_path / "imagesTs" / "b_0000.nii.gz", ("CT",)) is None
+    assert contour_of(tmp_path / "a_0000.nii.gz", ("CT",)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "fp8"}, "--precision: found 'fp8', expected one of: fp32, fp16, int8, auto"),
+        ({"weights": "int4"}, "--weights: found 'int4'"),
+        ({"batch": (4, 2, 8)}, "--batch: found 4 2 8, expected 1 <= MIN <= OPT <= MAX"),
+        ({"batch": (0, 2, 8)}, "--batch: found 0 2 8"),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(InputError, match=words):
+        ExportOptions(**options)
+
+
+def test_a_folder_without_scans(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"--verify: .*no scan"):
+        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions(verify=tmp_path / "empty"))
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_the_trained_model_is_left_as_it_was(checkpoint):
+    before = {name: value.clone() for name, value in checkpoint.weights.items()}
+    to_onnx(checkpoint, probabilities=True)
+    for name, value in checkpoint.weights.items():
+        torch.testing.assert_close(value, before[name])
