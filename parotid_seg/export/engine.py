@@ -1,0 +1,271 @@
+"""A model file to a TensorRT or TensorRT-RTX engine with its sidecar, and an engine that no longer fits built again."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.export.profile import input_shapes
+from parotid_seg.files import make_folder, whole_file
+from parotid_seg.runtime.engine_file import (
+    BatchProfile,
+    EngineOptions,
+    Shapes,
+    Sidecar,
+    judge_engine,
+    read_sidecar,
+    sidecar_path,
+)
+from parotid_seg.runtime.gpu import find_gpu
+from parotid_seg.runtime.ort import read_model
+from parotid_seg.runtime.trt_library import Library, import_library, library_named, log_of
+
+Report = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+def build_engine(
+    onnx_path: Path,
+    out: Path,
+    *,
+    library: str,
+    profile: BatchProfile,
+    options: EngineOptions,
+    report: Report = lambda _: None,
+    progress: Progress | None = None,
+    timing_cache: Path | None = None,
+) -> Sidecar:
+    """Build an engine; `out` and its sidecar appear when both are whole.
+
+    The engine computes in the types of the ONNX graph (strongly typed) and keeps the names of its layers.
+
+    Args:
+        onnx_path: a model file of ours. Beside `out` it lets the engine be built again where it does not fit.
+        out: the engine file to make; the sidecar is `out` with .json added.
+        library: "tensorrt", which needs the GPU that will run it, or "tensorrt-rtx", which needs none.
+        profile: batch sizes, see `profile.input_shapes`.
+        options: how to build it.
+        report: told one line at a time what happens.
+        progress: told what is being done, and how many of how many steps of the whole build are done.
+        timing_cache: file that keeps how fast kernels were, for the next build on this GPU; made if missing.
+
+    Raises:
+        InputError: for an unusable argument, a missing package or GPU.
+        ModelError: if the model file is not ours or the library cannot build it.
+        OutputError: if a file cannot be written.
+    """
+    described = library_named(library)
+    options = options.for_library(library)
+    if timing_cache is not None and not described.keeps_timings:
+        raise InputError(f"timing_cache: {described.title} keeps none; leave it out")
+    gpu = find_gpu() if described.needs_gpu else None
+    if described.needs_gpu and gpu is None:
+        raise InputError(
+            f"{described.title}: no NVIDIA GPU found; it builds only on the GPU that will run the engine "
+            "(tensorrt-rtx builds without one)"
+        )
+    trt = import_library(library)
+    content = read_model(onnx_path)
+    contract = _contract_of(content, onnx_path)
+    shapes = input_shapes(contract, profile)
+    make_folder(out.parent)
+    report(
+        f"building {out} with {described.title} {trt.__version__} for batches of {profile.min} to {profile.max}, "
+        f"best at {profile.opt}"
+    )
+    started = time.perf_counter()
+    plan = _Build(trt, described, onnx_path, options, progress).run(content, shapes, log_of(library), timing_cache)
+    sidecar = Sidecar(
+        contract=contract,
+        precision=contract.precision,
+        onnx_name=onnx_path.name,
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        library=library,
+        library_version=trt.__version__,
+        gpu=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        cuda=gpu.cuda if gpu else None,
+        batch=profile,
+        shapes=shapes,
+        options=options,
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+    )
+    with whole_file(sidecar_path(out)) as partial:
+        partial.write_text(sidecar.to_json())
+        with whole_file(out) as engine:  # renamed before the sidecar, so that no sidecar lies beside an older engine
+            engine.write_bytes(plan)
+    report(f"wrote {out}, {len(plan) / 1e6:.1f} MB, in {time.perf_counter() - started:.1f} s")
+    return sidecar
+
+
+def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
+    """An engine that can be used here: the one asked for, built again from its ONNX file if it does not fit.
+
+    Raises:
+        InputError: if its library is not installed.
+        ModelError: if it does not fit and cannot be built again, with both reasons.
+        OutputError: if it cannot be written.
+    """
+    sidecar = read_sidecar(engine)
+    verdict = judge_engine(engine, sidecar, import_library(sidecar.library).__version__, find_gpu())
+    if not verdict.reasons:
+        return engine
+    if verdict.rebuild_from is None or verdict.options is None:
+        raise verdict.refusal(engine)
+    report(f"{engine}: built again: {'; '.join(verdict.reasons)}")
+    build_engine(
+        verdict.rebuild_from,
+        engine,
+        library=sidecar.library,
+        profile=sidecar.batch,
+        options=verdict.options,
+        report=report,
+        progress=progress,
+    )
+    return engine
+
+
+def _contract_of(content: bytes, path: Path) -> Contract:
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own class, which differs between its versions
+        raise ModelError(f"{path}: not an ONNX model ({error})") from error
+    text = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(f"{path}: an ONNX model, but without parotid-seg's contract in its metadata")
+    return Contract.from_json(text, where=str(path))
+
+
+class _Build:
+    """One build: parse, configure, build. The parser and the network must live until the end of it."""
+
+    def __init__(
+        self, trt: ModuleType, library: Library, onnx_path: Path, options: EngineOptions, progress: Progress | None
+    ) -> None:
+        self.trt, self.library, self.onnx_path, self.options = trt, library, onnx_path, options
+        self.monitor = _monitor(trt, progress) if progress else None
+
+    def run(self, content: bytes, shapes: Shapes, log: Any, timing_cache: Path | None) -> bytes:
+        """The engine's bytes."""
+        log.clear()
+        try:
+            builder = self.trt.Builder(log)
+        except TypeError as error:  # the binding's word for "none was made"
+            raise InputError(f"{self.library.title}: does not start: {log.said()}") from error
+        network, parser = parse(self.trt, builder, content, log, self.onnx_path)
+        config = self._configured(builder)
+        config.add_optimization_profile(self._profile(builder, network, shapes))
+        cache = None if timing_cache is None else _load_timings(config, timing_cache)
+        plan = builder.build_serialized_network(network, config)
+        del parser
+        if self.monitor is not None and self.monitor.stopped_by is not None:
+            raise self.monitor.stopped_by
+        if plan is None:
+            limit = self.options.workspace_mib
+            within = "" if limit is None else f" within a workspace of {limit} MiB"
+            raise ModelError(f"{self.onnx_path}: {self.library.title} cannot build it{within}: {log.said()}")
+        if cache is not None and timing_cache is not None:
+            with whole_file(timing_cache) as partial:
+                partial.write_bytes(cache.serialize())
+        return bytes(plan)
+
+    def _configured(self, builder: Any) -> Any:
+        trt, options = self.trt, self.options
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if not options.tf32:  # the library's own default is to round FP32 products to TF32 without a word
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if self.library.needs_gpu and options.runs_on != "this-gpu":
+            levels = trt.HardwareCompatibilityLevel
+            same = options.runs_on == "same-capability"
+            config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY if same else levels.AMPERE_PLUS
+        if self.monitor is not None:
+            config.progress_monitor = self.monitor
+        return config
+
+    def _profile(self, builder: Any, network: Any, shapes: Shapes) -> Any:
+        found = sorted(network.get_input(index).name for index in range(network.num_inputs))
+        if found != sorted(shapes):
+            expected = ", ".join(sorted(shapes))
+            raise ModelError(f"{self.onnx_path}: found inputs {', '.join(found)}, expected {expected}")
+        profile = builder.create_optimization_profile()
+        for name, three in shapes.items():
+            profile.set_shape(name, *three)
+        return profile
+
+
+def parse(trt: ModuleType, builder: Any, content: bytes, log: Any, path: Path) -> tuple[Any, Any]:
+    """An ONNX model as the library's network, strongly typed, and the parser, which must live as long.
+
+    Raises:
+        ModelError: with the parser's own words if it cannot.
+    """
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # before TensorRT 11 a choice
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(content):
+        said = "; ".join(" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors))
+        raise ModelError(f"{path}: {trt.__name__}'s parser does not take it: {said}")
+    return network, parser
+
+
+def _load_timings(config: Any, path: Path) -> Any:
+    """The timing cache of a file; a new one if the file is missing or is another GPU's or version's."""
+    kept = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(kept)
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _monitor(trt: ModuleType, progress: Progress) -> Any:
+    """The library's progress as calls of `progress`: the innermost phase, and the outermost one's steps."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]  # known only once imported
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.stopped_by: BaseException | None = None
+            self._lock = threading.Lock()  # the library may call from several threads
+            self._whole, self._done, self._steps = "", 0, 0
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self._whole, self._done, self._steps = phase, 0, steps
+            self._tell(phase)
+
+        def phase_finish(self, phase: str) -> None:
+            if phase == self._whole:
+                self._done = self._steps
+                self._tell(phase)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase == self._whole:
+                self._done = step + 1
+                self._tell(phase)
+            return self.stopped_by is None
+
+        def _tell(self, phase: str) -> None:
+            """An error, or Ctrl-C, must not pass through the library: it stops the build and is raised after it."""
+            if self.stopped_by is not None:
+                return
+            try:
+                with self._lock:
+                    progress(phase, self._done, self._steps)
+            except BaseException as error:
+                self.stopped_by = error
+
+    return Monitor()

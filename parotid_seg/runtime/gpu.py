@@ -1,0 +1,56 @@
+"""The NVIDIA GPU of this machine, asked of its driver; no CUDA toolkit and no other package is needed for that."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR in cuda.h."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: as the driver calls it, for example "NVIDIA RTX A4000".
+        compute_capability: major and minor, for example (8, 6).
+        cuda: newest CUDA version the driver runs, for example "13.0".
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    cuda: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {capability_text(self.compute_capability)})"
+
+
+def capability_text(capability: tuple[int, int] | None) -> str:
+    """A compute capability as it is written, for example "8.6"."""
+    return "unknown" if capability is None else ".".join(map(str, capability))
+
+
+def find_gpu(index: int = 0) -> Gpu | None:
+    """The GPU of this number, or None where there is no driver or no such GPU."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    calls: tuple[Callable[[], int], ...] = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), index),
+        lambda: driver.cuDeviceGetName(name, len(name), device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+        lambda: driver.cuDriverGetVersion(ctypes.byref(version)),
+    )
+    if any(call() != 0 for call in calls):
+        return None
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return Gpu(name.value.decode(), (major.value, minor.value), cuda)

@@ -1,0 +1,110 @@
+"""TensorRT and TensorRT-RTX: two packages with one Python interface, imported only when they are used."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from parotid_seg.errors import InputError
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the two differ in, as far as it is known before importing them.
+
+    Attributes:
+        module: what is imported.
+        package: what pip installs.
+        title: what people call it.
+        runs_on: the GPUs an engine can be built for, the default first (see `engine_file.EngineOptions`).
+        needs_gpu: whether building does: TensorRT times kernels on the GPU that will run them; TensorRT-RTX makes
+            portable code that is finished on the GPU when it is first run.
+        carries_over: whether an engine can be built to run on later versions.
+        keeps_timings: whether the times of kernels can be kept in a file for the next build.
+    """
+
+    module: str
+    package: str
+    title: str
+    runs_on: tuple[str, ...]
+    needs_gpu: bool
+    carries_over: bool
+    keeps_timings: bool
+
+
+LIBRARIES = {
+    "tensorrt": Library(
+        module="tensorrt",
+        package="tensorrt",
+        title="TensorRT",
+        runs_on=("this-gpu", "same-capability", "ampere-plus"),
+        needs_gpu=True,
+        carries_over=True,
+        keeps_timings=True,
+    ),
+    "tensorrt-rtx": Library(
+        module="tensorrt_rtx",
+        package="tensorrt-rtx",
+        title="TensorRT-RTX",
+        runs_on=("ampere-plus",),
+        needs_gpu=False,
+        carries_over=False,
+        keeps_timings=False,
+    ),
+}
+
+
+def library_named(name: str) -> Library:
+    """One of `LIBRARIES`. Raises InputError for any other name."""
+    if name not in LIBRARIES:
+        raise InputError(f"engine: found {name!r}, expected one of: {', '.join(LIBRARIES)}")
+    return LIBRARIES[name]
+
+
+def import_library(name: str) -> ModuleType:
+    """Import one of `LIBRARIES`.
+
+    Raises:
+        InputError: if it is not installed or does not load, with the line that installs it.
+    """
+    library = library_named(name)
+    try:
+        return importlib.import_module(library.module)
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{library.title}: the package {library.package} is missing or does not load ({reason}): "
+            f"pip install {library.package}"
+        ) from error
+
+
+@functools.cache
+def log_of(name: str) -> Any:
+    """The library's logger: a `trt.ILogger` that prints nothing and keeps errors until `clear()`; `said()` tells why.
+
+    There is one a process, because the library goes on using the first it was given.
+    """
+    trt = import_library(name)
+
+    class Log(trt.ILogger):  # type: ignore[name-defined, misc]  # known only once imported
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.clear()
+
+        def clear(self) -> None:
+            self._errors: list[str] = []
+            self._internal: list[str] = []  # some come with builds that go well, so they are the second choice
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity == trt.ILogger.Severity.ERROR:
+                self._errors.append(" ".join(message.split()))
+            elif severity == trt.ILogger.Severity.INTERNAL_ERROR:
+                self._internal.append(" ".join(message.split()))
+
+        def said(self) -> str:
+            return next(iter((*self._errors, *self._internal)), "it does not say why")
+
+    return Log()

@@ -1,0 +1,349 @@
+"""Engines are built for real with TensorRT-RTX, which needs no GPU; what runs on one is in tests/gpu."""
+
+import dataclasses
+import errno
+import importlib
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import onnx
+import pytest
+from onnx import helper
+
+from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.errors import InputError, ModelError, OutputError
+from parotid_seg.export import engine as module
+from parotid_seg.export.engine import build_engine, usable_engine
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime import trt_library
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar, sidecar_path
+from parotid_seg.runtime.gpu import Gpu
+from parotid_seg.runtime.journal import hash_file
+from tests.export.small_model import CONTRACT, write_small_model
+
+rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
+)
+ADA = Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0")
+SMALL = BatchProfile(1, 2, 4)
+
+
+def build(onnx_path: Path, out: Path, library: str = "tensorrt-rtx", **kwargs):
+    options = EngineOptions(**kwargs.pop("options", {}))
+    return build_engine(onnx_path, out, library=library, profile=SMALL, options=options, **kwargs)
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    return write_small_model(tmp_path / "small.onnx")
+
+
+@pytest.fixture
+def engine(small) -> Path:
+    """An engine of the small model, beside it."""
+    path = small.with_name("small.engine")
+    build(small, path)
+    return path
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@rtx
+def test_the_packaged_model_becomes_an_engine(tmp_path):
+    out, lines, steps = tmp_path / "made" / "parotid-ct.engine", [], []
+    sidecar = build_engine(
+        DEFAULT_MODEL,
+        out,
+        library="tensorrt-rtx",
+        profile=BatchProfile(),
+        options=EngineOptions(),
+        report=lines.append,
+        progress=lambda *step: steps.append(step),
+    )
+    assert left(out.parent) == ["parotid-ct.engine", "parotid-ct.engine.json"]
+    assert read_sidecar(out) == sidecar
+    assert len(read_engine(out, sidecar)) > 10_000_000
+    assert sidecar.onnx_sha256 == hash_file(DEFAULT_MODEL)
+    assert sidecar.library_version == importlib.import_module("tensorrt_rtx").__version__
+    metadata = {entry.key: entry.value for entry in onnx.load(DEFAULT_MODEL).metadata_props}
+    assert sidecar.contract == Contract.from_json(metadata[METADATA_KEY], where="model")
+    assert (sidecar.precision, sidecar.options.runs_on, sidecar.gpu) == ("fp32", "ampere-plus", None)
+    assert sidecar.shapes["neighbours"][1] == (
+        16,
+        len(sidecar.contract.grid.offsets_mm),
+        sidecar.shapes["slices"][1][1],
+    )
+    assert "for batches of 1 to 16, best at 16" in lines[0]
+    assert "MB, in " in lines[1]
+    done = [step for _, step, _ in steps]
+    assert done == sorted(done)
+    assert steps[-1][1] == steps[-1][2] > 1
+    assert len({phase for phase, _, _ in steps}) > 3
+
+
+@rtx
+def test_names_of_layers_are_kept(engine):
+    assert b"look_at_the_gland" in engine.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("runs_on", "level"),
+    [("this-gpu", None), ("same-capability", "SAME_COMPUTE_CAPABILITY"), ("ampere-plus", "AMPERE_PLUS")],
+)
+def test_what_tensorrt_is_asked_for(runs_on, level):
+    trt, builder = MagicMock(), MagicMock()
+    builder.create_builder_config.return_value.hardware_compatibility_level = None
+    options = EngineOptions(runs_on=runs_on, workspace_mib=3, version_compatible=True)
+    build = module._Build(trt, trt_library.LIBRARIES["tensorrt"], DEFAULT_MODEL, options, progress=None)
+    config = build._configured(builder)
+    expected = None if level is None else getattr(trt.HardwareCompatibilityLevel, level)
+    assert config.hardware_compatibility_level is expected
+    assert config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED
+    config.set_memory_pool_limit.assert_called_once_with(trt.MemoryPoolType.WORKSPACE, 3 * 2**20)
+    config.set_flag.assert_called_once_with(trt.BuilderFlag.VERSION_COMPATIBLE)
+
+
+@pytest.mark.parametrize(("choices", "flags"), [({"STRONGLY_TYPED": 1}, 2), ({}, 0)])
+def test_networks_are_strongly_typed_where_that_is_a_choice(choices, flags):
+    trt, builder = MagicMock(), MagicMock()
+    trt.NetworkDefinitionCreationFlag = SimpleNamespace(**choices)
+    module.parse(trt, builder, b"", None, DEFAULT_MODEL)
+    builder.create_network.assert_called_once_with(flags)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_timings_of_another_gpu_or_version_are_not_used(tmp_path, fits):
+    config = MagicMock()
+    config.create_timing_cache.side_effect = lambda kept: kept
+    config.set_timing_cache.side_effect = lambda cache, _: fits or not cache
+    (tmp_path / "timings").write_bytes(b"kept")
+    cache = module._load_timings(config, tmp_path / "timings")
+    assert cache == (b"kept" if fits else b"")
+    config.set_timing_cache.assert_called_with(cache, False)
+
+
+@rtx
+@pytest.mark.parametrize("asked", [False, True])
+def test_single_precision_is_rounded_to_tf32_only_if_asked(asked):
+    """The library's own default is to round."""
+    trt = trt_library.import_library("tensorrt-rtx")
+    builder = trt.Builder(trt_library.log_of("tensorrt-rtx"))
+    assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
+    build = module._Build(
+        trt, trt_library.LIBRARIES["tensorrt-rtx"], DEFAULT_MODEL, EngineOptions(tf32=asked), progress=None
+    )
+    assert build._configured(builder).get_flag(trt.BuilderFlag.TF32) == asked
+
+
+def test_a_missing_package_is_one_line(small, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named '{name}'\nsecond line")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(InputError) as caught:
+        build(small, small.with_suffix(".engine"))
+    assert str(caught.value) == (
+        "TensorRT-RTX: the package tensorrt-rtx is missing or does not load (No module named 'tensorrt_rtx' second "
+        "line): pip install tensorrt-rtx"
+    )
+
+
+def test_tensorrt_needs_a_gpu(small, monkeypatch):
+    monkeypatch.setattr(module, "find_gpu", lambda: None)
+    with pytest.raises(InputError, match="TensorRT: no NVIDIA GPU found"):
+        build(small, small.with_suffix(".engine"), "tensorrt")
+    assert left(small.parent) == ["small.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("library", "options", "words"),
+    [
+        ("openvino", {}, "found 'openvino', expected one of: tensorrt, tensorrt-rtx"),
+        ("tensorrt-rtx", {"version_compatible": True}, "TensorRT-RTX run on the version that built them only"),
+        ("tensorrt-rtx", {"runs_on": "this-gpu"}, "expected one of TensorRT-RTX's: ampere-plus"),
+        ("tensorrt", {"runs_on": "anything"}, "TensorRT's: this-gpu, same-capability, ampere-plus"),
+        ("tensorrt", {"workspace_mib": 0}, "found 0, expected at least 1"),
+    ],
+)
+def test_what_a_library_does_not_offer_is_refused(small, library, options, words):
+    with pytest.raises(InputError, match=words):
+        build(small, small.with_suffix(".engine"), library, options=options)
+
+
+def test_tensorrt_rtx_keeps_no_timings(small, tmp_path):
+    with pytest.raises(InputError, match="timing_cache: TensorRT-RTX keeps none"):
+        build(small, small.with_suffix(".engine"), timing_cache=tmp_path / "timings")
+
+
+@rtx
+@pytest.mark.parametrize("content", [b"", b"no model", None])
+def test_foreign_model_files(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    if content is None:
+        write_small_model(path, contract=None)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"^{path}: ") as caught:
+        build(path, tmp_path / "m.engine")
+    assert "\n" not in str(caught.value)
+    assert left(tmp_path) == ["m.onnx"]
+
+
+@rtx
+def test_the_parser_is_quoted_in_one_line(tmp_path):
+    path = write_small_model(tmp_path / "m.onnx", extra=helper.make_node("Unheard", ["scores"], ["more"], name="odd"))
+    with pytest.raises(ModelError, match=r"parser does not take it: .*name: odd and operator: Unheard") as caught:
+        build(path, tmp_path / "m.engine")
+    assert "\n" not in str(caught.value)
+
+
+@rtx
+def test_a_contract_of_another_grid_is_refused(tmp_path):
+    other = dataclasses.replace(CONTRACT, grid=dataclasses.replace(CONTRACT.grid, size=16))
+    path = write_small_model(tmp_path / "m.onnx", contract=other)
+    with pytest.raises(ModelError, match=r"TensorRT-RTX cannot build it: .*rows"):
+        build(path, tmp_path / "m.engine")
+
+
+@rtx
+def test_too_little_workspace_is_told_and_nothing_is_written(engine):
+    before = engine.read_bytes(), sidecar_path(engine).read_text()
+    with pytest.raises(ModelError, match=r"cannot build it within a workspace of 1 MiB: .*workspace limit"):
+        build(engine.with_suffix(".onnx"), engine, options={"workspace_mib": 1})
+    assert (engine.read_bytes(), sidecar_path(engine).read_text()) == before
+
+
+@rtx
+@pytest.mark.parametrize("writer", ["write_bytes", "write_text"])
+def test_a_full_disk_leaves_the_old_engine_whole(engine, monkeypatch, writer):
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = engine.read_bytes(), sidecar_path(engine).read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, writer, full)
+        with pytest.raises(OutputError, match="cannot be written"):
+            build(engine.with_suffix(".onnx"), engine, options={"tf32": True})
+    assert (engine.read_bytes(), sidecar_path(engine).read_text()) == before
+    assert left(engine.parent) == ["small.engine", "small.engine.json", "small.onnx"]
+
+
+@rtx
+def test_the_sidecar_appears_last(small, monkeypatch):
+    appeared, rename = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: (appeared.append(to.name), rename(path, to))[1])
+    build(small, small.with_suffix(".engine"))
+    assert appeared == ["small.engine", "small.engine.json"]
+
+
+@rtx
+def test_ctrl_c_stops_a_build(small):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(small, small.with_suffix(".engine"), progress=interrupt)
+    assert "BuildCanceled" in trt_library.log_of("tensorrt-rtx").said()
+    assert left(small.parent) == ["small.onnx"]
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> None:
+    """TensorRT's own options, which need a GPU, through TensorRT-RTX, which has the same interface."""
+    tensorrt = dataclasses.replace(trt_library.LIBRARIES["tensorrt"], module="tensorrt_rtx")
+    monkeypatch.setitem(trt_library.LIBRARIES, "tensorrt", tensorrt)
+    monkeypatch.setattr(module, "find_gpu", lambda: ADA)
+
+
+@rtx
+@pytest.mark.parametrize("runs_on", ["this-gpu", "same-capability", "ampere-plus"])
+@pytest.mark.filterwarnings("ignore")
+def test_options_of_tensorrt(stand_in, small, tmp_path, runs_on):
+    options = {"runs_on": runs_on, "workspace_mib": 512}
+    sidecar = build(small, tmp_path / "m.engine", "tensorrt", options=options)
+    assert (sidecar.gpu, sidecar.compute_capability, sidecar.cuda) == (ADA.name, (8, 9), "13.0")
+    assert sidecar.options == EngineOptions(**options)
+
+
+@rtx
+def test_a_version_compatible_engine_is_asked_for(stand_in, small, tmp_path):
+    """TensorRT-RTX lacks the small runtime that such engines carry, and says so."""
+    with pytest.raises(ModelError, match=r"TensorRT cannot build it: .*libnvinfer_lean"):
+        build(small, tmp_path / "m.engine", "tensorrt", options={"version_compatible": True})
+
+
+@rtx
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kept", [None, b"", b"another program's file"])
+def test_timings_are_kept_for_the_next_build(stand_in, small, tmp_path, kept):
+    timings = tmp_path / "timings"
+    if kept is not None:
+        timings.write_bytes(kept)
+    build(small, tmp_path / "m.engine", "tensorrt", timing_cache=timings)
+    written = timings.read_bytes()
+    assert len(written) > 100
+    assert written != kept
+    build(small, tmp_path / "m.engine", "tensorrt", timing_cache=timings)
+    assert len(timings.read_bytes()) >= len(written)
+
+
+@pytest.fixture
+def on_ada(monkeypatch) -> None:
+    monkeypatch.setattr(module, "find_gpu", lambda: ADA)
+
+
+@rtx
+def test_a_good_engine_is_used_as_it_is(on_ada, engine):
+    made = engine.stat().st_mtime_ns
+    engine.with_suffix(".onnx").unlink()
+    assert usable_engine(engine) == engine
+    assert engine.stat().st_mtime_ns == made
+
+
+@rtx
+def test_a_changed_engine_is_built_again(on_ada, engine):
+    good, lines = engine.read_bytes(), []
+    engine.write_bytes(b"\0" + good[1:])
+    with pytest.raises(ModelError, match="not the file its sidecar describes"):
+        read_engine(engine, read_sidecar(engine))
+    assert usable_engine(engine, report=lines.append) == engine
+    assert lines[0] == f"{engine}: built again: its hash is not the one in its sidecar"
+    assert len(read_engine(engine, read_sidecar(engine))) == pytest.approx(len(good), rel=0.01)
+
+
+@rtx
+def test_another_version_of_the_library_builds_it_again_with_the_same_profile(on_ada, engine):
+    old = dataclasses.replace(read_sidecar(engine), library_version="1.0.0.1")
+    sidecar_path(engine).write_text(old.to_json())
+    lines = []
+    usable_engine(engine, report=lines.append)
+    version = importlib.import_module("tensorrt_rtx").__version__
+    assert lines[0] == f"{engine}: built again: found TensorRT-RTX {version}, expected 1.0.0.1, which built it"
+    new = read_sidecar(engine)
+    assert new.library_version == version
+    assert (new.batch, new.shapes, new.options) == (SMALL, old.shapes, old.options)
+
+
+@rtx
+def test_a_changed_or_missing_onnx_file_is_not_built_from(on_ada, engine):
+    engine.write_bytes(b"another")
+    write_small_model(engine.with_suffix(".onnx"), contract=dataclasses.replace(CONTRACT, precision="fp32"))
+    with pytest.raises(ModelError, match=r"its hash is not the one .*; not rebuilt: small.onnx is not the file it was"):
+        usable_engine(engine)
+    engine.with_suffix(".onnx").unlink()
+    with pytest.raises(ModelError, match=r"its hash is not the one .*; not rebuilt: no small.onnx beside it"):
+        usable_engine(engine)
+    assert engine.read_bytes() == b"another"
+
+
+@rtx
+def test_without_a_gpu_no_engine_is_usable_or_built(monkeypatch, engine):
+    monkeypatch.setattr(module, "find_gpu", lambda: None)
+    with pytest.raises(ModelError, match="no NVIDIA GPU found; not rebuilt: it could not be run here either"):
+        usable_engine(engine)

@@ -1,0 +1,79 @@
+"""Engines on the GPU: built, loaded, their layers read. Run with: pytest -m gpu tests/gpu."""
+
+import importlib.util
+
+import pytest
+
+from parotid_seg.errors import ModelError
+from parotid_seg.export.engine import build_engine, usable_engine
+from parotid_seg.export.engine_layers import describe_layers
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar
+from parotid_seg.runtime.gpu import find_gpu
+from parotid_seg.runtime.trt_library import LIBRARIES
+from tests.export.small_model import write_small_model
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU found")]
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request) -> str:
+    if importlib.util.find_spec(LIBRARIES[request.param].module) is None:
+        pytest.skip(f"{request.param} is missing: pip install {request.param}")
+    return request.param
+
+
+def build(onnx_path, out, library, **options):
+    return build_engine(
+        onnx_path, out, library=library, profile=BatchProfile(1, 2, 4), options=EngineOptions(**options)
+    )
+
+
+def test_the_packaged_model_is_built_and_used_as_it_is(library, tmp_path):
+    out = tmp_path / "m.engine"
+    sidecar = build(DEFAULT_MODEL, out, library)
+    assert (sidecar.gpu is None) == (library == "tensorrt-rtx")
+    made = out.stat().st_mtime_ns
+    assert usable_engine(out) == out
+    assert out.stat().st_mtime_ns == made
+    layers = describe_layers(read_engine(out, sidecar), library)
+    assert any("float32" in (*layer["inputs"], *layer["outputs"]) for layer in layers)
+
+
+def test_half_precision_in_the_graph_is_half_precision_in_the_engine(library, tmp_path):
+    out = tmp_path / "small.engine"
+    sidecar = build(write_small_model(tmp_path / "small.onnx"), out, library)
+    layers = describe_layers(read_engine(out, sidecar), library)
+    assert any("float16" in (*layer["inputs"], *layer["outputs"]) for layer in layers)
+    assert any("look_at_the_gland" in layer["name"] for layer in layers)
+
+
+def test_a_changed_engine_is_built_again_and_loads(library, tmp_path):
+    out = tmp_path / "small.engine"
+    build(write_small_model(tmp_path / "small.onnx"), out, library)
+    out.write_bytes(b"another")
+    assert usable_engine(out) == out
+    assert describe_layers(read_engine(out, read_sidecar(out)), library)
+
+
+def test_options_of_tensorrt(tmp_path):
+    if importlib.util.find_spec("tensorrt") is None:
+        pytest.skip("tensorrt is missing: pip install tensorrt")
+    path, timings = write_small_model(tmp_path / "small.onnx"), tmp_path / "timings"
+    for runs_on in LIBRARIES["tensorrt"].runs_on:
+        out = tmp_path / f"{runs_on}.engine"
+        sidecar = build_engine(
+            path,
+            out,
+            library="tensorrt",
+            profile=BatchProfile(1, 2, 4),
+            options=EngineOptions(runs_on=runs_on, version_compatible=True),
+            timing_cache=timings,
+        )
+        assert describe_layers(read_engine(out, sidecar), "tensorrt")
+    assert timings.stat().st_size > 0
+
+
+def test_what_is_no_engine_is_refused(library):
+    with pytest.raises(ModelError, match="does not load the engine"):
+        describe_layers(b"\0" * 4096, library)
