@@ -209,8 +209,16 @@ def export(
     ] = None,
     batch: Annotated[
         tuple[int, int, int],
-        typer.Option("--batch", metavar="MIN OPT MAX", help="Slices at once that the gate tries."),
-    ] = (1, 16, 64),
+        typer.Option(
+            "--batch", metavar="MIN OPT MAX", help="Slices at once that the gate tries and an engine is built for."
+        ),
+    ] = (1, 16, 16),
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", help="Build an engine, too: none, tensorrt (needs the GPU), or tensorrt-rtx (needs none)."
+        ),
+    ] = "none",
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Give the model a second output: class probabilities.")
     ] = False,
@@ -221,13 +229,16 @@ def export(
     The file and the trained model segment the same scans, at several native sizes and batch sizes. If their masks
     differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
     written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
-    differs. Needs the extra: pip install 'parotid-seg[export]'.
+    differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
+    pip install 'parotid-seg[export]'; for engines also [tensorrt] or [rtx].
     """
     with _one_line_errors(), _extra("export"), _progress(quiet) as line:
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
+        from parotid_seg.runtime.engine_file import BatchProfile
 
-        run(checkpoint, out, ExportOptions(precision, weights, verify, batch, probabilities), report=line.say)
+        options = ExportOptions(precision, weights, verify, BatchProfile(*batch), probabilities, engine)
+        run(checkpoint, out, options, report=line.say, progress=line.phase)
         line.say(f"wrote {out}")
 
 
@@ -310,6 +321,9 @@ class _Line:
             _print_error(text)
         else:
             self._console.print(f"parotid-seg: {text}")
+
+    def phase(self, text: str, done: int, steps: int) -> None:
+        self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
 
     def advance(self) -> None:
         self._bar.update(self._task, total=self.total, advance=1, visible=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,6 +82,29 @@ def of_graph(model: ModelProto, work: Mapping[str, int]) -> Census:
     if sum(found.values()) != sum(work.values()):
         missing = work.keys() - {node.name for node in graph.node}
         raise ModelError(f"{len(missing)} nodes of the FP32 graph are not in this one, for example {min(missing)}")
+    return Census(dict(found))
+
+
+def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> Census:
+    """What an engine's network computes in.
+
+    Args:
+        layers: see `engine_layers`; a layer that is one node, or several fused ones, has their names in its own.
+        work: of the FP32 graph.
+
+    Raises:
+        ModelError: if more than a tenth of the work is in no layer.
+    """
+    found: Counter[str] = Counter()
+    counted = set()
+    for layer in layers:
+        for name in work.keys() & set(re.split(r"[+\s,()\[\]]+", layer["name"])):
+            kind = layer["inputs"][0].replace("float32", "float")
+            found[TYPES.get(kind, kind)] += work[name]
+            counted.add(name)
+    missing = sum(work.values()) - sum(work[name] for name in counted)
+    if missing > sum(work.values()) / 10:
+        raise ModelError(f"{missing:,} of {sum(work.values()):,} multiply-adds are in no layer of the engine")
     return Census(dict(found))
 
 

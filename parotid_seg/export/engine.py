@@ -10,9 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import onnx
-
-from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.profile import input_shapes
 from parotid_seg.files import make_folder, whole_file
@@ -25,8 +22,8 @@ from parotid_seg.runtime.engine_file import (
     read_sidecar,
     sidecar_path,
 )
-from parotid_seg.runtime.gpu import find_gpu
-from parotid_seg.runtime.ort import read_model
+from parotid_seg.runtime.gpu import Gpu, find_gpu
+from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.trt_library import Library, import_library, library_named, log_of
 
 Report = Callable[[str], None]
@@ -67,15 +64,8 @@ def build_engine(
     options = options.for_library(library)
     if timing_cache is not None and not described.keeps_timings:
         raise InputError(f"timing_cache: {described.title} keeps none; leave it out")
-    gpu = find_gpu() if described.needs_gpu else None
-    if described.needs_gpu and gpu is None:
-        raise InputError(
-            f"{described.title}: no NVIDIA GPU found; it builds only on the GPU that will run the engine "
-            "(tensorrt-rtx builds without one)"
-        )
-    trt = import_library(library)
-    content = read_model(onnx_path)
-    contract = _contract_of(content, onnx_path)
+    trt, gpu = ready_to_build(library)
+    content, contract = read_model(onnx_path)
     shapes = input_shapes(contract, profile)
     make_folder(out.parent)
     report(
@@ -107,6 +97,18 @@ def build_engine(
     return sidecar
 
 
+def ready_to_build(library: str) -> tuple[ModuleType, Gpu | None]:
+    """The library, and the GPU it builds on if it needs one. Raises InputError if either is missing."""
+    described = library_named(library)
+    gpu = find_gpu() if described.needs_gpu else None
+    if described.needs_gpu and gpu is None:
+        raise InputError(
+            f"{described.title}: no NVIDIA GPU found; it builds only on the GPU that will run the engine "
+            "(tensorrt-rtx builds without one)"
+        )
+    return import_library(library), gpu
+
+
 def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
     """An engine that can be used here: the one asked for, built again from its ONNX file if it does not fit.
 
@@ -132,17 +134,6 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
         progress=progress,
     )
     return engine
-
-
-def _contract_of(content: bytes, path: Path) -> Contract:
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's own class, which differs between its versions
-        raise ModelError(f"{path}: not an ONNX model ({error})") from error
-    text = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
-    if text is None:
-        raise ModelError(f"{path}: an ONNX model, but without parotid-seg's contract in its metadata")
-    return Contract.from_json(text, where=str(path))
 
 
 class _Build:

@@ -10,7 +10,7 @@ from typing import Any
 
 from parotid_seg.errors import ModelError
 from parotid_seg.export.engine import parse
-from parotid_seg.runtime.ort import read_model
+from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.trt_library import import_library, library_named, log_of
 
 PLAIN = {
@@ -35,7 +35,7 @@ def describe_network(onnx_path: Path, library: str) -> list[Layer]:
     """
     trt, log = import_library(library), log_of(library)
     builder = trt.Builder(log)
-    network, parser = parse(trt, builder, read_model(onnx_path), log, onnx_path)
+    network, parser = parse(trt, builder, read_model(onnx_path)[0], log, onnx_path)
     layers = [_network_layer(network.get_layer(index)) for index in range(network.num_layers)]
     del parser
     return layers

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -16,16 +16,21 @@ from onnx import ModelProto
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
-from parotid_seg.export.census import work_of
+from parotid_seg.export.census import of_layers, work_of
+from parotid_seg.export.engine import Progress, build_engine, ready_to_build
+from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
 from parotid_seg.export.parity import Parity
-from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, Proof, draw_failure, prove
+from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.files import make_folder, whole_file, write_text
 from parotid_seg.models import example_folder
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
+from parotid_seg.runtime.trt_library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 
-AUTO = "auto"
+AUTO, NONE = "auto", "none"
+ENGINES = (NONE, *LIBRARIES)
 
 Report = Callable[[str], None]
 
@@ -36,26 +41,33 @@ class ExportOptions:
 
     Attributes:
         precision: type the network computes in: one of `PRECISIONS`, or "auto" for the fastest on this machine's CPU
-            that passes the gate.
+            that passes the gate; for an engine that is FP16.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
         verify: folder of scans for the gate. Default: the packaged example, a CT.
-        batch: least, usual and largest number of looks at once.
+        batch: numbers of looks at once that the gate tries and an engine is built for.
         probabilities: whether the model has them as a second output.
+        engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
     """
 
     precision: str = "fp32"
     weights: str = "fp16"
     verify: Path | None = None
-    batch: tuple[int, int, int] = (1, 16, 64)
+    batch: BatchProfile = field(default_factory=BatchProfile)
     probabilities: bool = False
+    engine: str = NONE
 
     def __post_init__(self) -> None:
-        for name, allowed in (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES)):
+        choices = (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES), ("engine", ENGINES))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise InputError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
-        least, usual, largest = self.batch
-        if not 1 <= least <= usual <= largest:
-            raise InputError(f"--batch: found {least} {usual} {largest}, expected 1 <= MIN <= OPT <= MAX")
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """Precisions to try; of "auto" those the CPU computes in, or the one that engines gain most from."""
+        if self.precision != AUTO:
+            return (self.precision,)
+        return COMPUTED_ON_THE_CPU if self.engine == NONE else ("fp16",)
 
 
 class Seconds(dict[str, float]):
@@ -72,26 +84,35 @@ class Seconds(dict[str, float]):
 
 
 def export(
-    checkpoint_path: Path, out: Path, options: ExportOptions | None = None, report: Report = lambda _: None
+    checkpoint_path: Path,
+    out: Path,
+    options: ExportOptions | None = None,
+    report: Report = lambda _: None,
+    progress: Progress | None = None,
 ) -> Proof:
     """Export a checkpoint, compare it with the trained model, and write it with the record of that.
 
-    Writes `out` and, pass or fail, `out` with the ending `.parity.json`; on failure also `.parity.png`.
+    Writes `out` and, pass or fail, `out` with the ending `.parity.json`; on failure also `.parity.png`. An engine is
+    `out` with the ending `.engine`, with its sidecar.
 
     Args:
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
         options: see there.
         report: told one line at a time what happens.
+        progress: of an engine's build; see `build_engine`.
 
     Raises:
-        InputError: for an unusable argument or checkpoint, and where the example does not fit the model.
+        InputError: for an unusable argument or checkpoint, where the example does not fit the model, and where an
+            engine cannot be built here.
         ModelError: if the exported model is not the same, or does not compute as asked; `out` is not written then.
         OutputError: if a file cannot be written.
     """
     options = options or ExportOptions()
     if out.suffix != ".onnx":
         raise InputError(f"--out: found {out.name}, expected a name ending in .onnx")
+    if options.engine != NONE:
+        ready_to_build(options.engine)
     checkpoint = load_checkpoint(checkpoint_path)
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
@@ -102,7 +123,10 @@ def export(
     report(f"segmenting the scans of {verify} with the trained model")
     with seconds.of("trained model"):
         parity = Parity(checkpoint.network(), contract, verify, options.batch)
-    tried = _candidates(model, contract, parity, options, seconds, report)
+    work = work_of(model.SerializeToString(), parity.inputs()[0])
+    tried = [
+        _candidate(precision, model, contract, parity, work, options, seconds, report) for precision in options.tried
+    ]
     passed = [each for each in tried if not each[1].failure]
     versions = {
         "against": f"torch {metadata.version('torch')} in FP32",
@@ -128,25 +152,54 @@ def export(
     out.with_suffix(".parity.png").unlink(missing_ok=True)
     with whole_file(out) as partial:
         partial.write_bytes(_file(candidate, verified, options.weights))
+    if options.engine != NONE:
+        _add_engine(out, options, proof, work, report, progress)
     return proof
 
 
-def _candidates(
-    model: ModelProto, contract: Contract, parity: Parity, options: ExportOptions, seconds: Seconds, report: Report
-) -> list[tuple[Candidate, Proof, bytes]]:
-    """What was asked for, with its proof and its file; of "auto" every precision that this CPU computes in."""
-    work = work_of(model.SerializeToString(), parity.inputs()[0])
-    made = []
-    for precision in COMPUTED_ON_THE_CPU if options.precision == AUTO else (options.precision,):
-        with seconds.of(f"convert to {precision}"):
-            candidate = make(precision, model, parity, report)
-        content = _file(candidate, contract, options.weights)
-        with seconds.of(f"prove {precision}"):
-            proof = prove(candidate, content, parity, work)
-        for line in proof.lines():
-            report(line)
-        made.append((candidate, proof, content))
-    return made
+def _candidate(
+    precision: str,
+    model: ModelProto,
+    contract: Contract,
+    parity: Parity,
+    work: Mapping[str, int],
+    options: ExportOptions,
+    seconds: Seconds,
+    report: Report,
+) -> tuple[Candidate, Proof, bytes]:
+    """The graph in a precision, with its proof and its file."""
+    for_cpu = options.engine == NONE
+    with seconds.of(f"convert to {precision}"):
+        candidate = make(precision, model, parity, report, symmetric=not for_cpu)
+    content = _file(candidate, contract, options.weights)
+    with seconds.of(f"prove {precision}"):
+        proof = prove(candidate, content, parity, work, for_cpu=for_cpu)
+    for line in proof.lines():
+        report(line)
+    return candidate, proof, content
+
+
+def _add_engine(
+    out: Path, options: ExportOptions, proof: Proof, work: Mapping[str, int], report: Report, progress: Progress | None
+) -> None:
+    """Build an engine of the model file beside it, once the types in its network are those that were asked for."""
+    census = of_layers(describe_network(out, options.engine), work)
+    report(f"{options.engine}: multiply-adds {census} in the network")
+    if census.macs.get(proof.precision, 0) < LEAST_SHARE * proof.network:
+        raise ModelError(
+            f"{out}: no engine built: {options.engine} would compute {census}, expected {proof.precision} in at least "
+            f"{LEAST_SHARE:.0%} of the network"
+        )
+    engine = out.with_suffix(".engine")
+    build_engine(
+        out,
+        engine,
+        library=options.engine,
+        profile=options.batch,
+        options=EngineOptions(),
+        report=report,
+        progress=progress,
+    )
 
 
 def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:

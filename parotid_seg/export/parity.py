@@ -17,6 +17,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.metrics import dice, hausdorff_mm
 from parotid_seg.runtime.backend import Inputs
 from parotid_seg.runtime.cases import find_scans
+from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.scan.grid import chunks
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask, read_nifti
@@ -125,14 +126,14 @@ class Parity:
         net: the trained model, in FP32.
         contract: of the export.
         place: folder of scans, with contours in `labelsTr` or `labelsTs` beside `imagesTr` or `imagesTs` if there are.
-        batch: least, usual and largest number of looks at once.
+        batch: numbers of looks at once.
 
     Raises:
         InputError: if there is no scan to compare on.
         ScanError: if a scan cannot be read.
     """
 
-    def __init__(self, net: ParotidNet, contract: Contract, place: Path, batch: tuple[int, int, int]) -> None:
+    def __init__(self, net: ParotidNet, contract: Contract, place: Path, batch: BatchProfile) -> None:
         self.contract, self.batch = contract, batch
         scans, errors = find_scans([place], contract.channels, ignore=place.glob("**/labelsT[rs]"))
         if errors or not scans:
@@ -143,13 +144,13 @@ class Parity:
             volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
             contour_file = contour_of(files[0], contract.channels)
             contour = read_mask(contour_file, like=scan)[0] if contour_file else None
-            for each, outline in _sizes(volume, contour, batch[1]) if number == 0 else [(volume, contour)]:
+            for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:
                 expected = _torch_labels(net, each, windows, contract.grid)
                 self.comparisons.append(Comparison(files[0].name, each, windows, expected, outline))
 
     def inputs(self) -> list[Inputs]:
         """Chunks of every scan at the usual batch size, of one shape a scan, to calibrate on and to time."""
-        batch = self.batch[1]
+        batch = self.batch.opt
         made = [list(chunks(each.volume, each.windows, self.contract.grid, batch)) for each in self.comparisons]
         return [chunk.inputs for of_scan in made for chunk in of_scan[: max(1, len(of_scan) - 1)]]
 
@@ -163,11 +164,15 @@ class Parity:
         """
         found = []
         for number, comparison in enumerate(self.comparisons):
-            sizes = dict.fromkeys(self.batch) if number == 0 else {self.batch[1]: None}
+            sizes = (
+                dict.fromkeys((self.batch.min, self.batch.opt, self.batch.max))
+                if number == 0
+                else {self.batch.opt: None}
+            )
             for batch_size in sizes:
                 labels = self._segmented(run, comparison, batch_size)
                 row = compare(comparison, labels, batch_size, len(self.contract.labels))
-                if scores is not None and number == 0 and batch_size == self.batch[1]:
+                if scores is not None and number == 0 and batch_size == self.batch.opt:
                     row = replace(row, not_finite=self._not_finite(scores, comparison))
                 found.append(replace(row, passed=gate.admits(row)))
         return found
@@ -176,8 +181,8 @@ class Parity:
         """The first scan at the usual batch size only, to choose between many exports."""
         row = compare(
             self.comparisons[0],
-            self._segmented(run, self.comparisons[0], self.batch[1]),
-            self.batch[1],
+            self._segmented(run, self.comparisons[0], self.batch.opt),
+            self.batch.opt,
             len(self.contract.labels),
         )
         return replace(row, passed=gate.admits(row))
@@ -193,7 +198,7 @@ class Parity:
         return np.concatenate([run(each.inputs) for each in made])
 
     def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: Comparison) -> int:
-        made = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch[1])
+        made = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
         return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in made)
 
 

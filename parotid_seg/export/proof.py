@@ -32,6 +32,7 @@ class Proof:
         network: multiply-adds of the network without resampling.
         asked: multiply-adds by type, as the graph asks for them.
         ran: the same as onnxruntime ran them on this machine's CPU.
+        for_cpu: whether that is where it is meant to run.
     """
 
     precision: str
@@ -41,6 +42,7 @@ class Proof:
     network: int
     asked: Census
     ran: Census
+    for_cpu: bool = True
 
     @property
     def worst(self) -> ScanParity:
@@ -55,7 +57,8 @@ class Proof:
         wanted = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
         if self.asked.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
             return f"its graph asks for {self.asked}, {wanted}"
-        if self.precision in COMPUTED_ON_THE_CPU and self.ran.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
+        on_cpu = self.for_cpu and self.precision in COMPUTED_ON_THE_CPU
+        if on_cpu and self.ran.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
             return f"onnxruntime computes {self.ran}, {wanted}"
         return ""
 
@@ -82,12 +85,15 @@ class Proof:
         }
 
 
-def prove(candidate: Candidate, content: bytes, parity: Parity, work: Mapping[str, int]) -> Proof:
+def prove(
+    candidate: Candidate, content: bytes, parity: Parity, work: Mapping[str, int], *, for_cpu: bool = True
+) -> Proof:
     """Load a candidate's file as a user would, compare its masks, and count.
 
     Args:
         content: the file, with its contract.
         work: see `census.work_of`.
+        for_cpu: see `Proof`.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "candidate.onnx"
@@ -96,7 +102,7 @@ def prove(candidate: Candidate, content: bytes, parity: Parity, work: Mapping[st
         rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
     asked, ran = of_graph(candidate.model, work), of_run(content, parity.inputs()[0])
     network = sum(macs for name, macs in work.items() if name.startswith("unet."))
-    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, asked, ran)
+    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, asked, ran, for_cpu)
 
 
 def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
+from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.train.conftest import balls, sequences, small_config  # noqa: F401
 
@@ -31,4 +32,4 @@ def translated(checkpoint):
 @pytest.fixture(scope="session")
 def parity(checkpoint, translated, balls):  # noqa: F811
     """The trained model's masks, to compare with."""
-    return Parity(checkpoint.network(), translated[1], balls / "imagesTr", (1, 7, 16))
+    return Parity(checkpoint.network(), translated[1], balls / "imagesTr", BatchProfile(1, 7, 16))

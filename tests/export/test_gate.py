@@ -18,6 +18,7 @@ from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.parity import GATES, SAME, Parity, contour_of
 from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove
+from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.runtime.load import load_backend
 
 pytestmark = pytest.mark.slow
@@ -99,7 +100,7 @@ def overflowing(checkpoint):
 
 def test_overflowing_activations_fail_in_fp16(overflowing, balls):
     model, contract = to_onnx(overflowing)
-    parity = Parity(overflowing.network(), contract, balls / "imagesTr", (1, 7, 16))
+    parity = Parity(overflowing.network(), contract, balls / "imagesTr", BatchProfile(1, 7, 16))
     work = work_of(model.SerializeToString(), parity.inputs()[0])
     whole = prove(Candidate("fp32", model), with_contract(model, contract), parity, work)
     assert not whole.failure
@@ -111,7 +112,7 @@ def test_overflowing_activations_fail_in_fp16(overflowing, balls):
 
 def test_the_ladder_ends_where_the_overflow_is(overflowing, balls):
     model, contract = to_onnx(overflowing)
-    parity = Parity(overflowing.network(), contract, balls / "imagesTr", (1, 7, 16))
+    parity = Parity(overflowing.network(), contract, balls / "imagesTr", BatchProfile(1, 7, 16))
     said = []
     candidate = make("fp16", model, parity, said.append)
     assert any("blocks.0.attn" in kept for kept in candidate.kept)
@@ -146,7 +147,7 @@ def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
     )
     assert record["seconds"].keys() >= {"translate", "trained model", f"prove {proof.precision}"}
     rows = record["candidates"][0]["rows"]
-    assert {row["batch_size"] for row in rows} == {1, 16, 64}
+    assert {row["batch_size"] for row in rows} == {1, 16}
     assert len({tuple(row["size"]) for row in rows if row["scan"].startswith("p0")}) == 3
     assert all(row["dsc_lost"] is not None for row in rows if row["size"] == [24, 50, 50])
     assert any(row["not_finite"] == 0 for row in rows)
@@ -186,8 +187,7 @@ def test_contours_are_found_where_nnunet_has_them(tmp_path):
     [
         ({"precision": "fp8"}, "--precision: found 'fp8', expected one of: fp32, fp16, int8, auto"),
         ({"weights": "int4"}, "--weights: found 'int4'"),
-        ({"batch": (4, 2, 8)}, "--batch: found 4 2 8, expected 1 <= MIN <= OPT <= MAX"),
-        ({"batch": (0, 2, 8)}, "--batch: found 0 2 8"),
+        ({"engine": "tflite"}, "--engine: found 'tflite', expected one of: none, tensorrt, tensorrt-rtx"),
     ],
 )
 def test_bad_options(options, words):
