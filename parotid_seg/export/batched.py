@@ -19,12 +19,14 @@ from onnx import TensorProto, helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
-from parotid_seg.export.parity import MOST_CHANGED_SHARE
 from parotid_seg.scan.grid import Chunk
 from parotid_seg.scan.volume import Mask
 
 BATCHED_KEY = f"{METADATA_KEY}.batched"
 """Where the contract is in such a file. Backends look under another key and refuse it: it takes other shapes."""
+
+MOST_CHANGED_SHARE = 0.002
+"""Of the voxels that either form calls a structure. Only the order of sums may differ, so expect none or a handful."""
 
 _TO_IMAGES = """
 to_images (float16[N,{c},D,H,W] slices, float[N,{c},2] window, float[N,{g},H] rows, float[N,{g},W] columns,
