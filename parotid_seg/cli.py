@@ -222,6 +222,10 @@ def export(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Give the model a second output: class probabilities.")
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option("--triton", metavar="DIR", help="Write a model repository for Triton Inference Server as well."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into one self-describing ONNX file, proven to be the same model.
@@ -230,14 +234,14 @@ def export(
     differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
     written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
     differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
-    pip install 'parotid-seg[export]'; for engines also [tensorrt] or [rtx].
+    pip install 'parotid-seg[export]'; for engines also [tensorrt] or [rtx], for --triton also [triton].
     """
     with _one_line_errors(), _extra("export"), _progress(quiet) as line:
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
         from parotid_seg.runtime.engine_file import BatchProfile
 
-        options = ExportOptions(precision, weights, verify, BatchProfile(*batch), probabilities, engine)
+        options = ExportOptions(precision, weights, verify, BatchProfile(*batch), probabilities, engine, triton)
         run(checkpoint, out, options, report=line.say, progress=line.phase)
         line.say(f"wrote {out}")
 

@@ -22,6 +22,8 @@ from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
 from parotid_seg.export.parity import Parity
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
+from parotid_seg.export.triton import check_entry, write_repository
+from parotid_seg.export.triton_config import Serving
 from parotid_seg.files import make_folder, whole_file, write_text
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
@@ -47,6 +49,8 @@ class ExportOptions:
         batch: numbers of looks at once that the gate tries and an engine is built for.
         probabilities: whether the model has them as a second output.
         engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
+        triton: model repository to write the model into, as an entry of its name: the engine if TensorRT makes one,
+            else the ONNX file.
     """
 
     precision: str = "fp32"
@@ -55,6 +59,7 @@ class ExportOptions:
     batch: BatchProfile = field(default_factory=BatchProfile)
     probabilities: bool = False
     engine: str = NONE
+    triton: Path | None = None
 
     def __post_init__(self) -> None:
         choices = (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES), ("engine", ENGINES))
@@ -113,6 +118,8 @@ def export(
         raise InputError(f"--out: found {out.name}, expected a name ending in .onnx")
     if options.engine != NONE:
         ready_to_build(options.engine)
+    if options.triton is not None:
+        check_entry(options.triton, Serving(name=out.stem))
     checkpoint = load_checkpoint(checkpoint_path)
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
@@ -152,8 +159,13 @@ def export(
     out.with_suffix(".parity.png").unlink(missing_ok=True)
     with whole_file(out) as partial:
         partial.write_bytes(_file(candidate, verified, options.weights))
+    served = out
     if options.engine != NONE:
-        _add_engine(out, options, proof, work, report, progress)
+        engine = _add_engine(out, options, proof, work, report, progress)
+        served = engine if options.engine == "tensorrt" else out
+    if options.triton is not None:
+        entry = write_repository(options.triton, served, Serving(name=out.stem), verify=verify, report=report)
+        report(f"wrote {entry}")
     return proof
 
 
@@ -181,7 +193,7 @@ def _candidate(
 
 def _add_engine(
     out: Path, options: ExportOptions, proof: Proof, work: Mapping[str, int], report: Report, progress: Progress | None
-) -> None:
+) -> Path:
     """Build an engine of the model file beside it, once the types in its network are those that were asked for."""
     census = of_layers(describe_network(out, options.engine), work)
     report(f"{options.engine}: multiply-adds {census} in the network")
@@ -200,6 +212,7 @@ def _add_engine(
         report=report,
         progress=progress,
     )
+    return engine
 
 
 def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:

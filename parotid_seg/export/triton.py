@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.batched import check_batched, with_request_axis
 from parotid_seg.export.triton_config import (
@@ -39,7 +38,8 @@ from parotid_seg.export.triton_config import (
 from parotid_seg.files import make_folder, whole_folder
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.ort import read_model
+from parotid_seg.runtime.engine_file import read_engine, read_sidecar
+from parotid_seg.runtime.model_file import read_model
 from parotid_seg.scan.grid import Chunk, chunks
 from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows, is_ct
 from parotid_seg.scan.nifti import read_nifti
@@ -54,7 +54,6 @@ def write_repository(
     model: Path,
     serving: Serving | None = None,
     *,
-    contract: Contract | None = None,
     verify: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
@@ -62,10 +61,9 @@ def write_repository(
 
     Args:
         folder: the repository; made if it is not there.
-        model: an .onnx file of ours, or a TensorRT .plan with its contract in `MODEL.plan.json` under "contract". Its
-            inputs cannot be read without TensorRT and are taken to be those that the contract implies.
+        model: an .onnx file of ours, or an .engine of TensorRT with its sidecar. An engine's inputs cannot be read
+            without TensorRT and are taken to be those that the contract implies.
         serving: how to serve it; default: `Serving()`.
-        contract: a plan's contract, instead of its sidecar's.
         verify: folder of scans, of which the first is used to compare a model with a request axis with the model
             itself. Default: the packaged example, a CT.
         report: told one line at a time what happens.
@@ -83,15 +81,14 @@ def write_repository(
     ending = model.suffix
     if ending not in PLATFORMS:
         raise InputError(f"{model}: expected a model file ending in {' or '.join(PLATFORMS)}")
-    entry = folder / serving.name
-    if entry.exists():
-        raise InputError(f"{entry}: there is an entry of this name; choose another name, or remove the entry first")
-    schema()
-    content = read_model(model)
-    if ending == ".plan":
-        contract = contract or _sidecar_contract(model, content)
+    entry = check_entry(folder, serving)
+    if ending == ".engine":
+        sidecar = read_sidecar(model)
+        content, contract = read_engine(model, sidecar), sidecar.contract
+        if sidecar.library != "tensorrt":
+            raise InputError(f"{model}: an engine of {sidecar.library}, but Triton runs those of tensorrt only")
         if serving.device == "cpu":
-            raise InputError(f"triton.device: found cpu, but {model.name} is a TensorRT plan, which needs cuda")
+            raise InputError(f"triton.device: found cpu, but {model.name} is a TensorRT engine, which needs cuda")
         if serving.max_requests:
             raise InputError(
                 f"triton.max_requests: found {serving.max_requests}, expected 0: the shapes of {model.name} are fixed "
@@ -99,7 +96,8 @@ def write_repository(
             )
         serving = dataclasses.replace(serving, max_requests=0)
     else:
-        contract = _checked_contract(content, model)
+        content, contract = read_model(model)
+        _check_layout(content, contract, model)
         if serving.max_requests is None:
             serving = dataclasses.replace(serving, max_requests=DEFAULT_REQUESTS)
         if serving.max_requests:
@@ -120,39 +118,25 @@ def write_repository(
     return entry
 
 
-def _sidecar_contract(plan: Path, content: bytes) -> Contract:
-    """The contract beside a plan; where the sidecar tells more, the plan must be the one that it tells of."""
-    sidecar = plan.with_name(f"{plan.name}.json")
-    try:
-        found = json.loads(read_model(sidecar))
-        contract = Contract.from_json(json.dumps(found["contract"]), where=str(sidecar))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{sidecar}: not an engine's sidecar, expected JSON with a contract ({error!r})") from error
-    if found.get("library", "tensorrt") != "tensorrt":
-        raise InputError(f"{plan}: an engine of {found['library']}, but Triton runs those of tensorrt only")
-    if found.get("engine_sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
-        raise ModelError(f"{plan}: its hash is not the one in {sidecar.name}; build the engine again")
-    return contract
+def check_entry(folder: Path, serving: Serving) -> Path:
+    """Where an entry will be. Raises InputError if it is there already, ParotidSegError if tritonclient is missing."""
+    entry = folder / serving.name
+    if entry.exists():
+        raise InputError(f"{entry}: there is an entry of this name; choose another name, or remove the entry first")
+    schema()
+    return entry
 
 
-def _checked_contract(content: bytes, model: Path) -> Contract:
-    """The contract in an ONNX file, whose inputs and output must be those that it implies."""
-    try:
-        read = onnx.load_from_string(content)
-    except Exception as error:  # protobuf's DecodeError, of whichever implementation is installed
-        raise ModelError(f"{model}: not an ONNX model ({error})") from error
-    text = {entry.key: entry.value for entry in read.metadata_props}.get(METADATA_KEY)
-    if text is None:
-        raise ModelError(f"{model}: an ONNX model, but without parotid-seg's contract in its metadata")
-    contract = Contract.from_json(text, where=str(model))
+def _check_layout(content: bytes, contract: Contract, model: Path) -> None:
+    """Raise ModelError unless an ONNX file's inputs and output are those that its contract implies."""
+    graph = onnx.load_from_string(content).graph
     inputs, output = tensors(contract)
-    for each, value in zip((*inputs, output), (*read.graph.input, *read.graph.output), strict=False):
+    for each, value in zip((*inputs, output), (*graph.input, *graph.output), strict=False):
         if (found := _tensor(value)) != each:
             raise ModelError(f"{model}: found {found}, expected {each}")
-    counts = len(read.graph.input), len(read.graph.output)
+    counts = len(graph.input), len(graph.output)
     if counts != (len(inputs), 1):
         raise ModelError(f"{model}: found {counts[0]} inputs and {counts[1]} outputs, expected {len(inputs)} and 1")
-    return contract
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

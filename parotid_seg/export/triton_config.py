@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 LABELS_FILE = "labels.txt"
-PLATFORMS = {".onnx": ("onnxruntime", "onnxruntime_onnx"), ".plan": ("tensorrt", "tensorrt_plan")}
-"""By a model file's ending, Triton's backend and platform."""
+PLATFORMS = {
+    ".onnx": ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
+    ".engine": ("tensorrt", "tensorrt_plan", "model.plan"),
+}
+"""By a model file's ending, Triton's backend, its platform, and the file's name there."""
 DEVICES = ("cuda", "cpu")
 DEFAULT_REQUESTS = 4
 """Requests in a batch: 64 slices of 16 a chunk keep a GPU busy, and the scores of a 512 x 512 scan fit in 1 GB."""
@@ -41,10 +44,10 @@ class Serving:
         device: "cuda" or "cpu". A server without GPUs refuses a model for "cuda", it does not fall back.
         instances: copies that run at the same time, on each GPU or on the CPU.
         max_requests: most requests joined into one batch; 0 leaves the graph as it is and joins none. None is
-            `DEFAULT_REQUESTS` for an ONNX file and 0 for a plan, whose shapes are fixed already.
+            `DEFAULT_REQUESTS` for an ONNX file and 0 for an engine, whose shapes are fixed already.
         delay_us: microseconds a request may wait for others to join. 0: only those that queue anyway are joined.
-        warm_up: whether each instance of an ONNX model runs one chunk before the server calls the model ready. A plan
-            never does: its profile may not allow that chunk, and the server would then refuse the model.
+        warm_up: whether each instance of an ONNX model runs one chunk before the server calls the model ready. Engines
+            never do: their profile may not allow that chunk, and the server would then refuse the model.
     """
 
     name: str = "parotid-seg"
@@ -120,8 +123,8 @@ def configuration(
         ParotidSegError: if tritonclient is missing.
     """
     triton = schema()
-    config = triton.ModelConfig(name=serving.name, default_model_filename=f"model{ending}")
-    config.backend, config.platform = PLATFORMS[ending]
+    config = triton.ModelConfig(name=serving.name)
+    config.backend, config.platform, config.default_model_filename = PLATFORMS[ending]
     config.version_policy.latest.num_versions = 1
     config.max_batch_size = serving.max_requests or 0
     inputs, output = tensors(contract)
@@ -138,7 +141,7 @@ def configuration(
         (METADATA_KEY, text),
         ("parotid_seg.contract_sha256", hashlib.sha256(text.encode()).hexdigest()),
         ("parotid_seg.schema_version", str(contract.schema_version)),
-        ("parotid_seg.weights_sha256", contract.weights_sha256),
+        ("parotid_seg.graph_sha256", contract.graph_sha256),
         ("parotid_seg.model_sha256", model_sha256),
     ):
         config.parameters[key].string_value = value
@@ -171,7 +174,7 @@ def to_text(config: Any) -> str:
 
 
 def from_text(text: str, *, where: str) -> Any:
-    """Read a config.pbtxt by Triton's triton.
+    """Read a config.pbtxt by Triton's schema.
 
     Raises:
         InputError: if it does not fit: an unknown field, a value of another type, broken syntax.

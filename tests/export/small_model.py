@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
+from parotid_seg.runtime.model_file import graph_hash
 
 GRID = Grid(size=8, spacing_mm=20.0, offsets_mm=(-3.0, 0.0, 3.0))
 CONTRACT = Contract(
@@ -85,6 +87,7 @@ def write_small_model(path: Path, contract: Contract | None = CONTRACT, extra: o
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     model.ir_version = 10
     if contract is not None:
-        helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+        sealed = dataclasses.replace(contract, graph_sha256=graph_hash(model.SerializeToString()))
+        helper.set_model_props(model, {METADATA_KEY: sealed.to_json()})
     path.write_bytes(model.SerializeToString())
     return path

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import resource
 import sys
 
@@ -21,6 +20,7 @@ from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.triton import write_repository
 from parotid_seg.export.triton_config import Serving, from_text
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
 from parotid_seg.scan.grid import chunks
 from parotid_seg.scan.intensity import in_windows
@@ -136,7 +136,7 @@ def test_a_client_finds_the_contract_and_the_hashes(entry, contract):
     assert Contract.from_json(text, where="parameters") == contract
     assert parameters["parotid_seg.contract_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert parameters["parotid_seg.schema_version"] == str(contract.schema_version)
-    assert parameters["parotid_seg.weights_sha256"] == contract.weights_sha256
+    assert parameters["parotid_seg.graph_sha256"] == contract.graph_sha256
     served = (entry / "1" / "model.onnx").read_bytes()
     assert parameters["parotid_seg.model_sha256"] == hashlib.sha256(served).hexdigest()
 
@@ -246,61 +246,68 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def write_sidecar(engine, contract, **told):
+    """The sidecar of an engine of TensorRT, or one that tells something else."""
+    sidecar = Sidecar(
+        contract=contract,
+        precision="fp32",
+        onnx_name="parotid-ct.onnx",
+        onnx_sha256="0" * 64,
+        library="tensorrt",
+        library_version="10.13.0",
+        gpu="Some GPU",
+        compute_capability=(8, 9),
+        cuda="13.0",
+        batch=BatchProfile(),
+        shapes={},
+        options=EngineOptions(),
+        engine_sha256=hashlib.sha256(engine.read_bytes()).hexdigest(),
+    )
+    sidecar_path(engine).write_text(dataclasses.replace(sidecar, **told).to_json())
+
+
 @pytest.fixture
-def plan(tmp_path, contract):
-    path = tmp_path / "parotid-ct.plan"
+def engine(tmp_path, contract):
+    path = tmp_path / "parotid-ct.engine"
     path.write_bytes(b"an engine")
-    (tmp_path / "parotid-ct.plan.json").write_text(json.dumps({"contract": json.loads(contract.to_json())}))
+    write_sidecar(path, contract)
     return path
 
 
-def test_a_plan_comes_with_its_sidecars_contract(plan, tmp_path, contract):
-    entry = write_repository(tmp_path / "r", plan)
+def test_an_engine_comes_with_its_sidecars_contract(engine, tmp_path):
+    entry = write_repository(tmp_path / "r", engine)
     config = config_of(entry)
     assert (config.backend, config.platform) == ("tensorrt", "tensorrt_plan")
+    assert config.default_model_filename == "model.plan"
     assert (config.max_batch_size, config.HasField("dynamic_batching"), len(config.model_warmup)) == (0, False, 0)
     assert (entry / "1" / "model.plan").read_bytes() == b"an engine"
     assert described(config.input, False) == in_graph(onnx.load_from_string(CONTENT).graph.input)
 
 
-def test_a_contract_in_hand_goes_before_the_sidecar(plan, tmp_path, contract):
-    plan.with_name("parotid-ct.plan.json").unlink()
-    with pytest.raises(ModelError, match=r"parotid-ct\.plan\.json"):
-        write_repository(tmp_path / "r", plan)
-    two = dataclasses.replace(contract, labels=("background", "left", "right", "tumour"))
-    entry = write_repository(tmp_path / "r", plan, contract=two)
-    assert (entry / "labels.txt").read_text() == "background\nleft\nright\ntumour\n"
-
-
-@pytest.mark.parametrize("sidecar", ["no JSON", "[]", "{}", '{"contract": {}}'])
-def test_a_broken_sidecar_is_told(plan, tmp_path, sidecar):
-    plan.with_name("parotid-ct.plan.json").write_text(sidecar)
-    with pytest.raises(ModelError, match=r"parotid-ct\.plan\.json"):
-        write_repository(tmp_path / "r", plan)
-
-
 @pytest.mark.parametrize(
     ("told", "message"),
-    [({"library": "tensorrt-rtx"}, "tensorrt only"), ({"engine_sha256": "0" * 64}, "hash is not the one")],
+    [({"library": "tensorrt-rtx"}, "tensorrt only"), ({"engine_sha256": "0" * 64}, "hash does not match")],
 )
-def test_a_plan_that_is_not_its_sidecars_or_not_tritons_is_refused(plan, tmp_path, told, message):
-    sidecar = plan.with_name("parotid-ct.plan.json")
-    content = json.loads(sidecar.read_text())
-    good = {"library": "tensorrt", "engine_sha256": hashlib.sha256(b"an engine").hexdigest()}
-    sidecar.write_text(json.dumps({**content, **good}))
-    write_repository(tmp_path / "good", plan)
-    sidecar.write_text(json.dumps({**content, **good, **told}))
+def test_an_engine_that_is_not_its_sidecars_or_not_tritons_is_refused(engine, contract, tmp_path, told, message):
+    write_sidecar(engine, contract, **told)
     with pytest.raises((InputError, ModelError), match=message):
-        write_repository(tmp_path / "bad", plan)
+        write_repository(tmp_path / "bad", engine)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_an_engine_without_its_sidecar_is_refused(engine, tmp_path):
+    sidecar_path(engine).unlink()
+    with pytest.raises(ModelError, match="sidecar cannot be read"):
+        write_repository(tmp_path / "r", engine)
 
 
 @pytest.mark.parametrize(
     ("serving", "message"),
     [(Serving(device="cpu"), "needs cuda"), (Serving(max_requests=4), "no request axis")],
 )
-def test_what_a_plan_cannot_do_is_refused(plan, tmp_path, serving, message):
+def test_what_an_engine_cannot_do_is_refused(engine, tmp_path, serving, message):
     with pytest.raises(InputError, match=message):
-        write_repository(tmp_path / "r", plan, serving)
+        write_repository(tmp_path / "r", engine, serving)
 
 
 @pytest.mark.parametrize(
@@ -321,13 +328,13 @@ def test_wrong_settings_are_told(wrong, message):
 
 def test_foreign_models_are_refused(tmp_path, contract):
     other = onnx.load_from_string(CONTENT)
-    with pytest.raises(InputError, match=r"ending in \.onnx or \.plan"):
+    with pytest.raises(InputError, match=r"ending in \.onnx or \.engine"):
         write_repository(tmp_path / "r", tmp_path / "best.pt", PLAIN)
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ModelError, match="not an ONNX model"):
         write_repository(tmp_path / "r", tmp_path / "text.onnx", PLAIN)
-    other.graph.input[2].type.tensor_type.shape.dim[0].dim_value = 48
-    onnx.save(other, tmp_path / "other.onnx")
+    other.graph.input[2].type.tensor_type.shape.dim[0].dim_param = "free"
+    (tmp_path / "other.onnx").write_bytes(with_contract(other, contract))
     with pytest.raises(ModelError, match=r"found Tensor\(name='rows'.*expected Tensor\(name='rows'"):
         write_repository(tmp_path / "r", tmp_path / "other.onnx", PLAIN)
     del other.metadata_props[:]
@@ -344,7 +351,7 @@ def test_two_channels_and_a_half_precision_network(tmp_path):
     torch.manual_seed(0)
     labels, channels = ("background", "gland", "tumour", "node"), ("T1", "T2")
     weights = build_network(config, len(channels), len(labels)).state_dict()
-    model, contract = to_onnx(Checkpoint(config, labels, channels, {}, weights, {}), "fp32")
+    model, contract = to_onnx(Checkpoint(config, labels, channels, {}, weights, {}))
     halve_first_convolution(model)
     content = with_contract(model, contract)
     rng = np.random.default_rng(0)
