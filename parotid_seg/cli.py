@@ -272,9 +272,11 @@ def evaluate(
 
 @app.command(epilog="Example: parotid-seg inspect model.onnx")
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model (.onnx) or a scan (.nii, .nii.gz).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A model (.onnx), an engine (.engine) or a scan (.nii, .nii.gz).")
+    ],
 ) -> None:
-    """Tell what a model or a scan is, and what would be done with it."""
+    """Tell what a model, an engine or a scan is, and what would be done with it."""
     with _one_line_errors():
         from parotid_seg.runtime.inspect import inspect as run
 

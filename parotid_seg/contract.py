@@ -66,7 +66,8 @@ class Contract:
         opset: ONNX operator set.
         graph_sha256: SHA-256 of the file's graph, weights included, as `graph_hash` computes it.
         training: data, preset, epochs and scores, as written by `parotid-seg train`.
-        verification: record of the checks that `parotid-seg export` made.
+        cost: "parameters" of the network, and "multiply_adds" of a look at one slice, resampling included.
+        verification: record of the checks that `parotid-seg export` made; empty before them.
         schema_version: version of this schema.
     """
 
@@ -79,6 +80,7 @@ class Contract:
     opset: int = 20
     graph_sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, int] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 

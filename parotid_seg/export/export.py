@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx import ModelProto
 
@@ -75,6 +76,15 @@ class ExportOptions:
         return COMPUTED_ON_THE_CPU if self.engine == NONE else ("fp16",)
 
 
+class _Source(NamedTuple):
+    """What all candidates are made of and judged by."""
+
+    model: ModelProto
+    contract: Contract
+    parity: Parity
+    work: Mapping[str, int]
+
+
 class Seconds(dict[str, float]):
     """Time of each step by its name."""
 
@@ -124,16 +134,8 @@ def export(
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
     seconds = Seconds()
-    report(f"translating {checkpoint_path} to ONNX")
-    with seconds.of("translate"):
-        model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
-    report(f"segmenting the scans of {verify} with the trained model")
-    with seconds.of("trained model"):
-        parity = Parity(checkpoint.network(), contract, verify, options.batch)
-    work = work_of(model.SerializeToString(), parity.inputs()[0])
-    tried = [
-        _candidate(precision, model, contract, parity, work, options, seconds, report) for precision in options.tried
-    ]
+    source = _prepare(checkpoint, verify, options, seconds, report)
+    tried = [_candidate(precision, source, options, seconds, report) for precision in options.tried]
     passed = [each for each in tried if not each[1].failure]
     versions = {
         "against": f"torch {metadata.version('torch')} in FP32",
@@ -144,24 +146,24 @@ def export(
     if not passed:
         _, proof, content = tried[0]
         write_text(json.dumps({**record, "seconds": seconds}, indent=1) + "\n", parity_file)
-        draw_failure(proof, content, parity, out.with_suffix(".parity.png"))
+        draw_failure(proof, content, source.parity, out.with_suffix(".parity.png"))
         raise ModelError(f"{out}: not written: {proof.failure}; see {parity_file}")
     candidate, proof, _ = passed[0]
     if passed[1:]:
         with seconds.of("time on the CPU"):
-            candidate, speeds = fastest([each[0] for each in passed], parity.inputs()[0])
+            candidate, speeds = fastest([each[0] for each in passed], source.parity.inputs()[0])
         proof = next(each[1] for each in passed if each[0] is candidate)
         record["speed_over_fp32"] = speeds
         report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
     record |= {"chosen": candidate.precision, "seconds": seconds}
-    verified = dataclasses.replace(contract, verification={**versions, **proof.summary()})
+    verified = dataclasses.replace(source.contract, verification={**versions, **proof.summary()})
     write_text(json.dumps(record, indent=1) + "\n", parity_file)
     out.with_suffix(".parity.png").unlink(missing_ok=True)
     with whole_file(out) as partial:
         partial.write_bytes(_file(candidate, verified, options.weights))
     served = out
     if options.engine != NONE:
-        engine = _add_engine(out, options, proof, work, report, progress)
+        engine = _add_engine(out, options, proof, source.work, report, progress)
         served = engine if options.engine == "tensorrt" else out
     if options.triton is not None:
         entry = write_repository(options.triton, served, Serving(name=out.stem), verify=verify, report=report)
@@ -169,23 +171,32 @@ def export(
     return proof
 
 
+def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, seconds: Seconds, report: Report) -> _Source:
+    """Translate, segment with the trained model, and count."""
+    report("translating to ONNX")
+    with seconds.of("translate"):
+        model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
+    report(f"segmenting the scans of {verify} with the trained model")
+    with seconds.of("trained model"):
+        net = checkpoint.network()
+        parity = Parity(net, contract, verify, options.batch)
+    chunk = parity.inputs()[0]
+    work = work_of(model.SerializeToString(), chunk)
+    looks = len(chunk["neighbours"])
+    cost = {"parameters": sum(each.numel() for each in net.parameters()), "multiply_adds": sum(work.values()) // looks}
+    return _Source(model, dataclasses.replace(contract, cost=cost), parity, work)
+
+
 def _candidate(
-    precision: str,
-    model: ModelProto,
-    contract: Contract,
-    parity: Parity,
-    work: Mapping[str, int],
-    options: ExportOptions,
-    seconds: Seconds,
-    report: Report,
+    precision: str, source: _Source, options: ExportOptions, seconds: Seconds, report: Report
 ) -> tuple[Candidate, Proof, bytes]:
     """The graph in a precision, with its proof and its file."""
     for_cpu = options.engine == NONE
     with seconds.of(f"convert to {precision}"):
-        candidate = make(precision, model, parity, report, symmetric=not for_cpu)
-    content = _file(candidate, contract, options.weights)
+        candidate = make(precision, source.model, source.parity, report, symmetric=not for_cpu)
+    content = _file(candidate, source.contract, options.weights)
     with seconds.of(f"prove {precision}"):
-        proof = prove(candidate, content, parity, work, for_cpu=for_cpu)
+        proof = prove(candidate, content, source.parity, source.work, for_cpu=for_cpu)
     for line in proof.lines():
         report(line)
     return candidate, proof, content

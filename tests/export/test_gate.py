@@ -123,7 +123,7 @@ def test_the_ladder_ends_where_the_overflow_is(overflowing, balls):
 
 
 def test_fp32_where_fp16_was_asked_fails(run, balls, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "make", lambda precision, model, *_: Candidate(precision, model))
+    monkeypatch.setattr(module, "make", lambda precision, model, *_, **__: Candidate(precision, model))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected fp16 in at least 90% of the network"):
         export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("fp16", verify=balls / "imagesTr"))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected int8 in at least 90% of the network"):

@@ -1,0 +1,79 @@
+"""`export --engine tensorrt-rtx` and `--triton`, for real and without a GPU, and what cannot be done here."""
+
+import importlib.util
+import json
+
+import pytest
+
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.export import export as module
+from parotid_seg.export.export import ExportOptions, export
+from parotid_seg.runtime.engine_file import BatchProfile, read_sidecar
+from parotid_seg.runtime.gpu import find_gpu
+
+pytestmark = pytest.mark.slow
+rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
+)
+
+
+def options(balls, **more):
+    return ExportOptions(verify=balls / "imagesTr", batch=BatchProfile(1, 4, 8), **more)
+
+
+@rtx
+def test_engines_are_built_in_the_types_asked_for(run, balls, tmp_path):
+    for precision in ("fp32", "fp16"):
+        said = []
+        out = tmp_path / f"{precision}.onnx"
+        export(run / "best.pt", out, options(balls, precision=precision, engine="tensorrt-rtx"), said.append)
+        sidecar = read_sidecar(out.with_suffix(".engine"))
+        assert sidecar.contract.verification
+        assert (sidecar.precision, sidecar.onnx_name, sidecar.batch) == (precision, out.name, BatchProfile(1, 4, 8))
+        assert f"tensorrt-rtx: multiply-adds 100.0% {precision} in the network" in said
+
+
+@rtx
+def test_an_engine_that_would_compute_otherwise_is_not_built(run, balls, tmp_path, monkeypatch):
+    real = module.describe_network
+
+    def in_fp32(*arguments):
+        return [{**layer, "inputs": ["float32"] * len(layer["inputs"])} for layer in real(*arguments)]
+
+    monkeypatch.setattr(module, "describe_network", in_fp32)
+    with pytest.raises(ModelError, match=r"no engine built: tensorrt-rtx would compute 100\.0% fp32, expected fp16"):
+        export(run / "best.pt", tmp_path / "m.onnx", options(balls, precision="fp16", engine="tensorrt-rtx"))
+    assert not list(tmp_path.glob("*.engine*"))
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+def test_tensorrt_without_a_gpu_is_told_before_any_work(run, balls, tmp_path):
+    with pytest.raises(InputError, match=r"no NVIDIA GPU found; .*tensorrt-rtx builds without one"):
+        export(run / "best.pt", tmp_path / "m.onnx", options(balls, engine="tensorrt"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_triton_repository_comes_with_the_model(command, run, balls, tmp_path):
+    pytest.importorskip("tritonclient")
+    words = ["export", run / "best.pt", "--out", tmp_path / "glands.onnx", "--verify", balls / "imagesTr"]
+    done = command(*words, "--triton", tmp_path / "repository", "--batch", 1, 4, 8)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "repository" / "glands" / "1" / "model.onnx").is_file()
+    again = command(*words, "--triton", tmp_path / "repository")
+    assert again.returncode == 1
+    assert "there is an entry of this name" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+
+
+def test_batches_that_do_not_rise(command, run, tmp_path):
+    done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--batch", 4, 2, 8)
+    assert done.returncode == 1
+    assert done.stderr == ("parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX\n")
+
+
+def test_the_record_is_plain_json(run, balls, tmp_path):
+    export(run / "best.pt", tmp_path / "m.onnx", options(balls))
+    record = json.loads((tmp_path / "m.parity.json").read_text())
+    assert record["passed"]
+    assert record["chosen"] == "fp32"
+    assert record["candidates"][0]["census"]["asked"].keys() == {"fp32"}

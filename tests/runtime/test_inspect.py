@@ -1,0 +1,76 @@
+"""`inspect`: what any of our files is, and what an unknown one looks like."""
+
+import dataclasses
+import hashlib
+
+import pytest
+
+from parotid_seg.errors import InputError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
+from parotid_seg.runtime.inspect import inspect
+from parotid_seg.runtime.model_file import read_model
+
+
+def test_a_model_tells_cost_census_and_proof():
+    facts = inspect(DEFAULT_MODEL)
+    assert facts["parameters"] == "4.57 million"
+    assert facts["multiply-adds"] == "486 million a slice looked at"
+    assert facts["computes in"] == "fp32; multiply-adds 100.0% fp32"
+    assert facts["over the bus"] == "2 bytes a voxel in, 1 out"
+    assert float(facts["verified: lowest dsc"]) >= 0.998
+
+
+@pytest.fixture
+def engine(tmp_path):
+    path = tmp_path / "ct.engine"
+    path.write_bytes(b"an engine")
+    contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
+    sidecar = Sidecar(
+        contract=contract,
+        precision="fp32",
+        onnx_name="ct.onnx",
+        onnx_sha256="0" * 64,
+        library="tensorrt",
+        library_version="10.13.0",
+        gpu="Some GPU",
+        compute_capability=(8, 9),
+        cuda="13.0",
+        batch=BatchProfile(1, 8, 32),
+        shapes={"slices": ((1, 1, 16, 16), (1, 30, 512, 512), (1, 99, 1024, 1024))},
+        options=EngineOptions(runs_on="same-capability"),
+        engine_sha256=hashlib.sha256(b"an engine").hexdigest(),
+    )
+    sidecar_path(path).write_text(sidecar.to_json())
+    return path
+
+
+def test_an_engine_tells_what_it_is_and_why_it_cannot_be_used(engine):
+    facts = inspect(engine)
+    assert facts["kind"] == "engine of TensorRT 10.13.0, built on Some GPU, 8.9"
+    assert facts["batches"] == "1 to 32, best at 8"
+    assert facts["sizes"] == "slices 1x1x16x16 to 1x99x1024x1024"
+    assert facts["here"].startswith("cannot be used: ")
+    assert facts["verified"].startswith("no: ")
+    engine.write_bytes(b"another")
+    assert "its hash is not the one in its sidecar" in inspect(engine)["here"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.pt", b"PK\x03\x04...", "a training run's checkpoint"),
+        ("a.dcm", bytes(128) + b"DICM", "a DICOM file"),
+        ("a.gz", b"\x1f\x8b\x08", "a gzip file"),
+        ("a.png", b"\x89PNG\r\n", "a picture"),
+        ("a.json", b'{"a": 1}', "JSON"),
+        ("a.txt", b"hello", "something unknown"),
+        ("a", b"", "an empty file"),
+        ("folder", None, "a folder"),
+    ],
+)
+def test_other_files(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: found {words}.*, expected a model \(\.onnx\), an engine"):
+        inspect(path)
