@@ -145,7 +145,7 @@ class Parity:
             contour_file = contour_of(files[0], contract.channels)
             contour = read_mask(contour_file, like=scan)[0] if contour_file else None
             for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:
-                expected = _torch_labels(net, each, windows, contract.grid)
+                expected = torch_labels(net, each, windows, contract.grid)
                 self.comparisons.append(Comparison(files[0].name, each, windows, expected, outline))
 
     def inputs(self) -> list[Inputs]:
@@ -260,7 +260,7 @@ def _sizes(volume: Volume, contour: Mask | None, batch: int) -> Iterator[tuple[V
 
 
 @torch.no_grad()
-def _torch_labels(net: ParotidNet, volume: Volume, windows: Windows, grid: Grid) -> Mask:
+def torch_labels(net: ParotidNet, volume: Volume, windows: Windows, grid: Grid) -> Mask:
     """The trained model's labels in FP32."""
     labels = []
     for chunk in chunks(volume, windows, grid, 16):
