@@ -1,7 +1,7 @@
 """Is contrastive pre-training worth it? Starts x transfers x labelled patients, measured on test patients.
 
-    python benchmarks/study.py DATA --runs runs/study --jobs 2 --minutes 150     trains what is missing, then reports
-    python benchmarks/study.py DATA --runs runs/study --minutes 0                only reports
+    python benchmarks/study.py DATA --runs runs/study --jobs 2 --minutes 150     trains what is missing
+    python benchmarks/study_report.py                                            makes tables and picture
 
 Every training is small enough for a CPU core and resumes where it was cut. What a training gave is kept as one JSON
 file in `benchmarks/results/study/`; a run whose file is there is never trained again. The learning rate of each start
@@ -25,7 +25,6 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "study"
-DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
 RATES = {2: (1e-3, 2e-3, 4e-3), 6: (2e-3, 4e-3, 8e-3)}
@@ -308,7 +307,7 @@ def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
 
 
 def main() -> None:
-    """Train, test and report."""
+    """Train and test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "data", type=Path, help="data set in nnU-Net's raw layout, with imagesTs, labelsTs and organsTr"
@@ -322,9 +321,6 @@ def main() -> None:
         do(arguments.only, arguments.data, arguments.runs)
         return
     keep_busy(arguments.data, arguments.runs, arguments.jobs, arguments.minutes)
-    from study_report import report
-
-    report(DOCS / "study.md", DOCS / "pictures" / "study.png")
 
 
 if __name__ == "__main__":

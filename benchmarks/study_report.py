@@ -1,4 +1,7 @@
-"""The study's tables and picture, from the committed results; `benchmarks/study.py` calls it."""
+"""The study's tables and picture in docs/study.md, from the committed results of `benchmarks/study.py`.
+
+python benchmarks/study_report.py
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ REPORTED = (
     ("*reported on private MRI: contrast from it (arXiv 2208.12413)*", ("89.60", "99.36", "", "85.11", "2.98", "")),
     ("*reported on private MRI: Swin MoCo (doi 10.1002/mp.17128)*", ("89.78", "", "90.08", "85.18", "3.60", "")),
 )
-MARKS = "<!-- tables: made by benchmarks/study.py -->", "<!-- end of tables -->"
+DOCS = Path(__file__).parents[1] / "docs"
+MARKS = "<!-- tables: made by benchmarks/study_report.py -->", "<!-- end of tables -->"
 
 
 def tested(start: str, transfer: tuple[str, ...], epochs: int, labelled: int) -> dict[int, Figures]:
@@ -210,3 +214,7 @@ def report(page: Path, picture: Path) -> None:
     _, _, after = rest.partition(MARKS[1])
     page.write_text(f"{before}{MARKS[0]}\n\n{tables()}\n{MARKS[1]}{after}")
     draw(picture)
+
+
+if __name__ == "__main__":
+    report(DOCS / "study.md", DOCS / "pictures" / "study.png")

@@ -125,7 +125,8 @@ class SegmentTrainer(Trainer):
         self.net = processes.with_common_batch_norm(net)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.model = Supervised(self.net.unet, self.schedule.encoder_share > 0).to(self.device)
-        groups = parameter_groups(self.model, self.schedule.weight_decay)
+        classifiers = self.net.unet.classify, self.model.classify
+        groups = parameter_groups(self.model, self.schedule.weight_decay, classifiers, self.schedule.classifier_rate)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
         self.wrapped = processes.wrapped(self.model)
         self.best_dsc = -1.0
