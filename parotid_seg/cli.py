@@ -222,6 +222,24 @@ def export(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Give the model a second output: class probabilities.")
     ] = False,
+    workspace_mib: Annotated[
+        int | None,
+        typer.Option("--workspace-mib", metavar="N", help="Engine: most memory a layer may take for itself."),
+    ] = None,
+    runs_on: Annotated[
+        str | None,
+        typer.Option(
+            "--runs-on",
+            help="Engine: this-gpu (default of tensorrt), same-capability, or ampere-plus (default of tensorrt-rtx).",
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engine: let later versions of TensorRT run it, too.")
+    ] = False,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option("--timing-cache", metavar="FILE", help="Engine: keep how fast kernels were for the next build."),
+    ] = None,
     triton: Annotated[
         Path | None,
         typer.Option("--triton", metavar="DIR", help="Write a model repository for Triton Inference Server as well."),
@@ -239,9 +257,19 @@ def export(
     with _one_line_errors(), _extra("export"), _progress(quiet) as line:
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
-        from parotid_seg.runtime.engine_file import BatchProfile
+        from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
 
-        options = ExportOptions(precision, weights, verify, BatchProfile(*batch), probabilities, engine, triton)
+        options = ExportOptions(
+            precision=precision,
+            weights=weights,
+            verify=verify,
+            batch=BatchProfile(*batch),
+            probabilities=probabilities,
+            engine=engine,
+            engine_options=EngineOptions(workspace_mib, runs_on, version_compatible),
+            timing_cache=timing_cache,
+            triton=triton,
+        )
         run(checkpoint, out, options, report=line.say, progress=line.phase)
         line.say(f"wrote {out}")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from parotid_seg.errors import OutputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -54,6 +58,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder, removed afterwards.
+
+    Raises:
+        OutputError: if there is no room for it, or for what is written in it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="parotid-seg-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OutputError(f"{tempfile.gettempdir()}: no room for temporary files ({error.strerror})") from error
 
 
 def write_text(text: str, path: Path) -> None:

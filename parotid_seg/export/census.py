@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from parotid_seg.errors import ModelError
+from parotid_seg.errors import ModelError, OutputError
+from parotid_seg.files import scratch_folder
 
 Shape = tuple[int, ...]
 TYPES = {
@@ -124,13 +124,19 @@ def _profiled(
     options.log_severity_level = 3
     options.graph_optimization_level = level
     options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        session.run(["labels"], dict(inputs))
-        events = json.loads(Path(session.end_profiling()).read_text())
-        graph = onnx.load(options.optimized_model_filepath).graph
+    with scratch_folder() as folder:
+        options.profile_file_prefix = str(folder / "profile")
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            session.run(["labels"], dict(inputs))
+            events = json.loads(Path(session.end_profiling()).read_text())
+            graph = onnx.load(options.optimized_model_filepath).graph
+        except Exception as error:  # onnxruntime's own classes, and what half-written files lead to
+            reason = str(error).splitlines()[0]
+            raise OutputError(
+                f"{folder}: no room for temporary files, or no way to run the graph ({reason})"
+            ) from error
     sizes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     weights = {node.name: [sizes[name] for name in node.input if name in sizes] for node in graph.node}
     found = []

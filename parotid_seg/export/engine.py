@@ -61,10 +61,8 @@ def build_engine(
         OutputError: if a file cannot be written.
     """
     described = library_named(library)
+    trt, gpu = ready_to_build(library, options, timing_cache)
     options = options.for_library(library)
-    if timing_cache is not None and not described.keeps_timings:
-        raise InputError(f"timing_cache: {described.title} keeps none; leave it out")
-    trt, gpu = ready_to_build(library)
     content, contract = read_model(onnx_path)
     shapes = input_shapes(contract, profile)
     make_folder(out.parent)
@@ -97,9 +95,16 @@ def build_engine(
     return sidecar
 
 
-def ready_to_build(library: str) -> tuple[ModuleType, Gpu | None]:
-    """The library, and the GPU it builds on if it needs one. Raises InputError if either is missing."""
+def ready_to_build(library: str, options: EngineOptions, timing_cache: Path | None) -> tuple[ModuleType, Gpu | None]:
+    """The library, and the GPU it builds on if it needs one; arguments as in `build_engine`.
+
+    Raises:
+        InputError: if either is missing, or the library does not offer what the options ask for.
+    """
     described = library_named(library)
+    options.for_library(library)
+    if timing_cache is not None and not described.keeps_timings:
+        raise InputError(f"--timing-cache: {described.title} keeps none; leave it out")
     gpu = find_gpu() if described.needs_gpu else None
     if described.needs_gpu and gpu is None:
         raise InputError(

@@ -50,6 +50,8 @@ class ExportOptions:
         batch: numbers of looks at once that the gate tries and an engine is built for.
         probabilities: whether the model has them as a second output.
         engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
+        engine_options: how to build it.
+        timing_cache: see `build_engine`.
         triton: model repository to write the model into, as an entry of its name: the engine if TensorRT makes one,
             else the ONNX file.
     """
@@ -60,6 +62,8 @@ class ExportOptions:
     batch: BatchProfile = field(default_factory=BatchProfile)
     probabilities: bool = False
     engine: str = NONE
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
+    timing_cache: Path | None = None
     triton: Path | None = None
 
     def __post_init__(self) -> None:
@@ -127,7 +131,7 @@ def export(
     if out.suffix != ".onnx":
         raise InputError(f"--out: found {out.name}, expected a name ending in .onnx")
     if options.engine != NONE:
-        ready_to_build(options.engine)
+        ready_to_build(options.engine, options.engine_options, options.timing_cache)
     if options.triton is not None:
         check_entry(options.triton, Serving(name=out.stem))
     checkpoint = load_checkpoint(checkpoint_path)
@@ -219,9 +223,10 @@ def _add_engine(
         engine,
         library=options.engine,
         profile=options.batch,
-        options=EngineOptions(),
+        options=options.engine_options,
         report=report,
         progress=progress,
+        timing_cache=options.timing_cache,
     )
     return engine
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.export.candidates import Candidate, scores_of
 from parotid_seg.export.census import Census, of_graph, of_run
-from parotid_seg.export.parity import GATES, Parity, ScanParity
+from parotid_seg.export.parity import GATES, Parity, Run, ScanParity
 from parotid_seg.export.picture import draw_difference
+from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.load import load_backend
 
 LEAST_SHARE = 0.9
@@ -95,10 +96,7 @@ def prove(
         work: see `census.work_of`.
         for_cpu: see `Proof`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "candidate.onnx"
-        path.write_bytes(content)
-        run = load_backend(path, allow_unverified=True).run
+    with _loaded(content) as run:
         rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
     asked, ran = of_graph(candidate.model, work), of_run(content, parity.inputs()[0])
     network = sum(macs for name, macs in work.items() if name.startswith("unet."))
@@ -107,10 +105,16 @@ def prove(
 
 def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> None:
     """Write a picture of where the worst comparison differs."""
-    with tempfile.TemporaryDirectory() as folder:
-        candidate = Path(folder) / "candidate.onnx"
-        candidate.write_bytes(content)
-        run = load_backend(candidate, allow_unverified=True).run
+    with _loaded(content) as run:
         comparison, labels = parity.labels_of(run, proof.worst)
     title = f"{proof.precision}: {proof.worst}"
     draw_difference(comparison.volume, comparison.windows, comparison.expected, labels, title, path)
+
+
+@contextmanager
+def _loaded(content: bytes) -> Iterator[Run]:
+    """A model file as it will be loaded by its users."""
+    with scratch_folder() as folder:
+        path = folder / "candidate.onnx"
+        path.write_bytes(content)
+        yield load_backend(path, allow_unverified=True).run

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -13,6 +11,7 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from parotid_seg.export.precision import is_within
+from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.backend import Inputs
 
 OPERATORS = ("MatMul", "Conv")
@@ -45,8 +44,8 @@ def quantise(model: ModelProto, calibration: list[Inputs], *, symmetric: bool) -
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # it recommends a preprocessing that our graph has no need of
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            source, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        with scratch_folder() as folder:
+            source, result = folder / "fp32.onnx", folder / "int8.onnx"
             onnx.save(model, source)
             quantize_static(
                 source,

@@ -69,7 +69,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"workspace_mib: found {self.workspace_mib}, expected at least 1")
+            raise InputError(f"--workspace-mib: found {self.workspace_mib}, expected at least 1")
 
     def for_library(self, name: str) -> EngineOptions:
         """The same with the library's default filled in. Raises InputError for what it does not offer."""
@@ -77,9 +77,9 @@ class EngineOptions:
         runs_on = self.runs_on or library.runs_on[0]
         if runs_on not in library.runs_on:
             offers = ", ".join(library.runs_on)
-            raise InputError(f"runs_on: found {runs_on!r}, expected one of {library.title}'s: {offers}")
+            raise InputError(f"--runs-on: found {runs_on!r}, expected one of {library.title}'s: {offers}")
         if self.version_compatible and not library.carries_over:
-            raise InputError(f"version_compatible: engines of {library.title} run on the version that built them only")
+            raise InputError(f"--version-compatible: {library.title} engines run on the version that built them only")
         return dataclasses.replace(self, runs_on=runs_on)
 
 

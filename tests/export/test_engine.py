@@ -163,7 +163,7 @@ def test_tensorrt_needs_a_gpu(small, monkeypatch):
     ("library", "options", "words"),
     [
         ("openvino", {}, "found 'openvino', expected one of: tensorrt, tensorrt-rtx"),
-        ("tensorrt-rtx", {"version_compatible": True}, "TensorRT-RTX run on the version that built them only"),
+        ("tensorrt-rtx", {"version_compatible": True}, "TensorRT-RTX engines run on the version that built them only"),
         ("tensorrt-rtx", {"runs_on": "this-gpu"}, "expected one of TensorRT-RTX's: ampere-plus"),
         ("tensorrt", {"runs_on": "anything"}, "TensorRT's: this-gpu, same-capability, ampere-plus"),
         ("tensorrt", {"workspace_mib": 0}, "found 0, expected at least 1"),
@@ -175,7 +175,7 @@ def test_what_a_library_does_not_offer_is_refused(small, library, options, words
 
 
 def test_tensorrt_rtx_keeps_no_timings(small, tmp_path):
-    with pytest.raises(InputError, match="timing_cache: TensorRT-RTX keeps none"):
+    with pytest.raises(InputError, match="--timing-cache: TensorRT-RTX keeps none"):
         build(small, small.with_suffix(".engine"), timing_cache=tmp_path / "timings")
 
 

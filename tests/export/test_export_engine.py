@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
+import resource
 
 import pytest
 
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import export as module
 from parotid_seg.export.export import ExportOptions, export
 from parotid_seg.runtime.engine_file import BatchProfile, read_sidecar
@@ -77,3 +78,37 @@ def test_the_record_is_plain_json(run, balls, tmp_path):
     assert record["passed"]
     assert record["chosen"] == "fp32"
     assert record["candidates"][0]["census"]["asked"].keys() == {"fp32"}
+
+
+@pytest.mark.parametrize("largest", [1_000, 60_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, balls, tmp_path, largest):
+    """The temporary files do not fit at all, or the model does not; a limit on file sizes stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"no room for temporary files|cannot be written") as caught:
+            export(run / "best.pt", tmp_path / "m.onnx", options(balls))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--timing-cache", "t.bin"), "--timing-cache: TensorRT-RTX keeps none; leave it out"),
+        (("--runs-on", "this-gpu"), "--runs-on: found 'this-gpu', expected one of TensorRT-RTX's: ampere-plus"),
+        (("--workspace-mib", 0), "--workspace-mib: found 0, expected at least 1"),
+        (
+            ("--version-compatible",),
+            "--version-compatible: TensorRT-RTX engines run on the version that built them only",
+        ),
+    ],
+)
+def test_what_the_library_does_not_offer_is_told_before_any_work(command, run, tmp_path, words, line):
+    done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--engine", "tensorrt-rtx", *words)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert line in done.stderr
+    assert not list(tmp_path.iterdir())

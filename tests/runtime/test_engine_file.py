@@ -253,7 +253,7 @@ def test_the_gpu_is_asked_of_the_driver(monkeypatch):
 
 @pytest.mark.parametrize("workspace", [0, -5])
 def test_options_check_themselves(workspace):
-    with pytest.raises(InputError, match="workspace_mib: found"):
+    with pytest.raises(InputError, match="--workspace-mib: found"):
         EngineOptions(workspace_mib=workspace)
 
 
