@@ -19,13 +19,13 @@ from onnx import TensorProto, helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.export.parity import SAME
 from parotid_seg.scan.grid import Chunk
 from parotid_seg.scan.volume import Mask
 
 BATCHED_KEY = f"{METADATA_KEY}.batched"
 """Where the contract is in such a file. Backends look under another key and refuse it: it takes other shapes."""
 
-MOST_CHANGED_SHARE = 0.002
 """Of the voxels that either form calls a structure. Only the order of sums may differ, so expect none or a handful."""
 
 _TO_IMAGES = """
@@ -136,7 +136,7 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
         Voxels that either calls a structure, and those whose label differs.
 
     Raises:
-        ModelError: if more than `MOST_CHANGED_SHARE` of them differ, or the model finds nothing, which proves nothing.
+        ModelError: if more than `parity.SAME` allows of them differ, or the model finds nothing, which proves nothing.
     """
     one, both = (
         onnxruntime.InferenceSession(each, _quiet(), providers=["CPUExecutionProvider"]) for each in (content, batched)
@@ -149,10 +149,10 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
         changed += int(np.count_nonzero(expected != labels))
     if not found:
         raise ModelError("the model finds nothing in the scan that the batched one is compared on; name another")
-    if changed > MOST_CHANGED_SHARE * found:
+    if changed > SAME.most_changed_share * found:
         raise ModelError(
             f"the batched model differs from the model in {changed} of {found} labelled voxels, "
-            f"expected at most {MOST_CHANGED_SHARE:.1%}"
+            f"expected at most {SAME.most_changed_share:.1%}"
         )
     return found, changed
 

@@ -20,7 +20,7 @@ from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.triton import write_repository
 from parotid_seg.export.triton_config import Serving, from_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
+from parotid_seg.runtime.engine_file import sidecar_path
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
 from parotid_seg.scan.grid import chunks
 from parotid_seg.scan.intensity import in_windows
@@ -28,6 +28,7 @@ from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.settings import load_config
+from tests.sidecars import write_sidecar
 from tests.train.conftest import SMALL
 
 CONTENT = DEFAULT_MODEL.read_bytes()
@@ -244,26 +245,6 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
-
-
-def write_sidecar(engine, contract, **told):
-    """The sidecar of an engine of TensorRT, or one that tells something else."""
-    sidecar = Sidecar(
-        contract=contract,
-        precision="fp32",
-        onnx_name="parotid-ct.onnx",
-        onnx_sha256="0" * 64,
-        library="tensorrt",
-        library_version="10.13.0",
-        gpu="Some GPU",
-        compute_capability=(8, 9),
-        cuda="13.0",
-        batch=BatchProfile(),
-        shapes={},
-        options=EngineOptions(),
-        engine_sha256=hashlib.sha256(engine.read_bytes()).hexdigest(),
-    )
-    sidecar_path(engine).write_text(dataclasses.replace(sidecar, **told).to_json())
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
 """`inspect`: what any of our files is, and what an unknown one looks like."""
 
 import dataclasses
-import hashlib
 
 import pytest
 
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.inspect import inspect
 from parotid_seg.runtime.model_file import read_model
+from tests.sidecars import write_sidecar
 
 
 def test_a_model_tells_cost_census_and_proof():
@@ -26,22 +26,9 @@ def engine(tmp_path):
     path = tmp_path / "ct.engine"
     path.write_bytes(b"an engine")
     contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
-    sidecar = Sidecar(
-        contract=contract,
-        precision="fp32",
-        onnx_name="ct.onnx",
-        onnx_sha256="0" * 64,
-        library="tensorrt",
-        library_version="10.13.0",
-        gpu="Some GPU",
-        compute_capability=(8, 9),
-        cuda="13.0",
-        batch=BatchProfile(1, 8, 32),
-        shapes={"slices": ((1, 1, 16, 16), (1, 30, 512, 512), (1, 99, 1024, 1024))},
-        options=EngineOptions(runs_on="same-capability"),
-        engine_sha256=hashlib.sha256(b"an engine").hexdigest(),
-    )
-    sidecar_path(path).write_text(sidecar.to_json())
+    shapes = {"slices": ((1, 1, 16, 16), (1, 30, 512, 512), (1, 99, 1024, 1024))}
+    options = EngineOptions(runs_on="same-capability")
+    write_sidecar(path, contract, batch=BatchProfile(1, 8, 32), shapes=shapes, options=options)
     return path
 
 
