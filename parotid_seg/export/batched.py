@@ -26,8 +26,6 @@ from parotid_seg.scan.volume import Mask
 BATCHED_KEY = f"{METADATA_KEY}.batched"
 """Where the contract is in such a file. Backends look under another key and refuse it: it takes other shapes."""
 
-"""Of the voxels that either form calls a structure. Only the order of sums may differ, so expect none or a handful."""
-
 _TO_IMAGES = """
 to_images (float16[N,{c},D,H,W] slices, float[N,{c},2] window, float[N,{g},H] rows, float[N,{g},W] columns,
            float[N,B,{k},D] neighbours) => (float[M,{ck},{g},{g}] each_image) {{

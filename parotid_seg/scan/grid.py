@@ -120,10 +120,10 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
     slices_back = resampling_matrix(looked_mm, slices_mm, 0.0, clamp=True)
     for first in range(0, depth, batch_size * step):
         stop = min(first + batch_size * step, depth)
-        looks = _used(slices_back[first:stop])
+        looks = used(slices_back[first:stop])
         wanted_mm = looked_mm[looks, None] + np.asarray(grid.offsets_mm)
         neighbours = resampling_matrix(slices_mm, wanted_mm.ravel(), grid.slice_kernel_mm, clamp=True)
-        needed = _used(neighbours)
+        needed = used(neighbours)
         yield Chunk(
             first=first,
             stop=stop,
@@ -137,10 +137,10 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
         )
 
 
-def _used(weights: Matrix) -> slice:
-    """The run of columns outside which all weights are 0, but for rounding."""
+def used(weights: Matrix) -> slice:
+    """The run of columns outside which all weights are 0, but for rounding; one column if all are."""
     columns = np.flatnonzero((weights > 1e-6).any(axis=0))
-    return slice(int(columns[0]), int(columns[-1]) + 1)
+    return slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
 
 
 def as_float16(voxels: Voxels) -> NDArray[np.float16]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix
+from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix, used
 from parotid_seg.train.config import AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.network import ToGrid
 from parotid_seg.train.patients import Patient
@@ -83,14 +83,16 @@ def view(
     wanted_mm = index * spacing_z + stretch * np.asarray(grid.offsets_mm)
     slice_kernel_mm = grid.slice_kernel_mm * rng.uniform(0.7, 1.7)
     neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
-    used = np.flatnonzero(neighbours.any(axis=0))
-    begin, end = int(used[0]), int(used[-1]) + 1
+    rows = resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)
+    columns = resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)
+    seen = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is beyond the grid
+    voxels = patient.volume.voxels[:, first:last][(slice(None), *seen)]
     image = to_grid(
-        torch.from_numpy(patient.volume.voxels[:, first + begin : first + end].astype(np.float32)),
+        torch.from_numpy(voxels.astype(np.float32)),
         torch.from_numpy(patient.windows),
-        torch.from_numpy(resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)),
-        torch.from_numpy(resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)),
-        torch.from_numpy(neighbours[None, :, begin:end]),
+        torch.from_numpy(rows[:, seen[1]]),
+        torch.from_numpy(columns[:, seen[2]]),
+        torch.from_numpy(neighbours[None, :, seen[0]]),
     )[0]
     return View(image, rows_mm, columns_mm, mirrored)
 

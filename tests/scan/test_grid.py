@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.grid import as_float16, axis_mm, body_centre_mm, chunks, grid_mm, resampling_matrix
+from parotid_seg.scan.grid import as_float16, axis_mm, body_centre_mm, chunks, grid_mm, resampling_matrix, used
 from parotid_seg.scan.volume import Orientation, Volume
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
@@ -46,6 +46,11 @@ def test_a_fine_scan_is_smoothed_to_the_kernel():
     stripes = (np.arange(200) % 2).astype(np.float32)
     coarse = resampling_matrix(source, np.arange(20.0, 80.0, 2.5), kernel_mm=4.0) @ stripes
     np.testing.assert_allclose(coarse, 0.5, atol=0.01)
+
+
+def test_used_columns():
+    assert used(np.array([[0, 0, 0.5, 0, 0], [0, 0, 0, 1, 0]], np.float32)) == slice(2, 4)
+    assert used(np.zeros((3, 4), np.float32)) == slice(0, 1)
 
 
 def test_there_and_back_keeps_a_smooth_profile():
