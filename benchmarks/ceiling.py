@@ -51,7 +51,7 @@ def masks(nets: dict[str, ParotidNet], patient: Patient, grid, labels: tuple[str
         by_model = {name: shares(net, chunk) for name, net in nets.items()}
         by_model[AVERAGE] = torch.stack(list(by_model.values())).mean(dim=0)
         for name, scores in by_model.items():
-            found[name][chunk.first : chunk.stop] = scores.argmax(dim=1).numpy()
+            found[name][chunk.place] = scores.argmax(dim=1).numpy()
     return {name: keep_largest_components(mask, labels) for name, mask in found.items()}
 
 

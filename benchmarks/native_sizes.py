@@ -21,7 +21,7 @@ from parotid_seg.export.parity import Comparison, compare, resized, torch_labels
 from parotid_seg.files import write_text
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.load import load_backend
-from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.grid import segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.train.checkpoint import load_checkpoint
@@ -50,8 +50,7 @@ def main() -> None:
             spacing_mm = (spacing_z, spacing_y * volume.shape[1] / height, spacing_x * volume.shape[2] / width)
             scan = replace(volume, voxels=voxels, spacing_mm=spacing_mm)
             comparison = Comparison(files[0].name, scan, windows, torch_labels(net, scan, windows, contract.grid), None)
-            made = chunks(scan, windows, contract.grid, 16)
-            labels = np.concatenate([backend.run(chunk.inputs) for chunk in made])
+            labels = segmented(scan, windows, contract.grid, 16, backend.run)
             row = compare(comparison, labels, 16, len(contract.labels))
             gland = int(np.count_nonzero((comparison.expected > 0) | (labels > 0)))
             rows.append({"scan": row.scan, "size": row.size, "gland_voxels": gland, "changed": row.changed})

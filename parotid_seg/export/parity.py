@@ -18,7 +18,7 @@ from parotid_seg.metrics import dice, hausdorff_mm
 from parotid_seg.runtime.backend import Inputs
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.grid import chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Volume, Voxels
@@ -194,8 +194,7 @@ class Parity:
         return comparison, self._segmented(run, comparison, row.batch_size)
 
     def _segmented(self, run: Run, comparison: Comparison, batch_size: int) -> Mask:
-        made = chunks(comparison.volume, comparison.windows, self.contract.grid, batch_size)
-        return np.concatenate([run(each.inputs) for each in made])
+        return segmented(comparison.volume, comparison.windows, self.contract.grid, batch_size, run)
 
     def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: Comparison) -> int:
         made = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
@@ -262,7 +261,9 @@ def _sizes(volume: Volume, contour: Mask | None, batch: int) -> Iterator[tuple[V
 @torch.no_grad()
 def torch_labels(net: ParotidNet, volume: Volume, windows: Windows, grid: Grid) -> Mask:
     """The trained model's labels in FP32."""
-    labels = []
-    for chunk in chunks(volume, windows, grid, 16):
-        labels.append(net(**{name: torch.from_numpy(array) for name, array in chunk.inputs.items()}).numpy())
-    return np.concatenate(labels)
+
+    def run(inputs: Inputs) -> Mask:
+        labels: Mask = net(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
+        return labels
+
+    return segmented(volume, windows, grid, 16, run)

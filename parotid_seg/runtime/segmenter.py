@@ -9,7 +9,7 @@ import numpy as np
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.scan.components import keep_largest_components
-from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.grid import segmented
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.volume import Mask, Volume, Voxels
@@ -57,9 +57,7 @@ def segment_volume(backend: Backend, volume: Volume, *, batch_size: int, clean_u
     for channel, voxels in zip(contract.channels, volume.voxels, strict=True):
         if is_ct(channel):
             check_ct(voxels)
-    mask = np.empty(volume.shape, np.uint8)
-    for chunk in chunks(volume, windows, contract.grid, batch_size):
-        mask[chunk.first : chunk.stop] = backend.run(chunk.inputs)
+    mask = segmented(volume, windows, contract.grid, batch_size, backend.run)
     if clean_up:
         mask = keep_largest_components(mask, contract.labels)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0

@@ -6,7 +6,7 @@ spacing, for training and for runtime alike, and are inputs of the exported grap
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Grid
 from parotid_seg.scan.intensity import Windows
-from parotid_seg.scan.volume import Volume, Voxels
+from parotid_seg.scan.volume import Mask, Volume, Voxels
 
 Matrix = NDArray[np.float32]
 
@@ -80,10 +80,10 @@ def body_centre_mm(volume: Volume, windows: Windows) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of neighbouring slices of one scan, as the model takes it.
+    """A run of neighbouring slices of one scan, as far as the grid covers them, as the model takes it.
 
     Attributes:
-        first, stop: the slices that come out, as a range of the volume's slices (S = stop - first).
+        place: where in the volume the labels (S, H, W) that come out belong; beyond it all is background.
         inputs: the model's inputs by name:
             slices (C, D, H, W) intensities of those slices and the neighbours they need, in every channel,
             window (C, 2) of each channel,
@@ -92,9 +92,27 @@ class Chunk:
             slices_back (S, B), rows_back (H, G) and columns_back (W, G) to native voxels.
     """
 
-    first: int
-    stop: int
+    place: tuple[slice, slice, slice]
     inputs: dict[str, NDArray[np.float16] | Matrix]
+
+
+def segmented(
+    volume: Volume,
+    windows: Windows,
+    grid: Grid,
+    batch_size: int,
+    run: Callable[[Mapping[str, NDArray[np.float16] | Matrix]], Mask],
+) -> Mask:
+    """Labels (D, H, W) of a whole scan, chunk by chunk.
+
+    Args:
+        volume, windows, batch_size: see `chunks`.
+        run: a chunk's inputs to its labels.
+    """
+    labels = np.zeros(volume.shape, np.uint8)
+    for chunk in chunks(volume, windows, grid, batch_size):
+        labels[chunk.place] = run(chunk.inputs)
+    return labels
 
 
 def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Iterator[Chunk]:
@@ -108,13 +126,17 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
     centre_y, centre_x = body_centre_mm(volume, windows)
     slices_mm = axis_mm(depth, volume.spacing_mm[0])
     in_plane: dict[str, Matrix] = {}
+    covered: list[slice] = []
     for name, size, spacing, centre in (
         ("rows", height, volume.spacing_mm[1], centre_y),
         ("columns", width, volume.spacing_mm[2], centre_x),
     ):
         native_mm, model_mm = axis_mm(size, spacing), centre + grid_mm(grid)
-        in_plane[name] = resampling_matrix(native_mm, model_mm, grid.kernel_mm)
-        in_plane[f"{name}_back"] = resampling_matrix(model_mm, native_mm, spacing)
+        there = resampling_matrix(native_mm, model_mm, grid.kernel_mm)
+        back = resampling_matrix(model_mm, native_mm, spacing)
+        covered.append(used(np.concatenate([there, back.T])))  # often a tenth of a slice's pixels, air around the head
+        in_plane[name] = np.ascontiguousarray(there[:, covered[-1]])
+        in_plane[f"{name}_back"] = back[covered[-1]]
     step = max(1, int(grid.slice_step_mm / volume.spacing_mm[0] + 1e-6))
     looked_mm = axis_mm(-(-(depth - 1) // step) + 1, step * volume.spacing_mm[0])
     slices_back = resampling_matrix(looked_mm, slices_mm, 0.0, clamp=True)
@@ -125,10 +147,9 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
         neighbours = resampling_matrix(slices_mm, wanted_mm.ravel(), grid.slice_kernel_mm, clamp=True)
         needed = used(neighbours)
         yield Chunk(
-            first=first,
-            stop=stop,
+            place=(slice(first, stop), covered[0], covered[1]),
             inputs={
-                "slices": as_float16(volume.voxels[:, needed]),
+                "slices": as_float16(volume.voxels[:, needed, covered[0], covered[1]]),
                 "window": windows,
                 "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
                 "slices_back": np.ascontiguousarray(slices_back[first:stop, looks]),

@@ -92,7 +92,7 @@ class Processes:
         if self.count == 1:
             return module
         on = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=on)
+        return DistributedDataParallel(module, device_ids=on, gradient_as_bucket_view=True)
 
     def with_common_batch_norm(self, module: M) -> M:
         """Let every batch norm in a module count all processes' images."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from parotid_seg.contract import Grid
 from parotid_seg.metrics import dice
 from parotid_seg.scan.components import keep_largest_components
-from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.grid import segmented
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
@@ -75,15 +76,17 @@ def segment_volume(
     net: ParotidNet, volume: Volume, windows: Windows, grid: Grid, device: torch.device, batch_size: int = 32
 ) -> Mask:
     """Labels (D, H, W) of a scan by the torch model under bf16 autocast, without clean-up."""
-    labels = np.zeros(volume.shape, np.uint8)
-    for chunk in chunks(volume, windows, grid, batch_size):
-        inputs = {name: torch.from_numpy(array).to(device) for name, array in chunk.inputs.items()}
+
+    def run(arrays: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]) -> Mask:
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         images = net.to_grid(*(inputs[name] for name in ("slices", "window", "rows", "columns", "neighbours")))
         with torch.autocast(device.type, torch.bfloat16):
             logits = net.unet(images.contiguous(memory_format=torch.channels_last))
         native = net.from_grid(logits, *(inputs[name] for name in ("slices_back", "rows_back", "columns_back")))
-        labels[chunk.first : chunk.stop] = native.argmax(dim=1).to(torch.uint8).cpu().numpy()
-    return labels
+        labels: Mask = native.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        return labels
+
+    return segmented(volume, windows, grid, batch_size, run)
 
 
 class Supervised(nn.Module):

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.grid import as_float16, axis_mm, body_centre_mm, chunks, grid_mm, resampling_matrix, used
+from parotid_seg.scan.grid import (
+    as_float16,
+    axis_mm,
+    body_centre_mm,
+    chunks,
+    grid_mm,
+    resampling_matrix,
+    segmented,
+    used,
+)
 from parotid_seg.scan.volume import Orientation, Volume
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
@@ -94,7 +103,7 @@ def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batc
     end_mm = (depth - 1) * spacing
     seen = []
     for chunk in chunks(ramp(depth, spacing), HU, grid, batch_size):
-        out = np.arange(chunk.first, chunk.stop)
+        out = np.arange(chunk.place[0].start, chunk.place[0].stop)
         seen += out.tolist()
         profile_mm = chunk.inputs["slices"][0, :, 0, 0].astype(np.float32) * spacing
         channels_mm = chunk.inputs["neighbours"] @ profile_mm
@@ -123,3 +132,23 @@ def test_float16_is_exact_for_hounsfield_units_and_never_infinite():
     np.testing.assert_array_equal(as_float16(exact), exact)
     assert np.isfinite(as_float16(np.array([-32768, 32767], np.int16))).all()
     assert np.isfinite(as_float16(np.array([-1e9, 1e9], np.float32))).all()
+
+
+def test_only_what_the_grid_covers_goes_to_the_model_and_comes_back_in_its_place():
+    """A body of 150 mm off the centre of a field of 600 mm, segmented by a threshold on what the model would see."""
+    voxels = np.full((6, 300, 300), -1000, np.int16)
+    voxels[:, 40:115, 150:225] = 40
+    volume, grid = volume_of(voxels, (3.0, 2.0, 2.0)), Grid()
+    seen = []
+
+    def run(inputs):
+        seen.append(inputs["slices"].shape)
+        in_plane = inputs["rows"] @ (inputs["slices"][0].astype(np.float32) > 0) @ inputs["columns"].T
+        native = inputs["rows_back"] @ in_plane[: len(inputs["slices_back"])] @ inputs["columns_back"].T
+        return (native > 0.5).astype(np.uint8)
+
+    labels = segmented(volume, HU, grid, 16, run)
+    assert all(depth == 6 and max(rows, columns) < 120 for _, depth, rows, columns in seen)
+    assert np.count_nonzero(labels != (voxels > 0)) < 0.02 * np.count_nonzero(labels)
+    far = np.full((6, 40, 40), 40, np.int16)  # a scan smaller than the grid is taken whole
+    assert next(chunks(volume_of(far, (3.0, 2.0, 2.0)), HU, grid, 8)).inputs["slices"].shape == (1, 6, 40, 40)
