@@ -22,9 +22,12 @@ from parotid_seg.files import scratch_folder
 
 Shape = tuple[int, ...]
 TYPES = {
-    "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8", "uint8": "int8",
+    "float": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8",
+    "uint8": "int8", "unknown": "unknown",
 }  # fmt: skip
-"""Our words for the names that ONNX and onnxruntime have for types."""
+"""Our words for the names that ONNX, onnxruntime and TensorRT have for types."""
+WIDTHS = ("int8", "float16", "bfloat16", "float32", "unknown")
+"""Types of factors, the one that a product of two is computed in last."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,9 @@ def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> C
     counted = set()
     for layer in layers:
         for name in work.keys() & set(re.split(r"[+\s,()\[\]]+", layer["name"])):
-            kind = layer["inputs"][0].replace("float32", "float")
-            found[TYPES.get(kind, kind)] += work[name]
+            factors = set(layer["inputs"][:2])
+            kind = layer["inputs"][0] if len(factors) == 1 else max(factors, key=WIDTHS.index)
+            found[TYPES[kind]] += work[name]
             counted.add(name)
     missing = sum(work.values()) - sum(work[name] for name in counted)
     if missing > sum(work.values()) / 10:

@@ -27,7 +27,8 @@ Layer = dict[str, Any]
 def describe_network(onnx_path: Path, library: str) -> list[Layer]:
     """The layers of a model file as the library's parser makes them; needs no GPU.
 
-    The network is strongly typed, so the types here are those that the engine keeps; what it fuses is not known yet.
+    The network is strongly typed, so the types here are those that the engine keeps; what it fuses is not known yet. A
+    dequantised input is told as int8: the builder takes the quantised values where it makes one layer of both.
 
     Raises:
         InputError: if the library is not installed.
@@ -36,9 +37,15 @@ def describe_network(onnx_path: Path, library: str) -> list[Layer]:
     trt, log = import_library(library), log_of(library)
     builder = trt.Builder(log)
     network, parser = parse(trt, builder, read_model(onnx_path)[0], log, onnx_path)
-    layers = [_network_layer(network.get_layer(index)) for index in range(network.num_layers)]
-    del parser
-    return layers
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantised: set[str] = set()
+    for layer in layers:  # the parser reshapes weights after their dequantisation
+        reshaped = layer.type == trt.LayerType.SHUFFLE and layer.get_input(0).name in dequantised
+        if reshaped or layer.type == trt.LayerType.DEQUANTIZE:
+            dequantised.add(layer.get_output(0).name)
+    described = [_network_layer(layer, dequantised) for layer in layers]
+    del layers, parser
+    return described
 
 
 def describe_layers(engine: bytes, library: str) -> list[Layer]:
@@ -75,13 +82,17 @@ def _context_of_usual_shapes(trt: ModuleType, loaded: Any) -> Any:
     return context
 
 
-def _network_layer(layer: Any) -> Layer:
+def _network_layer(layer: Any, dequantised: set[str]) -> Layer:
     inputs = (layer.get_input(index) for index in range(layer.num_inputs))
     outputs = (layer.get_output(index) for index in range(layer.num_outputs))
     return {
         "name": layer.name,
         "type": layer.type.name.lower(),
-        "inputs": [_plain(tensor.dtype.name) for tensor in inputs if tensor is not None],
+        "inputs": [
+            "int8" if tensor.name in dequantised else _plain(tensor.dtype.name)
+            for tensor in inputs
+            if tensor is not None
+        ],
         "outputs": [_plain(tensor.dtype.name) for tensor in outputs],
     }
 

@@ -36,8 +36,8 @@ def quantise(model: ModelProto, calibration: list[Inputs], *, symmetric: bool) -
     Args:
         model: in FP32.
         calibration: chunks of real scans; evenly spread ones are used.
-        symmetric: activations in int8 around zero, as TensorRT wants them; else in uint8 with a zero point, which is
-            finer, and faster on CPUs.
+        symmetric: activations in int8 around zero and biases in FP32, as TensorRT wants them; else in uint8 with a
+            zero point, which is finer, and faster on CPUs.
     """
     step = max(1, -(-len(calibration) // MOST_CHUNKS))
     excluded = [node.name for node in model.graph.node if is_within(node, KEPT)]
@@ -57,7 +57,7 @@ def quantise(model: ModelProto, calibration: list[Inputs], *, symmetric: bool) -
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=excluded,
-                extra_options={"ActivationSymmetric": symmetric},
+                extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
             )
             return onnx.load(result)
     finally:
