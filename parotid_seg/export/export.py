@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from onnx import ModelProto
 
@@ -145,12 +145,19 @@ def export(
         "against": f"torch {metadata.version('torch')} in FP32",
         "with": f"onnxruntime {metadata.version('onnxruntime')} on the CPU",
     }
-    record = {"passed": bool(passed), **versions, "candidates": [proof.record() for _, proof, _ in tried]}
-    parity_file = out.with_suffix(".parity.json")
+    record: dict[str, Any] = {
+        "passed": bool(passed),
+        **versions,
+        "candidates": [proof.record() for _, proof, _ in tried],
+    }
+    record["seconds"] = seconds
+    parity_file, picture = out.with_suffix(".parity.json"), out.with_suffix(".parity.png")
+    picture.unlink(missing_ok=True)
     if not passed:
         _, proof, content = tried[0]
-        write_text(json.dumps({**record, "seconds": seconds}, indent=1) + "\n", parity_file)
-        draw_failure(proof, content, source.parity, out.with_suffix(".parity.png"))
+        _write(record, parity_file)
+        if not proof.worst.passed:
+            draw_failure(proof, content, source.parity, picture)
         raise ModelError(f"{out}: not written: {proof.failure}; see {parity_file}")
     candidate, proof, _ = passed[0]
     if passed[1:]:
@@ -159,20 +166,25 @@ def export(
         proof = next(each[1] for each in passed if each[0] is candidate)
         record["speed_over_fp32"] = speeds
         report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
-    record |= {"chosen": candidate.precision, "seconds": seconds}
+    record["chosen"] = candidate.precision
     verified = dataclasses.replace(source.contract, verification={**versions, **proof.summary()})
-    write_text(json.dumps(record, indent=1) + "\n", parity_file)
-    out.with_suffix(".parity.png").unlink(missing_ok=True)
+    _write(record, parity_file)
     with whole_file(out) as partial:
         partial.write_bytes(_file(candidate, verified, options.weights))
     served = out
     if options.engine != NONE:
-        engine = _add_engine(out, options, proof, source.work, report, progress)
+        with seconds.of(f"build for {options.engine}"):
+            engine = _add_engine(out, options, proof, source.work, report, progress)
+        _write(record, parity_file)
         served = engine if options.engine == "tensorrt" else out
     if options.triton is not None:
         entry = write_repository(options.triton, served, Serving(name=out.stem), verify=verify, report=report)
         report(f"wrote {entry}")
     return proof
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    write_text(json.dumps(record, indent=1) + "\n", path)
 
 
 def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, seconds: Seconds, report: Report) -> _Source:
