@@ -132,8 +132,6 @@ class SegmentConfig(Schedule):
 
     Attributes:
         cross_entropy_share: the loss is this x CE + (1 - this) x Dice.
-        classifier_rate: the classifiers' learning rate over the network's. They are few weights that begin at random,
-            and at the network's own rate a short training is over before they call anything but background.
         encoder_share: of the loss, that is the same loss on a linear classifier of every encoder stage at its own
             resolution (deep supervision); without it the deepest stage may learn nothing.
         gland_share, border_share: of the slices drawn, those that show a gland, and those within `border_mm` beyond a
@@ -144,7 +142,6 @@ class SegmentConfig(Schedule):
     """
 
     cross_entropy_share: float = 0.4
-    classifier_rate: float = 10.0
     encoder_share: float = 0.0
     gland_share: float = 0.55
     border_share: float = 0.2
@@ -155,8 +152,6 @@ class SegmentConfig(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.classifier_rate > 0:
-            raise InputError(f"classifier_rate of a stage: found {self.classifier_rate}, expected a positive number")
         if self.validate_every < 1:
             raise InputError(f"validate_every of a stage: found {self.validate_every}, expected at least 1")
         if self.gland_share + self.border_share > 1:

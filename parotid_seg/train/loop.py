@@ -198,7 +198,7 @@ class Trainer(ABC):
 
     def _train_step(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * self.schedule.learning_rate_at(self.step)
+            group["lr"] = self.schedule.learning_rate_at(self.step)
         loss, figures = self.loss(batch, generator)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -243,20 +243,9 @@ def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
             value.copy_(now[name])
 
 
-def parameter_groups(
-    net: nn.Module, weight_decay: float, faster: Iterable[nn.Module] = (), rate: float = 1.0
-) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels only, as is usual for transformers.
-
-    Args:
-        faster: modules within, whose learning rate is `rate` times the schedule's; the others' is the schedule's own.
-    """
-    quick = dict.fromkeys(parameter for module in faster for parameter in module.parameters())
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels only, as is usual for transformers."""
     learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    groups = []
-    for own_rate, among in ((1.0, [each for each in learnt if each not in quick]), (rate, [*quick])):
-        matrices = [parameter for parameter in among if parameter.ndim > 1]
-        vectors = [parameter for parameter in among if parameter.ndim <= 1]
-        groups.append({"params": matrices, "weight_decay": weight_decay, "rate": own_rate})
-        groups.append({"params": vectors, "weight_decay": 0.0, "rate": own_rate})
-    return [group for group in groups if group["params"]]
+    matrices = [parameter for parameter in learnt if parameter.ndim > 1]
+    vectors = [parameter for parameter in learnt if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

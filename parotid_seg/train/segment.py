@@ -26,7 +26,7 @@ from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.loop import Report, Trainer, follow, parameter_groups
-from parotid_seg.train.network import ParotidNet, SwinUnet
+from parotid_seg.train.network import ParotidNet, SwinUnet, rarely
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
@@ -101,7 +101,7 @@ class Supervised(nn.Module):
         super().__init__()
         self.unet = unet
         widths = unet.widths if encoder else []
-        self.classify = nn.ModuleList(nn.Linear(width, unet.classify.out_channels) for width in widths)
+        self.classify = nn.ModuleList(rarely(nn.Linear(width, unet.classify.out_channels)) for width in widths)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, K, G, G) in 0..1 -> logits (N, C, G, G), and (N, C, h, w) of each encoder stage that is classified."""
@@ -128,8 +128,7 @@ class SegmentTrainer(Trainer):
         self.net = processes.with_common_batch_norm(net)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.model = Supervised(self.net.unet, self.schedule.encoder_share > 0).to(self.device)
-        classifiers = self.net.unet.classify, self.model.classify
-        groups = parameter_groups(self.model, self.schedule.weight_decay, classifiers, self.schedule.classifier_rate)
+        groups = parameter_groups(self.model, self.schedule.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
         self.wrapped = processes.wrapped(self.model)
         self.best_dsc = -1.0
