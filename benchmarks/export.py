@@ -35,7 +35,7 @@ def one(checkpoint: Path, out: Path, verify: Path, precision: str, engine: str) 
     except ModelError as error:
         print(error)
     took = {
-        "seconds": round(time.perf_counter() - started, 1),
+        "total_seconds": round(time.perf_counter() - started, 1),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     write_text(json.dumps(took), out.with_suffix(".took.json"))
