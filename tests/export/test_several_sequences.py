@@ -44,7 +44,7 @@ def model(command, run, held_out):
     path = run / "model.onnx"
     done = command("export", run / "best.pt", "--out", path, "--verify", held_out, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "m7_0000.nii.gz, batches of 16" in done.stdout
+    assert "m7_0000.nii.gz (24 x 50 x 50), batches of 16" in done.stdout
     return path
 
 

@@ -17,7 +17,9 @@ class Fake:
 
     def __init__(self, mask: np.ndarray, labels: tuple[str, ...], channels: tuple[str, ...]) -> None:
         windows = tuple(HU if channel == "CT" else None for channel in channels)
-        self.contract = Contract(labels, channels, windows, Grid(size=16, offsets_mm=(0,), slice_step_mm=1.0))
+        self.contract = Contract(
+            labels, channels, windows, Grid(size=16, spacing_mm=12.0, offsets_mm=(0,), slice_step_mm=1.0)
+        )
         self.slices = iter(mask)
         self.windows = []
 
