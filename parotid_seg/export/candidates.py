@@ -59,7 +59,7 @@ def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, s
     if precision == "int8":
         report("measuring ranges for INT8 and comparing")
         kept = ("resampling", "last layer", "everything but products and convolutions")
-        return Candidate(precision, quantise(model, parity.inputs(), symmetric=symmetric), kept)
+        return Candidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), kept)
     return Candidate(precision, model)
 
 

@@ -162,7 +162,7 @@ def export(
     candidate, proof, _ = passed[0]
     if passed[1:]:
         with seconds.of("time on the CPU"):
-            candidate, speeds = fastest([each[0] for each in passed], source.parity.inputs()[0])
+            candidate, speeds = fastest([each[0] for each in passed], next(source.parity.inputs()))
         proof = next(each[1] for each in passed if each[0] is candidate)
         record["speed_over_fp32"] = speeds
         report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
@@ -196,7 +196,7 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, secon
     with seconds.of("trained model"):
         net = checkpoint.network()
         parity = Parity(net, contract, verify, options.batch)
-    chunk = parity.inputs()[0]
+    chunk = next(parity.inputs())
     work = work_of(model.SerializeToString(), chunk)
     looks = len(chunk["neighbours"])
     cost = {"parameters": sum(each.numel() for each in net.parameters()), "multiply_adds": sum(work.values()) // looks}

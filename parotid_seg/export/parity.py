@@ -148,11 +148,11 @@ class Parity:
                 expected = torch_labels(net, each, windows, contract.grid)
                 self.comparisons.append(Comparison(files[0].name, each, windows, expected, outline))
 
-    def inputs(self) -> list[Inputs]:
-        """Chunks of every scan at the usual batch size, of one shape a scan, to calibrate on and to time."""
-        batch = self.batch.opt
-        made = [list(chunks(each.volume, each.windows, self.contract.grid, batch)) for each in self.comparisons]
-        return [chunk.inputs for of_scan in made for chunk in of_scan[: max(1, len(of_scan) - 1)]]
+    def inputs(self) -> Iterator[Inputs]:
+        """Chunks of every scan at the usual batch size, without its ragged last one, to calibrate on and to time."""
+        for each in self.comparisons:
+            made = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
+            yield from (chunk.inputs for chunk in made[: max(1, len(made) - 1)])
 
     def check(
         self, run: Run, gate: Gate, scores: Callable[[Inputs], NDArray[np.float32]] | None = None

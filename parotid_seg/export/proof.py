@@ -98,7 +98,7 @@ def prove(
     """
     with _loaded(content) as run:
         rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
-    asked, ran = of_graph(candidate.model, work), of_run(content, parity.inputs()[0])
+    asked, ran = of_graph(candidate.model, work), of_run(content, next(parity.inputs()))
     network = sum(macs for name, macs in work.items() if name.startswith("unet."))
     return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, asked, ran, for_cpu)
 

@@ -101,7 +101,7 @@ def overflowing(checkpoint):
 def test_overflowing_activations_fail_in_fp16(overflowing, balls):
     model, contract = to_onnx(overflowing)
     parity = Parity(overflowing.network(), contract, balls / "imagesTr", BatchProfile(1, 7, 16))
-    work = work_of(model.SerializeToString(), parity.inputs()[0])
+    work = work_of(model.SerializeToString(), next(parity.inputs()))
     whole = prove(Candidate("fp32", model), with_contract(model, contract), parity, work)
     assert not whole.failure
     half = lower(model, "fp16", lambda _: False)
@@ -154,16 +154,18 @@ def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
 
 
 def test_a_slowed_candidate_is_not_taken(translated, parity, monkeypatch):
-    chosen, speeds = fastest([Candidate("fp32", translated[0]), Candidate("int8", translated[0])], parity.inputs()[0])
+    chosen, speeds = fastest(
+        [Candidate("fp32", translated[0]), Candidate("int8", translated[0])], next(parity.inputs())
+    )
     assert set(speeds) == {"fp32", "int8"}
     assert chosen.precision in speeds
     monkeypatch.setattr("parotid_seg.export.candidates.LEAST_GAIN", 1e9)
     pair = [Candidate("fp32", translated[0]), Candidate("int8", translated[0])]
-    assert fastest(pair, parity.inputs()[0])[0] is pair[0]
+    assert fastest(pair, next(parity.inputs()))[0] is pair[0]
 
 
 def test_scores_are_what_labels_are_chosen_by(translated, parity):
-    inputs = parity.inputs()[0]
+    inputs = next(parity.inputs())
     scores = scores_of(translated[0])(inputs)
     np.testing.assert_array_equal(scores.argmax(axis=1), run_of(translated[0])(inputs))
 
