@@ -27,8 +27,8 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results" / "study"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
-RATES = {2: (1e-3, 2e-3, 4e-3), 6: (2e-3, 4e-3, 8e-3)}
-"""By budget; each start has its own of them."""
+RATES = (1e-3, 2e-3, 4e-3)
+"""Each start has its own of them, for each budget."""
 SLICES_AN_EPOCH = 3000
 BUDGETS = {
     2: {"epochs": 2, "validate_every": 2, "calm_epochs": 1, "warmup_epochs": 0.5},
@@ -125,17 +125,17 @@ def read(name: str) -> dict | None:
 def chosen_rate(start: str, epochs: int) -> float | None:
     """The rate with the best validation at the first number of patients; None until all were tried."""
     start = SAME_RATE if start in TRIALS or start == "organs+contrast+dense" else start
-    tried = {rate: read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES[epochs]}
+    tried = {rate: read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES}
     if not all(tried.values()):
         return None
-    return max(RATES[epochs], key=lambda rate: tried[rate]["validation_dsc"])
+    return max(RATES, key=lambda rate: tried[rate]["validation_dsc"])
 
 
 def wanted() -> Iterator[tuple[Run, bool]]:
     """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
     for epochs in BUDGETS:
         for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
-            yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for rate in RATES[epochs])
+            yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for rate in RATES)
         for labelled in LABELLED:
             yield from ((run, True) for run in arms(epochs, labelled))
         if epochs == TRIAL_EPOCHS and (rate := chosen_rate(SAME_RATE, epochs)):

@@ -141,7 +141,7 @@ def all_figures(epochs: int) -> list[str]:
 def rates(epochs: int) -> list[str]:
     """What the rates were chosen by."""
     lines = [f"### Learning rates, mean validation DSC with {LABELLED[0]} labelled patients, {slices(epochs)}", ""]
-    tried = RATES[epochs]
+    tried = RATES
     lines += [row(["start", *(f"{rate:g}" for rate in tried), "chosen"]), "|---" * (2 + len(tried)) + "|"]
     for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
         results = [read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in tried]

@@ -31,7 +31,7 @@ def test_file_names(results):
 def test_a_start_is_trained_before_what_needs_it(results, tmp_path):
     runs = tmp_path / "runs"
     for start in ("scratch", "organs"):
-        for rate in study.RATES[2]:
+        for rate in study.RATES:
             results(Run(start, BOTH, 2, 10, 0, rate), 0.5)
     (runs / "organs").mkdir(parents=True)
     (runs / "organs" / "finished").touch()
@@ -39,17 +39,17 @@ def test_a_start_is_trained_before_what_needs_it(results, tmp_path):
     assert work[:2] == ["organs+contrast", "contrast"]
     (runs / "organs+contrast").mkdir()
     (runs / "organs+contrast" / "finished").touch()
-    assert next(study.work(runs)) == Run("organs+contrast", BOTH, 2, 10, 0, study.RATES[2][0]).name
+    assert next(study.work(runs)) == Run("organs+contrast", BOTH, 2, 10, 0, study.RATES[0]).name
 
 
 def test_the_rate_of_the_best_validation_is_taken_and_then_tested(results, tmp_path):
-    for rate, validation in zip(study.RATES[2], (0.6, 0.7, 0.65), strict=True):
+    for rate, validation in zip(study.RATES, (0.6, 0.7, 0.65), strict=True):
         assert study.chosen_rate("scratch", 2) is None
         results(Run("scratch", BOTH, 2, 10, 0, rate), validation)
-    assert study.chosen_rate("scratch", 2) == study.RATES[2][1]
-    assert f"test:{Run('scratch', BOTH, 2, 10, 0, study.RATES[2][1]).name}" in study.work(tmp_path)
+    assert study.chosen_rate("scratch", 2) == study.RATES[1]
+    assert f"test:{Run('scratch', BOTH, 2, 10, 0, study.RATES[1]).name}" in study.work(tmp_path)
     assert not [
-        name for name in study.work(tmp_path) if name.startswith("test:") and f"lr{study.RATES[2][0]:g}-" in f"{name}-"
+        name for name in study.work(tmp_path) if name.startswith("test:") and f"lr{study.RATES[0]:g}-" in f"{name}-"
     ]
 
 
@@ -58,9 +58,9 @@ def test_differences_are_paired_over_the_seeds_both_have(results):
         return {f"p{index}": dict.fromkeys(study.FIGURES, value) for index, value in enumerate(dsc)}
 
     for start, shift in (("scratch", 0.0), ("organs", 0.05)):
-        for rate in study.RATES[2]:
+        for rate in study.RATES:
             results(Run(start, BOTH, 2, 10, 0, rate), 0.5, scores(0.5 + shift, 0.7 + shift, 0.9 + shift))
-    results(Run("scratch", BOTH, 2, 10, 1, study.RATES[2][0]), 0.5, scores(0.1, 0.1, 0.1))
+    results(Run("scratch", BOTH, 2, 10, 1, study.RATES[0]), 0.5, scores(0.1, 0.1, 0.1))
     assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 10) == "+5.0 (+5.0 to +5.0)"
     assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 40) == "not run"
     text = study_report.tables()
