@@ -56,7 +56,6 @@ def main() -> None:
         write_copies(arguments.scan, folder / "one", 1)
         write_copies(arguments.scan, folder / "many", arguments.copies)
         one, many = (peak_mib(folder / name, folder / f"{name}-out") for name in ("one", "many"))
-        loads = json.loads((folder / "many-out" / "run.json").read_text())["model"]["loads"]
     figures = {
         "date": datetime.now(UTC).date().isoformat(),
         "scan": arguments.scan.name,
@@ -64,7 +63,6 @@ def main() -> None:
         "peak_mib_one": round(one, 1),
         "peak_mib_many": round(many, 1),
         "ratio": round(many / one, 3),
-        "model_loads": loads,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {name: metadata.version(name) for name in ("parotid-seg", "onnxruntime", "numpy", "nibabel")},
     }

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from parotid_seg.export.parity import Comparison, compare, resized, torch_labels
 from parotid_seg.files import write_text
+from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.scan.grid import segmented
@@ -50,7 +52,7 @@ def main() -> None:
             spacing_mm = (spacing_z, spacing_y * volume.shape[1] / height, spacing_x * volume.shape[2] / width)
             scan = replace(volume, voxels=voxels, spacing_mm=spacing_mm)
             comparison = Comparison(files[0].name, scan, windows, torch_labels(net, scan, windows, contract.grid), None)
-            labels = segmented(scan, windows, contract.grid, 16, backend.run)
+            labels = segmented(scan, windows, contract.grid, 16, partial(labels_of, backend))
             row = compare(comparison, labels, 16, len(contract.labels))
             gland = int(np.count_nonzero((comparison.expected > 0) | (labels > 0)))
             rows.append({"scan": row.scan, "size": row.size, "gland_voxels": gland, "changed": row.changed})

@@ -1,10 +1,11 @@
 """What a user can get wrong. Everything else that is raised is a bug and keeps its traceback.
 
     ParotidSegError
-    ├── InputError     an argument, a configuration or a data set
-    ├── ScanError      one scan: unreadable, or not what the model expects
-    ├── ModelError     a model file: missing, foreign, damaged, or of another contract version
-    └── OutputError    a result that cannot be written
+    ├── InputError         an argument, a configuration or a data set
+    ├── ScanError          one scan: unreadable, or not what the model expects
+    ├── ModelError         a model file: missing, foreign, damaged, or of another contract version
+    ├── OutputError        a result that cannot be written
+    └── DeviceMemoryError  a batch that does not fit into the GPU's memory
 
 Every message is one line that says what, where, what was found and what was expected. `cli.py` catches
 `ParotidSegError` once and exits with status 1; a batch catches `ScanError` case by case and goes on.
@@ -29,3 +30,7 @@ class ModelError(ParotidSegError):
 
 class OutputError(ParotidSegError):
     """A result cannot be written."""
+
+
+class DeviceMemoryError(ParotidSegError):
+    """A batch does not fit into the GPU's memory; a smaller one may."""

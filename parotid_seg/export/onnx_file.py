@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
 from parotid_seg.export.names import name_after_modules
+from parotid_seg.runtime.backend import INPUTS
 from parotid_seg.runtime.model_file import graph_hash
-from parotid_seg.runtime.ort import INPUTS
 from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from parotid_seg.export.census import Census, of_graph, of_run
 from parotid_seg.export.parity import GATES, Parity, Run, ScanParity
 from parotid_seg.export.picture import draw_difference
 from parotid_seg.files import scratch_folder
+from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.load import load_backend
 
 LEAST_SHARE = 0.9
@@ -117,4 +119,4 @@ def _loaded(content: bytes) -> Iterator[Run]:
     with scratch_folder() as folder:
         path = folder / "candidate.onnx"
         path.write_bytes(content)
-        yield load_backend(path, allow_unverified=True).run
+        yield partial(labels_of, load_backend(path, allow_unverified=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,18 @@ from parotid_seg.scan.volume import Mask
 
 Inputs = Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
 """One chunk of a scan by the names of the model's inputs; see `scan.grid.Chunk`."""
+
+INPUTS = ("slices", "window", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
+"""The inputs every model has."""
+
+Output = Mask | NDArray[np.float32]
+"""Labels (S, H, W) uint8, or probabilities (S, K, H, W) of K classes."""
+
+OUTPUTS = ("labels", "probabilities")
+"""What can be asked of a model; only one exported with --probabilities has the second."""
+
+USUAL_BATCH = 16
+"""Slices at once where neither the user nor the engine says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +43,61 @@ class Ran:
     precision: str
 
 
+class Pending(Protocol):
+    """A chunk that was handed in."""
+
+    def result(self) -> Output:
+        """Wait for the output; the array is the caller's own.
+
+        Raises:
+            DeviceMemoryError: if the chunk does not fit into the GPU's memory; a smaller one may.
+        """
+        ...
+
+
 class Backend(Protocol):
-    """A loaded model. It is made once and segments any number of chunks.
+    """A loaded model. It is made once, used by one thread, and segments any number of chunks.
 
     Attributes:
         contract: what the model file promises.
         model_sha256: hash of the model file.
         ran: what really runs it.
-        loads: how often this process has loaded a model with this backend.
+        batch_size: looks a chunk that it is fastest with, as far as it is known.
+        largest_batch: looks a chunk that it can take; None if any number.
+        ahead: how many chunks to hand in before waiting for the first, so that copies and computing overlap.
     """
 
-    loads: ClassVar[int]
     contract: Contract
     model_sha256: str
     ran: Ran
+    batch_size: int
+    largest_batch: int | None
+    ahead: int
 
-    def run(self, inputs: Inputs) -> Mask:
-        """One chunk to labels (S, H, W)."""
+    def start(self, inputs: Inputs) -> Pending:
+        """Hand in a chunk. The inputs must not change before its result is there.
+
+        Raises:
+            DeviceMemoryError: as `Pending.result`.
+        """
         ...
+
+    def close(self) -> None:
+        """Give device memory back; nothing can be handed in afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Done:
+    """A chunk whose output is already there."""
+
+    output: Output
+
+    def result(self) -> Output:
+        """The output."""
+        return self.output
+
+
+def labels_of(backend: Backend, inputs: Inputs) -> Mask:
+    """One chunk to labels (S, H, W), by a backend that was asked for them."""
+    return cast(Mask, backend.start(inputs).result())

@@ -241,7 +241,6 @@ def _write_run(run: _Run, outcomes: Sequence[Outcome], scans: Sequence[Path], be
         "model": {
             "sha256": run.backend.model_sha256,
             "contract": json.loads(run.backend.contract.to_json()),
-            "loads": type(run.backend).loads,
         },
         "ran": asdict(run.backend.ran),
         "cases": {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")},

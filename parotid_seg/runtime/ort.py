@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
 
 import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError
-from parotid_seg.runtime.backend import Inputs, Ran
+from parotid_seg.runtime.backend import INPUTS, OUTPUTS, USUAL_BATCH, Done, Inputs, Ran
 from parotid_seg.runtime.model_file import read_model
-from parotid_seg.scan.volume import Mask
-
-INPUTS = ("slices", "window", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
 
 
 class OnnxRuntimeBackend:
@@ -23,15 +19,18 @@ class OnnxRuntimeBackend:
     Args:
         model: the .onnx file.
         threads: computing threads; default: one a core.
+        output: one of `OUTPUTS`.
 
     Raises:
-        ModelError: as `model_file.read_model`, and if the model's inputs are others than ours.
+        ModelError: as `model_file.read_model`, if the model's inputs are others than ours, or if it has no such output.
         ParotidSegError: if both onnxruntime and onnxruntime-gpu are installed.
     """
 
-    loads: ClassVar[int] = 0
+    batch_size = USUAL_BATCH
+    largest_batch: int | None = None
+    ahead = 1
 
-    def __init__(self, model: Path, threads: int | None = None) -> None:
+    def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
         check_single_onnxruntime()
         content, self.contract = read_model(model)
         options = onnxruntime.SessionOptions()
@@ -46,15 +45,19 @@ class OnnxRuntimeBackend:
         found = tuple(sorted(entry.name for entry in session.get_inputs()))
         if found != tuple(sorted(INPUTS)):
             raise ModelError(f"{model}: found inputs {', '.join(found)}, expected {', '.join(sorted(INPUTS))}")
+        outputs = [entry.name for entry in session.get_outputs()]
+        if output not in outputs:
+            raise ModelError(f"{model}: found outputs {', '.join(outputs)}, expected {output}")
         self.model_sha256 = hashlib.sha256(content).hexdigest()
         self.ran = Ran(f"onnxruntime {onnxruntime.__version__}", "cpu", self.contract.precision)
-        self._session = session
-        type(self).loads += 1
+        self._session, self._output = session, output
 
-    def run(self, inputs: Inputs) -> Mask:
-        """One chunk to labels (S, H, W)."""
-        labels: Mask = self._session.run(["labels"], dict(inputs))[0]
-        return labels
+    def start(self, inputs: Inputs) -> Done:
+        """Compute a chunk."""
+        return Done(self._session.run([self._output], dict(inputs))[0])
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
 
 
 def check_single_onnxruntime() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.backend import Backend, labels_of
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import segmented
 from parotid_seg.scan.intensity import in_windows, is_ct
@@ -57,7 +58,7 @@ def segment_volume(backend: Backend, volume: Volume, *, batch_size: int, clean_u
     for channel, voxels in zip(contract.channels, volume.voxels, strict=True):
         if is_ct(channel):
             check_ct(voxels)
-    mask = segmented(volume, windows, contract.grid, batch_size, backend.run)
+    mask = segmented(volume, windows, contract.grid, batch_size, partial(labels_of, backend))
     if clean_up:
         mask = keep_largest_components(mask, contract.labels)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0

@@ -275,16 +275,6 @@ def test_bad_options(command, scans, tmp_path, option, value, words):
     one_line(done.stderr, option, value, words)
 
 
-def test_the_model_is_loaded_once_for_a_folder(command, head, tmp_path):
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    small = head.slicer[:, :, 4:18]
-    for index in range(3):
-        nibabel.save(small, scans / f"s{index}.nii.gz")
-    command("infer", scans, "--out", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["model"]["loads"] == 1
-
-
 def test_batch_size_changes_no_voxel(head, tmp_path):
     nibabel.save(head, tmp_path / "a.nii.gz")
     volume = read_nifti(tmp_path / "a.nii.gz").volume
