@@ -21,8 +21,8 @@ from torch import Tensor
 
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean, dice
+from parotid_seg.scan.chunks import Chunk, cover, cut
 from parotid_seg.scan.components import keep_largest_components
-from parotid_seg.scan.grid import Chunk, chunks
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.dataset import open_data_set
@@ -47,11 +47,12 @@ def shares(net: ParotidNet, chunk: Chunk) -> Tensor:
 def masks(nets: dict[str, ParotidNet], patient: Patient, grid, labels: tuple[str, ...]) -> dict[str, Mask]:
     """Cleaned masks of every model and of their average."""
     found = {name: np.zeros(patient.volume.shape, np.uint8) for name in (*nets, AVERAGE)}
-    for chunk in chunks(patient.volume, patient.windows, grid, 32):
+    covered = cover(patient.volume, patient.windows, grid)
+    for chunk in cut(covered, grid, 32):
         by_model = {name: shares(net, chunk) for name, net in nets.items()}
         by_model[AVERAGE] = torch.stack(list(by_model.values())).mean(dim=0)
         for name, scores in by_model.items():
-            found[name][chunk.place] = scores.argmax(dim=1).numpy()
+            found[name][chunk.slices, covered.rows, covered.columns] = scores.argmax(dim=1).numpy()
     return {name: keep_largest_components(mask, labels) for name, mask in found.items()}
 
 

@@ -23,7 +23,7 @@ from parotid_seg.files import write_text
 from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.load import load_backend
-from parotid_seg.scan.grid import segmented
+from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.train.checkpoint import load_checkpoint

@@ -11,7 +11,7 @@ from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import segment_volume
-from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 
@@ -95,9 +95,9 @@ def test_a_couch_and_noisy_air_are_not_marked(backend, scan, monkeypatch):
     on_the_table = dataclasses.replace(scan.volume, voxels=voxels)
     found = segment_volume(backend, on_the_table, batch_size=16, clean_up=False).mask
     windows = np.array(backend.contract.windows)
-    centre = body_centre_mm(scan.volume, windows)
-    assert body_centre_mm(on_the_table, windows) == pytest.approx(centre, abs=20)
-    monkeypatch.setattr("parotid_seg.scan.grid.body_centre_mm", lambda *_: centre)
+    centre = body_centre(scan.volume, windows)
+    assert body_centre(on_the_table, windows) == pytest.approx(centre, abs=20 / scan.volume.spacing_mm[1])
+    monkeypatch.setattr("parotid_seg.scan.chunks.body_centre", lambda *_: centre)
     in_place = segment_volume(backend, on_the_table, batch_size=16, clean_up=False).mask
     for value in (1, 2):
         assert dice(found == value, expected == value) > 0.93

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
 from parotid_seg.export.parity import SAME
-from parotid_seg.scan.grid import Chunk
+from parotid_seg.scan.chunks import Chunk
 from parotid_seg.scan.volume import Mask
 
 BATCHED_KEY = f"{METADATA_KEY}.batched"

@@ -15,10 +15,9 @@ from scipy import ndimage
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
 from parotid_seg.metrics import dice, hausdorff_mm
-from parotid_seg.runtime.backend import Inputs
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.scan.grid import chunks, segmented
+from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Volume, Voxels

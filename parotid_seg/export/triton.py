@@ -40,7 +40,7 @@ from parotid_seg.models import example_folder
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import read_engine, read_sidecar
 from parotid_seg.runtime.model_file import read_model
-from parotid_seg.scan.grid import Chunk, chunks
+from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows, is_ct
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -10,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
-
-Inputs = Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
-"""One chunk of a scan by the names of the model's inputs; see `scan.grid.Chunk`."""
 
 INPUTS = ("slices", "window", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
 """The inputs every model has."""

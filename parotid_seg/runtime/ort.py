@@ -9,8 +9,9 @@ from pathlib import Path
 import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError
-from parotid_seg.runtime.backend import INPUTS, OUTPUTS, USUAL_BATCH, Done, Inputs, Ran
+from parotid_seg.runtime.backend import INPUTS, OUTPUTS, USUAL_BATCH, Done, Ran
 from parotid_seg.runtime.model_file import read_model
+from parotid_seg.scan.chunks import Inputs
 
 
 class OnnxRuntimeBackend:

@@ -9,8 +9,8 @@ import numpy as np
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.backend import Backend, labels_of
+from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.components import keep_largest_components
-from parotid_seg.scan.grid import segmented
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.volume import Mask, Volume, Voxels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def words(name: str) -> frozenset[str]:
@@ -18,3 +19,14 @@ def is_sided(name: str) -> bool:
 def is_parotid(name: str) -> bool:
     """Whether the structure is a parotid gland."""
     return "parotid" in words(name)
+
+
+def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:
+    """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
+    found = [words(name) for name in names]
+    swapped = {"left": "right", "right": "left"}
+    partners = [frozenset(swapped.get(word, word) for word in name) for name in found]
+    return tuple(
+        found.index(partner) if partner != found[value] and partner in found else value
+        for value, partner in enumerate(partners)
+    )

@@ -63,17 +63,6 @@ class DataSet:
         """Whether a scan may show structures that its label map does not: other organs come as they are."""
         return self.label_folder == "organsTr"
 
-    @property
-    def mirrored_labels(self) -> tuple[int, ...]:
-        """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
-        names = [words(name) for name in self.labels]
-        swapped = {"left": "right", "right": "left"}
-        partners = [frozenset(swapped.get(word, word) for word in name) for name in names]
-        return tuple(
-            names.index(partner) if partner != names[value] and partner in names else value
-            for value, partner in enumerate(partners)
-        )
-
 
 def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
     """Read a data folder's description and check that its files are there.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.scan.grid import body_centre_mm
+from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
@@ -112,13 +112,14 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         volume, windows = in_windows(volume, channels, fixed)
     except ScanError as error:
         raise ScanError(f"{images[0]}: {error}") from error
+    centre = zip(body_centre(volume, windows), volume.spacing_mm[1:], strict=True)
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     facts = {
         "spacing_mm": volume.spacing_mm,
         "axes": volume.orientation.axes,
         "flips": volume.orientation.flips,
         "windows": windows.tolist(),
-        "centre_mm": body_centre_mm(volume, windows),
+        "centre_mm": [voxel * spacing for voxel, spacing in centre],
         "body_slices": np.flatnonzero(tissue >= SMALLEST_BODY).tolist(),
     }
     if not facts["body_slices"]:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from parotid_seg.contract import Grid
 from parotid_seg.metrics import dice
+from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.components import keep_largest_components
-from parotid_seg.scan.grid import segmented
 from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.checkpoint import Checkpoint, build_network
@@ -158,7 +159,7 @@ class SegmentTrainer(Trainer):
     def batches(self, numbers: range) -> Iterable[Batch]:
         """See `Trainer`."""
         amount = self._augment()
-        names, partly = self.data.mirrored_labels, self.data.partly_contoured
+        names, partly = mirrored_labels(self.data.labels), self.data.partly_contoured
         sampler = SliceSampler(self.train, self.config, self.places, self.schedule, names, amount, partly)
         self.augmenter = Augmenter(amount, self.config.grid, self.data.channels, self.config.window_hu)
         return sampler.batches(numbers, self.workers)

@@ -23,7 +23,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.engine_file import sidecar_path
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.chunks import chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.grid import as_float16
+from parotid_seg.scan.chunks import as_float16
 from parotid_seg.scan.intensity import SCALED_WINDOW, fixed_windows, in_windows, is_ct, window_of
 from parotid_seg.scan.volume import Orientation, Volume
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parotid_seg.scan.labels import is_parotid, is_sided, words
+from parotid_seg.scan.labels import is_parotid, is_sided, mirrored_labels, words
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,17 @@ def test_names(name, expected, sided, parotid):
     assert words(name) == expected
     assert is_sided(name) == sided
     assert is_parotid(name) == parotid
+
+
+@pytest.mark.parametrize(
+    ("names", "mirrored"),
+    [
+        (("background", "parotid_left", "parotid_right"), (0, 2, 1)),
+        (("background", "RightLung", "Heart", "LeftLung"), (0, 3, 2, 1)),
+        (("background", "left_eye", "cleft"), (0, 1, 2)),
+        (("background", "腮腺", "脊髓"), (0, 1, 2)),
+        (("background", "*", "+"), (0, 1, 2)),
+    ],
+)
+def test_mirrored_labels(names, mirrored):
+    assert mirrored_labels(names) == mirrored

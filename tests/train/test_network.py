@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.grid import chunks
+from parotid_seg.scan.chunks import chunks, cover, cut
 from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import TrainConfig
@@ -28,10 +28,11 @@ def test_any_native_size_in_and_out(shape):
     windows = np.array([HU] * shape[0], np.float32)
     voxels = np.random.default_rng(0).integers(-1000, 1000, size=shape).astype(np.int16)
     volume = Volume(voxels, (3.0, 2.0, 2.5), UPRIGHT)
-    for chunk in chunks(volume, windows, TrainConfig().grid, 4):
+    covered = cover(volume, windows, TrainConfig().grid)
+    for chunk in cut(covered, TrainConfig().grid, 4):
         with torch.no_grad():
             labels = net(**{name: torch.from_numpy(array) for name, array in chunk.inputs.items()})
-        assert labels.shape == np.empty(shape[1:])[chunk.place].shape
+        assert labels.shape == np.empty(shape[1:])[chunk.slices, covered.rows, covered.columns].shape
         assert labels.dtype == torch.uint8
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from parotid_seg.contract import Grid
+from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.config import AugmentConfig
 from parotid_seg.train.dataset import open_data_set
@@ -24,7 +25,7 @@ def sampler_of(patients, config, data, augment) -> SliceSampler:
     """Of slices that show a gland."""
     segment = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0)
     config = dataclasses.replace(config, seed=1, segment=segment)
-    return SliceSampler(patients, config, range(segment.batch_size), segment, data.mirrored_labels, augment)
+    return SliceSampler(patients, config, range(segment.batch_size), segment, mirrored_labels(data.labels), augment)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,183 @@
+"""A scan cut into what the model takes, and its labels put together again.
+
+Only the rows and columns that the model's grid covers are of use to the model: often a tenth of a slice's pixels, the
+rest is air around the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+
+from parotid_seg.contract import Grid
+from parotid_seg.scan.grid import Matrix, axis_mm, axis_on_grid, body_centre, resampling_matrix, used
+from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.volume import Mask, Volume, Voxels
+
+Inputs = Mapping[str, NDArray[np.float16] | Matrix]
+"""What the model takes of a chunk, by name; see `Chunk`."""
+
+
+@dataclass(frozen=True)
+class Covered:
+    """The part of a scan that the grid covers.
+
+    Attributes:
+        voxels: intensities (C, D, h, w) in two bytes each.
+        windows: (C, 2), see `scan.intensity.in_windows`.
+        distance_mm: between slices.
+        rows, columns: where it lies in the scan.
+        in_plane: the matrices of rows and columns, see `Chunk`.
+    """
+
+    voxels: NDArray[np.float16]
+    windows: Windows
+    distance_mm: float
+    rows: slice
+    columns: slice
+    in_plane: dict[str, Matrix]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of neighbouring slices of one scan, as the model takes it.
+
+    Attributes:
+        slices: which of the scan's slices the labels (S, h, w) that come out are.
+        inputs: the model's inputs by name:
+            slices (C, D, h, w) intensities of those slices and the neighbours they need, in every channel,
+            window (C, 2) of each channel,
+            rows (G, h) and columns (G, w) to the grid, neighbours (B, K, D) to the 2.5-D images of the B slices that
+            the network looks at,
+            slices_back (S, B), rows_back (h, G) and columns_back (w, G) to native voxels.
+    """
+
+    slices: slice
+    inputs: dict[str, NDArray[np.float16] | Matrix]
+
+    @property
+    def looks(self) -> int:
+        """Slices that the network looks at."""
+        return len(self.inputs["neighbours"])
+
+
+def cover(volume: Volume, windows: Windows, grid: Grid) -> Covered:
+    """Lay the grid on a scan.
+
+    Args:
+        volume, windows: as `scan.intensity.in_windows` gives them.
+        grid: the model's.
+    """
+    _, height, width = volume.shape
+    distance_mm, row_mm, column_mm = volume.spacing_mm
+    centre_row, centre_column = body_centre(volume, windows)
+    rows = axis_on_grid(height, row_mm, centre_row, grid)
+    columns = axis_on_grid(width, column_mm, centre_column, grid)
+    in_plane = {
+        "rows": rows.there,
+        "columns": columns.there,
+        "rows_back": rows.back,
+        "columns_back": columns.back,
+    }
+    voxels = as_float16(volume.voxels[:, :, rows.covered, columns.covered])
+    return Covered(voxels, windows, distance_mm, rows.covered, columns.covered, in_plane)
+
+
+def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Iterator[Chunk]:
+    """A scan as model inputs: `cover` and `cut`."""
+    return cut(cover(volume, windows, grid), grid, batch_size)
+
+
+def cut(covered: Covered, grid: Grid, batch_size: int, *, first: int | None = None) -> Iterator[Chunk]:
+    """Cut a scan into model inputs, in order.
+
+    Args:
+        covered: the scan.
+        grid: the model's.
+        batch_size: slices a chunk that the network looks at; of thin slices one more, shared with the next chunk.
+        first: the same for the first chunk, if it is to be smaller.
+    """
+    depth = covered.voxels.shape[1]
+    slices_mm = axis_mm(depth, covered.distance_mm)
+    step = max(1, int(grid.slice_step_mm / covered.distance_mm + 1e-6))
+    looked_mm = axis_mm(-(-(depth - 1) // step) + 1, step * covered.distance_mm)
+    slices_back = resampling_matrix(looked_mm, slices_mm, 0.0, clamp=True)
+    start = 0
+    while start < depth:
+        stop = min(start + (first if first and not start else batch_size) * step, depth)
+        looks = used(slices_back[start:stop])
+        wanted_mm = looked_mm[looks, None] + np.asarray(grid.offsets_mm)
+        neighbours = resampling_matrix(slices_mm, wanted_mm.ravel(), grid.slice_kernel_mm, clamp=True)
+        needed = used(neighbours)
+        yield Chunk(
+            slices=slice(start, stop),
+            inputs={
+                "slices": covered.voxels[:, needed],
+                "window": covered.windows,
+                "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
+                "slices_back": np.ascontiguousarray(slices_back[start:stop, looks]),
+                **covered.in_plane,
+            },
+        )
+        start = stop
+
+
+def segmented(volume: Volume, windows: Windows, grid: Grid, batch_size: int, run: Callable[[Inputs], Mask]) -> Mask:
+    """Labels (D, H, W) of a whole scan, chunk by chunk.
+
+    Args:
+        volume, windows, grid: see `cover`.
+        batch_size: see `chunks`.
+        run: a chunk's inputs to its labels.
+    """
+    labels = np.zeros(volume.shape, np.uint8)
+    covered = cover(volume, windows, grid)
+    for chunk in cut(covered, grid, batch_size):
+        labels[chunk.slices, covered.rows, covered.columns] = run(chunk.inputs)
+    return labels
+
+
+def can_share(one: Covered, other: Covered) -> bool:
+    """Whether slices of two scans can go to the model at once: they have the same windows and matrices."""
+    return np.array_equal(one.windows, other.windows) and all(
+        np.array_equal(matrix, other.in_plane[name]) for name, matrix in one.in_plane.items()
+    )
+
+
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """Chunks of scans that `can_share` as one; its labels are theirs, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    back = block_diag(*(part["slices_back"] for part in parts))
+    looks, depths = zip(*((len(part["neighbours"]), part["slices"].shape[1]) for part in parts), strict=True)
+    neighbours = np.zeros((sum(looks), parts[0]["neighbours"].shape[1], sum(depths)), np.float32)
+    look = depth = 0
+    for part, more_looks, more_depth in zip(parts, looks, depths, strict=True):
+        neighbours[look : look + more_looks, :, depth : depth + more_depth] = part["neighbours"]
+        look, depth = look + more_looks, depth + more_depth
+    slices = np.concatenate([part["slices"] for part in parts], axis=1)
+    return {
+        **parts[0],
+        "slices": slices.astype(np.float16, copy=False),
+        "neighbours": neighbours,
+        "slices_back": back.astype(np.float32),
+    }
+
+
+def mirrored(inputs: Inputs) -> Inputs:
+    """The same chunk as the network sees it in a mirror; the labels come back where they belong, with sides swapped."""
+    return {
+        **inputs,
+        "columns": np.ascontiguousarray(inputs["columns"][::-1]),
+        "columns_back": np.ascontiguousarray(inputs["columns_back"][:, ::-1]),
+    }
+
+
+def as_float16(voxels: Voxels) -> NDArray[np.float16]:
+    """Intensities in two bytes, exact for whole numbers up to +-2048; larger ones keep 11 significant bits."""
+    limit = float(np.finfo(np.float16).max)
+    return np.clip(voxels.astype(np.float32), -limit, limit).astype(np.float16)
