@@ -13,7 +13,6 @@ import typer
 from parotid_seg.errors import ParotidSegError
 
 if TYPE_CHECKING:
-    from parotid_seg.runtime.backend import Backend
     from parotid_seg.runtime.evaluate import Evaluation
     from parotid_seg.runtime.infer import Outcome
 
@@ -41,14 +40,32 @@ def infer(
     model: Annotated[
         Path | None, typer.Option("--model", metavar="FILE", help="Model file (.onnx). Default: the packaged CT model.")
     ] = None,
-    backend: Annotated[str, typer.Option("--backend", help="auto or onnxruntime.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto or cpu.")] = "auto",
+    backend: Annotated[
+        str, typer.Option("--backend", help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", metavar="N", help="Slices at once. It bounds memory, not the result. Default: 16."
+            "--batch-size",
+            metavar="N",
+            help="Slices at once. It bounds memory, not the result. Default: what the engine is fastest with.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Most processes that read scans and write masks. Default: one a core, started as they are needed.",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips", help="Look at the mirror image, too, and tell how far both agree on each gland. Twice the time."
+        ),
+    ] = False,
     clean_up: Annotated[
         bool,
         typer.Option("--clean-up/--no-clean-up", help="Keep only the largest piece of each left or right structure."),
@@ -71,37 +88,22 @@ def infer(
     """
     with _one_line_errors("finished cases are kept"):
         from parotid_seg.models import DEFAULT_MODEL
-        from parotid_seg.runtime.infer import DEFAULT_BATCH_SIZE, InferOptions
+        from parotid_seg.runtime.infer import InferOptions
         from parotid_seg.runtime.infer import infer as run
+        from parotid_seg.runtime.load import load_backend
 
-        options = InferOptions(
-            model=model or DEFAULT_MODEL,
-            backend=backend,
-            device=device,
-            batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
-            clean_up=clean_up,
-            pictures=pictures,
-            overwrite=overwrite,
-            allow_unverified=allow_unverified,
-        )
+        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite)
         with _progress(quiet) as line:
-
-            def started(loaded: Backend, total: int) -> None:
-                ran = loaded.ran
-                line.total = total
-                scans_text = "1 scan" if total == 1 else f"{total} scans"
-                line.say(
-                    f"{scans_text}; {ran.backend} on {ran.device}, {ran.precision}, batches of {options.batch_size}"
-                )
 
             def progress(outcome: Outcome) -> None:
                 if outcome.status == "failed":
                     line.error(outcome.entry.reason)
                 else:
                     line.say(_outcome_text(outcome))
-                line.advance()
+                line.advance(outcome.total)
 
-            summary = run(scans, out, options, started=started, progress=progress)
+            loaded = load_backend(model or DEFAULT_MODEL, backend, device, allow_unverified=allow_unverified)
+            summary = run(scans, out, loaded, options, say=line.say, progress=progress)
             counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
             line.say(f"{counts}; masks and summary.csv in {out}")
     raise typer.Exit(summary.exit_status)
@@ -338,7 +340,6 @@ class _Line:
         visible = self._console.is_terminal and not quiet
         self._bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
         self._task = self._bar.add_task("scans", total=None, visible=False)
-        self.total = 0
 
     def start(self) -> None:
         self._bar.start()
@@ -359,8 +360,8 @@ class _Line:
     def phase(self, text: str, done: int, steps: int) -> None:
         self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
 
-    def advance(self) -> None:
-        self._bar.update(self._task, total=self.total, advance=1, visible=True)
+    def advance(self, total: int) -> None:
+        self._bar.update(self._task, total=total, advance=1, visible=True)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = _beside(path)
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -33,6 +33,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name in the same folder, with the same ending; short, because the name itself may be as long as names
+    can be."""
+    number = hashlib.sha256(path.name.encode()).hexdigest()[:8]
+    return path.with_name(f".partial-{os.getpid()}-{number}{path.suffix}")
 
 
 @contextmanager
@@ -45,7 +52,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if it cannot be written, for example because the disk is full, or if `path` is there by then.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = _beside(path)
     try:
         partial.mkdir()
         yield partial
@@ -98,18 +105,6 @@ def make_folder(path: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; a live process's files stay."""
+    """Remove what killed processes left half-written in a folder that nobody else is writing to."""
     for partial in folder.glob(".partial-*"):
-        found = re.match(r"\.partial-(\d+)-", partial.name)
-        if found and not _is_alive(int(found[1])):
-            partial.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        partial.unlink(missing_ok=True)

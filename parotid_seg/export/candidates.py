@@ -16,7 +16,7 @@ from parotid_seg.export.names import module_of
 from parotid_seg.export.parity import GATES, Parity, Run
 from parotid_seg.export.precision import LADDER, is_within, lower
 from parotid_seg.export.quantise import quantise
-from parotid_seg.runtime.backend import Inputs
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
 PRECISIONS = ("fp32", "fp16", "int8")

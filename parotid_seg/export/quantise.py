@@ -12,7 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from parotid_seg.export.precision import is_within
 from parotid_seg.files import scratch_folder
-from parotid_seg.runtime.backend import Inputs
+from parotid_seg.scan.chunks import Inputs
 
 OPERATORS = ("MatMul", "Conv")
 KEPT = ("to_grid", "from_grid", "unet.classify", "")

@@ -71,6 +71,10 @@ class Backend(Protocol):
     largest_batch: int | None
     ahead: int
 
+    def fits(self, inputs: Inputs) -> bool:
+        """Whether a chunk is within the shapes that it takes."""
+        ...
+
     def start(self, inputs: Inputs) -> Pending:
         """Hand in a chunk. The inputs must not change before its result is there.
 

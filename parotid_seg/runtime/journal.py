@@ -4,15 +4,22 @@ anything half-written."""
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from parotid_seg.errors import OutputError
 
 NAME = "journal.jsonl"
+PATIENCE_S = 3.0
+"""A killed run's last process may live on for a moment."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,8 @@ class Entry:
         status: "done" or "failed".
         reason: why it failed, else empty.
         mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
-        volumes_ml, flags, seconds: as in `Segmentation`, and the time of each stage.
+        volumes_ml, agreement, flags: as in `Segmentation`.
+        seconds: the time of each stage.
         backend, device, precision: what really ran.
     """
 
@@ -38,6 +46,7 @@ class Entry:
     mask: str = ""
     mask_sha256: str = ""
     volumes_ml: dict[str, float] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, float] = dataclasses.field(default_factory=dict)
     flags: tuple[str, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     backend: str = ""
@@ -49,48 +58,90 @@ class Journal:
     """The journal of one output folder; the last line of a case counts.
 
     Raises:
-        OutputError: if the journal cannot be read or written.
+        OutputError: if the journal cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
-        path = folder / NAME
-        try:
-            text = path.read_text() if path.exists() else ""
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
-        for line in text.splitlines():
-            try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # the line a killed run was writing: its case counts as not done
-            self.entries[entry.case] = dataclasses.replace(entry, flags=tuple(entry.flags))
+        self._read()
 
-    def add(self, entry: Entry) -> None:
-        """Record a case; on return the line is on disk."""
-        self.entries[entry.case] = entry
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Have the folder to oneself, and add to the journal.
+
+        Raises:
+            OutputError: if another run is working in the folder, or the journal cannot be opened.
+        """
         path = self.folder / NAME
         try:
-            torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-            with path.open("a") as file:
-                file.write(("\n" if torn else "") + json.dumps(dataclasses.asdict(entry)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self._file = path.open("ab+")
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+        with self._file as file:
+            lock(file, self.folder)
+            self._read()  # another run may have ended just now
+            if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
+                file.write(b"\n")
+            yield
 
-    def is_done(self, case: str, key: str) -> bool:
-        """Whether this very work is done and its mask is still as it was written."""
-        entry = self.entries.get(case)
-        if entry is None or entry.status != "done" or entry.key != key:
-            return False
-        mask = self.folder / entry.mask
-        return mask.is_file() and hash_file(mask) == entry.mask_sha256
+    def add(self, entry: Entry) -> None:
+        """Record a case; on return the line is on disk.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        self.entries[entry.case] = entry
+        try:
+            self._file.write(json.dumps(dataclasses.asdict(entry)).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"{self.folder / NAME}: cannot be written ({error.strerror})") from error
 
     def owners(self) -> dict[str, Path]:
         """The scan that each name in the folder belongs to, by its first file."""
         return {name: Path(entry.source) for name, entry in self.entries.items()}
+
+    def _read(self) -> None:
+        path = self.folder / NAME
+        try:
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+        for line in lines:
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # torn: its case counts as not done
+            self.entries[entry.case] = dataclasses.replace(entry, flags=tuple(entry.flags))
+
+
+def lock(file: BinaryIO, folder: Path) -> None:
+    """Lock an open file until it is closed or the process ends, however it ends.
+
+    Raises:
+        OutputError: if another process holds it, even after `PATIENCE_S`.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise OutputError(
+                    f"{folder}: another run is working in this folder; wait for its end or choose another --out"
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be locked against other runs ({error.strerror})") from error
+
+
+def is_whole(entry: Entry, folder: Path) -> bool:
+    """Whether a case is done and its mask is still as it was written."""
+    mask = folder / entry.mask
+    return entry.status == "done" and mask.is_file() and hash_file(mask) == entry.mask_sha256
 
 
 def hash_file(path: Path) -> str:

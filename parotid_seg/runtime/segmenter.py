@@ -1,15 +1,17 @@
-"""One scan through a loaded model: voxels in, cleaned labels and what is worth knowing about them out."""
+"""One scan: what of it goes to the model, and what its labels mean."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
+from parotid_seg.contract import Contract
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.backend import Backend, labels_of
-from parotid_seg.scan.chunks import segmented
+from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.batches import Batches, Labelled
+from parotid_seg.scan.chunks import Covered, cover
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid
@@ -30,46 +32,91 @@ class Segmentation:
     """The result for one scan.
 
     Attributes:
-        mask: labels (D, H, W) in the volume's canonical order.
+        mask: labels, uint8; of a volume (D, H, W) in its canonical order, of an image in the image's own order.
         volumes_ml: volume of each structure by name.
-        flags: what a reader should look at, one short sentence each; the volume's notes come first.
+        flags: what a reader should look at, one short sentence each; notes on the scan's geometry come first.
+        agreement: of each structure the DSC between the model's look at the scan and its look at the mirror image:
+            the lower, the less certain. Empty unless flips were asked for.
     """
 
     mask: Mask
     volumes_ml: dict[str, float]
     flags: tuple[str, ...]
+    agreement: dict[str, float]
 
 
-def segment_volume(backend: Backend, volume: Volume, *, batch_size: int, clean_up: bool = True) -> Segmentation:
-    """Segment a scan.
+def segment_volume(
+    backend: Backend, volume: Volume, *, batch_size: int | None = None, flips: bool = False, clean_up: bool = True
+) -> Segmentation:
+    """Segment one scan.
 
     Args:
         backend: the loaded model.
         volume: the scan.
-        batch_size: slices the model takes at once; it bounds memory, not the result.
+        batch_size: slices the model takes at once; None is what the backend is fastest with.
+        flips: see `batches.Batches`.
         clean_up: see `keep_largest_components`.
 
     Raises:
-        ScanError: if the scan has not the model's channels, a CT channel is not in HU or shows no patient, or the model
-            looks for parotid glands and found none.
+        ScanError: as `prepare` and `conclude`.
     """
-    contract = backend.contract
+    covered = prepare(volume, backend.contract)
+    batches = Batches[None](backend, batch_size or backend.batch_size, flips=flips)
+    batches.add(None, covered)
+    complete: list[tuple[None, Labelled]] = []
+    while batches.busy:
+        complete += batches.step()
+    ((_, labelled),) = complete
+    return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
+
+
+def prepare(volume: Volume, contract: Contract) -> Covered:
+    """What of a scan goes to the model.
+
+    Raises:
+        ScanError: if the scan has not the model's channels, or a CT channel is not in HU or shows no patient.
+    """
     volume, windows = in_windows(volume, contract.channels, contract.windows)
     for channel, voxels in zip(contract.channels, volume.voxels, strict=True):
         if is_ct(channel):
             check_ct(voxels)
-    mask = segmented(volume, windows, contract.grid, batch_size, partial(labels_of, backend))
+    return cover(volume, windows, contract.grid)
+
+
+def conclude(
+    labels: Mask,
+    covered: Covered,
+    volume: Volume,
+    contract: Contract,
+    *,
+    clean_up: bool = True,
+    agreement: Mapping[str, float] | None = None,
+) -> Segmentation:
+    """The result that follows from a scan's labels.
+
+    Args:
+        labels: (D, h, w) where the grid covers the scan.
+        covered, volume, contract: the scan, as it was prepared.
+        clean_up: see `keep_largest_components`.
+        agreement: see `Segmentation`.
+
+    Raises:
+        ScanError: if the model looks for parotid glands and found none.
+    """
     if clean_up:
-        mask = keep_largest_components(mask, contract.labels)
+        labels = keep_largest_components(labels, contract.labels)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0
-    counts = np.bincount(mask.ravel(), minlength=len(contract.labels))
-    volumes = {name: int(counts[value]) * voxel_ml for value, name in enumerate(contract.labels) if value}
+    structures = list(enumerate(contract.labels))[1:]
+    volumes = {name: int(np.count_nonzero(labels == value)) * voxel_ml for value, name in structures}
     parotids = {name: size for name, size in volumes.items() if is_parotid(name)}
     if parotids and all(size < SMALLEST_GLAND_ML for size in parotids.values()):
         found = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
         wanted = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
         raise ScanError(f"no parotid gland found ({found}); does the scan show the head, and is it {wanted}?")
-    return Segmentation(mask, volumes, (*volume.notes, *_flags(mask, contract.labels, volumes)))
+    flags = (*volume.notes, *_flags(labels, contract.labels, volumes))
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[:, covered.rows, covered.columns] = labels
+    return Segmentation(mask, volumes, flags, dict(agreement or {}))
 
 
 def check_ct(voxels: Voxels) -> None:

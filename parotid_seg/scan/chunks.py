@@ -92,38 +92,54 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
     return cut(cover(volume, windows, grid), grid, batch_size)
 
 
-def cut(covered: Covered, grid: Grid, batch_size: int, *, first: int | None = None) -> Iterator[Chunk]:
+def cut(covered: Covered, grid: Grid, batch_size: int) -> Iterator[Chunk]:
     """Cut a scan into model inputs, in order.
 
     Args:
         covered: the scan.
         grid: the model's.
         batch_size: slices a chunk that the network looks at; of thin slices one more, shared with the next chunk.
-        first: the same for the first chunk, if it is to be smaller.
     """
-    depth = covered.voxels.shape[1]
-    slices_mm = axis_mm(depth, covered.distance_mm)
-    step = max(1, int(grid.slice_step_mm / covered.distance_mm + 1e-6))
-    looked_mm = axis_mm(-(-(depth - 1) // step) + 1, step * covered.distance_mm)
-    slices_back = resampling_matrix(looked_mm, slices_mm, 0.0, clamp=True)
-    start = 0
-    while start < depth:
-        stop = min(start + (first if first and not start else batch_size) * step, depth)
-        looks = used(slices_back[start:stop])
-        wanted_mm = looked_mm[looks, None] + np.asarray(grid.offsets_mm)
-        neighbours = resampling_matrix(slices_mm, wanted_mm.ravel(), grid.slice_kernel_mm, clamp=True)
+    cutter, start = Cutter(covered, grid), 0
+    while start < cutter.depth:
+        chunk = cutter.chunk(start, batch_size)
+        yield chunk
+        start = chunk.slices.stop
+
+
+class Cutter:
+    """Cuts chunks of any size out of a scan.
+
+    Attributes:
+        depth: slices of the scan.
+        step: the network looks at every n-th of them.
+    """
+
+    def __init__(self, covered: Covered, grid: Grid) -> None:
+        self._covered, self._grid = covered, grid
+        self.depth = covered.voxels.shape[1]
+        self.step = max(1, int(grid.slice_step_mm / covered.distance_mm + 1e-6))
+        self._slices_mm = axis_mm(self.depth, covered.distance_mm)
+        self._looked_mm = axis_mm(-(-(self.depth - 1) // self.step) + 1, self.step * covered.distance_mm)
+        self._slices_back = resampling_matrix(self._looked_mm, self._slices_mm, 0.0, clamp=True)
+
+    def chunk(self, start: int, looks: int) -> Chunk:
+        """Slices from `start` on, as many as so many looks tell; of thin slices it takes one look more."""
+        stop = min(start + looks * self.step, self.depth)
+        looked = used(self._slices_back[start:stop])
+        wanted_mm = self._looked_mm[looked, None] + np.asarray(self._grid.offsets_mm)
+        neighbours = resampling_matrix(self._slices_mm, wanted_mm.ravel(), self._grid.slice_kernel_mm, clamp=True)
         needed = used(neighbours)
-        yield Chunk(
+        return Chunk(
             slices=slice(start, stop),
             inputs={
-                "slices": covered.voxels[:, needed],
-                "window": covered.windows,
+                "slices": self._covered.voxels[:, needed],
+                "window": self._covered.windows,
                 "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
-                "slices_back": np.ascontiguousarray(slices_back[start:stop, looks]),
-                **covered.in_plane,
+                "slices_back": np.ascontiguousarray(self._slices_back[start:stop, looked]),
+                **self._covered.in_plane,
             },
         )
-        start = stop
 
 
 def segmented(volume: Volume, windows: Windows, grid: Grid, batch_size: int, run: Callable[[Inputs], Mask]) -> Mask:
@@ -152,29 +168,23 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
     """Chunks of scans that `can_share` as one; its labels are theirs, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    back = block_diag(*(part["slices_back"] for part in parts))
-    looks, depths = zip(*((len(part["neighbours"]), part["slices"].shape[1]) for part in parts), strict=True)
+    looks = [len(part["neighbours"]) for part in parts]
+    depths = [part["slices"].shape[1] for part in parts]
     neighbours = np.zeros((sum(looks), parts[0]["neighbours"].shape[1], sum(depths)), np.float32)
     look = depth = 0
     for part, more_looks, more_depth in zip(parts, looks, depths, strict=True):
         neighbours[look : look + more_looks, :, depth : depth + more_depth] = part["neighbours"]
         look, depth = look + more_looks, depth + more_depth
-    slices = np.concatenate([part["slices"] for part in parts], axis=1)
-    return {
-        **parts[0],
-        "slices": slices.astype(np.float16, copy=False),
-        "neighbours": neighbours,
-        "slices_back": back.astype(np.float32),
-    }
+    slices: NDArray[np.float16] = np.concatenate([part["slices"] for part in parts], axis=1, dtype=np.float16)
+    back: Matrix = block_diag(*(part["slices_back"] for part in parts)).astype(np.float32)
+    return {**parts[0], "slices": slices, "neighbours": neighbours, "slices_back": back}
 
 
 def mirrored(inputs: Inputs) -> Inputs:
     """The same chunk as the network sees it in a mirror; the labels come back where they belong, with sides swapped."""
-    return {
-        **inputs,
-        "columns": np.ascontiguousarray(inputs["columns"][::-1]),
-        "columns_back": np.ascontiguousarray(inputs["columns_back"][:, ::-1]),
-    }
+    columns: Matrix = np.ascontiguousarray(inputs["columns"][::-1], np.float32)
+    columns_back: Matrix = np.ascontiguousarray(inputs["columns_back"][:, ::-1], np.float32)
+    return {**inputs, "columns": columns, "columns_back": columns_back}
 
 
 def as_float16(voxels: Voxels) -> NDArray[np.float16]:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from isal import igzip, isal_zlib
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.openers import ImageOpener
+from nibabel.nifti2 import Nifti2Image
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -38,6 +36,14 @@ SAME_PLACE = 0.25
 """Of a voxel: how far a mask may lie off its scan. Tools round affines by less, half a voxel is a shift."""
 MASK_NOTE = b"parotid-seg mask"
 """The header's description of every mask written here."""
+UNREADABLE: tuple[type[Exception], ...] = (HeaderDataError, OSError, EOFError, ValueError, isal_zlib.error)  # type: ignore[assignment]
+"""What reading a damaged file raises."""
+GZIP = b"\x1f\x8b"
+"""First bytes of a compressed file."""
+HEADER_BYTES = 540
+"""Of NIfTI-2; a NIfTI-1 header has 348."""
+PACKING = 1
+"""Compression level of masks, 0 to 3: labels shrink a hundredfold at any."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,34 @@ def read_nifti(path: Path, *further: Path) -> NiftiScan:
     scan = _read_file(path)
     if not further:
         return scan
-    volumes = [scan.volume, *(_read_file(other).volume for other in further)]
+    return replace(scan, volume=joined_channels([scan.volume, *(_read_file(other).volume for other in further)]))
+
+
+def joined_channels(volumes: Sequence[Volume]) -> Volume:
+    """Volumes on the same voxels as the channels of one."""
+    if len(volumes) == 1:
+        return volumes[0]
     notes = dict.fromkeys(note for volume in volumes for note in volume.notes)
     voxels: Voxels = np.concatenate([volume.voxels for volume in volumes])
-    return replace(scan, volume=replace(scan.volume, voxels=voxels, notes=tuple(notes)))
+    return replace(volumes[0], voxels=voxels, notes=tuple(notes))
 
 
 def _read_file(path: Path) -> NiftiScan:
     """One file as a scan of one channel."""
-    image = _open(path)
-    shape = _spatial_shape(path, image)
+    return scan_of_image(_open(path), path)
+
+
+def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
+    """A NIfTI image in memory as a scan of one channel.
+
+    Args:
+        image: a nibabel image.
+        path: where it comes from, for errors.
+
+    Raises:
+        ScanError: as `read_nifti`.
+    """
+    shape = _spatial_shape(path, image.shape)
     header = image.header
     affine, notes = _affine_mm(path, header)
     spacing_stored = np.linalg.norm(affine[:3, :3], axis=0)
@@ -106,6 +130,14 @@ def _read_file(path: Path) -> NiftiScan:
     return NiftiScan(path, volume, header, type(image))
 
 
+def count_voxels(path: Path) -> int:
+    """Voxels of a scan by its header; 0 if that cannot be read."""
+    try:
+        return int(np.prod(_read_header(path)[1].get_data_shape(), dtype=np.int64))
+    except ScanError:
+        return 0
+
+
 def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:
     """Read a label map in canonical order, with its spacing in mm.
 
@@ -114,7 +146,7 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
             voxels of the scan `like`.
     """
     image = _open(path)
-    shape = _spatial_shape(path, image)
+    shape = _spatial_shape(path, image.shape)
     affine, _ = _affine_mm(path, image.header)
     orientation = Orientation.from_affine(affine)
     stored = _voxels(path, image, constant_allowed=True).reshape(shape)
@@ -153,9 +185,9 @@ class _Placed(NamedTuple):
 
 
 def _placed(path: Path) -> _Placed:
-    image = _open(path)
-    shape = np.array(_spatial_shape(path, image))
-    affine, _ = _affine_mm(path, image.header)
+    _, header = _read_header(path)
+    shape = np.array(_spatial_shape(path, header.get_data_shape()))
+    affine, _ = _affine_mm(path, header)
     orientation = Orientation.from_affine(affine)
     axes = list(orientation.axes)
     corners = np.empty((8, 3))
@@ -185,41 +217,64 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     header["cal_max"], header["cal_min"] = 0.0, 0.0
     header["descrip"] = MASK_NOTE
     stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
-    image = scan.image_class(stored, None, header)
+    content = scan.image_class(stored, None, header).to_bytes()
+    if path.name.lower().endswith(".gz"):
+        content = igzip.compress(content, PACKING, mtime=0)  # the same bytes whenever they are written
     with whole_file(path) as partial:
-        image.to_filename(partial)
+        partial.write_bytes(content)
 
 
 def is_own_mask(path: Path) -> bool:
     """Whether a file is a mask that `write_mask` made."""
     try:
-        return bool(_open(path).header["descrip"].item() == MASK_NOTE)
+        return bool(_read_header(path)[1]["descrip"].item() == MASK_NOTE)
     except ScanError:
         return False
 
 
 def _open(path: Path) -> Nifti1Image:
+    """A file's content as an image; its voxels are still to be decoded."""
+    image_class, _ = _read_header(path)
+    try:
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = igzip.decompress(content)
+        return image_class.from_bytes(content)
+    except UNREADABLE as error:
+        raise ScanError(f"{path}: damaged or cut off: its voxels cannot be read ({_first_line(error)})") from error
+
+
+def _read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
+    """Which NIfTI it is, and its header."""
     if not path.exists():
         raise ScanError(f"{path}: no such file")
     try:
-        image = nibabel.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        with path.open("rb") as file:
+            packed = file.read(len(GZIP)) == GZIP
+        with igzip.open(path) if packed else path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+        image_class = next(
+            known for known in (Nifti1Image, Nifti2Image) if known.header_class.may_contain_header(start)
+        )
+        stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)
+    except StopIteration:
+        raise ScanError(f"{path}: not a readable NIfTI file (its first bytes are no NIfTI header)") from None
+    except UNREADABLE as error:
         raise ScanError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
-    if not isinstance(image, Nifti1Image):
-        raise ScanError(f"{path}: found {type(image).__name__}, expected a single-file NIfTI (.nii or .nii.gz)")
-    with ImageOpener(path) as file:
-        stored = type(image.header).from_fileobj(file, check=False)  # nibabel.load repairs a spacing of 0 to 1
     spacing = stored["pixdim"][1:4]
-    if not np.isfinite(spacing).all() or (spacing == 0).any():
+    if not np.isfinite(spacing).all() or (spacing == 0).any():  # nibabel would repair a spacing of 0 to 1
         raise ScanError(
             f"{path}: found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers"
         )
-    return image
+    try:
+        return image_class, image_class.header_class(stored.binaryblock, endianness=stored.endianness)
+    except UNREADABLE as error:
+        raise ScanError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
 
 
-def _spatial_shape(path: Path, image: Nifti1Image) -> tuple[int, int, int]:
+def _spatial_shape(path: Path, stored: Sequence[int]) -> tuple[int, int, int]:
     """The three spatial sizes; trailing axes of length 1 are allowed."""
-    shape = tuple(int(size) for size in image.shape)
+    shape = tuple(int(size) for size in stored)
     spatial = (*shape, 1, 1, 1)[:3]
     if len(shape) > 3 and any(size != 1 for size in shape[3:]):
         raise ScanError(f"{path}: found a {len(shape)}-D image of shape {shape}, expected one 3-D volume")
@@ -317,7 +372,7 @@ def _voxels(path: Path, image: Nifti1Image, *, constant_allowed: bool = False) -
         raise ScanError(f"{path}: found voxels of type {_type_name(dtype)}, expected one real number a voxel")
     try:
         stored = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except UNREADABLE as error:
         raise ScanError(f"{path}: damaged or cut off: its voxels cannot be read ({_first_line(error)})") from error
     low, high = stored.min(), stored.max()
     if not (np.isfinite(low) and np.isfinite(high)):

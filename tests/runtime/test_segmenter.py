@@ -23,6 +23,7 @@ class Fake:
         )
         self.slices = iter(mask)
         self.windows = []
+        self.ahead, self.largest_batch = 1, None
 
     def start(self, inputs):
         self.windows.append(inputs["window"])

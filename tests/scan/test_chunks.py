@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.chunks import as_float16, can_share, chunks, cover, cut, joined, mirrored, segmented
+from parotid_seg.scan.chunks import Cutter, as_float16, can_share, chunks, cover, cut, joined, mirrored, segmented
 from parotid_seg.scan.volume import Volume
 from tests.scan.test_grid import HU, volume_of
 
@@ -112,9 +112,13 @@ def test_joined_chunks_give_the_labels_of_each():
     np.testing.assert_array_equal(labels, np.concatenate([threshold(part.inputs) for part in parts]))
 
 
-def test_a_smaller_first_chunk():
-    covered = cover(scan_at(80, 70), HU, Grid())
-    assert [chunk.looks for chunk in cut(covered, Grid(), 4, first=1)] == [1, 4, 2]
+def test_chunks_of_any_size_from_anywhere():
+    cutter = Cutter(cover(scan_at(80, 70), HU, Grid()), Grid())
+    assert [(chunk.slices, chunk.looks) for chunk in (cutter.chunk(0, 1), cutter.chunk(3, 2), cutter.chunk(5, 9))] == [
+        (slice(0, 1), 1),
+        (slice(3, 5), 2),
+        (slice(5, 7), 2),
+    ]
 
 
 def test_a_mirrored_look_sees_the_mirror_image_and_its_labels_come_back_in_place():

@@ -1,0 +1,149 @@
+"""Masks from Python: scans in memory to labels, without files.
+
+from parotid_seg import segment
+
+result = segment(nibabel.load("scan.nii.gz"))              # labels in the image's own voxel order
+result = segment(hounsfield, spacing_mm=(3.0, 0.98, 0.98)) # (slices, rows, columns)
+result.mask, result.volumes_ml, result.flags
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import ArrayLike, NDArray
+
+from parotid_seg.errors import InputError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.segmenter import Segmentation, segment_volume
+from parotid_seg.scan.nifti import joined_channels, scan_of_image
+from parotid_seg.scan.volume import Volume
+
+IN_MEMORY = Path("scan")
+"""The name of a scan without a file, in errors."""
+SUPERIOR_POSTERIOR_LEFT = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float64)
+"""Directions of an array's axes in RAS."""
+
+
+class Segmenter:
+    """A loaded model that segments any number of scans.
+
+    Args:
+        model: model file; None is the packaged CT model.
+        backend, device, allow_unverified: see `load_backend`.
+        batch_size: slices at once; None is what the engine is fastest with.
+        flips: look at the mirror image, too, see `Segmentation.agreement`.
+        clean_up: keep only the largest piece of each left or right structure.
+
+    Raises:
+        ParotidSegError: if the model cannot be loaded or run as asked.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        batch_size: int | None = None,
+        flips: bool = False,
+        clean_up: bool = True,
+        allow_unverified: bool = False,
+    ) -> None:
+        self._backend: Backend = load_backend(
+            Path(model) if model else DEFAULT_MODEL, backend, device, allow_unverified=allow_unverified
+        )
+        self.contract = self._backend.contract
+        self._batch_size, self._flips, self._clean_up = batch_size, flips, clean_up
+
+    def __call__(
+        self, scan: ArrayLike | SpatialImage | Sequence[SpatialImage], spacing_mm: Sequence[float] | None = None
+    ) -> Segmentation:
+        """Segment a scan.
+
+        Args:
+            scan: a nibabel image, or one for each of the model's channels, on the same voxels; or an array (D, H, W) of
+                slices from feet to head, rows from front to back and columns from the patient's right to left, with
+                channels (C, D, H, W) if the model has several. CT in HU.
+            spacing_mm: of an array, the distance between slices, rows and columns.
+
+        Returns:
+            Labels in the order of the image or the array, volumes, flags and agreement.
+
+        Raises:
+            InputError: for an array without its spacing, or an image with another one.
+            ScanError: if it is not a scan that the model can segment.
+        """
+        if isinstance(scan, SpatialImage):
+            scan = [scan]
+        if isinstance(scan, list | tuple) and all(isinstance(image, SpatialImage) for image in scan):
+            if spacing_mm is not None:
+                raise InputError("spacing_mm: found one for an image, which has its own; leave it out")
+            images = [nibabel.Nifti1Image.from_image(image) for image in scan]
+        else:
+            images = _images_of_array(cast(ArrayLike, scan), spacing_mm)
+        volume = _volume_of(images)
+        found = segment_volume(
+            self._backend, volume, batch_size=self._batch_size, flips=self._flips, clean_up=self._clean_up
+        )
+        mask = volume.orientation.to_storage(found.mask).reshape(images[0].shape)
+        return replace(found, mask=np.ascontiguousarray(mask))
+
+
+def segment(
+    scan: ArrayLike | SpatialImage | Sequence[SpatialImage],
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    model: str | Path | None = None,
+    backend: str = "auto",
+    device: str = "auto",
+    batch_size: int | None = None,
+    flips: bool = False,
+    clean_up: bool = True,
+) -> Segmentation:
+    """Segment a scan with a model that stays loaded between calls: `Segmenter` made once, and called.
+
+    Args:
+        scan, spacing_mm: see `Segmenter.__call__`.
+        model, backend, device, batch_size, flips, clean_up: see `Segmenter`.
+    """
+    chosen = None if model is None else str(Path(model).resolve())
+    return _loaded(chosen, backend, device, batch_size, flips, clean_up)(scan, spacing_mm)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(
+    model: str | None, backend: str, device: str, batch_size: int | None, flips: bool, clean_up: bool
+) -> Segmenter:
+    return Segmenter(model, backend=backend, device=device, batch_size=batch_size, flips=flips, clean_up=clean_up)
+
+
+def _volume_of(images: Sequence[nibabel.Nifti1Image]) -> Volume:
+    first, *others = images
+    for other in others:
+        if other.shape != first.shape or not np.allclose(other.affine, first.affine, atol=1e-3):
+            raise InputError("scan: the channels' images do not lie on the same voxels (shape and affine)")
+    return joined_channels([scan_of_image(image, IN_MEMORY).volume for image in images])
+
+
+def _images_of_array(array: ArrayLike, spacing_mm: Sequence[float] | None) -> list[nibabel.Nifti1Image]:
+    voxels: NDArray[np.generic] = np.asarray(array)
+    if voxels.ndim not in (3, 4) or voxels.dtype.kind not in "iuf":
+        raise InputError(
+            f"scan: found an array of shape {voxels.shape} and type {voxels.dtype}, expected numbers (D, H, W) or "
+            "(C, D, H, W)"
+        )
+    if spacing_mm is None or len(spacing_mm) != 3:
+        raise InputError(f"spacing_mm: found {spacing_mm}, expected the distance of slices, rows and columns in mm")
+    affine = SUPERIOR_POSTERIOR_LEFT @ np.diag([*map(float, spacing_mm), 1.0])
+    kept = voxels.astype(np.float32 if voxels.dtype.kind == "f" else np.int32)
+    return [nibabel.Nifti1Image(channel, affine) for channel in (kept if voxels.ndim == 4 else kept[None])]

@@ -1,0 +1,220 @@
+"""Slices of all scans at hand through the model, in batches that scans may share."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.errors import DeviceMemoryError
+from parotid_seg.runtime.backend import OUTPUTS, Backend, Output, Pending
+from parotid_seg.scan.chunks import Chunk, Covered, Cutter, Inputs, can_share, joined, mirrored
+from parotid_seg.scan.labels import mirrored_labels
+from parotid_seg.scan.volume import Mask
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A scan that the model has seen to the end.
+
+    Attributes:
+        labels: (D, h, w) where the grid covers the scan.
+        agreement: see `Segmentation`; empty without flips.
+        seconds: of the engine's time, the scan's share.
+    """
+
+    labels: Mask
+    agreement: dict[str, float]
+    seconds: float
+
+
+class _Scan(Generic[Key]):
+    """A scan on its way through the model."""
+
+    def __init__(self, key: Key, covered: Covered, backend: Backend) -> None:
+        self.key, self.covered = key, covered
+        self.cutter = Cutter(covered, backend.contract.grid)
+        self.labels = np.zeros(covered.voxels.shape[1:], np.uint8)
+        self.todo = deque([slice(0, self.cutter.depth)])
+        self.open = self.cutter.depth
+        self.seconds = 0.0
+        self.alike = np.zeros((3, len(backend.contract.labels)), np.int64)
+
+    def take(self, looks: int) -> Chunk:
+        """The next chunk, of at most so many looks; of thin slices one more."""
+        run = self.todo.popleft()
+        chunk = self.cutter.chunk(run.start, min(looks, -(-(run.stop - run.start) // self.cutter.step)))
+        if chunk.slices.stop < run.stop:
+            self.todo.appendleft(slice(chunk.slices.stop, run.stop))
+        return chunk
+
+
+@dataclass
+class _Batch(Generic[Key]):
+    """Chunks of one or more scans that were handed in together, and the look in the mirror if there is one."""
+
+    limit: int
+    size: int = 0
+    parts: list[tuple[_Scan[Key], Chunk]] = field(default_factory=list)
+    inputs: Inputs = field(default_factory=dict)
+    looks: list[Pending] = field(default_factory=list)
+
+
+class Batches(Generic[Key]):
+    """Scans in, labels out.
+
+    Flips: each slice is looked at a second time in the mirror. A backend that gives probabilities has both looks
+    averaged; of one that gives labels the first look's stay. Either way the agreement of the two is told.
+
+    Args:
+        backend: the loaded model.
+        batch_size: looks at once.
+        flips: look twice.
+        say: told one line if the batch has to become smaller.
+    """
+
+    def __init__(
+        self, backend: Backend, batch_size: int, *, flips: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.batch_size = min(batch_size, backend.largest_batch or batch_size)
+        self._backend, self._flips, self._say = backend, flips, say
+        self._mirrored = np.array(mirrored_labels(backend.contract.labels), np.uint8)
+        self._scans: deque[_Scan[Key]] = deque()
+        self._running: deque[_Batch[Key]] = deque()
+        self._idle_since = time.perf_counter()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is work left."""
+        return bool(self._scans or self._running)
+
+    def add(self, key: Key, covered: Covered) -> None:
+        """Hand a scan in; `key` comes back with its labels."""
+        self._scans.append(_Scan(key, covered, self._backend))
+
+    def step(self) -> list[tuple[Key, Labelled]]:
+        """Keep the engine busy, and wait for one batch.
+
+        Returns:
+            The scans that are complete with it.
+
+        Raises:
+            DeviceMemoryError: if not even one look fits into the GPU's memory.
+        """
+        if not self._running:
+            self._idle_since = time.perf_counter()
+        while self._scans and len(self._running) < self._backend.ahead:
+            batch = self._next_batch()
+            try:
+                self._hand_in(batch)
+            except DeviceMemoryError as error:
+                self._shrink(batch, error)
+        if not self._running:
+            return []
+        batch = self._running.popleft()
+        try:
+            outputs = [look.result() for look in batch.looks]
+        except DeviceMemoryError as error:
+            self._shrink(batch, error)
+            return []
+        ended = time.perf_counter()
+        seconds, self._idle_since = ended - self._idle_since, ended
+        return self._take_in(batch, outputs, seconds)
+
+    def _next_batch(self) -> _Batch[Key]:
+        """Slices of the scan that has waited longest, filled up from those behind it as far as they fit together."""
+        first = self._scans[0]
+        batch = _Batch[Key](self.batch_size)
+        for scan in list(self._scans):
+            if scan is first or can_share(first.covered, scan.covered):
+                while scan.todo and self._add_to(batch, scan):
+                    pass
+            if not scan.todo:
+                self._scans.remove(scan)
+            if batch.size >= batch.limit:
+                break
+        return batch
+
+    def _add_to(self, batch: _Batch[Key], scan: _Scan[Key]) -> bool:
+        """Take slices of a scan into a batch, as many as fit; False if none do."""
+        extra = 1 if batch.parts and scan.cutter.step > 1 else 0
+        room = batch.limit - batch.size - extra
+        if room < 1:
+            return False
+        todo = scan.todo.copy()
+        chunk = scan.take(room)
+        inputs = joined([batch.inputs, chunk.inputs]) if batch.parts else chunk.inputs
+        if batch.parts and not self._backend.fits(inputs):
+            scan.todo = todo
+            return False
+        batch.parts.append((scan, chunk))
+        batch.inputs, batch.size = inputs, batch.size + chunk.looks
+        return True
+
+    def _hand_in(self, batch: _Batch[Key]) -> None:
+        batch.looks = [self._backend.start(batch.inputs)]
+        if self._flips:
+            batch.looks.append(self._backend.start(mirrored(batch.inputs)))
+        self._running.append(batch)
+
+    def _shrink(self, batch: _Batch[Key], error: DeviceMemoryError) -> None:
+        """Go on with batches of half the size, and do this one again."""
+        if batch.limit == 1:
+            raise error
+        if batch.limit == self.batch_size:  # else it was handed in before the last time
+            self.batch_size //= 2
+            self._say(f"{error}; going on with batches of {self.batch_size}")
+        for scan, chunk in reversed(batch.parts):
+            if not scan.todo:
+                self._scans.appendleft(scan)
+            scan.todo.appendleft(chunk.slices)
+
+    def _take_in(self, batch: _Batch[Key], outputs: list[Output], seconds: float) -> list[tuple[Key, Labelled]]:
+        looks = [self._labels(output) for output in outputs]
+        if len(looks) == 2:
+            looks[1] = self._mirrored[looks[1]]
+        labels = looks[0]
+        if len(looks) == 2 and outputs[0].ndim == 4:
+            labels = self._labels(cast(NDArray[np.float32], outputs[0]) + outputs[1][:, self._mirrored])
+        complete, first = [], 0
+        in_all = sum(chunk.looks for _, chunk in batch.parts)
+        for scan, chunk in batch.parts:
+            here = slice(first, first + chunk.slices.stop - chunk.slices.start)
+            scan.labels[chunk.slices] = labels[here]
+            scan.seconds += seconds * chunk.looks / in_all
+            scan.open -= here.stop - here.start
+            if len(looks) == 2:
+                scan.alike += _alike(looks[0][here], looks[1][here], len(self._mirrored))
+            first = here.stop
+            if not scan.open:
+                complete.append((scan.key, Labelled(scan.labels, self._agreement(scan), scan.seconds)))
+        return complete
+
+    @staticmethod
+    def _labels(output: Output) -> Mask:
+        return cast(Mask, output if output.ndim == 3 else output.argmax(axis=1).astype(np.uint8))
+
+    def _agreement(self, scan: _Scan[Key]) -> dict[str, float]:
+        if not self._flips:
+            return {}
+        both, one, other = scan.alike
+        names = self._backend.contract.labels
+        return {name: float(2 * both[i] / max(1, one[i] + other[i])) for i, name in enumerate(names) if i}
+
+
+def _alike(one: Mask, other: Mask, count: int) -> NDArray[np.int64]:
+    """Of each label the voxels in both masks, in the first and in the second, (3, K)."""
+    both = np.where(one == other, one, 0)
+    return np.stack([np.bincount(mask.ravel(), minlength=count) for mask in (both, one, other)])
+
+
+def output_for(flips: bool, outputs: tuple[str, ...]) -> str:
+    """Which of a model's outputs to ask for: probabilities only if there are two looks to average."""
+    return OUTPUTS[1] if flips and OUTPUTS[1] in outputs else OUTPUTS[0]

@@ -1,0 +1,186 @@
+"""Cases through workers and model: reading, computing and writing overlap, and no case is lost."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from parotid_seg.errors import InputError, OutputError
+from parotid_seg.runtime.batches import Batches
+from parotid_seg.runtime.machine import cores, memory_bytes
+from parotid_seg.runtime.transaction import Work, failed
+from parotid_seg.runtime.worker import Died, Event, Finished, Job, Stopped, Worker
+from parotid_seg.scan.chunks import Covered
+from parotid_seg.scan.nifti import count_voxels
+
+FIRST_WORKERS = 2
+"""One reads while the other writes; more are started only if the engine waits for them."""
+MOST_WORKERS = 16
+"""By default. More processes than that wait for the disk."""
+STARVED_S = 0.5
+"""A worker more is started whenever the engine has waited so long in all."""
+BYTES_A_VOXEL = 12
+"""A worker's memory for a scan: the file's bytes, its voxels before and after they are put in order, and masks."""
+MEMORY_SHARE = 0.25
+"""Of the machine's memory, for scans in work."""
+SLOWEST_S = 600.0
+"""A worker that reads or writes one scan for longer hangs."""
+TICK_S = 0.25
+"""How often workers are looked at while there is nothing else to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be in work at a time.
+
+    Attributes:
+        workers: most processes that read and write.
+        scan_bytes: memory for all scans in work; a single larger one is done alone.
+        slowest_s: most seconds that a worker may read or write one scan.
+    """
+
+    workers: int
+    scan_bytes: float
+    slowest_s: float = SLOWEST_S
+
+    @classmethod
+    def of_machine(cls, workers: int | None = None) -> Limits:
+        """Limits for this machine.
+
+        Raises:
+            InputError: if fewer than one worker is asked for.
+        """
+        if workers is not None and workers < 1:
+            raise InputError(f"--workers: found {workers}, expected at least 1")
+        usual = min(max(FIRST_WORKERS, cores()), MOST_WORKERS)
+        return cls(workers or usual, MEMORY_SHARE * memory_bytes())
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A case at work or still to do; one whose worker died is done `alone`."""
+
+    job: Job
+    bytes: int
+    alone: bool = False
+
+
+class Pipeline:
+    """Runs cases.
+
+    Args:
+        work: what they have in common.
+        batches: the model.
+        limits: see `Limits`.
+    """
+
+    def __init__(self, work: Work, batches: Batches[Worker], limits: Limits) -> None:
+        self._work, self._batches, self._limits = work, batches, limits
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._at_work: dict[Worker, _Attempt | None] = {}
+        self._again: deque[_Attempt] = deque()
+        self._wanted = min(FIRST_WORKERS, limits.workers)
+        self._starved_s = 0.0
+        self._served = False
+
+    def run(self, jobs: Iterable[Job]) -> Generator[Finished, None, None]:
+        """Do the cases; they finish in any order.
+
+        A case whose worker dies or hangs is tried once more, alone, and fails if that happens again.
+
+        Raises:
+            OutputError: if results cannot be written; no worker is left then.
+        """
+        waiting = deque(jobs)
+        try:
+            while waiting or self._again or self._busy:
+                self._hand_out(waiting)
+                for worker, labelled in self._batches.step():
+                    if worker in self._at_work:
+                        worker.answer(labelled)
+                yield from self._listen(bool(waiting))
+        finally:
+            for worker in self._at_work:
+                worker.kill()
+            for worker in self._at_work:
+                worker.wait()
+
+    @property
+    def _busy(self) -> list[_Attempt]:
+        return [attempt for attempt in self._at_work.values() if attempt]
+
+    def _hand_out(self, waiting: deque[Job]) -> None:
+        """Give cases to workers that have none, as far as memory allows."""
+        while waiting or self._again:
+            idle = next((worker for worker, attempt in self._at_work.items() if attempt is None), None)
+            if idle is None and len(self._at_work) >= self._wanted:
+                return
+            attempt = self._again[0] if not waiting else _Attempt(waiting[0], self._bytes_of(waiting[0]))
+            in_work = sum(each.bytes for each in self._busy)
+            crowded = attempt.alone or in_work + attempt.bytes > self._limits.scan_bytes
+            if self._busy and (crowded or any(each.alone for each in self._busy)):
+                return
+            (waiting or self._again).popleft()
+            worker = idle or Worker(self._work, self._events)
+            self._at_work[worker] = attempt
+            worker.give(attempt.job)
+
+    @staticmethod
+    def _bytes_of(job: Job) -> int:
+        return BYTES_A_VOXEL * sum(map(count_voxels, job.case.scan))
+
+    def _listen(self, more: bool) -> Iterator[Finished]:
+        """Take what workers say; wait for it if the model has nothing to do.
+
+        Args:
+            more: whether there are cases that nobody has begun.
+        """
+        begun = time.monotonic()
+        idle = not self._batches.busy
+        try:
+            event: Event | None = self._events.get(timeout=TICK_S) if idle else self._events.get_nowait()
+        except queue.Empty:
+            event = None
+        if idle and more and self._served:
+            self._starve(time.monotonic() - begun)
+        while event:
+            yield from self._take(*event)
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                event = None
+        self._watch()
+
+    def _take(self, worker: Worker, said: Covered | Finished | Stopped | Died) -> Iterator[Finished]:
+        if isinstance(said, Covered):
+            self._served = True
+            self._batches.add(worker, said)
+        elif isinstance(said, Finished):
+            self._at_work[worker] = None
+            yield said
+        elif isinstance(said, Stopped):
+            raise OutputError(said.message)
+        else:
+            attempt = self._at_work.pop(worker)
+            if attempt and attempt.alone:
+                case = attempt.job.case
+                yield Finished("failed", failed(case, f"{case.scan[0]}: set aside, tried twice: {said.reason}"))
+            elif attempt:
+                self._again.append(replace(attempt, alone=True))
+
+    def _starve(self, seconds: float) -> None:
+        """The engine waited: start a worker more if all are busy and that has happened for long enough."""
+        self._starved_s += seconds
+        if self._starved_s > STARVED_S and all(self._at_work.values()):
+            self._starved_s = 0.0
+            self._wanted = min(self._wanted + 1, self._limits.workers)
+
+    def _watch(self) -> None:
+        """End workers that hang."""
+        for worker in self._at_work:
+            since = worker.since
+            if since is not None and time.monotonic() - since > self._limits.slowest_s:
+                worker.kill(f"its process hung and was ended after {self._limits.slowest_s:g} s")

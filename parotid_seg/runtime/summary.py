@@ -1,0 +1,99 @@
+"""summary.csv, a row a case, and run.json, what the run was made with."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.files import write_text
+from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.journal import Entry
+
+STATUSES = ("done", "skipped", "failed")
+STAGES = ("read", "segment", "write")
+PACKAGES = (
+    "parotid-seg",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "pycuda",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "isal",
+)
+
+
+def write_summary(entries: Sequence[Entry], labels: tuple[str, ...], path: Path) -> None:
+    """Write a row a case: status, volumes in ml, flags, seconds by stage, what ran.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = labels[1:]
+    short = [name.removeprefix("parotid_") for name in names]
+    flipped = any(entry.agreement for entry in entries)
+    agreement = [f"{name}_agreement" for name in short] if flipped else []
+    volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
+    ran = ["backend", "device", "precision"]
+    writer.writerow(["case", "status", *volumes, *agreement, "flags", *times, *ran, "reason", "mask", "source"])
+    for entry in entries:
+        sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
+        alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
+        seconds = [entry.seconds.get(stage, "") for stage in STAGES]
+        ran = [entry.backend, entry.device, entry.precision]
+        told = (entry.reason, entry.mask, entry.source)
+        writer.writerow([entry.case, entry.status, *sizes, *alike, "; ".join(entry.flags), *seconds, *ran, *told])
+    write_text(text.getvalue(), path)
+
+
+def write_run(
+    backend: Backend, options: Any, scans: Sequence[Path], begun: datetime, cases: Mapping[str, int], path: Path
+) -> None:
+    """Write what a run was made with.
+
+    Args:
+        backend: the model that ran.
+        options: a dataclass.
+        scans: what was asked for.
+        begun: when.
+        cases: how many ended how.
+        path: the file to make.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    content = {
+        "begun": begun.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": {**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
+        "model": {"sha256": backend.model_sha256, "contract": json.loads(backend.contract.to_json())},
+        "ran": dataclasses.asdict(backend.ran),
+        "cases": cases,
+        "versions": _versions(),
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+    }
+    write_text(json.dumps(content, indent=1) + "\n", path)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
