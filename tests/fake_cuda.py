@@ -19,6 +19,8 @@ import numpy as np
 import onnxruntime
 
 from parotid_seg.contract import Contract
+from parotid_seg.export import engine as engine_module
+from parotid_seg.export import engine_proof as proof_module
 from parotid_seg.export.profile import input_shapes
 from parotid_seg.runtime import cuda as cuda_module
 from parotid_seg.runtime import trt as trt_module
@@ -44,9 +46,12 @@ def install(monkeypatch) -> FakeGpu:
         monkeypatch.setitem(sys.modules, name, fake)
     logs: dict[str, object] = {}
     uncached = trt_library.log_of.__wrapped__  # the cached one would carry a fake's log over to other tests
-    monkeypatch.setattr(trt_module, "log_of", lambda name: logs.setdefault(name, uncached(name)))
-    monkeypatch.setattr(trt_module, "find_gpu", lambda index=0: ADA if index == 0 else None)
+    for module in (trt_module, engine_module):
+        monkeypatch.setattr(module, "log_of", lambda name: logs.setdefault(name, uncached(name)))
+    for module in (trt_module, engine_module, proof_module):
+        monkeypatch.setattr(module, "find_gpu", lambda index=0: ADA if index == 0 else None)
     monkeypatch.setattr(cuda_module, "load_driver", lambda: gpu.driver)
+    monkeypatch.setattr(engine_module, "_Build", FakeBuild)
     return gpu
 
 
@@ -65,6 +70,16 @@ def write_engine(path: Path, onnx: Path, contract: Contract, library: str, batch
         shapes=input_shapes(contract, batch),
     )
     return path
+
+
+class FakeBuild:
+    """Builds an engine file of a model as `export.engine` asks for it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def run(self, content: bytes, *_: object) -> bytes:
+        return PLAN + content
 
 
 class CudaError(Exception):

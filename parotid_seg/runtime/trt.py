@@ -54,7 +54,8 @@ class TensorRtBackend:
         if reasons:
             raise ModelError(f"{engine}: cannot be used here: {'; '.join(reasons)}")
         self.contract, self.model_sha256 = sidecar.contract, sidecar.engine_sha256
-        self.batch_size, self.largest_batch = sidecar.batch.opt, sidecar.batch.max
+        self.batch_size = sidecar.batch.opt
+        self.largest_batch: int | None = sidecar.batch.max
         self.ran = Ran(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
         self._path, self._sidecar = engine, sidecar
         self._engine: Engine | None = None
@@ -107,14 +108,14 @@ class TensorRtBackend:
 
     def close(self) -> None:
         """Give the lanes, then the engine, then the GPU's context back. Chunks under way come out first."""
-        if self._context is None:
+        context, self._context = self._context, None
+        if context is None:
             return
-        with self._context.current():
+        with context.current():
             while self._lanes:
                 self._lanes.pop().close()
             self._engine = None
-        self._context.release()
-        self._context = None
+        context.release()
 
     def _finish(self, lane: Lane) -> None:
         if self._context is not None:

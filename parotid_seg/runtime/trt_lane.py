@@ -243,13 +243,14 @@ class Lane:
             self.allocations += 1
         if prepared.views:
             return
-        for name, (first, shape) in prepared.places.items():
-            where = "in" if name in engine.inputs else "out"
-            if not prepared.context.set_tensor_address(name, int(self._device[where]) + first):
-                raise engine.refusal(f"{name} not bound")
-            if where == "in":
-                prepared.views[name] = _view(self._host["in"], first, shape, engine.inputs[name])
         prepared.context.set_device_memory(int(self._device["scratch"]), self._sizes["scratch"])
+        for name, (first, _) in prepared.places.items():
+            buffer = self._device["in" if name in engine.inputs else "out"]
+            if not prepared.context.set_tensor_address(name, int(buffer) + first):
+                raise engine.refusal(f"{name} not bound")
+        prepared.views = {
+            name: _view(self._host["in"], *prepared.places[name], dtype) for name, dtype in engine.inputs.items()
+        }
 
     def _free(self, name: str) -> None:
         self._sizes.pop(name, None)
