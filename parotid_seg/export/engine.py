@@ -250,6 +250,11 @@ class _Build:
         trt, options = self.trt, self.options
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        # a chunk is a small part of what the profile allows; without this TensorRT may want memory for all of it. It is
+        # TensorRT-RTX's default, and may become TensorRT's and no longer be a choice
+        resized = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+        if resized is not None:
+            config.set_preview_feature(resized, True)
         if options.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
         if not options.tf32:  # the library's own default is to round FP32 products to TF32 without a word
