@@ -15,7 +15,7 @@ from parotid_seg.runtime.backend import INPUTS, OUTPUTS, Inputs, Ran
 from parotid_seg.runtime.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.gpu import find_gpu
-from parotid_seg.runtime.trt_lane import Chunk, Engine, Lane, refusal
+from parotid_seg.runtime.trt_lane import Chunk, Engine, Lane, memory_told, refusal
 from parotid_seg.runtime.trt_library import LIBRARIES, Library, import_library, log_of
 
 LANES = 2
@@ -61,11 +61,13 @@ class TensorRtBackend:
         self._engine: Engine | None = None
         self._lanes: list[Lane] = []
         self._turn = 0
-        self._context: PrimaryContext | None = PrimaryContext(cuda, device)
+        self._context: PrimaryContext | None = None
         try:
-            with self._context.current():
-                self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
-                self._lanes = [Lane(self._engine) for _ in range(LANES)]
+            with memory_told(cuda, self.ran.backend, str(engine)):
+                self._context = PrimaryContext(cuda, device)
+                with self._context.current():
+                    self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
+                    self._lanes = [Lane(self._engine) for _ in range(LANES)]
         except BaseException:
             self.close()
             raise

@@ -54,14 +54,6 @@ class Engine:
         """The error for what the library did not do, in its own words."""
         return refusal(self.name, what, self.log)
 
-    @contextmanager
-    def memory_told(self, what: str) -> Iterator[None]:
-        """PyCUDA's word for too little memory becomes ours."""
-        try:
-            yield
-        except self.cuda.MemoryError as error:
-            raise DeviceMemoryError(f"{self.name}: out of GPU memory for {what} ({error})") from error
-
 
 class Chunk:
     """A chunk that a lane was given.
@@ -155,7 +147,7 @@ class Lane:
         """
         self.finish()
         self._engine.log.clear()
-        with self._engine.memory_told(f"a chunk of {len(inputs['neighbours'])} looks"):
+        with memory_told(self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} looks"):
             prepared = self._prepare(tuple(inputs[name].shape for name in self._engine.inputs))
             self._fit(prepared)
             for name, view in prepared.views.items():
@@ -170,7 +162,7 @@ class Lane:
         if chunk is None or prepared is None:
             return
         try:
-            with self._engine.memory_told("a chunk"):
+            with memory_told(self._engine.cuda, self._engine.name, "a chunk"):
                 self._stream.synchronize()
             name, dtype = next(iter(self._engine.outputs.items()))
             _, shape = prepared.places[name]
@@ -290,6 +282,15 @@ def refusal(name: str, what: str, log: Any) -> ParotidSegError:
     said = log.said()
     kind = DeviceMemoryError if re.search(r"out ?of ?memory", said, re.IGNORECASE) else ModelError
     return kind(f"{name}: {what}: {said}")
+
+
+@contextmanager
+def memory_told(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
+    """PyCUDA's error for too little memory becomes ours."""
+    try:
+        yield
+    except cuda.MemoryError as error:
+        raise DeviceMemoryError(f"{name}: out of GPU memory for {what} ({error})") from error
 
 
 def _places(tensors: dict[str, np.dtype[Any]], shapes: dict[str, Shape]) -> tuple[dict[str, tuple[int, Shape]], int]:

@@ -300,6 +300,18 @@ def test_an_engine_that_does_not_fit(gpu, small):
     assert (gpu.stack, gpu.retained) == ([], 0)
 
 
+def test_a_gpu_without_room_for_a_context(gpu, small, monkeypatch):
+    def full(flags):
+        raise fake_cuda.CudaMemoryError("cuStreamCreate failed: out of memory")
+
+    monkeypatch.setattr(importlib.import_module("pycuda.driver"), "Stream", full)
+    with pytest.raises(
+        DeviceMemoryError, match=r"TensorRT 10\.13\.0: out of GPU memory for .*small\.engine \(cuStream"
+    ):
+        TensorRtBackend(engine_of(small))
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
 def test_an_error_on_the_gpu_belongs_to_its_own_chunk(gpu, small):
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     inputs = inputs_of(scan())
