@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from parotid_seg.runtime.engine_file import (
     EngineOptions,
     Shapes,
     Sidecar,
+    check_engine,
     judge_engine,
     read_sidecar,
     sidecar_path,
@@ -40,8 +43,9 @@ def build_engine(
     report: Report = lambda _: None,
     progress: Progress | None = None,
     timing_cache: Path | None = None,
+    prove: Callable[[Path], dict[str, Any]] = lambda _: {},
 ) -> Sidecar:
-    """Build an engine; `out` and its sidecar appear when both are whole.
+    """Build an engine; `out` and its sidecar appear when both are whole and proven.
 
     The engine computes in the types of the ONNX graph (strongly typed) and keeps the names of its layers.
 
@@ -54,6 +58,8 @@ def build_engine(
         report: told one line at a time what happens.
         progress: told what is being done, and how many of how many steps of the whole build are done.
         timing_cache: file that keeps how fast kernels were, for the next build on this GPU; made if missing.
+        prove: given the engine under another name with its sidecar, before either appears; it raises what speaks
+            against them, and what it returns becomes the sidecar's verification.
 
     Raises:
         InputError: for an unusable argument, a missing package or GPU.
@@ -91,6 +97,8 @@ def build_engine(
         partial.write_text(sidecar.to_json())
         with whole_file(out) as engine:  # renamed before the sidecar, so that no sidecar lies beside an older engine
             engine.write_bytes(plan)
+            sidecar = dataclasses.replace(sidecar, verification=prove(engine))  # by its name `partial` is its sidecar
+            partial.write_text(sidecar.to_json())
     report(f"wrote {out}, {len(plan) / 1e6:.1f} MB, in {time.perf_counter() - started:.1f} s")
     return sidecar
 
@@ -141,6 +149,70 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
     return engine
 
 
+def engine_for(
+    model: Path,
+    library: str,
+    *,
+    batch: BatchProfile,
+    cache: Path,
+    report: Report = lambda _: None,
+    progress: Progress | None = None,
+) -> Path:
+    """The engine that runs a model on this machine's GPU.
+
+    Args:
+        model: an engine file, taken as `usable_engine` does; or a model file. Of that it is the engine beside it, if it
+            is of this library and was built from this very file; else one in the cache, built once.
+        library: see `build_engine`.
+        batch: batch sizes of an engine that is built for the cache.
+        cache: folder of engines; made if missing.
+        report, progress: see `build_engine`.
+
+    Raises:
+        InputError: if there is no GPU, the library is missing, or an engine file is another library's.
+        ModelError: if the model file is not ours, or no engine can be made of it here.
+        OutputError: if an engine cannot be written.
+    """
+    described = library_named(library)
+    if model.suffix == ".engine":
+        found = library_named(read_sidecar(model).library)
+        if found is not described:
+            raise InputError(f"{model}: found an engine of {found.title}, expected one of {described.title}")
+        return usable_engine(model, report=report, progress=progress)
+    gpu = find_gpu()
+    if gpu is None:
+        raise InputError(f"{described.title}: no NVIDIA GPU found to run {model} on")
+    version = import_library(library).__version__
+    onnx_sha256 = hashlib.sha256(read_model(model)[0]).hexdigest()
+    beside = model.with_suffix(".engine")
+    if _built_from(beside, library, onnx_sha256, report):
+        return usable_engine(beside, report=report, progress=progress)
+    on = re.sub("[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
+    sizes = f"{batch.min}-{batch.opt}-{batch.max}"
+    cached = cache / f"{model.stem}-{onnx_sha256[:16]}-{library}-{version}-{on}-{sizes}.engine"
+    sidecar = _built_from(cached, library, onnx_sha256, report)
+    if sidecar:
+        reasons = check_engine(cached, sidecar, version, gpu)
+        if not reasons:
+            return cached
+        report(f"{cached}: built again: {'; '.join(reasons)}")
+    options = EngineOptions()
+    build_engine(model, cached, library=library, profile=batch, options=options, report=report, progress=progress)
+    return cached
+
+
+def _built_from(engine: Path, library: str, onnx_sha256: str, report: Report) -> Sidecar | None:
+    """The sidecar of an engine, if there is one of this library that was built from the model file of this hash."""
+    if not sidecar_path(engine).is_file():
+        return None
+    try:
+        sidecar = read_sidecar(engine)
+    except ModelError as error:
+        report(f"{engine}: not used: {error}")
+        return None
+    return sidecar if (sidecar.library, sidecar.onnx_sha256) == (library, onnx_sha256) else None
+
+
 class _Build:
     """One build: parse, configure, build. The parser and the network must live until the end of it."""
 
@@ -178,6 +250,11 @@ class _Build:
         trt, options = self.trt, self.options
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        # a chunk is a small part of what the profile allows; without this TensorRT may want memory for all of it. It is
+        # TensorRT-RTX's default, and may become TensorRT's and no longer be a choice
+        resized = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+        if resized is not None:
+            config.set_preview_feature(resized, True)
         if options.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
         if not options.tf32:  # the library's own default is to round FP32 products to TF32 without a word

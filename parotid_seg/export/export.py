@@ -20,6 +20,7 @@ from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
 from parotid_seg.export.census import of_layers, work_of
 from parotid_seg.export.engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.engine_layers import describe_network
+from parotid_seg.export.engine_proof import prove_engine
 from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
 from parotid_seg.export.parity import Parity
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
@@ -27,7 +28,7 @@ from parotid_seg.export.triton import check_entry, write_repository
 from parotid_seg.export.triton_config import Serving
 from parotid_seg.files import make_folder, whole_file, write_text
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, sidecar_path
 from parotid_seg.runtime.trt_library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
@@ -124,7 +125,8 @@ def export(
     Raises:
         InputError: for an unusable argument or checkpoint, where the example does not fit the model, and where an
             engine cannot be built here.
-        ModelError: if the exported model is not the same, or does not compute as asked; `out` is not written then.
+        ModelError: if the exported model is not the same, or does not compute as asked; `out` is not written then. Also
+            if its engine is not; the engine is not written then.
         OutputError: if a file cannot be written.
     """
     options = options or ExportOptions()
@@ -173,9 +175,11 @@ def export(
         partial.write_bytes(_file(candidate, verified, options.weights))
     served = out
     if options.engine != NONE:
-        with seconds.of(f"build for {options.engine}"):
-            engine = _add_engine(out, options, proof, source.work, report, progress)
-        _write(record, parity_file)
+        try:
+            with seconds.of(f"build for {options.engine}"):
+                engine = _add_engine(out, options, proof, source, record, report, progress)
+        finally:
+            _write(record, parity_file)
         served = engine if options.engine == "tensorrt" else out
     if options.triton is not None:
         entry = write_repository(options.triton, served, Serving(name=out.stem), verify=verify, report=report)
@@ -219,10 +223,19 @@ def _candidate(
 
 
 def _add_engine(
-    out: Path, options: ExportOptions, proof: Proof, work: Mapping[str, int], report: Report, progress: Progress | None
+    out: Path,
+    options: ExportOptions,
+    proof: Proof,
+    source: _Source,
+    record: dict[str, Any],
+    report: Report,
+    progress: Progress | None,
 ) -> Path:
-    """Build an engine of the model file beside it, once the types in its network are those that were asked for."""
-    census = of_layers(describe_network(out, options.engine), work)
+    """Build an engine of the model file beside it, once the types in its network are those that were asked for.
+
+    Where there is a GPU it appears only if its masks are the trained model's, too. `record` says so as "engine".
+    """
+    census = of_layers(describe_network(out, options.engine), source.work)
     report(f"{options.engine}: multiply-adds {census} in the network")
     if census.macs.get(proof.precision, 0) < LEAST_SHARE * proof.network:
         raise ModelError(
@@ -230,6 +243,18 @@ def _add_engine(
             f"{LEAST_SHARE:.0%} of the network"
         )
     engine = out.with_suffix(".engine")
+
+    def gate(trial: Path) -> dict[str, Any]:
+        found = prove_engine(trial, source.parity)
+        record["engine"] = found.record()
+        for line in found.lines():
+            report(line)
+        if found.failure:
+            for old in (engine, sidecar_path(engine)):
+                old.unlink(missing_ok=True)
+            raise ModelError(f"{engine}: not written: {found.failure}; see {out.with_suffix('.parity.json')}")
+        return found.summary()
+
     build_engine(
         out,
         engine,
@@ -239,6 +264,7 @@ def _add_engine(
         report=report,
         progress=progress,
         timing_cache=options.timing_cache,
+        prove=gate,
     )
     return engine
 

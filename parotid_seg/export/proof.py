@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,7 +50,7 @@ class Proof:
     @property
     def worst(self) -> ScanParity:
         """The comparison that speaks most against it."""
-        return min(self.rows, key=lambda row: (row.passed, row.dsc))
+        return worst_of(self.rows)
 
     @property
     def failure(self) -> str:
@@ -78,14 +78,26 @@ class Proof:
     def summary(self) -> dict[str, Any]:
         """For the contract."""
         return {
-            "scans": len({row.scan for row in self.rows}),
-            "comparisons": len(self.rows),
-            "lowest_dsc": min(row.dsc for row in self.rows),
-            "largest_changed_share": max(row.changed_share for row in self.rows),
-            "largest_hd95_mm": max(row.hd95_mm for row in self.rows),
+            **summary_of(self.rows),
             "kept_in_fp32": list(self.kept),
             "multiply_adds": {kind: round(self.asked.share(kind), 4) for kind in self.asked.macs},
         }
+
+
+def summary_of(rows: Sequence[ScanParity]) -> dict[str, Any]:
+    """The gate's comparisons in a few figures."""
+    return {
+        "scans": len({row.scan for row in rows}),
+        "comparisons": len(rows),
+        "lowest_dsc": min(row.dsc for row in rows),
+        "largest_changed_share": max(row.changed_share for row in rows),
+        "largest_hd95_mm": max(row.hd95_mm for row in rows),
+    }
+
+
+def worst_of(rows: Sequence[ScanParity]) -> ScanParity:
+    """The comparison that speaks most against an export."""
+    return min(rows, key=lambda row: (row.passed, row.dsc))
 
 
 def prove(

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.errors import DeviceMemoryError
+from parotid_seg.errors import DeviceMemoryError, ScanError
 from parotid_seg.runtime.backend import OUTPUTS, Backend, Output, Pending
 from parotid_seg.scan.chunks import Chunk, Covered, Cutter, Inputs, can_share, joined, mirrored
 from parotid_seg.scan.labels import mirrored_labels
@@ -99,25 +99,28 @@ class Batches(Generic[Key]):
         """Hand a scan in; `key` comes back with its labels."""
         self._scans.append(_Scan(key, covered, self._backend))
 
-    def step(self) -> list[tuple[Key, Labelled]]:
+    def step(self) -> list[tuple[Key, Labelled | ScanError]]:
         """Keep the engine busy, and wait for one batch.
 
         Returns:
-            The scans that are complete with it.
+            The scans that are complete with it, and those that the engine cannot take.
 
         Raises:
             DeviceMemoryError: if not even one look fits into the GPU's memory.
         """
         if not self._running:
             self._idle_since = time.perf_counter()
+        refused: list[tuple[Key, Labelled | ScanError]] = []
         while self._scans and len(self._running) < self._backend.ahead:
             batch = self._next_batch()
             try:
                 self._hand_in(batch)
             except DeviceMemoryError as error:
                 self._shrink(batch, error)
-        if not self._running:
-            return []
+            except ScanError as error:
+                refused += [(scan.key, error) for scan in self._dropped(batch)]
+        if not self._running or refused:
+            return refused
         batch = self._running.popleft()
         try:
             outputs = [look.result() for look in batch.looks]
@@ -176,14 +179,26 @@ class Batches(Generic[Key]):
                 self._scans.appendleft(scan)
             scan.todo.appendleft(chunk.slices)
 
-    def _take_in(self, batch: _Batch[Key], outputs: list[Output], seconds: float) -> list[tuple[Key, Labelled]]:
+    def _dropped(self, batch: _Batch[Key]) -> list[_Scan[Key]]:
+        """The scans of a batch, of which nothing more is to be done."""
+        dropped = list(dict.fromkeys(scan for scan, _ in batch.parts))
+        for scan in dropped:
+            scan.open = -1  # never complete
+            if scan in self._scans:
+                self._scans.remove(scan)
+        return dropped
+
+    def _take_in(
+        self, batch: _Batch[Key], outputs: list[Output], seconds: float
+    ) -> list[tuple[Key, Labelled | ScanError]]:
         looks = [self._labels(output) for output in outputs]
         if len(looks) == 2:
             looks[1] = self._mirrored[looks[1]]
         labels = looks[0]
         if len(looks) == 2 and outputs[0].ndim == 4:
             labels = self._labels(cast(NDArray[np.float32], outputs[0]) + outputs[1][:, self._mirrored])
-        complete, first = [], 0
+        complete: list[tuple[Key, Labelled | ScanError]] = []
+        first = 0
         in_all = sum(chunk.looks for _, chunk in batch.parts)
         for scan, chunk in batch.parts:
             here = slice(first, first + chunk.slices.stop - chunk.slices.start)

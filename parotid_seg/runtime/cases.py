@@ -5,6 +5,7 @@ For a model of several channels, files of one folder named CASE_0000, CASE_0001 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
+
+LONGEST_NAME = 230
+"""Bytes; file systems take 255."""
 
 Scan = tuple[Path, ...]
 """The files of a scan's channels, in the model's order; absolute, and not all of them need be there."""
@@ -60,7 +64,7 @@ def find_scans(
                     errors.append(error)
         elif not argument.exists():
             errors.append(ScanError(f"{argument}: no such file or folder"))
-        elif not is_nifti(argument):
+        elif not (is_nifti(argument) and argument.is_file()):
             errors.append(ScanError(f"{argument}: not a NIfTI file, expected a name ending in .nii or .nii.gz"))
         else:
             try:
@@ -106,12 +110,12 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
         taken: names that the output folder already uses, and the first files of the scans they belong to.
     """
     by_first = {scan[0]: scan for scan in scans}
-    names = {path: case_name(path) for path in by_first}
+    names = {path: _short(case_name(path)) for path in by_first}
     depth = 1
     while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
         for path, name in names.items():
             if name in doubled and len(path.parents) > depth:
-                names[path] = "_".join((*path.parts[-1 - depth : -1], case_name(path)))
+                names[path] = _short("_".join((*path.parts[-1 - depth : -1], case_name(path))))
         depth += 1
     owners = dict(taken)
     known = {path: name for name, path in taken.items()}
@@ -127,10 +131,19 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     return cases
 
 
+def _short(name: str) -> str:
+    """A name that leaves room for an ending and a number in a file's name; a cut one ends in a hash of the whole."""
+    content = name.encode()
+    if len(content) <= LONGEST_NAME:
+        return name
+    mark = f"-{hashlib.sha256(content).hexdigest()[:8]}"
+    return content[: LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
+
+
 def _walk(folder: Path, ignored: set[Path]) -> Iterable[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(parent, name) not in ignored)
         for name in sorted(files):
             path = Path(parent, name)
-            if is_nifti(path) and not name.startswith("."):
+            if is_nifti(path) and not name.startswith(".") and path.is_file():
                 yield path

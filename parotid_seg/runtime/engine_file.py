@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from parotid_seg.runtime.gpu import Gpu, capability_text
 from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.trt_library import LIBRARIES, library_named
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 AMPERE = (8, 0)
 
 Shape = tuple[int, ...]
@@ -97,6 +97,7 @@ class Sidecar:
         shapes: what follows from them for every input.
         options: how it was built.
         engine_sha256: hash of the engine file.
+        verification: record of its masks against the trained model's, or "not_run" and why; empty where nobody asked.
     """
 
     contract: Contract
@@ -112,6 +113,7 @@ class Sidecar:
     shapes: Shapes
     options: EngineOptions
     engine_sha256: str
+    verification: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

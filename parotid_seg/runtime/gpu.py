@@ -34,11 +34,18 @@ def capability_text(capability: tuple[int, int] | None) -> str:
     return "unknown" if capability is None else ".".join(map(str, capability))
 
 
+def load_driver() -> ctypes.CDLL | None:
+    """The driver's library, or None where there is none."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
 def find_gpu(index: int = 0) -> Gpu | None:
     """The GPU of this number, or None where there is no driver or no such GPU."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+    driver = load_driver()
+    if driver is None:
         return None
     device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ScanError
@@ -83,9 +84,21 @@ def _describe_engine(path: Path) -> Facts:
         + (" or newer" if options.version_compatible else ""),
         "batches": f"{batch.min} to {batch.max}, best at {batch.opt}",
         "sizes": "; ".join(sizes),
+        "masks": _describe_proof(sidecar.verification),
         "here": "can be used" if not reasons else f"cannot be used: {'; '.join(reasons)}",
         **_describe_contract(sidecar.contract),
     }
+
+
+def _describe_proof(verification: dict[str, Any]) -> str:
+    if not verification:
+        return "not compared with the trained model's"
+    if "not_run" in verification:
+        return f"not compared with the trained model's: {verification['not_run']}"
+    return (
+        f"compared with the trained model's by {verification['with']} on {verification['on']}: lowest DSC "
+        f"{verification['lowest_dsc']:.4f}"
+    )
 
 
 def _describe_contract(contract: Contract) -> Facts:

@@ -98,9 +98,9 @@ class Pipeline:
         try:
             while waiting or self._again or self._busy:
                 self._hand_out(waiting)
-                for worker, labelled in self._batches.step():
+                for worker, answer in self._batches.step():
                     if worker in self._at_work:
-                        worker.answer(labelled)
+                        worker.answer(answer)
                 yield from self._listen(bool(waiting))
         finally:
             for worker in self._at_work:

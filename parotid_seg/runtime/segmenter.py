@@ -63,10 +63,12 @@ def segment_volume(
     covered = prepare(volume, backend.contract)
     batches = Batches[None](backend, batch_size or backend.batch_size, flips=flips)
     batches.add(None, covered)
-    complete: list[tuple[None, Labelled]] = []
+    complete: list[tuple[None, Labelled | ScanError]] = []
     while batches.busy:
         complete += batches.step()
     ((_, labelled),) = complete
+    if isinstance(labelled, ScanError):
+        raise labelled
     return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
 
 

@@ -18,41 +18,50 @@ class Library:
     Attributes:
         module: what is imported.
         package: what pip installs.
+        extra: ours that brings it, with what running its engines needs.
         title: what people call it.
         runs_on: the GPUs an engine can be built for, the default first (see `engine_file.EngineOptions`).
         needs_gpu: whether building does: TensorRT times kernels on the GPU that will run them; TensorRT-RTX makes
             portable code that is finished on the GPU when it is first run.
         carries_over: whether an engine can be built to run on later versions.
         keeps_timings: whether the times of kernels can be kept in a file for the next build.
+        captures: whether it makes CUDA graphs of its work itself, once the kernels for a shape are compiled; capturing
+            it from outside would freeze those that it runs until then.
     """
 
     module: str
     package: str
+    extra: str
     title: str
     runs_on: tuple[str, ...]
     needs_gpu: bool
     carries_over: bool
     keeps_timings: bool
+    captures: bool
 
 
 LIBRARIES = {
     "tensorrt": Library(
         module="tensorrt",
         package="tensorrt",
+        extra="tensorrt",
         title="TensorRT",
         runs_on=("this-gpu", "same-capability", "ampere-plus"),
         needs_gpu=True,
         carries_over=True,
         keeps_timings=True,
+        captures=False,
     ),
     "tensorrt-rtx": Library(
         module="tensorrt_rtx",
         package="tensorrt-rtx",
+        extra="rtx",
         title="TensorRT-RTX",
         runs_on=("ampere-plus",),
         needs_gpu=False,
         carries_over=False,
         keeps_timings=False,
+        captures=True,
     ),
 }
 

@@ -1,8 +1,9 @@
 """Processes that read scans and write masks beside the one that runs the model, a case at a time.
 
 Whatever a damaged file does to such a process, it costs one case. The conversation is strictly by turns: the main
-process sends a `Job`; the worker answers with a `Covered` if the model is needed, gets a `Labelled` for it, and ends
-with `Finished` or `Stopped`. Messages are pickled; nothing but numbers and texts of ours goes through the pipes.
+process sends a `Job`; the worker answers with a `Covered` if the model is needed, gets a `Labelled` or a `ScanError`
+for it, and ends with `Finished` or `Stopped`. Messages are pickled; nothing but numbers and texts of ours goes through
+the pipes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from parotid_seg.errors import OutputError
+from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.journal import Entry
@@ -105,9 +106,9 @@ class Worker:
         self.job = job
         self._say(job)
 
-    def answer(self, labelled: Labelled) -> None:
-        """Hand it the labels that it asked for."""
-        self._say(labelled)
+    def answer(self, answer: Labelled | ScanError) -> None:
+        """Hand it the labels that it asked for, or why there are none."""
+        self._say(answer)
 
     def kill(self, reason: str = "") -> None:
         """End the process at once; its `Died` will give this reason."""
@@ -161,8 +162,10 @@ def main() -> None:
 
     def ask(covered: Covered) -> Labelled:
         send(covered, answers)
-        labelled: Labelled = pickle.load(requests)
-        return labelled
+        answer: Labelled | ScanError = pickle.load(requests)
+        if isinstance(answer, ScanError):
+            raise answer
+        return answer
 
     with contextlib.suppress(EOFError, BrokenPipeError):
         work: Work = pickle.load(requests)

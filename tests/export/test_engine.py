@@ -105,6 +105,15 @@ def test_what_tensorrt_is_asked_for(runs_on, level):
     assert config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit.assert_called_once_with(trt.MemoryPoolType.WORKSPACE, 3 * 2**20)
     config.set_flag.assert_called_once_with(trt.BuilderFlag.VERSION_COMPATIBLE)
+    config.set_preview_feature.assert_called_once_with(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+
+
+@rtx
+def test_memory_is_asked_for_by_the_shapes_at_hand():
+    trt = trt_library.import_library("tensorrt-rtx")
+    builder = trt.Builder(trt_library.log_of("tensorrt-rtx"))
+    build = module._Build(trt, trt_library.LIBRARIES["tensorrt-rtx"], DEFAULT_MODEL, EngineOptions(), progress=None)
+    assert build._configured(builder).get_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10)
 
 
 @pytest.mark.parametrize(("choices", "flags"), [({"STRONGLY_TYPED": 1}, 2), ({}, 0)])

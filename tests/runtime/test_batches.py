@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.errors import DeviceMemoryError
+from parotid_seg.errors import DeviceMemoryError, ScanError
 from parotid_seg.runtime.backend import Done
 from parotid_seg.runtime.batches import Batches
 from parotid_seg.scan.chunks import cover, segmented
@@ -103,6 +103,19 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, a
 def test_not_even_one_slice_fits(scans):
     with pytest.raises(DeviceMemoryError, match="memory is full"):
         run(Threshold(memory=0), scans[:1], 4)
+
+
+def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans):
+    class Picky(Threshold):
+        def start(self, inputs):
+            if len(inputs["rows_back"]) == expected(scans[2]).shape[1]:
+                raise ScanError("rows of a chunk: found too many")
+            return super().start(inputs)
+
+    found = run(Picky(ahead=2), scans, 3)
+    assert isinstance(found[2], ScanError)
+    for number in (0, 1, 3, 4):
+        np.testing.assert_array_equal(found[number].labels, expected(scans[number]))
 
 
 def sides(inputs):

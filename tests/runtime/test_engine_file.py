@@ -107,16 +107,16 @@ def test_binary_and_missing_sidecars(engine):
 
 def test_another_schema_version(engine):
     sidecar_path(engine).write_text(dataclasses.replace(SIDECAR, schema_version=9).to_json())
-    with pytest.raises(ModelError, match="sidecar of schema version 9, expected 1"):
+    with pytest.raises(ModelError, match="sidecar of schema version 9, expected 2"):
         read_sidecar(engine)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("shapes", 3, "does not fit sidecar schema version 1"),
-        ("options", {"fast": True}, "does not fit sidecar schema version 1"),
-        ("batch", {"min": 3, "opt": 2, "max": 1}, "does not fit sidecar schema version 1: --batch: found 3 2 1"),
+        ("shapes", 3, "does not fit sidecar schema version 2"),
+        ("options", {"fast": True}, "does not fit sidecar schema version 2"),
+        ("batch", {"min": 3, "opt": 2, "max": 1}, "does not fit sidecar schema version 2: --batch: found 3 2 1"),
         ("onnx_name", "../other/m.onnx", "expected a file name without a folder"),
         ("library", "other", "found 'other', expected one of: tensorrt, tensorrt-rtx"),
     ],

@@ -213,27 +213,6 @@ def test_output_folder_that_cannot_be_written(command, scans, tmp_path):
     one_line(done.stderr, "file/out", "cannot be made or written to")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_stops_with_one_line(monkeypatch, scans, tmp_path, capsys):
-    import typer
-
-    from parotid_seg import cli
-    from parotid_seg.runtime import infer as module
-
-    def full(mask, scan, path):
-        from parotid_seg.files import whole_file
-
-        with whole_file(path), Path("/dev/full").open("wb") as file:
-            file.write(b"x" * 100_000)
-
-    monkeypatch.setattr(module, "write_mask", full)
-    with pytest.raises(typer.Exit) as caught:
-        cli.infer([scans], tmp_path / "out", quiet=True)
-    assert caught.value.exit_code == 1
-    one_line(capsys.readouterr().err, "No space left on device")
-    assert not list((tmp_path / "out").glob("*.nii.gz"))
-
-
 def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
     text, foreign, old = folder / "text.onnx", folder / "foreign.onnx", folder / "old.onnx"
     text.write_text("hello")

@@ -39,8 +39,25 @@ def test_an_engine_tells_what_it_is_and_why_it_cannot_be_used(engine):
     assert facts["sizes"] == "slices 1x1x16x16 to 1x99x1024x1024"
     assert facts["here"].startswith("cannot be used: ")
     assert facts["verified"].startswith("no: ")
+    assert facts["masks"] == "not compared with the trained model's"
     engine.write_bytes(b"another")
     assert "its hash is not the one in its sidecar" in inspect(engine)["here"]
+
+
+@pytest.mark.parametrize(
+    ("verification", "words"),
+    [
+        ({"not_run": "no NVIDIA GPU found"}, "not compared with the trained model's: no NVIDIA GPU found"),
+        (
+            {"with": "TensorRT 10.13.0", "on": "cuda:0 Some GPU", "lowest_dsc": 0.99999},
+            "compared with the trained model's by TensorRT 10.13.0 on cuda:0 Some GPU: lowest DSC 1.0000",
+        ),
+    ],
+)
+def test_an_engine_tells_what_is_known_of_its_masks(engine, verification, words):
+    contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
+    write_sidecar(engine, contract, verification=verification)
+    assert inspect(engine)["masks"] == words
 
 
 @pytest.mark.parametrize(

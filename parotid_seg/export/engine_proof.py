@@ -1,0 +1,81 @@
+"""The gate for engines: where there is a GPU, an engine's masks are compared with the trained model's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.errors import InputError
+from parotid_seg.export.parity import GATES, Parity, ScanParity
+from parotid_seg.export.proof import summary_of, worst_of
+from parotid_seg.runtime.backend import Ran, labels_of
+from parotid_seg.runtime.cuda import import_pycuda
+from parotid_seg.runtime.engine_file import check_engine, read_sidecar
+from parotid_seg.runtime.gpu import find_gpu
+from parotid_seg.runtime.trt import TensorRtBackend
+from parotid_seg.runtime.trt_library import import_library
+
+
+@dataclass(frozen=True)
+class EngineProof:
+    """What is known of an engine.
+
+    Attributes:
+        precision: type it computes in.
+        rows: the gate's comparisons.
+        ran: what ran it; None if it was not run.
+        not_run: why not.
+    """
+
+    precision: str
+    rows: tuple[ScanParity, ...] = ()
+    ran: Ran | None = None
+    not_run: str = ""
+
+    @property
+    def failure(self) -> str:
+        """Why the engine must not be used; empty if nothing speaks against it."""
+        if not self.rows or worst_of(self.rows).passed:
+            return ""
+        return f"the engine differs from the trained model: {worst_of(self.rows)}"
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        if self.ran is None:
+            return [f"engine: not run here, its masks are not compared: {self.not_run}"]
+        return [f"{self.ran.backend} on {self.ran.device}: {row}" for row in self.rows]
+
+    def record(self) -> dict[str, Any]:
+        """For the parity file."""
+        return {"failure": self.failure, "gate": asdict(GATES[self.precision]), **asdict(self)}
+
+    def summary(self) -> dict[str, Any]:
+        """For the sidecar."""
+        if self.ran is None:
+            return {"not_run": self.not_run}
+        return {"with": self.ran.backend, "on": self.ran.device, **summary_of(self.rows)}
+
+
+def prove_engine(engine: Path, parity: Parity) -> EngineProof:
+    """Run an engine as a user would and compare its masks, if that can be done here.
+
+    Args:
+        engine: the file, with its sidecar.
+        parity: the trained model's masks.
+    """
+    sidecar, reason = read_sidecar(engine), ""
+    reasons = check_engine(engine, sidecar, import_library(sidecar.library).__version__, find_gpu())
+    try:
+        import_pycuda(sidecar.library)
+    except InputError as error:
+        reason = str(error)
+    if reasons or reason:
+        return EngineProof(sidecar.precision, not_run="; ".join(reasons) or reason)
+    backend = TensorRtBackend(engine)
+    try:
+        rows = parity.check(partial(labels_of, backend), GATES[sidecar.precision])
+        return EngineProof(sidecar.precision, tuple(rows), backend.ran)
+    finally:
+        backend.close()

@@ -1,0 +1,130 @@
+"""The engine that runs a model here: beside it, from the cache, or built once; on a GPU that is none."""
+
+import dataclasses
+
+import pytest
+
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.export import engine as module
+from parotid_seg.export.engine import build_engine, engine_for
+from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
+from parotid_seg.runtime.gpu import Gpu
+from parotid_seg.runtime.trt import TensorRtBackend
+from tests import fake_cuda
+from tests.export.small_model import CONTRACT, write_small_model
+
+BATCH = BatchProfile(1, 4, 8)
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch) -> fake_cuda.FakeGpu:
+    return fake_cuda.install(monkeypatch)
+
+
+@pytest.fixture
+def small(tmp_path):
+    (tmp_path / "models").mkdir()
+    return write_small_model(tmp_path / "models" / "small.onnx")
+
+
+@pytest.fixture
+def ask(small, tmp_path):
+    """Ask for an engine; what is told is kept as `ask.said`."""
+
+    def ask(model=small, library="tensorrt", batch=BATCH):
+        ask.said = []
+        return engine_for(model, library, batch=batch, cache=tmp_path / "cache", report=ask.said.append)
+
+    return ask
+
+
+def beside(small, library="tensorrt"):
+    out = small.with_suffix(".engine")
+    build_engine(small, out, library=library, profile=BATCH, options=EngineOptions())
+    return out
+
+
+def test_one_is_built_into_the_cache_and_used_again(ask, small, tmp_path):
+    first = ask()
+    assert first.parent == tmp_path / "cache"
+    sha256 = read_sidecar(first).onnx_sha256
+    name = f"small-{sha256[:16]}-tensorrt-10.13.0-nvidia-rtx-4000-ada-1-4-8.engine"
+    assert first.name == name
+    assert "for batches of 1 to 8, best at 4" in ask.said[0]
+    made = first.stat().st_mtime_ns
+    assert ask() == first
+    assert (ask.said, first.stat().st_mtime_ns) == ([], made)
+    TensorRtBackend(first).close()
+    assert list(small.parent.iterdir()) == [small]
+
+
+def test_each_model_library_gpu_and_batch_has_its_own(ask, small, monkeypatch):
+    found = {ask(), ask(library="tensorrt-rtx"), ask(batch=BatchProfile(1, 2, 4))}
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA A10", (8, 6), "13.0"))
+    found.add(ask())
+    write_small_model(small, dataclasses.replace(CONTRACT, labels=("background", "tumour")))
+    found.add(ask())
+    assert len(found) == 5
+
+
+def test_one_in_the_cache_that_was_changed_is_built_again(ask):
+    cached = ask()
+    cached.write_bytes(b"another")
+    assert ask() == cached
+    assert ask.said[0] == f"{cached}: built again: its hash is not the one in its sidecar"
+    sidecar_path(cached).write_text("{}")
+    assert ask() == cached
+    assert "not used: " in ask.said[0]
+    TensorRtBackend(cached).close()
+
+
+def test_the_one_beside_the_model_is_taken(ask, small):
+    out = beside(small)
+    assert ask() == out
+    assert ask(batch=BatchProfile()) == out
+    assert ask.said == []
+
+
+def test_the_one_beside_the_model_is_built_again_if_it_does_not_fit(ask, small):
+    out = beside(small)
+    old = dataclasses.replace(read_sidecar(out), library_version="10.12.0")
+    sidecar_path(out).write_text(old.to_json())
+    assert ask() == out
+    assert "built again: found TensorRT 10.13.0, expected 10.12.0" in ask.said[0]
+    TensorRtBackend(out).close()
+
+
+@pytest.mark.parametrize("why", ["another library", "another model", "no sidecar", "damaged sidecar"])
+def test_one_beside_the_model_that_is_not_its_own_is_left_alone(ask, small, tmp_path, why):
+    out = beside(small, "tensorrt-rtx" if why == "another library" else "tensorrt")
+    if why == "another model":
+        write_small_model(small, dataclasses.replace(CONTRACT, labels=("background", "tumour")))
+    elif why == "no sidecar":
+        sidecar_path(out).unlink()
+    elif why == "damaged sidecar":
+        sidecar_path(out).write_text(sidecar_path(out).read_text().replace("10.13.0", "10.13.1"))
+    before = out.read_bytes()
+    assert ask().parent == tmp_path / "cache"
+    assert out.read_bytes() == before
+    assert any(f"{out}: not used: " in line for line in ask.said) == (why == "damaged sidecar")
+
+
+def test_an_engine_file_is_taken_as_it_is_or_built_again(ask, small):
+    out = beside(small)
+    assert ask(out) == out
+    out.write_bytes(b"another")
+    assert ask(out) == out
+    assert "built again" in ask.said[0]
+    with pytest.raises(InputError, match=r"found an engine of TensorRT, expected one of TensorRT-RTX"):
+        ask(out, "tensorrt-rtx")
+
+
+def test_without_a_gpu_none_is_made(ask, small, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "find_gpu", lambda: None)
+    with pytest.raises(InputError, match=r"TensorRT: no NVIDIA GPU found to run .*small\.onnx on"):
+        ask()
+    small.write_bytes(b"no model")
+    monkeypatch.setattr(module, "find_gpu", lambda: fake_cuda.ADA)
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        ask()
+    assert not (tmp_path / "cache").exists()

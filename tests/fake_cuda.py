@@ -1,0 +1,446 @@
+"""A GPU that is none: PyCUDA, the driver and TensorRT as far as `runtime.trt` uses them, with numpy for device memory.
+
+What it is strict about is what goes wrong on a real one: every call needs the context to be current; streams do nothing
+until they are waited for, so a buffer that is written too early shows in the labels; addresses are never used twice, so
+freed memory is found; a graph replays the addresses it was captured with, and only while its context is as it was then.
+An engine's file is `PLAN` and an ONNX model, which onnxruntime runs when the stream gets there.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+
+from parotid_seg.contract import Contract
+from parotid_seg.export import engine as engine_module
+from parotid_seg.export import engine_proof as proof_module
+from parotid_seg.export.profile import input_shapes
+from parotid_seg.runtime import cuda as cuda_module
+from parotid_seg.runtime import trt as trt_module
+from parotid_seg.runtime import trt_library
+from parotid_seg.runtime.engine_file import BatchProfile
+from parotid_seg.runtime.gpu import Gpu
+from tests.sidecars import write_sidecar
+
+PLAN = b"plan:"
+VERSIONS = {"tensorrt": "10.13.0", "tensorrt-rtx": "1.7.1"}
+ADA = Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0")
+SCRATCH_OF_A_LOOK = 100_000
+
+
+def install(monkeypatch) -> FakeGpu:
+    """Put the fakes where `runtime.trt` imports the real ones from."""
+    gpu = FakeGpu()
+    fakes = {described.module: fake_tensorrt(gpu, name) for name, described in trt_library.LIBRARIES.items()}
+    package = ModuleType("pycuda")
+    package.driver = fake_pycuda(gpu)
+    fakes |= {"pycuda": package, "pycuda.driver": package.driver}
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    logs: dict[str, object] = {}
+    uncached = trt_library.log_of.__wrapped__  # the cached one would carry a fake's log over to other tests
+    for module in (trt_module, engine_module):
+        monkeypatch.setattr(module, "log_of", lambda name: logs.setdefault(name, uncached(name)))
+    for module in (trt_module, engine_module, proof_module):
+        monkeypatch.setattr(module, "find_gpu", lambda index=0: ADA if index == 0 else None)
+    monkeypatch.setattr(cuda_module, "load_driver", lambda: gpu.driver)
+    monkeypatch.setattr(engine_module, "_Build", FakeBuild)
+    return gpu
+
+
+def write_engine(path: Path, onnx: Path, contract: Contract, library: str, batch: BatchProfile) -> Path:
+    """The fake's engine file of a model, with its sidecar."""
+    path.write_bytes(PLAN + onnx.read_bytes())
+    write_sidecar(
+        path,
+        contract,
+        precision=contract.precision,
+        library=library,
+        library_version=VERSIONS[library],
+        gpu=ADA.name,
+        compute_capability=ADA.compute_capability,
+        batch=batch,
+        shapes=input_shapes(contract, batch),
+    )
+    return path
+
+
+class FakeBuild:
+    """Builds an engine file of a model as `export.engine` asks for it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def run(self, content: bytes, *_: object) -> bytes:
+        return PLAN + content
+
+
+class CudaError(Exception):
+    """pycuda.driver.Error"""
+
+
+class CudaMemoryError(CudaError):
+    """pycuda.driver.MemoryError"""
+
+
+class FakeGpu:
+    """The GPU and the thread that uses it.
+
+    Attributes:
+        stack: contexts on the thread, the current one last.
+        memory: what lies at each address.
+        limit: bytes of device memory there are.
+        host: bytes of page-locked memory in use.
+        done: what streams did, in order, as (stream, what).
+        gone: what was destroyed, in order, and whether a context was current then.
+        no_capture: whether the driver refuses to capture.
+        failing: what the next wait for a stream raises.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[object] = []
+        self.memory: dict[int, np.ndarray] = {}
+        self.limit, self.host, self.next_address = 1 << 30, 0, 1 << 20
+        self.done: list[tuple[int, str]] = []
+        self.gone: list[tuple[str, bool]] = []
+        self.streams: dict[int, FakeStream] = {}
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.retained = 0
+        self.no_capture = False
+        self.failing: Exception | None = None
+        self.contexts: list[FakeExecutionContext] = []
+        self.configs: list[FakeRuntimeConfig] = []
+        self.runtimes: list[object] = []
+        self.driver = FakeDriver(self)
+
+    def need_current(self) -> None:
+        assert self.stack[-1:] == ["primary"], "the context is not current"
+
+    def bytes_at(self, address: int, count: int) -> np.ndarray:
+        for first, content in self.memory.items():
+            if first <= address and address + count <= first + len(content):
+                return content[address - first : address - first + count]
+        raise AssertionError(f"no device memory at {address:#x}")
+
+    @property
+    def used(self) -> int:
+        return sum(map(len, self.memory.values()))
+
+
+def fake_pycuda(gpu: FakeGpu) -> ModuleType:
+    module = ModuleType("pycuda.driver")
+    module.Error, module.MemoryError = CudaError, CudaMemoryError
+    module.init = lambda: None
+
+    class Context:
+        def push(self) -> None:
+            gpu.stack.append("primary")
+
+        @staticmethod
+        def pop() -> None:
+            gpu.need_current()
+            gpu.stack.pop()
+
+        def detach(self) -> None:
+            gpu.retained -= 1
+            gpu.gone.append(("context", bool(gpu.stack)))
+
+    class Device:
+        def __init__(self, number: int) -> None:
+            assert number == 0
+
+        def retain_primary_context(self) -> Context:
+            gpu.retained += 1
+            return Context()
+
+    class Allocation:
+        def __init__(self, count: int) -> None:
+            gpu.need_current()
+            assert count > 0
+            if gpu.used + count > gpu.limit:
+                raise CudaMemoryError("cuMemAlloc failed: out of memory")
+            self.address, self.live = gpu.next_address, True
+            gpu.next_address += -(-count // 256) * 256 + 256
+            gpu.memory[self.address] = np.full(count, 0xAB, np.uint8)
+
+        def __int__(self) -> int:
+            assert self.live
+            return self.address
+
+        def free(self) -> None:
+            gpu.need_current()
+            del gpu.memory[self.address]
+            self.live = False
+
+    class PageLocked(bytearray):
+        def free(self) -> None:
+            gpu.need_current()
+            gpu.host -= len(self)
+
+    def pagelocked_empty(shape: int, dtype: type) -> np.ndarray:
+        gpu.need_current()
+        gpu.host += shape
+        return np.ndarray(shape, dtype, buffer=PageLocked(b"\xcd" * shape))
+
+    def memcpy_htod_async(to: Allocation, source: np.ndarray, stream: FakeStream) -> None:
+        address = int(to)
+        stream.add("in", lambda: np.copyto(gpu.bytes_at(address, source.nbytes), source))
+
+    def memcpy_dtoh_async(to: np.ndarray, source: Allocation, stream: FakeStream) -> None:
+        address = int(source)
+        stream.add("out", lambda: np.copyto(to, gpu.bytes_at(address, to.nbytes)))
+
+    module.Device, module.mem_alloc, module.pagelocked_empty = Device, Allocation, pagelocked_empty
+    module.memcpy_htod_async, module.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
+    module.Stream = lambda flags: FakeStream(gpu, flags)
+    return module
+
+
+class FakeStream:
+    def __init__(self, gpu: FakeGpu, flags: int) -> None:
+        gpu.need_current()
+        assert flags == cuda_module.NON_BLOCKING
+        self.gpu, self.handle = gpu, 1000 + len(gpu.streams)
+        self.queue: list[Callable[[], None]] = []
+        self.captured: list[Callable[[], None]] | None = None
+        gpu.streams[self.handle] = self
+
+    def add(self, what: str, work: Callable[[], None]) -> None:
+        self.gpu.need_current()
+
+        def run() -> None:
+            self.gpu.done.append((self.handle, what))
+            work()
+
+        (self.queue if self.captured is None else self.captured).append(run)
+
+    def synchronize(self) -> None:
+        self.gpu.need_current()
+        assert self.captured is None
+        queue, self.queue = self.queue, []
+        failing, self.gpu.failing = self.gpu.failing, None
+        if failing is not None:
+            raise failing
+        for work in queue:
+            work()
+
+
+class FakeDriver:
+    """libcuda, called through ctypes."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+
+    def cuCtxPopCurrent_v2(self, popped) -> int:  # noqa: N802
+        self.gpu.need_current()
+        self.gpu.stack.pop()
+        return 0
+
+    def cuStreamBeginCapture_v2(self, stream, mode: int) -> int:  # noqa: N802
+        self.gpu.need_current()
+        assert mode == 1
+        if self.gpu.no_capture:
+            return 900
+        self.gpu.streams[stream.value].captured = []
+        return 0
+
+    def cuStreamEndCapture(self, stream, graph) -> int:  # noqa: N802
+        found = self.gpu.streams[stream.value]
+        graph._obj.value = 1 + max(self.gpu.graphs, default=0)
+        self.gpu.graphs[graph._obj.value], found.captured = found.captured, None
+        return 0
+
+    def cuGraphInstantiateWithFlags(self, executable, graph, flags) -> int:  # noqa: N802
+        assert flags.value == 0
+        executable._obj.value = 1 + max(self.gpu.graphs)
+        self.gpu.graphs[executable._obj.value] = self.gpu.graphs[graph.value]
+        return 0
+
+    def cuGraphLaunch(self, executable, stream) -> int:  # noqa: N802
+        self.gpu.need_current()
+        self.gpu.streams[stream.value].queue.extend(self.gpu.graphs[executable.value])
+        return 0
+
+    def cuGraphDestroy(self, graph) -> int:  # noqa: N802
+        self.gpu.need_current()
+        del self.gpu.graphs[graph.value]
+        return 0
+
+    cuGraphExecDestroy = cuGraphDestroy  # noqa: N815
+
+
+def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
+    described = trt_library.LIBRARIES[name]
+    module = ModuleType(described.module)
+    module.__version__ = VERSIONS[name]
+
+    class ILogger:
+        Severity = enum.Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING"])
+
+    class Runtime:
+        def __init__(self, log: object) -> None:
+            gpu.need_current()
+            self.log = lambda text: log.log(ILogger.Severity.ERROR, text)
+            gpu.runtimes.append(self)
+
+        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+            gpu.need_current()
+            if not content.startswith(PLAN):
+                self.log("The engine plan file is\nno plan")
+                return None
+            if len(content) + gpu.used > gpu.limit:
+                self.log("[defaultAllocator.cpp::allocate::17] Error Code 2: OutOfMemory (Requested size was ...)")
+                return None
+            return FakeEngine(gpu, module, self.log, content[len(PLAN) :])
+
+    module.ILogger, module.Runtime = ILogger, Runtime
+    module.TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
+    module.DataType = enum.Enum("DataType", ["FLOAT", "HALF", "UINT8"])
+    module.nptype = {
+        module.DataType.FLOAT: np.float32,
+        module.DataType.HALF: np.float16,
+        module.DataType.UINT8: np.uint8,
+    }.__getitem__
+    module.ExecutionContextAllocationStrategy = enum.Enum("Strategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
+    if described.captures:
+        module.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+    return module
+
+
+class FakeRuntimeConfig:
+    """Of TensorRT-RTX."""
+
+    def __init__(self) -> None:
+        self.cuda_graph_strategy, self.allocation, self.cache = None, None, None
+
+    def set_execution_context_allocation_strategy(self, strategy: enum.Enum) -> None:
+        self.allocation = strategy
+
+    def create_runtime_cache(self) -> object:
+        return object()
+
+    def set_runtime_cache(self, cache: object) -> bool:
+        self.cache = cache
+        return True
+
+
+class FakeEngine:
+    def __init__(self, gpu: FakeGpu, module: ModuleType, log: Callable[[str], None], model: bytes) -> None:
+        self.gpu, self.module, self.log = gpu, module, log
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.inputs = {entry.name: entry.type for entry in self.session.get_inputs()}
+        self.outputs = {entry.name: entry.type for entry in self.session.get_outputs()}
+        self.classes = next((e.shape[1] for e in self.session.get_outputs() if e.name == "probabilities"), 0)
+        self.names = [*self.inputs, *self.outputs]
+        self.num_io_tensors = len(self.names)
+        self.device_memory_size_v2 = 64 * SCRATCH_OF_A_LOOK
+
+    def __del__(self) -> None:
+        self.gpu.gone.append(("engine", bool(self.gpu.stack)))
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> enum.Enum:
+        return self.module.TensorIOMode.INPUT if name in self.inputs else self.module.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> enum.Enum:
+        types = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
+        return self.module.DataType[types[(self.inputs | self.outputs)[name]]]
+
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        assert hasattr(self.module, "CudaGraphStrategy")
+        self.gpu.configs.append(FakeRuntimeConfig())
+        return self.gpu.configs[-1]
+
+    def create_execution_context(self, how: enum.Enum | FakeRuntimeConfig) -> FakeExecutionContext:
+        self.gpu.need_current()
+        strategy = how.allocation if isinstance(how, FakeRuntimeConfig) else how
+        assert strategy is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.gpu.contexts.append(FakeExecutionContext(self))
+        return self.gpu.contexts[-1]
+
+
+class FakeExecutionContext:
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.gpu = engine, engine.gpu
+        self.profile: int | None = None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.scratch = (0, 0)
+        self.flushed = False
+        self.state = 0
+
+    def changed(self) -> None:
+        self.flushed, self.state = False, self.state + 1
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        assert stream in self.gpu.streams
+        self.profile = index
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name in self.engine.inputs
+        assert self.profile == 0
+        self.shapes[name] = shape
+        self.changed()
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        return [name for name in self.engine.inputs if name not in self.shapes]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        out, rows, columns = (self.shapes[each][0] for each in ("slices_back", "rows_back", "columns_back"))
+        return (out, rows, columns) if name == "labels" else (out, self.engine.classes, rows, columns)
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return self.shapes["neighbours"][0] * SCRATCH_OF_A_LOOK
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.scratch = (memory, size)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        assert address % 256 == 0
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.gpu.need_current()
+        found = self.gpu.streams[stream]
+        if (
+            set(self.addresses) != set(self.engine.names)
+            or self.scratch[1] < self.update_device_memory_size_for_shapes()
+        ):
+            self.engine.log("API Usage Error: something is not set")
+            return False
+        if found.captured is not None and not self.flushed:
+            self.engine.log("API Usage Error: operation not permitted when stream is capturing")
+            return False
+        self.flushed = True
+        shapes, addresses, scratch, state = dict(self.shapes), dict(self.addresses), self.scratch, self.state
+
+        def run() -> None:
+            assert self.state == state, "the context has other shapes by now"
+            self.gpu.bytes_at(*scratch)[:] = 0xEF
+            inputs = {name: self.read(name, addresses[name], shapes[name]) for name in self.engine.inputs}
+            results = self.engine.session.run(list(self.engine.outputs), inputs)
+            for name, result in zip(self.engine.outputs, results, strict=True):
+                flat = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
+                self.gpu.bytes_at(addresses[name], flat.nbytes)[:] = flat
+
+        found.add("compute", run)
+        return True
+
+    def read(self, name: str, address: int, shape: tuple[int, ...]) -> np.ndarray:
+        dtype = np.dtype(self.engine.module.nptype(self.engine.get_tensor_dtype(name)))
+        content = self.gpu.bytes_at(address, math.prod(shape) * dtype.itemsize)
+        return content.copy().view(dtype).reshape(shape)
