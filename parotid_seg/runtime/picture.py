@@ -40,21 +40,20 @@ def draw_overlay(
     """
     depth, height, width = mask.shape
     shown = volume.voxels[0]
-    found = np.argwhere(mask > 0)
-    middle = found.mean(axis=0).round().astype(int) if len(found) else np.array([depth // 2, height // 2, width // 2])
-    fullest = int(np.argmax(np.count_nonzero(mask, axis=(1, 2)))) if len(found) else int(middle[0])
+    places = _places(mask)
+    everywhere = np.concatenate(places) if places else np.array([[depth // 2, height // 2, width // 2]])
+    middle = everywhere.mean(axis=0).round().astype(int)
+    fullest = int(np.argmax(np.bincount(everywhere[:, 0])))
     dz, dy, dx = volume.spacing_mm
     z, y, x = depth - 1 - int(middle[0]), int(middle[1]), int(middle[2])
     views = [
         ("axial", shown[fullest], mask[fullest], (y, x), dy, dx),
         ("coronal", shown[::-1, y], mask[::-1, y], (z, x), dz, dx),
     ]
-    for value in range(1, int(mask.max()) + 1):
-        inside = np.argwhere(mask == value)
-        if len(inside):
-            at = int(inside[:, 2].mean().round())
-            name = list(volumes_ml)[value - 1].replace("_", " ")
-            views.append((f"sagittal, {name}", shown[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
+    for place in places:
+        at = int(place[:, 2].mean().round())
+        name = list(volumes_ml)[mask[tuple(place[0])] - 1].replace("_", " ")
+        views.append((f"sagittal, {name}", shown[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
     panels = [
         (name, _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm), window, row_mm, column_mm))
         for name, image, labels, centre, row_mm, column_mm in views
@@ -76,7 +75,13 @@ def draw_overlay(
         draw.text((x, 40 + panel_height + 6), name, fill=(170, 176, 184), font=small)
         x += panel.width + MARGIN_PX
     with whole_file(path) as partial:
-        canvas.save(partial, format="PNG")
+        canvas.save(partial, format="PNG", compress_level=1)  # a third of the time, a tenth larger
+
+
+def _places(mask: Mask) -> list[NDArray[np.intp]]:
+    """Of each structure that was found its voxels (N, 3), without a look at the rest of a large scan."""
+    boxes = enumerate(ndimage.find_objects(mask), start=1)
+    return [np.argwhere(mask[box] == value) + [side.start for side in box] for value, box in boxes if box is not None]
 
 
 def _crop(

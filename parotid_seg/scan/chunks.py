@@ -190,4 +190,4 @@ def mirrored(inputs: Inputs) -> Inputs:
 def as_float16(voxels: Voxels) -> NDArray[np.float16]:
     """Intensities in two bytes, exact for whole numbers up to +-2048; larger ones keep 11 significant bits."""
     limit = float(np.finfo(np.float16).max)
-    return np.clip(voxels.astype(np.float32), -limit, limit).astype(np.float16)
+    return np.clip(voxels.astype(np.float32, order="C"), -limit, limit).astype(np.float16)

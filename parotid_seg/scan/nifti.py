@@ -125,8 +125,7 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     canonical = orientation.to_canonical(stored)
     _check_extent(path, canonical.shape, spacing)
-    voxels: Voxels = np.ascontiguousarray(canonical)[None]
-    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
+    volume = Volume(canonical[None], (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
     return NiftiScan(path, volume, header, type(image))
 
 

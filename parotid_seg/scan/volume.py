@@ -58,7 +58,8 @@ class Volume:
     """A scan as the model sees it.
 
     Attributes:
-        voxels: intensities (C, D, H, W): channels, then canonical order (S, P, L); HU for CT.
+        voxels: intensities (C, D, H, W): channels, then canonical order (S, P, L); HU for CT. They may be a view of
+            the stored voxels, with any strides.
         spacing_mm: distance between voxels along the same axes.
         orientation: the way back to storage order.
         notes: what a reader of the result should know about the geometry, one sentence each.

@@ -125,7 +125,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     if not facts["body_slices"]:
         raise ScanError(f"{images[0]}: shows no patient: expected slices with tissue above {windows[0, 0]:g}")
     with _whole_entry(entry) as partial:
-        np.save(partial / "voxels.npy", volume.voxels)
+        np.save(partial / "voxels.npy", np.ascontiguousarray(volume.voxels))
         (partial / "facts.json").write_text(json.dumps(facts))
 
 

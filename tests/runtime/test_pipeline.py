@@ -64,7 +64,7 @@ def check_masks(out, cases) -> None:
         mask = np.asarray(nibabel.load(out / f"{case.name}.nii.gz").dataobj)
         scan = np.asarray(nibabel.load(case.scan[0]).dataobj)
         assert mask.shape == scan.shape
-        assert np.mean(mask[scan > 0]) > 0.9
+        assert np.mean(mask[scan > 0]) > 0.8
     assert not list(out.glob("**/.partial-*"))
 
 
