@@ -15,9 +15,10 @@ from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scor
 from parotid_seg.export.census import work_of
 from parotid_seg.export.export import ExportOptions, export
 from parotid_seg.export.onnx_file import to_onnx, with_contract
-from parotid_seg.export.parity import GATES, SAME, Parity, contour_of
+from parotid_seg.export.parity import Parity, contour_of
 from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove
+from parotid_seg.gate import GATES, SAME
 from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.runtime.load import load_backend
 
