@@ -120,4 +120,4 @@ def _loaded(content: bytes) -> Iterator[Run]:
     with scratch_folder() as folder:
         path = folder / "candidate.onnx"
         path.write_bytes(content)
-        yield partial(labels_of, load_backend(path, allow_unverified=True))
+        yield partial(labels_of, load_backend(path, "onnxruntime", "cpu", allow_unverified=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import sys
 from collections import deque
 from dataclasses import dataclass
 from importlib import metadata
@@ -132,11 +133,13 @@ class _Started:
 
 
 def import_openvino() -> ModuleType:
-    """Import OpenVINO.
+    """Import OpenVINO, and have it report nothing: importing it sends a word to Google Analytics through the package
+    openvino-telemetry that is installed with it. If that cannot be imported, it does without.
 
     Raises:
         InputError: if it is not installed or does not load, with the line that installs it.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to forbid an import
     try:
         return importlib.import_module("openvino")
     except (ImportError, OSError) as error:

@@ -137,7 +137,7 @@ def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
     said = []
     out = tmp_path / "m.onnx"
     proof = export(run / "best.pt", out, ExportOptions(precision, verify=balls / "imagesTr"), said.append)
-    backend = load_backend(out)
+    backend = load_backend(out, "onnxruntime", "cpu")
     assert backend.contract.precision == proof.precision == backend.ran.precision
     assert precision in ("auto", proof.precision)
     assert backend.contract.verification["lowest_dsc"] >= GATES[proof.precision].least_dsc

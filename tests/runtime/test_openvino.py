@@ -1,6 +1,9 @@
 """OpenVINO runs the packaged model: FP32 gives onnxruntime's masks, BF16 stays within its gate."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,7 +96,9 @@ def test_the_model_is_loaded_anew_after_many_shapes_even_with_chunks_under_way(r
         first = first or (inputs, backend.start(inputs))
         assert np.array_equal(backend.start(inputs).result(), labels_of(reference, inputs))
     assert backend._compiled is not loaded
+    free = len(backend._free)
     assert np.array_equal(first[1].result(), labels_of(reference, first[0]))
+    assert len(backend._free) == free, "a request of the model loaded before is not used again"
     assert np.array_equal(backend.start(first[0]).result(), labels_of(reference, first[0]))
 
 
@@ -110,3 +115,11 @@ def test_without_the_package_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(module.importlib, "import_module", missing)
     with pytest.raises(InputError, match=r"package openvino is missing .*: pip install openvino$"):
         OpenVinoBackend(DEFAULT_MODEL)
+
+
+@needs_openvino
+def test_importing_it_reports_nothing(tmp_path):
+    (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('it was going to tell')")
+    code = "from parotid_seg.runtime.openvino import import_openvino; import_openvino().Core()"
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=True, timeout=60)
