@@ -21,9 +21,9 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from parotid_seg.errors import InputError
+from parotid_seg.export.engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.load import load_backend, output_for
 from parotid_seg.runtime.segmenter import Segmentation, segment_volume
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
 from parotid_seg.scan.volume import Volume
@@ -59,9 +59,9 @@ class Segmenter:
         clean_up: bool = True,
         allow_unverified: bool = False,
     ) -> None:
-        self._backend: Backend = load_backend(
-            Path(model) if model else DEFAULT_MODEL, backend, device, allow_unverified=allow_unverified
-        )
+        file = runnable(Path(model) if model else DEFAULT_MODEL, backend)
+        output = output_for(file, flips)
+        self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
         self.contract = self._backend.contract
         self._batch_size, self._flips, self._clean_up = batch_size, flips, clean_up
 

@@ -38,7 +38,8 @@ def infer(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, summary.csv and run.json.")],
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="Model file (.onnx). Default: the packaged CT model.")
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="Model file (.onnx) or engine. Default: the packaged CT model."),
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
@@ -87,10 +88,11 @@ def infer(
     3 some cases failed, 130 interrupted.
     """
     with _one_line_errors("finished cases are kept"):
+        from parotid_seg.export.engine import runnable
         from parotid_seg.models import DEFAULT_MODEL
         from parotid_seg.runtime.infer import InferOptions
         from parotid_seg.runtime.infer import infer as run
-        from parotid_seg.runtime.load import load_backend
+        from parotid_seg.runtime.load import load_backend, output_for
 
         options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite)
         with _progress(quiet) as line:
@@ -102,7 +104,9 @@ def infer(
                     line.say(_outcome_text(outcome))
                 line.advance(outcome.total)
 
-            loaded = load_backend(model or DEFAULT_MODEL, backend, device, allow_unverified=allow_unverified)
+            file = runnable(model or DEFAULT_MODEL, backend, report=line.say, progress=line.phase)
+            output = output_for(file, flips, line.say)
+            loaded = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified, say=line.say)
             summary = run(scans, out, loaded, options, say=line.say, progress=progress)
             counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
             line.say(f"{counts}; masks and summary.csv in {out}")

@@ -1,5 +1,6 @@
 """The front door: help answers at once and shows an example, and the inference side never loads torch."""
 
+import os
 import subprocess
 import sys
 
@@ -105,3 +106,13 @@ def test_both_onnxruntimes_are_refused(monkeypatch):
     monkeypatch.setattr(ort.metadata, "version", lambda name: "1.2.3")
     with pytest.raises(ParotidSegError, match=r"pip install --no-deps onnxruntime-gpu==1\.2\.3"):
         ort.check_single_onnxruntime()
+
+
+def test_nothing_is_reported_to_anybody(tmp_path):
+    """onnxruntime keeps what it is going to send in the user's cache folder."""
+    load = "from parotid_seg.models import DEFAULT_MODEL; from parotid_seg.runtime.load import load_backend; "
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    words = [sys.executable, "-c", load + "load_backend(DEFAULT_MODEL, 'onnxruntime', 'cpu')"]
+    subprocess.run(words, env=environment, check=True, timeout=60)
+    assert not list(tmp_path.iterdir())

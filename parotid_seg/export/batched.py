@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
-from parotid_seg.export.parity import SAME
+from parotid_seg.gate import SAME
 from parotid_seg.scan.chunks import Chunk
 from parotid_seg.scan.volume import Mask
 
@@ -134,7 +134,7 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
         Voxels that either calls a structure, and those whose label differs.
 
     Raises:
-        ModelError: if more than `parity.SAME` allows of them differ, or the model finds nothing, which proves nothing.
+        ModelError: if more than `gate.SAME` allows of them differ, or the model finds nothing, which proves nothing.
     """
     one, both = (
         onnxruntime.InferenceSession(each, _quiet(), providers=["CPUExecutionProvider"]) for each in (content, batched)

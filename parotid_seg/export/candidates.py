@@ -13,9 +13,10 @@ from onnx import ModelProto, NodeProto
 
 from parotid_seg.errors import ModelError
 from parotid_seg.export.names import module_of
-from parotid_seg.export.parity import GATES, Parity, Run
+from parotid_seg.export.parity import Parity, Run
 from parotid_seg.export.precision import LADDER, is_within, lower
 from parotid_seg.export.quantise import quantise
+from parotid_seg.gate import GATES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 

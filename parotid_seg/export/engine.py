@@ -15,6 +15,7 @@ from typing import Any
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.profile import input_shapes
 from parotid_seg.files import make_folder, whole_file
+from parotid_seg.runtime.choose import cache_folder
 from parotid_seg.runtime.engine_file import (
     BatchProfile,
     EngineOptions,
@@ -27,7 +28,7 @@ from parotid_seg.runtime.engine_file import (
 )
 from parotid_seg.runtime.gpu import Gpu, find_gpu
 from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.trt_library import Library, import_library, library_named, log_of
+from parotid_seg.runtime.trt_library import LIBRARIES, Library, import_library, library_named, log_of
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -147,6 +148,27 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
         progress=progress,
     )
     return engine
+
+
+def runnable(model: Path, backend: str, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
+    """The file to load for a model and a backend: the model itself, or an engine made of it if one is asked for.
+
+    Args:
+        model: model file or engine.
+        backend: one of `load.BACKENDS`.
+        report, progress: see `build_engine`.
+
+    Raises:
+        ParotidSegError: as `engine_for`.
+    """
+    if backend in LIBRARIES:
+        library = backend
+    elif model.suffix == ".engine":
+        library = read_sidecar(model).library
+    else:
+        return model
+    cache = cache_folder() / "engines"
+    return engine_for(model, library, batch=BatchProfile(), cache=cache, report=report, progress=progress)
 
 
 def engine_for(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import InputError
-from parotid_seg.export.parity import GATES, Parity, ScanParity
+from parotid_seg.export.parity import Parity, ScanParity
 from parotid_seg.export.proof import summary_of, worst_of
+from parotid_seg.gate import GATES
 from parotid_seg.runtime.backend import Ran, labels_of
 from parotid_seg.runtime.cuda import import_pycuda
 from parotid_seg.runtime.engine_file import check_engine, read_sidecar

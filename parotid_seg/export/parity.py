@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
-from parotid_seg.metrics import dice, hausdorff_mm
+from parotid_seg.gate import Difference, Gate, difference
+from parotid_seg.metrics import dice
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
@@ -27,57 +28,15 @@ Run = Callable[[Inputs], Mask]
 """One chunk to labels (S, H, W)."""
 
 
-@dataclass(frozen=True)
-class Gate:
-    """How far the masks of an exported model may be from the trained model's, on every scan, structure by structure.
-
-    Attributes:
-        least_dsc: between the two masks.
-        most_changed_share: changed voxels over those that either mask calls a structure.
-        most_hd95_mm: between the two masks.
-        most_volume_ml: difference of the volumes.
-        most_dsc_lost: against a contour, where there is one.
-    """
-
-    least_dsc: float
-    most_changed_share: float
-    most_hd95_mm: float
-    most_volume_ml: float
-    most_dsc_lost: float
-
-    def admits(self, row: ScanParity) -> bool:
-        """Whether a comparison is within all limits; numbers that are not finite never are."""
-        return (
-            row.dsc >= self.least_dsc
-            and row.changed_share <= self.most_changed_share
-            and row.hd95_mm <= self.most_hd95_mm
-            and row.volume_ml <= self.most_volume_ml
-            and (row.dsc_lost is None or row.dsc_lost <= self.most_dsc_lost)
-            and not row.not_finite
-        )
-
-
-SAME = Gate(least_dsc=0.998, most_changed_share=0.002, most_hd95_mm=1.0, most_volume_ml=0.1, most_dsc_lost=0.002)
-"""Rounding of sums, and no more. Two readers of one scan agree at a DSC of about 0.87, a hundred times further apart;
-0.2 % of a 25 ml gland is 0.05 ml, a few voxels of its surface; an HD95 of 1 mm is reached when 5 % of the surface moves
-by a voxel."""
-QUANTISED = Gate(least_dsc=0.98, most_changed_share=0.03, most_hd95_mm=4.0, most_volume_ml=0.5, most_dsc_lost=0.005)
-"""Eight bits round visibly, but must not be seen in results: a fifth of the distance between two networks of one recipe
-(DSC 0.91), one voxel of an ordinary planning CT (4 mm), half a point of DSC against contours, 2 % of a gland."""
-GATES = {"fp32": SAME, "fp16": SAME, "int8": QUANTISED}
-"""By the type that the network computes in."""
-
-
-@dataclass(frozen=True)
-class ScanParity:
+@dataclass(frozen=True, kw_only=True)
+class ScanParity(Difference):
     """Exported against trained model on one scan; the worst structure's figures.
 
     Attributes:
         scan: file name, of several channels the first.
         size: slices, rows and columns.
         batch_size: looks at once.
-        changed: voxels whose label differs.
-        changed_share, dsc, hd95_mm, volume_ml, dsc_lost: see `Gate`; `dsc_lost` is None without a contour.
+        dsc_lost: see `Gate`; None without a contour.
         not_finite: scores that are NaN or infinite; None where they were not asked for.
         passed: whether the gate admits it.
     """
@@ -85,22 +44,21 @@ class ScanParity:
     scan: str
     size: tuple[int, int, int]
     batch_size: int
-    changed: int
-    changed_share: float
-    dsc: float
-    hd95_mm: float
-    volume_ml: float
     dsc_lost: float | None = None
     not_finite: int | None = None
     passed: bool = False
+
+    def judged(self, gate: Gate) -> ScanParity:
+        """The same with `passed` decided."""
+        lost_little = self.dsc_lost is None or self.dsc_lost <= gate.most_dsc_lost
+        return replace(self, passed=gate.admits(self) and lost_little and not self.not_finite)
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.size))
         lost = "" if self.dsc_lost is None else f", DSC against contour {0.0 - self.dsc_lost:+.4f}"
         finite = f", {self.not_finite} scores not finite" if self.not_finite else ""
         return (
-            f"{self.scan} ({size}), batches of {self.batch_size}: {self.changed} changed voxels "
-            f"({self.changed_share:.2%}), DSC {self.dsc:.5f}, HD95 {self.hd95_mm:.1f} mm, {self.volume_ml:.2f} ml"
+            f"{self.scan} ({size}), batches of {self.batch_size}: {super().__str__()}"
             f"{lost}{finite}: {'passed' if self.passed else 'FAILED'}"
         )
 
@@ -173,7 +131,7 @@ class Parity:
                 row = compare(comparison, labels, batch_size, len(self.contract.labels))
                 if scores is not None and number == 0 and batch_size == self.batch.opt:
                     row = replace(row, not_finite=self._not_finite(scores, comparison))
-                found.append(replace(row, passed=gate.admits(row)))
+                found.append(row.judged(gate))
         return found
 
     def quick(self, run: Run, gate: Gate) -> ScanParity:
@@ -184,7 +142,7 @@ class Parity:
             self.batch.opt,
             len(self.contract.labels),
         )
-        return replace(row, passed=gate.admits(row))
+        return row.judged(gate)
 
     def labels_of(self, run: Run, row: ScanParity) -> tuple[Comparison, Mask]:
         """A compared scan again with the export's labels, to show where they differ."""
@@ -212,25 +170,19 @@ def contour_of(scan: Path, channels: Sequence[str]) -> Path | None:
 
 def compare(comparison: Comparison, labels: Mask, batch_size: int, count: int) -> ScanParity:
     """One export's labels (D, H, W) against the trained model's; `passed` is still to be decided."""
-    expected, spacing_mm = comparison.expected, comparison.volume.spacing_mm
-    changed = int(np.count_nonzero(expected != labels))
-    either = int(np.count_nonzero((expected > 0) | (labels > 0)))
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
-    pairs = [(expected == value, labels == value) for value in range(1, count)]
     lost = None
     if comparison.contour is not None:
-        contours = [comparison.contour == value for value in range(1, count)]
-        lost = max(dice(own, truth) - dice(found, truth) for (own, found), truth in zip(pairs, contours, strict=True))
+        lost = max(
+            dice(comparison.expected == value, comparison.contour == value)
+            - dice(labels == value, comparison.contour == value)
+            for value in range(1, count)
+        )
     return ScanParity(
         scan=comparison.scan,
         size=comparison.volume.shape,
         batch_size=batch_size,
-        changed=changed,
-        changed_share=changed / either if either else 0.0,
-        dsc=min(dice(own, found) for own, found in pairs),
-        hd95_mm=max(hausdorff_mm(own, found, spacing_mm, percentile=95.0) for own, found in pairs),
-        volume_ml=max(abs(int(own.sum()) - int(found.sum())) * voxel_ml for own, found in pairs),
         dsc_lost=lost,
+        **asdict(difference(comparison.expected, labels, comparison.volume.spacing_mm, count)),
     )
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from parotid_seg.export.candidates import Candidate, scores_of
 from parotid_seg.export.census import Census, of_graph, of_run
-from parotid_seg.export.parity import GATES, Parity, Run, ScanParity
+from parotid_seg.export.parity import Parity, Run, ScanParity
 from parotid_seg.export.picture import draw_difference
 from parotid_seg.files import scratch_folder
+from parotid_seg.gate import GATES
 from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.load import load_backend
 
@@ -131,4 +132,4 @@ def _loaded(content: bytes) -> Iterator[Run]:
     with scratch_folder() as folder:
         path = folder / "candidate.onnx"
         path.write_bytes(content)
-        yield partial(labels_of, load_backend(path, allow_unverified=True))
+        yield partial(labels_of, load_backend(path, "onnxruntime", "cpu", allow_unverified=True))

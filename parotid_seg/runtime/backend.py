@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
+from parotid_seg.errors import ModelError
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
@@ -102,3 +104,11 @@ class Done:
 def labels_of(backend: Backend, inputs: Inputs) -> Mask:
     """One chunk to labels (S, H, W), by a backend that was asked for them."""
     return cast(Mask, backend.start(inputs).result())
+
+
+def check_names(inputs: Sequence[str], outputs: Sequence[str], output: str, *, where: str) -> None:
+    """Raise ModelError unless a loaded model has our inputs and this output."""
+    if sorted(inputs) != sorted(INPUTS):
+        raise ModelError(f"{where}: found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}")
+    if output not in outputs:
+        raise ModelError(f"{where}: found outputs {', '.join(outputs)}, expected {output}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ScanError
-from parotid_seg.runtime.backend import OUTPUTS, Backend, Output, Pending
+from parotid_seg.runtime.backend import Backend, Output, Pending
 from parotid_seg.scan.chunks import Chunk, Covered, Cutter, Inputs, can_share, joined, mirrored
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
@@ -228,8 +228,3 @@ def _alike(one: Mask, other: Mask, count: int) -> NDArray[np.int64]:
     """Of each label the voxels in both masks, in the first and in the second, (3, K)."""
     both = np.where(one == other, one, 0)
     return np.stack([np.bincount(mask.ravel(), minlength=count) for mask in (both, one, other)])
-
-
-def output_for(flips: bool, outputs: tuple[str, ...]) -> str:
-    """Which of a model's outputs to ask for: probabilities only if there are two looks to average."""
-    return OUTPUTS[1] if flips and OUTPUTS[1] in outputs else OUTPUTS[0]

@@ -61,3 +61,11 @@ def find_gpu(index: int = 0) -> Gpu | None:
         return None
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
     return Gpu(name.value.decode(), (major.value, minor.value), cuda)
+
+
+def find_gpus() -> list[Gpu]:
+    """All GPUs of this machine, by number."""
+    found: list[Gpu] = []
+    while (gpu := find_gpu(len(found))) is not None:
+        found.append(gpu)
+    return found

@@ -51,7 +51,7 @@ def inspect(path: Path) -> Facts:
 
 
 def _describe_model(path: Path) -> Facts:
-    backend = load_backend(path, allow_unverified=True)
+    backend = load_backend(path, "onnxruntime", "cpu", allow_unverified=True)
     contract = backend.contract
     return {
         "file": str(path),

@@ -11,6 +11,8 @@ from parotid_seg.errors import ModelError
 
 GRAPH, METADATA = 7, 14
 """Numbers of two fields of ONNX's ModelProto (onnx.proto); an entry of the metadata has key and value as 1 and 2."""
+GRAPH_OUTPUT = 12
+"""Of its GraphProto; its name is 1."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types of protocol buffers."""
 
@@ -40,6 +42,18 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
             "the file was changed or damaged"
         )
     return content, contract
+
+
+def output_names(path: Path) -> tuple[str, ...]:
+    """Names of a model's outputs.
+
+    Raises:
+        ModelError: as `read_model`.
+    """
+    content, _ = read_model(path)
+    graph = next(value for number, value in _fields(content) if number == GRAPH)
+    outputs = (dict(_fields(value)) for number, value in _fields(graph) if number == GRAPH_OUTPUT)
+    return tuple(output[1].decode() for output in outputs)
 
 
 def graph_hash(content: bytes) -> str:

@@ -1,15 +1,18 @@
-"""ONNX models on onnxruntime's CPU provider."""
+"""ONNX models on onnxruntime's CPU provider, and what its providers share."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError
-from parotid_seg.runtime.backend import INPUTS, OUTPUTS, USUAL_BATCH, Done, Ran
+from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Done, Ran, check_names
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.scan.chunks import Inputs
 
@@ -34,23 +37,14 @@ class OnnxRuntimeBackend:
     def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
         check_single_onnxruntime()
         content, self.contract = read_model(model)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options()
         if threads:
             options.intra_op_num_threads = threads
-        try:
-            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{model}: not an ONNX model that onnxruntime can load ({reason})") from error
-        found = tuple(sorted(entry.name for entry in session.get_inputs()))
-        if found != tuple(sorted(INPUTS)):
-            raise ModelError(f"{model}: found inputs {', '.join(found)}, expected {', '.join(sorted(INPUTS))}")
-        outputs = [entry.name for entry in session.get_outputs()]
-        if output not in outputs:
-            raise ModelError(f"{model}: found outputs {', '.join(outputs)}, expected {output}")
+        session = make_session(model, content, options, ["CPUExecutionProvider"])
+        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
+        check_names(inputs, outputs, output, where=str(model))
         self.model_sha256 = hashlib.sha256(content).hexdigest()
-        self.ran = Ran(f"onnxruntime {onnxruntime.__version__}", "cpu", self.contract.precision)
+        self.ran = Ran(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
         self._session, self._output = session, output
 
     def fits(self, inputs: Inputs) -> bool:
@@ -63,6 +57,36 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Nothing is held but memory."""
+
+
+def computed_in(precision: str) -> str:
+    """The type that the CPU provider computes a model of this precision in: on x86 FP16 products are FP32 ones."""
+    return "fp32" if precision == "fp16" and platform.machine() in ("x86_64", "AMD64") else precision
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """Options of a session that logs errors only."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def make_session(
+    model: Path,
+    content: bytes,
+    options: onnxruntime.SessionOptions,
+    providers: Sequence[str | tuple[str, dict[str, Any]]],
+) -> onnxruntime.InferenceSession:
+    """Load a model file's bytes; never on other providers than these.
+
+    Raises:
+        ModelError: if onnxruntime does not take them.
+    """
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{model}: not an ONNX model that onnxruntime can load ({reason})") from error
 
 
 def check_single_onnxruntime() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.runtime.batches import Batches
-from parotid_seg.runtime.machine import cores, memory_bytes
+from parotid_seg.runtime.machine import available_cores, memory_bytes
 from parotid_seg.runtime.transaction import Work, failed
 from parotid_seg.runtime.worker import Died, Event, Finished, Job, Stopped, Worker
 from parotid_seg.scan.chunks import Covered
@@ -55,7 +55,7 @@ class Limits:
         """
         if workers is not None and workers < 1:
             raise InputError(f"--workers: found {workers}, expected at least 1")
-        usual = min(max(FIRST_WORKERS, cores()), MOST_WORKERS)
+        usual = min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
         return cls(workers or usual, MEMORY_SHARE * memory_bytes())
 
 

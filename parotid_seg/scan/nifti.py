@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -125,7 +125,8 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     canonical = orientation.to_canonical(stored)
     _check_extent(path, canonical.shape, spacing)
-    volume = Volume(canonical[None], (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
+    voxels = cast(Voxels, canonical[None])  # as it was stored: a large scan is not copied
+    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
     return NiftiScan(path, volume, header, type(image))
 
 

@@ -1,0 +1,90 @@
+"""onnxruntime's CUDA provider on a real GPU. Run with: pytest -m gpu tests/gpu (in the environment of `make gpu`)."""
+
+import dataclasses
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from parotid_seg.errors import DeviceMemoryError
+from parotid_seg.gate import SAME, difference
+from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.backend import labels_of
+from parotid_seg.runtime.gpu import find_gpu
+from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.ort_cuda import PROVIDER, OnnxRuntimeCudaBackend
+from parotid_seg.runtime.trial import usual_chunk
+from parotid_seg.scan.chunks import chunks, segmented
+from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.nifti import read_nifti
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU found"),
+    pytest.mark.skipif(
+        PROVIDER not in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is missing: make gpu"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return OnnxRuntimeCudaBackend(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def scan(backend):
+    path = next((example_folder() / "imagesTr").glob("*.nii.gz"))
+    return in_windows(read_nifti(path).volume, backend.contract.channels, backend.contract.windows)
+
+
+def test_it_runs_on_the_gpu_and_says_so(backend):
+    assert backend.ran.device == "cuda:0"
+    assert backend.ran.precision == "fp32"
+    assert backend.ran.backend.endswith("with CUDA graphs")
+
+
+def test_the_masks_are_those_of_the_cpu(backend, scan):
+    volume, windows = scan
+    cpu = OnnxRuntimeBackend(DEFAULT_MODEL)
+    expected, found = (
+        segmented(volume, windows, backend.contract.grid, 16, lambda chunk, run=run: labels_of(run, chunk))
+        for run in (cpu, backend)
+    )
+    apart = difference(expected, found, volume.spacing_mm, 3)
+    assert SAME.admits(apart), apart
+
+
+def test_a_replayed_graph_gives_what_its_own_chunk_asks_for(backend, scan):
+    """Other voxels and other matrices in the same shapes, many times over: a replay must not remember the capture."""
+    volume, windows = scan
+    plain = OnnxRuntimeCudaBackend(DEFAULT_MODEL)
+    plain._bound.graphs = False
+    made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 8)]
+    mirrored = dataclasses.replace(volume, voxels=np.ascontiguousarray(volume.voxels[..., ::-1]))
+    made += [chunk.inputs for chunk in chunks(mirrored, windows, backend.contract.grid, 8)]
+    for _ in range(3):
+        for inputs in made:
+            np.testing.assert_array_equal(labels_of(backend, inputs), labels_of(plain, inputs))
+    plain.close()
+
+
+def test_many_shapes_come_and_go(backend):
+    for looks in (*range(1, 20), *range(1, 20)):
+        inputs = usual_chunk(backend.contract, looks)
+        first, second = (labels_of(backend, inputs) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_too_little_memory_is_its_own_error_and_a_smaller_chunk_still_runs():
+    small = OnnxRuntimeCudaBackend(DEFAULT_MODEL, memory_mib=300)
+    with pytest.raises(DeviceMemoryError, match=r"256 looks at .* cuda:0"):
+        labels_of(small, usual_chunk(small.contract, 256))
+    assert labels_of(small, usual_chunk(small.contract, 1)).shape[0] == 1
+
+
+def test_auto_takes_the_gpu():
+    said = []
+    assert load_backend(DEFAULT_MODEL, say=said.append).ran.device == "cuda:0"
+    assert said
