@@ -1,0 +1,160 @@
+"""What a night brings: full disks, folders that turn read-only, odd names, links in circles, two runs at once."""
+
+import csv
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.runtime.journal import Journal
+from tests.runtime.test_infer import one_line
+
+
+def infer(*arguments, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "parotid_seg", "infer", *map(str, arguments), "--backend", "onnxruntime"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def statuses(out: Path) -> dict[str, str]:
+    with (out / "summary.csv").open() as file:
+        return {row["case"]: row["status"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def many(tmp_path, head) -> Path:
+    """Six scans that differ."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index in range(6):
+        image = nibabel.Nifti1Image(np.asarray(head.dataobj) + np.int16(index), head.affine)
+        nibabel.save(image, folder / f"s{index}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True, capture_output=True)
+
+
+def test_a_full_disk_stops_the_run_with_the_finished_cases_whole(many, small_disk):
+    process = infer(many, "--out", small_disk)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    one_line(stderr, "No space left on device")
+    kept = sorted(small_disk.glob("*.nii.gz"))
+    assert len(kept) < 6
+    assert all(np.asarray(nibabel.load(path).dataobj).any() for path in kept)
+    assert not list(small_disk.glob("**/.partial-*"))
+    remount(small_disk, "size=20m")
+    again = infer(many, "--out", small_disk)
+    _, stderr = again.communicate(timeout=300)
+    assert again.returncode == 0, stderr
+    assert set(statuses(small_disk).values()) <= {"done", "skipped"}
+    assert len(list(small_disk.glob("*.nii.gz"))) == 6
+
+
+def obey_modes() -> None:
+    """Even root may not write where the mode forbids it (Linux)."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
+def test_a_folder_that_turns_read_only(many, tmp_path):
+    out = tmp_path / "out"
+    process = infer(many, "--out", out, "--workers", "1", preexec_fn=obey_modes)
+    for line in process.stdout:
+        if line.startswith("[2/6]"):
+            out.chmod(0o500)
+            break
+    _, stderr = process.communicate(timeout=300)
+    out.chmod(0o700)
+    assert process.returncode == 1
+    one_line(stderr, str(out), "Permission denied")
+    whole = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert 2 <= len(whole) < 6
+    again = infer(many, "--out", out)
+    stdout, stderr = again.communicate(timeout=300)
+    assert again.returncode == 0, stderr
+    assert f"{6 - len(whole)} done, {len(whole)} done before" in stdout
+    assert all(path.stat().st_mtime_ns == when for path, when in whole.items())
+    assert not list(out.glob("**/.partial-*"))
+
+
+def test_names_of_any_kind_and_links_in_circles(tmp_path, head):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    (scans / "deep").mkdir(parents=True)
+    long = "x" * 240
+    for name in ("Übung 腮腺", long, "a b'c"):
+        nibabel.save(head, scans / f"{name}.nii.gz")
+    nibabel.save(head, scans / "deep" / f"{long}.nii.gz")
+    (scans / "loop").symlink_to(scans)
+    (scans / "self.nii.gz").symlink_to(scans / "self.nii.gz")
+    os.mkfifo(scans / "pipe.nii")
+    process = infer(scans, "--out", out)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    masks = {path.name for path in out.glob("*.nii.gz")}
+    assert {"Übung 腮腺.nii.gz", "a b'c.nii.gz"} <= masks
+    assert len(masks) == 4
+    assert len(statuses(out)) == 4
+    again = infer(scans, "--out", out)
+    stdout, _ = again.communicate(timeout=300)
+    assert "4 done before" in stdout
+
+
+def test_two_runs_in_one_folder(many, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with Journal(out).writing():
+        second = infer(many, "--out", out)
+        _, stderr = second.communicate(timeout=60)
+    assert second.returncode == 1
+    one_line(stderr, str(out), "another run is working in this folder")
+    assert [path.name for path in out.iterdir()] == ["journal.jsonl"]
+
+
+def test_scans_that_vanish_half_way_cost_only_themselves(many, tmp_path):
+    out = tmp_path / "out"
+    process = infer(many, "--out", out, "--workers", "1")
+    for line in process.stdout:
+        if line.startswith("[1/6]"):
+            (many / "s5.nii.gz").unlink()
+            break
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 3
+    one_line(stderr, "s5.nii.gz", "no such file")
+    assert [status for _, status in sorted(statuses(out).items())] == ["done"] * 5 + ["failed"]
+
+
+def test_a_reader_that_goes_away(many, tmp_path):
+    """`parotid-seg infer ... | head -1`: the run ends or goes on, without a traceback, and nothing is half-written."""
+    out = tmp_path / "out"
+    process = infer(many, "--out", out)
+    process.stdout.readline()
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.wait(timeout=300)
+    assert "Traceback" not in stderr
+    assert not list(out.glob("**/.partial-*"))
+    again = infer(many, "--out", out)
+    again.communicate(timeout=300)
+    assert again.returncode == 0
