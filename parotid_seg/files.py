@@ -13,6 +13,8 @@ from pathlib import Path
 
 from parotid_seg.errors import OutputError
 
+LONGEST_NAME = 200
+"""Bytes; file systems take 255."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,10 +38,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> Path:
-    """A temporary name in the same folder, with the same ending; short, because the name itself may be as long as names
-    can be."""
-    number = hashlib.sha256(path.name.encode()).hexdigest()[:8]
-    return path.with_name(f".partial-{os.getpid()}-{number}{path.suffix}")
+    """A temporary name in the same folder; of a name that may become too long with it, a hash and the ending."""
+    name = path.name
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}{path.suffix}"
+    return path.with_name(f".partial-{os.getpid()}-{name}")
 
 
 @contextmanager

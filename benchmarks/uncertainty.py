@@ -1,0 +1,85 @@
+"""Does `--flips` know where the model is wrong? Agreement with the mirror image against DSC with the contours.
+
+    python benchmarks/uncertainty.py SCANS LABELS --out FILE.json
+
+Meant for validation patients: the limit below which a gland is flagged (`segmenter.LEAST_AGREEMENT`) is read off here.
+Times of a run with and without flips are measured alternately.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from parotid_seg.files import write_text
+from parotid_seg.metrics import dice
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.scan.nifti import read_mask, read_nifti
+
+LIMITS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", type=Path, help="folder of NIfTI scans")
+    parser.add_argument("labels", type=Path, help="folder of contours; scans without one are left out")
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="one that has not seen these patients")
+    parser.add_argument("--cases", nargs="*", help="names to use; default: all")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    backend = load_backend(arguments.model, "onnxruntime")
+    glands, plain_s, flips_s = [], [], []
+    for path in sorted(arguments.scans.glob("*_0000.nii.gz")):
+        case = path.name.removesuffix("_0000.nii.gz")
+        label = arguments.labels / f"{case}.nii.gz"
+        if not label.exists() or (arguments.cases and case not in arguments.cases):
+            continue
+        scan = read_nifti(path)
+        reference, _ = read_mask(label, like=scan)
+        times = [time.perf_counter()]
+        segment_volume(backend, scan.volume)
+        times.append(time.perf_counter())
+        found = segment_volume(backend, scan.volume, flips=True)
+        times.append(time.perf_counter())
+        plain_s.append(times[1] - times[0])
+        flips_s.append(times[2] - times[1])
+        for value, name in enumerate(backend.contract.labels):
+            if value and (reference == value).any():
+                dsc = dice(found.mask == value, reference == value)
+                glands.append({"case": case, "gland": name, "agreement": found.agreement[name], "dsc": dsc})
+    agreement, dsc = (np.array([gland[name] for gland in glands]) for name in ("agreement", "dsc"))
+    rank = stats.spearmanr(agreement, dsc)
+    table = [
+        {
+            "limit": limit,
+            "flagged": int((agreement < limit).sum()),
+            "mean_dsc_flagged": float(dsc[agreement < limit].mean()) if (agreement < limit).any() else None,
+            "mean_dsc_others": float(dsc[agreement >= limit].mean()),
+            "worst_tenth_found": float((agreement[dsc <= np.quantile(dsc, 0.1)] < limit).mean()),
+        }
+        for limit in LIMITS
+    ]
+    result = {
+        "glands": len(glands),
+        "spearman": float(rank.statistic),
+        "p": float(rank.pvalue),
+        "limits": table,
+        "times": statistics.median(flips / plain for flips, plain in zip(flips_s, plain_s, strict=True)),
+        "ran": vars(backend.ran),
+        "all": glands,
+    }
+    write_text(json.dumps(result, indent=1) + "\n", arguments.out)
+    print(json.dumps({**result, "all": "..."}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
