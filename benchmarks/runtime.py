@@ -1,6 +1,7 @@
 """Speed and memory of `parotid-seg infer`: against a plain torch loop, against its own engine alone, and as it grows.
 
-    python benchmarks/runtime.py SCANS --checkpoint best.pt --out FILE.json [--parts race engines clinical flat start]
+    python benchmarks/runtime.py SCANS --checkpoint best.pt --int8 M.onnx --out FILE.json
+        [--parts race engines clinical flat start]
 
 race      end to end on SCANS, alternating with the bare engine on the same slices already in memory; and the plain loop
 engines   every engine that is installed, bare, on the same slices; and which of them `auto` takes
@@ -18,6 +19,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,9 @@ from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import Backend, labels_of
 from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.segmenter import prepare
+from parotid_seg.runtime.machine import cpu_name
+from parotid_seg.runtime.openvino import OpenVinoBackend
+from parotid_seg.runtime.segmenter import prepare, segment_volume
 from parotid_seg.scan.chunks import Inputs, cut
 from parotid_seg.scan.nifti import read_nifti
 
@@ -80,28 +85,31 @@ def run_all(backend: Backend, inputs: list[Inputs]) -> None:
 
 
 def race(scans: list[Path], checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """End to end, bare, and the plain loop."""
-    backend = load_backend(DEFAULT_MODEL)
-    inputs = in_memory(backend, scans)
-    run_all(backend, inputs[:2])
-    ours, bare = [], []
-    for repeat in range(REPEATS):
-        ours.append(watch(infer(scans, folder / f"ours{repeat}"), memory=False).seconds)
-        bare.append(seconds_of(lambda: run_all(backend, inputs)))
+    """End to end, bare, and the plain loop: with the engine that is always there, and with what `auto` takes."""
     few = scans[:: max(1, len(scans) // 8)]
     (folder / "plain").mkdir()
     command = [sys.executable, str(Path(__file__).with_name("plain_loop.py")), str(checkpoint), str(folder / "plain")]
     plain = list(json.loads(watch([*command, *map(str, few)], memory=False).output.splitlines()[-1]).values())
-    end_to_end, engine = statistics.median(ours) / len(scans), statistics.median(bare) / len(scans)
-    return {
-        "scans": len(scans),
-        "ran": vars(backend.ran),
-        "seconds_a_scan": {"end_to_end": end_to_end, "engine_alone": engine, "plain_loop": float(np.mean(plain))},
-        "all": {"end_to_end": ours, "engine_alone": bare, "plain_loop": plain},
-        "times_the_plain_loop": float(np.mean(plain)) / end_to_end,
-        "of_the_engine_alone": engine / end_to_end,
-        "stages_s_a_scan": stages(folder / "ours0"),
-    }
+    found: dict[str, Any] = {"scans": len(scans), "plain_loop_s_a_scan": plain, "engines": {}}
+    for name in ("onnxruntime", "auto"):
+        backend = load_backend(DEFAULT_MODEL, name)
+        inputs = in_memory(backend, scans)
+        run_all(backend, inputs[:5])
+        ours, bare = [], []
+        for repeat in range(REPEATS):
+            out = folder / f"{name}{repeat}"
+            ours.append(watch(infer(scans, out, "--backend", name), memory=False).seconds / len(scans))
+            bare.append(seconds_of(lambda backend=backend, inputs=inputs: run_all(backend, inputs)) / len(scans))
+        end_to_end, engine = statistics.median(ours), statistics.median(bare)
+        found["engines"][name] = {
+            "ran": vars(backend.ran),
+            "end_to_end_s_a_scan": ours,
+            "engine_alone_s_a_scan": bare,
+            "times_the_plain_loop": float(np.mean(plain)) / end_to_end,
+            "of_the_engine_alone": engine / end_to_end,
+            "stages_s_a_scan": stages(folder / f"{name}0"),
+        }
+    return found
 
 
 def stages(out: Path) -> dict[str, float]:
@@ -111,9 +119,13 @@ def stages(out: Path) -> dict[str, float]:
     return {name: float(np.mean([float(row[f"{name}_s"]) for row in rows])) for name in ("read", "segment", "write")}
 
 
-def engines(scans: list[Path], folder: Path) -> dict[str, Any]:
+def engines(scans: list[Path], folder: Path, int8: Path | None) -> dict[str, Any]:
     """Every engine, alternating, on the same slices; and the one that `auto` takes without what it knew before."""
-    candidates: dict[str, Callable[[], Backend]] = engine_candidates()
+    model = folder / "model.onnx"
+    shutil.copy(DEFAULT_MODEL, model)
+    if int8:
+        shutil.copy(int8, folder / "model.int8.onnx")
+    candidates = engine_candidates(int8)
     loaded = {name: load() for name, load in candidates.items()}
     inputs = in_memory(next(iter(loaded.values())), scans[:6])
     times: dict[str, list[float]] = {name: [] for name in loaded}
@@ -124,7 +136,7 @@ def engines(scans: list[Path], folder: Path) -> dict[str, Any]:
             times[name].append(seconds_of(lambda backend=backend: run_all(backend, inputs)))
     looks = sum(len(each["neighbours"]) for each in inputs)
     said = subprocess.run(
-        infer(scans[:1], folder / "auto"),
+        infer(scans[:1], folder / "auto", "--model", str(model)),
         capture_output=True,
         text=True,
         check=True,
@@ -160,8 +172,7 @@ def clinical(scans: list[Path], folder: Path, count: int = 4) -> dict[str, Any]:
 
 def flat(scans: list[Path], folder: Path, most: int) -> dict[str, Any]:
     """Memory and files."""
-    image = nibabel.load(scans[0])
-    small = image.slicer[:, :, : max(12, int(25 / image.header.get_zooms()[2]))]
+    small = head_of(scans[0])
     stored = np.asarray(small.dataobj).copy()
     found = {}
     for count in (10, most):
@@ -172,21 +183,24 @@ def flat(scans: list[Path], folder: Path, most: int) -> dict[str, Any]:
             nibabel.save(copy, folder / f"small{count}" / f"s{index}.nii.gz")
         options = ("--no-pictures", "--quiet")
         command = infer([folder / f"small{count}"], folder / f"small-out{count}", *options)
-        try:
-            seen = watch(command)
-        except SystemExit as stopped:  # scans without a gland end with status 1; they are work all the same
-            raise stopped
+        seen = watch(command)
         found[count] = {"peak_mib": seen.peak_mib, "peak_files": seen.peak_files, "seconds": seen.seconds}
     return {"scans": found, "memory_ratio": found[most]["peak_mib"] / found[10]["peak_mib"]}
 
 
+def head_of(scan: Path) -> nibabel.Nifti1Image:
+    """The slices that show the glands."""
+    image = nibabel.load(scan)
+    found = segment_volume(load_backend(DEFAULT_MODEL, "onnxruntime"), read_nifti(scan).volume)
+    stored = read_nifti(scan).volume.orientation.to_storage(found.mask)
+    shown = np.flatnonzero(stored.any(axis=(0, 1)))
+    return image.slicer[:, :, max(0, shown[0] - 2) : shown[-1] + 3]
+
+
 def start(scans: list[Path], folder: Path) -> dict[str, Any]:
     """To the first mask."""
-    image = nibabel.load(scans[0])
-    labels = np.asarray(nibabel.load(scans[0].parents[1] / "labelsTs" / scans[0].name.replace("_0000", "")).dataobj)
-    shown = np.flatnonzero(labels.any(axis=(0, 1)))
     small = folder / "start.nii.gz"
-    nibabel.save(image.slicer[:, :, shown[0] : max(shown[-1], shown[0] + 12)], small)
+    nibabel.save(head_of(scans[0]), small)
     backend = load_backend(DEFAULT_MODEL, "onnxruntime")
     np.savez(folder / "start.npz", **in_memory(backend, [small])[0])
     ours, bare = [], []
@@ -199,9 +213,15 @@ def start(scans: list[Path], folder: Path) -> dict[str, Any]:
     return {"first_mask_s": first, "bare_s": least, "ratio": first / least, "all": {"ours": ours, "bare": bare}}
 
 
-def engine_candidates() -> dict[str, Callable[[], Backend]]:
+def engine_candidates(int8: Path | None) -> dict[str, Callable[[], Backend]]:
     """Engines to compare."""
-    return {"onnxruntime fp32": lambda: load_backend(DEFAULT_MODEL, "onnxruntime")}
+    found: dict[str, Callable[[], Backend]] = {
+        "onnxruntime fp32": lambda: load_backend(DEFAULT_MODEL, "onnxruntime"),
+        **{f"openvino {each}": partial(OpenVinoBackend, DEFAULT_MODEL, precision=each) for each in ("fp32", "bf16")},
+    }
+    if int8:
+        found["onnxruntime int8"] = lambda: load_backend(int8, "onnxruntime")
+    return found
 
 
 def main() -> None:
@@ -211,6 +231,7 @@ def main() -> None:
     parser.add_argument("scans", type=Path, help="folder of NIfTI scans, imagesTs of a data set")
     parser.add_argument("--checkpoint", type=Path, required=True, help="of the packaged model, for the plain loop")
     parser.add_argument("--parts", nargs="*", choices=parts, default=parts)
+    parser.add_argument("--int8", type=Path, help="the packaged model in INT8 (parotid-seg export --precision int8)")
     parser.add_argument("--many", type=int, default=1000, help="scans of the part flat")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -221,7 +242,7 @@ def main() -> None:
             folder = Path(scratch)
             found[part] = {
                 "race": lambda folder=folder: race(scans, arguments.checkpoint, folder),
-                "engines": lambda folder=folder: engines(scans, folder),
+                "engines": lambda folder=folder: engines(scans, folder, arguments.int8),
                 "clinical": lambda folder=folder: clinical(scans, folder),
                 "flat": lambda folder=folder: flat(scans, folder, arguments.many),
                 "start": lambda folder=folder: start(scans, folder),
@@ -236,20 +257,12 @@ def main() -> None:
             continue
     found["machine"] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": versions,
     }
     write_text(json.dumps(found, indent=1) + "\n", arguments.out)
-
-
-def processor() -> str:
-    """The CPU's name (Linux)."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

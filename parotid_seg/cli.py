@@ -13,6 +13,7 @@ import typer
 from parotid_seg.errors import ParotidSegError
 
 if TYPE_CHECKING:
+    from parotid_seg.runtime.backend import Backend
     from parotid_seg.runtime.evaluate import Evaluation
     from parotid_seg.runtime.infer import Outcome
 
@@ -104,10 +105,18 @@ def infer(
                     line.say(_outcome_text(outcome))
                 line.advance(outcome.total)
 
-            file = runnable(model or DEFAULT_MODEL, backend, report=line.say, progress=line.phase)
-            output = output_for(file, flips, line.say)
-            loaded = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified, say=line.say)
-            summary = run(scans, out, loaded, options, say=line.say, progress=progress)
+            def load() -> Backend:
+                file = runnable(model or DEFAULT_MODEL, backend, report=line.say, progress=line.phase)
+                return load_backend(
+                    file,
+                    backend,
+                    device,
+                    output=output_for(file, flips, line.say),
+                    allow_unverified=allow_unverified,
+                    say=line.say,
+                )
+
+            summary = run(scans, out, load, options, say=line.say, progress=progress)
             counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
             line.say(f"{counts}; masks and summary.csv in {out}")
     raise typer.Exit(summary.exit_status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +12,11 @@ from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
+from parotid_seg.runtime.crew import Crew, Worker
 from parotid_seg.runtime.journal import Entry, Journal
+from parotid_seg.runtime.messages import PICTURES, Job, Work
 from parotid_seg.runtime.pipeline import Limits, Pipeline
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
-from parotid_seg.runtime.transaction import PICTURES, Work
-from parotid_seg.runtime.worker import Job, Worker
 
 Say = Callable[[str], None]
 
@@ -79,7 +78,7 @@ class Summary:
 def infer(
     scans: Sequence[Path],
     out: Path,
-    backend: Backend,
+    load: Callable[[], Backend],
     options: InferOptions,
     *,
     say: Say = lambda _: None,
@@ -93,36 +92,39 @@ def infer(
     Args:
         scans: files and folders.
         out: output folder, made if missing.
-        backend: the loaded model.
+        load: loads the model; the first worker starts meanwhile.
         options: see `InferOptions`.
         say: told what is done, a line at a time.
         progress: told the outcome of every case.
 
     Raises:
-        InputError: before anything is done, if there is no scan at all.
+        ParotidSegError: before anything is done, if the model cannot be loaded or there is no scan at all.
         OutputError: if results cannot be written; cases finished before stay whole.
     """
-    run = _Run(out, backend, options, progress)
-    found, errors = find_scans(scans, backend.contract.channels, ignore=run.results(scans))
-    if not found:
-        raise InputError("; ".join(map(str, errors)) or "no scan was named")
-    make_folder(out)
-    with run.journal.writing():
-        _remove_partials(out)
-        cases = name_cases(found, run.journal.owners())
-        batches = Batches[Worker](backend, options.batch_size or backend.batch_size, flips=options.flips, say=say)
-        limits = Limits.of_machine(options.workers)
-        run.total = len(cases) + len(errors)
-        say(_announcement(run.total, backend, batches.batch_size, options, limits))
-        try:
-            for error in errors:
-                entry = Entry(case="", source=str(error).split(": ")[0], key="", status="failed", reason=str(error))
-                run.tell("failed", entry)
-            run.do(cases, Pipeline(run.work, batches, limits))
-        finally:
+    with Crew() as crew:
+        backend = load()
+        run = _Run(out, backend, options, progress)
+        found, errors = find_scans(scans, backend.contract.channels, ignore=run.results(scans))
+        if not found:
+            raise InputError("; ".join(map(str, errors)) or "no scan was named")
+        make_folder(out)
+        with run.journal.writing():
             _remove_partials(out)
-            write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv")
-            write_run(backend, options, scans, run.begun, run.counts, out / "run.json")
+            cases = name_cases(found, run.journal.owners())
+            run.total = len(cases) + len(errors)
+            batches = Batches[Worker](backend, options.batch_size or backend.batch_size, flips=options.flips, say=say)
+            limits = Limits.of_machine(options.workers)
+            say(_announcement(run.total, backend, batches.batch_size, options, limits))
+            try:
+                for error in errors:
+                    entry = Entry(case="", source=str(error).split(": ")[0], key="", status="failed", reason=str(error))
+                    run.tell("failed", entry)
+                run.do(cases, Pipeline(run.work, batches, limits, crew))
+            finally:
+                crew.end()
+                _remove_partials(out)
+                write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv")
+                write_run(backend, options, scans, run.begun, run.counts, out / "run.json")
     return Summary(**run.counts, out=out)
 
 
@@ -150,12 +152,11 @@ class _Run:
 
     def do(self, cases: Sequence[Case], pipeline: Pipeline) -> None:
         """Do the cases, and record and tell how each ends."""
-        with closing(pipeline.run(Job(case, self.journal.entries.get(case.name)) for case in cases)) as finished:
-            for each in finished:
-                entry = replace(each.entry, **self._ran) if each.status == "done" else each.entry
-                if each.status != "skipped":
-                    self.journal.add(entry)
-                self.tell(each.status, entry)
+        for each in pipeline.run(Job(case, self.journal.entries.get(case.name)) for case in cases):
+            entry = replace(each.entry, **self._ran) if each.status == "done" else each.entry
+            if each.status != "skipped":
+                self.journal.add(entry)
+            self.tell(each.status, entry)
 
     def tell(self, status: str, entry: Entry) -> None:
         """Count a case, and pass on how it ended."""

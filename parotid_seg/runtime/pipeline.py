@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.runtime.batches import Batches
+from parotid_seg.runtime.crew import Crew, Died, Event, Worker
 from parotid_seg.runtime.machine import available_cores, memory_bytes
-from parotid_seg.runtime.transaction import Work, failed
-from parotid_seg.runtime.worker import Died, Event, Finished, Job, Stopped, Worker
+from parotid_seg.runtime.messages import Finished, Job, Stopped, Work, failed
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.nifti import count_voxels
 
@@ -75,38 +75,32 @@ class Pipeline:
         work: what they have in common.
         batches: the model.
         limits: see `Limits`.
+        crew: where workers come from.
     """
 
-    def __init__(self, work: Work, batches: Batches[Worker], limits: Limits) -> None:
-        self._work, self._batches, self._limits = work, batches, limits
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    def __init__(self, work: Work, batches: Batches[Worker], limits: Limits, crew: Crew) -> None:
+        self._work, self._batches, self._limits, self._crew = work, batches, limits, crew
         self._at_work: dict[Worker, _Attempt | None] = {}
         self._again: deque[_Attempt] = deque()
         self._wanted = min(FIRST_WORKERS, limits.workers)
         self._starved_s = 0.0
         self._served = False
 
-    def run(self, jobs: Iterable[Job]) -> Generator[Finished, None, None]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
         """Do the cases; they finish in any order.
 
         A case whose worker dies or hangs is tried once more, alone, and fails if that happens again.
 
         Raises:
-            OutputError: if results cannot be written; no worker is left then.
+            OutputError: if results cannot be written.
         """
         waiting = deque(jobs)
-        try:
-            while waiting or self._again or self._busy:
-                self._hand_out(waiting)
-                for worker, answer in self._batches.step():
-                    if worker in self._at_work:
-                        worker.answer(answer)
-                yield from self._listen(bool(waiting))
-        finally:
-            for worker in self._at_work:
-                worker.kill()
-            for worker in self._at_work:
-                worker.wait()
+        while waiting or self._again or self._busy:
+            self._hand_out(waiting)
+            for worker, answer in self._batches.step():
+                if worker in self._at_work:
+                    worker.answer(answer)
+            yield from self._listen(bool(waiting))
 
     @property
     def _busy(self) -> list[_Attempt]:
@@ -124,7 +118,7 @@ class Pipeline:
             if self._busy and (crowded or any(each.alone for each in self._busy)):
                 return
             (waiting or self._again).popleft()
-            worker = idle or Worker(self._work, self._events)
+            worker = idle or self._crew.hire(self._work)
             self._at_work[worker] = attempt
             worker.give(attempt.job)
 
@@ -141,7 +135,7 @@ class Pipeline:
         begun = time.monotonic()
         idle = not self._batches.busy
         try:
-            event: Event | None = self._events.get(timeout=TICK_S) if idle else self._events.get_nowait()
+            event: Event | None = self._crew.events.get(timeout=TICK_S) if idle else self._crew.events.get_nowait()
         except queue.Empty:
             event = None
         if idle and more and self._served:
@@ -149,7 +143,7 @@ class Pipeline:
         while event:
             yield from self._take(*event)
             try:
-                event = self._events.get_nowait()
+                event = self._crew.events.get_nowait()
             except queue.Empty:
                 event = None
         self._watch()

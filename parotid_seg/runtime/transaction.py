@@ -6,46 +6,21 @@ import hashlib
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-from parotid_seg.contract import Contract
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case, Scan
 from parotid_seg.runtime.journal import Entry, hash_file, is_whole
+from parotid_seg.runtime.messages import PICTURES, Work, failed
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.segmenter import conclude, prepare
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
 from parotid_seg.scan.nifti import is_own_mask, read_nifti, write_mask
 
-PICTURES = "pictures"
-
 Ask = Callable[[Covered], Labelled]
 """What the model makes of a scan."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What all cases of a run have in common.
-
-    Attributes:
-        out: output folder.
-        contract: the model's.
-        decides: what decides a mask beside the scan: the model, what computes it, and options.
-        clean_up: see `keep_largest_components`.
-        pictures: whether to draw overlays.
-        overwrite: whether to redo what is done.
-    """
-
-    out: Path
-    contract: Contract
-    decides: tuple[str, ...]
-    clean_up: bool = True
-    pictures: bool = True
-    overwrite: bool = False
 
 
 def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
@@ -79,11 +54,6 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
         traceback.print_exc()
         reason = f"{case.scan[0]}: unexpected {type(error).__name__}: {' '.join(str(error).split())}"
     return "failed", failed(case, reason, key)
-
-
-def failed(case: Case, reason: str, key: str = "") -> Entry:
-    """The entry of a case that was set aside."""
-    return Entry(case.name, str(case.scan[0]), key, "failed", reason=reason)
 
 
 def key_of(scan: Scan, work: Work) -> str:

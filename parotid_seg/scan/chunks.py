@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
 
 from parotid_seg.contract import Grid
 from parotid_seg.scan.grid import Matrix, axis_mm, axis_on_grid, body_centre, resampling_matrix, used
@@ -168,15 +167,18 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
     """Chunks of scans that `can_share` as one; its labels are theirs, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    looks = [len(part["neighbours"]) for part in parts]
-    depths = [part["slices"].shape[1] for part in parts]
+    looks, outs, depths = (
+        [part[name].shape[axis] for part in parts]
+        for name, axis in (("neighbours", 0), ("slices_back", 0), ("slices", 1))
+    )
     neighbours = np.zeros((sum(looks), parts[0]["neighbours"].shape[1], sum(depths)), np.float32)
-    look = depth = 0
-    for part, more_looks, more_depth in zip(parts, looks, depths, strict=True):
+    back = np.zeros((sum(outs), sum(looks)), np.float32)
+    look = out = depth = 0
+    for part, more_looks, more_outs, more_depth in zip(parts, looks, outs, depths, strict=True):
         neighbours[look : look + more_looks, :, depth : depth + more_depth] = part["neighbours"]
-        look, depth = look + more_looks, depth + more_depth
+        back[out : out + more_outs, look : look + more_looks] = part["slices_back"]
+        look, out, depth = look + more_looks, out + more_outs, depth + more_depth
     slices: NDArray[np.float16] = np.concatenate([part["slices"] for part in parts], axis=1, dtype=np.float16)
-    back: Matrix = block_diag(*(part["slices_back"] for part in parts)).astype(np.float32)
     return {**parts[0], "slices": slices, "neighbours": neighbours, "slices_back": back}
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from contextlib import closing
 
 import nibabel
 import numpy as np
@@ -13,9 +12,9 @@ import pytest
 from parotid_seg.errors import OutputError
 from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.crew import Crew
+from parotid_seg.runtime.messages import Job, Work
 from parotid_seg.runtime.pipeline import Limits, Pipeline
-from parotid_seg.runtime.transaction import Work
-from parotid_seg.runtime.worker import Job
 from tests.runtime.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
@@ -53,10 +52,10 @@ def work(out, **options) -> Work:
 
 
 def run(out, cases, batches=None, limits=TWO, known=None, **options):
-    pipeline = Pipeline(work(out, **options), batches or Observed(), limits)
     jobs = [Job(case, (known or {}).get(case.name)) for case in cases]
-    with closing(pipeline.run(jobs)) as finished:
-        return {each.entry.case: each for each in finished}
+    with Crew() as crew:
+        pipeline = Pipeline(work(out, **options), batches or Observed(), limits, crew)
+        return {each.entry.case: each for each in pipeline.run(jobs)}
 
 
 def check_masks(out, cases) -> None:
@@ -152,9 +151,9 @@ def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
     def look(worker):
         at_once.append(len(pipeline._busy))
 
-    pipeline = Pipeline(work(tmp_path, pictures=False), Observed(look), Limits(workers=2, scan_bytes=1))
-    with closing(pipeline.run(Job(case, None) for case in cases)) as finished:
-        assert [each.status for each in finished] == ["done"] * len(cases)
+    with Crew() as crew:
+        pipeline = Pipeline(work(tmp_path, pictures=False), Observed(look), Limits(workers=2, scan_bytes=1), crew)
+        assert [each.status for each in pipeline.run(Job(case, None) for case in cases)] == ["done"] * len(cases)
     assert max(at_once) == 1
 
 
@@ -185,8 +184,8 @@ def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, t
 
 def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
     batches = Observed()
-    with closing(Pipeline(work(tmp_path), batches, TWO).run(Job(case, None) for case in cases)) as finished:
-        next(finished)
+    with Crew() as crew:
+        next(Pipeline(work(tmp_path), batches, TWO, crew).run(Job(case, None) for case in cases))
     assert all(worker._process.returncode is not None for worker in batches.workers)
 
 

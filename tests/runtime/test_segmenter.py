@@ -6,7 +6,7 @@ import pytest
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.backend import Done
-from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.runtime.segmenter import conclude, prepare, segment_volume
 from parotid_seg.scan.volume import Orientation, Volume
 
 HU = (-200.0, 300.0)
@@ -85,3 +85,15 @@ def test_the_windows_are_handed_to_the_model():
     segment_volume(backend, scan(0, 3e-3), batch_size=4)
     for window in backend.windows:
         np.testing.assert_array_equal(window, [HU, (0, 1000)])
+
+
+def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
+    mask = np.zeros((10, 30, 30), np.uint8)
+    mask[3:8, 8:12, 8:12], mask[3:8, 8:12, 18:22] = 1, 2
+    volume = scan(0)
+    contract = Fake(mask, PAROTIDS, ("CT",)).contract
+    covered = prepare(volume, contract)
+    labels = mask[:, covered.rows, covered.columns]
+    found = conclude(labels, covered, volume, contract, agreement={"parotid_left": 0.91, "parotid_right": 0.93})
+    assert found.flags == ("parotid_left uncertain (the look in the mirror agrees at a DSC of 0.91 only)",)
+    assert found.agreement == {"parotid_left": 0.91, "parotid_right": 0.93}

@@ -1,0 +1,157 @@
+"""Processes that read scans and write masks beside the one that runs the model, seen from there.
+
+Whatever a damaged file does to such a process, it costs one case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.batches import Labelled
+from parotid_seg.runtime.messages import Finished, Job, Stopped, Work, send
+from parotid_seg.scan.chunks import Covered
+
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
+    "from parotid_seg.runtime.worker import main; main()"
+)
+"""The worker uses the package that the main process does, and nothing else from its folder or the current one."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""A worker's products are tiny, and the cores are the engine's."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker is gone, and why."""
+
+    reason: str
+
+
+Event = tuple["Worker", Covered | Finished | Stopped | Died]
+
+
+class Worker:
+    """The main process's end of a worker, which starts at once and waits for `begin`.
+
+    Args:
+        events: gets what the worker says.
+
+    Attributes:
+        job: what it is at; None if it waits for a job.
+        since: when it last got something to do (monotonic seconds); None while it waits for the main process.
+    """
+
+    def __init__(self, events: queue.SimpleQueue[Event]) -> None:
+        self.job: Job | None = None
+        self.since: float | None = None
+        self._events = events
+        self._letters: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._killed_for = ""
+        package = str(Path(__file__).parents[2])
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PROGRAM, package],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ONE_THREAD},
+        )
+        threading.Thread(target=self._converse, daemon=True).start()
+
+    def begin(self, work: Work) -> None:
+        """Tell it what all cases have in common; once, before the first case."""
+        self._letters.put(work)
+
+    def give(self, job: Job) -> None:
+        """Hand it a case."""
+        self.job = job
+        self._say(job)
+
+    def answer(self, answer: Labelled | ScanError) -> None:
+        """Hand it the labels that it asked for, or why there are none."""
+        self._say(answer)
+
+    def kill(self, reason: str = "") -> None:
+        """End the process at once; its `Died` will give this reason."""
+        self._killed_for = reason
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Until the process is gone."""
+        self._process.wait()
+
+    def _say(self, message: object) -> None:
+        self.since = time.monotonic()
+        self._letters.put(message)
+
+    def _converse(self) -> None:
+        """In a thread of its own, so that nobody else waits for this worker."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            send(self._letters.get(), stdin)
+            while True:
+                send(self._letters.get(), stdin)
+                message = pickle.load(stdout)
+                self.since = None
+                self._events.put((self, message))
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
+            self._process.kill()
+            status = self._process.wait()
+            with contextlib.suppress(OSError):
+                stdin.close()
+            stdout.close()
+            self._events.put((self, Died(self._killed_for or _cause(status))))
+
+
+class Crew:
+    """Workers. The first process starts with it, to be ready when the model is.
+
+    Attributes:
+        events: what workers say.
+    """
+
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._all = [Worker(self.events)]
+        self._spare = list(self._all)
+
+    def hire(self, work: Work) -> Worker:
+        """A worker for cases."""
+        if not self._spare:
+            self._spare.append(Worker(self.events))
+            self._all += self._spare
+        worker = self._spare.pop()
+        worker.begin(work)
+        return worker
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End all processes, whatever they are doing."""
+        for worker in self._all:
+            worker.kill()
+        for worker in self._all:
+            worker.wait()
+
+
+def _cause(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "its process was killed, perhaps for want of memory"
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    return f"its process ended with status {status}"

@@ -1,0 +1,74 @@
+"""What the main process and its workers say to each other: pickled, through pipes, strictly by turns.
+
+The main process sends a `Work` once and then a `Job` for each case. The worker answers with a `Covered` if the model is
+needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished` or `Stopped`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from parotid_seg.contract import Contract
+from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.journal import Entry
+
+PICTURES = "pictures"
+"""Folder of overlays in the output folder."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all cases of a run have in common.
+
+    Attributes:
+        out: output folder.
+        contract: the model's.
+        decides: what decides a mask beside the scan: the model, what computes it, and options.
+        clean_up: see `keep_largest_components`.
+        pictures: whether to draw overlays.
+        overwrite: whether to redo what is done.
+    """
+
+    out: Path
+    contract: Contract
+    decides: tuple[str, ...]
+    clean_up: bool = True
+    pictures: bool = True
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to do, and what the journal has of it."""
+
+    case: Case
+    known: Entry | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a case ended: see `transaction.do_case`."""
+
+    status: str
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Results cannot be written, so no case can be done."""
+
+    message: str
+
+
+def failed(case: Case, reason: str, key: str = "") -> Entry:
+    """The entry of a case that was set aside."""
+    return Entry(case.name, str(case.scan[0]), key, "failed", reason=reason)
+
+
+def send(message: object, stream: IO[Any]) -> None:
+    """Write a message."""
+    pickle.dump(message, stream, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.flush()
