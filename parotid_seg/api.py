@@ -10,6 +10,7 @@ result.mask, result.volumes_ml, result.flags
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def _images_of_array(array: ArrayLike, spacing_mm: Sequence[float] | None) -> li
             f"scan: found an array of shape {voxels.shape} and type {voxels.dtype}, expected numbers (D, H, W) or "
             "(C, D, H, W)"
         )
-    if spacing_mm is None or len(spacing_mm) != 3:
+    if spacing_mm is None or len(spacing_mm) != 3 or not all(0 < float(each) < math.inf for each in spacing_mm):
         raise InputError(f"spacing_mm: found {spacing_mm}, expected the distance of slices, rows and columns in mm")
     affine = SUPERIOR_POSTERIOR_LEFT @ np.diag([*map(float, spacing_mm), 1.0])
     kept = voxels.astype(np.float32 if voxels.dtype.kind == "f" else np.int32)

@@ -175,7 +175,8 @@ def _announcement(total: int, backend: Backend, batch_size: int, options: InferO
     scans = "1 scan" if total == 1 else f"{total} scans"
     ran = f"{backend.ran.backend} on {backend.ran.device}, {backend.ran.precision}"
     flips = " and their mirror images" if options.flips else ""
-    return f"{scans}; {ran}, batches of {batch_size} slices{flips}; up to {limits.workers} workers"
+    workers = "1 worker" if limits.workers == 1 else f"{limits.workers} workers"
+    return f"{scans}; {ran}, batches of {batch_size} slices{flips}; up to {workers}"
 
 
 def _remove_partials(out: Path) -> None:

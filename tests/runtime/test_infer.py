@@ -258,6 +258,22 @@ def test_bad_options(command, scans, tmp_path, option, value, words):
     one_line(done.stderr, option, value, words)
 
 
+def test_flips_and_workers(command, scans, tmp_path):
+    out = tmp_path / "out"
+    done = command(
+        "infer", scans, "--out", out, "--flips", "--workers", "1", "--no-pictures", "--backend", "onnxruntime"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batches of 16 slices and their mirror images; up to 1 worker" in done.stdout
+    assert "gives no probabilities to average" in done.stdout
+    (row,) = rows(out)
+    assert all(0.8 < float(row[f"{side}_agreement"]) < 1 for side in ("left", "right"))
+    assert not (out / "pictures").exists()
+    plain = command("infer", scans, "--out", out, "--backend", "onnxruntime")
+    assert "1 done, 0 done before" in plain.stdout, "other options, other work"
+    assert "left_agreement" not in rows(out)[0]
+
+
 def test_batch_size_changes_no_voxel(head, tmp_path):
     nibabel.save(head, tmp_path / "a.nii.gz")
     volume = read_nifti(tmp_path / "a.nii.gz").volume

@@ -1,0 +1,125 @@
+"""The Python interface: images and arrays in, labels in the same order out."""
+
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+
+import parotid_seg
+from parotid_seg import api
+from parotid_seg.errors import InputError, ModelError, ScanError
+from parotid_seg.metrics import dice
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> parotid_seg.Segmenter:
+    return parotid_seg.Segmenter(backend="onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def expected(segmenter, head):
+    return segmenter(head)
+
+
+def test_the_public_names():
+    assert parotid_seg.__all__ == ["Segmentation", "Segmenter", "segment"]
+    assert all(getattr(parotid_seg, name).__doc__ for name in parotid_seg.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = parotid_seg.nothing
+
+
+def test_an_image_gets_labels_in_its_own_order(expected, head, example_labels, segmenter):
+    assert expected.mask.shape == head.shape
+    assert expected.mask.dtype == np.uint8
+    assert set(expected.volumes_ml) == {"parotid_left", "parotid_right"}
+    flipped = nibabel.Nifti1Image(np.asarray(head.dataobj)[::-1, :, ::-1], head.affine @ flip(head.shape))
+    found = segmenter(flipped)
+    np.testing.assert_array_equal(found.mask[::-1, :, ::-1], expected.mask)
+
+
+def flip(shape) -> np.ndarray:
+    matrix = np.diag([-1.0, 1.0, -1.0, 1.0])
+    matrix[0, 3], matrix[2, 3] = shape[0] - 1, shape[2] - 1
+    return matrix
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.int64])
+def test_an_array_with_its_spacing(expected, head, segmenter, dtype):
+    """(D, H, W): feet to head, front to back, right to left, as the image's RAS axes say."""
+    ras = nibabel.as_closest_canonical(head)
+    array = np.asarray(ras.dataobj)[::-1, ::-1].transpose(2, 1, 0).astype(dtype)
+    found = segmenter(array, spacing_mm=head.header.get_zooms()[::-1])
+    assert found.mask.shape == array.shape
+    mask = np.asarray(nibabel.as_closest_canonical(nibabel.Nifti1Image(expected.mask, head.affine)).dataobj)
+    np.testing.assert_array_equal(found.mask, mask[::-1, ::-1].transpose(2, 1, 0))
+    assert found.volumes_ml == pytest.approx(expected.volumes_ml, rel=1e-4)
+    left, right = (np.argwhere(found.mask == value)[:, 2].mean() for value in (1, 2))
+    assert left > right, "columns run to the patient's left"
+
+
+def test_the_model_stays_loaded(monkeypatch, expected, head):
+    loaded = []
+    monkeypatch.setattr(api, "load_backend", lambda *a, **k: loaded.append(a) or real(*a, **k))
+    api._loaded.cache_clear()
+    for _ in range(2):
+        found = parotid_seg.segment(head, backend="onnxruntime")
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    assert len(loaded) == 1
+    api._loaded.cache_clear()
+
+
+real = api.load_backend
+
+
+def test_flips_tell_how_certain_each_gland_is(expected, head):
+    found = parotid_seg.Segmenter(backend="onnxruntime", flips=True)(head)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    assert set(found.agreement) == set(expected.volumes_ml)
+    assert all(0.8 < dsc < 1 for dsc in found.agreement.values())
+    assert expected.agreement == {}
+
+
+def test_batch_size_changes_nothing(expected, head):
+    found = parotid_seg.Segmenter(backend="onnxruntime", batch_size=3)(head)
+    assert dice(found.mask > 0, expected.mask > 0) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("scan", "spacing", "error", "words"),
+    [
+        (np.zeros((20, 30)), (3, 1, 1), InputError, "expected numbers"),
+        (np.zeros((20, 30, 30), complex), (3, 1, 1), InputError, "expected numbers"),
+        (np.zeros((20, 30, 30)), None, InputError, "spacing_mm: found None"),
+        (np.zeros((20, 30, 30)), (3, 1), InputError, "spacing_mm"),
+        (np.zeros((20, 30, 30)), (3, 1, 1), ScanError, "every voxel has the value 0"),
+        (np.full((20, 30, 30), 40) + np.arange(30), (3, 0, 1), InputError, "spacing_mm: found"),
+        (np.full((20, 30, 30), 40) + np.arange(30), (3, 1, 1), ScanError, "not HU"),
+        (np.zeros((2, 20, 30, 30)) + np.arange(30), (3, 1, 1), ScanError, "channels: found 2, expected 1"),
+    ],
+)
+def test_what_cannot_be_segmented(segmenter, scan, spacing, error, words):
+    with pytest.raises(error, match=words):
+        segmenter(scan, spacing_mm=spacing)
+
+
+def test_a_spacing_for_an_image_and_channels_apart(segmenter, head):
+    with pytest.raises(InputError, match="which has its own"):
+        segmenter(head, spacing_mm=(1, 1, 1))
+    moved = head.affine.copy()
+    moved[0, 3] += 5
+    with pytest.raises(InputError, match="not lie on the same voxels"):
+        segmenter([head, nibabel.Nifti1Image(np.asarray(head.dataobj), moved)])
+
+
+def test_a_model_that_is_none(tmp_path):
+    (tmp_path / "m.onnx").write_text("no")
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        parotid_seg.Segmenter(tmp_path / "m.onnx")
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    program = "import sys, parotid_seg; print([m for m in ('numpy', 'onnxruntime', 'nibabel') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
