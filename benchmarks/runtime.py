@@ -28,7 +28,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import Backend, labels_of
 from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.machine import cpu_name
+from parotid_seg.runtime.machine import cpu_name, versions_of
 from parotid_seg.runtime.openvino import OpenVinoBackend
 from parotid_seg.runtime.segmenter import prepare, segment_volume
 from parotid_seg.scan.chunks import Inputs, cut
@@ -249,18 +248,12 @@ def main() -> None:
             }[part]()
         print(part, json.dumps(found[part], indent=1), flush=True)
     packages = ("parotid-seg", "onnxruntime", "openvino", "torch", "numpy", "scipy", "nibabel", "isal")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     found["machine"] = {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions_of(packages),
     }
     write_text(json.dumps(found, indent=1) + "\n", arguments.out)
 

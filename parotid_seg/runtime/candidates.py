@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.runtime.choose import Candidate, Say
 from parotid_seg.runtime.journal import hash_file
+from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
 
@@ -85,14 +85,8 @@ DIFFERENT = ("precision", "weights", "graph_sha256", "cost", "verification")
 
 def facts_of(model: Path) -> dict[str, object]:
     """What a choice depends on besides the machine: model files and versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     files = [model, *(model.with_suffix(f".{precision}.onnx") for precision in ("int8", "fp16"))]
-    return {"files": [hash_file(file) for file in files if file.is_file()], "versions": versions}
+    return {"files": [hash_file(file) for file in files if file.is_file()], "versions": versions_of(PACKAGES)}
 
 
 def _onnxruntime(model: Path, precision: str, threads: int | None, output: str) -> Candidate:

@@ -1,9 +1,11 @@
-"""What this machine has: processor, cores and memory."""
+"""What this machine has: processor, cores, memory and packages."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -34,3 +36,14 @@ def memory_bytes() -> int:
         return min(found, int(CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):  # no container, or "max"
         return found
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -10,13 +10,13 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import write_text
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.machine import versions_of
 
 STATUSES = ("done", "skipped", "failed")
 STAGES = ("read", "segment", "write")
@@ -83,17 +83,7 @@ def write_run(
         "model": {"sha256": backend.model_sha256, "contract": json.loads(backend.contract.to_json())},
         "ran": dataclasses.asdict(backend.ran),
         "cases": cases,
-        "versions": _versions(),
+        "versions": versions_of(PACKAGES),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }
     write_text(json.dumps(content, indent=1) + "\n", path)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
