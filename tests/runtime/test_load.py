@@ -304,6 +304,6 @@ def test_a_choice_depends_on_the_files_and_the_versions(tmp_path, monkeypatch):
     first = facts_of(model)
     write_model(tmp_path / "m.int8.onnx", precision="int8")
     second = facts_of(model)
-    monkeypatch.setattr(candidates.metadata, "version", lambda name: "9.9")
+    monkeypatch.setattr("parotid_seg.runtime.machine.metadata.version", lambda name: "9.9")
     third = facts_of(model)
     assert len({json.dumps(facts) for facts in (first, second, third)}) == 3

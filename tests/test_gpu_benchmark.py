@@ -1,0 +1,192 @@
+"""benchmarks/gpu.py where there is no GPU: its bookkeeping, and a whole run of what there is on a CPU."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import gpu
+import gpu_engines
+import gpu_record
+from gpu_record import Record, roofline, within
+
+from parotid_seg.contract import Grid
+from parotid_seg.runtime.backend import Ran, labels_of
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.ort_binding import BoundSession
+from parotid_seg.runtime.ort_cuda import OnnxRuntimeCudaBackend
+from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
+from parotid_seg.train.config import NetworkConfig, TrainConfig
+from tests import fake_cuda
+from tests.export.small_model import write_small_model
+from tests.runtime.test_trt import inputs_of, scan
+
+SMALL = TrainConfig(
+    grid=Grid(size=56, spacing_mm=4.0, offsets_mm=(-3.0, 0.0, 3.0)),
+    network=NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16)),
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A network that was not trained: it finds an organ wherever its random weights say so."""
+    torch.manual_seed(0)
+    net = build_network(SMALL, 1, 2)
+    torch.nn.init.zeros_(net.unet.classify.bias)
+    path = tmp_path / "random.pt"
+    save_checkpoint(Checkpoint(SMALL, ("background", "organ"), ("CT",), {}, net.state_dict(), {}), path)
+    return path
+
+
+def run(scans, checkpoint, out, *more) -> dict:
+    given = ["--checkpoint", checkpoint, "--out", out, "--device", "cpu", "--repeats", 1, *more]
+    gpu.main([str(word) for word in (scans, *given)])
+    return json.loads((out / "gpu.json").read_text())
+
+
+def left_out(found) -> str:
+    return "\n".join(f"{each['what']}: {each['why']}" for each in found["left_out"])
+
+
+@pytest.mark.slow
+def test_everything_there_is_on_a_cpu(scans, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    options = ("--batch-sizes", 2, 500, "--workers", 1, "--many", 2, "--minutes", 5)
+    found = run(scans, checkpoint, out, *options)
+    rows = found["sweep"]["2"]["contenders"]
+    assert set(rows) == {"torch fp32", "torch fp16", "onnxruntime fp32", "onnxruntime fp16"}
+    assert rows["torch fp32"]["changed_voxels"] == 0
+    assert all(row["changed_of_structures"] < 0.02 for row in rows.values())
+    assert all(row["roofline"]["share_of_roofline"] > 0 for row in rows.values())
+    assert rows["onnxruntime fp32"]["ran"]["device"] == "cpu"
+    assert found["sweep"]["2"]["chunk"]["bytes_a_voxel_stored"] == 3
+    assert json.loads((out / "trace.json").read_text())["traceEvents"]
+    assert found["end_to_end"]["rows"][0]["scans_a_second"] > 0
+    said = left_out(found)
+    assert "tensorrt-rtx fp16: needs a GPU" in said
+    assert "torch.compile with CUDA graphs: needs a GPU" in said
+    assert "batches of 500: no scan has so many slices" in said
+    read = (out / "gpu.md").read_text()
+    assert "| onnxruntime fp16 |" in read
+    assert "no GPU: a trial on a CPU" in read
+
+
+def test_without_time_everything_is_named_and_both_files_are_there(scans, checkpoint, tmp_path):
+    found = run(scans, checkpoint, tmp_path / "out", "--minutes", 0)
+    assert "peaks: no time left for it" in left_out(found)
+    assert "model files: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
+
+
+def test_what_fails_is_named_and_the_others_go_on(tmp_path):
+    now = [0.0]
+    record = Record(tmp_path, 1.0, clock=lambda: now[0])
+    assert record.attempt("good", lambda: 7) == 7
+    assert record.attempt("bad", lambda: 1 // 0) is None
+    now[0] = 40.0
+    assert record.attempt("early", lambda: 7, until=0.5) is None
+    assert record.attempt("late", lambda: 7) == 7
+    names = [each["what"] for each in json.loads((tmp_path / "gpu.json").read_text())["left_out"]]
+    assert names == ["bad", "early"]
+
+
+def test_a_compilation_is_stopped():
+    with pytest.raises(TimeoutError), within(0.05):
+        time.sleep(5)
+    time.sleep(0.1)  # nothing rings afterwards
+
+
+def test_chunks_in_rotation_differ_and_have_one_shape():
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(-1000, 1000, (1, 60, 40, 40)).astype(np.float16)
+    matrices = {name: np.eye(40, dtype=np.float32) for name in ("rows", "columns", "rows_back", "columns_back")}
+    windows = np.array([[-200.0, 300.0]], np.float32)
+    covered = gpu.Covered(voxels, windows, 3.0, slice(0, 40), slice(0, 40), matrices)
+    contract = gpu.Contract(("background", "organ"), ("CT",), ((-200.0, 300.0),), SMALL.grid)
+    inputs = gpu.rotation([covered], contract, 16)
+    assert len(inputs) == gpu.IN_ROTATION
+    assert len({chunk["slices"].shape for chunk in inputs}) == 1
+    assert len({chunk["slices"].tobytes() for chunk in inputs}) == gpu.IN_ROTATION
+    assert gpu.rotation([covered], contract, 61) == []
+
+
+def test_changed_voxels():
+    one, other = np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), np.uint8)
+    one[0, :2] = 1
+    other[0, :2, 1:] = 1
+    assert gpu.changed([one], [other]) == {"changed_voxels": 2, "changed_of_structures": 0.25}
+    assert gpu.changed(None, [other])["changed_voxels"] is None
+
+
+def test_the_roofline_is_the_slower_of_products_and_memory():
+    row = {"precision": "fp16", "ms": {"p50": 4.0}, "compute_ms": {"p50": 2.0}}
+    chunk = {"looks": 10, "bytes_in": 3e6, "bytes_out": 1e6, "values_moved": 1e8}
+    cost = {"parameters": 3_000_000, "multiply_adds": 500_000_000}
+    peaks = {"fp16_tflops": 10.0, "fp32_tflops": 1.0, "memory_gb_s": 100.0}
+    bus = {"host_to_device_gb_s": 10.0, "device_to_host_gb_s": 5.0}
+    found = roofline(row, chunk, cost, {**peaks, **bus})
+    assert found["tflops"] == pytest.approx(5.0)  # 10 GFLOP in 2 ms
+    assert found["share_of_products"] == pytest.approx(0.5)
+    assert found["share_of_roofline"] == pytest.approx(0.5)  # memory would take 0.1 ms
+    assert found["unfused_memory_share"] == pytest.approx(2.05)
+    assert found["share_of_bus"] == pytest.approx(0.5 / 4)
+    slow = roofline(row, chunk, cost, {**peaks, "memory_gb_s": 8.0})
+    assert slow["share_of_roofline"] == pytest.approx(0.625)
+    assert "share_of_bus" not in slow
+
+
+def test_versions_are_told_on_a_cpu():
+    about = gpu_record.machine("cpu", 0)
+    assert about["gpu"] is None
+    assert about["versions"]["torch"]
+
+
+class FakeEvent:
+    """Marks of a stream that takes a millisecond between any two."""
+
+    def record(self, stream) -> None:
+        self.stream = stream
+
+    def synchronize(self) -> None:
+        self.stream.synchronize()
+
+    def time_till(self, other) -> float:
+        assert other.stream is self.stream
+        return 1.0
+
+
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
+def test_engines_on_a_gpu_that_is_none(monkeypatch, tmp_path, library):
+    """They are built, run and timed without copies, and their labels are as before afterwards."""
+    fake_cuda.install(monkeypatch)
+    sys.modules["pycuda.driver"].Event = FakeEvent
+    monkeypatch.setattr("parotid_seg.runtime.load.find_gpus", lambda: [fake_cuda.ADA])
+    small = write_small_model(tmp_path / "small.onnx")
+    options = argparse.Namespace(batch_sizes=[4], device="cuda")
+    contender = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)
+    inputs = inputs_of(scan(16))
+    expected = [labels_of(OnnxRuntimeBackend(small), each) for each in inputs]
+    for _ in range(2):
+        for found, wanted in zip(gpu_engines.through(contender, inputs), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        assert contender.compute_ms(inputs, 3) == [1.0] * 3 * len(inputs)
+    contender.backend.close()
+
+
+def test_onnxruntime_is_timed_on_what_is_bound(tmp_path):
+    small = write_small_model(tmp_path / "small.onnx")
+    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    backend = OnnxRuntimeCudaBackend.__new__(OnnxRuntimeCudaBackend)
+    backend._bound = BoundSession(session, "labels", "cpu")
+    backend.ran = Ran("onnxruntime", "cuda:0", "fp16")
+    contender = gpu_engines.BackendContender(backend)
+    inputs = inputs_of(scan(16))
+    times = contender.compute_ms(inputs, 2)
+    assert len(times) == 2 * len(inputs)
+    assert all(ms > 0 for ms in times)
