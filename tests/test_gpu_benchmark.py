@@ -141,6 +141,12 @@ def test_the_roofline_is_the_slower_of_products_and_memory():
     assert "share_of_bus" not in slow
 
 
+def test_without_a_gpu_one_line_says_so(monkeypatch, scans, checkpoint, tmp_path):
+    monkeypatch.setattr("parotid_seg.runtime.load.find_gpus", list)
+    with pytest.raises(SystemExit, match="found no NVIDIA GPU"):
+        gpu.main([str(scans), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")])
+
+
 def test_versions_are_told_on_a_cpu():
     about = gpu_record.machine("cpu", 0)
     assert about["gpu"] is None
@@ -148,17 +154,21 @@ def test_versions_are_told_on_a_cpu():
 
 
 class FakeEvent:
-    """Marks of a stream that takes a millisecond between any two."""
+    """A mark on a stream; of two it tells how often the engine computed between them."""
 
     def record(self, stream) -> None:
         self.stream = stream
+        stream.add("event", lambda: setattr(self, "before", list(stream.gpu.done)))
 
     def synchronize(self) -> None:
         self.stream.synchronize()
 
     def time_till(self, other) -> float:
-        assert other.stream is self.stream
-        return 1.0
+        handle = self.stream.handle
+        assert next(on for on, what in reversed(self.before) if what == "in") == handle, "not where the chunk is"
+        between = other.before[len(self.before) : -1]
+        assert between == [(handle, "compute")] * len(between), "not only computing"
+        return float(len(between))
 
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])

@@ -1,0 +1,312 @@
+"""Who takes part in gpu.py: the trained network in torch, in its several ways, and our backends.
+
+Each takes chunks as they lie in memory, FP16 intensities in, and gives labels in memory; copies are part of that, and
+`ahead` chunks may be under way at once, as in the product. Each also tells how long computing takes without copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parotid_seg.runtime.backend import INPUTS, Backend, Pending
+from parotid_seg.runtime.ort_cuda import OnnxRuntimeCudaBackend
+from parotid_seg.runtime.trt import TensorRtBackend
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.volume import Mask
+
+SLOTS = 2
+"""Chunks that torch is given ahead, each with page-locked memory of its own, so that Python runs while the GPU does."""
+
+
+class Contender(Protocol):
+    """One that takes part.
+
+    Attributes:
+        told: what is to be said about it.
+        ours: whether it is a backend of ours.
+        ahead: chunks under way at once.
+    """
+
+    told: dict[str, Any]
+    ours: bool
+    ahead: int
+
+    def start(self, inputs: Inputs) -> Pending:
+        """Hand in a chunk; its result waits for the labels."""
+        ...
+
+    def compute_ms(self, inputs: Sequence[Inputs], repeats: int) -> list[float]:
+        """Milliseconds a chunk without copies, each input so many times."""
+        ...
+
+
+class Half(nn.Module):
+    """A `ParotidNet` in FP16 but for resampling. Autocast would cast weights and activations again at every layer."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.to_grid, self.from_grid = net.to_grid, net.from_grid
+        self.unet = net.unet.half()
+
+    def forward(self, slices: Tensor, window: Tensor, rows: Tensor, columns: Tensor, *others: Tensor) -> Tensor:
+        """As `ParotidNet`'s."""
+        neighbours, *back = others
+        images = self.to_grid(slices, window, rows, columns, neighbours)
+        scores: Tensor = self.from_grid(self.unet(images.half()), *back)
+        return scores.argmax(dim=1).to(torch.uint8)
+
+
+class _Queued:
+    """A chunk on its way through torch."""
+
+    def __init__(self, labels: Tensor, done: torch.cuda.Event | None) -> None:
+        self._labels, self._done = labels, done
+
+    def result(self) -> Mask:
+        """Wait for the event behind the last copy; the array is the caller's own."""
+        if self._done is not None:
+            self._done.synchronize()
+        return np.array(self._labels.numpy())
+
+
+class TorchContender:
+    """The network in torch.
+
+    Args:
+        net: the network, of which it becomes the owner.
+        device: where to run it.
+        tf32: whether FP32 products may be rounded to TF32. A setting of the process, so it is made for every chunk.
+        compile_mode: mode of torch.compile; "" is eager.
+    """
+
+    ours = False
+
+    def __init__(self, net: nn.Module, device: torch.device, *, tf32: bool, compile_mode: str = "") -> None:
+        self._net = net.to(device, memory_format=torch.channels_last).eval()
+        self._device, self._tf32, self._compiled = device, tf32, bool(compile_mode)
+        self._run = torch.compile(self._net, mode=compile_mode, dynamic=False) if compile_mode else self._net
+        self._pinned: dict[tuple[Any, ...], Tensor] = {}
+        self._turn = 0
+        self.ahead = SLOTS if device.type == "cuda" else 1
+        self.told = {"backend": f"torch {torch.__version__}", "tf32": tf32, "compile_mode": compile_mode or None}
+
+    def start(self, inputs: Inputs) -> _Queued:
+        """Queue the copies and the work."""
+        self._turn = (self._turn + 1) % SLOTS
+        with self._settings():
+            labels = self._forward(self._on_device(inputs))
+            if self._device.type != "cuda":
+                return _Queued(labels, None)
+            out = self._place("labels", tuple(labels.shape), labels.dtype)
+            out.copy_(labels, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+            return _Queued(out, done)
+
+    def compute_ms(self, inputs: Sequence[Inputs], repeats: int) -> list[float]:
+        """By device events around the network, with all inputs on the device; on a CPU by the clock."""
+        with self._settings():
+            ready = [[each.clone() for each in self._on_device(chunk)] for chunk in inputs]
+            if self._device.type != "cuda":
+                return [_clocked(lambda chunk=chunk: self._forward(chunk)) for _ in range(repeats) for chunk in ready]
+            torch.cuda.synchronize()
+            pairs = []
+            for chunk in ready * repeats:
+                before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                before.record()
+                self._forward(chunk)
+                after.record()
+                pairs.append((before, after))
+            torch.cuda.synchronize()
+            return [before.elapsed_time(after) for before, after in pairs]
+
+    def values_moved(self, inputs: Inputs) -> int:
+        """Values that all layers of the network write for a chunk, were nothing fused."""
+        found: list[int] = []
+
+        def count(_: nn.Module, __: Any, output: Tensor) -> None:
+            found.append(output.numel())
+
+        leaves = [module for module in self._net.modules() if not any(module.children())]
+        hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+        self.start(inputs).result()
+        for hook in hooks:
+            hook.remove()
+        return sum(found)
+
+    def _forward(self, tensors: list[Tensor]) -> Tensor:
+        if self._compiled:
+            torch.compiler.cudagraph_mark_step_begin()
+        labels: Tensor = self._run(*tensors)
+        return labels
+
+    def _on_device(self, inputs: Inputs) -> list[Tensor]:
+        arrays = [torch.from_numpy(np.require(inputs[name], requirements=["C", "W"])) for name in INPUTS]
+        if self._device.type != "cuda":
+            return arrays
+        places = [self._place(name, tuple(a.shape), a.dtype) for name, a in zip(INPUTS, arrays, strict=True)]
+        for place, array in zip(places, arrays, strict=True):
+            place.copy_(array)
+        return [place.to(self._device, non_blocking=True) for place in places]
+
+    def _place(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Page-locked memory of this turn's slot; its last chunk is out by now, as no more than `ahead` are started."""
+        key = (self._turn, name, shape)
+        if key not in self._pinned:
+            self._pinned[key] = torch.empty(shape, dtype=dtype, pin_memory=True)
+        return self._pinned[key]
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        torch.set_float32_matmul_precision("high" if self._tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self._tf32
+        # inference mode is the fastest for eager work; compiled graphs keep tensors between calls and want the other
+        with torch.no_grad() if self._compiled else torch.inference_mode():
+            yield
+
+
+class BackendContender:
+    """One of our backends."""
+
+    ours = True
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.ahead = backend, backend.ahead
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What really runs; whether CUDA graphs do is known only after some chunks."""
+        graphs = getattr(self.backend, "graphs", None)
+        return {**vars(self.backend.ran), **({"cuda_graphs": graphs} if graphs else {})}
+
+    def start(self, inputs: Inputs) -> Pending:
+        """Hand in a chunk."""
+        return self.backend.start(inputs)
+
+    def compute_ms(self, inputs: Sequence[Inputs], repeats: int) -> list[float]:
+        """The engine again and again on a chunk that is on the device; on a CPU there is nothing but computing."""
+        of_chunk = {TensorRtBackend: _tensorrt_ms, OnnxRuntimeCudaBackend: _onnxruntime_cuda_ms}.get(type(self.backend))
+        if of_chunk is None:
+            return [
+                _clocked(lambda chunk=chunk: self.start(chunk).result()) for _ in range(repeats) for chunk in inputs
+            ]
+        return [each for chunk in inputs for each in of_chunk(self.backend, chunk, repeats)]
+
+
+def through(contender: Contender, inputs: Sequence[Inputs]) -> list[Mask]:
+    """All chunks, as many ahead as the contender likes."""
+    found, pending = [], deque[Pending]()
+    for chunk in inputs:
+        pending.append(contender.start(chunk))
+        if len(pending) >= contender.ahead:
+            found.append(pending.popleft().result())
+    return [*found, *(each.result() for each in pending)]  # type: ignore[list-item]  # they were asked for labels
+
+
+def _clocked(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - started)
+
+
+def _onnxruntime_cuda_ms(backend: Any, inputs: Inputs, repeats: int) -> list[float]:
+    """The session on the places that hold the chunk; its run waits for the GPU. It looks into the backend for that."""
+    import onnxruntime
+
+    bound = backend._bound
+    for _ in range(2):  # the second captures the graph of this shape
+        backend.start(inputs).result()
+    place = next(reversed(bound._places.values()))
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", place.graph if bound.graphs else "-1")
+    return [_clocked(lambda: bound.session.run_with_iobinding(place.binding, options)) for _ in range(repeats)]
+
+
+def _tensorrt_ms(backend: Any, inputs: Inputs, repeats: int) -> list[float]:
+    """By device events on a lane's stream, as a CUDA graph where the lane makes them. It looks into the backend."""
+    import pycuda.driver as cuda
+
+    from parotid_seg.runtime.cuda import CudaGraph
+
+    backend.start(inputs).result()
+    lane = backend._lanes[backend._turn - 1]
+    context, stream = next(reversed(lane._prepared.values())).context, lane._stream
+    with backend._context.current():
+
+        def once() -> None:
+            if not context.execute_async_v3(stream.handle):
+                raise RuntimeError("the engine did not run")
+
+        once()
+        stream.synchronize()
+        graph = CudaGraph(stream.handle, once) if lane._engine.captures else None
+        work = graph.launch if graph else once
+        found = []
+        for _ in range(repeats):
+            before, after = cuda.Event(), cuda.Event()
+            before.record(stream)
+            work()
+            after.record(stream)
+            after.synchronize()
+            found.append(before.time_till(after))
+        if graph:
+            graph.destroy()
+        return found
+
+
+def timed_ms(work: Any, device: torch.device, repeats: int) -> float:
+    """Median milliseconds of work in torch after a warm-up, by device events or on a CPU by the clock."""
+    work()
+    if device.type != "cuda":
+        return float(np.median([_clocked(work) for _ in range(repeats)]))
+    found = []
+    for _ in range(repeats):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        work()
+        after.record()
+        after.synchronize()
+        found.append(before.elapsed_time(after))
+    return float(np.median(found))
+
+
+def measured_peaks(device: torch.device) -> dict[str, float]:
+    """What the machine does at best: TFLOP/s of a large product by type, and GB/s of a large copy by direction.
+
+    A copy on the device reads and writes, and both count.
+    """
+    on_gpu = device.type == "cuda"
+    side, size, repeats = (8192, 1 << 30, 20) if on_gpu else (512, 1 << 24, 3)
+    found = {}
+    for name, dtype, tf32 in (
+        ("fp32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("fp16", torch.half, True),
+    ):
+        if name == "tf32" and not on_gpu:
+            continue
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        result = torch.empty_like(one)
+        ms = timed_ms(lambda one=one, other=other, result=result: torch.mm(one, other, out=result), device, repeats)
+        found[f"{name}_tflops"] = 2 * side**3 / ms / 1e9
+        del one, other, result
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    found["memory_gb_s"] = 2 * size / timed_ms(lambda: target.copy_(source), device, repeats) / 1e6
+    if on_gpu:
+        host = torch.zeros(size // 4, dtype=torch.uint8, pin_memory=True)
+        near = source[: size // 4]
+        to_device = timed_ms(lambda: near.copy_(host, non_blocking=True), device, repeats)
+        to_host = timed_ms(lambda: host.copy_(near, non_blocking=True), device, repeats)
+        found["host_to_device_gb_s"] = size / 4 / to_device / 1e6
+        found["device_to_host_gb_s"] = size / 4 / to_host / 1e6
+    return found
