@@ -1,0 +1,86 @@
+"""A case by itself: whatever goes wrong with it is its own, and has a reason."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.runtime import transaction
+from parotid_seg.runtime.batches import Labelled
+from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.messages import Work
+from parotid_seg.runtime.transaction import do_case
+from tests.runtime.test_batches import Threshold
+from tests.scan.test_chunks import scan_at
+
+
+@pytest.fixture
+def case(tmp_path) -> Case:
+    path = tmp_path / "s.nii.gz"
+    voxels = scan_at(70, 75).voxels[0]
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([-2.4, -2.4, 3.0, 1.0])), path)
+    return Case("s", (path,))
+
+
+@pytest.fixture
+def work(tmp_path) -> Work:
+    (tmp_path / "out").mkdir()
+    return Work(tmp_path / "out", Threshold().contract, ("model",), pictures=False)
+
+
+def everywhere(covered) -> Labelled:
+    return Labelled(np.ones(covered.voxels.shape[1:], np.uint8), {}, 0.5)
+
+
+def test_done_and_done_before_and_undone_by_other_options(case, work):
+    status, entry = do_case(work, case, None, everywhere)
+    assert status == "done"
+    assert entry.seconds["segment"] == 0.5
+    assert do_case(work, case, entry, everywhere) == ("skipped", entry)
+    other = Work(work.out, work.contract, ("another model",), pictures=False)
+    assert do_case(other, case, entry, everywhere)[0] == "done"
+    assert do_case(work, Case("s", case.scan), None, everywhere)[1].key == entry.key
+
+
+def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
+    def too_large(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(transaction, "read_nifti", too_large)
+    status, entry = do_case(work, case, None, everywhere)
+    assert (status, entry.reason) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
+
+
+def test_a_bug_costs_the_case_and_leaves_its_traceback(case, work, capsys):
+    def bug(_):
+        raise KeyError("labels")
+
+    status, entry = do_case(work, case, None, bug)
+    assert (status, entry.reason) == ("failed", f"{case.scan[0]}: unexpected KeyError: 'labels'")
+    assert "Traceback" in capsys.readouterr().err
+    assert not list(work.out.iterdir())
+
+
+def test_a_scan_that_the_engine_refuses(case, work):
+    def refuse(_):
+        raise ScanError("m.engine: slices of a chunk: found 9, expected 1 to 4")
+
+    assert do_case(work, case, None, refuse)[1].reason == (
+        f"{case.scan[0]}: m.engine: slices of a chunk: found 9, expected 1 to 4"
+    )
+
+
+def test_somebody_elses_file_is_not_overwritten(case, work):
+    theirs = work.out / "s.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), theirs)
+    before = theirs.read_bytes()
+    status, entry = do_case(work, case, None, everywhere)
+    assert status == "failed"
+    assert "exists and is no mask of ours" in entry.reason
+    assert theirs.read_bytes() == before
+
+
+def test_results_that_cannot_be_written_stop_the_run(case, work):
+    work.out.rmdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        do_case(work, case, None, everywhere)
