@@ -16,7 +16,7 @@ THINNEST_MM = 0.5
 
 
 def input_shapes(contract: Contract, batch: BatchProfile) -> Shapes:
-    """Smallest, usual and largest shape of every input, so that `scan.grid.chunks` stays within them.
+    """Smallest, usual and largest shape of every input, so that `scan.chunks.chunks` stays within them.
 
     It does for all scans with sides of `SIDE` and slices `THINNEST_MM` apart or more that are cut into chunks of
     `batch.max` looks or fewer. The usual shape is a chunk of `batch.opt` from the middle of a scan with slices as far
