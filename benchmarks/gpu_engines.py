@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from parotid_seg.runtime.backend import INPUTS, Backend, Pending
-from parotid_seg.runtime.ort_cuda import OnnxRuntimeCudaBackend
-from parotid_seg.runtime.trt import TensorRtBackend
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
@@ -192,13 +190,8 @@ class BackendContender:
         return self.backend.start(inputs)
 
     def compute_ms(self, inputs: Sequence[Inputs], repeats: int) -> list[float]:
-        """The engine again and again on a chunk that is on the device; on a CPU there is nothing but computing."""
-        of_chunk = {TensorRtBackend: _tensorrt_ms, OnnxRuntimeCudaBackend: _onnxruntime_cuda_ms}.get(type(self.backend))
-        if of_chunk is None:
-            return [
-                _clocked(lambda chunk=chunk: self.start(chunk).result()) for _ in range(repeats) for chunk in inputs
-            ]
-        return [each for chunk in inputs for each in of_chunk(self.backend, chunk, repeats)]
+        """As the backend tells it, each chunk by itself."""
+        return [1000 * self.backend.timed(chunk)[1].compute for _ in range(repeats) for chunk in inputs]
 
 
 def through(contender: Contender, inputs: Sequence[Inputs]) -> list[Mask]:
@@ -215,51 +208,6 @@ def _clocked(work: Any) -> float:
     started = time.perf_counter()
     work()
     return 1000 * (time.perf_counter() - started)
-
-
-def _onnxruntime_cuda_ms(backend: Any, inputs: Inputs, repeats: int) -> list[float]:
-    """The session on the places that hold the chunk; its run waits for the GPU. It looks into the backend for that."""
-    import onnxruntime
-
-    bound = backend._bound
-    for _ in range(2):  # the second captures the graph of this shape
-        backend.start(inputs).result()
-    place = next(reversed(bound._places.values()))
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", place.graph if bound.graphs else "-1")
-    return [_clocked(lambda: bound.session.run_with_iobinding(place.binding, options)) for _ in range(repeats)]
-
-
-def _tensorrt_ms(backend: Any, inputs: Inputs, repeats: int) -> list[float]:
-    """By device events on a lane's stream, as a CUDA graph where the lane makes them. It looks into the backend."""
-    import pycuda.driver as cuda
-
-    from parotid_seg.runtime.cuda import CudaGraph
-
-    backend.start(inputs).result()
-    lane = backend._lanes[backend._turn - 1]
-    context, stream = next(reversed(lane._prepared.values())).context, lane._stream
-    with backend._context.current():
-
-        def once() -> None:
-            if not context.execute_async_v3(stream.handle):
-                raise RuntimeError("the engine did not run")
-
-        once()
-        stream.synchronize()
-        graph = CudaGraph(stream.handle, once) if lane._engine.captures else None
-        work = graph.launch if graph else once
-        found = []
-        for _ in range(repeats):
-            before, after = cuda.Event(), cuda.Event()
-            before.record(stream)
-            work()
-            after.record(stream)
-            after.synchronize()
-            found.append(before.time_till(after))
-        if graph:
-            graph.destroy()
-        return found
 
 
 def timed_ms(work: Any, device: torch.device, repeats: int) -> float:

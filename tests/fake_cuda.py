@@ -200,6 +200,23 @@ def fake_pycuda(gpu: FakeGpu) -> ModuleType:
     module.Device, module.mem_alloc, module.pagelocked_empty = Device, Allocation, pagelocked_empty
     module.memcpy_htod_async, module.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
     module.Stream = lambda flags: FakeStream(gpu, flags)
+
+    class Event:
+        """Tells as time how much the stream had done."""
+
+        def record(self, stream: FakeStream) -> None:
+            self.stream, self.at = stream, None
+            stream.add("event", lambda: setattr(self, "at", len(gpu.done)))
+
+        def synchronize(self) -> None:
+            self.stream.synchronize()
+
+        def time_till(self, other: Event) -> float:
+            assert self.at is not None
+            assert other.at is not None
+            return float(other.at - self.at - 1)
+
+    module.Event = Event
     return module
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,17 @@ class Ran:
     backend: str
     device: str
     precision: str
+
+
+class Times(NamedTuple):
+    """Seconds of a chunk's way into the device's memory, through the model, and back into the host's.
+
+    On the CPU what is copied is what has to be padded and cut.
+    """
+
+    to_device: float
+    compute: float
+    from_device: float
 
 
 class Pending(Protocol):
@@ -79,6 +90,14 @@ class Backend(Protocol):
 
     def start(self, inputs: Inputs) -> Pending:
         """Hand in a chunk. The inputs must not change before its result is there.
+
+        Raises:
+            DeviceMemoryError: as `Pending.result`.
+        """
+        ...
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """Take a chunk by itself from beginning to end, and tell the times; for profiling.
 
         Raises:
             DeviceMemoryError: as `Pending.result`.

@@ -7,6 +7,7 @@ it was captured with, can be replayed.
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from parotid_seg.errors import DeviceMemoryError
-from parotid_seg.runtime.backend import INPUTS, Output
+from parotid_seg.runtime.backend import INPUTS, Output, Times
 from parotid_seg.runtime.pad import padded
 from parotid_seg.scan.chunks import Inputs
 
@@ -84,11 +85,16 @@ class BoundSession:
         self._ids = itertools.count(1)
 
     def run(self, inputs: Inputs) -> Output:
-        """One chunk's output; the array is the caller's own.
+        """One chunk's output; the array is the caller's own. Raises as `timed`."""
+        return self.timed(inputs)[0]
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """One chunk's output, an array of the caller's own, and the time of the steps, each of which waits for its end.
 
         Raises:
             DeviceMemoryError: if there is no memory for it; all places are given up, so that a smaller one may fit.
         """
+        begun = time.perf_counter()
         chunk, size = padded(inputs)
         shapes = tuple(chunk[name].shape for name in INPUTS)
         try:
@@ -100,9 +106,12 @@ class BoundSession:
             options.add_run_config_entry(
                 "gpu_graph_id", place.graph if self.graphs and place.runs > 0 else WITHOUT_GRAPH
             )
+            copied = time.perf_counter()
             self.session.run_with_iobinding(place.binding, options)
             place.runs += 1
-            return size.of(place.output.numpy())
+            computed = time.perf_counter()
+            output = size.of(place.output.numpy())
+            return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
             if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise

@@ -18,7 +18,7 @@ from pathlib import Path
 import onnxruntime
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Done, Ran, check_names
+from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.ort import check_single_onnxruntime, make_session, session_options
 from parotid_seg.runtime.ort_binding import BoundSession
@@ -107,6 +107,10 @@ class OnnxRuntimeCudaBackend:
     def start(self, inputs: Inputs) -> Done:
         """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
         return Done(self._bound.run(inputs))
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """Each step waits for the GPU, so the clock tells its time."""
+        return self._bound.timed(inputs)
 
     def close(self) -> None:
         """Give the GPU's memory back."""

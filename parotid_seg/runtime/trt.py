@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
-from parotid_seg.runtime.backend import INPUTS, OUTPUTS, Ran
+from parotid_seg.runtime.backend import INPUTS, OUTPUTS, Output, Ran, Times
 from parotid_seg.runtime.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.gpu import find_gpu
@@ -98,24 +99,45 @@ class TensorRtBackend:
             ScanError: if the chunk is not within what the engine was built for.
             DeviceMemoryError: if the GPU's memory does not suffice; a smaller chunk may be handed in afterwards.
         """
+        inputs, lane, context = self._next(inputs)
+        with context.current(), self._released_if_full():
+            chunk = lane.start(inputs, lambda: self._finish(lane))
+        self._tell_capture_failure()
+        return chunk
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """A chunk by itself, timed by events of the device. Raises as `start`."""
+        inputs, lane, context = self._next(inputs)
+        with context.current(), self._released_if_full():
+            found = lane.timed(inputs)
+        self._tell_capture_failure()
+        return found
+
+    def _next(self, inputs: Inputs) -> tuple[Inputs, Lane, PrimaryContext]:
+        """A chunk as the engine takes it, and the lane whose turn it is."""
         if self._context is None or self._engine is None:
             raise ParotidSegError(f"{self._path}: the engine is closed")
         inputs = filled(inputs, self._sidecar.batch.min)
         check_shapes(inputs, self._path, self._sidecar)
         lane = self._lanes[self._turn]
         self._turn = (self._turn + 1) % len(self._lanes)
-        with self._context.current():
-            try:
-                chunk = lane.start(inputs, lambda: self._finish(lane))
-            except DeviceMemoryError:
-                for each in self._lanes:  # their buffers may have grown for chunks that did not fit beside each other
-                    each.release()
-                raise
-        failure = self._engine.capture_failure
+        return inputs, lane, self._context
+
+    @contextmanager
+    def _released_if_full(self) -> Iterator[None]:
+        """Buffers may have grown for chunks that did not fit beside each other; a smaller chunk shall find room."""
+        try:
+            yield
+        except DeviceMemoryError:
+            for each in self._lanes:
+                each.release()
+            raise
+
+    def _tell_capture_failure(self) -> None:
+        failure = self._engine.capture_failure if self._engine else ""
         if failure and failure not in self.graphs:
             self.graphs = f"none: capturing failed: {failure}"
             self.ran = dataclasses.replace(self.ran, backend=f"{self.ran.backend}, CUDA graphs {self.graphs}")
-        return chunk
 
     def close(self) -> None:
         """Give the lanes, then the engine, then the GPU's context back. Chunks under way come out first."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError
-from parotid_seg.runtime.backend import Output
+from parotid_seg.runtime.backend import Output, Times
 from parotid_seg.runtime.cuda import NON_BLOCKING, CudaError, CudaGraph
 from parotid_seg.runtime.engine_file import Shape
 from parotid_seg.scan.chunks import Inputs
@@ -157,6 +157,28 @@ class Lane:
         self._chunk, self._current = Chunk(wait), prepared
         return self._chunk
 
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """A chunk by itself; then the same work again between events of the device, as a whole and its copies alone.
+
+        Raises:
+            DeviceMemoryError, ModelError: as `start`.
+        """
+        output = self.start(inputs, self.finish).result()
+        prepared = next(reversed(self._prepared.values()))
+        self._launch(prepared)  # where graphs are captured, that has happened by now
+        whole = self._seconds(lambda: self._launch(prepared))
+        there, back = (self._seconds(lambda copy=copy: copy(prepared)) for copy in (self._copy_in, self._copy_out))  # type: ignore[misc]
+        return output, Times(there, max(whole - there - back, 0.0), back)
+
+    def _seconds(self, work: Callable[[], None]) -> float:
+        """What the device needs for work on the stream."""
+        before, after = self._engine.cuda.Event(), self._engine.cuda.Event()
+        before.record(self._stream)
+        work()
+        after.record(self._stream)
+        after.synchronize()
+        return float(before.time_till(after)) / 1000
+
     def finish(self) -> None:
         """Wait for the chunk that is on the way, if there is one, and fill in its output."""
         chunk, prepared, self._chunk, self._current = self._chunk, self._current, None, None
@@ -269,13 +291,19 @@ class Lane:
             prepared.warm = True
 
     def _enqueue(self, prepared: _Prepared) -> None:
-        engine, cuda = self._engine, self._engine.cuda
-        cuda.memcpy_htod_async(self._device["in"], self._host["in"][: prepared.bytes_in], self._stream)
+        self._copy_in(prepared)
         if not prepared.context.execute_async_v3(self._stream.handle):
-            raise engine.refusal("a chunk was not computed")
-        name, dtype = next(iter(engine.outputs.items()))
+            raise self._engine.refusal("a chunk was not computed")
+        self._copy_out(prepared)
+
+    def _copy_in(self, prepared: _Prepared) -> None:
+        host = self._host["in"][: prepared.bytes_in]
+        self._engine.cuda.memcpy_htod_async(self._device["in"], host, self._stream)
+
+    def _copy_out(self, prepared: _Prepared) -> None:
+        name, dtype = next(iter(self._engine.outputs.items()))
         size = math.prod(prepared.places[name][1]) * dtype.itemsize
-        cuda.memcpy_dtoh_async(self._host["out"][:size], self._device["out"], self._stream)
+        self._engine.cuda.memcpy_dtoh_async(self._host["out"][:size], self._device["out"], self._stream)
 
 
 def refusal(name: str, what: str, log: Any) -> ParotidSegError:

@@ -137,6 +137,16 @@ def test_chunks_overlap_and_may_be_waited_for_late_or_never(gpu, small):
     np.testing.assert_array_equal(last.result(), labels_of(reference, inputs[0]))
 
 
+def test_a_chunk_is_timed_by_events_on_its_stream(gpu, library, small):
+    backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
+    for inputs in inputs_of(scan()):
+        output, times = backend.timed(inputs)
+        np.testing.assert_array_equal(output, labels_of(reference, inputs))
+        assert times == pytest.approx((1e-3, 1e-3, 1e-3))  # the fake's events count what lies between them
+    check(backend, reference, inputs_of(scan(seed=1)))
+    backend.close()
+
+
 def test_inputs_may_change_once_they_are_handed_in(gpu, small):
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     inputs = inputs_of(scan())[1]
