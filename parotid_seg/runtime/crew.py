@@ -9,24 +9,17 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.batches import Labelled
-from parotid_seg.runtime.messages import Finished, Job, Stopped, Work, send
+from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
+from parotid_seg.runtime.pipes import cause, command_of, send
 from parotid_seg.scan.chunks import Covered
 
-PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
-    "from parotid_seg.runtime.worker import main; main()"
-)
-"""The worker uses the package that the main process does, and nothing else from its folder or the current one."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """A worker's products are tiny, and the cores are the engine's."""
 
@@ -58,9 +51,8 @@ class Worker:
         self._events = events
         self._letters: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._killed_for = ""
-        package = str(Path(__file__).parents[2])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", PROGRAM, package],
+            command_of("parotid_seg.runtime.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD},
@@ -111,7 +103,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 stdin.close()
             stdout.close()
-            self._events.put((self, Died(self._killed_for or _cause(status))))
+            self._events.put((self, Died(self._killed_for or cause(status))))
 
 
 class Crew:
@@ -147,11 +139,3 @@ class Crew:
             worker.kill()
         for worker in self._all:
             worker.wait()
-
-
-def _cause(status: int) -> str:
-    if status == -signal.SIGKILL:
-        return "its process was killed, perhaps for want of memory"
-    if status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}"
-    return f"its process ended with status {status}"

@@ -6,10 +6,8 @@ needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished` or `
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.cases import Case
@@ -66,9 +64,3 @@ class Stopped:
 def failed(case: Case, reason: str, key: str = "") -> Entry:
     """The entry of a case that was set aside."""
     return Entry(case.name, str(case.scan[0]), key, "failed", reason=reason)
-
-
-def send(message: object, stream: IO[Any]) -> None:
-    """Write a message."""
-    pickle.dump(message, stream, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.flush()

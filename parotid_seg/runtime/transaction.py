@@ -37,12 +37,12 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
     Raises:
         OutputError: if results cannot be written at all.
     """
-    key = ""
+    key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
         if known and not work.overwrite and known.key == key and is_whole(known, work.out):
             return "skipped", known
-        return "done", _segment(work, case, known, key, ask)
+        return "done", _segment(work, case, known, key, ask, begun)
     except ScanError as error:
         named = any(str(path) in str(error) for path in case.scan)
         reason = str(error) if named else f"{case.scan[0]}: {error}"
@@ -73,11 +73,10 @@ def key_of(scan: Scan, work: Work) -> str:
     return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
 
 
-def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask) -> Entry:
+def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, begun: float) -> Entry:
     path = work.out / f"{case.name}.nii.gz"
     if known is None and path.exists() and not is_own_mask(path):
         raise ScanError(f"{case.scan[0]}: {path} exists and is no mask of ours; move it or choose another --out")
-    begun = time.perf_counter()
     scan = read_nifti(*case.scan)
     covered = prepare(scan.volume, work.contract)
     read = time.perf_counter()
@@ -92,6 +91,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask) ->
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
         draw_overlay(scan.volume, window, found.mask, found.volumes_ml, case.name, picture)
     write_mask(found.mask, scan, path)
+    mask_sha256 = hash_file(path)
     seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}
     return Entry(
         case=case.name,
@@ -99,7 +99,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask) ->
         key=key,
         status="done",
         mask=path.name,
-        mask_sha256=hash_file(path),
+        mask_sha256=mask_sha256,
         volumes_ml={name: round(size, 3) for name, size in found.volumes_ml.items()},
         agreement={name: round(dsc, 4) for name, dsc in found.agreement.items()},
         flags=found.flags,
