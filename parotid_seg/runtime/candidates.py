@@ -37,7 +37,7 @@ def on_cpu(model: Path, contract: Contract, threads: int | None, output: str, sa
         return found
     for precision in precisions:
         make = partial(OpenVinoBackend, model, precision=precision, threads=threads, output=output)
-        found.append(Candidate(f"OpenVINO {precision.upper()}", precision, make))
+        found.append(Candidate(f"OpenVINO {precision.upper()}", "openvino", precision, model, make))
     return found
 
 
@@ -52,7 +52,9 @@ def on_gpu(model: Path, contract: Contract, index: int, output: str, say: Say) -
     return [
         Candidate(
             f"onnxruntime CUDA {precision.upper()}",
+            "onnxruntime",
             precision,
+            file,
             partial(OnnxRuntimeCudaBackend, file, device=index, output=output),
         )
         for precision, file in files.items()
@@ -91,4 +93,6 @@ def facts_of(model: Path) -> dict[str, object]:
 
 def _onnxruntime(model: Path, precision: str, threads: int | None, output: str) -> Candidate:
     name = f"onnxruntime {precision.upper()}"
-    return Candidate(name, precision, partial(OnnxRuntimeBackend, model, threads=threads, output=output))
+    return Candidate(
+        name, "onnxruntime", precision, model, partial(OnnxRuntimeBackend, model, threads=threads, output=output)
+    )

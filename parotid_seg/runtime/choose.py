@@ -35,12 +35,16 @@ class Candidate:
 
     Attributes:
         name: as it is told to the user, for example "OpenVINO BF16".
+        backend: the name it is asked for by, see `load.BACKENDS`.
         precision: type it computes in.
-        make: loads the model; raises ParotidSegError if that fails.
+        file: the model file or engine that it loads.
+        make: loads it; raises ParotidSegError if that fails.
     """
 
     name: str
+    backend: str
     precision: str
+    file: Path
     make: Callable[[], Backend]
 
 

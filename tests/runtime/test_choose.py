@@ -70,7 +70,10 @@ class Choosing:
     def __init__(self, place, precisions, measured, precision="fp32"):
         self.place, self.measured, self.precision = place, measured, precision
         self.loaded, self.said, self.broken = [], [], {}
-        self.candidates = [Candidate(name, kind, lambda name=name: self.make(name)) for name, kind in precisions]
+        self.candidates = [
+            Candidate(name, "onnxruntime", kind, DEFAULT_MODEL, lambda name=name: self.make(name))
+            for name, kind in precisions
+        ]
 
     def make(self, name):
         if name in self.broken:

@@ -1,0 +1,1 @@
+"""How fast a model runs here, on which engine, and why: `parotid-seg bench`."""

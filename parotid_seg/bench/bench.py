@@ -1,0 +1,273 @@
+"""`parotid-seg bench`: engines on the same chunks, then on the same scans, and whether their masks are the model's."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parotid_seg.bench.condition import about_machine, condition, remarks
+from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.end_to_end import EndToEnd, end_to_end
+from parotid_seg.bench.inputs import MOST_SCANS, in_memory
+from parotid_seg.bench.parity import Masks, Parity, compare, reference_masks
+from parotid_seg.bench.peaks import Peaks, measured_peaks
+from parotid_seg.bench.result import Result, Row, Speed
+from parotid_seg.bench.roofline import roofline
+from parotid_seg.bench.stats import Latency
+from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
+from parotid_seg.contract import Contract
+from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.runtime.cases import Scan
+from parotid_seg.runtime.choose import Candidate
+from parotid_seg.runtime.journal import hash_file
+from parotid_seg.runtime.machine import available_cores
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.ort_profile import Count, count
+
+if TYPE_CHECKING:
+    from parotid_seg.bench.layers import Layers
+
+USUAL_SIZES = (1, 4, 16, 64)
+PARITY_SCANS = 3
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured.
+
+    Attributes:
+        batch_sizes: looks at once; None means `USUAL_SIZES`, as far as an engine takes them.
+        minutes: for the turns in all; masks, whole runs and profiles come on top.
+        layers: whether to profile the engines layer by layer.
+    """
+
+    batch_sizes: tuple[int, ...] | None = None
+    minutes: float = 3.0
+    layers: bool = False
+
+    def __post_init__(self) -> None:
+        for size in self.batch_sizes or ():
+            if size < 1:
+                raise InputError(f"--batch-sizes: found {size}, expected at least 1")
+        if not self.minutes > 0:
+            raise InputError(f"--minutes: found {self.minutes:g}, expected more than 0")
+
+
+def bench(
+    model: Path,
+    contract: Contract,
+    candidates: Sequence[Candidate],
+    scans: Sequence[Scan],
+    options: BenchOptions,
+    *,
+    gpu: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Result:
+    """Measure engines.
+
+    Args:
+        model: the file that was asked for; an .onnx file is the reference for the masks of all.
+        contract: its contract.
+        candidates: the engines.
+        scans: what to measure with.
+        options: see `BenchOptions`.
+        gpu: number of the GPU that takes part, if one does.
+        say: told what is done and left out.
+        progress: told phase, steps done and steps in all.
+
+    Raises:
+        InputError: if a batch size was asked for that an engine does not take, or no scan has so many slices.
+        ParotidSegError: if no engine can be measured at all, or a scan cannot be read.
+    """
+    return _Bench(model, contract, candidates, scans, options, gpu, say, progress).run()
+
+
+class _Bench:
+    """See `bench`."""
+
+    def __init__(
+        self,
+        model: Path,
+        contract: Contract,
+        candidates: Sequence[Candidate],
+        scans: Sequence[Scan],
+        options: BenchOptions,
+        gpu: int | None,
+        say: Callable[[str], None],
+        progress: Progress,
+    ) -> None:
+        self._model, self._contract, self._scans, self._options = model, contract, scans, options
+        self._gpu, self._say, self._progress = gpu, say, progress
+        self._left_out: list[tuple[str, str]] = []
+        self._turns = Turns(
+            candidates,
+            contract,
+            in_memory(scans[:MOST_SCANS], contract),
+            options.batch_sizes or USUAL_SIZES,
+            self._leave_out,
+            gpu=gpu,
+            strict=options.batch_sizes is not None,
+        )
+
+    def run(self) -> Result:
+        """Measure everything."""
+        begun, before = datetime.now(UTC), condition(self._gpu)
+        self._say(f"{', '.join(self._turns.entries)} on batches of {', '.join(map(str, self._turns.chunks))}")
+        peaks = self._peaks()
+        counts = self._counts()
+        references = self._references()
+        parities: dict[str, dict[int, Parity]] = {}
+        ends: dict[str, EndToEnd] = {}
+        layers: dict[str, Layers] = {}
+        for launch in range(LAUNCHES):
+            with self._turns.launched() as running:
+                self._say(f"launch {launch + 1} of {LAUNCHES}")
+                if launch == 0 and references:
+                    parities = self._parities(running, references)
+                self._turns.take(running, 60 * self._options.minutes / LAUNCHES, self._progress)
+                if launch == LAUNCHES - 1:
+                    ends = end_to_end(self._turns, running, self._scans, self._progress)
+                    layers = self._layers(running) if self._options.layers else {}
+        after = condition(self._gpu)
+        if not self._turns.entries:
+            raise ParotidSegError(f"nothing could be measured: {'; '.join(': '.join(each) for each in self._left_out)}")
+        rows = [
+            self._row(entry, peaks, counts, parities.get(name, {}), ends.get(name), layers.get(name))
+            for name, entry in self._turns.entries.items()
+        ]
+        return Result(
+            made=begun.isoformat(timespec="seconds"),
+            machine={**about_machine(self._gpu), "before": vars(before), "after": vars(after)},
+            model=self._about_model(),
+            inputs=self._about_inputs(),
+            peaks=peaks,
+            pace_ms=tuple(map(tuple, self._turns.pace_ms)),
+            rows=tuple(rows),
+            left_out=tuple(self._left_out),
+            remarks=tuple(remarks(before, after, available_cores())),
+        )
+
+    def _leave_out(self, what: str, why: str) -> None:
+        self._left_out.append((what, why))
+        self._say(f"left out: {what}: {why}")
+
+    def _peaks(self) -> dict[str, Peaks]:
+        """By device."""
+        found = {"cpu": measured_peaks()}
+        if self._gpu is not None:
+            try:
+                found["cuda"] = measured_peaks("cuda", self._gpu)
+            except Exception as error:  # whatever onnxruntime raises where it has no CUDA
+                self._leave_out("peaks of the GPU", " ".join(str(error).split()))
+        return found
+
+    def _counts(self) -> dict[int, Count]:
+        """What a chunk of each batch size asks for; none for an engine, whose graph is not at hand."""
+        if self._model.suffix == ".engine":
+            return {}
+        content = self._model.read_bytes()
+        return {size: count(content, real[0]) for size, (real, _) in self._turns.chunks.items()}
+
+    def _references(self) -> Masks:
+        """The masks that all engines should give."""
+        if self._model.suffix == ".engine":
+            self._leave_out("masks", f"{self._model.name} is an engine; bench its .onnx file to compare them")
+            return {}
+        return reference_masks(OnnxRuntimeBackend(self._model), self._scans[:PARITY_SCANS])
+
+    def _parities(self, running: dict[str, Contestant], references: Masks) -> dict[str, dict[int, Parity]]:
+        found: dict[str, dict[int, Parity]] = {}
+        labels = len(self._contract.labels)
+        for number, (name, entry) in enumerate(list(self._turns.entries.items())):
+            self._progress("masks", number, len(running))
+            with self._turns.left_out_if_failing(name):
+                found[name] = {
+                    size: compare(
+                        references,
+                        {scan: running[name].labels(scan, size) for scan in references},
+                        entry.candidate.precision,
+                        labels,
+                    )
+                    for size in entry.jobs
+                }
+        return found
+
+    def _layers(self, running: dict[str, Contestant]) -> dict[str, Layers]:
+        found = {}
+        for name, entry in list(self._turns.entries.items()):
+            try:
+                chunk = self._turns.chunks[entry.best_size][0][0]
+                found[name] = running[name].layers(entry.candidate.file, chunk)
+            except ParotidSegError as error:
+                self._leave_out(f"layers of {name}", str(error))
+        return found
+
+    def _row(
+        self,
+        entry: Entry,
+        peaks: dict[str, Peaks],
+        counts: dict[int, Count],
+        parities: dict[int, Parity],
+        end: EndToEnd | None,
+        layers: Layers | None,
+    ) -> Row:
+        ran = entry.started[-1].ran
+        device_peaks = peaks.get(ran.device.partition(":")[0])
+
+        def speed(size: int, job: Job) -> Speed:
+            real, _ = self._turns.chunks[size]
+            slices = len(real[0]["slices_back"])
+            every = [found for launch in job.rounds for found in launch]
+            ahead = [each for found in every for each in found.ahead_ms]
+            latency = Latency.of(job.real_ms)
+            ahead_ms = statistics.median(ahead) if ahead else None
+            found = None
+            if device_peaks and size in counts:
+                found = roofline(counts[size], latency.p50 / 1000, ran.precision, device_peaks)
+            return Speed(
+                batch_size=size,
+                chunks=len(real),
+                slices=slices,
+                real=latency,
+                noise=Latency.of([each for found in every for each in found.noise_ms]),
+                ahead_ms=ahead_ms,
+                slices_a_second=1000 * slices / (ahead_ms or latency.p50),
+                spread=job.spread,
+                rounds_ms=tuple(map(tuple, job.medians_ms)),
+                peak_mib=statistics.median(job.peak_mib),
+                gpu_mib=job.gpu_mib,
+                roofline=found,
+                parity=parities.get(size),
+            )
+
+        return Row(
+            entry.candidate.name,
+            ran,
+            tuple(entry.cold_s),
+            tuple(started.again_s for started in entry.started),
+            tuple(speed(size, job) for size, job in entry.jobs.items()),
+            end,
+            layers,
+        )
+
+    def _about_model(self) -> dict[str, object]:
+        return {
+            "file": self._model.name,
+            "sha256": hash_file(self._model),
+            "precision": self._contract.precision,
+            "cost_of_a_look": self._contract.cost,
+            "verified": bool(self._contract.verification),
+        }
+
+    def _about_inputs(self) -> dict[str, object]:
+        shapes = {size: list(real[0]["slices"].shape) for size, (real, _) in self._turns.chunks.items()}
+        return {
+            "scans": len(self._scans),
+            "chunks_of": [Path(scan[0]).name for scan in self._scans[:MOST_SCANS]],
+            "voxels_of_a_chunk": {str(size): shape for size, shape in shapes.items()},
+        }

@@ -1,0 +1,186 @@
+"""The program of a contestant's process: one engine loaded, and what can be asked of it.
+
+A process for each contestant, so that memory is its own, its start is a real one, and one that crashes ends alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parotid_seg.bench.memory import forget_peak, peak_mib
+from parotid_seg.errors import ParotidSegError
+from parotid_seg.runtime.pipes import ends, send
+
+if TYPE_CHECKING:
+    from parotid_seg.bench.layers import Layers
+    from parotid_seg.runtime.backend import Backend, Pending, Ran
+    from parotid_seg.runtime.cases import Scan
+    from parotid_seg.scan.chunks import Inputs
+    from parotid_seg.scan.volume import Mask
+
+
+@dataclass(frozen=True)
+class Started:
+    """How a contestant got ready.
+
+    Attributes:
+        load_s: seconds to import its libraries and load the model.
+        first_s: seconds of the first chunk after that.
+        again_s: seconds to load the model once more in this process, with its first chunk.
+        ran: what runs the model.
+        largest_batch, ahead: see `Backend`.
+    """
+
+    load_s: float
+    first_s: float
+    again_s: float
+    ran: Ran
+    largest_batch: int | None
+    ahead: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Times of some chunks, one by one.
+
+    Attributes:
+        real_ms, noise_ms: of chunks of scans, and of noise.
+        ahead_ms: milliseconds a chunk with several under way; empty where the backend takes one at a time.
+    """
+
+    real_ms: tuple[float, ...]
+    noise_ms: tuple[float, ...]
+    ahead_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A scan from file to mask with nothing beside it.
+
+    Attributes:
+        seconds: by stage, in order.
+        whole_s: from beginning to end by one clock.
+    """
+
+    seconds: dict[str, float]
+    whole_s: float
+
+
+class Child:
+    """What can be asked. Every public method is a question, and `start` is the first."""
+
+    def __init__(self) -> None:
+        self._backend: Backend
+        self._chunks: dict[int, tuple[deque[Inputs], deque[Inputs]]] = {}
+
+    def start(self, make: Callable[[], Backend], chunk: Inputs) -> Started:
+        """Load the model and take a chunk; then the same again, and keep the first."""
+        begun = time.perf_counter()
+        self._backend = backend = make()
+        loaded = time.perf_counter()
+        backend.start(chunk).result()
+        ready = time.perf_counter()
+        second = make()
+        second.start(chunk).result()
+        again = time.perf_counter()
+        second.close()
+        return Started(loaded - begun, ready - loaded, again - ready, backend.ran, backend.largest_batch, backend.ahead)
+
+    def hold(self, batch_size: int, real: Sequence[Inputs], noise: Sequence[Inputs]) -> None:
+        """Keep the chunks of a batch size."""
+        self._chunks[batch_size] = deque(real), deque(noise)
+
+    def memory_mib(self, batch_size: int, count: int) -> float:
+        """The process's largest resident set while it takes some chunks."""
+        forget_peak()
+        self.round(batch_size, count)
+        return peak_mib()
+
+    def round(self, batch_size: int, count: int) -> Round:
+        """Take so many chunks, one by one, and a few of noise after them."""
+        real, noise = self._chunks[batch_size]
+        times = tuple(self._ms(real) for _ in range(count))
+        of_noise = tuple(self._ms(noise) for _ in range(-(-count // 4)))
+        ahead = (self._ahead_ms(list(real)),) if self._backend.ahead > 1 else ()
+        return Round(times, of_noise, ahead)
+
+    def labels(self, scan: Scan, batch_size: int) -> Mask:
+        """The mask of a scan as the engine gives it."""
+        from parotid_seg.bench.parity import labels_of_scan
+
+        return labels_of_scan(self._backend, scan, batch_size)
+
+    def stages(self, scans: Sequence[Scan], batch_size: int) -> list[Stages]:
+        """Each scan from file to mask, one after the other in this process."""
+        from parotid_seg.bench.stages import staged
+
+        with tempfile.TemporaryDirectory() as folder:
+            return [staged(self._backend, scan, batch_size, Path(folder)) for scan in scans]
+
+    def infer(self, folder: Path, batch_size: int) -> float:
+        """Seconds of `parotid-seg infer` on a folder of scans, its model loaded beforehand."""
+        from parotid_seg.runtime.infer import InferOptions, infer
+
+        options = InferOptions(batch_size=batch_size)
+        with tempfile.TemporaryDirectory() as out:
+            begun = time.perf_counter()
+            summary = infer([folder], Path(out), lambda: self._backend, options)
+            seconds = time.perf_counter() - begun
+        if summary.failed:
+            raise ParotidSegError(f"{summary.failed} of the scans failed; parotid-seg infer tells why")
+        return seconds
+
+    def layers(self, model: Path, chunk: Inputs) -> Layers:
+        """Where the time goes within the model."""
+        from parotid_seg.bench.layers import profile_layers
+
+        return profile_layers(model, self._backend, chunk)
+
+    def _ms(self, chunks: deque[Inputs]) -> float:
+        """Milliseconds of the next chunk."""
+        chunks.rotate(1)
+        begun = time.perf_counter()
+        self._backend.start(chunks[0]).result()
+        return 1000 * (time.perf_counter() - begun)
+
+    def _ahead_ms(self, chunks: Sequence[Inputs]) -> float:
+        """Milliseconds a chunk, with as many under way as the backend likes."""
+        pending: deque[Pending] = deque()
+        begun = time.perf_counter()
+        for chunk in chunks:
+            pending.append(self._backend.start(chunk))
+            if len(pending) >= self._backend.ahead:
+                pending.popleft().result()
+        while pending:
+            pending.popleft().result()
+        return 1000 * (time.perf_counter() - begun) / len(chunks)
+
+
+def main() -> None:
+    """Answer questions until the standard input ends."""
+    requests, answers = ends()
+    child = Child()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        send(None, answers)  # Python is up
+        while True:
+            answer: object
+            try:
+                question, arguments = pickle.load(requests)
+                answer = getattr(child, question)(*arguments)
+            except EOFError:
+                raise
+            except ParotidSegError as error:
+                answer = error
+            except Exception as error:  # a library's, or a bug: it ends this contestant only
+                traceback.print_exc()
+                answer = ParotidSegError(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+            send(answer, answers)

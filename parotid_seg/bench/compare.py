@@ -1,0 +1,181 @@
+"""Two results: what got slower, beyond what either of them would get slower by chance."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
+from parotid_seg.bench.stats import ratio_interval
+from parotid_seg.errors import InputError
+
+LEAST_CHANGE = 0.02
+"""Of the time. Less is of no interest, and what remains of a machine's moods would be found as well."""
+
+Rounds = tuple[tuple[float, ...], ...]
+Key = tuple[str, int]
+"""Engine and batch size."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One engine at one batch size in both.
+
+    Attributes:
+        engine, batch_size: which.
+        old_ms, new_ms: medians as they were measured.
+        ratio, low, high: times the old time that the new one takes, and its 95 % interval; both against the pace of
+            the machine in the same rounds.
+    """
+
+    engine: str
+    batch_size: int
+    old_ms: float
+    new_ms: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Slower or faster only if the whole interval is beyond `LEAST_CHANGE`."""
+        if self.low > 1 + LEAST_CHANGE:
+            return "slower"
+        if self.high < 1 / (1 + LEAST_CHANGE):
+            return "faster"
+        return "no change found"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results.
+
+    Attributes:
+        changes: of what is in both.
+        only_old, only_new: what is in one of them.
+        pace: times the old machine's time that the same piece of work took in the new run.
+        notes: what makes the comparison doubtful.
+    """
+
+    changes: tuple[Change, ...]
+    only_old: tuple[Key, ...]
+    only_new: tuple[Key, ...]
+    pace: float
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """To be read."""
+        found = [f"note: {note}; the comparison says little" for note in self.notes]
+        found.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
+        for each in self.changes:
+            found.append(
+                f"{each.engine}, batches of {each.batch_size}: {each.verdict}: {each.old_ms:.1f} ms, now "
+                f"{each.new_ms:.1f} ms; against the pace {each.ratio - 1:+.1%} ({each.low - 1:+.1%} to "
+                f"{each.high - 1:+.1%})"
+            )
+        for words, keys in (("gone", self.only_old), ("new", self.only_new)):
+            found += [f"{engine}, batches of {size}: {words}" for engine, size in keys]
+        return found
+
+    @property
+    def slower(self) -> bool:
+        """Whether anything got slower, or is gone."""
+        return bool(self.only_old) or any(change.verdict == "slower" for change in self.changes)
+
+
+@dataclass(frozen=True)
+class _Old:
+    """What is needed of a bench.json."""
+
+    path: Path
+    processor: str
+    cores: int
+    sha256: str
+    pace_ms: Rounds
+    rounds_ms: Mapping[Key, Rounds]
+
+
+def compare_files(old: Path, new: Path) -> Comparison:
+    """Compare two bench.json files.
+
+    Raises:
+        InputError: if one is missing, is none, or has another schema version.
+    """
+    one, other = _read(old), _read(new)
+    shared = [key for key in one.rounds_ms if key in other.rounds_ms]
+    if not shared:
+        raise InputError(f"{new}: has no engine and batch size in common with {old}")
+    notes = [
+        f"{what}: {before} and {after}"
+        for what, before, after in (
+            ("other processors", one.processor, other.processor),
+            ("other numbers of cores", one.cores, other.cores),
+            ("other model files", one.sha256[:12], other.sha256[:12]),
+        )
+        if before != after
+    ]
+    return Comparison(
+        tuple(_change(key, one, other) for key in shared),
+        tuple(key for key in one.rounds_ms if key not in other.rounds_ms),
+        tuple(key for key in other.rounds_ms if key not in one.rounds_ms),
+        _median(other.pace_ms) / _median(one.pace_ms),
+        tuple(notes),
+    )
+
+
+def _change(key: Key, one: _Old, other: _Old) -> Change:
+    ratio, low, high = ratio_interval(*(_paced(each.rounds_ms[key], each.pace_ms) for each in (one, other)))
+    return Change(*key, _median(one.rounds_ms[key]), _median(other.rounds_ms[key]), ratio, low, high)
+
+
+def _paced(rounds_ms: Rounds, pace_ms: Rounds) -> list[list[float]]:
+    """Times over the machine's pace in the same launch."""
+    return [
+        [each / statistics.median(pace) for each in launch] for launch, pace in zip(rounds_ms, pace_ms, strict=True)
+    ]
+
+
+def _median(rounds_ms: Rounds) -> float:
+    return statistics.median(each for launch in rounds_ms for each in launch)
+
+
+def _read(path: Path) -> _Old:
+    try:
+        found: Any = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file, expected a bench.json") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}), expected a bench.json") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not made by parotid-seg bench, expected a bench.json")
+    if found.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: found schema version {found.get('schema_version')}, expected {SCHEMA_VERSION}; measure again "
+            "with this version of parotid-seg"
+        )
+    try:
+        return _Old(
+            path,
+            found["machine"]["processor"],
+            found["machine"]["cores"],
+            found["model"]["sha256"],
+            _rounds(found["pace_ms"]),
+            {
+                (row["name"], speed["batch_size"]): _rounds(speed["rounds_ms"])
+                for row in found["rows"]
+                for speed in row["speeds"]
+            },
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error!r}") from error
+
+
+def _rounds(content: Sequence[Sequence[float]]) -> Rounds:
+    found = tuple(tuple(float(each) for each in launch) for launch in content)
+    if not found or not all(found) or any(each <= 0 for launch in found for each in launch):
+        raise ValueError("no times in it")
+    return found

@@ -1,0 +1,95 @@
+"""From scan files to mask files: whole runs of `infer`, and scans alone, stage by stage."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.turns import Progress, Turns
+from parotid_seg.files import scratch_folder
+from parotid_seg.runtime.cases import Scan
+
+RUNS, SCANS_A_RUN = 3, 8
+"""Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """With the batch size of the most slices a second.
+
+    Attributes:
+        batch_size: looks at once.
+        scans: how many a run of `parotid-seg infer` had.
+        scans_s: seconds a scan of each run, its model loaded beforehand.
+        scans_a_second: by the median of them.
+        alone_s: mean seconds of a scan with nothing beside it, from its file to its mask.
+        stages_s: the same by stage.
+        explained: sum of the stages over the whole.
+    """
+
+    batch_size: int
+    scans: int
+    scans_s: tuple[float, ...]
+    scans_a_second: float
+    alone_s: float
+    stages_s: dict[str, float]
+    explained: float
+
+
+def end_to_end(
+    turns: Turns, running: Mapping[str, Contestant], scans: Sequence[Scan], progress: Progress
+) -> dict[str, EndToEnd]:
+    """Measure all engines that still take part.
+
+    Args:
+        turns: what is known of them; one that fails is left out there.
+        running: their processes.
+        scans: what to segment, in copies if they are few.
+        progress: see `turns.Progress`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in turns.entries}
+    with scratch_folder() as folder:
+        count = _copied(scans, folder)
+        for number in range(RUNS):
+            progress("whole runs", number, RUNS)
+            for name, entry in list(turns.entries.items()):
+                with turns.left_out_if_failing(name):
+                    seconds[name].append(running[name].infer(folder, entry.best_size) / count)
+    found = {}
+    for number, (name, entry) in enumerate(list(turns.entries.items())):
+        progress("scans alone", number, len(seconds))
+        with turns.left_out_if_failing(name):
+            stages = running[name].stages([scans[0], *_some(scans)], entry.best_size)[1:]  # the first is to warm up
+            whole_s = float(np.mean([each.whole_s for each in stages]))
+            stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
+            found[name] = EndToEnd(
+                batch_size=entry.best_size,
+                scans=count,
+                scans_s=tuple(seconds[name]),
+                scans_a_second=1 / statistics.median(seconds[name]),
+                alone_s=whole_s,
+                stages_s=stages_s,
+                explained=sum(stages_s.values()) / whole_s,
+            )
+    return found
+
+
+def _some(scans: Sequence[Scan]) -> list[Scan]:
+    """So many scans, some of them more than once if there are not enough."""
+    return [scans[number % len(scans)] for number in range(SCANS_A_RUN)]
+
+
+def _copied(scans: Sequence[Scan], folder: Path) -> int:
+    """Put scans into a folder, at least `SCANS_A_RUN` of them; returns how many."""
+    many = scans if len(scans) > SCANS_A_RUN else _some(scans)
+    for number, scan in enumerate(many):
+        for path in scan:
+            shutil.copyfile(path, folder / f"{number:04d}-{path.name}")
+    return len(many)

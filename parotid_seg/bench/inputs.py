@@ -1,0 +1,70 @@
+"""What is measured with: chunks of real scans, and of noise in their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from parotid_seg.contract import Contract
+from parotid_seg.errors import InputError
+from parotid_seg.models import example_folder
+from parotid_seg.runtime.cases import Scan, find_scans
+from parotid_seg.runtime.segmenter import prepare
+from parotid_seg.scan.chunks import Covered, Cutter, Inputs
+from parotid_seg.scan.intensity import is_ct
+from parotid_seg.scan.nifti import read_nifti
+
+IN_ROTATION = 8
+"""Different chunks of a batch size that follow each other, so that none is still in the processor's cache."""
+MOST_SCANS = 8
+"""Scans of which chunks are kept in memory."""
+
+
+def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
+    """The scans to measure with: those of a folder, or the example scan.
+
+    Raises:
+        InputError: if there is none, or the example scan is no scan for this model.
+    """
+    if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
+        wanted = ", ".join(contract.channels)
+        raise InputError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+    found, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
+    if not found:
+        raise InputError(f"--scans: {'; '.join(map(str, errors))}")
+    return found
+
+
+def in_memory(scans: Sequence[Scan], contract: Contract) -> list[Covered]:
+    """Scans, as far as the model's grid covers them.
+
+    Raises:
+        ScanError: if one cannot be read or is none for this model.
+    """
+    return [prepare(read_nifti(*scan).volume, contract) for scan in scans]
+
+
+def rotation(scans: Sequence[Covered], contract: Contract, batch_size: int) -> list[Inputs]:
+    """Different chunks of a batch size and of one shape, from all along the scans; none if no scan is long enough."""
+    by_shape: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
+    for scan in scans:
+        cutter = Cutter(scan, contract.grid)
+        last = cutter.depth - batch_size * cutter.step
+        for start in np.unique(np.linspace(0, last, 3 * IN_ROTATION).astype(int)) if last >= 0 else ():
+            inputs = cutter.chunk(int(start), batch_size).inputs
+            by_shape.setdefault(tuple(array.shape for array in inputs.values()), []).append(inputs)
+    most = max(by_shape.values(), key=len, default=[])
+    return [most[index] for index in np.unique(np.linspace(0, len(most) - 1, IN_ROTATION).astype(int))] if most else []
+
+
+def noise_like(chunks: Sequence[Inputs], seed: int = 0) -> list[Inputs]:
+    """The same chunks with noise for intensities, as far as the model's windows reach."""
+    random = np.random.default_rng(seed)
+    found: list[Inputs] = []
+    for chunk in chunks:
+        low, high = (chunk["window"][:, side].reshape(-1, 1, 1, 1) for side in (0, 1))
+        slices = random.uniform(low, high, chunk["slices"].shape).astype(np.float16)
+        found.append({**chunk, "slices": slices})
+    return found

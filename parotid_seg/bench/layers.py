@@ -1,0 +1,317 @@
+"""Where a chunk's time goes: what an engine's own profiler tells, folded by the modules of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.runtime.backend import Backend, Ran
+from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.openvino import OpenVinoBackend
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.ort_cuda import OPTIONS, PROVIDER, OnnxRuntimeCudaBackend
+from parotid_seg.runtime.ort_profile import WARM, NodeTime, Provider, Timing, count_nodes, time_nodes
+from parotid_seg.runtime.pad import padded
+from parotid_seg.runtime.trt import TensorRtBackend, check_shapes, filled
+from parotid_seg.runtime.trt_lane import Lane
+from parotid_seg.runtime.trt_library import import_library
+from parotid_seg.scan.chunks import Inputs
+
+MODULE = re.compile(r"((?:to_grid|unet|from_grid)(?:\.\w+)*)/\w")
+"""A node is named <module>/<operator> by the export (`export.names`); engines add to names, and join several."""
+FOLDED = re.compile(r"(?:unet\.)?((?:encoder\.layers|decoder)\.\d+|encoder\.\w+|\w+)")
+"""What is told of a module: a stage of the encoder or the decoder, or a layer outside of them."""
+ENTRANCE, EXIT = "to_grid", "from_grid"
+UNNAMED = "unnamed"
+"""In place of a module: for the time of nodes of which it cannot be told."""
+TYPE = re.compile(r"bf16|bfloat16|f16|fp16|float16|half|u8|i8|int8|f32|fp32|float")
+"""How OpenVINO ("brgemm_avx512_f32") and TensorRT ("Row major linear FP16 format") tell types."""
+WORDS = {
+    **{"bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "fp16": "fp16", "float16": "fp16", "half": "fp16"},
+    **{"u8": "int8", "i8": "int8", "int8": "int8", "f32": "fp32", "fp32": "fp32", "float": "fp32"},
+}
+LEAST_SHARE = 0.01
+"""Of a layer's time, for a type to be told."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module of the network, or several.
+
+    Attributes:
+        module: its name; "unet" is what the network does between its layers.
+        seconds: of one chunk.
+        share: of all layers' seconds.
+        multiply_adds: as the model file asks for them; 0 if there are none or they are not known.
+        gflops: billions of operations a second, two for a multiply-add.
+        nodes: how many of the engine's it is made of.
+        types: that it computes in, the one that takes most time first.
+    """
+
+    module: str
+    seconds: float
+    share: float
+    multiply_adds: int
+    gflops: float
+    nodes: int
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The profile of one chunk.
+
+    Attributes:
+        ran: the engine.
+        looks: of the chunk.
+        repeats: runs that times are the mean of.
+        seconds: of all layers.
+        wall_seconds: of the same runs by the clock, with the profiler at work and, on a GPU, with the copies.
+        layers: the one that takes most time first.
+    """
+
+    ran: Ran
+    looks: int
+    repeats: int
+    seconds: float
+    wall_seconds: float
+    layers: tuple[Layer, ...]
+
+    @property
+    def covered(self) -> float:
+        """How much of the time by the clock the layers account for."""
+        return self.seconds / self.wall_seconds
+
+    @property
+    def named(self) -> float:
+        """How much of the layers' time is in nodes of known modules."""
+        return 1.0 - sum(layer.share for layer in self.layers if layer.module == UNNAMED)
+
+
+def profile_layers(model: Path, backend: Backend, inputs: Inputs, *, repeats: int = 5) -> Layers:
+    """Profile a chunk on an engine like the loaded one. That is a second one, because profilers cost time.
+
+    Args:
+        model: the .onnx file that was loaded; of an engine the one it was built of, or the engine itself, and then
+            multiply-adds are not known.
+        backend: what was loaded: tells engine, type and threads, and can be used afterwards.
+        inputs: the chunk.
+        repeats: runs to take the mean of, after a few others.
+
+    Raises:
+        InputError: if there is no profiler for it, or nothing to repeat.
+        ModelError: as `read_model`.
+        OutputError: as `ort_profile.count_nodes`.
+        DeviceMemoryError: if the GPU's memory does not suffice for a second one.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats: found {repeats}, expected at least 1")
+    content = b"" if model.suffix == ".engine" else read_model(model)[0]
+    timing = _timed(content, backend, inputs, repeats)
+    work: Counter[str] = Counter()
+    for node in count_nodes(content, inputs, optimised=False) if content else ():
+        work[_module(node.name, {})] += node.multiply_adds
+    seconds = sum(node.seconds for node in timing.nodes)
+    layers = fold(timing.nodes, work)
+    return Layers(backend.ran, len(inputs["neighbours"]), repeats, seconds, timing.wall_seconds, layers)
+
+
+def rows(layers: Layers, top: int = 10) -> list[Layer]:
+    """A table: the layers that take most time, and all others as one."""
+    first, others = layers.layers[:top], layers.layers[top:]
+    if not others:
+        return list(first)
+    seconds, macs = sum(each.seconds for each in others), sum(each.multiply_adds for each in others)
+    share, nodes = sum(each.share for each in others), sum(each.nodes for each in others)
+    types = tuple(dict.fromkeys(kind for each in others for kind in each.types))
+    return [*first, Layer("all others", seconds, share, macs, _gflops(macs, seconds), nodes, types)]
+
+
+def fold(nodes: Sequence[NodeTime], work: Mapping[str, int]) -> tuple[Layer, ...]:
+    """The time of nodes by module, longest first.
+
+    A node without a module in its name belongs to the module that the nodes before and after it are of; between two
+    modules it is unnamed. The first ones belong to the entrance and the last ones to the exit.
+
+    Args:
+        nodes: in the order in which they ran.
+        work: multiply-adds by module. A node made of nodes of several modules counts to the one with most of them.
+    """
+    found = [_folded(_module(node.name, work)) for node in nodes]
+    before = [*accumulate(found, lambda last, module: module or last, initial=ENTRANCE)][1:]
+    after = [*accumulate(reversed(found), lambda last, module: module or last, initial=EXIT)][:0:-1]
+    by_module: dict[str, list[NodeTime]] = defaultdict(list)
+    for node, last, following in zip(nodes, before, after, strict=True):
+        by_module[last if last == following else UNNAMED].append(node)
+    macs: Counter[str] = Counter()
+    for module, number in work.items():
+        folded = _folded(module)
+        macs[folded if folded in by_module else UNNAMED] += number
+    total = sum(node.seconds for node in nodes)
+    layers = [_layer(module, members, macs[module], total) for module, members in by_module.items()]
+    return tuple(sorted(layers, key=lambda layer: -layer.seconds))
+
+
+def _layer(module: str, nodes: Sequence[NodeTime], macs: int, total: float) -> Layer:
+    seconds = sum(node.seconds for node in nodes)
+    by_type: dict[str, float] = defaultdict(float)
+    for node in nodes:
+        by_type[node.type] += node.seconds
+    types = [kind for kind in by_type if kind in WORDS.values() and by_type[kind] > LEAST_SHARE * seconds]
+    types.sort(key=lambda kind: -by_type[kind])
+    share = seconds / total if total else 0.0
+    return Layer(module, seconds, share, macs, _gflops(macs, seconds), len(nodes), tuple(types))
+
+
+def _module(name: str, work: Mapping[str, int]) -> str:
+    """The module that a node's name tells, of several the one with most work; empty if none can be told."""
+    modules = MODULE.findall(name)
+    if "..." in name and len({_folded(module) for module in modules}) > 1:
+        return ""  # TensorRT's {ForeignNode[first...last]} is everything between two nodes
+    return max(modules, key=lambda module: work.get(module, 0), default="")
+
+
+def _folded(module: str) -> str:
+    match = FOLDED.match(module)
+    return match[1] if match else ""
+
+
+def _gflops(macs: int, seconds: float) -> float:
+    return 2 * macs / seconds / 1e9 if seconds else 0.0
+
+
+def _type(said: str) -> str:
+    match = TYPE.search(said.lower())
+    return WORDS[match[0]] if match else "unknown"
+
+
+def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Timing:
+    """What the profiler of an engine tells."""
+    if isinstance(backend, OnnxRuntimeBackend):
+        threads = backend._session.get_session_options().intra_op_num_threads
+        return time_nodes(content, inputs, repeats=repeats, threads=threads)
+    if isinstance(backend, OnnxRuntimeCudaBackend):
+        provider = (PROVIDER, {**OPTIONS, "device_id": str(backend._bound.index)})
+        return time_apart(content, padded(inputs)[0], repeats, provider)
+    if isinstance(backend, OpenVinoBackend):
+        return _on_openvino(backend, padded(inputs)[0], repeats)
+    if isinstance(backend, TensorRtBackend):
+        return _on_tensorrt(backend, inputs, repeats)
+    raise InputError(f"{backend.ran.backend}: no profile: it does not tell the times of its layers")
+
+
+def time_apart(content: bytes, chunk: Inputs, repeats: int, provider: Provider) -> Timing:
+    """`time_nodes` in a process of its own in which CUDA waits for every kernel.
+
+    onnxruntime's packages are built without its profiler of kernels, and so tell how long it took to launch them. CUDA
+    waits only if that was asked for before it is loaded.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_wait_for_kernels) as pool:
+        return pool.submit(time_nodes, content, dict(chunk), repeats=repeats, providers=[provider]).result()
+
+
+def _wait_for_kernels() -> None:
+    os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    onnxruntime.preload_dlls(directory="")  # pip's packages of CUDA
+
+
+def _on_openvino(backend: OpenVinoBackend, chunk: Inputs, repeats: int) -> Timing:
+    """OpenVINO tells the mean of all runs since a model was loaded, so that of the first ones is taken off."""
+    config = {**backend._config, "PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+    request = backend._core.compile_model(backend._graph, "CPU", config).create_infer_request()
+    for _ in range(WARM):
+        request.infer(dict(chunk), share_inputs=True)
+    first = request.get_profiling_info()
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        request.infer(dict(chunk), share_inputs=True)
+    wall_seconds = (time.perf_counter() - begun) / repeats
+    nodes = []
+    for early, late in zip(first, request.get_profiling_info(), strict=True):
+        sums = late.real_time.total_seconds() * (WARM + repeats) - early.real_time.total_seconds() * WARM
+        if late.real_time:  # what was fused into others takes none
+            nodes.append(NodeTime(late.node_name, late.node_type, _type(late.exec_type), max(sums, 0.0) / repeats))
+    return Timing(tuple(nodes), wall_seconds)
+
+
+def _on_tensorrt(backend: TensorRtBackend, inputs: Inputs, repeats: int) -> Timing:
+    """A lane of its own, whose contexts have a profiler."""
+    if backend._engine is None or backend._context is None:
+        raise ParotidSegError(f"{backend._path}: the engine is closed")
+    trt, engine = import_library(backend._sidecar.library), backend._engine
+    chunk = filled(inputs, backend._sidecar.batch.min)
+    check_shapes(chunk, backend._path, backend._sidecar)
+    times: dict[str, float] = defaultdict(float)
+
+    class Profiler(trt.IProfiler):  # type: ignore[name-defined, misc]  # known only once imported
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times[layer_name] += ms / 1e3 / repeats
+
+    profiler, contexts = Profiler(), []
+
+    def new_context() -> Any:
+        contexts.append(_uncaptured(trt, engine.cuda_engine))
+        contexts[-1].profiler = profiler
+        return contexts[-1]
+
+    with backend._context.current():
+        lane = Lane(dataclasses.replace(engine, new_context=new_context, captures=False))
+        try:
+            for _ in range(WARM):
+                lane.start(chunk, lane.finish).result()
+            times.clear()
+            begun = time.perf_counter()
+            for _ in range(repeats):
+                lane.start(chunk, lane.finish).result()
+            wall_seconds = (time.perf_counter() - begun) / repeats
+            about = _inspected(trt, engine.cuda_engine, contexts[0])
+        finally:
+            contexts.clear()
+            lane.close()
+    nodes = (_described(name, seconds, about.get(name, {})) for name, seconds in times.items())
+    return Timing(tuple(nodes), wall_seconds)
+
+
+def _uncaptured(trt: Any, cuda_engine: Any) -> Any:
+    """A context without memory of its own and without CUDA graphs, in which layers cannot be told apart.
+
+    TensorRT-RTX would run fallback kernels until it has compiled those for a shape; it is asked to wait for them.
+    """
+    how = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategies is not None:
+        config = cuda_engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(how)
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        how = config
+    return cuda_engine.create_execution_context(how)
+
+
+def _inspected(trt: Any, cuda_engine: Any, context: Any) -> dict[str, dict[str, Any]]:
+    """What the inspector tells of layers by name; of an engine built without details it knows the names only."""
+    inspector = cuda_engine.create_engine_inspector()
+    inspector.execution_context = context
+    layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+    return {layer["Name"]: layer for layer in layers if isinstance(layer, dict)}
+
+
+def _described(name: str, seconds: float, about: Mapping[str, Any]) -> NodeTime:
+    """A layer with the nodes of the model file that it was made of, which the inspector notes beside it."""
+    tensor: Mapping[str, Any] = next(iter(about.get("Inputs", [])), {})
+    said = " ".join(str(value) for key, value in tensor.items() if "type" in key.lower() or "format" in key.lower())
+    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), _type(said), seconds)

@@ -1,0 +1,72 @@
+"""Whether an engine gives the masks that the model file gives on the reference engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parotid_seg.gate import GATES, Difference, difference
+from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.cases import Scan
+from parotid_seg.scan.chunks import Inputs, segmented
+from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.scan.volume import Mask
+
+Masks = Mapping[Scan, tuple[Mask, tuple[float, float, float]]]
+"""Of each scan the reference's mask, and its spacing in mm."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The scan whose masks differ most.
+
+    Attributes:
+        changed, changed_share, dsc, hd95_mm, volume_ml: see `gate.Difference`.
+        scans: how many were compared.
+        within: whether all of them are within the gate of the precision.
+    """
+
+    changed: int
+    changed_share: float
+    dsc: float
+    hd95_mm: float
+    volume_ml: float
+    scans: int
+    within: bool
+
+
+def labels_of_scan(backend: Backend, scan: Scan, batch_size: int) -> Mask:
+    """The labels (D, H, W) of a scan, as they leave the engine; of equal probabilities the first label."""
+    contract = backend.contract
+    volume, windows = in_windows(read_nifti(*scan).volume, contract.channels, contract.windows)
+
+    def run(inputs: Inputs) -> Mask:
+        return np.asarray(backend.start(inputs).result(), np.uint8)
+
+    return segmented(volume, windows, contract.grid, batch_size, run)
+
+
+def reference_masks(backend: Backend, scans: Sequence[Scan]) -> Masks:
+    """What the reference makes of some scans."""
+    spacings = [read_nifti(*scan).volume.spacing_mm for scan in scans]
+    masks = [labels_of_scan(backend, scan, backend.batch_size) for scan in scans]
+    return {scan: pair for scan, *pair in zip(scans, masks, spacings, strict=True)}  # type: ignore[misc]
+
+
+def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels: int) -> Parity:
+    """The comparison of all scans.
+
+    Args:
+        reference, found: masks of the same scans.
+        precision: type the engine computes in; it decides the gate.
+        labels: how many there are, background included.
+    """
+    apart: list[Difference] = []
+    for scan, (expected, spacing_mm) in reference.items():
+        apart.append(difference(expected, found[scan], spacing_mm, labels))
+    worst = min(apart, key=lambda each: each.dsc)
+    gate = GATES[precision]
+    return Parity(**vars(worst), scans=len(apart), within=all(gate.admits(each) for each in apart))

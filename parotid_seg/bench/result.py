@@ -1,0 +1,129 @@
+"""What `parotid-seg bench` finds out, as it stands in bench.json; docs/bench.md describes every field."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from parotid_seg.bench.end_to_end import EndToEnd
+from parotid_seg.bench.parity import Parity
+from parotid_seg.bench.peaks import Peaks
+from parotid_seg.bench.roofline import Roofline
+from parotid_seg.bench.stats import Latency
+from parotid_seg.runtime.backend import Ran
+
+if TYPE_CHECKING:
+    from parotid_seg.bench.layers import Layers
+
+SCHEMA = "parotid-seg bench"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One engine at one batch size.
+
+    Attributes:
+        batch_size: looks at once.
+        chunks: different ones that followed each other.
+        slices: that a chunk labels.
+        real, noise: of chunks of scans and of noise, one at a time.
+        ahead_ms: milliseconds a chunk with several under way; None where the engine takes one at a time.
+        slices_a_second: with as many under way as the engine takes.
+        spread: half the width of the 95 % interval of the rounds' median, over the median.
+        rounds_ms: median of each round, by launch of the process; what `bench compare` compares.
+        peak_mib: largest resident set of the process, with engine and inputs, with batches up to this size.
+        gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
+        roofline: see there; None where there is no peak to set it against.
+        parity: see there; None where there was nothing to compare with.
+    """
+
+    batch_size: int
+    chunks: int
+    slices: int
+    real: Latency
+    noise: Latency
+    ahead_ms: float | None
+    slices_a_second: float
+    spread: float
+    rounds_ms: tuple[tuple[float, ...], ...]
+    peak_mib: float
+    gpu_mib: float | None
+    roofline: Roofline | None
+    parity: Parity | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine.
+
+    Attributes:
+        name: for example "OpenVINO BF16".
+        ran: what really ran.
+        cold_s: from starting a process to the first chunk's labels, of each launch.
+        warm_s: to load the model once more in the same process, with a first chunk.
+        speeds: by batch size.
+        end_to_end: see there; None if it failed.
+        layers: see `layers.Layers`; None unless asked for.
+    """
+
+    name: str
+    ran: Ran
+    cold_s: tuple[float, ...]
+    warm_s: tuple[float, ...]
+    speeds: tuple[Speed, ...]
+    end_to_end: EndToEnd | None
+    layers: Layers | None
+
+    @property
+    def best(self) -> Speed:
+        """The batch size of the most slices a second."""
+        return max(self.speeds, key=lambda speed: speed.slices_a_second)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of `parotid-seg bench`.
+
+    Attributes:
+        made: date and time, UTC.
+        machine: processor, cores, memory, GPU, versions; its condition before and after.
+        model: file, hash, precision, cost of a look.
+        inputs: what was measured with.
+        peaks: what the machine does at best, by device.
+        pace_ms: of the same piece of work in every round, by launch: how fast the machine was.
+        rows: the engines.
+        left_out: what could not be measured, and why.
+        remarks: what may have disturbed the measurement.
+    """
+
+    made: str
+    machine: dict[str, Any]
+    model: dict[str, Any]
+    inputs: dict[str, Any]
+    peaks: dict[str, Peaks]
+    pace_ms: tuple[tuple[float, ...], ...]
+    rows: tuple[Row, ...]
+    left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def all_same(self) -> bool:
+        """Whether everything that was asked for was measured and gives the model's masks."""
+        parities = [speed.parity for row in self.rows for speed in row.speeds]
+        return not self.left_out and all(parity is None or parity.within for parity in parities)
+
+    def to_json(self) -> str:
+        """As JSON text; what is not finite becomes null."""
+        content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

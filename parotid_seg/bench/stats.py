@@ -1,0 +1,79 @@
+"""Times that are noisy: percentiles, and between which bounds a median lies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2000
+"""Of the bootstrap."""
+LOW, HIGH = 2.5, 97.5
+"""Percentiles of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one chunk.
+
+    Attributes:
+        p50, p90, p95, p99: percentiles.
+        count: chunks.
+    """
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    count: int
+
+    @classmethod
+    def of(cls, times_ms: Sequence[float]) -> Latency:
+        """Of at least one time."""
+        p50, p90, p95, p99 = (float(each) for each in np.percentile(times_ms, (50, 90, 95, 99)))
+        return cls(p50, p90, p95, p99, len(times_ms))
+
+
+def median_spread(values: Sequence[float]) -> float:
+    """Half the width of the median's 95 % interval, over the median; infinite if there are fewer than six values.
+
+    The interval is that between order statistics, which needs no assumption on how values are distributed.
+    """
+    count = len(values)
+    if count < 6:
+        return math.inf
+    ordered = np.sort(values)
+    reach = 0.98 * math.sqrt(count)
+    low = ordered[max(0, math.floor(count / 2 - reach))]
+    high = ordered[min(count - 1, math.ceil(count / 2 + reach))]
+    return float((high - low) / 2 / np.median(ordered))
+
+
+def ratio_interval(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """How many times the old median the new one is, with its 95 % interval.
+
+    Args:
+        old, new: times of each round, by launch. Launches are drawn first and rounds within them after that: what
+            differs from one start of a process to the next is noise, too.
+
+    Returns:
+        ratio of the medians, and the interval's ends.
+    """
+    random = np.random.default_rng(0)
+    draws = _drawn(new, random) / _drawn(old, random)
+    ratio = float(np.median(np.concatenate(new)) / np.median(np.concatenate(old)))
+    low, high = (float(each) for each in np.percentile(draws, (LOW, HIGH)))
+    return ratio, low, high
+
+
+def _drawn(launches: Sequence[Sequence[float]], random: np.random.Generator) -> NDArray[np.float64]:
+    """Medians of so many resampled measurements."""
+    found = np.empty(DRAWS)
+    arrays = [np.asarray(launch, np.float64) for launch in launches]
+    for draw in range(DRAWS):
+        chosen = random.integers(len(arrays), size=len(arrays))
+        found[draw] = np.median(np.concatenate([random.choice(arrays[index], len(arrays[index])) for index in chosen]))
+    return found

@@ -1,0 +1,211 @@
+"""Engines taking turns on the same chunks.
+
+A shared machine's speed drifts, so nobody is measured in one piece: all engines and batch sizes take turns, a moment
+each, for as long as there is time. The whole is done in several launches of fresh processes, because what differs from
+one start to the next is noise, too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from parotid_seg.bench.child import Round, Started
+from parotid_seg.bench.condition import gpu_memory_mib
+from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.inputs import noise_like, rotation
+from parotid_seg.bench.peaks import pace_ms
+from parotid_seg.bench.stats import median_spread
+from parotid_seg.contract import Contract
+from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.runtime.choose import Candidate
+from parotid_seg.scan.chunks import Covered, Inputs
+
+LAUNCHES = 3
+LEAST_ROUNDS = 3
+"""Of each launch, whatever the time."""
+ROUND_S = 0.15
+"""One engine's turn at one batch size, about."""
+LEAST_IN_A_ROUND, MOST_IN_A_ROUND = 2, 100
+"""Chunks."""
+STEADY = 0.01
+"""Spread of a median below which no more rounds are needed, once there are `ENOUGH` chunks."""
+ENOUGH = 200
+"""Chunks, for the 99th percentile to have two above it."""
+
+LeaveOut = Callable[[str, str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Job:
+    """One engine at one batch size.
+
+    Attributes:
+        count: chunks a turn.
+        rounds: all turns, by launch.
+        peak_mib: largest resident set of the process with batches up to this size, of each launch.
+        gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
+    """
+
+    count: int = LEAST_IN_A_ROUND
+    rounds: list[list[Round]] = field(default_factory=list)
+    peak_mib: list[float] = field(default_factory=list)
+    gpu_mib: float | None = None
+
+    @property
+    def real_ms(self) -> list[float]:
+        """Of all chunks of scans."""
+        return [each for launch in self.rounds for found in launch for each in found.real_ms]
+
+    @property
+    def medians_ms(self) -> list[list[float]]:
+        """Of each round, by launch; with several chunks under way where the engine takes them."""
+        return [
+            [statistics.median(found.ahead_ms or found.real_ms) for found in launch] for launch in self.rounds if launch
+        ]
+
+    @property
+    def spread(self) -> float:
+        """See `stats.median_spread`."""
+        return median_spread([each for launch in self.medians_ms for each in launch])
+
+
+@dataclass
+class Entry:
+    """What is known of an engine by now.
+
+    Attributes:
+        candidate: what it loads.
+        started, cold_s: of each launch.
+        jobs: by batch size.
+    """
+
+    candidate: Candidate
+    started: list[Started] = field(default_factory=list)
+    cold_s: list[float] = field(default_factory=list)
+    jobs: dict[int, Job] = field(default_factory=dict)
+
+    @property
+    def best_size(self) -> int:
+        """The batch size of the most looks a second."""
+        return max(self.jobs, key=lambda size: size / statistics.median(self.jobs[size].real_ms))
+
+
+class Turns:
+    """See the module.
+
+    Args:
+        candidates: the engines.
+        contract: the model's.
+        scans: where chunks come from.
+        sizes: looks at once.
+        leave_out: told what cannot be measured, and why.
+        gpu: number of the GPU that takes part, if one does.
+        strict: whether a size that an engine does not take is an error, because it was asked for.
+
+    Attributes:
+        entries: by name. An engine that fails is not in it any more.
+        chunks: by batch size those of scans, and of noise.
+        pace_ms: see `Result`.
+
+    Raises:
+        InputError: if no scan is long enough for any of the sizes.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        contract: Contract,
+        scans: Sequence[Covered],
+        sizes: Sequence[int],
+        leave_out: LeaveOut,
+        *,
+        gpu: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.entries = {candidate.name: Entry(candidate) for candidate in candidates}
+        self.chunks: dict[int, tuple[list[Inputs], list[Inputs]]] = {}
+        self.pace_ms: list[list[float]] = []
+        self._leave_out, self._gpu, self._strict = leave_out, gpu, strict
+        for size in sorted(set(sizes)):
+            real = rotation(scans, contract, size)
+            if real:
+                self.chunks[size] = real, noise_like(real)
+            else:
+                leave_out(f"batches of {size}", "no scan has so many slices to look at; name longer ones (--scans)")
+        if not self.chunks:
+            raise InputError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
+
+    @contextmanager
+    def launched(self) -> Iterator[dict[str, Contestant]]:
+        """Fresh processes of all engines that still take part."""
+        running: dict[str, Contestant] = {}
+        try:
+            for name, entry in list(self.entries.items()):
+                used = None if self._gpu is None else gpu_memory_mib(self._gpu)
+                with self.left_out_if_failing(name):
+                    running[name] = Contestant(entry.candidate, next(iter(self.chunks.values()))[0][0])
+                    self._get_ready(entry, running[name], used)
+            yield running
+        finally:
+            for contestant in running.values():
+                contestant.end()
+
+    def take(self, running: dict[str, Contestant], seconds: float, progress: Progress) -> None:
+        """Let them take turns for so long, or until all medians are steady."""
+        begun, number = time.monotonic(), 0
+        self.pace_ms.append([])
+        while number < LEAST_ROUNDS or (time.monotonic() - begun < seconds and not self._steady):
+            self.pace_ms[-1].append(pace_ms())
+            for size in self.chunks:
+                for name in list(running):
+                    if name in self.entries and size in self.entries[name].jobs:
+                        with self.left_out_if_failing(name):
+                            job = self.entries[name].jobs[size]
+                            job.rounds[-1].append(running[name].round(size, job.count))
+            number += 1
+            progress("turns", min(int(time.monotonic() - begun), int(seconds)), int(seconds))
+
+    @contextmanager
+    def left_out_if_failing(self, name: str) -> Iterator[None]:
+        """An engine that fails takes no more part, and the reason is told."""
+        try:
+            yield
+        except InputError:
+            raise
+        except ParotidSegError as error:
+            self._leave_out(name, str(error))
+            self.entries.pop(name, None)
+
+    @property
+    def _steady(self) -> bool:
+        jobs = [job for entry in self.entries.values() for job in entry.jobs.values()]
+        enough = ENOUGH * len(self.pace_ms) / LAUNCHES
+        return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
+
+    def _get_ready(self, entry: Entry, contestant: Contestant, used_mib: float | None) -> None:
+        """Give a fresh process its chunks, smallest batches first, and note what it takes."""
+        started, first = contestant.started, not entry.started
+        entry.started.append(started)
+        entry.cold_s.append(contestant.cold_s)
+        for size, (real, noise) in self.chunks.items():
+            if started.largest_batch is not None and size > started.largest_batch:
+                why = f"the engine was built for at most {started.largest_batch}"
+                if self._strict:
+                    raise InputError(f"--batch-sizes: found {size} for {contestant.name}, but {why}")
+                if first:
+                    self._leave_out(f"{contestant.name}, batches of {size}", why)
+                continue
+            contestant.hold(size, real, noise)
+            job = entry.jobs.setdefault(size, Job())
+            # in rising order, because engines keep what they have taken once
+            job.peak_mib.append(contestant.memory_mib(size, LEAST_IN_A_ROUND))
+            trial = statistics.median(contestant.round(size, LEAST_IN_A_ROUND).real_ms)
+            job.count = max(LEAST_IN_A_ROUND, min(MOST_IN_A_ROUND, round(1000 * ROUND_S / trial)))
+            job.rounds.append([])
+            if used_mib is not None and self._gpu is not None:
+                job.gpu_mib = (gpu_memory_mib(self._gpu) or used_mib) - used_mib
