@@ -381,10 +381,9 @@ def bench(
         found, contract, gpu = contestants(
             file, backend or [], device, partial(runnable, report=line.say, progress=line.phase), line.say
         )
+        measured_with = scans_for(scans, contract)
         make_folder(out)
-        result = run(
-            file, contract, found, scans_for(scans, contract), options, gpu=gpu, say=line.say, progress=line.phase
-        )
+        result = run(file, contract, found, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
         write_text(result.to_json(), out / "bench.json")
         write_text(report(result), out / "bench.md")
         draw(result, out / "bench.png")

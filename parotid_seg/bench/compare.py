@@ -158,7 +158,7 @@ def _read(path: Path) -> _Old:
             "with this version of parotid-seg"
         )
     try:
-        return _Old(
+        measured = _Old(
             path,
             found["machine"]["processor"],
             found["machine"]["cores"],
@@ -170,6 +170,9 @@ def _read(path: Path) -> _Old:
                 for speed in row["speeds"]
             },
         )
+        if any(len(rounds) != len(measured.pace_ms) for rounds in measured.rounds_ms.values()):
+            raise ValueError("launches are missing")
+        return measured
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged: {error!r}") from error
 

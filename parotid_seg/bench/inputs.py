@@ -52,7 +52,7 @@ def rotation(scans: Sequence[Covered], contract: Contract, batch_size: int) -> l
     for scan in scans:
         cutter = Cutter(scan, contract.grid)
         last = cutter.depth - batch_size * cutter.step
-        for start in np.unique(np.linspace(0, last, 3 * IN_ROTATION).astype(int)) if last >= 0 else ():
+        for start in np.unique(np.linspace(0, last, 8 * IN_ROTATION).astype(int)) if last >= 0 else ():
             inputs = cutter.chunk(int(start), batch_size).inputs
             by_shape.setdefault(tuple(array.shape for array in inputs.values()), []).append(inputs)
     most = max(by_shape.values(), key=len, default=[])

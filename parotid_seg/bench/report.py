@@ -174,8 +174,13 @@ def _or_none(value: float | None, form: str) -> str:
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[str]:
-    """A Markdown table; numbers to the right."""
+    """A Markdown table that is aligned as plain text, too; numbers to the right."""
     rows = [[str(cell) for cell in line] for line in lines]
+    widths = [max(len(row[column]) for row in ([*head], *rows)) for column in range(len(head))]
     right = [all(row[column][:1] in "0123456789" for row in rows) for column in range(len(head))]
-    rule = ["---:" if side else "---" for side in right]
-    return [f"| {' | '.join(row)} |" for row in ([*head], rule, *rows)]
+    padded = [
+        [cell.rjust(width) if side else cell.ljust(width) for cell, width, side in zip(row, widths, right, strict=True)]
+        for row in ([*head], *rows)
+    ]
+    rule = ["-" * (width - 1) + (":" if side else "-") for width, side in zip(widths, right, strict=True)]
+    return [f"| {' | '.join(row)} |" for row in (padded[0], rule, *padded[1:])]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 2000
+DRAWS = 1000
 """Of the bootstrap."""
 LOW, HIGH = 2.5, 97.5
 """Percentiles of a 95 % interval."""

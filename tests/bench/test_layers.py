@@ -138,7 +138,7 @@ def check(layers: Layers, chunk) -> None:
     assert sum(layer.multiply_adds for layer in layers.layers) == work
     by_name = {layer.module: layer for layer in layers.layers}
     assert by_name["encoder.layers.2"].multiply_adds > by_name["encoder.layers.0"].multiply_adds > 0
-    assert by_name["encoder.layers.2"].share > 5 * by_name["skip_norms"].share
+    assert all(layer.seconds > 0 for layer in layers.layers)
 
 
 def test_onnxruntime(chunk):

@@ -1,0 +1,92 @@
+"""Engines for tests: made by name in a contestant's process, so they live in a module that it can import."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from parotid_seg.errors import ModelError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.backend import Done
+from parotid_seg.runtime.choose import Candidate
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+
+
+class Slowed(OnnxRuntimeBackend):
+    """Sleeps after every chunk, for a share of the time it took."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(DEFAULT_MODEL)
+        self.share = share
+
+    def start(self, inputs):
+        begun = time.perf_counter()
+        done = super().start(inputs)
+        time.sleep(self.share * (time.perf_counter() - begun))
+        return done
+
+
+class Limited(OnnxRuntimeBackend):
+    """Takes four looks at once, as an engine that was built for them."""
+
+    largest_batch = 4
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_MODEL)
+
+
+class Wrong(OnnxRuntimeBackend):
+    """Finds the glands on the other side."""
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_MODEL)
+
+    def start(self, inputs):
+        return Done((3 - super().start(inputs).result()) % 3)
+
+
+@dataclass
+class Pair:
+    """A chunk that is computed when it is waited for."""
+
+    compute: partial
+
+    def result(self):
+        return self.compute()
+
+
+class Ahead(OnnxRuntimeBackend):
+    """Takes two chunks at once, in which time it computes them one after the other."""
+
+    ahead = 2
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_MODEL)
+
+    def start(self, inputs):
+        return Pair(partial(lambda: super(Ahead, self).start(inputs).result()))
+
+
+def crash():
+    """Ends the process while it loads."""
+    os._exit(7)
+
+
+def refuse():
+    """Cannot be loaded."""
+    raise ModelError("model.onnx: no such operator")
+
+
+def stumble():
+    """Meets a bug."""
+    raise ZeroDivisionError("of a library")
+
+
+def candidate(name: str, make, precision: str = "fp32") -> Candidate:
+    """By name."""
+    return Candidate(name, "onnxruntime", precision, DEFAULT_MODEL, make)
+
+
+PLAIN = candidate("plain", partial(OnnxRuntimeBackend, DEFAULT_MODEL))

@@ -1,0 +1,138 @@
+"""Whole measurements, short ones: what is in the result, what is left out, what the command says."""
+
+import dataclasses
+import json
+from functools import partial
+
+import pytest
+from PIL import Image
+
+from parotid_seg.bench import end_to_end, peaks, turns
+from parotid_seg.bench.bench import BenchOptions, bench
+from parotid_seg.bench.compare import compare_files
+from parotid_seg.bench.inputs import scans_for
+from parotid_seg.bench.report import report
+from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from tests.bench import engines
+from tests.bench.engines import PLAIN, candidate
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(turns, "ROUND_S", 0.02)
+    monkeypatch.setattr(end_to_end, "RUNS", 1)
+    monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2)
+    monkeypatch.setitem(peaks.SIDE, "cpu", 768)
+    monkeypatch.setattr(peaks, "COPIED_BYTES", 1 << 24)
+
+
+def measured(contract, scan, candidates, sizes=(1, 2), **more):
+    return bench(DEFAULT_MODEL, contract, candidates, [scan], BenchOptions(sizes, minutes=0.01), **more)
+
+
+def test_a_result(contract, scan):
+    one_thread = candidate("one thread", partial(OnnxRuntimeBackend, DEFAULT_MODEL, 1))
+    result = measured(contract, scan, [PLAIN, one_thread])
+    assert result.all_same
+    assert [row.name for row in result.rows] == ["plain", "one thread"]
+    for row in result.rows:
+        assert len(row.cold_s) == len(row.warm_s) == turns.LAUNCHES
+        assert [speed.batch_size for speed in row.speeds] == [1, 2]
+        for speed in row.speeds:
+            assert speed.real.count >= turns.LAUNCHES * turns.LEAST_ROUNDS * turns.LEAST_IN_A_ROUND
+            assert len(speed.rounds_ms) == turns.LAUNCHES == len(result.pace_ms)
+            assert speed.slices_a_second == pytest.approx(1000 * speed.slices / speed.real.p50)
+            assert speed.parity.within
+            counted = speed.roofline.multiply_adds / speed.batch_size
+            assert counted == pytest.approx(contract.cost["multiply_adds"], rel=0.02)
+            assert 0 < speed.roofline.share < 1.5
+        assert row.end_to_end.explained == pytest.approx(1, abs=0.05)
+        assert row.end_to_end.scans == 2
+    text = report(result)
+    for words in ("| plain ", "| one thread ", "the same", "## Scans, from file to mask", "product fp32"):
+        assert words in text
+    assert json.loads(result.to_json())["rows"][0]["speeds"][0]["batch_size"] == 1
+
+
+def test_what_fails_is_left_out_and_told(contract, scan, capfd):
+    said = []
+    field = [PLAIN, candidate("crash", engines.crash), candidate("refuse", engines.refuse)]
+    result = measured(contract, scan, field, sizes=(2,), say=said.append)
+    assert [row.name for row in result.rows] == ["plain"]
+    assert [what for what, _ in result.left_out] == ["crash", "refuse"]
+    assert "left out: crash: crash: its process ended with status 7" in said
+    assert not result.all_same
+    assert "- refuse: model.onnx: no such operator" in report(result)
+
+
+def test_nothing_to_measure(contract, scan):
+    with pytest.raises(ParotidSegError, match=r"nothing could be measured: refuse: .* no such operator"):
+        measured(contract, scan, [candidate("refuse", engines.refuse)], sizes=(1,))
+
+
+def test_other_masks_are_told(contract, scan):
+    result = measured(contract, scan, [candidate("wrong", engines.Wrong)], sizes=(2,))
+    assert not result.all_same
+    assert "**OTHER MASKS**" in report(result)
+
+
+def test_batches_beyond_the_profile(contract, scan):
+    limited = candidate("limited", engines.Limited)
+    with pytest.raises(InputError, match="--batch-sizes: found 8 for limited, but the engine was built for at most 4"):
+        measured(contract, scan, [limited], sizes=(2, 8))
+    result = bench(DEFAULT_MODEL, contract, [limited], [scan], BenchOptions(minutes=0.01))
+    assert [speed.batch_size for speed in result.rows[0].speeds] == [1, 4]
+    assert ("limited, batches of 16", "the engine was built for at most 4") in result.left_out
+
+
+def test_scans_that_are_too_short(contract, scan):
+    with pytest.raises(InputError, match="no scan has so many slices to look at"):
+        measured(contract, scan, [PLAIN], sizes=(500,))
+    result = measured(contract, scan, [PLAIN], sizes=(1, 500))
+    assert result.left_out[0][0] == "batches of 500"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "missing.onnx"), "missing.onnx"),
+        (("--model", __file__), "not an ONNX model"),
+        (("--backend", "faster"), "--backend: found 'faster', expected one of: onnxruntime, tensorrt"),
+        (("--backend", "tensorrt", "--device", "cpu"), "--backend: found tensorrt, which cannot run"),
+        (("--device", "tpu"), "--device: found 'tpu'"),
+        (("--batch-sizes", "0"), "--batch-sizes: found 0, expected at least 1"),
+        (("--batch-sizes", "1,x"), "--batch-sizes: found '1,x', expected whole numbers"),
+        (("--minutes", "0"), "--minutes: found 0, expected more than 0"),
+        (("--scans", "."), "no scan in this folder"),
+    ],
+)
+def test_bad_input_is_one_line(command, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    done = command("bench", "--out", "out", *options)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(command, tmp_path, scan):
+    out = tmp_path / "out"
+    words = ("--backend", "onnxruntime", "--batch-sizes", "2", "--minutes", "0.01", "--scans", scan[0].parent)
+    done = command("bench", "--out", out, *words, "--layers")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (out / "bench.md").read_text() in done.stdout
+    assert "## Layers of onnxruntime FP32" in done.stdout
+    assert not compare_files(out / "bench.json", out / "bench.json").slower
+    with Image.open(out / "bench.png") as picture:
+        assert picture.size[0] > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_the_example_scan_is_a_ct(contract):
+    mr = dataclasses.replace(contract, channels=("T1",), windows=(None,))
+    with pytest.raises(
+        InputError, match=r"--scans: the packaged example is a CT; name a folder of scans of the .*: T1"
+    ):
+        scans_for(None, mr)

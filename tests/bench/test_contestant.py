@@ -1,0 +1,127 @@
+"""A contestant in its process: what it answers, and how it ends."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.inputs import noise_like, rotation
+from parotid_seg.bench.parity import compare, reference_masks
+from parotid_seg.bench.stages import STAGES
+from parotid_seg.errors import ModelError, ParotidSegError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from tests.bench import engines
+from tests.bench.engines import PLAIN, candidate
+
+
+@pytest.fixture(scope="module")
+def real(covered, contract):
+    return rotation(covered, contract, 2)
+
+
+@pytest.fixture
+def plain(real):
+    contestant = Contestant(PLAIN, real[0])
+    yield contestant
+    contestant.end()
+
+
+def test_it_starts_and_tells_its_times(plain, real):
+    started = plain.started
+    assert plain.cold_s > started.load_s + started.first_s
+    assert started.again_s > 0
+    assert (started.ran.device, started.ran.precision) == ("cpu", "fp32")
+    assert (started.largest_batch, started.ahead) == (None, 1)
+    plain.hold(2, real, noise_like(real))
+    found = plain.round(2, 5)
+    assert (len(found.real_ms), len(found.noise_ms), found.ahead_ms) == (5, 2, ())
+    assert all(ms > 0 for ms in (*found.real_ms, *found.noise_ms))
+    assert 50 < plain.memory_mib(2, 2) < 2000
+
+
+def test_chunks_follow_each_other_and_noise_has_their_shapes(real):
+    assert len({chunk["slices"].tobytes() for chunk in real}) == len(real) > 2
+    noise = noise_like(real)
+    for chunk, other in zip(real, noise, strict=True):
+        assert {name: array.shape for name, array in chunk.items()} == {n: a.shape for n, a in other.items()}
+        assert -200 <= other["slices"].min() < -150
+        assert 250 < other["slices"].max() <= 300
+    assert len({chunk["slices"].tobytes() for chunk in noise}) == len(real)
+
+
+def test_its_stages_explain_the_whole(plain, scan):
+    found = plain.stages([scan, scan], 4)
+    for each in found:
+        assert tuple(each.seconds) == STAGES
+        assert sum(each.seconds.values()) == pytest.approx(each.whole_s, rel=0.05)
+        assert each.seconds["compute"] > 0.3 * each.whole_s
+
+
+def test_whole_runs(plain, scan):
+    assert 0 < plain.infer(scan[0].parent, 4) < 60
+    scan[0].with_name("bad.nii.gz").write_bytes(b"no scan")
+    try:
+        with pytest.raises(ParotidSegError, match="1 of the scans failed"):
+            plain.infer(scan[0].parent, 4)
+    finally:
+        scan[0].with_name("bad.nii.gz").unlink()
+
+
+def test_masks_are_compared_with_the_reference(plain, scan, real, contract):
+    reference = reference_masks(OnnxRuntimeBackend(DEFAULT_MODEL), [scan])
+    labels = len(contract.labels)
+    same = compare(reference, {scan: plain.labels(scan, 3)}, "fp32", labels)
+    assert (same.within, same.scans) == (True, 1)
+    assert same.dsc > 0.999
+    wrong = Contestant(candidate("wrong", engines.Wrong), real[0])
+    other = compare(reference, {scan: wrong.labels(scan, 3)}, "fp32", labels)
+    wrong.end()
+    assert (other.within, other.dsc) == (False, 0.0)
+    assert other.changed > 100
+
+
+def test_several_under_way(real):
+    contestant = Contestant(candidate("ahead", engines.Ahead), real[0])
+    contestant.hold(2, real, real)
+    found = contestant.round(2, 2)
+    contestant.end()
+    assert contestant.started.ahead == 2
+    assert len(found.ahead_ms) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (engines.crash, "bad: its process ended with status 7"),
+        (engines.refuse, "model.onnx: no such operator"),
+        (engines.stumble, "unexpected ZeroDivisionError: of a library"),
+    ],
+)
+def test_one_that_cannot_start(real, make, words, capfd):
+    with pytest.raises(ParotidSegError, match=words) as error:
+        Contestant(candidate("bad", make), real[0])
+    assert isinstance(error.value, ModelError) == (make is engines.refuse)
+    assert ("Traceback" in capfd.readouterr().err) == (make is engines.stumble)  # a bug keeps it
+
+
+def test_one_that_is_killed(plain):
+    plain._process.kill()
+    with pytest.raises(ParotidSegError, match="plain: its process was killed"):
+        plain.round(2, 1)
+
+
+def test_an_engine_that_sleeps_is_slower(real):
+    """By about as much as it sleeps."""
+    both = {"plain": PLAIN, "slowed": candidate("slowed", partial(engines.Slowed, 0.5))}
+    running = {name: Contestant(each, real[0]) for name, each in both.items()}
+    times = {name: [] for name in both}
+    for contestant in running.values():
+        contestant.hold(2, real, real)
+    for _ in range(10):
+        for name, contestant in running.items():
+            times[name] += contestant.round(2, 4).real_ms
+    for contestant in running.values():
+        contestant.end()
+    assert 1.2 < np.median(times["slowed"]) / np.median(times["plain"]) < 2.5
