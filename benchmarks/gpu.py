@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_end_to_end import end_to_end, trace
-from gpu_engines import BackendContender, Contender, Half, TorchContender, measured_peaks, through
-from gpu_record import Record, driver_says, machine, percentiles, roofline, traffic, within
+from gpu_engines import BackendContender, Contender, Half, TorchContender, measured_bus, measured_peaks, through
+from gpu_record import Record, machine, percentiles, share_of_bus, traffic, within
 
+from parotid_seg.bench.condition import driver_says
+from parotid_seg.bench.inputs import MOST_SCANS, in_memory, rotation
+from parotid_seg.bench.peaks import Peaks
+from parotid_seg.bench.roofline import roofline
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.export.engine import build_engine
@@ -38,15 +42,12 @@ from parotid_seg.runtime.backend import USUAL_BATCH
 from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.load import gpu_index, load_backend
 from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.segmenter import prepare
+from parotid_seg.runtime.ort_profile import count
 from parotid_seg.runtime.trt_library import LIBRARIES
-from parotid_seg.scan.chunks import Covered, Cutter, Inputs, cut
-from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.scan.chunks import Covered, Inputs, cut
 from parotid_seg.scan.volume import Mask
 
 REFERENCE = "torch fp32"
-IN_MEMORY, IN_ROTATION = 8, 8
-"""Scans that chunks are cut from, and different chunks of a batch size that follow each other."""
 WARM_UP = 3
 SHARE_OF_BUILDS, SHARE_OF_SWEEP = 0.35, 0.8
 """Of all the time: after that much no engine is built and no batch size begun any more."""
@@ -69,45 +70,23 @@ class Entry:
     infer: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_models(options: argparse.Namespace, scan: Path, folder: Path) -> dict[str, Path]:
+def make_models(options: argparse.Namespace, folder: Path) -> dict[str, Path]:
     """The model file in FP32 and in FP16: those that were named, or made from the checkpoint without the gate."""
     given = {name: path for name in ("fp32", "fp16") if (path := getattr(options, name))}
     if len(given) == 2:
         return given
-    from parotid_seg.export.census import work_of
     from parotid_seg.export.onnx_file import halve_weights, to_onnx, with_contract
     from parotid_seg.export.precision import lower
     from parotid_seg.train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(options.checkpoint)
     model, contract = to_onnx(checkpoint)
-    chunk = rotation(in_memory([scan], contract), contract, 1)[0]
-    parameters = sum(each.numel() for each in checkpoint.network().parameters())
-    macs = sum(work_of(model.SerializeToString(), chunk).values()) // len(chunk["neighbours"])
-    contract = replace(contract, cost={"parameters": parameters, "multiply_adds": macs}, weights="fp16")
+    contract = replace(contract, weights="fp16")
     for name in {"fp32", "fp16"} - given.keys():
         lowered = lower(model, "fp16", lambda _: False) if name == "fp16" else halve_weights(model)
         given[name] = folder / f"{name}.onnx"
         given[name].write_bytes(with_contract(lowered, replace(contract, precision=name)))
     return given
-
-
-def in_memory(scans: Sequence[Path], contract: Contract) -> list[Covered]:
-    """Scans, as far as the model's grid covers them."""
-    return [prepare(read_nifti(scan).volume, contract) for scan in scans]
-
-
-def rotation(scans: Sequence[Covered], contract: Contract, batch_size: int) -> list[Inputs]:
-    """Different chunks of a batch size and of one shape, from all along the scans; none if no scan is long enough."""
-    by_shape: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
-    for scan in scans:
-        cutter = Cutter(scan, contract.grid)
-        last = cutter.depth - batch_size * cutter.step
-        for start in np.unique(np.linspace(0, last, 3 * IN_ROTATION).astype(int)) if last >= 0 else ():
-            inputs = cutter.chunk(int(start), batch_size).inputs
-            by_shape.setdefault(tuple(array.shape for array in inputs.values()), []).append(inputs)
-    most = max(by_shape.values(), key=len, default=[])
-    return [most[index] for index in np.unique(np.linspace(0, len(most) - 1, IN_ROTATION).astype(int))] if most else []
 
 
 def entries(options: argparse.Namespace, models: Mapping[str, Path], record: Record) -> dict[str, Entry]:
@@ -221,9 +200,6 @@ def sweep_size(
     shape = " x ".join(map(str, inputs[0]["slices"].shape))
     chunk = {"different": len(inputs), "looks": looks, "shape": shape}
     chunk |= traffic(inputs[0], next(iter(labels.values()))[0])
-    reference = ready.get(REFERENCE)
-    if isinstance(reference, TorchContender):
-        chunk["values_moved"] = reference.values_moved(inputs[0])
     return {"chunk": chunk, "contenders": rows, **compared(rows)}
 
 
@@ -274,9 +250,10 @@ def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def sweep(
     options: argparse.Namespace,
     scans: Sequence[Covered],
+    model: Path,
     contract: Contract,
     ready: dict[str, Contender],
-    found: Mapping[str, Entry],
+    entries: Mapping[str, Entry],
     record: Record,
 ) -> None:
     """All batch sizes, each written when it is done, with its share of the roofline where peaks are known."""
@@ -286,13 +263,18 @@ def sweep(
         if not inputs:
             record.leave_out(f"batches of {size}", "no scan has so many slices to look at")
             continue
-        work = partial(sweep_size, inputs, ready, found, record, options.repeats)
+        work = partial(sweep_size, inputs, ready, entries, record, options.repeats)
         result = record.attempt(f"batches of {size}", work, until=SHARE_OF_SWEEP)
         if result is None:
             continue
+        counted = record.attempt(f"operations of batches of {size}", partial(count, model.read_bytes(), inputs[0]))
         for row in result["contenders"].values():
-            if "peaks" in record.content and contract.cost:
-                row["roofline"] = roofline(row, result["chunk"], contract.cost, record.content["peaks"])
+            if "peaks" in record.content and counted:
+                computing_ms = (row["compute_ms"] or row["ms"])["p50"]
+                found = roofline(counted, computing_ms / 1000, row["precision"], Peaks(**record.content["peaks"]))
+                row["roofline"] = found and asdict(found)
+            if "bus" in record.content:
+                row["share_of_bus"] = share_of_bus(row["ms"]["p50"], result["chunk"], record.content["bus"])
         sizes[str(size)] = result
         record.add("sweep", sizes)
 
@@ -357,16 +339,17 @@ def measure(options: argparse.Namespace, record: Record) -> None:
     record.add("machine", machine(options.device, index))
     peaks = record.attempt("peaks", partial(measured_peaks, torch.device(options.device)))
     if peaks:
-        record.add("peaks", peaks)
-    models = record.attempt("model files", lambda: make_models(options, scans[0], options.out / "models"))
+        record.add("peaks", asdict(peaks))
+    if options.device != "cpu" and (bus := record.attempt("bus", partial(measured_bus, torch.device(options.device)))):
+        record.add("bus", bus)
+    models = record.attempt("model files", lambda: make_models(options, options.out / "models"))
     if models is None:
         return
     contract = read_model(models["fp32"])[1]
-    record.add("cost_of_a_look", contract.cost)
-    covered = in_memory(scans[:IN_MEMORY], contract)
+    covered = in_memory([(scan,) for scan in scans[:MOST_SCANS]], contract)
     found = entries(options, models, record)
     ready = load_all(found, record)
-    sweep(options, covered, contract, ready, found, record)
+    sweep(options, covered, models["fp32"], contract, ready, found, record)
     if options.device != "cpu":
         record.add("driver_after_the_sweep", driver_says(index))
     record.attempt("trace and end to end", lambda: after_sweep(options, scans, covered, contract, ready, found, record))

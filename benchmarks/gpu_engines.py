@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from parotid_seg.bench.peaks import Peaks
 from parotid_seg.runtime.backend import INPUTS, Backend, Pending
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
 SLOTS = 2
 """Chunks that torch is given ahead, each with page-locked memory of its own, so that Python runs while the GPU does."""
+
+COPIED_BYTES = 1 << 30
 
 
 class Contender(Protocol):
@@ -126,20 +129,6 @@ class TorchContender:
             torch.cuda.synchronize()
             return [before.elapsed_time(after) for before, after in pairs]
 
-    def values_moved(self, inputs: Inputs) -> int:
-        """Values that all layers of the network write for a chunk, were nothing fused."""
-        found: list[int] = []
-
-        def count(_: nn.Module, __: Any, output: Tensor) -> None:
-            found.append(output.numel())
-
-        leaves = [module for module in self._net.modules() if not any(module.children())]
-        hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-        self.start(inputs).result()
-        for hook in hooks:
-            hook.remove()
-        return sum(found)
-
     def _forward(self, tensors: list[Tensor]) -> Tensor:
         if self._compiled:
             torch.compiler.cudagraph_mark_step_begin()
@@ -226,35 +215,31 @@ def timed_ms(work: Any, device: torch.device, repeats: int) -> float:
     return float(np.median(found))
 
 
-def measured_peaks(device: torch.device) -> dict[str, float]:
-    """What the machine does at best: TFLOP/s of a large product by type, and GB/s of a large copy by direction.
-
-    A copy on the device reads and writes, and both count.
-    """
+def measured_peaks(device: torch.device) -> Peaks:
+    """What the machine does at best in torch: a large product by type, and a large copy on the device."""
     on_gpu = device.type == "cuda"
-    side, size, repeats = (8192, 1 << 30, 20) if on_gpu else (512, 1 << 24, 3)
-    found = {}
-    for name, dtype, tf32 in (
-        ("fp32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("fp16", torch.half, True),
-    ):
-        if name == "tf32" and not on_gpu:
+    side, repeats = (8192, 20) if on_gpu else (512, 3)
+    kinds = {"fp32": (torch.float32, False), "tf32": (torch.float32, True), "fp16": (torch.half, True)}
+    gflops = {}
+    for name, (dtype, tf32) in kinds.items():
+        if tf32 and dtype is torch.float32 and not on_gpu:
             continue
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         result = torch.empty_like(one)
         ms = timed_ms(lambda one=one, other=other, result=result: torch.mm(one, other, out=result), device, repeats)
-        found[f"{name}_tflops"] = 2 * side**3 / ms / 1e9
+        gflops[name] = 2 * side**3 / ms / 1e6
         del one, other, result
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    source = torch.zeros(COPIED_BYTES if on_gpu else COPIED_BYTES >> 6, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    found["memory_gb_s"] = 2 * size / timed_ms(lambda: target.copy_(source), device, repeats) / 1e6
-    if on_gpu:
-        host = torch.zeros(size // 4, dtype=torch.uint8, pin_memory=True)
-        near = source[: size // 4]
-        to_device = timed_ms(lambda: near.copy_(host, non_blocking=True), device, repeats)
-        to_host = timed_ms(lambda: host.copy_(near, non_blocking=True), device, repeats)
-        found["host_to_device_gb_s"] = size / 4 / to_device / 1e6
-        found["device_to_host_gb_s"] = size / 4 / to_host / 1e6
-    return found
+    copied = 2 * len(source) / timed_ms(lambda: target.copy_(source), device, repeats) / 1e6
+    return Peaks(gflops, dict.fromkeys(gflops, f"torch {torch.__version__}"), copied)
+
+
+def measured_bus(device: torch.device, repeats: int = 20) -> dict[str, float]:
+    """GB/s of a large copy from page-locked memory to a GPU, and back."""
+    near = torch.zeros(COPIED_BYTES >> 2, dtype=torch.uint8, device=device)
+    host = torch.zeros(len(near), dtype=torch.uint8, pin_memory=True)
+    there = timed_ms(lambda: near.copy_(host, non_blocking=True), device, repeats)
+    back = timed_ms(lambda: host.copy_(near, non_blocking=True), device, repeats)
+    return {"host_to_device_gb_s": len(near) / there / 1e6, "device_to_host_gb_s": len(near) / back / 1e6}

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from parotid_seg.bench.condition import about_machine, driver_says
 from parotid_seg.files import write_text
-from parotid_seg.runtime.gpu import find_gpu
-from parotid_seg.runtime.machine import cpu_name
-from parotid_seg.runtime.summary import PACKAGES
+from parotid_seg.runtime.machine import versions_of
 
 MORE_PACKAGES = ("torch", "triton", "timm", "onnx", "onnxscript", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cudnn-cu13")
-ASKED_OF_THE_DRIVER = "driver_version,memory.total,power.limit,clocks.max.sm,clocks.sm,temperature.gpu"
-WIDTHS = {"fp16": 2, "bf16": 2}
-"""Bytes of a value by precision; others have 4."""
 
 T = TypeVar("T")
 
@@ -101,32 +92,13 @@ def within(seconds: float) -> Iterator[None]:
 
 def machine(device: str, index: int) -> dict[str, Any]:
     """Where and with what it is measured."""
-    versions = {}
-    for name in (*PACKAGES, *MORE_PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    gpu = find_gpu(index) if device != "cpu" else None
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": device,
-        "gpu": None if gpu is None else {"name": gpu.name, "capability": gpu.compute_capability, "cuda": gpu.cuda},
-        "driver": driver_says(index) if gpu else None,
-        "processor": cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": versions,
+        **about_machine(None if device == "cpu" else index),
+        "driver": None if device == "cpu" else driver_says(index),
+        "more_versions": versions_of(MORE_PACKAGES),
     }
-
-
-def driver_says(index: int) -> dict[str, str] | None:
-    """Driver version, memory, power limit, clocks and temperature now; None where nvidia-smi is not there."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={ASKED_OF_THE_DRIVER}", "--format=csv,noheader"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
-    values = [value.strip() for value in said.split(",")]
-    names = ASKED_OF_THE_DRIVER.split(",")
-    return dict(zip(names, values, strict=True)) if len(values) == len(names) else None
 
 
 def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
@@ -154,45 +126,10 @@ def traffic(inputs: dict[str, Any], labels: Any) -> dict[str, float]:
     }
 
 
-def roofline(
-    row: dict[str, Any], chunk: dict[str, Any], cost: dict[str, int], peaks: dict[str, float]
-) -> dict[str, float]:
-    """How near a contender comes to what the machine can do.
-
-    Args:
-        row: of a contender, with its times and its precision.
-        chunk: looks and `traffic` of its chunks, and "values_moved" by all layers if it is known.
-        cost: the contract's, a look.
-        peaks: see `gpu_engines.measured_peaks`.
-
-    Returns:
-        tflops: achieved while computing (with copies where computing alone is not known),
-        share_of_products: of the peak of its type,
-        share_of_roofline: the least time there can be, products or memory, whichever takes longer, over the time
-            taken. Memory is weights, inputs and labels: as if all layers were fused,
-        unfused_memory_share: of the memory's bandwidth if every layer wrote its result and the next one read it,
-        share_of_bus: time for the copies at measured speed, over the time with copies.
-    """
-    width = WIDTHS.get(row["precision"], 4)
-    flops = 2 * cost["multiply_adds"] * chunk["looks"]
-    time_ms = row["compute_ms"]["p50"] if row.get("compute_ms") else row["ms"]["p50"]
-    peak = peaks.get(f"{row['precision']}_tflops", peaks["fp32_tflops"])
-    products_ms = flops / peak / 1e9
-    moved = cost["parameters"] * width + chunk["bytes_in"] + chunk["bytes_out"]
-    memory_ms = moved / peaks["memory_gb_s"] / 1e6
-    found = {
-        "tflops": flops / time_ms / 1e9,
-        "share_of_products": products_ms / time_ms,
-        "share_of_roofline": max(products_ms, memory_ms) / time_ms,
-    }
-    if "values_moved" in chunk:
-        unfused = moved + 2 * chunk["values_moved"] * width
-        found["unfused_memory_share"] = unfused / peaks["memory_gb_s"] / 1e6 / time_ms
-    if "host_to_device_gb_s" in peaks:
-        bus_ms = chunk["bytes_in"] / peaks["host_to_device_gb_s"] / 1e6
-        bus_ms += chunk["bytes_out"] / peaks["device_to_host_gb_s"] / 1e6
-        found["share_of_bus"] = bus_ms / row["ms"]["p50"]
-    return found
+def share_of_bus(ms: float, chunk: dict[str, Any], bus: dict[str, float]) -> float:
+    """Time for the copies of a chunk at the measured speed of the bus, over the time with copies."""
+    there = chunk["bytes_in"] / bus["host_to_device_gb_s"]
+    return (there + chunk["bytes_out"] / bus["device_to_host_gb_s"]) / 1e6 / ms
 
 
 def table(content: dict[str, Any]) -> str:
@@ -202,10 +139,14 @@ def table(content: dict[str, Any]) -> str:
     if about:
         gpu, driver = about["gpu"], about["driver"] or {}
         name = f"{gpu['name']}, driver {driver.get('driver_version', 'unknown')}" if gpu else "no GPU: a trial on a CPU"
-        versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
+        both = {**about["versions"], **about["more_versions"]}
+        versions = ", ".join(f"{package} {version}" for package, version in both.items())
         lines += [f"{name}; {about['processor']}, {about['cores']} cores; {about['date']}.", "", f"{versions}.", ""]
     if "peaks" in content:
-        peaks = [f"| {name} | {value:.4g} |" for name, value in content["peaks"].items()]
+        found = content["peaks"]
+        named = {f"{kind} product, Gop/s": value for kind, value in found["gflops"].items()}
+        named |= {"copy on the device, GB/s": found["memory_gb_s"], **content.get("bus", {})}
+        peaks = [f"| {name} | {value:.4g} |" for name, value in named.items()]
         lines += ["## Measured peaks", "", "| | |", "|---|---|", *peaks, ""]
     for size, found in content.get("sweep", {}).items():
         lines += _sweep_lines(size, found)
@@ -229,7 +170,7 @@ def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:
         f"{chunk['bytes_a_voxel_copied']:.2f} bytes a labelled voxel go over the bus, {met}.",
         "",
         "| | ms a chunk (5 to 95 %) | one alone, ms | computing, ms | slices a second | changed voxels, of structures "
-        "| TFLOP/s | of products' peak | of roofline |",
+        "| Gop/s | of products' peak | of roofline |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["contenders"].items():
@@ -237,8 +178,8 @@ def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {name} | {row['ms']['p50']:.3f} ({row['ms']['p5']:.3f} to {row['ms']['p95']:.3f}) "
             f"| {_median(row, 'alone_ms')} | {_median(row, 'compute_ms')} | {row['looks_a_second']:.0f} "
-            f"| {_changed(row)} | {_number(roof, 'tflops', '.2f')} | {_number(roof, 'share_of_products', '.1%')} "
-            f"| {_number(roof, 'share_of_roofline', '.1%')} |"
+            f"| {_changed(row)} | {_number(roof, 'gflops', '.0f')} | {_number(roof, 'share_of_products', '.1%')} "
+            f"| {_number(roof, 'share', '.1%')} |"
         )
     if found.get("ours_over_torch"):
         best = found["best"]

@@ -184,6 +184,7 @@ def test_start_up_and_a_scan_are_told_apart():
     assert (found["seconds"], found["start_up_s"], found["s_a_scan_after"]) == (12.0, 2.0, 1.0)
     assert (found["s_a_scan"], found["scans_a_second"]) == (1.2, 10 / 12)
     assert report.figures(row(3.0, 3.0, scans=1))["start_up_s"] is None
+    assert report.figures(row(3.0, 2.9, scans=2))["s_a_scan_after"] is None
     alone = report.figures(row(0.5, 5.0, engine_only=True))
     assert (alone["start_up_s"], alone["s_a_scan_after"]) == (0.5, 0.5)
 

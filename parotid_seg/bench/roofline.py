@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from parotid_seg.bench.peaks import Peaks
 from parotid_seg.runtime.ort_profile import Count
 
+WIDTHS = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+"""Bytes of a value."""
+
 
 @dataclass(frozen=True)
 class Roofline:
@@ -35,7 +38,7 @@ def roofline(count: Count, seconds: float, precision: str, peaks: Peaks) -> Roof
     """Set a chunk against the peaks; None if there is none of the type.
 
     Args:
-        count: what the chunk asks for.
+        count: what the chunk asks for, of the graph in FP32.
         seconds: for which it was computed.
         precision: type it was computed in.
         peaks: of the machine.
@@ -43,17 +46,19 @@ def roofline(count: Count, seconds: float, precision: str, peaks: Peaks) -> Roof
     peak = peaks.gflops.get(precision)
     if peak is None:
         return None
+    narrowed = WIDTHS[precision] / WIDTHS["fp32"]
+    least_bytes = round(count.weight_bytes * narrowed) + count.boundary_bytes
     gflop = 2 * count.multiply_adds / 1e9
     products_s = gflop / peak
     memory_s, unfused_s = (
-        bytes_moved / peaks.memory_gb_s / 1e9 if peaks.memory_gb_s else None
-        for bytes_moved in (count.least_bytes, count.unfused_bytes)
+        moved / peaks.memory_gb_s / 1e9 if peaks.memory_gb_s else None
+        for moved in (least_bytes, count.unfused_bytes * narrowed)
     )
     return Roofline(
         count.multiply_adds,
         gflop / seconds,
         products_s / seconds,
-        count.least_bytes,
+        least_bytes,
         None if memory_s is None else memory_s / seconds,
         None if unfused_s is None else unfused_s / seconds,
         max(products_s, memory_s or 0.0) / seconds,

@@ -132,8 +132,8 @@ def check(layers: Layers, chunk) -> None:
     """What holds for any engine's profile of the packaged model."""
     assert layers.looks == 2
     assert sum(layer.seconds for layer in layers.layers) == pytest.approx(layers.seconds)
-    assert layers.named > 0.9
-    assert 0.3 < layers.covered < 1.05
+    assert layers.named > 0.5
+    assert 0.1 < layers.covered < 1.05
     work = sum(node.multiply_adds for node in count_nodes(CONTENT, chunk, optimised=False))
     assert sum(layer.multiply_adds for layer in layers.layers) == work
     by_name = {layer.module: layer for layer in layers.layers}
