@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parotid_seg.errors import ParotidSegError
+from parotid_seg.terminal import following, outcome_text, print_error, print_evaluation
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.backend import Backend
-    from parotid_seg.runtime.evaluate import Evaluation
     from parotid_seg.runtime.infer import Outcome
 
 app = typer.Typer(
@@ -97,13 +97,13 @@ def infer(
         from parotid_seg.runtime.load import load_backend, output_for
 
         options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite)
-        with _progress(quiet) as line:
+        with following(quiet) as line:
 
             def progress(outcome: Outcome) -> None:
                 if outcome.status == "failed":
                     line.error(outcome.entry.reason)
                 else:
-                    line.say(_outcome_text(outcome))
+                    line.say(outcome_text(outcome))
                 line.advance(outcome.total)
 
             def load() -> Backend:
@@ -182,7 +182,7 @@ def train(
     RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With a start, RUN/transfer.json tells of every weight whether
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
-    with _one_line_errors("--resume goes on after the last finished epoch"), _extra("train"), _progress(quiet) as line:
+    with _one_line_errors("--resume goes on after the last finished epoch"), _extra("train"), following(quiet) as line:
         from parotid_seg.train.settings import load_config
         from parotid_seg.train.stages import train as run
 
@@ -270,7 +270,7 @@ def export(
     differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
     pip install 'parotid-seg[export]'; for engines also [tensorrt] or [rtx], for --triton also [triton].
     """
-    with _one_line_errors(), _extra("export"), _progress(quiet) as line:
+    with _one_line_errors(), _extra("export"), following(quiet) as line:
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
         from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
@@ -311,7 +311,7 @@ def evaluate(
         if out is not None:
             write_text(result.to_json(), out)
         if not quiet:
-            _print_evaluation(result)
+            print_evaluation(result)
 
 
 bench_app = typer.Typer(invoke_without_command=True, epilog="Example: parotid-seg bench --out speed/")
@@ -365,7 +365,7 @@ def bench(
         return
     if out is None:
         raise UsageError("Missing option '--out'.")
-    with _one_line_errors(), _extra("bench"), _progress(quiet) as line:
+    with _one_line_errors(), _extra("bench"), following(quiet) as line:
         from parotid_seg.bench.bench import BenchOptions
         from parotid_seg.bench.bench import bench as run
         from parotid_seg.bench.contestants import contestants
@@ -451,53 +451,6 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [word.strip() for word in text.split(",")]
 
 
-class _Line:
-    """Progress as a bar on a terminal and as plain lines elsewhere; errors always go to stderr."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._quiet = quiet
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        visible = self._console.is_terminal and not quiet
-        self._bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
-        self._task = self._bar.add_task("scans", total=None, visible=False)
-
-    def start(self) -> None:
-        self._bar.start()
-
-    def stop(self) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        if not self._quiet:
-            self._console.print(text)
-
-    def error(self, text: str) -> None:
-        if self._bar.disable:
-            _print_error(text)
-        else:
-            self._console.print(f"parotid-seg: {text}")
-
-    def phase(self, text: str, done: int, steps: int) -> None:
-        self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
-
-    def advance(self, total: int) -> None:
-        self._bar.update(self._task, total=total, advance=1, visible=True)
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[_Line]:
-    line = _Line(quiet)
-    line.start()
-    try:
-        yield line
-    finally:
-        line.stop()
-
-
 @contextlib.contextmanager
 def _one_line_errors(interrupted: str = "") -> Iterator[None]:
     """The one place where errors a user can mend become a line on stderr and exit status 1.
@@ -508,10 +461,10 @@ def _one_line_errors(interrupted: str = "") -> Iterator[None]:
     try:
         yield
     except ParotidSegError as error:
-        _print_error(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        _print_error("; ".join(filter(None, ("interrupted", interrupted))))
+        print_error("; ".join(filter(None, ("interrupted", interrupted))))
         raise typer.Exit(130) from None
 
 
@@ -527,41 +480,10 @@ def _extra(name: str) -> Iterator[None]:
         raise ParotidSegError(f"the package {error.name} is missing, which this command needs: {line}") from error
 
 
-def _print_error(text: str) -> None:
-    print(f"parotid-seg: {text}", file=sys.stderr, flush=True)
-
-
-def _outcome_text(outcome: Outcome) -> str:
-    entry = outcome.entry
-    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())
-    took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
-    flags = f"; note: {'; '.join(entry.flags)}" if entry.flags else ""
-    return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"
-
-
-def _print_evaluation(result: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table("case", "label", "DSC", "HD mm", "HD95 mm", "volume ml", "reference ml", "difference ml")
-    for name, case in result.cases.items():
-        for label, scores in case.labels.items():
-            distances = (f"{scores.hd_mm:.1f}", f"{scores.hd95_mm:.1f}")
-            volumes = (f"{scores.volume_ml:.1f}", f"{scores.reference_ml:.1f}", f"{scores.volume_error_ml:+.1f}")
-            table.add_row(name, label, f"{scores.dsc:.3f}", *distances, *volumes)
-    console.print(table)
-    means = Table("figure", "mean", "95 % interval", "median", "cases", "empty on one side")
-    for name, mean in result.means.items():
-        interval = f"{mean.low:.4f} to {mean.high:.4f}"
-        means.add_row(name, f"{mean.mean:.4f}", interval, f"{mean.median:.4f}", str(mean.cases), str(mean.missed))
-    console.print(means)
-
-
 def main() -> None:
     """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 1, too."""
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
-        _print_error(f"{error.format_message()} (parotid-seg --help tells more)")
+        print_error(f"{error.format_message()} (parotid-seg --help tells more)")
         sys.exit(1)

@@ -1,0 +1,100 @@
+"""What users see of a command while it runs and when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.evaluate import Evaluation
+    from parotid_seg.runtime.infer import Outcome
+
+
+class Line:
+    """Progress as a bar on a terminal and as plain lines elsewhere; errors always go to stderr."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._quiet = quiet
+        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        visible = self._console.is_terminal and not quiet
+        self._bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
+        self._task = self._bar.add_task("scans", total=None, visible=False)
+
+    def start(self) -> None:
+        """Show the bar, if there is a terminal."""
+        self._bar.start()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Tell something, unless the user wants it quiet."""
+        if not self._quiet:
+            self._console.print(text)
+
+    def error(self, text: str) -> None:
+        """Tell what went wrong."""
+        if self._bar.disable:
+            print_error(text)
+        else:
+            self._console.print(f"parotid-seg: {text}")
+
+    def phase(self, text: str, done: int, steps: int) -> None:
+        """Set the bar: what is being done, and how far."""
+        self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
+
+    def advance(self, total: int) -> None:
+        """One more of so many scans."""
+        self._bar.update(self._task, total=total, advance=1, visible=True)
+
+
+@contextlib.contextmanager
+def following(quiet: bool) -> Iterator[Line]:
+    """A `Line` for as long as a command runs."""
+    line = Line(quiet)
+    line.start()
+    try:
+        yield line
+    finally:
+        line.stop()
+
+
+def print_error(text: str) -> None:
+    """One line on standard error."""
+    print(f"parotid-seg: {text}", file=sys.stderr, flush=True)
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """How a case ended, in one line."""
+    entry = outcome.entry
+    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())
+    took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
+    flags = f"; note: {'; '.join(entry.flags)}" if entry.flags else ""
+    return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """Figures by case and label, and their means."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table("case", "label", "DSC", "HD mm", "HD95 mm", "volume ml", "reference ml", "difference ml")
+    for name, case in result.cases.items():
+        for label, scores in case.labels.items():
+            distances = (f"{scores.hd_mm:.1f}", f"{scores.hd95_mm:.1f}")
+            volumes = (f"{scores.volume_ml:.1f}", f"{scores.reference_ml:.1f}", f"{scores.volume_error_ml:+.1f}")
+            table.add_row(name, label, f"{scores.dsc:.3f}", *distances, *volumes)
+    console.print(table)
+    means = Table("figure", "mean", "95 % interval", "median", "cases", "empty on one side")
+    for name, mean in result.means.items():
+        interval = f"{mean.low:.4f} to {mean.high:.4f}"
+        means.add_row(name, f"{mean.mean:.4f}", interval, f"{mean.median:.4f}", str(mean.cases), str(mean.missed))
+    console.print(means)
