@@ -97,7 +97,8 @@ def remarks(before: Condition, after: Condition, cores: int) -> list[str]:
             found.append(
                 f"other guests of the host take {after.stolen_share:.0%} of the cores' time, and more than before"
             )
-    reasons = int((after.gpu or {}).get("clocks_throttle_reasons.active", "0"), 16) & ~NO_REASON
+    active = re.fullmatch("0x([0-9a-f]+)", (after.gpu or {}).get("clocks_throttle_reasons.active", ""))
+    reasons = int(active[1], 16) & ~NO_REASON if active else 0
     if reasons:
         found.append(f"the GPU was slowed down (clocks_throttle_reasons.active {reasons:#x})")
     return found

@@ -1,0 +1,88 @@
+"""Which engines take part."""
+
+import shutil
+
+import pytest
+
+from parotid_seg.bench import contestants as module
+from parotid_seg.bench.contestants import contestants
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engine_file import BatchProfile
+from tests.export.small_model import CONTRACT, write_small_model
+from tests.fake_cuda import ADA, write_engine
+
+
+def field(*backends, model=DEFAULT_MODEL, device="auto", runnable=lambda *_: None, say=print):
+    return contestants(model, backends, device, runnable, say)
+
+
+def names(*backends, **more):
+    return [candidate.name for candidate in field(*backends, **more).candidates]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(module, "find_gpu", lambda index=0: ADA)
+    monkeypatch.setattr("parotid_seg.runtime.load.find_gpus", lambda: [ADA])
+
+
+@pytest.fixture
+def engine(tmp_path):
+    small = write_small_model(tmp_path / "small.onnx")
+    return write_engine(tmp_path / "small.engine", small, CONTRACT, "tensorrt", BatchProfile(1, 4, 8))
+
+
+def test_all_that_are_installed():
+    found = field()
+    assert [candidate.name for candidate in found.candidates][:2] == ["onnxruntime FP32", "OpenVINO FP32"]
+    assert found.gpu is None
+    assert {candidate.file for candidate in found.candidates} == {DEFAULT_MODEL}
+    for candidate in found.candidates:
+        backend = candidate.make()
+        assert backend.ran.precision == candidate.precision
+        backend.close()
+
+
+def test_those_that_are_named():
+    assert names("onnxruntime") == ["onnxruntime FP32"]
+    assert set(names("openvino")) <= {"OpenVINO FP32", "OpenVINO BF16"}
+    with pytest.raises(
+        InputError, match="found 'auto', expected one of: onnxruntime, tensorrt, tensorrt-rtx, openvino"
+    ):
+        field("auto")
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_told(gpu):
+    said = []
+    assert "onnxruntime FP32" in names(say=said.append)
+    assert said[0].startswith("onnxruntime does not use the GPU: onnxruntime ")
+    with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
+        field("onnxruntime", device="cuda")
+
+
+def test_engines(gpu, engine):
+    small = engine.with_suffix(".onnx")
+    assert names(model=engine) == ["TensorRT FP16"]
+    assert names("tensorrt", model=engine) == ["TensorRT FP16"]
+    assert names(model=small)[-1] == "TensorRT FP16"  # it lies beside the model
+    made = field("tensorrt", model=small, runnable=lambda model, backend: engine)
+    assert [candidate.file for candidate in made.candidates] == [engine]
+    assert made.gpu == 0
+    with pytest.raises(InputError, match=r"--backend openvino: found small.engine, an engine for tensorrt"):
+        field("openvino", model=engine)
+    with pytest.raises(InputError, match=r"--device cpu: found small.engine, an engine"):
+        field(model=engine, device="cpu")
+
+
+def test_what_cannot_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_gpu", lambda index=0: None)
+    with pytest.raises(InputError, match="--backend tensorrt: runs on NVIDIA GPUs, found none"):
+        field("tensorrt")
+    with pytest.raises(
+        InputError, match=r"--backend: found tensorrt, which cannot run parotid-ct.onnx here on --device"
+    ):
+        field("tensorrt", device="cpu")
+    shutil.copy(__file__, tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        field(model=tmp_path / "model.onnx")
