@@ -37,7 +37,7 @@ BUDGETS = {
 """Fine-tuning, short and long, by epochs."""
 LABELLED = (10, 160, 40, 5)
 """In the order of their turn; rates are chosen at the first."""
-SEEDS = {2: {10: (0, 1, 2), 160: (0,), 40: (0,), 5: (0, 1)}, 6: {10: (0, 1), 160: (), 40: (), 5: ()}}
+SEEDS = {2: {10: (0, 1, 2), 160: (0,), 40: (0,), 5: (0, 1)}, 6: {10: (0,), 160: (), 40: (), 5: ()}}
 """By budget and labelled patients."""
 BOTH, ENCODER = ("encoder", "decoder"), ("encoder",)
 
@@ -68,8 +68,8 @@ ARMS = (
     ("contrast", ENCODER),
     ("organs+contrast+dense", BOTH),
 )
-MAIN_ARMS = 4
-"""The first so many are tried at every budget and number of patients."""
+MAIN_ARMS = {2: 4, 6: 3}
+"""By budget: the first so many are tried at every number of patients."""
 SAME_RATE = "organs+contrast"
 """Its rate serves for the starts that differ from it in details only: dense contrast, and the trials."""
 
@@ -134,7 +134,7 @@ def chosen_rate(start: str, epochs: int) -> float | None:
 def wanted() -> Iterator[tuple[Run, bool]]:
     """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
     for epochs in BUDGETS:
-        for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
+        for start, _ in ARMS[: MAIN_ARMS[epochs]]:
             yield from ((Run(start, BOTH, epochs, LABELLED[0], 0, rate), False) for rate in RATES)
         for labelled in LABELLED:
             yield from ((run, True) for run in arms(epochs, labelled))
@@ -146,7 +146,7 @@ def arms(epochs: int, labelled: int) -> Iterator[Run]:
     """Starts and transfers at their chosen rates: all of them short and at the first number of patients, else four."""
     all_of_them = epochs == TRIAL_EPOCHS and labelled == LABELLED[0]
     for seed in SEEDS[epochs][labelled]:
-        for start, transfer in ARMS if all_of_them else ARMS[:MAIN_ARMS]:
+        for start, transfer in ARMS if all_of_them else ARMS[: MAIN_ARMS[epochs]]:
             if rate := chosen_rate(start, epochs):
                 yield Run(start, transfer, epochs, labelled, seed, rate)
 
