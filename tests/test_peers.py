@@ -23,7 +23,7 @@ import report
 from budget import Schedule, Timing
 from contestants import Contestant
 from nnunet import NnUnet
-from race import Race, Record
+from race import Race, Record, Rules
 from watch import family
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="watch.py reads /proc")
@@ -256,16 +256,11 @@ COPIES = "cp $in/* $out"
 """The scans here are their own masks."""
 
 
-def run(tmp_path, scans, everyone, *, repeats=1, accuracy=True, most_minutes=1.0) -> dict:
-    settings = {**SETTINGS, "slow_scans": 2}
-    record = Record(tmp_path / "race.json", settings)
+def run(tmp_path, scans, everyone, **rules) -> dict:
+    record = Record(tmp_path / "race.json", SETTINGS)
     record.found["machine"] = MACHINE
-    race.go(
-        Race(everyone, scans, 2, tmp_path / "labelsTs", tmp_path / "work", most_minutes),
-        record,
-        repeats,
-        accuracy=accuracy,
-    )
+    known = {"slow_scans": 2, "repeats": 1, "slow_repeats": 1, "most_minutes": 1.0}
+    race.go(Race(everyone, scans, tmp_path / "labelsTs", tmp_path / "work", Rules(**{**known, **rules})), record)
     return json.loads((tmp_path / "race.json").read_text())["contestants"]
 
 
@@ -304,13 +299,23 @@ def test_a_race_that_was_cut_goes_on_where_it_was(tmp_path, scans):
     assert counted.read_text().split() == ["2", "1", "3"]
     run(tmp_path, scans, everyone, accuracy=False)
     assert len(counted.read_text().split()) == 3
-    everyone["monai-2d"] = contestant(COPIES)
+    everyone["monai-2d"] = contestant(COPIES, slow=True)
     found = run(tmp_path, scans, everyone, repeats=2)
-    assert counted.read_text().split() == ["2", "1", "3", "1", "3", "3"]
-    assert [len(found[name]["many_s"]) for name in everyone] == [2, 2]
+    assert counted.read_text().split() == ["2", "1", "3", "1", "3"]  # the last masks are scored as they are
+    assert [len(found[name]["many_s"]) for name in everyone] == [2, 1]
+    assert found["ours"]["accuracy"]["dsc"]["cases"] == 3
     assert "failed" not in found["monai-2d"]
     with pytest.raises(SystemExit, match="other cores"):
         Record(tmp_path / "race.json", {**SETTINGS, "cores": 64})
+
+
+@LINUX
+def test_new_weights_begin_anew(tmp_path, scans):
+    untrained = contestant(COPIES)
+    assert "accuracy" not in run(tmp_path, scans, {"nnunet-2d": untrained})["nnunet-2d"]
+    trained = replace(untrained, weights="trained", trained=True)
+    found = run(tmp_path, scans, {"nnunet-2d": trained})["nnunet-2d"]
+    assert (found["weights"], len(found["many_s"]), found["accuracy"]["dsc"]["mean"]) == ("trained", 1, 1.0)
 
 
 @LINUX

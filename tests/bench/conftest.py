@@ -1,5 +1,7 @@
 """The example's slices around the glands as bench takes scans, and processes that can import the tests."""
 
+import os
+import sys
 from pathlib import Path
 
 import nibabel
@@ -10,11 +12,13 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.model_file import read_model
 
 ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
 
 
 @pytest.fixture(autouse=True)
 def tests_can_be_imported(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(BENCHMARKS))))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,20 +11,6 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import Done
 from parotid_seg.runtime.choose import Candidate
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
-
-
-class Slowed(OnnxRuntimeBackend):
-    """Sleeps after every chunk, for a share of the time it took."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__(DEFAULT_MODEL)
-        self.share = share
-
-    def start(self, inputs):
-        begun = time.perf_counter()
-        done = super().start(inputs)
-        time.sleep(self.share * (time.perf_counter() - begun))
-        return done
 
 
 class Limited(OnnxRuntimeBackend):

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from slowed import Slowed
 
 from parotid_seg.bench.contestant import Contestant
 from parotid_seg.bench.inputs import noise_like, rotation
@@ -114,7 +115,7 @@ def test_one_that_is_killed(plain):
 
 def test_an_engine_that_sleeps_is_slower(real):
     """By about as much as it sleeps."""
-    both = {"plain": PLAIN, "slowed": candidate("slowed", partial(engines.Slowed, 0.5))}
+    both = {"plain": PLAIN, "slowed": candidate("slowed", partial(Slowed, 0.5))}
     running = {name: Contestant(each, real[0]) for name, each in both.items()}
     times = {name: [] for name in both}
     for contestant in running.values():
