@@ -37,6 +37,7 @@ def draw(result: Result, path: Path) -> None:
         for speed, x, y in zip(row.speeds, times, rates, strict=True):
             left.annotate(str(speed.batch_size), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     left.set(xscale="log", xlabel="latency of a chunk, ms (median); labels: batch size", ylabel="slices a second")
+    left.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(bottom=0)
     left.grid(alpha=0.3, which="both")
     left.legend()
