@@ -20,6 +20,7 @@ from study import (
     ENCODER,
     FIGURES,
     LABELLED,
+    MAIN_ARMS,
     RATES,
     SEEDS,
     SLICES_AN_EPOCH,
@@ -99,12 +100,17 @@ def tables() -> str:
     return "\n".join([*lines, *trials()]) + "\n"
 
 
+def planned(epochs: int) -> tuple[Arm, ...]:
+    """What is to be tested with a budget."""
+    return ARMS if epochs == TRIAL_EPOCHS else ARMS[: MAIN_ARMS[epochs]]
+
+
 def by_patients(epochs: int) -> list[str]:
     """Mean test DSC of every arm."""
     order = [labelled for labelled in sorted(LABELLED) if SEEDS[epochs][labelled]]
     lines = [f"### Mean test DSC by labelled patients, {slices(epochs)}", ""]
     lines += [row(["start, parts taken from it", *order]), "|---" * (1 + len(order)) + "|"]
-    for arm in ARMS:
+    for arm in planned(epochs):
         cells = []
         for labelled in order:
             found = tested(*arm, epochs, labelled)
@@ -120,7 +126,8 @@ def claims(epochs: int) -> list[str]:
     lines = [f"### Differences of mean test DSC in points, {slices(epochs)}", ""]
     lines += [row(["claim", *order]), "|---" * (1 + len(order)) + "|"]
     for claim, better, worse in CLAIMS:
-        lines.append(row([claim, *(difference(better, worse, epochs, labelled) for labelled in order)]))
+        if {better, worse} <= set(planned(epochs)):
+            lines.append(row([claim, *(difference(better, worse, epochs, labelled) for labelled in order)]))
     return lines
 
 
@@ -143,7 +150,7 @@ def rates(epochs: int) -> list[str]:
     lines = [f"### Learning rates, mean validation DSC with {LABELLED[0]} labelled patients, {slices(epochs)}", ""]
     tried = RATES
     lines += [row(["start", *(f"{rate:g}" for rate in tried), "chosen"]), "|---" * (2 + len(tried)) + "|"]
-    for start in dict.fromkeys(start for start, _ in ARMS if start != "organs+contrast+dense"):
+    for start, _ in ARMS[: MAIN_ARMS[epochs]]:
         results = [read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in tried]
         cells = [f"{result['validation_dsc']:.3f}" if result else "not run" for result in results]
         lines.append(row([start, *cells, chosen_rate(start, epochs) or "open"]))
