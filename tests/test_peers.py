@@ -152,6 +152,10 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(environments.platform, "python_version", lambda: "4.0")
     environments.make("monai", tmp_path / "monai", run)
     assert len(done) == 4
+    for _ in range(2):
+        environments.make("ours", tmp_path / "ours", run)
+    assert len(done) == 7  # our code may have changed
+    assert str(environments.CHECKOUT) in done[-1]
     done.clear()
     for _ in range(2):
         with pytest.raises(SystemExit, match="no such version"):
