@@ -76,6 +76,13 @@ def infer(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write an overlay picture of each case to DIR/pictures.")
     ] = True,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            help="Write report.html, all cases of DIR with close-ups, worst first, and report.json for machines.",
+        ),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo cases that are done. Default: resume.")] = False,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Use a model that 'parotid-seg export' has not proven.")
@@ -85,9 +92,9 @@ def infer(
     """Segment the parotid glands of scans.
 
     Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2 right
-    parotid), DIR/summary.csv (a row a case) and DIR/run.json. A model of several channels takes a case's files
-    CASE_0000, CASE_0001 ... together. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done,
-    3 some cases failed, 130 interrupted.
+    parotid), DIR/summary.csv (a row a case), DIR/run.json and DIR/report.html (all cases of
+    DIR, worst first). A model of several channels takes a case's files CASE_0000, CASE_0001 ... together. A rerun does
+    only what is missing. Exit status: 0 all done, 1 nothing done, 3 some cases failed, 130 interrupted.
     """
     with _one_line_errors("finished cases are kept"):
         from parotid_seg.export.engine import runnable
@@ -96,7 +103,7 @@ def infer(
         from parotid_seg.runtime.infer import infer as run
         from parotid_seg.runtime.load import load_backend, output_for
 
-        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite)
+        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite, report)
         with following(quiet) as line:
 
             def progress(outcome: Outcome) -> None:
@@ -119,7 +126,8 @@ def infer(
 
             summary = run(scans, out, load, options, say=line.say, progress=progress)
             counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
-            line.say(f"{counts}; masks and summary.csv in {out}")
+            results = "masks, summary.csv and report.html" if report else "masks and summary.csv"
+            line.say(f"{counts}; {results} in {out}")
     raise typer.Exit(summary.exit_status)
 
 

@@ -16,6 +16,8 @@ from parotid_seg.runtime.crew import Crew, Worker
 from parotid_seg.runtime.journal import Entry, Journal
 from parotid_seg.runtime.messages import PICTURES, Job, Work
 from parotid_seg.runtime.pipeline import Limits, Pipeline
+from parotid_seg.runtime.report import write_report
+from parotid_seg.runtime.report_page import Ran
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
 
 Say = Callable[[str], None]
@@ -33,6 +35,7 @@ class InferOptions:
         clean_up: see `keep_largest_components`.
         pictures: write an overlay picture a case.
         overwrite: redo cases that are done.
+        report: write report.html and report.json; with `pictures`, close-ups for it, too.
     """
 
     batch_size: int | None = None
@@ -41,6 +44,7 @@ class InferOptions:
     clean_up: bool = True
     pictures: bool = True
     overwrite: bool = False
+    report: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -125,6 +129,8 @@ def infer(
                 _remove_partials(out)
                 write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv")
                 write_run(backend, options, scans, run.begun, run.counts, out / "run.json")
+                if options.report:
+                    write_report(run.all_entries(), run.ran(backend), out)
     return Summary(**run.counts, out=out)
 
 
@@ -136,10 +142,18 @@ class _Run:
         self.journal = Journal(out)
         self.counts = dict.fromkeys(STATUSES, 0)
         self.total = 0
-        self._ran, self._progress = asdict(backend.ran), progress
+        self._ran, self._progress = {**asdict(backend.ran), "model": backend.model_sha256}, progress
         self._entries: list[Entry] = []
         decides = (backend.model_sha256, backend.ran.precision, str(options.clean_up), str(options.flips))
-        self.work = Work(out, backend.contract, decides, options.clean_up, options.pictures, options.overwrite)
+        self.work = Work(
+            out,
+            backend.contract,
+            decides,
+            options.clean_up,
+            options.pictures,
+            options.overwrite,
+            views=options.pictures and options.report,
+        )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
         """What lies where scans are looked for and is none."""
@@ -168,6 +182,15 @@ class _Run:
         """Of all cases that have ended, in the order of the scans; arguments that are no scans come first."""
         order = {case.name: number for number, case in enumerate(cases)}
         return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
+
+    def all_entries(self) -> list[Entry]:
+        """Of all cases in the folder, those of earlier runs, too, and of arguments that are no scans."""
+        return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
+
+    def ran(self, backend: Backend) -> Ran:
+        """What the run was made with, for the report."""
+        engine = f"{backend.ran.backend} on {backend.ran.device}, {backend.ran.precision}"
+        return Ran(backend.model_sha256, engine, backend.contract.labels, self.total - len(self._entries))
 
 
 def _announcement(total: int, backend: Backend, batch_size: int, options: InferOptions, limits: Limits) -> str:

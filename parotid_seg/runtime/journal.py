@@ -36,6 +36,7 @@ class Entry:
         volumes_ml, agreement, flags: as in `Segmentation`.
         seconds: the time of each stage.
         backend, device, precision: what really ran.
+        model: hash of the model file.
     """
 
     case: str
@@ -52,6 +53,7 @@ class Entry:
     backend: str = ""
     device: str = ""
     precision: str = ""
+    model: str = ""
 
 
 class Journal:

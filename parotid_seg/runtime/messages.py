@@ -17,6 +17,11 @@ PICTURES = "pictures"
 """Folder of overlays in the output folder."""
 
 
+def views_of(case: str) -> str:
+    """Name of the report's picture of a case, in that folder."""
+    return f"{case}.webp"
+
+
 @dataclass(frozen=True)
 class Work:
     """What all cases of a run have in common.
@@ -27,6 +32,7 @@ class Work:
         decides: what decides a mask beside the scan: the model, what computes it, and options.
         clean_up: see `keep_largest_components`.
         pictures: whether to draw overlays.
+        views: whether to draw the report's pictures.
         overwrite: whether to redo what is done.
     """
 
@@ -36,6 +42,7 @@ class Work:
     clean_up: bool = True
     pictures: bool = True
     overwrite: bool = False
+    views: bool = False
 
 
 @dataclass(frozen=True)

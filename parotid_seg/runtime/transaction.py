@@ -12,8 +12,9 @@ from parotid_seg.files import make_folder
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case, Scan
 from parotid_seg.runtime.journal import Entry, hash_file, is_whole
-from parotid_seg.runtime.messages import PICTURES, Work, failed
+from parotid_seg.runtime.messages import PICTURES, Work, failed, views_of
 from parotid_seg.runtime.picture import draw_overlay
+from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude, prepare
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
@@ -85,11 +86,15 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
     found = conclude(
         labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
     )
-    if work.pictures:
-        picture = work.out / PICTURES / f"{case.name}.png"
-        make_folder(picture.parent)
+    if work.pictures or work.views:
+        pictures = work.out / PICTURES
+        make_folder(pictures)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
-        draw_overlay(scan.volume, window, found.mask, found.volumes_ml, case.name, picture)
+        if work.pictures:
+            picture = pictures / f"{case.name}.png"
+            draw_overlay(scan.volume, window, found.mask, found.volumes_ml, case.name, picture)
+        if work.views:
+            draw_views(scan.volume, window, found.mask, work.contract.labels, pictures / views_of(case.name))
     write_mask(found.mask, scan, path)
     mask_sha256 = hash_file(path)
     seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}

@@ -1,0 +1,60 @@
+"""report.html and report.json: all cases of an output folder, the worst first, for people and for machines."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from parotid_seg.files import write_text
+from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.machine import versions_of
+from parotid_seg.runtime.messages import PICTURES, views_of
+from parotid_seg.runtime.report_case import Judged, worst_first
+from parotid_seg.runtime.report_fhir import bundle
+from parotid_seg.runtime.report_page import Picture, Ran, page
+from parotid_seg.runtime.summary import PACKAGES
+
+EMBEDDED_CHARACTERS = 8_000_000
+"""Pictures in the page, worst cases first, as far as this goes (some 150 cases); the others are linked."""
+
+
+def write_report(entries: Iterable[Entry], ran: Ran, out: Path) -> None:
+    """Write `out`/report.html and `out`/report.json.
+
+    Args:
+        entries: of all cases; those done whose mask is gone are left out.
+        ran: see `Ran`.
+        out: the folder that masks and pictures lie in.
+
+    Raises:
+        OutputError: if a file cannot be written.
+    """
+    when = datetime.now(UTC)
+    cases = worst_first(entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask))
+    text = page(cases, pictures_of(cases, out), ran, versions_of(PACKAGES), when)
+    write_text(text, out / "report.html")
+    write_text(bundle(cases, when), out / "report.json")
+
+
+def pictures_of(cases: Sequence[Judged], out: Path) -> list[Picture]:
+    """For each case its picture: embedded as long as there is room, then linked, or none."""
+    room = EMBEDDED_CHARACTERS
+    pictures = []
+    for case in cases:
+        views, overview = f"{PICTURES}/{views_of(case.name)}", f"{PICTURES}/{case.name}.png"
+        found = not case.failed and _lies_in(out / PICTURES, views_of(case.name))
+        content = base64.b64encode((out / views).read_bytes()).decode() if found and room > 0 else ""
+        embedded = content if len(content) <= room else ""
+        room -= len(content)
+        links = tuple(
+            path for path in (views, overview) if not case.failed and _lies_in(out / PICTURES, Path(path).name)
+        )
+        pictures.append(Picture(f"data:image/webp;base64,{embedded}" if embedded else "", links))
+    return pictures
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Whether a file of that name lies in the folder itself."""
+    return Path(name).name == name and (folder / name).is_file()

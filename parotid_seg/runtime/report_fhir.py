@@ -1,0 +1,110 @@
+"""report.json: the report for machines, in the shape of FHIR R4.
+
+A `Bundle` of type "collection" holds for each case, worst first,
+
+- a `DiagnosticReport`: `identifier` the case's name, `status` "preliminary" ("cancelled" for a case that failed, its
+  `conclusion` then tells why), `issued` the time of the report, `conclusion` the flags joined by "; ", `result`
+  references to its observations;
+- an `Observation` for each structure: `status` "preliminary", `code` the volume (SNOMED CT 118565006), `bodySite` the
+  parotid gland (SNOMED CT 45289007; other structures by name only), `valueQuantity` in mL (UCUM), `device` the engine
+  and the model's hash, and as `component` the side (SNOMED CT 272741003) and the agreement of both looks, if there were
+  two;
+- for both glands an `Observation` of the ratio of the larger to the smaller volume.
+
+There is no `subject`: the file says nothing about who the patient is. Whoever knows adds it. Codes of SNOMED CT are
+those that DICOM's CID lists use for segmentations and measurements. Resources are addressed by UUIDs that follow from
+case and mask, so that the same results have the same addresses.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from parotid_seg.runtime.report_case import Judged
+from parotid_seg.runtime.report_views import shown_name
+from parotid_seg.scan.labels import is_parotid, words
+
+SNOMED, UCUM = "http://snomed.info/sct", "http://unitsofmeasure.org"
+SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
+NAMESPACE = uuid.UUID("6f3c1c0e-6d53-4d0b-9d0e-3b5c0f7f2a51")
+
+Resource = dict[str, Any]
+
+
+def bundle(cases: Sequence[Judged], when: datetime) -> str:
+    """The file's text.
+
+    Args:
+        cases: in the report's order.
+        when: the time of the report, with its zone.
+    """
+    issued = when.isoformat(timespec="seconds")
+    entries = [entry for case in cases for entry in _of_case(case, issued)]
+    content = {"resourceType": "Bundle", "type": "collection", "timestamp": issued, "entry": entries}
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _of_case(case: Judged, issued: str) -> list[Resource]:
+    observations = [] if case.failed else [_volume(case, name) for name in case.entry.volumes_ml]
+    if case.ratio and not case.failed:
+        observations.append(_ratio(case))
+    entries = [_entry(case, str(number), resource) for number, resource in enumerate(observations)]
+    report = {
+        "resourceType": "DiagnosticReport",
+        "identifier": [{"value": case.name}],
+        "status": "cancelled" if case.failed else "preliminary",
+        "code": {"text": "Segmentation of the parotid glands"},
+        "issued": issued,
+    }
+    if entries:
+        report["result"] = [{"reference": entry["fullUrl"]} for entry in entries]
+    conclusion = case.reason if case.failed else "; ".join(case.flags)
+    if conclusion:
+        report["conclusion"] = conclusion
+    return [_entry(case, "report", report), *entries]
+
+
+def _entry(case: Judged, part: str, resource: Resource) -> Resource:
+    address = uuid.uuid5(NAMESPACE, json.dumps([case.name, case.entry.mask_sha256, part]))
+    return {"fullUrl": f"urn:uuid:{address}", "resource": resource}
+
+
+def _observation(case: Judged, code: Resource, value: Resource) -> Resource:
+    entry = case.entry
+    ran = ", ".join(filter(None, (entry.backend, entry.device, entry.precision)))
+    model = f"model {entry.model}" if entry.model else ""
+    return {
+        "resourceType": "Observation",
+        "status": "preliminary",
+        "code": code,
+        "valueQuantity": value,
+        "device": {"display": "; ".join(filter(None, ("parotid-seg", ran, model)))},
+    }
+
+
+def _volume(case: Judged, name: str) -> Resource:
+    quantity = {"value": case.entry.volumes_ml[name], "unit": "mL", "system": UCUM, "code": "mL"}
+    found = _observation(case, _coded("118565006", "Volume"), quantity)
+    site = _coded("45289007", "Parotid gland") if is_parotid(name) else {}
+    found["bodySite"] = {**site, "text": shown_name(name)}
+    components: list[Resource] = [
+        {"code": _coded("272741003", "Laterality"), "valueCodeableConcept": _coded(*SIDES[side])}
+        for side in words(name) & set(SIDES)
+    ]
+    if name in case.entry.agreement:
+        alike = {"value": case.entry.agreement[name], "system": UCUM, "code": "1"}
+        components.append({"code": {"text": "Agreement with the look in the mirror (DSC)"}, "valueQuantity": alike})
+    return {**found, "component": components} if components else found
+
+
+def _ratio(case: Judged) -> Resource:
+    code = {"text": "Ratio of the larger to the smaller parotid gland's volume"}
+    return _observation(case, code, {"value": round(case.ratio or 0.0, 3), "system": UCUM, "code": "1"})
+
+
+def _coded(code: str, display: str) -> Resource:
+    return {"coding": [{"system": SNOMED, "code": code, "display": display}]}

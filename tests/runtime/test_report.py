@@ -1,0 +1,202 @@
+"""The report: self-contained, the worst first, harmless whatever scans are called, and small."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.report import write_report
+from parotid_seg.runtime.report_case import LARGEST_RATIO, judge, weight_of, worst_first
+from parotid_seg.runtime.report_page import Ran
+from parotid_seg.runtime.segmenter import _flags
+
+LABELS = ("background", "parotid_left", "parotid_right")
+RAN = Ran("ab" * 32, "onnxruntime 1.32.0 on cpu, fp32", LABELS)
+EVIL = "<img src=x onerror=alert(1)>\"'&\u202e\x07\udcff</script><script>alert(2)"
+
+
+def entry(case="a", left=30.0, right=28.0, **changes) -> Entry:
+    sizes = {"parotid_left": left, "parotid_right": right}
+    seconds = {"read": 0.1, "segment": 0.5, "write": 0.2}
+    made = Entry(case, f"/scans/{case}.nii.gz", "k", "done", mask=f"{case}.nii.gz", volumes_ml=sizes, seconds=seconds)
+    return replace(made, backend="onnxruntime 1.32.0", device="cpu", precision="fp32", model="ab" * 32, **changes)
+
+
+def failed(case="broken", reason="/scans/who/broken.nii.gz: not a NIfTI file") -> Entry:
+    return Entry(case, "/scans/who/broken.nii.gz", "", "failed", reason=reason)
+
+
+class Page(HTMLParser):
+    """Tags of a page with their attributes, and its texts outside of style and script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.tags[-1:] and self.tags[-1][0] not in ("style", "script"):
+            self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def made(folder, entries, picture_bytes=0, ran=RAN) -> tuple[Page, str]:
+    (folder / "pictures").mkdir(exist_ok=True)
+    for each in entries:
+        if each.mask and "/" not in each.mask:
+            (folder / each.mask).write_bytes(b"mask")
+            if picture_bytes:
+                (folder / "pictures" / f"{each.case}.webp").write_bytes(bytes(picture_bytes))
+    write_report(entries, ran, folder)
+    text = (folder / "report.html").read_text("ascii")
+    return Page(text), text
+
+
+def test_it_loads_nothing_and_runs_only_its_own_script(tmp_path):
+    page, text = made(tmp_path, [entry(), failed()], 1000)
+    for _, attributes in page.tags:
+        for name in ("src", "srcset", "data", "action", "style", "onclick", "onload"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+        assert (attributes.get("href") or "#").startswith(("#", "./"))
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert not page.all("link")
+    (policy,) = (meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert len(page.all("script")) == 1
+
+
+def test_the_policy_names_the_hashes_of_what_is_in_the_page(tmp_path):
+    import base64
+    import hashlib
+
+    _, text = made(tmp_path, [entry()])
+    for tag in ("style", "script"):
+        content = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        assert content.isascii()
+        assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in text
+
+
+def test_hostile_texts_are_shown_and_do_nothing(tmp_path):
+    evil = EVIL.replace("/", "")
+    entries = [
+        entry(evil, flags=(EVIL,), mask_sha256=EVIL),
+        replace(failed(evil + "2", EVIL), source=f"/{EVIL}"),
+        replace(entry("../../up"), mask="../up.nii.gz"),
+        replace(entry("b"), backend=EVIL, device=EVIL, precision=EVIL),
+        replace(entry("javascript:alert(1)"), volumes_ml={"parotid_left": 20.0, EVIL: 3.0}),
+    ]
+    ran = replace(RAN, engine=EVIL, labels=("background", EVIL, "parotid_left"))
+    page, _ = made(tmp_path, entries, 10, ran)
+    assert len(page.all("script")) == 1
+    assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
+    assert all((image["src"] or "").startswith("data:image/webp;base64,") for image in page.all("img"))
+    assert all((link["href"] or "").startswith(("#", "./")) for link in page.all("a"))
+    told = "".join(page.texts)
+    assert "<img src=x onerror=alert(1)>" in told
+    assert "\\u202e" in told
+    assert "../../up" not in told, "its mask is not in the folder"
+    json.loads((tmp_path / "report.json").read_text())
+
+
+def test_worst_first():
+    cases = [
+        entry("fine"),
+        entry("unequal", 30, 20),
+        entry("differing", 33, 20),
+        entry("unsure", agreement={"parotid_left": 0.93, "parotid_right": 0.99}),
+        entry("uncertain", flags=("parotid_left uncertain (the look in the mirror agrees at a DSC of 0.70 only)",)),
+        entry("one", 30, 0.0, flags=("parotid_right missing (0.0 ml)",)),
+        failed(),
+    ]
+    names = [case.name for case in worst_first(cases)]
+    assert names == ["broken", "one", "uncertain", "differing", "unsure", "unequal", "fine"]
+    assert judge(cases[2]).flags == ("sides differ (the larger gland is 1.65 times the smaller)",)
+    assert judge(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
+
+
+def test_flags_that_runs_give_have_their_weight():
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[0, :2] = 1
+    (missing,) = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
+    unusual, cut = _flags(mask, LABELS[:2], {"parotid_left": 70.0})
+    (none,) = _flags(mask, LABELS[:2], {"parotid_left": 0.0})
+    assert [weight_of(flag) for flag in (missing, none, cut, unusual, "sheared voxels")] == [8, 8, 4, 3, 1]
+
+
+def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
+    page, _ = made(
+        tmp_path, [entry("fine"), entry("one", 30, 0.0, flags=("parotid_right missing (0.0 ml)",)), failed()]
+    )
+    rows = [row["data-section"] for row in page.all("tr") if "data-section" in row]
+    assert rows == ["#case-1", "#case-2", "#case-3"]
+    assert [section["id"] for section in page.all("details")] == ["case-1", "case-2", "case-3"]
+    assert [(link["href"]) for link in page.all("a") if link["href"].startswith("#case")] == rows
+    assert len(page.all("button")) == len(page.all("th"))
+    assert [head["aria-sort"] for head in page.all("th") if "aria-sort" in head] == ["ascending"]
+    assert {head["scope"] for head in page.all("th")} == {"col"}
+    assert any(each.get("tabindex") == "0" and each.get("role") == "region" for each in page.all("div"))
+    assert "right parotid missing (0.0 ml)" in page.texts
+
+
+def test_no_folder_of_a_scan_is_named(tmp_path):
+    made(tmp_path, [failed(), entry()])
+    for name in ("report.html", "report.json"):
+        text = (tmp_path / name).read_text()
+        assert "/scans" not in text
+        assert "broken.nii.gz: not a NIfTI file" in text
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 250_000), (40, 10_000_000), (1000, 14_000_000)])
+def test_size(tmp_path, count, most):
+    """Pictures of 100 kB are three times what they are."""
+    page, text = made(tmp_path, [entry(f"case-{index:04d}") for index in range(count)], 100_000)
+    assert len(text) < most
+    assert len(page.all("details")) == count
+    assert len(page.all("img")) == min(count, 59), "the others are linked"
+    assert ("lie beside it" in text) == (count > 59)
+    assert "./pictures/case-0000.webp" in text
+
+
+def test_a_case_without_pictures_and_a_mask_that_is_gone(tmp_path):
+    page, text = made(tmp_path, [entry("here"), replace(entry("gone"), mask="")])
+    assert "here" in text
+    assert "gone" not in text
+    assert not page.all("img")
+    made(tmp_path, [])
+
+
+def test_what_the_run_did_not_come_to_and_what_another_model_did(tmp_path):
+    _, text = made(tmp_path, [replace(entry(), model="cd" * 32)], ran=replace(RAN, missing=7))
+    assert "<b>7</b>not done" in text
+    assert "another one, <code>cdcdcdcdcdcd</code>" in text
+
+
+def test_json_has_the_shape_of_fhir(tmp_path):
+    made(tmp_path, [entry(agreement={"parotid_left": 0.97, "parotid_right": 0.98}, flags=("x", "y")), failed()])
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert (found["resourceType"], found["type"]) == ("Bundle", "collection")
+    assert found["timestamp"].endswith("+00:00")
+    by_address = {each["fullUrl"]: each["resource"] for each in found["entry"]}
+    assert len(by_address) == 5
+    bad, good = (each for each in by_address.values() if each["resourceType"] == "DiagnosticReport")
+    assert (bad["status"], bad["conclusion"]) == ("cancelled", "broken.nii.gz: not a NIfTI file")
+    assert (good["status"], good["conclusion"]) == ("preliminary", "x; y")
+    assert all("text" in each["code"] and "subject" not in each for each in (bad, good))
+    left, right, ratio = (by_address[each["reference"]] for each in good["result"])
+    assert {each["resourceType"] for each in (left, right, ratio)} == {"Observation"}
+    assert left["valueQuantity"] == {"value": 30.0, "unit": "mL", "system": "http://unitsofmeasure.org", "code": "mL"}
+    assert left["bodySite"]["coding"][0]["code"] == "45289007"
+    assert left["component"][0]["valueCodeableConcept"]["coding"][0]["display"] == "Left"
+    assert right["component"][1]["valueQuantity"]["value"] == 0.98
+    assert ratio["valueQuantity"]["value"] == pytest.approx(1.071)

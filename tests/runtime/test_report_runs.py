@@ -1,0 +1,29 @@
+"""The report of a run, of a rerun, and of none."""
+
+import json
+
+
+def test_a_rerun_reports_all_cases_of_the_folder(command, scans, tmp_path):
+    out = tmp_path / "out"
+    (scans / "text.nii.gz").write_text("hello")
+    first = command("infer", scans, "--out", out, "--backend", "onnxruntime")
+    assert first.returncode == 3, first.stderr
+    assert "report.html in" in first.stdout
+    text = (out / "report.html").read_text()
+    assert text.count("<details") == 2
+    assert text.count("data:image/webp;base64,") == 1
+    assert text.index(">1. text ") < text.index(">2. good "), "the failed one is first"
+    assert str(scans) not in text
+    (out / "report.html").unlink()
+    again = command("infer", scans / "text.nii.gz", "--out", out, "--backend", "onnxruntime")
+    assert again.returncode == 1
+    assert (out / "report.html").read_text().count("<details") == 2, "the scan of the first run is there, too"
+    assert len(json.loads((out / "report.json").read_text())["entry"]) == 5
+
+
+def test_no_report(command, scans, tmp_path):
+    out = tmp_path / "out"
+    done = command("infer", scans, "--out", out, "--no-report", "--backend", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    assert not list(out.glob("report.*"))
+    assert [path.name for path in (out / "pictures").iterdir()] == ["good.png"]
