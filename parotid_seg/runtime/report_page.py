@@ -24,7 +24,7 @@ STYLE = Path(__file__).with_name("report_page.css").read_text("utf-8")
 SCRIPT = Path(__file__).with_name("report_page.js").read_text("utf-8")
 MOST_OPEN = 40
 """Cases whose details are open when the page is."""
-STATUS_WORDS = {"failed": "failed", "check": "look at it", "done": "nothing found"}
+STATUS_WORDS = {"failed": "failed", "check": "look at it", "done": "no flag"}
 
 
 @dataclass(frozen=True)
