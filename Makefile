@@ -13,8 +13,10 @@ demo: .venv-demo/.ready
 	@echo "volumes:  $(OUT)/summary.csv"
 	@echo "picture:  $(OUT)/pictures/$(CASE).png"
 
+# The measuring tests load every engine there is; they have a process of their own.
 test: .venv/.ready lint
-	.venv/bin/pytest
+	.venv/bin/pytest --ignore=tests/bench
+	.venv/bin/pytest tests/bench
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check parotid_seg tests benchmarks
