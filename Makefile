@@ -12,6 +12,7 @@ demo: .venv-demo/.ready
 	@echo "mask:     $(OUT)/$(CASE).nii.gz"
 	@echo "volumes:  $(OUT)/summary.csv"
 	@echo "picture:  $(OUT)/pictures/$(CASE).png"
+	@echo "report:   $(OUT)/report.html"
 
 # The measuring tests load every engine there is; they have a process of their own.
 test: .venv/.ready lint

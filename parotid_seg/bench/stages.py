@@ -53,7 +53,7 @@ def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stage
             labels[chunk.slices] = output
             spent["join"] += time.perf_counter() - before
 
-    work = Work(folder, backend.contract, decides=(), overwrite=True)
+    work = Work(folder, backend.contract, decides=(), overwrite=True, views=True)
     begun = time.perf_counter()
     status, entry = do_case(work, Case("scan", scan), None, ask)
     whole_s = time.perf_counter() - begun
