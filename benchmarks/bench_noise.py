@@ -3,8 +3,8 @@
     python benchmarks/bench_noise.py --out FILE.json [--repeats 5] [--minutes 1]
 
 The packaged model on onnxruntime is measured several times, then once with each slow-down, all by the same options.
-Equal runs: how far their medians lie apart, as measured and against the machine's pace, and how often `bench compare`
-finds something between two of them. Slowed ones: how often it finds them, each against every equal run.
+Equal runs: how far their medians lie apart, of rounds with the machine undisturbed and of all chunks, and how often
+`bench compare` finds something between two of them. Slowed ones: how often it finds them, each against every equal run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from slowed import Slowed
 
@@ -50,10 +49,9 @@ def measured(make: Callable[[], Backend], minutes: float, path: Path) -> Result:
     return result
 
 
-def medians(result: Result) -> dict[int, tuple[float, float]]:
-    """By batch size: median in ms, and over the machine's pace."""
-    pace = median(each for launch in result.pace_ms for each in launch)
-    return {speed.batch_size: (speed.real.p50, speed.real.p50 / pace) for speed in result.rows[0].speeds}
+def medians(result: Result) -> dict[int, tuple[float, float, float]]:
+    """By batch size: median in ms of undisturbed rounds and of all chunks, and the share of undisturbed rounds."""
+    return {speed.batch_size: (speed.median_ms, speed.real.p50, speed.undisturbed) for speed in result.rows[0].speeds}
 
 
 def verdicts(comparison: Comparison) -> dict[str, str]:
@@ -68,7 +66,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run's turns")
     arguments = parser.parse_args()
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where a contestant's process finds `slowed`
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (here, os.environ.get("PYTHONPATH")))
+    )  # where a contestant's process finds `slowed`
     with tempfile.TemporaryDirectory() as scratch:
         equal = [Path(scratch) / f"{number}.json" for number in range(arguments.repeats)]
         found = [medians(measured(partial(Slowed, 0.0), arguments.minutes, path)) for path in equal]
@@ -86,7 +87,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": about_machine(),
         "minutes": arguments.minutes,
-        "medians_ms_and_of_pace": found,
+        "medians_ms_undisturbed_and_all_and_share": found,
         "largest_over_smallest": {
             size: [max(each[size][kind] for each in found) / min(each[size][kind] for each in found) for kind in (0, 1)]
             for size in SIZES

@@ -23,9 +23,9 @@ from parotid_seg.files import write_text
 from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.sources import place_of, read_scan
 from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.intensity import in_windows
-from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.train.checkpoint import load_checkpoint
 
 SIZES = (96, 160, 256, 512, 640)
@@ -43,15 +43,17 @@ def main() -> None:
     net, backend = load_checkpoint(arguments.checkpoint).network(), load_backend(arguments.model, "onnxruntime", "cpu")
     contract = backend.contract
     rows = []
-    for files in find_scans([arguments.scans], contract.channels)[0][: arguments.count]:
-        volume, windows = in_windows(read_nifti(*files).volume, contract.channels, contract.windows)
+    for sources in find_scans([arguments.scans], contract.channels)[0][: arguments.count]:
+        volume, windows = in_windows(read_scan(sources).volume, contract.channels, contract.windows)
         for size in SIZES:
             voxels = resized(volume.voxels, size / volume.shape[2])
             _, _, height, width = voxels.shape
             spacing_z, spacing_y, spacing_x = volume.spacing_mm
             spacing_mm = (spacing_z, spacing_y * volume.shape[1] / height, spacing_x * volume.shape[2] / width)
             scan = replace(volume, voxels=voxels, spacing_mm=spacing_mm)
-            comparison = Comparison(files[0].name, scan, windows, torch_labels(net, scan, windows, contract.grid), None)
+            comparison = Comparison(
+                place_of(sources[0]).name, scan, windows, torch_labels(net, scan, windows, contract.grid), None
+            )
             labels = segmented(scan, windows, contract.grid, 16, partial(labels_of, backend))
             row = compare(comparison, labels, 16, len(contract.labels))
             gland = int(np.count_nonzero((comparison.expected > 0) | (labels > 0)))

@@ -1,6 +1,6 @@
 """The race: ours against nnU-Net, MONAI, bare engines and a plain loop, all on the same scans in one run.
 
-    python benchmarks/peers/race.py DATA --checkpoint best.pt --environments DIR --work DIR --out FILE.json
+    python benchmarks/peers/race.py DATA --environments DIR --work DIR --out FILE.json
         [--peers ours nnunet monai-2d ...] [--scans N] [--slow-scans N] [--repeats N] [--own-environment]
 
 DATA is a raw data set of nnU-Net with imagesTs and labelsTs. Environments are made if they are missing. Every
@@ -31,6 +31,7 @@ import environments
 import report
 from contestants import Contestant, Ground, Job, chosen, contestants
 from nnunet import NnUnet
+from packaged_checkpoint import packaged_checkpoint
 from record import Record, machine
 from watch import Watched, family, watch
 
@@ -208,7 +209,6 @@ def arguments_of() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="raw data set of nnU-Net with imagesTs and labelsTs")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of the packaged model, for the plain loop")
     parser.add_argument("--environments", type=Path, required=True, help="see environments.py")
     parser.add_argument("--work", type=Path, required=True, help="folder for what the peers make")
     parser.add_argument("--out", type=Path, required=True, help="FILE.json; FILE.md and FILE.png go beside it")
@@ -230,7 +230,11 @@ def main() -> None:
         signal.signal(number, end_children)
     places = {name: arguments.environments / name for name in environments.NAMES}
     own = environments.python_of(places["ours"]) if arguments.own_environment else Path(sys.executable)
-    ground = Ground(arguments.data, arguments.checkpoint, arguments.environments, arguments.work, own)
+    checkpoint = arguments.work / "packaged.pt"
+    if not checkpoint.exists():
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        packaged_checkpoint(checkpoint)
+    ground = Ground(arguments.data, checkpoint, arguments.environments, arguments.work, own)
     everyone = contestants(ground)
     everyone = {name: everyone[name] for name in chosen(list(everyone), arguments.peers)}
     pythons = {"race": Path(sys.executable), "ours": own}

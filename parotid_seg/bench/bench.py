@@ -21,12 +21,12 @@ from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.cases import Scan
 from parotid_seg.runtime.choose import Candidate
 from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
 from parotid_seg.runtime.ort_profile import Count, count
+from parotid_seg.runtime.sources import Scan, place_of
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
@@ -146,7 +146,6 @@ class _Bench:
             model=self._about_model(),
             inputs=self._about_inputs(),
             peaks=peaks,
-            pace_ms=tuple(map(tuple, self._turns.pace_ms)),
             rows=tuple(rows),
             left_out=tuple(self._left_out),
             remarks=tuple(remarks(before, after, available_cores())),
@@ -228,7 +227,7 @@ class _Bench:
             ahead_ms = statistics.median(ahead) if ahead else None
             found = None
             if device_peaks and size in counts:
-                found = roofline(counts[size], latency.p50 / 1000, ran.precision, device_peaks)
+                found = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
             return Speed(
                 batch_size=size,
                 chunks=len(real),
@@ -236,9 +235,12 @@ class _Bench:
                 real=latency,
                 noise=Latency.of([each for found in every for each in found.noise_ms]),
                 ahead_ms=ahead_ms,
-                slices_a_second=1000 * slices / (ahead_ms or latency.p50),
+                median_ms=job.median_ms,
+                slices_a_second=1000 * slices / job.median_ms,
                 spread=job.spread,
+                undisturbed=sum(map(len, job.undisturbed_ms)) / sum(map(len, job.medians_ms)),
                 rounds_ms=tuple(map(tuple, job.medians_ms)),
+                paces_ms=tuple(map(tuple, job.paces_ms)),
                 peak_mib=statistics.median(job.peak_mib),
                 gpu_mib=job.gpu_mib,
                 roofline=found,
@@ -268,6 +270,6 @@ class _Bench:
         shapes = {size: list(real[0]["slices"].shape) for size, (real, _) in self._turns.chunks.items()}
         return {
             "scans": len(self._scans),
-            "chunks_of": [Path(scan[0]).name for scan in self._scans[:MOST_SCANS]],
+            "chunks_of": [place_of(scan[0]).name for scan in self._scans[:MOST_SCANS]],
             "voxels_of_a_chunk": {str(size): shape for size, shape in shapes.items()},
         }

@@ -23,7 +23,7 @@ from parotid_seg.runtime.pipes import ends, send
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
     from parotid_seg.runtime.backend import Backend, Pending, Ran
-    from parotid_seg.runtime.cases import Scan
+    from parotid_seg.runtime.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.bench.pace import at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.bench.stats import ratio_interval
 from parotid_seg.errors import InputError
 
 LEAST_CHANGE = 0.02
 """Of the time. Less is of no interest, and what remains of a machine's moods would be found as well."""
+
+LEAST_LAUNCHES = 2
+"""With undisturbed rounds; what differs from one start to the next is noise, too."""
 
 Rounds = tuple[tuple[float, ...], ...]
 Key = tuple[str, int]
@@ -28,21 +32,23 @@ class Change:
     Attributes:
         engine, batch_size: which.
         old_ms, new_ms: medians as they were measured.
-        ratio, low, high: times the old time that the new one takes, and its 95 % interval; both against the pace of
-            the machine in the same rounds.
+        ratio, low, high: times the old time that the new one takes, and its 95 % interval; of rounds in which the
+            machine was undisturbed. None if too few of either run were.
     """
 
     engine: str
     batch_size: int
     old_ms: float
     new_ms: float
-    ratio: float
-    low: float
-    high: float
+    ratio: float | None
+    low: float = 0.0
+    high: float = math.inf
 
     @property
     def verdict(self) -> str:
         """Slower or faster only if the whole interval is beyond `LEAST_CHANGE`."""
+        if self.ratio is None:
+            return "cannot tell"
         if self.low > 1 + LEAST_CHANGE:
             return "slower"
         if self.high < 1 / (1 + LEAST_CHANGE):
@@ -57,7 +63,7 @@ class Comparison:
     Attributes:
         changes: of what is in both.
         only_old, only_new: what is in one of them.
-        pace: times the old machine's time that the same piece of work took in the new run.
+        pace: times the old machine's time that the same piece of work took in the new run, both at their best.
         notes: what makes the comparison doubtful.
     """
 
@@ -72,10 +78,12 @@ class Comparison:
         found = [f"note: {note}; the comparison says little" for note in self.notes]
         found.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
         for each in self.changes:
+            change = "too few rounds with the machine undisturbed, measure again"
+            if each.ratio is not None:
+                change = f"{each.ratio - 1:+.1%} ({each.low - 1:+.1%} to {each.high - 1:+.1%})"
             found.append(
                 f"{each.engine}, batches of {each.batch_size}: {each.verdict}: {each.old_ms:.1f} ms, now "
-                f"{each.new_ms:.1f} ms; against the pace {each.ratio - 1:+.1%} ({each.low - 1:+.1%} to "
-                f"{each.high - 1:+.1%})"
+                f"{each.new_ms:.1f} ms; {change}"
             )
         for words, keys in (("gone", self.only_old), ("new", self.only_new)):
             found += [f"{engine}, batches of {size}: {words}" for engine, size in keys]
@@ -95,8 +103,13 @@ class _Old:
     processor: str
     cores: int
     sha256: str
-    pace_ms: Rounds
     rounds_ms: Mapping[Key, Rounds]
+    paces_ms: Mapping[Key, Rounds]
+
+    @property
+    def best_ms(self) -> float:
+        """The machine's best pace."""
+        return best_pace([launch for rounds in self.paces_ms.values() for launch in rounds])
 
 
 def compare_files(old: Path, new: Path) -> Comparison:
@@ -122,25 +135,18 @@ def compare_files(old: Path, new: Path) -> Comparison:
         tuple(_change(key, one, other) for key in shared),
         tuple(key for key in one.rounds_ms if key not in other.rounds_ms),
         tuple(key for key in other.rounds_ms if key not in one.rounds_ms),
-        _median(other.pace_ms) / _median(one.pace_ms),
+        other.best_ms / one.best_ms,
         tuple(notes),
     )
 
 
 def _change(key: Key, one: _Old, other: _Old) -> Change:
-    ratio, low, high = ratio_interval(*(_paced(each.rounds_ms[key], each.pace_ms) for each in (one, other)))
-    return Change(*key, _median(one.rounds_ms[key]), _median(other.rounds_ms[key]), ratio, low, high)
-
-
-def _paced(rounds_ms: Rounds, pace_ms: Rounds) -> list[list[float]]:
-    """Times over the machine's pace in the same launch."""
-    return [
-        [each / statistics.median(pace) for each in launch] for launch, pace in zip(rounds_ms, pace_ms, strict=True)
-    ]
-
-
-def _median(rounds_ms: Rounds) -> float:
-    return statistics.median(each for launch in rounds_ms for each in launch)
+    best_ms = min(one.best_ms, other.best_ms)
+    old, new = (at_full_pace(each.rounds_ms[key], each.paces_ms[key], best_ms) for each in (one, other))
+    old_ms, new_ms = (median_at_full_pace(each.rounds_ms[key], each.paces_ms[key]) for each in (one, other))
+    if min(len(old), len(new)) < LEAST_LAUNCHES:
+        return Change(*key, old_ms, new_ms, None)
+    return Change(*key, old_ms, new_ms, *ratio_interval(old, new))
 
 
 def _read(path: Path) -> _Old:
@@ -158,20 +164,17 @@ def _read(path: Path) -> _Old:
             "with this version of parotid-seg"
         )
     try:
+        speeds = {(row["name"], speed["batch_size"]): speed for row in found["rows"] for speed in row["speeds"]}
         measured = _Old(
             path,
             found["machine"]["processor"],
             found["machine"]["cores"],
             found["model"]["sha256"],
-            _rounds(found["pace_ms"]),
-            {
-                (row["name"], speed["batch_size"]): _rounds(speed["rounds_ms"])
-                for row in found["rows"]
-                for speed in row["speeds"]
-            },
+            *({key: _rounds(speed[name]) for key, speed in speeds.items()} for name in ("rounds_ms", "paces_ms")),
         )
-        if any(len(rounds) != len(measured.pace_ms) for rounds in measured.rounds_ms.values()):
-            raise ValueError("launches are missing")
+        for key, rounds in measured.rounds_ms.items():
+            if [*map(len, rounds)] != [*map(len, measured.paces_ms[key])]:
+                raise ValueError("rounds without the machine's pace")
         return measured
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged: {error!r}") from error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from parotid_seg.bench.layers import Layers
-    from parotid_seg.runtime.cases import Scan
+    from parotid_seg.runtime.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
 

@@ -14,7 +14,7 @@ from parotid_seg.bench.contestant import Contestant
 from parotid_seg.bench.stages import STAGES
 from parotid_seg.bench.turns import Progress, Turns
 from parotid_seg.files import scratch_folder
-from parotid_seg.runtime.cases import Scan
+from parotid_seg.runtime.sources import Scan
 
 RUNS, SCANS_A_RUN = 3, 8
 """Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""
@@ -91,5 +91,6 @@ def _copied(scans: Sequence[Scan], folder: Path) -> int:
     many = scans if len(scans) > SCANS_A_RUN else _some(scans)
     for number, scan in enumerate(many):
         for path in scan:
+            assert isinstance(path, Path)  # see `inputs.scans_for`
             shutil.copyfile(path, folder / f"{number:04d}-{path.name}")
     return len(many)

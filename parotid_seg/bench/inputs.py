@@ -10,11 +10,11 @@ import numpy as np
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.cases import Scan, find_scans
+from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.segmenter import prepare
+from parotid_seg.runtime.sources import Scan, place_of, read_scan
 from parotid_seg.scan.chunks import Covered, Cutter, Inputs
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.scan.nifti import read_nifti
 
 IN_ROTATION = 8
 """Different chunks of a batch size that follow each other, so that none is still in the processor's cache."""
@@ -34,6 +34,9 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     found, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
     if not found:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")
+    for scan in found:
+        if not all(isinstance(source, Path) for source in scan):
+            raise InputError(f"--scans: {place_of(scan[0])}: a DICOM series, expected NIfTI files to measure with")
     return found
 
 
@@ -43,7 +46,7 @@ def in_memory(scans: Sequence[Scan], contract: Contract) -> list[Covered]:
     Raises:
         ScanError: if one cannot be read or is none for this model.
     """
-    return [prepare(read_nifti(*scan).volume, contract) for scan in scans]
+    return [prepare(read_scan(scan).volume, contract) for scan in scans]
 
 
 def rotation(scans: Sequence[Covered], contract: Contract, batch_size: int) -> list[Inputs]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from parotid_seg.gate import GATES, Difference, difference
 from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.cases import Scan
+from parotid_seg.runtime.sources import Scan, read_scan
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
-from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Mask
 
 Masks = Mapping[Scan, tuple[Mask, tuple[float, float, float]]]
@@ -41,7 +40,7 @@ class Parity:
 def labels_of_scan(backend: Backend, scan: Scan, batch_size: int) -> Mask:
     """The labels (D, H, W) of a scan, as they leave the engine; of equal probabilities the first label."""
     contract = backend.contract
-    volume, windows = in_windows(read_nifti(*scan).volume, contract.channels, contract.windows)
+    volume, windows = in_windows(read_scan(scan).volume, contract.channels, contract.windows)
 
     def run(inputs: Inputs) -> Mask:
         return np.asarray(backend.start(inputs).result(), np.uint8)
@@ -51,7 +50,7 @@ def labels_of_scan(backend: Backend, scan: Scan, batch_size: int) -> Mask:
 
 def reference_masks(backend: Backend, scans: Sequence[Scan]) -> Masks:
     """What the reference makes of some scans."""
-    spacings = [read_nifti(*scan).volume.spacing_mm for scan in scans]
+    spacings = [read_scan(scan).volume.spacing_mm for scan in scans]
     masks = [labels_of_scan(backend, scan, backend.batch_size) for scan in scans]
     return {scan: pair for scan, *pair in zip(scans, masks, spacings, strict=True)}  # type: ignore[misc]
 

@@ -29,7 +29,6 @@ SIDE = {"cpu": 2048, "cuda": 8192}
 REPEATS = 7
 COPIED_BYTES = 1 << 28
 """Far more than any cache holds."""
-PACE_SIDE = 768
 NUMBERS: dict[str, tuple[type[Any], type[Any]]] = {
     "fp32": (np.float32, np.float32),
     "fp16": (np.float16, np.float16),
@@ -72,14 +71,6 @@ def measured_peaks(device: str = "cpu", index: int = 0) -> Peaks:
         if reached > gflops.get(precision, 0.0):
             gflops[precision], by[precision] = reached, engine
     return Peaks(gflops, by, _copy_gb_s() if device == "cpu" else None)
-
-
-def pace_ms() -> float:
-    """Milliseconds of a piece of work that is always the same, on all cores: how fast the machine is just now."""
-    factor = _random(np.float32, PACE_SIDE)
-    begun = time.perf_counter()
-    factor @ factor
-    return 1000 * (time.perf_counter() - begun)
 
 
 def _on_cpu(side: int) -> list[Work]:

@@ -39,15 +39,16 @@ def _about(result: Result) -> str:
 
 def _speeds(result: Result) -> list[str]:
     on_gpu = any(speed.gpu_mib is not None for row in result.rows for speed in row.speeds)
-    head = ["engine", "batch", "slices/s", "p50 ms", "p90", "p95", "p99", "± %", "chunks", "noise p50", "MiB"]
+    head = ["engine", "batch", "slices/s", "ms", "± %", "p50", "p90", "p95", "p99", "chunks", "noise p50", "MiB"]
     head += [*(["GPU MiB"] if on_gpu else []), "Gop/s", "of roofline", "masks"]
     lines = [
         [
             row.name,
             speed.batch_size,
             f"{speed.slices_a_second:.0f}",
-            *(f"{value:.1f}" for value in (speed.real.p50, speed.real.p90, speed.real.p95, speed.real.p99)),
+            f"{speed.median_ms:.1f}",
             f"{100 * speed.spread:.1f}",
+            *(f"{value:.1f}" for value in (speed.real.p50, speed.real.p90, speed.real.p95, speed.real.p99)),
             speed.real.count,
             f"{speed.noise.p50:.1f}",
             f"{speed.peak_mib:.0f}",
@@ -63,13 +64,19 @@ def _speeds(result: Result) -> list[str]:
         "",
         *_table(head, lines),
         "",
-        "A chunk is a batch of slices to look at, from memory to labels in memory, one at a time; slices/s with as "
-        "many under way as the engine takes. ± is half the 95 % interval of the median. With fewer than "
-        f"{ENOUGH} chunks p99 is a guess. MiB: the process with engine and inputs, at its peak. Of the roofline: the "
+        "A chunk is a batch of slices to look at, from memory to labels in memory. slices/s and ms: median of the "
+        f"rounds in which the machine was undisturbed ({_undisturbed(result)}), with as many chunks under way as the "
+        "engine takes; ± is half its 95 % interval. p50 to p99: all chunks, one at a time, whatever the machine did; "
+        f"with fewer than {ENOUGH} p99 is a guess. MiB: the process with engine and inputs, at its peak. Roofline: the "
         "least time there can be over the time taken. Masks: changed voxels of the scan that differs most from the "
         "model file on onnxruntime.",
         "",
     ]
+
+
+def _undisturbed(result: Result) -> str:
+    shares = [speed.undisturbed for row in result.rows for speed in row.speeds]
+    return f"{min(shares):.0%} to {max(shares):.0%} of them"
 
 
 def _ends(result: Result) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
 
 SCHEMA = "parotid-seg bench"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,13 @@ class Speed:
         slices: that a chunk labels.
         real, noise: of chunks of scans and of noise, one at a time.
         ahead_ms: milliseconds a chunk with several under way; None where the engine takes one at a time.
-        slices_a_second: with as many under way as the engine takes.
-        spread: half the width of the 95 % interval of the rounds' median, over the median.
-        rounds_ms: median of each round, by launch of the process; what `bench compare` compares.
+        median_ms: of rounds in which the machine was undisturbed (see `pace`), with as many under way as the engine
+            takes.
+        slices_a_second: at that median.
+        spread: half the width of the 95 % interval of that median, over the median.
+        undisturbed: share of such rounds.
+        rounds_ms, paces_ms: median of each round, and the machine's pace, by launch of the process; what `bench
+            compare` compares.
         peak_mib: largest resident set of the process, with engine and inputs, with batches up to this size.
         gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
         roofline: see there; None where there is no peak to set it against.
@@ -46,9 +50,12 @@ class Speed:
     real: Latency
     noise: Latency
     ahead_ms: float | None
+    median_ms: float
     slices_a_second: float
     spread: float
+    undisturbed: float
     rounds_ms: tuple[tuple[float, ...], ...]
+    paces_ms: tuple[tuple[float, ...], ...]
     peak_mib: float
     gpu_mib: float | None
     roofline: Roofline | None
@@ -93,7 +100,6 @@ class Result:
         model: file, hash, precision, cost of a look.
         inputs: what was measured with.
         peaks: what the machine does at best, by device.
-        pace_ms: of the same piece of work in every round, by launch: how fast the machine was.
         rows: the engines.
         left_out: what could not be measured, and why.
         remarks: what may have disturbed the measurement.
@@ -104,7 +110,6 @@ class Result:
     model: dict[str, Any]
     inputs: dict[str, Any]
     peaks: dict[str, Peaks]
-    pace_ms: tuple[tuple[float, ...], ...]
     rows: tuple[Row, ...]
     left_out: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...]

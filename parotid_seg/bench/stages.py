@@ -11,8 +11,9 @@ from parotid_seg.bench.child import Stages
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Labelled
-from parotid_seg.runtime.cases import Case, Scan
+from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.messages import Work
+from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.transaction import do_case
 from parotid_seg.scan.chunks import Covered, cut
 from parotid_seg.scan.volume import Mask

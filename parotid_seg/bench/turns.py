@@ -7,17 +7,17 @@ one start to the next is noise, too.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from parotid_seg.bench.child import Round, Started
 from parotid_seg.bench.condition import gpu_memory_mib
 from parotid_seg.bench.contestant import Contestant
 from parotid_seg.bench.inputs import noise_like, rotation
-from parotid_seg.bench.peaks import pace_ms
+from parotid_seg.bench.pace import Pace, at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.stats import median_spread
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
@@ -47,12 +47,14 @@ class Job:
     Attributes:
         count: chunks a turn.
         rounds: all turns, by launch.
+        paces_ms: the machine's pace in each of them, the worse of before and after.
         peak_mib: largest resident set of the process with batches up to this size, of each launch.
         gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
     """
 
     count: int = LEAST_IN_A_ROUND
     rounds: list[list[Round]] = field(default_factory=list)
+    paces_ms: list[list[float]] = field(default_factory=list)
     peak_mib: list[float] = field(default_factory=list)
     gpu_mib: float | None = None
 
@@ -69,9 +71,20 @@ class Job:
         ]
 
     @property
+    def undisturbed_ms(self) -> list[list[float]]:
+        """Those of rounds in which the machine was undisturbed."""
+        paces = [launch for launch in self.paces_ms if launch]
+        return at_full_pace(self.medians_ms, paces, best_pace(paces)) if paces else []
+
+    @property
+    def median_ms(self) -> float:
+        """Of undisturbed rounds."""
+        return median_at_full_pace(self.medians_ms, [launch for launch in self.paces_ms if launch])
+
+    @property
     def spread(self) -> float:
-        """See `stats.median_spread`."""
-        return median_spread([each for launch in self.medians_ms for each in launch])
+        """See `stats.median_spread`; of undisturbed rounds."""
+        return median_spread([each for launch in self.undisturbed_ms for each in launch])
 
 
 @dataclass
@@ -92,7 +105,7 @@ class Entry:
     @property
     def best_size(self) -> int:
         """The batch size of the most looks a second."""
-        return max(self.jobs, key=lambda size: size / statistics.median(self.jobs[size].real_ms))
+        return max(self.jobs, key=lambda size: size / self.jobs[size].median_ms)
 
 
 class Turns:
@@ -110,7 +123,6 @@ class Turns:
     Attributes:
         entries: by name. An engine that fails is not in it any more.
         chunks: by batch size those of scans, and of noise.
-        pace_ms: see `Result`.
 
     Raises:
         InputError: if no scan is long enough for any of the sizes.
@@ -129,7 +141,7 @@ class Turns:
     ) -> None:
         self.entries = {candidate.name: Entry(candidate) for candidate in candidates}
         self.chunks: dict[int, tuple[list[Inputs], list[Inputs]]] = {}
-        self.pace_ms: list[list[float]] = []
+        self._launches = 0
         self._leave_out, self._gpu, self._strict = leave_out, gpu, strict
         for size in sorted(set(sizes)):
             real = rotation(scans, contract, size)
@@ -140,7 +152,7 @@ class Turns:
         if not self.chunks:
             raise InputError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
 
-    @contextmanager
+    @contextlib.contextmanager
     def launched(self) -> Iterator[dict[str, Contestant]]:
         """Fresh processes of all engines that still take part."""
         running: dict[str, Contestant] = {}
@@ -158,19 +170,23 @@ class Turns:
     def take(self, running: dict[str, Contestant], seconds: float, progress: Progress) -> None:
         """Let them take turns for so long, or until all medians are steady."""
         begun, number = time.monotonic(), 0
-        self.pace_ms.append([])
-        while number < LEAST_ROUNDS or (time.monotonic() - begun < seconds and not self._steady):
-            self.pace_ms[-1].append(pace_ms())
-            for size in self.chunks:
-                for name in list(running):
-                    if name in self.entries and size in self.entries[name].jobs:
-                        with self.left_out_if_failing(name):
-                            job = self.entries[name].jobs[size]
-                            job.rounds[-1].append(running[name].round(size, job.count))
-            number += 1
-            progress("turns", min(int(time.monotonic() - begun), int(seconds)), int(seconds))
+        self._launches += 1
+        with contextlib.closing(Pace()) as pace:
+            before = pace.ms()
+            while number < LEAST_ROUNDS or (time.monotonic() - begun < seconds and not self._steady):
+                for size in self.chunks:
+                    for name in list(running):
+                        if name in self.entries and size in self.entries[name].jobs:
+                            with self.left_out_if_failing(name):
+                                job = self.entries[name].jobs[size]
+                                job.rounds[-1].append(running[name].round(size, job.count))
+                                after = pace.ms()
+                                job.paces_ms[-1].append(max(before, after))
+                                before = after
+                number += 1
+                progress("turns", min(int(time.monotonic() - begun), int(seconds)), int(seconds))
 
-    @contextmanager
+    @contextlib.contextmanager
     def left_out_if_failing(self, name: str) -> Iterator[None]:
         """An engine that fails takes no more part, and the reason is told."""
         try:
@@ -184,7 +200,7 @@ class Turns:
     @property
     def _steady(self) -> bool:
         jobs = [job for entry in self.entries.values() for job in entry.jobs.values()]
-        enough = ENOUGH * len(self.pace_ms) / LAUNCHES
+        enough = ENOUGH * self._launches / LAUNCHES
         return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
 
     def _get_ready(self, entry: Entry, contestant: Contestant, used_mib: float | None) -> None:
@@ -207,5 +223,6 @@ class Turns:
             trial = statistics.median(contestant.round(size, LEAST_IN_A_ROUND).real_ms)
             job.count = max(LEAST_IN_A_ROUND, min(MOST_IN_A_ROUND, round(1000 * ROUND_S / trial)))
             job.rounds.append([])
+            job.paces_ms.append([])
             if used_mib is not None and self._gpu is not None:
                 job.gpu_mib = (gpu_memory_mib(self._gpu) or used_mib) - used_mib

@@ -10,25 +10,32 @@ from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.errors import InputError
 
 
-def content(seed, factors, pace=10.0, **more):
-    """What compare reads of a result; `factors` by engine and batch size."""
+def content(seed, factors, disturbed=0.0, **more):
+    """What compare reads of a result; `factors` by engine and batch size, `disturbed` a share of the rounds."""
     random = np.random.default_rng(seed)
 
-    def times(level):
-        return [list(level * (1 + 0.02 * random.gamma(1.0, 1.0, 15))) for _ in range(3)]
+    def times(level, slow):
+        return [list(level * mood * (1 + 0.02 * random.gamma(1.0, 1.0, 15))) for mood in slow]
 
     rows = {}
     for (engine, size), factor in factors.items():
-        rows.setdefault(engine, []).append({"batch_size": size, "rounds_ms": times(pace * size * factor)})
+        moods = 1 + 0.5 * (random.random((3, 15)) < disturbed)
+        speed = {"rounds_ms": times(10 * size * factor, moods), "paces_ms": times(1.0, moods)}
+        rows.setdefault(engine, []).append({"batch_size": size, **speed})
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "machine": {"processor": "some", "cores": 2},
         "model": {"sha256": "abc"},
-        "pace_ms": times(pace),
         "rows": [{"name": name, "speeds": speeds} for name, speeds in rows.items()],
         **more,
     }
+
+
+def with_paces(paces):
+    found = content(1, BOTH)
+    found["rows"][0]["speeds"][0]["paces_ms"] = paces
+    return found
 
 
 @pytest.fixture
@@ -70,11 +77,22 @@ def test_five_per_cent_slower(written, command):
 
 
 def test_a_machine_that_is_slower_today_is_no_slower_engine(written):
-    old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, pace=13.0))
+    old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=0.6))
     found = compare_files(old, new)
-    assert found.pace == pytest.approx(1.3, rel=0.02)
+    assert found.pace == pytest.approx(1.0, rel=0.02)
+    assert [change.verdict for change in found.changes] == ["no change found"] * 3
+    assert all(change.new_ms == pytest.approx(change.old_ms, rel=0.03) for change in found.changes)
+    slower = written("slower.json", content(3, {**BOTH, ("ORT", 16): 1.05}, disturbed=0.6))
+    assert [change.verdict for change in compare_files(old, slower).changes][1] == "slower"
+
+
+def test_a_machine_that_never_came_to_rest_gives_no_verdict(written, command):
+    old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=1.0))
+    found = compare_files(old, new)
+    assert found.pace == pytest.approx(1.5, rel=0.02)
+    assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
     assert not found.slower
-    assert all(change.new_ms > 1.2 * change.old_ms for change in found.changes)
+    assert "too few rounds with the machine undisturbed" in command("bench", "compare", old, new).stdout
 
 
 def test_an_engine_that_is_gone_is_told(written):
@@ -103,10 +121,10 @@ def test_other_machines_and_models_are_told(written):
         ("{", "not readable as JSON"),
         ("[]", "not made by parotid-seg bench"),
         ({"rows": []}, "not made by parotid-seg bench"),
-        ({**content(1, BOTH), "schema_version": 0}, "found schema version 0, expected 1; measure again"),
-        ({"schema": SCHEMA, "schema_version": SCHEMA_VERSION}, "damaged: KeyError('machine')"),
-        (content(1, BOTH, pace_ms=[]), "damaged: ValueError('no times in it')"),
-        (content(1, BOTH, pace_ms=[[1.0]]), "damaged: "),
+        ({**content(1, BOTH), "schema_version": 0}, "found schema version 0, expected 2; measure again"),
+        ({"schema": SCHEMA, "schema_version": SCHEMA_VERSION}, "damaged: KeyError('rows')"),
+        (with_paces([]), "damaged: ValueError('no times in it')"),
+        (with_paces([[1.0]]), "damaged: "),
         (content(1, {("other", 3): 1.0}), "has no engine and batch size in common"),
     ],
 )

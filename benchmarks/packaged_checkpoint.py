@@ -1,0 +1,105 @@
+"""The packaged model as a checkpoint, for whoever wants its network in torch.
+
+    python benchmarks/packaged_checkpoint.py OUT.pt
+
+The model file has every weight of the trained network under its name in torch, matrices transposed, batch norms folded
+into their convolutions, biases of relative positions as the matrices they stand for, in FP16. The checkpoint undoes
+that; it is FP32 with the values of FP16, and its masks are compared with the model's before it is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx.numpy_helper import to_array
+from torch import nn
+
+from parotid_seg.export.parity import Parity, ScanParity
+from parotid_seg.gate import GATES
+from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.backend import labels_of
+from parotid_seg.runtime.engine_file import BatchProfile
+from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.model_file import read_model
+from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
+from parotid_seg.train.config import TrainConfig
+
+Weights = dict[str, torch.Tensor]
+
+
+def stored_weights(path: Path) -> Weights:
+    """Constants of a model file by name, in FP32."""
+    constants = onnx.load(path).graph.initializer
+    return {each.name.removesuffix(".fp16"): torch.from_numpy(to_array(each).astype(np.float32)) for each in constants}
+
+
+def state_of(net: nn.Module, stored: Weights) -> Weights:
+    """The network's state that gives the stored constants.
+
+    Raises:
+        KeyError: if the file has not all of them.
+    """
+    state = {}
+    for name, old in net.state_dict().items():
+        layer, _, last = name.rpartition(".")
+        if isinstance(net.get_submodule(layer), nn.BatchNorm2d):
+            state[name] = _norm(old, last, net.get_submodule(layer).eps, stored[f"{layer}/Conv.constant"])
+        elif last == "relative_position_bias_table":
+            state[name] = _table(net.get_submodule(layer), layer, stored)
+        else:
+            state[name] = stored[name] if name in stored else stored[f"{name}.T"].T.contiguous()
+    return state
+
+
+def _norm(old: torch.Tensor, last: str, eps: float, shift: torch.Tensor) -> torch.Tensor:
+    """Of a batch norm that only adds what the folded one added."""
+    values = {"weight": torch.ones_like(old), "bias": shift, "running_mean": torch.zeros_like(old)}
+    return values.get(last, torch.full_like(old, 1.0 - eps) if last == "running_var" else old)
+
+
+def _table(attention: nn.Module, layer: str, stored: Weights) -> torch.Tensor:
+    """Biases of relative positions: each is at many places of the matrix that was stored."""
+    if f"{layer}/Add.constant" in stored:
+        by_pair = stored[f"{layer}/Add.constant"][0].permute(1, 2, 0).flatten(0, 1)
+    else:
+        by_pair = stored[f"{layer}/Reshape_2.constant"]
+    table = torch.zeros_like(attention.relative_position_bias_table.detach())
+    table[attention.relative_position_index.flatten()] = by_pair
+    return table
+
+
+def packaged_checkpoint(out: Path) -> list[ScanParity]:
+    """Write the packaged model's checkpoint.
+
+    Returns:
+        its masks against the model's on the packaged example, at several sizes and batch sizes.
+
+    Raises:
+        SystemExit: if they are not the same as an export's would have to be; nothing is written then.
+    """
+    contract = read_model(DEFAULT_MODEL)[1]
+    config = dataclasses.replace(TrainConfig(), grid=contract.grid, window_hu=contract.windows[0])
+    net = build_network(config, len(contract.channels), len(contract.labels))
+    weights = state_of(net, stored_weights(DEFAULT_MODEL))
+    checkpoint = Checkpoint(config, contract.labels, contract.channels, dict(contract.training), weights, {})
+    parity = Parity(checkpoint.network(), contract, example_folder(), BatchProfile())
+    rows = parity.check(
+        partial(labels_of, load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")), GATES[contract.precision]
+    )
+    if failed := [str(row) for row in rows if not row.passed]:
+        raise SystemExit(f"not written: it is not the packaged model: {failed[0]}")
+    save_checkpoint(checkpoint, out)
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    for found in packaged_checkpoint(parser.parse_args().out):
+        print(found)

@@ -1,0 +1,92 @@
+"""How fast the machine is just now, by a piece of work that is always the same: cores handing memory to each other.
+
+A shared machine has moods. Where a guest's cores are far from each other on the host, for seconds or minutes, an engine
+whose threads share activations takes up to half longer, while products of matrices and work on one core take as long as
+ever; so those would not tell. Handing over does: in such a minute both are slow, in the next both are fast.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from parotid_seg.runtime.machine import available_cores
+
+BYTES = 1 << 20
+"""Handed over: what fits into the nearest cache of each core."""
+MOST_CORES = 8
+HANDOVERS = 24
+TRIES = 3
+"""The shortest counts, because everything else that disturbs makes it longer."""
+CALM_S = 0.005
+"""Threads of an engine look out for new work a while before they sleep."""
+FULL_PACE = 1.2
+"""Times the best pace up to which the machine is called undisturbed. Its moods differ by 1.4 and more."""
+BEST = 5
+"""Percentile of a run's paces that is called its best."""
+LEAST_ROUNDS = 3
+"""Undisturbed ones, for a launch to count."""
+
+Rounds = Sequence[Sequence[float]]
+"""Milliseconds of each round, by launch."""
+
+
+class Pace:
+    """One thread on each core, as far as the system lets threads be placed."""
+
+    def __init__(self) -> None:
+        places = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(available_cores())
+        chosen = [places[index] for index in np.unique(np.linspace(0, len(places) - 1, MOST_CORES).astype(int))]
+        self._threads = [ThreadPoolExecutor(1) for _ in chosen]
+        self._memory = np.zeros(BYTES // 4, np.float32)
+        if hasattr(os, "sched_setaffinity"):
+            for thread, core in zip(self._threads, chosen, strict=True):
+                thread.submit(os.sched_setaffinity, 0, {core}).result()
+
+    def ms(self) -> float:
+        """Milliseconds for the piece of work."""
+        time.sleep(CALM_S)
+        return min(self._once_ms() for _ in range(TRIES))
+
+    def close(self) -> None:
+        """End the threads."""
+        for thread in self._threads:
+            thread.shutdown()
+
+    def _once_ms(self) -> float:
+        begun = time.perf_counter()
+        for number in range(HANDOVERS):
+            thread = self._threads[number % len(self._threads)]
+            thread.submit(np.add, self._memory, 1, self._memory).result()
+        return 1000 * (time.perf_counter() - begun)
+
+
+def best_pace(paces_ms: Rounds) -> float:
+    """The pace of the machine when nothing disturbed it, in ms."""
+    return float(np.percentile(np.concatenate([np.asarray(launch) for launch in paces_ms]), BEST))
+
+
+def at_full_pace(rounds_ms: Rounds, paces_ms: Rounds, best_ms: float) -> list[list[float]]:
+    """The rounds in which the machine was undisturbed, by launch; launches that have only a few are left out.
+
+    Args:
+        rounds_ms: times of an engine.
+        paces_ms: the machine's pace in the same rounds.
+        best_ms: see `best_pace`.
+    """
+    found = [
+        [time_ms for time_ms, pace_ms in zip(rounds, paces, strict=True) if pace_ms <= FULL_PACE * best_ms]
+        for rounds, paces in zip(rounds_ms, paces_ms, strict=True)
+    ]
+    return [launch for launch in found if len(launch) >= LEAST_ROUNDS]
+
+
+def median_at_full_pace(rounds_ms: Rounds, paces_ms: Rounds) -> float:
+    """Median in ms of the undisturbed rounds; of all rounds if there are too few."""
+    found = at_full_pace(rounds_ms, paces_ms, best_pace(paces_ms)) or rounds_ms
+    return statistics.median(each for launch in found for each in launch)
