@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.labels import is_sided
 from parotid_seg.scan.volume import Mask
 
@@ -27,11 +28,11 @@ def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
         A new label map; the input is not changed.
     """
     cleaned = mask.copy()
-    for value, name in enumerate(labels):
-        box = ndimage.find_objects(mask == value, max_label=1)[0] if is_sided(name) else None
-        if box is None:
+    for value, box in enumerate(label_boxes(mask, len(labels) - 1), start=1):
+        if box is None or not is_sided(labels[value]):
             continue
         pieces, count = ndimage.label(mask[box] == value, structure=np.ones((3, 3, 3)))
-        largest = 1 + int(np.argmax(np.bincount(pieces.ravel(), minlength=count + 1)[1:]))
-        cleaned[box][(pieces > 0) & (pieces != largest)] = 0
+        if count > 1:
+            largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+            cleaned[box][(pieces > 0) & (pieces != largest)] = 0
     return cleaned

@@ -118,13 +118,13 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     header = image.header
     affine, notes = _affine_mm(path, header)
     spacing_stored = np.linalg.norm(affine[:3, :3], axis=0)
-    _check_spacing(path, spacing_stored)
+    check_spacing(path, spacing_stored)
     orientation = Orientation.from_affine(affine)
     notes += _tilt_notes(affine)
     stored = _voxels(path, image).reshape(shape)
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     canonical = orientation.to_canonical(stored)
-    _check_extent(path, canonical.shape, spacing)
+    check_extent(path, canonical.shape, spacing)
     voxels = cast(Voxels, canonical[None])  # as it was stored: a large scan is not copied
     volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
     return NiftiScan(path, volume, header, type(image))
@@ -198,6 +198,11 @@ def _placed(path: Path) -> _Placed:
 
 def _sizes(values: Iterable[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
+
+
+def affine_mm(scan: NiftiScan) -> NDArray[np.float64]:
+    """(4, 4), from a stored voxel's indices to the patient's right, front and head in mm (RAS)."""
+    return _affine_mm(scan.path, scan.header)[0]
 
 
 def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
@@ -347,7 +352,8 @@ def _tilt_notes(affine: NDArray[np.float64]) -> list[str]:
     return notes
 
 
-def _check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
+def check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
+    """Raise ScanError if a spacing in mm is no head scan's."""
     low, high = SPACING_RANGE_MM
     if not ((spacing >= low) & (spacing <= high)).all():
         raise ScanError(
@@ -356,7 +362,8 @@ def _check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
         )
 
 
-def _check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    """Raise ScanError if a volume of a canonical shape and spacing in mm is too short to show a gland."""
     depth_mm = shape[0] * spacing[0]
     if depth_mm < MIN_DEPTH_MM:
         raise ScanError(

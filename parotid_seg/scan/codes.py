@@ -1,0 +1,115 @@
+"""What structures are called in DICOM: names (TG-263), colours, and codes that do not depend on a language.
+
+Codes are SNOMED CT ("SCT") and DICOM's own ("DCM") as DICOM's CID lists have them: CID 7150 and 7151 for category and
+structure, CID 244 for the side, CID 7162 for algorithms, CID 7005 for equipment.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from parotid_seg.scan.labels import words
+
+COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
+"""Red, green and blue by label, starting with label 1; further labels start over."""
+LONGEST_LINE = 64
+"""Characters of a LO value."""
+
+
+class Coded(NamedTuple):
+    """A code: its value, whose it is, and what it means."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+ANATOMICAL_STRUCTURE = Coded("91723000", "SCT", "Anatomical Structure")
+ORGAN = Coded("91772007", "SCT", "Organ")
+LEFT = Coded("7771000", "SCT", "Left")
+RIGHT = Coded("24028007", "SCT", "Right")
+LEARNING = Coded("123110", "DCM", "Artificial Intelligence")
+MODIFYING = Coded("109103", "DCM", "Modifying Equipment")
+SIDES = {"left": ("_L", LEFT), "right": ("_R", RIGHT)}
+
+ORGANS = {
+    frozenset({"parotid"}): ("Parotid", Coded("45289007", "SCT", "Parotid gland")),
+    frozenset({"submandibular"}): ("Glnd_Submand", Coded("54019009", "SCT", "Submandibular gland")),
+    frozenset({"thyroid"}): ("Glnd_Thyroid", Coded("69748006", "SCT", "Thyroid")),
+    frozenset({"brainstem"}): ("Brainstem", Coded("119238007", "SCT", "Brain Stem")),
+    frozenset({"spinal", "cord"}): ("SpinalCord", Coded("2748008", "SCT", "Spinal cord")),
+    frozenset({"mandible"}): ("Bone_Mandible", Coded("91609006", "SCT", "Mandible")),
+    frozenset({"esophagus"}): ("Esophagus", Coded("32849002", "SCT", "Esophagus")),
+    frozenset({"larynx"}): ("Larynx", Coded("4596009", "SCT", "Larynx")),
+}
+"""By the words of a label but for its side and "gland": the name and the structure's code."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A label as DICOM has it.
+
+    Attributes:
+        value: in the mask.
+        label: its name in the model.
+        name: TG-263 name, such as Parotid_L, if the structure is known; else the label, without what a LO value may not
+            hold. Different for every structure of a mask.
+        colour: red, green, blue.
+        known: whether the label's words name an organ.
+        code: of the structure; "Organ" for one that is not known.
+        side: code of the side, if the label tells one.
+    """
+
+    value: int
+    label: str
+    name: str
+    colour: tuple[int, int, int]
+    known: bool
+    code: Coded
+    side: Coded | None
+
+
+def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Structure, ...]:
+    """The structures of a mask.
+
+    Args:
+        labels: names by value, background first.
+        taken: names that are in use already; whatever would get one of them is numbered, as Parotid_L_1.
+    """
+    used = {_compared(name) for name in taken}
+    found = []
+    for value, label in enumerate(labels[1:], start=1):
+        said = words(label) - {"gland"}
+        sides = [SIDES[word] for word in sorted(said & set(SIDES))]
+        suffix, side = sides[0] if len(sides) == 1 else ("", None)
+        organ = ORGANS.get(said - set(SIDES)) if len(sides) < 2 else None
+        name = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
+        name = _told_apart(name, used)
+        used.add(_compared(name))
+        colour = COLOURS[(value - 1) % len(COLOURS)]
+        found.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
+    return tuple(found)
+
+
+def plain(text: str) -> str:
+    """Text of anyone's as it may stand in a message or a LO value: on one line, without control characters."""
+    return "".join("_" if c == "\\" or (unicodedata.category(c)[0] in "CZ" and c != " ") else c for c in text)
+
+
+def plain_uid(uid: str) -> str:
+    """A UID of anyone's as it may stand in a message; "none" if there is none."""
+    return re.sub(r"[^0-9.]", "?", uid)[:64] or "none"
+
+
+def _told_apart(name: str, used: set[str]) -> str:
+    numbers = (f"{name[: LONGEST_LINE - 5]}_{number}" for number in range(1, len(used) + 1))
+    return next(each for each in (name, *numbers) if _compared(each) not in used)
+
+
+def _compared(name: str) -> str:
+    """Names that differ in case or outer spaces only are one to many systems."""
+    return name.strip().casefold()

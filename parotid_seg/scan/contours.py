@@ -1,0 +1,122 @@
+"""One slice of a mask as outlines, and outlines as a mask.
+
+Outlines run halfway between the centres of voxels inside and outside (marching squares), in coordinates of voxel
+centres: (row, column), with (0, 0) the centre of the first voxel. No centre lies on an outline or nearer to one than a
+third of a voxel, so the mask comes back from its outlines voxel for voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from contourpy import FillType, contour_generator
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+"""Corners (N, 2) of a closed outline as row and column; the last is joined to the first."""
+
+BLOCK = 1024
+"""Edges that are rasterised at once: bounds the memory, whatever the outline."""
+SAME_DECIMALS = 6
+"""Of a voxel: a corner on a voxel's centre is on it, whatever the last bits of an affine do."""
+
+
+def outlines(inside: NDArray[np.bool_]) -> list[Points]:
+    """Outlines of the pieces of one slice, each of at least three points.
+
+    A hole is joined to its piece by a channel of no width (a keyhole), so that every piece is one outline. Voxels that
+    touch at a corner only are pieces of their own. Points on a straight line are left out.
+
+    Args:
+        inside: (rows, columns).
+    """
+    shown = np.argwhere(inside)
+    if not len(shown):
+        return []
+    first, last = shown.min(axis=0), shown.max(axis=0) + 1
+    padded = np.pad(inside[first[0] : last[0], first[1] : last[1]], 1).astype(np.float64)
+    pieces: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, np.inf)
+    found = []
+    for points, offsets in zip(*pieces, strict=True):
+        rings = [_corners(points[start : stop - 1, ::-1]) for start, stop in pairwise(offsets)]
+        found.append(_joined(rings) + (first - 1))
+    return found
+
+
+def _corners(ring: Points) -> Points:
+    """A ring without the points on its straight lines."""
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return np.asarray(ring[turns])
+
+
+def _joined(rings: list[Points]) -> Points:
+    """An outer ring with its holes joined to it.
+
+    From the topmost, of these the rightmost corner of a hole a channel runs to the right, between two rows of voxels,
+    to what it meets first. That is the outer ring or a hole whose own corner lies higher or further right and which
+    has been joined before, because holes are taken in that order.
+    """
+    ring = rings[0]
+    holes = [np.roll(hole, -_channel_start(hole), axis=0) for hole in rings[1:]]
+    for hole in sorted(holes, key=lambda hole: (hole[0, 0], -hole[0, 1])):
+        edge, column = _met(ring, hole[0])
+        end = np.array([[hole[0, 0], column]])
+        ring = np.concatenate([ring[: edge + 1], end, hole, hole[:1], end, ring[edge + 1 :]])
+    return np.asarray(ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)])
+
+
+def _channel_start(hole: Points) -> int:
+    top = np.flatnonzero(hole[:, 0] == hole[:, 0].min())
+    return int(top[np.argmax(hole[top, 1])])
+
+
+def _met(ring: Points, start: NDArray[np.float64]) -> tuple[int, float]:
+    """The first edge (its number) of a ring that a line to the right from a point meets, and the column there."""
+    here, there = ring, np.roll(ring, -1, axis=0)
+    low, high = np.minimum(here[:, 0], there[:, 0]), np.maximum(here[:, 0], there[:, 0])
+    crossing = np.flatnonzero((low <= start[0]) & (high >= start[0]) & (low < high))
+    here, there = here[crossing], there[crossing]
+    columns = here[:, 1] + (start[0] - here[:, 0]) * (there[:, 1] - here[:, 1]) / (there[:, 0] - here[:, 0])
+    columns[columns <= start[1]] = np.inf
+    nearest = int(np.argmin(columns))
+    return int(crossing[nearest]), float(columns[nearest])
+
+
+def filled(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.bool_]:
+    """The voxels of one slice whose centres lie inside an odd number of outlines (even-odd rule).
+
+    Exact but for rounding: every edge is cut with every row of centres. A centre on an outline counts as inside if
+    the inside lies to its right or, on a horizontal edge, below. What lies beyond the slice is left out.
+
+    Args:
+        closed: outlines in coordinates of voxel centres.
+
+    Returns:
+        (rows, columns)
+    """
+    flips = np.zeros((rows, columns + 1), dtype=np.bool_)
+    for points in closed:
+        here = np.round(points, SAME_DECIMALS)
+        there = np.roll(here, -1, axis=0)
+        for start in range(0, len(here), BLOCK):
+            _flip(flips, here[start : start + BLOCK], there[start : start + BLOCK])
+    return np.logical_xor.accumulate(flips[:, :columns], axis=1)
+
+
+def _flip(flips: NDArray[np.bool_], here: Points, there: Points) -> None:
+    """Flip the first voxel to the right of where an edge crosses a row of centres, for all edges and rows."""
+    rows, columns = flips.shape
+    upward = here[:, 0] > there[:, 0]
+    upper, lower = np.where(upward[:, None], there, here), np.where(upward[:, None], here, there)
+    first = np.clip(np.ceil(upper[:, 0]), 0, rows).astype(np.int64)
+    stop = np.clip(np.ceil(lower[:, 0]), 0, rows).astype(np.int64)
+    edge = np.repeat(np.arange(len(here)), stop - first)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(stop - first) - (stop - first), stop - first) + first[edge]
+    upper, lower = upper[edge], lower[edge]
+    crossing = upper[:, 1] + (row - upper[:, 0]) * (lower[:, 1] - upper[:, 1]) / (lower[:, 0] - upper[:, 0])
+    column = np.clip(np.ceil(crossing), 0, columns - 1).astype(np.int64)
+    np.logical_xor.at(flips, (row, column), True)

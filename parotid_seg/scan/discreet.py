@@ -1,0 +1,46 @@
+"""Working on DICOM files without a word of what they say about the patient.
+
+pydicom and highdicom quote a file's text in warnings, log entries and errors of any type; none of that leaves
+`discreet`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+
+from parotid_seg.errors import ParotidSegError, ScanError
+
+for _library in ("pydicom", "highdicom"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def discreet(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever is raised over a file's content into one line without any of that content.
+
+    Args:
+        path: the file.
+        what: for example "DICOM image".
+
+    Raises:
+        ScanError: names the kind of failure, or the attribute that is missing.
+    """
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except ParotidSegError:
+            raise
+        except OSError as error:
+            raise ScanError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
+        except Exception as error:
+            if isinstance(error, AttributeError) and isinstance(error.obj, Dataset):
+                raise ScanError(f"{path}: not a complete {what}: found no {error.name}") from None
+            raise ScanError(f"{path}: not a readable {what} ({type(error).__name__})") from None
