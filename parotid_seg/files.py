@@ -40,8 +40,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 def _beside(path: Path) -> Path:
     """A temporary name in the same folder; of a name that may become too long with it, a hash and the ending."""
     name = path.name
-    if len(name.encode()) > LONGEST_NAME:
-        name = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}{path.suffix}"
+    content = os.fsencode(name)
+    if len(content) > LONGEST_NAME:
+        name = f"{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
     return path.with_name(f".partial-{os.getpid()}-{name}")
 
 
@@ -87,9 +88,17 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file whole. Raises OutputError if that fails."""
+    r"""Write a text file whole, in UTF-8 whatever the locale is, with the line ends that the text has.
+
+    Bytes of file names that are no UTF-8 (Python holds them as lone surrogates) become escapes such as \xff, so that
+    the file can be read.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    content = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     with whole_file(path) as partial:
-        partial.write_text(text)
+        partial.write_bytes(content.encode("utf-8"))
 
 
 def make_folder(path: Path) -> None:

@@ -18,9 +18,10 @@ from parotid_seg.gate import Difference, Gate, difference
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import BatchProfile
+from parotid_seg.runtime.sources import place_of, read_scan
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
-from parotid_seg.scan.nifti import read_mask, read_nifti
+from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 from parotid_seg.train.network import ParotidNet
 
@@ -96,14 +97,14 @@ class Parity:
         if errors or not scans:
             raise InputError(f"--verify: {errors[0] if errors else f'{place}: no scan in this folder'}")
         self.comparisons: list[Comparison] = []
-        for number, files in enumerate(scans):
-            scan = read_nifti(*files)
+        for number, sources in enumerate(scans):
+            scan, first = read_scan(sources), sources[0]
             volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
-            contour_file = contour_of(files[0], contract.channels)
+            contour_file = contour_of(first, contract.channels) if isinstance(first, Path) else None
             contour = read_mask(contour_file, like=scan)[0] if contour_file else None
             for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:
                 expected = torch_labels(net, each, windows, contract.grid)
-                self.comparisons.append(Comparison(files[0].name, each, windows, expected, outline))
+                self.comparisons.append(Comparison(place_of(first).name, each, windows, expected, outline))
 
     def inputs(self) -> Iterator[Inputs]:
         """Chunks of every scan at the usual batch size, without its ragged last one, to calibrate on and to time."""

@@ -40,9 +40,9 @@ from parotid_seg.models import example_folder
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import read_engine, read_sidecar
 from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.sources import place_of, read_scan
 from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows, is_ct
-from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
 
 WARM_SHAPE, WARM_SPACING_MM = (16, 512, 512), (3.0, 1.0, 1.0)
@@ -156,12 +156,12 @@ def _batched(content: bytes, contract: Contract, verify: Path | None, report: Ca
     scans, errors = find_scans([verify], contract.channels, ignore=verify.glob("**/labelsT[rs]"))
     if errors or not scans:
         raise InputError(f"--verify: {errors[0] if errors else f'{verify}: no scan in this folder'}")
-    volume, windows = in_windows(read_nifti(*scans[0]).volume, contract.channels, contract.windows)
+    volume, windows = in_windows(read_scan(scans[0]).volume, contract.channels, contract.windows)
     # A second patient of the same shape: mirrored and moved, so that voxels, centre and matrices are others.
     moved = np.roll(volume.voxels[..., ::-1], volume.shape[2] // 16, axis=3)
     other = dataclasses.replace(volume, voxels=moved)
     batched = with_request_axis(content, contract)
-    report(f"comparing the model with a request axis with the model on {scans[0][0].name}")
+    report(f"comparing the model with a request axis with the model on {place_of(scans[0][0]).name}")
     both = zip(*(chunks(each, windows, contract.grid, 8) for each in (volume, other)), strict=True)
     found, changed = check_batched(content, batched, both)
     report(f"{changed} of {found} labelled voxels changed")

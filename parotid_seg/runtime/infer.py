@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 from parotid_seg.errors import InputError
@@ -15,10 +16,12 @@ from parotid_seg.runtime.cases import Case, find_scans, name_cases
 from parotid_seg.runtime.crew import Crew, Worker
 from parotid_seg.runtime.journal import Entry, Journal
 from parotid_seg.runtime.messages import PICTURES, Job, Work
+from parotid_seg.runtime.outputs import NIFTI, Outputs
 from parotid_seg.runtime.pipeline import Limits, Pipeline
 from parotid_seg.runtime.report import write_report
 from parotid_seg.runtime.report_page import Ran
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
+from parotid_seg.scan.slicer import write_itksnap_labels
 
 Say = Callable[[str], None]
 
@@ -36,6 +39,7 @@ class InferOptions:
         pictures: write an overlay picture a case.
         overwrite: redo cases that are done.
         report: write report.html and report.json; with `pictures`, close-ups for it, too.
+        outputs: formats of the masks.
     """
 
     batch_size: int | None = None
@@ -45,6 +49,7 @@ class InferOptions:
     pictures: bool = True
     overwrite: bool = False
     report: bool = True
+    outputs: Outputs = field(default_factory=Outputs)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -108,7 +113,7 @@ def infer(
     with Crew() as crew:
         backend = load()
         run = _Run(out, backend, options, progress)
-        found, errors = find_scans(scans, backend.contract.channels, ignore=run.results(scans))
+        found, errors = find_scans(scans, backend.contract.channels, ignore=run.results(scans), say=say)
         if not found:
             raise InputError("; ".join(map(str, errors)) or "no scan was named")
         make_folder(out)
@@ -127,6 +132,8 @@ def infer(
             finally:
                 crew.end()
                 _remove_partials(out)
+                if NIFTI in options.outputs.formats:
+                    write_itksnap_labels(backend.contract.labels, out / "itk-snap-labels.txt")
                 write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv")
                 write_run(backend, options, scans, run.begun, run.counts, out / "run.json")
                 if options.report:
@@ -144,15 +151,17 @@ class _Run:
         self.total = 0
         self._ran, self._progress = {**asdict(backend.ran), "model": backend.model_sha256}, progress
         self._entries: list[Entry] = []
-        decides = (backend.model_sha256, backend.ran.precision, str(options.clean_up), str(options.flips))
+        computed = (backend.model_sha256, backend.ran.precision, str(options.clean_up), str(options.flips))
         self.work = Work(
             out,
             backend.contract,
-            decides,
+            (*computed, *options.outputs.decides),
             options.clean_up,
             options.pictures,
             options.overwrite,
             views=options.pictures and options.report,
+            outputs=options.outputs,
+            made_by=f"parotid-seg {metadata.version('parotid-seg')}, model {backend.model_sha256[:12]}",
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
@@ -160,7 +169,7 @@ class _Run:
         out = self.work.out
         inside = any(scan.resolve().is_relative_to(out.resolve()) for scan in scans)
         return [
-            *(out / entry.mask for entry in self.journal.entries.values() if entry.mask),
+            *(out / name for entry in self.journal.entries.values() for name in (entry.mask, *entry.further) if name),
             *([] if inside else [out]),
         ]
 

@@ -23,7 +23,6 @@ KNOWN = (
         b"PK\x03\x04",
         "a training run's checkpoint, of which parotid-seg export makes a model, or another ZIP archive",
     ),
-    (128, b"DICM", "a DICOM file"),
     (0, b"\x1f\x8b", "a gzip file that is not named .nii.gz"),
     (0, b"\x89PNG", "a picture"),
     (0, b"{", "JSON"),
@@ -32,7 +31,7 @@ KNOWN = (
 
 
 def inspect(path: Path) -> Facts:
-    """Describe a model file, an engine or a scan.
+    """Describe a model file, an engine, a scan, or what a folder of DICOM files holds.
 
     Raises:
         InputError: if it is none of them, with what it is as far as that shows.
@@ -40,14 +39,23 @@ def inspect(path: Path) -> Facts:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    if path.is_dir() or _is_dicom(path):
+        from parotid_seg.scan.dicom import describe_folder
+
+        return describe_folder(path)
     if path.suffix == ".onnx":
         return _describe_model(path)
     if path.suffix == ".engine":
         return _describe_engine(path)
     if is_nifti(path):
         return _describe_scan(path)
-    wanted = "expected a model (.onnx), an engine (.engine) or a scan (.nii, .nii.gz)"
+    wanted = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
     raise InputError(f"{path}: found {_kind_of(path)}, {wanted}")
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _describe_model(path: Path) -> Facts:
@@ -142,8 +150,6 @@ def _describe_scan(path: Path) -> Facts:
 
 def _kind_of(path: Path) -> str:
     """What an unknown file is, as far as its first bytes show."""
-    if path.is_dir():
-        return "a folder"
     with path.open("rb") as file:
         start = file.read(256)
     for at, mark, words in KNOWN:

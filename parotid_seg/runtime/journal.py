@@ -28,11 +28,12 @@ class Entry:
 
     Attributes:
         case: name in the output folder.
-        source: absolute path of the scan, of several channels the first.
+        source: absolute path of the scan, of several channels the first; of a DICOM series see `sources.place_of`.
         key: hash over the bytes of the scan's files, the model and the options that change the mask.
         status: "done" or "failed".
         reason: why it failed, else empty.
         mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
+        further: the same of its files in other formats.
         volumes_ml, agreement, flags: as in `Segmentation`.
         seconds: the time of each stage.
         backend, device, precision: what really ran.
@@ -46,6 +47,7 @@ class Entry:
     reason: str = ""
     mask: str = ""
     mask_sha256: str = ""
+    further: dict[str, str] = dataclasses.field(default_factory=dict)
     volumes_ml: dict[str, float] = dataclasses.field(default_factory=dict)
     agreement: dict[str, float] = dataclasses.field(default_factory=dict)
     flags: tuple[str, ...] = ()
@@ -141,9 +143,11 @@ def lock(file: BinaryIO, folder: Path) -> None:
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:
-    """Whether a case is done and its mask is still as it was written."""
-    mask = folder / entry.mask
-    return entry.status == "done" and mask.is_file() and hash_file(mask) == entry.mask_sha256
+    """Whether a case is done and its files are still as they were written."""
+    files = {entry.mask: entry.mask_sha256, **entry.further}
+    return entry.status == "done" and all(
+        (folder / name).is_file() and hash_file(folder / name) == sha256 for name, sha256 in files.items()
+    )
 
 
 def hash_file(path: Path) -> str:

@@ -6,12 +6,14 @@ needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished` or `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.outputs import Outputs
+from parotid_seg.runtime.sources import place_of
 
 PICTURES = "pictures"
 """Folder of overlays in the output folder."""
@@ -34,6 +36,8 @@ class Work:
         pictures: whether to draw overlays.
         views: whether to draw the report's pictures.
         overwrite: whether to redo what is done.
+        outputs: what is made of a mask.
+        made_by: what a DICOM object says of its algorithm.
     """
 
     out: Path
@@ -43,6 +47,8 @@ class Work:
     pictures: bool = True
     overwrite: bool = False
     views: bool = False
+    outputs: Outputs = field(default_factory=Outputs)
+    made_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,4 +76,4 @@ class Stopped:
 
 def failed(case: Case, reason: str, key: str = "") -> Entry:
     """The entry of a case that was set aside."""
-    return Entry(case.name, str(case.scan[0]), key, "failed", reason=reason)
+    return Entry(case.name, str(place_of(case.scan[0])), key, "failed", reason=reason)

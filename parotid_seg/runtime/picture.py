@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from parotid_seg.files import whole_file
+from parotid_seg.scan.boxes import label_boxes
+from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.volume import Mask, Volume
 
-COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
 FIELD_MM = 210.0
 PX_PER_MM = 2.0
 MARGIN_PX = 10
@@ -80,7 +81,7 @@ def draw_overlay(
 
 def _places(mask: Mask) -> list[NDArray[np.intp]]:
     """Of each structure that was found its voxels (N, 3), without a look at the rest of a large scan."""
-    boxes = enumerate(ndimage.find_objects(mask), start=1)
+    boxes = enumerate(label_boxes(mask, int(mask.max())), start=1)
     return [np.argwhere(mask[box] == value) + [side.start for side in box] for value, box in boxes if box is not None]
 
 

@@ -13,8 +13,8 @@ from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.crew import Crew, Died, Event, Worker
 from parotid_seg.runtime.machine import available_cores, memory_bytes
 from parotid_seg.runtime.messages import Finished, Job, Stopped, Work, failed
+from parotid_seg.runtime.sources import place_of, voxels_of
 from parotid_seg.scan.chunks import Covered
-from parotid_seg.scan.nifti import count_voxels
 
 FIRST_WORKERS = 2
 """One reads while the other writes; more are started only if the engine waits for them."""
@@ -124,7 +124,7 @@ class Pipeline:
 
     @staticmethod
     def _bytes_of(job: Job) -> int:
-        return BYTES_A_VOXEL * sum(map(count_voxels, job.case.scan))
+        return BYTES_A_VOXEL * voxels_of(job.case.scan)
 
     def _listen(self, more: bool) -> Iterator[Finished]:
         """Take what workers say; wait for it if the model has nothing to do.
@@ -161,7 +161,9 @@ class Pipeline:
             attempt = self._at_work.pop(worker)
             if attempt and attempt.alone:
                 case = attempt.job.case
-                yield Finished("failed", failed(case, f"{case.scan[0]}: set aside, tried twice: {said.reason}"))
+                yield Finished(
+                    "failed", failed(case, f"{place_of(case.scan[0])}: set aside, tried twice: {said.reason}")
+                )
             elif attempt:
                 self._again.append(replace(attempt, alone=True))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def write_report(entries: Iterable[Entry], ran: Ran, out: Path) -> None:
         OutputError: if a file cannot be written.
     """
     when = datetime.now(UTC)
-    cases = worst_first(entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask))
+    found = [entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask)]
+    cases = worst_first([_with_files_that_are_there(entry, out) for entry in found], out)
     text = page(cases, pictures_of(cases, out), ran, versions_of(PACKAGES), when)
     write_text(text, out / "report.html")
     write_text(bundle(cases, when), out / "report.json")
@@ -53,6 +55,10 @@ def pictures_of(cases: Sequence[Judged], out: Path) -> list[Picture]:
         )
         pictures.append(Picture(f"data:image/webp;base64,{embedded}" if embedded else "", links))
     return pictures
+
+
+def _with_files_that_are_there(entry: Entry, out: Path) -> Entry:
+    return replace(entry, further={name: sha256 for name, sha256 in entry.further.items() if _lies_in(out, name)})
 
 
 def _lies_in(folder: Path, name: str) -> bool:

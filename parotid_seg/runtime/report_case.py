@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,16 @@ LARGEST_RATIO = 1.6
 """Of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation patients it is
 less; their median is 1.12."""
 WEIGHTS = (
+    ("look swapped", 16),
     ("missing", 8),
-    ("no ", 8),
+    ("^no ", 8),
     ("may be swapped", 8),
     ("uncertain", 4),
     ("cut by", 4),
     ("unusual volume", 3),
     ("sides differ", 2),
 )
-"""How grave a flag is, by words in it; the first that fits counts. Anything else, mostly on geometry, weighs 1."""
+"""How grave a flag is, by an expression in it; the first that fits counts. All else, mostly on geometry, weighs 1."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Judged:
         failed: whether it has no mask.
         ratio: volume of the larger to that of the smaller parotid gland; None unless there are one left and one right.
         flags: the entry's, and one if the sides differ too much; of a failed case none.
-        reason: why it failed, without the folders of its scan, whose names may tell who the patient is.
+        reason: why it failed, without the folders of its scan, whose names may tell who the patient is, and of results.
         weight: sum over the flags.
     """
 
@@ -58,42 +60,51 @@ class Judged:
         return "failed" if self.failed else "check" if self.flags else "done"
 
 
-def judge(entry: Entry) -> Judged:
-    """What a report says of an entry."""
+def judge(entry: Entry, out: Path | None = None) -> Judged:
+    """What a report says of an entry of the output folder `out`."""
     ratio = asymmetry(entry.volumes_ml)
     differ = f"sides differ (the larger gland is {ratio:.2f} times the smaller)" if ratio else ""
     flags = (*entry.flags, differ) if ratio and ratio > LARGEST_RATIO else tuple(entry.flags)
-    source = Path(entry.source)
-    reason = entry.reason.replace(entry.source, source.name)
-    if source.parent != source:
-        reason = reason.replace(f"{source.parent}/", "")
     return Judged(
         entry=entry,
-        name=entry.case or source.name,
+        name=entry.case or Path(entry.source).name or entry.source,
         failed=entry.status == "failed",
         ratio=ratio,
         flags=flags,
-        reason=reason,
+        reason=_without_folders(entry.reason, [*Path(entry.source).parents, *([out, *out.parents] if out else [])]),
         weight=sum(map(weight_of, flags)),
     )
 
 
-def worst_first(entries: Iterable[Entry]) -> list[Judged]:
-    """All cases in the report's order, see `Judged.rank`."""
-    return sorted(map(judge, entries), key=lambda case: case.rank)
+def _without_folders(text: str, folders: Iterable[Path]) -> str:
+    """A text in which what lies in these folders, given from the inside to the outside, is named without them."""
+    for folder in folders:
+        if folder.name:
+            text = re.sub(rf"(?<![^\s'\"(]){re.escape(str(folder))}/", "", text)
+    return text
+
+
+def worst_first(entries: Iterable[Entry], out: Path | None = None) -> list[Judged]:
+    """All cases of the output folder `out` in the report's order, see `Judged.rank`."""
+    return sorted((judge(entry, out) for entry in entries), key=lambda case: case.rank)
+
+
+def visible(text: object) -> str:
+    """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
+    told = str(text)
+    return told if told.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in told)
 
 
 def asymmetry(volumes_ml: dict[str, float]) -> float | None:
     """Volume of the larger to that of the smaller parotid gland; None unless there are one left and one right."""
     sides = {
-        side: size
+        "left" if "left" in words(name) else "right": size
         for name, size in volumes_ml.items()
-        for side in words(name) & {"left", "right"}
-        if is_parotid(name) and size > 0
+        if is_parotid(name) and len(words(name) & {"left", "right"}) == 1 and size > 0
     }
     return max(sides.values()) / min(sides.values()) if len(sides) == 2 else None
 
 
 def weight_of(flag: str) -> int:
     """How grave a flag is, see `WEIGHTS`."""
-    return next((weight for word, weight in WEIGHTS if word in flag), 1)
+    return next((weight for words, weight in WEIGHTS if re.search(words, flag)), 1)

@@ -6,14 +6,15 @@ A `Bundle` of type "collection" holds for each case, worst first,
   `conclusion` then tells why), `issued` the time of the report, `conclusion` the flags joined by "; ", `result`
   references to its observations;
 - an `Observation` for each structure: `status` "preliminary", `code` the volume (SNOMED CT 118565006), `bodySite` the
-  parotid gland (SNOMED CT 45289007; other structures by name only), `valueQuantity` in mL (UCUM), `device` the engine
-  and the model's hash, and as `component` the side (SNOMED CT 272741003) and the agreement of both looks, if there were
-  two;
+  parotid gland (SNOMED CT 45289007; other structures by name only) with its side (SNOMED CT 7771000, 24028007) in
+  HL7's extension "observation-structureLaterality", `valueQuantity` in mL (UCUM), `device` the engine and the model's
+  hash, and as `component` the agreement of both looks, if there were two;
 - for both glands an `Observation` of the ratio of the larger to the smaller volume.
 
 There is no `subject`: the file says nothing about who the patient is. Whoever knows adds it. Codes of SNOMED CT are
-those that DICOM's CID lists use for segmentations and measurements. Resources are addressed by UUIDs that follow from
-case and mask, so that the same results have the same addresses.
+those that DICOM (PS3.16) uses for sites, sides and measurements. Resources are addressed by UUIDs that follow from case
+and mask (or from the file that failed), so that the same results have the same addresses. Characters that cannot be
+seen, which a FHIR string must not hold, are told by their numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from parotid_seg.runtime.report_case import Judged
+from parotid_seg.runtime.report_case import Judged, visible
 from parotid_seg.runtime.report_views import shown_name
 from parotid_seg.scan.labels import is_parotid, words
 
 SNOMED, UCUM = "http://snomed.info/sct", "http://unitsofmeasure.org"
+VOLUME, PAROTID = ("118565006", "Volume"), ("45289007", "Parotid gland")
 SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
+LATERALITY = "http://hl7.org/fhir/StructureDefinition/observation-structureLaterality"
 NAMESPACE = uuid.UUID("6f3c1c0e-6d53-4d0b-9d0e-3b5c0f7f2a51")
 
 Resource = dict[str, Any]
@@ -55,7 +58,7 @@ def _of_case(case: Judged, issued: str) -> list[Resource]:
     entries = [_entry(case, str(number), resource) for number, resource in enumerate(observations)]
     report = {
         "resourceType": "DiagnosticReport",
-        "identifier": [{"value": case.name}],
+        "identifier": [{"value": visible(case.name)}],
         "status": "cancelled" if case.failed else "preliminary",
         "code": {"text": "Segmentation of the parotid glands"},
         "issued": issued,
@@ -64,12 +67,13 @@ def _of_case(case: Judged, issued: str) -> list[Resource]:
         report["result"] = [{"reference": entry["fullUrl"]} for entry in entries]
     conclusion = case.reason if case.failed else "; ".join(case.flags)
     if conclusion:
-        report["conclusion"] = conclusion
+        report["conclusion"] = visible(conclusion)
     return [_entry(case, "report", report), *entries]
 
 
 def _entry(case: Judged, part: str, resource: Resource) -> Resource:
-    address = uuid.uuid5(NAMESPACE, json.dumps([case.name, case.entry.mask_sha256, part]))
+    content = case.entry.mask_sha256 or case.entry.source
+    address = uuid.uuid5(NAMESPACE, json.dumps([case.name, content, part]))
     return {"fullUrl": f"urn:uuid:{address}", "resource": resource}
 
 
@@ -82,23 +86,24 @@ def _observation(case: Judged, code: Resource, value: Resource) -> Resource:
         "status": "preliminary",
         "code": code,
         "valueQuantity": value,
-        "device": {"display": "; ".join(filter(None, ("parotid-seg", ran, model)))},
+        "device": {"display": visible("; ".join(filter(None, ("parotid-seg", ran, model))))},
     }
 
 
 def _volume(case: Judged, name: str) -> Resource:
     quantity = {"value": case.entry.volumes_ml[name], "unit": "mL", "system": UCUM, "code": "mL"}
-    found = _observation(case, _coded("118565006", "Volume"), quantity)
-    site = _coded("45289007", "Parotid gland") if is_parotid(name) else {}
-    found["bodySite"] = {**site, "text": shown_name(name)}
-    components: list[Resource] = [
-        {"code": _coded("272741003", "Laterality"), "valueCodeableConcept": _coded(*SIDES[side])}
-        for side in words(name) & set(SIDES)
-    ]
+    found = _observation(case, _coded(*VOLUME), quantity)
+    site = _coded(*PAROTID) if is_parotid(name) else {}
+    found["bodySite"] = {**site, "text": visible(shown_name(name))}
+    sides = [side for side in SIDES if side in words(name)]
+    if len(sides) == 1:
+        laterality = {"url": LATERALITY, "valueCodeableConcept": _coded(*SIDES[sides[0]])}
+        found["bodySite"]["extension"] = [laterality]
     if name in case.entry.agreement:
         alike = {"value": case.entry.agreement[name], "system": UCUM, "code": "1"}
-        components.append({"code": {"text": "Agreement with the look in the mirror (DSC)"}, "valueQuantity": alike})
-    return {**found, "component": components} if components else found
+        code = {"text": "Agreement with the look in the mirror (DSC)"}
+        found["component"] = [{"code": code, "valueQuantity": alike}]
+    return found
 
 
 def _ratio(case: Judged) -> Resource:

@@ -2,22 +2,28 @@
 (() => {
   const table = document.querySelector("#cases");
   const body = table.tBodies[0];
-  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-  const order = (a, b) => {
-    if (a === "" || b === "") return (a === "") - (b === "");
-    const [x, y] = [Number(a), Number(b)];
-    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, undefined, { numeric: true }) : x - y;
+  const heads = [...table.tHead.rows[0].cells];
+  const names = new Intl.Collator(undefined, { numeric: true });
+  const order = (column, down) => (a, b) => {
+    const [x, y] = [a, b].map((row) => row.cells[column].dataset.value);
+    if (x === "" || y === "") return (x === "") - (y === "");
+    return (down ? -1 : 1) * (heads[column].classList.contains("number") ? x - y : names.compare(x, y));
   };
-  for (const head of table.tHead.rows[0].cells) {
-    head.querySelector("button").addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const rows = [...body.rows].map((row) => [value(row, head.cellIndex), row]);
-      rows.sort(([a], [b]) => (a === "" || b === "" || !down ? order(a, b) : order(b, a)));
-      body.append(...rows.map(([, row]) => row));
-    });
-  }
+  const by = document.querySelector("#sort");
+  const turn = document.querySelector("#turn");
+  const rises = (column) => heads[column].getAttribute("aria-sort") === "ascending";
+  const sort = (column, down) => {
+    for (const head of heads) head.removeAttribute("aria-sort");
+    heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
+    by.selectedIndex = column;
+    turn.textContent = down ? "\u2193 falling" : "\u2191 rising";
+    body.append(...[...body.rows].sort(order(column, down)));
+  };
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => sort(column, rises(column)));
+  });
+  by.addEventListener("change", () => sort(by.selectedIndex, false));
+  turn.addEventListener("click", () => sort(by.selectedIndex, rises(by.selectedIndex)));
   const find = document.querySelector("#find");
   const flagged = document.querySelector("#flagged");
   const shown = document.querySelector("#shown");

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from parotid_seg.runtime.report_case import LARGEST_RATIO, Judged
+from parotid_seg.runtime.report_case import LARGEST_RATIO, Judged, visible
 from parotid_seg.runtime.report_views import SCALE_MM, shown_name
 from parotid_seg.runtime.segmenter import USUAL_VOLUME_ML
 
@@ -54,7 +53,12 @@ class Picture:
 
 def shown(text: object) -> str:
     """A text as HTML shows it: markup as it is written, and characters that cannot be seen by their numbers."""
-    return html.escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(text)))
+    return html.escape(visible(text))
+
+
+def shown_apart(text: object) -> str:
+    """As `shown`; letters that are written from right to left do not change the order of what is around it."""
+    return f"<bdi>{shown(text)}</bdi>"
 
 
 def page(
@@ -74,6 +78,7 @@ def page(
         when: time of the report.
     """
     names = sorted(ran.labels[1:], key=lambda name: "left" in shown_name(name).split())
+    heads = _heads(cases, names)
     title = f"Parotid glands: {len(cases)} case{'' if len(cases) == 1 else 's'}"
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(STYLE)}'; script-src 'sha256-{_hash(SCRIPT)}'; "
@@ -108,9 +113,10 @@ the anatomy has to look at each of them before it is used. A case without a flag
 <div id="tools" hidden>
 <label>Find <input type="search" id="find" autocomplete="off"></label>
 <label><input type="checkbox" id="flagged"> only those to look at</label>
+{_order(heads)}
 <span id="shown" class="soft" role="status"></span>
 </div>
-{_table(cases, names)}
+{_table(cases, names, heads)}
 <h2 id="details">Case by case</h2>
 {_told_of_pictures(pictures)}
 {sections}
@@ -139,10 +145,24 @@ def _counts(cases: Sequence[Judged], missing: int) -> str:
     return f'<ul class="counts">{"".join(items)}</ul>'
 
 
-def _table(cases: Sequence[Judged], names: Sequence[str]) -> str:
+def _heads(cases: Sequence[Judged], names: Sequence[str]) -> list[str]:
+    """Headings of the table, as HTML."""
     flipped = any(case.entry.agreement for case in cases)
-    heads = ["#", "Case", "Status", "What to look at", *(f"{shown(shown_name(name))} ml" for name in names)]
-    heads += ["Ratio", *(["Agreement"] if flipped else []), "Seconds"]
+    volumes = (f"{shown(shown_name(name))}&nbsp;ml" for name in names)
+    return ["#", "Case", "Status", "What to look at", *volumes, "Ratio", *(["Agreement"] if flipped else []), "Seconds"]
+
+
+def _order(heads: Sequence[str]) -> str:
+    """What sorts where there is no room for the table's headings; the page's style shows it only there."""
+    options = "".join(f"<option>{head}</option>" for head in ("Worst first", *heads[1:]))
+    return (
+        f'<span id="order"><label>Sort by <select id="sort" autocomplete="off">{options}</select></label> '
+        '<button type="button" id="turn">&uarr; rising</button></span>'
+    )
+
+
+def _table(cases: Sequence[Judged], names: Sequence[str], heads: Sequence[str]) -> str:
+    flipped = "Agreement" in heads
     numbers = {0, *range(4, len(heads))}
     head = "".join(
         f'<th scope="col"{" class=number" if column in numbers else ""}'
@@ -154,7 +174,7 @@ def _table(cases: Sequence[Judged], names: Sequence[str]) -> str:
         entry = case.entry
         cells = [
             (f"{number}", number),
-            (f'<a href="#case-{number}">{shown(case.name)}</a>', case.name),
+            (f'<a href="#case-{number}">{shown_apart(case.name)}</a>', case.name),
             (f'<span class="{case.status}">{STATUS_WORDS[case.status]}</span>', list(STATUS_WORDS).index(case.status)),
             (_told(case), "; ".join(case.flags) or case.reason),
             *(_number(entry.volumes_ml.get(name), 1) for name in names),
@@ -170,7 +190,7 @@ def _table(cases: Sequence[Judged], names: Sequence[str]) -> str:
         rows.append(f'<tr data-status="{case.status}" data-section="#case-{number}">{row}</tr>')
     caption = (
         "Worst first: failed, then by the weight of what was noticed, low agreement, unequal sides. "
-        "A click on a heading sorts. Ratio: the larger gland&#8217;s volume to the smaller one&#8217;s."
+        "Ratio: the larger gland&#8217;s volume to the smaller one&#8217;s."
     )
     return (
         f'<p class="soft">{caption}</p>'
@@ -223,13 +243,13 @@ def _section(number: int, case: Judged, picture: Picture, names: Sequence[str], 
         facts.append(("Engine", shown(engine)))
     if entry.model and entry.model != model_sha256:
         facts.append(("Model", f"another one, <code>{shown(entry.model[:12])}</code>"))
-    files = [*([entry.mask] if entry.mask else []), *picture.links]
+    files = [*([entry.mask] if entry.mask else []), *entry.further, *picture.links]
     if files:
         facts.append(("Files", ", ".join(_link(file) for file in files)))
     told = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
     shown_names = ", ".join(shown_name(name) for name in names if entry.volumes_ml.get(name))
     drawn = (
-        f'<figure><img src="{picture.embedded}" loading="lazy" decoding="async" alt="'
+        f'<figure><img src="{picture.embedded}" loading="lazy" alt="'
         f'{shown(f"Close-ups of {case.name}, axial, coronal and sagittal, with outlines: {shown_names}")}">'
         f"<figcaption>Each gland&#8217;s middle. The patient&#8217;s left is on the right. The bar is {SCALE_MM} mm."
         "</figcaption></figure>"
@@ -238,7 +258,7 @@ def _section(number: int, case: Judged, picture: Picture, names: Sequence[str], 
     )
     opened = " open" if number == 1 or (number <= MOST_OPEN and case.status != "done") else ""
     return (
-        f'<details id="case-{number}"{opened}><summary>{number}. {shown(case.name)} '
+        f'<details id="case-{number}"{opened}><summary>{number}. {shown_apart(case.name)} '
         f'<span class="{case.status}">{STATUS_WORDS[case.status]}</span></summary>'
         f'<div class="case{"" if drawn else " bare"}">{drawn}<dl>{told}</dl></div></details>'
     )
@@ -246,7 +266,7 @@ def _section(number: int, case: Judged, picture: Picture, names: Sequence[str], 
 
 def _link(file: str) -> str:
     """A link to a file of the output folder, which cannot be taken for anything but a file."""
-    return f'<a href="./{quote(os.fsencode(file))}">{shown(Path(file).name)}</a>'
+    return f'<a href="./{quote(file, errors="surrogateescape")}">{shown_apart(Path(file).name)}</a>'
 
 
 def _told_of_pictures(pictures: Sequence[Picture]) -> str:
@@ -265,10 +285,10 @@ def _about(model_sha256: str, versions: Mapping[str, str]) -> str:
     return (
         f"<p>Model file: SHA-256 <code>{shown(model_sha256)}</code>. Versions: {packages}.</p>"
         "<p>Glands are flagged that are missing, of unusual volume "
-        f"({USUAL_VOLUME_ML[0]:g} to {USUAL_VOLUME_ML[1]:g} ml is usual), cut by the end of the scan, uncertain (only "
-        f"with --flips), or unequal by a ratio above {LARGEST_RATIO:g}. The limits come from the contours of the "
-        "training and validation patients. Agreement is how far the look at the scan and the look at its mirror image "
-        "overlap (DSC); 1 is best.</p>"
+        f"({USUAL_VOLUME_ML[0]:g} to {USUAL_VOLUME_ML[1]:g} ml is usual), on the other side than their name tells, cut "
+        "by the end of the scan, uncertain (only with --flips), or unequal by a ratio above "
+        f"{LARGEST_RATIO:g}. The limits come from the contours of the training and validation patients. Agreement is "
+        "how far the look at the scan and the look at its mirror image overlap (DSC); 1 is best.</p>"
         "<p>The same for machines: report.json (in the shape of FHIR R4), summary.csv, run.json. This page holds names "
         "of scan files, no other data on who the patient is, and loads nothing from anywhere.</p>"
     )

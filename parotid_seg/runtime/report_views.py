@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from parotid_seg.files import whole_file
-from parotid_seg.runtime.picture import COLOURS
+from parotid_seg.scan.boxes import Box, label_boxes
+from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.labels import words
 from parotid_seg.scan.volume import Mask, Volume
@@ -29,8 +29,6 @@ MOST_STRUCTURES = 6
 QUALITY = 80
 INK = (236, 238, 242)
 PAPER = (16, 18, 22)
-
-Box = tuple[slice, ...]
 
 EDGES = {"axial": ("A", "P", "R", "L"), "coronal": ("S", "I", "R", "L"), "sagittal": ("S", "I", "A", "P")}
 """What each view has at its upper, lower, left and right edge: the patient's left is on the viewer's right."""
@@ -53,15 +51,14 @@ def draw_views(volume: Volume, window: Window, mask: Mask, names: tuple[str, ...
     Raises:
         OutputError: if it cannot be written.
     """
-    boxes = ndimage.find_objects(mask, max_label=len(names) - 1)
-    columns = _columns(boxes, names)
+    columns = _columns(label_boxes(mask, len(names) - 1), names)
     width = max(1, len(columns)) * (PANEL_PX + GAP_PX) + GAP_PX
     sheet = Image.new("RGB", (width, TITLE_PX + len(EDGES) * (PANEL_PX + GAP_PX)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, value in enumerate(columns):
+    for number, (value, box) in enumerate(columns):
         left = GAP_PX + number * (PANEL_PX + GAP_PX)
         draw.text((left + 2, 3), shown_name(names[value]), fill=COLOURS[(value - 1) % len(COLOURS)], font=_font(15))
-        for row, (name, panel) in enumerate(_views(volume, window, mask, value, boxes[value - 1])):
+        for row, (name, panel) in enumerate(_views(volume, window, mask, value, box)):
             top = TITLE_PX + row * (PANEL_PX + GAP_PX)
             sheet.paste(panel, (left, top))
             _letter(draw, name, left, top)
@@ -75,11 +72,15 @@ def shown_name(name: str) -> str:
     return " ".join(sorted(found, key=lambda word: word not in {"left", "right"}))
 
 
-def _columns(boxes: Sequence[Box | None], names: tuple[str, ...]) -> list[int]:
-    """Values of the structures that were found: the patient's right ones, those without a side, the left ones."""
-    found = [value for value, box in enumerate(boxes, start=1) if box is not None]
-    sides = {value: words(names[value]) & {"left", "right"} for value in found}
-    return sorted(found, key=lambda value: ({"right"}, set(), {"left"}).index(set(sides[value])))[:MOST_STRUCTURES]
+def _columns(boxes: Sequence[Box | None], names: tuple[str, ...]) -> list[tuple[int, Box]]:
+    """Values and boxes of what was found: the patient's right structures, those without a side, the left ones."""
+
+    def from_the_right(column: tuple[int, Box]) -> int:
+        told = words(names[column[0]])
+        return ("left" in told) - ("right" in told)
+
+    found = [(value, box) for value, box in enumerate(boxes, start=1) if box]
+    return sorted(found, key=from_the_right)[:MOST_STRUCTURES]
 
 
 def _views(volume: Volume, window: Window, mask: Mask, value: int, box: Box) -> list[tuple[str, Image.Image]]:

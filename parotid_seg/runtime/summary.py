@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,14 @@ PACKAGES = (
 )
 
 
+FORMULA = frozenset("=+-@\t\r\n")
+"""First characters of what a spreadsheet runs as a formula, or looks behind for one (OWASP, "CSV Injection")."""
+
+
 def write_summary(entries: Sequence[Entry], labels: tuple[str, ...], path: Path) -> None:
     """Write a row a case: status, volumes in ml, flags, seconds by stage, what ran.
+
+    Texts come from names of files and of labels, so all go through `harmless`.
 
     Raises:
         OutputError: if that fails.
@@ -44,20 +51,28 @@ def write_summary(entries: Sequence[Entry], labels: tuple[str, ...], path: Path)
     text = io.StringIO()
     writer = csv.writer(text)
     names = labels[1:]
-    short = [name.removeprefix("parotid_") for name in names]
+    short = [harmless(name.removeprefix("parotid_")) for name in names]
     flipped = any(entry.agreement for entry in entries)
     agreement = [f"{name}_agreement" for name in short] if flipped else []
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
     writer.writerow(["case", "status", *volumes, *agreement, "flags", *times, *ran, "reason", "mask", "source"])
     for entry in entries:
+        case, flags = harmless(entry.case), harmless("; ".join(entry.flags))
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
-        ran = [entry.backend, entry.device, entry.precision]
-        told = (entry.reason, entry.mask, entry.source)
-        writer.writerow([entry.case, entry.status, *sizes, *alike, "; ".join(entry.flags), *seconds, *ran, *told])
+        told = map(harmless, (entry.backend, entry.device, entry.precision, entry.reason, entry.mask, entry.source))
+        writer.writerow([case, entry.status, *sizes, *alike, flags, *seconds, *told])
     write_text(text.getvalue(), path)
+
+
+def harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: with an apostrophe in front if it begins like one.
+
+    Full-width forms of these characters count as well: spreadsheets in Japanese take them for the same.
+    """
+    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in FORMULA else text
 
 
 def write_run(

@@ -38,7 +38,7 @@ def test_what_holds_no_scan_is_named(tmp_path):
     good = touch(tmp_path / "x.nii")
     scans, errors = find_scans([tmp_path / "empty", tmp_path / "gone", text, good], CT)
     assert scans == [(good,)]
-    words = ["no scan in this folder", "no such file or folder", "not a NIfTI file"]
+    words = ["no scan in this folder", "no such file or folder", "neither NIfTI nor DICOM; expected"]
     assert all(word in str(error) for word, error in zip(words, errors, strict=True))
 
 

@@ -2,8 +2,12 @@
 
 import json
 import re
+import shutil
+import subprocess
+import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +15,17 @@ import pytest
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.report import write_report
 from parotid_seg.runtime.report_case import LARGEST_RATIO, judge, weight_of, worst_first
+from parotid_seg.runtime.report_fhir import PAROTID, SIDES, VOLUME
 from parotid_seg.runtime.report_page import Ran
 from parotid_seg.runtime.segmenter import _flags
 
 LABELS = ("background", "parotid_left", "parotid_right")
 RAN = Ran("ab" * 32, "onnxruntime 1.32.0 on cpu, fp32", LABELS)
-EVIL = "<img src=x onerror=alert(1)>\"'&\u202e\x07\udcff</script><script>alert(2)"
+EVIL = (
+    "<img src=x onerror=document.title='hit'>\"'&\u202e\u2028\x07\udcff<!--</style></script>"
+    "<script>document.title='hit'</script><b id=hit>"
+)
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def entry(case="a", left=30.0, right=28.0, **changes) -> Entry:
@@ -87,26 +96,102 @@ def test_the_policy_names_the_hashes_of_what_is_in_the_page(tmp_path):
         assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in text
 
 
-def test_hostile_texts_are_shown_and_do_nothing(tmp_path):
+def hostile(folder) -> tuple[Page, str]:
+    """A report in which everything that comes from outside is hostile."""
     evil = EVIL.replace("/", "")
     entries = [
         entry(evil, flags=(EVIL,), mask_sha256=EVIL),
         replace(failed(evil + "2", EVIL), source=f"/{EVIL}"),
         replace(entry("../../up"), mask="../up.nii.gz"),
-        replace(entry("b"), backend=EVIL, device=EVIL, precision=EVIL),
-        replace(entry("javascript:alert(1)"), volumes_ml={"parotid_left": 20.0, EVIL: 3.0}),
+        replace(entry("b"), backend=EVIL, device=EVIL, precision=EVIL, seconds={EVIL: 1.0}),
+        replace(entry("javascript:alert(1)"), volumes_ml={"parotid_left": 20.0, EVIL: 3.0}, agreement={EVIL: 0.5}),
     ]
-    ran = replace(RAN, engine=EVIL, labels=("background", EVIL, "parotid_left"))
-    page, _ = made(tmp_path, entries, 10, ran)
+    return made(folder, entries, 10, replace(RAN, engine=EVIL, labels=("background", EVIL, "parotid_left")))
+
+
+def test_hostile_texts_are_shown_and_do_nothing(tmp_path):
+    page, _ = hostile(tmp_path)
     assert len(page.all("script")) == 1
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
     assert all((image["src"] or "").startswith("data:image/webp;base64,") for image in page.all("img"))
     assert all((link["href"] or "").startswith(("#", "./")) for link in page.all("a"))
     told = "".join(page.texts)
-    assert "<img src=x onerror=alert(1)>" in told
-    assert "\\u202e" in told
+    assert "<img src=x onerror=document.title='hit'>" in told
+    assert "\\u202e\\u2028\\u0007\\udcff" in told
     assert "../../up" not in told, "its mask is not in the folder"
-    json.loads((tmp_path / "report.json").read_text())
+
+
+def opened(page: Path) -> str:
+    """The page as Chromium has it once its scripts have run."""
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+    options += ("--disable-background-networking", "--disable-component-update")
+    with tempfile.TemporaryDirectory() as profile:
+        command = [BROWSER, *options, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+        return subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.decode()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_in_a_browser_its_own_script_runs_and_no_other(tmp_path):
+    hostile(tmp_path)
+    text = opened(tmp_path / "report.html")
+    page = Page(text)
+    assert '<div id="tools">' in text, "the page's own script has shown the tools"
+    assert "<title>Parotid glands: 4 cases</title>" in text
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == 3
+    assert not [attributes for _, attributes in page.tags if attributes.get("id") == "hit" or "onerror" in attributes]
+
+
+USER = """<script>
+const by = document.querySelector("#sort"), turn = document.querySelector("#turn");
+const told = [], tell = () => told.push([...document.querySelectorAll("tbody tr:not([hidden])")]
+  .map((row) => row.cells[1].dataset.value).join(" "));
+const choose = (index) => { by.selectedIndex = index; by.dispatchEvent(new Event("change")); tell(); };
+tell(); choose(1); choose(6); turn.click(); tell(); told.push(turn.textContent, by.value);
+document.querySelector("th button").click(); tell(); told.push(turn.textContent, by.value);
+document.querySelector("#flagged").click(); tell();
+document.title = told.join("; ");
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_sorting_by_the_list_and_by_the_headings(tmp_path):
+    entries = [entry("c10", 30, 20), entry("c9", 30, 29), failed("c1e3"), entry("C2", 30, 10, flags=("x",))]
+    _, text = made(tmp_path, entries)
+    (tmp_path / "used.html").write_text(re.sub("<meta http-equiv[^>]*>", "", text) + USER)
+    title = opened(tmp_path / "used.html").partition("<title>")[2].partition("</title>")[0]
+    assert title.split("; ") == [
+        *("c1e3 C2 c10 c9", "c1e3 C2 c9 c10", "c9 c10 C2 c1e3", "C2 c10 c9 c1e3", "\u2193 falling", "Ratio"),
+        *("c1e3 C2 c10 c9", "\u2191 rising", "Worst first", "c1e3 C2"),
+    ]
+
+
+def texts_in(value) -> list[str]:
+    """All strings of a JSON value, keys as well."""
+    if isinstance(value, dict):
+        return [*value, *(text for each in value.values() for text in texts_in(each))]
+    if isinstance(value, list):
+        return [text for each in value for text in texts_in(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_hostile_texts_in_the_json(tmp_path):
+    hostile(tmp_path)
+    content = (tmp_path / "report.json").read_bytes()
+    assert content.isascii()
+    texts = texts_in(json.loads(content))
+    assert any("<script>document.title='hit'</script>" in text for text in texts)
+    assert all(text.isprintable() and text.strip() for text in texts), "FHIR allows no others"
+
+
+def test_names_in_letters_of_all_kinds(tmp_path):
+    page, text = made(tmp_path, [entry("Müller-李"), entry("שלום 12")])
+    assert text.isascii()
+    assert {"Müller-李", "שלום 12"} <= set(page.texts)
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert "./M%C3%BCller-%E6%9D%8E.nii.gz" in links
+    assert text.count(f"<bdi>{''.join(f'&#{ord(letter)};' for letter in 'שלום')} 12</bdi>") == 2
+    json.loads((tmp_path / "report.json").read_text("utf-8"))
 
 
 def test_worst_first():
@@ -117,10 +202,11 @@ def test_worst_first():
         entry("unsure", agreement={"parotid_left": 0.93, "parotid_right": 0.99}),
         entry("uncertain", flags=("parotid_left uncertain (the look in the mirror agrees at a DSC of 0.70 only)",)),
         entry("one", 30, 0.0, flags=("parotid_right missing (0.0 ml)",)),
+        entry("swapped", flags=("left and right look swapped (the left gland lies 92 mm to ...)", "sheared")),
         failed(),
     ]
     names = [case.name for case in worst_first(cases)]
-    assert names == ["broken", "one", "uncertain", "differing", "unsure", "unequal", "fine"]
+    assert names == ["broken", "swapped", "one", "uncertain", "differing", "unsure", "unequal", "fine"]
     assert judge(cases[2]).flags == ("sides differ (the larger gland is 1.65 times the smaller)",)
     assert judge(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
 
@@ -142,7 +228,8 @@ def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
     assert rows == ["#case-1", "#case-2", "#case-3"]
     assert [section["id"] for section in page.all("details")] == ["case-1", "case-2", "case-3"]
     assert [(link["href"]) for link in page.all("a") if link["href"].startswith("#case")] == rows
-    assert len(page.all("button")) == len(page.all("th"))
+    assert len(page.all("button")) == len(page.all("th")) + 1
+    assert len(page.all("option")) == len(page.all("th")), "where the headings are not shown"
     assert [head["aria-sort"] for head in page.all("th") if "aria-sort" in head] == ["ascending"]
     assert {head["scope"] for head in page.all("th")} == {"col"}
     assert any(each.get("tabindex") == "0" and each.get("role") == "region" for each in page.all("div"))
@@ -150,11 +237,35 @@ def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
 
 
 def test_no_folder_of_a_scan_is_named(tmp_path):
-    made(tmp_path, [failed(), entry()])
+    taken = f"/scans/who/b.nii.gz: {tmp_path}/b.nii.gz exists and is no mask of ours"
+    made(tmp_path, [failed(), entry(), replace(failed("taken", taken), source="/scans/who/b.nii.gz")])
     for name in ("report.html", "report.json"):
         text = (tmp_path / name).read_text()
         assert "/scans" not in text
+        assert str(tmp_path) not in text
+        assert "b.nii.gz: b.nii.gz exists" in text
         assert "broken.nii.gz: not a NIfTI file" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "told", "name"),
+    [
+        (".", ".: no scan in this folder, expected files ending in .nii", None, "."),
+        ("..", "..: no scan in this folder", None, ".."),
+        ("/broken.nii", "/broken.nii: no NIfTI file", None, "broken.nii"),
+        (
+            "a/b.nii",
+            "a/b.nii: not on the voxels of a/c.nii (data/b.nii)",
+            "b.nii: not on the voxels of c.nii (data/b.nii)",
+            "b.nii",
+        ),
+        ("/x y/b", "/x y/b/1.dcm: found '/x y/b/2.dcm', too", "b/1.dcm: found 'b/2.dcm', too", "b"),
+        ("/x/who/ct/series-1", "/x/who/ct: 3 slices, /x/who/ct/7 twice", "ct: 3 slices, 7 twice", "series-1"),
+    ],
+)
+def test_arguments_that_are_no_scans(source, reason, told, name):
+    case = judge(Entry("", source, "", "failed", reason))
+    assert (case.name, case.reason) == (name, told or reason)
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 250_000), (40, 10_000_000), (1000, 14_000_000)])
@@ -174,6 +285,14 @@ def test_a_case_without_pictures_and_a_mask_that_is_gone(tmp_path):
     assert "gone" not in text
     assert not page.all("img")
     made(tmp_path, [])
+
+
+def test_files_in_other_formats_are_linked_as_far_as_they_are_there(tmp_path):
+    (tmp_path / "a.seg.dcm").write_bytes(b"seg")
+    further = {"a.seg.dcm": "1", "a.rtstruct.dcm": "2", "../a.seg.dcm": "3"}
+    page, _ = made(tmp_path, [replace(entry(), further=further)])
+    links = [link["href"] for link in page.all("a") if not link["href"].startswith("#")]
+    assert links == ["./a.nii.gz", "./a.seg.dcm"]
 
 
 def test_what_the_run_did_not_come_to_and_what_another_model_did(tmp_path):
@@ -196,7 +315,40 @@ def test_json_has_the_shape_of_fhir(tmp_path):
     left, right, ratio = (by_address[each["reference"]] for each in good["result"])
     assert {each["resourceType"] for each in (left, right, ratio)} == {"Observation"}
     assert left["valueQuantity"] == {"value": 30.0, "unit": "mL", "system": "http://unitsofmeasure.org", "code": "mL"}
+    assert left["code"]["coding"][0]["code"] == "118565006"
     assert left["bodySite"]["coding"][0]["code"] == "45289007"
-    assert left["component"][0]["valueCodeableConcept"]["coding"][0]["display"] == "Left"
-    assert right["component"][1]["valueQuantity"]["value"] == 0.98
+    for side, code in ((left, "7771000"), (right, "24028007")):
+        (laterality,) = side["bodySite"]["extension"]
+        assert laterality["url"] == "http://hl7.org/fhir/StructureDefinition/observation-structureLaterality"
+        assert laterality["valueCodeableConcept"]["coding"][0]["code"] == code
+    assert right["component"][0]["valueQuantity"]["value"] == 0.98
     assert ratio["valueQuantity"]["value"] == pytest.approx(1.071)
+
+
+def test_codes_are_those_of_dicom():
+    codes = pytest.importorskip("pydicom.sr.codedict").codes.SCT
+    known = (codes.Volume, codes.ParotidGland, codes.Left, codes.Right)
+    found = (VOLUME, PAROTID, SIDES["left"], SIDES["right"])
+    assert [(code.value, code.meaning) for code in known] == list(found)
+
+
+def test_addresses_are_unique_and_lasting(tmp_path):
+    entries = [entry(), failed("", "x"), replace(failed("", "x"), source="/elsewhere/broken.nii.gz")]
+
+    def addresses() -> list[str]:
+        made(tmp_path, entries)
+        return [each["fullUrl"] for each in json.loads((tmp_path / "report.json").read_text())["entry"]]
+
+    first = addresses()
+    assert len(set(first)) == len(first) == 6
+    assert addresses() == first
+
+
+def test_a_structure_of_both_sides_or_another_organ(tmp_path):
+    made(tmp_path, [replace(entry(), volumes_ml={"left_right_parotid": 9.0, "tumour": 1.0})])
+    both, tumour = (
+        each["resource"]["bodySite"] for each in json.loads((tmp_path / "report.json").read_text())["entry"][1:]
+    )
+    assert "extension" not in both
+    assert both["coding"][0]["code"] == "45289007"
+    assert tumour == {"text": "tumour"}

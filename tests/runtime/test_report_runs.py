@@ -12,7 +12,7 @@ def test_a_rerun_reports_all_cases_of_the_folder(command, scans, tmp_path):
     text = (out / "report.html").read_text()
     assert text.count("<details") == 2
     assert text.count("data:image/webp;base64,") == 1
-    assert text.index(">1. text ") < text.index(">2. good "), "the failed one is first"
+    assert text.index(">1. <bdi>text<") < text.index(">2. <bdi>good<"), "the failed one is first"
     assert str(scans) not in text
     (out / "report.html").unlink()
     again = command("infer", scans / "text.nii.gz", "--out", out, "--backend", "onnxruntime")

@@ -43,6 +43,18 @@ def test_at_the_scans_corner_and_none_at_all(tmp_path, spacing):
     assert Image.open(tmp_path / "corner.webp").size[1] > 3 * PANEL_PX
 
 
+def test_names_of_both_sides_or_none_stand_between(tmp_path):
+    mask = np.zeros((40, 64, 64), np.uint8)
+    mask[10:20, 20:30, 12:22], mask[10:20, 20:30, 26:36], mask[10:20, 20:30, 42:52] = 3, 1, 2
+    names = ("background", "left_and_right", "left", "right")
+    draw_views(volume(), (-160, 240), mask, names, tmp_path / "a.webp")
+    pixels = np.asarray(Image.open(tmp_path / "a.webp").convert("RGB"))
+    sagittal = pixels[-PANEL_PX:, :732]
+    for value, column in ((3, 0), (1, 1), (2, 2)):
+        outlines = np.split(coloured(sagittal, COLOURS[value - 1]), 3, axis=1)
+        assert [outline.sum() > 50 for outline in outlines] == [at == column for at in range(3)]
+
+
 def test_names_in_plain_words():
     names = ("parotid_left", "LeftParotid", "parotid", "tumour_2", "right_parotid")
     assert [shown_name(name) for name in names] == [

@@ -62,7 +62,7 @@ def test_nothing_at_all_is_flagged_or_for_parotids_an_error():
 
 def test_unusual_parotids_are_flagged():
     mask = np.zeros((10, 30, 30), np.uint8)
-    mask[0:2, 8:12, 8:12] = 1
+    mask[0:2, 8:12, 18:22] = 1
     flags = segment(mask, PAROTIDS, 0, channels=("CT",)).flags
     assert flags == (
         "parotid_left of unusual volume (4.0 ml)",
@@ -89,7 +89,7 @@ def test_the_windows_are_handed_to_the_model():
 
 def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
     mask = np.zeros((10, 30, 30), np.uint8)
-    mask[3:8, 8:12, 8:12], mask[3:8, 8:12, 18:22] = 1, 2
+    mask[3:8, 8:12, 8:12], mask[3:8, 8:12, 18:22] = 2, 1
     volume = scan(0)
     contract = Fake(mask, PAROTIDS, ("CT",)).contract
     covered = prepare(volume, contract)
@@ -97,3 +97,45 @@ def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
     found = conclude(labels, covered, volume, contract, agreement={"parotid_left": 0.91, "parotid_right": 0.93})
     assert found.flags == ("parotid_left uncertain (the look in the mirror agrees at a DSC of 0.91 only)",)
     assert found.agreement == {"parotid_left": 0.91, "parotid_right": 0.93}
+
+
+def glands(left: int | None, right: int | None) -> np.ndarray:
+    """A mask of two glands of 8 ml that begin at these columns."""
+    mask = np.zeros((10, 30, 30), np.uint8)
+    for value, column in enumerate((left, right), start=1):
+        if column is not None:
+            mask[3:7, 12:16, column : column + 4] = value
+    return mask
+
+
+@pytest.mark.parametrize("names", [("parotid_left", "parotid_right"), ("LeftParotid", "RightParotid")])
+def test_glands_that_changed_sides_are_flagged(names):
+    labels = ("background", *names)
+    swapped = "left and right look swapped (the left gland lies 50 mm to the patient's right of the other)"
+    assert segment(glands(8, 18), labels, 0, channels=("CT",)).flags == (swapped,)
+    assert segment(glands(18, 8), labels, 0, channels=("CT",)).flags == ()
+    assert segment(glands(21, 17), labels, 0, channels=("CT",)).flags == (), "two of one side are in their order"
+    assert segment(glands(18, 8), (labels[0], *labels[:0:-1]), 0, channels=("CT",)).flags == (swapped,)
+
+
+@pytest.mark.parametrize("channel", ["CT", "T1"])
+def test_one_gland_alone_is_compared_with_the_middle_of_the_body(channel):
+    def flags(left, right):
+        return segment(glands(left, right), PAROTIDS, 0 if channel == "CT" else 7.0, channels=(channel,)).flags
+
+    told = "left and right look swapped (the {} gland, the only one, lies 35 mm to the patient's {} of the middle)"
+    assert flags(6, None) == (told.format("left", "right"), "parotid_right missing (0.0 ml)")
+    assert flags(None, 20) == (told.format("right", "left"), "parotid_left missing (0.0 ml)")
+    for left, right in ((20, None), (None, 6), (10, None), (None, 16)):
+        assert not any("swapped" in flag for flag in flags(left, right)), "on its side, or near the middle"
+
+
+def test_a_speck_on_the_other_side_is_no_gland():
+    mask = glands(18, None)
+    mask[5, 14, 24] = 2
+    assert segment(mask, PAROTIDS, 0, channels=("CT",)).flags == ("parotid_right missing (0.1 ml)",)
+
+
+def test_structures_that_are_no_parotid_glands_may_lie_anywhere():
+    labels = ("background", "eye_left", "eye_right")
+    assert segment(glands(8, 18), labels, 5.0, channels=("T1",)).flags == ()

@@ -1,0 +1,58 @@
+"""What a case is read from: NIfTI files or DICOM series, one for each of the model's channels."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from parotid_seg.runtime.journal import hash_file
+from parotid_seg.scan.nifti import NiftiScan, count_voxels, read_nifti
+from parotid_seg.scan.series import Series
+
+Source = Path | Series
+"""A NIfTI file, absolute and not surely there, or a DICOM series that was found."""
+Scan = tuple[Source, ...]
+"""The sources of a scan's channels, in the model's order."""
+
+
+def place_of(source: Source) -> Path:
+    """What tells a source from all others, for people and from one run to the next."""
+    return source if isinstance(source, Path) else source.folder / f"series-{source.key}"
+
+
+def hash_source(source: Source) -> str:
+    """Hash over a source's bytes, and over which of them are its slices.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    if isinstance(source, Path):
+        return hash_file(source)
+    files = {each.path: hash_file(each.path) for each in source.slices}
+    slices = ((files[each.path], str(each.frame)) for each in source.slices)
+    return hashlib.sha256(" ".join(part for each in slices for part in each).encode()).hexdigest()
+
+
+def read_scan(scan: Scan) -> NiftiScan:
+    """Read the channels of a scan; a series comes as a converter to NIfTI would have stored it.
+
+    Raises:
+        ScanError: as `read_nifti` and `read_series`.
+    """
+    paths = [each for each in scan if isinstance(each, Path)]
+    if len(paths) == len(scan):
+        return read_nifti(*paths)
+    from parotid_seg.scan.dicom import read_series
+
+    (series,) = scan
+    assert isinstance(series, Series)
+    return read_series(series)
+
+
+def voxels_of(scan: Scan) -> int:
+    """Voxels of all channels by their headers; 0 of those that cannot be read."""
+    return sum(count_voxels(each) if isinstance(each, Path) else _voxels_of_series(each) for each in scan)
+
+
+def _voxels_of_series(series: Series) -> int:
+    return len(series.slices) * series.rows * series.columns

