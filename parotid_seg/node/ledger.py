@@ -1,0 +1,126 @@
+"""What is known of each series, a small file each, so that a node that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from parotid_seg.files import make_folder, whole_file
+
+STARTED = "started"
+"""Being segmented, or it was when the node ended."""
+FAILED = "failed"
+"""Cannot be segmented as it is."""
+INCOMPLETE = "incomplete"
+"""New slices came of a series whose other slices were removed when it was done."""
+DONE = "done"
+"""The result is whole; it is still to be sent, if there is a peer."""
+REFUSED = "refused"
+"""The peer does not take the result."""
+SENT = "sent"
+"""The peer has the result."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A received object as it was when its series was looked at: its content's SHA-256, and when it was written."""
+
+    sha256: str
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a series; nothing of it names a patient.
+
+    Attributes:
+        status: one of the above.
+        slices: what the status is about, by name (see `short_hash`).
+        reason: why it failed or was refused, else empty.
+        results: names of the result files in the series' folder of results.
+        deaths: how often the node died while it was at it.
+    """
+
+    status: str
+    slices: dict[str, Slice]
+    reason: str = ""
+    results: tuple[str, ...] = ()
+    deaths: int = 0
+
+
+class Ledger:
+    """Records by series (see `short_hash`); threads may share it.
+
+    Raises:
+        OutputError: if the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        make_folder(folder)
+
+    def get(self, series: str) -> Record | None:
+        """A series' record; None if there is none that can be read."""
+        try:
+            found = json.loads(self._path(series).read_bytes())
+            slices = {name: Slice(str(sha256), int(mtime)) for name, (sha256, mtime) in found.pop("slices").items()}
+            return Record(slices=slices, results=tuple(found.pop("results")), **found)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return None
+
+    def put(self, series: str, record: Record) -> None:
+        """Record a series; on return it is on disk.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        with self._lock:
+            self._write(series, record)
+
+    def replace(self, series: str, known: Record, record: Record) -> bool:
+        """Record a series, unless it has another record by now.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        with self._lock:
+            if self.get(series) != known:
+                return False
+            self._write(series, record)
+            return True
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.stem for path in sorted(self.folder.glob("*.json")))
+
+    def _path(self, series: str) -> Path:
+        return self.folder / f"{series}.json"
+
+    def _write(self, series: str, record: Record) -> None:
+        content = dataclasses.asdict(record)
+        content["slices"] = {name: (found.sha256, found.mtime_ns) for name, found in record.slices.items()}
+        with whole_file(self._path(series)) as partial:
+            partial.write_text(json.dumps(content), encoding="ascii")
+        sync_folder(self.folder)
+
+
+def short_hash(uid: str) -> str:
+    """The name that a UID goes by on disk and in messages: the first 16 digits of its SHA-256."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:16]
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

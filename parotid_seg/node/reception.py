@@ -1,0 +1,195 @@
+"""The side of the node that other nodes connect to: who may, and what is taken from them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydicom import uid
+from pynetdicom import AE, Association, _config, evt
+from pynetdicom.sop_class import Verification
+
+from parotid_seg.errors import InputError
+from parotid_seg.node import objects
+from parotid_seg.node.bounds import LONGEST_PDU, Messages, Server, handler_of
+from parotid_seg.node.inbox import Inbox
+from parotid_seg.node.objects import Refused, Spool, identify
+from parotid_seg.node.options import ListenOptions, Say
+
+if TYPE_CHECKING:
+    from pynetdicom.events import Event, EventHandlerType
+
+SOP_CLASSES = (
+    uid.CTImageStorage,
+    uid.EnhancedCTImageStorage,
+    uid.LegacyConvertedEnhancedCTImageStorage,
+    uid.MRImageStorage,
+    uid.EnhancedMRImageStorage,
+    uid.LegacyConvertedEnhancedMRImageStorage,
+)
+TRANSFER_SYNTAXES = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.RLELossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLossless,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+)
+"""Best first: of those that a peer offers, it is told to use the first. Deflated is not there: it can be a bomb."""
+NEGOTIATION_S = 10.0
+"""For a peer that is connected to say who it is."""
+POLL_S = 0.2
+
+
+@dataclass
+class _Guest:
+    """What came of an association so far."""
+
+    name: str = ""
+    taken: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Reception:
+    """The listening side of the node. Its port is taken from the start; `serve` begins to answer.
+
+    Args:
+        options, inbox: the node's.
+        say: told what happens, a line at a time.
+
+    Raises:
+        InputError: if the port cannot be listened on.
+    """
+
+    def __init__(self, options: ListenOptions, inbox: Inbox, say: Say) -> None:
+        _config.LOG_HANDLER_LEVEL = "none"  # else each PDU is put into words that nobody reads
+        self._options, self._inbox, self._say = options, inbox, say
+        self._guests: dict[Association, _Guest] = {}
+        self._lock = threading.Lock()
+        ae = AE(options.ae_title)
+        ae.add_supported_context(Verification)
+        for sop_class in SOP_CLASSES:
+            ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        # An empty list would let in everybody: a title that nobody knows lets in nobody.
+        ae.require_calling_aet = list(options.allowed) or [secrets.token_hex(8)]
+        ae.maximum_associations = options.most_associations
+        ae.maximum_pdu_size = LONGEST_PDU // 4
+        ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = NEGOTIATION_S, options.silence_s, options.silence_s
+        handlers: list[EventHandlerType] = [
+            (evt.EVT_REJECTED, self._turned_away),
+            (evt.EVT_ESTABLISHED, self._came),
+            (evt.EVT_C_STORE, self._store),
+        ]
+        try:
+            self._server = ae.make_server(
+                (options.host, options.port),
+                evt_handlers=handlers,
+                server_class=Server,
+                request_handler=handler_of(self._welcome),
+            )
+        except OSError as error:
+            known = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
+            reason = known.get(error.errno or 0, error.strerror)
+            raise InputError(f"--port: {options.host}:{options.port} cannot be listened on: {reason}") from error
+        self._server.timeout = POLL_S
+
+    def serve(self, stopping: Callable[[], bool]) -> None:
+        """Answer until it is time to stop; then no new association is taken."""
+        try:
+            while not stopping():
+                self._server.handle_request()
+                self._server.service_actions()
+                self.look_after()
+        finally:
+            self._server.server_close()
+            self._say("stopping: no new association is taken")
+
+    def close(self, grace_s: float) -> None:
+        """Let associations end by themselves for so long, then end them."""
+        self._wait_for_the_end(grace_s)
+        for association in self._server.active_associations:
+            association.abort(block=False)
+        self._wait_for_the_end(1.0)
+        for association in self._server.active_associations:  # their threads wait for the peer's next byte
+            with contextlib.suppress(OSError, AttributeError):
+                association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        self._wait_for_the_end(1.0)
+        self.look_after()
+
+    def _wait_for_the_end(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while any(one.is_established for one in self._server.active_associations) and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def look_after(self) -> None:
+        """See which associations are over."""
+        with self._lock:
+            over = [(one, guest) for one, guest in self._guests.items() if one.ident and not one.is_alive()]
+            for association, _ in over:
+                del self._guests[association]
+        for association, guest in over:
+            if isinstance(association.dimse, Messages):
+                association.dimse.discard()
+            self._inbox.left(association)
+            for series, count in guest.taken.items():
+                self._say(f"{guest.name}: {count} objects of series {series} received")
+            for reason, count in guest.refused.items():
+                if count > 1:
+                    self._say(f"{guest.name}: {count} objects refused in all: {reason}")
+
+    def _welcome(self, association: Association) -> None:
+        """A peer has connected."""
+        association.dimse = Messages(association, self._inbox, self._options, SOP_CLASSES)
+        with self._lock:
+            self._guests[association] = _Guest()
+
+    def _turned_away(self, event: Event) -> None:
+        if event.assoc.requestor.ae_title not in self._options.allowed:
+            self._say(f"{_name_of(event.assoc)}: turned away, this AE title is not allowed (--allow)")
+        else:
+            self._say(f"{_name_of(event.assoc)}: turned away, there are too many associations")
+
+    def _came(self, event: Event) -> None:
+        with self._lock:
+            self._guests[event.assoc].name = _name_of(event.assoc)
+
+    def _store(self, event: Event) -> int:
+        """Take an object; the status to answer."""
+        guest, request = self._guests[event.assoc], event.request
+        spool = request.DataSet
+        assert isinstance(spool, Spool)
+        try:
+            file = spool.finish()
+            found = identify(spool.path, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+            series = self._inbox.place(file, spool.path, found.series, found.sop_instance, event.assoc)
+            guest.taken[series] += 1
+            return 0x0000
+        except Refused as error:
+            refusal = error
+        except OSError as error:
+            refusal = Refused(objects.OUT_OF_RESOURCES, f"it cannot be written ({error.strerror})")
+        finally:
+            spool.discard(objects.OVER)  # of what is in its place by now, nothing
+        if refusal.reason not in guest.refused:
+            self._say(f"{guest.name}: an object is refused: {refusal.reason} (status {refusal.status:04X})")
+        guest.refused[refusal.reason] += 1
+        return refusal.status
+
+
+def _name_of(association: Association) -> str:
+    title = "".join(c if c.isprintable() else "?" for c in str(association.requestor.ae_title))
+    return f"{title!r} at {association.requestor.address}"

@@ -1,0 +1,41 @@
+"""What the node does with a series: `parotid-seg infer` on its folder, with a model that is loaded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parotid_seg.errors import InputError
+from parotid_seg.node.work import Segment, Segmented
+from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.infer import InferOptions, Outcome, infer
+from parotid_seg.runtime.outputs import ENDINGS, RTSTRUCT, Outputs
+
+
+def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True) -> Segment:
+    """A `Segment` that makes an RTSTRUCT of each volume of a series.
+
+    Args:
+        backend: the loaded model.
+        flips, clean_up: see `InferOptions`.
+    """
+    options = InferOptions(
+        workers=1, flips=flips, clean_up=clean_up, pictures=False, report=False, outputs=Outputs((RTSTRUCT,))
+    )
+
+    def segment(series: Path, out: Path) -> Segmented:
+        failures: list[str] = []
+        flags: list[str] = []
+
+        def note(outcome: Outcome) -> None:
+            if outcome.status == "failed":
+                failures.append(outcome.entry.reason)
+            flags.extend(outcome.entry.flags)
+
+        try:
+            infer([series], out, lambda: backend, options, progress=note)
+        except InputError as error:
+            return Segmented(reason=str(error))
+        files = tuple(sorted(out.glob(f"*{ENDINGS[RTSTRUCT]}")))
+        return Segmented(files, reason="" if files else "; ".join(failures), note="; ".join((*failures, *flags)))
+
+    return segment

@@ -1,0 +1,217 @@
+"""Results on their way to the peer: kept until it has them, however long it is away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, Association
+
+from parotid_seg.errors import OutputError
+from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, Record
+from parotid_seg.node.options import Peer, Say
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 300.0
+"""Waits double from the first to the longest while the peer is away."""
+MOST_REFUSALS = 5
+CONNECTION_S, NEGOTIATION_S, ANSWER_S = 10.0, 30.0, 60.0
+POLL_S = 0.2
+
+
+class _Away(Exception):  # noqa: N818 (a state of the peer, no error of ours)
+    """The peer cannot be reached, or breaks off."""
+
+
+class _Rejected(Exception):  # noqa: N818
+    """The peer does not take a result."""
+
+
+@dataclass
+class _Waiting:
+    """A series whose result waits: until when (monotonic seconds), and how often the peer refused it."""
+
+    due: float = 0.0
+    refusals: int = 0
+
+
+class Outbox:
+    """Sends results in one thread of its own (`run`).
+
+    Args:
+        peer: who gets them.
+        ae_title: the node's own.
+        results: folder that has a folder of results for each series.
+        ledger: the node's.
+        delivered: told of each series whose result the peer has.
+        say: told what happens, a line at a time.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        ae_title: str,
+        results: Path,
+        ledger: Ledger,
+        delivered: Callable[[str], None],
+        say: Say,
+    ) -> None:
+        self._peer, self._results, self._ledger = peer, results, ledger
+        self._delivered, self._say = delivered, say
+        self._ae = AE(ae_title)
+        self._ae.connection_timeout, self._ae.acse_timeout = CONNECTION_S, NEGOTIATION_S
+        self._ae.dimse_timeout = self._ae.network_timeout = ANSWER_S
+        self._open: Association | None = None
+        self._waiting: dict[str, _Waiting] = {}
+        self._lock = threading.Lock()
+
+    def add(self, series: str) -> None:
+        """Have a series' result sent; any thread may ask for it."""
+        with self._lock:
+            self._waiting[series] = _Waiting()
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Send what waits until it is time to stop; a result that is being sent is finished."""
+        wait_s, quiet_until = FIRST_WAIT_S, 0.0
+        while not stopping():
+            due = self._due() if time.monotonic() >= quiet_until else []
+            if not due:
+                time.sleep(POLL_S)
+                continue
+            try:
+                self._send_all(due, stopping)
+                wait_s = FIRST_WAIT_S
+            except _Away as away:
+                self._say(f"{self._peer}: {away}; {len(due)} results wait, trying again in {wait_s:.0f} s")
+                quiet_until = time.monotonic() + wait_s
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def close(self) -> None:
+        """Break off what is being sent; it is sent again after a restart."""
+        association = self._open
+        if association is not None:
+            association.abort(block=False)
+
+    def _due(self) -> list[str]:
+        now = time.monotonic()
+        with self._lock:
+            return [series for series, waiting in self._waiting.items() if waiting.due <= now]
+
+    def _send_all(self, due: list[str], stopping: Callable[[], bool]) -> None:
+        """Send what is due in one association. Raises _Away."""
+        records = {}
+        for series in due:
+            record = self._ledger.get(series)
+            if record is None or record.status not in (DONE, REFUSED):
+                self._forget(series)  # it is done again meanwhile
+            else:
+                records[series] = record
+        kinds = {kind for series, record in records.items() for kind in self._kinds(series, record)}
+        if not kinds:
+            for series, record in records.items():
+                self._refused(series, record, "its result file is missing or damaged")
+            return
+        with self._association(kinds) as association:
+            for series, record in records.items():
+                if stopping():
+                    return
+                self._send(series, record, association)
+
+    def _send(self, series: str, record: Record, association: Association) -> None:
+        try:
+            for name in record.results:
+                _store(self._results / series / name, association)
+        except _Rejected as reason:
+            self._refused(series, record, str(reason))
+            return
+        try:
+            if self._ledger.replace(series, record, replace(record, status=SENT, reason="")):
+                self._say(f"series {series}: result sent to {self._peer}")
+                self._delivered(series)
+            self._forget(series)
+        except OutputError as error:
+            self._put_off(series, f"it was sent, but that cannot be recorded: {error}")
+
+    def _refused(self, series: str, record: Record, reason: str) -> None:
+        refusals = self._put_off(series, f"{self._peer} does not take the result: {reason}")
+        if refusals < MOST_REFUSALS:
+            return
+        self._forget(series)
+        self._say(f"series {series}: set aside; it is sent again after a restart, or when the series comes again")
+        try:
+            self._ledger.replace(series, record, replace(record, status=REFUSED, reason=reason))
+        except OutputError as error:
+            self._say(f"series {series}: {error}")
+
+    def _put_off(self, series: str, reason: str) -> int:
+        """Try a series again later; how often that happened."""
+        with self._lock:
+            waiting = self._waiting.setdefault(series, _Waiting())
+            waiting.refusals += 1
+            waiting.due = time.monotonic() + min(FIRST_WAIT_S * 2**waiting.refusals, LONGEST_WAIT_S)
+        self._say(f"series {series}: {reason}")
+        return waiting.refusals
+
+    def _forget(self, series: str) -> None:
+        with self._lock:
+            self._waiting.pop(series, None)
+
+    def _kinds(self, series: str, record: Record) -> Iterator[tuple[str, str]]:
+        """SOP class and transfer syntax of each result file that can be read."""
+        for name in record.results:
+            try:
+                meta = read_file_meta_info(self._results / series / name)
+                yield str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+            except Exception:  # missing or damaged, which `_store` tells
+                continue
+
+    @contextmanager
+    def _association(self, kinds: set[tuple[str, str]]) -> Iterator[Association]:
+        """An association for files of these SOP classes and transfer syntaxes. Raises _Away."""
+        self._ae.requested_contexts = []
+        for sop_class in sorted({sop_class for sop_class, _ in kinds}):
+            syntaxes = {syntax for known, syntax in kinds if known == sop_class}
+            plain = {str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)}
+            for syntax in sorted(syntaxes - plain):
+                self._ae.add_requested_context(sop_class, syntax)
+            self._ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        try:
+            association = self._ae.associate(self._peer.host, self._peer.port, ae_title=self._peer.ae_title)
+        except OSError as error:
+            raise _Away(f"cannot be reached ({error.strerror})") from error
+        if not association.is_established:
+            raise _Away("does not let us in" if association.is_rejected else "cannot be reached")
+        self._open = association
+        try:
+            yield association
+        finally:
+            self._open = None
+            if association.is_established:
+                association.release()
+
+
+def _store(path: Path, association: Association) -> None:
+    """Send a file. Raises _Away or _Rejected."""
+    if not association.is_established:
+        raise _Away("broke the association off")
+    try:
+        answer = association.send_c_store(path)
+    except ValueError as error:  # no context that it agreed to
+        raise _Rejected("it agreed to no transfer of this kind of object") from error
+    except RuntimeError as error:
+        raise _Away("broke the association off") from error
+    except Exception as error:  # whatever a damaged file does to the parser
+        raise _Rejected(f"its result file is missing or damaged ({type(error).__name__})") from error
+    status = answer.get("Status")
+    if status is None:
+        raise _Away("does not answer")
+    if status >> 8 == 0xA7:
+        raise _Away(f"is out of resources (status {status:04X})")
+    if not (status in (0x0000, 0x0001, 0x0107, 0x0116) or status >> 12 == 0xB):
+        raise _Rejected(f"status {status:04X}")

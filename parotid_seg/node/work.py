@@ -1,0 +1,244 @@
+"""A series from the inbox to its result: one at a time, each once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from parotid_seg.errors import OutputError, ParotidSegError
+from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
+from parotid_seg.node.inbox import Inbox
+from parotid_seg.node.ledger import (
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    REFUSED,
+    SENT,
+    STARTED,
+    Ledger,
+    Record,
+    Slice,
+    sync_folder,
+)
+from parotid_seg.node.options import ListenOptions, Say
+
+PARTIAL = ".partial-"
+"""A folder of results that is not whole."""
+MOST_DEATHS = 3
+RETRY_S = 60.0
+"""After results could not be written."""
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What became of a series.
+
+    Attributes:
+        files: DICOM files to send, in the folder that was given for them.
+        reason: why there are none, one line that names no patient; else empty.
+        note: what to tell of a result, one line that names no patient.
+    """
+
+    files: tuple[Path, ...] = ()
+    reason: str = ""
+    note: str = ""
+
+
+Segment = Callable[[Path, Path], Segmented]
+"""Segments a series: (its folder of DICOM files, an empty folder for results) -> `Segmented`.
+
+A ParotidSegError is a reason of failure as well, but for OutputError, after which the series is tried again later.
+"""
+
+
+class Work:
+    """Does series, by turns.
+
+    Args:
+        options, inbox, ledger: the node's.
+        segment: see `Segment`.
+        deliver: told of a series whose result is to be sent.
+        say: told what happens, a line at a time.
+
+    Raises:
+        OutputError: if the folder of results cannot be made or written to.
+    """
+
+    def __init__(
+        self,
+        options: ListenOptions,
+        inbox: Inbox,
+        ledger: Ledger,
+        segment: Segment,
+        deliver: Callable[[str], None],
+        say: Say,
+    ) -> None:
+        self.results = options.out / "results"
+        self._options, self._inbox, self._ledger = options, inbox, ledger
+        self._segment, self._deliver, self._say = segment, deliver, say
+        make_folder(self.results)
+
+    def recover(self) -> None:
+        """Take up what an earlier node left: what was received and not done, what was done and not sent."""
+        remove_orphans(self._ledger.folder)
+        for partial in self.results.glob(f"{PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        for series in self._inbox.all_series():
+            record, times = self._ledger.get(series), self._inbox.times(series)
+            if record is not None and record.status == STARTED:
+                record = replace(record, deaths=record.deaths + 1)
+                self._ledger.put(series, record)
+            known = {name: found.mtime_ns for name, found in record.slices.items()} if record else {}
+            if record is not None and record.status == STARTED:
+                self._inbox.expect(series)
+            elif any(known.get(name) != at for name, at in times.items()):
+                self._inbox.expect(series, self._options.quiet_s)  # whoever was sending it will want to go on
+            elif record and (record.status == SENT or (record.status == DONE and self._options.send_to is None)):
+                self.delivered(series)
+        for series in self._ledger:
+            record = self._ledger.get(series)
+            if record is not None and record.status in (DONE, REFUSED) and self._options.send_to is not None:
+                self._deliver(series)
+
+    def do(self, series: str) -> None:
+        """Do a series that was taken from the inbox."""
+        kept = False
+        try:
+            kept = self._do(series) and self._options.send_to is None
+        except (OSError, OutputError) as error:
+            self._say(f"series {series}: put off, files cannot be read or written: {error}")
+            self._inbox.expect(series, RETRY_S)
+        finally:
+            self._inbox.finish(series)
+        if kept:
+            self.delivered(series)
+
+    def delivered(self, series: str) -> None:
+        """The result is where it belongs, so received slices are needed no longer."""
+        if not self._options.keep_received:
+            self._inbox.remove(series)
+
+    def expire(self) -> None:
+        """Remove the slices of series that came to nothing, once nothing was added to them for long."""
+        oldest_ns = time.time_ns() - int(self._options.keep_failed_days * 86400e9)
+        for series in self._inbox.all_series():
+            record = self._ledger.get(series)
+            written = self._inbox.times(series).values()
+            if (
+                record is None
+                or record.status not in (FAILED, INCOMPLETE, REFUSED)
+                or max(written, default=0) > oldest_ns
+            ):
+                continue
+            if self._inbox.remove(series):
+                self._say(f"series {series}: {record.status}, and its slices are old and are removed ({record.reason})")
+
+    def _do(self, series: str) -> bool:
+        """Whether the series has its result."""
+        slices = self._inbox.slices(series)
+        if not slices:
+            return False
+        known = self._ledger.get(series)
+        if known is not None and known.status != STARTED:
+            added = [name for name, found in slices.items() if not _is_known(name, found, known)]
+            missing = [name for name in known.slices if name not in slices]
+            if not added and known.status in (DONE, SENT, REFUSED) and self._is_whole(series, known):
+                self._say(f"series {series}: came again unchanged, is not segmented again")
+                self._have(series, replace(known, slices=known.slices | slices))
+                return True
+            if missing:
+                reason = (
+                    f"{len(missing)} slices that were received before are removed by now; "
+                    f"found {len(slices)}, expected the whole series again"
+                )
+                self._ledger.put(series, replace(known, status=INCOMPLETE, reason=reason))
+                self._say(f"series {series}: not segmented: {reason}")
+                return False
+        deaths = known.deaths if known is not None and known.status == STARTED else 0
+        return self._segment_series(series, Record(STARTED, slices, deaths=deaths))
+
+    def _have(self, series: str, record: Record) -> None:
+        """A series has its result."""
+        self._ledger.put(series, replace(record, status=DONE, reason=""))
+        if self._options.send_to is not None:
+            self._deliver(series)
+
+    def _segment_series(self, series: str, record: Record) -> bool:
+        if record.deaths >= MOST_DEATHS:
+            self._fail(series, record, f"the node died {record.deaths} times while it was at it")
+            return False
+        self._ledger.put(series, record)
+        self._say(f"series {series}: {len(record.slices)} slices, segmenting")
+        begun = time.perf_counter()
+        scratch = self.results / f"{PARTIAL}{series}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            segmented = self._try_to_segment(series, scratch)
+            if segmented.reason:
+                self._fail(series, record, segmented.reason)
+                return False
+            names = self._keep(series, segmented.files, scratch)
+        except KeyboardInterrupt:  # the next node takes it up, and `recover` is not to count this as a death
+            with contextlib.suppress(OutputError):
+                self._ledger.put(series, replace(record, deaths=record.deaths - 1))
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        note = f"; {segmented.note}" if segmented.note else ""
+        self._say(f"series {series}: done in {time.perf_counter() - begun:.1f} s{note}")
+        self._have(series, replace(record, results=names))
+        return True
+
+    def _try_to_segment(self, series: str, scratch: Path) -> Segmented:
+        try:
+            segmented = self._segment(self._inbox.path_of(series), scratch)
+            whole = segmented.files and all(path.is_relative_to(scratch) and path.is_file() for path in segmented.files)
+            return segmented if segmented.reason or whole else Segmented(reason="there is no result")
+        except OutputError:
+            raise
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            return Segmented(reason=f"unexpected {type(error).__name__} ({error.strerror})")
+        except ParotidSegError as error:
+            return Segmented(reason=str(error))
+        except MemoryError:
+            return Segmented(reason="there is not enough memory for it")
+        except Exception as error:  # a bug, of which the text may hold what the files say
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return Segmented(reason=f"unexpected {type(error).__name__} in {Path(where.filename).name}:{where.lineno}")
+
+    def _keep(self, series: str, files: tuple[Path, ...], scratch: Path) -> tuple[str, ...]:
+        """Make a whole result the series' result, in the place of an older one."""
+        names = tuple(str(path.relative_to(scratch)) for path in files)
+        for path in sorted(scratch.rglob("*")):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            else:
+                sync_folder(path)
+        sync_folder(scratch)
+        final = self.results / series
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+        sync_folder(self.results)
+        return names
+
+    def _fail(self, series: str, record: Record, reason: str) -> None:
+        reason = " ".join(reason.split())
+        self._ledger.put(series, replace(record, status=FAILED, reason=reason, deaths=0))
+        self._say(f"series {series}: cannot be segmented: {reason}")
+
+    def _is_whole(self, series: str, record: Record) -> bool:
+        return all((self.results / series / name).is_file() for name in record.results)
+
+
+def _is_known(name: str, found: Slice, record: Record) -> bool:
+    return name in record.slices and record.slices[name].sha256 == found.sha256

@@ -1,0 +1,38 @@
+"""A node in a process of its own, to be killed: PORT OUT ARCHIVE_PORT SECONDS QUIET. It notes what it does."""
+
+import sys
+import time
+from pathlib import Path
+
+from parotid_seg.node.listen import listen
+from parotid_seg.node.options import ListenOptions, Peer
+from parotid_seg.node.work import Segmented
+from parotid_seg.terminal import print_error
+from tests.node.peers import fake_segment
+
+
+def main(port: str, out: str, archive_port: str, seconds: str, quiet: str) -> int:
+    def segment(folder: Path, results: Path) -> Segmented:
+        note(f"begun {folder.name}")
+        time.sleep(float(seconds))
+        segmented = fake_segment(folder, results)
+        note(f"ended {folder.name}")
+        return segmented
+
+    def note(text: str) -> None:
+        with Path(f"{out}.calls").open("a") as file:
+            file.write(f"{text}\n")
+
+    options = ListenOptions(
+        port=int(port),
+        out=Path(out),
+        allowed=("TESTER",),
+        send_to=Peer("ARCHIVE", "127.0.0.1", int(archive_port)),
+        quiet_s=float(quiet),
+        spare_mib=1,
+    )
+    return listen(options, segment, say=print_error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,319 @@
+"""A series on disk through the ledger's states, without a network."""
+
+import errno
+import os
+import shutil
+import time
+
+import pytest
+
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.node.inbox import PATIENCE, Inbox
+from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Ledger, Record, Slice
+from parotid_seg.node.options import ListenOptions, Peer
+from parotid_seg.node.work import MOST_DEATHS, Segmented, Work
+
+QUIET_S = 0.05
+
+
+class Bench:
+    """The working half of a node; `restarted` is the next one in the same folder."""
+
+    def __init__(self, out, segment=None, **options) -> None:
+        self.options = ListenOptions(104, out, quiet_s=QUIET_S, **options)
+        self.inbox, self.ledger = Inbox(out / "inbox", QUIET_S), Ledger(out / "state")
+        self.lines, self.calls, self.outgoing = [], [], []
+        self.segment = segment or self.write
+        self.work = Work(self.options, self.inbox, self.ledger, self.call, self.outgoing.append, self.lines.append)
+        self.work.recover()
+
+    def call(self, folder, out):
+        self.calls.append(sorted(path.read_text() for path in folder.iterdir()))
+        return self.segment(folder, out)
+
+    @staticmethod
+    def write(folder, out):
+        (out / "result.dcm").write_text(" ".join(sorted(path.read_text() for path in folder.iterdir())))
+        return Segmented((out / "result.dcm",))
+
+    def receive(self, *contents, sender="one", series="1.2"):
+        """Objects whose instance UID follows from the first letter of their content."""
+        for content in contents:
+            path = self.inbox.new_path()
+            file = path.open("xb")
+            file.write(content.encode())
+            name = self.inbox.place(file, path, series, str(ord(content[0])), sender)
+        self.inbox.left(sender)
+        return name
+
+    def run(self):
+        """Do whatever is ready."""
+        time.sleep(QUIET_S * 1.5)
+        done = []
+        while (series := self.inbox.take()) is not None:
+            self.work.do(series)
+            done.append(series)
+        return done
+
+    def status(self, series):
+        return self.ledger.get(series).status
+
+    def result(self, series):
+        (name,) = self.ledger.get(series).results
+        return (self.work.results / series / name).read_text()
+
+    def restarted(self, **options):
+        return Bench(self.options.out, **options)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_series_is_done_once_and_its_slices_go(bench):
+    series = bench.receive("a", "b")
+    assert bench.run() == [series]
+    assert (bench.status(series), bench.result(series)) == (DONE, "a b")
+    assert bench.inbox.all_series() == []
+    again = bench.restarted()
+    assert again.run() == []
+
+
+def test_slices_are_kept_where_that_is_wanted(tmp_path):
+    bench = Bench(tmp_path, keep_received=True)
+    series = bench.receive("a", "b")
+    bench.run()
+    assert len(bench.inbox.times(series)) == 2
+    again = bench.restarted(keep_received=True)
+    assert again.run() == []
+    again.receive("c")
+    again.run()
+    assert again.result(series) == "a b c"
+
+
+def test_it_waits_for_the_association_and_for_quiet(bench):
+    first, second = (bench.inbox.new_path() for _ in range(2))
+    series = bench.inbox.place(first.open("xb"), first, "1.2", "1", "slow")
+    assert bench.run() == []  # quiet, but open
+    bench.inbox.place(second.open("xb"), second, "1.2", "2", "fast")
+    bench.inbox.left("slow")
+    assert bench.inbox.take() is None
+    bench.inbox.left("fast")
+    assert bench.inbox.take() is None  # closed, but not quiet
+    assert bench.run() == [series]
+
+
+def test_an_association_that_never_closes_does_not_hold_it_up_for_ever(bench):
+    path = bench.inbox.new_path()
+    series = bench.inbox.place(path.open("xb"), path, "1.2", "1", "eternal")
+    time.sleep(QUIET_S * PATIENCE)
+    assert bench.inbox.take() == series
+
+
+def test_more_slices_after_it_was_done(bench):
+    series = bench.receive("a", "b")
+    bench.run()
+    bench.receive("c")
+    bench.run()
+    assert bench.status(series) == INCOMPLETE
+    assert "2 slices that were received before are removed by now" in bench.ledger.get(series).reason
+    assert bench.result(series) == "a b"
+    again = bench.restarted()
+    again.receive("a", "b")
+    again.run()
+    assert (again.status(series), again.result(series)) == (DONE, "a b c")
+
+
+def test_slices_that_changed(bench):
+    series = bench.receive("a", "b")
+    bench.run()
+    bench.receive("a", "b changed")
+    bench.run()
+    assert bench.result(series) == "a b changed"
+
+
+def test_it_comes_again_unchanged(bench):
+    series = bench.receive("a", "b")
+    bench.run()
+    bench.receive("b")
+    bench.run()
+    assert len(bench.calls) == 1
+    assert bench.status(series) == DONE
+    assert bench.inbox.all_series() == []
+
+
+def test_it_comes_again_when_its_result_was_taken_away(bench):
+    series = bench.receive("a", "b")
+    bench.run()
+    shutil.rmtree(bench.work.results / series)
+    bench.receive("a", "b")
+    bench.run()
+    assert bench.result(series) == "a b"
+    assert len(bench.calls) == 2
+
+
+def test_a_failed_series_is_kept_and_done_when_more_comes(bench):
+    def gap(folder, out):
+        raise ScanError("a slice\nis missing")
+
+    bench.segment = gap
+    series = bench.receive("a", "c")
+    bench.run()
+    assert (bench.status(series), bench.ledger.get(series).reason) == (FAILED, "a slice is missing")
+    again = bench.restarted()
+    assert again.run() == []  # it would fail again
+    again.receive("b")
+    again.run()
+    assert again.result(series) == "a b c"
+
+
+def test_slices_that_come_while_it_is_in_work(bench):
+    def slow(folder, out):
+        if len(bench.calls) == 1:
+            bench.receive("c")
+        return bench.write(folder, out)
+
+    bench.segment = slow
+    series = bench.receive("a", "b")
+    bench.run()
+    assert len(bench.calls) == 1
+    bench.run()
+    assert bench.result(series) == "a b c"
+    assert bench.inbox.all_series() == []
+
+
+def test_slices_that_come_while_the_result_is_sent(tmp_path):
+    bench = Bench(tmp_path, send_to=Peer("ARCHIVE", "127.0.0.1", 104))
+    series = bench.receive("a", "b")
+    bench.run()
+    bench.receive("c")
+    time.sleep(QUIET_S * 1.5)
+    assert bench.inbox.take() == series
+    bench.work.delivered(series)  # by the sender's thread
+    bench.work.do(series)
+    assert bench.result(series) == "a b c"
+    bench.work.delivered(series)
+    assert bench.inbox.all_series() == []
+
+
+def test_a_full_disk_puts_it_off(bench, monkeypatch):
+    monkeypatch.setattr("parotid_seg.node.work.RETRY_S", 0.2)
+
+    def full(folder, out):
+        bench.segment = other_full
+        raise OutputError("no room")
+
+    def other_full(folder, out):
+        bench.segment = bench.write
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench.segment = full
+    series = bench.receive("a")
+    bench.run()
+    assert "put off, files cannot be read or written: no room" in bench.lines[-1]
+    assert bench.run() == []
+    for _ in range(2):
+        time.sleep(0.2)
+        bench.run()
+    assert (bench.status(series), bench.result(series), len(bench.calls)) == (DONE, "a", 3)
+    assert list(bench.work.results.glob(".partial*")) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda folder, out: Segmented(),
+        lambda folder, out: Segmented((out / "nothing.dcm",)),
+        lambda folder, out: Segmented(tuple(folder.iterdir())),
+    ],
+)
+def test_a_result_that_is_none(bench, wrong):
+    bench.segment = wrong
+    series = bench.receive("a")
+    bench.run()
+    assert (bench.status(series), bench.ledger.get(series).reason) == (FAILED, "there is no result")
+
+
+def test_a_series_that_kills_the_node_is_given_up(bench):
+    class Killed(BaseException):
+        pass
+
+    def kill(folder, out):
+        raise Killed
+
+    series = bench.receive("a")
+    for _ in range(MOST_DEATHS):
+        bench.segment = kill
+        with pytest.raises(Killed):
+            bench.run()
+        assert bench.status(series) == STARTED
+        bench = bench.restarted()
+    bench.run()
+    assert (bench.status(series), bench.calls) == (FAILED, [])
+    assert bench.ledger.get(series).reason == f"the node died {MOST_DEATHS} times while it was at it"
+    bench.receive("a")  # sent again: another try
+    bench.run()
+    assert bench.status(series) == DONE
+
+
+def test_an_interrupted_series_is_not_counted_as_a_death(bench):
+    def interrupt(folder, out):
+        raise KeyboardInterrupt
+
+    series = bench.receive("a")
+    for _ in range(MOST_DEATHS + 1):
+        bench.segment = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            bench.run()
+        bench = bench.restarted()
+    bench.run()
+    assert bench.status(series) == DONE
+
+
+def test_what_was_done_and_not_sent_is_sent_after_a_restart(tmp_path):
+    peer = Peer("ARCHIVE", "127.0.0.1", 104)
+    bench = Bench(tmp_path, send_to=peer)
+    series = bench.receive("a")
+    bench.run()
+    assert bench.outgoing == [series]
+    assert bench.inbox.all_series() == [series]  # until it is sent
+    again = bench.restarted(send_to=peer)
+    assert (again.outgoing, again.run()) == ([series], [])
+    record = again.ledger.get(series)
+    assert again.ledger.replace(series, record, Record(SENT, record.slices, results=record.results))
+    last = again.restarted(send_to=peer)
+    assert (last.outgoing, last.run(), last.inbox.all_series()) == ([], [], [])
+
+
+def test_old_slices_of_a_failed_series_are_removed(tmp_path):
+    bench = Bench(tmp_path, segment=lambda folder, out: Segmented(reason="no gland"), keep_failed_days=1)
+    old, new = bench.receive("a", series="1.2"), bench.receive("b", series="1.3")
+    bench.run()
+    for path in bench.inbox.path_of(old).iterdir():
+        os.utime(path, (time.time() - 90000,) * 2)
+    bench.work.expire()
+    assert bench.inbox.all_series() == [new]
+    assert bench.status(old) == FAILED
+    assert "old and are removed (no gland)" in bench.lines[-1]
+
+
+def test_half_written_things_of_a_killed_node_are_removed(bench):
+    (bench.inbox.incoming / "0.dcm").write_text("half")
+    (bench.work.results / ".partial-x").mkdir()
+    (bench.ledger.folder / ".partial-1-x.json").write_text("{")
+    (bench.ledger.folder / "torn.json").write_text('{"status": "do')
+    again = bench.restarted()
+    assert [path for path in bench.options.out.rglob("*") if "partial" in path.name or path.name == "0.dcm"] == []
+    assert again.ledger.get("torn") is None
+
+
+def test_a_record_is_replaced_only_as_it_was_known(tmp_path):
+    ledger = Ledger(tmp_path)
+    one, other = Record(DONE, {"a": Slice("0", 1)}), Record(STARTED, {"a": Slice("0", 1), "b": Slice("1", 2)})
+    ledger.put("s", one)
+    assert ledger.get("s") == one
+    ledger.put("s", other)
+    assert not ledger.replace("s", one, Record(SENT, {}))
+    assert ledger.get("s") == other
+    assert list(ledger) == ["s"]
