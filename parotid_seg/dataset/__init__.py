@@ -1,0 +1,1 @@
+"""DICOM studies with contours become a data set to train on."""

@@ -1,0 +1,173 @@
+"""`parotid-seg dataset`: DICOM folders to a data set in nnU-Net's raw layout.
+
+Contours come first, then the lists of patients, then the scans without contours: which of those may be trained on
+depends on the lists. dataset.json is written last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parotid_seg.dataset.cases import ENDING, Making
+from parotid_seg.dataset.find import MODALITY, Candidate, Wanted, find_candidates
+from parotid_seg.dataset.left_out import NotUsed, write_left_out
+from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, opened, write_cases
+from parotid_seg.dataset.roi_names import LEFT, RIGHT, RoiNames, read_names
+from parotid_seg.dataset.splits import VALIDATION, Splits, assign, listed, read_splits, roles_of
+from parotid_seg.errors import InputError
+from parotid_seg.files import write_text
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DataSetOptions:
+    """How a data set is made.
+
+    Attributes:
+        labels: names, in the order of their values from 1.
+        names: TOML file, label = ["ROI name", ...], which goes over the built-in rules.
+        partial: keep scans that lack contours of some labels.
+        prefer: label of the structure set to take, where a series has several.
+        validation: patients to hold out; None for a fifth of those with contours.
+        identify: write patient IDs and UIDs to the private folder's cases.csv.
+        private: the folder of what does not belong to the data set; None for DATA.private.
+    """
+
+    labels: tuple[str, ...] = (LEFT, RIGHT)
+    names: Path | None = None
+    partial: bool = False
+    prefer: str | None = None
+    validation: int | None = None
+    identify: bool = False
+    private: Path | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a data set has come to.
+
+    Attributes:
+        labelled, unlabelled: its cases, those of earlier runs included.
+        made: those that this run made, or made again.
+        left_out: files, series, structure sets and ROIs that were not used; `look_at`: those of them that should be.
+        private: the folder that tells which.
+    """
+
+    labelled: int
+    unlabelled: int
+    made: int
+    left_out: int
+    look_at: int
+    private: Path
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 3 something was left out that should be of use, 1 there is no case at all."""
+        if not self.labelled + self.unlabelled:
+            return 1
+        return 3 if self.look_at else 0
+
+
+def build(
+    dicom: Sequence[Path],
+    out: Path,
+    options: DataSetOptions = DataSetOptions(),
+    *,
+    say: Say = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Built:
+    """Make a data set, or go on with it: cases that are there for the same images and contours stay as they are.
+
+    Args:
+        dicom: folders and files, searched at any depth.
+        out: the data set's folder, made if missing.
+        options: see `DataSetOptions`.
+        say: told of every case that is made, and of what somebody should look at, a line at a time.
+        progress: told what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        InputError: if an argument is wrong, there is no CT series, or `out` holds something else.
+        OutputError: if something cannot be written; cases finished before stay.
+    """
+    names = RoiNames(options.labels, read_names(options.names) if options.names else {})
+    data = out.resolve()
+    beside = (options.private or data.with_name(f"{data.name}.private")).resolve()
+    if beside.is_relative_to(data):
+        raise InputError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
+    left: list[NotUsed] = []
+
+    def leave(found: NotUsed) -> None:
+        left.append(found)
+        if found.wanted:
+            say(f"left out: {found}")
+
+    progress("headers", 0, 1)
+    candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), leave)
+    if not candidates:
+        raise InputError(f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies")
+    with opened(data, beside, names.labels) as private:
+        making = Making(data, private, names.labels, say, progress, leave)
+        cases = making.cases_of(candidates)
+        scans = making.labelled(cases)
+        splits, roles = _lists(private, read_splits(data / "splits.json"), options.validation)
+        held_out = sum(role == VALIDATION for role in roles.values())
+        if options.validation is not None and held_out != options.validation:
+            say(f"{held_out} patients are held out, not {options.validation}: each stays in the list he or she was in")
+        making.unlabelled(scans, roles)
+        write_text(json.dumps(splits, indent=1) + "\n", data / "splits.json")
+        write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
+        write_left_out(left, beside / "left_out.csv")
+        write_text(json.dumps(_description(data, private, splits), indent=1) + "\n", data / "dataset.json")
+        counts = Counter(case.kind for case in private.cases.values())
+    look_at = sum(found.wanted for found in left)
+    return Built(counts[LABELLED], counts[UNLABELLED], making.made, len(left), look_at, beside)
+
+
+def _lists(private: Private, earlier: Splits, validation: int | None) -> tuple[Splits, dict[str, str]]:
+    """The lists of cases, and the list of each patient."""
+    everyone = {case.name: case.patient for case in private.cases.values()}
+    labelled = {case.name: case.patient for case in private.cases.values() if case.kind == LABELLED}
+    roles = roles_of(everyone, earlier)
+    roles |= assign(labelled, roles, validation)
+    splits = listed(labelled, roles)
+    for name, cases in earlier.items():  # what a user has put there
+        splits.setdefault(name, []).extend(case for case in cases if case not in everyone)
+    return splits, roles
+
+
+def _description(data: Path, private: Private, splits: Splits) -> dict[str, object]:
+    """What dataset.json says."""
+    cases = [case for case in private.cases.values() if case.kind == LABELLED]
+    values = {"background": 0} | {label: value for value, label in enumerate(private.labels, start=1)}
+    counts = {
+        "patients": len({case.patient for case in cases}),
+        **{name: len(listed) for name, listed in splits.items()},
+        "unlabelled": sum(case.kind == UNLABELLED for case in private.cases.values()),
+        "contoured": {label: sum(label in case.labels for case in cases) for label in private.labels},
+    }
+    return {
+        "name": data.name,
+        "channel_names": {"0": MODALITY},
+        "labels": values,
+        "numTraining": len(list((data / "imagesTr").glob(f"*_0000{ENDING}"))),
+        "file_ending": ENDING,
+        "counts": counts,
+    }
+
+
+def _identities(cases: Mapping[Candidate, Case]) -> dict[str, dict[str, str]]:
+    """For each case of this run who and what it is."""
+    return {
+        case.name: {
+            "patient_id": found.patient_id,
+            "study_uid": found.series.study_uid,
+            "series_uid": found.series.series_uid,
+        }
+        for found, case in cases.items()
+    }

@@ -1,0 +1,192 @@
+"""Scans become cases of a data set, each whole or not at all.
+
+A case's files are made again if its images, its contours or their meaning have changed. The old ones go first, so that
+a data set in which labels and scan do not belong together is never taken for whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from parotid_seg.dataset.contoured import Contoured
+from parotid_seg.dataset.convert import canonical, check_sides, draw, write_volume
+from parotid_seg.dataset.find import Candidate
+from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
+from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, Case, Private
+from parotid_seg.dataset.splits import TRAIN
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.files import make_folder
+from parotid_seg.scan.dicom import read_series
+from parotid_seg.scan.nifti import NiftiScan
+
+ENDING = ".nii.gz"
+FORMAT = 1
+"""Of what is made of a scan and its contours; with another one all cases are made again."""
+
+
+class _UnreadableScanError(ScanError):
+    """The scan itself cannot be read, whatever its contours are."""
+
+
+@dataclass
+class Making:
+    """One run over the scans that were found.
+
+    Attributes:
+        out: the data set's folder.
+        private: its cases.
+        labels: names, in the order of their values from 1.
+        say, progress, leave: told of cases, of steps, and of what is not used.
+        made: cases made, or made again.
+    """
+
+    out: Path
+    private: Private
+    labels: Sequence[str]
+    say: Callable[[str], None]
+    progress: Callable[[str, int, int], None]
+    leave: Callable[[NotUsed], None]
+    made: int = 0
+
+    def cases_of(self, candidates: Sequence[Candidate]) -> dict[Candidate, Case]:
+        """The case of each scan; new ones are numbered in an order that tells nothing of patients and folders."""
+        ordered = sorted(candidates, key=lambda each: hashlib.sha256(_name(each).encode()).hexdigest())
+        pseudonym = self.private.pseudonym
+        return {each: self.private.case_of(pseudonym(_name(each)), pseudonym(each.patient_id)) for each in ordered}
+
+    def labelled(self, cases: Mapping[Candidate, Case]) -> dict[Candidate, Case]:
+        """Make the cases with labels.
+
+        Returns:
+            Those that are none and can be scans without labels. A case whose scan cannot be read is not among them;
+            what is there of it stays.
+        """
+        for folder in FOLDERS:
+            make_folder(self.out / folder)
+        others = {}
+        for index, (found, case) in enumerate(cases.items()):
+            self.progress("contours", index, len(cases))
+            try:
+                if found.contoured:
+                    self._label(found, found.contoured, case)
+                    continue
+            except _UnreadableScanError as error:
+                self.leave(NotUsed(SERIES, found.series.folder, str(error), wanted=True))
+                continue
+            except ScanError as error:
+                assert found.contoured
+                self.leave(NotUsed(STRUCTURES, found.contoured.structures.path, str(error), wanted=True))
+            others[found] = self._without_files(case) if case.kind == LABELLED else case
+        return others
+
+    def unlabelled(self, scans: Mapping[Candidate, Case], roles: Mapping[str, str]) -> None:
+        """Make the cases without labels; none of a patient that is held out.
+
+        Args:
+            scans: see `labelled`.
+            roles: list of splits.json by patient.
+        """
+        for case in list(self.private.cases.values()):
+            if case.kind == UNLABELLED and roles.get(case.patient, TRAIN) != TRAIN:
+                self._without_files(case)
+        for index, (found, case) in enumerate(scans.items()):
+            self.progress("scans without contours", index, len(scans))
+            if (role := roles.get(case.patient, TRAIN)) != TRAIN:
+                reason = f"without labels, and the patient is in the list {role!r}, of which nothing may be learnt"
+                self.leave(NotUsed(SERIES, found.series.folder, reason))
+                continue
+            try:
+                self._keep_scan(found, case)
+            except ScanError as error:
+                self.leave(NotUsed(SERIES, found.series.folder, str(error), wanted=True))
+
+    def _label(self, found: Candidate, contoured: Contoured, case: Case) -> None:
+        key = _key(found)
+        if self._is_there(case, LABELLED, key):
+            return
+        path = contoured.structures.path
+        mask, notes = draw(contoured, found.series, self.labels)
+        scan = _read(found)
+        labels = canonical(mask, scan)
+        check_sides(labels, self.labels, scan, path)
+        case = self._without_files(case)
+        write_volume(labels, scan, self._label_path(case))
+        write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
+        shown = tuple(label for label in self.labels if label in contoured.rois)
+        made = replace(case, kind=LABELLED, key=key, labels=shown, notes=(*scan.volume.notes, *notes))
+        self._keep(replace(made, folder=str(found.series.folder), structures=str(path), by=contoured.by))
+
+    def _keep_scan(self, found: Candidate, case: Case) -> None:
+        key = _key(replace(found, contoured=None))
+        if self._is_there(case, UNLABELLED, key):
+            return
+        scan = _read(found)
+        case = self._without_files(case)
+        write_volume(scan.volume.voxels[0], scan, self._image_path(case, UNLABELLED))
+        self._keep(replace(case, kind=UNLABELLED, key=key, notes=scan.volume.notes, folder=str(found.series.folder)))
+
+    def _keep(self, case: Case) -> None:
+        self.private.keep(case)
+        self.made += 1
+        told = "; ".join((", ".join(case.labels) or "no labels", *case.notes))
+        self.say(f"{case.name}: {told}")
+
+    def _is_there(self, case: Case, kind: str, key: str) -> bool:
+        files = [self._image_path(case, kind), *([self._label_path(case)] if kind == LABELLED else [])]
+        return (case.kind, case.key) == (kind, key) and all(path.is_file() for path in files)
+
+    def _without_files(self, case: Case) -> Case:
+        """Remove what is there of a case."""
+        case = Case(case.name, case.series, case.patient)
+        self.private.keep(case)
+        for path in (*(self._image_path(case, kind) for kind in (LABELLED, UNLABELLED)), self._label_path(case)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be removed ({error.strerror})") from error
+        return case
+
+    def _image_path(self, case: Case, kind: str) -> Path:
+        return self.out / ("imagesTr" if kind == LABELLED else "imagesUn") / f"{case.name}_0000{ENDING}"
+
+    def _label_path(self, case: Case) -> Path:
+        return self.out / "labelsTr" / f"{case.name}{ENDING}"
+
+
+def _name(found: Candidate) -> str:
+    """What tells a scan from all others."""
+    return f"{found.series.series_uid} {found.series.part}"
+
+
+def _key(found: Candidate) -> str:
+    """Of what a case's files are made from: which images and contours, in files of which sizes and dates.
+
+    Raises:
+        ScanError: if a file is gone.
+    """
+    content: list[object] = [FORMAT]
+    try:
+        for image in found.series.slices:
+            content.append((image.sop_instance_uid, image.frame, *_state(image.path)))
+        if found.contoured:
+            path = found.contoured.structures.path
+            content.append((found.contoured.structures.sop_instance_uid, *_state(path)))
+            content += [(label, *(roi.number for roi in rois)) for label, rois in sorted(found.contoured.rois.items())]
+    except OSError as error:
+        raise _UnreadableScanError(f"{found.series.folder}: a file cannot be read ({error.strerror})") from error
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _read(found: Candidate) -> NiftiScan:
+    try:
+        return read_series(found.series)
+    except ScanError as error:
+        raise _UnreadableScanError(str(error)) from error

@@ -1,0 +1,218 @@
+"""Which scans are in some folders, whose they are, and which contours are theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from parotid_seg.dataset.contoured import REJECTED, Contoured, choose, read_meaning
+from parotid_seg.dataset.left_out import FILE, ROI, SERIES, STRUCTURES, NotUsed
+from parotid_seg.dataset.roi_names import RoiNames
+from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.scan.dicom_find import LeftOut, find_series
+from parotid_seg.scan.discreet import discreet
+from parotid_seg.scan.nifti import is_nifti
+from parotid_seg.scan.series import Series
+
+MODALITY = "CT"
+Left = Callable[[NotUsed], None]
+"""Told of what is not used."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A scan that can become a case.
+
+    Attributes:
+        patient_id: PatientID, or the study's UID if there is none: who is not told apart must not be mixed up.
+        contoured: the structure set that counts; None if there is none of use.
+    """
+
+    series: Series
+    patient_id: str
+    contoured: Contoured | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What makes contours usable.
+
+    Attributes:
+        names: the labels, and the names that mean them.
+        partial: whether a scan may lack some of the labels.
+        prefer: label of the structure set to take, of several.
+    """
+
+    names: RoiNames
+    partial: bool = False
+    prefer: str | None = None
+
+
+def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, left: Left) -> list[Candidate]:
+    """CT series under some folders, each with the contours that count.
+
+    Args:
+        places: folders and files, searched at any depth; hidden files are left out.
+        ignore: folders that are results.
+        wanted: see `Wanted`.
+        left: told of each file, series, structure set and ROI that is of no use.
+
+    Raises:
+        InputError: if a place is missing.
+    """
+    files = _files(places, {path.resolve() for path in ignore})
+    rtstructs = {path: None for path in files if is_rtstruct(path)}
+    sets = _structure_sets(rtstructs, left)
+    series, left_out = _series_and_drawn_on([path for path in files if path not in rtstructs], sets)
+    for files_left in left_out:
+        left(NotUsed(FILE, files_left.path, str(files_left), wanted=files_left.refused))
+    by_series: dict[Series, list[tuple[StructureSet, str]]] = {}
+    for structures in sets:
+        try:
+            own, by = series_of(structures, series)
+            by_series.setdefault(own, []).append((structures, by))
+        except ScanError as error:
+            left(NotUsed(STRUCTURES, structures.path, str(error), wanted=True))
+    candidates = []
+    for each in series:
+        try:
+            candidates.append(_candidate(each, by_series.get(each, []), wanted, left))
+        except ScanError as error:
+            left(NotUsed(SERIES, each.folder, str(error), wanted=True))
+    return [each for each in candidates if each is not None]
+
+
+def _files(places: Sequence[Path], ignored: set[Path]) -> list[Path]:
+    files: dict[Path, None] = {}
+    for place in places:
+        if not place.exists():
+            raise InputError(f"{place}: no such file or folder")
+        if place.is_file():
+            files[place.resolve()] = None
+        for parent, folders, names in os.walk(place.resolve()):
+            folders[:] = sorted(n for n in folders if not n.startswith(".") and Path(parent, n) not in ignored)
+            paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+            files |= {path: None for path in paths if path.is_file() and not is_nifti(path)}
+    return list(files)
+
+
+def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:
+    """Structure sets, of equal files one."""
+    sets: dict[bytes, StructureSet] = {}
+    for path in paths:
+        try:
+            found = read_structures(path)
+            first = sets.setdefault(hashlib.sha256(path.read_bytes()).digest(), found)
+        except (ScanError, OSError) as error:
+            left(NotUsed(STRUCTURES, path, str(error), wanted=True))
+        else:
+            if first is not found:
+                left(NotUsed(STRUCTURES, path, f"the same file as {first.path}"))
+    return list(sets.values())
+
+
+def _series_and_drawn_on(
+    files: Sequence[Path], sets: Sequence[StructureSet]
+) -> tuple[list[Series], tuple[LeftOut, ...]]:
+    """Series, and what files are left out.
+
+    Where a study has original images, `find_series` leaves out those derived from them. But contours may be drawn on
+    these, so whatever a structure set needs and has not found is looked for among the files left out.
+    """
+    found = find_series(files)
+    known = {each.sop_instance_uid for series in found.series for each in series.slices}
+    lost = frozenset[str]().union(*(each.instance_uids for each in sets if not each.instance_uids & known))
+    used = {each.path for series in found.series for each in series.slices}
+    further = find_series([path for path in files if path not in used]).series if lost else ()
+    drawn_on = [series for series in further if any(each.sop_instance_uid in lost for each in series.slices)]
+    if not drawn_on:
+        return list(found.series), found.left_out
+    used = {each.path for series in drawn_on for each in series.slices}
+    found = find_series([path for path in files if path not in used])
+    return [*found.series, *drawn_on], found.left_out
+
+
+def _candidate(
+    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, left: Left
+) -> Candidate | None:
+    if series.modality != MODALITY:
+        reason = f"found modality {series.modality}, expected {MODALITY}"
+        left(NotUsed(SERIES, series.folder, reason))
+        for structures, _ in sets:
+            left(NotUsed(STRUCTURES, structures.path, f"drawn on a series of modality {series.modality}"))
+        return None
+    patient_id, own = _patient_id(series), []
+    for structures, by in sets:
+        if patient_id and structures.patient_id and structures.patient_id != patient_id:
+            left(
+                NotUsed(
+                    STRUCTURES, structures.path, "its PatientID is another one than that of its series", wanted=True
+                )
+            )
+        else:
+            own.append((structures, by))
+    return Candidate(series, patient_id or f"study {series.study_uid}", _contoured(series, own, wanted, left))
+
+
+def _patient_id(series: Series) -> str:
+    path = series.slices[0].path
+    with discreet(path, "DICOM image"):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+        return str(header.get("PatientID") or "").strip()
+
+
+def _contoured(
+    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, left: Left
+) -> Contoured | None:
+    """The structure set that counts, or None if none is of use; what is not used is told."""
+    usable = []
+    for structures, by in sets:
+        found = read_meaning(structures, by, wanted.names, series.frame_of_reference_uid)
+        if structures.approval == REJECTED:
+            left(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
+        elif not found.rois:
+            reason = "no ROI with contours has a name that means one of the labels"
+            left(NotUsed(STRUCTURES, structures.path, reason, wanted=found.near))
+            _leave_rois(found, left)
+        else:
+            usable.append(found)
+    if not usable:
+        return None
+    try:
+        chosen = choose(usable, wanted.prefer)
+    except ScanError as error:
+        for each in usable:
+            left(NotUsed(STRUCTURES, each.structures.path, str(error), wanted=True))
+        return None
+    for each in usable:
+        if each is not chosen:
+            left(NotUsed(STRUCTURES, each.structures.path, f"of the same series counts {chosen.structures.path}"))
+    _leave_rois(chosen, left)
+    if reason := _unfit(chosen, wanted):
+        left(NotUsed(STRUCTURES, chosen.structures.path, reason, wanted=True))
+        return None
+    return chosen
+
+
+def _unfit(found: Contoured, wanted: Wanted) -> str:
+    """Why a structure set's ROIs cannot be the labels; empty if they can."""
+    for label, rois in found.rois.items():
+        if len(rois) > 1:
+            return (
+                f"{len(rois)} ROIs mean {label}: {', '.join(roi.shown for roi in rois)}; --names may name one of them"
+            )
+    missing = [label for label in wanted.names.labels if label not in found.rois]
+    if missing and not wanted.partial:
+        return f"no contours of {', '.join(missing)}, which would be learnt as background; --partial keeps the scan"
+    return ""
+
+
+def _leave_rois(found: Contoured, left: Left) -> None:
+    for name, reason in found.unused:
+        left(NotUsed(ROI, found.structures.path, reason, name=name))

@@ -1,0 +1,56 @@
+"""left_out.csv: every file, series, structure set and ROI that was not used, and why."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from parotid_seg.files import write_text
+from parotid_seg.runtime.summary import harmless
+from parotid_seg.scan.codes import plain
+
+FILE, SERIES, STRUCTURES, ROI = "file", "series", "structure set", "ROI"
+
+
+@dataclass(frozen=True)
+class NotUsed:
+    """What was not used.
+
+    Attributes:
+        kind: FILE, SERIES, STRUCTURES or ROI.
+        place: its file, or a series' folder.
+        reason: one line; the place at its beginning is left out.
+        name: of a ROI.
+        wanted: whether it should have been of use, so that somebody should look at it.
+    """
+
+    kind: str
+    place: Path
+    reason: str
+    name: str = ""
+    wanted: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", plain(self.reason).removeprefix(f"{self.place}: "))
+
+    def __str__(self) -> str:
+        """One line."""
+        return ": ".join(filter(None, (f"{self.kind} {self.place}", self.name, self.reason)))
+
+
+def write_left_out(found: Iterable[NotUsed], path: Path) -> None:
+    """Write a row for each; no cell is a formula.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["kind", "name", "reason", "look_at_it", "place"])
+    for each in found:
+        look = "yes" if each.wanted else ""
+        writer.writerow([each.kind, harmless(each.name), harmless(each.reason), look, harmless(str(each.place))])
+    write_text(text.getvalue(), path)

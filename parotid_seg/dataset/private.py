@@ -1,0 +1,207 @@
+"""What is kept beside a data set and not in it: which scan each case is, and what was left out.
+
+DATA may be passed on; it holds scans, labels and case numbers. DATA.private/ stays: with it a later run finds the same
+cases again. It names folders and files, but no patient unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parotid_seg.errors import InputError, OutputError
+from parotid_seg.files import make_folder, remove_orphans, write_text
+from parotid_seg.runtime.journal import lock
+from parotid_seg.runtime.summary import harmless
+
+STATE = "state.json"
+LABELLED, UNLABELLED, ABSENT = "labelled", "unlabelled", "absent"
+FOLDERS = ("imagesTr", "labelsTr", "imagesUn")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of the data set.
+
+    Attributes:
+        name: such as case_0001.
+        series, patient: pseudonyms, see `Private.pseudonym`; cases of one patient share the second.
+        kind: LABELLED (imagesTr, labelsTr), UNLABELLED (imagesUn) or ABSENT: its number is taken, there are no files.
+        key: of what its files were made from.
+        folder, structures: of its images, and its RTSTRUCT file.
+        by: how the two were brought together.
+        labels: those it has.
+        notes: what a reader of the labels should know, one sentence each.
+    """
+
+    name: str
+    series: str
+    patient: str
+    kind: str = ABSENT
+    key: str = ""
+    folder: str = ""
+    structures: str = ""
+    by: str = ""
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Private:
+    """The folder beside a data set.
+
+    Attributes:
+        salt: what makes pseudonyms of this data set different from any other's.
+        labels: of the data set.
+        cases: by name; never fewer, so that no number is used twice.
+    """
+
+    folder: Path
+    salt: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    labels: tuple[str, ...] = ()
+    cases: dict[str, Case] = field(default_factory=dict)
+
+    def pseudonym(self, identifier: str) -> str:
+        """A patient's ID or a UID so that it is found again, but not told."""
+        return hashlib.blake2b(identifier.encode(), key=bytes.fromhex(self.salt), digest_size=16).hexdigest()
+
+    def case_of(self, series: str, patient: str) -> Case:
+        """The case of a series, by pseudonyms; a new one gets the next number."""
+        for case in self.cases.values():
+            if case.series == series:
+                self.cases[case.name] = dataclasses.replace(case, patient=patient)
+                return self.cases[case.name]
+        number = 1 + max((int(name.rpartition("_")[2]) for name in self.cases), default=0)
+        case = Case(f"case_{number:04d}", series, patient)
+        self.cases[case.name] = case
+        return case
+
+    def keep(self, case: Case) -> None:
+        """Remember a case; on return that is on disk.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        self.cases[case.name] = case
+        self.save()
+
+    def save(self) -> None:
+        """Write the state, whole or not at all.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        cases = [dataclasses.asdict(case) for case in self.cases.values()]
+        content = {"version": 1, "salt": self.salt, "labels": self.labels, "cases": cases}
+        write_text(json.dumps(content, indent=1) + "\n", self.folder / STATE)
+
+
+@contextlib.contextmanager
+def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Private]:
+    """Have a data set and its private folder to oneself.
+
+    Args:
+        data: the data set's folder; it may not be there yet.
+        folder: the private one.
+        labels: what the data set is to have.
+
+    Raises:
+        InputError: if `data` is another's, or has other labels.
+        OutputError: if a folder cannot be written, or another run is working in it.
+    """
+    holds = any((data / name).exists() for name in ("dataset.json", *FOLDERS))
+    if holds and not (folder / STATE).exists():
+        raise InputError(
+            f"{data}: holds a data set, but found no {folder / STATE}, by which its cases are recognised; "
+            "expected that file, or another --out"
+        )
+    new = not folder.exists()
+    for each in (folder, data):
+        make_folder(each)
+    if new:
+        with contextlib.suppress(OSError):  # some file systems know no owners
+            folder.chmod(0o700)
+    with _locked(folder, data):
+        for each in (folder, data, *(data / name for name in FOLDERS)):
+            remove_orphans(each)
+        private = _read(folder)
+        if private.cases and private.labels != labels:
+            raise InputError(
+                f"{data}: has the labels {', '.join(private.labels)}, found --labels {', '.join(labels)}; "
+                "expected the same, or another --out"
+            )
+        private.labels = labels
+        private.save()
+        yield private
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, data: Path) -> Iterator[None]:
+    try:
+        file = (folder / "lock").open("wb")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
+    with file:
+        lock(file, data)
+        yield
+
+
+def _read(folder: Path) -> Private:
+    """What the folder holds; an empty state if there is none."""
+    path = folder / STATE
+    if not path.exists():
+        return Private(folder)
+    try:
+        found = json.loads(path.read_text())
+        cases = {
+            each["name"]: Case(**{**each, "labels": tuple(each["labels"]), "notes": tuple(each["notes"])})
+            for each in found["cases"]
+        }
+        if found["version"] != 1 or not all(re.fullmatch(r"case_\d{4,}", name) for name in cases):
+            raise ValueError("version")
+        return Private(folder, found["salt"], tuple(found["labels"]), cases)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}), expected the state that a run left"
+        ) from None
+
+
+def write_cases(
+    private: Private, roles: Mapping[str, str], identities: Mapping[str, Mapping[str, str]], path: Path
+) -> None:
+    """Write a row a case: where it comes from and what it has.
+
+    Args:
+        private: the cases.
+        roles: list of splits.json by patient.
+        identities: for each case the further columns of --identify.
+        path: the file to make.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    patients = {
+        patient: number for number, patient in enumerate(dict.fromkeys(c.patient for c in private.cases.values()), 1)
+    }
+    further = list(dict.fromkeys(column for found in identities.values() for column in found))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(
+        ["case", "kind", "patient", "list", "labels", "matched_by", "notes", "folder", "rtstruct", *further]
+    )
+    for case in private.cases.values():
+        labelled = case.kind == LABELLED
+        row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
+        told = [" ".join(case.labels), case.by, "; ".join(case.notes), case.folder, case.structures]
+        told += [identities.get(case.name, {}).get(column, "") for column in further]
+        writer.writerow([*row, *map(harmless, told)])
+    write_text(text.getvalue(), path)

@@ -1,0 +1,94 @@
+"""Which patients are trained on and which are held out: all scans of a patient together, and for good.
+
+A patient keeps the list in which splits.json has him or her, whoever wrote it, so that a data set that grows never
+trains on what it was validated on before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from parotid_seg.errors import InputError
+
+TRAIN, VALIDATION = "train", "validation"
+VALIDATION_SHARE = 0.2
+"""Share of the patients set aside for validation; `train` takes the same where it finds no splits.json."""
+
+Splits = dict[str, list[str]]
+
+
+def read_splits(path: Path) -> Splits:
+    """Lists of cases by name; none if there is no file.
+
+    Raises:
+        InputError: if it is of another form.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {str(name): [str(case) for case in cases] for name, cases in found.items()}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: found no lists of cases by name, as in {{'train': [...], 'validation': [...]}}"
+        ) from error
+
+
+def roles_of(patients: Mapping[str, str], splits: Splits) -> dict[str, str]:
+    """The list that each patient is in.
+
+    Args:
+        patients: by case.
+        splits: cases by list.
+
+    Raises:
+        InputError: if a patient's cases are in several.
+    """
+    roles: dict[str, str] = {}
+    for name, cases in splits.items():
+        for case in cases:
+            if case in patients and roles.setdefault(patients[case], name) != name:
+                raise InputError(
+                    f"splits.json: {case} is in {name}, another scan of the same patient in {roles[patients[case]]}; "
+                    "expected all in one list"
+                )
+    return roles
+
+
+def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: int | None) -> dict[str, str]:
+    """Give every patient a list: the earlier one, else validation until that has its share, else train.
+
+    Cases are numbered without regard to what they show, so the first patients are as good as drawn.
+
+    Args:
+        patients: by case, of cases with contours.
+        earlier: lists by patient.
+        validation: how many patients to hold out; None for a fifth.
+
+    Raises:
+        InputError: if none would be left to train on.
+    """
+    everyone = list(dict.fromkeys(patients[case] for case in sorted(patients)))
+    wanted = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
+    if everyone and validation is not None and not 1 <= validation < len(everyone):
+        raise InputError(
+            f"--validation: found {validation}, expected 1 to {len(everyone) - 1}: there are {len(everyone)} patients "
+            "with contours"
+        )
+    roles = {patient: earlier[patient] for patient in everyone if patient in earlier}
+    for patient in everyone:
+        held_out = sum(role == VALIDATION for role in roles.values())
+        roles.setdefault(patient, VALIDATION if held_out < wanted and len(everyone) > 1 else TRAIN)
+    return roles
+
+
+def listed(patients: Mapping[str, str], roles: Mapping[str, str]) -> Splits:
+    """Cases by list; train and validation are always there."""
+    splits: Splits = {TRAIN: [], VALIDATION: []}
+    for case in sorted(patients):
+        splits.setdefault(roles[patients[case]], []).append(case)
+    return splits

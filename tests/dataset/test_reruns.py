@@ -1,0 +1,155 @@
+"""A data set over time: it grows, changes, and stays whole."""
+
+import json
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+
+from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.errors import InputError
+from parotid_seg.scan.nifti import read_mask
+from parotid_seg.train.dataset import open_data_set
+from tests.dataset.studies import (
+    GLANDS,
+    LEFT_BOX,
+    RIGHT_BOX,
+    box_mask,
+    case_from,
+    names,
+    reasons,
+    rows,
+    write_structures,
+    write_study,
+)
+
+HU = (-200.0, 300.0)
+
+
+def test_patients_with_several_studies_stay_together(dicom, data):
+    for number in range(8):
+        write_study(dicom / f"s{number}", patient=f"P{number // 2}", seed=number)
+    build([dicom], data, DataSetOptions(validation=1))
+    splits = json.loads((data / "splits.json").read_text())
+    patients = {row["case"]: row["patient"] for row in rows(data, "cases.csv")}
+    assert len(splits["validation"]) == 2
+    assert not {patients[case] for case in splits["validation"]} & {patients[case] for case in splits["train"]}
+    held_out = next(row["folder"] for row in rows(data, "cases.csv") if row["case"] in splits["validation"])
+    patient = f"P{int(held_out[-1]) // 2}"
+    write_study(dicom / "late", patient=patient, rois=None, seed=20)
+    write_study(dicom / "later", patient=patient, seed=21)
+    found = build([dicom], data)
+    assert (found.labelled, found.unlabelled, found.exit_status) == (9, 0, 0), "nothing of a held-out patient is learnt"
+    assert case_from(data, dicom / "later") in json.loads((data / "splits.json").read_text())["validation"]
+    assert "of which nothing may be learnt" in reasons(data, "series")[0]
+    open_data_set(data, "contrast")
+
+
+def test_a_scan_goes_once_its_patient_is_held_out(dicom, data):
+    write_study(dicom / "a", patient="P0")
+    write_study(dicom / "a2", patient="P0", rois=None, seed=1)
+    write_study(dicom / "b", patient="P1", seed=2)
+    write_study(dicom / "b2", patient="P1", rois=None, seed=3)
+    assert build([dicom], data).unlabelled == 1, "one of two patients is held out"
+    a, b = case_from(data, dicom / "a"), case_from(data, dicom / "b")
+    (data / "splits.json").write_text(json.dumps({"test": [a, b], "train": [], "validation": []}))
+    assert build([dicom], data).unlabelled == 0
+    assert names(data, "imagesUn") == []
+    assert json.loads((data / "splits.json").read_text()) == {"train": [], "validation": [], "test": sorted([a, b])}
+
+
+def times(data):
+    return {
+        path.name: path.stat().st_mtime_ns
+        for folder in ("imagesTr", "labelsTr", "imagesUn")
+        for path in (data / folder).iterdir()
+    }
+
+
+def test_a_rerun_goes_on(dicom, data, monkeypatch):
+    write_study(dicom / "a", seed=0)
+    write_study(dicom / "b", patient="P1", rois=None, seed=1)
+    assert build([dicom], data).made == 2
+    before, first = times(data), rows(data, "cases.csv")
+    assert build([dicom], data).made == 0
+    assert times(data) == before
+
+    write_study(dicom / "c", patient="P2", seed=2)
+    assert build([dicom], data).made == 1
+    assert case_from(data, dicom / "c") == "case_0003"
+    assert before.items() <= times(data).items()
+
+    write_structures(dicom / "b" / "late.dcm", sorted((dicom / "b").glob("IM*")), refers=False)
+    assert build([dicom], data).made == 1
+    assert case_from(data, dicom / "b") == next(row["case"] for row in first if row["folder"] == str(dicom / "b"))
+    assert names(data, "imagesUn") == []
+    assert len(open_data_set(data).train) == 2
+
+    shutil.rmtree(dicom / "a")
+    found = build([dicom], data)
+    assert (found.labelled, found.made) == (3, 0), "what is there stays"
+    shutil.rmtree(dicom / "c")
+    write_study(dicom / "d", patient="P3", seed=3)
+    build([dicom], data)
+    assert case_from(data, dicom / "d") == "case_0004"
+
+    (data / "labelsTr" / "case_0003.nii.gz").unlink()
+    write_study(dicom / "c", patient="P2", seed=2)
+    assert build([dicom], data).made == 1, "what is missing is made again"
+
+
+def test_a_changed_case_is_made_again_and_may_lose_its_labels(dicom, data):
+    write_study(dicom / "a", patient="P0")
+    write_study(dicom / "b", patient="P1", seed=1)
+    build([dicom], data)
+    case = case_from(data, dicom / "a")
+    images = sorted((dicom / "a").glob("IM*"), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    moved = (slice(4, 9), *LEFT_BOX[1:])
+    write_structures(dicom / "a" / "contours.dcm", images, [("Parotid_L", moved), GLANDS[1]])
+    assert build([dicom], data).made == 1
+    labels, _ = read_mask(data / "labelsTr" / f"{case}.nii.gz")
+    np.testing.assert_array_equal(labels, box_mask(moved, RIGHT_BOX))
+    write_structures(dicom / "a" / "contours.dcm", images, GLANDS[:1])
+    assert build([dicom], data).exit_status == 3
+    assert (len(names(data, "labelsTr")), names(data, "imagesUn")) == (1, [f"{case}_0000.nii.gz"])
+    assert case not in (data / "splits.json").read_text()
+
+
+def test_a_scan_that_cannot_be_read_any_more_keeps_its_case(dicom, data):
+    images = write_study(dicom / "a")
+    write_study(dicom / "b", patient="P1", seed=1)
+    build([dicom], data)
+    before = times(data)
+    images[3].write_bytes(images[3].read_bytes()[:-100])
+    found = build([dicom], data)
+    assert (found.labelled, found.made, found.exit_status) == (2, 0, 3)
+    assert times(data) == before
+
+
+def test_killed_between_two_files(dicom, data, monkeypatch):
+    """A case without all of its files is none: the next run makes it, and train does not take it."""
+    write_study(dicom / "a")
+    write_study(dicom / "b", patient="P1", seed=1)
+    from parotid_seg.dataset import cases
+
+    written = cases.write_volume
+
+    def stop(voxels, scan, path):
+        if path.parent.name == "imagesTr" and path.name.startswith("case_0002"):
+            raise KeyboardInterrupt
+        written(voxels, scan, path)
+
+    monkeypatch.setattr(cases, "write_volume", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build([dicom], data)
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        open_data_set(data)
+    monkeypatch.undo()
+    before = times(data)
+    assert build([dicom], data).made == 1
+    after = times(data)
+    assert {name: time for name, time in after.items() if "0001" in name} == {
+        name: time for name, time in before.items() if "0001" in name
+    }
+    open_data_set(data)

@@ -1,0 +1,143 @@
+"""What names of structures mean."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parotid_seg.dataset.roi_names import GLAND, LEFT, RIGHT, SIDES, RoiNames, parotid_meaning, read_names
+from parotid_seg.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Parotid_L", "PAROTID_L", "parotid_l", "Parotid L", "Parotid-L", "Parotid (L)", "L Parotid", "LParotid"),
+        *(
+            "PAROTID LT",
+            "lt parotid",
+            "Parotid Left",
+            "left parotid gland",
+            "LeftParotid",
+            "Glnd_Parotid_L",
+            "parotidL",
+        ),
+        *("lparotid", "PAROTIDLT", "parotis li", "Parotis li.", "Ohrspeicheldrüse links", "Parotid gauche"),
+        *("Parotide G", "parotide sx", "Parótida izq", "Parótida E", "Glandula parotidea sinistra", " Parotid_L "),
+    ],
+)
+def test_left(name):
+    assert parotid_meaning(name).label == LEFT
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Parotid_R", "PAROTID RT", "rt parotid", "R Parotid", "Parotid Right", "RightParotid", "rparotid", "Parot_R"),
+        *("parotis re", "Parotid droite", "Parotide D", "parotide dx", "Parótida der", "Ohrspeicheldruese rechts"),
+    ],
+)
+def test_right(name):
+    assert parotid_meaning(name).label == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "gland"),
+    [
+        ("Parotid_L_PRV", "says more than gland and side: prv", True),
+        ("Parotid_L-PTV", "more than gland and side: ptv", True),
+        ("Parotid_L_opt", "more", True),
+        ("Parotid L avoid", "more", True),
+        ("sub Parotid_L", "more", True),
+        ("Parotid_L ring", "more", True),
+        ("Parotid_Deep_L", "more than gland and side: deep", True),
+        ("Parotid_Superf_L", "more", True),
+        ("ipsilateral parotid", "more than gland and side: ipsilateral", True),
+        ("Parot_L+5mm", "more than gland and side: + 5 mm", True),
+        ("Parotid_L~", "more than gland and side: ~", True),
+        ("zParotid_L", "more than gland and side: z", True),
+        ("zparotid_l", "means none", True),
+        ("parotid_l_1", "more than gland and side: 1", True),
+        ("Parotid D", "more than gland and side: d", True),
+        ("Parotids", "both sides", True),
+        ("Parotid_L_R", "both sides", True),
+        ("Parotid bilat", "both sides", True),
+        ("Parotid", "no side", True),
+        ("Glnd_Submand_L", "means none", False),
+        ("Mandible", "means none", False),
+        ("", "means none", False),
+        ("L", "means none", False),
+        ("腮腺", "means none", False),
+    ],
+)
+def test_something_else(name, reason, gland):
+    found = parotid_meaning(name)
+    assert not found.label
+    assert reason in found.reason
+    assert found.gland == gland
+
+
+@given(
+    st.sampled_from(sorted(GLAND)),
+    st.sampled_from([(side, word) for side, words in SIDES.items() for word in sorted(words)]),
+    st.sampled_from([" ", "_", "-", "."]),
+    st.sampled_from([str.lower, str.upper, str.title]),
+    st.booleans(),
+)
+def test_every_gland_with_every_side(gland, side, separator, case, turned):
+    words = [gland, side[1]][:: -1 if turned else 1]
+    assert parotid_meaning(case(separator.join(words))).label == side[0]
+
+
+@given(st.sampled_from(["Parotid_L", "parotis re"]), st.text(min_size=1, max_size=6))
+def test_one_word_more_is_never_the_gland(name, more):
+    found = parotid_meaning(f"{name} {more}")
+    assert found.label in ("", parotid_meaning(name).label)
+    if any(sign.isdecimal() or sign in "+~^!" for sign in more):
+        assert not found.label
+
+
+def test_own_names_go_over_the_rules(tmp_path):
+    path = tmp_path / "names.toml"
+    path.write_text('parotid_left = ["Ohr li", "PAR_L"]\ntumour = ["GTV"]\n')
+    names = RoiNames((LEFT, RIGHT, "tumour"), read_names(path))
+    assert names.meaning("par_l ").label == LEFT
+    assert names.meaning("par_l").own
+    assert names.meaning("gtv").label == "tumour"
+    assert names.meaning("Parotid_L").label == LEFT
+    assert not names.meaning("Parotid_L").own
+    assert RoiNames((RIGHT,)).meaning("Parotid_L").reason == "parotid_left is not among the labels"
+
+
+@pytest.mark.parametrize(
+    ("labels", "own", "words"),
+    [
+        ((), {}, "--labels: found none"),
+        ((LEFT, LEFT), {}, "expected different names"),
+        (("background",), {}, "without background"),
+        (("../x",), {"../x": ("a",)}, "letters, digits"),
+        (("tumour",), {}, "no name is known for 'tumour'"),
+        ((LEFT,), {RIGHT: ("a",)}, "found the label 'parotid_right'"),
+        ((LEFT, RIGHT), {LEFT: ("Gland",), RIGHT: ("gland",)}, "'gland' under parotid_left and parotid_right"),
+    ],
+)
+def test_wrong_labels(labels, own, words):
+    with pytest.raises(InputError, match=words):
+        RoiNames(labels, own)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = [", "not TOML"),
+        ('a = "b"', "expected a list"),
+        ("a = []", "expected a list"),
+        ("a = [1]", "expected a list"),
+    ],
+)
+def test_wrong_table(tmp_path, text, words):
+    path = tmp_path / "names.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_names(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_names(tmp_path / "none.toml")

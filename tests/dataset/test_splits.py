@@ -1,0 +1,61 @@
+"""Patients stay together and stay in their list."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parotid_seg.dataset.splits import TRAIN, VALIDATION, assign, listed, read_splits, roles_of
+from parotid_seg.errors import InputError
+
+PATIENTS = st.dictionaries(st.integers(0, 99).map("case_{:04d}".format), st.integers(0, 12).map(str), min_size=1)
+
+
+@given(PATIENTS, PATIENTS)
+def test_a_growing_set_never_trains_on_what_it_was_validated_on(first, more):
+    grown = first | {case: patient for case, patient in more.items() if case not in first}
+    before = assign(first, {}, None)
+    after = assign(grown, before, None)
+    assert all(after[patient] == role for patient, role in before.items())
+    splits = listed(grown, after)
+    assert sorted(splits[TRAIN] + splits[VALIDATION]) == sorted(grown)
+    assert not {grown[case] for case in splits[TRAIN]} & {grown[case] for case in splits[VALIDATION]}
+    assert roles_of(grown, splits) == after
+    everyone, held_out = len(set(grown.values())), sum(role == VALIDATION for role in after.values())
+    assert held_out >= (1 if everyone > 1 and len(before) > 1 else 0)
+
+
+def test_so_many_patients_are_held_out():
+    patients = {f"case_{number:04d}": str(number % 10) for number in range(20)}
+    assert sum(role == VALIDATION for role in assign(patients, {}, None).values()) == 2
+    assert sum(role == VALIDATION for role in assign(patients, {}, 7).values()) == 7
+    for wrong in (0, 10):
+        with pytest.raises(InputError, match="expected 1 to 9: there are 10 patients"):
+            assign(patients, {}, wrong)
+    assert assign({"case_0001": "a"}, {}, None) == {"a": TRAIN}
+    assert assign({}, {}, None) == {}
+
+
+def test_a_list_of_the_users_own_is_kept():
+    patients = {"case_0001": "a", "case_0002": "a", "case_0003": "b", "case_0004": "c"}
+    roles = roles_of(patients, {"test": ["case_0001"], TRAIN: ["case_0003", "other"]})
+    assert roles == {"a": "test", "b": TRAIN}
+    assert listed(patients, assign(patients, roles, None)) == {
+        TRAIN: ["case_0003"],
+        VALIDATION: ["case_0004"],
+        "test": ["case_0001", "case_0002"],
+    }
+    with pytest.raises(InputError, match="case_0002 is in validation, another scan of the same patient in train"):
+        roles_of(patients, {TRAIN: ["case_0001"], VALIDATION: ["case_0002"]})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"train": 3}', '"x"'])
+def test_a_broken_file(tmp_path, text):
+    path = tmp_path / "splits.json"
+    assert read_splits(path) == {}
+    path.write_text(text)
+    with pytest.raises(InputError, match="found no lists of cases"):
+        read_splits(path)
+    path.write_text(json.dumps({"train": ["a"]}))
+    assert read_splits(path) == {"train": ["a"]}
