@@ -1,0 +1,116 @@
+"""`parotid-seg bench` and `parotid-seg bench compare`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parotid_seg.commands.shared import Quiet, UsageError, extra, listed, one_line_errors
+from parotid_seg.terminal import following
+
+
+def bench(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for bench.json, bench.md and bench.png.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="Model file (.onnx) or engine. Default: the packaged CT model."),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="onnxruntime, openvino, tensorrt or tensorrt-rtx; repeatable. Default: all that can be used here.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto (the CPU, and the first GPU if there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    batch_sizes: Annotated[
+        str | None, typer.Option("--batch-sizes", metavar="LIST", help="Slices at once. Default: 1,4,16,64.")
+    ] = None,
+    scans: Annotated[
+        Path | None,
+        typer.Option("--scans", metavar="DIR", help="Scans to measure with. Default for CT: the example scan."),
+    ] = None,
+    minutes: Annotated[
+        float,
+        typer.Option("--minutes", metavar="N", help="Most time for the turns; whole scans and the rest come on top."),
+    ] = 3.0,
+    layers: Annotated[bool, typer.Option("--layers", help="Tell where the time goes within the network.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how fast a model runs here, by engine, precision and batch size, and where the time goes.
+
+    Engines take turns, each in a process of its own: latency and slices a second by batch size, share of what the
+    machine does at best, memory, cold and warm start, scans a second from file to mask with the time of every stage,
+    and whether the masks are the model file's. 'parotid-seg bench compare OLD.json NEW.json' tells what got slower.
+    Exit status: 0 all measured, 3 something was left out or gives other masks. Needs the extra:
+    pip install 'parotid-seg[bench]'.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise UsageError("Missing option '--out'.")
+    with one_line_errors(), extra("bench"), following(quiet) as line:
+        from parotid_seg.bench.bench import BenchOptions
+        from parotid_seg.bench.bench import bench as run
+        from parotid_seg.bench.contestants import contestants
+        from parotid_seg.bench.inputs import scans_for
+        from parotid_seg.bench.picture import draw
+        from parotid_seg.bench.report import report
+        from parotid_seg.export.engine import runnable
+        from parotid_seg.files import make_folder, write_text
+        from parotid_seg.models import DEFAULT_MODEL
+
+        options = BenchOptions(_sizes(batch_sizes), minutes, layers)
+        file = model or DEFAULT_MODEL
+        found, contract, gpu = contestants(
+            file, backend or [], device, partial(runnable, report=line.say, progress=line.phase), line.say
+        )
+        measured_with = scans_for(scans, contract)
+        make_folder(out)
+        result = run(file, contract, found, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
+        write_text(result.to_json(), out / "bench.json")
+        write_text(report(result), out / "bench.md")
+        draw(result, out / "bench.png")
+        line.say(report(result))
+        line.say(f"wrote bench.json, bench.md and bench.png in {out}")
+    raise typer.Exit(0 if result.all_same else 3)
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="An earlier bench.json.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The bench.json to judge.")],
+    quiet: Quiet = False,
+) -> None:
+    """Tell what got slower from one bench.json to another, beyond noise. Exit status 1 if anything did.
+
+    Of both, rounds count in which the machine was undisturbed. Something is slower if the whole 95 % interval of the
+    change is above 2 %; an engine or batch size that is gone counts as slower, too.
+    """
+    with one_line_errors():
+        from parotid_seg.bench.compare import compare_files
+
+        found = compare_files(old, new)
+        if not quiet:
+            for text in found.lines():
+                typer.echo(text)
+    raise typer.Exit(1 if found.slower else 0)
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    """Batch sizes."""
+    words = listed(text)
+    try:
+        return None if words is None else tuple(map(int, words))
+    except ValueError:
+        from parotid_seg.errors import InputError
+
+        raise InputError(f"--batch-sizes: found {text!r}, expected whole numbers, as in 1,4,16") from None

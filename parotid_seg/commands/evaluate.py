@@ -1,0 +1,34 @@
+"""`parotid-seg evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parotid_seg.commands.shared import Quiet, one_line_errors
+from parotid_seg.terminal import print_evaluation
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of masks, or one mask.")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference masks, or one mask.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Write all figures here as well.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare masks with reference masks: per case and label, and the mean with its 95 % bootstrap interval.
+
+    DSC, MPA, mAcc, MIoU, HD and HD95 in mm, volume difference in ml; docs/metrics.md defines them.
+    """
+    with one_line_errors():
+        from parotid_seg.files import write_text
+        from parotid_seg.runtime.evaluate import evaluate as run
+
+        result = run(predictions, references)
+        if out is not None:
+            write_text(result.to_json(), out)
+        if not quiet:
+            print_evaluation(result)

@@ -1,0 +1,100 @@
+"""`parotid-seg export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parotid_seg.commands.shared import Quiet, extra, one_line_errors
+from parotid_seg.terminal import following
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="best.pt or last.pt of a training run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="MODEL.onnx", help="The model file to make.")],
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="Type the network computes in: fp32, fp16, int8, or auto for the fastest on this CPU that passes.",
+        ),
+    ] = "fp32",
+    weights: Annotated[
+        str, typer.Option("--weights", help="Type the weights of an fp32 network are stored in: fp16 or fp32.")
+    ] = "fp16",
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify",
+            metavar="DIR",
+            help="Scans for the parity gate, and to calibrate int8 on; contours are used if they are there. "
+            "Default for CT: the example scan.",
+        ),
+    ] = None,
+    batch: Annotated[
+        tuple[int, int, int],
+        typer.Option(
+            "--batch", metavar="MIN OPT MAX", help="Slices at once that the gate tries and an engine is built for."
+        ),
+    ] = (1, 16, 16),
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", help="Build an engine, too: none, tensorrt (needs the GPU), or tensorrt-rtx (needs none)."
+        ),
+    ] = "none",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Give the model a second output: class probabilities.")
+    ] = False,
+    workspace_mib: Annotated[
+        int | None,
+        typer.Option("--workspace-mib", metavar="N", help="Engine: most memory a layer may take for itself."),
+    ] = None,
+    runs_on: Annotated[
+        str | None,
+        typer.Option(
+            "--runs-on",
+            help="Engine: this-gpu (default of tensorrt), same-capability, or ampere-plus (default of tensorrt-rtx).",
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engine: let later versions of TensorRT run it, too.")
+    ] = False,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option("--timing-cache", metavar="FILE", help="Engine: keep how fast kernels were for the next build."),
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option("--triton", metavar="DIR", help="Write a model repository for Triton Inference Server as well."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into one self-describing ONNX file, proven to be the same model.
+
+    The file and the trained model segment the same scans, at several native sizes and batch sizes. If their masks
+    differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
+    written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
+    differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
+    pip install 'parotid-seg[export]'; for engines also [tensorrt] or [rtx], for --triton also [triton].
+    """
+    with one_line_errors(), extra("export"), following(quiet) as line:
+        from parotid_seg.export.export import ExportOptions
+        from parotid_seg.export.export import export as run
+        from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
+
+        options = ExportOptions(
+            precision=precision,
+            weights=weights,
+            verify=verify,
+            batch=BatchProfile(*batch),
+            probabilities=probabilities,
+            engine=engine,
+            engine_options=EngineOptions(workspace_mib, runs_on, version_compatible),
+            timing_cache=timing_cache,
+            triton=triton,
+        )
+        run(checkpoint, out, options, report=line.say, progress=line.phase)
+        line.say(f"wrote {out}")

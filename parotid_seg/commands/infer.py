@@ -1,0 +1,127 @@
+"""`parotid-seg infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parotid_seg.commands.shared import Quiet, one_line_errors
+from parotid_seg.terminal import following, outcome_text
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.backend import Backend
+    from parotid_seg.runtime.infer import Outcome
+
+
+def infer(
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM series, or folders of both.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, summary.csv and run.json.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="Model file (.onnx) or engine. Default: the packaged CT model."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            help="Slices at once. It bounds memory, not the result. Default: what the engine is fastest with.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Most processes that read scans and write masks. Default: one a core, started as they are needed.",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips", help="Look at the mirror image, too, and tell how far both agree on each gland. Twice the time."
+        ),
+    ] = False,
+    clean_up: Annotated[
+        bool,
+        typer.Option("--clean-up/--no-clean-up", help="Keep only the largest piece of each left or right structure."),
+    ] = True,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Write an overlay picture of each case to DIR/pictures.")
+    ] = True,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            help="Write report.html, all cases of DIR with close-ups, worst first, and report.json for machines.",
+        ),
+    ] = True,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="nifti (default), nrrd (for 3D Slicer), and of DICOM series rtstruct, seg or seg-labelmap. "
+            "May be given several times.",
+        ),
+    ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option("--append", metavar="FILE", help="An RTSTRUCT of the scan whose structures the new one keeps."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo cases that are done. Default: resume.")] = False,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Use a model that 'parotid-seg export' has not proven.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment the parotid glands of scans.
+
+    Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2 right
+    parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/run.json and DIR/report.html (all cases of
+    DIR, worst first). A model of several channels takes a case's files CASE_0000, CASE_0001 ... together. A rerun does
+    only what is missing. Exit status: 0 all done, 1 nothing done, 3 some cases failed, 130 interrupted.
+    """
+    with one_line_errors("finished cases are kept"):
+        from parotid_seg.export.engine import runnable
+        from parotid_seg.models import DEFAULT_MODEL
+        from parotid_seg.runtime.infer import InferOptions
+        from parotid_seg.runtime.infer import infer as run
+        from parotid_seg.runtime.load import load_backend, output_for
+        from parotid_seg.runtime.outputs import NIFTI, Outputs
+
+        outputs = Outputs(tuple(formats or (NIFTI,)), append)
+        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite, report, outputs)
+        with following(quiet) as line:
+
+            def progress(outcome: Outcome) -> None:
+                if outcome.status == "failed":
+                    line.error(outcome.entry.reason)
+                else:
+                    line.say(outcome_text(outcome))
+                line.advance(outcome.total)
+
+            def load() -> Backend:
+                file = runnable(model or DEFAULT_MODEL, backend, report=line.say, progress=line.phase)
+                return load_backend(
+                    file,
+                    backend,
+                    device,
+                    output=output_for(file, flips, line.say),
+                    allow_unverified=allow_unverified,
+                    say=line.say,
+                )
+
+            summary = run(scans, out, load, options, say=line.say, progress=progress)
+            counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
+            results = "masks, summary.csv and report.html" if report else "masks and summary.csv"
+            line.say(f"{counts}; {results} in {out}")
+    raise typer.Exit(summary.exit_status)

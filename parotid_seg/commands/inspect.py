@@ -1,0 +1,26 @@
+"""`parotid-seg inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parotid_seg.commands.shared import one_line_errors
+
+
+def inspect(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or a DICOM folder."
+        ),
+    ],
+) -> None:
+    """Tell what a model, an engine or a scan is, and what would be done with it."""
+    with one_line_errors():
+        from parotid_seg.runtime.inspect import inspect as run
+
+        for label, value in run(file).items():
+            typer.echo(f"{label + ':':<24} {value}")

@@ -1,0 +1,51 @@
+"""What all commands have in common: options, lists, and errors that become one line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from parotid_seg.errors import ParotidSegError
+from parotid_seg.terminal import print_error
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""A wrong command line. Typer's own click and the separate package have one each; this is the one in use."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """A comma-separated option as a list."""
+    return None if text is None else [word.strip() for word in text.split(",")]
+
+
+@contextlib.contextmanager
+def one_line_errors(interrupted: str = "") -> Iterator[None]:
+    """The one place where errors a user can mend become a line on stderr and exit status 1.
+
+    Args:
+        interrupted: what is told after Ctrl-C.
+    """
+    try:
+        yield
+    except ParotidSegError as error:
+        print_error(str(error))
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        print_error("; ".join(filter(None, ("interrupted", interrupted))))
+        raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Name the extra to install when one of its packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("parotid_seg"):
+            raise
+        line = f"pip install 'parotid-seg[{name}]'"
+        raise ParotidSegError(f"the package {error.name} is missing, which this command needs: {line}") from error

@@ -1,0 +1,87 @@
+"""`parotid-seg train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parotid_seg.commands.shared import Quiet, extra, listed, one_line_errors
+from parotid_seg.terminal import following
+
+
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set in nnU-Net's raw layout.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder for checkpoints, metrics and pictures.")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset", help="compact (the packaged model's) or paper (Swin-T widths, 224 px, the published schedule)."
+        ),
+    ] = "compact",
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            "--stages",
+            metavar="LIST",
+            help="Some of organs,contrast,dense,segment in this order: pre-training on DATA/organsTr, contrast of the "
+            "encoder and then of the decoder on scans without labels, the labels. Default: contrast,segment.",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="NAME_OR_FILE",
+            help="Start of the first stage: scratch, imagenet (timm), or a weights file. Default: the preset's.",
+        ),
+    ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option(
+            "--transfer",
+            metavar="PARTS",
+            help="Parts that a stage with labels takes from its start: encoder, decoder or encoder,decoder (default).",
+        ),
+    ] = None,
+    labelled: Annotated[
+        int | None, typer.Option("--labelled", metavar="N", help="Use N of the labelled patients, drawn by the seed.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Default: the preset's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--max-minutes", metavar="N", help="Stop after the first epoch that ends later; --resume goes on."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the model on labelled scans, and before that on scans without labels.
+
+    Contrast uses the scans of all training patients and of DATA/imagesUn. An earlier stage is kept in RUN/STAGE.
+    Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.
+
+    Writes RUN/best.pt (best on the validation patients), RUN/last.pt (to resume), RUN/config.toml (resolved),
+    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With a start, RUN/transfer.json tells of every weight whether
+    it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
+    """
+    with one_line_errors("--resume goes on after the last finished epoch"), extra("train"), following(quiet) as line:
+        from parotid_seg.train.settings import load_config
+        from parotid_seg.train.stages import train as run
+
+        asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
+        settings = load_config(preset, config, **{name: value for name, value in asked.items() if value is not None})
+        run(
+            settings,
+            data,
+            out,
+            labelled=labelled,
+            device=device,
+            resume=resume,
+            max_minutes=max_minutes,
+            report=line.say,
+        )
