@@ -171,7 +171,12 @@ def _decoded(file: DicomFile, layout: Layout) -> Iterator[Words]:
     elif file.transfer_syntax != RLELossless:
         _check_codestreams(file.header, layout)
     frames = get_decoder(file.transfer_syntax).iter_array(
-        file.header, raw=True, correct_unused_bits=False, allow_excess_frames=False, view_only=True
+        file.header,
+        raw=True,
+        correct_unused_bits=False,
+        allow_excess_frames=False,
+        view_only=True,
+        decoding_plugin=_plugin_for(file.transfer_syntax),
     )
     for _ in range(layout.frames):
         try:
@@ -179,6 +184,14 @@ def _decoded(file: DicomFile, layout: Layout) -> Iterator[Words]:
         except Exception:
             raise Unusable(f"pixels that cannot be decoded as {file.transfer_syntax.name}") from None
         yield words
+
+
+def _plugin_for(syntax: UID) -> str:
+    """The decoder to take, as pydicom calls it; empty for the first that is installed.
+
+    GDCM ends the process at run lengths that it does not expect, and at some of odd sizes that are right.
+    """
+    return "pydicom" if syntax == RLELossless else ""
 
 
 def _check_excess(file: DicomFile, layout: Layout) -> None:

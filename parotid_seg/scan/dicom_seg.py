@@ -17,7 +17,7 @@ from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from parotid_seg.files import whole_file
@@ -31,10 +31,6 @@ from parotid_seg.scan.rt_proof import prove_written
 from parotid_seg.scan.series import Series
 from parotid_seg.scan.volume import Mask
 
-SYNTAXES = {"binary": ExplicitVRLittleEndian, "labelmap": RLELossless}
-"""Transfer syntaxes; bits cannot be run-length encoded, bytes of labels shrink many times."""
-
-
 def write_seg(
     series: Series,
     mask: Mask,
@@ -46,7 +42,8 @@ def write_seg(
 ) -> None:
     """Write labels as segments, whole and proven or not at all.
 
-    Slices without a label are left out, unless all are. Every label is described, also one without a voxel.
+    Slices without a label are left out, unless all are. Every label is described, also one without a voxel. Neither kind
+    is compressed: bits cannot be, and of bytes not every reader has the decoder.
 
     Args:
         series: the scan the labels belong to.
@@ -54,7 +51,7 @@ def write_seg(
         labels: names by value, background first.
         path: the file to make.
         model: what made the mask, for the description of the algorithm.
-        kind: "binary", which most systems read, or "labelmap", which is newer and smaller.
+        kind: "binary", which most systems read, or "labelmap", which is newer.
 
     Raises:
         InputError: if mask, labels and series do not fit together.
@@ -81,7 +78,7 @@ def write_seg(
             content_label="SEGMENTATION",
             content_description=f"Made by {MAKER} {VERSION}, not reviewed",
             series_description=f"{MAKER} segments",
-            transfer_syntax_uid=SYNTAXES[kind],
+            transfer_syntax_uid=ExplicitVRLittleEndian,
         )
         _refer_to_slices(dataset, series, stand_ins, source.get("NumberOfFrames"))
         carry_identity(source, dataset, [model, *(each.name for each in structures)])
