@@ -89,14 +89,16 @@ def contestants(ground: Ground) -> dict[str, Contestant]:
 
 
 def chosen(everyone: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """Names that were asked for, whole or by their beginning ("nnunet", "nnunet-2d"); ours always takes part.
+    """Names that were asked for, whole ("nnunet-2d") or by their beginning ("nnunet"); ours always takes part.
 
     Raises:
         SystemExit: if nobody has such a name.
     """
     found = {OURS}
     for name in asked:
-        named = [each for each in everyone if each == name or each.startswith(f"{name}-")]
+        named = [each for each in everyone if each == name] or [
+            each for each in everyone if each.startswith(f"{name}-")
+        ]
         if not named:
             raise SystemExit(f"no contestant {name}; there are {', '.join(everyone)}")
         found.update(named)
