@@ -352,7 +352,7 @@ def test_contestants_are_asked_for_by_their_beginning():
     everyone = ["ours", "ours-onnxruntime", "monai-2d", "monai-2d-onnxruntime", "monai-3d", "nnunet-2d"]
     assert contestants.chosen(everyone, []) == everyone
     assert contestants.chosen(everyone, ["monai-2d"]) == ["ours", "monai-2d"], "a whole name is only that one"
-    assert contestants.chosen(everyone, ["monai"]) == ["ours", "monai-2d", "monai-2d-onnxruntime"]
+    assert contestants.chosen(everyone, ["monai"]) == ["ours", "monai-2d", "monai-2d-onnxruntime", "monai-3d"]
     assert contestants.chosen(everyone, ["nnunet"]) == ["ours", "nnunet-2d"]
     with pytest.raises(SystemExit, match="totalsegmentator"):
         contestants.chosen(everyone, ["totalsegmentator"])
