@@ -1,7 +1,8 @@
 """Which scans a command line means, and what their masks will be called.
 
 For a model of several channels, files of one folder named CASE_0000, CASE_0001 ... are one case, as in nnU-Net. What is
-no NIfTI file may be DICOM; its series are told by what their headers say, not by names.
+no NIfTI file may be DICOM; its series are told by what their headers say, not by names, and one case are those of a
+study, wherever they lie.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.sources import Scan, Source, place_of
+from parotid_seg.runtime.sources import Scan, place_of
 from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
-from parotid_seg.scan.series import Series
+from parotid_seg.scan.series import Series, series_key
 
 if TYPE_CHECKING:
     from parotid_seg.scan.dicom import LeftOut
@@ -47,8 +48,8 @@ def find_scans(
     """Scans under the given files and folders, each once, in a fixed order.
 
     Folders are searched at any depth for NIfTI files and DICOM series, hidden files left out. For a model of one
-    channel each NIfTI file and each series is a scan. For one of several any channel's file stands for its case, and
-    one that the model does not take is an error.
+    channel each NIfTI file and each series of its modality and sequence is a scan. For one of several any channel's
+    file stands for its case, and one that the model does not take is an error; of series see `studies.scans_of`.
 
     Args:
         arguments: files and folders.
@@ -58,10 +59,11 @@ def find_scans(
 
     Returns:
         The scans, and an error for each argument that is missing or holds none, for each file of no use, and for each
-        series that cannot be a scan.
+        series and study that cannot be a scan.
     """
     ignored = {path.resolve() for path in ignore}
     scans: dict[Path, Scan] = {}
+    series: dict[Path, Series] = {}
     errors = []
     for argument in arguments:
         if not argument.exists():
@@ -69,37 +71,57 @@ def find_scans(
             continue
         place = argument.resolve()
         files = [path for path in _walk(place, ignored) if path not in ignored] if argument.is_dir() else [place]
-        found, wrong, left_out = _scans_in(files, channels)
-        errors += wrong or ([] if found else [_nothing_in(argument, left_out)])
+        in_files, wrong = _in_files(filter(is_nifti, files), channels)
+        in_series, refused, left_out = _in_dicom([path for path in files if not is_nifti(path)], channels)
+        nothing = not (in_files or in_series or wrong or refused)
+        errors += [*wrong, *refused, *([_nothing_in(argument, left_out)] if nothing else ())]
         for line in left_out if argument.is_dir() else ():
             say(f"left out: {line}")
-        scans |= {place_of(scan[0]): scan for scan in found}
+        scans |= {place_of(scan[0]): scan for scan in in_files}
+        series |= {place_of(each): each for each in in_series}
+    if series:
+        from parotid_seg.scan.studies import scans_of
+
+        of_series, wrong, left_out = scans_of(series.values(), channels)
+        scans |= {place_of(scan[0]): scan for scan in of_series}
+        errors += wrong
+        for line in left_out:
+            say(f"left out: {line}")
     return list(scans.values()), errors
 
 
-def _scans_in(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[LeftOut]]:
-    """Scans of some files, errors for those that should be and are none, and DICOM objects that are something else."""
+def _in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
+    """Scans of some NIfTI files, and errors for those that are none."""
     scans: list[Scan] = []
     errors = []
-    left_out: list[LeftOut] = []
-    for path in filter(is_nifti, files):
+    for path in files:
         try:
             scans.append(_scan_of(path, channels))
         except ScanError as error:
             errors.append(error)
-    if others := [path for path in files if not is_nifti(path)]:
-        from parotid_seg.scan.dicom import find_series
+    return scans, errors
 
-        found = find_series(others)
-        scans += [(series,) for series in found.series]
-        errors += [ScanError(str(each)) for each in found.left_out if each.refused]
-        left_out = [each for each in found.left_out if not each.refused and each.reason not in STRAY]
-    return scans, errors, left_out
+
+def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[ScanError], list[LeftOut]]:
+    """Series of the model's modality, errors for those that cannot be read, and what else there is."""
+    if not files:
+        return [], [], []
+    from parotid_seg.scan.dicom import find_series
+    from parotid_seg.scan.studies import of_modality
+
+    found = find_series(files)
+    series, others = of_modality(found.series, channels)
+    errors = [ScanError(str(each)) for each in found.left_out if each.refused]
+    strangers = [each for each in found.left_out if not each.refused and each.reason not in STRAY]
+    return series, errors, [*others, *strangers]
 
 
 def _nothing_in(argument: Path, left_out: Sequence[LeftOut]) -> ScanError:
     if argument.is_dir():
-        return ScanError(f"{argument}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series")
+        why = f"; left out: {left_out[0].reason}" if left_out else ""
+        return ScanError(
+            f"{argument}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series{why}"
+        )
     found = left_out[0].reason if left_out else "neither NIfTI nor DICOM"
     return ScanError(f"{argument}: {found}; expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
 
@@ -132,18 +154,20 @@ def _channel_file(folder: Path, stem: str, ending: str) -> Path:
 def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     """Give every scan a name of its own.
 
-    A NIfTI file gives its name; a series that of its folder, with its number if the folder has several. Scans of equal
-    names are told apart by the folders above them, and by a number if that is not enough.
+    A NIfTI file gives its name. DICOM series give that of the folder which holds them; if it holds several scans, with
+    the series' number, or of several series with a short name of their study. Scans of equal names are told apart by
+    the folders above them, and by a number if that is not enough.
 
     Args:
         scans: with absolute paths; the first channel counts.
         taken: names that the output folder already uses, and the places of the scans they belong to.
     """
     by_place = {place_of(scan[0]): scan for scan in scans}
-    in_folder = Counter(scan[0].folder for scan in by_place.values() if isinstance(scan[0], Series))
-    own = {place: _own_name(scan[0], in_folder) for place, scan in by_place.items()}
+    named = {place: _place_named(scan) for place, scan in by_place.items()}
+    uses = Counter(named.values())
+    own = {place: _own_name(scan, named[place], uses[named[place]] == 1) for place, scan in by_place.items()}
     names = {place: _short(name) for place, name in own.items()}
-    above = {place: _parents(scan[0]) for place, scan in by_place.items()}
+    above = {place: path.parts[1:-1] for place, path in named.items()}
     depth = 1
     while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
         for place, name in names.items():
@@ -164,18 +188,30 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     return cases
 
 
-def _own_name(source: Source, in_folder: Mapping[Path, int]) -> str:
-    """A name without folders above."""
+def _place_named(scan: Scan) -> Path:
+    """What a scan is called after: its first file, or the deepest folder that holds all of its series."""
+    if isinstance(scan[0], Path):
+        return scan[0]
+    from parotid_seg.scan.studies import folder_of
+
+    return folder_of([each for each in scan if isinstance(each, Series)])
+
+
+def _own_name(scan: Scan, named: Path, alone: bool) -> str:
+    """A name without folders above.
+
+    Args:
+        scan: the scan.
+        named: see `_place_named`.
+        alone: whether no other scan has this place.
+    """
+    source = scan[0]
     if not isinstance(source, Series):
         return case_name(source)
-    if in_folder[source.folder] == 1:
-        return source.folder.name
-    return f"{source.folder.name}_{source.key if source.number is None else source.number}"
-
-
-def _parents(source: Source) -> tuple[str, ...]:
-    """Names of the folders above."""
-    return (source.folder if isinstance(source, Series) else source).parts[1:-1]
+    if alone:
+        return named.name
+    told = series_key(source.study_uid) if len(scan) > 1 else source.number
+    return f"{named.name}_{source.key if told is None else told}"
 
 
 def _short(name: str) -> str:

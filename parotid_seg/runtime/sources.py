@@ -36,22 +36,28 @@ def hash_source(source: Source) -> str:
 def read_scan(scan: Scan) -> NiftiScan:
     """Read the channels of a scan; a series comes as a converter to NIfTI would have stored it.
 
+    Files must lie on the same voxels. Series need only share a frame of reference: the further ones are resampled onto
+    the first one's voxels, and the first is whose slices a mask belongs to.
+
     Raises:
-        ScanError: as `read_nifti` and `read_series`.
+        ScanError: as `read_nifti` and `read_on_one_grid`.
     """
     paths = [each for each in scan if isinstance(each, Path)]
     if len(paths) == len(scan):
         return read_nifti(*paths)
-    from parotid_seg.scan.dicom import read_series
+    from parotid_seg.scan.one_grid import read_on_one_grid
 
-    (series,) = scan
-    assert isinstance(series, Series)
-    return read_series(series)
+    first, *further = (each for each in scan if isinstance(each, Series))
+    assert len(further) == len(scan) - 1
+    return read_on_one_grid(first, further)
 
 
 def voxels_of(scan: Scan) -> int:
-    """Voxels of all channels by their headers; 0 of those that cannot be read."""
-    return sum(count_voxels(each) if isinstance(each, Path) else _voxels_of_series(each) for each in scan)
+    """Voxels that are held while a scan is read, by its headers; 0 of files that cannot be read."""
+    first, *further = (count_voxels(each) if isinstance(each, Path) else _voxels_of_series(each) for each in scan)
+    if isinstance(scan[0], Path):
+        return first + sum(further)
+    return first * len(scan) + max(further, default=0)  # they are resampled one by one
 
 
 def _voxels_of_series(series: Series) -> int:

@@ -13,6 +13,7 @@ from parotid_seg.scan.codes import plain
 from parotid_seg.scan.dicom_file import read_dicom
 from parotid_seg.scan.dicom_find import find_series
 from parotid_seg.scan.dicom_values import text_of
+from parotid_seg.scan.sequences import sequence_of
 from parotid_seg.scan.series import Series
 from parotid_seg.scan.volume import axis_codes
 
@@ -60,8 +61,9 @@ def _files(folder: Path) -> list[Path]:
 def _describe(series: Series) -> str:
     spacing = " x ".join(f"{value:.4g}" for value in np.linalg.norm(series.affine[:3, :3], axis=0))
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine
+    kind = f"{sequence_of(series)}, " if series.modality == "MR" else ""
     return (
-        f"{len(series.slices)} slices of {series.rows} x {series.columns} voxels, {spacing} mm; slices, rows and "
+        f"{kind}{len(series.slices)} slices of {series.rows} x {series.columns} voxels, {spacing} mm; slices, rows and "
         f"columns run to {axis_codes(to_ras)}; {_description(series)}; in {series.folder}"
     )
 

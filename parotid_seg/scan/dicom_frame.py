@@ -36,6 +36,8 @@ NO_SCAN = {
     "MOSAIC": "mosaic",
 }
 """Values of ImageType that make an image none of a scan, whatever else it says."""
+OF_THE_SCANNER = {"WATER", "W", "IN_PHASE", "IP"}
+"""Image types of Dixon parts: scanners call them derived, but no original image shows the same."""
 TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind")
 """What may tell images at one position apart: number of acquisition, temporal position and echo, echo time, b-value,
 stack, image type."""
@@ -148,7 +150,7 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
             orientation=_orientation(place),
             position=_position(place),
             scaling=scaling_of(place, modality),
-            derived=own_types[:1] == ("DERIVED",),
+            derived=own_types[:1] == ("DERIVED",) and not OF_THE_SCANNER & set(own_types),
             telling=(*_telling(place), "/".join(own_types)),
             pixels_at=file.pixels_at,
         )

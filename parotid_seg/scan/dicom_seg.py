@@ -31,6 +31,7 @@ from parotid_seg.scan.rt_proof import prove_written
 from parotid_seg.scan.series import Series
 from parotid_seg.scan.volume import Mask
 
+
 def write_seg(
     series: Series,
     mask: Mask,
@@ -42,8 +43,8 @@ def write_seg(
 ) -> None:
     """Write labels as segments, whole and proven or not at all.
 
-    Slices without a label are left out, unless all are. Every label is described, also one without a voxel. Neither kind
-    is compressed: bits cannot be, and of bytes not every reader has the decoder.
+    Slices without a label are left out, unless all are. Every label is described, also one without a voxel. Neither
+    kind is compressed: bits cannot be, and of bytes not every reader has the decoder.
 
     Args:
         series: the scan the labels belong to.

@@ -64,8 +64,11 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
 
     Raises:
         Unusable: if any image does not fit in.
+        NoScan: if there are a few images in each of several planes.
     """
     groups = _by_plane(sorted(frames, key=lambda each: (each.slice.path, each.slice.frame or 0)))
+    if len(groups) > 1 and max(map(len, groups)) < FEWEST_SLICES:
+        raise NoScan(f"{len(frames)} images in {len(groups)} planes, as of a localizer")
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
         if len(groups) > 1 and len(group) < FEWEST_SLICES:

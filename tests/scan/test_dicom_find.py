@@ -285,6 +285,35 @@ def test_images_of_other_kinds_are_left_out(tmp_path, kind, said):
     assert len(found.series[0].slices) == 9
 
 
+def test_a_few_images_in_each_of_three_planes_are_a_localizer_whatever_they_are_called(tmp_path):
+    for name, where in (
+        ("axial", lay()),
+        ("sagittal", lay(row=(0, 1, 0), column=(0, 0, -1))),
+        ("coronal", lay(column=(0, 0, -1))),
+    ):
+
+        def change(index, dataset, name=name):
+            dataset.SOPInstanceUID = uid(name, str(index))
+
+        write_series(tmp_path / "mr", ct_voxels((3, 24, 24)) + 1000, where, modality="MR", names=name, change=change)
+    found = all_in(tmp_path)
+    assert found.series == ()
+    (left,) = found.left_out
+    assert (left.count, left.refused) == (9, False)
+    assert "9 images in 3 planes, as of a localizer" in str(left)
+
+
+def test_parts_of_a_dixon_sequence_count_as_original(tmp_path):
+    def water(index, dataset):
+        dataset.ImageType = ["DERIVED", "PRIMARY", "DIXON", "WATER"]
+        dataset.StudyInstanceUID = uid("t1", "study")
+
+    write_series(tmp_path / "t1", ct_voxels(SHAPE) + 1000, modality="MR")
+    write_series(tmp_path / "water", ct_voxels(SHAPE, 1) + 1000, modality="MR", change=water)
+    found = all_in(tmp_path)
+    assert [series.folder.name for series in found.series] == ["t1", "water"]
+
+
 def test_derived_images_are_used_only_where_there_are_no_original_ones(tmp_path):
     def derived(index, dataset):
         dataset.ImageType = ["DERIVED", "SECONDARY", "REFORMATTED"]
