@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parotid_seg.commands.shared import Quiet, one_line_errors
+from parotid_seg.errors import InputError
 from parotid_seg.terminal import following, outcome_text
 
 if TYPE_CHECKING:
@@ -28,6 +30,15 @@ def infer(
         str, typer.Option("--backend", help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
     ] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    triton: Annotated[
+        str | None,
+        typer.Option(
+            "--triton", metavar="HOST:PORT", help="Run the model on this Triton server (gRPC); all else stays here."
+        ),
+    ] = None,
+    triton_model: Annotated[
+        str | None, typer.Option("--triton-model", metavar="NAME", help="The model's name there. Default: parotid-seg.")
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +88,14 @@ def infer(
         Path | None,
         typer.Option("--append", metavar="FILE", help="An RTSTRUCT of the scan whose structures the new one keeps."),
     ] = None,
+    identify: Annotated[
+        bool,
+        typer.Option(
+            "--identify",
+            help="Show patients' names, IDs and birth dates of DICOM scans in summary.csv and the report: of the SCANs "
+            "of this run, those done before, too. They are written nowhere else.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo cases that are done. Default: resume.")] = False,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Use a model that 'parotid-seg export' has not proven.")
@@ -87,8 +106,9 @@ def infer(
 
     Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2 right
     parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/run.json and DIR/report.html (all cases of
-    DIR, worst first). A model of several channels takes a case's files CASE_0000, CASE_0001 ... together. A rerun does
-    only what is missing. Exit status: 0 all done, 1 nothing done, 3 some cases failed, 130 interrupted.
+    DIR, worst first). A model of several channels takes a case's files CASE_0000, CASE_0001 ... together, or the MR
+    series of a DICOM study. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done, 3 some cases
+    failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"):
         from parotid_seg.export.engine import runnable
@@ -98,8 +118,9 @@ def infer(
         from parotid_seg.runtime.load import load_backend, output_for
         from parotid_seg.runtime.outputs import NIFTI, Outputs
 
+        _check_engine(triton, triton_model, model, backend, device)
         outputs = Outputs(tuple(formats or (NIFTI,)), append)
-        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite, report, outputs)
+        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite, report, outputs, identify)
         with following(quiet) as line:
 
             def progress(outcome: Outcome) -> None:
@@ -110,6 +131,8 @@ def infer(
                 line.advance(outcome.total)
 
             def load() -> Backend:
+                if triton is not None:
+                    return _on_server(triton, triton_model, flips, allow_unverified, line.say)
                 file = runnable(model or DEFAULT_MODEL, backend, report=line.say, progress=line.phase)
                 return load_backend(
                     file,
@@ -125,3 +148,32 @@ def infer(
             results = "masks, summary.csv and report.html" if report else "masks and summary.csv"
             line.say(f"{counts}; {results} in {out}")
     raise typer.Exit(summary.exit_status)
+
+
+def _check_engine(triton: str | None, triton_model: str | None, model: Path | None, backend: str, device: str) -> None:
+    """Raise InputError if the model is to run both on a server and here, or the server's address is none."""
+    if triton is None:
+        if triton_model is not None:
+            raise InputError("--triton-model: names a model on a server, expected --triton HOST:PORT as well")
+        return
+    from parotid_seg.runtime.triton import check_address
+
+    check_address(triton)
+    given = {"--model": model is not None, "--backend": backend != "auto", "--device": device != "auto"}
+    if both := [option for option, is_given in given.items() if is_given]:
+        raise InputError(f"--triton: the server has the model and runs it, expected no {' and no '.join(both)}")
+
+
+def _on_server(
+    address: str, name: str | None, flips: bool, allow_unverified: bool, say: Callable[[str], None]
+) -> Backend:
+    """The model on a server; it gives labels only."""
+    from parotid_seg.runtime.triton import DEFAULT_MODEL_NAME, TritonBackend
+
+    served = TritonBackend(address, DEFAULT_MODEL_NAME if name is None else name, allow_unverified=allow_unverified)
+    if flips:
+        say(
+            "a served model gives no probabilities to average: --flips tells how certain the masks are and leaves them "
+            "as they are"
+        )
+    return served

@@ -8,16 +8,16 @@ import io
 import json
 import os
 import platform
-import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.files import write_text
+from parotid_seg.files import harmless, visible, write_text
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
+from parotid_seg.runtime.patients import Patient
 
 STATUSES = ("done", "skipped", "failed")
 STAGES = ("read", "segment", "write")
@@ -29,6 +29,10 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
     "pycuda",
+    "tritonclient",
+    "pydicom",
+    "highdicom",
+    "python-gdcm",
     "numpy",
     "scipy",
     "nibabel",
@@ -36,14 +40,21 @@ PACKAGES = (
 )
 
 
-FORMULA = frozenset("=+-@\t\r\n")
-"""First characters of what a spreadsheet runs as a formula, or looks behind for one (OWASP, "CSV Injection")."""
-
-
-def write_summary(entries: Sequence[Entry], labels: tuple[str, ...], path: Path) -> None:
+def write_summary(
+    entries: Sequence[Entry],
+    labels: tuple[str, ...],
+    path: Path,
+    patients: Mapping[str, Patient] | None = None,
+) -> None:
     """Write a row a case: status, volumes in ml, flags, seconds by stage, what ran.
 
-    Texts come from names of files and of labels, so all go through `harmless`.
+    Texts come from names of files and of labels, or from files, so all go through `harmless`.
+
+    Args:
+        entries: of the cases.
+        labels: names by value.
+        path: the file to make.
+        patients: by case, for a column of their own; None for none.
 
     Raises:
         OutputError: if that fails.
@@ -56,23 +67,17 @@ def write_summary(entries: Sequence[Entry], labels: tuple[str, ...], path: Path)
     agreement = [f"{name}_agreement" for name in short] if flipped else []
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
-    writer.writerow(["case", "status", *volumes, *agreement, "flags", *times, *ran, "reason", "mask", "source"])
+    who = [] if patients is None else ["patient"]
+    writer.writerow(["case", *who, "status", *volumes, *agreement, "flags", *times, *ran, "reason", "mask", "source"])
     for entry in entries:
         case, flags = harmless(entry.case), harmless("; ".join(entry.flags))
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
         told = map(harmless, (entry.backend, entry.device, entry.precision, entry.reason, entry.mask, entry.source))
-        writer.writerow([case, entry.status, *sizes, *alike, flags, *seconds, *told])
+        whose = [] if patients is None else [harmless(visible(patients.get(entry.case, "")))]
+        writer.writerow([case, *whose, entry.status, *sizes, *alike, flags, *seconds, *told])
     write_text(text.getvalue(), path)
-
-
-def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: with an apostrophe in front if it begins like one.
-
-    Full-width forms of these characters count as well: spreadsheets in Japanese take them for the same.
-    """
-    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in FORMULA else text
 
 
 def write_run(
@@ -101,4 +106,4 @@ def write_run(
         "versions": versions_of(PACKAGES),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }
-    write_text(json.dumps(content, indent=1) + "\n", path)
+    write_text(json.dumps(content, indent=1, default=os.fspath) + "\n", path)
