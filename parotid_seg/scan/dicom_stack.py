@@ -67,7 +67,7 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
         NoScan: if there are a few images in each of several planes.
     """
     groups = _by_plane(sorted(frames, key=lambda each: (each.slice.path, each.slice.frame or 0)))
-    if len(groups) > 1 and max(map(len, groups)) < FEWEST_SLICES:
+    if len(groups) > 1 and all(len(group) < FEWEST_SLICES for group in groups):
         raise NoScan(f"{len(frames)} images in {len(groups)} planes, as of a localizer")
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
