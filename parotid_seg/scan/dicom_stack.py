@@ -68,7 +68,7 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
     """
     groups = _by_plane(sorted(frames, key=lambda each: (each.slice.path, each.slice.frame or 0)))
     if len(groups) > 1 and all(len(group) < FEWEST_SLICES for group in groups):
-        raise NoScan(f"{len(frames)} images in {len(groups)} planes, as of a localizer")
+        raise NoScan(f"{sum(map(len, groups))} images in {len(groups)} planes, as of a localizer")
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
         if len(groups) > 1 and len(group) < FEWEST_SLICES:
