@@ -56,7 +56,10 @@ def medians(result: Result) -> dict[int, tuple[float, float, float]]:
 
 def verdicts(comparison: Comparison) -> dict[str, str]:
     """By batch size."""
-    return {str(change.batch_size): f"{change.verdict} ({change.ratio - 1:+.1%})" for change in comparison.changes}
+    return {
+        str(change.batch_size): change.verdict + (f" ({change.ratio - 1:+.1%})" if change.ratio else "")
+        for change in comparison.changes
+    }
 
 
 def main() -> None:
@@ -82,7 +85,8 @@ def main() -> None:
             measured(make, arguments.minutes, path)
             slowed[name] = [verdicts(compare_files(one, path)) for one in equal]
             print(name, json.dumps(slowed[name]), flush=True)
-    alarms = sum("no change" not in verdict for each in told.values() for verdict in each.values())
+    alarms = sum(verdict.startswith(("slower", "faster")) for each in told.values() for verdict in each.values())
+    silent = sum(verdict == "cannot tell" for each in told.values() for verdict in each.values())
     content = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": about_machine(),
@@ -92,7 +96,7 @@ def main() -> None:
             size: [max(each[size][kind] for each in found) / min(each[size][kind] for each in found) for kind in (0, 1)]
             for size in SIZES
         },
-        "alarms_between_equal_runs": {"found": alarms, "of": len(pairs) * len(SIZES)},
+        "alarms_between_equal_runs": {"found": alarms, "cannot_tell": silent, "of": len(pairs) * len(SIZES)},
         "equal": told,
         "slowed": slowed,
     }

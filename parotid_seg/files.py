@@ -1,21 +1,30 @@
-"""Results are whole or absent: files are written beside their final name, synced, then renamed."""
+"""Results are whole or absent: files are written beside their final name, synced, then renamed; a folder has one
+writer."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from parotid_seg.errors import OutputError
 
 LONGEST_NAME = 200
 """Bytes; file systems take 255."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATIENCE_S = 3.0
+"""A killed run's last process may live on for a moment."""
+FORMULA = frozenset("=+-@\t\r\n")
+"""First characters of what a spreadsheet runs as a formula, or looks behind for one (OWASP, "CSV Injection")."""
 
 
 @contextmanager
@@ -120,3 +129,38 @@ def remove_orphans(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder that nobody else is writing to."""
     for partial in folder.glob(".partial-*"):
         partial.unlink(missing_ok=True)
+
+
+def lock(file: BinaryIO, folder: Path) -> None:
+    """Lock an open file until it is closed or the process ends, however it ends.
+
+    Raises:
+        OutputError: if another process holds it, even after `PATIENCE_S`.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise OutputError(
+                    f"{folder}: another run is working in this folder; wait for its end or choose another --out"
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be locked against other runs ({error.strerror})") from error
+
+
+def harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: with an apostrophe in front if it begins like one.
+
+    Full-width forms of these characters count as well: spreadsheets in Japanese take them for the same.
+    """
+    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in FORMULA else text
+
+
+def visible(text: object) -> str:
+    """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
+    told = str(text)
+    return told if told.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in told)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from parotid_seg.files import visible
+
 if TYPE_CHECKING:
     from parotid_seg.runtime.evaluate import Evaluation
     from parotid_seg.runtime.infer import Outcome
@@ -35,16 +37,16 @@ class Line:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Tell something, unless the user wants it quiet."""
+        """Tell something in one line, unless the user wants it quiet."""
         if not self._quiet:
-            self._console.print(text)
+            self._console.print(visible(text))
 
     def error(self, text: str) -> None:
         """Tell what went wrong."""
         if self._bar.disable:
             print_error(text)
         else:
-            self._console.print(f"parotid-seg: {text}")
+            self._console.print(f"parotid-seg: {visible(text)}")
 
     def phase(self, text: str, done: int, steps: int) -> None:
         """Set the bar: what is being done, and how far."""
@@ -67,8 +69,8 @@ def following(quiet: bool) -> Iterator[Line]:
 
 
 def print_error(text: str) -> None:
-    """One line on standard error."""
-    print(f"parotid-seg: {text}", file=sys.stderr, flush=True)
+    """One line on standard error; names of files may hold anything."""
+    print(f"parotid-seg: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def outcome_text(outcome: Outcome) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from parotid_seg.bench.layers import rows as top_rows
+from parotid_seg.bench.pace import best_pace
 from parotid_seg.bench.parity import Parity
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.stages import STAGES
@@ -75,8 +76,10 @@ def _speeds(result: Result) -> list[str]:
 
 
 def _undisturbed(result: Result) -> str:
-    shares = [speed.undisturbed for row in result.rows for speed in row.speeds]
-    return f"{min(shares):.0%} to {max(shares):.0%} of them"
+    speeds = [speed for row in result.rows for speed in row.speeds]
+    shares = [speed.undisturbed for speed in speeds]
+    best_ms = min(best_pace(speed.paces_ms) for speed in speeds)
+    return f"{min(shares):.0%} to {max(shares):.0%} of them; its pace then: {best_ms:.2f} ms, see docs/bench.md"
 
 
 def _ends(result: Result) -> list[str]:

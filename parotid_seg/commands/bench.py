@@ -80,7 +80,8 @@ def bench(
         write_text(result.to_json(), out / "bench.json")
         write_text(report(result), out / "bench.md")
         draw(result, out / "bench.png")
-        line.say(report(result))
+        for row in report(result).splitlines():
+            line.say(row)
         line.say(f"wrote bench.json, bench.md and bench.png in {out}")
     raise typer.Exit(0 if result.all_same else 3)
 

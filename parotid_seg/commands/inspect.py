@@ -20,7 +20,8 @@ def inspect(
 ) -> None:
     """Tell what a model, an engine or a scan is, and what would be done with it."""
     with one_line_errors():
+        from parotid_seg.files import visible
         from parotid_seg.runtime.inspect import inspect as run
 
         for label, value in run(file).items():
-            typer.echo(f"{label + ':':<24} {value}")
+            typer.echo(visible(f"{label + ':':<24} {value}"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import Roi, StructureSet
+from parotid_seg.dicom.objects import MAKER
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.dicom_object import MAKER
 
 APPROVED, REJECTED = "APPROVED", "REJECTED"
 

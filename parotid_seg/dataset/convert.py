@@ -10,13 +10,13 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from parotid_seg.dataset.contoured import Contoured
+from parotid_seg.dicom.rt_read import read_rtstruct
+from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.files import whole_file
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_sided, mirrored_labels, words
 from parotid_seg.scan.nifti import PACKING, NiftiScan
-from parotid_seg.scan.rt_read import read_rtstruct
-from parotid_seg.scan.series import Series
 from parotid_seg.scan.volume import Mask, Voxels
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
@@ -64,7 +64,7 @@ def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[M
 
 
 def canonical(mask: Mask, scan: NiftiScan) -> Mask:
-    """A mask of a series' slices in canonical order (D, H, W): the inverse of `scan.dicom.slices_of`."""
+    """A mask of a series' slices in canonical order (D, H, W): the inverse of `dicom.read.slices_of`."""
     return np.ascontiguousarray(scan.volume.orientation.to_canonical(mask.T))
 
 

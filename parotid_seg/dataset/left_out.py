@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from parotid_seg.files import write_text
-from parotid_seg.runtime.summary import harmless
+from parotid_seg.files import harmless, write_text
 from parotid_seg.scan.codes import plain
 
 FILE, SERIES, STRUCTURES, ROI = "file", "series", "structure set", "ROI"

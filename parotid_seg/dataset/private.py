@@ -19,9 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parotid_seg.errors import InputError, OutputError
-from parotid_seg.files import make_folder, remove_orphans, write_text
-from parotid_seg.runtime.journal import lock
-from parotid_seg.runtime.summary import harmless
+from parotid_seg.files import harmless, lock, make_folder, remove_orphans, write_text
 
 STATE = "state.json"
 LABELLED, UNLABELLED, ABSENT = "labelled", "unlabelled", "absent"

@@ -16,12 +16,12 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage
 
+from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.objects import MAKER
+from parotid_seg.dicom.rt_read import read_structure_set
+from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.codes import plain
-from parotid_seg.scan.dicom_object import MAKER
-from parotid_seg.scan.discreet import discreet
-from parotid_seg.scan.rt_read import read_structure_set
-from parotid_seg.scan.series import Series
 
 SHORTEST_SECRET = 3
 """Characters: parts of a name that are shorter are in too many words."""

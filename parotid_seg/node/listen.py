@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from parotid_seg.files import make_folder
+from parotid_seg.files import lock, make_folder
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import Ledger
 from parotid_seg.node.options import ListenOptions, Say
 from parotid_seg.node.reception import Reception
 from parotid_seg.node.send import Outbox
 from parotid_seg.node.work import Segment, Work
-from parotid_seg.runtime.journal import lock
 
 POLL_S = 0.2
 GRACE_S = 10.0

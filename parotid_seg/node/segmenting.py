@@ -34,7 +34,7 @@ def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True
         try:
             infer([series], out, lambda: backend, options, progress=note)
         except InputError as error:
-            return Segmented(reason=str(error))
+            return Segmented(reason="; ".join(failures) or str(error))
         files = tuple(sorted(out.glob(f"*{ENDINGS[RTSTRUCT]}")))
         return Segmented(files, reason="" if files else "; ".join(failures), note="; ".join((*failures, *flags)))
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parotid_seg.dicom.series import Series, series_key
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.sources import Scan, place_of
 from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
-from parotid_seg.scan.series import Series, series_key
 
 if TYPE_CHECKING:
-    from parotid_seg.scan.dicom import LeftOut
+    from parotid_seg.dicom.read import LeftOut
 
 STRAY = ("not DICOM", "empty", "no file")
 """Reasons for which files in a folder are of no interest."""
@@ -80,7 +80,7 @@ def find_scans(
         scans |= {place_of(scan[0]): scan for scan in in_files}
         series |= {place_of(each): each for each in in_series}
     if series:
-        from parotid_seg.scan.studies import scans_of
+        from parotid_seg.dicom.studies import scans_of
 
         of_series, wrong, left_out = scans_of(series.values(), channels)
         scans |= {place_of(scan[0]): scan for scan in of_series}
@@ -106,8 +106,8 @@ def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Seri
     """Series of the model's modality, errors for those that cannot be read, and what else there is."""
     if not files:
         return [], [], []
-    from parotid_seg.scan.dicom import find_series
-    from parotid_seg.scan.studies import of_modality
+    from parotid_seg.dicom.read import find_series
+    from parotid_seg.dicom.studies import of_modality
 
     found = find_series(files)
     series, others = of_modality(found.series, channels)
@@ -192,7 +192,7 @@ def _place_named(scan: Scan) -> Path:
     """What a scan is called after: its first file, or the deepest folder that holds all of its series."""
     if isinstance(scan[0], Path):
         return scan[0]
-    from parotid_seg.scan.studies import folder_of
+    from parotid_seg.dicom.studies import folder_of
 
     return folder_of([each for each in scan if isinstance(each, Series)])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,6 +18,7 @@ from parotid_seg.runtime.crew import Crew, Worker
 from parotid_seg.runtime.journal import Entry, Journal
 from parotid_seg.runtime.messages import PICTURES, Job, Work
 from parotid_seg.runtime.outputs import NIFTI, Outputs
+from parotid_seg.runtime.patients import patients_of
 from parotid_seg.runtime.pipeline import Limits, Pipeline
 from parotid_seg.runtime.report import write_report
 from parotid_seg.runtime.report_page import Ran
@@ -40,6 +42,7 @@ class InferOptions:
         overwrite: redo cases that are done.
         report: write report.html and report.json; with `pictures`, close-ups for it, too.
         outputs: formats of the masks.
+        identify: tell the patients of the DICOM scans of this run in summary.csv and the report, and nowhere else.
     """
 
     batch_size: int | None = None
@@ -50,6 +53,7 @@ class InferOptions:
     overwrite: bool = False
     report: bool = True
     outputs: Outputs = field(default_factory=Outputs)
+    identify: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -114,30 +118,33 @@ def infer(
         backend = load()
         run = _Run(out, backend, options, progress)
         found, errors = find_scans(scans, backend.contract.channels, ignore=run.results(scans), say=say)
+        refused = [_refused(str(error), scans) for error in errors]
+        run.total = len(found) + len(refused)
         if not found:
-            raise InputError("; ".join(map(str, errors)) or "no scan was named")
+            if len(refused) < 2:
+                raise InputError(refused[0].reason if refused else "no scan was named")
+            run.refuse(refused)
+            raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
         make_folder(out)
         with run.journal.writing():
             _remove_partials(out)
             cases = name_cases(found, run.journal.owners())
-            run.total = len(cases) + len(errors)
+            patients = patients_of(cases) if options.identify else None
             batches = Batches[Worker](backend, options.batch_size or backend.batch_size, flips=options.flips, say=say)
             limits = Limits.of_machine(options.workers)
             say(_announcement(run.total, backend, batches.batch_size, options, limits))
             try:
-                for error in errors:
-                    entry = Entry(case="", source=str(error).split(": ")[0], key="", status="failed", reason=str(error))
-                    run.tell("failed", entry)
+                run.refuse(refused)
                 run.do(cases, Pipeline(run.work, batches, limits, crew))
             finally:
                 crew.end()
                 _remove_partials(out)
                 if NIFTI in options.outputs.formats:
                     write_itksnap_labels(backend.contract.labels, out / "itk-snap-labels.txt")
-                write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv")
+                write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv", patients)
                 write_run(backend, options, scans, run.begun, run.counts, out / "run.json")
                 if options.report:
-                    write_report(run.all_entries(), run.ran(backend), out)
+                    write_report(run.all_entries(), run.ran(backend), out, patients or {})
     return Summary(**run.counts, out=out)
 
 
@@ -173,6 +180,11 @@ class _Run:
             *([] if inside else [out]),
         ]
 
+    def refuse(self, entries: Iterable[Entry]) -> None:
+        """Tell what is no scan, though it should be one."""
+        for entry in entries:
+            self.tell("failed", entry)
+
     def do(self, cases: Sequence[Case], pipeline: Pipeline) -> None:
         """Do the cases, and record and tell how each ends."""
         for each in pipeline.run(Job(case, self.journal.entries.get(case.name)) for case in cases):
@@ -200,6 +212,14 @@ class _Run:
         """What the run was made with, for the report."""
         engine = f"{backend.ran.backend} on {backend.ran.device}, {backend.ran.precision}"
         return Ran(backend.model_sha256, engine, backend.contract.labels, self.total - len(self._entries))
+
+
+def _refused(message: str, arguments: Sequence[Path]) -> Entry:
+    """The entry of what `find_scans` could make no scan of. Its message begins with a path, which may hold colons."""
+    parts = message.split(": ")
+    beginnings = [": ".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    there = (each for each in beginnings if os.path.lexists(each) or Path(each) in arguments)
+    return Entry(case="", source=next(there, parts[0]), key="", status="failed", reason=message)
 
 
 def _announcement(total: int, backend: Backend, batch_size: int, options: InferOptions, limits: Limits) -> str:

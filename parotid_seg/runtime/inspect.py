@@ -39,23 +39,28 @@ def inspect(path: Path) -> Facts:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if path.is_dir() or _is_dicom(path):
-        from parotid_seg.scan.dicom import describe_folder
-
-        return describe_folder(path)
+    if path.is_dir():
+        return _describe_dicom(path)
     if path.suffix == ".onnx":
         return _describe_model(path)
     if path.suffix == ".engine":
         return _describe_engine(path)
     if is_nifti(path):
         return _describe_scan(path)
+    from parotid_seg.dicom.file import read_dicom
+
+    if read_dicom(path) is not None:
+        return _describe_dicom(path)
     wanted = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
     raise InputError(f"{path}: found {_kind_of(path)}, {wanted}")
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def _describe_dicom(path: Path) -> Facts:
+    from parotid_seg.dicom.discreet import discreet
+    from parotid_seg.dicom.read import describe_folder
+
+    with discreet(path, "DICOM folder"):
+        return describe_folder(path)
 
 
 def _describe_model(path: Path) -> Facts:

@@ -4,22 +4,18 @@ anything half-written."""
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from parotid_seg.errors import OutputError
+from parotid_seg.files import lock
 
 NAME = "journal.jsonl"
-PATIENCE_S = 3.0
-"""A killed run's last process may live on for a moment."""
 
 
 @dataclass(frozen=True)
@@ -119,27 +115,6 @@ class Journal:
             except (ValueError, TypeError):
                 continue  # torn: its case counts as not done
             self.entries[entry.case] = dataclasses.replace(entry, flags=tuple(entry.flags))
-
-
-def lock(file: BinaryIO, folder: Path) -> None:
-    """Lock an open file until it is closed or the process ends, however it ends.
-
-    Raises:
-        OutputError: if another process holds it, even after `PATIENCE_S`.
-    """
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise OutputError(
-                    f"{folder}: another run is working in this folder; wait for its end or choose another --out"
-                ) from None
-            time.sleep(0.05)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be locked against other runs ({error.strerror})") from error
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

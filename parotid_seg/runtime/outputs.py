@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.sources import Source
 from parotid_seg.scan.nifti import NiftiScan, is_own_mask, write_mask
-from parotid_seg.scan.series import Series
 from parotid_seg.scan.volume import Mask
 
 NIFTI, NRRD, RTSTRUCT, SEG, SEG_LABELMAP = "nifti", "nrrd", "rtstruct", "seg", "seg-labelmap"
@@ -45,8 +45,7 @@ class Outputs:
     @property
     def decides(self) -> tuple[str, ...]:
         """What decides the files beside the mask; nothing for the default."""
-        appended = (hash_file(self.append),) if self.append else ()
-        return () if self == Outputs() else (*self.formats, *appended)
+        return () if self == Outputs() else (*self.formats, *([_hash_of(self.append)] if self.append else []))
 
     def names(self, case: str) -> list[str]:
         """Names of a case's files."""
@@ -87,6 +86,13 @@ class Outputs:
                 _write_dicom(name, mask, scan, source, tuple(labels), model, path, self.append)
 
 
+def _hash_of(append: Path) -> str:
+    try:
+        return hash_file(append)
+    except OSError as error:
+        raise InputError(f"--append: {append}: cannot be read ({error.strerror})") from error
+
+
 def _write_dicom(
     name: str,
     mask: Mask,
@@ -97,15 +103,15 @@ def _write_dicom(
     path: Path,
     append: Path | None,
 ) -> None:
-    from parotid_seg.scan.dicom import slices_of
+    from parotid_seg.dicom.read import slices_of
 
     slices = slices_of(mask, scan)
     if name == RTSTRUCT:
-        from parotid_seg.scan.rtstruct import write_rtstruct
+        from parotid_seg.dicom.rtstruct import write_rtstruct
 
         write_rtstruct(series, slices, labels, path, model=model, append=append)
     else:
-        from parotid_seg.scan.dicom_seg import write_seg
+        from parotid_seg.dicom.seg import write_seg
 
         write_seg(series, slices, labels, path, model=model, kind="labelmap" if name == SEG_LABELMAP else "binary")
 
@@ -118,6 +124,6 @@ def is_ours(path: Path) -> bool:
         from parotid_seg.scan.slicer import is_own_segmentation
 
         return is_own_segmentation(path)
-    from parotid_seg.scan.dicom_object import is_own_object
+    from parotid_seg.dicom.objects import is_own_object
 
     return is_own_object(path)

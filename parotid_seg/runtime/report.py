@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from parotid_seg.files import write_text
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.messages import PICTURES, views_of
+from parotid_seg.runtime.patients import Patient
 from parotid_seg.runtime.report_case import Judged, worst_first
 from parotid_seg.runtime.report_fhir import bundle
 from parotid_seg.runtime.report_page import Picture, Ran, page
@@ -21,13 +23,16 @@ EMBEDDED_CHARACTERS = 8_000_000
 """Pictures in the page, worst cases first, as far as this goes (some 150 cases); the others are linked."""
 
 
-def write_report(entries: Iterable[Entry], ran: Ran, out: Path) -> None:
+def write_report(
+    entries: Iterable[Entry], ran: Ran, out: Path, patients: Mapping[str, Patient] = MappingProxyType({})
+) -> None:
     """Write `out`/report.html and `out`/report.json.
 
     Args:
         entries: of all cases; those done whose mask is gone are left out.
         ran: see `Ran`.
         out: the folder that masks and pictures lie in.
+        patients: by case, of those that are to be told.
 
     Raises:
         OutputError: if a file cannot be written.
@@ -35,6 +40,7 @@ def write_report(entries: Iterable[Entry], ran: Ran, out: Path) -> None:
     when = datetime.now(UTC)
     found = [entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask)]
     cases = worst_first([_with_files_that_are_there(entry, out) for entry in found], out)
+    cases = [replace(case, patient=patients.get(case.entry.case)) for case in cases]
     text = page(cases, pictures_of(cases, out), ran, versions_of(PACKAGES), when)
     write_text(text, out / "report.html")
     write_text(bundle(cases, when), out / "report.json")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.patients import Patient
 from parotid_seg.scan.labels import is_parotid, words
 
 LARGEST_RATIO = 1.6
@@ -38,6 +39,7 @@ class Judged:
         flags: the entry's, and one if the sides differ too much; of a failed case none.
         reason: why it failed, without the folders of its scan, whose names may tell who the patient is, and of results.
         weight: sum over the flags.
+        patient: None unless that is to be told.
     """
 
     entry: Entry
@@ -47,6 +49,7 @@ class Judged:
     flags: tuple[str, ...]
     reason: str
     weight: int
+    patient: Patient | None = None
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -87,12 +90,6 @@ def _without_folders(text: str, folders: Iterable[Path]) -> str:
 def worst_first(entries: Iterable[Entry], out: Path | None = None) -> list[Judged]:
     """All cases of the output folder `out` in the report's order, see `Judged.rank`."""
     return sorted((judge(entry, out) for entry in entries), key=lambda case: case.rank)
-
-
-def visible(text: object) -> str:
-    """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
-    told = str(text)
-    return told if told.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in told)
 
 
 def asymmetry(volumes_ml: dict[str, float]) -> float | None:

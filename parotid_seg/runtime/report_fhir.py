@@ -11,21 +11,26 @@ A `Bundle` of type "collection" holds for each case, worst first,
   hash, and as `component` the agreement of both looks, if there were two;
 - for both glands an `Observation` of the ratio of the larger to the smaller volume.
 
-There is no `subject`: the file says nothing about who the patient is. Whoever knows adds it. Codes of SNOMED CT are
-those that DICOM (PS3.16) uses for sites, sides and measurements. Resources are addressed by UUIDs that follow from case
-and mask (or from the file that failed), so that the same results have the same addresses. Characters that cannot be
-seen, which a FHIR string must not hold, are told by their numbers.
+There is no `subject`: the file says nothing about who the patient is. Whoever knows adds it. Only with `--identify`
+each DICOM case of the run has a `Patient` (`name`, `identifier`, `birthDate`), the `subject` of all its resources.
+
+Codes of SNOMED CT are those that DICOM (PS3.16) uses for sites, sides and measurements. Resources are addressed by
+UUIDs that follow from case and mask (or from the file that failed), so that the same results have the same addresses.
+Characters that cannot be seen, which a FHIR string must not hold, are told by their numbers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from parotid_seg.runtime.report_case import Judged, visible
+from parotid_seg.files import visible
+from parotid_seg.runtime.patients import Patient
+from parotid_seg.runtime.report_case import Judged
 from parotid_seg.runtime.report_views import shown_name
 from parotid_seg.scan.labels import is_parotid, words
 
@@ -65,10 +70,27 @@ def _of_case(case: Judged, issued: str) -> list[Resource]:
     }
     if entries:
         report["result"] = [{"reference": entry["fullUrl"]} for entry in entries]
+    if case.patient:
+        patient = _entry(case, "patient", _who(case.patient))
+        for resource in (report, *observations):
+            resource["subject"] = {"reference": patient["fullUrl"]}
+        entries.append(patient)
     conclusion = case.reason if case.failed else "; ".join(case.flags)
     if conclusion:
         report["conclusion"] = visible(conclusion)
     return [_entry(case, "report", report), *entries]
+
+
+def _who(patient: Patient) -> Resource:
+    """A FHIR Patient. A birth date that is no date is left out: FHIR takes none."""
+    who: Resource = {"resourceType": "Patient"}
+    if patient.name:
+        who["name"] = [{"text": visible(patient.name)}]
+    if patient.id:
+        who["identifier"] = [{"value": visible(patient.id)}]
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", patient.birth_date):
+        who["birthDate"] = patient.birth_date
+    return who
 
 
 def _entry(case: Judged, part: str, resource: Resource) -> Resource:

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from parotid_seg.runtime.report_case import LARGEST_RATIO, Judged, visible
+from parotid_seg.files import visible
+from parotid_seg.runtime.report_case import LARGEST_RATIO, Judged
 from parotid_seg.runtime.report_views import SCALE_MM, shown_name
 from parotid_seg.runtime.segmenter import USUAL_VOLUME_ML
 
@@ -123,7 +124,7 @@ the anatomy has to look at each of them before it is used. A case without a flag
 </main>
 <footer>
 <h2>About this report</h2>
-{_about(ran.model_sha256, versions)}
+{_about(ran.model_sha256, versions, any(case.patient for case in cases))}
 </footer>
 <script>{SCRIPT}</script>
 </body>
@@ -174,7 +175,7 @@ def _table(cases: Sequence[Judged], names: Sequence[str], heads: Sequence[str]) 
         entry = case.entry
         cells = [
             (f"{number}", number),
-            (f'<a href="#case-{number}">{shown_apart(case.name)}</a>', case.name),
+            (f'<a href="#case-{number}">{shown_apart(case.name)}</a>{_patient(case)}', case.name),
             (f'<span class="{case.status}">{STATUS_WORDS[case.status]}</span>', list(STATUS_WORDS).index(case.status)),
             (_told(case), "; ".join(case.flags) or case.reason),
             *(_number(entry.volumes_ml.get(name), 1) for name in names),
@@ -197,6 +198,10 @@ def _table(cases: Sequence[Judged], names: Sequence[str], heads: Sequence[str]) 
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="table"><table id="cases">'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
     )
+
+
+def _patient(case: Judged) -> str:
+    return f'<br><span class="soft">{shown_apart(case.patient)}</span>' if case.patient else ""
 
 
 def _number(value: float | None, digits: int) -> tuple[str, object]:
@@ -223,7 +228,8 @@ def _engine(case: Judged) -> str:
 
 def _section(number: int, case: Judged, picture: Picture, names: Sequence[str], model_sha256: str) -> str:
     entry = case.entry
-    facts = [("Status", f'<span class="{case.status}">{STATUS_WORDS[case.status]}</span>')]
+    facts = [("Patient", shown_apart(case.patient))] if case.patient else []
+    facts += [("Status", f'<span class="{case.status}">{STATUS_WORDS[case.status]}</span>')]
     if told := _told(case):
         facts.append(("Look at", told))
     facts += [
@@ -280,7 +286,12 @@ def _told_of_pictures(pictures: Sequence[Picture]) -> str:
     )
 
 
-def _about(model_sha256: str, versions: Mapping[str, str]) -> str:
+def _about(model_sha256: str, versions: Mapping[str, str], identified: bool) -> str:
+    who = (
+        "tells who the patients are (--identify)"
+        if identified
+        else "holds names of scan files and folders, no other data on who the patient is"
+    )
     packages = ", ".join(f"{shown(name)} {shown(version)}" for name, version in versions.items())
     return (
         f"<p>Model file: SHA-256 <code>{shown(model_sha256)}</code>. Versions: {packages}.</p>"
@@ -289,6 +300,6 @@ def _about(model_sha256: str, versions: Mapping[str, str]) -> str:
         "by the end of the scan, uncertain (only with --flips), or unequal by a ratio above "
         f"{LARGEST_RATIO:g}. The limits come from the contours of the training and validation patients. Agreement is "
         "how far the look at the scan and the look at its mirror image overlap (DSC); 1 is best.</p>"
-        "<p>The same for machines: report.json (in the shape of FHIR R4), summary.csv, run.json. This page holds names "
-        "of scan files, no other data on who the patient is, and loads nothing from anywhere.</p>"
+        "<p>The same for machines: report.json (in the shape of FHIR R4), summary.csv, run.json. This page "
+        f"{who}, and loads nothing from anywhere.</p>"
     )

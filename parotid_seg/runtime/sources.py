@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from parotid_seg.dicom.series import Series
 from parotid_seg.runtime.journal import hash_file
 from parotid_seg.scan.nifti import NiftiScan, count_voxels, read_nifti
-from parotid_seg.scan.series import Series
 
 Source = Path | Series
 """A NIfTI file, absolute and not surely there, or a DICOM series that was found."""
@@ -45,7 +45,7 @@ def read_scan(scan: Scan) -> NiftiScan:
     paths = [each for each in scan if isinstance(each, Path)]
     if len(paths) == len(scan):
         return read_nifti(*paths)
-    from parotid_seg.scan.one_grid import read_on_one_grid
+    from parotid_seg.dicom.one_grid import read_on_one_grid
 
     first, *further = (each for each in scan if isinstance(each, Series))
     assert len(further) == len(scan) - 1

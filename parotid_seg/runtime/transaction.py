@@ -6,9 +6,11 @@ import hashlib
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
-from parotid_seg.errors import OutputError, ScanError
-from parotid_seg.files import make_folder
+from parotid_seg.dicom.series import Series
+from parotid_seg.errors import InputError, OutputError, ScanError
+from parotid_seg.files import make_folder, visible
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.journal import Entry, hash_file, is_whole
@@ -17,7 +19,7 @@ from parotid_seg.runtime.outputs import is_ours
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude, prepare
-from parotid_seg.runtime.sources import Scan, hash_source, place_of, read_scan
+from parotid_seg.runtime.sources import Scan, Source, hash_source, place_of, read_scan
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
 
@@ -45,17 +47,32 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
         if known and not work.overwrite and known.key == key and is_whole(known, work.out):
             return "skipped", known
         return "done", _segment(work, case, known, key, ask, begun)
-    except ScanError as error:
-        named = any(str(place_of(source)) in str(error) for source in case.scan)
-        reason = str(error) if named else f"{place}: {error}"
+    except (ScanError, InputError) as error:
+        reason = str(error) if any(_is_named(source, str(error)) for source in case.scan) else f"{place}: {error}"
     except MemoryError:
         reason = f"{place}: there is not enough memory for it"
     except (OutputError, EOFError, BrokenPipeError):
         raise
     except Exception as error:  # a bug; the other scans need not wait until it is mended
-        traceback.print_exc()
-        reason = f"{place}: unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{place}: unexpected {_bug(error, case)}"
     return "failed", failed(case, reason, key)
+
+
+def _is_named(source: Source, message: str) -> bool:
+    """Whether a message begins with a file of the source, or names it."""
+    if isinstance(source, Path):
+        return str(source) in message
+    return message.startswith(tuple(f"{path}: " for path in (source.folder, *(each.path for each in source.slices))))
+
+
+def _bug(error: Exception, case: Case) -> str:
+    """Print where an error was raised; of DICOM files without its text, which may quote them."""
+    kind = type(error).__name__
+    if any(isinstance(source, Series) for source in case.scan):
+        traceback.print_tb(error.__traceback__)
+        return f"{kind}; the lines before tell where"
+    traceback.print_exc()
+    return f"{kind}: {' '.join(str(error).split())}"
 
 
 def key_of(scan: Scan, work: Work) -> str:
@@ -79,8 +96,9 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
     source = case.scan[0]
     work.outputs.check(source)
     paths = [work.out / name for name in work.outputs.names(case.name)]
+    ours = {known.mask, *known.further} if known else set()
     for path in paths:
-        if known is None and path.exists() and not is_ours(path):
+        if path.name not in ours and path.exists() and not is_ours(path):
             raise ScanError(
                 f"{place_of(source)}: {path} exists and is no mask of ours; move it or choose another --out"
             )
@@ -98,7 +116,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
         if work.pictures:
             picture = pictures / f"{case.name}.png"
-            draw_overlay(scan.volume, window, found.mask, found.volumes_ml, case.name, picture)
+            draw_overlay(scan.volume, window, found.mask, found.volumes_ml, visible(case.name), picture)
         if work.views:
             draw_views(scan.volume, window, found.mask, work.contract.labels, pictures / views_of(case.name))
     work.outputs.write(found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name)

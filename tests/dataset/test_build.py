@@ -10,10 +10,10 @@ import pydicom
 import pytest
 
 from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dicom.find import find_series
+from parotid_seg.dicom.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError
-from parotid_seg.scan.dicom_find import find_series
 from parotid_seg.scan.nifti import read_mask, read_nifti
-from parotid_seg.scan.rtstruct import write_rtstruct
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.patients import load_patients
 from tests.dataset.studies import (

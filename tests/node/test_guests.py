@@ -10,12 +10,12 @@ import pytest
 from pydicom.uid import MRImageStorage, RTStructureSetStorage
 from pynetdicom import association as pynetdicom_association
 
+from parotid_seg import files
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.node import reception
 from parotid_seg.node.ledger import DONE
 from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions
-from parotid_seg.runtime import journal
 from tests.node.peers import (
     NAME,
     associated,
@@ -176,7 +176,7 @@ def test_the_port_is_in_use(start, tmp_path):
 
 
 def test_one_node_a_folder(start, monkeypatch):
-    monkeypatch.setattr(journal, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(files, "PATIENCE_S", 0.2)
     node = start()
     with pytest.raises(OutputError, match="another run is working in this folder"):
         listen(ListenOptions(port=free_port(), out=node.options.out), fake_segment)

@@ -3,12 +3,14 @@
 import dataclasses
 
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.inspect import inspect
 from parotid_seg.runtime.model_file import read_model
+from tests.dicom_series import ct_voxels, write_series
 from tests.sidecars import write_sidecar
 
 
@@ -58,6 +60,14 @@ def test_an_engine_tells_what_is_known_of_its_masks(engine, verification, words)
     contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
     write_sidecar(engine, contract, verification=verification)
     assert inspect(engine)["masks"] == words
+
+
+def test_dicom_with_or_without_a_preamble(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels((10, 24, 24)), transfer_syntax=ImplicitVRLittleEndian)
+    assert "10 slices of 24 x 24 voxels" in str(inspect(paths[0]))
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(content[content.index(b"\x08\x00\x05\x00") :])
+    assert "10 slices of 24 x 24 voxels" in str(inspect(paths[0]))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from parotid_seg import files
 from parotid_seg.errors import OutputError
-from parotid_seg.runtime import journal as module
 from parotid_seg.runtime.journal import NAME, Entry, Journal, hash_file, is_whole
 
 
@@ -82,7 +82,7 @@ with Journal(Path(sys.argv[1])).writing():
 
 
 def test_a_second_run_is_refused_until_the_first_one_is_gone_however_it_went(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(files, "PATIENCE_S", 0.2)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

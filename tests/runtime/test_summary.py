@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from parotid_seg.files import harmless
 from parotid_seg.runtime.journal import Entry
-from parotid_seg.runtime.summary import harmless, write_summary
+from parotid_seg.runtime.summary import write_summary
 
 LABELS = ("background", "parotid_left", "parotid_right")
 

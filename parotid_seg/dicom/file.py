@@ -1,0 +1,184 @@
+"""A DICOM file's header, read with care: files come from anywhere, and a length in them may say anything."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from parotid_seg.dicom.discreet import discreet
+from parotid_seg.errors import ScanError
+
+HEAD = 132
+"""Bytes of the preamble and of DICM, with which a DICOM file begins (DICOM PS3.10, 7.1)."""
+FIRST_GROUPS = (0x0002, 0x0008)
+"""Of a data set without a preamble; its first element has a low number and is short."""
+LARGEST_INFLATED = 1 << 30
+"""Bytes that a deflated file may grow to."""
+LONGEST_TEXT = 1 << 16
+"""Bytes of an attribute that is no sequence; what is read of a header never needs more."""
+
+SMALL = 1 << 16
+"""Bytes that need not be counted before they are asked for."""
+
+SEQUENCES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"]
+# fmt: off
+ATTRIBUTES = [
+    "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientName", "PatientID", "PatientBirthDate",
+    "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID",
+    "AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "NumberOfFrames", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "LossyImageCompression",
+]
+# fmt: on
+"""What is read of a header, with the sequences."""
+PIXELS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData"]
+
+_SHORT = frozenset(map(Tag, ATTRIBUTES))
+_HEADER = [*map(Tag, ATTRIBUTES), *map(Tag, SEQUENCES)]
+_ALL = [*_HEADER, *map(Tag, PIXELS)]
+_PIXELS = frozenset(map(Tag, PIXELS))
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """A DICOM file.
+
+    Attributes:
+        header: its `ATTRIBUTES` and `SEQUENCES`, and its `PIXELS` if they were asked for.
+        transfer_syntax: as its meta information names it, else as its bytes look.
+        pixels_at: where in the file the pixel data begin; 0 if the file is deflated.
+        bytes_left: from there to its end, or of the pixel data if they were read.
+    """
+
+    path: Path
+    header: Dataset
+    transfer_syntax: UID
+    pixels_at: int
+    bytes_left: int
+
+
+class _Deflated(Exception):  # noqa: N818
+    """All that is left of a file was asked for, which pydicom does to inflate it."""
+
+
+class _Bounded(io.BufferedReader):
+    """A file that is never asked for more than is left of it, whatever length its header names."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            raise _Deflated
+        return super().read(size if size < SMALL else max(0, min(size, self._size - self.tell())))
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return super().read()
+
+
+def read_dicom(path: Path, *, pixels: bool = False) -> DicomFile | None:
+    """Read a file's header, and its pixel data if they are asked for.
+
+    Returns:
+        None if the file is not DICOM. One without a preamble is if it begins like a data set and names its SOP class.
+
+    Raises:
+        ScanError: if it is and cannot be read.
+    """
+    with discreet(path, "DICOM file"), _Bounded(path) as file:
+        start = file.read(HEAD)
+        named = start[128:] == b"DICM"
+        if not (named or _begins_as_data_set(start)):
+            return None
+        try:
+            found = _read(path, file, pixels)
+        except Exception:
+            if named:
+                raise
+            return None
+    return found if named or "SOPClassUID" in found.header else None
+
+
+def kind_in_meta(path: Path) -> str:
+    """The SOP class that a file's meta information names, whatever the rest is like; empty if it names none."""
+    try:
+        with discreet(path, "DICOM file"), _Bounded(path) as file:
+            meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
+            return str(meta.get("MediaStorageSOPClassUID") or "")
+    except ScanError:
+        return ""
+
+
+def _begins_as_data_set(start: bytes) -> bool:
+    if len(start) < HEAD:
+        return False
+    vr = start[4:6]
+    explicit = vr.isalpha() and vr.isupper()
+    big = int.from_bytes(start[:2], "big") in FIRST_GROUPS
+    group, element = (int.from_bytes(start[at : at + 2], "big" if big else "little") for at in (0, 2))
+    short = explicit or (not big and int.from_bytes(start[4:8], "little") <= HEAD)
+    return group in FIRST_GROUPS and element <= 0x0020 and short
+
+
+def _read(path: Path, file: _Bounded, pixels: bool) -> DicomFile:
+    def read(source: io.BytesIO | _Bounded) -> tuple[Dataset, int, int]:
+        source.seek(0)
+        tags = _ALL if pixels else _HEADER
+        header = read_partial(source, stop_when=None if pixels else _stop(path), force=True, specific_tags=tags)
+        at = source.tell()
+        return header, at, len(header.get("PixelData") or b"") if pixels else source.seek(0, os.SEEK_END) - at
+
+    try:
+        header, at, left = read(file)
+    except _Deflated:
+        header, _, left = read(_inflated(file, path))
+        at = 0
+    return DicomFile(path, header, _syntax(header), at, left)
+
+
+def _stop(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
+    """What ends the reading of a header: the pixels, or an attribute of absurd length."""
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if length > LONGEST_TEXT and tag in _SHORT:
+            raise ScanError(f"{path}: damaged: found an attribute of {length} bytes, expected at most {LONGEST_TEXT}")
+        return tag in _PIXELS
+
+    return stop
+
+
+def _inflated(file: _Bounded, path: Path) -> io.BytesIO:
+    """The data set of a deflated file, from where the file stands (DICOM PS3.5, A.5)."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.rest(), LARGEST_INFLATED)
+    if inflater.unconsumed_tail:
+        raise ScanError(f"{path}: damaged: inflates to more than {LARGEST_INFLATED >> 20} MB")
+    return io.BytesIO(content)
+
+
+def _syntax(header: Dataset) -> UID:
+    named = header.file_meta.get("TransferSyntaxUID")
+    if named:
+        return UID(str(named))
+    implicit, little = header.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian

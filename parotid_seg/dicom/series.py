@@ -1,0 +1,82 @@
+"""A DICOM series as it was found: which file or frame is which slice, and where it lies in the patient.
+
+`find` finds series and `read` reads them; what is written in DICOM refers to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image of a series.
+
+    Attributes:
+        path: its file.
+        frame: its number in a multi-frame file, from 0; None in a file of one image.
+        sop_class_uid, sop_instance_uid: of the file.
+    """
+
+    path: Path
+    frame: int | None
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Slices of one series that are one volume: parallel, evenly spaced, in order.
+
+    Attributes:
+        slices: in the order of their position along the normal of their rows and columns.
+        rows, columns: voxels of a slice.
+        affine: (4, 4), from (slice, row, column, 1) to the patient's x, y, z in mm, which run to the patient's left,
+            back and head (LPS); of voxels' centres.
+        modality: "CT" or "MR".
+        description: SeriesDescription as it stands in the file: untrusted text that may name the patient.
+        series_uid, study_uid, frame_of_reference_uid: UIDs; the last one is empty if the files have none.
+        number: SeriesNumber; None if there is none.
+        folder: the deepest that holds all of its files.
+        part: what tells this volume from the others of the same series, in lower-case letters, digits and hyphens
+            ("echo-2"); empty if it is the only one.
+    """
+
+    slices: tuple[Slice, ...]
+    rows: int
+    columns: int
+    affine: NDArray[np.float64]
+    modality: str
+    description: str
+    series_uid: str
+    study_uid: str
+    frame_of_reference_uid: str
+    number: int | None
+    folder: Path
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        """A short name that stays the same and says nothing of the patient."""
+        key = series_key(self.series_uid)
+        return f"{key}-{self.part}" if self.part else key
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return series_title(self.modality, self.number, self.key)
+
+
+def series_key(series_uid: str) -> str:
+    """Of a series, whatever volumes it has: the first 8 hexadecimal digits of its UID's SHA-256."""
+    return hashlib.sha256(series_uid.encode()).hexdigest()[:8]
+
+
+def series_title(modality: str, number: int | None, key: str) -> str:
+    """What messages call a series, such as "CT series 3 (1f0c2a9b)"."""
+    return f"{modality} series{'' if number is None else f' {number}'} ({key})"

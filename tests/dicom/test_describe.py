@@ -1,0 +1,160 @@
+"""What is said of DICOM files: which series are of use and why others are not, and not a word about the patient."""
+
+import shutil
+import warnings
+
+import pydicom
+import pytest
+from pydicom.datadict import tag_for_keyword
+
+from parotid_seg.dicom.read import describe_folder, find_series, read_series
+from parotid_seg.errors import ScanError
+from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
+
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Unknown encoding")
+SHAPE = (7, 16, 20)
+MARK = "ZQXMARK"
+# fmt: off
+TEXTS = [
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "OtherPatientIDs", "OtherPatientNames",
+    "PatientComments", "PatientAddress", "InstitutionName", "ReferringPhysicianName", "StudyDescription",
+    "SeriesDescription", "ProtocolName", "Manufacturer", "StationName", "AccessionNumber", "StudyID",
+    "BodyPartExamined", "ImageComments", "OperatorsName", "DeviceSerialNumber", "ContentLabel", "RescaleType",
+    "PositionReferenceIndicator", "AcquisitionDateTime", "PatientPosition", "LossyImageCompression", "ImageType",
+]
+"""Attributes the mark is planted in."""
+SPOILT = [
+    "StudyDescription", "RescaleType", "PhotometricInterpretation", "SOPClassUID", "SOPInstanceUID",
+    "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "Rows", "BitsStored", "RescaleSlope", "SeriesNumber",
+    "NumberOfFrames", "PixelPaddingValue", "AcquisitionNumber", "SharedFunctionalGroupsSequence",
+    "ModalityLUTSequence", "SpecificCharacterSet",
+]
+"""Attributes that have the mark instead of what belongs there."""
+# fmt: on
+
+
+def plant(dataset):
+    """The mark in every text there is, whatever it should be."""
+    for keyword in TEXTS:
+        if keyword in ("RescaleType", "ImageType", "LossyImageCompression"):
+            dataset.add(pydicom.DataElement(keyword, "CS" if keyword != "RescaleType" else "LO", MARK))
+        else:
+            dataset.add(pydicom.DataElement(keyword, "PN" if keyword.endswith("Name") else "LO", f"{MARK}^{keyword}"))
+
+
+def spoilt(keyword):
+    """A change that plants the mark everywhere, in one attribute of the last slice instead of what belongs there."""
+
+    def change(index, dataset):
+        plant(dataset)
+        if index == SHAPE[0] - 1:
+            dataset.add(pydicom.DataElement(tag_for_keyword(keyword), "LO", MARK))
+        if keyword != "RescaleType":
+            dataset.RescaleType = "HU"
+
+    return change
+
+
+def everything_said(folder) -> str:
+    """Messages of finding, describing and reading."""
+    found = find_series(path for path in folder.rglob("*") if path.is_file())
+    said = [*map(str, found.left_out), *(series.title + series.key for series in found.series)]
+    said += [f"{label}: {value}" for label, value in describe_folder(folder).items()]
+    said += [str(describe_folder(next(folder.rglob("*.dcm"))))]
+    for series in found.series:
+        try:
+            said += read_series(series).volume.notes
+        except ScanError as error:
+            said.append(str(error))
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("keyword", SPOILT)
+def test_nothing_of_the_patient_is_said(tmp_path, capfd, caplog, keyword):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), change=spoilt(keyword))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        said = everything_said(tmp_path)
+        paths[2].write_bytes(paths[2].read_bytes()[:-50])
+        said += everything_said(tmp_path)
+    assert said
+    assert MARK not in said + caplog.text + "".join(capfd.readouterr()) + "".join(str(each.message) for each in warned)
+
+
+def test_nothing_of_the_patient_is_said_of_broken_pixels(tmp_path):
+    path = write_enhanced(
+        tmp_path / "all.dcm",
+        ct_voxels(SHAPE),
+        change=lambda index, dataset: (plant(dataset), setattr(dataset, "RescaleType", "HU")),
+    )
+    (series,) = find_series([path]).series
+    dataset = pydicom.dcmread(path)
+    dataset.BitsAllocated = 8
+    dataset.save_as(path)
+    with pytest.raises(ScanError) as error:
+        read_series(series)
+    assert MARK not in str(error.value)
+
+
+@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "PatientBirthDate"])
+def test_a_description_that_names_the_patient_is_withheld(tmp_path, keyword, index):
+    value, description = {
+        "PatientName": ("Meyer-Doe^Ilse", ["CT of doe", "MEYER neck", "for Ilse"]),
+        "PatientID": ("MX-47 11", ["neck MX-47 11", "mx", "47"]),
+        "PatientBirthDate": ("19700102", ["born 19700102", "19700102", "(19700102)"]),
+    }[keyword]
+
+    def change(_, dataset):
+        setattr(dataset, keyword, value)
+        dataset.SeriesDescription = description[index]
+
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=change)
+    said = str(describe_folder(tmp_path))
+    assert "description withheld, as it may name the patient" in said
+    assert description[index] not in said
+
+
+def test_what_a_folder_holds(tmp_path):
+    write_series(
+        tmp_path / "ct",
+        ct_voxels(SHAPE),
+        lay((3, 1, 0.75)),
+        change=lambda _, dataset: setattr(dataset, "SeriesDescription", "Neck\n<b>3.0\x1b[31m"),
+    )
+    gap = write_series(tmp_path / "gap", ct_voxels(SHAPE), number=None)
+    gap[3].unlink()
+    (tmp_path / "notes.txt").write_text("stray")
+    (tmp_path / ".hidden").write_text("not looked at")
+    facts = describe_folder(tmp_path)
+    (title,) = [label for label in facts if label.startswith("CT series 3 (")]
+    assert facts == {
+        "folder": str(tmp_path),
+        "kind": "folder of 14 files",
+        "series": "1 of use",
+        title: "7 slices of 16 x 20 voxels, 3 x 1 x 0.75 mm; slices, rows and columns run to SPL; "
+        f'"Neck_<b>3.0_[31m"; in {tmp_path / "ct"}',
+        "not used (1)": facts["not used (1)"],
+        "not used (2)": f"{tmp_path / 'notes.txt'}: not DICOM",
+    }
+    assert facts["not used (1)"].startswith(f"{tmp_path / 'gap'}: CT series (")
+    assert "1 slice missing, at -41.00 mm" in facts["not used (1)"]
+
+
+def test_a_file_stands_for_its_series(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), uids="2", names="B")
+    shutil.copytree(tmp_path / "ct", tmp_path / "ct" / "deeper")  # not its folder
+    facts = describe_folder(paths[2])
+    assert [facts["file"], facts["kind"], facts["series"]] == [str(paths[2]), "DICOM file", "1 of use"]
+    assert len(facts) == 4
+    paths[5].unlink()
+    facts = describe_folder(paths[2])
+    assert facts["series"] == "none of use"
+    assert "1 slice missing" in facts["not used (1)"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ScanError, match="gone: no such file or folder"):
+        describe_folder(tmp_path / "gone")

@@ -1,0 +1,418 @@
+"""Which files are a series: by position alone, each volume whole or refused with the reason; nothing left unsaid."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage
+
+from parotid_seg.dicom.read import Found, LeftOut, find_series, read_series
+from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
+
+SHAPE = (9, 16, 20)
+
+
+def all_in(folder: Path) -> Found:
+    return find_series(sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def refusal(folder: Path) -> str:
+    """Why the one series in a folder is refused; everything there is left out for it."""
+    found = all_in(folder)
+    assert found.series == ()
+    (left_out,) = found.left_out
+    assert left_out.refused
+    return str(left_out)
+
+
+def shifted(change_mm):
+    """A change of the slices' positions, by the slice's number, in mm (x, y, z)."""
+
+    def change(index, dataset):
+        dataset.ImagePositionPatient = [
+            float(old) + new for old, new in zip(dataset.ImagePositionPatient, change_mm(index), strict=True)
+        ]
+
+    return change
+
+
+def phase(number, name):
+    """A change that makes images another phase of the same series by one attribute; None is none."""
+
+    def change(index, dataset):
+        dataset.SOPInstanceUID = uid("phase", str(number), str(index))
+        if name == "ImageType":
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "M" if number == 1 else "P"]
+        elif name is not None:
+            setattr(dataset, name, number)
+
+    return change
+
+
+def test_order_comes_from_positions_not_from_names_or_numbers(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    (series,) = find_series(sorted(paths, key=lambda path: path.name)).series
+    assert [each.path for each in series.slices] == paths
+    assert [path.name for path in paths] != sorted(path.name for path in paths)
+
+
+def test_two_series_in_one_folder_are_told_apart(tmp_path):
+    first = write_series(tmp_path / "ct", ct_voxels(SHAPE), number=2, names="A")
+    second = write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), number=1, uids="2", names="B")
+    found = all_in(tmp_path)
+    assert found.left_out == ()
+    assert [{each.path for each in series.slices} for series in found.series] == [set(second), set(first)]
+    assert len({series.key for series in found.series}) == 2
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_one_series_uid_used_twice_makes_two_series(tmp_path, keyword):
+    def change(index, dataset):
+        setattr(dataset, keyword, "1.2.3" if keyword.endswith("UID") else "Someone^Else")
+        dataset.SOPInstanceUID = uid(keyword, str(index))
+
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), names="A")
+    write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), names="B", change=change)
+    found = all_in(tmp_path)
+    assert found.left_out == ()
+    assert [len(series.slices) for series in found.series] == [9, 9]
+    assert len({series.key for series in found.series}) == 2
+    assert len({series.key[:8] for series in found.series}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("AcquisitionNumber", ["acquisition-1", "acquisition-2"]),
+        ("TemporalPositionIdentifier", ["time-1", "time-2"]),
+        ("EchoNumbers", ["echo-1", "echo-2"]),
+        ("EchoTime", ["te-1", "te-2"]),
+        ("DiffusionBValue", ["b-1", "b-2"]),
+        ("ImageType", ["1", "2"]),
+    ],
+)
+def test_images_at_the_same_positions_are_told_apart_by_number(tmp_path, name, keys):
+    first, second = ct_voxels(SHAPE), ct_voxels(SHAPE, 1)
+    write_series(tmp_path / "mr", first + 1000, modality="MR", names="A", change=phase(1, name))
+    write_series(tmp_path / "mr", second + 1000, modality="MR", names="B", change=phase(2, name))
+    found = all_in(tmp_path)
+    assert found.left_out == ()
+    assert [series.key[9:] for series in found.series] == keys
+    for series, voxels in zip(found.series, (first, second), strict=True):
+        scan = read_series(series)
+        np.testing.assert_array_equal(scan.volume.voxels[0], voxels + 1000)
+        assert series.part in " ".join(scan.volume.notes)
+
+
+def test_images_at_the_same_positions_that_nothing_tells_apart_are_refused(tmp_path):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), names="A", change=phase(1, None))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), names="B", change=phase(2, None))
+    assert "up to 2 images at one position (at 9 positions), and no number tells them apart" in refusal(tmp_path)
+
+
+def test_a_phase_with_a_gap_is_refused(tmp_path):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), names="A", change=phase(1, "AcquisitionNumber"))
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), names="B", change=phase(2, "AcquisitionNumber"))
+    paths[4].unlink()
+    assert "by acquisition 1 slice missing, at -38.00 mm" in refusal(tmp_path)
+
+
+def test_phases_in_one_multi_frame_file_are_told_apart(tmp_path):
+    def change(index, dataset):
+        for place, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            frame.FrameContentSequence[0].TemporalPositionIndex = 1 + place // 9
+            frame.PlanePositionSequence = dataset.PerFrameFunctionalGroupsSequence[place % 9].PlanePositionSequence
+
+    voxels = ct_voxels((18, 16, 20))
+    write_enhanced(tmp_path / "all.dcm", voxels, order=range(18), change=change)
+    found = all_in(tmp_path)
+    assert found.left_out == ()
+    assert [series.part for series in found.series] == ["time-1", "time-2"]
+    for half, series in enumerate(found.series):
+        np.testing.assert_array_equal(
+            read_series(series).volume.orientation.to_storage(read_series(series).volume.voxels[0]).T,
+            voxels[9 * half : 9 * half + 9],
+        )
+
+
+def test_copies_are_used_once_and_told(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    shutil.copytree(tmp_path / "ct", tmp_path / "ct again")
+    found = all_in(tmp_path)
+    assert found.left_out == (LeftOut(tmp_path / "ct again", "copies of images that are used", 9),)
+    assert [each.path for each in found.series[0].slices] == paths
+    assert str(found.left_out[0]) == f"{tmp_path / 'ct again'}: copies of images that are used (9 files)"
+
+
+def test_a_copy_under_another_uid_is_a_copy(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    dataset = pydicom.dcmread(paths[3])
+    dataset.SOPInstanceUID = "1.2.3"
+    save(dataset, tmp_path / "ct" / "again.dcm")
+    assert [left.reason for left in all_in(tmp_path).left_out] == ["copies of images that are used"]
+
+
+def test_a_shared_instance_uid_is_refused(tmp_path):
+    def change(index, dataset):
+        if index == 4:
+            dataset.SOPInstanceUID = uid("ct", "", "instance", "5")
+
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=change)
+    assert "2 different images share their SOPInstanceUID with another" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ([4], "1 slice missing, at -38.00 mm along the slices' normal (spacing 3 mm)"),
+        ([2, 3, 6, 7], "4 slices missing, at -44.00, -41.00, -32.00, ... mm"),
+    ],
+)
+def test_missing_slices_are_named_by_position(tmp_path, gone, said):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    for index in gone:
+        paths[index].unlink()
+    assert said in refusal(tmp_path)
+
+
+def test_varying_spacing_is_refused(tmp_path):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=shifted(lambda index: (0, 0, max(0, index - 4))))
+    assert "slices lie 3 to 4 mm apart, expected one distance" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("rounded", [4, 1])
+def test_rounded_positions_are_even(tmp_path, rounded):
+    step = 2.625
+    moved = shifted(lambda index: (0, 0, round(step * index, rounded) - step * index))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), lay((step, 1, 1)), change=moved)
+    (series,) = all_in(tmp_path).series
+    assert read_series(series).volume.spacing_mm[0] == pytest.approx(step, abs=0.1 / 8)
+
+
+def test_rounding_aside_makes_no_tilted_gantry(tmp_path):
+    moved = shifted(lambda index: (0.004 * index, 0.01 * (index % 2), 0))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=moved)
+    scan = read_series(all_in(tmp_path).series[0])
+    assert scan.volume.notes == ()
+    assert int(scan.header["qform_code"]) == 1
+
+
+def test_slices_out_of_line_are_refused(tmp_path):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=shifted(lambda index: (5 * (index == 4), 0, 0)))
+    assert "slices are shifted against each other by up to 5.00 mm" in refusal(tmp_path)
+
+
+def resized(dataset):
+    dataset.Rows, dataset.PixelData = 14, dataset.PixelData[: 14 * 20 * 2]
+
+
+def turned(dataset):
+    dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (resized, "its images differ in size: 8 of 16 x 20 at 1 x 1 mm, 1 of 14 x 20 at 1 x 1 mm (such as IM"),
+        (turned, "its images differ in orientation: 8 of 16 x 20"),
+        (lambda dataset: setattr(dataset, "PixelSpacing", [2, 2]), "its images differ in spacing: 8 of 16 x 20 at 1 x"),
+        (lambda dataset: setattr(dataset, "FrameOfReferenceUID", "1.2"), "its images differ in frame of reference"),
+        (
+            lambda dataset: delattr(dataset, "ImagePositionPatient"),
+            "no usable ImagePositionPatient, expected 3 numbers",
+        ),
+        (lambda dataset: delattr(dataset, "PixelData"), "cut off: found 0 bytes of pixel data, expected 640"),
+        (lambda dataset: setattr(dataset, "SamplesPerPixel", 3), "a colour image: found 3 samples a pixel, expected 1"),
+        (lambda dataset: setattr(dataset, "PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1, of which"),
+        (lambda dataset: setattr(dataset, "PhotometricInterpretation", "PALETTE COLOR"), "not grey values"),
+        (lambda dataset: delattr(dataset, "RescaleSlope"), "no RescaleSlope and RescaleIntercept"),
+        (lambda dataset: setattr(dataset, "RescaleSlope", 0), "RescaleSlope is 0"),
+        (lambda dataset: setattr(dataset, "RescaleType", "Z_EFF"), "not in Hounsfield units (RescaleType)"),
+        (lambda dataset: setattr(dataset, "BitsStored", 17), "found 16 bits a pixel, 17 of them stored"),
+        (lambda dataset: setattr(dataset, "PixelSpacing", [0, 1]), "no usable PixelSpacing, expected positive numbers"),
+        (lambda dataset: setattr(dataset, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "two unit vectors"),
+        (lambda dataset: delattr(dataset, "SOPInstanceUID"), "no SOPInstanceUID"),
+    ],
+)
+def test_one_bad_slice_refuses_its_series(tmp_path, change, said):
+    write_series(
+        tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: change(dataset) if index == 8 else None
+    )
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / 'ct'}: CT series ")
+    assert said in message
+    assert message.endswith("(9 files)")
+    if "differ" not in said:
+        assert "1 of 9 files cannot be used, such as IM" in message
+
+
+def test_a_damaged_slice_refuses_the_series_of_its_folder(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    write_series(tmp_path / "other", ct_voxels(SHAPE))
+    paths[-1].write_bytes(paths[-1].read_bytes()[:400])  # the last one: no gap would show
+    found = all_in(tmp_path)
+    assert [series.folder.name for series in found.series] == ["other"]
+    assert sorted((left.count, left.refused) for left in found.left_out) == [(1, True), (8, True)]
+    assert f"{paths[-1].name} beside it cannot be read and may be one of its slices" in str(found.left_out)
+
+
+def test_complete_volumes_of_two_orientations_in_one_series_are_both_used(tmp_path):
+    def change(index, dataset):
+        dataset.SOPInstanceUID = uid("sagittal", str(index))
+
+    write_series(tmp_path / "mr", ct_voxels((9, 24, 24)) + 1000, modality="MR", names="A")
+    sagittal = lay(row=(0, 1, 0), column=(0, 0, -1))
+    write_series(tmp_path / "mr", ct_voxels((9, 24, 24), 1) + 1000, sagittal, modality="MR", names="B", change=change)
+    found = all_in(tmp_path)
+    assert found.left_out == ()
+    assert [series.part for series in found.series] == ["plane-1", "plane-2"]
+
+
+@pytest.mark.parametrize(("kind", "said"), [("LOCALIZER", "localizer"), ("MIP", "projection"), ("MOSAIC", "mosaic")])
+def test_images_of_other_kinds_are_left_out(tmp_path, kind, said):
+    def change(index, dataset):
+        if index < 2:
+            turned(dataset)
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", kind]
+
+    write_series(tmp_path / "ct", ct_voxels((11, 16, 20)), change=change)
+    found = all_in(tmp_path)
+    assert found.left_out == (LeftOut(tmp_path / "ct", f"{said} images", 2),)
+    assert len(found.series[0].slices) == 9
+
+
+def test_a_few_images_in_each_of_three_planes_are_a_localizer_whatever_they_are_called(tmp_path):
+    for name, where in (
+        ("axial", lay()),
+        ("sagittal", lay(row=(0, 1, 0), column=(0, 0, -1))),
+        ("coronal", lay(column=(0, 0, -1))),
+    ):
+
+        def change(index, dataset, name=name):
+            dataset.SOPInstanceUID = uid(name, str(index))
+
+        write_series(tmp_path / "mr", ct_voxels((3, 24, 24)) + 1000, where, modality="MR", names=name, change=change)
+    found = all_in(tmp_path)
+    assert found.series == ()
+    (left,) = found.left_out
+    assert (left.count, left.refused) == (9, False)
+    assert "9 images in 3 planes, as of a localizer" in str(left)
+
+
+def test_parts_of_a_dixon_sequence_count_as_original(tmp_path):
+    def water(index, dataset):
+        dataset.ImageType = ["DERIVED", "PRIMARY", "DIXON", "WATER"]
+        dataset.StudyInstanceUID = uid("t1", "study")
+
+    write_series(tmp_path / "t1", ct_voxels(SHAPE) + 1000, modality="MR")
+    write_series(tmp_path / "water", ct_voxels(SHAPE, 1) + 1000, modality="MR", change=water)
+    found = all_in(tmp_path)
+    assert [series.folder.name for series in found.series] == ["t1", "water"]
+
+
+def test_derived_images_are_used_only_where_there_are_no_original_ones(tmp_path):
+    def derived(index, dataset):
+        dataset.ImageType = ["DERIVED", "SECONDARY", "REFORMATTED"]
+        dataset.StudyInstanceUID = uid("ct", "study")
+
+    write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    write_series(tmp_path / "reformatted", ct_voxels(SHAPE, 1), change=derived)
+    both = all_in(tmp_path)
+    assert [series.folder.name for series in both.series] == ["ct"]
+    assert [str(left) for left in both.left_out] == [
+        f"{tmp_path / 'reformatted'}: images derived from others of a study that has original ones (9 files)"
+    ]
+    (alone,) = all_in(tmp_path / "reformatted").series
+    assert alone.folder.name == "reformatted"
+
+
+def test_what_is_no_scan_is_left_out_by_kind(tmp_path):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    for number, kind in enumerate([RTStructureSetStorage, RTStructureSetStorage, SecondaryCaptureImageStorage]):
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = kind, uid("other", str(number))
+        save(dataset, tmp_path / "ct" / f"other{number}.dcm")
+    (tmp_path / "ct" / "notes.txt").write_text("stray")
+    (tmp_path / "ct" / "picture.png").write_bytes(b"\x89PNG" + bytes(500))
+    (tmp_path / "ct" / "nothing.dcm").touch()
+    write_series(tmp_path / "single", ct_voxels((1, 16, 20)))
+    write_series(tmp_path / "short", ct_voxels((3, 16, 20)))
+    found = all_in(tmp_path)
+    assert [series.folder.name for series in found.series] == ["ct"]
+    lines = {str(left).removeprefix(f"{tmp_path}/") for left in found.left_out}
+    short = next(line for line in lines if line.startswith("short"))
+    assert lines - {short} == {
+        "ct: DICOM, but neither CT nor MR: RT Structure Set (2 files)",
+        "ct/other2.dcm: DICOM, but neither CT nor MR: Secondary Capture Image",
+        "ct: not DICOM (2 files)",
+        "ct/nothing.dcm: empty",
+        f"single/{next((tmp_path / 'single').iterdir()).name}: a single image, expected a stack of slices",
+    }
+    assert "3 slices cover 9.0 mm from inferior to superior, expected at least 20 mm (3 files)" in short
+    assert not any(left.refused for left in found.left_out)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda dataset: setattr(dataset, "ImagePositionPatient", [0, 0, 0]), "9 images at one position"),
+        (lambda dataset: setattr(dataset, "SamplesPerPixel", 3), "9 of 9 files cannot be used, such as IM"),
+        (lambda dataset: setattr(dataset, "RescaleType", "Z_EFF"), "9 of 9 files cannot be used, such as IM"),
+    ],
+)
+def test_series_that_are_no_scans_are_left_out_but_not_refused(tmp_path, change, said):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: change(dataset))
+    (left_out,) = all_in(tmp_path).left_out
+    assert said in left_out.reason
+    assert not left_out.refused
+
+
+@pytest.mark.parametrize("number", [2**31, "1e300", "<b>"])
+def test_series_numbers_that_are_none_are_not_shown(tmp_path, number):
+    def change(index, dataset):
+        dataset.add(pydicom.DataElement("SeriesNumber", "LO", str(number)))
+
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=change)
+    (series,) = all_in(tmp_path).series
+    assert series.number is None
+    assert series.title == f"CT series ({series.key})"
+
+
+def test_names_of_files_may_hold_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("<b>\n\x1b[31m.dcm", "..dcm", "caf\udce9"):
+        Path(name).write_text("stray")
+    relative, absolute = Path("<b>\n\x1b[31m.dcm"), [tmp_path / "..dcm", tmp_path / "caf\udce9"]
+    assert [str(left) for left in find_series([relative]).left_out] == ["<b>__[31m.dcm: not DICOM"]
+    assert [str(left) for left in find_series([relative, *absolute]).left_out] == [f"{tmp_path}: not DICOM (3 files)"]
+
+
+def test_series_without_preamble_and_meta_information_is_read(tmp_path):
+    for path in write_series(tmp_path / "ct", ct_voxels(SHAPE)):
+        content = path.read_bytes()
+        start = 132 + 12 + int.from_bytes(content[140:144], "little")
+        path.write_bytes(content[start:])
+    (series,) = all_in(tmp_path).series
+    assert read_series(series).volume.shape == (9, 16, 20)
+
+
+def test_files_that_are_not_there_or_no_files_are_told(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    found = find_series([tmp_path / "pipe", tmp_path / "gone", tmp_path])
+    assert [str(left) for left in found.left_out] == [f"{tmp_path.parent}: no file (3 files)"]
+
+
+def test_a_file_given_twice_counts_once(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    found = find_series(paths + paths)
+    assert found.left_out == ()
+    assert len(found.series[0].slices) == 9
+
+
+def test_spacing_of_no_head_scan_is_refused(tmp_path):
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), lay((30, 1, 1)))
+    assert "found spacing (30.0, 1.0, 1.0) mm, expected 0.05 to 20.0 mm" in refusal(tmp_path)

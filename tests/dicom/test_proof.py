@@ -1,0 +1,89 @@
+"""Objects that are not the mask they were made from."""
+
+from dataclasses import replace
+
+import pytest
+
+from parotid_seg.dicom.proof import prove_written
+from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.errors import ScanError
+from tests.dicom_for_writers import (
+    LABELS,
+    MODEL,
+    SHAPE,
+    changed,
+    glands,
+    make_series,
+    numbers,
+    refused,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return make_series(tmp_path_factory.mktemp("series") / "ct")
+
+
+@pytest.fixture(scope="module")
+def mask():
+    return glands(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def written(series, mask, tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "rt.dcm"
+    write_rtstruct(series, mask, LABELS, path, model=MODEL)
+    return path
+
+
+def shifted(affine, axis, voxels):
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, axis] * voxels
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda series: replace(series, affine=shifted(series.affine, 1, 0.5)), "mm from where the series has it"),
+        (lambda series: replace(series, affine=shifted(series.affine, 2, 0.24)), "centroid 0.240 mm off"),
+        (lambda series: replace(series, slices=series.slices[::-1]), "mm from where the series has it"),
+        (lambda series: replace(series, affine=series.affine[:, [0, 2, 1, 3]]), "mm from where the series has it"),
+    ],
+    ids=["half a voxel", "a quarter of one", "order of slices", "rows for columns"],
+)
+def test_a_series_that_is_not_as_it_says_is_not_written(wrong, message, series, mask, tmp_path):
+    with refused(ScanError, message):
+        write_rtstruct(wrong(series), mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
+    assert not list(tmp_path.iterdir())
+
+
+def moved_contour(dataset, by=(0.0, 0.0, 0.0)):
+    contour = dataset.ROIContourSequence[0].ContourSequence[2]
+    contour.ContourData = [f"{value:.4f}" for value in (numbers(contour) + by).ravel()]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence.pop(1), "voxels otherwise (DSC 0.9"),
+        (lambda dataset: moved_contour(dataset, (1.0, 0.0, 0.0)), "voxels otherwise (DSC 0.9"),
+        (lambda dataset: moved_contour(dataset, (0.0, 0.0, 3.0)), "found a contour 3.000 mm off the plane of"),
+        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence[0].ContourData.pop(), "no list of points"),
+        (lambda dataset: dataset.StructureSetROISequence.reverse(), "found the name 'Parotid_R' for parotid_left"),
+        (lambda dataset: setattr(dataset, "PatientID", "0815"), "found another PatientID than in"),
+        (lambda dataset: setattr(dataset, "StudyInstanceUID", "1.2"), "found another StudyInstanceUID than in"),
+    ],
+    ids=["slice lost", "slice moved", "plane", "damaged", "name", "patient", "study"],
+)
+def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, series, mask, written, tmp_path):
+    prove_written(written, series, mask, LABELS, "rtstruct")
+    with refused(ScanError, message):
+        prove_written(changed(written, tmp_path / "rt.dcm", change), series, mask, LABELS, "rtstruct")
+
+
+def test_the_proof_tells_left_from_right(series, mask, written):
+    with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels otherwise \(DSC 0\.0"):
+        prove_written(written, series, (3 - mask) % 3, LABELS, "rtstruct")

@@ -1,0 +1,208 @@
+"""Structure sets of others as masks."""
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from parotid_seg.dicom.rt_read import read_rtstruct
+from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.errors import ParotidSegError, ScanError
+from tests.dicom_for_writers import (
+    IDENTITY,
+    LABELS,
+    MODEL,
+    SHAPE,
+    changed,
+    elsewhere,
+    glands,
+    make_series,
+    refused,
+)
+from tests.dicom_series import lay
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return make_series(tmp_path_factory.mktemp("series") / "ct")
+
+
+@pytest.fixture(scope="module")
+def mask():
+    return glands(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def written(series, mask, tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "rt.dcm"
+    write_rtstruct(series, mask, LABELS, path, model=MODEL)
+    return path
+
+
+SQUARE = ((10, 5), (10, 15), (20, 15), (20, 5))
+
+
+def with_contours(written, out, contours):
+    """The first structure drawn otherwise: by type and points (slice, row, column) in the default series' voxels."""
+
+    def change(dataset):
+        items = []
+        for kind, points in contours:
+            item = Dataset()
+            item.ContourGeometricType, item.NumberOfContourPoints = kind, len(points)
+            with np.errstate(invalid="ignore"):
+                places = np.array(points, dtype=float).reshape(-1, 3) @ lay()[:3, :3].T + lay()[:3, 3]
+            item.ContourData = [f"{value:.6f}" for value in places.ravel()]
+            items.append(item)
+        dataset.ROIContourSequence[0].ContourSequence = items
+
+    return changed(written, out, change)
+
+
+def square(index, *, grown=0, shift=0):
+    rows, columns = np.array(SQUARE).T
+    rows = np.where(rows == 10, 10 - grown, 20 + grown) + 0.5
+    columns = np.where(columns == 5, 5 - grown, 15 + grown) + 0.5 + shift
+    return np.stack([np.broadcast_to(index, 4), rows, columns], axis=1)
+
+
+def expected_square(index):
+    found = np.zeros(SHAPE, dtype=np.bool_)
+    found[index, 11:21, 6:16] = True
+    return found
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_a_contour_within_another_is_a_hole(kind, written, series, tmp_path):
+    path = with_contours(written, tmp_path / "rt.dcm", [(kind, square(3)), (kind, square(3, grown=-3))])
+    expected = expected_square(3)
+    expected[3, 14:18, 9:13] = False
+    found = read_rtstruct(path, series)[0].drawn()
+    assert np.array_equal(found.mask, expected)
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("extra", "note"),
+    [
+        (("CLOSED_PLANAR", square(3)[:2]), "1 of 2 contours have fewer than three points and are left out"),
+        (("CLOSED_PLANAR", []), "1 of 2 contours have fewer than three points and are left out"),
+        (("CLOSED_PLANAR", square(3)), "1 of 2 contours are there already and are left out"),
+        (("CLOSED_PLANAR", square(-1)), "1 of 2 contours lie beyond the scan's first or last slice and are left out"),
+        (("CLOSED_PLANAR", square(12)), "1 of 2 contours lie beyond the scan's first or last slice and are left out"),
+        (("CLOSED_PLANAR", square(1e9)), "1 of 2 contours lie beyond the scan's first or last slice and are left out"),
+        (("CLOSED_PLANAR", square(5, shift=50)), "1 of 2 contours reach over the slices' edges and are cut there"),
+        (("CLOSED_PLANAR", square(3.2, grown=-99)), "1 of 2 contours reach over the slices' edges and are cut there"),
+    ],
+)
+def test_what_is_left_out_is_told(extra, note, written, series, tmp_path):
+    path = with_contours(written, tmp_path / "rt.dcm", [("CLOSED_PLANAR", square(3)), extra])
+    found = read_rtstruct(path, series)[0].drawn()
+    assert found.notes == (note,)
+    if "cut" not in note:
+        assert np.array_equal(found.mask, expected_square(3))
+
+
+@pytest.mark.parametrize(
+    ("contours", "message"),
+    [
+        ([("OPEN_PLANAR", square(3))], "contour 1 of 1 is of type OPEN_PLANAR, expected CLOSED_PLANAR"),
+        ([("CLOSED_PLANAR", square(3)), ("POINT", square(3)[:1])], "contour 2 of 2 is of type POINT"),
+        (
+            [("CLOSED_PLANAR", square(3.5))],
+            "contour 1 of 1 lies between slices, 0.50 of their distance off the next one, expected at most 0.25",
+        ),
+        ([("CLOSED_PLANAR", square(np.array([3, 4, 4, 3])))], "contour 1 of 1 lies across slices"),
+        ([("CLOSED_PLANAR", square(20)), ("CLOSED_PLANAR", square(-5))], "found all 2 contours beyond"),
+        ([("CLOSED_PLANAR", square(np.nan))], "contour 1 of 1 is damaged"),
+        ([("CLOSED_PLANAR", square(np.inf))], "contour 1 of 1 is damaged"),
+    ],
+)
+def test_structures_that_have_no_mask(contours, message, written, series, tmp_path):
+    rois = read_rtstruct(with_contours(written, tmp_path / "rt.dcm", contours), series)
+    with refused(ScanError, f"structure 'Parotid_L': {message}"):
+        rois[0].drawn()
+    assert rois[1].drawn().mask.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda contour: setattr(contour, "NumberOfContourPoints", 7),
+        lambda contour: setattr(contour, "ContourData", list(contour.ContourData)[:-1]),
+        lambda contour: setattr(contour["ContourData"], "_value", ["1.0", "Doe^Jane", "3.0"]),
+    ],
+)
+def test_damaged_contours_are_named(change, written, series, tmp_path):
+    path = changed(
+        written, tmp_path / "rt.dcm", lambda dataset: change(dataset.ROIContourSequence[0].ContourSequence[0])
+    )
+    with refused(ScanError, "is damaged, expected three finite numbers for each of its points"):
+        read_rtstruct(path, series)[0].drawn()
+
+
+def test_structures_in_another_frame_of_reference(written, series, tmp_path):
+    def one(dataset):
+        dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
+
+    rois = read_rtstruct(changed(written, tmp_path / "one.dcm", one), series)
+    with refused(ScanError, "in another frame of reference: found 1.2.3, expected"):
+        rois[0].drawn()
+    assert rois[1].drawn().mask.any()
+    with refused(ScanError, "in another frame of reference: found 1.2.3, expected"):
+        read_rtstruct(changed(written, tmp_path / "all.dcm", elsewhere), series)
+
+
+def test_names_of_others_are_cleaned_and_may_be_alike(written, series, tmp_path):
+    def change(dataset):
+        for roi in dataset.StructureSetROISequence:
+            roi.ROIName = "Gland\x1b[31m\n"
+
+    rois = read_rtstruct(changed(written, tmp_path / "rt.dcm", change), series)
+    assert [(roi.name, roi.number) for roi in rois] == [("Gland_[31m_", 1), ("Gland_[31m_", 2)]
+
+
+def test_files_that_are_no_structure_sets(written, series, tmp_path):
+    with pytest.raises(ScanError, match="found SOP class CT Image Storage, expected an RT Structure Set"):
+        read_rtstruct(series.slices[0].path, series)
+    with pytest.raises(ScanError, match="No such file"):
+        read_rtstruct(tmp_path / "absent.dcm", series)
+    (tmp_path / "text.dcm").write_text("Doe^Jane was here. " * 50)
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    for name in ("text", "empty"):
+        with refused(ScanError, f"{name}.dcm: "):
+            read_rtstruct(tmp_path / f"{name}.dcm", series)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_set_that_is_cut_off_is_never_taken_for_whole(explicit, written, series, tmp_path):
+    def other_encoding(dataset):
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset["ROIContourSequence"].is_undefined_length = True
+
+    path = changed(written, tmp_path / "whole.dcm", other_encoding) if explicit else written
+    whole = path.read_bytes()
+    end = whole.index(b"UNAPPROVED") - 8  # before it all structures are there
+    for length in np.linspace(200, end - 1, 60, dtype=int):
+        (tmp_path / "cut.dcm").write_bytes(whole[:length])
+        with refused(ScanError, "cut.dcm: "):
+            read_rtstruct(tmp_path / "cut.dcm", series)
+
+
+def test_bytes_anywhere_changed_give_a_mask_or_one_line_that_names_nobody(written, series, tmp_path):
+    content, random = written.read_bytes(), np.random.default_rng(0)
+    others = 0
+    for _ in range(60):
+        broken = bytearray(content)
+        for place in random.integers(132, len(content), 8):
+            broken[place] = random.integers(256)
+        (tmp_path / "rt.dcm").write_bytes(broken)
+        try:
+            for roi in read_rtstruct(tmp_path / "rt.dcm", series):
+                assert roi.drawn().mask.shape == SHAPE
+        except ParotidSegError as raised:
+            text = str(raised)
+            others += "\n" in text or any(name in text for name in IDENTITY)
+    assert others == 0

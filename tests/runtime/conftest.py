@@ -1,0 +1,13 @@
+"""What the runtime's tests share."""
+
+import pytest
+
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.load import load_backend
+
+
+@pytest.fixture(scope="session")
+def model() -> Backend:
+    """The packaged model."""
+    return load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")
