@@ -164,3 +164,11 @@ def visible(text: object) -> str:
     """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
     told = str(text)
     return told if told.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in told)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of that name; names that are too long are none's."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

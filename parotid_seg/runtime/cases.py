@@ -12,12 +12,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parotid_seg.dicom.series import Series, series_key
 from parotid_seg.errors import ScanError
+from parotid_seg.files import exists
 from parotid_seg.runtime.sources import Scan, place_of
 from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
 
@@ -65,20 +66,30 @@ def find_scans(
     scans: dict[Path, Scan] = {}
     series: dict[Path, Series] = {}
     errors = []
+    alone: list[Path] = []
     for argument in arguments:
-        if not argument.exists():
+        if not exists(argument):
             errors.append(ScanError(f"{argument}: no such file or folder"))
-            continue
-        place = argument.resolve()
-        files = [path for path in _walk(place, ignored) if path not in ignored] if argument.is_dir() else [place]
-        in_files, wrong = _in_files(filter(is_nifti, files), channels)
-        in_series, refused, left_out = _in_dicom([path for path in files if not is_nifti(path)], channels)
-        nothing = not (in_files or in_series or wrong or refused)
-        errors += [*wrong, *refused, *([_nothing_in(argument, left_out)] if nothing else ())]
-        for line in left_out if argument.is_dir() else ():
-            say(f"left out: {line}")
-        scans |= {place_of(scan[0]): scan for scan in in_files}
-        series |= {place_of(each): each for each in in_series}
+        elif argument.is_dir():
+            files = [path for path in _walk(argument.resolve(), ignored) if path not in ignored]
+            in_files, wrong = _in_files(filter(is_nifti, files), channels)
+            in_series, refused, others = _in_dicom([path for path in files if not is_nifti(path)], channels)
+            left_out = [each for each in others if each.reason not in STRAY]
+            nothing = not (in_files or in_series or wrong or refused)
+            errors += [*wrong, *refused, *([_nothing_in(argument, left_out)] if nothing else ())]
+            for line in left_out:
+                say(f"left out: {line}")
+            scans |= {place_of(scan[0]): scan for scan in in_files}
+            series |= {place_of(each): each for each in in_series}
+        elif is_nifti(argument):
+            in_files, wrong = _in_files([argument.resolve()], channels)
+            errors += wrong
+            scans |= {place_of(scan[0]): scan for scan in in_files}
+        else:
+            alone.append(argument.resolve())
+    in_series, refused, others = _in_dicom(alone, channels)  # together, because a series is many files
+    errors += [*refused, *map(_of_no_use, others)]
+    series |= {place_of(each): each for each in in_series}
     if series:
         from parotid_seg.dicom.studies import scans_of
 
@@ -112,18 +123,20 @@ def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Seri
     found = find_series(files)
     series, others = of_modality(found.series, channels)
     errors = [ScanError(str(each)) for each in found.left_out if each.refused]
-    strangers = [each for each in found.left_out if not each.refused and each.reason not in STRAY]
-    return series, errors, [*others, *strangers]
+    return series, errors, [*others, *(each for each in found.left_out if not each.refused)]
 
 
-def _nothing_in(argument: Path, left_out: Sequence[LeftOut]) -> ScanError:
-    if argument.is_dir():
-        why = f"; left out: {left_out[0].reason}" if left_out else ""
-        return ScanError(
-            f"{argument}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series{why}"
-        )
-    found = left_out[0].reason if left_out else "neither NIfTI nor DICOM"
-    return ScanError(f"{argument}: {found}; expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
+def _nothing_in(folder: Path, left_out: Sequence[LeftOut]) -> ScanError:
+    why = f"; left out: {left_out[0].reason}" if left_out else ""
+    return ScanError(f"{folder}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series{why}")
+
+
+def _of_no_use(found: LeftOut) -> ScanError:
+    """Files that were named one by one, but are no scan."""
+    reason = "neither NIfTI nor DICOM" if found.reason in STRAY else found.reason
+    return ScanError(
+        f"{replace(found, reason=reason)}; expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series"
+    )
 
 
 def _scan_of(path: Path, channels: Sequence[str]) -> Scan:

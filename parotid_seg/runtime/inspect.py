@@ -8,6 +8,7 @@ from typing import Any
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import exists
 from parotid_seg.runtime.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.gpu import capability_text, find_gpu
 from parotid_seg.runtime.load import load_backend
@@ -37,7 +38,7 @@ def inspect(path: Path) -> Facts:
         InputError: if it is none of them, with what it is as far as that shows.
         ModelError, ScanError: if it is damaged.
     """
-    if not path.exists():
+    if not exists(path):
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         return _describe_dicom(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.runtime.cases import find_scans, name_cases
+from tests.dicom_series import ct_voxels, write_series
 
 CT = ("CT",)
 MR = ("T1", "T2", "STIR")
@@ -96,3 +97,15 @@ def test_numbered_scans_of_one_channel(tmp_path):
     scans = [(touch(tmp_path / f"p_000{number}.nii.gz"),) for number in range(3)]
     assert find_scans([tmp_path], CT) == (scans, [])
     assert [case.name for case in name_cases(scans, taken={})] == ["p", "p_0001", "p_0002"]
+
+
+def test_files_of_a_series_named_one_by_one_are_its_slices(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels((9, 24, 24)))
+    text = touch(tmp_path / "notes.txt")
+    scans, errors = find_scans([*paths, text, Path("x" * 300)], CT)
+    ((series,),) = scans
+    assert len(series.slices) == 9
+    assert [str(error).split(": ", 1)[1][:30] for error in errors] == [
+        "no such file or folder",
+        "neither NIfTI nor DICOM; expec",
+    ]
