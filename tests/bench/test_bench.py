@@ -44,8 +44,8 @@ def test_a_result(contract, scan):
             assert speed.real.count >= turns.LAUNCHES * turns.LEAST_ROUNDS * turns.LEAST_IN_A_ROUND
             assert [*map(len, speed.rounds_ms)] == [*map(len, speed.paces_ms)]
             assert len(speed.rounds_ms) == turns.LAUNCHES
-            assert 0 < speed.undisturbed <= 1
-            assert speed.slices_a_second == pytest.approx(1000 * speed.slices / speed.real.p50)
+            assert 0 <= speed.undisturbed <= 1
+            assert speed.slices_a_second == pytest.approx(1000 * speed.slices / speed.median_ms)
             assert speed.parity.within
             counted = speed.roofline.multiply_adds / speed.batch_size
             assert counted == pytest.approx(contract.cost["multiply_adds"], rel=0.02)
