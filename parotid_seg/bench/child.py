@@ -22,6 +22,7 @@ from parotid_seg.runtime.pipes import ends, send
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
+    from parotid_seg.bench.stages import Stages
     from parotid_seg.runtime.backend import Backend, Pending, Ran
     from parotid_seg.runtime.sources import Scan
     from parotid_seg.scan.chunks import Inputs
@@ -60,19 +61,6 @@ class Round:
     real_ms: tuple[float, ...]
     noise_ms: tuple[float, ...]
     ahead_ms: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Stages:
-    """A scan from file to mask with nothing beside it.
-
-    Attributes:
-        seconds: by stage, in order.
-        whole_s: from beginning to end by one clock.
-    """
-
-    seconds: dict[str, float]
-    whole_s: float
 
 
 class Child:

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from parotid_seg.bench.child import Round, Stages, Started
+from parotid_seg.bench.child import Round, Started
+from parotid_seg.bench.stages import Stages
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.runtime.choose import Candidate
 from parotid_seg.runtime.pipes import cause, command_of, send

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.bench.child import Stages
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Labelled
@@ -21,6 +21,19 @@ from parotid_seg.scan.volume import Mask
 STAGES = ("read", "cut", "to device", "compute", "from device", "join", "write")
 """read: file, orientation, what the grid covers. cut, join: chunks and their labels on the host. write: clean-up,
 picture, mask."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A scan from file to mask with nothing beside it.
+
+    Attributes:
+        seconds: by stage, in order.
+        whole_s: from beginning to end by one clock.
+    """
+
+    seconds: dict[str, float]
+    whole_s: float
 
 
 def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stages:
