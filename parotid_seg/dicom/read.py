@@ -21,7 +21,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.scan.nifti import NiftiScan, scan_of_image
 from parotid_seg.scan.volume import Mask, Voxels
 
-__all__ = ["Found", "LeftOut", "count_voxels", "describe_folder", "find_series", "read_series", "slices_of"]
+__all__ = ["Found", "LeftOut", "describe_folder", "find_series", "read_series", "slices_of"]
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From LPS, or back."""
@@ -69,8 +69,3 @@ def slices_of(mask: Mask, scan: NiftiScan) -> Mask:
         scan: what `read_series` made of the series.
     """
     return np.ascontiguousarray(scan.volume.orientation.to_storage(mask).T)
-
-
-def count_voxels(series: Series) -> int:
-    """Voxels of a series."""
-    return len(series.slices) * series.rows * series.columns

@@ -67,6 +67,11 @@ class Series:
         return f"{key}-{self.part}" if self.part else key
 
     @property
+    def voxels(self) -> int:
+        """How many there are."""
+        return len(self.slices) * self.rows * self.columns
+
+    @property
     def title(self) -> str:
         """What messages call it."""
         return series_title(self.modality, self.number, self.key)

@@ -54,11 +54,7 @@ def read_scan(scan: Scan) -> NiftiScan:
 
 def voxels_of(scan: Scan) -> int:
     """Voxels that are held while a scan is read, by its headers; 0 of files that cannot be read."""
-    first, *further = (count_voxels(each) if isinstance(each, Path) else _voxels_of_series(each) for each in scan)
+    first, *further = (count_voxels(each) if isinstance(each, Path) else each.voxels for each in scan)
     if isinstance(scan[0], Path):
         return first + sum(further)
     return first * len(scan) + max(further, default=0)  # they are resampled one by one
-
-
-def _voxels_of_series(series: Series) -> int:
-    return len(series.slices) * series.rows * series.columns

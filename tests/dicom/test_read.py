@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parotid_seg.dicom.read import count_voxels, find_series, read_series, slices_of
+from parotid_seg.dicom.read import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.nifti import read_mask, read_nifti, write_mask
 from tests.dicom_series import TILTED, ct_voxels, lay, write_enhanced, write_series, write_twin
@@ -135,7 +135,7 @@ def test_what_a_series_tells(tmp_path):
     assert len(series.key) == 8
     assert set(series.key) <= set("0123456789abcdef")
     assert again.slices == series.slices
-    assert count_voxels(series) == 12 * 16 * 20
+    assert series.voxels == 12 * 16 * 20
 
 
 def test_folder_is_the_deepest_that_holds_all_files(tmp_path):
