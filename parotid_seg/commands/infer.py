@@ -39,6 +39,27 @@ def infer(
     triton_model: Annotated[
         str | None, typer.Option("--triton-model", metavar="NAME", help="The model's name there. Default: parotid-seg.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Do the scans on a Ray cluster: HOST:PORT of its head, auto (the one this machine is in) or local "
+            "(this machine's cores). SCAN and DIR may be URLs then (s3://, gs://).",
+        ),
+    ] = None,
+    worker_cpus: Annotated[
+        int | None,
+        typer.Option("--worker-cpus", metavar="N", help="With --cluster: cores of each worker. Default: 1."),
+    ] = None,
+    worker_gpus: Annotated[
+        float | None,
+        typer.Option(
+            "--worker-gpus",
+            metavar="N",
+            help="With --cluster: GPUs of each worker, or a share such as 0.25. Default: 1 with --device cuda.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +73,8 @@ def infer(
         typer.Option(
             "--workers",
             metavar="N",
-            help="Most processes that read scans and write masks. Default: one a core, started as they are needed.",
+            help="Most processes that read scans and write masks. Default: one a core, started as they are needed. "
+            "With --cluster: most copies of the model, each with its own cores. Default: as many as there is room for.",
         ),
     ] = None,
     flips: Annotated[
@@ -119,6 +141,7 @@ def infer(
         from parotid_seg.runtime.outputs import NIFTI, Outputs
 
         _check_engine(triton, triton_model, model, backend, device)
+        _check_cluster(cluster, triton, worker_cpus, worker_gpus, [*scans, out])
         outputs = Outputs(tuple(formats or (NIFTI,)), append)
         options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite, report, outputs, identify)
         with following(quiet) as line:
@@ -143,7 +166,18 @@ def infer(
                     say=line.say,
                 )
 
-            summary = run(scans, out, load, options, say=line.say, progress=progress)
+            if cluster is None:
+                summary = run(scans, out, load, options, say=line.say, progress=progress)
+            else:
+                from parotid_seg.cluster.cluster import ClusterOptions, infer_on_cluster, model_for_hosts
+
+                file = model or DEFAULT_MODEL
+                on_hosts = model_for_hosts(
+                    file, backend, device, options, output_for(file, flips, line.say), allow_unverified
+                )
+                gpus = worker_gpus if worker_gpus is not None else float(on_hosts.device == "cuda")
+                taken = ClusterOptions(cluster, workers, 1 if worker_cpus is None else worker_cpus, gpus)
+                summary = infer_on_cluster(scans, out, on_hosts, taken, options, say=line.say, progress=progress)
             counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
             results = "masks, summary.csv and report.html" if report else "masks and summary.csv"
             line.say(f"{counts}; {results} in {out}")
@@ -162,6 +196,23 @@ def _check_engine(triton: str | None, triton_model: str | None, model: Path | No
     given = {"--model": model is not None, "--backend": backend != "auto", "--device": device != "auto"}
     if both := [option for option, is_given in given.items() if is_given]:
         raise InputError(f"--triton: the server has the model and runs it, expected no {' and no '.join(both)}")
+
+
+def _check_cluster(
+    cluster: str | None, triton: str | None, cpus: int | None, gpus: float | None, paths: list[Path]
+) -> None:
+    """Raise InputError if something is given that says nothing without, or nothing with a cluster."""
+    from parotid_seg.cluster.storage import url_of
+
+    if cluster is not None:
+        if triton is not None:
+            raise InputError("--cluster: its hosts run the model, expected no --triton")
+        return
+    for option, given in (("--worker-cpus", cpus), ("--worker-gpus", gpus)):
+        if given is not None:
+            raise InputError(f"{option}: says what a worker of a cluster gets, expected --cluster ADDRESS as well")
+    for url in filter(None, map(url_of, paths)):
+        raise InputError(f"{url}: found a URL, expected --cluster with it (--cluster local for this machine)")
 
 
 def _on_server(

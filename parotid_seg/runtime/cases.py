@@ -72,7 +72,7 @@ def find_scans(
             errors.append(ScanError(f"{argument}: no such file or folder"))
         elif argument.is_dir():
             files = [path for path in _walk(argument.resolve(), ignored) if path not in ignored]
-            in_files, wrong = _in_files(filter(is_nifti, files), channels)
+            in_files, wrong = scans_in_files(filter(is_nifti, files), channels)
             in_series, refused, others = _in_dicom([path for path in files if not is_nifti(path)], channels)
             left_out = [each for each in others if each.reason not in STRAY]
             nothing = not (in_files or in_series or wrong or refused)
@@ -82,7 +82,7 @@ def find_scans(
             scans |= {place_of(scan[0]): scan for scan in in_files}
             series |= {place_of(each): each for each in in_series}
         elif is_nifti(argument):
-            in_files, wrong = _in_files([argument.resolve()], channels)
+            in_files, wrong = scans_in_files([argument.resolve()], channels)
             errors += wrong
             scans |= {place_of(scan[0]): scan for scan in in_files}
         else:
@@ -101,7 +101,7 @@ def find_scans(
     return list(scans.values()), errors
 
 
-def _in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
+def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
     """Scans of some NIfTI files, and errors for those that are none."""
     scans: list[Scan] = []
     errors = []

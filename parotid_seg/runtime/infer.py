@@ -9,19 +9,19 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
-from parotid_seg.runtime.crew import Crew, Worker
 from parotid_seg.runtime.journal import Entry, Journal
 from parotid_seg.runtime.messages import PICTURES, Job, Work
 from parotid_seg.runtime.outputs import NIFTI, Outputs
 from parotid_seg.runtime.patients import patients_of
-from parotid_seg.runtime.pipeline import Limits, Pipeline
+from parotid_seg.runtime.pipeline import Limits
 from parotid_seg.runtime.report import write_report
 from parotid_seg.runtime.report_page import Ran
+from parotid_seg.runtime.site import Site, ThisMachine
+from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
 from parotid_seg.scan.slicer import write_itksnap_labels
 
@@ -97,78 +97,101 @@ def infer(
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
+    """Segment scans into `out` on this machine.
+
+    Args:
+        scans, out, options, say, progress: see `infer_at`.
+        load: loads the model; the first worker starts meanwhile.
+
+    Raises:
+        ParotidSegError: if the model cannot be loaded, or as `infer_at`.
+    """
+    site = ThisMachine(load, options.batch_size, options.workers, options.flips, say)
+    try:
+        return infer_at(site, scans, out, options, say=say, progress=progress)
+    finally:
+        site.end()
+
+
+def infer_at(
+    site: Site,
+    scans: Sequence[Path],
+    out: Path,
+    options: InferOptions,
+    *,
+    find: Callable[..., tuple[list[Scan], list[ScanError]]] = find_scans,
+    say: Say = lambda _: None,
+    progress: Callable[[Outcome], None] = lambda _: None,
+) -> Summary:
     """Segment scans into `out`.
 
     Cases that `out` already holds for the same scan, model and options are skipped. A case that fails is set aside
     with its reason and the others go on.
 
     Args:
+        site: does the cases.
         scans: files and folders.
         out: output folder, made if missing.
-        load: loads the model; the first worker starts meanwhile.
         options: see `InferOptions`.
+        find: as `find_scans`.
         say: told what is done, a line at a time.
         progress: told the outcome of every case.
 
     Raises:
-        ParotidSegError: before anything is done, if the model cannot be loaded or there is no scan at all.
+        ParotidSegError: before anything is done, if there is no scan at all; later, if the site cannot go on.
         OutputError: if results cannot be written; cases finished before stay whole.
     """
-    with Crew() as crew:
-        backend = load()
-        run = _Run(out, backend, options, progress)
-        found, errors = find_scans(scans, backend.contract.channels, ignore=run.results(scans), say=say)
-        refused = [_refused(str(error), scans) for error in errors]
-        run.total = len(found) + len(refused)
-        if not found:
-            if len(refused) < 2:
-                raise InputError(refused[0].reason if refused else "no scan was named")
+    run = _Run(out, site, options, progress)
+    found, errors = find(scans, site.contract.channels, ignore=run.results(scans), say=say)
+    refused = [_refused(str(error), scans) for error in errors]
+    run.total = len(found) + len(refused)
+    if not found:
+        if len(refused) < 2:
+            raise InputError(refused[0].reason if refused else "no scan was named")
+        run.refuse(refused)
+        raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
+    make_folder(out)
+    with run.journal.writing():
+        _remove_partials(out)
+        cases = name_cases(found, run.journal.owners())
+        patients = patients_of(cases) if options.identify else None
+        say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
+        try:
             run.refuse(refused)
-            raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
-        make_folder(out)
-        with run.journal.writing():
+            run.do(cases)
+        finally:
+            site.end()
             _remove_partials(out)
-            cases = name_cases(found, run.journal.owners())
-            patients = patients_of(cases) if options.identify else None
-            batches = Batches[Worker](backend, options.batch_size or backend.batch_size, flips=options.flips, say=say)
-            limits = Limits.of_machine(options.workers)
-            say(_announcement(run.total, backend, batches.batch_size, options, limits))
-            try:
-                run.refuse(refused)
-                run.do(cases, Pipeline(run.work, batches, limits, crew))
-            finally:
-                crew.end()
-                _remove_partials(out)
-                if NIFTI in options.outputs.formats:
-                    write_itksnap_labels(backend.contract.labels, out / "itk-snap-labels.txt")
-                write_summary(run.entries(cases), backend.contract.labels, out / "summary.csv", patients)
-                write_run(backend, options, scans, run.begun, run.counts, out / "run.json")
-                if options.report:
-                    write_report(run.all_entries(), run.ran(backend), out, patients or {})
+            if NIFTI in options.outputs.formats:
+                write_itksnap_labels(site.contract.labels, out / "itk-snap-labels.txt")
+            write_summary(run.entries(cases), site.contract.labels, out / "summary.csv", patients)
+            write_run(site, options, scans, run.begun, run.counts, out / "run.json")
+            if options.report:
+                write_report(run.all_entries(), run.ran(), out, patients or {})
     return Summary(**run.counts, out=out)
 
 
 class _Run:
     """What a run has come to."""
 
-    def __init__(self, out: Path, backend: Backend, options: InferOptions, progress: Callable[[Outcome], None]) -> None:
+    def __init__(self, out: Path, site: Site, options: InferOptions, progress: Callable[[Outcome], None]) -> None:
         self.begun = datetime.now(UTC)
         self.journal = Journal(out)
         self.counts = dict.fromkeys(STATUSES, 0)
         self.total = 0
-        self._ran, self._progress = {**asdict(backend.ran), "model": backend.model_sha256}, progress
+        self._site, self._progress = site, progress
         self._entries: list[Entry] = []
-        computed = (backend.model_sha256, backend.ran.precision, str(options.clean_up), str(options.flips))
+        computed = (site.model_sha256, site.ran.precision, str(options.clean_up), str(options.flips))
         self.work = Work(
             out,
-            backend.contract,
+            site.contract,
             (*computed, *options.outputs.decides),
             options.clean_up,
             options.pictures,
             options.overwrite,
             views=options.pictures and options.report,
             outputs=options.outputs,
-            made_by=f"parotid-seg {metadata.version('parotid-seg')}, model {backend.model_sha256[:12]}",
+            made_by=f"parotid-seg {metadata.version('parotid-seg')}, model {site.model_sha256[:12]}",
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
@@ -185,10 +208,14 @@ class _Run:
         for entry in entries:
             self.tell("failed", entry)
 
-    def do(self, cases: Sequence[Case], pipeline: Pipeline) -> None:
+    def do(self, cases: Sequence[Case]) -> None:
         """Do the cases, and record and tell how each ends."""
-        for each in pipeline.run(Job(case, self.journal.entries.get(case.name)) for case in cases):
-            entry = replace(each.entry, **self._ran) if each.status == "done" else each.entry
+        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases]
+        for each in self._site.do(self.work, jobs):
+            entry = each.entry
+            if each.status == "done":
+                ran = asdict(each.ran or self._site.ran)
+                entry = replace(entry, **ran, model=self._site.model_sha256)
             if each.status != "skipped":
                 self.journal.add(entry)
             self.tell(each.status, entry)
@@ -208,10 +235,11 @@ class _Run:
         """Of all cases in the folder, those of earlier runs, too, and of arguments that are no scans."""
         return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
 
-    def ran(self, backend: Backend) -> Ran:
+    def ran(self) -> Ran:
         """What the run was made with, for the report."""
-        engine = f"{backend.ran.backend} on {backend.ran.device}, {backend.ran.precision}"
-        return Ran(backend.model_sha256, engine, backend.contract.labels, self.total - len(self._entries))
+        site = self._site
+        engine = f"{site.ran.backend} on {site.ran.device}, {site.ran.precision}"
+        return Ran(site.model_sha256, engine, site.contract.labels, self.total - len(self._entries))
 
 
 def _refused(message: str, arguments: Sequence[Path]) -> Entry:
@@ -220,15 +248,6 @@ def _refused(message: str, arguments: Sequence[Path]) -> Entry:
     beginnings = [": ".join(parts[:count]) for count in range(len(parts), 0, -1)]
     there = (each for each in beginnings if os.path.lexists(each) or Path(each) in arguments)
     return Entry(case="", source=next(there, parts[0]), key="", status="failed", reason=message)
-
-
-def _announcement(total: int, backend: Backend, batch_size: int, options: InferOptions, limits: Limits) -> str:
-    """One line on what will be done with what."""
-    scans = "1 scan" if total == 1 else f"{total} scans"
-    ran = f"{backend.ran.backend} on {backend.ran.device}, {backend.ran.precision}"
-    flips = " and their mirror images" if options.flips else ""
-    workers = "1 worker" if limits.workers == 1 else f"{limits.workers} workers"
-    return f"{scans}; {ran}, batches of {batch_size} slices{flips}; up to {workers}"
 
 
 def _remove_partials(out: Path) -> None:

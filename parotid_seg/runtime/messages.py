@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parotid_seg.contract import Contract
+from parotid_seg.runtime.backend import Ran
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.outputs import Outputs
@@ -61,10 +62,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a case ended: see `transaction.do_case`."""
+    """How a case ended: see `transaction.do_case`; and what ran the model, where that was another machine."""
 
     status: str
     entry: Entry
+    ran: Ran | None = None
 
 
 @dataclass(frozen=True)

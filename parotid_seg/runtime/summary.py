@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import harmless, visible, write_text
-from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.patients import Patient
+from parotid_seg.runtime.site import Site
 
 STATUSES = ("done", "skipped", "failed")
 STAGES = ("read", "segment", "write")
@@ -30,6 +30,7 @@ PACKAGES = (
     "tensorrt-rtx",
     "pycuda",
     "tritonclient",
+    "ray",
     "pydicom",
     "highdicom",
     "python-gdcm",
@@ -81,12 +82,12 @@ def write_summary(
 
 
 def write_run(
-    backend: Backend, options: Any, scans: Sequence[Path], begun: datetime, cases: Mapping[str, int], path: Path
+    site: Site, options: Any, scans: Sequence[Path], begun: datetime, cases: Mapping[str, int], path: Path
 ) -> None:
     """Write what a run was made with.
 
     Args:
-        backend: the model that ran.
+        site: what did the cases.
         options: a dataclass.
         scans: what was asked for.
         begun: when.
@@ -100,8 +101,9 @@ def write_run(
         "begun": begun.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": {**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
-        "model": {"sha256": backend.model_sha256, "contract": json.loads(backend.contract.to_json())},
-        "ran": dataclasses.asdict(backend.ran),
+        "model": {"sha256": site.model_sha256, "contract": json.loads(site.contract.to_json())},
+        "ran": dataclasses.asdict(site.ran),
+        **site.about,
         "cases": cases,
         "versions": versions_of(PACKAGES),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},

@@ -1,0 +1,279 @@
+"""`parotid-seg infer --cluster` against the run on one machine: masks, time, memory, and what is lost when things die.
+
+    python benchmarks/cluster.py DATA --out FILE.json [--only speed,workers,head,memory,hosts]
+
+`speed`: the scans by the command alone, then on a local Ray with one worker and with two; masks byte for byte.
+`workers`: a worker is killed every 20 s.
+`head`: a cluster of its own whose head is killed half-way; then a new one, and the same command.
+`memory`: 2 000 small scans; memory of the command, the client and the workers over the run.
+`hosts`: four hosts with addresses of their own (network namespaces, needs root), one of them cut off half-way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from parotid_seg.bench.condition import about_machine
+from parotid_seg.files import write_text
+from parotid_seg.runtime.machine import versions_of
+
+SMALL_SCANS = 2000
+HOSTS = 4
+KILLED_EVERY_S = 20.0
+INFER = [sys.executable, "-m", "parotid_seg", "infer"]
+RAY = [str(Path(sys.executable).with_name("ray"))]
+
+
+def run(scans: Path, out: Path, *options: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A run to its end: seconds in all and from the first case to the last, and how cases ended."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [*before, *INFER, str(scans), "--out", str(out), *options], stdout=subprocess.PIPE, text=True
+    )
+    ends = [time.perf_counter() for line in process.stdout if line.startswith("[")]
+    status = process.wait()
+    return {
+        "exit_status": status,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "seconds_to_first_case": round(ends[0] - begun, 1) if ends else None,
+        "seconds_between_cases": round((ends[-1] - ends[0]) / (len(ends) - 1), 3) if len(ends) > 1 else None,
+        "cases": statuses(out),
+    }
+
+
+def statuses(out: Path) -> dict[str, int]:
+    """How many cases ended how, by the summary."""
+    if not (out / "summary.csv").exists():
+        return {}
+    with (out / "summary.csv").open() as file:
+        return dict(Counter(row["status"] for row in csv.DictReader(file)))
+
+
+def masks(out: Path) -> dict[str, str]:
+    """Hashes by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.nii.gz"))}
+
+
+def against(out: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """Masks that differ or miss, cases that the journal has more than once, and what is left over."""
+    found = masks(out)
+    with (out / "journal.jsonl").open() as file:
+        entries = Counter(entry["case"] for entry in map(json.loads, file) if entry["status"] == "done")
+    return {
+        "masks": len(found),
+        "missing": len(expected.keys() - found.keys()),
+        "other_bytes": sum(found[name] != expected[name] for name in found.keys() & expected.keys()),
+        "journalled_twice": sum(count > 1 for count in entries.values()),
+        "half_written": len(list(out.rglob(".partial-*"))),
+    }
+
+
+def speed(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """One worker and two against the command alone, which has both cores, too."""
+    found = {}
+    for name, options in {
+        "alone, 1 worker": ("--workers", "1"),
+        "alone": (),
+        "ray, 1 worker": ("--cluster", "local", "--workers", "1"),
+        "ray, 2 workers": ("--cluster", "local", "--workers", "2"),
+        "ray, 1 worker of 2 cores": ("--cluster", "local", "--workers", "1", "--worker-cpus", "2"),
+    }.items():
+        out = scratch / name.replace(" ", "-")
+        found[name] = run(scans, out, "--backend", "onnxruntime", *options)
+        expected.update({} if expected else masks(out))
+        found[name] |= against(out, expected)
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def workers(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """A worker is killed every 20 s."""
+    out, kills, over = scratch / "workers", [0], threading.Event()
+
+    def kill() -> None:
+        while not over.wait(KILLED_EVERY_S):
+            found = subprocess.run(["pgrep", "-f", "^ray::.*MapWorker"], capture_output=True, text=True, check=False)
+            if pids := found.stdout.split():
+                subprocess.run(["kill", "-9", random.choice(pids)], check=False)
+                kills[0] += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        told = run(scans, out, "--backend", "onnxruntime", "--cluster", "local")
+    finally:
+        over.set()
+        killer.join()
+    return told | {"kills": kills[0]} | against(out, expected)
+
+
+def head(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """The head is killed half-way."""
+    out, found = scratch / "head", []
+    options = ("--backend", "onnxruntime", "--cluster", "127.0.0.1:6399")
+    for attempt in range(2):
+        start = [*RAY, "start", "--head", "--port", "6399", "--node-ip-address", "127.0.0.1", "--num-cpus", "2"]
+        subprocess.run(
+            [*start, "--include-dashboard", "false", "--disable-usage-stats"], check=True, capture_output=True
+        )
+        stop = threading.Timer(90.0, lambda: subprocess.run(["pkill", "-9", "gcs_server|raylet"], check=False))
+        if attempt == 0:
+            stop.start()
+        process = subprocess.run(
+            [*INFER, str(scans), "--out", str(out), *options], capture_output=True, text=True, check=False
+        )
+        stop.cancel()
+        subprocess.run([*RAY, "stop", "--force"], check=False, capture_output=True)
+        found.append({"exit_status": process.returncode, "error": process.stderr[-600:], "cases": statuses(out)})
+        print(found[-1], flush=True)
+    return {"runs": found} | against(out, expected)
+
+
+def memory(scans: Path, scratch: Path, _: dict[str, str]) -> dict[str, Any]:
+    """Memory (MiB, own pages) of the command, the client and the workers at each tenth of many small scans."""
+    small, out = scratch / "small", scratch / "memory"
+    small.mkdir()
+    image = nibabel.load(sorted(scans.iterdir())[0])
+    middle = image.shape[2] // 2
+    some = image.slicer[:, :, middle - 6 : middle + 6]
+    stored = np.asarray(some.dataobj)
+    for index in range(SMALL_SCANS):
+        nibabel.save(nibabel.Nifti1Image(stored + np.int16(index % 50), some.affine), small / f"s{index:04d}.nii.gz")
+    process = subprocess.Popen(
+        [*INFER, str(small), "--out", str(out), "--cluster", "local", "--no-report", "--no-pictures"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found: dict[str, dict[str, list[float]]] = {}
+    for count, _line in enumerate(line for line in process.stdout if line.startswith("[")):
+        if count % (SMALL_SCANS // 10) == SMALL_SCANS // 20:
+            for name, pattern in {
+                "command": str(process.pid),
+                "client": "cluster.driver",
+                "worker": "^ray::.*MapWorker",
+            }.items():
+                for number, pid in enumerate([pattern] if name == "command" else pids_of(pattern)):
+                    found.setdefault(name, {}).setdefault(str(number), []).append(own_mib(pid))
+            print(count, {name: {k: v[-1] for k, v in each.items()} for name, each in found.items()}, flush=True)
+    return {"exit_status": process.wait(), "cases": statuses(out), "mib": found}
+
+
+def pids_of(pattern: str) -> list[str]:
+    """Processes whose command line matches, oldest first."""
+    return subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout.split()
+
+
+def own_mib(pid: str) -> float:
+    """Memory that a process shares with no other."""
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps_rollup").open() as file:
+        return round(sum(int(line.split()[1]) for line in file if line.startswith("Private_")) / 1024, 1)
+    return 0.0
+
+
+@contextlib.contextmanager
+def network() -> Iterator[list[tuple[str, ...]]]:
+    """Commands that put what follows them on one of four hosts, which a switch connects."""
+    names = [f"pseg{number}" for number in range(HOSTS)]
+
+    def ip(*arguments: str, check: bool = True) -> None:
+        subprocess.run(["ip", *arguments], check=check, capture_output=True)
+
+    ip("link", "add", "psegbr", "type", "bridge")
+    ip("link", "set", "psegbr", "up")
+    try:
+        for number, name in enumerate(names):
+            ip("netns", "add", name)
+            ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", f"{name}v", "master", "psegbr", "up")
+            ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield [("ip", "netns", "exec", name) for name in names]
+    finally:
+        for name in names:
+            subprocess.run(f"ip netns pids {name} | xargs -r kill -9", shell=True, check=False, capture_output=True)
+            ip("netns", "del", name, check=False)
+        ip("link", "del", "psegbr", check=False)
+
+
+def hosts(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """One of four hosts loses its network half-way, for good."""
+    out = scratch / "hosts"
+    with network() as on:
+        common = ["--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats"]
+        for number, host in enumerate(on):
+            address = ["--node-ip-address", f"10.77.0.{number + 1}"]
+            role = (
+                ["--head", "--port", "6379", "--include-dashboard", "false", "--temp-dir", str(scratch / "r")]
+                if number == 0
+                else ["--address", "10.77.0.1:6379"]
+            )
+            subprocess.run([*host, *RAY, "start", *role, *address, *common], check=True, capture_output=True)
+        cut = threading.Timer(
+            100.0, lambda: subprocess.run(["ip", "link", "set", f"pseg{HOSTS - 1}v", "down"], check=True)
+        )
+        cut.start()
+        told = run(scans, out, "--backend", "onnxruntime", "--cluster", "10.77.0.1:6379", before=on[0])
+        cut.cancel()
+    return told | against(out, expected)
+
+
+PARTS: dict[str, Callable[[Path, Path, dict[str, str]], dict[str, Any]]] = {
+    "speed": speed,
+    "workers": workers,
+    "head": head,
+    "memory": memory,
+    "hosts": hosts,
+}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", type=Path, help="folder of NIfTI scans, some 200")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    arguments = parser.parse_args()
+    content: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": about_machine(),
+        "ray": versions_of(["ray"]),
+        "scans": len(list(arguments.scans.iterdir())),
+    }
+    scratch = Path(tempfile.mkdtemp(prefix="pseg", dir="/tmp"))
+    try:
+        expected: dict[str, str] = {}
+        if "speed" not in arguments.only:
+            run(arguments.scans, scratch / "expected", "--backend", "onnxruntime", "--no-report", "--no-pictures")
+            expected = masks(scratch / "expected")
+        for name in arguments.only.split(","):
+            content[name] = PARTS[name](arguments.scans, scratch, expected)
+            print(name, json.dumps(content[name]), flush=True)
+            write_text(json.dumps(content, indent=1) + "\n", arguments.out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()

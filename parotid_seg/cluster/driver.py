@@ -1,0 +1,198 @@
+"""The program of the cluster's client: a process of its own, because Ray ends it when the cluster is lost."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import IO, Any
+
+import ray
+
+from parotid_seg.cluster.host import VERSION, Host, Order, load_on_host
+from parotid_seg.cluster.messages import Ended, Errand, Plan, Ready, Told
+from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.runtime.machine import available_cores
+from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
+from parotid_seg.runtime.pipes import ends, send
+from parotid_seg.runtime.sources import place_of
+
+REACHED_S = 5.0
+"""For a connection to the cluster's head."""
+PATIENCE_S = 10.0
+"""Without an answer for so long the user is told what is waited for."""
+TRIES = 4
+"""Of a task whose actor dies: what kills it may be the task."""
+STORE_BYTES = 2**28
+"""Of a local cluster's object store: what travels is the model, and a few hundred bytes a case."""
+AHEAD = 2
+"""Tasks that an actor has, the one it is at included."""
+TASKS_AN_ACTOR = 4
+"""At least, if there are so many cases, so that all end at about the same time."""
+
+
+def main() -> None:
+    """Serve one run."""
+    requests, answers = ends()
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    plan: Plan = pickle.load(requests)
+    try:
+        _connect(plan)
+        ready = _survey(plan, answers)
+        send(ready, answers)
+        errand: Errand = pickle.load(requests)
+        for said in _answers(plan, ready, errand):
+            send(said, answers)
+        send(Ended(), answers)
+    except ParotidSegError as error:
+        send(Stopped(str(error)), answers)
+    except (EOFError, BrokenPipeError):
+        pass  # the command has ended
+    finally:
+        ray.shutdown()
+
+
+def _connect(plan: Plan) -> None:
+    """Start a local cluster, or join one.
+
+    Raises:
+        InputError: if it cannot be reached from here.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if plan.address == "local":
+        ray.init(
+            address="local",
+            num_cpus=available_cores(),
+            object_store_memory=STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=plan.scratch,
+            **quiet,
+        )
+        return
+    if plan.address != "auto":
+        host, _, port = plan.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), REACHED_S).close()
+        except OSError as error:
+            raise InputError(
+                f"--cluster {plan.address}: cannot be reached ({error}), expected the address of a Ray head"
+            ) from error
+    try:
+        ray.init(address=plan.address, **quiet)
+    except Exception as error:  # Ray has a kind for each of the ways in which that can fail
+        told = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"--cluster {plan.address}: no cluster that this machine is part of ({told}); join it with: "
+            "ray start --address HOST:PORT"
+        ) from error
+
+
+def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
+    """See that there is room, that every host has this package, and how the model runs on one."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(_actors_on(node["Resources"], plan) for node in nodes)
+    if not room:
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in nodes)
+        gpus = max(node["Resources"].get("GPU", 0.0) for node in nodes)
+        raise InputError(
+            f"--cluster {plan.address}: no host has {plan.cpus} CPUs and {plan.gpus:g} GPUs for a worker, the largest "
+            f"has {largest} and {gpus:g}; see --worker-cpus and --worker-gpus"
+        )
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        version = ray.remote(_version).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote()
+        found = _got(version, f"an answer of host {node['NodeManagerAddress']}", answers)
+        if found != VERSION:
+            where = node["NodeManagerAddress"]
+            raise InputError(f"host {where}: found parotid-seg {found}, expected {VERSION}, as the command itself")
+    loading = ray.remote(_described).options(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=TRIES)
+    ready: Ready | Stopped = _got(
+        loading.remote(replace(plan, scratch="")), f"a worker's room, {plan.cpus} free CPUs", answers
+    )
+    if isinstance(ready, Stopped):
+        raise InputError(ready.message)
+    return replace(ready, hosts=len(nodes), actors=min(room, plan.workers or room))
+
+
+def _actors_on(resources: dict[str, float], plan: Plan) -> int:
+    by_cpu = resources.get("CPU", 0.0) // plan.cpus
+    return int(min(by_cpu, resources.get("GPU", 0.0) // plan.gpus) if plan.gpus else by_cpu)
+
+
+def _got(reference: Any, expected: str, answers: IO[bytes]) -> Any:
+    """What a task gives; if it takes long, the user is told what is waited for."""
+    if not ray.wait([reference], timeout=PATIENCE_S)[0]:
+        send(Told(f"waiting for {expected}"), answers)
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(f"no answer from the cluster, expected {expected} ({last})") from error
+
+
+def _version() -> str:
+    """On a host."""
+    return VERSION
+
+
+def _described(plan: Plan) -> Ready | Stopped:
+    """On a host: load the model once, and tell about it."""
+    try:
+        backend = load_on_host(plan.model, plan.cpus)
+    except ParotidSegError as error:
+        return Stopped(str(error))
+    size = plan.model.batch_size or backend.batch_size
+    backend.close()
+    return Ready(backend.contract, backend.model_sha256, backend.ran, size, 0, 0, ray.__version__)
+
+
+def _answers(plan: Plan, ready: Ready, errand: Errand) -> Iterator[Finished | Stopped]:
+    """What became of every case. Those that got lost with their actors are tried once more, each by itself."""
+    order = Order(plan.model, replace(errand, jobs=()), plan.cpus, ready.ran)
+    reference = ray.put(pickle.dumps(order))
+    left = {job.case.name: job for job in errand.jobs}
+    most = -(-len(left) // (TASKS_AN_ACTOR * ready.actors))
+    for size in (max(1, min(AHEAD * plan.cpus, most)), 1):
+        if not left:
+            return
+        for said in _streamed(list(left.values()), size, reference, plan, ready):
+            if isinstance(said, Finished):
+                del left[said.entry.case]
+            yield said
+            if isinstance(said, Stopped):
+                return
+    for job in left.values():
+        reason = f"{place_of(job.case.scan[0])}: set aside: its worker died {TRIES} times, and {TRIES} times again"
+        yield Finished("failed", failed(job.case, reason))
+
+
+def _streamed(jobs: list[Job], size: int, order: Any, plan: Plan, ready: Ready) -> Iterator[Finished | Stopped]:
+    """What actors say of cases, so many a task; nothing of tasks that were tried too often."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    rows = [{"jobs": pickle.dumps(jobs[begin : begin + size])} for begin in range(0, len(jobs), size)]
+    actors = min(ready.actors, len(rows))
+    pool = ray.data.ActorPoolStrategy(
+        min_size=1,
+        max_size=min(plan.workers or len(rows), len(rows)),
+        initial_size=actors,
+        max_tasks_in_flight_per_actor=AHEAD,
+    )
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+        Host,
+        fn_constructor_args=(order, VERSION),
+        compute=pool,
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus or None,
+        max_restarts=-1,
+        max_task_retries=TRIES - 1,
+    )
+    for row in done.iter_rows():
+        yield pickle.loads(row["said"])

@@ -1,0 +1,138 @@
+"""What runs on a cluster's hosts: an actor with the model, and worker processes around it."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.cluster.messages import Errand, Model
+from parotid_seg.cluster.storage import Stage, url_of
+from parotid_seg.errors import ModelError, OutputError, ParotidSegError
+from parotid_seg.runtime.backend import Backend, Ran
+from parotid_seg.runtime.batches import Batches
+from parotid_seg.runtime.crew import Crew, Worker
+from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.machine import available_cores
+from parotid_seg.runtime.messages import Finished, Job, Stopped
+from parotid_seg.runtime.pipeline import Limits, Pipeline
+
+VERSION = metadata.version("parotid-seg")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an actor is made for.
+
+    Attributes:
+        model: see there.
+        errand: see there, without its jobs.
+        cpus: cores that it has for itself.
+        ran: what the model must run with, so that all masks are computed alike.
+    """
+
+    model: Model
+    errand: Errand
+    cpus: int
+    ran: Ran
+
+
+class Host:
+    """An actor of Ray Data. It is made without effort, and what goes wrong in it comes back as an answer, because the
+    cluster would try an error again and again.
+
+    Args:
+        order: reference to a pickled `Order`.
+        version: of the package that pickled it.
+    """
+
+    def __init__(self, order: Any, version: str) -> None:
+        self._order, self._version = order, version
+        self._cases: _Cases | None = None
+
+    def __call__(self, row: dict[str, bytes]) -> list[dict[str, bytes]]:
+        """Do the cases of a row.
+
+        Args:
+            row: `jobs`, pickled.
+
+        Returns:
+            A row for each case, `said`, a pickled `Finished`; or one `Stopped`.
+        """
+        return [{"said": pickle.dumps(said)} for said in self._said(row["jobs"])]
+
+    def _said(self, jobs: bytes) -> Iterator[Finished | Stopped]:
+        try:
+            if self._version != VERSION:
+                raise OutputError(f"found parotid-seg {VERSION}, expected {self._version} as where the command runs")
+            if self._cases is None:
+                import ray
+
+                self._cases = _Cases(pickle.loads(ray.get(self._order)))
+            yield from self._cases.do(pickle.loads(jobs))
+        except ParotidSegError as error:
+            yield Stopped(f"host {platform.node()}: {error}")
+
+
+class _Cases:
+    """The model, and the processes that read and write.
+
+    Raises:
+        OutputError: if the results' folder is not the command's.
+        ModelError: if the model runs in another way than on the others.
+    """
+
+    def __init__(self, order: Order) -> None:
+        work, errand, model = order.errand.work, order.errand, order.model
+        if not (errand.out or (work.out / errand.token).is_file()):
+            raise OutputError(f"{work.out}: not the folder that the command sees there; {SHARED}")
+        backend = load_on_host(model, order.cpus)
+        self._ran = backend.ran
+        if (self._ran.precision, self._ran.device[:3]) != (order.ran.precision, order.ran.device[:3]):
+            raise ModelError(f"{model.name} runs with {self._ran}, expected {order.ran} as elsewhere")
+        self._stage = Stage(work.out, errand.out, work.outputs)
+        batches = Batches[Worker](backend, model.batch_size or backend.batch_size, flips=model.flips)
+        usual = Limits.of_machine(order.cpus)
+        limits = replace(usual, scan_bytes=usual.scan_bytes * min(1.0, order.cpus / available_cores()))
+        self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, Crew())
+
+    def do(self, jobs: Sequence[Job]) -> Iterator[Finished]:
+        """Do cases."""
+        for job in jobs:
+            source = job.case.scan[0]
+            if isinstance(source, Path) and not url_of(source) and not source.parent.is_dir():
+                raise OutputError(f"{source.parent}: no such folder, which the command sees; {SHARED}")
+        fetched = self._stage.fetch(jobs)
+        yield from (each for each in fetched if isinstance(each, Finished))
+        known = {job.case.name: job for job in jobs}
+        copies = {each.case.name: each for each in fetched if isinstance(each, Job)}
+        for finished in self._pipeline.run(copies.values()):
+            name = finished.entry.case
+            yield replace(self._stage.deliver(known[name], finished, copies[name]), ran=self._ran)
+
+
+SHARED = "scans and --out must be in storage that all hosts share, at the same path"
+
+
+def load_on_host(model: Model, cpus: int) -> Backend:
+    """Load a model that came as bytes.
+
+    Raises:
+        ParotidSegError: as `load_backend`.
+    """
+    with tempfile.TemporaryDirectory(prefix="parotid-seg-") as folder:
+        for name, content in model.files.items():
+            Path(folder, name).write_bytes(content)
+        return load_backend(
+            Path(folder, model.name),
+            model.backend,
+            model.device,
+            threads=cpus,
+            output=model.output,
+            allow_unverified=model.allow_unverified,
+        )

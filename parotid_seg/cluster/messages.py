@@ -1,0 +1,107 @@
+"""What the command's process and the cluster's client say to each other, pickled, through pipes.
+
+The client gets a `Plan`, may tell something (`Told`), and answers `Ready`. Then it gets an `Errand`, answers with what
+came of every case, and ends with `Ended`. Instead of any answer there may be a `Stopped`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parotid_seg.contract import Contract
+from parotid_seg.runtime.backend import Ran
+from parotid_seg.runtime.messages import Job, Work
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file as it travels to the hosts, and how it is to run there.
+
+    Attributes:
+        name: the file's name.
+        files: contents by name: the file, and an engine's sidecar.
+        backend: an engine's name, not "auto": every host must compute alike.
+        device: "cpu" or "cuda".
+        output, allow_unverified: see `load_backend`.
+        batch_size: looks at once; None is what the engine is fastest with.
+        flips: see `Batches`.
+    """
+
+    name: str
+    files: dict[str, bytes]
+    backend: str
+    device: str
+    output: str
+    allow_unverified: bool
+    batch_size: int | None
+    flips: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A cluster and what is taken of it.
+
+    Attributes:
+        address: "local", "auto" or HOST:PORT.
+        scratch: of a local cluster, the folder for its own files.
+        workers: most actors; None as many as there is room for.
+        cpus, gpus: that each has for itself.
+        model: see there.
+    """
+
+    address: str
+    scratch: str
+    workers: int | None
+    cpus: int
+    gpus: float
+    model: Model
+
+
+@dataclass(frozen=True)
+class Told:
+    """Something for the user to know, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The cluster is there, and a host of it has loaded the model.
+
+    Attributes:
+        contract, model_sha256, ran: of the model, see `Backend`.
+        batch_size: looks at once.
+        hosts: how many there are now.
+        actors: how many there is room for now.
+        ray: version.
+    """
+
+    contract: Contract
+    model_sha256: str
+    ran: Ran
+    batch_size: int
+    hosts: int
+    actors: int
+    ray: str
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Cases to do.
+
+    Attributes:
+        work: what they have in common; its folder is where all hosts see it, unless there is a URL.
+        jobs: the cases.
+        out: URL for the results; empty if they go to the folder.
+        token: file in the folder that a host must see.
+    """
+
+    work: Work
+    jobs: tuple[Job, ...]
+    out: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """All cases have been answered for."""

@@ -1,0 +1,190 @@
+"""`parotid-seg infer --cluster` as a user runs it, on a Ray of this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.cli import main
+from parotid_seg.cluster.cluster import ClusterOptions, RayCluster, model_for_hosts
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.infer import InferOptions
+from tests.runtime.test_infer import one_line, rows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, head):
+    """Six scans that differ, and one that is none."""
+    folder = tmp_path_factory.mktemp("many")
+    some = head.slicer[:, :, 3:15]
+    for index in range(6):
+        image = nibabel.Nifti1Image(np.asarray(some.dataobj) + np.int16(index), some.affine)
+        nibabel.save(image, folder / f"s{index}.nii.gz")
+    (folder / "damaged.nii").write_bytes(b"x" * 1000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(many, tmp_path_factory, command):
+    """What one machine makes of them."""
+    out = tmp_path_factory.mktemp("alone")
+    assert command("infer", many, "--out", out, "--backend", "onnxruntime").returncode == 3
+    return out
+
+
+def masks(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("*.nii.gz")}
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "parotid_seg", "infer", *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(out: Path) -> dict[str, int]:
+    return json.loads((out / "run.json").read_text())["cases"]
+
+
+def journalled(out: Path) -> "Counter[str]":
+    entries = map(json.loads, (out / "journal.jsonl").read_text().splitlines())
+    return Counter(entry["case"] for entry in entries if entry["status"] == "done")
+
+
+def test_results_are_those_of_one_machine(many, alone, tmp_path, command):
+    out = tmp_path / "out"
+    done = command("infer", many, "--out", out, "--cluster", "local", "--workers", "2")
+    assert done.returncode == 3, done.stderr
+    one_line(done.stderr, "damaged.nii: ")
+    assert masks(out) == masks(alone)
+    same = ("case", "status", "left_ml", "right_ml", "flags", "reason", "mask", "source", "precision")
+    assert [[row[name] for name in same] for row in rows(out)] == [[row[name] for name in same] for row in rows(alone)]
+    run = json.loads((out / "run.json").read_text())
+    assert run["cluster"] == {"address": "local", "ray": run["versions"]["ray"], "hosts": 1, "workers": 2}
+    assert (out / "report.html").exists()
+    assert not list(out.glob("**/.partial-*"))
+    again = command("infer", many, "--out", out, "--cluster", "local", "--workers", "1", "--worker-cpus", "2")
+    assert again.returncode == 3, again.stderr
+    assert ended(out) == {"done": 0, "skipped": 6, "failed": 1}
+    assert "7 scans; Ray" in again.stdout
+
+
+def test_a_killed_worker_costs_nothing(many, alone, tmp_path):
+    out = tmp_path / "out"
+    process = start(many, "--out", out, "--cluster", "local", "--workers", "1")
+    for line in process.stdout:
+        if line.startswith("["):
+            break
+    found = subprocess.run(["pgrep", "-f", "^ray::.*MapWorker"], capture_output=True, text=True, check=True)
+    for pid in found.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    process.communicate(timeout=300)
+    assert process.returncode == 3
+    assert masks(out) == masks(alone)
+    assert set(journalled(out).values()) == {1}
+
+
+def test_a_lost_cluster_is_one_line_and_the_run_goes_on(many, alone, tmp_path, command):
+    out = tmp_path / "out"
+    arguments = (many, "--out", out, "--cluster", "local", "--workers", "1")
+    process = start(*arguments)
+    for line in process.stdout:
+        if line.startswith("["):
+            break
+    subprocess.run(["pkill", "-9", "-f", "gcs_server .*--session"], check=False)
+    subprocess.run(["pkill", "-9", "-f", "raylet/raylet "], check=False)
+    begun = time.monotonic()
+    _, stderr = process.communicate(timeout=300)
+    assert time.monotonic() - begun < 120
+    assert process.returncode == 1
+    *before, last = stderr.splitlines()
+    assert last.startswith("parotid-seg: --cluster local: lost: ")
+    assert last.endswith("the same command goes on with the rest")
+    assert all(line.startswith("parotid-seg: ") and "damaged.nii" in line for line in before)
+    assert (out / "summary.csv").exists()
+    assert command("infer", *arguments).returncode == 3
+    assert masks(out) == masks(alone)
+    assert set(journalled(out).values()) == {1}
+
+
+def test_scans_and_results_behind_urls(many, alone, tmp_path, command):
+    out = tmp_path / "bucket" / "out"
+    arguments = ("infer", f"file://{many}", "--out", f"file://{out}", "--cluster", "local")
+    done = command(*arguments)
+    assert done.returncode == 3, done.stderr
+    one_line(done.stderr, f"file://{many}/damaged.nii: ")
+    assert "no report.html" in done.stdout
+    assert masks(out) == masks(alone)
+    assert {row["source"] for row in rows(out)} == {f"file://{path}" for path in many.iterdir()}
+    assert len(list((out / "pictures").glob("*.png"))) == 6
+    assert {path.name for path in out.iterdir() if not path.name.endswith(".nii.gz")} == {
+        "journal.jsonl", "summary.csv", "run.json", "itk-snap-labels.txt", "pictures",
+    }  # fmt: skip
+    (out / "s3.nii.gz").unlink()
+    command(*arguments)
+    assert ended(out) == {"done": 1, "skipped": 5, "failed": 1}
+    assert masks(out) == masks(alone)
+
+
+def refusal(capsys, *arguments: object) -> str:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["parotid-seg", "infer", *map(str, arguments)])
+        main()
+    assert left.value.code == 1
+    text = capsys.readouterr().err
+    one_line(text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--cluster", "somewhere"), "--cluster: found 'somewhere', expected local, auto or HOST:PORT"),
+        (("--cluster", "127.0.0.1:1"), "--cluster 127.0.0.1:1: cannot be reached"),
+        (("--cluster", "local", "--workers", "0"), "--workers: found 0, expected at least 1"),
+        (("--cluster", "local", "--worker-cpus", "0"), "--worker-cpus: found 0, expected at least 1"),
+        (("--cluster", "local", "--worker-gpus", "1.5"), "--worker-gpus: found 1.5, expected"),
+        (("--cluster", "local", "--device", "cuda:1"), "--device: found 'cuda:1', expected cpu or cuda"),
+        (("--cluster", "local", "--backend", "tensorrt"), "expected an .engine file with --cluster"),
+        (("--cluster", "local", "--backend", "turbo"), "--backend: found 'turbo'"),
+        (("--cluster", "local", "--triton", "127.0.0.1:1"), "expected no --triton"),
+        (("--cluster", "local", "--worker-cpus", "999"), "no host has 999 CPUs and 0 GPUs for a worker"),
+        (("--worker-cpus", "2"), "--worker-cpus: says what a worker of a cluster gets, expected --cluster"),
+    ],
+)
+def test_options_that_cannot_be(many, tmp_path, capsys, options, told):
+    assert told in refusal(capsys, many, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_urls_want_a_cluster(many, tmp_path, capsys):
+    assert "expected --cluster" in refusal(capsys, "s3://bucket/scans", "--out", tmp_path / "out")
+    assert "expected --cluster" in refusal(capsys, many, "--out", "s3://bucket/out")
+
+
+def test_without_ray(many, tmp_path, monkeypatch):
+    model = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'parotid-seg\[ray\]'"):
+        RayCluster(ClusterOptions("local"), model, "", print)
+
+
+def test_a_model_file_that_is_none(tmp_path):
+    with pytest.raises(ModelError, match="cannot be read"):
+        model_for_hosts(tmp_path / "none.onnx", "auto", "auto", InferOptions(), "labels", False)
+
+
+def test_one_machine_does_without_ray():
+    script = "import sys; import parotid_seg.runtime.infer; print({'ray', 'fsspec'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
