@@ -16,7 +16,10 @@ import contextlib
 import csv
 import hashlib
 import json
+import operator
+import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,8 +28,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +48,36 @@ INFER = [sys.executable, "-m", "parotid_seg", "infer"]
 RAY = [str(Path(sys.executable).with_name("ray"))]
 
 
-def run(scans: Path, out: Path, *options: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A run to its end: seconds in all and from the first case to the last, and how cases ended."""
-    begun = time.perf_counter()
+def run(
+    scans: Path, out: Path, *options: str, before: Sequence[str] = (), half_way: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
+    """A run to its end: seconds in all and from the first case to the last, and how cases ended.
+
+    Args:
+        scans, out, options: of the command.
+        before: words in front of the command.
+        half_way: called when half of the scans have ended.
+    """
+    begun, half = time.perf_counter(), len(list(scans.iterdir())) // 2
     process = subprocess.Popen(
-        [*before, *INFER, str(scans), "--out", str(out), *options], stdout=subprocess.PIPE, text=True
+        [*before, *INFER, str(scans), "--out", str(out), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    ends = [time.perf_counter() for line in process.stdout if line.startswith("[")]
-    status = process.wait()
+    ends = []
+    for _ in (line for line in process.stdout if line.startswith("[")):
+        ends.append(time.perf_counter())
+        if len(ends) == half:
+            half_way()
+    error = process.stderr.read()
     return {
-        "exit_status": status,
+        "exit_status": process.wait(),
+        "error": error[-500:],
         "seconds": round(time.perf_counter() - begun, 1),
         "seconds_to_first_case": round(ends[0] - begun, 1) if ends else None,
-        "seconds_between_cases": round((ends[-1] - ends[0]) / (len(ends) - 1), 3) if len(ends) > 1 else None,
+        "seconds_a_case": round((ends[-1] - ends[0]) / (len(ends) - 1), 3) if len(ends) > 1 else None,
+        "longest_gap_s": round(max(map(operator.sub, ends[1:], ends)), 1) if len(ends) > 1 else None,
         "cases": statuses(out),
     }
 
@@ -128,23 +149,16 @@ def workers(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, A
 
 
 def head(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any]:
-    """The head is killed half-way."""
+    """The head is killed half-way, a new one started, and the command repeated."""
     out, found = scratch / "head", []
-    options = ("--backend", "onnxruntime", "--cluster", "127.0.0.1:6399")
-    for attempt in range(2):
-        start = [*RAY, "start", "--head", "--port", "6399", "--node-ip-address", "127.0.0.1", "--num-cpus", "2"]
+    start = [*RAY, "start", "--head", "--port", "6399", "--node-ip-address", "127.0.0.1", "--num-cpus", "2"]
+    for half_way in (lambda: subprocess.run(["pkill", "-9", "-f", "gcs_server|raylet/raylet"], check=False), lambda: 0):
         subprocess.run(
             [*start, "--include-dashboard", "false", "--disable-usage-stats"], check=True, capture_output=True
         )
-        stop = threading.Timer(90.0, lambda: subprocess.run(["pkill", "-9", "gcs_server|raylet"], check=False))
-        if attempt == 0:
-            stop.start()
-        process = subprocess.run(
-            [*INFER, str(scans), "--out", str(out), *options], capture_output=True, text=True, check=False
-        )
-        stop.cancel()
+        options = ("--backend", "onnxruntime", "--cluster", "127.0.0.1:6399")
+        found.append(run(scans, out, *options, half_way=half_way))
         subprocess.run([*RAY, "stop", "--force"], check=False, capture_output=True)
-        found.append({"exit_status": process.returncode, "error": process.stderr[-600:], "cases": statuses(out)})
         print(found[-1], flush=True)
     return {"runs": found} | against(out, expected)
 
@@ -229,13 +243,14 @@ def hosts(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any
                 else ["--address", "10.77.0.1:6379"]
             )
             subprocess.run([*host, *RAY, "start", *role, *address, *common], check=True, capture_output=True)
-        cut = threading.Timer(
-            100.0, lambda: subprocess.run(["ip", "link", "set", f"pseg{HOSTS - 1}v", "down"], check=True)
-        )
-        cut.start()
-        told = run(scans, out, "--backend", "onnxruntime", "--cluster", "10.77.0.1:6379", before=on[0])
-        cut.cancel()
+        options = ("--backend", "onnxruntime", "--cluster", "10.77.0.1:6379")
+        told = run(scans, out, *options, before=on[0], half_way=partial(cut_off, HOSTS - 1))
     return told | against(out, expected)
+
+
+def cut_off(number: int) -> None:
+    """Take a host's cable out."""
+    subprocess.run(["ip", "link", "set", f"pseg{number}v", "down"], check=True)
 
 
 PARTS: dict[str, Callable[[Path, Path, dict[str, str]], dict[str, Any]]] = {
@@ -260,6 +275,7 @@ def main() -> None:
         "ray": versions_of(["ray"]),
         "scans": len(list(arguments.scans.iterdir())),
     }
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     scratch = Path(tempfile.mkdtemp(prefix="pseg", dir="/tmp"))
     try:
         expected: dict[str, str] = {}

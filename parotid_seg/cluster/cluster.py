@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pickle
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -29,10 +30,8 @@ from parotid_seg.runtime.pipes import cause, command_of, send
 from parotid_seg.runtime.trt_library import LIBRARIES
 
 ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
-RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}
+NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Ray would tell its makers of every cluster that is started."""
-LOCAL_SETTINGS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-"""A head of one's own that is gone will not come back; that of a cluster has Ray's usual minute."""
 LEAVES_S = 15.0
 """For the client to end what it started on the hosts."""
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
@@ -66,6 +65,15 @@ class ClusterOptions:
             raise InputError(f"--worker-gpus: found {self.gpus:g}, expected 0 to 1, or a whole number")
 
 
+def _local_settings() -> dict[str, str]:
+    """Of a cluster of one's own: nobody else may use it, and a head that is gone will not come back."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+    }
+
+
 class RayCluster:
     """A `Site`: a process that is the cluster's client, and through it the actors on the hosts.
 
@@ -91,7 +99,7 @@ class RayCluster:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **RAY_SETTINGS, **(LOCAL_SETTINGS if cluster.address == "local" else {})},
+                env={**os.environ, **NO_TELEMETRY, **(_local_settings() if cluster.address == "local" else {})},
             )
         try:
             self._send(Plan(cluster.address, self._scratch, cluster.workers, cluster.cpus, cluster.gpus, model))

@@ -137,9 +137,10 @@ def test_scans_and_results_behind_urls(many, alone, tmp_path, command):
 
 
 def refusal(capsys, *arguments: object) -> str:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["parotid-seg", "infer", *map(str, arguments)])
-        main()
+        with pytest.raises(SystemExit) as left:
+            main()
     assert left.value.code == 1
     text = capsys.readouterr().err
     one_line(text)
