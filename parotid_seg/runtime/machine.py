@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterable
@@ -9,14 +10,27 @@ from importlib import metadata
 from pathlib import Path
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where a container on Linux finds its own limit."""
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container on Linux finds its own limits."""
 
 
 def available_cores() -> int:
     """Cores that this process may use; a container or a batch system may give it fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(found, quota_cores() or found)
+
+
+def quota_cores() -> int | None:
+    """Cores that a container's quota of processor time is worth, begun ones counted; None if there is no quota.
+
+    `docker run --cpus` and limits of Kubernetes are such quotas. They show the process all cores of the machine, and
+    stop it for the rest of each period (mostly 0.1 s) in which its threads have used up its time together.
+    """
+    try:
+        quota_us, period_us = map(int, CGROUP_QUOTA.read_text().split())
+        return max(1, math.ceil(quota_us / period_us))
+    except (OSError, ValueError, ZeroDivisionError):  # no container, or "max"
+        return None
 
 
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:

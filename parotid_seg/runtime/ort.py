@@ -14,6 +14,7 @@ import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
+from parotid_seg.runtime.machine import available_cores, quota_cores
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.scan.chunks import Inputs
 
@@ -39,8 +40,8 @@ class OnnxRuntimeBackend:
         check_single_onnxruntime()
         content, self.contract = read_model(model)
         options = session_options()
-        if threads:
-            options.intra_op_num_threads = threads
+        if threads or quota_cores():  # onnxruntime knows of no quota and starts a thread for each core it sees
+            options.intra_op_num_threads = threads or available_cores()
         session = make_session(model, content, options, ["CPUExecutionProvider"])
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
         check_names(inputs, outputs, output, where=str(model))
