@@ -29,6 +29,8 @@ STORE_BYTES = 2**28
 """Of a local cluster's object store: what travels is the model, and a few hundred bytes a case."""
 AHEAD = 2
 """Tasks that an actor has, the one it is at included."""
+MOST_TASKS = 20_000
+"""Ray Data takes more than a millisecond to make one, before the first begins."""
 TASKS_AN_ACTOR = 4
 """At least, if there are so many cases, so that all end at about the same time."""
 
@@ -157,8 +159,7 @@ def _answers(plan: Plan, ready: Ready, errand: Errand) -> Iterator[Finished | St
     order = Order(plan.model, replace(errand, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
     left = {job.case.name: job for job in errand.jobs}
-    most = -(-len(left) // (TASKS_AN_ACTOR * ready.actors))
-    for size in (max(1, min(AHEAD * plan.cpus, most)), 1):
+    for size in (scans_a_task(len(left), plan.cpus, ready.actors), 1):
         if not left:
             return
         for said in _streamed(list(left.values()), size, reference, plan, ready):
@@ -170,6 +171,14 @@ def _answers(plan: Plan, ready: Ready, errand: Errand) -> Iterator[Finished | St
     for job in left.values():
         reason = f"{place_of(job.case.scan[0])}: set aside: its worker died {TRIES} times, and {TRIES} times again"
         yield Finished("failed", failed(job.case, reason))
+
+
+def scans_a_task(scans: int, cpus: int, actors: int) -> int:
+    """How many to hand out at a time: enough for an actor's processes to overlap, few enough to spread them evenly and
+    to lose little with an actor, and of very many so many that the tasks stay `MOST_TASKS`."""
+    enough = AHEAD * cpus
+    spread = -(-scans // (TASKS_AN_ACTOR * actors))
+    return max(1, min(enough, spread), -(-scans // MOST_TASKS))
 
 
 def _streamed(jobs: list[Job], size: int, order: Any, plan: Plan, ready: Ready) -> Iterator[Finished | Stopped]:

@@ -177,7 +177,6 @@ class Mirror:
         self._system.put_file(str(path), f"{self._root}/{path.name}")
 
     def _tell_of_run(self) -> None:
-        self._system.makedirs(self._root, exist_ok=True)
         self._system.pipe_file(f"{self._root}/{RUNNING}", json.dumps({"run": self._id, "seen": time.time()}).encode())
         self._saved = time.monotonic()
 

@@ -133,6 +133,7 @@ def infer(
     failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"):
+        from parotid_seg.cluster.storage import url_of
         from parotid_seg.export.engine import runnable
         from parotid_seg.models import DEFAULT_MODEL
         from parotid_seg.runtime.infer import InferOptions
@@ -179,8 +180,9 @@ def infer(
                 taken = ClusterOptions(cluster, workers, 1 if worker_cpus is None else worker_cpus, gpus)
                 summary = infer_on_cluster(scans, out, on_hosts, taken, options, say=line.say, progress=progress)
             counts = f"{summary.done} done, {summary.skipped} done before, {summary.failed} failed"
-            results = "masks, summary.csv and report.html" if report else "masks and summary.csv"
-            line.say(f"{counts}; {results} in {out}")
+            url = url_of(out)
+            results = "masks, summary.csv and report.html" if report and not url else "masks and summary.csv"
+            line.say(f"{counts}; {results} in {url or out}")
     raise typer.Exit(summary.exit_status)
 
 
