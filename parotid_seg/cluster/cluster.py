@@ -139,9 +139,7 @@ class RayCluster:
 
     def end(self) -> None:
         """End the client, and with it what it started on the hosts."""
-        if self._process.stdin:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVES_S)
         self._process.kill()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Any
@@ -37,7 +39,8 @@ TASKS_AN_ACTOR = 4
 
 def main() -> None:
     """Serve one run."""
-    requests, answers = ends()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # and so `ray.shutdown`, whoever has ended
+    requests, answers = ends(parent_gone=signal.SIGTERM)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     plan: Plan = pickle.load(requests)
@@ -54,6 +57,7 @@ def main() -> None:
     except (EOFError, BrokenPipeError):
         pass  # the command has ended
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ray.shutdown()
 
 

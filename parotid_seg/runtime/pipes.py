@@ -26,15 +26,15 @@ def command_of(module: str) -> list[str]:
     return [sys.executable, "-P", "-c", program, str(Path(__file__).parents[2])]
 
 
-def ends() -> tuple[IO[bytes], IO[bytes]]:
+def ends(parent_gone: signal.Signals = signal.SIGKILL) -> tuple[IO[bytes], IO[bytes]]:
     """In such a process: where messages come from, and where answers go.
 
-    It ends with its parent, and leaves Ctrl-C to it. Whatever a library prints goes to standard error from here on, so
+    It gets a signal when its parent has ended, and leaves Ctrl-C to it. Whatever a library prints goes to standard error from here on, so
     that it does not get between the messages.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, parent_gone)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return requests, answers
