@@ -1,12 +1,14 @@
 """`parotid-seg infer --cluster` against the run on one machine: masks, time, memory, and what is lost when things die.
 
-    python benchmarks/cluster.py DATA --out FILE.json [--only speed,workers,head,memory,hosts]
+    python benchmarks/cluster.py SCANS --out FILE.json [--only PART,...] [--large FOLDER]
 
 `speed`: the scans by the command alone, then on a local Ray with one worker and with two; masks byte for byte.
 `workers`: a worker is killed every 20 s.
 `head`: a cluster of its own whose head is killed half-way; then a new one, and the same command.
 `memory`: 2 000 small scans; memory of the command, the client and the workers over the run.
 `hosts`: four hosts with addresses of their own (network namespaces, needs root), one of them cut off half-way.
+`tasks`: how many tasks a second the client hands out and takes back, if there is nothing to do in them.
+`cores`: what one core does alone, of these scans and of larger ones (`--large`), and the bytes read and written.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from parotid_seg.files import write_text
 from parotid_seg.runtime.machine import versions_of
 
 SMALL_SCANS = 2000
+TASKS = 5000
 HOSTS = 4
 KILLED_EVERY_S = 20.0
 INFER = [sys.executable, "-m", "parotid_seg", "infer"]
@@ -253,12 +256,58 @@ def cut_off(number: int) -> None:
     subprocess.run(["ip", "link", "set", f"pseg{number}v", "down"], check=True)
 
 
+def tasks(_: Path, __: Path, ___: dict[str, str]) -> dict[str, Any]:
+    """Tasks of nothing, through Ray Data as the client uses it."""
+    import ray
+
+    class Nothing:
+        def __call__(self, row: dict[str, bytes]) -> list[dict[str, bytes]]:
+            return [{"said": row["jobs"]}] * 2
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    begun = time.perf_counter()
+    data = ray.data.from_items([{"jobs": bytes(700)} for _ in range(TASKS)], override_num_blocks=TASKS)
+    made = time.perf_counter() - begun
+    pool = ray.data.ActorPoolStrategy(min_size=2, max_size=2, max_tasks_in_flight_per_actor=2)
+    begun = ends = 0.0
+    for number, _ in enumerate(data.flat_map(Nothing, compute=pool, num_cpus=1).iter_rows()):
+        ends = time.perf_counter()
+        begun = ends if number == 0 else begun
+    ray.shutdown()
+    return {"tasks": TASKS, "made_ms": 1000 * made / TASKS, "done_a_second": TASKS / (ends - begun)}
+
+
+def cores(scans: Path, scratch: Path, large: Path | None) -> dict[str, Any]:
+    """One core alone; seconds and MB a scan."""
+    found = {}
+    for name, folder in {"small": scans, "large": large}.items():
+        if folder is None:
+            continue
+        some, out = scratch / f"some-{name}", scratch / f"cores-{name}"
+        if name == "small":
+            some.mkdir()
+            for path in sorted(folder.iterdir())[:40]:
+                (some / path.name).symlink_to(path)
+        else:
+            for copy in range(8):
+                shutil.copytree(folder, some / f"copy{copy}")
+        told = run(some, out, "--backend", "onnxruntime", before=("taskset", "-c", "0"))
+        count = sum(told["cases"].values())
+        read = sum(path.stat().st_size for path in some.rglob("*") if path.is_file())
+        written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.suffix != ".html")
+        found[name] = told | {"mb_read": read / count / 1e6, "mb_written": written / count / 1e6}
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
 PARTS: dict[str, Callable[[Path, Path, dict[str, str]], dict[str, Any]]] = {
     "speed": speed,
     "workers": workers,
     "head": head,
     "memory": memory,
     "hosts": hosts,
+    "tasks": tasks,
 }
 
 
@@ -267,7 +316,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", type=Path, help="folder of NIfTI scans, some 200")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--only", default=",".join([*PARTS, "cores"]), help="parts, with commas between")
+    parser.add_argument("--large", type=Path, help="a DICOM series for the part cores")
     arguments = parser.parse_args()
     content: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -279,11 +329,15 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="pseg", dir="/tmp"))
     try:
         expected: dict[str, str] = {}
-        if "speed" not in arguments.only:
+        if "speed" not in arguments.only and {"workers", "head", "hosts"} & set(arguments.only.split(",")):
             run(arguments.scans, scratch / "expected", "--backend", "onnxruntime", "--no-report", "--no-pictures")
             expected = masks(scratch / "expected")
         for name in arguments.only.split(","):
-            content[name] = PARTS[name](arguments.scans, scratch, expected)
+            content[name] = (
+                cores(arguments.scans, scratch, arguments.large)
+                if name == "cores"
+                else PARTS[name](arguments.scans, scratch, expected)
+            )
             print(name, json.dumps(content[name]), flush=True)
             write_text(json.dumps(content, indent=1) + "\n", arguments.out)
     finally:
