@@ -93,7 +93,7 @@ def _connect(plan: Plan) -> None:
         told = " ".join(str(error).split())[:300]
         raise InputError(
             f"--cluster {plan.address}: no cluster that this machine is part of ({told}); join it with: "
-            "ray start --address HOST:PORT"
+            "ray start --address HOST:PORT; if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
 
 

@@ -99,7 +99,8 @@ class _Cases:
         batches = Batches[Worker](backend, model.batch_size or backend.batch_size, flips=model.flips)
         usual = Limits.of_machine(order.cpus)
         limits = replace(usual, scan_bytes=usual.scan_bytes * min(1.0, order.cpus / available_cores()))
-        self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, Crew())
+        self._crew = Crew()
+        self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, self._crew)
 
     def do(self, jobs: Sequence[Job]) -> Iterator[Finished]:
         """Do cases."""
@@ -114,6 +115,10 @@ class _Cases:
         for finished in self._pipeline.run(copies.values()):
             name = finished.entry.case
             yield replace(self._stage.deliver(known[name], finished, copies[name]), ran=self._ran)
+
+    def end(self) -> None:
+        """End the processes."""
+        self._crew.end()
 
 
 SHARED = "scans and --out must be in storage that all hosts share, at the same path"

@@ -29,8 +29,8 @@ def command_of(module: str) -> list[str]:
 def ends(parent_gone: signal.Signals = signal.SIGKILL) -> tuple[IO[bytes], IO[bytes]]:
     """In such a process: where messages come from, and where answers go.
 
-    It gets a signal when its parent has ended, and leaves Ctrl-C to it. Whatever a library prints goes to standard error from here on, so
-    that it does not get between the messages.
+    It gets a signal when its parent has ended, and leaves Ctrl-C to it. Whatever a library prints goes to standard
+    error from here on, so that it does not get between the messages.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

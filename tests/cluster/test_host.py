@@ -1,0 +1,74 @@
+"""An actor without its cluster: what it refuses, and that it says so instead of raising."""
+
+import pickle
+
+import nibabel
+import pytest
+
+from parotid_seg.cluster.cluster import model_for_hosts
+from parotid_seg.cluster.host import VERSION, Host, Order, _Cases, load_on_host
+from parotid_seg.cluster.messages import Errand
+from parotid_seg.contract import Contract
+from parotid_seg.errors import ModelError, OutputError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.backend import Ran
+from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.infer import InferOptions
+from parotid_seg.runtime.journal import hash_file
+from parotid_seg.runtime.messages import Job, Stopped, Work
+from parotid_seg.runtime.model_file import read_model
+
+MODEL = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
+RAN = Ran("onnxruntime", "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def contract() -> Contract:
+    return read_model(DEFAULT_MODEL)[1]
+
+
+def errand(out, contract, token="token"):
+    (out / token).touch()
+    return Errand(Work(out, contract, ("decides",), pictures=False), (), "", token)
+
+
+def test_another_version_of_the_package():
+    (answer,) = Host(None, "0.0.1")({"jobs": b""})
+    said = pickle.loads(answer["said"])
+    assert isinstance(said, Stopped)
+    assert f"found parotid-seg {VERSION}, expected 0.0.1" in said.message
+
+
+def test_a_host_that_does_not_see_the_results(tmp_path, contract):
+    order = Order(MODEL, errand(tmp_path, contract), 1, RAN)
+    (tmp_path / "token").unlink()
+    with pytest.raises(OutputError, match="not the folder that the command sees there"):
+        _Cases(order)
+
+
+def test_a_host_that_computes_otherwise(tmp_path, contract):
+    with pytest.raises(ModelError, match=r"expected .*fp16.* as elsewhere"):
+        _Cases(Order(MODEL, errand(tmp_path, contract), 1, Ran("onnxruntime", "cpu", "fp16")))
+
+
+def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    nibabel.save(head.slicer[:, :, 3:15], scans / "s.nii.gz")
+    cases = _Cases(Order(MODEL, errand(tmp_path, contract), 1, RAN))
+    jobs = [Job(Case(name, (scans / f"{name}.nii.gz",)), None) for name in ("s", "gone")]
+    ended = {finished.entry.case: finished for finished in cases.do(jobs)}
+    assert ended["s"].status == "done", ended["s"].entry.reason
+    assert ended["s"].ran.backend.startswith("onnxruntime")
+    assert (tmp_path / ended["s"].entry.mask).is_file()
+    assert ended["gone"].entry.reason == f"{scans}/gone.nii.gz: no such file, expected the case's channel CT"
+    away = [Job(Case("s", (tmp_path / "elsewhere" / "s.nii.gz",)), None)]
+    with pytest.raises(OutputError, match="elsewhere: no such folder, which the command sees"):
+        list(cases.do(away))
+    cases.end()
+
+
+def test_the_model_travels_as_bytes():
+    backend = load_on_host(MODEL, 1)
+    assert backend.model_sha256 == hash_file(DEFAULT_MODEL)
+    backend.close()
