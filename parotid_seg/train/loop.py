@@ -58,7 +58,7 @@ class Trainer(ABC):
         self.report = report if processes.first else lambda _: None
         self.schedule = config.schedule
         self.places = processes.share(self.schedule.batch_size)
-        spare = max(1, (os.cpu_count() or 1) // processes.count - 1)
+        spare = max(1, (os.cpu_count() or 1) // processes.here - 1)
         self.workers = 1 if self.device.type == "cpu" else min(MOST_WORKERS, spare)
         self.epochs_done, self.step = 0, 0
         self.train: list[Patient] = []
@@ -116,7 +116,10 @@ class Trainer(ABC):
         """
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
-        patients = load_patients(self.data, cases, self.cache, self.config.window_hu)
+        own = cases[self.processes.rank :: self.processes.count]
+        for part in (own, cases):  # first each process decodes its part; then nothing is left, unless caches are apart
+            patients = load_patients(self.data, part, self.cache, self.config.window_hu)
+            self.processes.meet()
         self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
 
     def resume(self) -> None:
@@ -125,7 +128,7 @@ class Trainer(ABC):
         Raises:
             InputError: if there is none, or it was made with other settings.
         """
-        checkpoint = load_checkpoint(self.run / "last.pt")
+        checkpoint = self.processes.from_first(lambda: load_checkpoint(self.run / "last.pt"))
         made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
         found = made, checkpoint.labels, checkpoint.channels, checkpoint.training["train_patients"]
         if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):
@@ -136,6 +139,15 @@ class Trainer(ABC):
         self.epochs_done, self.step = progress["epochs_done"], progress["step"]
         self.optimizer.load_state_dict(progress["optimizer"])
         self.restore(checkpoint)
+        if self.processes.first:
+            self._drop_later_records()
+
+    def _drop_later_records(self) -> None:
+        """A run that was killed between a record and its checkpoint makes that epoch again."""
+        path = self.run / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            write_text("".join(lines[: self.epochs_done]), path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take model and whatever `progress` added from a checkpoint."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.config import ContrastConfig
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.parallel import Processes
@@ -104,7 +105,8 @@ class MomentumContrast(nn.Module):
     def __init__(self, unet: SwinUnet, config: ContrastConfig, processes: Processes) -> None:
         super().__init__()
         self.config, self.processes = config, processes
-        self.trained = processes.with_common_batch_norm(Branch(unet, config))
+        branch = Branch(unet, config)
+        self.trained = common_batch_norm(branch) if processes.count > 1 else branch
         self.slow = copy.deepcopy(self.trained).requires_grad_(False)
         self.slow.predict = nn.ModuleDict()
         self.queue: Tensor
@@ -119,49 +121,71 @@ class MomentumContrast(nn.Module):
             queries = self.trained(images, places)
             with torch.no_grad():
                 keys = self.slow(images, places).vectors
+        everyone = {name: self._everyone(rows) for name, rows in keys.items()}
+        first = self.processes.rank * len(pair.first)
         measured = {}
         loss = images.new_zeros(())
         if SLICES in keys:
-            halves = zip(queries.vectors[SLICES].chunk(2), reversed(keys[SLICES].chunk(2)), strict=True)
-            contrast = sum(
-                slice_loss(query, key, self.queue, config.temperature, self.processes) for query, key in halves
-            )
+            halves = _halves(queries.vectors[SLICES], everyone[SLICES])
+            contrast = sum(slice_loss(query, key, self.queue, config.temperature, first) for query, key in halves)
             loss = loss + (1 - config.dense_share) * contrast
-            measured = figures(queries.features[SLICES], queries.vectors[SLICES], keys[SLICES])
+            measured = self._figures(SLICES, queries, everyone)
             if config.queue:
-                views = (self.processes.joined(view) for view in keys[SLICES].chunk(2))  # the order of one process
-                self.queue = torch.cat([*views, self.queue])[: config.queue]
+                self.queue = torch.cat([everyone[SLICES], self.queue])[: config.queue]
         if PLACES in keys:
-            halves = zip(queries.vectors[PLACES].chunk(2), reversed(keys[PLACES].chunk(2)), strict=True)
+            halves = _halves(queries.vectors[PLACES], everyone[PLACES])
             apart = config.apart_mm, config.dense_negatives == "batch"
-            contrast = sum(place_loss(query, key, pair.places_mm, *apart, config.temperature) for query, key in halves)
+            contrast = sum(
+                place_loss(query, key, pair.places_mm, *apart, config.temperature, first) for query, key in halves
+            )
             loss = loss + config.dense_share * contrast
-            flat = [values[PLACES].flatten(0, 1) for values in (queries.features, queries.vectors, keys)]
-            measured |= {f"places_{name}": value for name, value in figures(*flat).items()}
+            measured |= {f"places_{name}": value for name, value in self._figures(PLACES, queries, everyone).items()}
         return loss, measured
 
+    def _everyone(self, rows: Tensor) -> Tensor:
+        """Rows of both views of all processes, without gradient, in the order in which one process would have them."""
+        return torch.cat([self.processes.joined(view) for view in rows.chunk(2)])
 
-def slice_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, processes: Processes) -> Tensor:
+    def _figures(self, name: str, queries: Outputs, keys: dict[str, Tensor]) -> dict[str, float]:
+        features, vectors = (self._everyone(values[name]).flatten(0, -2) for values in queries)
+        return figures(features, vectors, keys[name].flatten(0, -2))
+
+
+def _halves(queries: Tensor, keys: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """The queries of each view with the keys of the other."""
+    return zip(queries.chunk(2), reversed(keys.chunk(2)), strict=True)
+
+
+def slice_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, first: int = 0) -> Tensor:
     """InfoNCE x 2 temperatures: each query shall find its key among those of all slices and of the queue.
 
     Args:
-        queries, keys: (N, D) of unit length, this process's.
+        queries: (N, D) of unit length, this process's.
+        keys: (M, D), those of all processes.
         queue: (Q, D), further keys that belong to no query.
+        first: which key is the first query's; the others follow.
     """
-    others = torch.cat([processes.joined(keys), queue])
-    own = torch.arange(len(queries), device=queries.device) + processes.rank * len(queries)
-    return 2 * temperature * F.cross_entropy(queries @ others.T / temperature, own)
+    own = torch.arange(len(queries), device=queries.device) + first
+    return 2 * temperature * F.cross_entropy(queries @ torch.cat([keys, queue]).T / temperature, own)
 
 
 def place_loss(
-    queries: Tensor, keys: Tensor, places_mm: Tensor, apart_mm: float, across_images: bool, temperature: float
+    queries: Tensor,
+    keys: Tensor,
+    places_mm: Tensor,
+    apart_mm: float,
+    across_images: bool,
+    temperature: float,
+    first: int = 0,
 ) -> Tensor:
     """InfoNCE x 2 temperatures between places: each shall find itself in the other view.
 
     Args:
-        queries, keys: (N, P, D) of unit length.
+        queries: (N, P, D) of unit length, this process's.
+        keys: (M, P, D), those of all processes.
         places_mm: (N, P, 2); places of one image nearer than `apart_mm` to each other are no negatives.
         across_images: whether places of other images are negatives, too.
+        first: which image of the keys is the queries' first; the others follow.
     """
     count, points = queries.shape[:2]
     distance = torch.cdist(places_mm, places_mm)
@@ -169,9 +193,11 @@ def place_loss(
     near = (distance < apart_mm) & ~itself
     if across_images:
         logits = queries.flatten(0, 1) @ keys.flatten(0, 1).T / temperature
-        near = torch.block_diag(*near)  # type: ignore[no-untyped-call]
-        own = torch.arange(count * points, device=queries.device)
+        before, after = first * points, (len(keys) - first - count) * points
+        near = F.pad(torch.block_diag(*near), (before, after))  # type: ignore[no-untyped-call]
+        own = torch.arange(count * points, device=queries.device) + before
     else:
+        keys = keys[first : first + count]
         logits = (queries @ keys.transpose(1, 2) / temperature).flatten(0, 1)
         near = near.flatten(0, 1)
         own = torch.arange(points, device=queries.device).repeat(count)

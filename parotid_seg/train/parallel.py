@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from parotid_seg.errors import InputError
 from parotid_seg.train.augment import Draws
 
-M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=10)
+"""How long processes wait for each other in training before they take one for hung. What one of them does while the
+others wait (a validation patient more, pictures, a checkpoint) takes seconds; NCCL waits as long by default."""
+LONG_PATIENCE = timedelta(days=1)
+"""The same where one may have hours of work the others do not have: reading scans, fetching a start."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,15 @@ class Processes:
     Attributes:
         rank, count: this one's number, and how many there are.
         device: where this one computes.
+        here: how many of them are on this machine.
+        patient: the group in which they wait for each other with `LONG_PATIENCE`.
     """
 
     rank: int
     count: int
     device: torch.device
+    here: int = 1
+    patient: Any = None
 
     @property
     def first(self) -> bool:
@@ -57,7 +66,7 @@ class Processes:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all processes; its gradient reaches all of them."""
-        return _Sum.apply(values) if self.count > 1 else values
+        return Sum.apply(values) if self.count > 1 else values
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each figure over all processes."""
@@ -87,20 +96,42 @@ class Processes:
         dist.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, for all: it alone needs to have the run's files."""
+        if self.count == 1:
+            return make()
+        made: list[Any] = [make() if self.first else None]
+        dist.broadcast_object_list(made, src=0, group=self.patient)
+        return made[0]  # type: ignore[no-any-return]
+
+    def take_from_first(self, module: nn.Module) -> None:
+        """Give a module the weights that it has in the first process."""
+        if self.count > 1:
+            state = self.from_first(lambda: {name: value.cpu() for name, value in module.state_dict().items()})
+            module.load_state_dict(state)
+
+    def agree(self, what: str, own: object) -> None:
+        """Make sure that all processes were given the same.
+
+        Raises:
+            InputError: in one that was given something else than the first.
+        """
+        if self.from_first(lambda: own) != own:
+            raise InputError(
+                f"{what}: found others in process {self.rank} than in process 0, expected the same on every machine"
+            )
+
+    def meet(self) -> None:
+        """Wait until every process is here."""
+        if self.count > 1:
+            dist.barrier(group=self.patient)
+
     def wrapped(self, module: nn.Module) -> nn.Module:
         """The module as it is to be called in training: gradients become the mean over all processes."""
         if self.count == 1:
             return module
         on = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=on, gradient_as_bucket_view=True)
-
-    def with_common_batch_norm(self, module: M) -> M:
-        """Let every batch norm in a module count all processes' images."""
-        for parent in list(module.modules()) if self.count > 1 else []:
-            for child in parent.children():
-                if type(child) in _COMMON:
-                    child.__class__ = _COMMON[type(child)]
-        return module
 
 
 def join(device: str) -> Processes:
@@ -121,9 +152,9 @@ def join(device: str) -> Processes:
         found = torch.device("cuda", local)
         torch.cuda.set_device(found)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
-    return Processes(dist.get_rank(), count, found)
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=PATIENCE)
+    patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
+    return Processes(dist.get_rank(), count, found, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), patient)
 
 
 def keep_freed_memory() -> None:
@@ -150,53 +181,19 @@ def _device(name: str) -> torch.device:
         raise InputError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N") from error
 
 
-class _Sum(torch.autograd.Function):
+class Sum(torch.autograd.Function):
+    """Sum over all processes; the gradient is the sum of what each of them makes of it."""
+
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
+        """See torch."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
+        """See torch."""
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
-
-
-def _common_forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> Tensor:
-    """Batch norm over the images of all processes; torch's SyncBatchNorm does not run on the CPU."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    over = [dim for dim in range(values.ndim) if dim != 1]
-    shape = [1, -1] + [1] * (values.ndim - 2)
-    exact = values.float()
-    own = torch.stack([exact.sum(over), (exact**2).sum(over), torch.full_like(norm.running_mean, exact[:, 0].numel())])
-    total, squares, number = _Sum.apply(own)
-    mean = total / number
-    variance = squares / number - mean**2
-    with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum or 0.0)
-        norm.running_var.lerp_(variance * number / (number - 1), norm.momentum or 0.0)
-    scale = (variance + norm.eps).rsqrt()
-    shift = -mean * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    scaled: Tensor = exact * scale.view(shape) + shift.view(shape)
-    return scaled.to(values.dtype)
-
-
-class _CommonBatchNorm1d(nn.BatchNorm1d):
-    def forward(self, values: Tensor) -> Tensor:
-        return _common_forward(self, values) if self.training else super().forward(values)
-
-
-class _CommonBatchNorm2d(nn.BatchNorm2d):
-    def forward(self, values: Tensor) -> Tensor:
-        return _common_forward(self, values) if self.training else super().forward(values)
-
-
-_COMMON: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: _CommonBatchNorm1d,
-    nn.BatchNorm2d: _CommonBatchNorm2d,
-}

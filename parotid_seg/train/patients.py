@@ -147,7 +147,7 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
 def _whole_entry(entry: Path) -> Iterator[Path]:
     """A folder that gets its name when it is whole; another process may have been faster."""
     partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
-    partial.mkdir()
+    partial.mkdir(exist_ok=True)  # of a killed process of the same number
     yield partial
     try:
         partial.rename(entry)

@@ -23,6 +23,7 @@ from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
+from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.dataset import DataSet
@@ -126,7 +127,7 @@ class SegmentTrainer(Trainer):
             .to(self.device)
             .to(memory_format=torch.channels_last)
         )
-        self.net = processes.with_common_batch_norm(net)
+        self.net = common_batch_norm(net) if processes.count > 1 else net
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.model = Supervised(self.net.unet, self.schedule.encoder_share > 0).to(self.device)
         groups = parameter_groups(self.model, self.schedule.weight_decay)
@@ -138,7 +139,9 @@ class SegmentTrainer(Trainer):
         """See `Trainer`."""
         if source == SCRATCH:
             return
-        transfer = start_from(source, self.net.unet, self.config.transfer, labels=self.data.labels)
+        parts, labels = self.config.transfer, self.data.labels
+        transfer = self.processes.from_first(lambda: start_from(source, self.net.unet, parts, labels=labels))
+        self.processes.take_from_first(self.net)
         self.average.load_state_dict(self.net.state_dict())
         self.tell(transfer)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import make_folder
+from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.dataset import open_data_set
@@ -61,28 +62,25 @@ def train(
     data_sets = {
         stage: open_data_set(data, stage, labelled if stage == "segment" else None, config.seed) for stage in folders
     }
-    held = [folder for folder in folders.values() if (folder / "last.pt").exists()]
-    if run in held and not resume:
-        raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
-    if resume and not held:
-        raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
     processes = join(device)
+    held = processes.from_first(lambda: _held(run, folders, resume))
+    same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
+    processes.agree("settings or patients", (config, same))
     keep_freed_memory()
     trainers = {}
     for stage, folder in folders.items():
-        make_folder(folder)
         kind = TRAINERS[stage]
         trainers[stage] = kind(
             config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache"
         )
-        if folder in held:
+        if stage in held:
             trainers[stage].resume()
     unfinished = {stage: trainer for stage, trainer in trainers.items() if not trainer.finished}
     for trainer in unfinished.values():
         trainer.load()
     source = config.init
     for stage, trainer in trainers.items():
-        if folders[stage] not in held:
+        if stage not in held:
             trainer.start(source)
         if processes.first:
             report(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
@@ -96,3 +94,16 @@ def train(
             return False
         source = str(folders[stage] / "best.pt")
     return True
+
+
+def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
+    """The stages that the run's folder holds, which is made if it is not there."""
+    held = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
+    if list(folders)[-1] in held and not resume:
+        raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
+    if resume and not held:
+        raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
+    for folder in folders.values():
+        make_folder(folder)
+        remove_orphans(folder)
+    return held

@@ -37,13 +37,13 @@ def test_slice_loss_by_hand():
     first = -math.log(math.exp(0.6 / 0.5) / (math.exp(0.6 / 0.5) + math.exp(0.8 / 0.5)))
     second = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + math.exp(0)))
     expected = 2 * 0.5 * (first + second) / 2
-    assert float(slice_loss(queries, keys, NONE, 0.5, ALONE)) == pytest.approx(expected, abs=1e-6)
+    assert float(slice_loss(queries, keys, NONE, 0.5)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_queue_adds_negatives():
     keys, queue = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     expected = 2 * math.log((math.e + 1 + 1 / math.e) / math.e)
-    assert float(slice_loss(keys, keys, queue, 1.0, ALONE)) == pytest.approx(expected, abs=1e-6)
+    assert float(slice_loss(keys, keys, queue, 1.0)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_place_loss_by_hand():
@@ -64,6 +64,23 @@ def test_places_of_other_images_are_negatives_if_asked():
     across = 2 * math.log((math.e + 2 + 1 / math.e) / math.e)
     assert float(place_loss(vectors, vectors, places_mm, 15, False, 1.0)) == pytest.approx(inside, abs=1e-6)
     assert float(place_loss(vectors, vectors, places_mm, 15, True, 1.0)) == pytest.approx(across, abs=1e-6)
+
+
+@pytest.mark.parametrize("across_images", [False, True])
+def test_the_part_of_a_batch_finds_its_keys_among_all(across_images):
+    """The mean of the parts' losses is the whole batch's."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (F.normalize(torch.rand(4, 3, 5, generator=generator), dim=-1) for _ in range(2))
+    places_mm = 40 * torch.rand(4, 3, 2, generator=generator)
+    whole = place_loss(queries, keys, places_mm, 15, across_images, 0.2)
+    parts = [
+        place_loss(queries[first : first + 2], keys, places_mm[first : first + 2], 15, across_images, 0.2, first)
+        for first in (0, 2)
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    whole = slice_loss(queries[:, 0], keys[:, 0], NONE.new_empty(0, 5), 0.2)
+    parts = [slice_loss(queries[at : at + 2, 0], keys[:, 0], NONE.new_empty(0, 5), 0.2, at) for at in (0, 2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
 def test_momentum_rises_to_one_along_a_cosine():

@@ -11,8 +11,9 @@ from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.config import AugmentConfig
 from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import load_patients
-from parotid_seg.train.sampling import SliceSampler
+from parotid_seg.train.sampling import PairSampler, SliceSampler
 from parotid_seg.train.settings import load_config
 
 STILL = AugmentConfig(
@@ -167,3 +168,31 @@ def test_couches_are_painted_on_ct_only():
     assert ct[behind].any()
     assert not t1[behind].any()
     assert not augmented(images, ("T1", "CT"), couch)[behind].any()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_processes_draw_an_epoch_between_them(balls, small_config, tmp_path, count, pairs):
+    """Together exactly what one process draws, and nothing twice."""
+    config = load_config("compact", small_config)
+    data = open_data_set(balls)
+    patients = load_patients(data, data.train, tmp_path, config.window_hu)
+    batch_size, names = 8, mirrored_labels(data.labels)
+
+    def sampler(places):
+        if pairs:
+            return PairSampler(patients, config, places, config.contrast.first, config.contrast.second)
+        return SliceSampler(patients, config, places, config.segment, names, config.augment)
+
+    processes = [Processes(rank, count, torch.device("cpu")) for rank in range(count)]
+    whole = sampler(range(batch_size))
+    parts = [sampler(each.share(batch_size)) for each in processes]
+    seen = []
+    for number in range(4):
+        batch = whole[number]
+        for values, *of_parts in zip(batch, *(each[number] for each in parts), strict=True):
+            assert torch.equal(torch.cat(of_parts), values)
+        seen.append(batch[0])
+    assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 4 * batch_size
+    drawn = torch.cat([each.draws(torch.Generator().manual_seed(5)).normal(2, 3) for each in processes])
+    assert torch.equal(drawn, Draws(torch.Generator().manual_seed(5)).normal(2 * count, 3))

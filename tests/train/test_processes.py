@@ -1,0 +1,191 @@
+"""What two processes compute together, in double precision, against one with the whole batch."""
+
+import contextlib
+import dataclasses
+from unittest import mock
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from parotid_seg.errors import InputError
+from parotid_seg.train.batch_norm import common_batch_norm
+from parotid_seg.train.config import ContrastConfig, NetworkConfig
+from parotid_seg.train.moco import MomentumContrast, Pair
+from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.parallel import Processes, join
+from parotid_seg.train.segment import segmentation_loss
+
+COUNT = 2
+ALONE = Processes(0, 1, torch.device("cpu"))
+SMALL = ContrastConfig(hidden=32, features=16, batch_size=4, points=6, queue=12, apart_mm=60.0)
+CONTRASTS = {
+    "slices": dataclasses.replace(SMALL, dense_share=0.0),
+    "places of one image": dataclasses.replace(SMALL, dense_share=1.0),
+    "places of all images": dataclasses.replace(SMALL, dense_share=1.0, dense_negatives="batch"),
+    "both": dataclasses.replace(SMALL, dense_share=0.3, dense_negatives="batch"),
+}
+
+
+def draw(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def part(values, processes):
+    own = len(values) // processes.count
+    return values[processes.rank * own : (processes.rank + 1) * own]
+
+
+def gradients(module):
+    return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+
+
+def contrast(config, processes):
+    torch.manual_seed(0)
+    network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
+    moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
+    at = [torch.randint(0, 56, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), *at, 200 * draw(4, 6, 2))
+    wrapped = processes.wrapped(moco)
+    for _ in range(2):  # the second time the queue holds keys of both processes
+        moco.zero_grad()
+        loss, figures = wrapped(Pair(*(part(each, processes) for each in pair)))
+        loss.backward()
+    return {"loss": processes.mean({"": loss.item()})[""], **figures, **gradients(moco), "queue": moco.queue}
+
+
+def segmentation(processes):
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 3)
+    targets, contoured = draw(6, 4, 14, 14).softmax(dim=1), draw(6, 4) > 0.3
+    contoured[:, 0] = True
+    wrapped = processes.wrapped(net)
+    loss = segmentation_loss(
+        wrapped(part(draw(6, 3, 16, 16), processes)), part(targets, processes), part(contoured, processes), 0.4,
+        processes.sum,
+    )  # fmt: skip
+    loss.backward()
+    return {"loss": processes.mean({"": loss.item()})[""], **gradients(net)}
+
+
+def batch_norm(kind, affine, processes):
+    torch.manual_seed(0)
+    net = nn.Sequential(kind(5, affine=affine))
+    if affine:
+        nn.init.uniform_(net[0].weight)
+        nn.init.uniform_(net[0].bias)
+    net = common_batch_norm(net) if processes.count > 1 else net
+    shape = (8, 5) if kind is nn.BatchNorm1d else (8, 5, 4, 3)
+    scale = torch.tensor([1.0, 1.0, 100.0, 1e-3, 1.0]).view(1, 5, *[1] * (len(shape) - 2))
+    inputs = part(30 + scale * draw(*shape), processes).requires_grad_()
+    outputs = net(inputs)
+    (outputs * part(draw(*shape).flip(0), processes)).sum().backward()
+    learnt = {name: processes.sum(value) for name, value in gradients(net).items()}
+    return {"outputs": outputs, "inputs": inputs.grad, **learnt, **dict(net.named_buffers())}
+
+
+def hardly_varying_feature(processes):
+    """In single precision: 30 + 1e-4 x something."""
+    net = common_batch_norm(nn.Sequential(nn.BatchNorm1d(1))).float()
+    return net(part(30 + 1e-4 * draw(8, 1), processes).float())
+
+
+def work(rank, folder):
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text()}
+    environment |= {"RANK": str(rank), "WORLD_SIZE": str(COUNT), "LOCAL_WORLD_SIZE": str(COUNT)}
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    with mock.patch.dict("os.environ", environment):
+        processes = join("cpu")
+    found = {}
+    with mock.patch("torch.autocast"), mock.patch("torch.Tensor.float", torch.Tensor.double):
+        for name, config in CONTRASTS.items():
+            found[name] = contrast(config, ALONE), contrast(config, processes)
+        found["segmentation"] = segmentation(ALONE), segmentation(processes)
+        for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+            for affine in (False, True):
+                found[f"{kind.__name__} {affine}"] = (
+                    batch_norm(kind, affine, ALONE),
+                    batch_norm(kind, affine, processes),
+                )
+    found["hardly varying"] = hardly_varying_feature(processes).detach()
+    found["here"] = processes.here
+    found["from first"] = processes.from_first(lambda: rank)
+    found["collected"] = processes.collected([rank, rank + 10])
+    processes.agree("settings", 1)
+    try:
+        processes.agree("settings", rank)
+        found["agree"] = ""
+    except InputError as error:
+        found["agree"] = str(error)
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "port").write_text(str(free_port()))
+    mp.spawn(work, (folder,), COUNT)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
+
+
+def free_port():
+    import socket
+
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", [*CONTRASTS, "segmentation"])
+def test_loss_and_gradient_are_those_of_the_whole_batch(found, name):
+    (alone, _), _ = found[0][name], found[1][name]
+    assert len(alone) > 2
+    for rank in range(COUNT):
+        _, together = found[rank][name]
+        assert together.keys() == alone.keys()
+        torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+    assert all(value.norm() > 1e-6 for key, value in alone.items() if key.endswith("weight"))
+
+
+def test_places_of_other_processes_are_negatives(found):
+    loss = {name: found[0][name][1]["loss"] for name in CONTRASTS}
+    assert loss["places of all images"] > loss["places of one image"] + 0.1
+
+
+@pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d"])
+@pytest.mark.parametrize("affine", [False, True])
+def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
+    alone = found[0][f"{kind} {affine}"][0]
+    for rank in range(COUNT):
+        processes = Processes(rank, COUNT, torch.device("cpu"))
+        together = found[rank][f"{kind} {affine}"][1]
+        assert together.keys() == alone.keys()
+        for name, value in alone.items():
+            wanted = part(value, processes) if name in ("outputs", "inputs") else value
+            torch.testing.assert_close(together[name], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_the_common_batch_norm_of_a_feature_that_hardly_varies(found):
+    outputs = torch.cat([each["hardly varying"] for each in found])
+    assert outputs.isfinite().all()
+    assert outputs.abs().max() < 1
+    assert outputs.mean().abs() < 1e-3
+
+
+def test_what_the_first_process_has_and_what_all_have(found):
+    assert [each["from first"] for each in found] == [0, 0]
+    assert [each["collected"] for each in found] == [[0, 10, 1, 11]] * 2
+    assert [each["here"] for each in found] == [2, 2]
+    assert [each["agree"] for each in found] == [
+        "",
+        "settings: found others in process 1 than in process 0, expected the same on every machine",
+    ]
+
+
+def test_a_batch_that_cannot_be_split():
+    with pytest.raises(InputError, match="expected a multiple of the 3 processes"):
+        Processes(0, 3, torch.device("cpu")).share(8)
+    assert list(Processes(1, 2, torch.device("cpu")).share(8)) == [4, 5, 6, 7]
