@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from parotid_seg.commands.shared import Quiet, extra, listed, one_line_errors
-from parotid_seg.terminal import following
+from parotid_seg.terminal import following, print_error
 
 
 def train(
@@ -70,18 +70,22 @@ def train(
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
     with one_line_errors("--resume goes on after the last finished epoch"), extra("train"), following(quiet) as line:
+        from parotid_seg.train.ending import one_voice
         from parotid_seg.train.settings import load_config
         from parotid_seg.train.stages import train as run
 
-        asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
-        settings = load_config(preset, config, **{name: value for name, value in asked.items() if value is not None})
-        run(
-            settings,
-            data,
-            out,
-            labelled=labelled,
-            device=device,
-            resume=resume,
-            max_minutes=max_minutes,
-            report=line.say,
-        )
+        with one_voice(out, print_error):
+            asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
+            settings = load_config(
+                preset, config, **{name: value for name, value in asked.items() if value is not None}
+            )
+            run(
+                settings,
+                data,
+                out,
+                labelled=labelled,
+                device=device,
+                resume=resume,
+                max_minutes=max_minutes,
+                report=line.say,
+            )

@@ -1,0 +1,125 @@
+"""How a run of several processes ends before its time: in one line, told by the process that notices first.
+
+An error in one process, or its loss, ends all of them: the others find its connections closed, or torchrun ends them.
+Which of them tells is settled in the store through which they found each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from parotid_seg.errors import ParotidSegError
+from parotid_seg.train.parallel import PATIENCE
+
+STORE_PATIENCE = timedelta(seconds=5)
+"""For an answer of the store, which may be lost with its machine."""
+
+SIGNAL_S = 1.0
+"""Until a signal is told that came at the same time as an error: torchrun ends the processes that draw slices as well,
+which torch makes an error."""
+
+
+@contextlib.contextmanager
+def one_voice(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Where several processes train: whatever ends one of them, a single one tells it, and the exit status is not 0.
+
+    Bugs keep their traceback in every process that has them.
+
+    Args:
+        run: the run's folder.
+        tell: is told the line.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    store, rank, count = next(iter(rendezvous("env://")))
+    store.set_timeout(STORE_PATIENCE)
+    here = f"noticed by process {rank} of {count}"
+    once = threading.Lock()
+
+    def end(line: str, status: int) -> NoReturn:
+        """Without what Python does at its end, which may wait for processes that are gone."""
+        with once:
+            if _is_first(store):
+                tell(line)
+            sys.stdout.flush()
+            os._exit(status)
+
+    def stop(number: int) -> None:
+        if number == signal.SIGINT:
+            end(f"interrupted; {_advice(run)}", 130)
+        end(f"training stopped from outside, or because a process was lost ({here}); {_advice(run)}", 128 + number)
+
+    _on_signal(stop)
+    try:
+        yield
+    except ParotidSegError as error:
+        end(str(error), 1)
+    except Exception as error:
+        if not _is_of_connection(error):
+            time.sleep(SIGNAL_S)
+            raise
+        lost = f"a process was lost, or gave no sign for {PATIENCE.total_seconds() / 60:g} minutes"
+        end(f"training stopped: {lost} ({here}); {_advice(run)}", 1)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _is_first(store: Any) -> bool:
+    """Whether no other process has asked before. Where the store is lost, each counts as first."""
+    try:
+        return bool(store.add("told", 1) == 1)
+    except (RuntimeError, dist.DistError):
+        return True
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether an error means that another process does not answer; gloo's are known by their text alone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+def _advice(run: Path) -> str:
+    held = [*run.glob("last.pt"), *run.glob("*/last.pt")]
+    if not held:
+        return f"{run} holds no finished epoch on this machine"
+    newest = max(held, key=lambda path: path.stat().st_mtime)
+    return f"{newest} is whole, and --resume goes on with it"
+
+
+def _on_signal(stop: Callable[[int], None]) -> None:
+    """Call `stop` on Ctrl-C and on torchrun's word to end, even while the main thread waits for another process.
+
+    Python's own handlers would wait for the main thread. Its C handler writes the signal's number to a socket at once.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    wanted = (signal.SIGINT, signal.SIGTERM)
+
+    def listen() -> None:
+        with sender:
+            while (number := receiver.recv(1)[0]) not in wanted:
+                pass
+        stop(number)
+
+    def leave_alone() -> None:
+        for each in wanted:
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in wanted:
+        signal.signal(each, lambda *_: None)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=leave_alone)  # those that draw slices share the socket
+    threading.Thread(target=listen, daemon=True).start()

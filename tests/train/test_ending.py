@@ -1,0 +1,64 @@
+"""What ends one process ends all, and is told once."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.train.checkpoint import load_checkpoint
+from tests.train.torchrun import after, ended, training, workers
+
+pytestmark = pytest.mark.slow
+
+IMPATIENT = [Path(__file__).with_name("impatient.py")]
+
+
+def test_an_error_of_one_process(balls, small_config, tmp_path):
+    """Each reads a part of the scans; this one is in the second's."""
+    data = tmp_path / "data"
+    shutil.copytree(balls, data)
+    path = data / "imagesTr" / "p1_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:500])
+    status, lines = ended(training(2, data, "--config", small_config, "--out", tmp_path / "run"))
+    assert status == 1
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+    assert "training stopped" not in lines[0]
+
+
+def test_an_error_of_all_processes(balls, small_config, tmp_path):
+    arguments = balls, "--config", small_config, "--out", tmp_path / "run", "--resume"
+    assert ended(training(2, *arguments)) == (
+        1,
+        [f"parotid-seg: --resume: {tmp_path / 'run' / 'last.pt'}: no such checkpoint"],
+    )
+    arguments = balls, "--config", tmp_path / "none.toml", "--out", tmp_path / "run"
+    status, lines = ended(training(2, *arguments))
+    assert status == 1
+    assert len(lines) == 1
+    assert "none.toml" in lines[0]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_process_that_hangs(balls, small_config, interrupted, tmp_path):
+    """The other one gives up; Ctrl-C is answered even while it waits."""
+    run = tmp_path / "run"
+    process = training(2, balls, "--config", small_config, "--out", run, program=IMPATIENT)
+    after(process, "epoch 1 ")
+    stopped = workers(process)[1]
+    os.kill(stopped, signal.SIGSTOP)
+    if interrupted:
+        process.send_signal(signal.SIGINT)
+    line = next(line for line in process.stderr if line.startswith("parotid-seg: "))
+    os.kill(stopped, signal.SIGCONT)
+    status, lines = ended(process)
+    assert status == 1
+    assert not lines, "a second line"
+    if interrupted:
+        assert line.startswith("parotid-seg: interrupted; ")
+    else:
+        assert "gave no sign for 0.1 minutes (noticed by process 0 of 2)" in line
+    assert f"{run / 'last.pt'} is whole, and --resume goes on with it" in line
+    assert load_checkpoint(run / "last.pt").progress["epochs_done"] == 1
