@@ -85,10 +85,11 @@ def batch_norm(kind, affine, processes):
     return {"outputs": outputs, "inputs": inputs.grad, **learnt, **dict(net.named_buffers())}
 
 
-def hardly_varying_feature(processes):
-    """In single precision: 30 + 1e-4 x something."""
-    net = common_batch_norm(nn.Sequential(nn.BatchNorm1d(1))).float()
-    return net(part(30 + 1e-4 * draw(8, 1), processes).float())
+def hardly_varying_features(processes):
+    """In single precision: 300 + 1e-3 x something."""
+    net = nn.Sequential(nn.BatchNorm1d(6)).float()
+    net = common_batch_norm(net) if processes.count > 1 else net
+    return net(part(300 + 1e-3 * draw(8, 6), processes).float()).detach()
 
 
 def work(rank, folder):
@@ -109,7 +110,7 @@ def work(rank, folder):
                     batch_norm(kind, affine, ALONE),
                     batch_norm(kind, affine, processes),
                 )
-    found["hardly varying"] = hardly_varying_feature(processes).detach()
+    found["hardly varying"] = hardly_varying_features(ALONE), hardly_varying_features(processes)
     found["here"] = processes.here
     found["from first"] = processes.from_first(lambda: rank)
     found["collected"] = processes.collected([rank, rank + 10])
@@ -168,11 +169,9 @@ def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
             torch.testing.assert_close(together[name], wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_the_common_batch_norm_of_a_feature_that_hardly_varies(found):
-    outputs = torch.cat([each["hardly varying"] for each in found])
-    assert outputs.isfinite().all()
-    assert outputs.abs().max() < 1
-    assert outputs.mean().abs() < 1e-3
+def test_the_common_batch_norm_of_features_that_hardly_vary(found):
+    together = torch.cat([each["hardly varying"][1] for each in found])
+    torch.testing.assert_close(together, found[0]["hardly varying"][0], rtol=0.01, atol=0.01)
 
 
 def test_what_the_first_process_has_and_what_all_have(found):
