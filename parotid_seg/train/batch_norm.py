@@ -1,14 +1,13 @@
-"""Batch norm over the images of all processes; torch's SyncBatchNorm does not run on the CPU."""
+"""Batch norm over the images of all processes, as torch's SyncBatchNorm, which does not run on the CPU."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from parotid_seg.train.parallel import Sum
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,31 +21,65 @@ def common_batch_norm(module: M) -> M:
     return module
 
 
+class _Normalise(torch.autograd.Function):
+    """torch's own batch norm with the statistics of all processes; its backward pass adds their share."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        exact, over = values.to(weight.dtype), [dim for dim in range(values.ndim) if dim != 1]
+        own_mean = exact.mean(over)
+        # Not the mean of squares less the square of the mean: of a feature that hardly varies, rounding would make that
+        # negative.
+        own_variance = (exact - _along(own_mean, values)).square_().mean(over)
+        means, variances = _of_processes(torch.stack([own_mean, own_variance])).unbind(dim=1)
+        mean = means.mean(dim=0)
+        variance = (variances + (means - mean) ** 2).mean(dim=0)
+        ctx.save_for_backward(values, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(values, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        values, weight, mean, variance = ctx.saved_tensors
+        of_values, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], values, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        scale = (variance + ctx.eps).rsqrt()
+        number = values[:, 0].numel()
+        through_variance, through_mean = _of_processes(torch.stack([of_weight, of_bias])).mean(dim=0) / number
+        slope = weight * scale**2 * through_variance
+        offset = weight * scale * through_mean - slope * mean
+        of_values = of_values - _along(offset, values) - _along(slope, values) * values
+        return of_values.to(values.dtype), of_weight, of_bias, None
+
+
 def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> Tensor:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
-    over = [dim for dim in range(values.ndim) if dim != 1]
-    shape = [1, -1] + [1] * (values.ndim - 2)
-    exact = values.to(norm.running_mean.dtype)
-    processes = dist.get_world_size()
-    mean = Sum.apply(exact.mean(over)) / processes
-    centred = exact - mean.view(shape)
-    # Not the mean of squares less the square of the mean: of a feature that hardly varies, rounding would make that
-    # negative.
-    variance = Sum.apply(centred.square().mean(over)) / processes
+    weight = norm.weight if norm.affine else torch.ones_like(norm.running_mean)
+    bias = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
+    normalised: Tensor
+    normalised, mean, variance = _Normalise.apply(values, weight, bias, norm.eps)
     with torch.no_grad():
-        number = exact[:, 0].numel() * processes
+        number = values[:, 0].numel() * dist.get_world_size()
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum or 0.0)
         norm.running_var.lerp_(variance * number / (number - 1), norm.momentum or 0.0)
-    scale = (variance + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight
-    scaled: Tensor = centred * scale.view(shape)
-    if norm.affine:
-        scaled = scaled + norm.bias.view(shape)
-    return scaled.to(values.dtype)
+    return normalised
+
+
+def _of_processes(values: Tensor) -> Tensor:
+    """(processes, ...), the values of each."""
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values)
+    return torch.stack(parts)
+
+
+def _along(channels: Tensor, values: Tensor) -> Tensor:
+    """(C,) shaped to go with (N, C, ...)."""
+    return channels.view(1, -1, *[1] * (values.ndim - 2))
 
 
 class _CommonBatchNorm1d(nn.BatchNorm1d):

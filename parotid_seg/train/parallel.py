@@ -66,7 +66,7 @@ class Processes:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all processes; its gradient reaches all of them."""
-        return Sum.apply(values) if self.count > 1 else values
+        return _Sum.apply(values) if self.count > 1 else values
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each figure over all processes."""
@@ -181,19 +181,17 @@ def _device(name: str) -> torch.device:
         raise InputError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N") from error
 
 
-class Sum(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     """Sum over all processes; the gradient is the sum of what each of them makes of it."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
-        """See torch."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        """See torch."""
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total

@@ -171,7 +171,7 @@ def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
 
 def test_the_common_batch_norm_of_features_that_hardly_vary(found):
     together = torch.cat([each["hardly varying"][1] for each in found])
-    torch.testing.assert_close(together, found[0]["hardly varying"][0], rtol=0.01, atol=0.01)
+    torch.testing.assert_close(together, found[0]["hardly varying"][0], rtol=0, atol=0.05)
 
 
 def test_what_the_first_process_has_and_what_all_have(found):
