@@ -6,5 +6,5 @@ from parotid_seg import cli
 from parotid_seg.train import ending, parallel
 
 if __name__ == "__main__":
-    parallel.PATIENCE = ending.PATIENCE = timedelta(seconds=6)
+    parallel.PATIENCE = ending.PATIENCE = timedelta(seconds=12)
     cli.main()
