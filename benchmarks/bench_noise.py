@@ -1,6 +1,6 @@
 """How far `parotid-seg bench` can be trusted on this machine: equal runs, and engines slowed down on purpose.
 
-    python benchmarks/bench_noise.py --out FILE.json [--repeats 5] [--minutes 1]
+    python benchmarks/bench_noise.py --out FILE.json [--repeats 5] [--minutes 1] [--keep FOLDER]
 
 The packaged model on onnxruntime is measured several times, then once with each slow-down, all by the same options.
 Equal runs: how far their medians lie apart, of rounds with the machine undisturbed and of all chunks, and how often
@@ -68,20 +68,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run's turns")
+    parser.add_argument("--keep", type=Path, help="folder for the bench.json of each run")
     arguments = parser.parse_args()
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, (here, os.environ.get("PYTHONPATH")))
     )  # where a contestant's process finds `slowed`
-    with tempfile.TemporaryDirectory() as scratch:
-        equal = [Path(scratch) / f"{number}.json" for number in range(arguments.repeats)]
+    with tempfile.TemporaryDirectory() as made:
+        scratch = arguments.keep or Path(made)
+        scratch.mkdir(exist_ok=True)
+        equal = [scratch / f"{number}.json" for number in range(arguments.repeats)]
         found = [medians(measured(partial(Slowed, 0.0), arguments.minutes, path)) for path in equal]
         print(json.dumps(found), flush=True)
         pairs = list(itertools.permutations(equal, 2))
         told = {f"{one.stem} to {other.stem}": verdicts(compare_files(one, other)) for one, other in pairs}
         slowed = {}
         for name, make in SLOWED.items():
-            path = Path(scratch) / "slowed.json"
+            path = scratch / f"{name.replace(' ', '-')}.json"
             measured(make, arguments.minutes, path)
             slowed[name] = [verdicts(compare_files(one, path)) for one in equal]
             print(name, json.dumps(slowed[name]), flush=True)

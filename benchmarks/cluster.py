@@ -2,6 +2,9 @@
 
     python benchmarks/cluster.py SCANS --out FILE.json [--only PART,...] [--large FOLDER]
 
+On a machine without another Ray: `head` ends all there is. Parts:
+
+
 `speed`: the scans by the command alone, then on a local Ray with one worker and with two; masks byte for byte.
 `workers`: a worker is killed every 20 s.
 `head`: a cluster of its own whose head is killed half-way; then a new one, and the same command.

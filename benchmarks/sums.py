@@ -2,7 +2,7 @@
 
     python benchmarks/sums.py benchmarks/results/DATE-cluster.json [--price 0.04]
 
-Takes the parts `cores`, `speed` and `tasks` of benchmarks/cluster.py and prints Markdown. More cores are taken to do
+Takes the parts `cores` and `tasks` of benchmarks/cluster.py and prints Markdown. More cores are taken to do
 proportionally more, which was measured for two.
 """
 
@@ -40,23 +40,18 @@ def sums(found: dict[str, Any], price: float) -> str:
         found: what benchmarks/cluster.py wrote.
         price: of a core for an hour.
     """
-    alone, ray = found["speed"]["alone"]["seconds_a_case"], found["speed"]["ray, 2 workers"]["seconds_a_case"]
-    share = ray / alone
-    kinds = {name: (each["seconds_a_case"] * share, each) for name, each in found["cores"].items()}
+    kinds = {name: (each["seconds_a_case"], each) for name, each in found["cores"].items()}
     parts = []
     for name, (core_s, each) in kinds.items():
-        parts.append(
-            f"{name}: {core_s:.2f} s of a core a scan ({each['seconds_a_case']:.2f} measured on one, times {share:.2f} for "
-            f"Ray's two workers against the command alone), {each['mb_read']:.1f} MB read, {each['mb_written']:.2f} MB "
-            "written.\n"
-        )
+        read, written = each["mb_read"], each["mb_written"]
+        parts.append(f"{name}: {core_s:.2f} s of a core a scan, {read:.1f} MB read, {written:.2f} MB written.\n")
         rows = [
             [
                 f"{scans:,}",
                 f"{scans * core_s / 3600 * price:,.2f}",
                 *(time(scans * core_s / 3600 / cores) for cores in FLEETS.values()),
-                f"{scans * each['mb_read'] / 1e3:,.1f}",
-                f"{scans * each['mb_written'] / 1e3:,.1f}",
+                f"{scans * read / 1e3:,.1f}",
+                f"{scans * written / 1e3:,.1f}",
             ]
             for scans in SCANS
         ]

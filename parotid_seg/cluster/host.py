@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import platform
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -19,8 +20,9 @@ from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.crew import Crew, Worker
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.machine import available_cores
-from parotid_seg.runtime.messages import Finished, Job, Stopped
+from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
 from parotid_seg.runtime.pipeline import Limits, Pipeline
+from parotid_seg.runtime.sources import place_of
 
 VERSION = metadata.version("parotid-seg")
 
@@ -66,7 +68,8 @@ class Host:
         """
         return [{"said": pickle.dumps(said)} for said in self._said(row["jobs"])]
 
-    def _said(self, jobs: bytes) -> Iterator[Finished | Stopped]:
+    def _said(self, row: bytes) -> Iterator[Finished | Stopped]:
+        left: dict[str, Job] = {}
         try:
             if self._version != VERSION:
                 raise OutputError(f"found parotid-seg {VERSION}, expected {self._version} as where the command runs")
@@ -74,9 +77,22 @@ class Host:
                 import ray
 
                 self._cases = _Cases(pickle.loads(ray.get(self._order)))
-            yield from self._cases.do(pickle.loads(jobs))
+            jobs: list[Job] = pickle.loads(row)
+            left = {job.case.name: job for job in jobs}
+            for finished in self._cases.do(jobs):
+                del left[finished.entry.case]
+                yield finished
         except ParotidSegError as error:
             yield Stopped(f"host {platform.node()}: {error}")
+        except Exception as error:  # a bug; the other scans need not wait until it is mended
+            traceback.print_exc()
+            if self._cases:
+                self._cases.end()
+                self._cases = None
+            for job in left.values():
+                where = f"host {platform.node()}, whose Ray log tells where"
+                place = place_of(job.case.scan[0])
+                yield Finished("failed", failed(job.case, f"{place}: unexpected {type(error).__name__} on {where}"))
 
 
 class _Cases:

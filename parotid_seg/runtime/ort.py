@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
-from parotid_seg.runtime.machine import available_cores, quota_cores
+from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.scan.chunks import Inputs
 
@@ -40,8 +41,9 @@ class OnnxRuntimeBackend:
         check_single_onnxruntime()
         content, self.contract = read_model(model)
         options = session_options()
-        if threads or quota_cores():  # onnxruntime knows of no quota and starts a thread for each core it sees
-            options.intra_op_num_threads = threads or available_cores()
+        cores = available_cores()
+        if threads or cores < (os.cpu_count() or 1):  # else it takes, and pins threads to, all that the machine has
+            options.intra_op_num_threads = threads or cores
         session = make_session(model, content, options, ["CPUExecutionProvider"])
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
         check_names(inputs, outputs, output, where=str(model))

@@ -1,6 +1,7 @@
 """An actor without its cluster: what it refuses, and that it says so instead of raising."""
 
 import pickle
+from pathlib import Path
 
 import nibabel
 import pytest
@@ -14,8 +15,8 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import Ran
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.infer import InferOptions
-from parotid_seg.runtime.journal import hash_file
-from parotid_seg.runtime.messages import Job, Stopped, Work
+from parotid_seg.runtime.journal import Entry, hash_file
+from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
 from parotid_seg.runtime.model_file import read_model
 
 MODEL = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
@@ -66,6 +67,24 @@ def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
     with pytest.raises(OutputError, match="elsewhere: no such folder, which the command sees"):
         list(cases.do(away))
     cases.end()
+
+
+def test_a_bug_costs_its_scans_only():
+    class Broken:
+        def do(self, jobs):
+            yield Finished("done", Entry("a", "/a.nii", "", "done"))
+            raise RuntimeError("engine")
+
+        def end(self):
+            pass
+
+    host = Host(None, VERSION)
+    host._cases = Broken()
+    jobs = [Job(Case(name, (Path(f"/{name}.nii"),)), None) for name in "abc"]
+    said = [pickle.loads(answer["said"]) for answer in host({"jobs": pickle.dumps(jobs)})]
+    assert [(each.entry.case, each.status) for each in said] == [("a", "done"), ("b", "failed"), ("c", "failed")]
+    assert said[1].entry.reason.startswith("/b.nii: unexpected RuntimeError on host ")
+    assert host._cases is None, "it starts afresh"
 
 
 def test_the_model_travels_as_bytes():

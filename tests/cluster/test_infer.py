@@ -56,6 +56,18 @@ def ended(out: Path) -> dict[str, int]:
     return json.loads((out / "run.json").read_text())["cases"]
 
 
+def children(pid: int, name: str = "") -> list[int]:
+    """Processes that another has started, by a word of their command line."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", name], capture_output=True, text=True, check=False)
+    return [int(each) for each in found.stdout.split()]
+
+
+def of_ray(process: "subprocess.Popen[str]") -> list[int]:
+    """What the run's own cluster consists of, so that no other of this machine is touched."""
+    (client,) = children(process.pid, "parotid_seg.cluster.driver")
+    return children(client)
+
+
 def journalled(out: Path) -> "Counter[str]":
     entries = map(json.loads, (out / "journal.jsonl").read_text().splitlines())
     return Counter(entry["case"] for entry in entries if entry["status"] == "done")
@@ -85,9 +97,10 @@ def test_a_killed_worker_costs_nothing(many, alone, tmp_path):
     for line in process.stdout:
         if line.startswith("["):
             break
-    found = subprocess.run(["pgrep", "-f", "^ray::.*MapWorker"], capture_output=True, text=True, check=True)
-    for pid in found.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+    workers = [pid for each in of_ray(process) for pid in children(each, "MapWorker")]
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=300)
     assert process.returncode == 3
     assert masks(out) == masks(alone)
@@ -101,8 +114,8 @@ def test_a_lost_cluster_is_one_line_and_the_run_goes_on(many, alone, tmp_path, c
     for line in process.stdout:
         if line.startswith("["):
             break
-    subprocess.run(["pkill", "-9", "-f", "gcs_server .*--session"], check=False)
-    subprocess.run(["pkill", "-9", "-f", "raylet/raylet "], check=False)
+    for pid in of_ray(process):
+        os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     _, stderr = process.communicate(timeout=300)
     assert time.monotonic() - begun < 120

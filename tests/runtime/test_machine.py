@@ -61,8 +61,13 @@ def test_memory_is_the_container_s(limits):
     assert machine.memory_bytes() == whole
 
 
-@pytest.mark.parametrize(("quota", "threads"), [("200000 100000\n", 2), ("max 100000\n", 0)])
-def test_onnxruntime_is_told_of_a_quota(limits, quota, threads):
+@pytest.mark.parametrize(
+    ("quota", "named", "threads"),
+    [("200000 100000\n", 64, 2), ("max 100000\n", 2, 2), ("400000 100000\n", 2, 2), ("max 100000\n", 64, 0)],
+)
+def test_onnxruntime_is_told_if_it_may_not_have_all_cores(limits, monkeypatch, quota, named, threads):
     limits(cpu=quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(named)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     session = OnnxRuntimeBackend(DEFAULT_MODEL)._session
     assert session.get_session_options().intra_op_num_threads == threads
