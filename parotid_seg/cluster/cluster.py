@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
-from parotid_seg.cluster.storage import find_anywhere, mirrored, url_of
+from parotid_seg.cluster.mirror import mirrored
+from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError, ParotidSegError
 from parotid_seg.runtime.engine_file import read_sidecar, sidecar_path
 from parotid_seg.runtime.infer import InferOptions, Outcome, Summary, infer_at

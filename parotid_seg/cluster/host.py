@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.cluster.messages import Errand, Model
-from parotid_seg.cluster.storage import Stage, url_of
+from parotid_seg.cluster.stage import Stage
+from parotid_seg.cluster.urls import url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError
 from parotid_seg.runtime.backend import Backend, Ran
 from parotid_seg.runtime.batches import Batches

@@ -133,7 +133,7 @@ def infer(
     failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"):
-        from parotid_seg.cluster.storage import url_of
+        from parotid_seg.cluster.urls import url_of
         from parotid_seg.export.engine import runnable
         from parotid_seg.models import DEFAULT_MODEL
         from parotid_seg.runtime.infer import InferOptions
@@ -204,7 +204,7 @@ def _check_cluster(
     cluster: str | None, triton: str | None, cpus: int | None, gpus: float | None, paths: list[Path]
 ) -> None:
     """Raise InputError if something is given that says nothing without, or nothing with a cluster."""
-    from parotid_seg.cluster.storage import url_of
+    from parotid_seg.cluster.urls import url_of
 
     if cluster is not None:
         if triton is not None:

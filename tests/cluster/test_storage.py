@@ -8,7 +8,9 @@ import fsspec
 import nibabel
 import pytest
 
-from parotid_seg.cluster.storage import FORGOTTEN_S, RUNNING, Mirror, Stage, find_anywhere, mirrored, url_of
+from parotid_seg.cluster.mirror import FORGOTTEN_S, RUNNING, Mirror, mirrored
+from parotid_seg.cluster.stage import Stage
+from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.runtime.cases import Case, name_cases
 from parotid_seg.runtime.journal import Entry

@@ -1,0 +1,101 @@
+"""Journal and summary of results behind a URL: kept here during a run, uploaded as it goes on and at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from parotid_seg.cluster.urls import opened, told
+from parotid_seg.errors import OutputError
+from parotid_seg.files import scratch_folder
+from parotid_seg.runtime.journal import NAME as JOURNAL
+
+RUNNING = "running.json"
+"""Object that tells others of a run at work: there are no locks behind URLs."""
+SAVED_S = 30.0
+"""The journal is uploaded so often; cases that ended after the last time are done again after a crash."""
+FORGOTTEN_S = 300.0
+"""A run that has not told of itself for so long is over."""
+
+
+@contextmanager
+def mirrored(url: str) -> Iterator[Mirror]:
+    """A folder here for the journal and the summary of results behind a URL, uploaded at the end.
+
+    Raises:
+        OutputError: if another run is at work there, or it cannot be read or written.
+    """
+    with scratch_folder() as folder:
+        mirror = Mirror(url, folder)
+        try:
+            yield mirror
+        finally:
+            mirror.leave()
+
+
+class Mirror:
+    """See `mirrored`."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = url.rstrip("/"), folder
+        self._system, self._root = opened(self.url)
+        self._id = f"{platform.node()} {os.getpid()} {time.time():.0f}"
+        self._saved = 0.0
+        with self._reaching():
+            self._enter()
+
+    def _enter(self) -> None:
+        with self._missing_is_fine():
+            running = json.loads(self._system.cat_file(f"{self._root}/{RUNNING}"))
+            if time.time() - float(running["seen"]) < FORGOTTEN_S:
+                raise OutputError(
+                    f"{self.url}: another run is working there ({running['run']}); wait for its end, or for "
+                    f"{FORGOTTEN_S / 60:.0f} minutes if it was killed, or choose another --out"
+                )
+        with self._missing_is_fine():
+            self._system.get_file(f"{self._root}/{JOURNAL}", str(self.folder / JOURNAL))
+        self._tell_of_run()
+
+    def save(self) -> None:
+        """Upload the journal, if that has not been done for a while."""
+        if time.monotonic() - self._saved > SAVED_S:
+            with self._reaching():
+                if (self.folder / JOURNAL).exists():
+                    self._put(self.folder / JOURNAL)
+                self._tell_of_run()
+
+    def leave(self) -> None:
+        """Upload everything, and tell that the run is over."""
+        with self._reaching():
+            for path in sorted(self.folder.iterdir()):
+                if path.is_file() and not path.name.startswith("."):
+                    self._put(path)
+            self._system.rm_file(f"{self._root}/{RUNNING}")
+
+    def _put(self, path: Path) -> None:
+        self._system.put_file(str(path), f"{self._root}/{path.name}")
+
+    def _tell_of_run(self) -> None:
+        self._system.pipe_file(f"{self._root}/{RUNNING}", json.dumps({"run": self._id, "seen": time.time()}).encode())
+        self._saved = time.monotonic()
+
+    @contextmanager
+    def _missing_is_fine(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, ValueError, KeyError):
+            return
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except OutputError:
+            raise
+        except Exception as error:  # each service's client has errors of its own
+            raise OutputError(f"{self.url}: cannot be read or written ({told(error)})") from error

@@ -1,0 +1,112 @@
+"""On a host: copies of what lies behind URLs, for as long as a case is done."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from parotid_seg.cluster.urls import opened, told, url_of
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.messages import PICTURES, Finished, Job, failed, views_of
+from parotid_seg.runtime.outputs import Outputs
+
+
+class Stage:
+    """On a host: copies of what lies behind URLs, for as long as a case is done.
+
+    Args:
+        out: folder of the results.
+        url: of the results; empty if they stay in the folder.
+        outputs: what is made of a mask.
+
+    Attributes:
+        out: the folder to work in.
+    """
+
+    def __init__(self, out: Path, url: str, outputs: Outputs) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="parotid-seg-")
+        self._url, self._outputs = url.rstrip("/"), outputs
+        self.out = Path(self._scratch.name) / "out" if url else out
+        self.out.mkdir(exist_ok=True)
+
+    def fetch(self, jobs: Sequence[Job]) -> list[Job | Finished]:
+        """Copies of the jobs' scans, and of what the results hold of them; without its scan a case has ended."""
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            return list(pool.map(self._fetched, jobs))
+
+    def _fetched(self, job: Job) -> Job | Finished:
+        case = job.case
+        try:
+            scan = tuple(self._copied(source) if isinstance(source, Path) else source for source in case.scan)
+        except ScanError as error:
+            return self.deliver(job, Finished("failed", failed(case, str(error))))
+        if self._url:
+            known = [job.known.mask, *job.known.further] if job.known else []
+            for name in filter(None, {*known, *self._outputs.names(case.name)}):
+                self._get_result(name)
+        return replace(job, case=Case(case.name, scan))
+
+    def _copied(self, source: Path) -> Path:
+        url = url_of(source)
+        if not url:
+            return source
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+        try:
+            system, path = opened(url)
+            system.get_file(path, str(folder / source.name))
+        except FileNotFoundError as error:
+            raise ScanError(f"{url}: no such file") from error
+        except Exception as error:  # each service's client has errors of its own
+            raise ScanError(f"{url}: cannot be read ({told(error)})") from error
+        return folder / source.name
+
+    def _get_result(self, name: str) -> None:
+        system, root = opened(self._url)
+        try:
+            system.get_file(f"{root}/{name}", str(self.out / name))
+        except FileNotFoundError:
+            (self.out / name).unlink(missing_ok=True)
+        except Exception as error:  # each service's client has errors of its own
+            raise OutputError(f"{self._url}/{name}: cannot be read ({told(error)})") from error
+
+    def deliver(self, job: Job, finished: Finished, copied: Job | None = None) -> Finished:
+        """Upload a case's files, the mask last, and remove the copies.
+
+        Args:
+            job: the case as the command knows it.
+            finished: how it ended.
+            copied: the case as it was done here.
+
+        Returns:
+            How it ended, told of the scans as they are known to the command.
+
+        Raises:
+            OutputError: if a file cannot be uploaded.
+        """
+        entry = finished.entry
+        for source, copy in zip(job.case.scan, copied.case.scan if copied else job.case.scan, strict=True):
+            if isinstance(source, Path) and isinstance(copy, Path) and source != copy:
+                entry = replace(entry, reason=entry.reason.replace(str(copy), url_of(source)))
+                shutil.rmtree(copy.parent)
+        first = job.case.scan[0]
+        if isinstance(first, Path) and url_of(first):
+            entry = replace(entry, source=url_of(first))
+        if self._url:
+            pictures = [f"{PICTURES}/{entry.case}.png", f"{PICTURES}/{views_of(entry.case)}"]
+            for name in filter(None, (*pictures, *entry.further, entry.mask)):
+                if finished.status == "done" and (self.out / name).exists():
+                    self._upload(name)
+                (self.out / name).unlink(missing_ok=True)
+        return replace(finished, entry=entry)
+
+    def _upload(self, name: str) -> None:
+        system, root = opened(self._url)
+        try:
+            system.put_file(str(self.out / name), f"{root}/{name}")
+        except Exception as error:  # each service's client has errors of its own
+            raise OutputError(f"{self._url}/{name}: cannot be written ({told(error)})") from error

@@ -1,0 +1,102 @@
+"""What lies behind URLs: s3://, gs:// and whatever else fsspec knows.
+
+A path on the command line has lost one slash of two: s3:/bucket/scan.nii.gz. As such it names a scan wherever a path
+does; `url_of` tells what it stands for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import exists
+from parotid_seg.runtime.cases import find_scans, scans_in_files
+from parotid_seg.runtime.sources import Scan, place_of
+from parotid_seg.scan.nifti import is_nifti
+
+URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""Two letters at least: C:/ is a drive."""
+
+
+def url_of(path: Path) -> str:
+    """The URL that a path was written as; empty if it is a path."""
+    found = URL.fullmatch(str(path))
+    if found is None or exists(path):
+        return ""
+    return f"{found[1]}://{'/' if found[1] in ('file', 'local') else ''}{found[2]}"
+
+
+def opened(url: str) -> tuple[Any, str]:
+    """A URL's file system, and its path there.
+
+    Raises:
+        InputError: if fsspec does not know it, or a package for it is missing.
+    """
+    try:
+        import fsspec
+
+        local = url.startswith(("file:", "local:"))
+        system, path = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if local else {}))
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: cannot be opened ({error})") from error
+    return system, path
+
+
+def find_anywhere(
+    arguments: Sequence[Path],
+    channels: Sequence[str],
+    ignore: Iterable[Path] = (),
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    out: str = "",
+) -> tuple[list[Scan], list[ScanError]]:
+    """As `cases.find_scans`, for URLs, too: of those NIfTI files only.
+
+    Args:
+        arguments, channels, ignore, say: see there.
+        out: URL of the results; nothing below it is a scan.
+    """
+    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, say=say)
+    scans = {place_of(scan[0]): scan for scan in found}
+    for url in filter(None, map(url_of, arguments)):
+        try:
+            files = [file for file in _files_below(url) if not (out and file.is_relative_to(Path(out)))]
+        except ScanError as error:
+            errors.append(error)
+            continue
+        found, wrong = scans_in_files(filter(is_nifti, files), channels)
+        others = sum(not is_nifti(file) for file in files)
+        if not found and not wrong:
+            errors.append(
+                ScanError(f"{url}: no scan there, expected NIfTI files (.nii, .nii.gz); {others} other files")
+            )
+        elif others:
+            say(f"left out: {url}: {others} files that are no NIfTI; DICOM is read from mounted storage only")
+        scans |= {place_of(scan[0]): scan for scan in found}
+        errors += wrong
+    return list(scans.values()), errors
+
+
+def _files_below(url: str) -> list[Path]:
+    """A file, or of all in a folder at any depth, hidden ones left out.
+
+    Raises:
+        ScanError: if there is nothing, or it cannot be listed.
+    """
+    system, root = opened(url)
+    try:
+        names = system.find(root)
+    except Exception as error:  # each service's client has errors of its own
+        raise ScanError(f"{url}: cannot be listed ({told(error)})") from error
+    if not names:
+        raise ScanError(f"{url}: no such file or folder")
+    shown = [name for name in sorted(names) if not re.search(r"/\.", name.removeprefix(root))]
+    return [Path(system.unstrip_protocol(name)) for name in shown]
+
+
+def told(error: Exception) -> str:
+    """What a service's client says, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
