@@ -45,6 +45,7 @@ import pydicom
 
 from parotid_seg.bench.condition import about_machine
 from parotid_seg.files import write_text
+from parotid_seg.models import example_folder
 from parotid_seg.runtime.machine import versions_of
 
 SMALL_SCANS = 2000
@@ -171,12 +172,12 @@ def head(scans: Path, scratch: Path, expected: dict[str, str]) -> dict[str, Any]
     return {"runs": found} | against(out, expected)
 
 
-def memory(scans: Path, scratch: Path, _: dict[str, str]) -> dict[str, Any]:
+def memory(_: Path, scratch: Path, __: dict[str, str]) -> dict[str, Any]:
     """Memory (MiB, own pages) of the command, the client and the workers at each tenth of many small scans."""
     small, out = scratch / "small", scratch / "memory"
     small.mkdir()
-    image = nibabel.load(sorted(scans.iterdir())[0])
-    middle = image.shape[2] // 2
+    image, labels = (nibabel.load(next((example_folder() / each).iterdir())) for each in ("imagesTr", "labelsTr"))
+    middle = int(np.median(np.nonzero(np.asarray(labels.dataobj))[2]))
     some = image.slicer[:, :, middle - 6 : middle + 6]
     stored = np.asarray(some.dataobj)
     for index in range(SMALL_SCANS):
