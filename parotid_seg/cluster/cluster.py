@@ -31,6 +31,8 @@ from parotid_seg.runtime.pipes import cause, command_of, send
 from parotid_seg.runtime.trt_library import LIBRARIES
 
 ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
+RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
+"""What Ray writes in front of a message: time, level, process and place."""
 NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Ray would tell its makers of every cluster that is started."""
 LEAVES_S = 15.0
@@ -175,8 +177,8 @@ class RayCluster:
         """How the client ended, and its last word."""
         told = cause(self._process.wait())
         lines = self._log.read_text(errors="replace").splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"{told} ({last[:300]})" if last else told
+        last = RAY_LOG.sub("", next((line for line in reversed(lines) if line.strip()), "")).strip()
+        return f"{told} ({last.partition('. ')[0][:200]})" if last else told
 
 
 def infer_on_cluster(
