@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import pickle
@@ -13,6 +12,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError, ParotidSegError
-from parotid_seg.runtime.engine_file import read_sidecar, sidecar_path
+from parotid_seg.runtime.engine_file import read_engine, read_sidecar, sidecar_path
 from parotid_seg.runtime.infer import InferOptions, Outcome, Summary, infer_at
+from parotid_seg.runtime.journal import RESUMES
 from parotid_seg.runtime.load import BACKENDS
 from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
 from parotid_seg.runtime.model_file import read_model
@@ -37,7 +38,6 @@ NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Ray would tell its makers of every cluster that is started."""
 LEAVES_S = 15.0
 """For the client to end what it started on the hosts."""
-RESUMES = "finished cases are kept, and the same command goes on with the rest"
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,6 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if not ADDRESS.fullmatch(self.address):
             raise InputError(f"--cluster: found {self.address!r}, expected local, auto or HOST:PORT")
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"--workers: found {self.workers}, expected at least 1")
         if self.cpus < 1:
             raise InputError(f"--worker-cpus: found {self.cpus}, expected at least 1")
         if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
@@ -108,7 +106,7 @@ class RayCluster:
             self._send(Plan(cluster.address, self._scratch, cluster.workers, cluster.cpus, cluster.gpus, model))
             ready = self._received()
         except BaseException:
-            self.end()
+            self.close()
             raise
         assert isinstance(ready, Ready)
         self._ready = ready
@@ -123,8 +121,7 @@ class RayCluster:
         gpus = f" and {self._cluster.gpus:g} GPU" if self._cluster.gpus else ""
         hosts = "1 host" if ready.hosts == 1 else f"{ready.hosts} hosts"
         workers = "1 worker" if ready.actors == 1 else f"{ready.actors} workers"
-        ran = f"{ready.ran.backend} on {ready.ran.device}, {ready.ran.precision}"
-        return f"Ray {ready.ray}, {hosts}, {workers} of {each}{gpus}; {ran}, batches of {ready.batch_size} slices"
+        return f"Ray {ready.ray}, {hosts}, {workers} of {each}{gpus}; {ready.ran}, batches of {ready.batch_size} slices"
 
     def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
         """Do the cases on the cluster.
@@ -140,10 +137,10 @@ class RayCluster:
             assert isinstance(said, Finished)
             yield said
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the client, and with it what it started on the hosts."""
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVES_S)
         self._process.kill()
         self._process.wait()
@@ -151,7 +148,7 @@ class RayCluster:
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # what the client said last, or how it ended, tells why
+        with suppress(OSError):  # what the client said last, or how it ended, tells why
             send(message, self._process.stdin)
 
     def _received(self) -> Any:
@@ -198,28 +195,15 @@ def infer_on_cluster(
     """
     url = url_of(out)
     if not url:
-        with _ending(RayCluster(cluster, model, "", say)) as site:
+        with closing(RayCluster(cluster, model, "", say)) as site:
             return infer_at(site, scans, out.resolve(), options, find=find_anywhere, say=say, progress=progress)
     if options.report:
         say(f"no report.html: its pictures would have to come back from {url}")
         options = replace(options, report=False)
-    with mirrored(url) as mirror, _ending(RayCluster(cluster, model, mirror.url, say)) as site:
-
-        def saving(outcome: Outcome) -> None:
-            mirror.save()
-            progress(outcome)
-
+    with mirrored(url) as mirror, closing(RayCluster(cluster, model, mirror.url, say)) as site:
         find = partial(find_anywhere, out=mirror.url)
-        summary = infer_at(site, scans, mirror.folder, options, find=find, say=say, progress=saving)
+        summary = infer_at(site, scans, mirror.folder, options, find=find, say=say, progress=progress)
         return replace(summary, out=out)
-
-
-@contextlib.contextmanager
-def _ending(site: RayCluster) -> Iterator[RayCluster]:
-    try:
-        yield site
-    finally:
-        site.end()
 
 
 def model_for_hosts(
@@ -244,20 +228,20 @@ def model_for_hosts(
         raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(BACKENDS)}")
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device: found {device!r}, expected cpu or cuda: which GPU it is, the cluster decides")
-    files = [file]
     if file.suffix == ".engine":
-        backend = read_sidecar(file).library if backend == "auto" else backend
-        files.append(sidecar_path(file))
+        sidecar = read_sidecar(file)
+        backend = sidecar.library if backend == "auto" else backend
+        files = {file.name: read_engine(file, sidecar), sidecar_path(file).name: sidecar.to_json().encode()}
     elif backend in LIBRARIES:
         raise InputError(
             f"--backend {backend}: found {file.name}, expected an .engine file with --cluster: build it for the hosts' "
             f"GPU first, with parotid-seg export --engine {backend}"
         )
     else:
-        read_model(file)
+        files = {file.name: read_model(file)[0]}
     return Model(
         file.name,
-        {path.name: path.read_bytes() for path in files},
+        files,
         "onnxruntime" if backend == "auto" else backend,
         "cuda" if device == "cuda" or file.suffix == ".engine" else "cpu",
         output,

@@ -14,7 +14,7 @@ from typing import IO, Any
 import ray
 
 from parotid_seg.cluster.host import VERSION, Host, Order, load_on_host
-from parotid_seg.cluster.messages import Ended, Errand, Plan, Ready, Told
+from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
@@ -110,16 +110,18 @@ def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
         )
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        version = ray.remote(_version).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote()
-        found = _got(version, f"an answer of host {node['NodeManagerAddress']}", answers)
+    on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    asked = [
+        ray.remote(_version).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote() for there in on
+    ]
+    for node, version in zip(nodes, asked, strict=True):
+        where = node["NodeManagerAddress"]
+        found = _got(version, f"an answer of host {where}", answers)
         if found != VERSION:
-            where = node["NodeManagerAddress"]
             raise InputError(f"host {where}: found parotid-seg {found}, expected {VERSION}, as the command itself")
     loading = ray.remote(_described).options(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=TRIES)
     ready: Ready | Stopped = _got(
-        loading.remote(replace(plan, scratch="")), f"a worker's room, {plan.cpus} free CPUs", answers
+        loading.remote(plan.model, plan.cpus), f"a worker's room, {plan.cpus} free CPUs", answers
     )
     if isinstance(ready, Stopped):
         raise InputError(ready.message)
@@ -147,13 +149,13 @@ def _version() -> str:
     return VERSION
 
 
-def _described(plan: Plan) -> Ready | Stopped:
+def _described(model: Model, cpus: int) -> Ready | Stopped:
     """On a host: load the model once, and tell about it."""
     try:
-        backend = load_on_host(plan.model, plan.cpus)
+        backend = load_on_host(model, cpus)
     except ParotidSegError as error:
         return Stopped(str(error))
-    size = plan.model.batch_size or backend.batch_size
+    size = model.batch_size or backend.batch_size
     backend.close()
     return Ready(backend.contract, backend.model_sha256, backend.ran, size, 0, 0, ray.__version__)
 

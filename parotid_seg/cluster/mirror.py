@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from parotid_seg.cluster.urls import opened, told
@@ -32,9 +33,20 @@ def mirrored(url: str) -> Iterator[Mirror]:
     """
     with scratch_folder() as folder:
         mirror = Mirror(url, folder)
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(SAVED_S):
+                with suppress(OutputError):  # the next time may do better; the last one tells
+                    mirror.save()
+
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
         try:
             yield mirror
         finally:
+            over.set()
+            keeper.join()
             mirror.leave()
 
 
@@ -45,7 +57,6 @@ class Mirror:
         self.url, self.folder = url.rstrip("/"), folder
         self._system, self._root = opened(self.url)
         self._id = f"{platform.node()} {os.getpid()} {time.time():.0f}"
-        self._saved = 0.0
         with self._reaching():
             self._enter()
 
@@ -62,12 +73,11 @@ class Mirror:
         self._tell_of_run()
 
     def save(self) -> None:
-        """Upload the journal, if that has not been done for a while."""
-        if time.monotonic() - self._saved > SAVED_S:
-            with self._reaching():
-                if (self.folder / JOURNAL).exists():
-                    self._put(self.folder / JOURNAL)
-                self._tell_of_run()
+        """Upload the journal as far as it is, and tell that the run goes on."""
+        with self._reaching():
+            if (self.folder / JOURNAL).exists():
+                self._put(self.folder / JOURNAL)
+            self._tell_of_run()
 
     def leave(self) -> None:
         """Upload everything, and tell that the run is over."""
@@ -82,7 +92,6 @@ class Mirror:
 
     def _tell_of_run(self) -> None:
         self._system.pipe_file(f"{self._root}/{RUNNING}", json.dumps({"run": self._id, "seen": time.time()}).encode())
-        self._saved = time.monotonic()
 
     @contextmanager
     def _missing_is_fine(self) -> Iterator[None]:

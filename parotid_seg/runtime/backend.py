@@ -41,6 +41,9 @@ class Ran:
     device: str
     precision: str
 
+    def __str__(self) -> str:
+        return f"{self.backend} on {self.device}, {self.precision}"
+
 
 class Times(NamedTuple):
     """Seconds of a chunk's way into the device's memory, through the model, and back into the host's.

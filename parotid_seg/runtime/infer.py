@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -106,11 +107,8 @@ def infer(
     Raises:
         ParotidSegError: if the model cannot be loaded, or as `infer_at`.
     """
-    site = ThisMachine(load, options.batch_size, options.workers, options.flips, say)
-    try:
+    with closing(ThisMachine(load, options.batch_size, options.workers, options.flips, say)) as site:
         return infer_at(site, scans, out, options, say=say, progress=progress)
-    finally:
-        site.end()
 
 
 def infer_at(
@@ -160,7 +158,7 @@ def infer_at(
             run.refuse(refused)
             run.do(cases)
         finally:
-            site.end()
+            site.close()
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
                 write_itksnap_labels(site.contract.labels, out / "itk-snap-labels.txt")
@@ -238,8 +236,7 @@ class _Run:
     def ran(self) -> Ran:
         """What the run was made with, for the report."""
         site = self._site
-        engine = f"{site.ran.backend} on {site.ran.device}, {site.ran.precision}"
-        return Ran(site.model_sha256, engine, site.contract.labels, self.total - len(self._entries))
+        return Ran(site.model_sha256, str(site.ran), site.contract.labels, self.total - len(self._entries))
 
 
 def _refused(message: str, arguments: Sequence[Path]) -> Entry:

@@ -16,6 +16,8 @@ from parotid_seg.errors import OutputError
 from parotid_seg.files import lock
 
 NAME = "journal.jsonl"
+RESUMES = "finished cases are kept, and the same command goes on with the rest"
+"""What is told where a run has to end."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Site(Protocol):
         """
         ...
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End whatever is still at work."""
         ...
 
@@ -76,15 +76,14 @@ class ThisMachine:
         self._batches = Batches[Worker](backend, batch_size or backend.batch_size, flips=flips, say=say)
 
     def __str__(self) -> str:
-        ran = f"{self.ran.backend} on {self.ran.device}, {self.ran.precision}"
         flips = " and their mirror images" if self._flips else ""
         workers = "1 worker" if self._limits.workers == 1 else f"{self._limits.workers} workers"
-        return f"{ran}, batches of {self._batches.batch_size} slices{flips}; up to {workers}"
+        return f"{self.ran}, batches of {self._batches.batch_size} slices{flips}; up to {workers}"
 
     def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
         """See `Pipeline.run`."""
         return Pipeline(work, self._batches, self._limits, self._crew).run(jobs)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the workers."""
         self._crew.end()

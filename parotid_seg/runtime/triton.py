@@ -24,6 +24,7 @@ import numpy as np
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError
 from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Ran, Times, check_names
+from parotid_seg.runtime.journal import RESUMES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.codes import plain
 from parotid_seg.scan.volume import Mask
@@ -48,7 +49,6 @@ CHANNEL = (
     ("grpc.enable_http_proxy", 0),  # scans go to the server that was named, and through nobody else's hands
 )
 LONGEST_REASON = 300
-RESUMES = "finished cases are kept, and the same command goes on with the rest"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import Ran
 from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.engine_file import read_sidecar
 from parotid_seg.runtime.infer import InferOptions
 from parotid_seg.runtime.journal import Entry, hash_file
 from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
 from parotid_seg.runtime.model_file import read_model
+from tests.sidecars import write_sidecar
 
 MODEL = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
 RAN = Ran("onnxruntime", "cpu", "fp32")
@@ -85,6 +87,21 @@ def test_a_bug_costs_its_scans_only():
     assert [(each.entry.case, each.status) for each in said] == [("a", "done"), ("b", "failed"), ("c", "failed")]
     assert said[1].entry.reason.startswith("/b.nii: unexpected RuntimeError on host ")
     assert host._cases is None, "it starts afresh"
+
+
+def test_an_engine_travels_with_its_sidecar(tmp_path, contract):
+    engine = tmp_path / "m.engine"
+    engine.write_bytes(b"engine")
+    write_sidecar(engine, contract)
+    model = model_for_hosts(engine, "auto", "auto", InferOptions(), "labels", False)
+    assert (model.backend, model.device) == ("tensorrt", "cuda")
+    (tmp_path / "host").mkdir()
+    for name, content in model.files.items():
+        (tmp_path / "host" / name).write_bytes(content)
+    assert read_sidecar(tmp_path / "host" / "m.engine") == read_sidecar(engine)
+    engine.unlink()
+    with pytest.raises(ModelError, match=r"m\.engine"):
+        model_for_hosts(engine, "auto", "auto", InferOptions(), "labels", False)
 
 
 def test_the_model_travels_as_bytes():

@@ -8,6 +8,7 @@ import fsspec
 import nibabel
 import pytest
 
+import parotid_seg.cluster.mirror as mirror_module
 from parotid_seg.cluster.mirror import FORGOTTEN_S, RUNNING, Mirror, mirrored
 from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import find_anywhere, url_of
@@ -85,17 +86,18 @@ def entry(name: str, mask: str = "") -> Entry:
     return Entry(name, "", "key", "done", mask=mask)
 
 
-def test_results_are_mirrored_here_and_come_back(bucket):
+def test_results_are_mirrored_here_and_come_back(bucket, monkeypatch):
+    monkeypatch.setattr(mirror_module, "SAVED_S", 0.2)
     bucket.pipe_file("/out/journal.jsonl", b"before\n")
     with mirrored("memory://out/") as mirror:
         assert (mirror.folder / "journal.jsonl").read_bytes() == b"before\n"
         assert bucket.exists("/out/running.json")
         (mirror.folder / "journal.jsonl").write_bytes(b"before\nnow\n")
-        mirror.save()
-        assert bucket.cat_file("/out/journal.jsonl") == b"before\n", "not each time"
-        mirror._saved -= 31
-        mirror.save()
-        assert bucket.cat_file("/out/journal.jsonl") == b"before\nnow\n"
+        assert bucket.cat_file("/out/journal.jsonl") == b"before\n", "not at once"
+        first = json.loads(bucket.cat_file("/out/running.json"))
+        time.sleep(1)
+        assert bucket.cat_file("/out/journal.jsonl") == b"before\nnow\n", "though no case has ended"
+        assert json.loads(bucket.cat_file("/out/running.json"))["seen"] > first["seen"]
         (mirror.folder / "summary.csv").write_text("case")
         (mirror.folder / ".partial-1-x").touch()
     assert sorted(path.rsplit("/", 1)[1] for path in bucket.find("/out")) == ["journal.jsonl", "summary.csv"]
