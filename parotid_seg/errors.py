@@ -11,9 +11,26 @@ Every message is one line that says what, where, what was found and what was exp
 `ParotidSegError` once and exits with status 1; a batch catches `ScanError` case by case and goes on.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class ParotidSegError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can mend.
+
+    Attributes:
+        reason: what was found and what was expected, without the path.
+        path: the file or folder the error is about; None where there is none.
+    """
+
+    def __init__(self, reason: str, *, path: Path | str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = None if path is None else Path(path)
+
+    def __str__(self) -> str:
+        return self.reason if self.path is None else f"{self.path}: {self.reason}"
 
 
 class InputError(ParotidSegError):

@@ -1,0 +1,220 @@
+"""Five-fold cross-validation of training recipes over all labelled patients: the figure that recipes are chosen by.
+
+    python benchmarks/cross_validation.py DATA RECIPE.toml ... --runs DIR --minutes 150    trains what is missing
+    python benchmarks/cross_validation.py --report                                         prints the tables
+
+A recipe is a configuration file of `parotid-seg train`; its name is the file's name without ".toml". The patients of
+`train` and `validation` in DATA/splits.json are dealt into folds once, by a fixed seed; the test patients take no part.
+The model of a fold is the moving average of the weights at the end of its schedule, so nothing is chosen on the
+patients that were held out. Trainings resume where they were cut. `benchmarks/results/cross-validation/` keeps the
+folds, and for each recipe the scores of every held-out patient and their masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parotid_seg.files import write_text
+from parotid_seg.metrics import bootstrap_mean
+
+RESULTS = Path(__file__).parent / "results" / "cross-validation"
+FOLDS = 5
+FOLD_SEED = 191
+
+
+def deal_folds(patients: Sequence[str]) -> list[list[str]]:
+    """Patients in `FOLDS` groups whose sizes differ by one at most, drawn by a fixed seed from their sorted names."""
+    names = sorted(patients)
+    order = np.random.default_rng(FOLD_SEED).permutation(len(names))
+    return [sorted(names[index] for index in order[fold::FOLDS]) for fold in range(FOLDS)]
+
+
+def make_fold_data(data: Path, folder: Path, held_out: Sequence[str], train: Sequence[str]) -> None:
+    """A data set of links to `data`, with a fold's patients in its splits.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in data.iterdir():
+        link = folder / entry.name
+        if entry.name != "splits.json" and not link.is_symlink():
+            link.symlink_to(entry.resolve())
+    write_text(json.dumps({"train": list(train), "validation": list(held_out)}), folder / "splits.json")
+
+
+def train_fold(recipe: Path, data: Path, fold: int, runs: Path, minutes: float) -> bool:
+    """Train, or go on with, the model of one fold, and score it when it is done.
+
+    Returns:
+        Whether the fold is done.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    from parotid_seg.train.settings import load_config
+    from parotid_seg.train.stages import train
+
+    splits = json.loads((data / "splits.json").read_text())
+    folds = deal_folds([*splits["train"], *splits["validation"]])
+    write_text(json.dumps(folds, indent=1) + "\n", RESULTS / "folds.json")
+    held_out = folds[fold]
+    run = runs / recipe.stem / f"fold-{fold}"
+    rest = sorted(name for other in folds if other is not held_out for name in other)
+    make_fold_data(data, run / "data", held_out, rest)
+    config = load_config("compact", recipe)
+    config = dataclasses.replace(  # validated once, at the end: best.pt is the last model
+        config, segment=dataclasses.replace(config.segment, validate_every=config.segment.epochs)
+    )
+    done = train(
+        config,
+        run / "data",
+        run,
+        device="cpu",
+        resume=(run / "last.pt").exists(),
+        max_minutes=minutes if math.isfinite(minutes) else None,
+        cache=runs / "cache",
+        report=lambda line: print(f"{time.strftime('%H:%M:%S')}  {recipe.stem} fold {fold}: {line}", flush=True),
+    )
+    if done:
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        content = {
+            "recipe": recipe.stem,
+            "settings": tomllib.loads(recipe.read_text()),
+            "fold": fold,
+            "train_minutes": round(sum(record["train_seconds"] for record in records) / 60, 1),
+            "training_loss": records[-1]["loss"],
+            **environment(),
+            "patients": score_fold(run / "best.pt", data, held_out, RESULTS / recipe.stem / "masks"),
+        }
+        write_text(json.dumps(content, indent=1) + "\n", RESULTS / recipe.stem / f"fold-{fold}.json")
+    return done
+
+
+def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Path) -> dict[str, Any]:
+    """Segment held-out patients with torch, keep the masks, and score each gland (DSC, HD95 in mm, volumes in ml)."""
+    import torch
+
+    from parotid_seg.metrics import score_case
+    from parotid_seg.scan.components import keep_largest_components
+    from parotid_seg.scan.intensity import fixed_windows, in_windows
+    from parotid_seg.scan.nifti import read_mask, read_nifti, write_mask
+    from parotid_seg.train.checkpoint import load_checkpoint
+    from parotid_seg.train.segment import segment_volume
+
+    trained = load_checkpoint(checkpoint)
+    net = trained.network()
+    fixed = fixed_windows(trained.channels, trained.config.window_hu)
+    masks.mkdir(parents=True, exist_ok=True)
+    scores: dict[str, Any] = {}
+    for name in patients:
+        scan = read_nifti(data / "imagesTr" / f"{name}_0000.nii.gz")
+        volume, windows = in_windows(scan.volume, trained.channels, fixed)
+        reference, _ = read_mask(data / "labelsTr" / f"{name}.nii.gz", like=scan)
+        mask = segment_volume(net, volume, windows, trained.config.grid, torch.device("cpu"))
+        mask = keep_largest_components(mask, trained.labels)
+        write_mask(mask, scan, masks / f"{name}.nii.gz")
+        scored = score_case(mask, reference, scan.volume.spacing_mm, trained.labels)
+        scores[name] = {
+            label: {
+                figure: round(value, 4) if math.isfinite(value) else None
+                for figure, value in dataclasses.asdict(gland).items()
+                if figure in ("dsc", "hd95_mm", "volume_ml", "reference_ml")
+            }
+            for label, gland in scored.labels.items()
+        }
+    return scores
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine that made a figure."""
+    versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "timm", "numpy")}
+    cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "unknown")
+    return {"versions": versions, "python": platform.python_version(), "cpu": cpu, "date": time.strftime("%F")}
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def results_of(recipe: Path) -> dict[int, dict[str, Any]]:
+    """What a recipe's finished folds gave, by fold."""
+    found = (json.loads(path.read_text()) for path in sorted(recipe.glob("fold-*.json")))
+    return {each["fold"]: each for each in found}
+
+
+def mean_dsc(patient: dict[str, Any]) -> float:
+    """A patient's mean DSC over the glands."""
+    return float(np.mean([gland["dsc"] for gland in patient.values()]))
+
+
+def report(results: Path) -> str:
+    """Each recipe on its finished folds, and the paired difference to `present` on the folds that both have."""
+    recipes = {path.name: results_of(path) for path in sorted(results.iterdir()) if path.is_dir()}
+    recipes = {name: folds for name, folds in recipes.items() if folds}
+    reference = recipes.get("present", {})
+    lines = [
+        "| recipe | folds | patients | mean DSC (95 % interval over patients) | median | 22 ml and less | HD95, mm "
+        "| minus present, points | core-minutes a fold |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, folds in recipes.items():
+        patients = {case: scores for fold in folds.values() for case, scores in fold["patients"].items()}
+        glands = [gland for scores in patients.values() for gland in scores.values()]
+        small = [gland["dsc"] for gland in glands if gland["reference_ml"] <= 22]
+        hd95 = [gland["hd95_mm"] for gland in glands if gland["hd95_mm"] is not None]
+        dsc = [mean_dsc(scores) for scores in patients.values()]
+        mean, low, high = bootstrap_mean(dsc)
+        pairs = [
+            100 * (mean_dsc(scores) - mean_dsc(reference[index]["patients"][case]))
+            for index, fold in folds.items()
+            if index in reference
+            for case, scores in fold["patients"].items()
+        ]
+        difference = "{:+.2f} ({:+.2f} to {:+.2f})".format(*bootstrap_mean(pairs)) if pairs else ""
+        minutes = np.mean([fold["train_minutes"] for fold in folds.values()])
+        lines.append(
+            f"| {name} | {', '.join(map(str, sorted(folds)))} | {len(patients)} | {mean:.4f} ({low:.4f} to {high:.4f}) "
+            f"| {np.median(dsc):.4f} | {np.mean(small):.4f} ({len(small)} glands) | {np.mean(hd95):.2f} "
+            f"| {'' if name == 'present' else difference} | {minutes:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train missing folds, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", help="data set in nnU-Net's raw layout with splits.json")
+    parser.add_argument("recipes", type=Path, nargs="*", metavar="RECIPE.toml")
+    parser.add_argument("--runs", type=Path, help="folder for checkpoints and decoded scans")
+    parser.add_argument("--folds", default="0,1,2,3,4", help="which folds, in the order of their turn")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
+    parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
+    arguments = parser.parse_args()
+    if arguments.report:
+        print(report(RESULTS), end="")
+        return
+    if not (arguments.data and arguments.recipes and arguments.runs):
+        parser.error("expected DATA, at least one RECIPE.toml and --runs, or --report")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    end = time.monotonic() + 60 * arguments.minutes
+    for fold in map(int, arguments.folds.split(",")):
+        for recipe in arguments.recipes:
+            if (RESULTS / recipe.stem / f"fold-{fold}.json").exists():
+                continue
+            if not train_fold(recipe, arguments.data, fold, arguments.runs, (end - time.monotonic()) / 60):
+                return
+
+
+if __name__ == "__main__":
+    main()

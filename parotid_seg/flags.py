@@ -1,0 +1,72 @@
+"""What a person should look at in a result, as data. `runtime.flag_text` turns it into English, and nothing else does.
+
+A flag is told by its code. No code outside `runtime.flag_text` reads or compares a flag's sentence, so rewording one
+changes no decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FlagCode(StrEnum):
+    """What was noticed. The values are written to journal.jsonl and the reports; they never change."""
+
+    SIDES_SWAPPED = "sides_swapped"
+    """The left gland lies to the patient's right of the right one; value: by how many mm."""
+    ONLY_GLAND_ON_OTHER_SIDE = "only_gland_on_other_side"
+    """The only gland lies on the other side of the middle; value: by how many mm."""
+    STRUCTURE_MISSING = "structure_missing"
+    """A parotid gland was not found; value: what was found, in ml."""
+    NOTHING_FOUND = "nothing_found"
+    """None of the model's structures was found."""
+    ORIENTATION_UNKNOWN = "orientation_unknown"
+    """The file does not say how the patient lies."""
+    UNCERTAIN = "uncertain"
+    """Test-time augmentation disagrees; value: DSC between the two predictions."""
+    CUT_BY_SCAN_END = "cut_by_scan_end"
+    """A structure touches the first or the last slice."""
+    CUT_IN_PLANE = "cut_in_plane"
+    """A structure touches the edge of the model's field of view or of the scan within a slice."""
+    UNUSUAL_VOLUME = "unusual_volume"
+    """A parotid gland of a size that hardly any patient has; value: ml."""
+    SIDES_DIFFER = "sides_differ"
+    """Volume of the larger gland over that of the smaller; value: the ratio."""
+    SFORM_QFORM_DISAGREE = "sform_qform_disagree"
+    """NIfTI's two affines differ; value: by how many mm; detail: the one that was used."""
+    SFORM_UNUSABLE = "sform_unusable"
+    """The sform is singular or not finite, so the qform was used."""
+    QFORM_UNUSABLE = "qform_unusable"
+    """The qform is damaged and was not used."""
+    OBLIQUE = "oblique"
+    """The voxel axes are turned against the patient's; value: degrees."""
+    SHEARED = "sheared"
+    """The voxel axes are not at right angles (gantry tilt); value: degrees."""
+    PART_OF_SERIES = "part_of_series"
+    """A DICOM series holds several volumes, and this is one of them; detail: which."""
+    CHANNEL_PARTLY_COVERED = "channel_partly_covered"
+    """A sequence does not reach over the whole first one; value: share covered; detail: both titles."""
+    LOSSY_COMPRESSION = "lossy_compression"
+    """The pixels were compressed with loss."""
+    PADDING = "padding"
+    """Voxels that DICOM calls padding; value: their share; detail: what they count as."""
+    OLD_VERSION = "old_version"
+    """Noticed by a version of the program that kept sentences only; detail: the sentence."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One thing that was noticed.
+
+    Attributes:
+        code: what.
+        structure: the label it is about; empty if it is about the scan.
+        value: its figure, in the unit that `FlagCode` states; None if it has none.
+        detail: a name or number that the sentence repeats; never compared with anything.
+    """
+
+    code: FlagCode
+    structure: str = ""
+    value: float | None = None
+    detail: str = ""
