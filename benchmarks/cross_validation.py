@@ -66,6 +66,7 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, minutes: float) 
 
     splits = json.loads((data / "splits.json").read_text())
     folds = deal_folds([*splits["train"], *splits["validation"]])
+    RESULTS.mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(folds, indent=1) + "\n", RESULTS / "folds.json")
     held_out = folds[fold]
     run = runs / recipe.stem / f"fold-{fold}"

@@ -41,7 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -75,7 +75,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                     os.fsync(opened.fileno())
         partial.rename(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -93,7 +93,7 @@ def scratch_folder() -> Iterator[Path]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise OutputError(f"{tempfile.gettempdir()}: no room for temporary files ({error.strerror})") from error
+        raise OutputError(f"no room for temporary files ({error.strerror})", path=tempfile.gettempdir()) from error
 
 
 def write_text(text: str, path: Path) -> None:
@@ -122,7 +122,7 @@ def make_folder(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"{path}: the folder cannot be made or written to ({error.strerror})") from error
+        raise OutputError(f"the folder cannot be made or written to ({error.strerror})", path=path) from error
 
 
 def remove_orphans(folder: Path) -> None:
@@ -145,11 +145,11 @@ def lock(file: BinaryIO, folder: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise OutputError(
-                    f"{folder}: another run is working in this folder; wait for its end or choose another --out"
+                    "another run is working in this folder; wait for its end or choose another --out", path=folder
                 ) from None
             time.sleep(0.05)
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be locked against other runs ({error.strerror})") from error
+            raise OutputError(f"cannot be locked against other runs ({error.strerror})", path=folder) from error
 
 
 def harmless(text: str) -> str:

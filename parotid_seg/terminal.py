@@ -75,10 +75,12 @@ def print_error(text: str) -> None:
 
 def outcome_text(outcome: Outcome) -> str:
     """How a case ended, in one line."""
+    from parotid_seg.runtime.flag_text import sentences
+
     entry = outcome.entry
     sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())
     took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
-    flags = f"; note: {'; '.join(entry.flags)}" if entry.flags else ""
+    flags = f"; note: {sentences(entry.flags)}" if entry.flags else ""
     return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"
 
 

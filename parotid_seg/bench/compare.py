@@ -121,7 +121,7 @@ def compare_files(old: Path, new: Path) -> Comparison:
     one, other = _read(old), _read(new)
     shared = [key for key in one.rounds_ms if key in other.rounds_ms]
     if not shared:
-        raise InputError(f"{new}: has no engine and batch size in common with {old}")
+        raise InputError(f"has no engine and batch size in common with {old}", path=new)
     notes = [
         f"{what}: {before} and {after}"
         for what, before, after in (
@@ -153,15 +153,16 @@ def _read(path: Path) -> _Old:
     try:
         found: Any = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file, expected a bench.json") from error
+        raise InputError("no such file, expected a bench.json", path=path) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}), expected a bench.json") from error
+        raise InputError(f"not readable as JSON ({error}), expected a bench.json", path=path) from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not made by parotid-seg bench, expected a bench.json")
+        raise InputError("not made by parotid-seg bench, expected a bench.json", path=path)
     if found.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: found schema version {found.get('schema_version')}, expected {SCHEMA_VERSION}; measure again "
-            "with this version of parotid-seg"
+            f"found schema version {found.get('schema_version')}, expected {SCHEMA_VERSION}; measure again "
+            "with this version of parotid-seg",
+            path=path,
         )
     try:
         speeds = {(row["name"], speed["batch_size"]): speed for row in found["rows"] for speed in row["speeds"]}
@@ -177,7 +178,7 @@ def _read(path: Path) -> _Old:
                 raise ValueError("rounds without the machine's pace")
         return measured
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged: {error!r}") from error
+        raise InputError(f"damaged: {error!r}", path=path) from error
 
 
 def _rounds(content: Sequence[Sequence[float]]) -> Rounds:

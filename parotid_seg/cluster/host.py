@@ -107,7 +107,7 @@ class _Cases:
     def __init__(self, order: Order) -> None:
         work, errand, model = order.errand.work, order.errand, order.model
         if not (errand.out or (work.out / errand.token).is_file()):
-            raise OutputError(f"{work.out}: not the folder that the command sees there; {SHARED}")
+            raise OutputError(f"not the folder that the command sees there; {SHARED}", path=work.out)
         backend = load_on_host(model, order.cpus)
         self._ran = backend.ran
         if (self._ran.precision, self._ran.device[:3]) != (order.ran.precision, order.ran.device[:3]):
@@ -124,7 +124,7 @@ class _Cases:
         for job in jobs:
             source = job.case.scan[0]
             if isinstance(source, Path) and not url_of(source) and not source.parent.is_dir():
-                raise OutputError(f"{source.parent}: no such folder, which the command sees; {SHARED}")
+                raise OutputError(f"no such folder, which the command sees; {SHARED}", path=source.parent)
         fetched = self._stage.fetch(jobs)
         yield from (each for each in fetched if isinstance(each, Finished))
         known = {job.case.name: job for job in jobs}

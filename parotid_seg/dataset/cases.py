@@ -20,6 +20,7 @@ from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dicom.read import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder
+from parotid_seg.runtime.flag_text import sentence
 from parotid_seg.scan.nifti import NiftiScan
 
 ENDING = ".nii.gz"
@@ -116,7 +117,7 @@ class Making:
         write_volume(labels, scan, self._label_path(case))
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
         shown = tuple(label for label in self.labels if label in contoured.rois)
-        made = replace(case, kind=LABELLED, key=key, labels=shown, notes=(*scan.volume.notes, *notes))
+        made = replace(case, kind=LABELLED, key=key, labels=shown, notes=(*map(sentence, scan.volume.flags), *notes))
         self._keep(replace(made, folder=str(found.series.folder), structures=str(path), by=contoured.by))
 
     def _keep_scan(self, found: Candidate, case: Case) -> None:
@@ -126,7 +127,15 @@ class Making:
         scan = _read(found)
         case = self._without_files(case)
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, UNLABELLED))
-        self._keep(replace(case, kind=UNLABELLED, key=key, notes=scan.volume.notes, folder=str(found.series.folder)))
+        self._keep(
+            replace(
+                case,
+                kind=UNLABELLED,
+                key=key,
+                notes=tuple(map(sentence, scan.volume.flags)),
+                folder=str(found.series.folder),
+            )
+        )
 
     def _keep(self, case: Case) -> None:
         self.private.keep(case)
@@ -146,7 +155,7 @@ class Making:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise OutputError(f"{path}: cannot be removed ({error.strerror})") from error
+                raise OutputError(f"cannot be removed ({error.strerror})", path=path) from error
         return case
 
     def _image_path(self, case: Case, kind: str) -> Path:

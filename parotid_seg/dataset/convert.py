@@ -59,7 +59,7 @@ def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[M
         label for value, label in enumerate(labels, start=1) if label in contoured.rois and not (mask == value).any()
     ]
     if lost:
-        raise ScanError(f"{path}: {', '.join(lost)}: all its voxels are in another label, too")
+        raise ScanError(f"{', '.join(lost)}: all its voxels are in another label, too", path=path)
     return mask, tuple(notes)
 
 
@@ -89,7 +89,7 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
         else:
             middle, what = float(body_centre(scan.volume, TISSUE_HU)[1]), "the patient's middle"
         if (column > middle) != ("left" in words(names[value])):
-            raise ScanError(f"{path}: {names[value]} lies on the wrong side of {what}: left and right are swapped")
+            raise ScanError(f"{names[value]} lies on the wrong side of {what}: left and right are swapped", path=path)
 
 
 def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:

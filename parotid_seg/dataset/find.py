@@ -92,7 +92,7 @@ def _files(places: Sequence[Path], ignored: set[Path]) -> list[Path]:
     files: dict[Path, None] = {}
     for place in places:
         if not place.exists():
-            raise InputError(f"{place}: no such file or folder")
+            raise InputError("no such file or folder", path=place)
         if place.is_file():
             files[place.resolve()] = None
         for parent, folders, names in os.walk(place.resolve()):

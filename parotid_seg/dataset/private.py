@@ -119,8 +119,9 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
     holds = any((data / name).exists() for name in ("dataset.json", *FOLDERS))
     if holds and not (folder / STATE).exists():
         raise InputError(
-            f"{data}: holds a data set, but found no {folder / STATE}, by which its cases are recognised; "
-            "expected that file, or another --out"
+            f"holds a data set, but found no {folder / STATE}, by which its cases are recognised; "
+            "expected that file, or another --out",
+            path=data,
         )
     new = not folder.exists()
     for each in (folder, data):
@@ -134,8 +135,9 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
         private = _read(folder)
         if private.cases and private.labels != labels:
             raise InputError(
-                f"{data}: has the labels {', '.join(private.labels)}, found --labels {', '.join(labels)}; "
-                "expected the same, or another --out"
+                f"has the labels {', '.join(private.labels)}, found --labels {', '.join(labels)}; "
+                "expected the same, or another --out",
+                path=data,
             )
         private.labels = labels
         private.save()
@@ -147,7 +149,7 @@ def _locked(folder: Path, data: Path) -> Iterator[None]:
     try:
         file = (folder / "lock").open("wb")
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"cannot be written ({error.strerror})", path=folder) from error
     with file:
         lock(file, data)
         yield
@@ -169,7 +171,7 @@ def _read(folder: Path) -> Private:
         return Private(folder, found["salt"], tuple(found["labels"]), cases)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path}: cannot be read ({type(error).__name__}), expected the state that a run left"
+            f"cannot be read ({type(error).__name__}), expected the state that a run left", path=path
         ) from None
 
 

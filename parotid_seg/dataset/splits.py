@@ -31,10 +31,10 @@ def read_splits(path: Path) -> Splits:
         found = json.loads(path.read_text())
         return {str(name): [str(case) for case in cases] for name, cases in found.items()}
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"cannot be read ({error.strerror})", path=path) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: found no lists of cases by name, as in {{'train': [...], 'validation': [...]}}"
+            "found no lists of cases by name, as in {'train': [...], 'validation': [...]}", path=path
         ) from error
 
 

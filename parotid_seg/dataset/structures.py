@@ -147,8 +147,8 @@ def series_of(structures: StructureSet, found: Sequence[Series]) -> tuple[Series
         if len(candidates) == 1:
             return candidates[0], way
         if candidates:
-            raise ScanError(f"{structures.path}: {len(candidates)} series fit its {way}, expected one")
-    raise ScanError(f"{structures.path}: refers to a series that is not among the scans found")
+            raise ScanError(f"{len(candidates)} series fit its {way}, expected one", path=structures.path)
+    raise ScanError("refers to a series that is not among the scans found", path=structures.path)
 
 
 def _contours(roi: Dataset) -> list[Dataset]:

@@ -34,7 +34,7 @@ def describe_folder(path: Path) -> dict[str, str]:
         ScanError: if the file is not there.
     """
     if not path.exists():
-        raise ScanError(f"{path}: no such file or folder")
+        raise ScanError("no such file or folder", path=path)
     alone = path.is_file()
     files = sorted(path.parent.iterdir()) if alone else _files(path)
     found = find_series(each for each in files if each.is_file())

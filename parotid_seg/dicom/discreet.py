@@ -39,8 +39,8 @@ def discreet(path: Path, what: str) -> Iterator[None]:
         except ParotidSegError:
             raise
         except OSError as error:
-            raise ScanError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
+            raise ScanError(f"cannot be read ({error.strerror or type(error).__name__})", path=path) from None
         except Exception as error:
             if isinstance(error, AttributeError) and isinstance(error.obj, Dataset):
-                raise ScanError(f"{path}: not a complete {what}: found no {error.name}") from None
-            raise ScanError(f"{path}: not a readable {what} ({type(error).__name__})") from None
+                raise ScanError(f"not a complete {what}: found no {error.name}", path=path) from None
+            raise ScanError(f"not a readable {what} ({type(error).__name__})", path=path) from None

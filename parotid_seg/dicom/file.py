@@ -159,7 +159,9 @@ def _stop(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if length > LONGEST_TEXT and tag in _SHORT:
-            raise ScanError(f"{path}: damaged: found an attribute of {length} bytes, expected at most {LONGEST_TEXT}")
+            raise ScanError(
+                f"damaged: found an attribute of {length} bytes, expected at most {LONGEST_TEXT}", path=path
+            )
         return tag in _PIXELS
 
     return stop
@@ -170,7 +172,7 @@ def _inflated(file: _Bounded, path: Path) -> io.BytesIO:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(file.rest(), LARGEST_INFLATED)
     if inflater.unconsumed_tail:
-        raise ScanError(f"{path}: damaged: inflates to more than {LARGEST_INFLATED >> 20} MB")
+        raise ScanError(f"damaged: inflates to more than {LARGEST_INFLATED >> 20} MB", path=path)
     return io.BytesIO(content)
 
 

@@ -40,8 +40,16 @@ class LeftOut:
     refused: bool = False
 
     def __str__(self) -> str:
-        line = f"{self.path}: {self.reason}" + (f" ({self.count} files)" if self.count > 1 else "")
-        return "".join(each if each.isprintable() else "_" for each in line)  # names of files may hold anything
+        return str(self.as_error())
+
+    def as_error(self, expected: str = "") -> ScanError:
+        """The error to raise where such files are not to be passed over.
+
+        Args:
+            expected: what there should have been instead, for the message.
+        """
+        reason = self.reason + (f" ({self.count} files)" if self.count > 1 else "")
+        return ScanError(_printable(f"{reason}; {expected}" if expected else reason), path=_printable(str(self.path)))
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,11 @@ class _Gathered:
         return tuple(sorted(made, key=lambda each: not each.refused))
 
 
+def _printable(text: str) -> str:
+    """Text on one line: names of files may hold anything."""
+    return "".join(each if each.isprintable() else "_" for each in text)
+
+
 def find_series(files: Iterable[Path]) -> Found:
     """Find CT and MR series among files of any kind and name, in any number of folders.
 
@@ -119,7 +132,7 @@ def _gather(path: Path, gathered: _Gathered) -> None:
         suspect = not kind or kind in MODALITIES
         if suspect:
             gathered.unreadable.append(path)
-        words = str(error).removeprefix(f"{path}: ")
+        words = error.reason
         gathered.leave(words if suspect else f"{_words_for(kind)}; {words}", path, refused=suspect)
     else:
         if other:
@@ -172,7 +185,9 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
         stacks, copies = stacks_of(frames)
     except Unusable as error:
         single = len(paths) == 1 and isinstance(error, NoScan)
-        gathered.leave(str(error) if single else f"{title}: {error}", *paths, refused=not isinstance(error, NoScan))
+        gathered.leave(
+            error.reason if single else f"{title}: {error.reason}", *paths, refused=not isinstance(error, NoScan)
+        )
         return []
     if copies:
         gathered.leave("copies of images that are used", *(frame.slice.path for frame in copies))
@@ -252,16 +267,15 @@ def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
     spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
     axes = Orientation.from_affine(series.affine).axes
     shape = (len(series.slices), series.rows, series.columns)
-    where = f"{series.folder}: "
     try:
         check_spacing(series.folder, spacing)
     except ScanError as error:
-        gathered.leave(f"{series.title}: {str(error).removeprefix(where)}", *volume.paths, refused=True)
+        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, refused=True)
         return False
     try:
         check_extent(series.folder, tuple(shape[axis] for axis in axes), tuple(spacing[list(axes)]))
     except ScanError as error:
-        gathered.leave(f"{series.title}: {str(error).removeprefix(where)}", *volume.paths)
+        gathered.leave(f"{series.title}: {error.reason}", *volume.paths)
         return False
     return True
 

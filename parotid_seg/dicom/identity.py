@@ -71,10 +71,10 @@ def read_source(series: Series) -> Dataset:
     with discreet(path, "DICOM image"):
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if header.SOPInstanceUID != series.slices[0].sop_instance_uid:
-            raise ScanError(f"{path}: found another image than when the series was read")
+            raise ScanError("found another image than when the series was read", path=path)
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
             if not header.get(keyword):
-                raise ScanError(f"{path}: found no {keyword}, which a DICOM result must refer to")
+                raise ScanError(f"found no {keyword}, which a DICOM result must refer to", path=path)
     return header
 
 

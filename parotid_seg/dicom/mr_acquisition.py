@@ -94,12 +94,12 @@ def read_acquisition(series: Series) -> Acquisition:
     with discreet(first.path, "DICOM image"):
         header = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=TAGS)
         if text_of(header, "SOPInstanceUID") != first.sop_instance_uid:
-            raise ScanError(f"{first.path}: found another image than when the series was read")
+            raise ScanError("found another image than when the series was read", path=first.path)
         try:
             places = dict(images_in(header))
             return _acquisition([*(places[first.frame](group) for group in GROUPS), header])
         except Unusable as error:
-            raise ScanError(f"{first.path}: {error}") from None
+            raise ScanError(f"{error}", path=first.path) from None
 
 
 def _acquisition(places: Sequence[Dataset]) -> Acquisition:

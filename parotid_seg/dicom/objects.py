@@ -27,13 +27,13 @@ def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, 
     """Raise InputError unless a mask fits its series and labels, and the file to be made is none that is read."""
     expected = (len(series.slices), series.rows, series.columns)
     if mask.shape != expected:
-        raise InputError(f"{path}: found a mask of shape {mask.shape}, expected {expected} as the series has")
+        raise InputError(f"found a mask of shape {mask.shape}, expected {expected} as the series has", path=path)
     if len(labels) < 2 or int(mask.max()) >= len(labels):
         raise InputError(
-            f"{path}: found label {int(mask.max())} in the mask, expected names for it: {len(labels)} labels"
+            f"found label {int(mask.max())} in the mask, expected names for it: {len(labels)} labels", path=path
         )
     if path.resolve() in {file.resolve() for file in (*(each.path for each in series.slices), *read) if file}:
-        raise InputError(f"{path}: cannot be written: it is one of the files that are read")
+        raise InputError("cannot be written: it is one of the files that are read", path=path)
 
 
 def add_maker(dataset: Dataset, model: str) -> None:

@@ -18,6 +18,7 @@ from parotid_seg.dicom.pixels import read_voxels
 from parotid_seg.dicom.read import read_series
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import NiftiScan, joined_channels
 from parotid_seg.scan.volume import Voxels
 
@@ -46,16 +47,17 @@ def read_on_one_grid(first: Series, further: Sequence[Series]) -> NiftiScan:
     volumes = [scan.volume]
     for each in further:
         if not first.frame_of_reference_uid or each.frame_of_reference_uid != first.frame_of_reference_uid:
-            raise ScanError(f"{each.folder}: {each.title} has not the frame of reference of {first.title}")
-        voxels, notes = read_voxels(each)
+            raise ScanError(f"{each.title} has not the frame of reference of {first.title}", path=each.folder)
+        voxels, flags = read_voxels(each)
         whole = voxels.dtype == scan.volume.voxels.dtype == np.int16
         voxels, covered = resampled(voxels, each.affine, first.affine, shape, whole=whole)
         if not covered:
-            raise ScanError(f"{each.folder}: {each.title} has no place in common with {first.title}")
+            raise ScanError(f"{each.title} has no place in common with {first.title}", path=each.folder)
         if covered < COVERED:
-            notes = (*notes, f"{each.title} covers {covered:.0%} of {first.title}; what it lacks counts as air")
+            partly = Flag(FlagCode.CHANNEL_PARTLY_COVERED, value=covered, detail=f"{each.title} / {first.title}")
+            flags = (*flags, partly)
         canonical = cast(Voxels, scan.volume.orientation.to_canonical(voxels.T)[None])
-        volumes.append(replace(scan.volume, voxels=canonical, notes=notes))
+        volumes.append(replace(scan.volume, voxels=canonical, flags=flags))
     return replace(scan, volume=joined_channels(volumes))
 
 

@@ -22,6 +22,7 @@ from parotid_seg.dicom.layout import Layout, layout_of, scaling_of
 from parotid_seg.dicom.series import Series
 from parotid_seg.dicom.values import Unusable, integer_of, text_of, values_of
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.volume import Voxels
 
 Words = NDArray[np.integer]
@@ -34,8 +35,8 @@ START_OF_SCAN = 0xDA
 """Marker after which a JPEG's or JPEG-LS's pixels come."""
 
 
-def read_voxels(series: Series) -> tuple[Voxels, tuple[str, ...]]:
-    """Intensities (slices, rows, columns) of a series, int16 if all are whole and fit, else float32; and notes on them.
+def read_voxels(series: Series) -> tuple[Voxels, tuple[Flag, ...]]:
+    """Intensities (slices, rows, columns) of a series, int16 if all are whole and fit, else float32; and flags on them.
 
     Padding becomes the lowest intensity of the rest, which is air in a CT.
 
@@ -51,11 +52,11 @@ def read_voxels(series: Series) -> tuple[Voxels, tuple[str, ...]]:
             try:
                 _read_file(path, series, indices, volume)
             except Unusable as error:
-                raise ScanError(f"{path}: {error}") from None
+                raise ScanError(f"{error}", path=path) from None
     try:
         return volume.finish()
     except Unusable as error:
-        raise ScanError(f"{series.folder}: {error}") from None
+        raise ScanError(f"{error}", path=series.folder) from None
 
 
 def _read_file(path: Path, series: Series, indices: dict[int, int], volume: _Volume) -> None:
@@ -111,16 +112,16 @@ class _Volume:
             with np.errstate(over="ignore"):  # infinite voxels are refused later
                 self._voxels[index] = values.astype(np.float64) * slope + intercept
 
-    def finish(self) -> tuple[Voxels, tuple[str, ...]]:
-        """The voxels, and notes on them."""
-        notes = ["compressed with loss"] if self.lossy else []
+    def finish(self) -> tuple[Voxels, tuple[Flag, ...]]:
+        """The voxels, and flags on them."""
+        flags = [Flag(FlagCode.LOSSY_COMPRESSION)] if self.lossy else []
         if self._padded is not None:
             if self._padded.all():
                 raise Unusable("every voxel is padding, expected an image")
             lowest = self._voxels[~self._padded].min()
             self._voxels[self._padded] = lowest
-            notes.append(f"{self._padded.mean():.1%} of the voxels are padding and count as {lowest:g}")
-        return self._voxels, tuple(notes)
+            flags.append(Flag(FlagCode.PADDING, value=float(self._padded.mean()), detail=f"{lowest:g}"))
+        return self._voxels, tuple(flags)
 
 
 def _modulo(number: float) -> np.int16:

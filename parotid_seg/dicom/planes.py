@@ -78,7 +78,7 @@ def read_planes(series: Series) -> tuple[Plane, ...]:
                 }
             header = headers[each.path]
             if header.SOPInstanceUID != each.sop_instance_uid:
-                raise ScanError(f"{each.path}: found another image than when the series was read")
+                raise ScanError("found another image than when the series was read", path=each.path)
             planes.append(plane_of_frame(header, each.frame))
     return tuple(planes)
 

@@ -18,6 +18,7 @@ from parotid_seg.dicom.find import Found, LeftOut, find_series
 from parotid_seg.dicom.pixels import read_voxels
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import NiftiScan, scan_of_image
 from parotid_seg.scan.volume import Mask, Voxels
 
@@ -38,15 +39,14 @@ def read_series(series: Series) -> NiftiScan:
     Raises:
         ScanError: if a file cannot be read or has changed, or as `read_nifti` of a volume that can be no head scan.
     """
-    voxels, notes = read_voxels(series)
+    voxels, flags = read_voxels(series)
     try:
         scan = scan_of_image(_image(voxels, series.affine), series.folder)
     except ScanError as error:
-        where = f"{series.folder}: "
-        raise ScanError(f"{where}{series.title}: {str(error).removeprefix(where)}") from error
+        raise ScanError(f"{series.title}: {error.reason}", path=series.folder) from error
     if series.part:
-        notes = (f"one of several volumes of its series ({series.part})", *notes)
-    return replace(scan, volume=replace(scan.volume, notes=(*scan.volume.notes, *notes)))
+        flags = (Flag(FlagCode.PART_OF_SERIES, detail=series.part), *flags)
+    return replace(scan, volume=replace(scan.volume, flags=(*scan.volume.flags, *flags)))
 
 
 def _image(voxels: Voxels, affine: NDArray[np.float64]) -> Nifti1Image:

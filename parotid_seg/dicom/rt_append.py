@@ -67,9 +67,9 @@ def _check(path: Path, dataset: Dataset, series: Series, source: Dataset) -> Non
     """Raise ScanError unless a structure set is of the series' patient, study and frame of reference."""
     if dataset.StudyInstanceUID != series.study_uid:
         found, expected = plain_uid(dataset.StudyInstanceUID), plain_uid(series.study_uid)
-        raise ScanError(f"{path}: of another study: found {found}, expected {expected}")
+        raise ScanError(f"of another study: found {found}, expected {expected}", path=path)
     if (dataset.get("PatientID") or "") != (source.get("PatientID") or ""):
-        raise ScanError(f"{path}: of another patient than the series: the PatientIDs differ")
+        raise ScanError("of another patient than the series: the PatientIDs differ", path=path)
     frames = {str(each.FrameOfReferenceUID) for each in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
     frames |= {str(each.ReferencedFrameOfReferenceUID) for each in dataset.get("StructureSetROISequence") or ()}
     check_frame(frames, series, str(path))

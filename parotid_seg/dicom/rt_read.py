@@ -178,13 +178,13 @@ def read_structure_set(path: Path) -> FileDataset:
             dataset = pydicom.dcmread(path, force=True)
         if dataset.SOPClassUID != RTStructureSetStorage:
             raise ScanError(
-                f"{path}: found SOP class {plain(dataset.SOPClassUID.name)[:64]}, expected an RT Structure Set"
+                f"found SOP class {plain(dataset.SOPClassUID.name)[:64]}, expected an RT Structure Set", path=path
             )
         cut_off = any(
             isinstance(each, RawDataElement) and len(each.value or b"") < each.length for each in dataset.elements()
         )
         if cut_off or "ROIContourSequence" not in dataset:
-            raise ScanError(f"{path}: not a whole RT Structure Set: it is cut off or has no contours")
+            raise ScanError("not a whole RT Structure Set: it is cut off or has no contours", path=path)
     return dataset
 
 

@@ -199,7 +199,7 @@ def engine_for(
     if model.suffix == ".engine":
         found = library_named(read_sidecar(model).library)
         if found is not described:
-            raise InputError(f"{model}: found an engine of {found.title}, expected one of {described.title}")
+            raise InputError(f"found an engine of {found.title}, expected one of {described.title}", path=model)
         return usable_engine(model, report=report, progress=progress)
     gpu = find_gpu()
     if gpu is None:
@@ -262,7 +262,7 @@ class _Build:
         if plan is None:
             limit = self.options.workspace_mib
             within = "" if limit is None else f" within a workspace of {limit} MiB"
-            raise ModelError(f"{self.onnx_path}: {self.library.title} cannot build it{within}: {log.said()}")
+            raise ModelError(f"{self.library.title} cannot build it{within}: {log.said()}", path=self.onnx_path)
         if cache is not None and timing_cache is not None:
             with whole_file(timing_cache) as partial:
                 partial.write_bytes(cache.serialize())
@@ -295,7 +295,7 @@ class _Build:
         found = sorted(network.get_input(index).name for index in range(network.num_inputs))
         if found != sorted(shapes):
             expected = ", ".join(sorted(shapes))
-            raise ModelError(f"{self.onnx_path}: found inputs {', '.join(found)}, expected {expected}")
+            raise ModelError(f"found inputs {', '.join(found)}, expected {expected}", path=self.onnx_path)
         profile = builder.create_optimization_profile()
         for name, three in shapes.items():
             profile.set_shape(name, *three)
@@ -313,7 +313,7 @@ def parse(trt: ModuleType, builder: Any, content: bytes, log: Any, path: Path) -
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
         said = "; ".join(" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors))
-        raise ModelError(f"{path}: {trt.__name__}'s parser does not take it: {said}")
+        raise ModelError(f"{trt.__name__}'s parser does not take it: {said}", path=path)
     return network, parser
 
 

@@ -160,7 +160,7 @@ def export(
         _write(record, parity_file)
         if not proof.worst.passed:
             draw_failure(proof, content, source.parity, picture)
-        raise ModelError(f"{out}: not written: {proof.failure}; see {parity_file}")
+        raise ModelError(f"not written: {proof.failure}; see {parity_file}", path=out)
     candidate, proof, _ = passed[0]
     if passed[1:]:
         with seconds.of("time on the CPU"):
@@ -239,8 +239,9 @@ def _add_engine(
     report(f"{options.engine}: multiply-adds {census} in the network")
     if census.macs.get(proof.precision, 0) < LEAST_SHARE * proof.network:
         raise ModelError(
-            f"{out}: no engine built: {options.engine} would compute {census}, expected {proof.precision} in at least "
-            f"{LEAST_SHARE:.0%} of the network"
+            f"no engine built: {options.engine} would compute {census}, expected {proof.precision} in at least "
+            f"{LEAST_SHARE:.0%} of the network",
+            path=out,
         )
     engine = out.with_suffix(".engine")
 
@@ -252,7 +253,7 @@ def _add_engine(
         if found.failure:
             for old in (engine, sidecar_path(engine)):
                 old.unlink(missing_ok=True)
-            raise ModelError(f"{engine}: not written: {found.failure}; see {out.with_suffix('.parity.json')}")
+            raise ModelError(f"not written: {found.failure}; see {out.with_suffix('.parity.json')}", path=engine)
         return found.summary()
 
     build_engine(

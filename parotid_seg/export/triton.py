@@ -80,13 +80,13 @@ def write_repository(
     serving = serving or Serving()
     ending = model.suffix
     if ending not in PLATFORMS:
-        raise InputError(f"{model}: expected a model file ending in {' or '.join(PLATFORMS)}")
+        raise InputError(f"expected a model file ending in {' or '.join(PLATFORMS)}", path=model)
     entry = check_entry(folder, serving)
     if ending == ".engine":
         sidecar = read_sidecar(model)
         content, contract = read_engine(model, sidecar), sidecar.contract
         if sidecar.library != "tensorrt":
-            raise InputError(f"{model}: an engine of {sidecar.library}, but Triton runs those of tensorrt only")
+            raise InputError(f"an engine of {sidecar.library}, but Triton runs those of tensorrt only", path=model)
         if serving.device == "cpu":
             raise InputError(f"triton.device: found cpu, but {model.name} is a TensorRT engine, which needs cuda")
         if serving.max_requests:
@@ -122,7 +122,7 @@ def check_entry(folder: Path, serving: Serving) -> Path:
     """Where an entry will be. Raises InputError if it is there already, ParotidSegError if tritonclient is missing."""
     entry = folder / serving.name
     if entry.exists():
-        raise InputError(f"{entry}: there is an entry of this name; choose another name, or remove the entry first")
+        raise InputError("there is an entry of this name; choose another name, or remove the entry first", path=entry)
     schema()
     return entry
 
@@ -133,10 +133,10 @@ def _check_layout(content: bytes, contract: Contract, model: Path) -> None:
     inputs, output = tensors(contract)
     for each, value in zip((*inputs, output), (*graph.input, *graph.output), strict=False):
         if (found := _tensor(value)) != each:
-            raise ModelError(f"{model}: found {found}, expected {each}")
+            raise ModelError(f"found {found}, expected {each}", path=model)
     counts = len(graph.input), len(graph.output)
     if counts != (len(inputs), 1):
-        raise ModelError(f"{model}: found {counts[0]} inputs and {counts[1]} outputs, expected {len(inputs)} and 1")
+        raise ModelError(f"found {counts[0]} inputs and {counts[1]} outputs, expected {len(inputs)} and 1", path=model)
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from parotid_seg.errors import InputError
+from parotid_seg.flags import Flag
 from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.backend import Backend
+from parotid_seg.runtime.flag_text import sentence
 from parotid_seg.runtime.infer import InferOptions, Outcome, infer
 from parotid_seg.runtime.outputs import ENDINGS, RTSTRUCT, Outputs
 
@@ -24,7 +26,7 @@ def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True
 
     def segment(series: Path, out: Path) -> Segmented:
         failures: list[str] = []
-        flags: list[str] = []
+        flags: list[Flag] = []
 
         def note(outcome: Outcome) -> None:
             if outcome.status == "failed":
@@ -36,6 +38,8 @@ def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True
         except InputError as error:
             return Segmented(reason="; ".join(failures) or str(error))
         files = tuple(sorted(out.glob(f"*{ENDINGS[RTSTRUCT]}")))
-        return Segmented(files, reason="" if files else "; ".join(failures), note="; ".join((*failures, *flags)))
+        return Segmented(
+            files, reason="" if files else "; ".join(failures), note="; ".join((*failures, *map(sentence, flags)))
+        )
 
     return segment

@@ -69,7 +69,7 @@ def find_scans(
     alone: list[Path] = []
     for argument in arguments:
         if not exists(argument):
-            errors.append(ScanError(f"{argument}: no such file or folder"))
+            errors.append(ScanError("no such file or folder", path=argument))
         elif argument.is_dir():
             files = [path for path in _walk(argument.resolve(), ignored) if path not in ignored]
             in_files, wrong = scans_in_files(filter(is_nifti, files), channels)
@@ -122,21 +122,20 @@ def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Seri
 
     found = find_series(files)
     series, others = of_modality(found.series, channels)
-    errors = [ScanError(str(each)) for each in found.left_out if each.refused]
+    errors = [each.as_error() for each in found.left_out if each.refused]
     return series, errors, [*others, *(each for each in found.left_out if not each.refused)]
 
 
 def _nothing_in(folder: Path, left_out: Sequence[LeftOut]) -> ScanError:
     why = f"; left out: {left_out[0].reason}" if left_out else ""
-    return ScanError(f"{folder}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series{why}")
+    return ScanError(f"no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series{why}", path=folder)
 
 
 def _of_no_use(found: LeftOut) -> ScanError:
     """Files that were named one by one, but are no scan."""
     reason = "neither NIfTI nor DICOM" if found.reason in STRAY else found.reason
-    return ScanError(
-        f"{replace(found, reason=reason)}; expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series"
-    )
+    expected = "expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series"
+    return replace(found, reason=reason).as_error(expected)
 
 
 def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
@@ -150,10 +149,10 @@ def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
     found = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
     takes = f"the model takes {len(channels)} channels ({', '.join(channels)})"
     if found is None:
-        raise ScanError(f"{path}: {takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}")
+        raise ScanError(f"{takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}", path=path)
     stem, number, ending = found[1], int(found[2]), found[3]
     if number >= len(channels):
-        raise ScanError(f"{path}: one more sequence of case {stem}, but {takes}; it was left out")
+        raise ScanError(f"one more sequence of case {stem}, but {takes}; it was left out", path=path)
     return tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
 
 

@@ -174,7 +174,9 @@ class Verdict:
 
     def refusal(self, engine: Path) -> ModelError:
         """The error to raise for an engine that can be neither used nor rebuilt."""
-        return ModelError(f"{engine}: cannot be used here: {'; '.join(self.reasons)}; not rebuilt: {self.not_rebuilt}")
+        return ModelError(
+            f"cannot be used here: {'; '.join(self.reasons)}; not rebuilt: {self.not_rebuilt}", path=engine
+        )
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -188,7 +190,7 @@ def read_sidecar(engine: Path) -> Sidecar:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the engine's sidecar cannot be read ({error}); build the engine again") from error
+        raise ModelError(f"the engine's sidecar cannot be read ({error}); build the engine again", path=path) from error
     return Sidecar.from_json(text, where=str(path))
 
 
@@ -201,9 +203,9 @@ def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
     try:
         content = engine.read_bytes()
     except OSError as error:
-        raise ModelError(f"{engine}: the engine file cannot be read ({error.strerror})") from error
+        raise ModelError(f"the engine file cannot be read ({error.strerror})", path=engine) from error
     if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:
-        raise ModelError(f"{engine}: not the file its sidecar describes (its hash does not match); build it again")
+        raise ModelError("not the file its sidecar describes (its hash does not match); build it again", path=engine)
     return content
 
 

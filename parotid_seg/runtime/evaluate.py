@@ -80,9 +80,9 @@ def evaluate(
     if predictions.is_file() and references.is_file():
         found = dict(zip(expected, found.values(), strict=True))
     if missing := sorted(expected.keys() - found.keys()):
-        raise InputError(f"{predictions}: no prediction for {_some(missing)} of {references}")
+        raise InputError(f"no prediction for {_some(missing)} of {references}", path=predictions)
     if extra := sorted(found.keys() - expected.keys()):
-        raise InputError(f"{references}: no reference for {_some(extra)} of {predictions}")
+        raise InputError(f"no reference for {_some(extra)} of {predictions}", path=references)
     cases = {}
     for name in sorted(expected, key=_natural):
         progress(name)
@@ -122,7 +122,7 @@ def _named(file: Path, labels: Callable[[Any], Sequence[str]]) -> tuple[str, ...
     try:
         return tuple(labels(json.loads(file.read_text())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: tells no label names, expected one for each value from 0 ({error!r})") from error
+        raise InputError(f"tells no label names, expected one for each value from 0 ({error!r})", path=file) from error
 
 
 def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean]:
@@ -148,10 +148,10 @@ def _masks(place: Path) -> dict[str, Path]:
     if place.is_file():
         return {case_name(place): place}
     if not place.is_dir():
-        raise InputError(f"{place}: no such file or folder")
+        raise InputError("no such file or folder", path=place)
     masks = {case_name(path): path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != "."}
     if not masks:
-        raise InputError(f"{place}: no masks in this folder, expected files ending in .nii or .nii.gz")
+        raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)
     return masks
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -141,7 +140,7 @@ def infer_at(
     """
     run = _Run(out, site, options, progress)
     found, errors = find(scans, site.contract.channels, ignore=run.results(scans), say=say)
-    refused = [_refused(str(error), scans) for error in errors]
+    refused = [_refused(error) for error in errors]
     run.total = len(found) + len(refused)
     if not found:
         if len(refused) < 2:
@@ -239,12 +238,9 @@ class _Run:
         return Ran(site.model_sha256, str(site.ran), site.contract.labels, self.total - len(self._entries))
 
 
-def _refused(message: str, arguments: Sequence[Path]) -> Entry:
-    """The entry of what `find_scans` could make no scan of. Its message begins with a path, which may hold colons."""
-    parts = message.split(": ")
-    beginnings = [": ".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    there = (each for each in beginnings if os.path.lexists(each) or Path(each) in arguments)
-    return Entry(case="", source=next(there, parts[0]), key="", status="failed", reason=message)
+def _refused(error: ScanError) -> Entry:
+    """The entry of what `find_scans` could make no scan of."""
+    return Entry(case="", source=str(error.path or ""), key="", status="failed", reason=str(error))
 
 
 def _remove_partials(out: Path) -> None:

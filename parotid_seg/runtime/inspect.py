@@ -10,6 +10,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists
 from parotid_seg.runtime.engine_file import check_engine, read_sidecar
+from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.gpu import capability_text, find_gpu
 from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.segmenter import check_ct
@@ -39,7 +40,7 @@ def inspect(path: Path) -> Facts:
         ModelError, ScanError: if it is damaged.
     """
     if not exists(path):
-        raise InputError(f"{path}: no such file")
+        raise InputError("no such file", path=path)
     if path.is_dir():
         return _describe_dicom(path)
     if path.suffix == ".onnx":
@@ -53,7 +54,7 @@ def inspect(path: Path) -> Facts:
     if read_dicom(path) is not None:
         return _describe_dicom(path)
     wanted = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
-    raise InputError(f"{path}: found {_kind_of(path)}, {wanted}")
+    raise InputError(f"found {_kind_of(path)}, {wanted}", path=path)
 
 
 def _describe_dicom(path: Path) -> Facts:
@@ -146,6 +147,7 @@ def _describe_channel(name: str, window: Window | None) -> str:
 def _describe_scan(path: Path) -> Facts:
     scan = read_nifti(path)
     facts = describe(scan)
+    facts["notes"] = sentences(scan.volume.flags) or "none"
     try:
         check_ct(scan.volume.voxels)
         facts["would be"] = "segmented as a CT"

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from parotid_seg.errors import OutputError
 from parotid_seg.files import lock
+from parotid_seg.flags import Flag, FlagCode
 
 NAME = "journal.jsonl"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
@@ -48,7 +50,7 @@ class Entry:
     further: dict[str, str] = dataclasses.field(default_factory=dict)
     volumes_ml: dict[str, float] = dataclasses.field(default_factory=dict)
     agreement: dict[str, float] = dataclasses.field(default_factory=dict)
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     backend: str = ""
     device: str = ""
@@ -79,7 +81,7 @@ class Journal:
         try:
             self._file = path.open("ab+")
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+            raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
         with self._file as file:
             lock(file, self.folder)
             self._read()  # another run may have ended just now
@@ -99,7 +101,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise OutputError(f"{self.folder / NAME}: cannot be written ({error.strerror})") from error
+            raise OutputError(f"cannot be written ({error.strerror})", path=self.folder / NAME) from error
 
     def owners(self) -> dict[str, Path]:
         """The scan that each name in the folder belongs to, by its first file."""
@@ -110,13 +112,28 @@ class Journal:
         try:
             lines = path.read_bytes().splitlines() if path.exists() else []
         except OSError as error:
-            raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+            raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
         for line in lines:
             try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
+                entry = entry_of(json.loads(line))
+            except (ValueError, TypeError, KeyError):
                 continue  # torn: its case counts as not done
-            self.entries[entry.case] = dataclasses.replace(entry, flags=tuple(entry.flags))
+            self.entries[entry.case] = entry
+
+
+def entry_of(content: dict[str, Any]) -> Entry:
+    """A journal line's content as an entry.
+
+    Raises:
+        TypeError, ValueError, KeyError: if it is none.
+    """
+    flags = (
+        Flag(FlagCode.OLD_VERSION, detail=flag)
+        if isinstance(flag, str)
+        else Flag(**{**flag, "code": FlagCode(flag["code"])})
+        for flag in content.get("flags", ())
+    )
+    return Entry(**{**content, "flags": tuple(flags)})
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

@@ -26,20 +26,21 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: the model file cannot be read ({error.strerror})") from error
+        raise ModelError(f"the model file cannot be read ({error.strerror})", path=path) from error
     try:
         entries = [dict(_fields(value)) for number, value in _fields(content) if number == METADATA]
         texts = {entry[1].decode(): entry.get(2, b"").decode() for entry in entries}
         found = graph_hash(content)
     except (IndexError, KeyError, ValueError) as error:
-        raise ModelError(f"{path}: not an ONNX model") from error
+        raise ModelError("not an ONNX model", path=path) from error
     if METADATA_KEY not in texts:
-        raise ModelError(f"{path}: an ONNX model, but without parotid-seg's contract in its metadata")
+        raise ModelError("an ONNX model, but without parotid-seg's contract in its metadata", path=path)
     contract = Contract.from_json(texts[METADATA_KEY], where=str(path))
     if found != contract.graph_sha256:
         raise ModelError(
-            f"{path}: found a graph of SHA-256 {found[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
-            "the file was changed or damaged"
+            f"found a graph of SHA-256 {found[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
+            "the file was changed or damaged",
+            path=path,
         )
     return content, contract
 

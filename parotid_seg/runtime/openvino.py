@@ -75,7 +75,7 @@ class OpenVinoBackend:
             self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
-            raise ModelError(f"{model}: OpenVINO {version()} cannot load it ({reason})") from error
+            raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=model) from error
         inputs, outputs = ([port.any_name for port in side] for side in (self._graph.inputs, self._graph.outputs))
         check_names(inputs, outputs, output, where=str(model))
         runs = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())

@@ -96,7 +96,7 @@ def make_session(
         return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
         reason = str(error).splitlines()[0]
-        raise ModelError(f"{model}: not an ONNX model that onnxruntime can load ({reason})") from error
+        raise ModelError(f"not an ONNX model that onnxruntime can load ({reason})", path=model) from error
 
 
 def check_single_onnxruntime() -> None:

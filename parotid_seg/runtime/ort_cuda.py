@@ -90,8 +90,9 @@ class OnnxRuntimeCudaBackend:
         if left:
             found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
             raise ModelError(
-                f"{model}: onnxruntime {onnxruntime.__version__} would run {found} of it on the CPU, expected all on "
-                f"{PROVIDER}; use another version of it, or --device cpu"
+                f"onnxruntime {onnxruntime.__version__} would run {found} of it on the CPU, expected all on "
+                f"{PROVIDER}; use another version of it, or --device cpu",
+                path=model,
             )
         self.model_sha256 = hashlib.sha256(content).hexdigest()
         # 8-bit products of a quantised graph are FP32 ones here: the provider has no kernels for them.

@@ -204,7 +204,7 @@ def _profiled(
         except Exception as error:  # onnxruntime's own classes, and what half-written files lead to
             reason = str(error).splitlines()[0]
             raise OutputError(
-                f"{folder}: no room for temporary files, or no way to run the graph ({reason})"
+                f"no room for temporary files, or no way to run the graph ({reason})", path=folder
             ) from error
     wanted, found = providers[0] if isinstance(providers[0], str) else providers[0][0], session.get_providers()[0]
     if found != wanted:

@@ -56,7 +56,7 @@ class Outputs:
         dicom = [name for name in self.formats if name in DICOM]
         if dicom and not isinstance(source, Series):
             raise ScanError(
-                f"{source}: a NIfTI file; --format {dicom[0]} refers to DICOM slices, expected a DICOM series"
+                f"a NIfTI file; --format {dicom[0]} refers to DICOM slices, expected a DICOM series", path=source
             )
 
     def write(self, mask: Mask, scan: NiftiScan, source: Source, labels: Sequence[str], model: str, stem: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a report says of a case: its flags in plain words, how grave they are, and which case comes first."""
+"""What a report says of a case: its flags, how grave they are, and which case comes first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.flag_text import severity_of
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.patients import Patient
 from parotid_seg.scan.labels import is_parotid, words
@@ -14,17 +16,6 @@ from parotid_seg.scan.labels import is_parotid, words
 LARGEST_RATIO = 1.6
 """Of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation patients it is
 less; their median is 1.12."""
-WEIGHTS = (
-    ("look swapped", 16),
-    ("missing", 8),
-    ("^no ", 8),
-    ("may be swapped", 8),
-    ("uncertain", 4),
-    ("cut by", 4),
-    ("unusual volume", 3),
-    ("sides differ", 2),
-)
-"""How grave a flag is, by an expression in it; the first that fits counts. All else, mostly on geometry, weighs 1."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class Judged:
         ratio: volume of the larger to that of the smaller parotid gland; None unless there are one left and one right.
         flags: the entry's, and one if the sides differ too much; of a failed case none.
         reason: why it failed, without the folders of its scan, whose names may tell who the patient is, and of results.
-        weight: sum over the flags.
+        severity: sum over the flags, see `flag_text.severity_of`.
         patient: None unless that is to be told.
     """
 
@@ -46,16 +37,16 @@ class Judged:
     name: str
     failed: bool
     ratio: float | None
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
     reason: str
-    weight: int
+    severity: int
     patient: Patient | None = None
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Worst first: failed, then the weight of the flags, low agreement, unequal sides; then by name."""
+        """Worst first: failed, then the severity of the flags, low agreement, unequal sides; then by name."""
         agreement = min(self.entry.agreement.values(), default=1.0)
-        return (not self.failed, -self.weight, agreement, -(self.ratio or 1.0), self.name)
+        return (not self.failed, -self.severity, agreement, -(self.ratio or 1.0), self.name)
 
     @property
     def status(self) -> str:
@@ -66,8 +57,9 @@ class Judged:
 def judge(entry: Entry, out: Path | None = None) -> Judged:
     """What a report says of an entry of the output folder `out`."""
     ratio = asymmetry(entry.volumes_ml)
-    differ = f"sides differ (the larger gland is {ratio:.2f} times the smaller)" if ratio else ""
-    flags = (*entry.flags, differ) if ratio and ratio > LARGEST_RATIO else tuple(entry.flags)
+    flags = entry.flags
+    if ratio and ratio > LARGEST_RATIO:
+        flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))
     return Judged(
         entry=entry,
         name=entry.case or Path(entry.source).name or entry.source,
@@ -75,7 +67,7 @@ def judge(entry: Entry, out: Path | None = None) -> Judged:
         ratio=ratio,
         flags=flags,
         reason=_without_folders(entry.reason, [*Path(entry.source).parents, *([out, *out.parents] if out else [])]),
-        weight=sum(map(weight_of, flags)),
+        severity=sum(severity_of(flag.code) for flag in flags),
     )
 
 
@@ -100,8 +92,3 @@ def asymmetry(volumes_ml: dict[str, float]) -> float | None:
         if is_parotid(name) and len(words(name) & {"left", "right"}) == 1 and size > 0
     }
     return max(sides.values()) / min(sides.values()) if len(sides) == 2 else None
-
-
-def weight_of(flag: str) -> int:
-    """How grave a flag is, see `WEIGHTS`."""
-    return next((weight for words, weight in WEIGHTS if re.search(words, flag)), 1)

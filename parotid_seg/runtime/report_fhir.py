@@ -29,10 +29,10 @@ from datetime import datetime
 from typing import Any
 
 from parotid_seg.files import visible
+from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.patients import Patient
 from parotid_seg.runtime.report_case import Judged
-from parotid_seg.runtime.report_views import shown_name
-from parotid_seg.scan.labels import is_parotid, words
+from parotid_seg.scan.labels import is_parotid, plain_name, words
 
 SNOMED, UCUM = "http://snomed.info/sct", "http://unitsofmeasure.org"
 VOLUME, PAROTID = ("118565006", "Volume"), ("45289007", "Parotid gland")
@@ -75,7 +75,7 @@ def _of_case(case: Judged, issued: str) -> list[Resource]:
         for resource in (report, *observations):
             resource["subject"] = {"reference": patient["fullUrl"]}
         entries.append(patient)
-    conclusion = case.reason if case.failed else "; ".join(case.flags)
+    conclusion = case.reason if case.failed else sentences(case.flags)
     if conclusion:
         report["conclusion"] = visible(conclusion)
     return [_entry(case, "report", report), *entries]
@@ -116,7 +116,7 @@ def _volume(case: Judged, name: str) -> Resource:
     quantity = {"value": case.entry.volumes_ml[name], "unit": "mL", "system": UCUM, "code": "mL"}
     found = _observation(case, _coded(*VOLUME), quantity)
     site = _coded(*PAROTID) if is_parotid(name) else {}
-    found["bodySite"] = {**site, "text": visible(shown_name(name))}
+    found["bodySite"] = {**site, "text": visible(plain_name(name))}
     sides = [side for side in SIDES if side in words(name)]
     if len(sides) == 1:
         laterality = {"url": LATERALITY, "valueCodeableConcept": _coded(*SIDES[sides[0]])}

@@ -16,9 +16,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from parotid_seg.files import visible
+from parotid_seg.runtime.flag_text import sentence, sentences
 from parotid_seg.runtime.report_case import LARGEST_RATIO, Judged
-from parotid_seg.runtime.report_views import SCALE_MM, shown_name
+from parotid_seg.runtime.report_views import SCALE_MM
 from parotid_seg.runtime.segmenter import USUAL_VOLUME_ML
+from parotid_seg.scan.labels import plain_name
 
 STYLE = Path(__file__).with_name("report_page.css").read_text("utf-8")
 SCRIPT = Path(__file__).with_name("report_page.js").read_text("utf-8")
@@ -78,7 +80,7 @@ def page(
         versions: of packages.
         when: time of the report.
     """
-    names = sorted(ran.labels[1:], key=lambda name: "left" in shown_name(name).split())
+    names = sorted(ran.labels[1:], key=lambda name: "left" in plain_name(name).split())
     heads = _heads(cases, names)
     title = f"Parotid glands: {len(cases)} case{'' if len(cases) == 1 else 's'}"
     policy = (
@@ -149,7 +151,7 @@ def _counts(cases: Sequence[Judged], missing: int) -> str:
 def _heads(cases: Sequence[Judged], names: Sequence[str]) -> list[str]:
     """Headings of the table, as HTML."""
     flipped = any(case.entry.agreement for case in cases)
-    volumes = (f"{shown(shown_name(name))}&nbsp;ml" for name in names)
+    volumes = (f"{shown(plain_name(name))}&nbsp;ml" for name in names)
     return ["#", "Case", "Status", "What to look at", *volumes, "Ratio", *(["Agreement"] if flipped else []), "Seconds"]
 
 
@@ -177,7 +179,7 @@ def _table(cases: Sequence[Judged], names: Sequence[str], heads: Sequence[str]) 
             (f"{number}", number),
             (f'<a href="#case-{number}">{shown_apart(case.name)}</a>{_patient(case)}', case.name),
             (f'<span class="{case.status}">{STATUS_WORDS[case.status]}</span>', list(STATUS_WORDS).index(case.status)),
-            (_told(case), "; ".join(case.flags) or case.reason),
+            (_told(case), sentences(case.flags) or case.reason),
             *(_number(entry.volumes_ml.get(name), 1) for name in names),
             _number(case.ratio, 2),
             *([_number(min(entry.agreement.values(), default=None), 2)] if flipped else []),
@@ -190,7 +192,7 @@ def _table(cases: Sequence[Judged], names: Sequence[str], heads: Sequence[str]) 
         )
         rows.append(f'<tr data-status="{case.status}" data-section="#case-{number}">{row}</tr>')
     caption = (
-        "Worst first: failed, then by the weight of what was noticed, low agreement, unequal sides. "
+        "Worst first: failed, then by how grave the flags are, low agreement, unequal sides. "
         "Ratio: the larger gland&#8217;s volume to the smaller one&#8217;s."
     )
     return (
@@ -213,13 +215,7 @@ def _told(case: Judged) -> str:
         return f'<span class="reason">{shown(case.reason)}</span>'
     if not case.flags:
         return ""
-    return f'<ul class="flags">{"".join(f"<li>{shown(_plain(flag))}</li>" for flag in case.flags)}</ul>'
-
-
-def _plain(flag: str) -> str:
-    """A flag with its structure in plain words: "parotid_left missing" is "left parotid missing"."""
-    first, _, rest = flag.partition(" ")
-    return f"{shown_name(first)} {rest}" if "_" in first else flag
+    return f'<ul class="flags">{"".join(f"<li>{shown(sentence(flag))}</li>" for flag in case.flags)}</ul>'
 
 
 def _engine(case: Judged) -> str:
@@ -233,12 +229,12 @@ def _section(number: int, case: Judged, picture: Picture, names: Sequence[str], 
     if told := _told(case):
         facts.append(("Look at", told))
     facts += [
-        (shown(shown_name(name)), f"{entry.volumes_ml[name]:.1f} ml") for name in names if name in entry.volumes_ml
+        (shown(plain_name(name)), f"{entry.volumes_ml[name]:.1f} ml") for name in names if name in entry.volumes_ml
     ]
     if case.ratio:
         facts.append(("Ratio", f"{case.ratio:.2f}"))
     facts += [
-        (f"Agreement, {shown(shown_name(name))}", f"{dsc:.3f}")
+        (f"Agreement, {shown(plain_name(name))}", f"{dsc:.3f}")
         for name, dsc in entry.agreement.items()
         if name in names
     ]
@@ -253,10 +249,10 @@ def _section(number: int, case: Judged, picture: Picture, names: Sequence[str], 
     if files:
         facts.append(("Files", ", ".join(_link(file) for file in files)))
     told = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
-    shown_names = ", ".join(shown_name(name) for name in names if entry.volumes_ml.get(name))
+    plain_names = ", ".join(plain_name(name) for name in names if entry.volumes_ml.get(name))
     drawn = (
         f'<figure><img src="{picture.embedded}" loading="lazy" alt="'
-        f'{shown(f"Close-ups of {case.name}, axial, coronal and sagittal, with outlines: {shown_names}")}">'
+        f'{shown(f"Close-ups of {case.name}, axial, coronal and sagittal, with outlines: {plain_names}")}">'
         f"<figcaption>Each gland&#8217;s middle. The patient&#8217;s left is on the right. The bar is {SCALE_MM} mm."
         "</figcaption></figure>"
         if picture.embedded

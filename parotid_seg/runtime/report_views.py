@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from parotid_seg.files import whole_file
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
-from parotid_seg.scan.labels import words
+from parotid_seg.scan.labels import plain_name, words
 from parotid_seg.scan.volume import Mask, Volume
 
 FIELD_MM = 110.0
@@ -57,19 +56,13 @@ def draw_views(volume: Volume, window: Window, mask: Mask, names: tuple[str, ...
     draw = ImageDraw.Draw(sheet)
     for number, (value, box) in enumerate(columns):
         left = GAP_PX + number * (PANEL_PX + GAP_PX)
-        draw.text((left + 2, 3), shown_name(names[value]), fill=COLOURS[(value - 1) % len(COLOURS)], font=_font(15))
+        draw.text((left + 2, 3), plain_name(names[value]), fill=COLOURS[(value - 1) % len(COLOURS)], font=_font(15))
         for row, (name, panel) in enumerate(_views(volume, window, mask, value, box)):
             top = TITLE_PX + row * (PANEL_PX + GAP_PX)
             sheet.paste(panel, (left, top))
             _letter(draw, name, left, top)
     with whole_file(path) as partial:
         sheet.save(partial, format="WEBP", quality=QUALITY, method=1)
-
-
-def shown_name(name: str) -> str:
-    """The name of a structure in plain words: parotid_left and LeftParotid are both "left parotid"."""
-    found = [word.lower() if word.istitle() else word for word in re.sub(r"(?<=[a-z])(?=[A-Z])|_+", " ", name).split()]
-    return " ".join(sorted(found, key=lambda word: word not in {"left", "right"}))
 
 
 def _columns(boxes: Sequence[Box | None], names: tuple[str, ...]) -> list[tuple[int, Box]]:

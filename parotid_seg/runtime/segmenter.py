@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Batches, Labelled
 from parotid_seg.scan.boxes import Box, label_boxes
@@ -42,14 +43,14 @@ class Segmentation:
     Attributes:
         mask: labels, uint8; of a volume (D, H, W) in its canonical order, of an image in the image's own order.
         volumes_ml: volume of each structure by name.
-        flags: what a reader should look at, one short sentence each; notes on the scan's geometry come first.
+        flags: what a person should look at; those on the scan's geometry come first.
         agreement: of each structure the DSC between the model's look at the scan and its look at the mirror image:
             the lower, the less certain. Empty unless flips were asked for.
     """
 
     mask: Mask
     volumes_ml: dict[str, float]
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
     agreement: dict[str, float]
 
 
@@ -127,13 +128,13 @@ def conclude(
         wanted = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
         raise ScanError(f"no parotid gland found ({found}); does the scan show the head, and is it {wanted}?")
     unsure = (
-        f"{name} uncertain (the look in the mirror agrees at a DSC of {dsc:.2f} only)"
+        Flag(FlagCode.UNCERTAIN, name, dsc)
         for name, dsc in (agreement or {}).items()
         if is_parotid(name) and volumes[name] >= SMALLEST_GLAND_ML and dsc < LEAST_AGREEMENT
     )
     glands = [name if volumes[name] >= SMALLEST_GLAND_ML else "" for name in contract.labels[1:]]
     swapped = _swapped(labels, glands, boxes, covered, volume.spacing_mm[2])
-    flags = (*volume.notes, *swapped, *_flags(labels, contract.labels, volumes), *unsure)
+    flags = (*volume.flags, *swapped, *_flags(labels, contract.labels, volumes), *unsure)
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labels
     return Segmentation(mask, volumes, flags, dict(agreement or {}))
@@ -151,26 +152,26 @@ def check_ct(voxels: Voxels) -> None:
         raise ScanError(f"intensities from {low:g} to {high:g} HU show no patient: expected tissue above {TISSUE_HU:g}")
 
 
-def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) -> list[str]:
+def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) -> list[Flag]:
     """Only of parotid glands is the usual size known, and that there should be one."""
     if not any(volumes_ml.values()):
-        return [f"no {' or '.join(volumes_ml)} found"]
+        return [Flag(FlagCode.NOTHING_FOUND, name) for name in volumes_ml]
     flags = []
     for value, name in enumerate(labels[1:], start=1):
         size = volumes_ml[name]
         if is_parotid(name) and size < SMALLEST_GLAND_ML:
-            flags.append(f"{name} missing ({size:.1f} ml)")
+            flags.append(Flag(FlagCode.STRUCTURE_MISSING, name, size))
             continue
         if is_parotid(name) and not USUAL_VOLUME_ML[0] <= size <= USUAL_VOLUME_ML[1]:
-            flags.append(f"{name} of unusual volume ({size:.1f} ml)")
+            flags.append(Flag(FlagCode.UNUSUAL_VOLUME, name, size))
         if (mask[0] == value).any() or (mask[-1] == value).any():
-            flags.append(f"{name} cut by the end of the scan")
+            flags.append(Flag(FlagCode.CUT_BY_SCAN_END, name))
     return flags
 
 
 def _swapped(
     labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], covered: Covered, column_mm: float
-) -> list[str]:
+) -> list[Flag]:
     """Whether the parotid glands lie on the sides that their names tell; columns run to the patient's left.
 
     Two are compared with each other. One alone is compared with the middle of the tissue in its slices, which is less
@@ -183,25 +184,20 @@ def _swapped(
         column_mm: between its columns.
     """
     found = {
-        side: (box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
+        side: (name, box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
         for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1)
         for side in words(name) & {"left", "right"}
         if box and is_parotid(name)
     }
     if len(found) == 2:
-        (_, left), (_, right) = found["left"], found["right"]
+        (name, _, left), (_, _, right) = found["left"], found["right"]
         off_mm = (right - left) * column_mm
-        told = f"left and right look swapped (the left gland lies {off_mm:.0f} mm to the patient's right of the other)"
-        return [told] if off_mm > 0 else []
-    for side, (box, column) in found.items():
+        return [Flag(FlagCode.SIDES_SWAPPED, name, off_mm)] if off_mm > 0 else []
+    for side, (name, box, column) in found.items():
         tissue = covered.voxels[0, box[0]] > covered.windows[0, 0]
         off_mm = (_middle(tissue.sum(axis=(0, 1))) - column) * column_mm * (1 if side == "left" else -1)
         if off_mm > WRONG_SIDE_MM:
-            other = "right" if side == "left" else "left"
-            return [
-                f"left and right look swapped (the {side} gland, the only one, lies {off_mm:.0f} mm to the patient's "
-                f"{other} of the middle)"
-            ]
+            return [Flag(FlagCode.ONLY_GLAND_ON_OTHER_SIDE, name, off_mm)]
     return []
 
 

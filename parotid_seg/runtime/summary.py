@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import harmless, visible, write_text
+from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.patients import Patient
@@ -71,7 +72,7 @@ def write_summary(
     who = [] if patients is None else ["patient"]
     writer.writerow(["case", *who, "status", *volumes, *agreement, "flags", *times, *ran, "reason", "mask", "source"])
     for entry in entries:
-        case, flags = harmless(entry.case), harmless("; ".join(entry.flags))
+        case, flags = harmless(entry.case), harmless(sentences(entry.flags))
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]

@@ -6,7 +6,6 @@ import hashlib
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, OutputError, ScanError
@@ -19,7 +18,7 @@ from parotid_seg.runtime.outputs import is_ours
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude, prepare
-from parotid_seg.runtime.sources import Scan, Source, hash_source, place_of, read_scan
+from parotid_seg.runtime.sources import Scan, hash_source, place_of, read_scan
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
 
@@ -48,7 +47,7 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
             return "skipped", known
         return "done", _segment(work, case, known, key, ask, begun)
     except (ScanError, InputError) as error:
-        reason = str(error) if any(_is_named(source, str(error)) for source in case.scan) else f"{place}: {error}"
+        reason = str(error) if error.path else f"{place}: {error}"
     except MemoryError:
         reason = f"{place}: there is not enough memory for it"
     except (OutputError, EOFError, BrokenPipeError):
@@ -56,13 +55,6 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
     except Exception as error:  # a bug; the other scans need not wait until it is mended
         reason = f"{place}: unexpected {_bug(error, case)}"
     return "failed", failed(case, reason, key)
-
-
-def _is_named(source: Source, message: str) -> bool:
-    """Whether a message begins with a file of the source, or names it."""
-    if isinstance(source, Path):
-        return str(source) in message
-    return message.startswith(tuple(f"{path}: " for path in (source.folder, *(each.path for each in source.slices))))
 
 
 def _bug(error: Exception, case: Case) -> str:
@@ -86,9 +78,9 @@ def key_of(scan: Scan, work: Work) -> str:
         try:
             hashes.append(hash_source(source))
         except FileNotFoundError as error:
-            raise ScanError(f"{error.filename}: no such file, expected the case's channel {channel}") from error
+            raise ScanError(f"no such file, expected the case's channel {channel}", path=error.filename) from error
         except OSError as error:
-            raise ScanError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            raise ScanError(f"cannot be read ({error.strerror})", path=error.filename) from error
     return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
 
 
@@ -100,7 +92,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
     for path in paths:
         if path.name not in ours and path.exists() and not is_ours(path):
             raise ScanError(
-                f"{place_of(source)}: {path} exists and is no mask of ours; move it or choose another --out"
+                f"{path} exists and is no mask of ours; move it or choose another --out", path=place_of(source)
             )
     scan = read_scan(case.scan)
     covered = prepare(scan.volume, work.contract)

@@ -54,7 +54,7 @@ class TensorRtBackend:
         trt, cuda = import_library(sidecar.library), import_pycuda(sidecar.library)
         reasons = check_engine(engine, sidecar, trt.__version__, gpu)
         if reasons:
-            raise ModelError(f"{engine}: cannot be used here: {'; '.join(reasons)}")
+            raise ModelError(f"cannot be used here: {'; '.join(reasons)}", path=engine)
         self.contract, self.model_sha256 = sidecar.contract, sidecar.engine_sha256
         self.batch_size = sidecar.batch.opt
         self.largest_batch: int | None = sidecar.batch.max
@@ -116,7 +116,7 @@ class TensorRtBackend:
     def _next(self, inputs: Inputs) -> tuple[Inputs, Lane, PrimaryContext]:
         """A chunk as the engine takes it, and the lane whose turn it is."""
         if self._context is None or self._engine is None:
-            raise ParotidSegError(f"{self._path}: the engine is closed")
+            raise ParotidSegError("the engine is closed", path=self._path)
         inputs = filled(inputs, self._sidecar.batch.min)
         check_shapes(inputs, self._path, self._sidecar)
         lane = self._lanes[self._turn]
@@ -170,10 +170,10 @@ def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: Mo
     types = {tensor: np.dtype(trt.nptype(loaded.get_tensor_dtype(tensor))) for tensor in tensors}
     inputs = [tensor for tensor in tensors if loaded.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT]
     if sorted(inputs) != sorted(INPUTS):
-        raise ModelError(f"{engine}: found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}")
+        raise ModelError(f"found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}", path=engine)
     outputs = [tensor for tensor in tensors if tensor not in inputs]
     if output not in outputs:
-        raise ModelError(f"{engine}: found outputs {', '.join(outputs)}, expected {output}")
+        raise ModelError(f"found outputs {', '.join(outputs)}, expected {output}", path=engine)
     outputs.sort(key=lambda tensor: tensor != output)
     new_context, captures, graphs = _contexts(trt, loaded, described)
     shared = Engine(
@@ -233,8 +233,9 @@ def check_shapes(inputs: Inputs, engine: Path, sidecar: Sidecar) -> None:
         within = len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
         if not within:
             raise ScanError(
-                f"{engine}: {name} of a chunk: found {_text(shape)}, expected {_text(least)} to {_text(most)}, for "
-                "which it was built"
+                f"{name} of a chunk: found {_text(shape)}, expected {_text(least)} to {_text(most)}, for "
+                "which it was built",
+                path=engine,
             )
 
 

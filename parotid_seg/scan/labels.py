@@ -11,6 +11,12 @@ def words(name: str) -> frozenset[str]:
     return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-z]+", name))
 
 
+def plain_name(name: str) -> str:
+    """The name of a structure in plain words: parotid_left and LeftParotid are both "left parotid"."""
+    found = [word.lower() if word.istitle() else word for word in re.sub(r"(?<=[a-z])(?=[A-Z])|_+", " ", name).split()]
+    return " ".join(sorted(found, key=lambda word: word not in {"left", "right"}))
+
+
 def is_sided(name: str) -> bool:
     """Whether the name says left or right, so that a patient has one such structure."""
     return bool(words(name) & {"left", "right"})

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.files import whole_file
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it reports of headers is reported here
@@ -76,7 +77,7 @@ def read_nifti(path: Path, *further: Path) -> NiftiScan:
 
     Each file may have a storage order and a type of its own; int16 and float32 together become float32. The affine is
     the sform if its code is above 0, else the qform, as NIfTI-1 orders them; a singular sform yields to a valid qform.
-    Where the two disagree the volume's notes say which was used.
+    Where the two disagree the volume's flags say which was used.
 
     Raises:
         ScanError: if the file is missing, no NIfTI, damaged, not a 3-D volume of real numbers, not finite, constant,
@@ -94,9 +95,9 @@ def joined_channels(volumes: Sequence[Volume]) -> Volume:
     """Volumes on the same voxels as the channels of one."""
     if len(volumes) == 1:
         return volumes[0]
-    notes = dict.fromkeys(note for volume in volumes for note in volume.notes)
+    flags = dict.fromkeys(flag for volume in volumes for flag in volume.flags)
     voxels: Voxels = np.concatenate([volume.voxels for volume in volumes])
-    return replace(volumes[0], voxels=voxels, notes=tuple(notes))
+    return replace(volumes[0], voxels=voxels, flags=tuple(flags))
 
 
 def _read_file(path: Path) -> NiftiScan:
@@ -116,17 +117,17 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     """
     shape = _spatial_shape(path, image.shape)
     header = image.header
-    affine, notes = _affine_mm(path, header)
+    affine, flags = _affine_mm(path, header)
     spacing_stored = np.linalg.norm(affine[:3, :3], axis=0)
     check_spacing(path, spacing_stored)
     orientation = Orientation.from_affine(affine)
-    notes += _tilt_notes(affine)
+    flags += _tilt_flags(affine)
     stored = _voxels(path, image).reshape(shape)
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     canonical = orientation.to_canonical(stored)
     check_extent(path, canonical.shape, spacing)
     voxels = cast(Voxels, canonical[None])  # as it was stored: a large scan is not copied
-    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(notes))
+    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(flags))
     return NiftiScan(path, volume, header, type(image))
 
 
@@ -152,7 +153,7 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
     stored = _voxels(path, image, constant_allowed=True).reshape(shape)
     labels = stored.astype(np.uint8)
     if not np.array_equal(labels, stored):
-        raise ScanError(f"{path}: not a label map: found values that are not whole numbers from 0 to 255")
+        raise ScanError("not a label map: found values that are not whole numbers from 0 to 255", path=path)
     canonical = np.ascontiguousarray(orientation.to_canonical(labels))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[list(orientation.axes)]
     if like is not None:
@@ -165,14 +166,16 @@ def check_same_voxels(path: Path, other: Path) -> None:
     found, expected = _placed(path), _placed(other)
     if found.shape != expected.shape:
         raise ScanError(
-            f"{path}: not on the voxels of {other}: found {_sizes(found.shape)} voxels (slices, rows, columns), "
-            f"expected {_sizes(expected.shape)}"
+            f"not on the voxels of {other}: found {_sizes(found.shape)} voxels (slices, rows, columns), "
+            f"expected {_sizes(expected.shape)}",
+            path=path,
         )
     off_mm = float(np.linalg.norm(found.corners_mm - expected.corners_mm, axis=1).max())
     if off_mm > SAME_PLACE * min(expected.spacing_mm):
         raise ScanError(
-            f"{path}: not on the voxels of {other}: they lie up to {off_mm:.2f} mm apart "
-            f"(voxels of {_sizes(expected.spacing_mm)} mm)"
+            f"not on the voxels of {other}: they lie up to {off_mm:.2f} mm apart "
+            f"(voxels of {_sizes(expected.spacing_mm)} mm)",
+            path=path,
         )
 
 
@@ -246,13 +249,13 @@ def _open(path: Path) -> Nifti1Image:
             content = igzip.decompress(content)
         return image_class.from_bytes(content)
     except UNREADABLE as error:
-        raise ScanError(f"{path}: damaged or cut off: its voxels cannot be read ({_first_line(error)})") from error
+        raise ScanError(f"damaged or cut off: its voxels cannot be read ({_first_line(error)})", path=path) from error
 
 
 def _read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
     """Which NIfTI it is, and its header."""
     if not path.exists():
-        raise ScanError(f"{path}: no such file")
+        raise ScanError("no such file", path=path)
     try:
         with path.open("rb") as file:
             packed = file.read(len(GZIP)) == GZIP
@@ -263,18 +266,18 @@ def _read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
         )
         stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)
     except StopIteration:
-        raise ScanError(f"{path}: not a readable NIfTI file (its first bytes are no NIfTI header)") from None
+        raise ScanError("not a readable NIfTI file (its first bytes are no NIfTI header)", path=path) from None
     except UNREADABLE as error:
-        raise ScanError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
+        raise ScanError(f"not a readable NIfTI file ({_first_line(error)})", path=path) from error
     spacing = stored["pixdim"][1:4]
     if not np.isfinite(spacing).all() or (spacing == 0).any():  # nibabel would repair a spacing of 0 to 1
         raise ScanError(
-            f"{path}: found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers"
+            f"found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers", path=path
         )
     try:
         return image_class, image_class.header_class(stored.binaryblock, endianness=stored.endianness)
     except UNREADABLE as error:
-        raise ScanError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
+        raise ScanError(f"not a readable NIfTI file ({_first_line(error)})", path=path) from error
 
 
 def _spatial_shape(path: Path, stored: Sequence[int]) -> tuple[int, int, int]:
@@ -282,16 +285,16 @@ def _spatial_shape(path: Path, stored: Sequence[int]) -> tuple[int, int, int]:
     shape = tuple(int(size) for size in stored)
     spatial = (*shape, 1, 1, 1)[:3]
     if len(shape) > 3 and any(size != 1 for size in shape[3:]):
-        raise ScanError(f"{path}: found a {len(shape)}-D image of shape {shape}, expected one 3-D volume")
+        raise ScanError(f"found a {len(shape)}-D image of shape {shape}, expected one 3-D volume", path=path)
     if min(spatial) < 2:
-        raise ScanError(f"{path}: found shape {shape}, expected a volume of several slices, not a single one")
+        raise ScanError(f"found shape {shape}, expected a volume of several slices, not a single one", path=path)
     return spatial[0], spatial[1], spatial[2]
 
 
-def _affine_mm(path: Path, header: Nifti1Header) -> tuple[NDArray[np.float64], list[str]]:
-    """Voxel-to-RAS affine in mm, and notes on how it was chosen."""
+def _affine_mm(path: Path, header: Nifti1Header) -> tuple[NDArray[np.float64], list[Flag]]:
+    """Voxel-to-RAS affine in mm, and flags on how it was chosen."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    notes = []
+    flags = []
     candidates: dict[str, NDArray[np.float64]] = {}
     if sform_code > 0:
         candidates["sform"] = header.get_sform()
@@ -299,30 +302,28 @@ def _affine_mm(path: Path, header: Nifti1Header) -> tuple[NDArray[np.float64], l
         try:
             candidates["qform"] = header.get_qform()
         except (HeaderDataError, ValueError):
-            notes.append("the qform is damaged and was not used")
+            flags.append(Flag(FlagCode.QFORM_UNUSABLE))
     if not candidates:
         candidates["pixdim"] = header.get_base_affine()
-        notes.append("no orientation in the header (sform and qform codes are 0): left and right may be swapped")
+        flags.append(Flag(FlagCode.ORIENTATION_UNKNOWN))
     usable = {name: affine for name, affine in candidates.items() if _is_regular(affine)}
     if not usable:
         raise ScanError(
-            f"{path}: the affine ({', '.join(candidates)}) is singular or not finite, expected three independent "
-            "axes of positive spacing"
+            f"the affine ({', '.join(candidates)}) is singular or not finite, expected three independent "
+            "axes of positive spacing",
+            path=path,
         )
     used = next(iter(usable))
     if len(usable) < len(candidates):
-        notes.append("the sform is singular or not finite, the qform was used instead")
+        flags.append(Flag(FlagCode.SFORM_UNUSABLE))
     elif len(usable) == 2:
         off_mm = _largest_distance_mm(usable["sform"], usable["qform"], header.get_data_shape())
         if off_mm > 0.1:
-            notes.append(
-                f"sform (code {sform_code}) and qform (code {qform_code}) disagree by up to {off_mm:.1f} mm; "
-                "the sform was used, as NIfTI-1 gives it precedence"
-            )
+            flags.append(Flag(FlagCode.SFORM_QFORM_DISAGREE, value=off_mm))
     unit = header.get_xyzt_units()[0]
     affine = usable[used].astype(np.float64)
     affine[:3] *= MM_PER_UNIT[unit]
-    return affine, notes
+    return affine, flags
 
 
 def _is_regular(affine: NDArray[np.float64]) -> bool:
@@ -340,16 +341,16 @@ def _largest_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: 
     return float(np.linalg.norm((a - b)[:3] @ corners, axis=0).max())
 
 
-def _tilt_notes(affine: NDArray[np.float64]) -> list[str]:
+def _tilt_flags(affine: NDArray[np.float64]) -> list[Flag]:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    notes = []
+    flags = []
     tilt = float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0).min(), -1, 1))))
     if tilt > 1:
-        notes.append(f"oblique by {tilt:.0f} degrees: slices were taken along the nearest patient axes")
+        flags.append(Flag(FlagCode.OBLIQUE, value=tilt))
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > 0.01:
-        notes.append(f"sheared voxel axes (gantry tilt, {np.degrees(np.arcsin(min(shear, 1))):.0f} degrees)")
-    return notes
+        flags.append(Flag(FlagCode.SHEARED, value=float(np.degrees(np.arcsin(min(shear, 1))))))
+    return flags
 
 
 def check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
@@ -357,8 +358,9 @@ def check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
     low, high = SPACING_RANGE_MM
     if not ((spacing >= low) & (spacing <= high)).all():
         raise ScanError(
-            f"{path}: found spacing {tuple(float(f'{value:.4g}') for value in spacing)} mm, expected {low} to {high} "
-            "mm along each axis; is the unit in the header right?"
+            f"found spacing {tuple(float(f'{value:.4g}') for value in spacing)} mm, expected {low} to {high} "
+            "mm along each axis; is the unit in the header right?",
+            path=path,
         )
 
 
@@ -367,8 +369,9 @@ def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...])
     depth_mm = shape[0] * spacing[0]
     if depth_mm < MIN_DEPTH_MM:
         raise ScanError(
-            f"{path}: {shape[0]} slices cover {depth_mm:.1f} mm from inferior to superior, "
-            f"expected at least {MIN_DEPTH_MM:.0f} mm"
+            f"{shape[0]} slices cover {depth_mm:.1f} mm from inferior to superior, "
+            f"expected at least {MIN_DEPTH_MM:.0f} mm",
+            path=path,
         )
 
 
@@ -376,17 +379,17 @@ def _voxels(path: Path, image: Nifti1Image, *, constant_allowed: bool = False) -
     """Intensities after slope and intercept, int16 where that is exact, else float32."""
     dtype = image.get_data_dtype()
     if dtype.kind not in "iufb":
-        raise ScanError(f"{path}: found voxels of type {_type_name(dtype)}, expected one real number a voxel")
+        raise ScanError(f"found voxels of type {_type_name(dtype)}, expected one real number a voxel", path=path)
     try:
         stored = np.asanyarray(image.dataobj)
     except UNREADABLE as error:
-        raise ScanError(f"{path}: damaged or cut off: its voxels cannot be read ({_first_line(error)})") from error
+        raise ScanError(f"damaged or cut off: its voxels cannot be read ({_first_line(error)})", path=path) from error
     low, high = stored.min(), stored.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(stored.size - np.count_nonzero(np.isfinite(stored)))
-        raise ScanError(f"{path}: {bad} of {stored.size} voxels are NaN or infinite, expected finite intensities")
+        raise ScanError(f"{bad} of {stored.size} voxels are NaN or infinite, expected finite intensities", path=path)
     if low == high and not constant_allowed:
-        raise ScanError(f"{path}: every voxel has the value {low:g}, expected an image")
+        raise ScanError(f"every voxel has the value {low:g}, expected an image", path=path)
     if stored.dtype.kind in "iub" and low >= -32768 and high <= 32767:
         return np.asarray(stored, dtype=np.int16)
     if low >= -32768 and high <= 32767:
@@ -418,5 +421,4 @@ def describe(scan: NiftiScan) -> dict[str, str]:
         "stored as": str(scan.header.get_data_dtype()),
         "intensities": f"{volume.voxels.min():g} to {volume.voxels.max():g}",
         "sform / qform code": f"{int(scan.header['sform_code'])} / {int(scan.header['qform_code'])}",
-        "notes": "; ".join(volume.notes) or "none",
     }

@@ -10,6 +10,8 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 
+from parotid_seg.flags import Flag
+
 Voxels = NDArray[np.int16] | NDArray[np.float32]
 Mask = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
@@ -62,13 +64,13 @@ class Volume:
             the stored voxels, with any strides.
         spacing_mm: distance between voxels along the same axes.
         orientation: the way back to storage order.
-        notes: what a reader of the result should know about the geometry, one sentence each.
+        flags: what a person should know about the file and its geometry.
     """
 
     voxels: Voxels
     spacing_mm: tuple[float, float, float]
     orientation: Orientation
-    notes: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

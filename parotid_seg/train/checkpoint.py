@@ -99,16 +99,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
+        raise InputError("no such checkpoint", path=path)
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not a checkpoint: expected a file written by torch.save")
+        raise InputError("not a checkpoint: expected a file written by torch.save", path=path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+        raise InputError(f"not a readable checkpoint ({type(error).__name__})", path=path) from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise InputError(f"{path}: found format {found!r}, expected {FORMAT!r}")
+        raise InputError(f"found format {found!r}, expected {FORMAT!r}", path=path)
     return Checkpoint(
         config=merge(TrainConfig(), content["config"], where=str(path)),
         labels=tuple(content["labels"]),

@@ -95,8 +95,9 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         ) from error
     if not channels or len(labels) < 2 or labels[0] != "background":
         raise InputError(
-            f"{folder / 'dataset.json'}: found channels {list(channels)} and labels {list(labels)}, expected at least "
-            "one channel, 'background' as label 0 and at least one structure"
+            f"found channels {list(channels)} and labels {list(labels)}, expected at least "
+            "one channel, 'background' as label 0 and at least one structure",
+            path=folder / "dataset.json",
         )
     train, validation = _split(folder, ending)
     unlabelled: list[str] = []
@@ -105,12 +106,12 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         train, validation = [*train, *unlabelled], []
         if len(train) < 2:
             raise InputError(
-                f"{folder}: found {len(train)} scans for training and in imagesUn, expected at least 2 to contrast"
+                f"found {len(train)} scans for training and in imagesUn, expected at least 2 to contrast", path=folder
             )
     elif not train or not validation:
         raise InputError(
-            f"{folder}: found {len(train)} training and {len(validation)} validation patients, "
-            "expected at least 1 of each"
+            f"found {len(train)} training and {len(validation)} validation patients, expected at least 1 of each",
+            path=folder,
         )
     elif labelled is not None:
         if not 1 <= labelled <= len(train):
@@ -137,7 +138,7 @@ def _split(folder: Path, ending: str) -> tuple[list[str], list[str]]:
     if (folder / "splits.json").exists():
         splits = _read_json(folder / "splits.json")
         if not {"train", "validation"} <= splits.keys():
-            raise InputError(f"{folder / 'splits.json'}: expected an object with the lists 'train' and 'validation'")
+            raise InputError("expected an object with the lists 'train' and 'validation'", path=folder / "splits.json")
         return list(splits["train"]), list(splits["validation"])
     cases = _cases(folder / "imagesTr", ending)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
@@ -157,11 +158,12 @@ def _check_files(data: DataSet) -> None:
             wanted[data.label_path(case)] = "the label map"
         for path, content in wanted.items():
             if not path.exists():
-                raise InputError(f"{path}: no such file: {content} of case {case}")
+                raise InputError(f"no such file: {content} of case {case}", path=path)
         surplus = data.image_path(case, len(data.channels))
         if surplus.exists():
             raise InputError(
-                f"{surplus}: one more channel, but dataset.json names {len(data.channels)}: {', '.join(data.channels)}"
+                f"one more channel, but dataset.json names {len(data.channels)}: {', '.join(data.channels)}",
+                path=surplus,
             )
 
 
@@ -178,10 +180,10 @@ def _read_json(path: Path) -> dict:  # type: ignore[type-arg]
         content = json.loads(path.read_text())
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}), expected a data set in nnU-Net's raw layout"
+            f"cannot be read ({error.strerror}), expected a data set in nnU-Net's raw layout", path=path
         ) from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"not JSON: {error}", path=path) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}, expected a JSON object")
+        raise InputError(f"found {type(content).__name__}, expected a JSON object", path=path)
     return content

@@ -111,7 +111,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     try:
         volume, windows = in_windows(volume, channels, fixed)
     except ScanError as error:
-        raise ScanError(f"{images[0]}: {error}") from error
+        raise ScanError(f"{error}", path=images[0]) from error
     centre = zip(body_centre(volume, windows), volume.spacing_mm[1:], strict=True)
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     facts = {
@@ -123,7 +123,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         "body_slices": np.flatnonzero(tissue >= SMALLEST_BODY).tolist(),
     }
     if not facts["body_slices"]:
-        raise ScanError(f"{images[0]}: shows no patient: expected slices with tissue above {windows[0, 0]:g}")
+        raise ScanError(f"shows no patient: expected slices with tissue above {windows[0, 0]:g}", path=images[0])
     with _whole_entry(entry) as partial:
         np.save(partial / "voxels.npy", np.ascontiguousarray(volume.voxels))
         (partial / "facts.json").write_text(json.dumps(facts))
@@ -133,7 +133,7 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
     path = data.label_path(case)
     stored, _ = read_mask(path, like=read_nifti(data.image_path(case)))
     if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
-        raise InputError(f"{path}: found label {stored.max()}, expected 0 to {len(data.labels) - 1}")
+        raise InputError(f"found label {stored.max()}, expected 0 to {len(data.labels) - 1}", path=path)
     labels = np.zeros_like(stored)
     for value, stored_value in enumerate(data.stored_values):
         labels[stored == stored_value] = value

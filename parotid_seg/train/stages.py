@@ -100,7 +100,7 @@ def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
     """The stages that the run's folder holds, which is made if it is not there."""
     held = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
     if list(folders)[-1] in held and not resume:
-        raise InputError(f"{run}: holds a run already; --resume goes on with it, or choose another --out")
+        raise InputError("holds a run already; --resume goes on with it, or choose another --out", path=run)
     if resume and not held:
         raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
     for folder in folders.values():
