@@ -28,6 +28,7 @@ from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.patients import Patient, load_patients
+from parotid_seg.train.precision import mixed_precision
 
 AVERAGE = "average of all"
 
@@ -37,7 +38,7 @@ def shares(net: ParotidNet, chunk: Chunk) -> Tensor:
     """(S, C, H, W) softmax at native voxels; 0 outside the grid."""
     inputs = {name: torch.from_numpy(array) for name, array in chunk.inputs.items()}
     images = net.to_grid(*(inputs[name] for name in ("slices", "window", "rows", "columns", "neighbours")))
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision(torch.device("cpu")):
         logits = net.unet(images.contiguous(memory_format=torch.channels_last))
     softmax = logits.float().softmax(dim=1)
     native: Tensor = net.from_grid(softmax, *(inputs[name] for name in ("slices_back", "rows_back", "columns_back")))

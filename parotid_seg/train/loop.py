@@ -23,6 +23,7 @@ from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient, load_patients
 from parotid_seg.train.plots import draw_curves
+from parotid_seg.train.precision import computes_in_bfloat16
 from parotid_seg.train.settings import to_toml
 from parotid_seg.train.transfer import Transfer
 
@@ -171,6 +172,8 @@ class Trainer(ABC):
         started = time.monotonic()
         if self.processes.first:
             write_text(to_toml(self.config), self.run / "config.toml")
+        if not computes_in_bfloat16(self.device):
+            self.report("computes in float32: this CPU has no arithmetic for bfloat16")
         while not self.finished:
             self._epoch()
             late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes

@@ -21,6 +21,7 @@ from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.config import ContrastConfig
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.parallel import Processes
+from parotid_seg.train.precision import mixed_precision
 
 SLICES, PLACES = "slices", "places"
 """What is contrasted: whole slices (encoder), places in them (decoder)."""
@@ -117,7 +118,7 @@ class MomentumContrast(nn.Module):
         config = self.config
         images = torch.cat([pair.first, pair.second])
         places = torch.cat([pair.first_places, pair.second_places])
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with mixed_precision(images.device):
             queries = self.trained(images, places)
             with torch.no_grad():
                 keys = self.slow(images, places).vectors

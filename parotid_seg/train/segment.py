@@ -32,6 +32,7 @@ from parotid_seg.train.network import ParotidNet, SwinUnet, rarely
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
+from parotid_seg.train.precision import mixed_precision
 from parotid_seg.train.sampling import Batch, SliceSampler
 from parotid_seg.train.transfer import start_from
 
@@ -77,12 +78,12 @@ def dice_loss(shares: Tensor, targets: Tensor, contoured: Tensor, add: Add = lam
 def segment_volume(
     net: ParotidNet, volume: Volume, windows: Windows, grid: Grid, device: torch.device, batch_size: int = 32
 ) -> Mask:
-    """Labels (D, H, W) of a scan by the torch model under bf16 autocast, without clean-up."""
+    """Labels (D, H, W) of a scan by the torch model in mixed precision, without clean-up."""
 
     def run(arrays: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]) -> Mask:
         inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         images = net.to_grid(*(inputs[name] for name in ("slices", "window", "rows", "columns", "neighbours")))
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             logits = net.unet(images.contiguous(memory_format=torch.channels_last))
         native = net.from_grid(logits, *(inputs[name] for name in ("slices_back", "rows_back", "columns_back")))
         labels: Mask = native.argmax(dim=1).to(torch.uint8).cpu().numpy()
@@ -175,7 +176,7 @@ class SegmentTrainer(Trainer):
         """See `Trainer`."""
         images, targets, contoured = (each.to(self.device) for each in batch)
         images, targets = self.augmenter(images, targets, self.processes.draws(generator))
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             logits, *deep = self.wrapped(images.contiguous(memory_format=torch.channels_last))
         loss = self._loss_at(logits, targets, contoured)
         if not deep:
