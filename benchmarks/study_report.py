@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy import stats
 from study import (
     ARMS,
     BOTH,
@@ -56,6 +57,14 @@ REPORTED = (
     ("*reported on private MRI: contrast from it (arXiv 2208.12413)*", ("89.60", "99.36", "", "85.11", "2.98", "")),
     ("*reported on private MRI: Swin MoCo (doi 10.1002/mp.17128)*", ("89.78", "", "90.08", "85.18", "3.60", "")),
 )
+PRE_TRAINING = {
+    "scratch": "none",
+    "organs": "60,000 slices",
+    "contrast": "60,000 pairs of views",
+    "organs+contrast": "60,000 slices, then 60,000 pairs of views",
+    "organs+contrast+dense": "the same, then 24,000 pairs of views",
+}
+"""What each start has been trained on before fine-tuning; the starts are not of equal compute."""
 DOCS = Path(__file__).parents[1] / "docs"
 MARKS = "<!-- tables: made by benchmarks/study_report.py -->", "<!-- end of tables -->"
 
@@ -74,7 +83,25 @@ def over_seeds(found: dict[int, Figures], figure: str) -> dict[str, float]:
     """Each patient's mean over the seeds; patients whose distance is infinite in one of them are left out."""
     patients = next(iter(found.values()), {})
     values = {case: [found[seed][case][figure] for seed in found] for case in patients}
-    return {case: float(np.mean(each)) for case, each in values.items() if None not in each}
+    finite = {case: [value for value in each if value is not None] for case, each in values.items()}
+    return {case: float(np.mean(each)) for case, each in finite.items() if len(each) == len(found)}
+
+
+def over_trainings(found: dict[int, Figures]) -> list[float]:
+    """Mean test DSC of each training, by rising seed."""
+    return [float(np.mean([patient["dsc"] or 0.0 for patient in found[seed].values()])) for seed in sorted(found)]
+
+
+def training_interval(values: Sequence[float], digits: int, sign: str = "") -> str:
+    """Mean of trainings with the half width of its 95 % t interval over them, and each training in brackets.
+
+    One training has no interval.
+    """
+    each = ", ".join(f"{value:{sign}.{digits}f}" for value in values)
+    if len(values) < 2:
+        return f"{each} (1 training)"
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return f"{np.mean(values):{sign}.{digits}f} ± {half:.{digits}f} ({each})"
 
 
 def interval(values: Sequence[float], digits: int, sign: str = "") -> str:
@@ -109,14 +136,11 @@ def by_patients(epochs: int) -> list[str]:
     """Mean test DSC of every arm."""
     order = [labelled for labelled in sorted(LABELLED) if SEEDS[epochs][labelled]]
     lines = [f"### Mean test DSC by labelled patients, {slices(epochs)}", ""]
-    lines += [row(["start, parts taken from it", *order]), "|---" * (1 + len(order)) + "|"]
+    lines += [row(["start, parts taken from it", "pre-training", *order]), "|---" * (2 + len(order)) + "|"]
     for arm in planned(epochs):
-        cells = []
-        for labelled in order:
-            found = tested(*arm, epochs, labelled)
-            seeds = "1 seed" if len(found) == 1 else f"{len(found)} seeds"
-            cells.append(f"{interval([*over_seeds(found, 'dsc').values()], 3)}, {seeds}" if found else "not run")
-        lines.append(row([label_of(*arm), *cells]))
+        found = [tested(*arm, epochs, labelled) for labelled in order]
+        cells = [training_interval(over_trainings(each), 3) if each else "not run" for each in found]
+        lines.append(row([label_of(*arm), PRE_TRAINING[arm[0]], *cells]))
     return lines
 
 
@@ -175,42 +199,46 @@ def slices(epochs: int) -> str:
     return f"{epochs * SLICES_AN_EPOCH:,} slices of fine-tuning"
 
 
-def of_both(record: dict, figure: str) -> str:
+def of_both(record: dict[str, float], figure: str) -> str:
     """A figure of slices, of places, or of both."""
     found = {"": record.get(figure), " of places": record.get(f"places_{figure}")}
     return ", ".join(f"{value:.2f}{what}" for what, value in found.items() if value is not None)
 
 
 def difference(better: Arm, worse: Arm, epochs: int, labelled: int) -> str:
-    """Of two arms, paired by patient over the seeds that both have."""
+    """Of two arms in points of mean test DSC, paired by seed: interval over trainings, then over patients."""
     pair = [tested(*arm, epochs, labelled) for arm in (better, worse)]
     seeds = pair[0].keys() & pair[1].keys()
     if not seeds:
         return "not run"
-    first, second = (over_seeds({seed: found[seed] for seed in seeds}, "dsc") for found in pair)
-    return interval([100 * (first[case] - second[case]) for case in first], 1, "+")
+    both = [{seed: found[seed] for seed in seeds} for found in pair]
+    trainings = [100 * (first - second) for first, second in zip(*map(over_trainings, both), strict=True)]
+    first, second = (over_seeds(found, "dsc") for found in both)
+    patients = interval([100 * (first[case] - second[case]) for case in first], 1, "+")
+    return f"{training_interval(trainings, 1, '+')}; patients alone {patients.partition(' ')[2]}"
 
 
 def draw(picture: Path) -> None:
-    """Label efficiency: mean test DSC over labelled patients, a panel a budget, a line an arm, with intervals."""
-    figure, panels = plt.subplots(1, len(BUDGETS), figsize=(7 * len(BUDGETS), 5), layout="constrained", sharey=True)
+    """Mean test DSC over labelled patients, a panel a budget: each training a point, an arm's means joined by a line."""
+    figure, panels = plt.subplots(
+        1, len(BUDGETS), figsize=(7 * len(BUDGETS), 5), layout="constrained", sharex=True, sharey=True
+    )
     for axes, epochs in zip(panels, BUDGETS, strict=True):
         for number, arm in enumerate(ARMS):
-            points = []
-            for labelled in sorted(LABELLED):
-                dsc = [*over_seeds(tested(*arm, epochs, labelled), "dsc").values()]
-                if dsc:
-                    points.append((labelled * 1.02 ** (number - len(ARMS) / 2), *bootstrap_mean(dsc)))
+            found = {labelled: over_trainings(tested(*arm, epochs, labelled)) for labelled in sorted(LABELLED)}
+            shift = 1.03 ** (number - len(ARMS) / 2)
+            at = [labelled * shift for labelled, dsc in found.items() if dsc]
+            style, marker = ("-", "o") if arm[1] == BOTH else ("--", "s")
+            line = axes.plot(at, [float(np.mean(dsc)) for dsc in found.values() if dsc], style, alpha=0.6)
+            points = [(labelled * shift, each) for labelled, dsc in found.items() for each in dsc]
             if points:
-                at, mean, low, high = (np.array(column) for column in zip(*points, strict=True))
-                style = "o-" if arm[1] == BOTH else "s--"
-                axes.errorbar(at, mean, [mean - low, high - mean], fmt=style, capsize=2, label=label_of(*arm))
+                axes.scatter(*zip(*points, strict=True), marker=marker, color=line[0].get_color(), label=label_of(*arm))
                 axes.legend(fontsize=8)
         axes.set(xscale="log", xlabel="labelled patients", title=slices(epochs))
         axes.set_xticks(sorted(LABELLED), [str(labelled) for labelled in sorted(LABELLED)])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    panels[0].set(ylabel="mean test DSC (40 patients, 95 % interval)")
+    panels[0].set(ylabel="mean test DSC of 40 patients; each point a training")
     figure.savefig(picture, dpi=100)
     plt.close(figure)
 

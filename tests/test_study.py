@@ -61,11 +61,19 @@ def test_differences_are_paired_over_the_seeds_both_have(results):
         for rate in study.RATES:
             results(Run(start, BOTH, 2, 10, 0, rate), 0.5, scores(0.5 + shift, 0.7 + shift, 0.9 + shift))
     results(Run("scratch", BOTH, 2, 10, 1, study.RATES[0]), 0.5, scores(0.1, 0.1, 0.1))
-    assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 10) == "+5.0 (+5.0 to +5.0)"
+    results(Run("organs", BOTH, 2, 10, 2, study.RATES[0]), 0.5, scores(0.9, 0.9, 0.9))
+    difference = study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 10)
+    assert difference == "+5.0 (1 training); patients alone (+5.0 to +5.0)"
     assert study_report.difference(("organs", BOTH), ("scratch", BOTH), 2, 40) == "not run"
     text = study_report.tables()
-    assert "| scratch | not run | 0.400 (0.300 to 0.500), 2 seeds |" in text
-    assert "0.750 (0.550 to 0.950), 1 seed" in text
+    assert "| scratch | none | not run | 0.400 ± 3.812 (0.700, 0.100) |" in text
+    assert "| organs, encoder + decoder | 60,000 slices | not run | 0.825 ± 0.953 (0.750, 0.900) |" in text
+
+
+def test_the_interval_over_trainings_is_students():
+    # three trainings: mean 1.487, standard deviation 3.03, t(0.975, 2) = 4.303
+    assert study_report.training_interval([0.15, 4.96, -0.65], 1, "+") == "+1.5 ± 7.5 (+0.1, +5.0, -0.7)"
+    assert study_report.training_interval([0.4], 1) == "0.4 (1 training)"
 
 
 def test_an_infinite_distance_is_left_out(results):
