@@ -16,6 +16,7 @@ from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
 from parotid_seg.runtime.infer import InferOptions, infer
+from parotid_seg.runtime.load import load_backend
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 FIGURES = {
@@ -109,11 +110,13 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, required=True, help="folder with CASE_0000.nii.gz")
     parser.add_argument("--references", type=Path, required=True, help="folder with CASE.nii.gz")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
+    parser.add_argument("--backend", default="onnxruntime", help="the engine; see parotid-seg infer")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worst", type=int, default=10, help="cases to draw")
     arguments = parser.parse_args()
     masks = arguments.out / "masks"
-    summary = infer([arguments.scans], masks, InferOptions(arguments.model, pictures=False))
+    options = InferOptions(pictures=False, report=False)
+    summary = infer([arguments.scans], masks, lambda: load_backend(arguments.model, arguments.backend), options)
     if summary.failed:
         raise SystemExit(f"{summary.failed} scans could not be segmented; see {masks / 'summary.csv'}")
     result = evaluate(masks, arguments.references)

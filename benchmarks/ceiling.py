@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parotid_seg.contract import Grid
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean, dice
 from parotid_seg.scan.chunks import Chunk, cover, cut
@@ -45,7 +46,7 @@ def shares(net: ParotidNet, chunk: Chunk) -> Tensor:
     return native
 
 
-def masks(nets: dict[str, ParotidNet], patient: Patient, grid, labels: tuple[str, ...]) -> dict[str, Mask]:
+def masks(nets: dict[str, ParotidNet], patient: Patient, grid: Grid, labels: tuple[str, ...]) -> dict[str, Mask]:
     """Cleaned masks of every model and of their average."""
     found = {name: np.zeros(patient.volume.shape, np.uint8) for name in (*nets, AVERAGE)}
     covered = cover(patient.volume, patient.windows, grid)

@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel
 import numpy as np
@@ -55,6 +55,12 @@ HOSTS = 4
 KILLED_EVERY_S = 20.0
 INFER = [sys.executable, "-m", "parotid_seg", "infer"]
 RAY = [str(Path(sys.executable).with_name("ray"))]
+
+
+def lines_of(process: subprocess.Popen[str]) -> IO[str]:
+    """What a process prints."""
+    assert process.stdout is not None, "started without a pipe"
+    return process.stdout
 
 
 def run(
@@ -75,11 +81,11 @@ def run(
         text=True,
     )
     ends = []
-    for _ in (line for line in process.stdout if line.startswith("[")):
+    for _ in (line for line in lines_of(process) if line.startswith("[")):
         ends.append(time.perf_counter())
         if len(ends) == half:
             half_way()
-    error = process.stderr.read()
+    error = process.stderr.read() if process.stderr else ""
     return {
         "exit_status": process.wait(),
         "error": error[-500:],
@@ -188,7 +194,7 @@ def memory(_: Path, scratch: Path, __: dict[str, str]) -> dict[str, Any]:
         text=True,
     )
     found: dict[str, dict[str, list[float]]] = {}
-    for count, _line in enumerate(line for line in process.stdout if line.startswith("[")):
+    for count, _line in enumerate(line for line in lines_of(process) if line.startswith("[")):
         if count % (SMALL_SCANS // 10) == SMALL_SCANS // 20:
             for name, pattern in {
                 "command": str(process.pid),
@@ -277,9 +283,9 @@ def tasks(_: Path, __: Path, ___: dict[str, str]) -> dict[str, Any]:
     made = time.perf_counter() - begun
     pool = ray.data.ActorPoolStrategy(min_size=2, max_size=2, max_tasks_in_flight_per_actor=2)
     begun = ends = 0.0
-    for number, _ in enumerate(data.flat_map(Nothing, compute=pool, num_cpus=1).iter_rows()):
+    for count, _row in enumerate(data.flat_map(Nothing, compute=pool, num_cpus=1).iter_rows()):
         ends = time.perf_counter()
-        begun = ends if number == 0 else begun
+        begun = ends if count == 0 else begun
     ray.shutdown()
     return {"tasks": TASKS, "made_ms": 1000 * made / TASKS, "done_a_second": TASKS / (ends - begun)}
 

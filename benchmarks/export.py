@@ -19,6 +19,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from parotid_seg.files import write_text
 from parotid_seg.runtime.engine_file import sidecar_path
@@ -56,7 +57,7 @@ def main() -> None:
         one(arguments.checkpoint, Path(model), arguments.verify, precision, engine)
         return
     names = "parotid-seg", "torch", "onnx", "onnxruntime"
-    found: dict = {"versions": {name: metadata.version(name) for name in names}, "cores": os.cpu_count()}
+    found: dict[str, Any] = {"versions": {name: metadata.version(name) for name in names}, "cores": os.cpu_count()}
     found |= {"python": platform.python_version(), "date": time.strftime("%F"), "exports": {}}
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "fp16", "int8", "auto"):

@@ -198,8 +198,8 @@ def sweep_size(
         row["precision"] = contender.told.get("precision", found[name].precision)
         row |= changed(labels.get(REFERENCE), labels[name])
     shape = " x ".join(map(str, inputs[0]["slices"].shape))
-    chunk = {"different": len(inputs), "looks": looks, "shape": shape}
-    chunk |= traffic(inputs[0], next(iter(labels.values()))[0])
+    chunk: dict[str, Any] = {"different": len(inputs), "looks": looks, "shape": shape}
+    chunk |= traffic(dict(inputs[0]), next(iter(labels.values()))[0])
     return {"chunk": chunk, "contenders": rows, **compared(rows)}
 
 

@@ -36,9 +36,13 @@ class Contender(Protocol):
         ahead: chunks under way at once.
     """
 
-    told: dict[str, Any]
     ours: bool
     ahead: int
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """See above."""
+        ...
 
     def start(self, inputs: Inputs) -> Pending:
         """Hand in a chunk; its result waits for the labels."""
@@ -52,7 +56,7 @@ class Contender(Protocol):
 class Half(nn.Module):
     """A `ParotidNet` in FP16 but for resampling. Autocast would cast weights and activations again at every layer."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.to_grid, self.from_grid = net.to_grid, net.from_grid
         self.unet = net.unet.half()
@@ -90,7 +94,7 @@ class TorchContender:
 
     ours = False
 
-    def __init__(self, net: nn.Module, device: torch.device, *, tf32: bool, compile_mode: str = "") -> None:
+    def __init__(self, net: Any, device: torch.device, *, tf32: bool, compile_mode: str = "") -> None:
         self._net = net.to(device, memory_format=torch.channels_last).eval()
         self._device, self._tf32, self._compiled = device, tf32, bool(compile_mode)
         self._run = torch.compile(self._net, mode=compile_mode, dynamic=False) if compile_mode else self._net

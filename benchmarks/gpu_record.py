@@ -129,7 +129,7 @@ def traffic(inputs: dict[str, Any], labels: Any) -> dict[str, float]:
 def share_of_bus(ms: float, chunk: dict[str, Any], bus: dict[str, float]) -> float:
     """Time for the copies of a chunk at the measured speed of the bus, over the time with copies."""
     there = chunk["bytes_in"] / bus["host_to_device_gb_s"]
-    return (there + chunk["bytes_out"] / bus["device_to_host_gb_s"]) / 1e6 / ms
+    return float((there + chunk["bytes_out"] / bus["device_to_host_gb_s"]) / 1e6 / ms)
 
 
 def table(content: dict[str, Any]) -> str:

@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rng, killed, rounds, wrong = random.Random(arguments.seed), Counter(), 0, []
+    rng, rounds = random.Random(arguments.seed), 0
+    killed: Counter[str] = Counter()
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_scans(arguments.scan, folder / "scans", arguments.scans)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     net, backend = load_checkpoint(arguments.checkpoint).network(), load_backend(arguments.model, "onnxruntime", "cpu")
     contract = backend.contract
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sources in find_scans([arguments.scans], contract.channels)[0][: arguments.count]:
         volume, windows = in_windows(read_scan(sources).volume, contract.channels, contract.windows)
         for size in SIZES:

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,8 +49,9 @@ def state_of(net: nn.Module, stored: Weights) -> Weights:
     state = {}
     for name, old in net.state_dict().items():
         layer, _, last = name.rpartition(".")
-        if isinstance(net.get_submodule(layer), nn.BatchNorm2d):
-            state[name] = _norm(old, last, net.get_submodule(layer).eps, stored[f"{layer}/Conv.constant"])
+        module = net.get_submodule(layer)
+        if isinstance(module, nn.BatchNorm2d):
+            state[name] = _norm(old, last, module.eps, stored[f"{layer}/Conv.constant"])
         elif last == "relative_position_bias_table":
             state[name] = _table(net.get_submodule(layer), layer, stored)
         else:
@@ -63,7 +65,7 @@ def _norm(old: torch.Tensor, last: str, eps: float, shift: torch.Tensor) -> torc
     return values.get(last, torch.full_like(old, 1.0 - eps) if last == "running_var" else old)
 
 
-def _table(attention: nn.Module, layer: str, stored: Weights) -> torch.Tensor:
+def _table(attention: Any, layer: str, stored: Weights) -> torch.Tensor:
     """Biases of relative positions: each is at many places of the matrix that was stored."""
     if f"{layer}/Add.constant" in stored:
         by_pair = stored[f"{layer}/Add.constant"][0].permute(1, 2, 0).flatten(0, 1)
@@ -84,7 +86,9 @@ def packaged_checkpoint(out: Path) -> list[ScanParity]:
         SystemExit: if they are not the same as an export's would have to be; nothing is written then.
     """
     contract = read_model(DEFAULT_MODEL)[1]
-    config = dataclasses.replace(TrainConfig(), grid=contract.grid, window_hu=contract.windows[0])
+    config = dataclasses.replace(
+        TrainConfig(), grid=contract.grid, window_hu=contract.windows[0] or TrainConfig().window_hu
+    )
     net = build_network(config, len(contract.channels), len(contract.labels))
     weights = state_of(net, stored_weights(DEFAULT_MODEL))
     checkpoint = Checkpoint(config, contract.labels, contract.channels, dict(contract.training), weights, {})

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from parotid_seg.contract import Grid
 from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.network import ParotidNet
 
 
 def to_canonical(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +31,7 @@ def to_canonical(image: nibabel.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def segment(net: torch.nn.Module, grid, window: tuple[float, float], image: nibabel.Nifti1Image) -> np.ndarray:
+def segment(net: ParotidNet, grid: Grid, window: tuple[float, float], image: nibabel.Nifti1Image) -> np.ndarray:
     """Labels in the order of the image."""
     voxels, spacing = to_canonical(image)
     scaled = np.clip((voxels - window[0]) / (window[1] - window[0]), 0, 1)
@@ -61,7 +63,8 @@ def segment(net: torch.nn.Module, grid, window: tuple[float, float], image: niba
     ras = labels.transpose(2, 1, 0)[::-1, ::-1]
     stored = nibabel.io_orientation(image.affine)
     back_order = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), stored)
-    return nibabel.orientations.apply_orientation(ras, back_order)
+    turned: np.ndarray = nibabel.orientations.apply_orientation(ras, back_order)
+    return turned
 
 
 def main() -> None:

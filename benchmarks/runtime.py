@@ -63,7 +63,7 @@ def infer(scans: list[Path], out: Path, *options: str) -> list[str]:
 
 def in_memory(backend: Backend, scans: list[Path]) -> list[Inputs]:
     """All scans as the model takes them."""
-    found = []
+    found: list[Inputs] = []
     for scan in scans:
         covered = prepare(read_nifti(scan).volume, backend.contract)
         found += [chunk.inputs for chunk in cut(covered, backend.contract.grid, backend.batch_size)]
@@ -98,7 +98,7 @@ def race(scans: list[Path], checkpoint: Path, folder: Path) -> dict[str, Any]:
         for repeat in range(REPEATS):
             out = folder / f"{name}{repeat}"
             ours.append(watch(infer(scans, out, "--backend", name), memory=False).seconds / len(scans))
-            bare.append(seconds_of(lambda backend=backend, inputs=inputs: run_all(backend, inputs)) / len(scans))
+            bare.append(seconds_of(partial(run_all, backend, inputs)) / len(scans))
         end_to_end, engine = statistics.median(ours), statistics.median(bare)
         found["engines"][name] = {
             "ran": vars(backend.ran),
@@ -132,7 +132,7 @@ def engines(scans: list[Path], folder: Path, int8: Path | None) -> dict[str, Any
         run_all(backend, inputs[:3])
     for _ in range(REPEATS + 2):
         for name, backend in loaded.items():
-            times[name].append(seconds_of(lambda backend=backend: run_all(backend, inputs)))
+            times[name].append(seconds_of(partial(run_all, backend, inputs)))
     looks = sum(len(each["neighbours"]) for each in inputs)
     said = subprocess.run(
         infer(scans[:1], folder / "auto", "--model", str(model)),
@@ -201,14 +201,15 @@ def start(scans: list[Path], folder: Path) -> dict[str, Any]:
     small = folder / "start.nii.gz"
     nibabel.save(head_of(scans[0]), small)
     backend = load_backend(DEFAULT_MODEL, "onnxruntime")
-    np.savez(folder / "start.npz", **in_memory(backend, [small])[0])
+    arrays: dict[str, Any] = dict(in_memory(backend, [small])[0])
+    np.savez(folder / "start.npz", **arrays)
     ours, bare = [], []
     for repeat in range(5):
         out = folder / f"start{repeat}"
         ours.append(watch(infer([small], out, "--quiet"), first=out / "start.nii.gz", memory=False).first_s)
         command = [sys.executable, "-c", BARE_START, str(DEFAULT_MODEL), str(folder / "start.npz")]
         bare.append(watch(command, memory=False).seconds)
-    first, least = statistics.median(ours), statistics.median(bare)
+    first, least = statistics.median(filter(None, ours)), statistics.median(bare)
     return {"first_mask_s": first, "bare_s": least, "ratio": first / least, "all": {"ours": ours, "bare": bare}}
 
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "study"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
@@ -30,7 +31,7 @@ FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 RATES = (1e-3, 2e-3, 4e-3)
 """Each start has its own of them, for each budget."""
 SLICES_AN_EPOCH = 3000
-BUDGETS = {
+BUDGETS: dict[int, dict[str, Any]] = {
     2: {"epochs": 2, "validate_every": 2, "calm_epochs": 1, "warmup_epochs": 0.5},
     6: {"epochs": 6, "validate_every": 6, "calm_epochs": 2},
 }
@@ -58,7 +59,7 @@ STARTS = {
     "organs+contrast": Start("contrast", "organs", {"epochs": 20}),
     "organs+contrast+dense": Start("dense", "organs+contrast", {"epochs": 8}),
 }
-ARMS = (
+ARMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("scratch", BOTH),
     ("organs", BOTH),
     ("organs+contrast", BOTH),
@@ -73,8 +74,8 @@ MAIN_ARMS = {2: 4, 6: 3}
 SAME_RATE = "organs+contrast"
 """Its rate serves for the starts that differ from it in details only: dense contrast, and the trials."""
 
-SHORT = {"epochs": 4}
-TRIALS = {
+SHORT: dict[str, object] = {"epochs": 4}
+TRIALS: dict[str, Start] = {
     "as it is": Start("contrast", "organs", SHORT),
     "crops down to 0.3 of the side": Start(
         "contrast", "organs", {**SHORT, "first": {"crop": 0.3}, "second": {"crop": 0.3}}
@@ -93,7 +94,7 @@ TRIALS = {
     "decoder alone, from organs": Start("dense", "organs", {"epochs": 2}),
 }
 """Contrast in other ways, shorter; each fine-tuned once with 10 patients and judged on the validation patients."""
-STARTS_AND_TRIALS = {**STARTS, **TRIALS}
+STARTS_AND_TRIALS: dict[str, Start] = {**STARTS, **TRIALS}
 TRIAL_EPOCHS = 2
 
 
@@ -116,7 +117,7 @@ class Run:
         )
 
 
-def read(name: str) -> dict | None:
+def read(name: str) -> dict[str, Any] | None:
     """The result of a run, or None."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
@@ -126,9 +127,8 @@ def chosen_rate(start: str, epochs: int) -> float | None:
     """The rate with the best validation at the first number of patients; None until all were tried."""
     start = SAME_RATE if start in TRIALS or start == "organs+contrast+dense" else start
     tried = {rate: read(Run(start, BOTH, epochs, LABELLED[0], 0, rate).name) for rate in RATES}
-    if not all(tried.values()):
-        return None
-    return max(RATES, key=lambda rate: tried[rate]["validation_dsc"])
+    validation = {rate: float(result["validation_dsc"]) for rate, result in tried.items() if result}
+    return max(RATES, key=lambda rate: validation[rate]) if len(validation) == len(RATES) else None
 
 
 def wanted() -> Iterator[tuple[Run, bool]]:
@@ -181,12 +181,12 @@ def do(name: str, data: Path, runs: Path) -> None:
     from parotid_seg.train.settings import load_config, merge
     from parotid_seg.train.stages import train
 
-    common = {"device": "cpu", "cache": runs / "cache", "report": lambda line: print(line, flush=True)}
+    common: dict[str, Any] = {"device": "cpu", "cache": runs / "cache", "report": lambda line: print(line, flush=True)}
     started = time.time()
     if name in STARTS_AND_TRIALS:
         start = STARTS_AND_TRIALS[name]
         init = start.source if start.source == "scratch" else str(runs / start.source / "best.pt")
-        values = {"stages": [start.stage], "init": init, start.stage: start.settings}
+        values: dict[str, Any] = {"stages": [start.stage], "init": init, start.stage: start.settings}
         config = merge(load_config("compact"), values, where=name)
         train(config, data, runs / name, resume=(runs / name / "last.pt").exists(), **common)
         keep_start(name, runs / name)
@@ -198,7 +198,7 @@ def do(name: str, data: Path, runs: Path) -> None:
         folder = runs / name
         init = "scratch" if run.start == "scratch" else str(runs / run.start / "best.pt")
         values = {"seed": run.seed, "init": init, "transfer": list(run.transfer), "stages": ["segment"]}
-        budget = {**BUDGETS[run.epochs], "images_per_epoch": SLICES_AN_EPOCH}
+        budget: dict[str, Any] = {**BUDGETS[run.epochs], "images_per_epoch": SLICES_AN_EPOCH}
         values["segment"] = {**budget, "learning_rate": run.rate}
         config = merge(load_config("compact"), values, where=name)
         train(config, data, folder, labelled=run.labelled, resume=(folder / "last.pt").exists(), **common)
@@ -219,7 +219,7 @@ def slug(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     """What a figure was made with."""
     versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "timm", "numpy")}
     return {
@@ -230,7 +230,7 @@ def machine() -> dict:
     }
 
 
-def write(name: str, values: dict) -> None:
+def write(name: str, values: dict[str, Any]) -> None:
     """Add to the result of a run."""
     from parotid_seg.files import write_text
 
@@ -278,7 +278,7 @@ def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
     """Do what is missing, some at a time, until nothing is left or the time is over."""
     end = time.monotonic() + 60 * minutes
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running: dict[str, subprocess.Popen] = {}
+    running: dict[str, subprocess.Popen[bytes]] = {}
     failed: set[str] = set()
     runs.mkdir(parents=True, exist_ok=True)
     while time.monotonic() < end or running:

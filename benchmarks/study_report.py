@@ -219,7 +219,7 @@ def difference(better: Arm, worse: Arm, epochs: int, labelled: int) -> str:
 
 
 def draw(picture: Path) -> None:
-    """Mean test DSC over labelled patients, a panel a budget: each training a point, an arm's means joined by a line."""
+    """Mean test DSC over labelled patients, a panel a budget; each training is a point, a line joins an arm's means."""
     figure, panels = plt.subplots(
         1, len(BUDGETS), figsize=(7 * len(BUDGETS), 5), layout="constrained", sharex=True, sharey=True
     )

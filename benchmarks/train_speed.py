@@ -22,6 +22,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from parotid_seg.files import write_text
 from parotid_seg.train.checkpoint import build_network
-from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.config import ContrastConfig, TrainConfig
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.patients import Patient, load_patients
 from parotid_seg.train.settings import load_config
@@ -40,7 +41,7 @@ from parotid_seg.train.settings import load_config
 STAGES = ("contrast", "segment")
 
 
-class PlainSlices(Dataset):
+class PlainSlices(Dataset[Any]):
     """Slices with their neighbours as channels, prepared by PIL; twice for contrast, with labels for segmentation."""
 
     def __init__(self, patients: list[Patient], config: TrainConfig, views: int, images: int) -> None:
@@ -86,7 +87,6 @@ def plain_seconds(stage: str, config: TrainConfig, patients: list[Patient], imag
     slices = PlainSlices(patients, config, 2 if stage == "contrast" else 1, images)
     batches = DataLoader(slices, schedule.batch_size, num_workers=os.cpu_count() or 1, drop_last=True)
     net = build_network(config, 1, 3).unet.train()
-    project, predict = (perceptron(layers, schedule) for layers in (3, 2)) if stage == "contrast" else (None, None)
     started = time.perf_counter()
     if stage == "segment":
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
@@ -97,6 +97,7 @@ def plain_seconds(stage: str, config: TrainConfig, patients: list[Patient], imag
             dice = 1 - ((2 * (shares * hot).sum((0, 2, 3)) + 1) / ((shares + hot).sum((0, 2, 3)) + 1))[1:].mean()
             step(optimizer, 0.4 * F.cross_entropy(logits, labels) + 0.6 * dice)
         return time.perf_counter() - started
+    project, predict = (perceptron(layers, schedule) for layers in (3, 2))
     query = nn.ModuleList([net.encoder, net.skip_norms[-1], project])
     slow_net, slow_project = copy.deepcopy(net), copy.deepcopy(project)
     optimizer = torch.optim.AdamW([*query.parameters(), *predict.parameters()], lr=1e-4)
@@ -114,7 +115,7 @@ def plain_seconds(stage: str, config: TrainConfig, patients: list[Patient], imag
     return time.perf_counter() - started
 
 
-def perceptron(layers: int, schedule: object) -> nn.Sequential:
+def perceptron(layers: int, schedule: ContrastConfig) -> nn.Sequential:
     """Linear layers with batch norm between them, from the preset compact's 256 features or from projected ones."""
     width_in = 256 if layers == 3 else schedule.features
     hidden = [nn.Linear(width_in, schedule.hidden), nn.BatchNorm1d(schedule.hidden), nn.ReLU()]
@@ -125,7 +126,7 @@ def perceptron(layers: int, schedule: object) -> nn.Sequential:
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """One update."""
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 
@@ -156,7 +157,7 @@ def main() -> None:
     config = load_config("compact")
     torch.set_num_threads(os.cpu_count() or 1)
     names = "parotid-seg", "torch", "timm", "pillow"
-    found: dict = {"versions": {name: metadata.version(name) for name in names}, "cores": os.cpu_count()}
+    found: dict[str, Any] = {"versions": {name: metadata.version(name) for name in names}, "cores": os.cpu_count()}
     found |= {"python": platform.python_version(), "date": time.strftime("%F"), "images": arguments.images}
     with tempfile.TemporaryDirectory() as cache:
         data = open_data_set(arguments.data, "segment", arguments.labelled)

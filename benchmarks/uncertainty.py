@@ -56,15 +56,16 @@ def main() -> None:
             if value and (reference == value).any():
                 dsc = dice(found.mask == value, reference == value)
                 glands.append({"case": case, "gland": name, "agreement": found.agreement[name], "dsc": dsc})
-    agreement, dsc = (np.array([gland[name] for gland in glands]) for name in ("agreement", "dsc"))
-    rank = stats.spearmanr(agreement, dsc)
+    agreement = np.array([gland["agreement"] for gland in glands])
+    achieved = np.array([gland["dsc"] for gland in glands])
+    rank = stats.spearmanr(agreement, achieved)
     table = [
         {
             "limit": limit,
             "flagged": int((agreement < limit).sum()),
-            "mean_dsc_flagged": float(dsc[agreement < limit].mean()) if (agreement < limit).any() else None,
-            "mean_dsc_others": float(dsc[agreement >= limit].mean()),
-            "worst_tenth_found": float((agreement[dsc <= np.quantile(dsc, 0.1)] < limit).mean()),
+            "mean_dsc_flagged": float(achieved[agreement < limit].mean()) if (agreement < limit).any() else None,
+            "mean_dsc_others": float(achieved[agreement >= limit].mean()),
+            "worst_tenth_found": float((agreement[achieved <= np.quantile(achieved, 0.1)] < limit).mean()),
         }
         for limit in LIMITS
     ]

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nnunet import DEFAULT_TRAINER, TRAINED_TRAINER, NnUnet
 
@@ -176,12 +178,8 @@ def nnunet(ground: Ground) -> dict[str, Contestant]:
             found[name] = Contestant(
                 f"nnU-Net v2 {configuration}{', mirroring' if mirrored else ''}",
                 f"trained: {TRAINED_TRAINER}, {words_of(peer.training(configuration))}" if uses_trained else RANDOM,
-                lambda job, configuration=configuration, uses_trained=uses_trained, mirrored=mirrored: peer.predict(
-                    configuration, job.folder, job.out, trained=uses_trained, mirrored=mirrored
-                ),
-                lambda configuration=configuration, uses_trained=uses_trained: about_nnunet(
-                    peer, configuration, trained=uses_trained
-                ),
+                partial(predict_with_nnunet, peer, configuration, trained=uses_trained, mirrored=mirrored),
+                partial(about_nnunet, peer, configuration, trained=uses_trained),
                 "nnunet",
                 trained=uses_trained,
                 slow=mirrored or configuration != "2d",
@@ -189,9 +187,14 @@ def nnunet(ground: Ground) -> dict[str, Contestant]:
     return found
 
 
-def about_nnunet(peer: NnUnet, configuration: str, *, trained: bool) -> dict[str, object]:
+def predict_with_nnunet(peer: NnUnet, configuration: str, job: Job, *, trained: bool, mirrored: bool) -> list[str]:
+    """The command that does a job with a network of nnU-Net."""
+    return peer.predict(configuration, job.folder, job.out, trained=trained, mirrored=mirrored)
+
+
+def about_nnunet(peer: NnUnet, configuration: str, *, trained: bool) -> dict[str, Any]:
     """Its network by its own plans, and how it was trained."""
-    about = read_json(peer.untrained(configuration) / "network.json")
+    about: dict[str, Any] = read_json(peer.untrained(configuration) / "network.json")
     if not trained:
         return {**about, "trainer": DEFAULT_TRAINER}
     training = peer.training(configuration)
@@ -200,7 +203,7 @@ def about_nnunet(peer: NnUnet, configuration: str, *, trained: bool) -> dict[str
     return {**about, "trainer": TRAINED_TRAINER, "training": training}
 
 
-def words_of(training: dict[str, object]) -> str:
+def words_of(training: dict[str, Any]) -> str:
     """A training in a few words."""
     return (
         f"{training.get('minutes', 0):.0f} minutes on {training.get('threads', '?')} core(s), "
@@ -208,15 +211,16 @@ def words_of(training: dict[str, object]) -> str:
     )
 
 
-def made_once(path: Path, command: Sequence[str]) -> dict[str, object]:
+def made_once(path: Path, command: Sequence[str]) -> dict[str, Any]:
     """What a JSON file says, after the command that writes it if it is not there."""
     if not path.exists():
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}: {done.stdout[-2000:]}")
-    return read_json(path)
+    content: dict[str, Any] = read_json(path)
+    return content
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> Any:
     """A file's content."""
     return json.loads(path.read_text())

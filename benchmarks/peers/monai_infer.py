@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,11 @@ def make(network: Network, folder: Path) -> None:
         net(network.example())
     if network.onnx:
         example, windows = network.example(WINDOWS_AT_ONCE), torch.export.Dim("windows")
-        names = {"input_names": ["image"], "output_names": ["scores"], "dynamic_shapes": {"x_in": {0: windows}}}
+        names: dict[str, Any] = {
+            "input_names": ["image"],
+            "output_names": ["scores"],
+            "dynamic_shapes": {"x_in": {0: windows}},
+        }
         torch.onnx.export(net, (example,), folder / "network.onnx", dynamo=True, **names)
     else:
         torch.save(net.state_dict(), folder / "network.pt")
@@ -111,7 +116,8 @@ def load(network: Network, folder: Path) -> Predictor:
     if not network.onnx:
         net = network.build()
         net.load_state_dict(torch.load(folder / "network.pt", weights_only=True))
-        return net
+        predictor: Predictor = net
+        return predictor
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from budget import read_schedule, write_whole
 
@@ -86,7 +87,7 @@ class NnUnet:
         more = () if mirrored else ("--disable_tta",)
         return self.command(*words, "-f", 0, "-device", "cpu", *more, results=results)
 
-    def training(self, configuration: str) -> dict[str, object]:
+    def training(self, configuration: str) -> dict[str, Any]:
         """How the trained model was trained: its schedule, and what its epochs took together."""
         folder = self.model(configuration, TRAINED_TRAINER)
         schedule = read_schedule(folder / "schedule.json")

@@ -156,7 +156,7 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
 
 
-if __name__ == "__main__":
+if ARGUMENTS is not None:
     os.register_at_fork(after_in_child=end_with_parent)
     torch.set_num_threads(ARGUMENTS.threads)
     train(ARGUMENTS)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,15 @@ class Race:
         """What is still to be done, in turns: the contestant's name, and the work."""
         for name in self.everyone:
             if "peak_mib" not in record.row(name):
-                yield name, lambda name=name: self.memory(name, record.row(name))
+                yield name, partial(self.memory, name, record.row(name))
         for repeat in range(max(self.rules.repeats, self.rules.slow_repeats)):
             for name, contestant in self.everyone.items():
                 wanted = self.rules.slow_repeats if contestant.slow else self.rules.repeats
                 if len(record.row(name)["many_s"]) <= repeat < wanted:
-                    yield name, lambda name=name: self.times(name, record.row(name))
+                    yield name, partial(self.times, name, record.row(name))
         for name, contestant in self.everyone.items():
             if self.rules.accuracy and contestant.trained and "accuracy" not in record.row(name):
-                yield name, lambda name=name: self.accuracy(name, record.row(name))
+                yield name, partial(self.accuracy, name, record.row(name))
 
     def memory(self, name: str, row: dict[str, Any]) -> None:
         """Who it is, and its peak memory on a few scans."""
