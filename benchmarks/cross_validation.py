@@ -52,8 +52,16 @@ def make_fold_data(data: Path, folder: Path, held_out: Sequence[str], train: Seq
     write_text(json.dumps({"train": list(train), "validation": list(held_out)}), folder / "splits.json")
 
 
-def train_fold(recipe: Path, data: Path, fold: int, runs: Path, minutes: float) -> bool:
+def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, minutes: float = math.inf) -> bool:
     """Train, or go on with, the model of one fold, and score it when it is done.
+
+    Args:
+        recipe: the configuration file.
+        data: the whole data set.
+        fold: which patients are held out.
+        runs: folder for checkpoints and decoded scans.
+        results: folder for folds, scores and masks.
+        minutes: stop after the first epoch that ends later.
 
     Returns:
         Whether the fold is done.
@@ -66,8 +74,8 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, minutes: float) 
 
     splits = json.loads((data / "splits.json").read_text())
     folds = deal_folds([*splits["train"], *splits["validation"]])
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_text(json.dumps(folds, indent=1) + "\n", RESULTS / "folds.json")
+    (results / recipe.stem).mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps(folds, indent=1) + "\n", results / "folds.json")
     held_out = folds[fold]
     run = runs / recipe.stem / f"fold-{fold}"
     rest = sorted(name for other in folds if other is not held_out for name in other)
@@ -95,9 +103,9 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, minutes: float) 
             "train_minutes": round(sum(record["train_seconds"] for record in records) / 60, 1),
             "training_loss": records[-1]["loss"],
             **environment(),
-            "patients": score_fold(run / "best.pt", data, held_out, RESULTS / recipe.stem / "masks"),
+            "patients": score_fold(run / "best.pt", data, held_out, results / recipe.stem / "masks"),
         }
-        write_text(json.dumps(content, indent=1) + "\n", RESULTS / recipe.stem / f"fold-{fold}.json")
+        write_text(json.dumps(content, indent=1) + "\n", results / recipe.stem / f"fold-{fold}.json")
     return done
 
 
@@ -198,12 +206,13 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="data set in nnU-Net's raw layout with splits.json")
     parser.add_argument("recipes", type=Path, nargs="*", metavar="RECIPE.toml")
     parser.add_argument("--runs", type=Path, help="folder for checkpoints and decoded scans")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for folds, scores and masks")
     parser.add_argument("--folds", default="0,1,2,3,4", help="which folds, in the order of their turn")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
     arguments = parser.parse_args()
     if arguments.report:
-        print(report(RESULTS), end="")
+        print(report(arguments.results), end="")
         return
     if not (arguments.data and arguments.recipes and arguments.runs):
         parser.error("expected DATA, at least one RECIPE.toml and --runs, or --report")
@@ -211,9 +220,10 @@ def main() -> None:
     end = time.monotonic() + 60 * arguments.minutes
     for fold in map(int, arguments.folds.split(",")):
         for recipe in arguments.recipes:
-            if (RESULTS / recipe.stem / f"fold-{fold}.json").exists():
+            if (arguments.results / recipe.stem / f"fold-{fold}.json").exists():
                 continue
-            if not train_fold(recipe, arguments.data, fold, arguments.runs, (end - time.monotonic()) / 60):
+            left = (end - time.monotonic()) / 60
+            if not train_fold(recipe, arguments.data, fold, arguments.runs, arguments.results, left):
                 return
 
 

@@ -1,0 +1,158 @@
+"""Every script in benchmarks/ runs to its end on next to nothing and writes what it promises."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import study
+import study_report
+
+from parotid_seg.models import DEFAULT_MODEL
+from tests.train.conftest import balls, small_config  # noqa: F401
+
+ELSEWHERE = {
+    "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
+    "export.py": "test_export_benchmark, below",
+    "gpu.py": "test_gpu_benchmark.py",
+    "gpu_end_to_end.py": "test_gpu_benchmark.py",
+    "gpu_engines.py": "test_gpu_benchmark.py",
+    "gpu_record.py": "test_gpu_benchmark.py",
+    "plain_loop.py": "run by runtime.py",
+    "slowed.py": "run by bench_noise.py",
+    "study.py": "test_the_study_trains_and_tests, below",
+    "study_report.py": "test_the_study_s_tables_and_picture, below",
+    "watch.py": "run by runtime.py",
+}
+"""Scripts and modules that are not in `COMMANDS`, and what runs them."""
+COMMANDS: dict[str, list[str]] = {
+    "accuracy.py": ["--scans", "{scans}", "--references", "{labels}", "--out", "{out}", "--worst", "1"],
+    "bench_noise.py": ["--repeats", "2", "--minutes", "0.02", "--out", "{out}/x.json"],
+    "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
+    "cross_validation.py": [
+        *("{balls}", "{recipe}", "--folds", "0", "--runs", "{out}/runs", "--results", "{out}/results"),
+    ],
+    "kills.py": ["{scan}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
+    "native_sizes.py": ["{packaged}", "{model}", "--scans", "{scans}", "--count", "1", "--out", "{out}/x.json"],
+    "packaged_checkpoint.py": ["{out}/x.pt"],
+    "runtime.py": [
+        *("{scans}", "--checkpoint", "{packaged}", "--parts", "race", "start", "flat"),
+        *("--many", "4", "--out", "{out}/x.json"),
+    ],
+    "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
+    "train_speed.py": ["{balls}", "--images", "48", "--repeats", "1", "--labelled", "2", "--out", "{out}/x.json"],
+    "uncertainty.py": ["{scans}", "{labels}", "--out", "{out}/x.json"],
+}
+WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt", "cross_validation.py": "results/folds.json"}
+"""Files in the output folder, where it is not x.json."""
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, head, example_labels, balls, small_config):  # noqa: F811
+    """What the scripts take: two scans of a few slices with their contours, a data set, and checkpoints."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    scans, labels = folder / "imagesTs", folder / "labelsTs"
+    scans.mkdir()
+    labels.mkdir()
+    contours = np.asarray(example_labels.dataobj)
+    first = int(np.flatnonzero(contours.any(axis=(0, 1)))[0])
+    start = max(0, first - 2)
+    cut = example_labels.slicer[:, :, start : start + head.shape[2]]
+    for name in ("one", "two"):
+        nibabel.save(head, scans / f"{name}_0000.nii.gz")
+        nibabel.save(cut, labels / f"{name}.nii.gz")
+    recipe = folder / "small.toml"
+    recipe.write_text(small_config.read_text().replace("epochs = 4", "epochs = 2"))
+    run_script("packaged_checkpoint.py", str(folder / "packaged.pt"))
+    words = [sys.executable, "-m", "parotid_seg", "train", balls, "--out", folder / "run", "--config", recipe]
+    subprocess.run([*map(str, words), "--device", "cpu", "--quiet"], check=True)
+    return {
+        "benchmarks": BENCHMARKS,
+        "scans": scans,
+        "labels": labels,
+        "scan": scans / "one_0000.nii.gz",
+        "balls": balls,
+        "recipe": recipe,
+        "trained": folder / "run" / "best.pt",
+        "packaged": folder / "packaged.pt",
+        "model": DEFAULT_MODEL,
+    }
+
+
+def run_script(script: str, *words: str) -> str:
+    """What a script prints; an error with all of it if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MPLBACKEND": "Agg"}
+    command = [sys.executable, str(BENCHMARKS / script), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_script_is_run_somewhere():
+    scripts = {path.name for path in BENCHMARKS.glob("*.py")}
+    assert scripts == COMMANDS.keys() | ELSEWHERE.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_script_runs(script, files, tmp_path):
+    words = [word.format(out=tmp_path, **files) for word in COMMANDS[script]]
+    printed = run_script(script, *words)
+    written = tmp_path / WRITES.get(script, "x.json")
+    if "{out}" in " ".join(COMMANDS[script]):
+        assert written.stat().st_size
+    else:
+        assert printed.strip()
+
+
+@pytest.mark.slow
+def test_folds_are_disjoint_and_their_results_become_a_table(files, tmp_path):
+    words = [word.format(out=tmp_path, **files) for word in COMMANDS["cross_validation.py"]]
+    run_script("cross_validation.py", *words)
+    folds = json.loads((tmp_path / "results" / "folds.json").read_text())
+    names = [name for fold in folds for name in fold]
+    assert sorted(names) == sorted(set(names)) == [f"p{index}" for index in range(6)]
+    result = json.loads((tmp_path / "results" / "small" / "fold-0.json").read_text())
+    assert sorted(result["patients"]) == folds[0]
+    assert {path.name for path in (tmp_path / "results" / "small" / "masks").iterdir()} == {
+        f"{name}.nii.gz" for name in folds[0]
+    }
+    table = run_script("cross_validation.py", "--report", "--results", str(tmp_path / "results"))
+    assert f"| small | 0 | {len(folds[0])} |" in table
+
+
+@pytest.mark.slow
+def test_the_study_trains_and_tests(balls, tmp_path, monkeypatch):  # noqa: F811
+    data = tmp_path / "data"
+    data.mkdir()
+    for entry in balls.iterdir():
+        (data / entry.name).symlink_to(entry)
+    for made, source in (("imagesTs", "imagesTr"), ("labelsTs", "labelsTr")):
+        (data / made).symlink_to(balls / source)
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(study, "SLICES_AN_EPOCH", 24)
+    monkeypatch.setattr(study, "LABELLED", (2,))
+    monkeypatch.setattr(study, "SEEDS", {2: {2: (0,)}, 6: {2: ()}})
+    runs = tmp_path / "runs"
+    run = study.Run("scratch", study.BOTH, 2, 2, 0, study.RATES[0])
+    assert next(study.work(runs)) == run.name
+    study.do(run.name, data, runs)
+    assert study.read(run.name)["minutes"] > 0
+    study.do(f"test:{run.name}", data, runs)
+    assert set(study.read(run.name)["test"]) == {f"p{index}" for index in range(6)}
+
+
+def test_the_study_s_tables_and_picture_come_from_the_committed_results(tmp_path):
+    page, picture = tmp_path / "study.md", tmp_path / "study.png"
+    committed = (study_report.DOCS / "study.md").read_text()
+    page.write_text(committed)
+    study_report.report(page, picture)
+    assert page.read_text() == committed
+    assert picture.stat().st_size

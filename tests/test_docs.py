@@ -1,0 +1,85 @@
+"""Commands in README, docs and benchmarks/README.md are understood as they stand there."""
+
+import argparse
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from parotid_seg.cli import app
+from parotid_seg.commands.shared import UsageError
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "peers" / "README.md"]
+OURS = re.compile(r"(^ *|`)((?:parotid-seg|python -m parotid_seg|python benchmarks/[\w/]+\.py) [^`#\n]+)", re.MULTILINE)
+"""At the start of a line: a whole command. In back quotes: it may leave arguments out."""
+COMMANDS = ("infer", "inspect", "evaluate", "listen", "dataset", "train", "export", "bench", "version")
+
+
+def commands_in(page: Path) -> dict[str, tuple[list[str], bool]]:
+    """Each command on a page by its place and text: its words, and whether it is whole."""
+    text = page.read_text().replace("\\\n", " ")
+    found = [(shlex.split(line.split(";")[0]), before != "`") for before, line in OURS.findall(text)]
+    return {
+        f"{page.relative_to(ROOT)}: {shlex.join(words)}": (words, whole)
+        for words, whole in found
+        if "..." not in words and (words[0] == "python" or words[1] in COMMANDS)  # else it is a sentence
+    }
+
+
+FOUND = {name: command for page in PAGES for name, command in commands_in(page).items()}
+
+
+OF_THE_PACKAGE = [name for name, (words, _) in FOUND.items() if "benchmarks/" not in words[1]]
+OF_BENCHMARKS = [name for name, (words, whole) in FOUND.items() if "benchmarks/" in words[1] and whole]
+
+
+class _ParsedError(Exception):
+    """The script has read its command line."""
+
+
+def test_pages_have_commands():
+    assert len(FOUND) > 40
+
+
+@pytest.mark.parametrize("command", OF_THE_PACKAGE)
+def test_a_command_of_ours_is_understood(command):
+    words, whole = FOUND[command]
+    words = [word.removesuffix("...") for word in words]
+    arguments = words[words.index("parotid_seg") + 1 :] if "parotid_seg" in words else words[1:]
+    group = typer.main.get_command(app)
+    try:
+        for _ in range(2):  # bench compare is a command of a command
+            context = group.make_context("parotid-seg", list(arguments), resilient_parsing=False)
+            if arguments[0] == "--help" or not hasattr(group, "get_command"):
+                return
+            found = group.get_command(context, arguments[0])
+            assert found is not None, f"no such command: {arguments[0]}"
+            group, arguments = found, arguments[1:]
+            if not (hasattr(group, "get_command") and arguments and arguments[0] in group.list_commands(context)):
+                group.make_context("parotid-seg", list(arguments), resilient_parsing=False)
+                return
+    except UsageError as error:
+        if whole or type(error).__name__ != "MissingParameter":
+            pytest.fail(f"{command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("command", OF_BENCHMARKS)
+def test_a_benchmark_s_command_line_is_understood(command, monkeypatch):
+    (_, script, *arguments), _ = FOUND[command]
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser, given=None, namespace=None):
+        parse(parser, given, namespace)
+        raise _ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))
+    with pytest.raises(_ParsedError):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
