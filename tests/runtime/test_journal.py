@@ -1,5 +1,6 @@
 """The journal: only whole work counts as done, and a folder has one writer."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,15 @@ def test_done_work_is_found_again(tmp_path):
     assert journal.entries == {"a": entry}
     assert is_whole(journal.entries["a"], tmp_path)
     assert str(journal.owners()["a"]) == "/scans/a.nii.gz"
+
+
+def test_lines_of_versions_that_kept_sentences(tmp_path):
+    line = {"case": "a", "source": "/who/a.nii", "key": "k", "status": "done", "flags": ["left and right look swapped"]}
+    failed = {"case": "b", "source": "/who/b.nii", "key": "k", "status": "failed", "reason": "/who/b.nii: cut off"}
+    (tmp_path / NAME).write_text(f"{json.dumps(line)}\n{json.dumps(failed)}\n")
+    found = Journal(tmp_path).entries
+    assert found["a"].flags == (Flag(FlagCode.OLD_VERSION, detail="left and right look swapped"),)
+    assert "/who" not in found["b"].failure, "a report names no folder"
 
 
 def test_a_mask_that_changed_or_went_is_not_whole(tmp_path):

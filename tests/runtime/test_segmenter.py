@@ -1,5 +1,7 @@
 """What is said about a result: only of parotid glands is it known how large they are and that they must be there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -140,6 +142,49 @@ def test_a_speck_on_the_other_side_is_no_gland():
     assert segment(mask, PAROTIDS, 0, channels=("CT",)).flags == (
         Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.125),
     )
+
+
+def cropped(volume: Volume, rows: slice, columns: slice) -> Volume:
+    return replace(volume, voxels=volume.voxels[:, :, rows, columns])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "cut"),
+    [
+        (slice(None), slice(None), ()),
+        (slice(0, 14), slice(None), ("parotid_left", "parotid_right")),
+        (slice(14, None), slice(None), ("parotid_left", "parotid_right")),
+        (slice(None), slice(0, 20), ("parotid_left",)),
+        (slice(None), slice(10, None), ("parotid_right",)),
+    ],
+)
+def test_a_scan_that_ends_within_a_gland_is_flagged(rows, columns, cut):
+    volume, mask = cropped(scan(0), rows, columns), glands(18, 8)[:, rows, columns]
+    contract = replace(Fake(mask, PAROTIDS, ("CT",)).contract, grid=Grid(size=48, spacing_mm=4.0, offsets_mm=(0,)))
+    covered = prepare(volume, contract)
+    assert mask[:, covered.rows, covered.columns].shape == mask.shape
+    flags = conclude(mask, covered, volume, contract).flags
+    assert [flag.structure for flag in flags if flag.code is FlagCode.CUT_IN_PLANE] == list(cut)
+
+
+@pytest.mark.parametrize(("step_mm", "size"), [(5.0, 100), (1.0, 400), (0.5, 600)])
+def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
+    """Whatever the spacing, and though the grid's filter reaches over its last pixel."""
+    grid = Grid(size=16, spacing_mm=2.25, kernel_mm=4.0, offsets_mm=(0,))
+    contract = Contract(("background", "gland"), ("CT",), (HU,), grid)
+    voxels = np.full((1, 4, size, size), 40, np.int16)
+    voxels[:, :, :2] = -1000
+    volume = Volume(voxels, (3.0, step_mm, step_mm), Orientation((0, 1, 2), (False, False, False)))
+    covered = prepare(volume, contract)
+    assert covered.rows.stop < size
+    assert covered.columns.stop < size
+    found = covered.in_plane["columns_back"].any(axis=1)
+    middle, last = covered.voxels.shape[2] // 2, int(np.flatnonzero(found)[-1])
+    for column, expected in ((last, True), (last - 1, True), (last // 2, False)):
+        labels = np.zeros(covered.voxels.shape[1:], np.uint8)
+        labels[1:3, middle, column] = 1
+        flags = conclude(labels, covered, volume, contract).flags
+        assert (Flag(FlagCode.CUT_IN_PLANE, "gland") in flags) == expected, column
 
 
 def test_structures_that_are_no_parotid_glands_may_lie_anywhere():

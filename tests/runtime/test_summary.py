@@ -27,9 +27,9 @@ def test_no_text_is_a_formula(tmp_path, first):
         evil,
         "",
         "done",
-        evil,
-        evil,
-        flags=(Flag(FlagCode.OLD_VERSION, detail=evil),),
+        reason=evil,
+        mask=evil,
+        flags=(Flag(FlagCode.OLD_VERSION, detail=evil), Flag(FlagCode.SHEARED, value=9.0)),
         volumes_ml=sizes,
         seconds={"read": 1e-05},
     )
@@ -39,6 +39,7 @@ def test_no_text_is_a_formula(tmp_path, first):
         ("case", "reason", "mask", "source"), f"'{evil}"
     )
     assert row["flags"].startswith(f"'{evil}")
+    assert row["flag_codes"] == "old_version;sheared"
     assert (row["left_ml"], row[f"'{evil}_ml"], row["read_s"]) == ("20.00", "3.00", "1e-05")
     assert not any(text.startswith(first) for cell in row.items() for text in cell)
 
