@@ -90,7 +90,9 @@ def _of_case(case: Judged, issued: str) -> list[Resource]:
 def _flag(flag: Flag) -> Resource:
     """A flag as a CodeableConcept."""
     coded: Resource = {"coding": [{"system": FLAG, "code": str(flag.code)}], "text": visible(sentence(flag))}
-    about = [{"url": f"{FLAG}:structure", "valueString": visible(flag.structure)}] if flag.structure else []
+    about: list[Resource] = (
+        [{"url": f"{FLAG}:structure", "valueString": visible(flag.structure)}] if flag.structure else []
+    )
     if flag.value is not None:
         about.append({"url": f"{FLAG}:value", "valueDecimal": round(flag.value, 4)})
     return {**coded, "extension": about} if about else coded
