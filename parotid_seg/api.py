@@ -78,7 +78,8 @@ class Segmenter:
             spacing_mm: of an array, the distance between slices, rows and columns.
 
         Returns:
-            Labels in the order of the image or the array, volumes, flags and agreement.
+            Labels in the order of the image or the array, volumes, flags (codes and values, see `flags.Flag`) and
+            agreement.
 
         Raises:
             InputError: for an array without its spacing, or an image with another one.

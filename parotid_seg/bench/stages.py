@@ -72,7 +72,7 @@ def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stage
     status, entry = do_case(work, Case("scan", scan), None, ask)
     whole_s = time.perf_counter() - begun
     if status != "done":
-        raise ScanError(entry.reason)
+        raise ScanError(entry.reason, path=entry.path)
     spent["read"], spent["write"] = entry.seconds["read"], entry.seconds["write"]
     (folder / entry.mask).unlink()
     return Stages(spent, whole_s)

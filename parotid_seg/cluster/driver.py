@@ -19,7 +19,6 @@ from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
 from parotid_seg.runtime.pipes import ends, send
-from parotid_seg.runtime.sources import place_of
 
 REACHED_S = 5.0
 """For a connection to the cluster's head."""
@@ -175,7 +174,7 @@ def _answers(plan: Plan, ready: Ready, errand: Errand) -> Iterator[Finished | St
             if isinstance(said, Stopped):
                 return
     for job in left.values():
-        reason = f"{place_of(job.case.scan[0])}: set aside: its worker died {TRIES} times, and {TRIES} times again"
+        reason = f"set aside: its worker died {TRIES} times, and {TRIES} times again"
         yield Finished("failed", failed(job.case, reason))
 
 

@@ -23,7 +23,6 @@ from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
 from parotid_seg.runtime.pipeline import Limits, Pipeline
-from parotid_seg.runtime.sources import place_of
 
 VERSION = metadata.version("parotid-seg")
 
@@ -92,8 +91,7 @@ class Host:
                 self._cases = None
             for job in left.values():
                 where = f"host {platform.node()}, whose Ray log tells where"
-                place = place_of(job.case.scan[0])
-                yield Finished("failed", failed(job.case, f"{place}: unexpected {type(error).__name__} on {where}"))
+                yield Finished("failed", failed(job.case, f"unexpected {type(error).__name__} on {where}"))
 
 
 class _Cases:

@@ -44,7 +44,8 @@ class Stage:
         try:
             scan = tuple(self._copied(source) if isinstance(source, Path) else source for source in case.scan)
         except ScanError as error:
-            return self.deliver(job, Finished("failed", failed(case, str(error))))
+            url = url_of(error.path) if error.path else None
+            return self.deliver(job, Finished("failed", failed(case, error.reason, path=url)))
         if self._url:
             known = [job.known.mask, *job.known.further] if job.known else []
             for name in filter(None, {*known, *self._outputs.names(case.name)}):
@@ -60,9 +61,9 @@ class Stage:
             system, path = opened(url)
             system.get_file(path, str(folder / source.name))
         except FileNotFoundError as error:
-            raise ScanError(f"{url}: no such file") from error
+            raise ScanError("no such file", path=source) from error
         except Exception as error:  # each service's client has errors of its own
-            raise ScanError(f"{url}: cannot be read ({told(error)})") from error
+            raise ScanError(f"cannot be read ({told(error)})", path=source) from error
         return folder / source.name
 
     def _get_result(self, name: str) -> None:
@@ -91,7 +92,7 @@ class Stage:
         entry = finished.entry
         for source, copy in zip(job.case.scan, copied.case.scan if copied else job.case.scan, strict=True):
             if isinstance(source, Path) and isinstance(copy, Path) and source != copy:
-                entry = replace(entry, reason=entry.reason.replace(str(copy), url_of(source)))
+                entry = replace(entry, path=url_of(source) if entry.path == str(copy) else entry.path)
                 shutil.rmtree(copy.parent)
         first = job.case.scan[0]
         if isinstance(first, Path) and url_of(first):

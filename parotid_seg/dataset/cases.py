@@ -75,11 +75,11 @@ class Making:
                     self._label(found, found.contoured, case)
                     continue
             except _UnreadableScanError as error:
-                self.leave(NotUsed(SERIES, found.series.folder, str(error), wanted=True))
+                self.leave(NotUsed.because(SERIES, found.series.folder, error))
                 continue
             except ScanError as error:
                 assert found.contoured
-                self.leave(NotUsed(STRUCTURES, found.contoured.structures.path, str(error), wanted=True))
+                self.leave(NotUsed.because(STRUCTURES, found.contoured.structures.path, error))
             others[found] = self._without_files(case) if case.kind == LABELLED else case
         return others
 
@@ -102,7 +102,7 @@ class Making:
             try:
                 self._keep_scan(found, case)
             except ScanError as error:
-                self.leave(NotUsed(SERIES, found.series.folder, str(error), wanted=True))
+                self.leave(NotUsed.because(SERIES, found.series.folder, error))
 
     def _label(self, found: Candidate, contoured: Contoured, case: Case) -> None:
         key = _key(found)
@@ -198,4 +198,4 @@ def _read(found: Candidate) -> NiftiScan:
     try:
         return read_series(found.series)
     except ScanError as error:
-        raise _UnreadableScanError(str(error)) from error
+        raise _UnreadableScanError(error.reason, path=error.path) from error

@@ -71,20 +71,20 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     sets = _structure_sets(rtstructs, left)
     series, left_out = _series_and_drawn_on([path for path in files if path not in rtstructs], sets)
     for files_left in left_out:
-        left(NotUsed(FILE, files_left.path, str(files_left), wanted=files_left.refused))
+        left(NotUsed(FILE, files_left.path, files_left.as_error().reason, wanted=files_left.refused))
     by_series: dict[Series, list[tuple[StructureSet, str]]] = {}
     for structures in sets:
         try:
             own, by = series_of(structures, series)
             by_series.setdefault(own, []).append((structures, by))
         except ScanError as error:
-            left(NotUsed(STRUCTURES, structures.path, str(error), wanted=True))
+            left(NotUsed.because(STRUCTURES, structures.path, error))
     candidates = []
     for each in series:
         try:
             candidates.append(_candidate(each, by_series.get(each, []), wanted, left))
         except ScanError as error:
-            left(NotUsed(SERIES, each.folder, str(error), wanted=True))
+            left(NotUsed.because(SERIES, each.folder, error))
     return [each for each in candidates if each is not None]
 
 
@@ -109,8 +109,10 @@ def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:
         try:
             found = read_structures(path)
             first = sets.setdefault(hashlib.sha256(path.read_bytes()).digest(), found)
-        except (ScanError, OSError) as error:
-            left(NotUsed(STRUCTURES, path, str(error), wanted=True))
+        except ScanError as error:
+            left(NotUsed.because(STRUCTURES, path, error))
+        except OSError as error:
+            left(NotUsed(STRUCTURES, path, f"cannot be read ({error.strerror})", wanted=True))
         else:
             if first is not found:
                 left(NotUsed(STRUCTURES, path, f"the same file as {first.path}"))
@@ -188,7 +190,7 @@ def _contoured(
         chosen = choose(usable, wanted.prefer)
     except ScanError as error:
         for each in usable:
-            left(NotUsed(STRUCTURES, each.structures.path, str(error), wanted=True))
+            left(NotUsed.because(STRUCTURES, each.structures.path, error))
         return None
     for each in usable:
         if each is not chosen:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import harmless, write_text
 from parotid_seg.scan.codes import plain
 
@@ -21,7 +22,7 @@ class NotUsed:
     Attributes:
         kind: FILE, SERIES, STRUCTURES or ROI.
         place: its file, or a series' folder.
-        reason: one line; the place at its beginning is left out.
+        reason: one line, without the place.
         name: of a ROI.
         wanted: whether it should have been of use, so that somebody should look at it.
     """
@@ -33,7 +34,12 @@ class NotUsed:
     wanted: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", plain(self.reason).removeprefix(f"{self.place}: "))
+        object.__setattr__(self, "reason", plain(self.reason))
+
+    @classmethod
+    def because(cls, kind: str, place: Path, error: ParotidSegError) -> NotUsed:
+        """What should have been of use, but for an error; the error's path is named where it is not the place."""
+        return cls(kind, place, error.reason if error.path in (None, place) else str(error), wanted=True)
 
     def __str__(self) -> str:
         """One line."""

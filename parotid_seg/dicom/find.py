@@ -32,12 +32,14 @@ class LeftOut:
         reason: in one line, without text from the files.
         count: files.
         refused: whether they are, or may be, a scan that ought to be used: one that is damaged or incomplete.
+        stray: whether they are no DICOM at all: empty, gone, or of another format.
     """
 
     path: Path
     reason: str
     count: int = 1
     refused: bool = False
+    stray: bool = False
 
     def __str__(self) -> str:
         return str(self.as_error())
@@ -85,17 +87,17 @@ class _Gathered:
     frames: dict[Owner, list[Frame]] = field(default_factory=lambda: defaultdict(list))
     unusable: dict[Owner, list[tuple[Path, Unusable]]] = field(default_factory=lambda: defaultdict(list))
     unreadable: list[Path] = field(default_factory=list)
-    reasons: dict[tuple[str, bool], list[Path]] = field(default_factory=lambda: defaultdict(list))
+    reasons: dict[tuple[str, bool, bool], list[Path]] = field(default_factory=lambda: defaultdict(list))
 
-    def leave(self, reason: str, *paths: Path, refused: bool = False) -> None:
+    def leave(self, reason: str, *paths: Path, refused: bool = False, stray: bool = False) -> None:
         """Leave out files; those of one reason become one line."""
-        self.reasons[reason, refused] += paths
+        self.reasons[reason, refused, stray] += paths
 
     def left_out(self) -> tuple[LeftOut, ...]:
         made = []
-        for (reason, refused), paths in self.reasons.items():
+        for (reason, refused, stray), paths in self.reasons.items():
             files = list(dict.fromkeys(paths))
-            made.append(LeftOut(files[0] if len(files) == 1 else _folder_of(files), reason, len(files), refused))
+            made.append(LeftOut(files[0] if len(files) == 1 else _folder_of(files), reason, len(files), refused, stray))
         return tuple(sorted(made, key=lambda each: not each.refused))
 
 
@@ -126,7 +128,7 @@ def find_series(files: Iterable[Path]) -> Found:
 def _gather(path: Path, gathered: _Gathered) -> None:
     """Put one file's images where they belong, or leave it out."""
     try:
-        other = _other_than_images(path, gathered)
+        _gather_file(path, gathered)
     except ScanError as error:
         kind = kind_in_meta(path)
         suspect = not kind or kind in MODALITIES
@@ -134,26 +136,22 @@ def _gather(path: Path, gathered: _Gathered) -> None:
             gathered.unreadable.append(path)
         words = error.reason
         gathered.leave(words if suspect else f"{_words_for(kind)}; {words}", path, refused=suspect)
-    else:
-        if other:
-            gathered.leave(other, path)
 
 
-def _other_than_images(path: Path, gathered: _Gathered) -> str:
-    """Gather the images of a CT or MR object; what else the file is if it is none."""
+def _gather_file(path: Path, gathered: _Gathered) -> None:
+    """Gather the images of a CT or MR object; leave out any other file."""
     with discreet(path, "DICOM file"):
         if not path.is_file():
-            return "no file"
+            return gathered.leave("no file", path, stray=True)
         file = read_dicom(path)
         if file is None:
-            return "not DICOM" if path.stat().st_size else "empty"
+            return gathered.leave("not DICOM" if path.stat().st_size else "empty", path, stray=True)
         kind = text_of(file.header, "SOPClassUID")
         if not kind:
             raise Unusable("no SOPClassUID")
         if kind not in MODALITIES:
-            return _words_for(kind)
-        _gather_images(file, gathered)
-    return ""
+            return gathered.leave(_words_for(kind), path)
+        return _gather_images(file, gathered)
 
 
 def _gather_images(file: DicomFile, gathered: _Gathered) -> None:

@@ -65,11 +65,11 @@ def prove_written(
         source = pydicom.dcmread(series.slices[0].path, stop_before_pixels=True, force=True, specific_tags=list(WHOSE))
         for keyword in WHOSE:
             if (written.get(keyword) or "") != (source.get(keyword) or ""):
-                raise ScanError(f"{shown}: found another {keyword} than in {series.slices[0].path}")
+                raise ScanError(f"found another {keyword} than in {series.slices[0].path.name}", path=shown)
         _check_names(written, labels, kind, shown)
         read = _read_contours if kind == "rtstruct" else _read_segments
         for value, found in enumerate(read(written, series, planes, len(labels) - 1, shown), start=1):
-            _compare(found, mask == value, planes, series, f"{shown}: {labels[value]}")
+            _compare(found, mask == value, planes, series, shown, labels[value])
 
 
 def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> None:
@@ -82,8 +82,9 @@ def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> Non
         most_mm = SLICE_OFF * min(np.linalg.norm(series.affine[:3, :3], axis=0))
         if off_mm > most_mm:
             raise ScanError(
-                f"{shown}: found {series.slices[index].path} {off_mm:.3f} mm from where the series has it, "
-                f"expected at most {most_mm:.3f}"
+                f"found {series.slices[index].path.name} {off_mm:.3f} mm from where the series has it, "
+                f"expected at most {most_mm:.3f}",
+                path=shown,
             )
 
 
@@ -97,7 +98,7 @@ def _check_names(written: Dataset, labels: tuple[str, ...], kind: Kind, shown: P
     for name, structure in zip(names[-len(expected) :], expected, strict=True):
         if not name.startswith(structure.name[: LONGEST_LINE - 5]):
             raise ScanError(
-                f"{shown}: found the name {plain(name)!r} for {plain(structure.label)}, expected {structure.name!r}"
+                f"found the name {plain(name)!r} for {plain(structure.label)}, expected {structure.name!r}", path=shown
             )
 
 
@@ -120,12 +121,13 @@ def _read_contours(
             index = places[str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame) - 1]
             points = contour_points(contour)
             if points is None:
-                raise ScanError(f"{shown}: found a contour that is no list of points")
+                raise ScanError("found a contour that is no list of points", path=shown)
             voxels, off_mm = planes[index].to_voxels(points)
             if np.abs(off_mm).max() > OFF_MM:
                 raise ScanError(
-                    f"{shown}: found a contour {np.abs(off_mm).max():.3f} mm off the plane of "
-                    f"{series.slices[index].path}, expected at most {OFF_MM}"
+                    f"found a contour {np.abs(off_mm).max():.3f} mm off the plane of "
+                    f"{series.slices[index].path.name}, expected at most {OFF_MM}",
+                    path=shown,
                 )
             enclosed = filled([voxels], series.rows, series.columns)
             found[index] = found[index] ^ enclosed if index in found else enclosed
@@ -145,8 +147,9 @@ def _read_segments(
         off_mm = np.linalg.norm(plane.to_patient(corners) - planes[index].to_patient(corners), axis=1).max()
         if frame.shape != (series.rows, series.columns) or off_mm > OFF_MM:
             raise ScanError(
-                f"{shown}: found a frame {off_mm:.3f} mm off the nearest slice {series.slices[index].path}, "
-                f"expected at most {OFF_MM}"
+                f"found a frame {off_mm:.3f} mm off the nearest slice {series.slices[index].path.name}, "
+                f"expected at most {OFF_MM}",
+                path=shown,
             )
         segment = written.PerFrameFunctionalGroupsSequence[number].get("SegmentIdentificationSequence")
         if segment:
@@ -156,8 +159,10 @@ def _read_segments(
     yield from ({index: frame == value for index, frame in found.items()} for value in range(1, count + 1))
 
 
-def _compare(found: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ...], series: Series, where: str) -> None:
-    """Raise ScanError if voxels, volume or place differ."""
+def _compare(
+    found: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ...], series: Series, shown: Path, label: str
+) -> None:
+    """Raise ScanError if voxels, volume or place of a structure differ."""
     places = np.array(sorted({*found, *np.flatnonzero(expected.any(axis=(1, 2))).tolist()}), dtype=np.int64)
     if not len(places):
         return
@@ -166,18 +171,22 @@ def _compare(found: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ..
     dsc = dice(read, expected)
     if dsc < LEAST_DSC:
         other = int(np.count_nonzero(read != expected))
-        raise ScanError(f"{where}: found {other} voxels otherwise (DSC {dsc:.4f}), expected a DSC of {LEAST_DSC}")
+        raise ScanError(
+            f"{label}: found {other} voxels otherwise (DSC {dsc:.4f}), expected a DSC of {LEAST_DSC}", path=shown
+        )
     if not expected.any():
         return
     volume_ml, centroid_mm = _measured(np.argwhere(read), places, planes)
     voxels = np.argwhere(expected)
     expected_ml = len(voxels) * abs(float(np.linalg.det(series.affine))) / 1000.0
     if abs(volume_ml - expected_ml) > VOLUME_OFF * expected_ml:
-        raise ScanError(f"{where}: found {volume_ml:.3f} ml, expected {expected_ml:.3f}")
+        raise ScanError(f"{label}: found {volume_ml:.3f} ml, expected {expected_ml:.3f}", path=shown)
     middle = np.array([places[voxels[:, 0]].mean(), *voxels[:, 1:].mean(axis=0)])
     off_mm = float(np.linalg.norm(centroid_mm - (series.affine[:3, :3] @ middle + series.affine[:3, 3])))
     if off_mm > CENTROID_OFF_MM:
-        raise ScanError(f"{where}: found its centroid {off_mm:.3f} mm off, expected at most {CENTROID_OFF_MM}")
+        raise ScanError(
+            f"{label}: found its centroid {off_mm:.3f} mm off, expected at most {CENTROID_OFF_MM}", path=shown
+        )
 
 
 def _measured(

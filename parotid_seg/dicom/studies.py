@@ -103,26 +103,32 @@ def _scans_of_study(
     """
     if wanted in (["CT"], [ANY]):
         return [(each,) for each in study], []
-    where = f"{folder_of(study)}: {_title_of(study[0].study_uid)}"
+    folder, title = folder_of(study), _title_of(study[0].study_uid)
     for channel, sequence in zip(channels, wanted, strict=True):
         if sequence is None or (sequence == ANY and len(channels) > 1):
             raise ScanError(
-                f"{where}: the model's channel {plain(channel)} names no MR sequence that DICOM headers tell, expected "
-                "one such as T1, T1C, T2, T2 FS or STIR; NIfTI files can be used"
+                f"{title}: the model's channel {plain(channel)} names no MR sequence that DICOM headers tell, expected "
+                "one such as T1, T1C, T2, T2 FS or STIR; NIfTI files can be used",
+                path=folder,
             )
     sequences = {each: sequence_of(each) for each in study}
     candidates = [[each for each in study if sequences[each] == sequence] for sequence in wanted]
     missing = [channel for channel, some in zip(channels, candidates, strict=True) if not some]
     if missing:
         raise ScanError(
-            f"{where}: no {' and no '.join(missing)} series, expected {', '.join(channels)}; found {_listed(sequences)}"
+            f"{title}: no {' and no '.join(missing)} series, expected {', '.join(channels)}; "
+            f"found {_listed(sequences)}",
+            path=folder,
         )
     if len(channels) == 1:
         taken = dict.fromkeys(candidates[0])
         scans: list[Scan] = [(each,) for each in candidates[0]]
     else:
-        _check_frame_of_reference(where, candidates, sequences)
-        scan = tuple(_chosen(where, candidates, channels))
+        try:
+            _check_frame_of_reference(candidates, sequences)
+            scan = tuple(_chosen(candidates, channels))
+        except ScanError as error:
+            raise ScanError(f"{title}: {error.reason}", path=folder) from None
         scans, taken = [scan], dict.fromkeys(scan)
     instead = {sequences[each]: each for each in taken}
     return scans, [
@@ -141,19 +147,19 @@ def _listed(sequences: Sequences) -> str:
     return ", ".join(f"{sequence}: {each.title}" for each, sequence in told)
 
 
-def _check_frame_of_reference(where: str, candidates: Sequence[Sequence[Series]], sequences: Sequences) -> None:
+def _check_frame_of_reference(candidates: Sequence[Sequence[Series]], sequences: Sequences) -> None:
     """Raise ScanError unless series have one frame of reference: voxels of two do not lie in one space."""
     frames: dict[str, dict[Series, str]] = defaultdict(dict)
     for each in (each for some in candidates for each in some):
         frames[each.frame_of_reference_uid][each] = sequences[each]
     if "" in frames:
-        raise ScanError(f"{where}: no frame of reference in {_listed(frames[''])}; expected one for all channels")
+        raise ScanError(f"no frame of reference in {_listed(frames[''])}; expected one for all channels")
     if len(frames) > 1:
         found = "; ".join(map(_listed, frames.values()))
-        raise ScanError(f"{where}: found {len(frames)} frames of reference ({found}), expected one for all channels")
+        raise ScanError(f"found {len(frames)} frames of reference ({found}), expected one for all channels")
 
 
-def _chosen(where: str, candidates: Sequence[Sequence[Series]], channels: Sequence[str]) -> list[Series]:
+def _chosen(candidates: Sequence[Sequence[Series]], channels: Sequence[str]) -> list[Series]:
     """A series for each channel.
 
     Of several those count that lie in the plane in which most channels have one, axial before coronal before sagittal;
@@ -171,7 +177,7 @@ def _chosen(where: str, candidates: Sequence[Sequence[Series]], channels: Sequen
         rivals = [each for each in others if _reach_mm(each) * COVERS_MORE > _reach_mm(first)]
         if rivals:
             titles = " and ".join(each.title for each in left if each is first or each in rivals)
-            raise ScanError(f"{where}: {len(rivals) + 1} series could be {channel}, expected one: {titles}")
+            raise ScanError(f"{len(rivals) + 1} series could be {channel}, expected one: {titles}")
         chosen.append(first)
     return chosen
 

@@ -184,9 +184,9 @@ class Reception:
             refusal = Refused(objects.OUT_OF_RESOURCES, f"it cannot be written ({error.strerror})")
         finally:
             spool.discard(objects.OVER)  # of what is in its place by now, nothing
-        if refusal.reason not in guest.refused:
-            self._say(f"{guest.name}: an object is refused: {refusal.reason} (status {refusal.status:04X})")
         guest.refused[refusal.reason] += 1
+        if guest.refused[refusal.reason] == 1:
+            self._say(f"{guest.name}: an object is refused: {refusal.reason} (status {refusal.status:04X})")
         return refusal.status
 
 

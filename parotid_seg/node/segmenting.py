@@ -30,7 +30,7 @@ def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True
 
         def note(outcome: Outcome) -> None:
             if outcome.status == "failed":
-                failures.append(outcome.entry.reason)
+                failures.append(outcome.entry.failure)
             flags.extend(outcome.entry.flags)
 
         try:

@@ -25,8 +25,6 @@ from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
 if TYPE_CHECKING:
     from parotid_seg.dicom.read import LeftOut
 
-STRAY = ("not DICOM", "empty", "no file")
-"""Reasons for which files in a folder are of no interest."""
 LONGEST_NAME = 230
 """Bytes; file systems take 255."""
 
@@ -74,7 +72,7 @@ def find_scans(
             files = [path for path in _walk(argument.resolve(), ignored) if path not in ignored]
             in_files, wrong = scans_in_files(filter(is_nifti, files), channels)
             in_series, refused, others = _in_dicom([path for path in files if not is_nifti(path)], channels)
-            left_out = [each for each in others if each.reason not in STRAY]
+            left_out = [each for each in others if not each.stray]
             nothing = not (in_files or in_series or wrong or refused)
             errors += [*wrong, *refused, *([_nothing_in(argument, left_out)] if nothing else ())]
             for line in left_out:
@@ -133,7 +131,7 @@ def _nothing_in(folder: Path, left_out: Sequence[LeftOut]) -> ScanError:
 
 def _of_no_use(found: LeftOut) -> ScanError:
     """Files that were named one by one, but are no scan."""
-    reason = "neither NIfTI nor DICOM" if found.reason in STRAY else found.reason
+    reason = "neither NIfTI nor DICOM" if found.stray else found.reason
     expected = "expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series"
     return replace(found, reason=reason).as_error(expected)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TypeGuard
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
@@ -20,6 +21,7 @@ from parotid_seg.runtime.patients import patients_of
 from parotid_seg.runtime.pipeline import Limits
 from parotid_seg.runtime.report import write_report
 from parotid_seg.runtime.report_page import Ran
+from parotid_seg.runtime.rules import RULES_VERSION
 from parotid_seg.runtime.site import Site, ThisMachine
 from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
@@ -73,12 +75,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes:
+        done, skipped, failed: cases.
+        out: folder of the results.
+        replaced: those of the done cases that had been done before.
+    """
 
     done: int
     skipped: int
     failed: int
     out: Path
+    replaced: int = 0
 
     @property
     def exit_status(self) -> int:
@@ -144,7 +153,7 @@ def infer_at(
     run.total = len(found) + len(refused)
     if not found:
         if len(refused) < 2:
-            raise InputError(refused[0].reason if refused else "no scan was named")
+            raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
     make_folder(out)
@@ -154,6 +163,8 @@ def infer_at(
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
         try:
+            if outdated := run.outdated(cases):
+                say(outdated)
             run.refuse(refused)
             run.do(cases)
         finally:
@@ -165,7 +176,7 @@ def infer_at(
             write_run(site, options, scans, run.begun, run.counts, out / "run.json")
             if options.report:
                 write_report(run.all_entries(), run.ran(), out, patients or {})
-    return Summary(**run.counts, out=out)
+    return Summary(**run.counts, out=out, replaced=run.replaced)
 
 
 class _Run:
@@ -178,7 +189,9 @@ class _Run:
         self.total = 0
         self._site, self._progress = site, progress
         self._entries: list[Entry] = []
-        computed = (site.model_sha256, site.ran.precision, str(options.clean_up), str(options.flips))
+        self.replaced = 0
+        rules = f"rules {RULES_VERSION}"
+        computed = (rules, site.model_sha256, site.ran.precision, str(options.clean_up), str(options.flips))
         self.work = Work(
             out,
             site.contract,
@@ -205,12 +218,25 @@ class _Run:
         for entry in entries:
             self.tell("failed", entry)
 
+    def outdated(self, cases: Iterable[Case]) -> str:
+        """A sentence on the cases whose masks will be replaced whatever their scans hold; empty if there are none."""
+        known = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
+        if self.work.overwrite:
+            count, why = len(known), "as --overwrite asks for"
+        else:
+            count = sum(entry.settings != self.work.settings for entry in known)
+            why = "another model, other options or another version of parotid-seg made them"
+        cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
+        return f"{cases_are} made again, and replaced: {why}" if count else ""
+
     def do(self, cases: Sequence[Case]) -> None:
         """Do the cases, and record and tell how each ends."""
         jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases]
+        before = {job.case.name for job in jobs if _is_done(job.known)}
         for each in self._site.do(self.work, jobs):
             entry = each.entry
             if each.status == "done":
+                self.replaced += entry.case in before
                 ran = asdict(each.ran or self._site.ran)
                 entry = replace(entry, **ran, model=self._site.model_sha256)
             if each.status != "skipped":
@@ -238,9 +264,14 @@ class _Run:
         return Ran(site.model_sha256, str(site.ran), site.contract.labels, self.total - len(self._entries))
 
 
+def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
+    return entry is not None and entry.status == "done"
+
+
 def _refused(error: ScanError) -> Entry:
     """The entry of what `find_scans` could make no scan of."""
-    return Entry(case="", source=str(error.path or ""), key="", status="failed", reason=str(error))
+    path = str(error.path or "")
+    return Entry(case="", source=path, key="", status="failed", reason=error.reason, path=path)
 
 
 def _remove_partials(out: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from parotid_seg.files import lock
 from parotid_seg.flags import Flag, FlagCode
 
 NAME = "journal.jsonl"
+FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
 """What is told where a run has to end."""
 
@@ -29,15 +30,17 @@ class Entry:
     Attributes:
         case: name in the output folder.
         source: absolute path of the scan, of several channels the first; of a DICOM series see `sources.place_of`.
-        key: hash over the bytes of the scan's files, the model and the options that change the mask.
+        key: hash over the bytes of the scan's files and all that decides the mask, see `transaction.key_of`.
         status: "done" or "failed".
-        reason: why it failed, else empty.
+        reason: why it failed, without the path; else empty.
+        path: the file or folder that the reason is about; empty if it is about none.
         mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
         further: the same of its files in other formats.
         volumes_ml, agreement, flags: as in `Segmentation`.
         seconds: the time of each stage.
         backend, device, precision: what really ran.
         model: hash of the model file.
+        settings: see `Work.settings`; empty of a mask that an older version made.
     """
 
     case: str
@@ -45,6 +48,7 @@ class Entry:
     key: str
     status: str
     reason: str = ""
+    path: str = ""
     mask: str = ""
     mask_sha256: str = ""
     further: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -56,6 +60,12 @@ class Entry:
     device: str = ""
     precision: str = ""
     model: str = ""
+    settings: str = ""
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, with the path, in one line; empty if it did not."""
+        return f"{self.path}: {self.reason}" if self.path else self.reason
 
 
 class Journal:
@@ -124,6 +134,8 @@ class Journal:
 def entry_of(content: dict[str, Any]) -> Entry:
     """A journal line's content as an entry.
 
+    Versions that wrote no `settings` kept flags as sentences, and the path within the reason.
+
     Raises:
         TypeError, ValueError, KeyError: if it is none.
     """
@@ -133,7 +145,8 @@ def entry_of(content: dict[str, Any]) -> Entry:
         else Flag(**{**flag, "code": FlagCode(flag["code"])})
         for flag in content.get("flags", ())
     )
-    return Entry(**{**content, "flags": tuple(flags)})
+    entry = Entry(**{**content, "flags": tuple(flags)})
+    return replace(entry, reason=FAILED_BEFORE) if entry.reason and "path" not in content else entry
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

@@ -6,6 +6,7 @@ needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished` or `
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Work:
     Attributes:
         out: output folder.
         contract: the model's.
-        decides: what decides a mask beside the scan: the model, what computes it, and options.
+        decides: what decides a mask beside the scan: the model, what computes it, options, and the version of the
+            rules.
         clean_up: see `keep_largest_components`.
         pictures: whether to draw overlays.
         views: whether to draw the report's pictures.
@@ -50,6 +52,11 @@ class Work:
     views: bool = False
     outputs: Outputs = field(default_factory=Outputs)
     made_by: str = ""
+
+    @property
+    def settings(self) -> str:
+        """Hash over what decides a mask beside the scan."""
+        return hashlib.sha256(" ".join(self.decides).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,14 @@ class Stopped:
     message: str
 
 
-def failed(case: Case, reason: str, key: str = "") -> Entry:
-    """The entry of a case that was set aside."""
-    return Entry(case.name, str(place_of(case.scan[0])), key, "failed", reason=reason)
+def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = None) -> Entry:
+    """The entry of a case that was set aside.
+
+    Args:
+        case: the case.
+        reason: why, without the path.
+        key: see `Entry`.
+        path: the file or folder that the reason is about; None for the scan's place.
+    """
+    place = place_of(case.scan[0])
+    return Entry(case.name, str(place), key, "failed", reason=reason, path=str(path or place))

@@ -13,7 +13,7 @@ from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.crew import Crew, Died, Event, Worker
 from parotid_seg.runtime.machine import available_cores, memory_bytes
 from parotid_seg.runtime.messages import Finished, Job, Stopped, Work, failed
-from parotid_seg.runtime.sources import place_of, voxels_of
+from parotid_seg.runtime.sources import voxels_of
 from parotid_seg.scan.chunks import Covered
 
 FIRST_WORKERS = 2
@@ -161,9 +161,7 @@ class Pipeline:
             attempt = self._at_work.pop(worker)
             if attempt and attempt.alone:
                 case = attempt.job.case
-                yield Finished(
-                    "failed", failed(case, f"{place_of(case.scan[0])}: set aside, tried twice: {said.reason}")
-                )
+                yield Finished("failed", failed(case, f"set aside, tried twice: {said.reason}"))
             elif attempt:
                 self._again.append(replace(attempt, alone=True))
 

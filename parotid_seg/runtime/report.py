@@ -39,7 +39,7 @@ def write_report(
     """
     when = datetime.now(UTC)
     found = [entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask)]
-    cases = worst_first([_with_files_that_are_there(entry, out) for entry in found], out)
+    cases = worst_first(_with_files_that_are_there(entry, out) for entry in found)
     cases = [replace(case, patient=patients.get(case.entry.case)) for case in cases]
     text = page(cases, pictures_of(cases, out), ran, versions_of(PACKAGES), when)
     write_text(text, out / "report.html")

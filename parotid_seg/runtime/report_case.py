@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ class Judged:
         failed: whether it has no mask.
         ratio: volume of the larger to that of the smaller parotid gland; None unless there are one left and one right.
         flags: the entry's, and one if the sides differ too much; of a failed case none.
-        reason: why it failed, without the folders of its scan, whose names may tell who the patient is, and of results.
+        reason: why it failed, with the file's name, but not its folders, whose names may tell who the patient is.
         severity: sum over the flags, see `flag_text.severity_of`.
         patient: None unless that is to be told.
     """
@@ -54,34 +53,31 @@ class Judged:
         return "failed" if self.failed else "check" if self.flags else "done"
 
 
-def judge(entry: Entry, out: Path | None = None) -> Judged:
-    """What a report says of an entry of the output folder `out`."""
+def judge(entry: Entry) -> Judged:
+    """What a report says of a case."""
     ratio = asymmetry(entry.volumes_ml)
     flags = entry.flags
     if ratio and ratio > LARGEST_RATIO:
         flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))
     return Judged(
         entry=entry,
-        name=entry.case or Path(entry.source).name or entry.source,
+        name=entry.case or _name_of(entry.source),
         failed=entry.status == "failed",
         ratio=ratio,
         flags=flags,
-        reason=_without_folders(entry.reason, [*Path(entry.source).parents, *([out, *out.parents] if out else [])]),
+        reason=f"{_name_of(entry.path)}: {entry.reason}" if entry.path else entry.reason,
         severity=sum(severity_of(flag.code) for flag in flags),
     )
 
 
-def _without_folders(text: str, folders: Iterable[Path]) -> str:
-    """A text in which what lies in these folders, given from the inside to the outside, is named without them."""
-    for folder in folders:
-        if folder.name:
-            text = re.sub(rf"(?<![^\s'\"(]){re.escape(str(folder))}/", "", text)
-    return text
+def _name_of(path: str) -> str:
+    """The last part of a path; all of it where that has no name, such as "."."""
+    return Path(path).name or path
 
 
-def worst_first(entries: Iterable[Entry], out: Path | None = None) -> list[Judged]:
-    """All cases of the output folder `out` in the report's order, see `Judged.rank`."""
-    return sorted((judge(entry, out) for entry in entries), key=lambda case: case.rank)
+def worst_first(entries: Iterable[Entry]) -> list[Judged]:
+    """All cases in the report's order, see `Judged.rank`."""
+    return sorted(map(judge, entries), key=lambda case: case.rank)
 
 
 def asymmetry(volumes_ml: dict[str, float]) -> float | None:

@@ -3,8 +3,9 @@
 A `Bundle` of type "collection" holds for each case, worst first,
 
 - a `DiagnosticReport`: `identifier` the case's name, `status` "preliminary" ("cancelled" for a case that failed, its
-  `conclusion` then tells why), `issued` the time of the report, `conclusion` the flags joined by "; ", `result`
-  references to its observations;
+  `conclusion` then tells why), `issued` the time of the report, `conclusion` the flags joined by "; ",
+  `conclusionCode` each flag by its code (see `flags.FlagCode`) with the structure it is about and its value as
+  extensions, `result` references to its observations;
 - an `Observation` for each structure: `status` "preliminary", `code` the volume (SNOMED CT 118565006), `bodySite` the
   parotid gland (SNOMED CT 45289007; other structures by name only) with its side (SNOMED CT 7771000, 24028007) in
   HL7's extension "observation-structureLaterality", `valueQuantity` in mL (UCUM), `device` the engine and the model's
@@ -29,7 +30,8 @@ from datetime import datetime
 from typing import Any
 
 from parotid_seg.files import visible
-from parotid_seg.runtime.flag_text import sentences
+from parotid_seg.flags import Flag
+from parotid_seg.runtime.flag_text import sentence, sentences
 from parotid_seg.runtime.patients import Patient
 from parotid_seg.runtime.report_case import Judged
 from parotid_seg.scan.labels import is_parotid, plain_name, words
@@ -38,6 +40,8 @@ SNOMED, UCUM = "http://snomed.info/sct", "http://unitsofmeasure.org"
 VOLUME, PAROTID = ("118565006", "Volume"), ("45289007", "Parotid gland")
 SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
 LATERALITY = "http://hl7.org/fhir/StructureDefinition/observation-structureLaterality"
+FLAG = "urn:parotid-seg:flag"
+"""System of the flags' codes, and the beginning of their extensions' addresses."""
 NAMESPACE = uuid.UUID("6f3c1c0e-6d53-4d0b-9d0e-3b5c0f7f2a51")
 
 Resource = dict[str, Any]
@@ -78,7 +82,20 @@ def _of_case(case: Judged, issued: str) -> list[Resource]:
     conclusion = case.reason if case.failed else sentences(case.flags)
     if conclusion:
         report["conclusion"] = visible(conclusion)
+    if case.flags and not case.failed:
+        report["conclusionCode"] = [_flag(flag) for flag in case.flags]
     return [_entry(case, "report", report), *entries]
+
+
+def _flag(flag: Flag) -> Resource:
+    """A flag as a CodeableConcept."""
+    coded: Resource = {"coding": [{"system": FLAG, "code": str(flag.code)}], "text": visible(sentence(flag))}
+    about: list[Resource] = (
+        [{"url": f"{FLAG}:structure", "valueString": visible(flag.structure)}] if flag.structure else []
+    )
+    if flag.value is not None:
+        about.append({"url": f"{FLAG}:value", "valueDecimal": round(flag.value, 4)})
+    return {**coded, "extension": about} if about else coded
 
 
 def _who(patient: Patient) -> Resource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from parotid_seg.runtime.batches import Batches, Labelled
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import Covered, cover
 from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.grid import used
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, words
 from parotid_seg.scan.volume import Mask, Volume, Voxels
@@ -134,7 +136,12 @@ def conclude(
     )
     glands = [name if volumes[name] >= SMALLEST_GLAND_ML else "" for name in contract.labels[1:]]
     swapped = _swapped(labels, glands, boxes, covered, volume.spacing_mm[2])
-    flags = (*volume.flags, *swapped, *_flags(labels, contract.labels, volumes), *unsure)
+    cut = [
+        Flag(FlagCode.CUT_IN_PLANE, name)
+        for name, box in zip(contract.labels[1:], boxes, strict=True)
+        if box and not _is_missing(name, volumes[name]) and _is_cut_in_plane(box, covered, volume.spacing_mm, contract)
+    ]
+    flags = (*volume.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure)
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labels
     return Segmentation(mask, volumes, flags, dict(agreement or {}))
@@ -159,7 +166,7 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
     flags = []
     for value, name in enumerate(labels[1:], start=1):
         size = volumes_ml[name]
-        if is_parotid(name) and size < SMALLEST_GLAND_ML:
+        if _is_missing(name, size):
             flags.append(Flag(FlagCode.STRUCTURE_MISSING, name, size))
             continue
         if is_parotid(name) and not USUAL_VOLUME_ML[0] <= size <= USUAL_VOLUME_ML[1]:
@@ -167,6 +174,28 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
         if (mask[0] == value).any() or (mask[-1] == value).any():
             flags.append(Flag(FlagCode.CUT_BY_SCAN_END, name))
     return flags
+
+
+def _is_missing(name: str, size_ml: float) -> bool:
+    """Whether a structure that every patient has is too small to be one."""
+    return is_parotid(name) and size_ml < SMALLEST_GLAND_ML
+
+
+def _is_cut_in_plane(box: Box, covered: Covered, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
+    """Whether a structure reaches the edge, within a slice, of the scan or of what the grid covers of it.
+
+    Resampling may take a pixel of the grid or a voxel off an outline there, so that far from the edge counts as at it.
+
+    Args:
+        box: of the structure in the labels (D, h, w) where the grid covers the scan.
+        covered, contract: the scan and the model.
+        spacing_mm: of the scan's slices, rows and columns.
+    """
+    for name, side, step_mm in zip(("rows_back", "columns_back"), box[1:], spacing_mm[1:], strict=True):
+        reach, margin = used(covered.in_plane[name].T), math.ceil(contract.grid.spacing_mm / step_mm)
+        if side.start - reach.start <= margin or reach.stop - side.stop <= margin:
+            return True
+    return False
 
 
 def _swapped(

@@ -48,7 +48,7 @@ def write_summary(
     path: Path,
     patients: Mapping[str, Patient] | None = None,
 ) -> None:
-    """Write a row a case: status, volumes in ml, flags, seconds by stage, what ran.
+    """Write a row a case: status, volumes in ml, flags in words and by code, seconds by stage, what ran.
 
     Texts come from names of files and of labels, or from files, so all go through `harmless`.
 
@@ -69,16 +69,17 @@ def write_summary(
     agreement = [f"{name}_agreement" for name in short] if flipped else []
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
-    who = [] if patients is None else ["patient"]
-    writer.writerow(["case", *who, "status", *volumes, *agreement, "flags", *times, *ran, "reason", "mask", "source"])
+    who, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
+    writer.writerow(["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran, "reason", "mask", "source"])
     for entry in entries:
         case, flags = harmless(entry.case), harmless(sentences(entry.flags))
+        codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
-        told = map(harmless, (entry.backend, entry.device, entry.precision, entry.reason, entry.mask, entry.source))
+        told = map(harmless, (entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.source))
         whose = [] if patients is None else [harmless(visible(patients.get(entry.case, "")))]
-        writer.writerow([case, *whose, entry.status, *sizes, *alike, flags, *seconds, *told])
+        writer.writerow([case, *whose, entry.status, *sizes, *alike, flags, codes, *seconds, *told])
     write_text(text.getvalue(), path)
 
 

@@ -40,31 +40,33 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
     Raises:
         OutputError: if results cannot be written at all.
     """
-    key, begun, place = "", time.perf_counter(), place_of(case.scan[0])
+    key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
         if known and not work.overwrite and known.key == key and is_whole(known, work.out):
             return "skipped", known
         return "done", _segment(work, case, known, key, ask, begun)
     except (ScanError, InputError) as error:
-        reason = str(error) if error.path else f"{place}: {error}"
+        return "failed", failed(case, error.reason, key, path=error.path)
     except MemoryError:
-        reason = f"{place}: there is not enough memory for it"
+        reason = "there is not enough memory for it"
     except (OutputError, EOFError, BrokenPipeError):
         raise
     except Exception as error:  # a bug; the other scans need not wait until it is mended
-        reason = f"{place}: unexpected {_bug(error, case)}"
+        reason = f"unexpected {_bug(error, case)}"
     return "failed", failed(case, reason, key)
 
 
 def _bug(error: Exception, case: Case) -> str:
-    """Print where an error was raised; of DICOM files without its text, which may quote them."""
-    kind = type(error).__name__
+    """Print where an error was raised, and give its kind: its text may name folders, and quote a scan's file.
+
+    Of DICOM files the text is not printed either.
+    """
     if any(isinstance(source, Series) for source in case.scan):
         traceback.print_tb(error.__traceback__)
-        return f"{kind}; the lines before tell where"
-    traceback.print_exc()
-    return f"{kind}: {' '.join(str(error).split())}"
+    else:
+        traceback.print_exc()
+    return f"{type(error).__name__}; the lines before tell where"
 
 
 def key_of(scan: Scan, work: Work) -> str:
@@ -92,7 +94,8 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
     for path in paths:
         if path.name not in ours and path.exists() and not is_ours(path):
             raise ScanError(
-                f"{path} exists and is no mask of ours; move it or choose another --out", path=place_of(source)
+                f"{path.name} exists in the output folder and is no mask of ours; move it or choose another --out",
+                path=place_of(source),
             )
     scan = read_scan(case.scan)
     covered = prepare(scan.volume, work.contract)
@@ -126,4 +129,5 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         agreement={name: round(dsc, 4) for name, dsc in found.agreement.items()},
         flags=found.flags,
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        settings=work.settings,
     )

@@ -164,16 +164,17 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
 def check_same_voxels(path: Path, other: Path) -> None:
     """Raise ScanError unless the voxels of a file lie where those of another do, in whatever order each is stored."""
     found, expected = _placed(path), _placed(other)
+    shown = other.name if other.parent == path.parent else other
     if found.shape != expected.shape:
         raise ScanError(
-            f"not on the voxels of {other}: found {_sizes(found.shape)} voxels (slices, rows, columns), "
+            f"not on the voxels of {shown}: found {_sizes(found.shape)} voxels (slices, rows, columns), "
             f"expected {_sizes(expected.shape)}",
             path=path,
         )
     off_mm = float(np.linalg.norm(found.corners_mm - expected.corners_mm, axis=1).max())
     if off_mm > SAME_PLACE * min(expected.spacing_mm):
         raise ScanError(
-            f"not on the voxels of {other}: they lie up to {off_mm:.2f} mm apart "
+            f"not on the voxels of {shown}: they lie up to {off_mm:.2f} mm apart "
             f"(voxels of {_sizes(expected.spacing_mm)} mm)",
             path=path,
         )
@@ -404,6 +405,8 @@ def _type_name(dtype: np.dtype[np.generic]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # its text also names the file
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

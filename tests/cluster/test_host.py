@@ -64,7 +64,7 @@ def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
     assert ended["s"].status == "done", ended["s"].entry.reason
     assert ended["s"].ran.backend.startswith("onnxruntime")
     assert (tmp_path / ended["s"].entry.mask).is_file()
-    assert ended["gone"].entry.reason == f"{scans}/gone.nii.gz: no such file, expected the case's channel CT"
+    assert ended["gone"].entry.failure == f"{scans}/gone.nii.gz: no such file, expected the case's channel CT"
     away = [Job(Case("s", (tmp_path / "elsewhere" / "s.nii.gz",)), None)]
     with pytest.raises(OutputError, match="elsewhere: no such folder, which the command sees"):
         list(cases.do(away))
@@ -85,7 +85,7 @@ def test_a_bug_costs_its_scans_only():
     jobs = [Job(Case(name, (Path(f"/{name}.nii"),)), None) for name in "abc"]
     said = [pickle.loads(answer["said"]) for answer in host({"jobs": pickle.dumps(jobs)})]
     assert [(each.entry.case, each.status) for each in said] == [("a", "done"), ("b", "failed"), ("c", "failed")]
-    assert said[1].entry.reason.startswith("/b.nii: unexpected RuntimeError on host ")
+    assert said[1].entry.failure.startswith("/b.nii: unexpected RuntimeError on host ")
     assert host._cases is None, "it starts afresh"
 
 

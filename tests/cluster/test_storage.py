@@ -141,11 +141,11 @@ def test_an_error_names_the_url_and_not_the_copy(bucket, tmp_path):
     stage = Stage(tmp_path, "", Outputs())
     job = Job(Case("a", (Path("memory://scans/a.nii.gz"),)), None)
     (copied,) = stage.fetch([job])
-    failed = Finished("failed", Entry("a", "", "", "failed", reason=f"{copied.case.scan[0]}: damaged"))
-    assert stage.deliver(job, failed, copied).entry.reason == "memory://scans/a.nii.gz: damaged"
+    failed = Finished("failed", Entry("a", "", "", "failed", "damaged", str(copied.case.scan[0])))
+    assert stage.deliver(job, failed, copied).entry.failure == "memory://scans/a.nii.gz: damaged"
     gone = Job(Case("b", (Path("memory://scans/b.nii.gz"),)), None)
     (ended,) = stage.fetch([gone])
-    assert (ended.status, ended.entry.reason) == ("failed", "memory://scans/b.nii.gz: no such file")
+    assert (ended.status, ended.entry.failure) == ("failed", "memory://scans/b.nii.gz: no such file")
     assert ended.entry.source == "memory://scans/b.nii.gz"
 
 

@@ -9,6 +9,7 @@ from pydicom.datadict import tag_for_keyword
 
 from parotid_seg.dicom.read import describe_folder, find_series, read_series
 from parotid_seg.errors import ScanError
+from parotid_seg.runtime.flag_text import sentences
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Unknown encoding")
@@ -64,7 +65,7 @@ def everything_said(folder) -> str:
     said += [str(describe_folder(next(folder.rglob("*.dcm"))))]
     for series in found.series:
         try:
-            said += read_series(series).volume.notes
+            said.append(sentences(read_series(series).volume.flags))
         except ScanError as error:
             said.append(str(error))
     return "\n".join(said)

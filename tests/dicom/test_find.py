@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage
 
 from parotid_seg.dicom.read import Found, LeftOut, find_series, read_series
+from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 
 SHAPE = (9, 16, 20)
@@ -105,7 +106,7 @@ def test_images_at_the_same_positions_are_told_apart_by_number(tmp_path, name, k
     for series, voxels in zip(found.series, (first, second), strict=True):
         scan = read_series(series)
         np.testing.assert_array_equal(scan.volume.voxels[0], voxels + 1000)
-        assert series.part in " ".join(scan.volume.notes)
+        assert Flag(FlagCode.PART_OF_SERIES, detail=series.part) in scan.volume.flags
 
 
 def test_images_at_the_same_positions_that_nothing_tells_apart_are_refused(tmp_path):
@@ -197,7 +198,7 @@ def test_rounding_aside_makes_no_tilted_gantry(tmp_path):
     moved = shifted(lambda index: (0.004 * index, 0.01 * (index % 2), 0))
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=moved)
     scan = read_series(all_in(tmp_path).series[0])
-    assert scan.volume.notes == ()
+    assert scan.volume.flags == ()
     assert int(scan.header["qform_code"]) == 1
 
 

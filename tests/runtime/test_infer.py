@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -17,7 +18,9 @@ from onnx import helper
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.infer import InferOptions, Summary, infer
 from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.rules import RULES_VERSION
 from parotid_seg.runtime.segmenter import segment_volume
 from parotid_seg.scan.nifti import read_nifti
 from tests.scan.test_nifti import bad_files, ct, save
@@ -129,8 +132,43 @@ def test_rerun_resumes_and_overwrite_redoes(command, scans, tmp_path):
     command("infer", scans, "--out", out)
     assert nibabel.load(out / "good.nii.gz").shape
     second = (out / "good.nii.gz").stat().st_mtime_ns
-    command("infer", scans, "--out", out, "--overwrite")
+    over = command("infer", scans, "--out", out, "--overwrite")
     assert (out / "good.nii.gz").stat().st_mtime_ns > second
+    assert "1 case that is done is made again, and replaced: as --overwrite asks for" in over.stdout
+    assert "1 done (1 of them again), 0 done before, 0 failed" in over.stdout
+
+
+def test_what_other_options_replace_is_told_before_it_is_done(scans, tmp_path, head):
+    nibabel.save(head.slicer[:, :, 1:], scans / "second_0000.nii.gz")
+    backend = load_backend(DEFAULT_MODEL)
+    options = InferOptions(pictures=False, report=False)
+
+    def run(options: InferOptions) -> tuple[list[str], Summary]:
+        told: list[str] = []
+        tell = lambda outcome: told.append(outcome.status)  # noqa: E731
+        return told, infer([scans], tmp_path / "out", lambda: backend, options, say=told.append, progress=tell)
+
+    told, summary = run(options)
+    assert not any("again" in line for line in told)
+    assert (summary.done, summary.replaced) == (2, 0)
+    told, summary = run(replace(options, clean_up=False))
+    (at,) = (index for index, line in enumerate(told) if "made again" in line)
+    assert told[at].startswith("2 cases that are done are made again, and replaced: another model, other options")
+    assert at < told.index("done")
+    assert (summary.done, summary.replaced, summary.skipped) == (2, 2, 0)
+    nibabel.save(head.slicer[:, :, 2:], scans / "third_0000.nii.gz")
+    told, summary = run(replace(options, clean_up=False))
+    assert not any("again" in line for line in told)
+    assert (summary.done, summary.replaced, summary.skipped) == (1, 0, 2)
+
+
+def test_an_upgrade_whose_rules_changed_does_the_cases_again(scans, tmp_path, monkeypatch):
+    backend = load_backend(DEFAULT_MODEL)
+    options = InferOptions(pictures=False, report=False)
+    for rules, expected in ((RULES_VERSION, (1, 0, 0)), (RULES_VERSION, (0, 0, 1)), (RULES_VERSION + 1, (1, 1, 0))):
+        monkeypatch.setattr("parotid_seg.runtime.infer.RULES_VERSION", rules)
+        summary = infer([scans], tmp_path / "out", lambda: backend, options)
+        assert (summary.done, summary.replaced, summary.skipped) == expected
 
 
 def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command, scans):

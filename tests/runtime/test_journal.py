@@ -1,5 +1,6 @@
 """The journal: only whole work counts as done, and a folder has one writer."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,13 +9,22 @@ import pytest
 
 from parotid_seg import files
 from parotid_seg.errors import OutputError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.journal import NAME, Entry, Journal, hash_file, is_whole
 
 
 def done(folder, case="a", key="k") -> Entry:
     mask = folder / f"{case}.nii.gz"
     mask.write_bytes(b"mask")
-    return Entry(case, f"/scans/{case}.nii.gz", key, "done", mask=mask.name, mask_sha256=hash_file(mask), flags=("x",))
+    return Entry(
+        case,
+        f"/scans/{case}.nii.gz",
+        key,
+        "done",
+        mask=mask.name,
+        mask_sha256=hash_file(mask),
+        flags=(Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 70.5), Flag(FlagCode.SFORM_UNUSABLE)),
+    )
 
 
 def write(folder, *entries) -> None:
@@ -31,6 +41,15 @@ def test_done_work_is_found_again(tmp_path):
     assert journal.entries == {"a": entry}
     assert is_whole(journal.entries["a"], tmp_path)
     assert str(journal.owners()["a"]) == "/scans/a.nii.gz"
+
+
+def test_lines_of_versions_that_kept_sentences(tmp_path):
+    line = {"case": "a", "source": "/who/a.nii", "key": "k", "status": "done", "flags": ["left and right look swapped"]}
+    failed = {"case": "b", "source": "/who/b.nii", "key": "k", "status": "failed", "reason": "/who/b.nii: cut off"}
+    (tmp_path / NAME).write_text(f"{json.dumps(line)}\n{json.dumps(failed)}\n")
+    found = Journal(tmp_path).entries
+    assert found["a"].flags == (Flag(FlagCode.OLD_VERSION, detail="left and right look swapped"),)
+    assert "/who" not in found["b"].failure, "a report names no folder"
 
 
 def test_a_mask_that_changed_or_went_is_not_whole(tmp_path):

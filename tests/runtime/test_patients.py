@@ -59,8 +59,8 @@ def written(tmp_path):
     """Summary and report of two cases and of one that is unknown; the table and the resources."""
     entries = [
         Entry("a", "/a", "", "done", mask="a.nii.gz", mask_sha256="a", volumes_ml=dict.fromkeys(LABELS[1:], 20.0)),
-        Entry("b", "/b", "", "failed", reason="/b: not a scan"),
-        Entry("", "/c", "", "failed", reason="/c: no such file"),
+        Entry("b", "/b", "", "failed", reason="not a scan", path="/b"),
+        Entry("", "/c", "", "failed", reason="no such file", path="/c"),
     ]
     patients = {"a": Patient(EVIL, "4711", "1950-01-02"), "b": Patient("Roe", "", "unknown")}
     (tmp_path / "a.nii.gz").write_bytes(b"mask")

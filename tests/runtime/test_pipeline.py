@@ -116,7 +116,7 @@ def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done
 
     finished = run(tmp_path, cases, Observed(kill))
     assert finished["s1"].status == "failed"
-    assert finished["s1"].entry.reason == (
+    assert finished["s1"].entry.failure == (
         f"{cases[1].scan[0]}: set aside, tried twice: its process was killed, perhaps for want of memory"
     )
     others = [case for case in cases if case.name != "s1"]

@@ -40,6 +40,7 @@ def test_done_and_done_before_and_undone_by_other_options(case, work):
     other = Work(work.out, work.contract, ("another model",), pictures=False)
     assert do_case(other, case, entry, everywhere)[0] == "done"
     assert do_case(work, Case("s", case.scan), None, everywhere)[1].key == entry.key
+    assert (work.settings == entry.settings) != (other.settings == entry.settings)
 
 
 def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
@@ -48,16 +49,20 @@ def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
 
     monkeypatch.setattr(transaction, "read_scan", too_large)
     status, entry = do_case(work, case, None, everywhere)
-    assert (status, entry.reason) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
+    assert (status, entry.failure) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
 
 
 def test_a_bug_costs_the_case_and_leaves_its_traceback(case, work, capsys):
     def bug(_):
-        raise KeyError("labels")
+        raise KeyError("/folder/of/somebody")
 
     status, entry = do_case(work, case, None, bug)
-    assert (status, entry.reason) == ("failed", f"{case.scan[0]}: unexpected KeyError: 'labels'")
-    assert "Traceback" in capsys.readouterr().err
+    assert (status, entry.path, entry.reason) == (
+        "failed",
+        str(case.scan[0]),
+        "unexpected KeyError; the lines before tell where",
+    )
+    assert "KeyError: '/folder/of/somebody'" in capsys.readouterr().err
     assert not list(work.out.iterdir())
 
 
@@ -65,7 +70,7 @@ def test_a_scan_that_the_engine_refuses(case, work):
     def refuse(_):
         raise ScanError("m.engine: slices of a chunk: found 9, expected 1 to 4")
 
-    assert do_case(work, case, None, refuse)[1].reason == (
+    assert do_case(work, case, None, refuse)[1].failure == (
         f"{case.scan[0]}: m.engine: slices of a chunk: found 9, expected 1 to 4"
     )
 
@@ -76,7 +81,8 @@ def test_somebody_elses_file_is_not_overwritten(case, work):
     before = theirs.read_bytes()
     status, entry = do_case(work, case, None, everywhere)
     assert status == "failed"
-    assert "exists and is no mask of ours" in entry.reason
+    assert entry.reason.startswith("s.nii.gz exists in the output folder and is no mask of ours")
+    assert entry.path == str(case.scan[0])
     assert theirs.read_bytes() == before
 
 
