@@ -128,8 +128,8 @@ class RoiNames:
         meant = next(filter(None, (parotid_meaning(reading).label for reading in readings)), "")
         near = meant or next(filter(None, map(resembled, (name, *readings))), "")
         if near:
-            means = f"its name {'in another character set' if meant else 'looks like'} {near}"
-            return Meaning(reason=f"{means}; --names can say what it is", gland=True, near=True)
+            how = "in another character set its name means" if meant else "its name looks like"
+            return Meaning(reason=f"{how} {near}; --names can say what it is", gland=True, near=True)
         return replace(found, gland=found.gland or any(map(_speaks_of_gland, (name, *readings))))
 
 

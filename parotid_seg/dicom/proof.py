@@ -119,8 +119,8 @@ def _read_contours(
         items, count = [each for number, each in drawn if number == roi.ROINumber], numbers[int(roi.ROINumber)]
         if (count, len(items)) != (1, 1):
             raise ScanError(
-                f"{shown}: found the ROINumber {roi.ROINumber} for {count} structures and for the contours of "
-                f"{len(items)}, expected one"
+                f"{shown}: found the ROINumber {roi.ROINumber} {count} times with a name and {len(items)} times with "
+                "contours, expected once each"
             )
         if roi.ReferencedFrameOfReferenceUID != series.frame_of_reference_uid:
             raise ScanError(f"{shown}: found a structure in another frame of reference than the series")

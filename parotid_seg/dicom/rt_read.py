@@ -238,7 +238,7 @@ def check_frame(found: set[str], series: Series, path: Path, where: str = "") ->
     """
     expected = series.frame_of_reference_uid
     if not expected or expected not in found:
-        names = ", ".join(sorted(map(plain_uid, found)))
+        names = ", ".join(sorted(map(plain_uid, found))) or "none"
         raise ScanError(
             f"{where}in another frame of reference: found {names}, expected {plain_uid(expected)}", path=path
         )
