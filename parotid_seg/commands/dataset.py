@@ -85,6 +85,10 @@ def dataset(
         )
         built = build(dicom, out, options, say=line.say, progress=line.phase)
         counts = f"{built.labelled} scans with contours, {built.unlabelled} without ({built.made} made now)"
+        if built.flagged:
+            line.say(
+                f"{built.flagged} of the scans with contours to look at: see their notes in {built.private}/cases.csv"
+            )
         line.say(
             f"{counts}; {built.left_out} things left out, {built.look_at} to look at: {built.private}/left_out.csv"
         )

@@ -55,6 +55,7 @@ class Built:
     Attributes:
         labelled, unlabelled: its cases, those of earlier runs included.
         made: those that this run made, or made again.
+        flagged: labelled ones whose labels somebody should look at, see "look_at_it" and "notes" in cases.csv.
         left_out: files, series, structure sets and ROIs that were not used; `look_at`: those of them that should be.
         private: the folder that tells which.
     """
@@ -62,6 +63,7 @@ class Built:
     labelled: int
     unlabelled: int
     made: int
+    flagged: int
     left_out: int
     look_at: int
     private: Path
@@ -126,7 +128,8 @@ def build(
         write_text(json.dumps(_description(data, private, splits), indent=1) + "\n", data / "dataset.json")
         counts = Counter(case.kind for case in private.cases.values())
     look_at = sum(found.wanted for found in left)
-    return Built(counts[LABELLED], counts[UNLABELLED], making.made, len(left), look_at, beside)
+    flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())
+    return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(left), look_at, beside)
 
 
 def _lists(private: Private, earlier: Splits, validation: int | None) -> tuple[Splits, dict[str, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parotid_seg.dataset.contoured import Contoured
-from parotid_seg.dataset.convert import canonical, check_sides, draw, write_volume
+from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
 from parotid_seg.dataset.find import Candidate
 from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, Case, Private
@@ -24,8 +24,8 @@ from parotid_seg.runtime.flag_text import sentence
 from parotid_seg.scan.nifti import NiftiScan
 
 ENDING = ".nii.gz"
-FORMAT = 1
-"""Of what is made of a scan and its contours; with another one all cases are made again."""
+FORMAT = 2
+"""Of what is made of a scan and its contours: raised whenever that can change, so that all cases are made again."""
 
 
 class _UnreadableScanError(ScanError):
@@ -109,15 +109,16 @@ class Making:
         if self._is_there(case, LABELLED, key):
             return
         path = contoured.structures.path
-        mask, notes = draw(contoured, found.series, self.labels)
+        mask, flags = draw(contoured, found.series, self.labels)
         scan = _read(found)
         labels = canonical(mask, scan)
         check_sides(labels, self.labels, scan, path)
+        flags = (*scan.volume.flags, *flags, *unusual_volumes(labels, self.labels, scan))
         case = self._without_files(case)
         write_volume(labels, scan, self._label_path(case))
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
         shown = tuple(label for label in self.labels if label in contoured.rois)
-        made = replace(case, kind=LABELLED, key=key, labels=shown, notes=(*map(sentence, scan.volume.flags), *notes))
+        made = replace(case, kind=LABELLED, key=key, labels=shown, flags=flags)
         self._keep(replace(made, folder=str(found.series.folder), structures=str(path), by=contoured.by))
 
     def _keep_scan(self, found: Candidate, case: Case) -> None:
@@ -132,7 +133,7 @@ class Making:
                 case,
                 kind=UNLABELLED,
                 key=key,
-                notes=tuple(map(sentence, scan.volume.flags)),
+                flags=scan.volume.flags,
                 folder=str(found.series.folder),
             )
         )
@@ -140,7 +141,7 @@ class Making:
     def _keep(self, case: Case) -> None:
         self.private.keep(case)
         self.made += 1
-        told = "; ".join((", ".join(case.labels) or "no labels", *case.notes))
+        told = "; ".join((", ".join(case.labels) or "no labels", *map(sentence, case.flags)))
         self.say(f"{case.name}: {told}")
 
     def _is_there(self, case: Case, kind: str, key: str) -> bool:
@@ -183,7 +184,7 @@ def _key(found: Candidate) -> str:
         if found.contoured:
             path = found.contoured.structures.path
             content.append((found.contoured.structures.sop_instance_uid, *_state(path)))
-            content += [(label, *(roi.number for roi in rois)) for label, rois in sorted(found.contoured.rois.items())]
+            content += [(label, *(roi.place for roi in rois)) for label, rois in sorted(found.contoured.rois.items())]
     except OSError as error:
         raise _UnreadableScanError(f"{found.series.folder}: a file cannot be read ({error.strerror})") from error
     return hashlib.sha256(repr(content).encode()).hexdigest()

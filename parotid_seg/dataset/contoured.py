@@ -14,20 +14,35 @@ APPROVED, REJECTED = "APPROVED", "REJECTED"
 
 
 @dataclass(frozen=True)
+class Unused:
+    """A ROI that is no label.
+
+    Attributes:
+        shown: its name for lists.
+        reason: why not.
+        wanted: whether it may have been meant as one, so that somebody should look at it.
+    """
+
+    shown: str = field(repr=False)
+    reason: str
+    wanted: bool
+
+
+@dataclass(frozen=True)
 class Contoured:
     """What a structure set has of the labels.
 
     Attributes:
         by: how it was found to be the series' own: "images", "series" or "frame of reference".
         rois: for each label the contoured ROIs whose names mean it.
-        unused: the other ROIs, and why.
+        unused: the other ROIs.
         near: whether the name of any ROI that somebody else has drawn speaks of a gland.
     """
 
     structures: StructureSet
     by: str
     rois: dict[str, tuple[Roi, ...]]
-    unused: tuple[tuple[str, str], ...] = field(repr=False)
+    unused: tuple[Unused, ...]
     near: bool
 
 
@@ -37,27 +52,33 @@ def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_re
     Args:
         frame_of_reference_uid: of the series; contours in another one do not count.
     """
-    meanings = [(roi, names.meaning(roi.name)) for roi in structures.rois]
-    rois: dict[str, tuple[Roi, ...]] = {}
-    unused = []
+    meanings = [(roi, names.meaning(roi.name.value, roi.name.readings)) for roi in structures.rois]
     named = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
+    rois: dict[str, tuple[Roi, ...]] = {}
+    others = []
     for roi, meaning in meanings:
-        reason = meaning.reason
-        if meaning.label and not roi.contours:
+        reason, wanted = meaning.reason, meaning.near
+        if meaning.label and roi.fault:
+            reason, wanted = roi.fault, True
+        elif meaning.label and not roi.contours:
             reason = "it has no contours"
         elif meaning.label and roi.own and structures.approval != APPROVED:
             reason = f"{MAKER} drew it and nobody has approved it"
         elif meaning.label and meaning.label in named and not meaning.own:
             reason = f"another ROI is {meaning.label} by --names"
         elif meaning.label and roi.frame_of_reference_uid not in ("", frame_of_reference_uid):
-            reason = "its contours are in another frame of reference than the series"
+            reason, wanted = "its contours are in another frame of reference than the series", True
         if reason:
-            unused.append((roi.shown, reason))
+            others.append((roi, meaning, reason, wanted))
         else:
             rois[meaning.label] = (*rois.get(meaning.label, ()), roi)
-    return Contoured(
-        structures, by, rois, tuple(unused), any(meaning.gland and not roi.own for roi, meaning in meanings)
+    lacks = any(label not in rois for label in names.labels)
+    unused = tuple(
+        Unused(roi.shown, reason, wanted or (lacks and meaning.gland and not meaning.label and roi.contours > 0))
+        for roi, meaning, reason, wanted in others
     )
+    near = any(meaning.gland and not roi.own for roi, meaning in meanings)
+    return Contoured(structures, by, rois, unused, near)
 
 
 def choose(candidates: Sequence[Contoured], prefer: str | None) -> Contoured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +11,27 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from parotid_seg.dataset.contoured import Contoured
+from parotid_seg.dataset.gaps import without_gaps
 from parotid_seg.dicom.rt_read import read_rtstruct
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.files import whole_file
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.grid import body_centre
-from parotid_seg.scan.labels import is_sided, mirrored_labels, words
+from parotid_seg.scan.labels import is_sided, is_usual_volume, mirrored_labels, plain_name, words
 from parotid_seg.scan.nifti import PACKING, NiftiScan
 from parotid_seg.scan.volume import Mask, Voxels
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
-CONTOURED_SHARE = 0.75
-"""Of the slices between a structure's ends: with fewer it was contoured here and there only."""
 TEXTS = ("descrip", "aux_file", "intent_name", "db_name")
 """Fields of a NIfTI header that hold text."""
 
 
-def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[Mask, tuple[str, ...]]:
-    """Labels of a structure set on a series' voxels, and notes.
+def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[Mask, tuple[Flag, ...]]:
+    """Labels of a structure set on a series' voxels, and what is to be known of them.
 
-    Where ROIs overlap, the later label has the voxel, which a note tells.
+    Slices without contours between a structure's ends are filled, see `gaps`. Where ROIs overlap, the later label has
+    the voxel, which a flag says.
 
     Args:
         contoured: which ROI is which label, each at most one.
@@ -40,27 +42,48 @@ def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[M
         uint8 (slices, rows, columns), in the order of the series' slices.
 
     Raises:
-        ScanError: if contours cannot be drawn, show nothing on the scan, or leave out many slices between.
+        ScanError: if contours cannot be drawn, show nothing on the scan, or lack slices that cannot be filled.
     """
     path = contoured.structures.path
-    drawable = {roi.number: roi for roi in read_rtstruct(path, series)}
+    drawable = read_rtstruct(path, series)
+    spacing_mm = np.linalg.norm(series.affine[:3, :3], axis=0)
     mask = np.zeros((len(series.slices), series.rows, series.columns), np.uint8)
-    notes = []
+    flags: list[Flag] = []
     for value, label in enumerate(labels, start=1):
         for roi in contoured.rois.get(label, ()):
-            inside, told = drawable[roi.number].drawn()
-            _check_slices(inside, f"{path}: {roi.shown}")
-            notes += [f"{label}: {note}" for note in told]
+            drawn = drawable[roi.place].drawn()
+            try:
+                inside, gaps = without_gaps(drawn.mask, spacing_mm)
+            except ScanError as error:
+                raise ScanError(f"{roi.shown}: {error.reason}", path=path) from None
+            flags += [replace(flag, structure=label) for flag in (*drawn.flags, *gaps)]
             for other in np.unique(mask[inside & (mask > 0)]):
-                count = np.count_nonzero(inside & (mask == other))
-                notes.append(f"{count} voxels of {labels[other - 1]} are in {label}, too, which has them")
+                count = int(np.count_nonzero(inside & (mask == other)))
+                flags.append(Flag(FlagCode.LABELS_OVERLAP, label, count, plain_name(labels[other - 1])))
             mask[inside] = value
     lost = [
         label for value, label in enumerate(labels, start=1) if label in contoured.rois and not (mask == value).any()
     ]
     if lost:
         raise ScanError(f"{', '.join(lost)}: all its voxels are in another label, too", path=path)
-    return mask, tuple(notes)
+    return mask, tuple(flags)
+
+
+def unusual_volumes(mask: Mask, labels: Sequence[str], scan: NiftiScan) -> tuple[Flag, ...]:
+    """Flags for structures of a volume that no such organ has.
+
+    Args:
+        mask: labels (D, H, W) in canonical order.
+        labels: names, in the order of their values from 1.
+        scan: the scan they are drawn on.
+    """
+    voxel_ml = float(np.prod(scan.volume.spacing_mm)) / 1000.0
+    volumes = {label: np.count_nonzero(mask == value) * voxel_ml for value, label in enumerate(labels, start=1)}
+    return tuple(
+        Flag(FlagCode.UNUSUAL_VOLUME, label, volume)
+        for label, volume in volumes.items()
+        if volume and not is_usual_volume(label, volume)
+    )
 
 
 def canonical(mask: Mask, scan: NiftiScan) -> Mask:
@@ -114,18 +137,6 @@ def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
     content = igzip.compress(scan.image_class(stored, None, header).to_bytes(), PACKING, mtime=0)
     with whole_file(path) as partial:
         partial.write_bytes(content)
-
-
-def _check_slices(inside: NDArray[np.bool_], where: str) -> None:
-    """Raise ScanError if a structure shows nothing, or on few of the slices between its ends."""
-    shown = np.flatnonzero(inside.any(axis=(1, 2)))
-    if not len(shown):
-        raise ScanError(f"{where}: its contours enclose no voxel of the scan")
-    span = int(shown[-1] - shown[0]) + 1
-    if len(shown) < CONTOURED_SHARE * span:
-        raise ScanError(
-            f"{where}: contoured on {len(shown)} of the {span} slices between its ends, expected all of them"
-        )
 
 
 def _middle_column(inside: NDArray[np.bool_]) -> float:

@@ -216,5 +216,5 @@ def _unfit(found: Contoured, wanted: Wanted) -> str:
 
 
 def _leave_rois(found: Contoured, left: Left) -> None:
-    for name, reason in found.unused:
-        left(NotUsed(ROI, found.structures.path, reason, name=name))
+    for each in found.unused:
+        left(NotUsed(ROI, found.structures.path, each.reason, name=each.shown, wanted=each.wanted))

@@ -17,13 +17,18 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.files import harmless, lock, make_folder, remove_orphans, write_text
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.flag_text import sentences, severity_of
 
 STATE = "state.json"
 LABELLED, UNLABELLED, ABSENT = "labelled", "unlabelled", "absent"
 FOLDERS = ("imagesTr", "labelsTr", "imagesUn")
+LEAST_SEVERITY = 2
+"""Of a flag for which somebody should look at a case's labels."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Case:
         folder, structures: of its images, and its RTSTRUCT file.
         by: how the two were brought together.
         labels: those it has.
-        notes: what a reader of the labels should know, one sentence each.
+        flags: what a reader of the labels should know.
     """
 
     name: str
@@ -50,7 +55,12 @@ class Case:
     structures: str = ""
     by: str = ""
     labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+    @property
+    def to_look_at(self) -> bool:
+        """Whether somebody should look at its labels."""
+        return any(severity_of(flag.code) >= LEAST_SEVERITY for flag in self.flags)
 
 
 @dataclass
@@ -162,10 +172,7 @@ def _read(folder: Path) -> Private:
         return Private(folder)
     try:
         found = json.loads(path.read_text())
-        cases = {
-            each["name"]: Case(**{**each, "labels": tuple(each["labels"]), "notes": tuple(each["notes"])})
-            for each in found["cases"]
-        }
+        cases = {each["name"]: _case(each) for each in found["cases"]}
         if found["version"] != 1 or not all(re.fullmatch(r"case_\d{4,}", name) for name in cases):
             raise ValueError("version")
         return Private(folder, found["salt"], tuple(found["labels"]), cases)
@@ -173,6 +180,13 @@ def _read(folder: Path) -> Private:
         raise InputError(
             f"cannot be read ({type(error).__name__}), expected the state that a run left", path=path
         ) from None
+
+
+def _case(found: dict[str, Any]) -> Case:
+    """A case as it was kept; an earlier version kept sentences."""
+    flags = [Flag(**{**each, "code": FlagCode(each["code"])}) for each in found.pop("flags", ())]
+    flags += [Flag(FlagCode.OLD_VERSION, detail=note) for note in found.pop("notes", ())]
+    return Case(**{**found, "labels": tuple(found["labels"]), "flags": tuple(flags)})
 
 
 def write_cases(
@@ -196,12 +210,25 @@ def write_cases(
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
-        ["case", "kind", "patient", "list", "labels", "matched_by", "notes", "folder", "rtstruct", *further]
+        [
+            "case",
+            "kind",
+            "patient",
+            "list",
+            "labels",
+            "matched_by",
+            "look_at_it",
+            "notes",
+            "folder",
+            "rtstruct",
+            *further,
+        ]
     )
     for case in private.cases.values():
         labelled = case.kind == LABELLED
         row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
-        told = [" ".join(case.labels), case.by, "; ".join(case.notes), case.folder, case.structures]
+        look = "yes" if labelled and case.to_look_at else ""
+        told = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
         told += [identities.get(case.name, {}).get(column, "") for column in further]
         writer.writerow([*row, *map(harmless, told)])
     write_text(text.getvalue(), path)

@@ -3,6 +3,9 @@
 A name means a parotid gland if every one of its words is known here: the gland, one side, nothing else. Names of
 AAPM TG-263 ("Parotid_L") are among them. One word more makes it something else: a margin ("Parotid_L_PRV"), what a
 target left of it ("Parotid_L-PTV"), a part ("Parotid_Deep_L"), a copy ("Parotid_L_1").
+
+A name that is nearly one of these (a typing error, an abbreviation, another character set) means none, but is not lost:
+whoever makes the data set is shown it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from parotid_seg.errors import InputError
@@ -33,6 +37,20 @@ SIDES = {
 BOTH = _table("parotids parotides parotiden parotidas both bilateral bilat")
 LETTERS = {"parotide": {"g": LEFT, "d": RIGHT}, "parotida": {"i": LEFT, "e": LEFT, "d": RIGHT}}
 """Letters that mean a side in the gland's own language only."""
+ABBREVIATIONS = _table("par paro prtd ohrsp ohrspeichel")
+"""Words that may stand for a gland, with a side."""
+ELSEWHERE = _table(
+    "腮腺 耳下腺 귀밑샘 이하선 околоушн παρωτιδ przyuszn priusni fultomirigy oorspeekselklier oronspottkort korvasylki"
+)
+"""The gland in languages whose sides are not known here."""
+OTHER_ORGAN = ("carot", "karot")
+"""Words that differ from the gland's in a letter only, and mean an artery."""
+ALIKE = 0.82
+"""Least similarity (`difflib`) of a word and the gland's: a letter too many, too few, wrong, or two exchanged."""
+ALIKE_SIDE = 0.79
+"""The same of a side, whose words are shorter."""
+SHORTEST_TYPO, SHORTEST_SIDE_TYPO = 5, 4
+"""Letters: shorter words are like too many others."""
 GLUED = (*SIDES[LEFT] - {"li", "sin"}, *SIDES[RIGHT] - {"re", "der", "dir"})
 
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^A-Za-z0-9\s_.,()-]")
@@ -49,12 +67,14 @@ class Meaning:
         reason: why not.
         own: whether the user's table says so.
         gland: whether a parotid gland is spoken of at all.
+        near: whether it is nearly the name of a gland and its side.
     """
 
     label: str = ""
     reason: str = ""
     own: bool = False
     gland: bool = False
+    near: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,15 +110,27 @@ class RoiNames:
                 if owners.setdefault(_folded(name), label) != label:
                     raise InputError(f"--names: found {name!r} under {owners[_folded(name)]} and {label}, expected one")
 
-    def meaning(self, name: str) -> Meaning:
-        """What a name means."""
+    def meaning(self, name: str, readings: Sequence[str] = ()) -> Meaning:
+        """What a name means.
+
+        Args:
+            name: as it stands in its file.
+            readings: what it would be in other character sets.
+        """
         for label, names in self.own.items():
             if _folded(name) in map(_folded, names):
                 return Meaning(label, own=True, gland=True)
         found = parotid_meaning(name)
-        if found.label and found.label not in self.labels:
+        if found.label in self.labels:
+            return found
+        if found.label:
             return Meaning(reason=f"{found.label} is not among the labels", gland=True)
-        return found
+        meant = next(filter(None, (parotid_meaning(reading).label for reading in readings)), "")
+        near = meant or next(filter(None, map(resembled, (name, *readings))), "")
+        if near:
+            how = "in another character set its name means" if meant else "its name looks like"
+            return Meaning(reason=f"{how} {near}; --names can say what it is", gland=True, near=True)
+        return replace(found, gland=found.gland or any(map(_speaks_of_gland, (name, *readings))))
 
 
 def parotid_meaning(name: str) -> Meaning:
@@ -120,6 +152,68 @@ def parotid_meaning(name: str) -> Meaning:
     if not sides:
         return Meaning(reason="its name tells no side", gland=True)
     return Meaning(sides.pop(), gland=True)
+
+
+def resembled(name: str) -> str:
+    """The label that a name nearly means; empty if it means one, or none at all.
+
+    Each word must be the gland, one side, or a filler, or be like one of these. Words that a lost letter has broken up
+    are put together.
+    """
+    words = [word.lower() for word in WORD.findall(_plain(name))]
+    return next(filter(None, map(_resembled_by, _put_together(words))), "")
+
+
+def _put_together(words: list[str]) -> Iterator[list[str]]:
+    """Words as they are, then with two or three of them as one, then with a side that is glued to a word apart."""
+    yield words
+    for length in (3, 2):
+        for start in range(len(words) - length + 1):
+            yield [*words[:start], "".join(words[start : start + length]), *words[start + length :]]
+    for place, word in enumerate(words):
+        for side in GLUED:
+            for rest in {word.removeprefix(side), word.removesuffix(side)} - {word}:
+                yield [*words[:place], side, rest, *words[place + 1 :]]
+
+
+def _resembled_by(words: list[str]) -> str:
+    glands = {word: gland for word in words if (gland := word if word in ABBREVIATIONS else _gland_like(word))}
+    others = [word for word in words if word not in glands and word not in FILLERS]
+    if len(glands) != 1:
+        return ""
+    (gland,) = glands.values()
+    letters = LETTERS.get(gland, {})
+    sides = {letters.get(word) or _side_like(word) for word in others}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def _gland_like(word: str) -> str:
+    """The gland's word that a word is, or is like; empty if there is none, or if it is one with something added."""
+    if word in GLAND:
+        return word
+    longer = any(len(gland) > SHORTEST_TYPO and gland in word for gland in GLAND)
+    if len(word) < SHORTEST_TYPO or longer or any(part in word for part in OTHER_ORGAN):
+        return ""
+    ratio, gland = max((SequenceMatcher(None, word, gland).ratio(), gland) for gland in GLAND)
+    return gland if ratio >= ALIKE else ""
+
+
+def _side_like(word: str) -> str:
+    """The label of the side that a word is, or is like; empty if there is none."""
+    found = [label for label, sides in SIDES.items() if word in sides]
+    if not found and len(word) >= SHORTEST_SIDE_TYPO:
+        alike = {
+            label: max(SequenceMatcher(None, word, side).ratio() for side in sides) for label, sides in SIDES.items()
+        }
+        found = [label for label, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
+    return found[0] if len(found) == 1 else ""
+
+
+def _speaks_of_gland(name: str) -> bool:
+    plain = _plain(name).lower()
+    words = [word.lower() for word in WORD.findall(_plain(name))]
+    joined = plain.replace(" ", "")
+    return any(part in joined for part in ("parot", *map(_plain, ELSEWHERE))) or any(map(_gland_like, words))
 
 
 def read_names(path: Path) -> dict[str, tuple[str, ...]]:

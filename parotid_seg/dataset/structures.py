@@ -7,7 +7,7 @@ are not among the files, for example because UIDs were changed, the frame of ref
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +18,11 @@ from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.dicom.discreet import discreet
 from parotid_seg.dicom.objects import MAKER
-from parotid_seg.dicom.rt_read import read_structure_set
+from parotid_seg.dicom.rt_items import RoiItem, items_of
+from parotid_seg.dicom.rt_read import frames_of, read_structure_set, series_in
 from parotid_seg.dicom.series import Series
+from parotid_seg.dicom.text import Text, text_of
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.codes import plain
-
-SHORTEST_SECRET = 3
-"""Characters: parts of a name that are shorter are in too many words."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,21 @@ class Roi:
     """One structure of a set.
 
     Attributes:
-        number: different for each.
-        name: as it stands in the file.
+        place: in the set, from 0.
+        name: as it stands in the file, and what else that may mean.
         shown: the name for messages and lists: on one line, and not if it names the patient.
         contours: how many it has.
         frame_of_reference_uid: of its contours.
+        fault: why its contours cannot be told from those of other structures; empty if they can.
         own: whether this package drew it.
     """
 
-    number: int
-    name: str
+    place: int
+    name: Text
     shown: str
     contours: int
     frame_of_reference_uid: str
+    fault: str = ""
     own: bool = False
 
 
@@ -96,35 +96,23 @@ def read_structures(path: Path) -> StructureSet:
     """
     found = read_structure_set(path)
     with discreet(path, "RT structure set"):
-        secrets = _secrets(found)
-        drawn = {int(each.ReferencedROINumber): _contours(each) for each in found.get("ROIContourSequence") or ()}
-        rois = []
-        for each in found.StructureSetROISequence:
-            name = str(each.get("ROIName") or "")
-            shown = "(a name that tells who the patient is)" if _tells(name, secrets) else plain(name)
-            frame = str(each.get("ReferencedFrameOfReferenceUID") or "")
-            number = int(each.ROINumber)
-            own = str(each.get("ROIGenerationDescription") or "").startswith(MAKER)
-            rois.append(Roi(number, name, shown, len(drawn.get(number, ())), frame, own))
-        frames = found.get("ReferencedFrameOfReferenceSequence") or ()
-        series = [each for frame in frames for each in _referenced_series(frame)]
+        items = list(items_of(found))
+        series = series_in(found)
         images = [image for each in series for image in each.get("ContourImageSequence") or ()]
         if not images:
-            contours = [contour for each in drawn.values() for contour in each]
+            contours = [contour for each in items for contour in each.contours]
             images = [image for contour in contours for image in contour.get("ContourImageSequence") or ()]
+        rois = tuple(_roi(place, item, found) for place, item in enumerate(items))
         return StructureSet(
             path=path,
             sop_instance_uid=str(found.SOPInstanceUID),
-            label=str(found.get("StructureSetLabel") or ""),
+            label=text_of(found, "StructureSetLabel", found).value,
             approval=str(found.get("ApprovalStatus") or ""),
             made=_moment(found, "StructureSet") or _moment(found, "InstanceCreation"),
-            rois=tuple(rois),
+            rois=rois,
             series_uids=frozenset(str(each.SeriesInstanceUID) for each in series),
             instance_uids=frozenset(str(image.ReferencedSOPInstanceUID) for image in images),
-            frame_uids=frozenset(
-                [*(str(each.FrameOfReferenceUID) for each in frames), *(roi.frame_of_reference_uid for roi in rois)]
-            )
-            - {""},
+            frame_uids=frozenset(frames_of(found) | {roi.frame_of_reference_uid for roi in rois}) - {""},
             patient_id=str(found.get("PatientID") or "").strip(),
         )
 
@@ -151,32 +139,18 @@ def series_of(structures: StructureSet, found: Sequence[Series]) -> tuple[Series
     raise ScanError("refers to a series that is not among the scans found", path=structures.path)
 
 
-def _contours(roi: Dataset) -> list[Dataset]:
-    """Contours that have points; their numbers are not decoded."""
-    return [
-        each
-        for each in roi.get("ContourSequence") or ()
-        if "ContourData" in each and each.get_item("ContourData").value
-    ]
+def _roi(place: int, item: RoiItem, dataset: Dataset) -> Roi:
+    frame = str(item.roi.get("ReferencedFrameOfReferenceUID") or "")
+    own = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
+    return Roi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, own)
 
 
-def _referenced_series(frame: Dataset) -> Iterable[Dataset]:
-    for study in frame.get("RTReferencedStudySequence") or ():
-        yield from study.get("RTReferencedSeriesSequence") or ()
+def _has_points(contour: Dataset) -> bool:
+    """Whether a contour has any; the numbers are not decoded."""
+    return "ContourData" in contour and bool(contour.get_item("ContourData").value)
 
 
 def _moment(header: Dataset, what: str) -> str:
     """Date and time as digits that order as texts."""
     date, time = (str(header.get(what + part) or "") for part in ("Date", "Time"))
     return f"{date}{time.ljust(6, '0')}" if date.isdecimal() and len(date) == 8 else ""
-
-
-def _secrets(header: Dataset) -> list[str]:
-    """Patient's names, ID and birth date, in pieces that may turn up in a text."""
-    names = str(header.get("PatientName") or "").replace("^", " ").replace("=", " ").split()
-    others = [str(header.get(keyword) or "") for keyword in ("PatientID", "PatientBirthDate")]
-    return [secret.casefold() for secret in (*names, *others) if len(secret) >= SHORTEST_SECRET]
-
-
-def _tells(text: str, secrets: Iterable[str]) -> bool:
-    return any(secret in text.casefold() for secret in secrets)

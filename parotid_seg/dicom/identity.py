@@ -17,6 +17,7 @@ from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
 
 from parotid_seg.dicom.discreet import discreet
 from parotid_seg.dicom.series import Series
+from parotid_seg.dicom.text import decode_undeclared
 from parotid_seg.errors import ScanError
 
 UTF8 = "ISO_IR 192"
@@ -90,6 +91,7 @@ def carry_identity(source: Dataset, target: Dataset, own_text: Iterable[str]) ->
     if keeps and "SpecificCharacterSet" in source:
         target["SpecificCharacterSet"] = source["SpecificCharacterSet"]
     elif not keeps:
+        decode_undeclared(source)
         source.decode()
         target.SpecificCharacterSet = UTF8
     for keyword in (REQUIRED + PATIENT + STUDY).split():

@@ -7,6 +7,7 @@ the mask. A slice in the wrong place or order, a mirrored row or half a voxel's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -112,10 +113,19 @@ def _read_contours(
 ) -> Iterator[Slices]:
     """Voxels of the last structures, each contour in the plane of the image it refers to."""
     places = {(each.sop_instance_uid, each.frame): index for index, each in enumerate(series.slices)}
-    drawn = {int(each.ReferencedROINumber): each for each in written.ROIContourSequence}
+    numbers = Counter(int(each.ROINumber) for each in written.StructureSetROISequence)
+    drawn = [(int(each.ReferencedROINumber), each) for each in written.ROIContourSequence]
     for roi in written.StructureSetROISequence[-count:]:
         found: Slices = {}
-        for contour in drawn[int(roi.ROINumber)].get("ContourSequence") or ():
+        items, count = [each for number, each in drawn if number == roi.ROINumber], numbers[int(roi.ROINumber)]
+        if (count, len(items)) != (1, 1):
+            raise ScanError(
+                f"{shown}: found the ROINumber {roi.ROINumber} {count} times with a name and {len(items)} times with "
+                "contours, expected once each"
+            )
+        if roi.ReferencedFrameOfReferenceUID != series.frame_of_reference_uid:
+            raise ScanError(f"{shown}: found a structure in another frame of reference than the series")
+        for contour in items[0].get("ContourSequence") or ():
             image = contour.ContourImageSequence[0]
             frame = image.get("ReferencedFrameNumber")
             index = places[str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame) - 1]
@@ -130,7 +140,12 @@ def _read_contours(
                     path=shown,
                 )
             enclosed = filled([voxels], series.rows, series.columns)
-            found[index] = found[index] ^ enclosed if index in found else enclosed
+            if index in found and (found[index] & enclosed).any():
+                raise ScanError(
+                    f"{shown}: found contours that overlap on {series.slices[index].path}, which not all programs read "
+                    "alike"
+                )
+            found[index] = found[index] | enclosed if index in found else enclosed
         yield found
 
 

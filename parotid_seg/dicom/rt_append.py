@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -11,9 +12,12 @@ from parotid_seg.dicom.discreet import discreet
 from parotid_seg.dicom.identity import UTF8, fits
 from parotid_seg.dicom.objects import add_contributor
 from parotid_seg.dicom.references import refer_to
-from parotid_seg.dicom.rt_read import check_frame, read_structure_set
+from parotid_seg.dicom.rt_items import items_of
+from parotid_seg.dicom.rt_read import check_frame, frames_of, read_structure_set
 from parotid_seg.dicom.series import Series
+from parotid_seg.dicom.text import decode_undeclared
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import Structure, plain_uid, structures_of
 
 GONE = ("ReviewDate", "ReviewTime", "ReviewerName", "DigitalSignaturesSequence", "MACParametersSequence")
@@ -28,8 +32,8 @@ NUMBERS = (
 
 def opened(
     path: Path, series: Series, source: Dataset, labels: tuple[str, ...], model: str
-) -> tuple[Dataset, tuple[Structure, ...]]:
-    """A new structure set with all that one has, and the structures of a mask by names and numbers not taken yet.
+) -> tuple[Dataset, tuple[Structure, ...], tuple[Flag, ...]]:
+    """A new structure set with all that one has, and the structures of a mask by names not taken yet.
 
     Args:
         path: the structure set that is there.
@@ -37,17 +41,22 @@ def opened(
         labels: names by value, background first.
         model: what made the mask.
 
+    Returns:
+        The new set, the structures, and what a person should know about the old one.
+
     Raises:
-        ScanError: if it cannot be read, or is of another patient, study or frame of reference.
+        ScanError: if it cannot be read, is of another patient, study or frame of reference, or has a number twice.
     """
     dataset = read_structure_set(path)
     with discreet(path, "RT structure set"):
         _check(path, dataset, series, source)
         for sequence, _ in NUMBERS:
             setattr(dataset, sequence, list(dataset.get(sequence) or ()))
-        _check_numbers(dataset)
-        structures = structures_of(labels, [str(each.get("ROIName") or "") for each in dataset.StructureSetROISequence])
+        items = list(items_of(dataset))
+        _check_numbers(dataset, [each.shown for each in items], path)
+        structures = structures_of(labels, [each.name.value for each in items])
         if not fits([model, *(each.name for each in structures)], dataset):
+            decode_undeclared(dataset)
             dataset.decode()
             dataset.SpecificCharacterSet = UTF8
         before = Dataset()
@@ -60,7 +69,9 @@ def opened(
             if keyword in dataset:
                 del dataset[keyword]
         refer_to(series, dataset, source.get("NumberOfFrames"))
-    return dataset, structures
+    without = sum(not each.roi.get("ReferencedFrameOfReferenceUID") for each in items)
+    flags = (Flag(FlagCode.APPENDED_WITHOUT_FRAME, value=without),) if without else ()
+    return dataset, structures, flags
 
 
 def _check(path: Path, dataset: Dataset, series: Series, source: Dataset) -> None:
@@ -70,13 +81,30 @@ def _check(path: Path, dataset: Dataset, series: Series, source: Dataset) -> Non
         raise ScanError(f"of another study: found {found}, expected {expected}", path=path)
     if (dataset.get("PatientID") or "") != (source.get("PatientID") or ""):
         raise ScanError("of another patient than the series: the PatientIDs differ", path=path)
-    frames = {str(each.FrameOfReferenceUID) for each in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
-    frames |= {str(each.ReferencedFrameOfReferenceUID) for each in dataset.get("StructureSetROISequence") or ()}
-    check_frame(frames, series, str(path))
+    stated = {
+        str(each.get("ReferencedFrameOfReferenceUID") or "") for each in dataset.get("StructureSetROISequence") or ()
+    }
+    check_frame((frames_of(dataset) | stated) - {""}, series, path)
 
 
-def _check_numbers(dataset: Dataset) -> None:
-    """Have every number decoded, so that a damaged one is found before something is added."""
-    for sequence, keyword in NUMBERS:
-        for each in dataset[sequence].value:
-            int(each[keyword].value)
+def _check_numbers(dataset: Dataset, shown: list[str], path: Path) -> None:
+    """Have every number decoded, so that a damaged one is found before something is added, and find those used twice.
+
+    Args:
+        dataset: the structure set.
+        shown: names of its structures for messages.
+        path: its file.
+
+    Raises:
+        ScanError: if several structures have one number, or several items have its contours.
+    """
+    numbers = {keyword: [int(each[keyword].value) for each in dataset[sequence].value] for sequence, keyword in NUMBERS}
+    for keyword in ("ROINumber", "ReferencedROINumber"):
+        number, count = max(Counter(numbers[keyword]).items(), key=lambda item: item[1], default=(0, 1))
+        if count > 1:
+            names = [name for name, its in zip(shown, numbers["ROINumber"], strict=True) if its == number]
+            raise ScanError(
+                f"found the {keyword} {number} {count} times ({', '.join(names) or 'no name'}), expected once: "
+                "structures that share a number are taken for one another, so nothing is added to them",
+                path=path,
+            )

@@ -35,6 +35,7 @@ from parotid_seg.dicom.references import refer_to, slice_reference
 from parotid_seg.dicom.rt_append import opened
 from parotid_seg.dicom.series import Series, Slice
 from parotid_seg.files import whole_file
+from parotid_seg.flags import Flag
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Structure, structures_of
 from parotid_seg.scan.volume import Mask
 
@@ -46,7 +47,7 @@ MOST_EXPLICIT = 65534 // (3 * 17)
 
 def write_rtstruct(
     series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *, model: str, append: Path | None = None
-) -> None:
+) -> tuple[Flag, ...]:
     """Write labels as structures, whole and proven or not at all.
 
     A label without a voxel becomes a structure without contours. The transfer syntax is implicit VR little endian, in
@@ -62,6 +63,9 @@ def write_rtstruct(
             its structures and these; names that are taken get a number (Parotid_L_1). Everything else stays, but for
             what tells who made, changed and approved it: nobody has approved the new one.
 
+    Returns:
+        What a person should know about `append`.
+
     Raises:
         InputError: if mask, labels and series do not fit together.
         ScanError: if the series' files or `append` cannot be used, or the object does not give the mask back.
@@ -69,15 +73,17 @@ def write_rtstruct(
     """
     check_mask(series, mask, labels, path, append)
     source, planes = read_source(series), read_planes(series)
+    flags: tuple[Flag, ...] = ()
     if append is None:
         structures = structures_of(labels)
         dataset = _new(series, source, structures, model)
     else:
-        dataset, structures = opened(append, series, source, labels, model)
+        dataset, structures, flags = opened(append, series, source, labels, model)
     _add(dataset, series, planes, mask, structures, model)
     with whole_file(path) as partial:
         save(dataset, partial, path)
         prove_written(partial, series, mask, labels, "rtstruct", shown=path)
+    return flags
 
 
 def _new(series: Series, source: Dataset, structures: tuple[Structure, ...], model: str) -> Dataset:
@@ -110,7 +116,8 @@ def _add(
     """Add structures, by numbers that are free, and unapprove the set."""
     rois, drawn = dataset.StructureSetROISequence, dataset.ROIContourSequence
     observed = dataset.RTROIObservationsSequence
-    used = {int(each.ROINumber) for each in rois} | {int(each.ReferencedROINumber) for each in drawn}
+    referred = {int(each.get("ReferencedROINumber") or 0) for each in (*drawn, *observed)}
+    used = {int(each.ROINumber) for each in rois} | referred
     numbers = (number for number in count(1) if number not in used)
     observed_before = {int(each.ObservationNumber) for each in observed}
     observation_numbers = (number for number in count(1) if number not in observed_before)

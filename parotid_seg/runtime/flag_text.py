@@ -57,6 +57,47 @@ TEXTS: dict[FlagCode, FlagText] = {
         1, "a sequence covers {value:.0%} of the first one ({detail}); what it lacks counts as air"
     ),
     FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed with loss"),
+    FlagCode.CONTOURS_OVERLAP: FlagText(
+        4, "{structure}: contours overlap in part on {value:.0f} slices; they are joined there"
+    ),
+    FlagCode.CONTOURS_EXCLUSIVE: FlagText(
+        4, "{structure}: contours overlap on {value:.0f} slices; what they share is outside, as CLOSEDPLANAR_XOR says"
+    ),
+    FlagCode.CONTOURS_HOLLOW: FlagText(
+        4, "{structure}: on {value:.0f} slices a contour is mostly hole; the contour inside it is taken for one"
+    ),
+    FlagCode.NUMBER_TWICE: FlagText(
+        4, "{structure}: {value:.0f} structures have its ROINumber; each has the contours that stand at its place"
+    ),
+    FlagCode.SLICES_INTERPOLATED: FlagText(
+        3, "{structure}: no contour on {value:.0f} of the {detail} slices between its ends; they are interpolated"
+    ),
+    FlagCode.SLICES_BETWEEN_PIECES: FlagText(
+        3, "{structure}: no contour on {value:.0f} slices between two pieces; these slices stay empty"
+    ),
+    FlagCode.CONTOURS_REPEATED: FlagText(
+        2, "{structure}: a contour repeats another one on {value:.0f} slices; it counts once"
+    ),
+    FlagCode.CONTOURS_TOO_SHORT: FlagText(
+        1, "{structure}: {value:.0f} of {detail} contours have fewer than three points and are left out"
+    ),
+    FlagCode.CONTOURS_BEYOND_SCAN: FlagText(
+        2, "{structure}: {value:.0f} of {detail} contours lie beyond the scan's first or last slice and are left out"
+    ),
+    FlagCode.CONTOURS_OVER_EDGE: FlagText(
+        2, "{structure}: {value:.0f} of {detail} contours reach over the slices' edges and are cut there"
+    ),
+    FlagCode.LABELS_OVERLAP: FlagText(1, "{value:.0f} voxels of {detail} are in {structure}, too, which has them"),
+    FlagCode.FRAME_NOT_STATED: FlagText(
+        1, "{structure}: no ReferencedFrameOfReferenceUID; the scan's is taken, as the images and series it names fit"
+    ),
+    FlagCode.APPENDED_WITHOUT_FRAME: FlagText(
+        1,
+        "{value:.0f} structures of the RTSTRUCT of --append state no frame of reference; they were copied as they are",
+    ),
+    FlagCode.NAME_NOT_DECLARED: FlagText(
+        1, "{structure}: its name is in UTF-8, which the RTSTRUCT's character set does not say"
+    ),
     FlagCode.PADDING: FlagText(1, "{value:.1%} of the voxels are padding and count as {detail}"),
 }
 

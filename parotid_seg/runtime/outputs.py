@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.flags import Flag
 from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.sources import Source
 from parotid_seg.scan.nifti import NiftiScan, is_own_mask, write_mask
@@ -59,7 +60,9 @@ class Outputs:
                 f"a NIfTI file; --format {dicom[0]} refers to DICOM slices, expected a DICOM series", path=source
             )
 
-    def write(self, mask: Mask, scan: NiftiScan, source: Source, labels: Sequence[str], model: str, stem: Path) -> None:
+    def write(
+        self, mask: Mask, scan: NiftiScan, source: Source, labels: Sequence[str], model: str, stem: Path
+    ) -> tuple[Flag, ...]:
         """Write all formats.
 
         Args:
@@ -69,10 +72,14 @@ class Outputs:
             model: what is said of the algorithm in a DICOM object.
             stem: path of the files without their endings.
 
+        Returns:
+            What a person should know about the RTSTRUCT that was added to.
+
         Raises:
             ScanError: if a DICOM object does not give the mask back.
             OutputError: if a file cannot be written.
         """
+        flags: tuple[Flag, ...] = ()
         for name in self.formats:
             path = stem.with_name(stem.name + ENDINGS[name])
             if name == NIFTI:
@@ -83,7 +90,8 @@ class Outputs:
                 write_seg_nrrd(mask, scan, labels, path)
             else:
                 assert isinstance(source, Series)
-                _write_dicom(name, mask, scan, source, tuple(labels), model, path, self.append)
+                flags += _write_dicom(name, mask, scan, source, tuple(labels), model, path, self.append)
+        return flags
 
 
 def _hash_of(append: Path) -> str:
@@ -102,18 +110,18 @@ def _write_dicom(
     model: str,
     path: Path,
     append: Path | None,
-) -> None:
+) -> tuple[Flag, ...]:
     from parotid_seg.dicom.read import slices_of
 
     slices = slices_of(mask, scan)
     if name == RTSTRUCT:
         from parotid_seg.dicom.rtstruct import write_rtstruct
 
-        write_rtstruct(series, slices, labels, path, model=model, append=append)
-    else:
-        from parotid_seg.dicom.seg import write_seg
+        return write_rtstruct(series, slices, labels, path, model=model, append=append)
+    from parotid_seg.dicom.seg import write_seg
 
-        write_seg(series, slices, labels, path, model=model, kind="labelmap" if name == SEG_LABELMAP else "binary")
+    write_seg(series, slices, labels, path, model=model, kind="labelmap" if name == SEG_LABELMAP else "binary")
+    return ()
 
 
 def is_ours(path: Path) -> bool:

@@ -19,8 +19,7 @@ from parotid_seg.files import visible
 from parotid_seg.runtime.flag_text import sentence, sentences
 from parotid_seg.runtime.report_case import LARGEST_RATIO, Judged
 from parotid_seg.runtime.report_views import SCALE_MM
-from parotid_seg.runtime.segmenter import USUAL_VOLUME_ML
-from parotid_seg.scan.labels import plain_name
+from parotid_seg.scan.labels import PAROTID_ML, plain_name
 
 STYLE = Path(__file__).with_name("report_page.css").read_text("utf-8")
 SCRIPT = Path(__file__).with_name("report_page.js").read_text("utf-8")
@@ -291,7 +290,7 @@ def _about(model_sha256: str, versions: Mapping[str, str], identified: bool) -> 
     packages = ", ".join(f"{shown(name)} {shown(version)}" for name, version in versions.items())
     return (
         f"<p>Model file: SHA-256 <code>{shown(model_sha256)}</code>. Versions: {packages}.</p>"
-        f"<p>Glands are flagged that are missing, outside {USUAL_VOLUME_ML[0]:g} to {USUAL_VOLUME_ML[1]:g} ml, on the "
+        f"<p>Glands are flagged that are missing, outside {PAROTID_ML[0]:g} to {PAROTID_ML[1]:g} ml, on the "
         "other side than their name tells, cut off where the scan or the model's field of view ends, uncertain (only "
         "with --flips), or unequal by a ratio above "
         f"{LARGEST_RATIO:g}. The limits come from the contours of the training and validation patients. Agreement is "

@@ -19,13 +19,11 @@ from parotid_seg.scan.chunks import Covered, cover
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import used
 from parotid_seg.scan.intensity import in_windows, is_ct
-from parotid_seg.scan.labels import is_parotid, words
+from parotid_seg.scan.labels import is_parotid, is_usual_volume, words
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 
 SMALLEST_GLAND_ML = 1.0
 """Less than this counts as no gland; the smallest of the 382 contoured training and validation glands has 5 ml."""
-USUAL_VOLUME_ML = (8.0, 60.0)
-"""Range without a flag; 99 % of the contoured training and validation glands lie in it."""
 LEAST_AGREEMENT = 0.92
 """DSC of the looks with and without a mirror below which a gland is flagged. Of 62 validation glands 7 lie below it, at
 a mean DSC of 0.52 with the contours, the others at 0.78 (benchmarks/uncertainty.py)."""
@@ -169,7 +167,7 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
         if _is_missing(name, size):
             flags.append(Flag(FlagCode.STRUCTURE_MISSING, name, size))
             continue
-        if is_parotid(name) and not USUAL_VOLUME_ML[0] <= size <= USUAL_VOLUME_ML[1]:
+        if not is_usual_volume(name, size):
             flags.append(Flag(FlagCode.UNUSUAL_VOLUME, name, size))
         if (mask[0] == value).any() or (mask[-1] == value).any():
             flags.append(Flag(FlagCode.CUT_BY_SCAN_END, name))

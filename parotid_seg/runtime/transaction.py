@@ -114,7 +114,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
             draw_overlay(scan.volume, window, found.mask, found.volumes_ml, visible(case.name), picture)
         if work.views:
             draw_views(scan.volume, window, found.mask, work.contract.labels, pictures / views_of(case.name))
-    work.outputs.write(found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name)
+    noticed = work.outputs.write(found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name)
     first, *further = paths
     seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}
     return Entry(
@@ -127,7 +127,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         further={path.name: hash_file(path) for path in further},
         volumes_ml={name: round(size, 3) for name, size in found.volumes_ml.items()},
         agreement={name: round(dsc, 4) for name, dsc in found.agreement.items()},
-        flags=found.flags,
+        flags=(*found.flags, *noticed),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+PAROTID_ML = (8.0, 60.0)
+"""Range of parotid glands; 99 % of the contoured training and validation glands lie in it."""
+
 
 def words(name: str) -> frozenset[str]:
     """The words of a structure's name, whatever its style: LeftParotid, parotid_left."""
@@ -36,3 +39,8 @@ def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:
         found.index(partner) if partner != found[value] and partner in found else value
         for value, partner in enumerate(partners)
     )
+
+
+def is_usual_volume(name: str, volume_ml: float) -> bool:
+    """Whether a structure can have a volume; of other structures than parotid glands that is not known."""
+    return not is_parotid(name) or PAROTID_ML[0] <= volume_ml <= PAROTID_ML[1]

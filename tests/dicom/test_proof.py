@@ -1,5 +1,6 @@
 """Objects that are not the mask they were made from."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,26 @@ def moved_contour(dataset, by=(0.0, 0.0, 0.0)):
     contour.ContourData = [f"{value:.4f}" for value in (numbers(contour) + by).ravel()]
 
 
+def contour_again(dataset, times):
+    contours = dataset.ROIContourSequence[0].ContourSequence
+    contours.extend(times * [contours[2]])
+
+
+def number_twice(dataset):
+    dataset.StructureSetROISequence[0].ROINumber = dataset.StructureSetROISequence[1].ROINumber
+
+
+def contours_before(dataset):
+    """More contours under a number that is taken, before the right ones."""
+    more = copy.deepcopy(dataset.ROIContourSequence[1])
+    more.ReferencedROINumber = dataset.StructureSetROISequence[0].ROINumber
+    dataset.ROIContourSequence.insert(0, more)
+
+
+def without_frame(dataset):
+    dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = ""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -75,8 +96,16 @@ def moved_contour(dataset, by=(0.0, 0.0, 0.0)):
         (lambda dataset: dataset.StructureSetROISequence.reverse(), "found the name 'Parotid_R' for parotid_left"),
         (lambda dataset: setattr(dataset, "PatientID", "0815"), "found another PatientID than in"),
         (lambda dataset: setattr(dataset, "StudyInstanceUID", "1.2"), "found another StudyInstanceUID than in"),
+        (lambda dataset: contour_again(dataset, 1), "found contours that overlap on"),
+        (lambda dataset: contour_again(dataset, 2), "found contours that overlap on"),
+        (number_twice, "found the ROINumber 2 2 times with a name and 1 times with contours, expected once each"),
+        (contours_before, "found the ROINumber 1 1 times with a name and 2 times with contours, expected once each"),
+        (without_frame, "found a structure in another frame of reference than the series"),
     ],
-    ids=["slice lost", "slice moved", "plane", "damaged", "name", "patient", "study"],
+    ids=[
+        *("slice lost", "slice moved", "plane", "damaged", "name", "patient", "study"),
+        *("contour twice", "contour three times", "number twice", "contours twice", "frame"),
+    ],
 )
 def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, series, mask, written, tmp_path):
     prove_written(written, series, mask, LABELS, "rtstruct")

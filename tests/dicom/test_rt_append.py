@@ -9,6 +9,7 @@ from parotid_seg.dicom.objects import is_own_object
 from parotid_seg.dicom.rt_read import read_rtstruct
 from parotid_seg.dicom.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_for_writers import (
     LABELS,
     MODEL,
@@ -145,7 +146,7 @@ def test_a_contour_too_long_for_explicit_vr_makes_it_implicit(clinical, tmp_path
         (lambda dataset: setattr(dataset, "PatientID", "Doe 2"), "of another patient than the series"),
         (lambda dataset: setattr(dataset, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"), "expected an RT Structure Set"),
         (lambda dataset: delattr(dataset, "StudyInstanceUID"), "found no StudyInstanceUID"),
-        (lambda dataset: delattr(dataset.StructureSetROISequence[0], "ROINumber"), "not a readable RT structure set"),
+        (lambda dataset: delattr(dataset.StructureSetROISequence[0], "ROINumber"), "found no ROINumber"),
     ],
 )
 def test_what_is_not_added_to(change, message, clinical, series, mask, tmp_path):
@@ -166,3 +167,111 @@ def test_a_set_is_never_written_over(clinical, series, mask):
     with pytest.raises(InputError, match="one of the files that are read"):
         write_rtstruct(series, mask, LABELS, clinical, model=MODEL, append=clinical)
     assert clinical.read_bytes() == content
+
+
+def number_twice(dataset):
+    dataset.StructureSetROISequence[1].ROINumber = dataset.StructureSetROISequence[0].ROINumber
+
+
+def contours_twice(dataset):
+    dataset.ROIContourSequence[1].ReferencedROINumber = dataset.ROIContourSequence[0].ReferencedROINumber
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (number_twice, "found the ROINumber 1 2 times (Parotid_L, PTV), expected once"),
+        (contours_twice, "found the ReferencedROINumber 1 2 times (Parotid_L), expected once"),
+    ],
+)
+def test_a_set_with_a_number_twice_is_not_added_to(change, message, clinical, series, mask, tmp_path):
+    changed(clinical, clinical, change)
+    with refused(ScanError, message):
+        write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+    assert not (tmp_path / "rt.dcm").exists()
+
+
+def test_numbers_that_anything_refers_to_are_not_given_again(clinical, series, mask, tmp_path):
+    def orphan(dataset):
+        dataset.RTROIObservationsSequence[0].ReferencedROINumber = 2
+        dataset.ROIContourSequence[1].ReferencedROINumber = 3
+
+    changed(clinical, clinical, orphan)
+    write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+    found = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert [each.ROINumber for each in found.StructureSetROISequence[2:]] == [4, 5]
+
+
+def test_structures_without_a_frame_of_reference_stay_as_they_are_and_are_noted(clinical, series, mask, tmp_path):
+    def without(dataset):
+        for roi in dataset.StructureSetROISequence:
+            del roi.ReferencedFrameOfReferenceUID
+
+    changed(clinical, clinical, without)
+    flags = write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+    assert flags == (Flag(FlagCode.APPENDED_WITHOUT_FRAME, value=2),)
+    found = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert ["ReferencedFrameOfReferenceUID" in each for each in found.StructureSetROISequence] == [0, 0, 1, 1]
+    assert np.array_equal(drawn(tmp_path / "rt.dcm", series)["Parotid_R"], mask == 2)
+
+    def nor_a_set(dataset):
+        del dataset.ReferencedFrameOfReferenceSequence
+
+    changed(clinical, clinical, nor_a_set)
+    with refused(ScanError, "in another frame of reference: found none, expected"):
+        write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+
+
+def test_contours_of_others_that_repeat_overlap_or_lack_slices_stay_as_they_are(clinical, series, mask, tmp_path):
+    def spoil(dataset):
+        contours = dataset.ROIContourSequence[0].ContourSequence
+        contours.append(contours[1])
+        del contours[3]
+
+    changed(clinical, clinical, spoil)
+    assert write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical) == ()
+    before, after = pydicom.dcmread(clinical), pydicom.dcmread(tmp_path / "rt.dcm")
+    assert after.ROIContourSequence[:2] == before.ROIContourSequence[:2]
+    found = drawn(tmp_path / "rt.dcm", series)
+    assert np.array_equal(found["Parotid_L_1"], mask == 1)
+    assert np.array_equal(found["Parotid_R"], mask == 2)
+
+
+NAME = "Parótida".encode()
+
+
+@pytest.mark.parametrize(
+    ("declared", "labels", "charset", "after"),
+    [
+        ("ISO_IR 100", LABELS, "ISO_IR 100", NAME),
+        ("ISO_IR 192", LABELS, "ISO_IR 192", NAME),
+        ("ISO_IR 100", ("b", "腮腺", "x"), "ISO_IR 192", NAME),
+        (None, ("b", "腮腺", "x"), "ISO_IR 192", NAME),
+    ],
+)
+def test_names_in_undeclared_utf8_stay_as_they_are(declared, labels, charset, after, clinical, series, mask, tmp_path):
+    def name(dataset):
+        dataset.StructureSetROISequence[1].ROIName = "XXXXXXXXX"
+        dataset.StructureSetLabel = "YYYYYYYYY"
+        dataset.SpecificCharacterSet = declared
+
+    changed(clinical, clinical, name)
+    content = clinical.read_bytes()
+    clinical.write_bytes(content.replace(b"XXXXXXXXX", NAME).replace(b"YYYYYYYYY", NAME))
+    write_rtstruct(series, mask, labels, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+    found = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert found.SpecificCharacterSet == charset
+    assert found.StructureSetROISequence[1].get_item("ROIName").value.rstrip() == after
+    assert found.get_item("StructureSetLabel").value.rstrip() == after
+
+
+def test_a_name_that_is_not_valid_in_its_character_set_is_not_changed(clinical, series, mask, tmp_path):
+    def name(dataset):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.StructureSetROISequence[1].ROIName = "XXXXXXXX"
+
+    changed(clinical, clinical, name)
+    clinical.write_bytes(clinical.read_bytes().replace(b"XXXXXXXX", "Parótida".encode("latin-1")))
+    write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+    found = pydicom.dcmread(tmp_path / "rt.dcm").StructureSetROISequence[1].get_item("ROIName")
+    assert found.value == "Parótida".encode("latin-1")

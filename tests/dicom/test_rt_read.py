@@ -8,6 +8,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from parotid_seg.dicom.rt_read import read_rtstruct
 from parotid_seg.dicom.rtstruct import write_rtstruct
 from parotid_seg.errors import ParotidSegError, ScanError
+from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_for_writers import (
     IDENTITY,
     LABELS,
@@ -81,28 +82,122 @@ def test_a_contour_within_another_is_a_hole(kind, written, series, tmp_path):
     expected[3, 14:18, 9:13] = False
     found = read_rtstruct(path, series)[0].drawn()
     assert np.array_equal(found.mask, expected)
-    assert found.notes == ()
+    assert found.flags == ()
 
 
 @pytest.mark.parametrize(
-    ("extra", "note"),
+    ("extra", "flag"),
     [
-        (("CLOSED_PLANAR", square(3)[:2]), "1 of 2 contours have fewer than three points and are left out"),
-        (("CLOSED_PLANAR", []), "1 of 2 contours have fewer than three points and are left out"),
-        (("CLOSED_PLANAR", square(3)), "1 of 2 contours are there already and are left out"),
-        (("CLOSED_PLANAR", square(-1)), "1 of 2 contours lie beyond the scan's first or last slice and are left out"),
-        (("CLOSED_PLANAR", square(12)), "1 of 2 contours lie beyond the scan's first or last slice and are left out"),
-        (("CLOSED_PLANAR", square(1e9)), "1 of 2 contours lie beyond the scan's first or last slice and are left out"),
-        (("CLOSED_PLANAR", square(5, shift=50)), "1 of 2 contours reach over the slices' edges and are cut there"),
-        (("CLOSED_PLANAR", square(3.2, grown=-99)), "1 of 2 contours reach over the slices' edges and are cut there"),
+        (square(3)[:2], Flag(FlagCode.CONTOURS_TOO_SHORT, value=1, detail="2")),
+        ([], Flag(FlagCode.CONTOURS_TOO_SHORT, value=1, detail="2")),
+        (square(3), Flag(FlagCode.CONTOURS_REPEATED, value=1)),
+        (square(-1), Flag(FlagCode.CONTOURS_BEYOND_SCAN, value=1, detail="2")),
+        (square(12), Flag(FlagCode.CONTOURS_BEYOND_SCAN, value=1, detail="2")),
+        (square(1e9), Flag(FlagCode.CONTOURS_BEYOND_SCAN, value=1, detail="2")),
+        (square(5, shift=50), Flag(FlagCode.CONTOURS_OVER_EDGE, value=1, detail="2")),
+        (square(3.2, grown=-99), Flag(FlagCode.CONTOURS_OVER_EDGE, value=1, detail="2")),
     ],
 )
-def test_what_is_left_out_is_told(extra, note, written, series, tmp_path):
-    path = with_contours(written, tmp_path / "rt.dcm", [("CLOSED_PLANAR", square(3)), extra])
+def test_what_is_left_out_is_told(extra, flag, written, series, tmp_path):
+    path = with_contours(written, tmp_path / "rt.dcm", [("CLOSED_PLANAR", square(3)), ("CLOSED_PLANAR", extra)])
     found = read_rtstruct(path, series)[0].drawn()
-    assert found.notes == (note,)
-    if "cut" not in note:
+    assert found.flags == (flag,)
+    if flag.code != FlagCode.CONTOURS_OVER_EDGE:
         assert np.array_equal(found.mask, expected_square(3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "shared"),
+    [
+        ("CLOSED_PLANAR", FlagCode.CONTOURS_OVERLAP, True),
+        ("CLOSEDPLANAR_XOR", FlagCode.CONTOURS_EXCLUSIVE, False),
+        ("CLOSED_PLANAR_XOR", FlagCode.CONTOURS_EXCLUSIVE, False),
+    ],
+)
+def test_contours_that_overlap_in_part_are_joined_unless_the_file_says_otherwise(
+    kind, code, shared, written, series, tmp_path
+):
+    contours = [(kind, square(index, shift=shift)) for index in (3, 4) for shift in (0, 5)]
+    found = read_rtstruct(with_contours(written, tmp_path / "rt.dcm", contours), series)[0].drawn()
+    expected = np.zeros(SHAPE, dtype=np.bool_)
+    expected[3:5, 11:21, 6:21] = True
+    expected[3:5, 11:21, 11:16] = shared
+    assert np.array_equal(found.mask, expected)
+    assert found.flags == (Flag(code, value=2),)
+
+
+def test_more_overlapping_contours_than_any_organ_has_are_refused_by_name(written, series, tmp_path):
+    contours = [("CLOSED_PLANAR", square(3, shift=shift / 20)) for shift in range(120)]
+    path = with_contours(written, tmp_path / "rt.dcm", contours)
+    with refused(ScanError, "structure 'Parotid_L': 120 contours overlap in one slice, expected at most 100"):
+        read_rtstruct(path, series)[0].drawn()
+
+
+def without_frames(dataset):
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+
+
+def without_images(dataset):
+    for each in dataset.ROIContourSequence:
+        for contour in each.ContourSequence:
+            del contour.ContourImageSequence
+
+
+def another_frame(dataset):
+    dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.3"
+
+
+def one_frame_more(dataset):
+    more = Dataset()
+    more.FrameOfReferenceUID = "1.2.3"
+    dataset.ReferencedFrameOfReferenceSequence.append(more)
+
+
+def other_images(dataset):
+    for each in dataset.ROIContourSequence:
+        for contour in each.ContourSequence:
+            contour.ContourImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def other_series(dataset):
+    study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    study.RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+
+
+def no_frames_at_all(dataset):
+    del dataset.ReferencedFrameOfReferenceSequence
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ([], True),
+        ([without_images], True),
+        ([no_frames_at_all], True),
+        ([one_frame_more], True),
+        ([one_frame_more, without_images], True),
+        ([another_frame], False),
+        ([other_images], False),
+        ([one_frame_more, without_images, other_series], False),
+        ([no_frames_at_all, without_images], False),
+    ],
+)
+def test_a_structure_that_does_not_say_its_frame_of_reference(changes, fits, written, series, mask, tmp_path):
+    def change(dataset):
+        without_frames(dataset)
+        for each in changes:
+            each(dataset)
+
+    path = changed(written, tmp_path / "rt.dcm", change)
+    if not fits:
+        with refused(ScanError, "in another frame of reference: found none, expected"):
+            read_rtstruct(path, series)
+        return
+    for value, roi in enumerate(read_rtstruct(path, series), start=1):
+        found = roi.drawn()
+        assert np.array_equal(found.mask, mask == value)
+        assert found.flags == (Flag(FlagCode.FRAME_NOT_STATED),)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_the_structure_set_holds_the_mask(everything, mask):
     assert list(rois) == ["Parotid_L", "Parotid_R"]
     for value, drawn in enumerate(rois.values(), start=1):
         np.testing.assert_array_equal(drawn.mask, mask == value)
-        assert not drawn.notes
+        assert not drawn.flags
 
 
 @pytest.mark.parametrize("kind", ["seg", "seg-labelmap"])

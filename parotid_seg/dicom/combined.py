@@ -1,0 +1,208 @@
+"""All contours that a structure has in one slice, as the voxels they enclose together.
+
+DICOM says of CLOSED_PLANAR contours only that each encloses an area (PS3.3, C.8.8.6). Planning systems draw a hole as a
+contour inside another one, or as a keyhole. Copies and merges leave contours that repeat or cross each other. Every two
+contours are therefore compared, and one rule decides:
+
+- A contour that repeats another one, from whatever first point and in whatever direction, counts once. It repeats it if
+  neither area reaches further than three quarters of a voxel beyond the other; the area of both together counts.
+- A contour inside another one that stays clear of its edge (by a quarter of a voxel) is a hole, one inside a hole is an
+  island, and so on.
+- Contours that overlap in any other way are joined: what any of them encloses belongs to the structure.
+
+Contours of type CLOSEDPLANAR_XOR are combined by exclusive or, as that type says, but repeated ones count once, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
+
+from parotid_seg.dicom.contours import SAME_DECIMALS, Points, filled
+from parotid_seg.errors import ScanError
+
+FINE = 4
+"""Areas are compared in parts of a voxel: so many along each side."""
+CLEAR, SAME = 1, 3
+"""In these parts: how far a hole stays clear of the edge around it, and how far a repeated contour may differ."""
+SQUARE = np.ones((3, 3), dtype=np.bool_)
+MOST_OVERLAPPING = 100
+"""Contours of one slice that overlap others. No organ has so many, and each pair takes time."""
+MOST_HOLLOW = 0.5
+"""Share of a contour's voxels that holes may take before that is noted."""
+
+Area = NDArray[np.bool_]
+
+
+class Combined(NamedTuple):
+    """What contours of a slice enclose together.
+
+    Attributes:
+        mask: bool (rows, columns).
+        repeated: whether a contour repeats another one, or runs round more than once.
+        overlapping: whether contours overlap in part.
+        hollow: whether holes take more than `MOST_HOLLOW` of a contour.
+    """
+
+    mask: Area
+    repeated: bool = False
+    overlapping: bool = False
+    hollow: bool = False
+
+
+class Relation(Enum):
+    """How the area of one contour lies to that of another: APART with not more than an edge in common."""
+
+    APART = auto()
+    SAME = auto()
+    INSIDE = auto()
+    AROUND = auto()
+    OVERLAPS = auto()
+
+
+@dataclass(frozen=True, eq=False)
+class _Contour:
+    """A contour, and the voxels it encloses within a window of the slice."""
+
+    points: Points
+    window: tuple[slice, slice]
+    voxels: Area
+
+
+def combined(closed: Sequence[Points], rows: int, columns: int, *, exclusive: bool = False) -> Combined:
+    """The voxels that some contours of one slice enclose together, by the rule above.
+
+    Args:
+        closed: contours in coordinates of voxel centres, each of three or more points.
+        rows, columns: of the slice.
+        exclusive: whether all of them are of type CLOSEDPLANAR_XOR.
+
+    Raises:
+        ScanError: if more than `MOST_OVERLAPPING` contours overlap.
+    """
+    contours = [_contour(_once(points), rows, columns) for points in closed]
+    twice = any(_rounds(points) > 1 for points in closed)
+    counts = np.zeros((rows, columns), dtype=np.int32)
+    for each in contours:
+        counts[each.window] += each.voxels
+    meets = [bool((counts[each.window][each.voxels] > 1).any()) for each in contours]
+    meeting = [each for each, met in zip(contours, meets, strict=True) if met]
+    if not meeting:
+        return Combined(filled([each.points for each in contours], rows, columns), twice)
+    if len(meeting) > MOST_OVERLAPPING:
+        raise ScanError(f"{len(meeting)} contours overlap in one slice, expected at most {MOST_OVERLAPPING}")
+    rest = _union([each for each, met in zip(contours, meets, strict=True) if not met], rows, columns)
+    relations = _compared(meeting)
+    same, overlaps, inside = (relations == each.value for each in (Relation.SAME, Relation.OVERLAPS, Relation.INSIDE))
+    repeated, overlapping = twice or bool(same.any()), bool(overlaps.any())
+    count, group_of = connected_components(same if exclusive else same | overlaps)
+    groups = [np.flatnonzero(group_of == group) for group in range(count)]
+    areas = [_union([meeting[place] for place in group], rows, columns) for group in groups]
+    if exclusive:
+        return Combined(rest | np.logical_xor.reduce(areas), repeated, overlapping)
+    within = np.array(
+        [[one is not other and bool(inside[np.ix_(one, other)].any()) for other in groups] for one in groups]
+    )
+    mask, hollow = _nested(areas, within)
+    return Combined(rest | mask, repeated, overlapping, hollow)
+
+
+def relation_of(first: Points, second: Points) -> Relation:
+    """How the area of the first of two contours lies to that of the second, in coordinates of voxel centres."""
+    low = np.maximum(first.min(axis=0), second.min(axis=0)) - 1
+    high = np.minimum(first.max(axis=0), second.max(axis=0)) + 1
+    if (high - low < 2).any():
+        return Relation.APART
+    rows, columns = (int(size) for size in np.ceil((high - low) * FINE))
+    one, other = (filled([(points - low) * FINE], rows, columns) for points in (first, second))
+    if not one.any() or not other.any():
+        return Relation.APART
+    if not (one & ~_grown(other, SAME)).any() and not (other & ~_grown(one, SAME)).any():
+        return Relation.SAME
+    if not (_grown(one, CLEAR) & ~other).any():
+        return Relation.INSIDE
+    if not (_grown(other, CLEAR) & ~one).any():
+        return Relation.AROUND
+    return Relation.OVERLAPS if ndimage.binary_erosion(one & other, SQUARE).any() else Relation.APART
+
+
+def _grown(area: Area, by: int) -> Area:
+    return np.asarray(ndimage.binary_dilation(area, SQUARE, iterations=by))
+
+
+def _once(points: Points) -> Points:
+    """A contour that runs round once."""
+    rounds = _rounds(points)
+    return points if rounds == 1 else _without_doubles(points)[: len(_without_doubles(points)) // rounds]
+
+
+def _rounds(points: Points) -> int:
+    """How often a contour runs through the same points before it closes: twice is nothing by the even-odd rule."""
+    points = np.round(_without_doubles(points), SAME_DECIMALS)
+    for rounds in (2, 3, 4):
+        length, more = divmod(len(points), rounds)
+        if length >= 3 and not more and (points.reshape(rounds, length, 2) == points[:length]).all():
+            return rounds
+    return 1
+
+
+def _without_doubles(points: Points) -> Points:
+    """Points without those that repeat the one before them."""
+    doubled = (np.round(points, SAME_DECIMALS) == np.round(np.roll(points, 1, axis=0), SAME_DECIMALS)).all(axis=1)
+    return np.asarray(points[~doubled])
+
+
+def _contour(points: Points, rows: int, columns: int) -> _Contour:
+    """A contour with its voxels in the smallest window that holds them."""
+    first = np.clip(np.floor(points.min(axis=0)), 0, (rows, columns)).astype(int)
+    stop = np.clip(np.ceil(points.max(axis=0)) + 1, first, (rows, columns)).astype(int)
+    window = (slice(int(first[0]), int(stop[0])), slice(int(first[1]), int(stop[1])))
+    height, width = (int(size) for size in stop - first)
+    voxels = filled([points - first], height, width) if height and width else np.zeros((height, width), dtype=np.bool_)
+    return _Contour(points, window, voxels)
+
+
+def _union(contours: Sequence[_Contour], rows: int, columns: int) -> Area:
+    mask = np.zeros((rows, columns), dtype=np.bool_)
+    for each in contours:
+        mask[each.window] |= each.voxels
+    return mask
+
+
+def _compared(contours: Sequence[_Contour]) -> NDArray[np.int64]:
+    """Values of `Relation` (contours, contours): how the first lies to the second."""
+    turned = {Relation.INSIDE: Relation.AROUND, Relation.AROUND: Relation.INSIDE}
+    found = np.full((len(contours), len(contours)), Relation.APART.value)
+    for one, other in combinations(range(len(contours)), 2):
+        relation = relation_of(contours[one].points, contours[other].points)
+        found[one, other], found[other, one] = relation.value, turned.get(relation, relation).value
+    return found
+
+
+def _nested(areas: Sequence[Area], within: Area) -> tuple[Area, bool]:
+    """Areas, holes in them, islands in these and so on; and whether holes take most of an area.
+
+    Args:
+        areas: bool (rows, columns) each.
+        within: (areas, areas), whether the first is inside the second.
+    """
+    depths = within.sum(axis=1)
+    mask, hollow = np.zeros_like(areas[0]), False
+    for place in map(int, np.argsort(depths, kind="stable")):
+        if depths[place] % 2 == 0:
+            mask |= areas[place]
+            holes = [
+                areas[hole] for hole in np.flatnonzero(within[:, place]).tolist() if depths[hole] == depths[place] + 1
+            ]
+            hollow |= sum(int(hole.sum()) for hole in holes) > MOST_HOLLOW * int(areas[place].sum())
+        else:
+            mask &= ~areas[place]
+    return mask, hollow
