@@ -40,6 +40,8 @@ class FlagCode(StrEnum):
     detail: where the axes run by sform and by qform."""
     SPACING_DISAGREE = "spacing_disagree"
     """NIfTI's sform and pixdim have different spacings, and the sform was used; detail: both."""
+    PIXDIM_STALE = "pixdim_stale"
+    """The same, but pixdim cannot be the patient's; detail: both."""
     SFORM_STALE = "sform_stale"
     """The same, but the sform cannot be the patient's, so the qform was used; detail: both."""
     SFORM_WITHOUT_CODE = "sform_without_code"

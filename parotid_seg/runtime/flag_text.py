@@ -70,6 +70,10 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.SFORM_UNUSABLE: FlagText(1, "the sform is singular or not finite; the qform was used instead"),
     FlagCode.QFORM_UNUSABLE: FlagText(1, "the qform is damaged and was not used"),
+    FlagCode.PIXDIM_STALE: FlagText(
+        1,
+        "sform and pixdim disagree on the spacing ({detail}); the sform was used, as pixdim cannot be the patient's",
+    ),
     FlagCode.OBLIQUE: FlagText(1, "oblique by {value:.0f} degrees: slices were taken along the nearest patient axes"),
     FlagCode.SQUARED: FlagText(
         1,

@@ -182,7 +182,8 @@ def _chosen(header: Nifti1Header, path: Path, unit_mm: float) -> tuple[Affine, i
     spacings = f"{_mm(_lengths(sform) * unit_mm)} by the sform, {_mm(_pixdim(header) * unit_mm)} by pixdim"
     doubt = _doubt(sform, header, unit_mm)
     if not doubt:
-        return sform, sform_code, [*flags, Flag(FlagCode.SPACING_DISAGREE, detail=spacings)]
+        noted = FlagCode.PIXDIM_STALE if _is_stale(header, sform, unit_mm) else FlagCode.SPACING_DISAGREE
+        return sform, sform_code, [*flags, Flag(noted, detail=spacings)]
     if qform is not None and _is_of_head(qform, header, unit_mm):
         return qform, qform_code, [*flags, Flag(FlagCode.SFORM_STALE, detail=spacings)]
     raise ScanError(
@@ -223,7 +224,7 @@ def _doubt(sform: Affine, header: Nifti1Header, unit_mm: float) -> str:
     code = int(header["sform_code"])
     if code in TEMPLATES:
         return f"an sform of code {code} leads to a template's space"
-    if np.allclose(_lengths(sform), 1.0, atol=1e-3):
+    if _is_default(_lengths(sform)):
         return "1 along every axis is what an sform has that was never set"
     if not _is_of_head(sform, header, unit_mm):
         low, high = SLICE_RANGE_MM
@@ -233,6 +234,18 @@ def _doubt(sform: Affine, header: Nifti1Header, unit_mm: float) -> str:
             f"{low:.0f} to {high:.0f} mm"
         )
     return ""
+
+
+def _is_stale(header: Nifti1Header, sform: Affine, unit_mm: float) -> bool:
+    """Whether pixdim cannot be the patient's, where the sform can."""
+    stated = sform.copy()
+    stated[:3, :3] = _directions(sform) * _pixdim(header)
+    return _is_default(_pixdim(header)) or not _is_of_head(stated, header, unit_mm)
+
+
+def _is_default(spacing: NDArray[np.float64]) -> bool:
+    """Whether a spacing is what headers have that nobody set."""
+    return bool(np.allclose(spacing, 1.0, atol=1e-3))
 
 
 def _is_of_head(affine: Affine, header: Nifti1Header, unit_mm: float) -> bool:
