@@ -35,12 +35,25 @@ class FlagCode(StrEnum):
     """Volume of the larger gland over that of the smaller; value: the ratio."""
     SFORM_QFORM_DISAGREE = "sform_qform_disagree"
     """NIfTI's two affines differ; value: by how many mm; detail: the one that was used."""
+    AXES_DISAGREE = "axes_disagree"
+    """NIfTI's two affines send a voxel axis to different sides of the patient; value: by how many mm they differ;
+    detail: where the axes run by sform and by qform."""
+    SPACING_DISAGREE = "spacing_disagree"
+    """NIfTI's sform and pixdim have different spacings, and the sform was used; detail: both."""
+    PIXDIM_STALE = "pixdim_stale"
+    """The same, but pixdim cannot be the patient's; detail: both."""
+    SFORM_STALE = "sform_stale"
+    """The same, but the sform cannot be the patient's, so the qform was used; detail: both."""
+    SFORM_WITHOUT_CODE = "sform_without_code"
+    """Sform and qform codes are 0, and the sform that is there was used."""
     SFORM_UNUSABLE = "sform_unusable"
     """The sform is singular or not finite, so the qform was used."""
     QFORM_UNUSABLE = "qform_unusable"
     """The qform is damaged and was not used."""
     OBLIQUE = "oblique"
     """The voxel axes are turned against the patient's; value: degrees."""
+    SQUARED = "squared"
+    """The voxel axes were nearly at right angles and were brought there; value: how far voxels moved, in mm at most."""
     SHEARED = "sheared"
     """The voxel axes are not at right angles (gantry tilt); value: degrees."""
     PART_OF_SERIES = "part_of_series"
@@ -81,6 +94,18 @@ class FlagCode(StrEnum):
     """Voxels of a structure are in an earlier label, too; value: how many; detail: that label."""
     OLD_VERSION = "old_version"
     """Noticed by a version of the program that kept sentences only; detail: the sentence."""
+
+
+DOUBTFUL_PLACE = frozenset(
+    {
+        FlagCode.ORIENTATION_UNKNOWN,
+        FlagCode.SFORM_WITHOUT_CODE,
+        FlagCode.AXES_DISAGREE,
+        FlagCode.SPACING_DISAGREE,
+        FlagCode.SFORM_STALE,
+    }
+)
+"""A scan with one of these may lie otherwise than it was read, or have another size."""
 
 
 @dataclass(frozen=True)

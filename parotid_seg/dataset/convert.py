@@ -17,14 +17,13 @@ from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.files import whole_file
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.geometry import header_in_place
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_sided, is_usual_volume, mirrored_labels, plain_name, words
 from parotid_seg.scan.nifti import PACKING, NiftiScan
 from parotid_seg.scan.volume import Mask, Voxels
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
-TEXTS = ("descrip", "aux_file", "intent_name", "db_name")
-"""Fields of a NIfTI header that hold text."""
 
 
 def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[Mask, tuple[Flag, ...]]:
@@ -116,23 +115,17 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
 
 
 def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
-    """Write voxels in the scan's geometry; the header tells nothing but that.
+    """Write voxels where the scan's lie; nothing else of the scan's header is in the file.
 
     Args:
         voxels: (D, H, W) in canonical order.
-        scan: whose shape, affine, sform and qform the file gets.
+        scan: whose shape and place the file gets.
         path: the file to make (.nii.gz).
 
     Raises:
         OutputError: if it cannot be written.
     """
-    header = scan.header.copy()
-    header.set_data_dtype(voxels.dtype)
-    header.set_slope_inter(1.0, 0.0)
-    header["cal_max"], header["cal_min"] = 0.0, 0.0
-    for name in TEXTS:
-        if name in header:
-            header[name] = b""
+    header = header_in_place(scan.header, scan.geometry, voxels.dtype)
     stored = scan.volume.orientation.to_storage(np.asarray(voxels)).reshape(scan.header.get_data_shape())
     content = igzip.compress(scan.image_class(stored, None, header).to_bytes(), PACKING, mtime=0)
     with whole_file(path) as partial:

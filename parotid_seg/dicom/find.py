@@ -19,7 +19,8 @@ from parotid_seg.dicom.series import Series, series_key, series_title
 from parotid_seg.dicom.stack import Stack, stacks_of
 from parotid_seg.dicom.values import NoScan, Unusable, text_of
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.nifti import check_extent, check_spacing
+from parotid_seg.scan.geometry import check_spacing
+from parotid_seg.scan.nifti import check_extent
 from parotid_seg.scan.volume import Orientation
 
 

@@ -6,11 +6,13 @@ import hashlib
 import math
 from typing import NamedTuple
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.file import DicomFile
 from parotid_seg.dicom.groups import MODALITIES, Place, images_in
 from parotid_seg.dicom.layout import layout_of, scaling_of
+from parotid_seg.dicom.planes import at_right_angle
 from parotid_seg.dicom.series import Slice
 from parotid_seg.dicom.values import (
     Unusable,
@@ -192,7 +194,8 @@ def _orientation(place: Place) -> tuple[float, ...]:
     across = sum(a * b for a, b in zip(row, column, strict=True))
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(across)) > SKEW:
         raise Unusable("no usable ImageOrientationPatient, expected two unit vectors at a right angle")
-    return *(value / lengths[0] for value in row), *(value / lengths[1] for value in column)
+    unit_row, unit_column = np.array(row) / lengths[0], np.array(column) / lengths[1]
+    return tuple(map(float, np.concatenate(at_right_angle(unit_row, unit_column))))
 
 
 def _telling(place: Place) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.discreet import discreet
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
+from parotid_seg.scan.geometry import EXACT
 
 Vector = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ class Plane:
 
     Attributes:
         position: of the first voxel, x, y, z in mm (LPS).
-        row, column: unit vectors along a row and along a column.
+        row, column: unit vectors along a row and along a column, at a right angle.
         spacing_mm: between rows and between columns.
     """
 
@@ -97,5 +99,17 @@ def plane_of_frame(header: Dataset, frame: int | None) -> Plane:
     cosines = np.array(orientation.ImageOrientationPatient, dtype=np.float64)
     row_mm, column_mm = (float(value) for value in measures.PixelSpacing)
     found = np.array(position.ImagePositionPatient, dtype=np.float64)
-    row, column = (each / np.linalg.norm(each) for each in (cosines[:3], cosines[3:]))
+    row, column = at_right_angle(*(each / np.linalg.norm(each) for each in (cosines[:3], cosines[3:])))
     return Plane(found, row, column, (row_mm, column_mm))
+
+
+def at_right_angle(row: Vector, column: Vector) -> tuple[Vector, Vector]:
+    """Unit vectors along a row and along a column, turned to a right angle, each as far as the other.
+
+    Rounded ones, as of ImageOrientationPatient with three decimals, are not at one. The plane stays the same.
+    """
+    if abs(row @ column) <= EXACT:
+        return row, column
+    along, across = row + column, row - column
+    along, across = along / np.linalg.norm(along), across / np.linalg.norm(across)
+    return (along + across) / math.sqrt(2), (along - across) / math.sqrt(2)

@@ -34,7 +34,8 @@ def read_series(series: Series) -> NiftiScan:
     """Read a series as the NIfTI scan a converter would make of it: voxels (column, row, slice), affine in RAS.
 
     A mask written for the scan has the same voxels. A tilted gantry's slices stay as they are and the affine is
-    sheared, as in a NIfTI file; a qform, which has no shear, is set only where the affine has none.
+    sheared, as in a NIfTI file; a qform, which has no shear, is set only where the affine has none. Axes that are
+    rounded off their right angles are brought to them, as those of a NIfTI file.
 
     Raises:
         ScanError: if a file cannot be read or has changed, or as `read_nifti` of a volume that can be no head scan.

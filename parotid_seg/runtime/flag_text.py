@@ -38,6 +38,26 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.ORIENTATION_UNKNOWN: FlagText(
         8, "no orientation in the header (sform and qform codes are 0): left and right may be swapped"
     ),
+    FlagCode.SFORM_WITHOUT_CODE: FlagText(
+        8,
+        "no orientation in the header (sform and qform codes are 0); the sform that is there was used: left and right "
+        "may be swapped",
+    ),
+    FlagCode.AXES_DISAGREE: FlagText(
+        8,
+        "sform and qform send the voxel axes to different sides ({detail}); the sform was used, as NIfTI-1 gives it "
+        "precedence: left and right may be swapped",
+    ),
+    FlagCode.SPACING_DISAGREE: FlagText(
+        8,
+        "sform and pixdim disagree on the spacing ({detail}); the sform was used, as NIfTI-1 gives it precedence: "
+        "volumes may be wrong",
+    ),
+    FlagCode.SFORM_STALE: FlagText(
+        8,
+        "sform and pixdim disagree on the spacing ({detail}); qform and pixdim were used, as the sform cannot be the "
+        "patient's",
+    ),
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
     ),
@@ -50,8 +70,21 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.SFORM_UNUSABLE: FlagText(1, "the sform is singular or not finite; the qform was used instead"),
     FlagCode.QFORM_UNUSABLE: FlagText(1, "the qform is damaged and was not used"),
+    FlagCode.PIXDIM_STALE: FlagText(
+        1,
+        "sform and pixdim disagree on the spacing ({detail}); the sform was used, as pixdim cannot be the patient's",
+    ),
     FlagCode.OBLIQUE: FlagText(1, "oblique by {value:.0f} degrees: slices were taken along the nearest patient axes"),
-    FlagCode.SHEARED: FlagText(1, "sheared voxel axes (gantry tilt, {value:.0f} degrees)"),
+    FlagCode.SQUARED: FlagText(
+        1,
+        "voxel axes nearly at right angles, as rounded numbers are, were brought there, which moves voxels by up to "
+        "{value:.1f} mm",
+    ),
+    FlagCode.SHEARED: FlagText(
+        1,
+        "sheared voxel axes (gantry tilt, {value:.0f} degrees): programs based on ITK cannot open a NIfTI mask of it, "
+        "but a .seg.nrrd or an RTSTRUCT",
+    ),
     FlagCode.PART_OF_SERIES: FlagText(1, "one of several volumes of its series ({detail})"),
     FlagCode.CHANNEL_PARTLY_COVERED: FlagText(
         1, "a sequence covers {value:.0%} of the first one ({detail}); what it lacks counts as air"

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ScanError
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Batches, Labelled
+from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import Covered, cover
 from parotid_seg.scan.components import keep_largest_components
@@ -125,6 +126,9 @@ def conclude(
     parotids = {name: size for name, size in volumes.items() if is_parotid(name)}
     if parotids and all(size < SMALLEST_GLAND_ML for size in parotids.values()):
         found = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
+        doubts = [flag for flag in volume.flags if flag.code in DOUBTFUL_PLACE]
+        if doubts:
+            raise ScanError(f"no parotid gland found ({found}), and the header may be wrong: {sentences(doubts)}")
         wanted = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
         raise ScanError(f"no parotid gland found ({found}); does the scan show the head, and is it {wanted}?")
     unsure = (

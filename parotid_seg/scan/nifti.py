@@ -21,15 +21,12 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.files import whole_file
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.geometry import Geometry, geometry_of, header_in_place
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it reports of headers is reported here
 
 ENDINGS = (".nii.gz", ".nii")
-MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
-SPACING_RANGE_MM = (0.05, 20.0)
-"""Outside it a spacing is no head scan's, but a wrong unit or a damaged header."""
 MIN_DEPTH_MM = 20.0
 """A scan that covers less of the patient's axis cannot show a gland."""
 
@@ -49,12 +46,13 @@ PACKING = 1
 
 @dataclass(frozen=True)
 class NiftiScan:
-    """A NIfTI scan: what the model needs, and the first channel's file, whose header a mask must repeat."""
+    """A NIfTI scan: what the model needs, and the first channel's file, whose geometry a mask must repeat."""
 
     path: Path
     volume: Volume
     header: Nifti1Header
     image_class: type[Nifti1Image]
+    geometry: Geometry
 
 
 def is_nifti(path: Path) -> bool:
@@ -75,9 +73,8 @@ def case_name(path: Path) -> str:
 def read_nifti(path: Path, *further: Path) -> NiftiScan:
     """Read a scan from its file, or from the files of its channels in their order.
 
-    Each file may have a storage order and a type of its own; int16 and float32 together become float32. The affine is
-    the sform if its code is above 0, else the qform, as NIfTI-1 orders them; a singular sform yields to a valid qform.
-    Where the two disagree the volume's flags say which was used.
+    Each file may have a storage order and a type of its own; int16 and float32 together become float32. Where sform,
+    qform and pixdim disagree the volume's flags say which was used, see `geometry.geometry_of`.
 
     Raises:
         ScanError: if the file is missing, no NIfTI, damaged, not a 3-D volume of real numbers, not finite, constant,
@@ -117,18 +114,16 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     """
     shape = _spatial_shape(path, image.shape)
     header = image.header
-    affine, flags = _affine_mm(path, header)
-    spacing_stored = np.linalg.norm(affine[:3, :3], axis=0)
-    check_spacing(path, spacing_stored)
-    orientation = Orientation.from_affine(affine)
-    flags += _tilt_flags(affine)
+    geometry = geometry_of(header, path)
+    spacing_stored = np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    orientation = Orientation.from_affine(geometry.affine)
     stored = _voxels(path, image).reshape(shape)
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     canonical = orientation.to_canonical(stored)
     check_extent(path, canonical.shape, spacing)
     voxels = cast(Voxels, canonical[None])  # as it was stored: a large scan is not copied
-    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, tuple(flags))
-    return NiftiScan(path, volume, header, type(image))
+    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, geometry.flags)
+    return NiftiScan(path, volume, header, type(image), geometry)
 
 
 def count_voxels(path: Path) -> int:
@@ -148,7 +143,7 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
     """
     image = _open(path)
     shape = _spatial_shape(path, image.shape)
-    affine, _ = _affine_mm(path, image.header)
+    affine = geometry_of(image.header, path).affine
     orientation = Orientation.from_affine(affine)
     stored = _voxels(path, image, constant_allowed=True).reshape(shape)
     labels = stored.astype(np.uint8)
@@ -191,7 +186,7 @@ class _Placed(NamedTuple):
 def _placed(path: Path) -> _Placed:
     _, header = _read_header(path)
     shape = np.array(_spatial_shape(path, header.get_data_shape()))
-    affine, _ = _affine_mm(path, header)
+    affine = geometry_of(header, path).affine
     orientation = Orientation.from_affine(affine)
     axes = list(orientation.axes)
     corners = np.empty((8, 3))
@@ -204,13 +199,8 @@ def _sizes(values: Iterable[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
 
 
-def affine_mm(scan: NiftiScan) -> NDArray[np.float64]:
-    """(4, 4), from a stored voxel's indices to the patient's right, front and head in mm (RAS)."""
-    return _affine_mm(scan.path, scan.header)[0]
-
-
 def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
-    """Write labels in the scan's own shape, affine, sform and qform, whole or not at all.
+    """Write labels where the scan's voxels lie, whole or not at all; nothing else of the scan's header is in the file.
 
     Args:
         mask: labels (D, H, W) uint8 in canonical order.
@@ -220,11 +210,7 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
     """
-    header = scan.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1.0, 0.0)
-    header["cal_max"], header["cal_min"] = 0.0, 0.0
-    header["descrip"] = MASK_NOTE
+    header = header_in_place(scan.header, scan.geometry, np.uint8, MASK_NOTE)
     stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
     content = scan.image_class(stored, None, header).to_bytes()
     if path.name.lower().endswith(".gz"):
@@ -275,6 +261,12 @@ def _read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
         raise ScanError(
             f"found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers", path=path
         )
+    if (spacing < 0).any() and stored["sform_code"] <= 0:  # nibabel would drop the sign
+        raise ScanError(
+            f"found voxel spacing {spacing.tolist()} in the header (pixdim), expected positive numbers: a negative one "
+            "may mean a mirrored axis, and no sform says whether it does",
+            path=path,
+        )
     try:
         return image_class, image_class.header_class(stored.binaryblock, endianness=stored.endianness)
     except UNREADABLE as error:
@@ -290,79 +282,6 @@ def _spatial_shape(path: Path, stored: Sequence[int]) -> tuple[int, int, int]:
     if min(spatial) < 2:
         raise ScanError(f"found shape {shape}, expected a volume of several slices, not a single one", path=path)
     return spatial[0], spatial[1], spatial[2]
-
-
-def _affine_mm(path: Path, header: Nifti1Header) -> tuple[NDArray[np.float64], list[Flag]]:
-    """Voxel-to-RAS affine in mm, and flags on how it was chosen."""
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    flags = []
-    candidates: dict[str, NDArray[np.float64]] = {}
-    if sform_code > 0:
-        candidates["sform"] = header.get_sform()
-    if qform_code > 0:
-        try:
-            candidates["qform"] = header.get_qform()
-        except (HeaderDataError, ValueError):
-            flags.append(Flag(FlagCode.QFORM_UNUSABLE))
-    if not candidates:
-        candidates["pixdim"] = header.get_base_affine()
-        flags.append(Flag(FlagCode.ORIENTATION_UNKNOWN))
-    usable = {name: affine for name, affine in candidates.items() if _is_regular(affine)}
-    if not usable:
-        raise ScanError(
-            f"the affine ({', '.join(candidates)}) is singular or not finite, expected three independent "
-            "axes of positive spacing",
-            path=path,
-        )
-    used = next(iter(usable))
-    if len(usable) < len(candidates):
-        flags.append(Flag(FlagCode.SFORM_UNUSABLE))
-    elif len(usable) == 2:
-        off_mm = _largest_distance_mm(usable["sform"], usable["qform"], header.get_data_shape())
-        if off_mm > 0.1:
-            flags.append(Flag(FlagCode.SFORM_QFORM_DISAGREE, value=off_mm))
-    unit = header.get_xyzt_units()[0]
-    affine = usable[used].astype(np.float64)
-    affine[:3] *= MM_PER_UNIT[unit]
-    return affine, flags
-
-
-def _is_regular(affine: NDArray[np.float64]) -> bool:
-    if not np.isfinite(affine).all():
-        return False
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not (lengths > 0).all():
-        return False
-    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
-
-
-def _largest_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]) -> float:
-    """Largest distance between where two affines put the corners of a volume, in the header's unit."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape[:3]], [1])).reshape(4, -1)
-    return float(np.linalg.norm((a - b)[:3] @ corners, axis=0).max())
-
-
-def _tilt_flags(affine: NDArray[np.float64]) -> list[Flag]:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    flags = []
-    tilt = float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0).min(), -1, 1))))
-    if tilt > 1:
-        flags.append(Flag(FlagCode.OBLIQUE, value=tilt))
-    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if shear > 0.01:
-        flags.append(Flag(FlagCode.SHEARED, value=float(np.degrees(np.arcsin(min(shear, 1))))))
-    return flags
-
-
-def check_spacing(path: Path, spacing: NDArray[np.float64]) -> None:
-    """Raise ScanError if a spacing in mm is no head scan's."""
-    low, high = SPACING_RANGE_MM
-    if not ((spacing >= low) & (spacing <= high)).all():
-        raise ScanError(
-            f"found spacing {tuple(float(f'{value:.4g}') for value in spacing)} mm, expected {low} to {high} "
-            "mm along each axis; is the unit in the header right?",
-            path=path,
-        )
 
 
 def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
@@ -413,7 +332,7 @@ def _first_line(error: BaseException) -> str:
 def describe(scan: NiftiScan) -> dict[str, str]:
     """What `inspect` tells about a scan, as label and value."""
     volume = scan.volume
-    affine, _ = _affine_mm(scan.path, scan.header)
+    affine = scan.geometry.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return {
         "file": str(scan.path),

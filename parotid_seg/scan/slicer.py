@@ -10,7 +10,7 @@ import numpy as np
 from parotid_seg.files import whole_file, write_text
 from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Coded, Structure, structures_of
-from parotid_seg.scan.nifti import NiftiScan, affine_mm
+from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.volume import Mask
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -37,7 +37,7 @@ def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Pat
     import nrrd
 
     stored = scan.volume.orientation.to_storage(mask)
-    affine = affine_mm(scan)
+    affine = scan.geometry.affine
     header = {
         "space": "left-posterior-superior",
         "space directions": (RAS_TO_LPS @ affine[:3, :3]).T,

@@ -1,0 +1,29 @@
+"""What NIfTI headers of training data say about patients gets into no training run, no model and no engine."""
+
+import shutil
+
+import pytest
+
+from tests.nifti_marks import mark
+from tests.runtime.test_dicom_privacy import tellers, tells
+
+pytestmark = pytest.mark.slow
+
+
+def test_neither_training_nor_export_tells_of_the_patients(command, balls, small_config, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(balls, data)
+    for path in data.rglob("*.nii.gz"):
+        mark(path)
+    config = tmp_path / "quick.toml"
+    config.write_text(small_config.read_text().replace("images_per_epoch = 640", "images_per_epoch = 32"))
+    words = ("train", data, "--out", out, "--config", config, "--device", "cpu", "--max-minutes", 0.001)
+    trained = command(*words, timeout=600)
+    assert trained.returncode == 0, trained.stderr
+    exported = command(
+        "export", out / "best.pt", "--out", out / "model.onnx", "--verify", data / "imagesTr", timeout=600
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert {path.name for path in out.iterdir()} >= {"best.pt", "metrics.jsonl", "samples.png", "model.onnx"}
+    assert tellers(out) == set()
+    assert not any(tells(text.encode()) for done in (trained, exported) for text in (done.stdout, done.stderr))
