@@ -19,7 +19,7 @@ from nibabel.nifti2 import Nifti2Image
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from parotid_seg.errors import ScanError
+from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.files import whole_file
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
@@ -404,6 +404,8 @@ def _type_name(dtype: np.dtype[np.generic]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and (error.errno or not str(error)):
+        return system_reason(error)
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

@@ -10,6 +10,7 @@ from parotid_seg.dicom import one_grid
 from parotid_seg.dicom.one_grid import read_on_one_grid, resampled
 from parotid_seg.dicom.read import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import affine_mm
 from tests.dicom_series import TILTED, lay
 from tests.mr_studies import GRID, SHAPE, STIR, T1, T2, points_of, waves, write_mr
@@ -51,7 +52,7 @@ def test_channels_agree_with_the_phantom_wherever_their_slices_lay(tmp_path):
     scan = read_on_one_grid(t1, [t2, stir])
     assert scan.volume.voxels.shape == (3, *SHAPE)
     assert scan.volume.voxels.dtype == np.int16
-    assert scan.volume.notes == ()
+    assert scan.volume.flags == ()
     expected = waves(points_of(GRID, SHAPE))
     for channel, wanted, affine in zip(
         scan.volume.voxels, (expected, 2 * expected, 1000 - expected), (GRID, OBLIQUE, CORONAL), strict=True
@@ -70,14 +71,14 @@ def test_the_mask_belongs_to_the_first_series(tmp_path):
     assert scan.volume.spacing_mm == alone.volume.spacing_mm
     assert np.array_equal(scan.volume.voxels[0], alone.volume.voxels[0])
     assert slices_of(np.zeros(scan.volume.shape, np.uint8), scan).shape == LARGE
-    assert scan.volume.notes[: len(alone.volume.notes)] == alone.volume.notes
-    assert any("oblique" in note for note in scan.volume.notes)
+    assert scan.volume.flags[: len(alone.volume.flags)] == alone.volume.flags
+    assert FlagCode.OBLIQUE in {flag.code for flag in scan.volume.flags}
 
 
 def test_the_first_ones_orientation_is_the_only_one_that_is_told(tmp_path):
     write_mr(tmp_path / "t1", T1)
     write_mr(tmp_path / "t2", T2, OBLIQUE, shape=LARGE)
-    assert read_on_one_grid(series_in(tmp_path / "t1"), [series_in(tmp_path / "t2")]).volume.notes == ()
+    assert read_on_one_grid(series_in(tmp_path / "t1"), [series_in(tmp_path / "t2")]).volume.flags == ()
 
 
 def test_the_same_voxels_are_not_touched(tmp_path, monkeypatch):
@@ -103,7 +104,9 @@ def test_the_same_voxels_stored_the_other_way_round_or_fewer_of_them_are_exact(t
     got = slices_of(scan.volume.voxels[1], scan)
     assert np.array_equal(got[2:], noise(points_of(GRID, SHAPE))[:-2])
     assert (got[:2] == noise(points_of(GRID, SHAPE)).min()).all(), "beyond what it covers it counts as air"
-    assert scan.volume.notes == (f"{second.title} covers 80% of {first.title}; what it lacks counts as air",)
+    (flag,) = scan.volume.flags
+    assert flag == Flag(FlagCode.CHANNEL_PARTLY_COVERED, value=flag.value, detail=f"{second.title} / {first.title}")
+    assert flag.value == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from parotid_seg.dicom.read import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import FlagCode
 from parotid_seg.scan.nifti import read_mask, read_nifti, write_mask
 from tests.dicom_series import TILTED, ct_voxels, lay, write_enhanced, write_series, write_twin
 
@@ -45,7 +46,7 @@ def test_volume_is_the_nifti_twins(tmp_path, laid):
     np.testing.assert_array_equal(scan.volume.voxels, twin.volume.voxels)
     assert scan.volume.voxels.dtype == np.int16
     assert scan.volume.spacing_mm == pytest.approx(twin.volume.spacing_mm, abs=1e-6)
-    assert scan.volume.notes == twin.volume.notes
+    assert scan.volume.flags == twin.volume.flags
     assert scan.path == tmp_path / "ct"
 
 
@@ -99,7 +100,7 @@ def test_slices_of_a_mask_are_the_files(tmp_path, laid):
 
 def test_tilted_gantry_is_told(tmp_path):
     scan = read_series(only(write_series(tmp_path / "ct", ct_voxels(), LAID["tilted gantry"])))
-    assert "gantry tilt" in " ".join(scan.volume.notes)
+    assert FlagCode.SHEARED in {flag.code for flag in scan.volume.flags}
     assert int(scan.header["qform_code"]) == 0
     assert int(scan.header["sform_code"]) == 1
 

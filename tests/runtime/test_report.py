@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.flag_text import severity_of
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.report import write_report
-from parotid_seg.runtime.report_case import LARGEST_RATIO, judge, weight_of, worst_first
+from parotid_seg.runtime.report_case import LARGEST_RATIO, judge, worst_first
 from parotid_seg.runtime.report_fhir import PAROTID, SIDES, VOLUME
 from parotid_seg.runtime.report_page import Ran
 from parotid_seg.runtime.segmenter import _flags
@@ -100,7 +102,7 @@ def hostile(folder) -> tuple[Page, str]:
     """A report in which everything that comes from outside is hostile."""
     evil = EVIL.replace("/", "")
     entries = [
-        entry(evil, flags=(EVIL,), mask_sha256=EVIL),
+        entry(evil, flags=(Flag(FlagCode.OLD_VERSION, detail=EVIL),), mask_sha256=EVIL),
         replace(failed(evil + "2", EVIL), source=f"/{EVIL}"),
         replace(entry("../../up"), mask="../up.nii.gz"),
         replace(entry("b"), backend=EVIL, device=EVIL, precision=EVIL, seconds={EVIL: 1.0}),
@@ -156,7 +158,12 @@ document.title = told.join("; ");
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_sorting_by_the_list_and_by_the_headings(tmp_path):
-    entries = [entry("c10", 30, 20), entry("c9", 30, 29), failed("c1e3"), entry("C2", 30, 10, flags=("x",))]
+    entries = [
+        entry("c10", 30, 20),
+        entry("c9", 30, 29),
+        failed("c1e3"),
+        entry("C2", 30, 10, flags=(Flag(FlagCode.OBLIQUE, value=9.0),)),
+    ]
     _, text = made(tmp_path, entries)
     (tmp_path / "used.html").write_text(re.sub("<meta http-equiv[^>]*>", "", text) + USER)
     title = opened(tmp_path / "used.html").partition("<title>")[2].partition("</title>")[0]
@@ -200,29 +207,35 @@ def test_worst_first():
         entry("unequal", 30, 20),
         entry("differing", 33, 20),
         entry("unsure", agreement={"parotid_left": 0.93, "parotid_right": 0.99}),
-        entry("uncertain", flags=("parotid_left uncertain (the look in the mirror agrees at a DSC of 0.70 only)",)),
-        entry("one", 30, 0.0, flags=("parotid_right missing (0.0 ml)",)),
-        entry("swapped", flags=("left and right look swapped (the left gland lies 92 mm to ...)", "sheared")),
+        entry("uncertain", flags=(Flag(FlagCode.UNCERTAIN, "parotid_left", 0.7),)),
+        entry("one", 30, 0.0, flags=(Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.0),)),
+        entry("swapped", flags=(Flag(FlagCode.SIDES_SWAPPED, "parotid_left", 92.0), Flag(FlagCode.SHEARED, value=9.0))),
         failed(),
     ]
     names = [case.name for case in worst_first(cases)]
     assert names == ["broken", "swapped", "one", "uncertain", "differing", "unsure", "unequal", "fine"]
-    assert judge(cases[2]).flags == ("sides differ (the larger gland is 1.65 times the smaller)",)
+    assert judge(cases[2]).flags == (Flag(FlagCode.SIDES_DIFFER, value=33 / 20),)
     assert judge(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
 
 
-def test_flags_that_runs_give_have_their_weight():
+def test_flags_that_runs_give_have_their_severity():
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[0, :2] = 1
     (missing,) = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
     unusual, cut = _flags(mask, LABELS[:2], {"parotid_left": 70.0})
     (none,) = _flags(mask, LABELS[:2], {"parotid_left": 0.0})
-    assert [weight_of(flag) for flag in (missing, none, cut, unusual, "sheared voxels")] == [8, 8, 4, 3, 1]
+    sheared = Flag(FlagCode.SHEARED, value=9.0)
+    assert [severity_of(flag.code) for flag in (missing, none, cut, unusual, sheared)] == [8, 8, 4, 3, 1]
 
 
 def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
     page, _ = made(
-        tmp_path, [entry("fine"), entry("one", 30, 0.0, flags=("parotid_right missing (0.0 ml)",)), failed()]
+        tmp_path,
+        [
+            entry("fine"),
+            entry("one", 30, 0.0, flags=(Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.0),)),
+            failed(),
+        ],
     )
     rows = [row["data-section"] for row in page.all("tr") if "data-section" in row]
     assert rows == ["#case-1", "#case-2", "#case-3"]
@@ -302,7 +315,16 @@ def test_what_the_run_did_not_come_to_and_what_another_model_did(tmp_path):
 
 
 def test_json_has_the_shape_of_fhir(tmp_path):
-    made(tmp_path, [entry(agreement={"parotid_left": 0.97, "parotid_right": 0.98}, flags=("x", "y")), failed()])
+    made(
+        tmp_path,
+        [
+            entry(
+                agreement={"parotid_left": 0.97, "parotid_right": 0.98},
+                flags=(Flag(FlagCode.SFORM_UNUSABLE), Flag(FlagCode.LOSSY_COMPRESSION)),
+            ),
+            failed(),
+        ],
+    )
     found = json.loads((tmp_path / "report.json").read_text())
     assert (found["resourceType"], found["type"]) == ("Bundle", "collection")
     assert found["timestamp"].endswith("+00:00")
@@ -310,7 +332,10 @@ def test_json_has_the_shape_of_fhir(tmp_path):
     assert len(by_address) == 5
     bad, good = (each for each in by_address.values() if each["resourceType"] == "DiagnosticReport")
     assert (bad["status"], bad["conclusion"]) == ("cancelled", "broken.nii.gz: not a NIfTI file")
-    assert (good["status"], good["conclusion"]) == ("preliminary", "x; y")
+    assert (good["status"], good["conclusion"]) == (
+        "preliminary",
+        "the sform is singular or not finite; the qform was used instead; compressed with loss",
+    )
     assert all("text" in each["code"] and "subject" not in each for each in (bad, good))
     left, right, ratio = (by_address[each["reference"]] for each in good["result"])
     assert {each["resourceType"] for each in (left, right, ratio)} == {"Observation"}

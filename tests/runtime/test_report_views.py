@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from parotid_seg.runtime.picture import COLOURS
-from parotid_seg.runtime.report_views import PANEL_PX, draw_views, shown_name
+from parotid_seg.runtime.report_views import PANEL_PX, draw_views
 from parotid_seg.scan.volume import Orientation, Volume
 
 LABELS = ("background", "parotid_left", "parotid_right")
@@ -53,14 +53,3 @@ def test_names_of_both_sides_or_none_stand_between(tmp_path):
     for value, column in ((3, 0), (1, 1), (2, 2)):
         outlines = np.split(coloured(sagittal, COLOURS[value - 1]), 3, axis=1)
         assert [outline.sum() > 50 for outline in outlines] == [at == column for at in range(3)]
-
-
-def test_names_in_plain_words():
-    names = ("parotid_left", "LeftParotid", "parotid", "tumour_2", "right_parotid")
-    assert [shown_name(name) for name in names] == [
-        "left parotid",
-        "left parotid",
-        "parotid",
-        "tumour 2",
-        "right parotid",
-    ]

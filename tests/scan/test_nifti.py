@@ -9,6 +9,7 @@ import pytest
 
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import whole_file
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import case_name, read_mask, read_nifti, write_mask
 
 SHAPE = (20, 22, 24)
@@ -121,7 +122,9 @@ def test_sform_wins_over_a_disagreeing_qform_and_says_so(tmp_path):
     flipped = np.diag([-2.0, 2.0, 3.0, 1.0])
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct(), affine, change=lambda header: header.set_qform(flipped, 1)))
     assert scan.volume.orientation == read_nifti(save(tmp_path / "b.nii.gz", ct(), affine)).volume.orientation
-    assert any("disagree by up to 76.0 mm" in note and "sform was used" in note for note in scan.volume.notes)
+    (flag,) = scan.volume.flags
+    assert flag == Flag(FlagCode.SFORM_QFORM_DISAGREE, value=flag.value)
+    assert flag.value == pytest.approx(76.0)
 
 
 def test_singular_sform_yields_to_the_qform(tmp_path):
@@ -129,16 +132,16 @@ def test_singular_sform_yields_to_the_qform(tmp_path):
         header["srow_x"] = 0
 
     scan = read_nifti(spoil(save(tmp_path / "a.nii", ct()), flatten))
-    assert any("qform was used" in note for note in scan.volume.notes)
+    assert scan.volume.flags == (Flag(FlagCode.SFORM_UNUSABLE),)
 
 
 def test_unknown_orientation_tilt_and_shear_are_noted(tmp_path):
     unknown = read_nifti(save(tmp_path / "a.nii.gz", ct(), sform=0, qform=0))
-    assert any("left and right may be swapped" in note for note in unknown.volume.notes)
+    assert unknown.volume.flags == (Flag(FlagCode.ORIENTATION_UNKNOWN),)
     sheared = np.diag([2.0, 2.0, 3.0, 1.0])
     sheared[1, 2] = 0.8
     tilted = read_nifti(save(tmp_path / "b.nii.gz", ct(), sheared, qform=0))
-    assert any("gantry tilt" in note for note in tilted.volume.notes)
+    assert FlagCode.SHEARED in {flag.code for flag in tilted.volume.flags}
 
 
 @pytest.mark.parametrize("size", [(9, 31), (64, 17)])
