@@ -105,7 +105,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     Args:
         places: files and folders.
         title, contract: the model that it is for.
-        only: a DICOM file; if it is part of a scan, nothing else is told.
+        only: a DICOM file; if it is part of a scan, nothing else is described.
     """
     from parotid_seg.dicom.discreet import discreet
 
@@ -117,7 +117,10 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     decisions = {place_of(scan[0]): decision_on(scan, contract) for scan in scans}
     taken = sum(each.startswith(SEGMENTED) for each in decisions.values())
     refused = len(errors) + len(decisions) - taken
-    facts = {"for": title, "infer would": f"segment {taken}, refuse {refused}, not use {len(not_used)}"}
+    facts = {
+        "for": title,
+        "infer would": f"segment {taken}, refuse {refused}, not use {sum(each.items for each in not_used)}",
+    }
     for scan in scans:
         source = scan[0]
         name = str(source) if isinstance(source, Path) else source.title
@@ -133,7 +136,7 @@ def _files_of(scan: Scan) -> set[Path]:
 def _describe_source(source: Source) -> str:
     from parotid_seg.dicom.describe import describe_series
 
-    return describe_series(source) if isinstance(source, Series) else f"image file {source.name}"
+    return describe_series(source) if isinstance(source, Series) else "image file"
 
 
 def _describe_model(path: Path) -> Facts:
