@@ -45,7 +45,7 @@ ATTRIBUTES = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "NumberOfFrames", "Rows", "Columns",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "LossyImageCompression", "ConvolutionKernel", "SliceThickness",
+    "LossyImageCompression", "ConvolutionKernel", "SliceThickness", "IrradiationEventUID", "AcquisitionTime",
 ]
 # fmt: on
 """What is read of a header, with the sequences."""

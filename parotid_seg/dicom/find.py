@@ -21,7 +21,7 @@ from parotid_seg.dicom.stack import Stack, stacks_of
 from parotid_seg.dicom.values import NoScan, Unusable, text_of, uid_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.nifti import check_extent, check_spacing
+from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent, check_spacing
 from parotid_seg.scan.search import LeftOut, folder_of_files
 from parotid_seg.scan.volume import Orientation
 
@@ -257,6 +257,9 @@ def _leave_series(
         gathered.leave(reason, *paths, kind=kind, item=title)
     elif sequence := _sequence_of_no_use(owner, frames, gathered.takes):
         gathered.leave(f"{title}: {sequence}, the model takes {gathered.takes.words}", *paths, kind=kind, item=title)
+    elif _is_short(frames, paths):
+        reason = f"{title}: {len(frames)} images over less than {MIN_DEPTH_MM:.0f} mm"
+        gathered.leave(reason, *paths, kind=kind, item=title)
     elif frames and all(frame.derived for frame in frames):
         gathered.derived.append((owner, f"{title}: {error.reason}", list(paths)))
     else:
@@ -264,6 +267,15 @@ def _leave_series(
         beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
         why = f"; {beside.name} beside it cannot be read" if beside else ""
         gathered.leave(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
+
+
+def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
+    """Whether images are axial and too few to show a gland, complete or not."""
+    if len({frame.slice.path for frame in frames}) < len(paths):
+        return False
+    axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
+    heights = [frame.position[2] for frame in frames]
+    return axial and max(heights) - min(heights) < MIN_DEPTH_MM
 
 
 def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> str:

@@ -38,9 +38,9 @@ NO_SCAN = {
 """Values of ImageType that make an image none of a scan, whatever else it says."""
 OF_THE_SCANNER = {"WATER", "W", "IN_PHASE", "IP"}
 """Image types of Dixon parts: scanners call them derived, but no original image shows the same."""
-TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness")
+TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness", "event", "started")
 """What may tell volumes of one series apart: number of acquisition, temporal position and echo, echo time, b-value,
-stack, image type, convolution kernel, slice thickness."""
+stack, image type, convolution kernel, slice thickness, irradiation event, time at which its acquisition began."""
 WAY_OUT = "de-identification must replace identifiers, not blank them; the series can be used as NIfTI"
 """What is said of identifiers that are missing."""
 LARGEST_NUMBER = (1 << 31) - 1
@@ -216,10 +216,12 @@ def _telling(place: Place) -> tuple[str, ...]:
     return *numbers, text_of(content, "StackID")
 
 
-def _reconstruction(place: Place) -> tuple[str, str]:
-    """Kernel and thickness."""
+def _reconstruction(place: Place) -> tuple[str, str, str, str]:
+    """Values of what is in `TELLING` from the kernel on."""
     kernel = "/".join(words_of(place("CTReconstructionSequence"), "ConvolutionKernel"))
-    return kernel, _first(place("PixelMeasuresSequence"), "SliceThickness")
+    thickness = _first(place("PixelMeasuresSequence"), "SliceThickness")
+    event = text_of(place("IrradiationEventIdentificationSequence"), "IrradiationEventUID")
+    return kernel, thickness, event, _first(place("FrameContentSequence"), "AcquisitionTime")
 
 
 def _first(dataset: Dataset, *keywords: str) -> str:

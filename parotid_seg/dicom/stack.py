@@ -35,6 +35,10 @@ FEWEST_SLICES = 5
 """Of each volume of a series that has several; fewer are odd images among others."""
 MOST_GROUPS = 20
 """Orientations and sizes of one series."""
+OF_ACQUISITIONS = tuple(TELLING.index(each) for each in ("acquisition", "event"))
+"""What tells that a stack of even slices was taken twice over, each time with the slices in between."""
+NUMBERED = {"kernel": "kernel", "event": "acquisition", "started": "acquisition"}
+"""What a volume is called with a number, where what tells it is text of the file."""
 ALIKE_GAPS = 3
 """So many equal gaps in a row are another distance between slices, and no lost slices."""
 MOST_NAMED = 3
@@ -176,12 +180,12 @@ def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
     if places and most == len(frames):
         raise NoScan(f"{most} images at one position, expected a stack of slices")
     reason = f"up to {most} images at one position (at {places} positions), and no number tells them apart"
-    telling = range(len(TELLING))
+    telling = tuple(range(len(TELLING)))
     if not places:
         uneven = _why_uneven(frames)
         if uneven is None and MODALITIES[frames[0].slice.sop_class_uid] != "CT":
             return [(frames, "")]  # MR takes every second slice first, and numbers that
-        telling, reason = (range(1), "") if uneven is None else (telling, uneven)
+        telling, reason = (OF_ACQUISITIONS, "") if uneven is None else (telling, uneven)
     varied = [index for index in telling if len({frame.telling[index] for frame in frames}) > 1]
     for count in range(1, min(len(varied), 3) + 1):
         for indices in itertools.combinations(varied, count):
@@ -244,8 +248,9 @@ def _name(indices: Sequence[int], values: Sequence[str], number: int) -> str:
     """What a volume is called by numbers that tell it from others; text from the file is not repeated."""
     if any(TELLING[index] in ("stack", "kind") for index in indices) or not all(values):
         return str(number)
-    if any(TELLING[index] == "kernel" for index in indices):
-        return f"kernel-{number}"
+    for index in indices:
+        if TELLING[index] in NUMBERED:
+            return f"{NUMBERED[TELLING[index]]}-{number}"
     return "-".join(
         f"{TELLING[index]}-{re.sub('[^0-9a-z]+', '-', value).strip('-')}"
         for index, value in zip(indices, values, strict=True)

@@ -109,7 +109,8 @@ def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
     images = [path for path in files if is_readable(path)]
     masks = [path for path in files if is_segmentation(path)]
     scans, errors = scans_in_files(images, channels)
-    series, refused, others = _in_dicom([path for path in files if path not in {*images, *masks}], channels)
+    known = {*images, *masks}
+    series, refused, others = _in_dicom([path for path in files if path not in known], channels)
     strays = (path for each in others if each.reason in STRAY for path in each.files)
     not_read = {path: reason for path in strays if (reason := unread(path))}
     errors += [each.as_error() for each in refused]

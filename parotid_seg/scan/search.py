@@ -171,7 +171,7 @@ class _Walk:
         known = self.files.setdefault(identity, path)
         if place is not None:
             self.below[place].append(known)
-        if known != path:
+        if known != path and path.suffix.lower() not in NO_SCANS:
             self._repeated[path.parent, known.parent].append((path, known))
 
     def follow_links(self) -> None:

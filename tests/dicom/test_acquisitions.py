@@ -93,10 +93,12 @@ def test_slices_of_an_mr_series_that_are_taken_in_turns_are_one_scan(tmp_path):
     [
         ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B60f"}, ["kernel-1", "kernel-2"]),
         ({"SliceThickness": "3"}, {"SliceThickness": "1.25"}, ["thickness-1-25", "thickness-3"]),
+        ({"IrradiationEventUID": "1.2.3"}, {"IrradiationEventUID": "1.2.4"}, ["acquisition-1", "acquisition-2"]),
+        ({"AcquisitionTime": "101010"}, {"AcquisitionTime": "101530.5"}, ["acquisition-1", "acquisition-2"]),
     ],
 )
 @pytest.mark.parametrize("off_mm", [0.0, 13.0])
-def test_reconstructions_in_one_series_are_told_apart(tmp_path, first, second, parts, off_mm):
+def test_what_tells_volumes_of_one_series_apart(tmp_path, first, second, parts, off_mm):
     two_acquisitions(tmp_path / "ct", off_mm, first=first, second=second)
     found = found_in(tmp_path)
     assert found.left_out == ()
@@ -251,6 +253,13 @@ def test_derived_images_beside_original_ones_are_skipped_before_their_gap_is_jud
     (left,) = found_in(tmp_path).left_out
     assert (left.refused, left.kind, left.items) == (False, "derived series", 1)
     assert "1 slice missing" in refusal(tmp_path / "reformatted")
+
+
+def test_a_few_images_over_a_short_way_are_skipped_before_their_distances_are_judged(tmp_path):
+    write_series(tmp_path / "short", ct_voxels((4, 16, 20)), change=spaced([3, 5, 4]))
+    (left,) = found_in(tmp_path).left_out
+    assert not left.refused
+    assert "4 images over less than 20 mm" in left.reason
 
 
 def test_damaged_files_of_different_folders_are_told_apart(tmp_path):

@@ -96,6 +96,12 @@ def test_hard_links_are_one_file(tmp_path):
     assert (left.path, left.reason, left.items) == (tmp_path / "b", f"the same files as in {tmp_path / 'a'}", 2)
 
 
+def test_files_that_are_no_scans_may_be_linked_as_often_as_one_likes(tmp_path):
+    touch(tmp_path / "notes.txt")
+    link(tmp_path / "again.txt", "notes.txt")
+    assert found(tmp_path) == ([tmp_path / "notes.txt"], {})
+
+
 def test_links_that_lead_nowhere_are_refused_unless_they_cannot_be_scans(tmp_path):
     link(tmp_path / "p1", "/gone/p1")
     link(tmp_path / "p2.nii.gz", "gone.nii.gz")
