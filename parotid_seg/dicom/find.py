@@ -274,8 +274,8 @@ def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
     if len({frame.slice.path for frame in frames}) < len(paths):
         return False
     axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
-    heights = [frame.position[2] for frame in frames]
-    return axial and max(heights) - min(heights) < MIN_DEPTH_MM
+    heights = np.unique([frame.position[2] for frame in frames])
+    return axial and float(np.ptp(heights) + np.diff(heights).max(initial=0.0)) < MIN_DEPTH_MM
 
 
 def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> str:

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -43,7 +44,7 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".br")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", *TAR, ".tar.zst", ".7z", ".rar")
 MOST_MEMBERS = 1000
-"""Of an archive that are searched."""
+"""Of an archive's files that are searched: one with scans has one among them."""
 MOST_UNPACKED = 1 << 30
 """Bytes of an archive's content that are passed over in search of a scan."""
 SIZES = {Nifti1Image: 348, Nifti2Image: 540}
@@ -150,18 +151,21 @@ def _held_by(path: Path) -> str:
     name = path.name.lower()
     if not name.endswith((".zip", *TAR)):
         return "an archive that cannot be searched here"
+    members = _in_zip(path) if name.endswith(".zip") else _in_tar(path)
+    unsearched = "an archive that is damaged, encrypted or too large to search"
     try:
-        members = _in_zip(path) if name.endswith(".zip") else _in_tar(path)
-        for count, (inside, opened) in enumerate(members):
-            if inside.lower().endswith(INSIDE) or opened()[128:] == b"DICM":
-                return "an archive that holds scans"
-            if count == MOST_MEMBERS:
-                return "an archive of too many files to search"
+        return next(filter(None, (_held_as(*member) for member in islice(members, MOST_MEMBERS))), "")
     except OSError as error:
-        return f"an archive that cannot be read ({system_reason(error)})" if error.errno else "a damaged archive"
+        return f"an archive that cannot be read ({system_reason(error)})" if error.errno else unsearched
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, ValueError, NotImplementedError, RuntimeError):
-        return "a damaged or encrypted archive"
-    return ""
+        return unsearched
+
+
+def _held_as(inside: str, opened: Callable[[], bytes]) -> str:
+    """What an archive is for one of its files; empty if that is no scan."""
+    if inside.lower().endswith(ARCHIVES):
+        return "an archive of archives"
+    return "an archive that holds scans" if inside.lower().endswith(INSIDE) or opened()[128:] == b"DICM" else ""
 
 
 def _in_zip(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

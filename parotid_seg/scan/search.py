@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +131,8 @@ class _Walk:
         self.files: dict[Identity, Path] = {}
         self._ignored = ignored
         self._folders: dict[Identity, Path] = {}
-        self._links: list[_Folder] = []
+        self._links: deque[_Folder] = deque()
+        self._also_below: dict[Path, set[Path]] = defaultdict(set)
         self._followed: set[Path] = set()
         self._repeated: dict[tuple[Path, Path], list[tuple[Path, Path]]] = defaultdict(list)
         self._left_out: list[LeftOut] = []
@@ -142,7 +143,7 @@ class _Walk:
         while waiting:
             folder = waiting.pop()
             try:
-                status = Path(folder.path).stat()
+                status = folder.path.stat()
                 entries = sorted(os.scandir(folder.path), key=lambda entry: entry.name)
             except OSError as error:
                 self._leave(folder.path, f"the folder cannot be listed ({system_reason(error)})", "folder", True)
@@ -150,7 +151,7 @@ class _Walk:
             known = self._folders.setdefault(_identity_of(status, folder.real), folder.path)
             if known != folder.path:
                 self._leave(folder.path, f"the same folder as {known}, which is searched", "repeated folder")
-                self.below[folder.place] += [path for path in self.files.values() if path.is_relative_to(known)]
+                self._also_below[folder.place].add(known)
                 continue
             further = []
             for entry in entries:
@@ -177,10 +178,10 @@ class _Walk:
     def follow_links(self) -> None:
         """Take what the links lead to, and the links in there."""
         while self._links:
-            link = self._links.pop(0)
+            link = self._links.popleft()
             real = os.path.realpath(link.path)
             if link.path in self._followed:  # its folder was named as well as one above
-                self.below[link.place] += [path for path in self.files.values() if path.is_relative_to(link.path)]
+                self._also_below[link.place].add(link.path)
                 continue
             self._followed.add(link.path)
             if any(real == each or real.startswith(each + os.sep) for each in self._ignored):
@@ -195,6 +196,8 @@ class _Walk:
                 self.add_file(link.path, _identity_of(status, real), link.place)
             elif link.path.is_dir():
                 self._follow(link, _identity_of(status, real), real)
+        for place, known in self._also_below.items():
+            self.below[place] += [path for path in self.files.values() if {path, *path.parents} & known]
 
     def _follow(self, link: _Folder, identity: Identity, real: str) -> None:
         holds = Path(link.real).parent
@@ -203,7 +206,7 @@ class _Walk:
         elif identity in self._folders:
             known = self._folders[identity]
             self._leave(link.path, f"a link to {known}, which is searched", "link")
-            self.below[link.place] += [path for path in self.files.values() if path.is_relative_to(known)]
+            self._also_below[link.place].add(known)
         else:
             self.add_folder(_Folder(link.path, real, link.place))
 

@@ -145,8 +145,9 @@ def test_segmentations_of_slicer_are_no_scans(tmp_path):
 def content_of(name):
     """What a file of a name holds."""
     inside = io.BytesIO()
-    if name.startswith(("scans", "dicom", "code")):
-        member = {"scans": "deep/a.nii.gz", "dicom": "IM0001", "code": "a.py"}[name.split(".")[0]]
+    if name.startswith(("scans", "dicom", "code", "nested")):
+        members = {"scans": "deep/a.nii.gz", "dicom": "IM0001", "code": "a.py", "nested": "b.tgz"}
+        member = members[name.split(".")[0]]
         held = bytes(128) + b"DICM" + bytes(99) if name.startswith("dicom") else b"x" * 500
         if name.endswith(".zip"):
             with zipfile.ZipFile(inside, "w") as archive:
@@ -183,8 +184,9 @@ def content_of(name):
         ("scans.tar.gz", "not read: an archive that holds scans"),
         ("dicom.zip", "not read: an archive that holds scans"),
         ("dicom.tgz", "not read: an archive that holds scans"),
-        ("a.nii.zip", "not read: a damaged or encrypted archive"),
-        ("broken.tar.gz", "not read: a damaged or encrypted archive"),
+        ("nested.zip", "not read: an archive of archives"),
+        ("a.nii.zip", "not read: an archive that is damaged"),
+        ("broken.tar.gz", "not read: an archive that is damaged"),
         ("a.7z", "not read: an archive that cannot be searched"),
         ("a.json", "^$"),
         ("a.csv", "^$"),
