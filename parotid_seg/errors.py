@@ -13,6 +13,7 @@ Every message is one line that says what, where, what was found and what was exp
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -51,3 +52,8 @@ class OutputError(ParotidSegError):
 
 class DeviceMemoryError(ParotidSegError):
     """A batch does not fit into the GPU's memory; a smaller one may."""
+
+
+def system_reason(error: OSError) -> str:
+    """What the operating system said when something failed; never the name of a Python class."""
+    return error.strerror or (os.strerror(error.errno) if error.errno else "the system gave no reason")

@@ -15,7 +15,9 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists
 from parotid_seg.runtime.cases import find_scans, scans_in_files
 from parotid_seg.runtime.sources import Scan, place_of
+from parotid_seg.scan.formats import unread_by_name
 from parotid_seg.scan.nifti import is_nifti
+from parotid_seg.scan.search import LeftOut
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 """Two letters at least: C:/ is a drive."""
@@ -50,16 +52,16 @@ def find_anywhere(
     channels: Sequence[str],
     ignore: Iterable[Path] = (),
     *,
-    say: Callable[[str], None] = lambda _: None,
+    leave: Callable[[LeftOut], None] = lambda _: None,
     out: str = "",
 ) -> tuple[list[Scan], list[ScanError]]:
     """As `cases.find_scans`, for URLs, too: of those NIfTI files only.
 
     Args:
-        arguments, channels, ignore, say: see there.
+        arguments, channels, ignore, leave: see there.
         out: URL of the results; nothing below it is a scan.
     """
-    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, say=say)
+    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, leave=leave)
     scans = {place_of(scan[0]): scan for scan in found}
     for url in filter(None, map(url_of, arguments)):
         try:
@@ -68,13 +70,16 @@ def find_anywhere(
             errors.append(error)
             continue
         found, wrong = scans_in_files(filter(is_nifti, files), channels)
-        others = sum(not is_nifti(file) for file in files)
+        others = [file for file in files if not is_nifti(file)]
+        errors += [ScanError(reason, path=file) for file in others if (reason := unread_by_name(file))]
+        others = [file for file in others if not unread_by_name(file)]
         if not found and not wrong:
             errors.append(
-                ScanError(f"{url}: no scan there, expected NIfTI files (.nii, .nii.gz); {others} other files")
+                ScanError(f"{url}: no scan there, expected NIfTI files (.nii, .nii.gz); {len(others)} other files")
             )
         elif others:
-            say(f"left out: {url}: {others} files that are no NIfTI; DICOM is read from mounted storage only")
+            reason = "no NIfTI; DICOM is read from mounted storage only"
+            leave(LeftOut(Path(url), reason, len(others), kind="other file", items=len(others)))
         scans |= {place_of(scan[0]): scan for scan in found}
         errors += wrong
     return list(scans.values()), errors

@@ -179,11 +179,9 @@ def infer(
                 gpus = worker_gpus if worker_gpus is not None else float(on_hosts.device == "cuda")
                 taken = ClusterOptions(cluster, workers, 1 if worker_cpus is None else worker_cpus, gpus)
                 summary = infer_on_cluster(scans, out, on_hosts, taken, options, say=line.say, progress=progress)
-            again = f" ({summary.replaced} of them again)" if summary.replaced else ""
-            counts = f"{summary.done} done{again}, {summary.skipped} done before, {summary.failed} failed"
             url = url_of(out)
             results = "masks, summary.csv and report.html" if report and not url else "masks and summary.csv"
-            line.say(f"{counts}; {results} in {url or out}")
+            line.say(f"{summary}; {results} in {url or out}")
     raise typer.Exit(summary.exit_status)
 
 

@@ -14,14 +14,18 @@ def inspect(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or a DICOM folder."
+            metavar="FILE", help="A model (.onnx), an engine (.engine), a scan, or a folder of scans and DICOM files."
         ),
     ],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="The model that scans are for. Default: the packaged CT model."),
+    ] = None,
 ) -> None:
-    """Tell what a model, an engine or a scan is, and what would be done with it."""
+    """Tell what a model, an engine or a scan is, and what 'parotid-seg infer' would do with it."""
     with one_line_errors():
         from parotid_seg.files import visible
         from parotid_seg.runtime.inspect import inspect as run
 
-        for label, value in run(file).items():
+        for label, value in run(file, model).items():
             typer.echo(visible(f"{label + ':':<24} {value}"))

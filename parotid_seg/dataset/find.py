@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from parotid_seg.dataset.left_out import FILE, ROI, SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
 from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.find import LeftOut, find_series
+from parotid_seg.dicom.find import find_series
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.nifti import is_nifti
+from parotid_seg.scan.search import LeftOut, search
 
 MODALITY = "CT"
 Left = Callable[[NotUsed], None]
@@ -58,7 +58,7 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     """CT series under some folders, each with the contours that count.
 
     Args:
-        places: folders and files, searched at any depth; hidden files are left out.
+        places: folders and files, searched at any depth without hidden files; links are followed, see `search`.
         ignore: folders that are results.
         wanted: see `Wanted`.
         left: told of each file, series, structure set and ROI that is of no use.
@@ -66,12 +66,13 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     Raises:
         InputError: if a place is missing.
     """
-    files = _files(places, {path.resolve() for path in ignore})
+    files = _files(places, ignore, left)
     rtstructs = {path: None for path in files if is_rtstruct(path)}
     sets = _structure_sets(rtstructs, left)
     series, left_out = _series_and_drawn_on([path for path in files if path not in rtstructs], sets)
     for files_left in left_out:
-        left(NotUsed(FILE, files_left.path, files_left.as_error().reason, wanted=files_left.refused))
+        wanted_kind = files_left.kind != "MR series"  # an incomplete one would not be used if it were complete
+        left(NotUsed(FILE, files_left.path, files_left.as_error().reason, wanted=files_left.refused and wanted_kind))
     by_series: dict[Series, list[tuple[StructureSet, str]]] = {}
     for structures in sets:
         try:
@@ -88,18 +89,15 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     return [each for each in candidates if each is not None]
 
 
-def _files(places: Sequence[Path], ignored: set[Path]) -> list[Path]:
-    files: dict[Path, None] = {}
+def _files(places: Sequence[Path], ignore: Iterable[Path], left: Left) -> list[Path]:
+    """Every file that is no NIfTI, once."""
     for place in places:
         if not place.exists():
             raise InputError("no such file or folder", path=place)
-        if place.is_file():
-            files[place.resolve()] = None
-        for parent, folders, names in os.walk(place.resolve()):
-            folders[:] = sorted(n for n in folders if not n.startswith(".") and Path(parent, n) not in ignored)
-            paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-            files |= {path: None for path in paths if path.is_file() and not is_nifti(path)}
-    return list(files)
+    searched = search(places, ignore)
+    for each in searched.left_out:
+        left(NotUsed(FILE, each.path, str(each), wanted=each.refused))
+    return [path for path in searched.files if not is_nifti(path)]
 
 
 def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:

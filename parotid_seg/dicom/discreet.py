@@ -15,7 +15,7 @@ from pathlib import Path
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
-from parotid_seg.errors import ParotidSegError, ScanError
+from parotid_seg.errors import ParotidSegError, ScanError, system_reason
 
 for _library in ("pydicom", "highdicom"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
@@ -39,7 +39,7 @@ def discreet(path: Path, what: str) -> Iterator[None]:
         except ParotidSegError:
             raise
         except OSError as error:
-            raise ScanError(f"cannot be read ({error.strerror or type(error).__name__})", path=path) from None
+            raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from None
         except Exception as error:
             if isinstance(error, AttributeError) and isinstance(error.obj, Dataset):
                 raise ScanError(f"not a complete {what}: found no {error.name}", path=path) from None

@@ -34,6 +34,8 @@ LONGEST_TEXT = 1 << 16
 SMALL = 1 << 16
 """Bytes that need not be counted before they are asked for."""
 
+IN_META = {"SOPClassUID": "MediaStorageSOPClassUID", "SOPInstanceUID": "MediaStorageSOPInstanceUID"}
+"""Identifiers that a file's meta information repeats (DICOM PS3.10, 7.1)."""
 SEQUENCES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"]
 # fmt: off
 ATTRIBUTES = [
@@ -43,7 +45,7 @@ ATTRIBUTES = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "NumberOfFrames", "Rows", "Columns",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "LossyImageCompression",
+    "LossyImageCompression", "ConvolutionKernel", "SliceThickness", "IrradiationEventUID", "AcquisitionTime",
 ]
 # fmt: on
 """What is read of a header, with the sequences."""
@@ -64,6 +66,7 @@ class DicomFile:
         transfer_syntax: as its meta information names it, else as its bytes look.
         pixels_at: where in the file the pixel data begin; 0 if the file is deflated.
         bytes_left: from there to its end, or of the pixel data if they were read.
+        filled: whether an identifier of the header was blank and is the meta information's.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class DicomFile:
     transfer_syntax: UID
     pixels_at: int
     bytes_left: int
+    filled: bool = False
 
 
 class _Deflated(Exception):  # noqa: N818
@@ -151,7 +155,37 @@ def _read(path: Path, file: _Bounded, pixels: bool) -> DicomFile:
     except _Deflated:
         header, _, left = read(_inflated(file, path))
         at = 0
-    return DicomFile(path, header, _syntax(header), at, left)
+    return DicomFile(path, header, _syntax(header), at, left, fill_blank(header))
+
+
+def fill_blank(header: Dataset) -> bool:
+    """Set identifiers that are blank or missing, as de-identification may leave them, to the meta information's.
+
+    Returns:
+        Whether there were any.
+    """
+    filled = False
+    for keyword, in_meta in IN_META.items():
+        element = header.get_item(keyword)
+        value = None if element is None else element.value
+        blank = not (value.strip(b" \0") if isinstance(value, bytes) else str(value or "").strip(" \0"))
+        if blank and (known := str(header.file_meta.get(in_meta) or "")):
+            setattr(header, keyword, known)
+            filled = True
+    return filled
+
+
+def series_in_header(path: Path) -> str:
+    """The SeriesInstanceUID of a file whose header cannot be read to its end; empty if it does not get that far."""
+    try:
+        with discreet(path, "DICOM file"), _Bounded(path) as file:
+            last = Tag("SeriesInstanceUID")
+            begun = read_partial(
+                file, stop_when=lambda tag, vr, length: tag > last or length > LONGEST_TEXT, force=True
+            )
+            return str(begun.get("SeriesInstanceUID") or "")
+    except ScanError:
+        return ""
 
 
 def _stop(path: Path) -> Callable[[BaseTag, str | None, int], bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,47 +11,35 @@ import numpy as np
 from pydicom.uid import UID_dictionary
 
 from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.file import DicomFile, kind_in_meta, read_dicom
-from parotid_seg.dicom.frame import Frame, Owner, frames_of, owner_of
+from parotid_seg.dicom.file import DicomFile, kind_in_meta, read_dicom, series_in_header
+from parotid_seg.dicom.frame import Frame, Owner, frames_of, owner_of, series_number
 from parotid_seg.dicom.groups import MODALITIES
+from parotid_seg.dicom.mr_acquisition import acquisition_of
+from parotid_seg.dicom.sequences import UNCLEAR, name_of
 from parotid_seg.dicom.series import Series, series_key, series_title
 from parotid_seg.dicom.stack import Stack, stacks_of
-from parotid_seg.dicom.values import NoScan, Unusable, text_of
+from parotid_seg.dicom.values import NoScan, Unusable, text_of, uid_of
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
-from parotid_seg.scan.nifti import check_extent
+from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
+from parotid_seg.scan.search import STRAY, LeftOut, folder_of_files
 from parotid_seg.scan.volume import Orientation
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Files that are not used, for one reason.
+class Takes:
+    """What kinds of series are of use; whatever else there is, is skipped by its kind, and its geometry is not judged.
 
     Attributes:
-        path: the file, or the deepest folder that holds all of them.
-        reason: in one line, without text from the files.
-        count: files.
-        refused: whether they are, or may be, a scan that ought to be used: one that is damaged or incomplete.
-        stray: whether they are no DICOM at all: empty, gone, or of another format.
+        modalities: "CT", "MR" or both.
+        sequences: MR sequences as `sequences.sequence_of` calls them; None for any.
+        words: what messages call them.
     """
 
-    path: Path
-    reason: str
-    count: int = 1
-    refused: bool = False
-    stray: bool = False
-
-    def __str__(self) -> str:
-        return str(self.as_error())
-
-    def as_error(self, expected: str = "") -> ScanError:
-        """The error to raise where such files are not to be passed over.
-
-        Args:
-            expected: what there should have been instead, for the message.
-        """
-        reason = self.reason + (f" ({self.count} files)" if self.count > 1 else "")
-        return ScanError(_printable(f"{reason}; {expected}" if expected else reason), path=_printable(str(self.path)))
+    modalities: frozenset[str] = frozenset(("CT", "MR"))
+    sequences: frozenset[str] | None = None
+    words: str = "CT, MR"
 
 
 @dataclass(frozen=True)
@@ -82,90 +69,144 @@ class _Volume:
 
 
 @dataclass
+class _Files:
+    """Files that are left out for one reason, and how many things of a kind they are."""
+
+    kind: str
+    paths: list[Path] = field(default_factory=list)
+    items: set[object] = field(default_factory=set)
+
+
+@dataclass
 class _Gathered:
-    """What the headers say, one file after the other."""
+    """What the headers say, one file after the other.
 
+    Attributes:
+        takes: which kinds are of use.
+        frames, unusable: images by series, and what cannot be used of it: file, reason, SOPInstanceUID if it is known.
+        unreadable: files that may be images of use, and the UID of their series as far as that can be read.
+        other_modality: files by modality and UID of their series, and the series' number.
+        derived: series that are none, of images derived from others, and why.
+    """
+
+    takes: Takes
     frames: dict[Owner, list[Frame]] = field(default_factory=lambda: defaultdict(list))
-    unusable: dict[Owner, list[tuple[Path, Unusable]]] = field(default_factory=lambda: defaultdict(list))
-    unreadable: list[Path] = field(default_factory=list)
-    reasons: dict[tuple[str, bool, bool], list[Path]] = field(default_factory=lambda: defaultdict(list))
+    unusable: dict[Owner, list[tuple[Path, Unusable, str]]] = field(default_factory=lambda: defaultdict(list))
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    other_modality: dict[tuple[str, str], list[tuple[Path, int | None]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    derived: list[tuple[Owner, str, list[Path]]] = field(default_factory=list)
+    reasons: dict[tuple[str, bool, Path | None], _Files] = field(default_factory=dict)
 
-    def leave(self, reason: str, *paths: Path, refused: bool = False, stray: bool = False) -> None:
-        """Leave out files; those of one reason become one line."""
-        self.reasons[reason, refused, stray] += paths
+    def leave(self, reason: str, *paths: Path, refused: bool = False, kind: str = "file", item: object = None) -> None:
+        """Leave out files; those of one reason become one line, of refused ones in each folder.
+
+        Args:
+            reason, paths, refused, kind: see `LeftOut`.
+            item: what they are together, such as a series; None if each file is something.
+        """
+        for path in paths:
+            files = self.reasons.setdefault((reason, refused, path.parent if refused and item is None else None),
+                                            _Files(kind))  # fmt: skip
+            files.paths.append(path)
+            files.items.add(path if item is None else item)
 
     def left_out(self) -> tuple[LeftOut, ...]:
         made = []
-        for (reason, refused, stray), paths in self.reasons.items():
-            files = list(dict.fromkeys(paths))
-            made.append(LeftOut(files[0] if len(files) == 1 else _folder_of(files), reason, len(files), refused, stray))
+        for (reason, refused, _), found in self.reasons.items():
+            files = tuple(dict.fromkeys(found.paths))
+            place = files[0] if len(files) == 1 else folder_of_files(files)
+            made.append(LeftOut(place, reason, len(files), refused, found.kind, len(found.items), files))
         return tuple(sorted(made, key=lambda each: not each.refused))
 
 
-def _printable(text: str) -> str:
-    """Text on one line: names of files may hold anything."""
-    return "".join(each if each.isprintable() else "_" for each in text)
-
-
-def find_series(files: Iterable[Path]) -> Found:
+def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     """Find CT and MR series among files of any kind and name, in any number of folders.
 
     Only headers are read. Images of one series are told apart by patient, study, frame of reference, size, spacing and
     orientation, and ordered by position. Series are refused that lack a slice or have one that does not fit. Images
     derived from others, such as reformats, are used if the study has no complete original series of the modality.
+
+    Args:
+        files: of any kind.
+        takes: kinds of series that are of use; others are left out by their kind.
     """
-    gathered = _Gathered()
+    gathered = _Gathered(takes)
     for path in dict.fromkeys(files):
         _gather(path, gathered)
+    for (modality, uid), images in gathered.other_modality.items():
+        title = series_title(modality, images[0][1], series_key(uid))
+        reason, kind = f"{title}: the model takes {takes.words}", f"{modality} series"
+        gathered.leave(reason, *(path for path, _ in images), kind=kind, item=title)
     volumes = []
     for owner in dict.fromkeys((*gathered.frames, *gathered.unusable)):
         volumes += _volumes_of(owner, gathered)
-    volumes = _without_damaged_folders(_told_apart(volumes), gathered)
-    volumes = _without_derived([each for each in volumes if _is_head_scan(each, gathered)], gathered)
-    found = sorted((each.series for each in volumes), key=lambda each: (str(each.folder), each.number or 0, each.key))
+    volumes = [each for each in _told_apart(volumes) if _is_head_scan(each, gathered)]
+    volumes = _without_derived(volumes, gathered)
+    found = [_beside_damaged(each, gathered) for each in volumes]
+    found.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
     return Found(tuple(found), gathered.left_out())
 
 
 def _gather(path: Path, gathered: _Gathered) -> None:
     """Put one file's images where they belong, or leave it out."""
     try:
-        _gather_file(path, gathered)
+        other, kind = _other_than_images(path, gathered)
     except ScanError as error:
-        kind = kind_in_meta(path)
-        suspect = not kind or kind in MODALITIES
-        if suspect:
-            gathered.unreadable.append(path)
-        words = error.reason
-        gathered.leave(words if suspect else f"{_words_for(kind)}; {words}", path, refused=suspect)
+        sop_class = kind_in_meta(path)
+        modality = MODALITIES.get(sop_class, "")
+        if not sop_class or modality in gathered.takes.modalities:
+            gathered.unreadable[path] = series_in_header(path)
+            gathered.leave(error.reason, path, refused=True)
+        elif modality:
+            words = (
+                f"an image of {modality} that cannot be read ({error.reason}); the model takes {gathered.takes.words}"
+            )
+            gathered.leave(words, path, kind=f"{modality} image")
+        else:
+            gathered.leave(f"{_words_for(sop_class)}; {error.reason}", path, kind=_name_of(sop_class))
+    else:
+        if other:
+            gathered.leave(other, path, kind=kind)
 
 
-def _gather_file(path: Path, gathered: _Gathered) -> None:
-    """Gather the images of a CT or MR object; leave out any other file."""
+def _other_than_images(path: Path, gathered: _Gathered) -> tuple[str, str]:
+    """Gather the images of a CT or MR object; what else the file is if it is none, in words and as a kind."""
     with discreet(path, "DICOM file"):
         if not path.is_file():
-            return gathered.leave("no file", path, stray=True)
+            return "no file", STRAY
         file = read_dicom(path)
         if file is None:
-            return gathered.leave("not DICOM" if path.stat().st_size else "empty", path, stray=True)
+            return "not DICOM" if path.stat().st_size else "empty", STRAY
         kind = text_of(file.header, "SOPClassUID")
         if not kind:
             raise Unusable("no SOPClassUID")
         if kind not in MODALITIES:
-            return gathered.leave(_words_for(kind), path)
-        return _gather_images(file, gathered)
+            return _words_for(kind), _name_of(kind)
+        _gather_images(file, gathered)
+    return "", ""
 
 
 def _gather_images(file: DicomFile, gathered: _Gathered) -> None:
-    owner = owner_of(file.header)
+    modality = MODALITIES[text_of(file.header, "SOPClassUID")]
+    if modality not in gathered.takes.modalities:
+        try:
+            series = uid_of(file.header, "SeriesInstanceUID")
+        except Unusable:
+            series = ""
+        gathered.other_modality[modality, series].append((file.path, series_number(file.header)))
+        return
+    owner = owner_of(file)
     try:
         frames, others = frames_of(file)
     except Unusable as error:
-        gathered.unusable[owner].append((file.path, error))
+        gathered.unusable[owner].append((file.path, error, str(file.header.get("SOPInstanceUID") or "")))
     else:
         if frames:
             gathered.frames[owner] += frames
         for kind in sorted(others):
-            gathered.leave(f"{kind} images", file.path)
+            gathered.leave(f"{kind} images", file.path, kind=f"{kind} series", item=owner)
 
 
 def _words_for(sop_class: str) -> str:
@@ -173,24 +214,80 @@ def _words_for(sop_class: str) -> str:
     return f"DICOM, but neither CT nor MR: {name}"
 
 
+def _name_of(sop_class: str) -> str:
+    """What an object of a SOP class is called when such are counted: "RT dose"."""
+    if sop_class not in UID_dictionary:
+        return "unknown DICOM object"
+    words = UID_dictionary[sop_class][0].removesuffix(" Storage").split()
+    return " ".join(word if word.isupper() else word.lower() for word in words)
+
+
 def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     """The volumes of one series; none if an image of it cannot be used."""
     frames, unusable = gathered.frames.get(owner, []), gathered.unusable.get(owner, [])
-    paths = list(dict.fromkeys([*(frame.slice.path for frame in frames), *(path for path, _ in unusable)]))
+    known = {frame.slice.sop_instance_uid for frame in frames}
+    if damaged_copies := [path for path, _, uid in unusable if uid in known]:
+        gathered.leave("damaged copies of images that are used", *damaged_copies, kind="damaged copy")
+        unusable = [each for each in unusable if each[2] not in known]
+    paths = list(dict.fromkeys([*(frame.slice.path for frame in frames), *(path for path, _, _ in unusable)]))
     title = series_title(owner.modality, frames[0].number if frames else None, series_key(owner.series_uid))
     try:
         if unusable:
-            raise _of_several(unusable, len(paths))
+            raise _of_several([(path, error) for path, error, _ in unusable], len(paths))
+        lost = next((path for path, uid in gathered.unreadable.items() if uid == owner.series_uid), None)
+        if lost is not None:
+            raise Unusable(f"{lost.name}, one of its files, cannot be read")
         stacks, copies = stacks_of(frames)
     except Unusable as error:
-        single = len(paths) == 1 and isinstance(error, NoScan)
-        gathered.leave(
-            error.reason if single else f"{title}: {error.reason}", *paths, refused=not isinstance(error, NoScan)
-        )
+        _leave_series(owner, title, frames, paths, error, gathered)
         return []
     if copies:
-        gathered.leave("copies of images that are used", *(frame.slice.path for frame in copies))
+        images = (frame.slice.path for frame in copies)
+        gathered.leave("copies of images that are used", *images, kind="copied image")
     return [_volume_of(owner, stack) for stack in stacks]
+
+
+def _leave_series(
+    owner: Owner, title: str, frames: Sequence[Frame], paths: Sequence[Path], error: Unusable, gathered: _Gathered
+) -> None:
+    """Leave out a series that is no volume; refused, unless it would not be used if it were one."""
+    kind = f"{owner.modality} series"
+    if isinstance(error, NoScan):
+        single = len(paths) == 1
+        reason, kind = (error.reason, "single image") if single else (f"{title}: {error.reason}", kind)
+        gathered.leave(reason, *paths, kind=kind, item=title)
+    elif sequence := _sequence_of_no_use(owner, frames, gathered.takes):
+        gathered.leave(f"{title}: {sequence}, the model takes {gathered.takes.words}", *paths, kind=kind, item=title)
+    elif _is_short(frames, paths):
+        reason = f"{title}: {len(frames)} images over less than {MIN_DEPTH_MM:.0f} mm"
+        gathered.leave(reason, *paths, kind=kind, item=title)
+    elif frames and all(frame.derived for frame in frames):
+        gathered.derived.append((owner, f"{title}: {error.reason}", list(paths)))
+    else:
+        folders = {path.parent for path in paths}
+        beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+        why = f"; {beside.name} beside it cannot be read" if beside else ""
+        gathered.leave(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
+
+
+def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
+    """Whether images are axial and too few to show a gland, complete or not."""
+    if len({frame.slice.path for frame in frames}) < len(paths):
+        return False
+    axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
+    heights = np.unique([frame.position[2] for frame in frames])
+    return axial and float(np.ptp(heights) + np.diff(heights).max(initial=0.0)) < MIN_DEPTH_MM
+
+
+def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> str:
+    """What sequence an MR series is that is never taken; empty if it may be."""
+    if owner.modality != "MR" or takes.sequences is None or not frames:
+        return ""
+    try:
+        sequence = name_of(acquisition_of(frames[0].slice))
+    except ScanError:
+        return ""
+    return "" if sequence == UNCLEAR or sequence in takes.sequences else sequence
 
 
 def _of_several(unusable: Sequence[tuple[Path, Unusable]], files: int) -> Unusable:
@@ -215,18 +312,10 @@ def _volume_of(owner: Owner, stack: Stack) -> _Volume:
         study_uid=owner.study_uid,
         frame_of_reference_uid=first.frame_of_reference_uid,
         number=first.number,
-        folder=_folder_of([each.path for each in slices]),
+        folder=folder_of_files([each.path for each in slices]),
         part=stack.part,
     )
     return _Volume(owner, series, all(frame.derived for frame in stack.frames))
-
-
-def _folder_of(paths: Sequence[Path]) -> Path:
-    """The deepest folder that holds all of some files."""
-    try:
-        return Path(os.path.commonpath([path.parent for path in paths]))
-    except ValueError:  # some are absolute, some not
-        return Path(os.path.commonpath([path.parent.absolute() for path in paths]))
 
 
 def _told_apart(volumes: Sequence[_Volume]) -> list[_Volume]:
@@ -246,50 +335,52 @@ def _told_apart(volumes: Sequence[_Volume]) -> list[_Volume]:
     return told
 
 
-def _without_damaged_folders(volumes: Sequence[_Volume], gathered: _Gathered) -> list[_Volume]:
-    """Volumes beside which there is no file that may be another slice, but cannot be read."""
-    damaged = {path.parent: path.name for path in reversed(gathered.unreadable)}
-    kept = []
-    for volume in volumes:
-        beside = next((damaged[path.parent] for path in volume.paths if path.parent in damaged), None)
-        if beside is None:
-            kept.append(volume)
-        else:
-            reason = f"{volume.series.title}: {beside} beside it cannot be read and may be one of its slices"
-            gathered.leave(reason, *volume.paths, refused=True)
-    return kept
+def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
+    """A complete series, flagged if a file beside it cannot be read: it may be a slice at one of its ends."""
+    folders = {path.parent for path in volume.paths}
+    beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+    if beside is None:
+        return volume.series
+    name = "".join(each if each.isprintable() else "_" for each in beside.name)
+    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=name),))
 
 
 def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
     """Whether the geometry can be a head scan's, as of a NIfTI file."""
-    series = volume.series
+    series, kind = volume.series, f"{volume.owner.modality} series"
     spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
     axes = Orientation.from_affine(series.affine).axes
     shape = (len(series.slices), series.rows, series.columns)
     try:
         check_spacing(series.folder, spacing)
     except ScanError as error:
-        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, refused=True)
+        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, refused=True, kind=kind, item=series.key)
         return False
     try:
         check_extent(series.folder, tuple(shape[axis] for axis in axes), tuple(spacing[list(axes)]))
     except ScanError as error:
-        gathered.leave(f"{series.title}: {error.reason}", *volume.paths)
+        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, kind=kind, item=series.key)
         return False
     return True
 
 
 def _without_derived(volumes: Sequence[_Volume], gathered: _Gathered) -> list[_Volume]:
     """Original volumes, and derived ones of studies that have none."""
-    original = {_study(each) for each in volumes if not each.derived}
+    original = {_study(each.owner) for each in volumes if not each.derived}
+    reason = "images derived from others of a study that has original ones"
     kept = []
     for volume in volumes:
-        if volume.derived and _study(volume) in original:
-            gathered.leave("images derived from others of a study that has original ones", *volume.paths)
+        if volume.derived and _study(volume.owner) in original:
+            gathered.leave(reason, *volume.paths, kind="derived series", item=volume.series.key)
         else:
             kept.append(volume)
+    for owner, why, paths in gathered.derived:
+        if _study(owner) in original:
+            gathered.leave(reason, *paths, kind="derived series", item=owner)
+        else:
+            gathered.leave(why, *paths, refused=True, kind=f"{owner.modality} series", item=owner)
     return kept
 
 
-def _study(volume: _Volume) -> tuple[str, str, str]:
-    return volume.owner.patient, volume.owner.study_uid, volume.owner.modality
+def _study(owner: Owner) -> tuple[str, str, str]:
+    return owner.patient, owner.study_uid, owner.modality

@@ -40,9 +40,11 @@ NO_SCAN = {
 """Values of ImageType that make an image none of a scan, whatever else it says."""
 OF_THE_SCANNER = {"WATER", "W", "IN_PHASE", "IP"}
 """Image types of Dixon parts: scanners call them derived, but no original image shows the same."""
-TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind")
-"""What may tell images at one position apart: number of acquisition, temporal position and echo, echo time, b-value,
-stack, image type."""
+TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness", "event", "started")
+"""What may tell volumes of one series apart: number of acquisition, temporal position and echo, echo time, b-value,
+stack, image type, convolution kernel, slice thickness, irradiation event, time at which its acquisition began."""
+WAY_OUT = "de-identification must replace identifiers, not blank them; the series can be used as NIfTI"
+"""What is said of identifiers that are missing."""
 LARGEST_NUMBER = (1 << 31) - 1
 """Of an integer string (DICOM PS3.5, 6.2)."""
 FARTHEST_MM = 1e5
@@ -97,15 +99,17 @@ class Frame(NamedTuple):
     pixels_at: int
 
 
-def owner_of(header: Dataset) -> Owner:
+def owner_of(file: DicomFile) -> Owner:
     """Whose images a CT or MR object holds.
 
     Raises:
         Unusable: if it does not say of which series they are.
     """
+    header = file.header
     series = uid_of(header, "SeriesInstanceUID")
     if not series:
-        raise Unusable("no SeriesInstanceUID")
+        cut = file.bytes_left == 0 and header.get_item("PixelData") is None and not header.get_item("Rows")
+        raise Unusable("cut off before SeriesInstanceUID" if cut else f"no SeriesInstanceUID; {WAY_OUT}")
     patient = hashlib.sha256()
     for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
         element = header.get_item(keyword)
@@ -132,8 +136,8 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
         return [], {kind}
     sop_instance = uid_of(header, "SOPInstanceUID")
     if not sop_instance:
-        raise Unusable("no SOPInstanceUID")
-    number = _series_number(header)
+        raise Unusable(f"no SOPInstanceUID; {WAY_OUT}")
+    number = series_number(header)
     description, reference = text_of(header, "SeriesDescription"), uid_of(header, "FrameOfReferenceUID")
     layout = layout_of(file)
     frames, others = [], set[str]()
@@ -153,7 +157,7 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
             position=_position(place),
             scaling=scaling_of(place, modality),
             derived=own_types[:1] == ("DERIVED",) and not OF_THE_SCANNER & set(own_types),
-            telling=(*_telling(place), "/".join(own_types)),
+            telling=(*_telling(place), "/".join(own_types), *_reconstruction(place)),
             pixels_at=file.pixels_at,
         )
         frames.append(frame)
@@ -165,7 +169,8 @@ def _kind(types: tuple[str, ...]) -> str | None:
     return next((NO_SCAN[each] for each in types if each in NO_SCAN), None)
 
 
-def _series_number(header: Dataset) -> int | None:
+def series_number(header: Dataset) -> int | None:
+    """SeriesNumber, which is for people; None if it is no number."""
     try:
         number = integer_of(header, "SeriesNumber")
     except Unusable:  # it is for people
@@ -199,7 +204,7 @@ def _orientation(place: Place) -> tuple[float, ...]:
 
 
 def _telling(place: Place) -> tuple[str, ...]:
-    """Values of what is in `TELLING`, but for the image type."""
+    """Values of what is in `TELLING`, up to the stack."""
     content, echo, diffusion = (
         place(name) for name in ("FrameContentSequence", "MREchoSequence", "MRDiffusionSequence")
     )
@@ -212,6 +217,14 @@ def _telling(place: Place) -> tuple[str, ...]:
         _first(diffusion, "DiffusionBValue"),
     )
     return *numbers, text_of(content, "StackID")
+
+
+def _reconstruction(place: Place) -> tuple[str, str, str, str]:
+    """Values of what is in `TELLING` from the kernel on."""
+    kernel = "/".join(words_of(place("CTReconstructionSequence"), "ConvolutionKernel"))
+    thickness = _first(place("PixelMeasuresSequence"), "SliceThickness")
+    event = text_of(place("IrradiationEventIdentificationSequence"), "IrradiationEventUID")
+    return kernel, thickness, event, _first(place("FrameContentSequence"), "AcquisitionTime")
 
 
 def _first(dataset: Dataset, *keywords: str) -> str:

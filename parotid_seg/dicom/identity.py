@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
 
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import fill_blank
 from parotid_seg.dicom.series import Series
 from parotid_seg.dicom.text import decode_undeclared
 from parotid_seg.errors import ScanError
@@ -71,11 +72,14 @@ def read_source(series: Series) -> Dataset:
     path = series.slices[0].path
     with discreet(path, "DICOM image"):
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        fill_blank(header)
         if header.SOPInstanceUID != series.slices[0].sop_instance_uid:
             raise ScanError("found another image than when the series was read", path=path)
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
             if not header.get(keyword):
-                raise ScanError(f"found no {keyword}, which a DICOM result must refer to", path=path)
+                raise ScanError(
+                    f"found no {keyword}, which a DICOM result must refer to; --format nifti needs none", path=path
+                )
     return header
 
 

@@ -15,8 +15,9 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import fill_blank
 from parotid_seg.dicom.groups import images_in
-from parotid_seg.dicom.series import Series
+from parotid_seg.dicom.series import Series, Slice
 from parotid_seg.dicom.values import Unusable, items_of, text_of, values_of, words_of
 from parotid_seg.errors import ScanError
 
@@ -90,9 +91,14 @@ def read_acquisition(series: Series) -> Acquisition:
     Raises:
         ScanError: if it cannot be read, or is of another image than when the series was found.
     """
-    first = series.slices[0]
+    return acquisition_of(series.slices[0])
+
+
+def acquisition_of(first: Slice) -> Acquisition:
+    """As `read_acquisition`, of any image."""
     with discreet(first.path, "DICOM image"):
         header = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        fill_blank(header)
         if text_of(header, "SOPInstanceUID") != first.sop_instance_uid:
             raise ScanError("found another image than when the series was read", path=first.path)
         try:

@@ -75,6 +75,7 @@ def _read_file(path: Path, series: Series, indices: dict[int, int], volume: _Vol
             values = _significant(words, layout, file.transfer_syntax)
             padded = None if padding is None else padding.among(words, values)
             volume.put(indices[number], values, *scalings[number], padded)
+    volume.filled += file.filled
     volume.lossy |= text_of(file.header, "LossyImageCompression") == "01"
 
 
@@ -83,10 +84,12 @@ class _Volume:
 
     Attributes:
         lossy: whether a slice was compressed with loss.
+        filled: files of which an identifier was blank.
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.lossy = False
+        self.filled = 0
         self._voxels: Voxels = np.empty(shape, np.int16)
         self._padded: NDArray[np.bool_] | None = None
 
@@ -115,6 +118,8 @@ class _Volume:
     def finish(self) -> tuple[Voxels, tuple[Flag, ...]]:
         """The voxels, and flags on them."""
         flags = [Flag(FlagCode.LOSSY_COMPRESSION)] if self.lossy else []
+        if self.filled:
+            flags.append(Flag(FlagCode.BLANK_IDENTIFIERS, value=self.filled))
         if self._padded is not None:
             if self._padded.all():
                 raise Unusable("every voxel is padding, expected an image")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import fill_blank
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.geometry import EXACT
@@ -79,6 +80,7 @@ def read_planes(series: Series) -> tuple[Plane, ...]:
                     each.path: pydicom.dcmread(each.path, stop_before_pixels=True, force=True, specific_tags=PLANE_TAGS)
                 }
             header = headers[each.path]
+            fill_blank(header)
             if header.SOPInstanceUID != each.sop_instance_uid:
                 raise ScanError("found another image than when the series was read", path=each.path)
             planes.append(plane_of_frame(header, each.frame))

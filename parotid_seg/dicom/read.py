@@ -13,16 +13,16 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
-from parotid_seg.dicom.describe import describe_folder
-from parotid_seg.dicom.find import Found, LeftOut, find_series
+from parotid_seg.dicom.find import Found, Takes, find_series
 from parotid_seg.dicom.pixels import read_voxels
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import NiftiScan, scan_of_image
+from parotid_seg.scan.search import LeftOut
 from parotid_seg.scan.volume import Mask, Voxels
 
-__all__ = ["Found", "LeftOut", "describe_folder", "find_series", "read_series", "slices_of"]
+__all__ = ["Found", "LeftOut", "Takes", "find_series", "read_series", "slices_of"]
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From LPS, or back."""
@@ -45,6 +45,7 @@ def read_series(series: Series) -> NiftiScan:
         scan = scan_of_image(_image(voxels, series.affine), series.folder)
     except ScanError as error:
         raise ScanError(f"{series.title}: {error.reason}", path=series.folder) from error
+    flags = (*series.flags, *flags)
     if series.part:
         flags = (Flag(FlagCode.PART_OF_SERIES, detail=series.part), *flags)
     return replace(scan, volume=replace(scan.volume, flags=(*scan.volume.flags, *flags)))

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from parotid_seg.flags import Flag
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -45,6 +47,7 @@ class Series:
         folder: the deepest that holds all of its files.
         part: what tells this volume from the others of the same series, in lower-case letters, digits and hyphens
             ("echo-2"); empty if it is the only one.
+        flags: what was noticed when it was found.
     """
 
     slices: tuple[Slice, ...]
@@ -59,6 +62,7 @@ class Series:
     number: int | None
     folder: Path
     part: str = ""
+    flags: tuple[Flag, ...] = ()
 
     @property
     def key(self) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.dicom.frame import TELLING, Frame
+from parotid_seg.dicom.groups import MODALITIES
 from parotid_seg.dicom.layout import check_size
 from parotid_seg.dicom.values import NoScan, Unusable
 
@@ -34,6 +35,12 @@ FEWEST_SLICES = 5
 """Of each volume of a series that has several; fewer are odd images among others."""
 MOST_GROUPS = 20
 """Orientations and sizes of one series."""
+OF_ACQUISITIONS = tuple(TELLING.index(each) for each in ("acquisition", "event"))
+"""What tells that a stack of even slices was taken twice over, each time with the slices in between."""
+NUMBERED = {"kernel": "kernel", "event": "acquisition", "started": "acquisition"}
+"""What a volume is called with a number, where what tells it is text of the file."""
+ALIKE_GAPS = 3
+"""So many equal gaps in a row are another distance between slices, and no lost slices."""
 MOST_NAMED = 3
 """Places that a message names."""
 
@@ -57,7 +64,8 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
     """The volumes of one series.
 
     Images that differ in size, spacing or orientation make several volumes if each is complete. So do images at the
-    same positions, if acquisition, temporal position, echo, b-value, stack or image type tells them apart.
+    same positions, and stacks of which one reaches into the other, if acquisition, temporal position, echo, b-value,
+    stack, image type, kernel or thickness tells them apart.
 
     Returns:
         The volumes, and the images left out as copies of others.
@@ -163,29 +171,69 @@ def _check_identity(frames: Sequence[Frame]) -> None:
 
 
 def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
-    """Images by volume, each volume with what tells it from the others; all of them if no position recurs."""
+    """Images by volume, each volume with what tells it from the others; all of them if they are one.
+
+    They are several if positions recur, or if acquisitions overlap: each is a stack of its own that reaches into the
+    other, as when a part of a scan was repeated.
+    """
     places, most = _recurring(frames)
-    if not places:
-        return [(frames, "")]
-    if most == len(frames):
+    if places and most == len(frames):
         raise NoScan(f"{most} images at one position, expected a stack of slices")
     reason = f"up to {most} images at one position (at {places} positions), and no number tells them apart"
-    varied = [index for index in range(len(TELLING)) if len({frame.telling[index] for frame in frames}) > 1]
+    telling = tuple(range(len(TELLING)))
+    if not places:
+        uneven = _why_uneven(frames)
+        if uneven is None and MODALITIES[frames[0].slice.sop_class_uid] != "CT":
+            return [(frames, "")]  # MR takes every second slice first, and numbers that
+        telling, reason = (OF_ACQUISITIONS, "") if uneven is None else (telling, uneven)
+    varied = [index for index in telling if len({frame.telling[index] for frame in frames}) > 1]
     for count in range(1, min(len(varied), 3) + 1):
         for indices in itertools.combinations(varied, count):
-            parts = defaultdict(list)
+            by_values = defaultdict(list)
             for frame in frames:
-                parts[tuple(frame.telling[index] for index in indices)].append(frame)
-            if min(map(len, parts.values())) < FEWEST_SLICES or any(_recurring(part)[0] for part in parts.values()):
+                by_values[tuple(frame.telling[index] for index in indices)].append(frame)
+            parts = list(by_values.values())
+            if any(_recurring(part)[0] for part in parts) or not (places or _overlap(parts)):
                 continue
-            try:
-                for part in parts.values():
-                    _stack(part, "")
-            except Unusable as error:
-                reason = f"up to {most} images at one position; by {TELLING[indices[0]]} {error}"
-                continue
-            return [(part, _name(indices, values, number)) for number, (values, part) in enumerate(parts.items(), 1)]
-    raise Unusable(reason)
+            wrong = next(filter(None, map(_why_no_volume, parts)), None)
+            if wrong is None:
+                return [(part, _name(indices, values, number)) for number, (values, part) in
+                        enumerate(by_values.items(), 1)]  # fmt: skip
+            if reason and count == 1:
+                reason = f"{len(parts)} volumes in one series; by {TELLING[indices[0]]} {wrong}"
+    if reason:
+        raise Unusable(reason)
+    return [(frames, "")]
+
+
+def _why_uneven(frames: Sequence[Frame]) -> str | None:
+    """Why images at different positions are no volume; None if they are."""
+    try:
+        _stack(frames, "")
+    except NoScan:
+        raise
+    except Unusable as error:
+        return error.reason
+    return None
+
+
+def _why_no_volume(part: Sequence[Frame]) -> str | None:
+    """Why a part of a series is no volume of its own; None if it is."""
+    if len(part) < FEWEST_SLICES:
+        return f"one has {len(part)} images only, expected at least {FEWEST_SLICES}"
+    return _why_uneven(part)
+
+
+def _overlap(parts: Sequence[Sequence[Frame]]) -> bool:
+    """Whether each of several stacks reaches into another, so that they are not one stack taken piece by piece."""
+    first = parts[0][0]
+    ends = sorted((float(heights.min()), float(heights.max())) for heights in (_heights(part, first) for part in parts))
+    highest = ends[0][1]
+    for low, high in ends[1:]:
+        if low >= highest - SAME_MM:
+            return False
+        highest = max(highest, high)
+    return len(parts) > 1
 
 
 def _recurring(frames: Sequence[Frame]) -> tuple[int, int]:
@@ -200,6 +248,9 @@ def _name(indices: Sequence[int], values: Sequence[str], number: int) -> str:
     """What a volume is called by numbers that tell it from others; text from the file is not repeated."""
     if any(TELLING[index] in ("stack", "kind") for index in indices) or not all(values):
         return str(number)
+    for index in indices:
+        if TELLING[index] in NUMBERED:
+            return f"{NUMBERED[TELLING[index]]}-{number}"
     return "-".join(
         f"{TELLING[index]}-{re.sub('[^0-9a-z]+', '-', value).strip('-')}"
         for index, value in zip(indices, values, strict=True)
@@ -236,21 +287,51 @@ def _stack(frames: Sequence[Frame], part: str) -> Stack:
 
 
 def _check_even(heights: NDArray[np.float64]) -> None:
-    """Raise Unusable unless rising positions along the normal are evenly spaced, with the missing ones' positions."""
+    """Raise Unusable unless rising positions along the normal are evenly spaced: what is missing, or how they lie."""
     steps = np.diff(heights)
     one = float(np.median(steps[steps < 1.5 * steps.min()]))
     off = heights - np.linspace(heights[0], heights[-1], len(heights))
     if np.abs(off).max() <= _tolerance(heights):
         return
     counts = np.rint(steps / one).astype(np.int64)
-    if (np.abs(steps - counts * one) <= counts * min(UNEVEN_MM, UNEVEN * one)).all():
+    allowed = min(UNEVEN_MM, UNEVEN * one)
+    if (np.abs(steps - counts * one) <= counts * allowed).all() and not _is_second_distance(counts):
         gaps = np.flatnonzero(counts > 1)
         places = [heights[gap] + one * number for gap in gaps for number in range(1, min(counts[gap], MOST_NAMED + 2))]
         missing = int((counts - 1).sum())
         named = ", ".join(f"{place:.2f}" for place in places[:MOST_NAMED]) + ", ..." * (missing > MOST_NAMED)
         what = f"{missing} slice{'s' * (missing > 1)} missing"
         raise Unusable(f"{what}, at {named} mm along the slices' normal (spacing {one:.4g} mm)")
-    raise Unusable(f"slices lie {steps.min():.4g} to {steps.max():.4g} mm apart, expected one distance")
+    ordered = np.sort(steps)
+    distances = np.split(ordered, np.flatnonzero(np.diff(ordered) > allowed) + 1)
+    if len(distances) > MOST_NAMED:
+        raise Unusable(f"uneven: slices lie {steps.min():.4g} to {steps.max():.4g} mm apart, expected one distance")
+    found = " and ".join(f"{each.mean():.4g} mm ({len(each)} times)" for each in distances)
+    two = next(filter(None, (_two_stacks(heights, float(each.mean()), allowed) for each in distances)), "")
+    raise Unusable(f"uneven: slices lie {found} apart, expected one distance{two}")
+
+
+def _is_second_distance(counts: NDArray[np.int64]) -> bool:
+    """Whether gaps are too regular for lost slices: several in a row are alike, or most are gaps.
+
+    Args:
+        counts: distance of each slice from the next, in the smallest distances.
+    """
+    runs = (sum(1 for _ in run) for count, run in itertools.groupby(counts.tolist()) if count > 1)
+    return max(runs, default=0) >= ALIKE_GAPS or int(np.count_nonzero(counts > 1)) * 2 > len(counts)
+
+
+def _two_stacks(heights: NDArray[np.float64], distance: float, allowed: float) -> str:
+    """Words if slices are two stacks of one distance, one between the other's slices; empty if not."""
+    off = np.mod(heights - heights[0], distance)
+    first = np.minimum(off, distance - off) <= allowed
+    parts = heights[first], heights[~first]
+    for part in parts:
+        if len(part) < FEWEST_SLICES or np.abs(np.diff(part) - distance).max() > allowed:
+            return ""
+    return (
+        f"; like two acquisitions of {len(parts[0])} and {len(parts[1])} slices that overlap, and no number tells which"
+    )
 
 
 def _tolerance(heights: NDArray[np.float64]) -> float:
@@ -263,9 +344,9 @@ def _normal(frame: Frame) -> NDArray[np.float64]:
     return np.asarray(normal / np.linalg.norm(normal))
 
 
-def _heights(frames: Sequence[Frame]) -> NDArray[np.float64]:
-    """Positions along the normal in mm."""
-    return np.array([frame.position for frame in frames]) @ _normal(frames[0])
+def _heights(frames: Sequence[Frame], like: Frame | None = None) -> NDArray[np.float64]:
+    """Positions in mm along the normal of the first image, or of another."""
+    return np.array([frame.position for frame in frames]) @ _normal(like or frames[0])
 
 
 def _mm(values: Iterable[float]) -> str:

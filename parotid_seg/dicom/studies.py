@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.dicom.find import LeftOut
+from parotid_seg.dicom.find import Takes
 from parotid_seg.dicom.sequences import ANY, sequence_named, sequence_of
 from parotid_seg.dicom.series import Series, series_key
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.codes import plain
 from parotid_seg.scan.intensity import is_ct
+from parotid_seg.scan.search import LeftOut
 
 PLANES = ("sagittal", "coronal", "axial")
 """By the patient's axis (x, y, z) that is nearest to the slices' normal."""
@@ -32,16 +33,12 @@ Scan = tuple[Series, ...]
 """The series of a scan's channels, in the model's order."""
 
 
-def of_modality(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Series], list[LeftOut]]:
-    """Series of the modality that a model takes, and the others."""
-    wanted = {"CT" if is_ct(channel) else "MR" for channel in channels}
-    kept, others = [], []
-    for each in series:
-        if each.modality in wanted:
-            kept.append(each)
-        else:
-            others.append(_left_out(each, f"the model takes {', '.join(channels)}"))
-    return kept, others
+def kinds_taken(channels: Sequence[str]) -> Takes:
+    """The kinds of series that a model takes, by its channels' names."""
+    modalities = frozenset("CT" if is_ct(channel) else "MR" for channel in channels)
+    sequences = {sequence_named(channel) for channel in channels}
+    known = None if sequences & {None, ANY} else frozenset(filter(None, sequences))
+    return Takes(modalities, known, ", ".join(map(plain, channels)))
 
 
 def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[LeftOut]]:
@@ -214,4 +211,6 @@ def _extent(series: Series) -> str:
 
 
 def _left_out(series: Series, reason: str) -> LeftOut:
-    return LeftOut(series.folder, f"{series.title}: {reason}", len({each.path for each in series.slices}))
+    files = tuple(dict.fromkeys(each.path for each in series.slices))
+    kind = f"{series.modality} series"
+    return LeftOut(series.folder, f"{series.title}: {reason}", len(files), kind=kind, files=files)

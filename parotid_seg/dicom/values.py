@@ -21,7 +21,7 @@ from pydicom.tag import BaseTag, Tag
 from parotid_seg.errors import ScanError
 
 LONGEST_UID = 64
-ASCII = frozenset(("AS", "CS", "DA", "DS", "IS", "UI"))
+ASCII = frozenset(("AS", "CS", "DA", "DS", "IS", "TM", "UI"))
 """Value representations of plain text that has no character set (DICOM PS3.5, 6.2)."""
 
 

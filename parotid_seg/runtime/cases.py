@@ -1,8 +1,8 @@
 """Which scans a command line means, and what their masks will be called.
 
 For a model of several channels, files of one folder named CASE_0000, CASE_0001 ... are one case, as in nnU-Net. What is
-no NIfTI file may be DICOM; its series are told by what their headers say, not by names, and one case are those of a
-study, wherever they lie.
+no image by its name may be DICOM; its series are known by what their headers say, and one case are those of a study,
+wherever they lie. `infer` and `inspect` both ask here, so that they say the same.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from parotid_seg.dicom.series import Series, series_key
 from parotid_seg.errors import ScanError
 from parotid_seg.files import exists
 from parotid_seg.runtime.sources import Scan, place_of
-from parotid_seg.scan.nifti import ENDINGS, case_name, is_nifti
-
-if TYPE_CHECKING:
-    from parotid_seg.dicom.read import LeftOut
+from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
+from parotid_seg.scan.nifti import ENDINGS
+from parotid_seg.scan.search import STRAY, LeftOut, Searched, search
 
 LONGEST_NAME = 230
 """Bytes; file systems take 255."""
@@ -42,61 +40,84 @@ def find_scans(
     channels: Sequence[str],
     ignore: Iterable[Path] = (),
     *,
-    say: Callable[[str], None] = lambda _: None,
+    leave: Callable[[LeftOut], None] = lambda _: None,
 ) -> tuple[list[Scan], list[ScanError]]:
     """Scans under the given files and folders, each once, in a fixed order.
 
-    Folders are searched at any depth for NIfTI files and DICOM series, hidden files left out. For a model of one
-    channel each NIfTI file and each series of its modality and sequence is a scan. For one of several any channel's
-    file stands for its case, and one that the model does not take is an error; of series see `studies.scans_of`.
+    Folders are searched at any depth for images and DICOM series, hidden files left out; see `search`. For a model of
+    one channel each image file and each series of its modality and sequence is a scan. For one of several any channel's
+    NIfTI file stands for its case, and one that the model does not take is an error; of series see `studies.scans_of`.
 
     Args:
         arguments: files and folders.
         channels: the model's channel names.
         ignore: files and folders that are results, not scans.
-        say: told of DICOM objects that are no scans, a line for each kind.
+        leave: called with what is found and is no scan for the model, or is found a second time.
 
     Returns:
         The scans, and an error for each argument that is missing or holds none, for each file of no use, and for each
         series and study that cannot be a scan.
     """
-    ignored = {path.resolve() for path in ignore}
-    scans: dict[Path, Scan] = {}
-    series: dict[Path, Series] = {}
-    errors = []
-    alone: list[Path] = []
-    for argument in arguments:
-        if not exists(argument):
-            errors.append(ScanError("no such file or folder", path=argument))
-        elif argument.is_dir():
-            files = [path for path in _walk(argument.resolve(), ignored) if path not in ignored]
-            in_files, wrong = scans_in_files(filter(is_nifti, files), channels)
-            in_series, refused, others = _in_dicom([path for path in files if not is_nifti(path)], channels)
-            left_out = [each for each in others if not each.stray]
-            nothing = not (in_files or in_series or wrong or refused)
-            errors += [*wrong, *refused, *([_nothing_in(argument, left_out)] if nothing else ())]
-            for line in left_out:
-                say(f"left out: {line}")
-            scans |= {place_of(scan[0]): scan for scan in in_files}
-            series |= {place_of(each): each for each in in_series}
-        elif is_nifti(argument):
-            in_files, wrong = scans_in_files([argument.resolve()], channels)
-            errors += wrong
-            scans |= {place_of(scan[0]): scan for scan in in_files}
-        else:
-            alone.append(argument.resolve())
-    in_series, refused, others = _in_dicom(alone, channels)  # together, because a series is many files
-    errors += [*refused, *map(_of_no_use, others)]
-    series |= {place_of(each): each for each in in_series}
-    if series:
+    missing = [ScanError("no such file or folder", path=each) for each in arguments if not exists(each)]
+    searched = search([each for each in arguments if exists(each)], ignore)
+    below = {path for files in searched.below.values() for path in files}
+    inside = _sort([path for path in searched.files if path in below], channels)
+    alone = _sort([path for path in searched.files if path not in below], channels)
+    errors = [*missing, *inside.errors, *alone.errors]
+    errors += [each.as_error() for each in searched.left_out if each.refused]
+    errors += [_of_no_use(each) for each in alone.left_out if each.kind == STRAY]
+    not_used = [*searched.left_out, *inside.left_out, *alone.left_out]
+    not_used = [each for each in not_used if not each.refused and each.kind != STRAY]
+    scans = {place_of(scan[0]): scan for scan in (*alone.scans, *inside.scans)}
+    if series := {place_of(each): each for each in (*alone.series, *inside.series)}:
         from parotid_seg.dicom.studies import scans_of
 
-        of_series, wrong, left_out = scans_of(series.values(), channels)
+        of_series, wrong, others = scans_of(series.values(), channels)
         scans |= {place_of(scan[0]): scan for scan in of_series}
         errors += wrong
-        for line in left_out:
-            say(f"left out: {line}")
+        not_used += others
+    errors = [*_nothing_in(searched, {*inside.useful, *alone.useful}, not_used), *errors]
+    if not scans and not errors:
+        errors = list(map(_of_no_use, not_used))
+    for each in not_used:
+        leave(each)
     return list(scans.values()), errors
+
+
+@dataclass
+class _Sorted:
+    """What some files are.
+
+    Attributes:
+        scans, series: images, and series of the model's modality.
+        errors: about those that should be of use and are not.
+        left_out: all else, with files of no interest.
+        useful: files that a scan, a series or an error is about.
+    """
+
+    scans: list[Scan]
+    series: list[Series]
+    errors: list[ScanError]
+    left_out: list[LeftOut]
+    useful: list[Path]
+
+
+def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
+    """Sort files by what they are."""
+    images = [path for path in files if is_readable(path)]
+    masks = [path for path in files if is_segmentation(path)]
+    scans, errors = scans_in_files(images, channels)
+    known = {*images, *masks}
+    series, refused, others = _in_dicom([path for path in files if path not in known], channels)
+    strays = (path for each in others if each.kind == STRAY for path in each.files)
+    not_read = {path: reason for path in strays if (reason := unread(path))}
+    errors += [each.as_error() for each in refused]
+    errors += [ScanError(reason, path=path) for path, reason in not_read.items()]
+    others += [LeftOut(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
+    others = [each for each in others if not {*each.files} <= not_read.keys() or not each.files]
+    useful = [*images, *not_read, *(path for each in refused for path in each.files)]
+    useful += [one.path for each in series for one in each.slices]
+    return _Sorted(scans, series, errors, others, useful)
 
 
 def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
@@ -111,27 +132,34 @@ def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list
     return scans, errors
 
 
-def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[ScanError], list[LeftOut]]:
-    """Series of the model's modality, errors for those that cannot be read, and what else there is."""
+def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[LeftOut], list[LeftOut]]:
+    """Series of the model's modality, those that cannot be read, and what else there is."""
     if not files:
         return [], [], []
     from parotid_seg.dicom.read import find_series
-    from parotid_seg.dicom.studies import of_modality
+    from parotid_seg.dicom.studies import kinds_taken
 
-    found = find_series(files)
-    series, others = of_modality(found.series, channels)
-    errors = [each.as_error() for each in found.left_out if each.refused]
-    return series, errors, [*others, *(each for each in found.left_out if not each.refused)]
+    found = find_series(files, kinds_taken(channels))
+    refused = [each for each in found.left_out if each.refused]
+    return list(found.series), refused, [each for each in found.left_out if not each.refused]
 
 
-def _nothing_in(folder: Path, left_out: Sequence[LeftOut]) -> ScanError:
-    why = f"; left out: {left_out[0].reason}" if left_out else ""
-    return ScanError(f"no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series{why}", path=folder)
+def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[LeftOut]) -> list[ScanError]:
+    """Errors for folders without anything that a scan or an error is about."""
+    lost = [each.path for each in searched.left_out if each.refused]
+    errors = []
+    for folder, files in searched.below.items():
+        if useful.intersection(files) or any(path.is_relative_to(folder) for path in lost):
+            continue
+        why = next((f"; not used: {each.reason}" for each in not_used if {*each.files} & {*files}), "")
+        expected = "expected NIfTI files (.nii, .nii.gz) or DICOM series"
+        errors.append(ScanError(f"no scan in this folder, {expected}{why}", path=folder))
+    return errors
 
 
 def _of_no_use(found: LeftOut) -> ScanError:
     """Files that were named one by one, but are no scan."""
-    reason = "neither NIfTI nor DICOM" if found.stray else found.reason
+    reason = "neither NIfTI nor DICOM" if found.kind == STRAY else found.reason
     expected = "expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series"
     return replace(found, reason=reason).as_error(expected)
 
@@ -217,7 +245,7 @@ def _own_name(scan: Scan, named: Path, alone: bool) -> str:
     """
     source = scan[0]
     if not isinstance(source, Series):
-        return case_name(source)
+        return image_name(source).removesuffix("_0000")
     if alone:
         return named.name
     told = series_key(source.study_uid) if len(scan) > 1 else source.number
@@ -231,12 +259,3 @@ def _short(name: str) -> str:
         return name
     mark = f"-{hashlib.sha256(content).hexdigest()[:8]}"
     return content[: LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
-
-
-def _walk(folder: Path, ignored: set[Path]) -> Iterable[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(parent, name) not in ignored)
-        for name in sorted(files):
-            path = Path(parent, name)
-            if not name.startswith(".") and path.is_file():
-                yield path

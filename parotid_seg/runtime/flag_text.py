@@ -64,6 +64,9 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.CUT_BY_SCAN_END: FlagText(4, "{structure} cut by the end of the scan"),
     FlagCode.CUT_IN_PLANE: FlagText(4, "{structure} cut by the edge of the field of view"),
     FlagCode.UNUSUAL_VOLUME: FlagText(3, "{structure} of unusual volume ({value:.1f} ml)"),
+    FlagCode.DAMAGED_FILE_BESIDE: FlagText(
+        3, "{detail} in the scan's folder cannot be read and may be the scan's first or last slice"
+    ),
     FlagCode.SIDES_DIFFER: FlagText(2, "sides differ (the larger gland is {value:.2f} times the smaller)"),
     FlagCode.SFORM_QFORM_DISAGREE: FlagText(
         1, "sform and qform disagree by up to {value:.1f} mm; the sform was used, as NIfTI-1 gives it precedence"
@@ -88,6 +91,9 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.PART_OF_SERIES: FlagText(1, "one of several volumes of its series ({detail})"),
     FlagCode.CHANNEL_PARTLY_COVERED: FlagText(
         1, "a sequence covers {value:.0%} of the first one ({detail}); what it lacks counts as air"
+    ),
+    FlagCode.BLANK_IDENTIFIERS: FlagText(
+        1, "{value:.0f} DICOM files have blank identifiers; those of their file meta information were used"
     ),
     FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed with loss"),
     FlagCode.CONTOURS_OVERLAP: FlagText(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from parotid_seg.runtime.rules import RULES_VERSION
 from parotid_seg.runtime.site import Site, ThisMachine
 from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
+from parotid_seg.scan.search import LeftOut
 from parotid_seg.scan.slicer import write_itksnap_labels
 
 Say = Callable[[str], None]
@@ -81,6 +83,7 @@ class Summary:
         done, skipped, failed: cases.
         out: folder of the results.
         replaced: those of the done cases that had been done before.
+        not_used: what else was found, by kind: how many.
     """
 
     done: int
@@ -88,6 +91,16 @@ class Summary:
     failed: int
     out: Path
     replaced: int = 0
+    not_used: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """All that was found, in numbers."""
+        again = f" ({self.replaced} of them again)" if self.replaced else ""
+        told = f"{self.done} done{again}, {self.skipped} done before, {self.failed} failed"
+        if not self.not_used:
+            return told
+        kinds = ", ".join(f"{count} {_plural(kind) if count > 1 else kind}" for kind, count in self.not_used.items())
+        return f"{told}, {sum(self.not_used.values())} not used ({kinds})"
 
     @property
     def exit_status(self) -> int:
@@ -147,8 +160,8 @@ def infer_at(
         ParotidSegError: before anything is done, if there is no scan at all; later, if the site cannot go on.
         OutputError: if results cannot be written; cases finished before stay whole.
     """
-    run = _Run(out, site, options, progress)
-    found, errors = find(scans, site.contract.channels, ignore=run.results(scans), say=say)
+    run = _Run(out, site, options, say, progress)
+    found, errors = find(scans, site.contract.channels, ignore=run.results(scans), leave=run.leave)
     refused = [_refused(error) for error in errors]
     run.total = len(found) + len(refused)
     if not found:
@@ -173,21 +186,24 @@ def infer_at(
             if NIFTI in options.outputs.formats:
                 write_itksnap_labels(site.contract.labels, out / "itk-snap-labels.txt")
             write_summary(run.entries(cases), site.contract.labels, out / "summary.csv", patients)
-            write_run(site, options, scans, run.begun, run.counts, out / "run.json")
+            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / "run.json")
             if options.report:
                 write_report(run.all_entries(), run.ran(), out, patients or {})
-    return Summary(**run.counts, out=out, replaced=run.replaced)
+    return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
 
 
 class _Run:
     """What a run has come to."""
 
-    def __init__(self, out: Path, site: Site, options: InferOptions, progress: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, out: Path, site: Site, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
+    ) -> None:
         self.begun = datetime.now(UTC)
         self.journal = Journal(out)
         self.counts = dict.fromkeys(STATUSES, 0)
+        self.not_used: Counter[str] = Counter()
         self.total = 0
-        self._site, self._progress = site, progress
+        self._site, self._say, self._progress = site, say, progress
         self._entries: list[Entry] = []
         self.replaced = 0
         rules = f"rules {RULES_VERSION}"
@@ -212,6 +228,11 @@ class _Run:
             *(out / name for entry in self.journal.entries.values() for name in (entry.mask, *entry.further) if name),
             *([] if inside else [out]),
         ]
+
+    def leave(self, found: LeftOut) -> None:
+        """Tell and count what is found and is no scan for the model."""
+        self._say(f"not used: {found}")
+        self.not_used[found.kind] += found.items
 
     def refuse(self, entries: Iterable[Entry]) -> None:
         """Tell what is no scan, though it should be one."""
@@ -266,6 +287,12 @@ class _Run:
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
     return entry is not None and entry.status == "done"
+
+
+def _plural(kind: str) -> str:
+    if kind.endswith("series"):
+        return kind
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
 
 
 def _refused(error: ScanError) -> Entry:

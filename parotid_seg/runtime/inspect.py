@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.contract import Contract
+from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.cases import find_scans
+from parotid_seg.runtime.decide import SEGMENTED, decision_on
 from parotid_seg.runtime.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.gpu import capability_text, find_gpu
 from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.segmenter import check_ct
+from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.sources import Scan, Source, place_of, read_scan
 from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.scan.formats import is_readable, unread
 from parotid_seg.scan.intensity import Window
-from parotid_seg.scan.nifti import describe, is_nifti, read_nifti
+from parotid_seg.scan.nifti import describe
+from parotid_seg.scan.search import LeftOut, search
 
 Facts = dict[str, str]
 KNOWN = (
@@ -32,8 +40,12 @@ KNOWN = (
 """Where in a file which bytes tell what it is."""
 
 
-def inspect(path: Path) -> Facts:
-    """Describe a model file, an engine, a scan, or what a folder of DICOM files holds.
+def inspect(path: Path, model: Path | None = None) -> Facts:
+    """Describe a model file, an engine, a scan, or what a folder of scans holds and what `infer` would do with it.
+
+    Args:
+        path: a file or folder.
+        model: the model file or engine that scans are for; the packaged one by default.
 
     Raises:
         InputError: if it is none of them, with what it is as far as that shows.
@@ -42,27 +54,89 @@ def inspect(path: Path) -> Facts:
     if not exists(path):
         raise InputError("no such file", path=path)
     if path.is_dir():
-        return _describe_dicom(path)
+        return _describe_folder(path, model)
     if path.suffix == ".onnx":
         return _describe_model(path)
     if path.suffix == ".engine":
         return _describe_engine(path)
-    if is_nifti(path):
-        return _describe_scan(path)
-    from parotid_seg.dicom.file import read_dicom
-
-    if read_dicom(path) is not None:
-        return _describe_dicom(path)
+    if is_readable(path):
+        return _describe_scan(path, model)
+    if _is_dicom(path):
+        return _describe_slice(path, model)
+    if reason := unread(path):
+        raise InputError(reason, path=path)
     wanted = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
     raise InputError(f"found {_kind_of(path)}, {wanted}", path=path)
 
 
-def _describe_dicom(path: Path) -> Facts:
-    from parotid_seg.dicom.discreet import discreet
-    from parotid_seg.dicom.read import describe_folder
+def _contract_for(model: Path | None) -> tuple[str, Contract]:
+    """The model that scans are for, in words, and its contract."""
+    file = model or DEFAULT_MODEL
+    contract = read_sidecar(file).contract if file.suffix == ".engine" else read_model(file)[1]
+    return f"{model or 'the packaged model'} ({', '.join(contract.channels)})", contract
 
-    with discreet(path, "DICOM folder"):
-        return describe_folder(path)
+
+def _describe_folder(path: Path, model: Path | None) -> Facts:
+    title, contract = _contract_for(model)
+    count = len(search([path]).files)
+    return {"folder": str(path), "kind": f"folder of {count} files", **_describe_found([path], title, contract)}
+
+
+def _describe_slice(path: Path, model: Path | None) -> Facts:
+    """A DICOM file stands for its series: the slices are looked for in its folder."""
+    title, contract = _contract_for(model)
+    beside = [each for each in sorted(path.parent.iterdir()) if each.is_file() and _is_dicom(each)]
+    found = _describe_found(beside, title, contract, only=path.resolve())
+    return {"file": str(path), "kind": "DICOM file; what follows is about its series in this folder", **found}
+
+
+def _is_dicom(path: Path) -> bool:
+    from parotid_seg.dicom.file import read_dicom
+
+    try:
+        return read_dicom(path) is not None
+    except ScanError:  # it is, and damaged
+        return True
+
+
+def _describe_found(places: Sequence[Path], title: str, contract: Contract, only: Path | None = None) -> Facts:
+    """What `infer` would do with what it finds.
+
+    Args:
+        places: files and folders.
+        title, contract: the model that it is for.
+        only: a DICOM file; if it is part of a scan, nothing else is described.
+    """
+    from parotid_seg.dicom.discreet import discreet
+
+    not_used: list[LeftOut] = []
+    with discreet(places[0], "DICOM file"):
+        scans, errors = find_scans(places, contract.channels, leave=not_used.append)
+    if only and (own := [scan for scan in scans if only in _files_of(scan)]):
+        scans, errors, not_used = own, [], []
+    decisions = {place_of(scan[0]): decision_on(scan, contract) for scan in scans}
+    taken = sum(each.startswith(SEGMENTED) for each in decisions.values())
+    refused = len(errors) + len(decisions) - taken
+    facts = {
+        "for": title,
+        "infer would": f"segment {taken}, refuse {refused}, not use {sum(each.items for each in not_used)}",
+    }
+    for scan in scans:
+        source = scan[0]
+        name = str(source) if isinstance(source, Path) else source.title
+        facts[name] = "; ".join((*map(_describe_source, scan), f"would be {decisions[place_of(source)]}"))
+    facts |= {f"refused ({number})": str(error) for number, error in enumerate(errors, start=1)}
+    return facts | {f"not used ({number})": str(each) for number, each in enumerate(not_used, start=1)}
+
+
+def _files_of(scan: Scan) -> set[Path]:
+    return {each.path.resolve() for source in scan if isinstance(source, Series) for each in source.slices}
+
+
+def _describe_source(source: Source) -> str:
+    from parotid_seg.dicom.describe import describe_series
+
+    return describe_series(source) if isinstance(source, Series) else "image file"
 
 
 def _describe_model(path: Path) -> Facts:
@@ -144,16 +218,14 @@ def _describe_channel(name: str, window: Window | None) -> str:
     return f"{name}, window " + ("from the scan" if window is None else f"{window[0]:g} to {window[1]:g} HU")
 
 
-def _describe_scan(path: Path) -> Facts:
-    scan = read_nifti(path)
+def _describe_scan(path: Path, model: Path | None) -> Facts:
+    title, contract = _contract_for(model)
+    scan = read_scan((path,))
     facts = describe(scan)
     facts["notes"] = sentences(scan.volume.flags) or "none"
-    try:
-        check_ct(scan.volume.voxels)
-        facts["would be"] = "segmented as a CT"
-    except ScanError as error:
-        facts["would be"] = f"refused as a CT: {error}"
-    return facts
+    found, errors = find_scans([path], contract.channels)
+    refused = f"refused: {errors[0].reason}" if errors else ""
+    return facts | {"for": title, "would be": refused or decision_on(found[0], contract)}
 
 
 def _kind_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.volume import Mask, Volume
 
 FIELD_MM = 210.0
+"""Side of the square that a view shows, unless the structures need more."""
+AROUND_MM = 15.0
+"""What is shown around structures that need more."""
 PX_PER_MM = 2.0
 MARGIN_PX = 10
 
@@ -23,10 +27,11 @@ MARGIN_PX = 10
 def draw_overlay(
     volume: Volume, window: Window, mask: Mask, volumes_ml: dict[str, float], title: str, path: Path
 ) -> None:
-    """Write a PNG: an axial and a coronal slice through the glands' middle, and a sagittal one through each gland.
+    """Write a PNG: an axial and a coronal slice through the glands, and a sagittal one through each gland.
 
-    Of several channels the first is shown. Radiological display: the patient's right is on the left of axial and
-    coronal slices.
+    A slice is the one that shows most of every structure, however unequal they are; where no slice meets all, those
+    that are not met have one of their own. Each view reaches around all structures. Of several channels the first is
+    shown. Radiological display: the patient's right is on the left of axial and coronal slices.
 
     Args:
         volume: the scan.
@@ -39,24 +44,24 @@ def draw_overlay(
     Raises:
         OutputError: if it cannot be written.
     """
-    depth, height, width = mask.shape
-    shown = volume.voxels[0]
-    places = _places(mask)
-    everywhere = np.concatenate(places) if places else np.array([[depth // 2, height // 2, width // 2]])
-    middle = everywhere.mean(axis=0).round().astype(int)
-    fullest = int(np.argmax(np.bincount(everywhere[:, 0])))
+    shown, places = volume.voxels[0], _places(mask)
+    everywhere = np.concatenate(places) if places else np.array([np.array(mask.shape) // 2])
+    low, high = everywhere.min(axis=0), everywhere.max(axis=0)
+    middle, extent = (low + high) // 2, (high - low + 1) * volume.spacing_mm
+    field_mm = max(FIELD_MM, float(extent.max()) + 2 * AROUND_MM)
     dz, dy, dx = volume.spacing_mm
-    z, y, x = depth - 1 - int(middle[0]), int(middle[1]), int(middle[2])
-    views = [
-        ("axial", shown[fullest], mask[fullest], (y, x), dy, dx),
-        ("coronal", shown[::-1, y], mask[::-1, y], (z, x), dz, dx),
-    ]
+    z, y, x = len(mask) - 1 - int(middle[0]), int(middle[1]), int(middle[2])
+    views = [("axial", shown[at], mask[at], (y, x), dy, dx) for at in _best_slices(places, 0, middle)]
+    views += [("coronal", shown[::-1, at], mask[::-1, at], (z, x), dz, dx) for at in _best_slices(places, 1, middle)]
     for place in places:
-        at = int(place[:, 2].mean().round())
+        (at,) = _best_slices([place], 2, middle)
         name = list(volumes_ml)[mask[tuple(place[0])] - 1].replace("_", " ")
         views.append((f"sagittal, {name}", shown[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
     panels = [
-        (name, _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm), window, row_mm, column_mm))
+        (
+            name,
+            _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm, field_mm), window, row_mm, column_mm),
+        )
         for name, image, labels, centre, row_mm, column_mm in views
     ]
     panel_height = max(panel.height for _, panel in panels)
@@ -85,12 +90,38 @@ def _places(mask: Mask) -> list[NDArray[np.intp]]:
     return [np.argwhere(mask[box] == value) + [side.start for side in box] for value, box in boxes if box is not None]
 
 
+def _best_slices(places: Sequence[NDArray[np.intp]], axis: int, middle: NDArray[np.intp]) -> list[int]:
+    """The slice across an axis that shows most of all structures, each measured by its own largest section; then one
+    for each structure that it does not meet. The middle one if there is no structure.
+
+    Args:
+        places: voxels of each structure (N, 3).
+        axis: of the volume.
+        middle: of all structures.
+    """
+    if not places:
+        return [int(middle[axis])]
+    length = 1 + max(int(place[:, axis].max()) for place in places)
+    sections = np.array([np.bincount(place[:, axis], minlength=length) for place in places], dtype=np.float64)
+    sections /= sections.max(axis=1, keepdims=True)
+    met = (sections > 0).sum(axis=0)
+    score = np.where(met == met.max(), sections.min(axis=0) if met.max() == len(places) else sections.sum(axis=0), -1.0)
+    best = int(score.argmax())
+    unmet = [int(each.argmax()) for each in sections if each[best] == 0]
+    return list(dict.fromkeys([best, *unmet]))
+
+
 def _crop(
-    image: NDArray[np.generic], labels: Mask, centre: tuple[int, int], row_mm: float, column_mm: float
+    image: NDArray[np.generic],
+    labels: Mask,
+    centre: tuple[int, int],
+    row_mm: float,
+    column_mm: float,
+    field_mm: float,
 ) -> tuple[NDArray[np.generic], Mask]:
     """The field around the glands, as far as the scan reaches."""
     kept = tuple(
-        slice(max(0, round(middle - FIELD_MM / 2 / spacing)), round(middle + FIELD_MM / 2 / spacing) + 1)
+        slice(max(0, round(middle - field_mm / 2 / spacing)), round(middle + field_mm / 2 / spacing) + 1)
         for middle, spacing in zip(centre, (row_mm, column_mm), strict=True)
     )
     return image[kept], labels[kept]

@@ -18,7 +18,10 @@ from parotid_seg.scan.labels import plain_name, words
 from parotid_seg.scan.volume import Mask, Volume
 
 FIELD_MM = 110.0
-"""Side of the square that a view shows; the largest contoured glands are about 80 mm long."""
+"""Side of the square that a view shows, unless a structure needs more; the largest contoured glands are about 80 mm
+long."""
+AROUND_MM = 8.0
+"""What is shown around a structure that needs more."""
 PANEL_PX = 240
 GAP_PX = 4
 TITLE_PX = 24
@@ -36,9 +39,10 @@ EDGES = {"axial": ("A", "P", "R", "L"), "coronal": ("S", "I", "R", "L"), "sagitt
 def draw_views(volume: Volume, window: Window, mask: Mask, names: tuple[str, ...], path: Path) -> None:
     """Write a WebP picture: a column for each structure that was found, below each other axial, coronal and sagittal.
 
-    Each view is a square of `FIELD_MM` around the structure's middle (the median of its voxels, so that every view
-    meets it), with the outlines of all structures, letters for the patient's directions and a scale. Columns stand as a
-    radiologist looks at a patient: what is on the right comes first.
+    Each view is a slice through the median of the structure's voxels, so that every view meets it, and a square around
+    the whole structure, of one size for all (`FIELD_MM`, or what the longest needs), with the outlines of all
+    structures, letters for the patient's directions and a scale. Columns stand as a radiologist looks at a patient:
+    what is on the right comes first.
 
     Args:
         volume: the scan; of several channels the first is shown.
@@ -51,16 +55,20 @@ def draw_views(volume: Volume, window: Window, mask: Mask, names: tuple[str, ...
         OutputError: if it cannot be written.
     """
     columns = _columns(label_boxes(mask, len(names) - 1), names)
+    extents = [
+        (side.stop - side.start) * step for _, box in columns for side, step in zip(box, volume.spacing_mm, strict=True)
+    ]
+    field_mm = max(FIELD_MM, max(extents, default=0.0) + 2 * AROUND_MM)
     width = max(1, len(columns)) * (PANEL_PX + GAP_PX) + GAP_PX
     sheet = Image.new("RGB", (width, TITLE_PX + len(EDGES) * (PANEL_PX + GAP_PX)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, (value, box) in enumerate(columns):
         left = GAP_PX + number * (PANEL_PX + GAP_PX)
         draw.text((left + 2, 3), plain_name(names[value]), fill=COLOURS[(value - 1) % len(COLOURS)], font=_font(15))
-        for row, (name, panel) in enumerate(_views(volume, window, mask, value, box)):
+        for row, (name, panel) in enumerate(_views(volume, window, mask, value, box, field_mm)):
             top = TITLE_PX + row * (PANEL_PX + GAP_PX)
             sheet.paste(panel, (left, top))
-            _letter(draw, name, left, top)
+            _letter(draw, name, left, top, field_mm)
     with whole_file(path) as partial:
         sheet.save(partial, format="WEBP", quality=QUALITY, method=1)
 
@@ -76,21 +84,24 @@ def _columns(boxes: Sequence[Box | None], names: tuple[str, ...]) -> list[tuple[
     return sorted(found, key=from_the_right)[:MOST_STRUCTURES]
 
 
-def _views(volume: Volume, window: Window, mask: Mask, value: int, box: Box) -> list[tuple[str, Image.Image]]:
+def _views(
+    volume: Volume, window: Window, mask: Mask, value: int, box: Box, field_mm: float
+) -> list[tuple[str, Image.Image]]:
     """The three views of a structure; the head is up and the nose is up or on the left."""
     places = np.argwhere(mask[box] == value)
     z, y, x = (int(np.median(places[:, axis])) + box[axis].start for axis in range(3))
-    depth = mask.shape[0]
+    middle = [(side.start + side.stop - 1) // 2 for side in box]
+    up_z = mask.shape[0] - 1 - middle[0]
     dz, dy, dx = volume.spacing_mm
     shown = volume.voxels[0]
     up = slice(None, None, -1)
     views = (
-        ("axial", shown[z], mask[z], (y, x), (dy, dx)),
-        ("coronal", shown[up, y], mask[up, y], (depth - 1 - z, x), (dz, dx)),
-        ("sagittal", shown[up, :, x], mask[up, :, x], (depth - 1 - z, y), (dz, dy)),
+        ("axial", shown[z], mask[z], (middle[1], middle[2]), (dy, dx)),
+        ("coronal", shown[up, y], mask[up, y], (up_z, middle[2]), (dz, dx)),
+        ("sagittal", shown[up, :, x], mask[up, :, x], (up_z, middle[1]), (dz, dy)),
     )
     return [
-        (name, _panel(np.asarray(image), labels, centre, steps_mm, window))
+        (name, _panel(np.asarray(image), labels, centre, steps_mm, window, field_mm))
         for name, image, labels, centre, steps_mm in views
     ]
 
@@ -101,9 +112,10 @@ def _panel(
     centre: tuple[int, int],
     steps_mm: tuple[float, float],
     window: Window,
+    field_mm: float,
 ) -> Image.Image:
     """A square of a slice around a pixel at true proportions, outlines drawn on it; black where the scan ends."""
-    reach = [round(FIELD_MM / 2 / step) for step in steps_mm]
+    reach = [round(field_mm / 2 / step) for step in steps_mm]
     kept = [slice(max(0, at - far), at + far + 1) for at, far in zip(centre, reach, strict=True)]
     row, column = ((side.start - at + far) for side, at, far in zip(kept, centre, reach, strict=True))
     part, marks = image[kept[0], kept[1]], labels[kept[0], kept[1]]
@@ -131,7 +143,7 @@ def _shrunk(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inner
 
 
-def _letter(draw: ImageDraw.ImageDraw, name: str, left: int, top: int) -> None:
+def _letter(draw: ImageDraw.ImageDraw, name: str, left: int, top: int, field_mm: float) -> None:
     """The view's name, the patient's directions and a scale, within the panel."""
     middle, end = PANEL_PX // 2, PANEL_PX - 5
     up, down, before, after = EDGES[name]
@@ -144,7 +156,7 @@ def _letter(draw: ImageDraw.ImageDraw, name: str, left: int, top: int) -> None:
         (after, end, middle, "rm"),
     ):
         draw.text((left + x, top + y), letter, anchor=anchor, **text)  # type: ignore[arg-type]
-    length = round(SCALE_MM * PANEL_PX / FIELD_MM)
+    length = round(SCALE_MM * PANEL_PX / field_mm)
     right, bottom = left + PANEL_PX - 8, top + PANEL_PX - 8
     draw.line((right - length, bottom, right, bottom), fill=INK, width=2)
     draw.text((right, bottom - 5), f"{SCALE_MM} mm", anchor="rd", **text)  # type: ignore[arg-type]

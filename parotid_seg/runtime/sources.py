@@ -1,4 +1,4 @@
-"""What a case is read from: NIfTI files or DICOM series, one for each of the model's channels."""
+"""What a case is read from: image files or DICOM series, one for each of the model's channels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.runtime.journal import hash_file
-from parotid_seg.scan.nifti import NiftiScan, count_voxels, read_nifti
+from parotid_seg.scan.formats import count_voxels_of, files_of_image, read_image
+from parotid_seg.scan.nifti import NiftiScan, count_voxels, is_nifti, read_nifti
 
 Source = Path | Series
-"""A NIfTI file, absolute and not surely there, or a DICOM series that was found."""
+"""An image file, absolute and not surely there, or a DICOM series that was found."""
 Scan = tuple[Source, ...]
 """The sources of a scan's channels, in the model's order."""
 
@@ -27,7 +28,8 @@ def hash_source(source: Source) -> str:
         OSError: if a file cannot be read.
     """
     if isinstance(source, Path):
-        return hash_file(source)
+        hashes = [hash_file(path) for path in files_of_image(source)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     files = {each.path: hash_file(each.path) for each in source.slices}
     slices = ((files[each.path], str(each.frame)) for each in source.slices)
     return hashlib.sha256(" ".join(part for each in slices for part in each).encode()).hexdigest()
@@ -44,7 +46,7 @@ def read_scan(scan: Scan) -> NiftiScan:
     """
     paths = [each for each in scan if isinstance(each, Path)]
     if len(paths) == len(scan):
-        return read_nifti(*paths)
+        return read_image(paths[0]) if len(paths) == 1 and not is_nifti(paths[0]) else read_nifti(*paths)
     from parotid_seg.dicom.one_grid import read_on_one_grid
 
     first, *further = (each for each in scan if isinstance(each, Series))
@@ -54,7 +56,13 @@ def read_scan(scan: Scan) -> NiftiScan:
 
 def voxels_of(scan: Scan) -> int:
     """Voxels that are held while a scan is read, by its headers; 0 of files that cannot be read."""
-    first, *further = (count_voxels(each) if isinstance(each, Path) else each.voxels for each in scan)
+    first, *further = (_voxels_of(each) for each in scan)
     if isinstance(scan[0], Path):
         return first + sum(further)
     return first * len(scan) + max(further, default=0)  # they are resampled one by one
+
+
+def _voxels_of(source: Source) -> int:
+    if isinstance(source, Path):
+        return count_voxels(source) if is_nifti(source) else count_voxels_of(source)
+    return source.voxels

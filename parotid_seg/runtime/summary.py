@@ -84,7 +84,13 @@ def write_summary(
 
 
 def write_run(
-    site: Site, options: Any, scans: Sequence[Path], begun: datetime, cases: Mapping[str, int], path: Path
+    site: Site,
+    options: Any,
+    scans: Sequence[Path],
+    begun: datetime,
+    cases: Mapping[str, int],
+    not_used: Mapping[str, int],
+    path: Path,
 ) -> None:
     """Write what a run was made with.
 
@@ -94,6 +100,7 @@ def write_run(
         scans: what was asked for.
         begun: when.
         cases: how many ended how.
+        not_used: what else was found, by kind: how many.
         path: the file to make.
 
     Raises:
@@ -107,6 +114,7 @@ def write_run(
         "ran": dataclasses.asdict(site.ran),
         **site.about,
         "cases": cases,
+        "not_used": not_used,
         "versions": versions_of(PACKAGES),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }

@@ -8,17 +8,18 @@ import traceback
 from collections.abc import Callable
 
 from parotid_seg.dicom.series import Series
-from parotid_seg.errors import InputError, OutputError, ScanError
+from parotid_seg.errors import InputError, OutputError, ScanError, system_reason
 from parotid_seg.files import make_folder, visible
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.decide import read_for_model
 from parotid_seg.runtime.journal import Entry, hash_file, is_whole
 from parotid_seg.runtime.messages import PICTURES, Work, failed, views_of
 from parotid_seg.runtime.outputs import is_ours
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
-from parotid_seg.runtime.segmenter import conclude, prepare
-from parotid_seg.runtime.sources import Scan, hash_source, place_of, read_scan
+from parotid_seg.runtime.segmenter import conclude
+from parotid_seg.runtime.sources import Scan, hash_source, place_of
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
 
@@ -82,7 +83,7 @@ def key_of(scan: Scan, work: Work) -> str:
         except FileNotFoundError as error:
             raise ScanError(f"no such file, expected the case's channel {channel}", path=error.filename) from error
         except OSError as error:
-            raise ScanError(f"cannot be read ({error.strerror})", path=error.filename) from error
+            raise ScanError(f"cannot be read ({system_reason(error)})", path=error.filename) from error
     return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
 
 
@@ -97,8 +98,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
                 f"{path.name} exists in the output folder and is no mask of ours; move it or choose another --out",
                 path=place_of(source),
             )
-    scan = read_scan(case.scan)
-    covered = prepare(scan.volume, work.contract)
+    scan, covered = read_for_model(case.scan, work.contract)
     read = time.perf_counter()
     labelled = ask(covered)
     answered = time.perf_counter()

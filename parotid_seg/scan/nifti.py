@@ -19,7 +19,7 @@ from nibabel.nifti2 import Nifti2Image
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from parotid_seg.errors import ScanError
+from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.files import whole_file
 from parotid_seg.scan.geometry import Geometry, geometry_of, header_in_place
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
@@ -324,8 +324,8 @@ def _type_name(dtype: np.dtype[np.generic]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # its text also names the file
+    if isinstance(error, OSError) and (error.errno or not str(error)):
+        return system_reason(error)
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

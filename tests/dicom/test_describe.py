@@ -7,9 +7,10 @@ import pydicom
 import pytest
 from pydicom.datadict import tag_for_keyword
 
-from parotid_seg.dicom.read import describe_folder, find_series, read_series
-from parotid_seg.errors import ScanError
+from parotid_seg.dicom.read import find_series, read_series
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.flag_text import sentences
+from parotid_seg.runtime.inspect import inspect
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Unknown encoding")
@@ -61,8 +62,8 @@ def everything_said(folder) -> str:
     """Messages of finding, describing and reading."""
     found = find_series(path for path in folder.rglob("*") if path.is_file())
     said = [*map(str, found.left_out), *(series.title + series.key for series in found.series)]
-    said += [f"{label}: {value}" for label, value in describe_folder(folder).items()]
-    said += [str(describe_folder(next(folder.rglob("*.dcm"))))]
+    said += [f"{label}: {value}" for label, value in inspect(folder).items()]
+    said += [str(inspect(next(folder.rglob("*.dcm"))))]
     for series in found.series:
         try:
             said.append(sentences(read_series(series).volume.flags))
@@ -112,7 +113,7 @@ def test_a_description_that_names_the_patient_is_withheld(tmp_path, keyword, ind
         dataset.SeriesDescription = description[index]
 
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=change)
-    said = str(describe_folder(tmp_path))
+    said = str(inspect(tmp_path))
     assert "description withheld, as it may name the patient" in said
     assert description[index] not in said
 
@@ -128,34 +129,36 @@ def test_what_a_folder_holds(tmp_path):
     gap[3].unlink()
     (tmp_path / "notes.txt").write_text("stray")
     (tmp_path / ".hidden").write_text("not looked at")
-    facts = describe_folder(tmp_path)
+    facts = inspect(tmp_path)
     (title,) = [label for label in facts if label.startswith("CT series 3 (")]
     assert facts == {
         "folder": str(tmp_path),
         "kind": "folder of 14 files",
-        "series": "1 of use",
+        "for": "the packaged model (CT)",
+        "infer would": "segment 1, refuse 1, not use 0",
         title: "7 slices of 16 x 20 voxels, 3 x 1 x 0.75 mm; slices, rows and columns run to SPL; "
-        f'"Neck_<b>3.0_[31m"; in {tmp_path / "ct"}',
-        "not used (1)": facts["not used (1)"],
-        "not used (2)": f"{tmp_path / 'notes.txt'}: not DICOM",
+        f'"Neck_<b>3.0_[31m"; in {tmp_path / "ct"}; would be segmented',
+        "refused (1)": facts["refused (1)"],
     }
-    assert facts["not used (1)"].startswith(f"{tmp_path / 'gap'}: CT series (")
-    assert "1 slice missing, at -41.00 mm" in facts["not used (1)"]
+    assert facts["refused (1)"].startswith(f"{tmp_path / 'gap'}: CT series (")
+    assert "1 slice missing, at -41.00 mm" in facts["refused (1)"]
 
 
 def test_a_file_stands_for_its_series(tmp_path):
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     write_series(tmp_path / "ct", ct_voxels(SHAPE), uids="2", names="B")
     shutil.copytree(tmp_path / "ct", tmp_path / "ct" / "deeper")  # not its folder
-    facts = describe_folder(paths[2])
-    assert [facts["file"], facts["kind"], facts["series"]] == [str(paths[2]), "DICOM file", "1 of use"]
-    assert len(facts) == 4
+    facts = inspect(paths[2])
+    assert facts["file"] == str(paths[2])
+    assert facts["kind"].startswith("DICOM file; ")
+    assert facts["infer would"] == "segment 1, refuse 0, not use 0"
+    assert len(facts) == 5
     paths[5].unlink()
-    facts = describe_folder(paths[2])
-    assert facts["series"] == "none of use"
-    assert "1 slice missing" in facts["not used (1)"]
+    facts = inspect(paths[2])
+    assert facts["infer would"] == "segment 1, refuse 1, not use 0"
+    assert "1 slice missing" in facts["refused (1)"]
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ScanError, match="gone: no such file or folder"):
-        describe_folder(tmp_path / "gone")
+    with pytest.raises(InputError, match="gone: no such file"):
+        inspect(tmp_path / "gone")

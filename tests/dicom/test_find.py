@@ -182,7 +182,7 @@ def test_missing_slices_are_named_by_position(tmp_path, gone, said):
 
 def test_varying_spacing_is_refused(tmp_path):
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=shifted(lambda index: (0, 0, max(0, index - 4))))
-    assert "slices lie 3 to 4 mm apart, expected one distance" in refusal(tmp_path)
+    assert "uneven: slices lie 3 mm (4 times) and 4 mm (4 times) apart, expected one distance" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("rounded", [4, 1])
@@ -236,7 +236,7 @@ def turned(dataset):
         (lambda dataset: setattr(dataset, "BitsStored", 17), "found 16 bits a pixel, 17 of them stored"),
         (lambda dataset: setattr(dataset, "PixelSpacing", [0, 1]), "no usable PixelSpacing, expected positive numbers"),
         (lambda dataset: setattr(dataset, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "two unit vectors"),
-        (lambda dataset: delattr(dataset, "SOPInstanceUID"), "no SOPInstanceUID"),
+        (lambda dataset: setattr(dataset, "SOPInstanceUID", "no UID"), "no usable SOPInstanceUID"),
     ],
 )
 def test_one_bad_slice_refuses_its_series(tmp_path, change, said):
@@ -251,14 +251,55 @@ def test_one_bad_slice_refuses_its_series(tmp_path, change, said):
         assert "1 of 9 files cannot be used, such as IM" in message
 
 
-def test_a_damaged_slice_refuses_the_series_of_its_folder(tmp_path):
+def test_a_damaged_file_of_no_known_series_is_told_and_the_series_beside_it_are_flagged(tmp_path):
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), uids="2", names="B")
     write_series(tmp_path / "other", ct_voxels(SHAPE))
-    paths[-1].write_bytes(paths[-1].read_bytes()[:400])  # the last one: no gap would show
+    paths[-1].write_bytes(paths[-1].read_bytes()[:400])  # the last one: no gap shows
     found = all_in(tmp_path)
-    assert [series.folder.name for series in found.series] == ["other"]
-    assert sorted((left.count, left.refused) for left in found.left_out) == [(1, True), (8, True)]
-    assert f"{paths[-1].name} beside it cannot be read and may be one of its slices" in str(found.left_out)
+    assert [(series.folder.name, len(series.slices)) for series in found.series] == [("ct", 8), ("ct", 9), ("other", 9)]
+    flag = Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=paths[-1].name)
+    assert [series.flags for series in found.series] == [(flag,), (flag,), ()]
+    assert read_series(found.series[0]).volume.flags == (flag,)
+    (left,) = found.left_out
+    assert (left.path, left.refused, left.reason) == (paths[-1], True, "cut off before SeriesInstanceUID")
+
+
+def test_a_damaged_file_refuses_the_series_that_has_a_gap_for_it_and_no_other(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), uids="2", names="B")
+    paths[4].write_bytes(paths[4].read_bytes()[:400])
+    found = all_in(tmp_path)
+    assert [len(series.slices) for series in found.series] == [9]
+    (refused,) = [each for each in found.left_out if each.count == 8]
+    assert (
+        f"1 slice missing, at -38.00 mm along the slices' normal (spacing 3 mm); {paths[4].name} beside it cannot"
+        in (refused.reason)
+    )
+
+
+def test_a_damaged_file_that_says_its_series_refuses_that_one(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), uids="2", names="B")
+    content = bytearray(paths[-1].read_bytes())
+    at = content.index(b"\x20\x00\x32\x00DS")  # ImagePositionPatient, which comes after SeriesInstanceUID
+    content[at + 6 : at + 8] = b"\xff\xff"
+    paths[-1].write_bytes(content)
+    found = all_in(tmp_path)
+    assert [(len(series.slices), series.flags) for series in found.series] == [(9, ())]
+    assert any(f"{paths[-1].name}, one of its files, cannot be read" in each.reason for each in found.left_out) or any(
+        f"1 of 9 files cannot be used, such as {paths[-1].name}" in each.reason for each in found.left_out
+    )
+
+
+def test_a_damaged_copy_of_an_image_that_is_used_refuses_nothing(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
+    (tmp_path / "ct" / "part.dcm").write_bytes(paths[3].read_bytes()[:-100])
+    found = all_in(tmp_path)
+    assert len(found.series[0].slices) == 9
+    assert [(left.reason, left.refused) for left in found.left_out] == [
+        ("damaged copies of images that are used", False)
+    ]
 
 
 def test_complete_volumes_of_two_orientations_in_one_series_are_both_used(tmp_path):

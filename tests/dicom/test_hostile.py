@@ -17,8 +17,9 @@ from pydicom.uid import (
 )
 
 from parotid_seg.dicom import file as dicom_file
-from parotid_seg.dicom.read import describe_folder, find_series, read_series
+from parotid_seg.dicom.read import find_series, read_series
 from parotid_seg.errors import ScanError
+from parotid_seg.runtime.inspect import inspect
 from tests.dicom_series import ct_voxels, write_enhanced, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:The value length", "ignore:Invalid value for VR")
@@ -56,7 +57,7 @@ def test_all_that_ships_with_pydicom_at_once():
     found = find_series(SHIPPED)
     used = {each.path for series in found.series for each in series.slices}
     assert len(used) + sum(left.count for left in found.left_out) >= len(SHIPPED)
-    assert describe_folder(Path(pydicom.data.__file__).parent)
+    assert inspect(Path(pydicom.data.__file__).parent)
 
 
 @pytest.mark.parametrize("kind", ["series", "enhanced", "compressed"])

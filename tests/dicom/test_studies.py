@@ -6,7 +6,7 @@ import pytest
 
 from parotid_seg.dicom.read import find_series
 from parotid_seg.dicom.series import series_key
-from parotid_seg.dicom.studies import of_modality, scans_of
+from parotid_seg.dicom.studies import kinds_taken, scans_of
 from tests.dicom_series import ct_voxels, lay, uid, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, SHAPE, STIR, T1, T2, write_mr, write_study
 
@@ -192,19 +192,12 @@ def test_a_channel_that_no_header_tells(tmp_path, channels):
 def test_modalities(tmp_path):
     write_series(tmp_path / "ct", ct_voxels())
     write_study(tmp_path / "mr")
-    series = found_in(tmp_path)
-    kept, others = of_modality(series, ("CT",))
-    assert [each.modality for each in kept] == ["CT"]
-    assert [each.reason.split(": ")[1] for each in others] == ["the model takes CT"] * 3
-    assert len(of_modality(series, MR)[0]) == 3
-    assert len(of_modality(series, ("CT", "T1"))[0]) == 4
+    files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
 
+    def found(*channels):
+        return find_series(files, kinds_taken(channels))
 
-def test_ct_beside_mr_in_one_frame_of_reference(tmp_path):
-    def change(_, dataset):
-        dataset.StudyInstanceUID = uid("study", "study")
-        dataset.FrameOfReferenceUID = uid("frame", "frame of reference")
-
-    write_series(tmp_path / "ct", ct_voxels(), number=1, change=change)
-    write_mr(tmp_path / "t1", T1, number=3)
-    assert chosen(tmp_path, ("CT", "T1"))[0] == [[1, 3]]
+    assert [each.modality for each in found("CT").series] == ["CT"]
+    assert [each.reason.split(": ")[1] for each in found("CT").left_out] == ["the model takes CT"] * 3
+    assert len(found(*MR).series) == 3
+    assert len(found("CT", "T1").series) == 4

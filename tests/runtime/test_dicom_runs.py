@@ -172,7 +172,7 @@ def mixed(command, small, everything, tmp_path_factory):
 def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(mixed):
     scans, out, done = mixed
     assert sorted(path.name for path in out.glob("*.nii.gz")) == ["nifti.nii.gz", "two_3.nii.gz", "two_4.nii.gz"]
-    told = [line for line in done.stdout.splitlines() if line.startswith("left out: ")]
+    told = [line for line in done.stdout.splitlines() if line.startswith("not used: ")]
     assert len(told) == 2, done.stdout
     assert any("RT Structure Set" in line and str(scans / "two" / "ct.rtstruct.dcm") in line for line in told)
     assert any("Segmentation" in line and str(scans / "ct.seg.dcm") in line for line in told)

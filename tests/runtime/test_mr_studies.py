@@ -27,7 +27,7 @@ CT, MR = ("CT",), ("T1", "T2", "STIR")
 def found_in(*folders, channels=MR):
     """Numbers of the scans' series, errors, and what is said, without the series' keys."""
     said = []
-    scans, errors = find_scans(folders, channels, say=said.append)
+    scans, errors = find_scans(folders, channels, leave=lambda each: said.append(f"not used: {each}"))
     lines = [re.sub(r" \([0-9a-f]{8}[a-z0-9-]*\)", "", str(each)) for each in (*errors, *said)]
     return [[series.number for series in scan] for scan in scans], lines[: len(errors)], lines[len(errors) :]
 
@@ -45,7 +45,7 @@ def test_a_ct_model_takes_the_ct_of_a_folder_with_both(tmp_path):
     assert scans == [[1]]
     assert not errors
     assert said == [
-        f"left out: {tmp_path}/mr/{name}: MR series {number}: the model takes CT (10 files)"
+        f"not used: {tmp_path}/mr/{name}: MR series {number}: the model takes CT (10 files)"
         for name, number in (("stir", 5), ("t1", 3), ("t2", 4))
     ]
     assert names_of(tmp_path, channels=CT) == ["ct"]
@@ -57,7 +57,7 @@ def test_an_mr_model_takes_the_mr_of_a_folder_with_both(tmp_path):
     scans, errors, said = found_in(tmp_path)
     assert scans == [[3, 4, 5]]
     assert not errors
-    assert said == [f"left out: {tmp_path}/ct: CT series 1: the model takes T1, T2, STIR (12 files)"]
+    assert said == [f"not used: {tmp_path}/ct: CT series 1: the model takes T1, T2, STIR (12 files)"]
     assert found_in(tmp_path, channels=("T2",))[0] == [[4]]
 
 
@@ -67,7 +67,7 @@ def test_a_folder_of_the_other_modality_only_is_an_error_that_says_so(tmp_path):
     assert not scans
     assert error == (
         f"{tmp_path}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series; "
-        "left out: MR series 3: the model takes CT"
+        "not used: MR series 3: the model takes CT"
     )
 
 

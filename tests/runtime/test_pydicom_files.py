@@ -42,7 +42,7 @@ def test_the_good_one_is_done(ran):
 
 def test_every_file_is_told_of(ran):
     folder, went = ran
-    lines = [*went.errors, *(line for line in went.lines if line.startswith("left out: "))]
+    lines = [*went.errors, *(line for line in went.lines if line.startswith("not used: "))]
     counts = [int(found[1]) if (found := re.search(r" \((\d+) files\)$", line)) else 1 for line in lines]
     files = [path for path in (folder / "scans").rglob("*") if path.is_file() and is_dicom(path)]
     assert len(files) > 150

@@ -1,0 +1,238 @@
+"""Files below folders, each real file once: links are followed, and what is not followed or cannot be is reported."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from parotid_seg.errors import ScanError, system_reason
+
+# fmt: off
+NO_SCANS = frozenset((
+    ".bval", ".bvec", ".csv", ".html", ".jpeg", ".jpg", ".json", ".log", ".md", ".pdf", ".png", ".toml", ".tsv", ".txt",
+    ".xlsx", ".xml", ".yaml", ".yml",
+))
+# fmt: on
+"""Endings of files that lie beside scans and are none."""
+
+STRAY = "stray file"
+"""The kind of files that are of no interest: not DICOM, empty, or gone."""
+
+Identity = tuple[int, int] | str
+"""What a file or folder is, whatever path leads to it: device and number, or the real path where there is no number."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files that are not used, for one reason.
+
+    Attributes:
+        path: the file, or the deepest folder that holds all of them.
+        reason: in one line, without text from the files.
+        count: files.
+        refused: whether they are, or may be, a scan that ought to be used: one that is damaged or incomplete.
+        kind: what they are, in the singular, to be counted: "RT dose", "MR series", "link".
+        items: how many of that kind; a series is one, whatever files it has.
+        files: all of them.
+    """
+
+    path: Path
+    reason: str
+    count: int = 1
+    refused: bool = False
+    kind: str = field(default="file", compare=False)
+    items: int = field(default=1, compare=False)
+    files: tuple[Path, ...] = field(default=(), compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return str(self.as_error())
+
+    def as_error(self, expected: str = "") -> ScanError:
+        """The error to raise where such files are not to be passed over.
+
+        Args:
+            expected: what there should have been instead, for the message.
+        """
+        reason = self.reason + (f" ({self.count} files)" if self.count > 1 else "")
+        return ScanError(_printable(f"{reason}; {expected}" if expected else reason), path=_printable(str(self.path)))
+
+
+def _printable(text: str) -> str:
+    """Text on one line: names of files may hold anything."""
+    return "".join(each if each.isprintable() else "_" for each in text)
+
+
+def folder_of_files(paths: Sequence[Path]) -> Path:
+    """The deepest folder that holds all of some files."""
+    try:
+        return Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError:  # some are absolute, some not
+        return Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found.
+
+    Attributes:
+        below: for each folder that was named, its files at any depth, also those that another path leads to as well.
+        files: every file once: those below folders, and those that were named.
+        left_out: links that lead nowhere or to what is found anyway, and folders that cannot be listed.
+    """
+
+    below: dict[Path, list[Path]]
+    files: list[Path]
+    left_out: list[LeftOut]
+
+
+def search(places: Iterable[Path], ignore: Iterable[Path] = ()) -> Searched:
+    """Find every file below some folders, at any depth, without hidden ones.
+
+    Symbolic links to files and folders are followed, also out of the folder that was named. A real file or folder that
+    several paths lead to (links, hard links) is used once, and by its own path if that is among them. A link to a
+    folder that it lies in is a loop and is not followed.
+
+    Args:
+        places: files and folders that are there.
+        ignore: files and folders to leave aside.
+    """
+    walk = _Walk({os.path.realpath(path) for path in ignore})
+    named = list(dict.fromkeys(map(absolute, places)))
+    for place in named:
+        if place.is_dir():
+            walk.below[place] = []
+            walk.add_folder(_Folder(place, os.path.realpath(place), place))
+    for place in named:
+        if not place.is_dir():
+            walk.add_file(place, _identity(place), None)
+    walk.follow_links()
+    return Searched(walk.below, list(walk.files.values()), walk.left_out())
+
+
+def absolute(path: Path) -> Path:
+    """An absolute path that still has the name by which it was given, though that may be a link's."""
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+
+
+class _Folder(NamedTuple):
+    """A folder to search: its path as found, its real path, and the place below which it lies."""
+
+    path: Path
+    real: str
+    place: Path
+
+
+class _Walk:
+    """What a search has come to."""
+
+    def __init__(self, ignored: set[str]) -> None:
+        self.below: dict[Path, list[Path]] = {}
+        self.files: dict[Identity, Path] = {}
+        self._ignored = ignored
+        self._folders: dict[Identity, Path] = {}
+        self._links: deque[_Folder] = deque()
+        self._also_below: dict[Path, set[Path]] = defaultdict(set)
+        self._followed: set[Path] = set()
+        self._repeated: dict[tuple[Path, Path], list[tuple[Path, Path]]] = defaultdict(list)
+        self._left_out: list[LeftOut] = []
+
+    def add_folder(self, start: _Folder) -> None:
+        """Search a folder; links are kept for later, so that what has a path of its own is found by that."""
+        waiting = [start]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                status = folder.path.stat()
+                entries = sorted(os.scandir(folder.path), key=lambda entry: entry.name)
+            except OSError as error:
+                self._leave(folder.path, f"the folder cannot be listed ({system_reason(error)})", "folder", True)
+                continue
+            known = self._folders.setdefault(_identity_of(status, folder.real), folder.path)
+            if known != folder.path:
+                self._leave(folder.path, f"the same folder as {known}, which is searched", "repeated folder")
+                self._also_below[folder.place].add(known)
+                continue
+            further = []
+            for entry in entries:
+                found = _Folder(folder.path / entry.name, os.path.join(folder.real, entry.name), folder.place)  # noqa: PTH118
+                if entry.name.startswith(".") or found.real in self._ignored:
+                    continue
+                if entry.is_symlink():
+                    self._links.append(found)
+                elif entry.is_dir(follow_symlinks=False):
+                    further.append(found)
+                elif entry.is_file(follow_symlinks=False):
+                    number = entry.inode()
+                    self.add_file(found.path, (status.st_dev, number) if number else found.real, folder.place)
+            waiting += reversed(further)
+
+    def add_file(self, path: Path, identity: Identity, place: Path | None) -> None:
+        """Take a file, unless it is there already."""
+        known = self.files.setdefault(identity, path)
+        if place is not None:
+            self.below[place].append(known)
+        if known != path and path.suffix.lower() not in NO_SCANS:
+            self._repeated[path.parent, known.parent].append((path, known))
+
+    def follow_links(self) -> None:
+        """Take what the links lead to, and the links in there."""
+        while self._links:
+            link = self._links.popleft()
+            real = os.path.realpath(link.path)
+            if link.path in self._followed:  # its folder was named as well as one above
+                self._also_below[link.place].add(link.path)
+                continue
+            self._followed.add(link.path)
+            if any(real == each or real.startswith(each + os.sep) for each in self._ignored):
+                continue
+            try:
+                status = link.path.stat()
+            except OSError as error:
+                if link.path.suffix.lower() not in NO_SCANS:
+                    self._leave(link.path, f"a link that leads nowhere ({system_reason(error)})", "link", True)
+                continue
+            if link.path.is_file():
+                self.add_file(link.path, _identity_of(status, real), link.place)
+            elif link.path.is_dir():
+                self._follow(link, _identity_of(status, real), real)
+        for place, known in self._also_below.items():
+            self.below[place] += [path for path in self.files.values() if {path, *path.parents} & known]
+
+    def _follow(self, link: _Folder, identity: Identity, real: str) -> None:
+        holds = Path(link.real).parent
+        if any(identity == _identity(folder) for folder in (holds, *holds.parents)):
+            self._leave(link.path, "a link to a folder that it lies in; it is not followed", "link")
+        elif identity in self._folders:
+            known = self._folders[identity]
+            self._leave(link.path, f"a link to {known}, which is searched", "link")
+            self._also_below[link.place].add(known)
+        else:
+            self.add_folder(_Folder(link.path, real, link.place))
+
+    def _leave(self, path: Path, reason: str, kind: str, refused: bool = False) -> None:
+        self._left_out.append(LeftOut(path, reason, 1, refused, kind, 1, (path,)))
+
+    def left_out(self) -> list[LeftOut]:
+        """What is not used; files of one folder that are those of another are one entry."""
+        for (folder, other), pairs in self._repeated.items():
+            (first, known), count = pairs[0], len(pairs)
+            reason = f"the same file as {known}" if count == 1 else f"the same files as in {other}"
+            files = tuple(path for path, _ in pairs)
+            path = first if count == 1 else folder
+            self._left_out.append(LeftOut(path, reason, count, False, "repeated file", count, files))
+        return self._left_out
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        return _identity_of(path.stat(), os.path.realpath(path))
+    except OSError:
+        return os.path.realpath(path)
+
+
+def _identity_of(status: os.stat_result, real: str) -> Identity:
+    return (status.st_dev, status.st_ino) if status.st_ino else real

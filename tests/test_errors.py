@@ -1,0 +1,35 @@
+"""What the operating system says reaches the user, and the name of a Python class does not."""
+
+import errno
+
+import pytest
+
+from parotid_seg.dicom.discreet import discreet
+from parotid_seg.errors import ScanError, system_reason
+from parotid_seg.scan.nifti import read_nifti
+
+REASONS = [
+    (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    (OSError(errno.ESTALE, None), "Stale file handle"),
+    (OSError("a library's words"), "the system gave no reason"),
+    (OSError(), "the system gave no reason"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), REASONS)
+def test_what_the_system_said(tmp_path, error, said):
+    assert system_reason(error) == said
+    with pytest.raises(ScanError, match=rf"a\.dcm: cannot be read \({said}\)"), discreet(tmp_path / "a.dcm", "file"):
+        raise error
+
+
+def test_a_nifti_file_that_the_system_cannot_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.nii"
+    path.touch()
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, None)
+
+    monkeypatch.setattr(type(path), "open", fail)
+    with pytest.raises(ScanError, match=r"a\.nii: .*Input/output error"):
+        read_nifti(path)
