@@ -1,6 +1,6 @@
 """What the name of a contoured structure (ROI) means: one of our labels, or none, and why.
 
-A name means a parotid gland if every one of its words is known here: the gland, one side, nothing else. Names of
+A name means a parotid gland if every one of its words is known: the gland, one side, nothing else. Names of
 AAPM TG-263 ("Parotid_L") are among them. One word more makes it something else: a margin ("Parotid_L_PRV"), what a
 target left of it ("Parotid_L-PTV"), a part ("Parotid_Deep_L"), a copy ("Parotid_L_1").
 """
@@ -10,33 +10,17 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from parotid_seg.errors import InputError
+from parotid_seg.scan.labels import FILLERS, PAROTID_GLAND, is_parotid, side_of, side_words, words
 
 LEFT, RIGHT = "parotid_left", "parotid_right"
+LABEL_OF = {"left": LEFT, "right": RIGHT}
+BOTH = frozenset(["parotids", "parotides", "parotiden", "parotidas", "both", "bilateral", "bilat"])
 
-
-def _table(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-GLAND = _table("parotid parot parotis parotide parotida parotidea ohrspeicheldruse ohrspeicheldruese")
-FILLERS = _table("gland gl glnd side glandula glande ghiandola")
-"""Words that add nothing."""
-SIDES = {
-    LEFT: _table("l lt lft left li links linke gauche sx sin sinistra izq izquierda esq esquerda"),
-    RIGHT: _table("r rt rgt right re rechts rechte droite dx dex dextra destra der dcha derecha dir direita"),
-}
-BOTH = _table("parotids parotides parotiden parotidas both bilateral bilat")
-LETTERS = {"parotide": {"g": LEFT, "d": RIGHT}, "parotida": {"i": LEFT, "e": LEFT, "d": RIGHT}}
-"""Letters that mean a side in the gland's own language only."""
-GLUED = (*SIDES[LEFT] - {"li", "sin"}, *SIDES[RIGHT] - {"re", "der", "dir"})
-
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^A-Za-z0-9\s_.,()-]")
-"""Whatever the style: Parotid_L, ParotidLt, PAROTID LT. A sign that is no separator ("+", "~") is a word."""
 LABEL = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
@@ -82,7 +66,7 @@ class RoiNames:
                     f"--names: found the label {label!r}, expected one of --labels: {', '.join(self.labels)}"
                 )
         for label in self.labels:
-            if label not in SIDES and not self.own.get(label):
+            if label not in LABEL_OF.values() and not self.own.get(label):
                 raise InputError(f"--labels: no name is known for {label!r}, expected a list of them in --names")
         owners: dict[str, str] = {}
         for label, names in self.own.items():
@@ -103,23 +87,19 @@ class RoiNames:
 
 def parotid_meaning(name: str) -> Meaning:
     """What a name means by the rules: a left or right parotid gland, or neither."""
-    found = list(_words(name))
-    glands = [word for word in found if word in GLAND]
+    found = words(name)
     both = [word for word in found if word in BOTH]
-    if not glands and not any(word.startswith("parotid") for word in both):
-        return Meaning(reason="its name means none of the labels", gland="parot" in _plain(name).lower())
-    letters = {letter: side for gland in glands for letter, side in LETTERS.get(gland, {}).items()}
-    sides = {side for side, words in SIDES.items() if words & set(found)}
-    sides |= {letters[word] for word in found if word in letters}
-    known = GLAND | FILLERS | BOTH | SIDES[LEFT] | SIDES[RIGHT] | letters.keys()
-    more = [word for word in found if word not in known]
+    if not is_parotid(name) and not any(word.startswith("parotid") for word in both):
+        return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(found))
+    sides = side_words(name)
+    more = [word for word in found if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
     if more:
         return Meaning(reason=f"its name says more than gland and side: {' '.join(more)}", gland=True)
-    if both or len(sides) > 1:
+    if both or len(set(sides.values())) > 1:
         return Meaning(reason="its name means both sides", gland=True)
     if not sides:
         return Meaning(reason="its name tells no side", gland=True)
-    return Meaning(sides.pop(), gland=True)
+    return Meaning(LABEL_OF[side_of(name)], gland=True)
 
 
 def read_names(path: Path) -> dict[str, tuple[str, ...]]:
@@ -138,25 +118,6 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
             raise InputError(f'--names: {path}: {label}: found {names!r}, expected a list of names: ["name", ...]')
     return {label: tuple(names) for label, names in table.items()}
-
-
-def _words(name: str) -> Iterator[str]:
-    """Words in lower case without accents; gland and side written as one word ("lparotid") come apart."""
-    for word in WORD.findall(_plain(name)):
-        yield from _apart(word.lower())
-
-
-def _apart(word: str) -> Sequence[str]:
-    if word not in GLAND | BOTH:
-        for gland in sorted(GLAND, key=len, reverse=True):
-            for side in GLUED:
-                if word in (side + gland, gland + side):
-                    return gland, side
-    return (word,)
-
-
-def _plain(name: str) -> str:
-    return "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
 
 
 def _folded(name: str) -> str:
