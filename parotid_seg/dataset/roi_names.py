@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError
 from parotid_seg.scan.labels import FILLERS, PAROTID_GLAND, is_parotid, side_of, side_words, words
 
@@ -59,6 +60,10 @@ class RoiNames:
             raise InputError(
                 f"--labels: found {', '.join(self.labels) or 'none'}, expected different names of letters, digits and "
                 "underscores, without background"
+            )
+        if IGNORE in self.labels[:-1]:
+            raise InputError(
+                f"--labels: found {IGNORE} before {self.labels[-1]}, expected it last: its voxels are not learnt"
             )
         for label in self.own:
             if label not in self.labels:

@@ -62,10 +62,10 @@ class Evaluation:
         notes = self.labels.notes
         ignored = [scores.ignored_ml for scores in self.cases.values() if scores.ignored_ml]
         if ignored:
-            notes.append(f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {len(ignored)} cases")
+            notes.append(f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {_cases(len(ignored))}")
         for name in self.labels.pairs:
             if absent := [case for case, scores in self.cases.items() if scores.labels[name].absent]:
-                notes.append(f"not scored, since absent in both masks: {name} in {len(absent)} cases ({_some(absent)})")
+                notes.append(f"absent in both masks, not scored: {name} in {_cases(len(absent))} ({_some(absent)})")
         return notes
 
     def to_json(self) -> str:
@@ -166,6 +166,10 @@ def _masks(place: Path) -> dict[str, Path]:
 
 def _natural(name: str) -> tuple[int, str]:
     return len(name), name
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" if count == 1 else f"{count} cases"
 
 
 def _some(names: Sequence[str]) -> str:

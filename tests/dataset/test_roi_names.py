@@ -116,6 +116,7 @@ def test_own_names_go_over_the_rules(tmp_path):
         ((LEFT, LEFT), {}, "expected different names"),
         (("background",), {}, "without background"),
         (("../x",), {"../x": ("a",)}, "letters, digits"),
+        (("ignore", LEFT), {"ignore": ("a",)}, "found ignore before parotid_left, expected it last"),
         (("tumour",), {}, "no name is known for 'tumour'"),
         ((LEFT,), {RIGHT: ("a",)}, "found the label 'parotid_right'"),
         ((LEFT, RIGHT), {LEFT: ("Gland",), RIGHT: ("gland",)}, "'gland' under parotid_left and parotid_right"),

@@ -257,7 +257,7 @@ def test_what_is_absent_in_both_masks_raises_no_mean(command, folders):
         labels[labels == 1] = 0
         save(folders / side / "b.nii.gz", labels)
     done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
-    assert "absent in both masks: parotid_left in 1 cases (b)" in done.stdout
+    assert "absent in both masks, not scored: parotid_left in 1 case (b)" in done.stdout
     scores = json.loads((folders / "scores.json").read_text())
     assert scores["cases"]["b"]["labels"]["parotid_left"]["dsc"] is None
     left = scores["means"]["parotid_left dsc"]

@@ -36,8 +36,8 @@ def test_names(name, expected, side, parotid):
 PAIRS = """left right|L R|l r|lt rt|Lt. Rt.|lft rgt|LEFT RIGHT|links rechts|li re|li. re.|linke rechte|gauche droite|
 gauche droit|sinistra destra|sinistro destro|sx dx|sin dex|sin. dex.|sinister dexter|izquierda derecha|
 izquierdo derecho|izq der|izq. dcha.|esquerda direita|esq dir"""
-NO_SIDES = """retina liver cleft lens vertebra_L1 C_R2 Boden_der_Mundhöhle direct_margin single d Node_IIb relapse Tumor_G
-basin order lingua rechecked ltd Glandula"""
+NO_SIDES = """retina liver cleft lens vertebra_L1 C_R2 Boden_der_Mundhöhle direct_margin single d Node_IIb relapse
+Tumor_G basin order lingua rechecked ltd Glandula"""
 
 
 @pytest.mark.parametrize("pair", [pair.strip() for pair in PAIRS.split("|")])
