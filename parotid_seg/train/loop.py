@@ -121,7 +121,8 @@ class Trainer(ABC):
             patients = load_patients(self.data, part, self.cache, self.config.window_hu)
             self.processes.meet()
         self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
-        for note in check_labels(self.data, self.train, self.validation):
+        mirrored = self.config.augment.mirror_probability > 0
+        for note in check_labels(self.data, self.train, self.validation, mirrored):
             self.report(f"note: {note}")
 
     def resume(self) -> None:

@@ -18,6 +18,7 @@ from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
+from parotid_seg.scan.labels import LEFT, RIGHT, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 from parotid_seg.train.dataset import DataSet, named
@@ -25,6 +26,10 @@ from parotid_seg.train.dataset import DataSet, named
 SMALLEST_BODY = 0.02
 """Share of a slice that is tissue, for the slice to count as showing the patient."""
 CACHE_FORMAT = 4
+FEWEST_TO_JUDGE = 3
+ASIDE_MM = 20.0
+"""A structure that lies so far to one side in each of this many patients or more has a side, whatever its name says.
+Parotid glands lie 47 mm or more beside the middle."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,13 @@ def load_patients(
     return patients
 
 
-def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient]) -> list[str]:
+def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], mirrored: bool) -> list[str]:
     """Make sure that label maps show something to learn and to validate on.
+
+    Args:
+        data: the data set.
+        train, validation: its patients.
+        mirrored: whether training shows scans in the mirror.
 
     Returns:
         What else a person should know, a line each.
@@ -98,12 +108,28 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
     for patients, what in ((train, "training"), (validation, "validation")):
         if not any(any(patient.shown_in) for patient in patients):
             raise InputError(f"found no voxel of any organ in the {what} patients' label maps", path=folder)
-    never = [
-        name
-        for value, name in enumerate(data.labels)
-        if value and not any(patient.shown_in[value] for patient in train)
-    ]
-    return [f"no training patient's label map shows {named(never)}"] if never else []
+    notes = []
+    for value, name in enumerate(data.labels[1:], start=1):
+        offsets_mm = [_left_of_middle_mm(patient, value) for patient in train if patient.shown_in[value]]
+        if not offsets_mm:
+            notes.append(f"no training patient's label map shows {name}")
+        elif mirrored and not side_of(name) and len(offsets_mm) >= FEWEST_TO_JUDGE:
+            sides = [
+                side for side, sign in ((LEFT, 1), (RIGHT, -1)) if min(sign * off for off in offsets_mm) > ASIDE_MM
+            ]
+            notes += [
+                f"{name} lies on the patient's {side} in all {len(offsets_mm)} training patients, but its name says no "
+                "side that is known: scans seen in the mirror show it on the other side as well"
+                for side in sides
+            ]
+    return notes
+
+
+def _left_of_middle_mm(patient: Patient, value: int) -> float:
+    """How far to the patient's left of the body's middle a structure lies; columns run to the patient's left."""
+    counts = np.count_nonzero(patient.labels == value, axis=(0, 1))
+    column = float(counts @ np.arange(len(counts)) / counts.sum())
+    return column * patient.volume.spacing_mm[2] - patient.centre_mm[1]
 
 
 def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> Patient:

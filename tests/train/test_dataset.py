@@ -14,7 +14,7 @@ import pytest
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.dataset import open_data_set, open_data_sets
-from parotid_seg.train.patients import load_patients
+from parotid_seg.train.patients import check_labels, load_patients
 from parotid_seg.train.settings import load_config
 
 HU = (-200.0, 300.0)
@@ -289,6 +289,27 @@ def test_ignore_is_no_label(data, tmp_path, value):
     rewrite(data / "dataset.json", labels={"background": 0, "parotid_left": 1, "parotid_right": 2})
     with pytest.raises(InputError, match=f"found label {value}, expected 0 to 2"):
         load_patients(open_data_set(data), ["p0"], tmp_path / "cache", HU)
+
+
+def notes_on(folder, cache, mirrored=True):
+    data = open_data_set(folder)
+    patients = load_patients(data, (*data.train, *data.validation), cache, HU)
+    return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], mirrored)
+
+
+def test_a_side_that_no_name_says_is_told(data, tmp_path):
+    """In whatever language: it is seen from where the structures lie."""
+    assert notes_on(data, tmp_path / "cache") == []
+    rewrite(data / "dataset.json", labels={"background": 0, "左腮腺": 1, "右腮腺": 2})
+    left, right = notes_on(data, tmp_path / "cache")
+    assert left.startswith("左腮腺 lies on the patient's left in all 4 training patients, but its name says no side")
+    assert right.startswith("右腮腺 lies on the patient's right in all 4 training patients")
+    assert notes_on(data, tmp_path / "cache", mirrored=False) == []
+
+
+def test_a_label_that_no_training_patient_shows_is_told(data, tmp_path):
+    rewrite(data / "dataset.json", labels={"background": 0, "parotid_left": 1, "parotid_right": 2, "tumour": 3})
+    assert notes_on(data, tmp_path / "cache") == ["no training patient's label map shows tumour"]
 
 
 @pytest.fixture
