@@ -13,7 +13,6 @@ Nothing here needs torch: what is wrong with a data set is told before it is imp
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,22 +223,22 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
         rest = images - {case for cases in splits.values() for case in cases}
-        return splits["train"], splits["validation"], _unused(rest, maps, "are in no list of splits.json and")
+        return splits["train"], splits["validation"], _unused(rest, maps)
     cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
-    return shuffled[held_out:], shuffled[:held_out], _unused(images - set(cases), maps, "")
+    return shuffled[held_out:], shuffled[:held_out], _unused(images - set(cases), maps)
 
 
-def _unused(cases: Collection[str], maps: Collection[str], why: str) -> tuple[str, ...]:
+def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:
     without = sorted(case for case in cases if case not in maps)
     others = sorted(case for case in cases if case in maps)
     notes = []
     if without:
         hint = "scans without labels belong in imagesUn"
-        notes.append(f"{len(without)} scans in imagesTr have no label map and are not used ({hint}): {named(without)}")
+        notes.append(f"scans in imagesTr without a label map are not used ({hint}): {named(without)}")
     if others:
-        notes.append(f"{len(others)} patients with label maps {why} are not used: {named(others)}")
+        notes.append(f"patients with label maps in no list of splits.json are not used: {named(others)}")
     return tuple(notes)
 
 
@@ -250,10 +249,12 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
     for name, cases in splits.items():
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             raise InputError(f"{name}: found {kind(cases)}, expected a list of patients' names", path=path)
-    counts = Counter(case for cases in splits.values() for case in cases)
-    if doubles := [case for case, count in counts.items() if count > 1]:
-        where = {case: [name for name, cases in splits.items() for each in cases if each == case] for case in doubles}
-        found = named(f"{case} (in {' and '.join(lists)})" for case, lists in where.items())
+    lists: dict[str, list[str]] = {}
+    for name, cases in splits.items():
+        for case in cases:
+            lists.setdefault(case, []).append(name)
+    if doubles := {case: found for case, found in lists.items() if len(found) > 1}:
+        found = named(f"{case} ({' and '.join(names)})" for case, names in doubles.items())
         raise InputError(f"found patients more than once: {found}; expected each in one list, once", path=path)
     return splits
 

@@ -67,7 +67,7 @@ def sides_that_do_not_pair(data):
 
 def in_two_lists(data):
     (data / "splits.json").write_text(json.dumps({"train": ["p0", "p1"], "validation": ["p1", "p2"]}))
-    return ["splits.json: found patients more than once: p1 (in train and validation)"]
+    return ["splits.json: found patients more than once: p1 (train and validation)"]
 
 
 def scan_cut_short(data):

@@ -126,12 +126,12 @@ def rewrite(path, **changes):
             lambda d: rewrite(d / "splits.json", train=["p0", "p9"], validation=["p1", "q"]),
             "splits.json: found patients that are not in imagesTr: p9, q$",
         ),
-        (lambda d: rewrite(d / "splits.json", train=["p0", "p1", "p0"]), r"more than once: p0 \(in train and train\)"),
+        (lambda d: rewrite(d / "splits.json", train=["p0", "p1", "p0"]), r"more than once: p0 \(train and train\)"),
         (
             lambda d: rewrite(d / "splits.json", train=["p0", "p4", "p5"]),
-            r"more than once: p4 \(in train and validation\), p5 \(in train and validation\)",
+            r"more than once: p4 \(train and validation\), p5 \(train and validation\)",
         ),
-        (lambda d: rewrite(d / "splits.json", test=["p0"]), r"more than once: p0 \(in train and test\)"),
+        (lambda d: rewrite(d / "splits.json", test=["p0"]), r"more than once: p0 \(train and test\)"),
         (lambda d: rewrite(d / "splits.json", train="p0"), "train: found a text, expected a list"),
         (lambda d: (d / "splits.json").write_text('[{"train": [], "val": []}]'), "splits.json: found a list"),
         (lambda d: drop(d, "imagesTr/p2_0000", "imagesTr/p4_0000"), "no scan in imagesTr for the label maps of p2, p4"),
@@ -223,8 +223,8 @@ def test_scans_and_labels_that_are_not_used_are_told(data):
     drop(data, "labelsTr/p1", "labelsTr/p3")
     rewrite(data / "splits.json", train=["p0"], validation=["p4"])
     hint = "scans without labels belong in imagesUn"
-    without = f"2 scans in imagesTr have no label map and are not used ({hint}): p1, p3"
-    others = "2 patients with label maps are in no list of splits.json and are not used: p2, p5"
+    without = f"scans in imagesTr without a label map are not used ({hint}): p1, p3"
+    others = "patients with label maps in no list of splits.json are not used: p2, p5"
     assert open_data_set(data).notes == (without, others)
     (data / "splits.json").unlink()
     found = open_data_set(data)
