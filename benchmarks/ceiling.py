@@ -59,8 +59,9 @@ def masks(nets: dict[str, ParotidNet], patient: Patient, grid: Grid, labels: tup
 
 
 def agreement(first: Mask, second: Mask, labels: tuple[str, ...]) -> float:
-    """Mean DSC over the structures."""
-    return float(np.mean([dice(first == value, second == value) for value in range(1, len(labels))]))
+    """Mean DSC over the structures that one of the masks shows; NaN if there is none."""
+    shown = [value for value in range(1, len(labels)) if (first == value).any() or (second == value).any()]
+    return float(np.mean([dice(first == value, second == value) for value in shown])) if shown else float("nan")
 
 
 def main() -> None:
@@ -88,7 +89,8 @@ def main() -> None:
         for first, second in combinations(nets, 2):
             by_pair.setdefault(f"{first} and {second}", []).append(agreement(found[first], found[second], data.labels))
     figures = {}
-    for pair, dsc in by_pair.items():
+    for pair, of_patients in by_pair.items():
+        dsc = [value for value in of_patients if np.isfinite(value)]
         mean, low, high = bootstrap_mean(dsc)
         figures[pair] = {"mean": mean, "low": low, "high": high, "median": float(np.median(dsc)), "patients": dsc}
         print(f"{pair}: mean DSC {mean:.3f} ({low:.3f} to {high:.3f}), median {np.median(dsc):.3f}")

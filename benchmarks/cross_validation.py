@@ -140,6 +140,7 @@ def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Pat
                 if figure in ("dsc", "hd95_mm", "volume_ml", "reference_ml")
             }
             for label, gland in scored.labels.items()
+            if gland.reference_ml
         }
     return scores
 

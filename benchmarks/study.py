@@ -263,7 +263,7 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
         mask = keep_largest_components(mask, trained.labels)
         scores = score_case(mask, reference, scan.volume.spacing_mm, trained.labels)
         of_glands = {
-            name: np.mean([getattr(each, name) for each in scores.labels.values()])
+            name: np.mean([getattr(each, name) for each in scores.labels.values() if each.reference_ml])
             for name in ("dsc", "hd_mm", "hd95_mm")
         }
         of_scan = {name: getattr(scores, name) for name in ("mpa", "macc", "miou")}

@@ -16,6 +16,10 @@ from parotid_seg.errors import InputError, ModelError
 
 METADATA_KEY = "parotid_seg.contract"
 SCHEMA_VERSION = 4
+BACKGROUND = "background"
+"""The name of label 0."""
+IGNORE = "ignore"
+"""nnU-Net's name of voxels of which nothing is known. It is never a label of a model."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,10 @@ class Contract:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         windows = tuple(None if window is None else tuple(window) for window in self.windows)
         object.__setattr__(self, "windows", windows)
-        if len(self.labels) < 2 or self.labels[0] != "background":
+        if len(self.labels) < 2 or self.labels[0] != BACKGROUND:
             raise InputError(f"labels: found {self.labels}, expected 'background' and at least one structure")
+        if any(label.strip().casefold() == IGNORE for label in self.labels):
+            raise InputError(f"labels: found {self.labels}, expected structures only: 'ignore' marks what is not known")
         if not self.channels or len(windows) != len(self.channels):
             raise InputError(f"windows: found {len(windows)} for {len(self.channels)} channels, expected one for each")
         for window in windows:

@@ -1,8 +1,12 @@
 """How well a mask agrees with a reference: every figure the project reports, defined once.
 
 Voxel overlaps follow the usual definitions; surface distances are taken between the boundary voxels' centres, in mm,
-with the scan's spacing along each axis. Empty masks are defined here and nowhere else: two empty masks agree
-(DSC 1, distance 0), one empty mask disagrees wholly (DSC 0, distance infinite).
+with the scan's spacing along each axis.
+
+Empty masks are defined here and nowhere else. As sets of voxels two empty masks are equal (`dice` 1, distance 0), which
+comparisons of two predictions need; one empty mask disagrees wholly (DSC 0, distance infinite). Against a reference two
+empty masks say nothing about a prediction: a structure that is absent in both has no figures (NaN), so that it never
+raises a mean. nnU-Net does the same.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Agreement of one structure in one case.
+    """Agreement of one structure in one case; NaN but for the volumes if the structure is absent in both masks.
 
     Attributes:
         dsc: Dice similarity coefficient, 0 to 1.
@@ -42,22 +46,29 @@ class LabelScores:
     reference_ml: float
     volume_error_ml: float
 
+    @property
+    def absent(self) -> bool:
+        """Whether neither mask shows the structure."""
+        return self.volume_ml == self.reference_ml == 0
+
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Agreement of one case over all labels.
+    """Agreement of one case over all labels. Structures that are absent in both masks are in none of the means.
 
     Attributes:
         mpa: share of all voxels, background included, that carry the right label (the papers' MPA).
         macc: mean over the labels, background included, of the share of the reference's voxels found (mAcc).
         miou: mean over the labels, background included, of intersection over union.
         labels: scores of each structure by its name.
+        ignored_ml: volume of the voxels that are not scored, because nothing is known of them.
     """
 
     mpa: float
     macc: float
     miou: float
     labels: dict[str, LabelScores]
+    ignored_ml: float = 0.0
 
 
 def dice(prediction: Binary, reference: Binary) -> float:
@@ -141,39 +152,62 @@ def surface_distances_mm(
     return tuple(float(max(np.percentile(a_to_b, each), np.percentile(b_to_a, each))) for each in percentiles)
 
 
-def score_case(prediction: Labels, reference: Labels, spacing_mm: Spacing, names: Sequence[str]) -> CaseScores:
+def score_case(
+    prediction: Labels,
+    reference: Labels,
+    spacing_mm: Spacing,
+    names: Sequence[str],
+    ignored: Binary | None = None,
+) -> CaseScores:
     """All figures of one case.
 
     Args:
         prediction, reference: label maps of one shape (D, H, W).
         spacing_mm: voxel size along the same axes.
         names: label names by value, background first.
+        ignored: (D, H, W), voxels that are in none of the figures, as if neither mask showed anything there.
 
     Raises:
-        InputError: if shapes differ or a spacing is not positive and finite.
+        InputError: if shapes differ, a spacing is not positive and finite, or every voxel is ignored.
     """
     _check_shapes(prediction, reference)
-    labels = {}
-    for value, name in enumerate(names[1:], start=1):
-        found, expected = prediction == value, reference == value
-        hd, hd95 = surface_distances_mm(found, expected, spacing_mm)
-        volume, reference_volume = volume_ml(found, spacing_mm), volume_ml(expected, spacing_mm)
-        labels[name] = LabelScores(
-            dsc=dice(found, expected),
-            iou=iou(found, expected),
-            accuracy=accuracy(found, expected),
-            hd_mm=hd,
-            hd95_mm=hd95,
-            volume_ml=volume,
-            reference_ml=reference_volume,
-            volume_error_ml=volume - reference_volume,
-        )
-    background = prediction == 0, reference == 0
+    known: Binary = np.ones(reference.shape, np.bool_)
+    if ignored is not None:
+        _check_shapes(prediction, ignored)
+        known = ~ignored
+        prediction, reference = np.where(known, prediction, 0), np.where(known, reference, 0)
+    if not known.any():
+        raise InputError("every voxel is ignored, expected some to score")
+    labels = {
+        name: _score_label(prediction == value, reference == value, spacing_mm)
+        for value, name in enumerate(names[1:], start=1)
+    }
+    shown = [scores for scores in labels.values() if not scores.absent]
+    background = (prediction == 0) & known, (reference == 0) & known
     return CaseScores(
-        mpa=float(np.mean(prediction == reference)),
-        macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in labels.values())])),
-        miou=float(np.mean([iou(*background), *(scores.iou for scores in labels.values())])),
+        mpa=float(np.mean((prediction == reference)[known])),
+        macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in shown)])),
+        miou=float(np.mean([iou(*background), *(scores.iou for scores in shown)])),
         labels=labels,
+        ignored_ml=volume_ml(~known, spacing_mm),
+    )
+
+
+def _score_label(found: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
+    volume, reference_volume = volume_ml(found, spacing_mm), volume_ml(expected, spacing_mm)
+    hd, hd95 = surface_distances_mm(found, expected, spacing_mm)
+    if not volume and not reference_volume:
+        nan = float("nan")
+        return LabelScores(nan, nan, nan, nan, nan, volume, reference_volume, nan)
+    return LabelScores(
+        dsc=dice(found, expected),
+        iou=iou(found, expected),
+        accuracy=accuracy(found, expected),
+        hd_mm=hd,
+        hd95_mm=hd95,
+        volume_ml=volume,
+        reference_ml=reference_volume,
+        volume_error_ml=volume - reference_volume,
     )
 
 

@@ -94,11 +94,23 @@ def print_evaluation(result: Evaluation) -> None:
     for name, case in result.cases.items():
         for label, scores in case.labels.items():
             distances = (f"{scores.hd_mm:.1f}", f"{scores.hd95_mm:.1f}")
-            volumes = (f"{scores.volume_ml:.1f}", f"{scores.reference_ml:.1f}", f"{scores.volume_error_ml:+.1f}")
-            table.add_row(name, label, f"{scores.dsc:.3f}", *distances, *volumes)
+            error_ml = scores.volume_ml - scores.reference_ml
+            volumes = (f"{scores.volume_ml:.1f}", f"{scores.reference_ml:.1f}", f"{error_ml:+.1f}")
+            figures = ("absent", "in both", "masks") if scores.absent else (f"{scores.dsc:.3f}", *distances)
+            table.add_row(name, label, *figures, *volumes)
     console.print(table)
-    means = Table("figure", "mean", "95 % interval", "median", "cases", "empty on one side")
+    means = Table("figure", "mean", "95 % interval", "median", "cases", "empty in one", "absent in both")
     for name, mean in result.means.items():
         interval = f"{mean.low:.4f} to {mean.high:.4f}"
-        means.add_row(name, f"{mean.mean:.4f}", interval, f"{mean.median:.4f}", str(mean.cases), str(mean.missed))
+        means.add_row(
+            name,
+            f"{mean.mean:.4f}",
+            interval,
+            f"{mean.median:.4f}",
+            str(mean.cases),
+            str(mean.missed),
+            str(mean.absent),
+        )
     console.print(means)
+    for note in result.notes:
+        console.print(f"note: {visible(note)}", markup=False, highlight=False, soft_wrap=True)

@@ -30,6 +30,7 @@ def test_round_trip():
         ({"schema_version": SCHEMA_VERSION + 1}, f"schema version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}"),
         ({"surprise": 1}, "surprise"),
         ({"labels": ["parotid_left"]}, "labels"),
+        ({"labels": ["background", "parotid_left", "Ignore"]}, "expected structures only"),
         ({"grid": {"size": -1}}, "grid.size"),
         ({"windows": [[300, -200]]}, "two rising intensities"),
         ({"windows": [[-200, 300], None]}, "found 2 for 1 channels"),

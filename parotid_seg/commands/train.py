@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -70,15 +71,19 @@ def train(
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
     with one_line_errors("--resume goes on after the last finished epoch"), extra("train"), following(quiet) as line:
-        from parotid_seg.train.ending import one_voice
+        from parotid_seg.train.dataset import open_data_sets
         from parotid_seg.train.settings import load_config
+
+        asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            open_data_sets(data, load_config(preset, config, **given), labelled)  # errors before torch is imported
+
+        from parotid_seg.train.ending import one_voice
         from parotid_seg.train.stages import train as run
 
         with one_voice(out, print_error):
-            asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
-            settings = load_config(
-                preset, config, **{name: value for name, value in asked.items() if value is not None}
-            )
+            settings = load_config(preset, config, **given)
             run(
                 settings,
                 data,

@@ -19,7 +19,7 @@ from parotid_seg.files import whole_file
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import header_in_place
 from parotid_seg.scan.grid import body_centre
-from parotid_seg.scan.labels import is_sided, is_usual_volume, mirrored_labels, plain_name, words
+from parotid_seg.scan.labels import is_usual_volume, mirrored_labels, plain_name, side_of
 from parotid_seg.scan.nifti import PACKING, NiftiScan
 from parotid_seg.scan.volume import Mask, Voxels
 
@@ -103,14 +103,14 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
     partners = mirrored_labels(names)
     columns = {value: _middle_column(mask == value) for value in np.unique(mask) if value}
     for value, column in columns.items():
-        if not is_sided(names[value]) or {"left", "right"} <= words(names[value]):
+        if not (side := side_of(names[value])):
             continue
         partner = partners[value]
         if partner != value and partner in columns:
             middle, what = columns[partner], names[partner]
         else:
             middle, what = float(body_centre(scan.volume, TISSUE_HU)[1]), "the patient's middle"
-        if (column > middle) != ("left" in words(names[value])):
+        if (column > middle) != (side == "left"):
             raise ScanError(f"{names[value]} lies on the wrong side of {what}: left and right are swapped", path=path)
 
 

@@ -1,6 +1,6 @@
 """What the name of a contoured structure (ROI) means: one of our labels, or none, and why.
 
-A name means a parotid gland if every one of its words is known here: the gland, one side, nothing else. Names of
+A name means a parotid gland if every one of its words is known: the gland, one side, nothing else. Names of
 AAPM TG-263 ("Parotid_L") are among them. One word more makes it something else: a margin ("Parotid_L_PRV"), what a
 target left of it ("Parotid_L-PTV"), a part ("Parotid_Deep_L"), a copy ("Parotid_L_1").
 
@@ -18,29 +18,31 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError
+from parotid_seg.scan.labels import (
+    FILLERS,
+    GLUED,
+    LETTERS,
+    PAROTID_GLAND,
+    SIDES,
+    WORD,
+    is_parotid,
+    side_of,
+    side_words,
+    without_accents,
+    words,
+)
 
 LEFT, RIGHT = "parotid_left", "parotid_right"
+LABEL_OF = {"left": LEFT, "right": RIGHT}
+BOTH = frozenset(["parotids", "parotides", "parotiden", "parotidas", "both", "bilateral", "bilat"])
 
-
-def _table(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-GLAND = _table("parotid parot parotis parotide parotida parotidea ohrspeicheldruse ohrspeicheldruese")
-FILLERS = _table("gland gl glnd side glandula glande ghiandola")
-"""Words that add nothing."""
-SIDES = {
-    LEFT: _table("l lt lft left li links linke gauche sx sin sinistra izq izquierda esq esquerda"),
-    RIGHT: _table("r rt rgt right re rechts rechte droite dx dex dextra destra der dcha derecha dir direita"),
-}
-BOTH = _table("parotids parotides parotiden parotidas both bilateral bilat")
-LETTERS = {"parotide": {"g": LEFT, "d": RIGHT}, "parotida": {"i": LEFT, "e": LEFT, "d": RIGHT}}
-"""Letters that mean a side in the gland's own language only."""
-ABBREVIATIONS = _table("par paro prtd ohrsp ohrspeichel")
+ABBREVIATIONS = frozenset(["par", "paro", "prtd", "ohrsp", "ohrspeichel"])
 """Words that may stand for a gland, with a side."""
-ELSEWHERE = _table(
-    "腮腺 耳下腺 귀밑샘 이하선 околоушн παρωτιδ przyuszn priusni fultomirigy oorspeekselklier oronspottkort korvasylki"
+ELSEWHERE = (
+    *("腮腺", "耳下腺", "귀밑샘", "이하선", "околоушн", "παρωτιδ", "przyuszn", "priusni", "fultomirigy"),
+    *("oorspeekselklier", "oronspottkort", "korvasylki"),
 )
 """The gland in languages whose sides are not known here."""
 OTHER_ORGAN = ("carot", "karot")
@@ -51,10 +53,6 @@ ALIKE_SIDE = 0.79
 """The same of a side, whose words are shorter."""
 SHORTEST_TYPO, SHORTEST_SIDE_TYPO = 5, 4
 """Letters: shorter words are like too many others."""
-GLUED = (*SIDES[LEFT] - {"li", "sin"}, *SIDES[RIGHT] - {"re", "der", "dir"})
-
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^A-Za-z0-9\s_.,()-]")
-"""Whatever the style: Parotid_L, ParotidLt, PAROTID LT. A sign that is no separator ("+", "~") is a word."""
 LABEL = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
@@ -96,13 +94,17 @@ class RoiNames:
                 f"--labels: found {', '.join(self.labels) or 'none'}, expected different names of letters, digits and "
                 "underscores, without background"
             )
+        if IGNORE in self.labels[:-1]:
+            raise InputError(
+                f"--labels: found {IGNORE} before {self.labels[-1]}, expected it last: its voxels are not learnt"
+            )
         for label in self.own:
             if label not in self.labels:
                 raise InputError(
                     f"--names: found the label {label!r}, expected one of --labels: {', '.join(self.labels)}"
                 )
         for label in self.labels:
-            if label not in SIDES and not self.own.get(label):
+            if label not in LABEL_OF.values() and not self.own.get(label):
                 raise InputError(f"--labels: no name is known for {label!r}, expected a list of them in --names")
         owners: dict[str, str] = {}
         for label, names in self.own.items():
@@ -135,23 +137,19 @@ class RoiNames:
 
 def parotid_meaning(name: str) -> Meaning:
     """What a name means by the rules: a left or right parotid gland, or neither."""
-    found = list(_words(name))
-    glands = [word for word in found if word in GLAND]
+    found = words(name)
     both = [word for word in found if word in BOTH]
-    if not glands and not any(word.startswith("parotid") for word in both):
-        return Meaning(reason="its name means none of the labels", gland="parot" in _plain(name).lower())
-    letters = {letter: side for gland in glands for letter, side in LETTERS.get(gland, {}).items()}
-    sides = {side for side, words in SIDES.items() if words & set(found)}
-    sides |= {letters[word] for word in found if word in letters}
-    known = GLAND | FILLERS | BOTH | SIDES[LEFT] | SIDES[RIGHT] | letters.keys()
-    more = [word for word in found if word not in known]
+    if not is_parotid(name) and not any(word.startswith("parotid") for word in both):
+        return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(found))
+    sides = side_words(name)
+    more = [word for word in found if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
     if more:
         return Meaning(reason=f"its name says more than gland and side: {' '.join(more)}", gland=True)
-    if both or len(sides) > 1:
+    if both or len(set(sides.values())) > 1:
         return Meaning(reason="its name means both sides", gland=True)
     if not sides:
         return Meaning(reason="its name tells no side", gland=True)
-    return Meaning(sides.pop(), gland=True)
+    return Meaning(LABEL_OF[side_of(name)], gland=True)
 
 
 def resembled(name: str) -> str:
@@ -160,7 +158,7 @@ def resembled(name: str) -> str:
     Each word must be the gland, one side, or a filler, or be like one of these. Words that a lost letter has broken up
     are put together.
     """
-    words = [word.lower() for word in WORD.findall(_plain(name))]
+    words = [word.lower() for word in WORD.findall(without_accents(name))]
     return next(filter(None, map(_resembled_by, _put_together(words))), "")
 
 
@@ -184,36 +182,36 @@ def _resembled_by(words: list[str]) -> str:
     (gland,) = glands.values()
     letters = LETTERS.get(gland, {})
     sides = {letters.get(word) or _side_like(word) for word in others}
-    return sides.pop() if len(sides) == 1 else ""
+    return LABEL_OF.get(sides.pop(), "") if len(sides) == 1 else ""
 
 
 def _gland_like(word: str) -> str:
     """The gland's word that a word is, or is like; empty if there is none, or if it is one with something added."""
-    if word in GLAND:
+    if word in PAROTID_GLAND:
         return word
-    longer = any(len(gland) > SHORTEST_TYPO and gland in word for gland in GLAND)
+    longer = any(len(gland) > SHORTEST_TYPO and gland in word for gland in PAROTID_GLAND)
     if len(word) < SHORTEST_TYPO or longer or any(part in word for part in OTHER_ORGAN):
         return ""
-    ratio, gland = max((SequenceMatcher(None, word, gland).ratio(), gland) for gland in GLAND)
+    ratio, gland = max((SequenceMatcher(None, word, gland).ratio(), gland) for gland in PAROTID_GLAND)
     return gland if ratio >= ALIKE else ""
 
 
 def _side_like(word: str) -> str:
-    """The label of the side that a word is, or is like; empty if there is none."""
-    found = [label for label, sides in SIDES.items() if word in sides]
+    """The side that a word is, or is like; empty if there is none."""
+    found = [side for side, table in SIDES.items() if word in table]
     if not found and len(word) >= SHORTEST_SIDE_TYPO:
         alike = {
-            label: max(SequenceMatcher(None, word, side).ratio() for side in sides) for label, sides in SIDES.items()
+            side: max(SequenceMatcher(None, word, known).ratio() for known in table) for side, table in SIDES.items()
         }
-        found = [label for label, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
+        found = [side for side, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
     return found[0] if len(found) == 1 else ""
 
 
 def _speaks_of_gland(name: str) -> bool:
-    plain = _plain(name).lower()
-    words = [word.lower() for word in WORD.findall(_plain(name))]
+    plain = without_accents(name).lower()
+    words = [word.lower() for word in WORD.findall(without_accents(name))]
     joined = plain.replace(" ", "")
-    return any(part in joined for part in ("parot", *map(_plain, ELSEWHERE))) or any(map(_gland_like, words))
+    return any(part in joined for part in ("parot", *map(without_accents, ELSEWHERE))) or any(map(_gland_like, words))
 
 
 def read_names(path: Path) -> dict[str, tuple[str, ...]]:
@@ -232,25 +230,6 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
             raise InputError(f'--names: {path}: {label}: found {names!r}, expected a list of names: ["name", ...]')
     return {label: tuple(names) for label, names in table.items()}
-
-
-def _words(name: str) -> Iterator[str]:
-    """Words in lower case without accents; gland and side written as one word ("lparotid") come apart."""
-    for word in WORD.findall(_plain(name)):
-        yield from _apart(word.lower())
-
-
-def _apart(word: str) -> Sequence[str]:
-    if word not in GLAND | BOTH:
-        for gland in sorted(GLAND, key=len, reverse=True):
-            for side in GLUED:
-                if word in (side + gland, gland + side):
-                    return gland, side
-    return (word,)
-
-
-def _plain(name: str) -> str:
-    return "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
 
 
 def _folded(name: str) -> str:

@@ -13,11 +13,10 @@ import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
+from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.nifti import case_name, check_same_voxels, is_nifti, read_mask
 
-LABELS = ("background", "parotid_left", "parotid_right")
-"""Of masks that nothing else is known about."""
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", "volume_error_ml")
 CASE_FIGURES = ("mpa", "macc", "miou")
 
@@ -30,6 +29,7 @@ class Mean:
         mean, low, high, median: over the cases where the figure is finite.
         cases: how many those are.
         missed: cases left out because a distance is infinite: one of the two masks is empty.
+        absent: cases left out because both masks are empty.
     """
 
     mean: float
@@ -38,19 +38,49 @@ class Mean:
     median: float
     cases: int
     missed: int
+    absent: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by case name, and means by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over
-    its glands, so that cases and not glands are resampled; "structures dsc" where not all of them are parotids)."""
+    """Scores of predictions against references.
+
+    Attributes:
+        cases: scores by case name.
+        means: by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over its glands, so that cases
+            and not glands are resampled; "structures dsc" where not all of them are parotids).
+        labels: which labels were compared.
+    """
 
     cases: dict[str, CaseScores]
     means: dict[str, Mean]
+    labels: LabelMatch
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures should know, a line each: how labels were matched, and what is not scored."""
+        notes = self.labels.notes
+        ignored = [scores.ignored_ml for scores in self.cases.values() if scores.ignored_ml]
+        if ignored:
+            notes.append(f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {_cases(len(ignored))}")
+        for name in self.labels.pairs:
+            if absent := [case for case, scores in self.cases.items() if scores.labels[name].absent]:
+                notes.append(f"absent in both masks, not scored: {name} in {_cases(len(absent))} ({_some(absent)})")
+        return notes
 
     def to_json(self) -> str:
-        """Everything as JSON text; infinite distances become null."""
+        """Everything as JSON text; infinite distances, and figures of what is absent in both masks, become null."""
+        matched = {
+            name: {
+                "prediction": self.labels.predictions.labels.values[name],
+                "reference": self.labels.references.labels.values[other],
+                "name_in_references": other,
+            }
+            for name, other in self.labels.pairs.items()
+        }
         content = {
+            "labels": matched,
+            "notes": self.notes,
             "cases": {name: asdict(scores) for name, scores in self.cases.items()},
             "means": {name: asdict(mean) for name, mean in self.means.items()},
         }
@@ -61,21 +91,20 @@ def evaluate(
     predictions: Path,
     references: Path,
     *,
-    names: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Score every prediction that has a reference of the same case name.
+    """Score every prediction that has a reference of the same case name, by labels of the same name.
 
     Args:
         predictions, references: folders of label maps, or one label map each.
-        names: label names by value, background first. Default: see `label_names`.
         progress: told each case's name.
 
     Raises:
-        InputError: if a folder is missing, a reference has no prediction or the reverse.
-        ScanError: if a mask is unreadable or lies on another grid than its reference.
+        InputError: if a folder is missing, a reference has no prediction or the reverse, or labels cannot be matched,
+            see `match_labels`.
+        ScanError: if a mask is unreadable, lies on another grid than its reference, holds a label that nothing names,
+            or has no voxel to score.
     """
-    names = names or label_names(predictions, references)
     found, expected = _masks(predictions), _masks(references)
     if predictions.is_file() and references.is_file():
         found = dict(zip(expected, found.values(), strict=True))
@@ -83,46 +112,20 @@ def evaluate(
         raise InputError(f"no prediction for {_some(missing)} of {references}", path=predictions)
     if extra := sorted(found.keys() - expected.keys()):
         raise InputError(f"no reference for {_some(extra)} of {predictions}", path=references)
+    labels = match_labels(predictions, references)
     cases = {}
     for name in sorted(expected, key=_natural):
         progress(name)
         check_same_voxels(found[name], expected[name])
         prediction, _ = read_mask(found[name])
         reference, spacing = read_mask(expected[name])
-        largest = int(max(prediction.max(), reference.max()))
-        if largest >= len(names):
-            raise ScanError(f"case {name}: found label {largest}, expected 0 to {len(names) - 1}")
-        cases[name] = score_case(prediction, reference, spacing, names)
-    return Evaluation(cases, _means(cases, names))
-
-
-def label_names(predictions: Path, references: Path) -> tuple[str, ...]:
-    """Label names by value: those of the model that made the predictions (run.json beside them), else those of the
-    references' data set (dataset.json in the folder above or beside them), else `LABELS`.
-
-    Raises:
-        InputError: if such a file is there but tells no label names.
-    """
-    made = (predictions.parent if predictions.is_file() else predictions) / "run.json"
-    if made.is_file():
-        return _named(made, lambda content: content["model"]["contract"]["labels"])
-    beside = references.parent if references.is_file() else references
-    for place in (beside / "dataset.json", beside.resolve().parent / "dataset.json"):
-        if place.is_file():
-            return _named(place, lambda content: _by_value(content["labels"]))
-    return LABELS
-
-
-def _by_value(labels: dict[str, Any]) -> list[str]:
-    names = {int(value): name for name, value in labels.items()}
-    return [names[value] for value in range(len(labels))]
-
-
-def _named(file: Path, labels: Callable[[Any], Sequence[str]]) -> tuple[str, ...]:
-    try:
-        return tuple(labels(json.loads(file.read_text())))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"tells no label names, expected one for each value from 0 ({error!r})", path=file) from error
+        labels.predictions.check(prediction, found[name])
+        labels.references.check(reference, expected[name])
+        prediction, reference, ignored = labels.common(prediction, reference)
+        if ignored is not None and ignored.all():
+            raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected[name])
+        cases[name] = score_case(prediction, reference, spacing, labels.names, ignored)
+    return Evaluation(cases, _means(cases, labels.names), labels)
 
 
 def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean]:
@@ -132,16 +135,22 @@ def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean
         for label in names[1:]:
             columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in cases.values()]
         columns[f"{together} {figure}"] = [
-            float(np.mean([getattr(gland, figure) for gland in scores.labels.values()])) for scores in cases.values()
+            _mean_of([getattr(gland, figure) for gland in scores.labels.values() if not gland.absent])
+            for scores in cases.values()
         ]
     return {name: _mean(values) for name, values in columns.items()}
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _mean(values: Sequence[float]) -> Mean:
     finite = [value for value in values if math.isfinite(value)]
     mean, low, high = bootstrap_mean(finite)
     median = float(np.median(finite)) if finite else float("nan")
-    return Mean(mean, low, high, median, len(finite), len(values) - len(finite))
+    absent = sum(map(math.isnan, values))
+    return Mean(mean, low, high, median, len(finite), len(values) - len(finite) - absent, absent)
 
 
 def _masks(place: Path) -> dict[str, Path]:
@@ -157,6 +166,10 @@ def _masks(place: Path) -> dict[str, Path]:
 
 def _natural(name: str) -> tuple[int, str]:
     return len(name), name
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" if count == 1 else f"{count} cases"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.flag_text import severity_of
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.patients import Patient
-from parotid_seg.scan.labels import is_parotid, words
+from parotid_seg.scan.labels import is_parotid, side_of
 
 LARGEST_RATIO = 1.6
 """Of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation patients it is
@@ -83,8 +83,6 @@ def worst_first(entries: Iterable[Entry]) -> list[Judged]:
 def asymmetry(volumes_ml: dict[str, float]) -> float | None:
     """Volume of the larger to that of the smaller parotid gland; None unless there are one left and one right."""
     sides = {
-        "left" if "left" in words(name) else "right": size
-        for name, size in volumes_ml.items()
-        if is_parotid(name) and len(words(name) & {"left", "right"}) == 1 and size > 0
+        side_of(name): size for name, size in volumes_ml.items() if is_parotid(name) and side_of(name) and size > 0
     }
     return max(sides.values()) / min(sides.values()) if len(sides) == 2 else None

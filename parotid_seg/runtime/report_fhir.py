@@ -34,7 +34,7 @@ from parotid_seg.flags import Flag
 from parotid_seg.runtime.flag_text import sentence, sentences
 from parotid_seg.runtime.patients import Patient
 from parotid_seg.runtime.report_case import Judged
-from parotid_seg.scan.labels import is_parotid, plain_name, words
+from parotid_seg.scan.labels import is_parotid, plain_name, side_of
 
 SNOMED, UCUM = "http://snomed.info/sct", "http://unitsofmeasure.org"
 VOLUME, PAROTID = ("118565006", "Volume"), ("45289007", "Parotid gland")
@@ -134,9 +134,8 @@ def _volume(case: Judged, name: str) -> Resource:
     found = _observation(case, _coded(*VOLUME), quantity)
     site = _coded(*PAROTID) if is_parotid(name) else {}
     found["bodySite"] = {**site, "text": visible(plain_name(name))}
-    sides = [side for side in SIDES if side in words(name)]
-    if len(sides) == 1:
-        laterality = {"url": LATERALITY, "valueCodeableConcept": _coded(*SIDES[sides[0]])}
+    if side := side_of(name):
+        laterality = {"url": LATERALITY, "valueCodeableConcept": _coded(*SIDES[side])}
         found["bodySite"]["extension"] = [laterality]
     if name in case.entry.agreement:
         alike = {"value": case.entry.agreement[name], "system": UCUM, "code": "1"}

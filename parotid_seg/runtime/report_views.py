@@ -14,7 +14,7 @@ from parotid_seg.files import whole_file
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
-from parotid_seg.scan.labels import plain_name, words
+from parotid_seg.scan.labels import plain_name, side_of
 from parotid_seg.scan.volume import Mask, Volume
 
 FIELD_MM = 110.0
@@ -77,8 +77,8 @@ def _columns(boxes: Sequence[Box | None], names: tuple[str, ...]) -> list[tuple[
     """Values and boxes of what was found: the patient's right structures, those without a side, the left ones."""
 
     def from_the_right(column: tuple[int, Box]) -> int:
-        told = words(names[column[0]])
-        return ("left" in told) - ("right" in told)
+        side = side_of(names[column[0]])
+        return (side == "left") - (side == "right")
 
     found = [(value, box) for value, box in enumerate(boxes, start=1) if box]
     return sorted(found, key=from_the_right)[:MOST_STRUCTURES]

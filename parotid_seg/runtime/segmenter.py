@@ -20,7 +20,7 @@ from parotid_seg.scan.chunks import Covered, cover
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import used
 from parotid_seg.scan.intensity import in_windows, is_ct
-from parotid_seg.scan.labels import is_parotid, is_usual_volume, words
+from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 
 SMALLEST_GLAND_ML = 1.0
@@ -215,10 +215,9 @@ def _swapped(
         column_mm: between its columns.
     """
     found = {
-        side: (name, box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
+        side_of(name): (name, box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
         for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1)
-        for side in words(name) & {"left", "right"}
-        if box and is_parotid(name)
+        if box and is_parotid(name) and side_of(name)
     }
     if len(found) == 2:
         (name, _, left), (_, _, right) = found["left"], found["right"]

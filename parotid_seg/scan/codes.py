@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from parotid_seg.scan.labels import words
+from parotid_seg.scan.labels import side_of, side_words, structure_words
 
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
 """Red, green and blue by label, starting with label 1; further labels start over."""
@@ -46,7 +46,7 @@ ORGANS = {
     frozenset({"esophagus"}): ("Esophagus", Coded("32849002", "SCT", "Esophagus")),
     frozenset({"larynx"}): ("Larynx", Coded("4596009", "SCT", "Larynx")),
 }
-"""By the words of a label but for its side and "gland": the name and the structure's code."""
+"""By `structure_words` of a label: the name and the structure's code."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,9 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
     used = {_compared(name) for name in taken}
     found = []
     for value, label in enumerate(labels[1:], start=1):
-        said = words(label) - {"gland"}
-        sides = [SIDES[word] for word in sorted(said & set(SIDES))]
-        suffix, side = sides[0] if len(sides) == 1 else ("", None)
-        organ = ORGANS.get(said - set(SIDES)) if len(sides) < 2 else None
+        suffix, side = SIDES.get(side_of(label), ("", None))
+        both = len(set(side_words(label).values())) > 1
+        organ = None if both else ORGANS.get(structure_words(label))
         name = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
         name = _told_apart(name, used)
         used.add(_compared(name))

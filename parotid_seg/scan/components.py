@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from parotid_seg.scan.boxes import label_boxes
-from parotid_seg.scan.labels import is_sided
+from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Mask
 
 
@@ -29,7 +29,7 @@ def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
     """
     cleaned = mask.copy()
     for value, box in enumerate(label_boxes(mask, len(labels) - 1), start=1):
-        if box is None or not is_sided(labels[value]):
+        if box is None or not side_of(labels[value]):
             continue
         pieces, count = ndimage.label(mask[box] == value, structure=np.ones((3, 3, 3)))
         if count > 1:

@@ -1,17 +1,89 @@
-"""What the name of a structure tells: its words, its side, whether it is a parotid gland."""
+"""What the name of a structure says: its words, its side, whether it is a parotid gland.
+
+This is the only place that decides the side of a name: training (mirrored scans), clean-up, flags, reports, `evaluate`,
+`dataset` and DICOM codes all ask it. The words are those of English, German, Dutch, French, Italian, Spanish,
+Portuguese and Latin.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from parotid_seg.errors import InputError
+
+LEFT, RIGHT = "left", "right"
 
 PAROTID_ML = (8.0, 60.0)
 """Range of parotid glands; 99 % of the contoured training and validation glands lie in it."""
 
 
-def words(name: str) -> frozenset[str]:
-    """The words of a structure's name, whatever its style: LeftParotid, parotid_left."""
-    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-z]+", name))
+def _table(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+PAROTID_GLAND = _table("parotid parot parotis parotide parotida parotidea ohrspeicheldruse ohrspeicheldruese")
+FILLERS = _table("gland gl glnd side glandula glande ghiandola")
+"""Words that add nothing to the name of a gland."""
+SIDES = {
+    LEFT: _table(
+        "l lt lft left li lks links linke linker linkes linken gauche sx sin sinistra sinistro sinister sinistrum "
+        "izq izda izdo izquierda izquierdo esq esquerda esquerdo"
+    ),
+    RIGHT: _table(
+        "r rt rgt right re rts rechts rechte rechter rechtes rechten droite droit dx dex dextra dexter dextrum destra "
+        "destro der dcha dcho derecha derecho dir direita direito"
+    ),
+}
+AT_AN_END = _table("sin der dir")
+"""Sides only as the first or the last word of a name: they are also words of their own ("Boden der Mundhöhle")."""
+LETTERS = {"parotide": {"g": LEFT, "d": RIGHT}, "parotida": {"i": LEFT, "e": LEFT, "d": RIGHT}}
+"""Letters that mean a side only beside the gland in its own language."""
+GLUED = (*SIDES[LEFT] - {"li", "sin"}, *SIDES[RIGHT] - {"re", "der", "dir"})
+"""Sides that may be written in one word with the parotid gland: "lparotid"."""
+
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+|[^\w\s.,()-]")
+"""Whatever the style: Parotid_L, ParotidLt, PAROTID LT. A sign that separates nothing ("+", "~") is a word."""
+PAIRED_LETTERS = ({"l", "r"}, {"g", "d"}, {"s", "d"}, {"i", "d"}, {"e", "d"})
+"""Words of one letter by which two names may differ that mean left and right, in the languages above."""
+
+
+def words(name: str) -> tuple[str, ...]:
+    """The words of a name in their order, in lower case and without accents; "lparotid" is two words."""
+    return tuple(word for word, _ in _tokens(name))
+
+
+def side_words(name: str) -> dict[str, str]:
+    """The words of a name that say a side, and "left" or "right" for each."""
+    tokens = list(_tokens(name))
+    letters = {letter: side for word, _ in tokens for letter, side in LETTERS.get(word, {}).items()}
+    found = {}
+    for index, (word, numbered) in enumerate(tokens):
+        side = letters.get(word) or next((side for side, table in SIDES.items() if word in table), "")
+        in_the_middle = word in AT_AN_END and 0 < index < len(tokens) - 1
+        if side and not in_the_middle and not (numbered and len(word) == 1):
+            found[word] = side
+    return found
+
+
+def side_of(name: str) -> str:
+    """The side that a structure's name says in any language of `SIDES`: "left", "right", or "" for none or both.
+
+    A letter before a number is no side: "vertebra_L1".
+    """
+    sides = set(side_words(name).values())
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def structure_words(name: str) -> frozenset[str]:
+    """The words of a structure's name without its side, in which all names of the parotid gland are one word.
+
+    Two names mean the same structure if these words and `side_of` are the same.
+    """
+    sides = side_words(name)
+    kept = frozenset("parotid" if word in PAROTID_GLAND else word for word in words(name) if word not in sides)
+    return kept - FILLERS or kept
 
 
 def plain_name(name: str) -> str:
@@ -20,27 +92,92 @@ def plain_name(name: str) -> str:
     return " ".join(sorted(found, key=lambda word: word not in {"left", "right"}))
 
 
-def is_sided(name: str) -> bool:
-    """Whether the name says left or right, so that a patient has one such structure."""
-    return bool(words(name) & {"left", "right"})
-
-
 def is_parotid(name: str) -> bool:
     """Whether the structure is a parotid gland."""
-    return "parotid" in words(name)
+    return not PAROTID_GLAND.isdisjoint(words(name))
 
 
 def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:
-    """For each label the one it becomes in a mirrored scan: names that differ in left and right change places."""
-    found = [words(name) for name in names]
-    swapped = {"left": "right", "right": "left"}
-    partners = [frozenset(swapped.get(word, word) for word in name) for name in found]
+    """For each label the one it becomes in a mirrored scan: names that differ in their side only change places."""
+    said = [_paired_by(name) for name in names]
+    other = {LEFT: RIGHT, RIGHT: LEFT}
     return tuple(
-        found.index(partner) if partner != found[value] and partner in found else value
-        for value, partner in enumerate(partners)
+        said.index(partner) if side and (partner := (rest, other[side])) in said else value
+        for value, (rest, side) in enumerate(said)
     )
 
 
 def is_usual_volume(name: str, volume_ml: float) -> bool:
     """Whether a structure can have a volume; of other structures than parotid glands that is not known."""
     return not is_parotid(name) or PAROTID_ML[0] <= volume_ml <= PAROTID_ML[1]
+
+
+def check_pairs(names: Sequence[str]) -> None:
+    """Make sure that every label which says a side, or looks as if it did, changes places in a mirrored scan.
+
+    Args:
+        names: of all labels; their values do not matter.
+
+    Raises:
+        InputError: if a side has no counterpart, or more than one, or is written in a way that is not known.
+    """
+    way_out = (
+        "expected pairs such as parotid_left and parotid_right, which change places in mirrored scans, or "
+        "mirror_probability = 0 in the table [augment] of --config"
+    )
+    said = [_paired_by(name) for name in names]
+    twice = [name for name, each in zip(names, said, strict=True) if each[1] and said.count(each) > 1]
+    if twice:
+        raise InputError(f"labels {', '.join(twice)} are the same side of the same structure; {way_out}")
+    partners = mirrored_labels(names)
+    alone = [
+        f"{name} ({side})"
+        for value, (name, (_, side)) in enumerate(zip(names, said, strict=True))
+        if side and partners[value] == value
+    ]
+    if alone:
+        raise InputError(f"found no counterpart of the same name on the other side for {', '.join(alone)}; {way_out}")
+    if alike := _only_a_letter_apart([name for name in names if not side_of(name)]):
+        raise InputError(f"labels {' and '.join(alike)} look like left and right of one structure; {way_out}")
+
+
+def _paired_by(name: str) -> tuple[tuple[str, ...], str]:
+    """What two labels that change places have in common, and the side. Other names of the organ do not count as equal:
+    whoever names a pair names both alike."""
+    sides = side_words(name)
+    return tuple(sorted(word for word in words(name) if word not in sides)), side_of(name)
+
+
+def _only_a_letter_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Two names that are equal but for a word of one letter (`PAIRED_LETTERS`), or for l and r at the edge of a word
+    ("SMGL", "leye", "rib_L1"), if there are such."""
+    variants: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        text = without_accents(name).lower()
+        for found in re.finditer(r"(?<![a-z])[a-z](?![a-z])|(?<![a-z])[lr]|[lr](?![a-z])", text):
+            variants.setdefault((text[: found.start()], text[found.end() :]), {})[found.group()] = name
+    return next((tuple(found.values()) for found in variants.values() if set(found) in PAIRED_LETTERS), ())
+
+
+def _tokens(name: str) -> Iterator[tuple[str, bool]]:
+    """The words of a name, and of each whether a number follows at once."""
+    plain = without_accents(name)
+    for found in WORD.finditer(plain):
+        for word in _apart(found.group().lower()):
+            yield word, plain[found.end() : found.end() + 1].isdecimal()
+
+
+def _apart(word: str) -> tuple[str, ...]:
+    """Gland and side that are written as one word."""
+    if word not in PAROTID_GLAND:
+        for gland in sorted(PAROTID_GLAND, key=len, reverse=True):
+            for side in GLUED:
+                if word in (side + gland, gland + side):
+                    return gland, side
+    return (word,)
+
+
+def without_accents(name: str) -> str:
+    """A name with plain letters in place of those with accents."""
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    return unicodedata.normalize("NFC", plain)

@@ -6,23 +6,30 @@ DATA/labelsTr/CASE.nii.gz               label maps
 DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrast
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
+
+Nothing here needs torch: what is wrong with a data set is told before it is imported.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from parotid_seg.contract import BACKGROUND
 from parotid_seg.errors import InputError
-from parotid_seg.scan.labels import words
-from parotid_seg.train.config import UNLABELLED_STAGES
+from parotid_seg.scan.label_set import LabelSet, kind, read_json, read_label_set
+from parotid_seg.scan.labels import check_pairs, side_of, structure_words
+from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
 
 VALIDATION_SHARE = 0.2
 """Share of the patients set aside for validation where there is no splits.json."""
+MOST_NAMES = 20
+"""Patients that a message names; it counts the others."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,11 @@ class DataSet:
         channels: their names, in the order of their files.
         labels: label names, background first.
         stored_values: for each label its value in the label maps; a label map's other values are background.
+        ignore: value of voxels in the label maps of which nothing is known (nnU-Net's "ignore"); None if there is none.
         label_folder: where the label maps are; none are read if it is empty.
         train, validation: case names.
         unlabelled: those of `train` that are in imagesUn.
+        notes: what is there and not used, a line each.
     """
 
     folder: Path
@@ -48,6 +57,8 @@ class DataSet:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     unlabelled: tuple[str, ...] = ()
+    ignore: int | None = None
+    notes: tuple[str, ...] = ()
 
     def image_path(self, case: str, channel: int = 0) -> Path:
         """Where a channel of a case's scan is."""
@@ -64,11 +75,29 @@ class DataSet:
         return self.label_folder == "organsTr"
 
 
+def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = None) -> dict[str, DataSet]:
+    """The data set as each stage of a run sees it. Arguments and errors as of `open_data_set`.
+
+    Raises:
+        InputError: also if scans are to be mirrored and labels that say a side do not come in pairs.
+    """
+    found = {}
+    for stage in config.stages:
+        data = open_data_set(folder, stage, labelled if stage == "segment" else None, config.seed)
+        if data.label_folder and config.augment.mirror_probability > 0:
+            try:
+                check_pairs(data.labels)
+            except InputError as error:
+                raise InputError(error.reason, path=data.folder / "dataset.json") from error
+        found[stage] = data
+    return found
+
+
 def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
     """Read a data folder's description and check that its files are there.
 
     Args:
-        folder: the data folder.
+        folder: the data folder, or the dataset.json in it.
         stage: "segment" for the data set's labels, "organs" for the other organs. Organs that are among the data set's
             labels count as background then: they are what is to be learnt later, from however few patients. "contrast"
             and "dense" take the training patients' scans and imagesUn, and no labels.
@@ -76,34 +105,48 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         seed: decides which; of one seed, fewer patients are among more.
 
     Raises:
-        InputError: if the folder, a JSON file, a key or a case's file is missing or wrong.
+        InputError: if the folder, a JSON file, a key or a case's file is missing or wrong, or if a patient is in
+            several lists of splits.json, twice in one, or unknown.
     """
-    description = _read_json(folder / "dataset.json")
-    try:
-        names = description["channel_names"]
-        channels = tuple(str(names[str(index)]) for index in range(len(names)))
-        by_value = {int(value): str(name) for name, value in description["labels"].items()}
-        labels = tuple(by_value[value] for value in range(len(by_value)))
-        values = tuple(range(len(labels)))
-        if stage == "organs":
-            labels, values = _other_organs(description["organ_labels"], labels)
-        ending = str(description["file_ending"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'dataset.json'}: not nnU-Net's raw layout: {error!r} is missing or wrong"
-            + (", which the stage organs needs" if stage == "organs" else "")
-        ) from error
-    if not channels or len(labels) < 2 or labels[0] != "background":
-        raise InputError(
-            f"found channels {list(channels)} and labels {list(labels)}, expected at least "
-            "one channel, 'background' as label 0 and at least one structure",
-            path=folder / "dataset.json",
-        )
-    train, validation = _split(folder, ending)
+    folder = _folder(folder)
+    path = folder / "dataset.json"
+    description = read_json(path)
+    channels, ending = _channels(description, path), _ending(description, path)
+    labels = _consecutive(read_label_set(description, path), path)
+    if stage == "organs":
+        labels = _other_organs(description, labels, path)
+    label_folder = {"organs": "organsTr", "segment": "labelsTr"}.get(stage, "")
+    train, validation, notes = _split(folder, ending, bool(label_folder))
     unlabelled: list[str] = []
     if stage in UNLABELLED_STAGES:
-        unlabelled = [case for case in _cases(folder / "imagesUn", ending) if case not in (*train, *validation)]
+        known = {*train, *validation}
+        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in known]
         train, validation = [*train, *unlabelled], []
+    _check_counts(folder, train, validation, stage)
+    if label_folder and labelled is not None:
+        if not 1 <= labelled <= len(train):
+            raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
+        train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
+    data = DataSet(
+        folder=folder,
+        name=str(description.get("name", folder.name)),
+        channels=channels,
+        labels=(BACKGROUND, *labels.values),
+        stored_values=(0, *labels.values.values()),
+        label_folder=label_folder,
+        file_ending=ending,
+        train=tuple(train),
+        validation=tuple(validation),
+        unlabelled=tuple(unlabelled),
+        ignore=labels.ignore,
+        notes=notes,
+    )
+    _check_files(data)
+    return data
+
+
+def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str], stage: str) -> None:
+    if stage in UNLABELLED_STAGES:
         if len(train) < 2:
             raise InputError(
                 f"found {len(train)} scans for training and in imagesUn, expected at least 2 to contrast", path=folder
@@ -113,52 +156,131 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
             f"found {len(train)} training and {len(validation)} validation patients, expected at least 1 of each",
             path=folder,
         )
-    elif labelled is not None:
-        if not 1 <= labelled <= len(train):
-            raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
-        train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
-    data = DataSet(
-        folder=folder,
-        name=str(description.get("name", folder.name)),
-        channels=channels,
-        labels=labels,
-        stored_values=values,
-        label_folder={"organs": "organsTr", "segment": "labelsTr"}.get(stage, ""),
-        file_ending=ending,
-        train=tuple(train),
-        validation=tuple(validation),
-        unlabelled=tuple(unlabelled),
-    )
-    _check_files(data)
-    return data
 
 
-def _split(folder: Path, ending: str) -> tuple[list[str], list[str]]:
-    """Training and validation patients: those of splits.json, or a share of imagesTr."""
-    if (folder / "splits.json").exists():
-        splits = _read_json(folder / "splits.json")
-        if not {"train", "validation"} <= splits.keys():
-            raise InputError("expected an object with the lists 'train' and 'validation'", path=folder / "splits.json")
-        return list(splits["train"]), list(splits["validation"])
-    cases = _cases(folder / "imagesTr", ending)
+def named(cases: Iterable[str]) -> str:
+    """Names of patients for a message, as many as a line holds."""
+    found = list(cases)
+    more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
+    return ", ".join(found[:MOST_NAMES]) + more
+
+
+def _folder(place: Path) -> Path:
+    """The data folder; its dataset.json stands for it."""
+    if place.is_file() and place.name == "dataset.json":
+        return place.parent
+    if not place.is_dir():
+        found = "a file" if place.exists() else "no such folder"
+        raise InputError(f"{found}, expected the folder of a data set in nnU-Net's raw layout", path=place)
+    return place
+
+
+def _channels(description: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    example = 'expected an object such as {"0": "CT"}, numbered from 0'
+    if "channel_names" not in description:
+        raise InputError(f"found no key 'channel_names', {example}", path=path)
+    names = description["channel_names"]
+    if not isinstance(names, dict):
+        raise InputError(f"channel_names: found {kind(names)}, {example}", path=path)
+    if not names or set(names) != {str(index) for index in range(len(names))}:
+        raise InputError(f"channel_names: found the keys {list(names)}, {example}", path=path)
+    return tuple(str(names[str(index)]) for index in range(len(names)))
+
+
+def _ending(description: Mapping[str, Any], path: Path) -> str:
+    ending = description.get("file_ending")
+    if not isinstance(ending, str) or not ending.startswith("."):
+        what = f"file_ending: found {ending!r}" if "file_ending" in description else "found no key 'file_ending'"
+        raise InputError(f"{what}, expected the end of the files' names such as '.nii.gz'", path=path)
+    return ending
+
+
+def _consecutive(labels: LabelSet, path: Path) -> LabelSet:
+    """The labels, if their numbers have no gap."""
+    numbers = list(labels.values.values())
+    if missing := set(range(1, len(numbers) + 1)) - set(numbers):
+        raise InputError(
+            f"labels: found no name for the number {min(missing)}, expected one for each from 0 to {len(numbers)}",
+            path=path,
+        )
+    return labels
+
+
+def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Training and validation patients: those of splits.json, or a share of imagesTr; and what is not used.
+
+    Args:
+        needs_labels: whether a patient is of use only with a label map.
+    """
+    images = _images(folder / "imagesTr", ending)
+    maps = {path.name.removesuffix(ending) for path in _files(folder / "labelsTr", ending)}
+    if needs_labels and (lost := sorted(maps - images)):
+        raise InputError(f"no scan in imagesTr for the label maps of {named(lost)}", path=folder / "labelsTr")
+    path = folder / "splits.json"
+    if path.exists():
+        splits = _read_splits(path)
+        used = (*splits["train"], *(splits["validation"] if needs_labels else ()))
+        if unknown := [case for case in used if case not in images]:
+            raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
+        rest = images - {case for cases in splits.values() for case in cases}
+        return splits["train"], splits["validation"], _unused(rest, maps)
+    cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
-    return shuffled[held_out:], shuffled[:held_out]
+    return shuffled[held_out:], shuffled[:held_out], _unused(images - set(cases), maps)
 
 
-def _cases(folder: Path, ending: str) -> list[str]:
-    return sorted(path.name.removesuffix(f"_0000{ending}") for path in folder.glob(f"*_0000{ending}"))
+def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:
+    without = sorted(case for case in cases if case not in maps)
+    others = sorted(case for case in cases if case in maps)
+    notes = []
+    if without:
+        hint = "scans without labels belong in imagesUn"
+        notes.append(f"scans in imagesTr without a label map are not used ({hint}): {named(without)}")
+    if others:
+        notes.append(f"patients with label maps in no list of splits.json are not used: {named(others)}")
+    return tuple(notes)
+
+
+def _read_splits(path: Path) -> dict[str, list[str]]:
+    splits = read_json(path)
+    if not {"train", "validation"} <= splits.keys():
+        raise InputError("expected an object with the lists 'train' and 'validation'", path=path)
+    for name, cases in splits.items():
+        if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+            raise InputError(f"{name}: found {kind(cases)}, expected a list of patients' names", path=path)
+    lists: dict[str, list[str]] = {}
+    for name, cases in splits.items():
+        for case in cases:
+            lists.setdefault(case, []).append(name)
+    if doubles := {case: found for case, found in lists.items() if len(found) > 1}:
+        found = named(f"{case} ({' and '.join(names)})" for case, names in doubles.items())
+        raise InputError(f"found patients more than once: {found}; expected each in one list, once", path=path)
+    return splits
+
+
+def _images(folder: Path, ending: str) -> set[str]:
+    """Cases of which a folder holds a channel."""
+    channel = re.compile(rf"(.+)_[0-9]{{4}}{re.escape(ending)}")
+    return {found[1] for path in _files(folder, ending) if (found := channel.fullmatch(path.name))}
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    return [path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")]
 
 
 def _check_files(data: DataSet) -> None:
     """Raise InputError unless every case has its label map and the file of every channel, and no more."""
-    for case in (*data.train, *data.validation):
-        wanted = {data.image_path(case, index): channel for index, channel in enumerate(data.channels)}
-        if data.label_folder:
-            wanted[data.label_path(case)] = "the label map"
-        for path, content in wanted.items():
-            if not path.exists():
-                raise InputError(f"no such file: {content} of case {case}", path=path)
+    cases = (*data.train, *data.validation)
+    wanted = {
+        channel: {case: data.image_path(case, index) for case in cases} for index, channel in enumerate(data.channels)
+    }
+    if data.label_folder:
+        wanted["the label map"] = {case: data.label_path(case) for case in cases}
+    for content, paths in wanted.items():
+        if lost := [case for case, path in paths.items() if not path.exists()]:
+            raise InputError(f"no such file: {content} of case {named(lost)}", path=paths[lost[0]])
+    for case in cases:
         surplus = data.image_path(case, len(data.channels))
         if surplus.exists():
             raise InputError(
@@ -167,23 +289,18 @@ def _check_files(data: DataSet) -> None:
             )
 
 
-def _other_organs(organs: Mapping[str, int], labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and stored values of the organs that are not among the labels, background first."""
-    known = [words(name) for name in labels]
-    others = [(name, int(value)) for name, value in organs.items() if words(name) not in known]
-    chosen, values = zip(("background", 0), *others, strict=True)
-    return chosen, values
-
-
-def _read_json(path: Path) -> dict:  # type: ignore[type-arg]
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror}), expected a data set in nnU-Net's raw layout", path=path
-        ) from error
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", path=path) from error
-    if not isinstance(content, dict):
-        raise InputError(f"found {type(content).__name__}, expected a JSON object", path=path)
-    return content
+def _other_organs(description: Mapping[str, Any], labels: LabelSet, path: Path) -> LabelSet:
+    """The organs that are not among the labels."""
+    organs = description.get("organ_labels")
+    if organs is None:
+        raise InputError("found no key 'organ_labels', which the stage organs needs", path=path)
+    if isinstance(organs, dict) and BACKGROUND not in organs:
+        organs = {BACKGROUND: 0, **organs}
+    found = read_label_set({"organ_labels": organs}, path, "organ_labels")
+    known = {(structure_words(name), side_of(name)) for name in labels.values}
+    others = {
+        name: value for name, value in found.values.items() if (structure_words(name), side_of(name)) not in known
+    }
+    if not others:
+        raise InputError("organ_labels: found no organ that is not among the labels, expected some", path=path)
+    return LabelSet(others, found.ignore)

@@ -21,7 +21,7 @@ from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_check
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.parallel import Processes
-from parotid_seg.train.patients import Patient, load_patients
+from parotid_seg.train.patients import Patient, check_labels, load_patients
 from parotid_seg.train.plots import draw_curves
 from parotid_seg.train.precision import computes_in_bfloat16
 from parotid_seg.train.settings import to_toml
@@ -113,7 +113,7 @@ class Trainer(ABC):
         """Decode the data set's scans and labels.
 
         Raises:
-            ScanError, InputError: if one cannot be used.
+            ScanError, InputError: if one cannot be used, or a label map is empty.
         """
         cases = (*self.data.train, *self.data.validation)
         self.report(f"reading {len(cases)} patients")
@@ -122,6 +122,9 @@ class Trainer(ABC):
             patients = load_patients(self.data, part, self.cache, self.config.window_hu)
             self.processes.meet()
         self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
+        mirrored = self.config.augment.mirror_probability > 0
+        for note in check_labels(self.data, self.train, self.validation, mirrored):
+            self.report(f"note: {note}")
 
     def resume(self) -> None:
         """Go on from `last.pt`.

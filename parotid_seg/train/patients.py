@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
+from parotid_seg.scan.labels import LEFT, RIGHT, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
-from parotid_seg.train.dataset import DataSet
+from parotid_seg.train.dataset import DataSet, named
 
 SMALLEST_BODY = 0.02
 """Share of a slice that is tissue, for the slice to count as showing the patient."""
 CACHE_FORMAT = 4
+FEWEST_TO_JUDGE = 3
+ASIDE_MM = 20.0
+"""A structure that lies so far to one side in each of this many patients or more has a side, whatever its name says.
+Parotid glands lie 47 mm or more beside the middle."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,12 @@ class Patient:
 
     Attributes:
         volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them.
-        labels: its label map, (D, H, W); all background for a stage without labels.
+        labels: its label map, (D, H, W); all background for a stage without labels, and where it is ignored.
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; none for background.
         body_slices: indices of the slices that show the patient.
+        ignored: (D, H, W) bool, the voxels of which nothing is known; None if the data set has no label "ignore".
+        known_slices: indices of the slices that are not ignored as a whole, rising.
     """
 
     name: str
@@ -44,6 +53,8 @@ class Patient:
     centre_mm: tuple[float, float]
     shown_in: tuple[tuple[int, ...], ...]
     body_slices: tuple[int, ...]
+    known_slices: tuple[int, ...]
+    ignored: NDArray[np.bool_] | None = None
 
 
 def load_patients(
@@ -70,6 +81,57 @@ def load_patients(
     return patients
 
 
+def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], mirrored: bool) -> list[str]:
+    """Make sure that label maps show something to learn and to validate on.
+
+    Args:
+        data: the data set.
+        train, validation: its patients.
+        mirrored: whether training shows scans in the mirror.
+
+    Returns:
+        What else a person should know, a line each.
+
+    Raises:
+        InputError: if label maps are empty; it names their patients. Maps of other organs may be, one by one.
+    """
+    if not data.label_folder:
+        return []
+    folder = data.folder / data.label_folder
+    empty = [patient.name for patient in (*train, *validation) if not any(patient.shown_in)]
+    if empty and not data.partly_contoured:
+        raise InputError(
+            f"found no voxel of any label in the label maps of {named(empty)}, expected some in each; patients "
+            "without any belong in no list of splits.json",
+            path=folder,
+        )
+    for patients, what in ((train, "training"), (validation, "validation")):
+        if not any(any(patient.shown_in) for patient in patients):
+            raise InputError(f"found no voxel of any organ in the {what} patients' label maps", path=folder)
+    notes = []
+    for value, name in enumerate(data.labels[1:], start=1):
+        offsets_mm = [_left_of_middle_mm(patient, value) for patient in train if patient.shown_in[value]]
+        if not offsets_mm:
+            notes.append(f"no training patient's label map shows {name}")
+        elif mirrored and not side_of(name) and len(offsets_mm) >= FEWEST_TO_JUDGE:
+            sides = [
+                side for side, sign in ((LEFT, 1), (RIGHT, -1)) if min(sign * off for off in offsets_mm) > ASIDE_MM
+            ]
+            notes += [
+                f"{name} lies on the patient's {side} in all {len(offsets_mm)} training patients, but its name says no "
+                "side that is known: scans seen in the mirror show it on the other side as well"
+                for side in sides
+            ]
+    return notes
+
+
+def _left_of_middle_mm(patient: Patient, value: int) -> float:
+    """How far to the patient's left of the body's middle a structure lies; columns run to the patient's left."""
+    counts = np.count_nonzero(patient.labels == value, axis=(0, 1))
+    column = float(counts @ np.arange(len(counts)) / counts.sum())
+    return column * patient.volume.spacing_mm[2] - patient.centre_mm[1]
+
+
 def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> Patient:
     images = [data.image_path(case, channel) for channel in range(len(data.channels))]
     fixed = fixed_windows(data.channels, window_hu)
@@ -81,14 +143,18 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
     volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
     labels: Mask = np.broadcast_to(np.uint8(0), volume.shape)
     shown_in: list[list[int]] = [[] for _ in data.labels]
+    ignored: NDArray[np.bool_] | None = None
+    known_slices = range(volume.shape[0])
     if data.label_folder:
-        entry = (
-            cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=data.stored_values)}"
-        )
+        values = data.stored_values if data.ignore is None else (*data.stored_values, IGNORE, data.ignore)
+        entry = cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=values)}"
         if not entry.exists():
             _save_labels(entry, data, case)
         labels = np.load(entry / "labels.npy", mmap_mode="r")
         shown_in = json.loads((entry / "shown_in.json").read_text())
+        if data.ignore is not None:
+            ignored = np.load(entry / "ignored.npy", mmap_mode="r")
+            known_slices = json.loads((entry / "known_slices.json").read_text())
     return Patient(
         name=case,
         volume=volume,
@@ -97,6 +163,8 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         centre_mm=tuple(facts["centre_mm"]),
         shown_in=tuple(map(tuple, shown_in)),
         body_slices=tuple(facts["body_slices"]),
+        known_slices=tuple(known_slices),
+        ignored=ignored,
     )
 
 
@@ -132,8 +200,10 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
 def _save_labels(entry: Path, data: DataSet, case: str) -> None:
     path = data.label_path(case)
     stored, _ = read_mask(path, like=read_nifti(data.image_path(case)))
-    if data.label_folder == "labelsTr" and stored.max() >= len(data.labels):
-        raise InputError(f"found label {stored.max()}, expected 0 to {len(data.labels) - 1}", path=path)
+    unknown = set(np.unique(stored).tolist()) - {*data.stored_values, data.ignore}
+    if data.label_folder == "labelsTr" and unknown:
+        ignore = "" if data.ignore is None else f" or {data.ignore} (ignore)"
+        raise InputError(f"found label {max(unknown)}, expected 0 to {len(data.labels) - 1}{ignore}", path=path)
     labels = np.zeros_like(stored)
     for value, stored_value in enumerate(data.stored_values):
         labels[stored == stored_value] = value
@@ -141,6 +211,11 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
     with _whole_entry(entry) as partial:
         np.save(partial / "labels.npy", labels)
         (partial / "shown_in.json").write_text(json.dumps([[], *shown_in]))
+        if data.ignore is not None:
+            ignored = stored == data.ignore
+            np.save(partial / "ignored.npy", ignored)
+            known_slices = np.flatnonzero(~ignored.all(axis=(1, 2))).tolist()
+            (partial / "known_slices.json").write_text(json.dumps(known_slices))
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C x K, G, G) in 0..1, see `network.ToGrid`.
-        targets: (N, classes, G, G), the share of each label in each pixel.
+        targets: (N, classes, G, G), the share of each label in each pixel; (N, classes + 1, G, G) of a data set with
+            the label "ignore", last the share of which nothing is known. The sum is 1.
         contoured: (N, classes) bool, whether a structure would be in the targets where it is in the image.
     """
 
@@ -164,17 +165,16 @@ class SliceSampler(Sampler[Batch]):
         return Batch(seen.image, targets, self._contoured(patient, seen.mirrored))
 
     def _choose_slice(self, patient: Patient, rng: np.random.Generator) -> int:
-        depth = len(patient.labels)
         structures = [slices for slices in patient.shown_in if slices]
         kind = rng.random()
         if not structures or kind >= self.segment.gland_share + self.segment.border_share:
-            return int(rng.integers(depth))
+            return patient.known_slices[int(rng.integers(len(patient.known_slices)))]
         slices = structures[int(rng.integers(len(structures)))]
         if kind < self.segment.gland_share:
             return int(rng.choice(slices))
         beyond = int(rng.integers(1, 2 + round(self.segment.border_mm / patient.volume.spacing_mm[0])))
         index = slices[0] - beyond if rng.random() < 0.5 else slices[-1] + beyond
-        return int(np.clip(index, 0, depth - 1))
+        return min(patient.known_slices, key=lambda known: abs(known - index))
 
     def _contoured(self, patient: Patient, mirror: bool) -> Tensor:
         contoured = torch.ones(len(self.mirrored_labels), dtype=torch.bool)
@@ -188,13 +188,17 @@ class SliceSampler(Sampler[Batch]):
         _, spacing_y, spacing_x = patient.volume.spacing_mm
         labels = patient.labels[index]
         classes, size = len(self.mirrored_labels), self.config.grid.size
-        targets = np.zeros((classes, size, size), np.float32)
-        if labels.any():
+        places = [
+            (self.mirrored_labels[value] if seen.mirrored else value, labels == value) for value in range(1, classes)
+        ]
+        if patient.ignored is not None:
+            places.append((classes, patient.ignored[index]))
+        targets = np.zeros((classes + (patient.ignored is not None), size, size), np.float32)
+        if any(inside.any() for _, inside in places):
             rows = resampling_matrix(axis_mm(height, spacing_y), seen.rows_mm, 0.0)
             columns = resampling_matrix(axis_mm(width, spacing_x), seen.columns_mm, 0.0)
-            for value in range(1, classes):
-                becomes = self.mirrored_labels[value] if seen.mirrored else value
-                targets[becomes] = rows @ (labels == value).astype(np.float32) @ columns.T
+            for becomes, inside in places:
+                targets[becomes] = rows @ inside.astype(np.float32) @ columns.T
         targets[0] = 1.0 - targets[1:].sum(axis=0)
         return targets
 

@@ -46,31 +46,43 @@ def segmentation_loss(
 
     A structure that was not contoured may be anywhere in the background, so there it counts as background
     (the marginal loss of Shi et al., Medical Image Analysis 2021, arXiv 2007.03868) and is left out of its Dice.
+    Of pixels that are ignored nothing is known: neither term holds them, in part where they are ignored in part.
 
     Args:
-        logits, targets: (N, C, G, G), background first; targets are shares that sum to 1 over C.
+        logits, targets: (N, C, G, G), background first; targets are shares that sum to 1 over C. With one channel more
+            (N, C + 1, G, G) its last one is the share that is ignored.
         contoured: (N, C) bool, true for the background.
         add: see `dice_loss`.
     """
+    classes = logits.shape[1]
+    weight: Tensor | float = 1.0
+    if targets.shape[1] > classes:  # the mean over the pixels of all processes that are not ignored
+        known = 1.0 - targets[:, classes]
+        weight = add(torch.ones_like(known).sum()) / add(known.sum()).clamp(min=1.0)
     shares = logits.log_softmax(dim=1)
     away = shares.masked_fill(contoured[:, :, None, None], -math.inf)
     background = torch.cat([shares[:, :1], away[:, 1:]], dim=1).logsumexp(dim=1, keepdim=True)
-    cross_entropy = -(targets[:, :1] * background).sum(dim=1) - (targets[:, 1:] * shares[:, 1:]).sum(dim=1)
+    structures = targets[:, 1:classes] * shares[:, 1:]
+    cross_entropy = -(targets[:, :1] * background).sum(dim=1) - structures.sum(dim=1)
     dice = dice_loss(shares.exp(), targets, contoured, add)
-    return cross_entropy_share * cross_entropy.mean() + (1.0 - cross_entropy_share) * dice
+    return cross_entropy_share * cross_entropy.mean() * weight + (1.0 - cross_entropy_share) * dice
 
 
 def dice_loss(shares: Tensor, targets: Tensor, contoured: Tensor, add: Add = lambda own: own) -> Tensor:
     """1 - soft Dice of each structure over the batch's pixels where it is contoured, averaged over the structures.
 
     Args:
-        shares, targets: (N, C, G, G), each summing to 1 over C; the background (first) is left out.
+        shares, targets: (N, C, G, G), each summing to 1 over C; the background (first) is left out. Targets may have
+            one channel more, see `segmentation_loss`.
         contoured: (N, C) bool.
         add: sum over all processes that share a batch.
     """
+    classes = shares.shape[1]
     used = contoured[:, 1:, None, None]
-    overlap = add((shares[:, 1:] * targets[:, 1:] * used).sum(dim=(0, 2, 3)))
-    total = add(((shares[:, 1:] + targets[:, 1:]) * used).sum(dim=(0, 2, 3)))
+    if targets.shape[1] > classes:
+        shares = shares * (1.0 - targets[:, classes:])
+    overlap = add((shares[:, 1:] * targets[:, 1:classes] * used).sum(dim=(0, 2, 3)))
+    total = add(((shares[:, 1:] + targets[:, 1:classes]) * used).sum(dim=(0, 2, 3)))
     return 1.0 - ((2.0 * overlap + 1.0) / (total + 1.0)).mean()
 
 
@@ -219,10 +231,12 @@ class SegmentTrainer(Trainer):
         return {**found, "validation_seconds": round(time.monotonic() - started, 1)}
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
-        """The cleaned mask of a validation patient, and its DSC for each structure; NaN where it is not contoured."""
+        """The cleaned mask of a validation patient, and its DSC for each structure; NaN where the reference shows none.
+        Ignored voxels do not count."""
         mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
         mask = keep_largest_components(mask, self.data.labels)
+        counted = mask if patient.ignored is None else np.where(patient.ignored, 0, mask)
         return mask, [
-            dice(mask == value, patient.labels == value) if slices or not self.data.partly_contoured else math.nan
+            dice(counted == value, patient.labels == value) if slices else math.nan
             for value, slices in enumerate(patient.shown_in[1:], start=1)
         ]

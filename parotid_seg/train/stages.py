@@ -10,7 +10,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
-from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.dataset import open_data_sets
 from parotid_seg.train.loop import Report, Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
@@ -59,10 +59,11 @@ def train(
     """
     started = time.monotonic()
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
-    data_sets = {
-        stage: open_data_set(data, stage, labelled if stage == "segment" else None, config.seed) for stage in folders
-    }
+    data_sets = open_data_sets(data, config, labelled)
     processes = join(device)
+    for note in dict.fromkeys(note for each in data_sets.values() for note in each.notes):
+        if processes.first:
+            report(f"note: {note}")
     held = processes.from_first(lambda: _held(run, folders, resume))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
     processes.agree("settings or patients", (config, same))

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parotid_seg.dataset.roi_names import GLAND, LEFT, RIGHT, SIDES, RoiNames, parotid_meaning, read_names
+from parotid_seg.dataset.roi_names import LABEL_OF, LEFT, RIGHT, RoiNames, parotid_meaning, read_names
 from parotid_seg.errors import InputError
+from parotid_seg.scan.labels import PAROTID_GLAND, SIDES
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_something_else(name, reason, gland):
 
 
 @given(
-    st.sampled_from(sorted(GLAND)),
+    st.sampled_from(sorted(PAROTID_GLAND)),
     st.sampled_from([(side, word) for side, words in SIDES.items() for word in sorted(words)]),
     st.sampled_from([" ", "_", "-", "."]),
     st.sampled_from([str.lower, str.upper, str.title]),
@@ -85,7 +86,7 @@ def test_something_else(name, reason, gland):
 )
 def test_every_gland_with_every_side(gland, side, separator, case, turned):
     words = [gland, side[1]][:: -1 if turned else 1]
-    assert parotid_meaning(case(separator.join(words))).label == side[0]
+    assert parotid_meaning(case(separator.join(words))).label == LABEL_OF[side[0]]
 
 
 @given(st.sampled_from(["Parotid_L", "parotis re"]), st.text(min_size=1, max_size=6))
@@ -115,6 +116,7 @@ def test_own_names_go_over_the_rules(tmp_path):
         ((LEFT, LEFT), {}, "expected different names"),
         (("background",), {}, "without background"),
         (("../x",), {"../x": ("a",)}, "letters, digits"),
+        (("ignore", LEFT), {"ignore": ("a",)}, "found ignore before parotid_left, expected it last"),
         (("tumour",), {}, "no name is known for 'tumour'"),
         ((LEFT,), {RIGHT: ("a",)}, "found the label 'parotid_right'"),
         ((LEFT, RIGHT), {LEFT: ("Gland",), RIGHT: ("gland",)}, "'gland' under parotid_left and parotid_right"),

@@ -6,8 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from parotid_seg.errors import InputError
-from parotid_seg.runtime.evaluate import LABELS, evaluate, label_names
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.runtime.evaluate import evaluate
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -96,21 +96,182 @@ def test_wrong_pairs(command, folders, spoil, words):
     assert not (folders / "scores.json").exists()
 
 
-def test_label_names_come_from_the_model_or_the_data_set(folders):
-    predictions, references = folders / "predictions", folders / "references"
-    assert label_names(predictions, references) == LABELS
-    names = {"tumour": 2, "background": 0, "gland": 1}
-    (folders / "dataset.json").write_text(json.dumps({"labels": names}))
-    assert label_names(predictions, references) == ("background", "gland", "tumour")
-    scores = evaluate(predictions, references)
+def name_labels(folder, labels):
+    """Beside the masks, as nnU-Net leaves it."""
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def name_model(folder, *labels):
+    """Beside the masks, as `infer` leaves it."""
+    (folder / "run.json").write_text(json.dumps({"model": {"contract": {"labels": ["background", *labels]}}}))
+
+
+def renumber(folder, table):
+    for path in folder.glob("*.nii.gz"):
+        image = nibabel.load(path)
+        labels = np.asarray(image.dataobj)
+        changed = np.zeros_like(labels)
+        for value, other in table.items():
+            changed[labels == value] = other
+        nibabel.save(nibabel.Nifti1Image(changed, image.affine), path)
+
+
+GLANDS = ("parotid_left", "parotid_right")
+
+
+def dsc_of_right(result):
+    return result.means["parotid_right dsc"].mean
+
+
+@pytest.mark.parametrize(
+    ("labels", "table"),
+    [
+        ({"background": 0, "parotid_right": 1, "parotid_left": 2}, {1: 2, 2: 1}),
+        ({"background": 0, "brainstem": 1, "parotid_left": 2, "parotid_right": 3}, {1: 2, 2: 3}),
+        ({"parotid_right": 7, "parotid_left": 200, "background": 0}, {1: 200, 2: 7}),
+        ({"background": 0, "Parotid_R": 1, "Parotid_L": 2}, {1: 2, 2: 1}),
+        ({"background": 0, "Parotis re": 1, "Parotis li": 2}, {1: 2, 2: 1}),
+    ],
+)
+@pytest.mark.parametrize("place", ["beside", "above"])
+def test_labels_are_matched_by_name(folders, labels, table, place):
+    expected = evaluate(folders / "predictions", folders / "references")
+    (folders / "set").mkdir()
+    references = (folders / "references").rename(folders / "set" / "labelsTs")
+    renumber(references, table)
+    name_labels(references if place == "beside" else folders / "set", labels)
+    name_model(folders / "predictions", *GLANDS)
+    found = evaluate(folders / "predictions", references)
+    assert found.cases == expected.cases
+    assert found.means == expected.means
+    assert dsc_of_right(found) == pytest.approx((1 + 24 / 28) / 2)
+    written = json.loads(found.to_json())["labels"]["parotid_left"]
+    assert written == {
+        "prediction": 1,
+        "reference": table[1],
+        "name_in_references": next(name for name, value in labels.items() if value == table[1]),
+    }
+
+
+def test_predictions_of_another_tool_are_matched_by_their_dataset_json(folders):
+    renumber(folders / "predictions", {1: 3, 2: 1})
+    name_labels(folders / "predictions", {"background": 0, "parotid_right": 1, "tumour": 2, "parotid_left": 3})
+    name_labels(folders / "references", {"background": 0, "parotid_left": 1, "parotid_right": 2})
+    assert dsc_of_right(evaluate(folders / "predictions", folders / "references")) == pytest.approx((1 + 24 / 28) / 2)
+
+
+def test_labels_of_one_side_only_are_named_and_not_scored(command, folders):
+    renumber(folders / "references", {1: 2, 2: 3})
+    name_labels(folders / "references", {"background": 0, "brainstem": 1, "parotid_left": 2, "parotid_right": 3})
+    name_model(folders / "predictions", *GLANDS, "tumour")
+    done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
+    assert done.returncode == 0, done.stderr
+    notes = json.loads((folders / "scores.json").read_text())["notes"]
+    assert "not scored, since only the predictions have it: tumour" in notes
+    assert "not scored, since only the references have it: brainstem" in notes
+    assert all(note in done.stdout for note in notes)
+    assert "brainstem dsc" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "told"),
+    [
+        (("gland", "tumour"), {"background": 0, "parotid_left": 1, "parotid_right": 2}, "1 = gland, 2 = tumour"),
+        (GLANDS, {"background": 0, "left": 1, "right": 2}, "references have 1 = left, 2 = right"),
+        (GLANDS, {"background": 0, "Parotid_L": 1, "Parotis li": 2}, "1 = Parotid_L, 2 = Parotis li"),
+        (GLANDS, {"background": 0, "whole": [1, 2], "core": 2}, "'whole': found [1, 2], a region of several labels"),
+        (GLANDS, {"background": 0, "a": 1, "b": 1}, "'a' and 'b': found the number 1 twice"),
+        (GLANDS, ["background", "a"], "labels: found a list, expected an object"),
+        (GLANDS, {"background": 0, "ignore": 1, "parotid_left": 2}, "'ignore': found the number 1, expected the high"),
+        (
+            None,
+            {"background": 0, "parotid_right": 1, "parotid_left": 2},
+            "nothing names the labels of these predictions",
+        ),
+        (None, {"background": 0, "gland": 1, "tumour": 2}, "references have 1 = gland, 2 = tumour"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused(command, folders, predicted, labels, told):
+    name_labels(folders / "references", labels)
+    if predicted:
+        name_model(folders / "predictions", *predicted)
+    done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folders / "scores.json").exists()
+
+
+def test_a_number_that_nothing_names_is_refused(folders):
+    name_labels(folders / "references", {"background": 0, "parotid_left": 1, "parotid_right": 2})
+    labels = np.zeros((10, 10, 10), np.uint8)
+    labels[0, 0, 0] = 3
+    save(folders / "references" / "b.nii.gz", labels)
+    with pytest.raises(
+        ScanError, match=r"references/b.nii.gz: found label 3, expected one of 0, 1, 2: references have 1"
+    ):
+        evaluate(folders / "predictions", folders / "references")
+
+
+def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folders):
+    notes = evaluate(folders / "predictions", folders / "references").notes
+    assert notes == [
+        f"{side} have 1 = parotid_left, 2 = parotid_right (nothing names them, so these are taken)"
+        for side in ("predictions", "references")
+    ]
+
+
+@pytest.mark.parametrize("number", [3, 255])
+def test_ignored_voxels_are_in_no_figure(folders, number):
+    """Whatever is predicted where the reference says "ignore", all figures are those of a perfect prediction."""
+    name_labels(folders, {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": number})
+    for case in "ab":
+        truth = np.asarray(nibabel.load(folders / "references" / "a.nii.gz").dataobj).copy()
+        reference, prediction = truth.copy(), truth.copy()
+        reference[:, :, 2:4] = number
+        prediction[:, :, 2:4] = np.random.default_rng(0).integers(0, 3, (10, 10, 2))
+        save(folders / "references" / f"{case}.nii.gz", reference)
+        save(folders / "predictions" / f"{case}.nii.gz", prediction)
+    result = evaluate(folders / "predictions", folders / "references")
+    assert "ignore dsc" not in result.means
+    for name in GLANDS:
+        gland = result.cases["a"].labels[name]
+        assert (gland.dsc, gland.iou, gland.hd_mm, gland.volume_error_ml) == (1, 1, 0, 0)
+        assert gland.volume_ml == pytest.approx(8 * 12 / 1000)
+    assert [result.means[figure].mean for figure in ("mpa", "macc", "miou")] == [1, 1, 1]
+    assert result.cases["a"].ignored_ml == pytest.approx(200 * 12 / 1000)
+    assert any("'ignore': 4.8 ml in 2 cases" in note for note in result.notes)
+
+
+def test_a_case_of_nothing_but_ignored_voxels_is_refused(folders):
+    name_labels(folders, {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": 3})
+    save(folders / "references" / "b.nii.gz", np.full((10, 10, 10), 3, np.uint8))
+    with pytest.raises(ScanError, match=r"b.nii.gz: every voxel is labelled 'ignore'"):
+        evaluate(folders / "predictions", folders / "references")
+
+
+def test_what_is_absent_in_both_masks_raises_no_mean(command, folders):
+    for side in ("predictions", "references"):
+        labels = np.asarray(nibabel.load(folders / side / "b.nii.gz").dataobj).copy()
+        labels[labels == 1] = 0
+        save(folders / side / "b.nii.gz", labels)
+    done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
+    assert "absent in both masks, not scored: parotid_left in 1 case (b)" in done.stdout
+    scores = json.loads((folders / "scores.json").read_text())
+    assert scores["cases"]["b"]["labels"]["parotid_left"]["dsc"] is None
+    left = scores["means"]["parotid_left dsc"]
+    assert (left["mean"], left["cases"], left["absent"], left["missed"]) == (1, 1, 1, 0)
+    assert scores["means"]["glands dsc"]["mean"] == pytest.approx((1 + 24 / 28) / 2)
+    assert scores["cases"]["b"]["miou"] < 1
+
+
+def test_files_that_name_no_labels(folders):
+    (folders / "predictions" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"run.json: found no key 'model'"):
+        evaluate(folders / "predictions", folders / "references")
+    name_model(folders / "predictions", "gland", "tumour")
+    name_labels(folders, {"tumour": 2, "background": 0, "gland": 1})
+    scores = evaluate(folders / "predictions", folders / "references")
     assert scores.means["tumour dsc"].mean == pytest.approx((1 + 24 / 28) / 2)
     assert scores.means["structures dsc"].cases == 2
-    (folders / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "tumour": 2}}))
-    with pytest.raises(InputError, match=r"dataset.json: tells no label names, expected one for each value"):
-        label_names(predictions, references)
-    labels = ["background", "left", "right"]
-    (predictions / "run.json").write_text(json.dumps({"model": {"contract": {"labels": labels}}}))
-    assert label_names(predictions, references) == ("background", "left", "right")
-    (predictions / "run.json").write_text("{}")
-    with pytest.raises(InputError, match=r"run.json: tells no label names"):
-        label_names(predictions, references)

@@ -41,7 +41,33 @@ def label_missing(data):
 
 def scan_missing(data):
     (data / "imagesTr" / "p2_0000.nii.gz").unlink()
-    return ["imagesTr/p2_0000.nii.gz: no such file: CT of case p2"]
+    return ["splits.json: found patients that are not in imagesTr: p2"]
+
+
+def empty_label_maps(data):
+    for name in ("p1", "p4"):
+        path = data / "labelsTr" / f"{name}.nii.gz"
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+    return ["labelsTr: found no voxel of any label in the label maps of p1, p4, expected some in each"]
+
+
+def only_ignored(data):
+    describe(data, labels={"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": 3})
+    path = data / "labelsTr" / "p5.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 3, np.uint8), image.affine), path)
+    return ["labelsTr: found no voxel of any label in the label maps of p5, expected some in each"]
+
+
+def sides_that_do_not_pair(data):
+    describe(data, labels={"background": 0, "parotid_left": 1, "parotis_re": 2})
+    return ["dataset.json: found no counterpart of the same name on the other side for parotid_left (left), parotis_re"]
+
+
+def in_two_lists(data):
+    (data / "splits.json").write_text(json.dumps({"train": ["p0", "p1"], "validation": ["p1", "p2"]}))
+    return ["splits.json: found patients more than once: p1 (train and validation)"]
 
 
 def scan_cut_short(data):
@@ -78,6 +104,10 @@ def one_patient(data):
         label_outside,
         label_missing,
         scan_missing,
+        empty_label_maps,
+        only_ignored,
+        sides_that_do_not_pair,
+        in_two_lists,
         scan_cut_short,
         unlabelled_scan_cut_short,
         only_air,

@@ -1,8 +1,11 @@
 """Data sets in nnU-Net's raw layout, whole and broken."""
 
+import dataclasses
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -10,8 +13,9 @@ import pytest
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
-from parotid_seg.train.dataset import open_data_set
-from parotid_seg.train.patients import load_patients
+from parotid_seg.train.dataset import open_data_set, open_data_sets
+from parotid_seg.train.patients import check_labels, load_patients
+from parotid_seg.train.settings import load_config
 
 HU = (-200.0, 300.0)
 
@@ -77,10 +81,15 @@ def test_few_labels(balls):
 
 def test_one_patient_is_not_enough(data):
     (data / "splits.json").unlink()
-    for path in data.glob("imagesTr/p[1-9]*"):
+    for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
     with pytest.raises(InputError, match="found 0 training and 1 validation patients, expected at least 1 of each"):
         open_data_set(data)
+
+
+def drop(folder, *files):
+    for name in files:
+        (folder / f"{name}.nii.gz").unlink()
 
 
 def rewrite(path, **changes):
@@ -97,17 +106,38 @@ def rewrite(path, **changes):
             lambda d: rewrite(d / "dataset.json", channel_names={"0": "T1", "1": "T2"}),
             "p0_0001.nii.gz: no such file: T2 of case p0",
         ),
-        (lambda d: rewrite(d / "dataset.json", channel_names={}), "at least one channel"),
-        (lambda d: rewrite(d / "dataset.json", labels={"gland": 0, "tumour": 1}), "'background' as label 0"),
+        (lambda d: rewrite(d / "dataset.json", channel_names={}), r"channel_names: found the keys \[\]"),
+        (
+            lambda d: rewrite(d / "dataset.json", channel_names=["CT"]),
+            "channel_names: found a list, expected an object",
+        ),
+        (lambda d: rewrite(d / "dataset.json", channel_names={"1": "CT"}), r"channel_names: found the keys \['1'\]"),
+        (lambda d: rewrite(d / "dataset.json", file_ending=None), "file_ending: found None, expected the end of"),
+        (
+            lambda d: rewrite(d / "dataset.json", labels={"gland": 0, "tumour": 1}),
+            "expected 'background' with the number 0",
+        ),
         (
             lambda d: shutil.copy(d / "imagesTr" / "p1_0000.nii.gz", d / "imagesTr" / "p1_0001.nii.gz"),
             "p1_0001.nii.gz: one more channel, but dataset.json names 1: CT",
         ),
-        (lambda d: rewrite(d / "dataset.json", labels={"background": 0, "x": 2}), "missing or wrong"),
-        (lambda d: rewrite(d / "splits.json", train=["p0", "p9"]), "p9_0000.nii.gz: no such file"),
+        (lambda d: rewrite(d / "dataset.json", labels={"background": 0, "x": 2}), "found no name for the number 1"),
+        (
+            lambda d: rewrite(d / "splits.json", train=["p0", "p9"], validation=["p1", "q"]),
+            "splits.json: found patients that are not in imagesTr: p9, q$",
+        ),
+        (lambda d: rewrite(d / "splits.json", train=["p0", "p1", "p0"]), r"more than once: p0 \(train and train\)"),
+        (
+            lambda d: rewrite(d / "splits.json", train=["p0", "p4", "p5"]),
+            r"more than once: p4 \(train and validation\), p5 \(train and validation\)",
+        ),
+        (lambda d: rewrite(d / "splits.json", test=["p0"]), r"more than once: p0 \(train and test\)"),
+        (lambda d: rewrite(d / "splits.json", train="p0"), "train: found a text, expected a list"),
+        (lambda d: (d / "splits.json").write_text('[{"train": [], "val": []}]'), "splits.json: found a list"),
+        (lambda d: drop(d, "imagesTr/p2_0000", "imagesTr/p4_0000"), "no scan in imagesTr for the label maps of p2, p4"),
+        (lambda d: drop(d, "labelsTr/p2", "labelsTr/p4"), "p2.nii.gz: no such file: the label map of case p2, p4"),
         (lambda d: rewrite(d / "splits.json", validation=[]), "0 validation patients"),
         (lambda d: (d / "splits.json").write_text('{"train": []}'), "'validation'"),
-        (lambda d: (d / "labelsTr" / "p0.nii.gz").unlink(), "p0.nii.gz: no such file"),
     ],
 )
 def test_broken(data, spoil, words):
@@ -125,6 +155,161 @@ def test_labels_must_lie_on_the_scan_and_be_known(data, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * 3, image.affine), path)
     with pytest.raises(InputError, match="found label 6"):
         load_patients(open_data_set(data), ["p0"], tmp_path / "b", HU)
+
+
+FORMS = [
+    (["background", "a"], "labels: found a list, expected an object"),
+    ("background", "labels: found a text, expected an object"),
+    ({"0": "background", "1": "gland"}, "labels: found numbers with their names, nnU-Net's first form"),
+    ({"background": 0, "whole": [1, 2], "core": 2}, r"labels: 'whole': found \[1, 2\], a region of several labels"),
+    ({"background": 0, "a": [1]}, r"labels: 'a': found \[1\], a region"),
+    ({"background": 0, "a": 1.5}, "labels: 'a': found 1.5, expected a whole number"),
+    ({"background": 0, "a": True}, "labels: 'a': found true, expected a whole number"),
+    ({"background": 0, "a": None}, "labels: 'a': found null, expected a whole number"),
+    ({"background": 0, "a": {"x": 1}}, "labels: 'a': found {\"x\": 1}, expected a whole number"),
+    ({"background": 0, "a": -1}, "labels: 'a': found -1, expected a whole number"),
+    ({"background": 0, "a": 256}, "labels: 'a': found 256, expected a whole number from 0 to 255"),
+    ({"background": 0, "a": 1, "b": 1}, "labels: 'a' and 'b': found the number 1 twice"),
+    ({"background": 1, "a": 0}, "expected 'background' with the number 0"),
+    ({"background": 0}, "expected 'background' and at least one structure"),
+    ({"background": 0, "ignore": 1}, "expected 'background' and at least one structure"),
+    ({"background": 0, "ignore": 1, "a": 2}, "labels: 'ignore': found the number 1, expected the highest"),
+    ({}, "expected 'background' with the number 0"),
+]
+
+
+@pytest.mark.parametrize(("labels", "words"), FORMS)
+def test_labels_of_another_form_are_refused_by_name(data, labels, words):
+    rewrite(data / "dataset.json", labels=labels)
+    with pytest.raises(InputError, match=words) as error:
+        open_data_set(data)
+    assert str(error.value).startswith(f"{data / 'dataset.json'}: ")
+    assert not any(word in str(error.value) for word in ("Error(", "object has no", "NoneType", "dict"))
+
+
+def test_a_name_twice_is_refused(data):
+    text = (data / "dataset.json").read_text().replace('"parotid_right": 2', '"parotid_left": 2')
+    (data / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match="found 'parotid_left' twice in one object"):
+        open_data_set(data)
+
+
+def test_the_file_stands_for_its_folder(data, tmp_path):
+    assert open_data_set(data / "dataset.json") == open_data_set(data)
+    with pytest.raises(InputError, match=r"splits.json: a file, expected the folder of a data set"):
+        open_data_set(data / "splits.json")
+    with pytest.raises(InputError, match=r"nowhere: no such folder, expected the folder"):
+        open_data_set(tmp_path / "nowhere")
+
+
+def test_a_wrong_data_set_is_told_without_torch(data):
+    """Loading torch takes seconds."""
+    rewrite(data / "dataset.json", labels=["background"])
+    code = f"""
+import sys
+sys.argv = ["parotid-seg", "train", {str(data)!r}, "--out", {str(data / "run")!r}]
+from parotid_seg.cli import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "labels: found a list" in done.stderr
+    assert done.stdout == "False\n"
+
+
+def test_scans_and_labels_that_are_not_used_are_told(data):
+    drop(data, "labelsTr/p1", "labelsTr/p3")
+    rewrite(data / "splits.json", train=["p0"], validation=["p4"])
+    hint = "scans without labels belong in imagesUn"
+    without = f"scans in imagesTr without a label map are not used ({hint}): p1, p3"
+    others = "patients with label maps in no list of splits.json are not used: p2, p5"
+    assert open_data_set(data).notes == (without, others)
+    (data / "splits.json").unlink()
+    found = open_data_set(data)
+    assert found.notes == (without,)
+    assert sorted((*found.train, *found.validation)) == ["p0", "p2", "p4", "p5"]
+
+
+def test_files_of_other_systems_are_no_cases(data):
+    for folder, name in (("imagesTr", "._p0_0000.nii.gz"), ("labelsTr", "._p0.nii.gz")):
+        (data / folder / name).write_bytes(b"")
+    (data / "splits.json").unlink()
+    found = open_data_set(data)
+    assert (found.notes, len(found.train)) == ((), 5)
+
+
+SIDES = {
+    "parotid_left and parotis_re": (
+        {"background": 0, "parotid_left": 1, "parotis_re": 2},
+        "parotid_left (left), parotis",
+    ),
+    "left only": ({"background": 0, "parotid_left": 1, "tumour": 2}, "parotid_left (left);"),
+    "glued": ({"background": 0, "SMGL": 1, "SMGR": 2}, "SMGL and SMGR look like left and right"),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_sides_that_do_not_pair_are_refused_unless_nothing_is_mirrored(data, small_config, name):
+    labels, words = SIDES[name]
+    rewrite(data / "dataset.json", labels=labels)
+    config = load_config("compact", small_config)
+    with pytest.raises(InputError) as error:
+        open_data_sets(data, config)
+    assert words in str(error.value)
+    assert error.value.path == data / "dataset.json"
+    still = dataclasses.replace(config.augment, mirror_probability=0.0)
+    assert open_data_sets(data, dataclasses.replace(config, augment=still))["segment"].labels == tuple(labels)
+
+
+def ignoring(folder, value=3, mark=lambda labels: labels[:, :, :9]):
+    """Give a data set the label "ignore", and mark some voxels with it."""
+    labels = {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": value}
+    rewrite(folder / "dataset.json", labels=labels)
+    for path in folder.glob("labelsTr/*.nii.gz"):
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj).copy()
+        mark(voxels)[...] = value
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+
+
+@pytest.mark.parametrize("value", [3, 255])
+def test_ignore_is_no_label(data, tmp_path, value):
+    ignoring(data, value)
+    found = open_data_set(data)
+    assert found.labels == ("background", "parotid_left", "parotid_right")
+    assert found.ignore == value
+    patient = load_patients(found, ["p0"], tmp_path / "cache", HU)[0]
+    assert patient.labels.max() == 2
+    assert patient.shown_in == ((), tuple(range(9, 18)), tuple(range(9, 18)))
+    assert patient.known_slices == tuple(range(9, 24))
+    assert patient.ignored[:9].all()
+    assert not patient.ignored[9:].any()
+    rewrite(data / "dataset.json", labels={"background": 0, "parotid_left": 1, "parotid_right": 2})
+    with pytest.raises(InputError, match=f"found label {value}, expected 0 to 2"):
+        load_patients(open_data_set(data), ["p0"], tmp_path / "cache", HU)
+
+
+def notes_on(folder, cache, mirrored=True):
+    data = open_data_set(folder)
+    patients = load_patients(data, (*data.train, *data.validation), cache, HU)
+    return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], mirrored)
+
+
+def test_a_side_that_no_name_says_is_told(data, tmp_path):
+    """In whatever language: it is seen from where the structures lie."""
+    assert notes_on(data, tmp_path / "cache") == []
+    rewrite(data / "dataset.json", labels={"background": 0, "左腮腺": 1, "右腮腺": 2})
+    left, right = notes_on(data, tmp_path / "cache")
+    assert left.startswith("左腮腺 lies on the patient's left in all 4 training patients, but its name says no side")
+    assert right.startswith("右腮腺 lies on the patient's right in all 4 training patients")
+    assert notes_on(data, tmp_path / "cache", mirrored=False) == []
+
+
+def test_a_label_that_no_training_patient_shows_is_told(data, tmp_path):
+    rewrite(data / "dataset.json", labels={"background": 0, "parotid_left": 1, "parotid_right": 2, "tumour": 3})
+    assert notes_on(data, tmp_path / "cache") == ["no training patient's label map shows tumour"]
 
 
 @pytest.fixture

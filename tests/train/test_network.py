@@ -111,6 +111,25 @@ def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background():
     assert torch.isfinite(sure.grad).all()
 
 
+def test_ignored_pixels_are_not_learnt():
+    """The loss is that of the other pixels alone, and what is said of ignored ones has no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 4, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 4, 4), generator=generator)
+    labels[:, :, 2:] = 3
+    targets = torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
+    contoured = ALL.expand(2, 3)
+    loss = segmentation_loss(logits, targets, contoured, 0.4)
+    alone = segmentation_loss(logits[..., :2], targets[:, :3, :, :2], contoured, 0.4)
+    torch.testing.assert_close(loss, alone)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[..., 2:].any()
+    assert gradient[..., :2].any()
+    nothing = torch.zeros_like(targets)
+    nothing[:, 3] = 1
+    assert float(segmentation_loss(logits, nothing, contoured, 0.4)) == pytest.approx(0, abs=1e-6)
+
+
 def test_learning_rate_rises_then_falls_to_zero(small_config):
     segment = load_config("compact", small_config).segment
     steps = segment.epochs * segment.images_per_epoch // segment.batch_size

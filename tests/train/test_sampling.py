@@ -22,11 +22,12 @@ STILL = AugmentConfig(
 )  # fmt: skip
 
 
-def sampler_of(patients, config, data, augment) -> SliceSampler:
+def sampler_of(patients, config, data, augment, names=()) -> SliceSampler:
     """Of slices that show a gland."""
+    names = names or data.labels
     segment = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0)
     config = dataclasses.replace(config, seed=1, segment=segment)
-    return SliceSampler(patients, config, range(segment.batch_size), segment, mirrored_labels(data.labels), augment)
+    return SliceSampler(patients, config, range(segment.batch_size), segment, mirrored_labels(names), augment)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def drawn(balls, small_config, tmp_path_factory):
     data = open_data_set(balls)
     patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"), config.window_hu)
 
-    def draw(augment: AugmentConfig):
-        images, targets, _ = sampler_of(patients, config, data, augment)[0]
+    def draw(augment: AugmentConfig, names=()):
+        images, targets, _ = sampler_of(patients, config, data, augment, names)[0]
         return images, targets, config
 
     return draw
@@ -46,9 +47,10 @@ def middle_column(target: torch.Tensor) -> float:
     return float((target.sum(0) * torch.arange(target.shape[1])).sum() / target.sum())
 
 
+@pytest.mark.parametrize("names", ["parotid_left parotid_right", "Parotis_li. Parotis_re.", "Parotide_G Parotide_D"])
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
-def test_left_is_the_higher_column_mirrored_or_not(drawn, mirror):
-    _, targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=mirror))
+def test_left_is_the_higher_column_mirrored_or_not(drawn, mirror, names):
+    _, targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=mirror), ("background", *names.split()))
     checked = 0
     for target in targets:
         if target[1].sum() > 3 and target[2].sum() > 3:

@@ -1,0 +1,138 @@
+"""The labels of a data set as its dataset.json names them, in nnU-Net's raw layout.
+
+Names and numbers are those of nnU-Net's documentation (dataset_format.md, ignore_label.md): "background" is 0, and
+"ignore", which must be the highest number, marks voxels of which nothing is known. It is no structure: it is neither
+learnt nor scored. Regions, which are lists of labels, are not supported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.contract import BACKGROUND, IGNORE
+from parotid_seg.errors import InputError
+
+LARGEST_VALUE = 255
+"""Of a label map's voxels."""
+EXAMPLE = '{"background": 0, "parotid_left": 1, "parotid_right": 2}'
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Which number in a label map means which structure.
+
+    Attributes:
+        values: the number of each structure by its name, rising; without background and "ignore".
+        ignore: the number of voxels of which nothing is known; None if there is none.
+    """
+
+    values: Mapping[str, int]
+    ignore: int | None = None
+
+    @classmethod
+    def of_names(cls, names: Sequence[str]) -> LabelSet:
+        """Of label names by value, background first."""
+        return cls({name: value for value, name in enumerate(names) if value})
+
+    @property
+    def known(self) -> frozenset[int]:
+        """All numbers that a label map may hold."""
+        return frozenset([0, *self.values.values(), *([] if self.ignore is None else [self.ignore])])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        InputError: if it cannot be read, is not JSON, no object, or names something twice.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path=path) from error
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", path=path) from error
+    except InputError as error:
+        raise InputError(error.reason, path=path) from error
+    if not isinstance(content, dict):
+        raise InputError(f"found {kind(content)}, expected an object", path=path)
+    return content
+
+
+def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") -> LabelSet:
+    """The labels that a dataset.json names.
+
+    Args:
+        content: of the file.
+        path: of the file, for errors.
+        key: under which they are.
+
+    Raises:
+        InputError: if they are missing or of another form; it names the key and the label.
+    """
+
+    def wrong(reason: str) -> InputError:
+        return InputError(f"{key}: {reason}", path=path)
+
+    if key not in content:
+        raise InputError(f"found no key {key!r}, expected the names and numbers of labels such as {EXAMPLE}", path=path)
+    labels = content[key]
+    if not isinstance(labels, dict):
+        raise wrong(f"found {kind(labels)}, expected an object such as {EXAMPLE}")
+    if labels and all(isinstance(value, str) and not value.strip().isdecimal() for value in labels.values()):
+        raise wrong(f"found numbers with their names, nnU-Net's first form; expected an object such as {EXAMPLE}")
+    values: dict[str, int] = {}
+    for name, value in labels.items():
+        number = _number(value)
+        if isinstance(value, list):
+            raise wrong(f"{name!r}: found {value}, a region of several labels; expected one number, not a region")
+        if number is None:
+            raise wrong(f"{name!r}: found {_shown(value)}, expected a whole number from 0 to {LARGEST_VALUE}")
+        if other := next((each for each, taken in values.items() if taken == number), None):
+            raise wrong(f"{other!r} and {name!r}: found the number {number} twice, expected different numbers")
+        values[name] = number
+    background = [name for name, value in values.items() if value == 0 or name.casefold() == BACKGROUND]
+    if len(background) != 1 or background[0].casefold() != BACKGROUND or values[background[0]]:
+        raise wrong(f"found {_shown(labels)}, expected 'background' with the number 0")
+    ignored = [name for name in values if name.strip().casefold() == IGNORE]
+    for name in ignored:
+        if values[name] != max(values.values()):
+            raise wrong(
+                f"{name!r}: found the number {values[name]}, expected the highest of all, as nnU-Net defines it"
+            )
+    structures = {name: value for name, value in values.items() if name not in (*background, *ignored)}
+    if not structures:
+        raise wrong(f"found {_shown(labels)}, expected 'background' and at least one structure")
+    rising = dict(sorted(structures.items(), key=lambda item: item[1]))
+    return LabelSet(rising, values[ignored[0]] if ignored else None)
+
+
+def kind(value: object) -> str:
+    """What JSON calls a value."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: object) -> int | None:
+    """A label's number; None if it is none."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value == value // 1 and 0 <= value <= LARGEST_VALUE else None
+
+
+def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"found {name!r} twice in one object, expected different names")
+    return dict(pairs)
