@@ -57,6 +57,10 @@ TEXTS: dict[FlagCode, FlagText] = {
         1, "a sequence covers {value:.0%} of the first one ({detail}); what it lacks counts as air"
     ),
     FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed with loss"),
+    FlagCode.SIGN_FROM_PIXELS: FlagText(
+        1,
+        "signed pixels in unsigned compressed images of fewer bits: read as {detail}, which fits their neighbours best",
+    ),
     FlagCode.PADDING: FlagText(1, "{value:.1%} of the voxels are padding and count as {detail}"),
 }
 

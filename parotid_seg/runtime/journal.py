@@ -36,6 +36,7 @@ class Entry:
         further: the same of its files in other formats.
         volumes_ml, agreement, flags: as in `Segmentation`.
         seconds: the time of each stage.
+        decoders: as in `Volume`.
         backend, device, precision: what really ran.
         model: hash of the model file.
     """
@@ -52,6 +53,7 @@ class Entry:
     agreement: dict[str, float] = dataclasses.field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    decoders: tuple[str, ...] = ()
     backend: str = ""
     device: str = ""
     precision: str = ""
@@ -133,7 +135,7 @@ def entry_of(content: dict[str, Any]) -> Entry:
         else Flag(**{**flag, "code": FlagCode(flag["code"])})
         for flag in content.get("flags", ())
     )
-    return Entry(**{**content, "flags": tuple(flags)})
+    return Entry(**{**content, "flags": tuple(flags), "decoders": tuple(content.get("decoders", ()))})
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

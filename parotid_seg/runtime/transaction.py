@@ -126,4 +126,5 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         agreement={name: round(dsc, 4) for name, dsc in found.agreement.items()},
         flags=found.flags,
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        decoders=scan.volume.decoders,
     )
