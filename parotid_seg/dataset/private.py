@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parotid_seg.errors import InputError, OutputError
-from parotid_seg.files import harmless, lock, make_folder, remove_orphans, write_text
+from parotid_seg.errors import InputError
+from parotid_seg.files import harmless, locked, make_folder, remove_orphans, write_text
 
 STATE = "state.json"
 LABELLED, UNLABELLED, ABSENT = "labelled", "unlabelled", "absent"
@@ -129,7 +129,7 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
     if new:
         with contextlib.suppress(OSError):  # some file systems know no owners
             folder.chmod(0o700)
-    with _locked(folder, data):
+    with locked(folder / "lock", data):
         for each in (folder, data, *(data / name for name in FOLDERS)):
             remove_orphans(each)
         private = _read(folder)
@@ -142,17 +142,6 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
         private.labels = labels
         private.save()
         yield private
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, data: Path) -> Iterator[None]:
-    try:
-        file = (folder / "lock").open("wb")
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", path=folder) from error
-    with file:
-        lock(file, data)
-        yield
 
 
 def _read(folder: Path) -> Private:

@@ -37,6 +37,7 @@ from parotid_seg.dicom.series import Series, Slice
 from parotid_seg.files import whole_file
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Structure, structures_of
 from parotid_seg.scan.volume import Mask
+from parotid_seg.version import VERSION
 
 DECIMALS = 4
 """Of contours in mm: a ten thousandth is far below a voxel, and within the 16 characters of a DS value."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import OutputError
-from parotid_seg.files import lock
+from parotid_seg.files import locked
 from parotid_seg.flags import Flag, FlagCode
 
-NAME = "journal.jsonl"
+NAME, LOCK = "journal.jsonl", ".lock"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
 """What is told where a run has to end."""
 
@@ -80,16 +80,16 @@ class Journal:
             OutputError: if another run is working in the folder, or the journal cannot be opened.
         """
         path = self.folder / NAME
-        try:
-            self._file = path.open("ab+")
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
-        with self._file as file:
-            lock(file, self.folder)
-            self._read()  # another run may have ended just now
-            if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
-                file.write(b"\n")
-            yield
+        with locked(self.folder / LOCK, self.folder):
+            try:
+                self._file = path.open("ab+")
+            except OSError as error:
+                raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
+            with self._file as file:
+                self._read()  # another run may have ended just now
+                if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
+                    file.write(b"\n")
+                yield
 
     def add(self, entry: Entry) -> None:
         """Record a case; on return the line is on disk.

@@ -8,13 +8,22 @@ import pytest
 
 from parotid_seg import files
 from parotid_seg.errors import OutputError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.journal import NAME, Entry, Journal, hash_file, is_whole
 
 
 def done(folder, case="a", key="k") -> Entry:
     mask = folder / f"{case}.nii.gz"
     mask.write_bytes(b"mask")
-    return Entry(case, f"/scans/{case}.nii.gz", key, "done", mask=mask.name, mask_sha256=hash_file(mask), flags=("x",))
+    return Entry(
+        case,
+        f"/scans/{case}.nii.gz",
+        key,
+        "done",
+        mask=mask.name,
+        mask_sha256=hash_file(mask),
+        flags=(Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 70.5), Flag(FlagCode.SFORM_UNUSABLE)),
+    )
 
 
 def write(folder, *entries) -> None:
