@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import ray
 
-from parotid_seg.cluster.host import, Host, Order, load_on_host
+from parotid_seg.cluster.host import Host, Order, load_on_host
 from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.machine import available_cores

@@ -21,7 +21,6 @@ from parotid_seg.dicom.identity import carry_identity, read_source
 from parotid_seg.dicom.objects import (
     MAKER,
     SERIES_NUMBER,
-    VERSION,
     add_maker,
     algorithm,
     check_mask,
