@@ -73,8 +73,8 @@ GATES = {"fp32": SAME, "fp16": SAME, "bf16": QUANTISED, "int8": QUANTISED}
 """By the type that the network computes in. BF16 keeps eight significant bits, as INT8 does."""
 
 INT8_SCANS = 5
-"""Scans that INT8 has to pass on. Its scales are measured on those same scans, and what passes on one fails on others: a
-checkpoint passed on the packaged example and failed on five further patients (2026-11-28)."""
+"""Scans that INT8 has to pass on. Its scales are measured on those same scans, and what passes on one fails on others:
+a checkpoint passed on the packaged example and failed on five further patients (2026-11-28)."""
 
 
 def difference(expected: Labels, found: Labels, spacing_mm: Spacing, count: int) -> Difference:

@@ -204,12 +204,11 @@ def _considered(
     if count >= INT8_SCANS:
         return options.tried, {}
     found = "no --verify" if options.verify is None else f"{count} scans in {options.verify}"
-    reason = (
-        f"expected --verify with at least {INT8_SCANS} scans, found {found}: INT8 that passes on few fails on others"
-    )
+    reason = f"expected --verify with at least {INT8_SCANS} scans, found {found}"
     if options.precision == "int8":
-        raise InputError(f"--precision int8: {reason}")
-    return tuple(each for each in options.tried if each != "int8"), {"int8": f"int8 is not considered: {reason}"}
+        raise InputError(f"--precision int8: {reason}; INT8 that passes on few scans fails on others")
+    report(f"int8 is not considered: {reason}")
+    return tuple(each for each in options.tried if each != "int8"), {"int8": reason}
 
 
 def _write(record: dict[str, Any], path: Path) -> None:
