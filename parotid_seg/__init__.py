@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from parotid_seg.version import VERSION as __version__  # noqa: N811
+
 # onnxruntime from 1.29 on tells Microsoft about machine and model, unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from parotid_seg.api import Segmenter, segment
     from parotid_seg.runtime.segmenter import Segmentation
 
-__all__ = ["Segmentation", "Segmenter", "segment"]
+__all__ = ["Segmentation", "Segmenter", "__version__", "segment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -16,11 +17,13 @@ from parotid_seg.commands.listen import listen
 from parotid_seg.commands.shared import UsageError
 from parotid_seg.commands.train import train
 from parotid_seg.terminal import print_error
+from parotid_seg.version import VERSION
 
 app = typer.Typer(
     name="parotid-seg",
     help="Parotid gland masks from head-and-neck CT: segment, train, export, evaluate. Not a medical device.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     epilog="Example: parotid-seg infer scans/ --out masks/",
@@ -41,12 +44,26 @@ bench_app.callback()(bench)
 bench_app.command(epilog="Example: parotid-seg bench compare before/bench.json after/bench.json")(compare)
 
 
+def _version_asked(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version_asked, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options of `parotid-seg` itself; its help is the one of `app`."""
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
-    from importlib import metadata
-
-    typer.echo(f"parotid-seg {metadata.version('parotid-seg')}")
+    typer.echo(f"parotid-seg {VERSION}")
 
 
 def main() -> None:

@@ -4,23 +4,22 @@ writer."""
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from parotid_seg.errors import OutputError
 
 LONGEST_NAME = 200
 """Bytes; file systems take 255."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 PATIENCE_S = 3.0
 """A killed run's last process may live on for a moment."""
 FORMULA = frozenset("=+-@\t\r\n")
@@ -131,25 +130,30 @@ def remove_orphans(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def lock(file: BinaryIO, folder: Path) -> None:
-    """Lock an open file until it is closed or the process ends, however it ends.
+@contextmanager
+def locked(file: Path, folder: Path) -> Iterator[None]:
+    """Have a folder to oneself until the block ends or the process does, however it ends.
+
+    Args:
+        file: what is locked; it is made, and stays, because removing it would let two runs lock different files.
+        folder: what the error names.
 
     Raises:
-        OutputError: if another process holds it, even after `PATIENCE_S`.
+        OutputError: if another process holds it, even after `PATIENCE_S`, or if the file system has no locks.
     """
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise OutputError(
-                    "another run is working in this folder; wait for its end or choose another --out", path=folder
-                ) from None
-            time.sleep(0.05)
-        except OSError as error:
-            raise OutputError(f"cannot be locked against other runs ({error.strerror})", path=folder) from error
+    held = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except Timeout:
+        raise OutputError(
+            "another run is working in this folder; wait for its end or choose another --out", path=folder
+        ) from None
+    except OSError as error:
+        raise OutputError(f"cannot be locked against other runs ({error.strerror or error})", path=folder) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def harmless(text: str) -> str:

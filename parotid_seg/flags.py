@@ -66,6 +66,8 @@ class FlagCode(StrEnum):
     """A sequence does not reach over the whole first one; value: share covered; detail: both titles."""
     LOSSY_COMPRESSION = "lossy_compression"
     """The pixels were compressed with loss."""
+    SIGN_FROM_PIXELS = "sign_from_pixels"
+    """Whether pixels are signed was decided by the pixels; detail: what they were read as."""
     PADDING = "padding"
     """Voxels that DICOM calls padding; value: their share; detail: what they count as."""
     NUMBER_TWICE = "number_twice"

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import parotid_seg
+
 COMMANDS = ["infer", "train", "export", "evaluate", "inspect"]
 HEAVY = {"numpy", "torch", "nibabel", "onnxruntime", "scipy", "PIL", "onnx", "timm"}
 
@@ -65,8 +67,45 @@ def test_a_wrong_command_line_is_one_line_and_exit_1(command, arguments, words):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_version(command):
-    assert command("version").stdout.startswith("parotid-seg ")
+@pytest.mark.parametrize("words", [["version"], ["--version"]])
+def test_version(command, words):
+    assert command(*words).stdout == f"parotid-seg {parotid_seg.__version__}\n"
+
+
+def test_help_by_its_short_name(command):
+    assert command("-h").stdout == command("--help").stdout
+    assert command("infer", "-h").stdout == command("infer", "--help").stdout
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import parotid_seg, parotid_seg.cli
+for module in pkgutil.walk_packages(parotid_seg.__path__, "parotid_seg."):
+    if not module.name.startswith(("parotid_seg.train", "parotid_seg.export", "parotid_seg.cluster")):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+"""
+
+
+def test_the_runtime_is_imported_where_there_is_no_unix():
+    absent = "import signal, sys; del signal.SIGKILL\nfor name in ('fcntl', 'resource'): sys.modules[name] = None\n"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", absent + IMPORT_ALL], check=True)
+
+
+def test_it_needs_no_metadata_of_its_own():
+    """As in a checkout that is not installed."""
+    hidden = """
+from importlib import metadata
+found = metadata.version
+def version(name):
+    if name == "parotid-seg":
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+metadata.version = version
+"""
+    code = hidden + IMPORT_ALL + "from parotid_seg.runtime.machine import versions_of\n"
+    code += "assert versions_of(['parotid-seg']) == {'parotid-seg': parotid_seg.__version__}"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,8 @@ def peak_mib() -> float:
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
+    import resource  # on Unix only
+
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return found / MIB if sys.platform == "darwin" else found / 1024
 

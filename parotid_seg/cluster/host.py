@@ -8,7 +8,6 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from parotid_seg.runtime.load import load_backend
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
 from parotid_seg.runtime.pipeline import Limits, Pipeline
-
-VERSION = metadata.version("parotid-seg")
+from parotid_seg.version import VERSION
 
 
 @dataclass(frozen=True)

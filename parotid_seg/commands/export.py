@@ -18,7 +18,8 @@ def export(
         str,
         typer.Option(
             "--precision",
-            help="Type the network computes in: fp32, fp16, int8, or auto for the fastest on this CPU that passes.",
+            help="Type the network computes in: fp32, fp16, int8, or auto for the fastest on this CPU that passes; "
+            "int8 only with five scans or more in --verify.",
         ),
     ] = "fp32",
     weights: Annotated[
@@ -78,7 +79,7 @@ def export(
     differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
     written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
     differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
-    pip install 'parotid-seg[export]'; for engines also [tensorrt] or [rtx], for --triton also [triton].
+    pip install 'parotid-seg[export]'; to build engines also [tensorrt] or [rtx], for --triton also [triton].
     """
     with one_line_errors(), extra("export"), following(quiet) as line:
         from parotid_seg.export.export import ExportOptions

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import InputError, OutputError
-from parotid_seg.files import harmless, lock, make_folder, remove_orphans, write_text
+from parotid_seg.errors import InputError
+from parotid_seg.files import harmless, locked, make_folder, remove_orphans, write_text
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.flag_text import sentences, severity_of
 
@@ -139,7 +139,7 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
     if new:
         with contextlib.suppress(OSError):  # some file systems know no owners
             folder.chmod(0o700)
-    with _locked(folder, data):
+    with locked(folder / "lock", data):
         for each in (folder, data, *(data / name for name in FOLDERS)):
             remove_orphans(each)
         private = _read(folder)
@@ -152,17 +152,6 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
         private.labels = labels
         private.save()
         yield private
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, data: Path) -> Iterator[None]:
-    try:
-        file = (folder / "lock").open("wb")
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", path=folder) from error
-    with file:
-        lock(file, data)
-        yield
 
 
 def _read(folder: Path) -> Private:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, UID_dictionary
 
+from parotid_seg.dicom.codestream import FAMILIES
+from parotid_seg.dicom.decoders import INSTALL, decoder_for
 from parotid_seg.dicom.file import DicomFile
 from parotid_seg.dicom.groups import Place
 from parotid_seg.dicom.values import NoScan, Unusable, integer_of, item_of, number_of, text_of
@@ -121,12 +123,14 @@ def _check_grey(photometric: str) -> None:
 
 
 def _check_decoder(syntax: UID) -> None:
-    known = str(syntax) in UID_dictionary
+    if syntax in FAMILIES:
+        if decoder_for(syntax) is None:
+            raise Unusable(
+                f"compressed as {syntax.name}, for which no decoder is installed: {INSTALL[FAMILIES[syntax]]}"
+            )
+        return
     try:
-        decoder = get_decoder(syntax)
+        get_decoder(syntax)
     except NotImplementedError:
+        known = str(syntax) in UID_dictionary
         raise Unusable(f"stored as {syntax.name if known else 'something unknown'}, which cannot be read") from None
-    if not decoder.is_available:
-        ways = " or ".join(each.split(" - requires ")[-1] for each in decoder.missing_dependencies)
-        ways = ways.replace("gdcm>", "python-gdcm>")  # as its package is called
-        raise Unusable(f"compressed as {syntax.name}, for which no decoder is installed, expected {ways}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.codes import LEARNING, LONGEST_LINE, MODIFYING, Coded, plain
 from parotid_seg.scan.volume import Mask
+from parotid_seg.version import VERSION
 
 MAKER = "parotid-seg"
-VERSION = metadata.version("parotid-seg")
 SERIES_NUMBER = 1000
 """Of what is written: listed after the scans."""
 

@@ -48,7 +48,7 @@ def read_on_one_grid(first: Series, further: Sequence[Series]) -> NiftiScan:
     for each in further:
         if not first.frame_of_reference_uid or each.frame_of_reference_uid != first.frame_of_reference_uid:
             raise ScanError(f"{each.title} has not the frame of reference of {first.title}", path=each.folder)
-        voxels, flags = read_voxels(each)
+        voxels, flags, decoders = read_voxels(each)
         whole = voxels.dtype == scan.volume.voxels.dtype == np.int16
         voxels, covered = resampled(voxels, each.affine, first.affine, shape, whole=whole)
         if not covered:
@@ -57,7 +57,7 @@ def read_on_one_grid(first: Series, further: Sequence[Series]) -> NiftiScan:
             partly = Flag(FlagCode.CHANNEL_PARTLY_COVERED, value=covered, detail=f"{each.title} / {first.title}")
             flags = (*flags, partly)
         canonical = cast(Voxels, scan.volume.orientation.to_canonical(voxels.T)[None])
-        volumes.append(replace(scan.volume, voxels=canonical, flags=flags))
+        volumes.append(replace(scan.volume, voxels=canonical, flags=flags, decoders=decoders))
     return replace(scan, volume=joined_channels(volumes))
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import HTJ2K, JPEG2000, UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.file import DicomFile, read_dicom
+from parotid_seg.dicom.file import read_dicom
+from parotid_seg.dicom.frames import Frame, Frames, Words
 from parotid_seg.dicom.groups import images_in
 from parotid_seg.dicom.layout import Layout, layout_of, scaling_of
 from parotid_seg.dicom.series import Series
@@ -25,24 +22,46 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.volume import Voxels
 
-Words = NDArray[np.integer]
-J2K = b"\xff\x4f\xff\x51"
-"""The first two markers of a JPEG 2000 codestream (ISO/IEC 15444-1, A.4 and A.5)."""
-JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-"""Markers of the header that names the size, in JPEG (ISO/IEC 10918-1, B.1.1.3) and JPEG-LS (14495-1, C.1.1)."""
-
-START_OF_SCAN = 0xDA
-"""Marker after which a JPEG's or JPEG-LS's pixels come."""
+ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
+LOSSY = ALWAYS_LOSSY | {JPEGLSNearLossless, JPEG2000, HTJ2K}
+"""Transfer syntaxes that may change values a little, and so push them beyond the bits that count."""
 
 
-def read_voxels(series: Series) -> tuple[Voxels, tuple[Flag, ...]]:
-    """Intensities (slices, rows, columns) of a series, int16 if all are whole and fit, else float32; and flags on them.
+class Pixels(NamedTuple):
+    """Pixels of a series.
+
+    Attributes:
+        voxels: intensities (slices, rows, columns), int16 if all are whole and fit, else float32.
+        flags: what a person should know about them.
+        decoders: as in `Volume`.
+    """
+
+    voxels: Voxels
+    flags: tuple[Flag, ...]
+    decoders: tuple[str, ...]
+
+
+def read_voxels(series: Series) -> Pixels:
+    """Read the pixels of a series.
 
     Padding becomes the lowest intensity of the rest, which is air in a CT.
 
     Raises:
         ScanError: if a file cannot be read, or is no longer what it was when the series was found.
     """
+    frames = Frames()
+    volume = _read_files(series, frames)
+    try:
+        if not frames.fit():
+            frames = Frames(cut=False)
+            volume = _read_files(series, frames)
+        voxels, flags = volume.finish()
+    except Unusable as error:
+        raise ScanError(f"{error}", path=series.folder) from None
+    return Pixels(voxels, (*frames.flags(), *flags), frames.decoders())
+
+
+def _read_files(series: Series, frames: Frames) -> _Volume:
     volume = _Volume((len(series.slices), series.rows, series.columns))
     wanted: dict[Path, dict[int, int]] = defaultdict(dict)
     for index, each in enumerate(series.slices):
@@ -50,16 +69,13 @@ def read_voxels(series: Series) -> tuple[Voxels, tuple[Flag, ...]]:
     for path, indices in wanted.items():
         with discreet(path, "DICOM image"):
             try:
-                _read_file(path, series, indices, volume)
+                _read_file(path, series, indices, frames, volume)
             except Unusable as error:
                 raise ScanError(f"{error}", path=path) from None
-    try:
-        return volume.finish()
-    except Unusable as error:
-        raise ScanError(f"{error}", path=series.folder) from None
+    return volume
 
 
-def _read_file(path: Path, series: Series, indices: dict[int, int], volume: _Volume) -> None:
+def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Frames, volume: _Volume) -> None:
     """Put the frames of a file where they belong; `indices` are their slices by frame number."""
     file = read_dicom(path, pixels=True)
     expected = series.slices[next(iter(indices.values()))]
@@ -70,13 +86,13 @@ def _read_file(path: Path, series: Series, indices: dict[int, int], volume: _Vol
         raise Unusable("another size than when the series was found")
     scalings = {number or 0: scaling_of(place, series.modality) for number, place in images_in(file.header)}
     padding = _padding_of(file.header, layout)
-    for number, words in enumerate(_decoded(file, layout)):
+    for number, frame in enumerate(frames.of(file, layout)):
         if number in indices:
-            values = _significant(words, layout, file.transfer_syntax)
-            padded = None if padding is None else padding.among(words, values)
+            values = _significant(frame, layout, file.transfer_syntax)
+            padded = None if padding is None else padding.among(frame.words, values)
             volume.put(indices[number], values, *scalings[number], padded)
     volume.filled += file.filled
-    volume.lossy |= text_of(file.header, "LossyImageCompression") == "01"
+    volume.lossy |= file.transfer_syntax in ALWAYS_LOSSY or text_of(file.header, "LossyImageCompression") == "01"
 
 
 class _Volume:
@@ -134,11 +150,19 @@ def _modulo(number: float) -> np.int16:
     return np.int16((int(number) + 32768) % 65536 - 32768)
 
 
-def _significant(words: Words, layout: Layout, syntax: UID) -> Words:
-    """Stored values without the bits that do not count, whatever is in them (DICOM PS3.5, 8.1.1)."""
+def _significant(frame: Frame, layout: Layout, syntax: UID) -> Words:
+    """Stored values without the bits that do not count, whatever is in them (DICOM PS3.5, 8.1.1).
+
+    Codestreams mostly have those that count only. Where one with loss has more, values that it pushed beyond the range
+    of those that count take the nearest one in it; cut off, the brightest would become the darkest.
+    """
+    words = frame.words
     above, unused = layout.allocated - 1 - layout.high, layout.allocated - layout.stored
-    if unused == 0 or (syntax.is_encapsulated and syntax != RLELossless):  # other codecs store only what counts
+    if unused == 0 or frame.bits <= layout.high:
         return words
+    if syntax in LOSSY and layout.high == layout.stored - 1:
+        lowest = -(1 << layout.stored - 1) if layout.signed else 0
+        return words.clip(lowest, lowest + (1 << layout.stored) - 1)
     return (words << above) >> unused
 
 
@@ -166,91 +190,3 @@ def _padding_of(header: Dataset, layout: Layout) -> _Padding | None:
     lowest = -(1 << layout.stored - 1) if layout.signed else 0
     fits = all(lowest <= end < lowest + (1 << layout.stored) for end in ends)
     return _Padding(min(ends), max(ends), not fits)
-
-
-def _decoded(file: DicomFile, layout: Layout) -> Iterator[Words]:
-    """The frames of a file (rows, columns) as stored, in their order."""
-    if "PixelData" not in file.header:
-        raise Unusable("no PixelData")
-    if not file.transfer_syntax.is_encapsulated:
-        _check_excess(file, layout)
-    elif file.transfer_syntax != RLELossless:
-        _check_codestreams(file.header, layout)
-    frames = get_decoder(file.transfer_syntax).iter_array(
-        file.header,
-        raw=True,
-        correct_unused_bits=False,
-        allow_excess_frames=False,
-        view_only=True,
-        decoding_plugin=_plugin_for(file.transfer_syntax),
-    )
-    for _ in range(layout.frames):
-        try:
-            words, _properties = next(frames)
-        except Exception:
-            raise Unusable(f"pixels that cannot be decoded as {file.transfer_syntax.name}") from None
-        yield words
-
-
-def _plugin_for(syntax: UID) -> str:
-    """The decoder to take, as pydicom calls it; empty for the first that is installed.
-
-    GDCM ends the process at run lengths that it does not expect, and at some of odd sizes that are right.
-    """
-    return "pydicom" if syntax == RLELossless else ""
-
-
-def _check_excess(file: DicomFile, layout: Layout) -> None:
-    """Raise Unusable if there are more pixels than the header says, by a row or more: a few bytes are padding."""
-    row = layout.columns * layout.allocated // 8
-    expected = layout.frames * layout.rows * row
-    if file.bytes_left >= expected + row:
-        raise Unusable(f"found {file.bytes_left} bytes of pixel data, expected {expected}")
-
-
-def _check_codestreams(header: Dataset, layout: Layout) -> None:
-    """Raise Unusable unless compressed images begin as such and are of the header's size.
-
-    A decoder makes room for what they say, and one ends the process if they say nonsense.
-    """
-    offsets = [header.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
-    extended = (offsets[0], offsets[1]) if all(offsets) else None
-    codestreams = generate_frames(header.PixelData, number_of_frames=layout.frames, extended_offsets=extended)
-    for codestream in itertools.islice(codestreams, layout.frames):
-        found = _begin_j2k(codestream) or _begin_jpeg(codestream)
-        if found is None or not 1 <= found.bits <= layout.allocated:
-            raise Unusable("a compressed image does not begin as one")
-        if (found.rows, found.columns) != (layout.rows, layout.columns):
-            raise Unusable(
-                f"found a compressed image of {found.rows} x {found.columns}, expected {layout.rows} x {layout.columns}"
-            )
-
-
-class _Beginning(NamedTuple):
-    """What a codestream says of its image."""
-
-    rows: int
-    columns: int
-    bits: int
-
-
-def _begin_j2k(codestream: bytes) -> _Beginning | None:
-    """Beginning of a JPEG 2000 codestream; None if it is none."""
-    at = codestream.find(J2K, 0, 512)  # some files wrap it
-    if at < 0 or len(codestream) < at + 43:
-        return None
-    right, bottom, left, top = (int.from_bytes(codestream[at + each : at + each + 4]) for each in (8, 12, 16, 20))
-    return _Beginning(bottom - top, right - left, (codestream[at + 42] & 0x7F) + 1)
-
-
-def _begin_jpeg(codestream: bytes) -> _Beginning | None:
-    """Beginning of a JPEG or JPEG-LS codestream, whole up to where the pixels begin; None if it is none."""
-    found, at = None, 2
-    while at + 10 <= len(codestream) and codestream[at] == 0xFF and 0xC0 <= codestream[at + 1] < 0xFF:
-        if codestream[at + 1] == START_OF_SCAN:
-            return found
-        if codestream[at + 1] in JPEG_FRAMES:
-            rows, columns = (int.from_bytes(codestream[at + each : at + each + 2]) for each in (5, 7))
-            found = _Beginning(rows, columns, codestream[at + 4])
-        at += 2 + int.from_bytes(codestream[at + 2 : at + 4])
-    return None

@@ -40,7 +40,7 @@ def read_series(series: Series) -> NiftiScan:
     Raises:
         ScanError: if a file cannot be read or has changed, or as `read_nifti` of a volume that can be no head scan.
     """
-    voxels, flags = read_voxels(series)
+    voxels, flags, decoders = read_voxels(series)
     try:
         scan = scan_of_image(_image(voxels, series.affine), series.folder)
     except ScanError as error:
@@ -48,7 +48,7 @@ def read_series(series: Series) -> NiftiScan:
     flags = (*series.flags, *flags)
     if series.part:
         flags = (Flag(FlagCode.PART_OF_SERIES, detail=series.part), *flags)
-    return replace(scan, volume=replace(scan.volume, flags=(*scan.volume.flags, *flags)))
+    return replace(scan, volume=replace(scan.volume, flags=(*scan.volume.flags, *flags), decoders=decoders))
 
 
 def _image(voxels: Voxels, affine: NDArray[np.float64]) -> Nifti1Image:

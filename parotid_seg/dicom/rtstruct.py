@@ -21,7 +21,6 @@ from parotid_seg.dicom.identity import carry_identity, read_source
 from parotid_seg.dicom.objects import (
     MAKER,
     SERIES_NUMBER,
-    VERSION,
     add_maker,
     algorithm,
     check_mask,
@@ -38,6 +37,7 @@ from parotid_seg.files import whole_file
 from parotid_seg.flags import Flag
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Structure, structures_of
 from parotid_seg.scan.volume import Mask
+from parotid_seg.version import VERSION
 
 DECIMALS = 4
 """Of contours in mm: a ten thousandth is far below a voxel, and within the 16 characters of a DS value."""

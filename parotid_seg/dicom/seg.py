@@ -22,7 +22,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from parotid_seg.dicom.discreet import discreet
 from parotid_seg.dicom.identity import REQUIRED, carry_identity, read_source
-from parotid_seg.dicom.objects import MAKER, SERIES_NUMBER, VERSION, add_maker, check_mask, line, save
+from parotid_seg.dicom.objects import MAKER, SERIES_NUMBER, add_maker, check_mask, line, save
 from parotid_seg.dicom.planes import Plane, read_planes
 from parotid_seg.dicom.proof import prove_written
 from parotid_seg.dicom.references import image_references, slice_reference
@@ -30,6 +30,7 @@ from parotid_seg.dicom.series import Series
 from parotid_seg.files import whole_file
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, LEARNING, Coded, Structure, structures_of
 from parotid_seg.scan.volume import Mask
+from parotid_seg.version import VERSION
 
 
 def write_seg(

@@ -22,11 +22,12 @@ from parotid_seg.export.engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
 from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
-from parotid_seg.export.parity import Parity
+from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.export.triton import check_entry, write_repository
 from parotid_seg.export.triton_config import Serving
 from parotid_seg.files import make_folder, whole_file, write_text
+from parotid_seg.gate import INT8_SCANS
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, sidecar_path
 from parotid_seg.runtime.trt_library import LIBRARIES
@@ -45,7 +46,7 @@ class ExportOptions:
 
     Attributes:
         precision: type the network computes in: one of `PRECISIONS`, or "auto" for the fastest on this machine's CPU
-            that passes the gate; for an engine that is FP16.
+            that passes the gate; for an engine that is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
         verify: folder of scans for the gate. Default: the packaged example, a CT.
         batch: numbers of looks at once that the gate tries and an engine is built for.
@@ -123,8 +124,8 @@ def export(
         progress: of an engine's build; see `build_engine`.
 
     Raises:
-        InputError: for an unusable argument or checkpoint, where the example does not fit the model, and where an
-            engine cannot be built here.
+        InputError: for an unusable argument or checkpoint, where the example does not fit the model, where INT8 is
+            asked for with too few scans to verify it on, and where an engine cannot be built here.
         ModelError: if the exported model is not the same, or does not compute as asked; `out` is not written then. Also
             if its engine is not; the engine is not written then.
         OutputError: if a file cannot be written.
@@ -139,9 +140,10 @@ def export(
     checkpoint = load_checkpoint(checkpoint_path)
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
+    precisions, not_considered = _considered(options, checkpoint, report)
     seconds = Seconds()
     source = _prepare(checkpoint, verify, options, seconds, report)
-    tried = [_candidate(precision, source, options, seconds, report) for precision in options.tried]
+    tried = [_candidate(precision, source, options, seconds, report) for precision in precisions]
     passed = [each for each in tried if not each[1].failure]
     versions = {
         "against": f"torch {metadata.version('torch')} in FP32",
@@ -151,8 +153,9 @@ def export(
         "passed": bool(passed),
         **versions,
         "candidates": [proof.record() for _, proof, _ in tried],
+        "not_considered": not_considered,
+        "seconds": seconds,
     }
-    record["seconds"] = seconds
     parity_file, picture = out.with_suffix(".parity.json"), out.with_suffix(".parity.png")
     picture.unlink(missing_ok=True)
     if not passed:
@@ -185,6 +188,27 @@ def export(
         entry = write_repository(options.triton, served, Serving(name=out.stem), verify=verify, report=report)
         report(f"wrote {entry}")
     return proof
+
+
+def _considered(
+    options: ExportOptions, checkpoint: Checkpoint, report: Report
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Precisions to try, and by precision why another is not considered, which is reported.
+
+    Raises:
+        InputError: if INT8 is asked for and there are too few scans to verify it on.
+    """
+    if "int8" not in options.tried:
+        return options.tried, {}
+    count = 0 if options.verify is None else len(scans_in(options.verify, checkpoint.channels))
+    if count >= INT8_SCANS:
+        return options.tried, {}
+    found = "no --verify" if options.verify is None else f"{count} scans in {options.verify}"
+    reason = f"expected --verify with at least {INT8_SCANS} scans, found {found}"
+    if options.precision == "int8":
+        raise InputError(f"--precision int8: {reason}; INT8 that passes on few scans fails on others")
+    report(f"int8 is not considered: {reason}")
+    return tuple(each for each in options.tried if each != "int8"), {"int8": reason}
 
 
 def _write(record: dict[str, Any], path: Path) -> None:

@@ -18,7 +18,7 @@ from parotid_seg.gate import Difference, Gate, difference
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.runtime.sources import place_of, read_scan
+from parotid_seg.runtime.sources import Scan, place_of, read_scan
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask
@@ -93,9 +93,7 @@ class Parity:
 
     def __init__(self, net: ParotidNet, contract: Contract, place: Path, batch: BatchProfile) -> None:
         self.contract, self.batch = contract, batch
-        scans, errors = find_scans([place], contract.channels, ignore=place.glob("**/labelsT[rs]"))
-        if errors or not scans:
-            raise InputError(f"--verify: {errors[0] if errors else f'{place}: no scan in this folder'}")
+        scans = scans_in(place, contract.channels)
         self.comparisons: list[Comparison] = []
         for number, sources in enumerate(scans):
             scan, first = read_scan(sources), sources[0]
@@ -157,6 +155,18 @@ class Parity:
     def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: Comparison) -> int:
         made = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
         return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in made)
+
+
+def scans_in(place: Path, channels: Sequence[str]) -> list[Scan]:
+    """The scans of a folder to verify on; nnU-Net's label folders are none.
+
+    Raises:
+        InputError: if there is none, or something that cannot be one.
+    """
+    scans, errors = find_scans([place], channels, ignore=place.glob("**/labelsT[rs]"))
+    if errors or not scans:
+        raise InputError(f"--verify: {errors[0] if errors else f'{place}: no scan in this folder'}")
+    return scans
 
 
 def contour_of(scan: Path, channels: Sequence[str]) -> Path | None:

@@ -7,11 +7,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 
-from parotid_seg.files import lock, make_folder
+from parotid_seg.files import locked, make_folder
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import Ledger
 from parotid_seg.node.options import ListenOptions, Say
@@ -47,7 +46,7 @@ def listen(
         OutputError: before anything is taken, if the folder cannot be written to, or another node works in it.
     """
     make_folder(options.out)
-    with _locked(options.out), warnings.catch_warnings(), _Signals() as signals:
+    with locked(options.out / ".lock", options.out), warnings.catch_warnings(), _Signals() as signals:
         warnings.simplefilter("ignore")  # pydicom's hold what files say
         node = _Node(options, segment, _careful(say))
         with contextlib.suppress(KeyboardInterrupt):  # a second signal
@@ -167,13 +166,6 @@ class _Signals:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("ab+") as file:
-        lock(file, folder)
-        yield
 
 
 def _careful(say: Say) -> Say:

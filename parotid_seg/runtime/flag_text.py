@@ -137,6 +137,10 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.NAME_NOT_DECLARED: FlagText(
         1, "{structure}: its name is in UTF-8, which the RTSTRUCT's character set does not say"
     ),
+    FlagCode.SIGN_FROM_PIXELS: FlagText(
+        1,
+        "signed pixels in unsigned compressed images of fewer bits: read as {detail}, which fits their neighbours best",
+    ),
     FlagCode.PADDING: FlagText(1, "{value:.1%} of the voxels are padding and count as {detail}"),
 }
 

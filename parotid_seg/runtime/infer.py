@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TypeGuard
 
@@ -28,6 +27,7 @@ from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
 from parotid_seg.scan.search import LeftOut
 from parotid_seg.scan.slicer import write_itksnap_labels
+from parotid_seg.version import VERSION
 
 Say = Callable[[str], None]
 
@@ -217,7 +217,7 @@ class _Run:
             options.overwrite,
             views=options.pictures and options.report,
             outputs=options.outputs,
-            made_by=f"parotid-seg {metadata.version('parotid-seg')}, model {site.model_sha256[:12]}",
+            made_by=f"parotid-seg {VERSION}, model {site.model_sha256[:12]}",
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:

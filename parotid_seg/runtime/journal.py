@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import OutputError
-from parotid_seg.files import lock
+from parotid_seg.files import locked
 from parotid_seg.flags import Flag, FlagCode
 
-NAME = "journal.jsonl"
+NAME, LOCK = "journal.jsonl", ".lock"
 FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
 """What is told where a run has to end."""
@@ -38,6 +38,7 @@ class Entry:
         further: the same of its files in other formats.
         volumes_ml, agreement, flags: as in `Segmentation`.
         seconds: the time of each stage.
+        decoders: as in `Volume`.
         backend, device, precision: what really ran.
         model: hash of the model file.
         settings: see `Work.settings`; empty of a mask that an older version made.
@@ -56,6 +57,7 @@ class Entry:
     agreement: dict[str, float] = dataclasses.field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    decoders: tuple[str, ...] = ()
     backend: str = ""
     device: str = ""
     precision: str = ""
@@ -88,16 +90,16 @@ class Journal:
             OutputError: if another run is working in the folder, or the journal cannot be opened.
         """
         path = self.folder / NAME
-        try:
-            self._file = path.open("ab+")
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
-        with self._file as file:
-            lock(file, self.folder)
-            self._read()  # another run may have ended just now
-            if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
-                file.write(b"\n")
-            yield
+        with locked(self.folder / LOCK, self.folder):
+            try:
+                self._file = path.open("ab+")
+            except OSError as error:
+                raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
+            with self._file as file:
+                self._read()  # another run may have ended just now
+                if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
+                    file.write(b"\n")
+                yield
 
     def add(self, entry: Entry) -> None:
         """Record a case; on return the line is on disk.
@@ -145,7 +147,8 @@ def entry_of(content: dict[str, Any]) -> Entry:
         else Flag(**{**flag, "code": FlagCode(flag["code"])})
         for flag in content.get("flags", ())
     )
-    entry = Entry(**{**content, "flags": tuple(flags)})
+    read = {"flags": tuple(flags), "decoders": tuple(content.get("decoders", ()))}
+    entry = Entry(**{**content, **read})
     return replace(entry, reason=FAILED_BEFORE) if entry.reason and "path" not in content else entry
 
 

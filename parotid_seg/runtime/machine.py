@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from parotid_seg.version import VERSION
+
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Where a container on Linux finds its own limits."""
@@ -53,9 +55,12 @@ def memory_bytes() -> int:
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Versions of those packages that are installed, and of ours, which runs without being installed, too."""
     found = {}
     for package in packages:
+        if package == "parotid-seg":
+            found[package] = VERSION
+            continue
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+KILL = 9
+"""SIGKILL, a name that `signal` does not have on Windows."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal to get when the parent dies."""
 
@@ -26,7 +28,7 @@ def command_of(module: str) -> list[str]:
     return [sys.executable, "-P", "-c", program, str(Path(__file__).parents[2])]
 
 
-def ends(parent_gone: signal.Signals = signal.SIGKILL) -> tuple[IO[bytes], IO[bytes]]:
+def ends(parent_gone: int = KILL) -> tuple[IO[bytes], IO[bytes]]:
     """In such a process: where messages come from, and where answers go.
 
     It gets a signal when its parent has ended, and leaves Ctrl-C to it. Whatever a library prints goes to standard
@@ -48,7 +50,7 @@ def send(message: object, stream: IO[Any]) -> None:
 
 def cause(status: int) -> str:
     """Why a process is gone, from its exit status."""
-    if status == -signal.SIGKILL:
+    if status == -KILL:
         return "its process was killed, perhaps for want of memory"
     if status < 0:
         return f"its process was ended by {signal.Signals(-status).name}"

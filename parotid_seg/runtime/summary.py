@@ -34,6 +34,8 @@ PACKAGES = (
     "ray",
     "pydicom",
     "highdicom",
+    "pylibjpeg-openjpeg",
+    "pyjpegls",
     "python-gdcm",
     "numpy",
     "scipy",

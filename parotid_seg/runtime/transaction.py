@@ -130,4 +130,5 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         flags=(*found.flags, *noticed),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
+        decoders=scan.volume.decoders,
     )

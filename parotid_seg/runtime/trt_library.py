@@ -18,7 +18,7 @@ class Library:
     Attributes:
         module: what is imported.
         package: what pip installs.
-        extra: ours that brings it, with what running its engines needs.
+        extra: ours that brings what running its engines needs; building them needs `package` only.
         title: what people call it.
         runs_on: the GPUs an engine can be built for, the default first (see `engine_file.EngineOptions`).
         needs_gpu: whether building does: TensorRT times kernels on the GPU that will run them; TensorRT-RTX makes
@@ -44,7 +44,7 @@ LIBRARIES = {
     "tensorrt": Library(
         module="tensorrt",
         package="tensorrt",
-        extra="tensorrt",
+        extra="tensorrt-run",
         title="TensorRT",
         runs_on=("this-gpu", "same-capability", "ampere-plus"),
         needs_gpu=True,
@@ -55,7 +55,7 @@ LIBRARIES = {
     "tensorrt-rtx": Library(
         module="tensorrt_rtx",
         package="tensorrt-rtx",
-        extra="rtx",
+        extra="rtx-run",
         title="TensorRT-RTX",
         runs_on=("ampere-plus",),
         needs_gpu=False,

@@ -93,8 +93,9 @@ def joined_channels(volumes: Sequence[Volume]) -> Volume:
     if len(volumes) == 1:
         return volumes[0]
     flags = dict.fromkeys(flag for volume in volumes for flag in volume.flags)
+    decoders = dict.fromkeys(decoder for volume in volumes for decoder in volume.decoders)
     voxels: Voxels = np.concatenate([volume.voxels for volume in volumes])
-    return replace(volumes[0], voxels=voxels, flags=tuple(flags))
+    return replace(volumes[0], voxels=voxels, flags=tuple(flags), decoders=tuple(decoders))
 
 
 def _read_file(path: Path) -> NiftiScan:

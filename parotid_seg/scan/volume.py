@@ -65,12 +65,14 @@ class Volume:
         spacing_mm: distance between voxels along the same axes.
         orientation: the way back to storage order.
         flags: what a person should know about the file and its geometry.
+        decoders: packages, with their versions, that decoded the file's pixels; none if they were not compressed.
     """
 
     voxels: Voxels
     spacing_mm: tuple[float, float, float]
     orientation: Orientation
     flags: tuple[Flag, ...] = ()
+    decoders: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

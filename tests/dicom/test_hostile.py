@@ -133,9 +133,15 @@ def test_compressed_images_of_another_size_are_refused(tmp_path, syntax, rows):
 
 
 @pytest.mark.parametrize(
-    ("syntax", "at", "byte"), [(JPEG2000Lossless, 42, 0xC2), (JPEGLSLossless, 6, 77), (JPEGLSLossless, 15, 0x68)]
+    ("syntax", "at", "byte", "said"),
+    [
+        (JPEG2000Lossless, 42, 0xC2, "found a compressed image of 67 bits a pixel, expected at most 16"),
+        (JPEG2000Lossless, 41, 3, "found a compressed image of 3 values a pixel, expected 1"),
+        (JPEGLSLossless, 6, 77, "found a compressed image of 77 bits a pixel, expected at most 16"),
+        (JPEGLSLossless, 15, 0x68, "a compressed image does not begin as one"),
+    ],
 )
-def test_compressed_images_that_do_not_begin_as_such_are_refused(tmp_path, syntax, at, byte):
+def test_compressed_images_that_do_not_begin_as_such_are_refused(tmp_path, syntax, at, byte, said):
     """A decoder may end the process over them."""
     pytest.importorskip("openjpeg")
     pytest.importorskip("jpeg_ls")
@@ -144,7 +150,7 @@ def test_compressed_images_that_do_not_begin_as_such_are_refused(tmp_path, synta
     content[content.index(b"\xff\x4f\xff\x51" if syntax == JPEG2000Lossless else b"\xff\xd8\xff") + at] = byte
     paths[1].write_bytes(content)
     (series,) = find_series(paths).series
-    with pytest.raises(ScanError, match="a compressed image does not begin as one"):
+    with pytest.raises(ScanError, match=said):
         read_series(series)
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pydicom
 import pytest
-from pydicom.pixels import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -76,21 +75,6 @@ def test_jpeg_lossless(tmp_path, dtype):
         assert writer.Write()
     assert pydicom.dcmread(paths[0]).file_meta.TransferSyntaxUID == JPEGLosslessSV1
     np.testing.assert_array_equal(read(paths)[0], voxels)
-
-
-def test_a_decoder_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    pytest.importorskip("openjpeg")
-    paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), transfer_syntax=JPEG2000Lossless)
-    (series,) = find_series(paths).series
-    decoder = get_decoder(JPEG2000Lossless)
-    monkeypatch.setattr(decoder, "_available", {})
-    monkeypatch.setattr(decoder, "_unavailable", {"gdcm": ("gdcm>=3.0.10",)})
-    said = r"compressed as JPEG 2000 .*, for which no decoder is installed, expected python-gdcm>=3.0.10"
-    with pytest.raises(ScanError, match=said):
-        read_series(series)
-    (left_out,) = find_series(paths).left_out
-    assert left_out.refused
-    assert "expected python-gdcm>=3.0.10" in left_out.reason
 
 
 @pytest.mark.parametrize(

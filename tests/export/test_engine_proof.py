@@ -125,7 +125,7 @@ def test_an_engine_that_cannot_be_run_here_says_so(gpu, small, parity, monkeypat
     else:
         monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     record = export_engine(small, parity, said)
-    reason = {"no GPU": "no NVIDIA GPU found", "no PyCUDA": "pip install 'parotid-seg[rtx]'"}[why]
+    reason = {"no GPU": "no NVIDIA GPU found", "no PyCUDA": "pip install 'parotid-seg[rtx-run]'"}[why]
     assert any(line.startswith("engine: not run here, its masks are not compared: ") for line in said)
     assert record["not_run"].endswith(reason)
     assert read_sidecar(small.with_suffix(".engine")).verification == {"not_run": record["not_run"]}

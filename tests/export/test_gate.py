@@ -1,6 +1,7 @@
 """The gate: what is the trained model passes, what is not is not written, by whatever it was sabotaged."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -148,12 +149,45 @@ def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
     assert [each["precision"] for each in record["candidates"]] == (
         ["fp32", "int8"] if precision == "auto" else [precision]
     )
+    assert record["not_considered"] == {}
     assert record["seconds"].keys() >= {"translate", "trained model", f"prove {proof.precision}"}
     rows = record["candidates"][0]["rows"]
     assert {row["batch_size"] for row in rows} == {1, 16}
     assert len({tuple(row["size"]) for row in rows if row["scan"].startswith("p0")}) == 3
     assert all(row["dsc_lost"] is not None for row in rows if row["size"] == [24, 50, 50])
     assert any(row["not_finite"] == 0 for row in rows)
+
+
+@pytest.fixture
+def few(balls, tmp_path):
+    """Four of the scans."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for path in sorted((balls / "imagesTr").iterdir())[:4]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["none", "tensorrt-rtx"])
+def test_int8_is_refused_where_few_scans_can_speak_for_it(run, few, tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(module, "ready_to_build", lambda *_: None)
+    wanted = "--precision int8: expected --verify with at least 5 scans, found"
+    with pytest.raises(InputError, match=f"{wanted} no --verify; INT8 that passes on few scans fails on others"):
+        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine))
+    with pytest.raises(InputError, match=f"{wanted} 4 scans in {few};"):
+        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine, verify=few))
+    assert not list(tmp_path.glob("m.*"))
+
+
+def test_auto_does_not_consider_int8_on_few_scans_and_says_so(run, few, tmp_path):
+    said = []
+    out = tmp_path / "m.onnx"
+    assert export(run / "best.pt", out, ExportOptions("auto", verify=few), said.append).precision == "fp32"
+    reason = f"expected --verify with at least 5 scans, found 4 scans in {few}"
+    assert f"int8 is not considered: {reason}" in said
+    record = json.loads(out.with_suffix(".parity.json").read_text())
+    assert record["not_considered"] == {"int8": reason}
+    assert [each["precision"] for each in record["candidates"]] == ["fp32"]
 
 
 def test_a_slowed_candidate_is_not_taken(translated, parity, monkeypatch):

@@ -182,9 +182,9 @@ def test_a_library_that_ends_the_process_costs_its_case_only(model, head, tmp_pa
     for name in ("fatal", "good"):
         write_image(tmp_path / "scans" / name, image)
     program = (
-        "import os; from parotid_seg.dicom import pixels; from parotid_seg.runtime.worker import main\n"
-        "read = pixels._decoded\n"
-        "pixels._decoded = lambda file, _: os.abort() if file.path.parent.name == 'fatal' else read(file, _)\n"
+        "import os; from parotid_seg.dicom.frames import Frames; from parotid_seg.runtime.worker import main\n"
+        "read = Frames.of\n"
+        "Frames.of = lambda self, file, _: os.abort() if file.path.parent.name == 'fatal' else read(self, file, _)\n"
         "main()"
     )
     monkeypatch.setattr(crew, "command_of", lambda _: [sys.executable, "-c", program])

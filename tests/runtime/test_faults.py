@@ -129,7 +129,7 @@ def test_two_runs_in_one_folder(many, tmp_path):
         _, stderr = second.communicate(timeout=60)
     assert second.returncode == 1
     one_line(stderr, str(out), "another run is working in this folder")
-    assert [path.name for path in out.iterdir()] == ["journal.jsonl"]
+    assert {path.name for path in out.iterdir()} == {".lock", "journal.jsonl"}
 
 
 def test_scans_that_vanish_half_way_cost_only_themselves(many, tmp_path):

@@ -461,7 +461,7 @@ def test_without_a_gpu(gpu, library, small):
         TensorRtBackend(engine_of(small, library), device=1)
 
 
-@pytest.mark.parametrize(("library", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
+@pytest.mark.parametrize(("library", "extra"), [("tensorrt", "tensorrt-run"), ("tensorrt-rtx", "rtx-run")])
 def test_without_pycuda(gpu, small, monkeypatch, library, extra):
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(InputError) as caught:
