@@ -1,4 +1,4 @@
-"""A small model, trained in half a minute, and what is made of it."""
+"""A small model, trained once for all workers, and what is made of it."""
 
 import pytest
 
@@ -7,15 +7,18 @@ from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.train.conftest import balls, sequences, small_config  # noqa: F401
+from tests.workers import shared_folder
 
 
 @pytest.fixture(scope="session")
-def run(command, balls, small_config, tmp_path_factory):  # noqa: F811
+def run(process, balls, small_config, tmp_path_factory):  # noqa: F811
     """The folder of a training run."""
-    folder = tmp_path_factory.mktemp("run")
-    done = command("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def train(folder):
+        done = process("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
+        assert done.returncode == 0, done.stderr
+
+    return shared_folder(tmp_path_factory, "run", train)
 
 
 @pytest.fixture(scope="session")
