@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from filelock import FileLock
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 """The name of this worker, "gw0" and so on; None without pytest-xdist."""
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+"""The cores of all workers."""
 
 
 def keep_to_own_cores() -> None:
@@ -21,9 +24,23 @@ def keep_to_own_cores() -> None:
     """
     if WORKER is None or not hasattr(os, "sched_setaffinity"):
         return
-    cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores, count = sorted(CORES), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     number = int(WORKER.removeprefix("gw")) % count
     os.sched_setaffinity(0, cores[number::count] or [cores[number % len(cores)]])
+
+
+@contextlib.contextmanager
+def every_core() -> Iterator[None]:
+    """Let this worker, and processes that it starts meanwhile, use the cores of all."""
+    if not CORES:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
