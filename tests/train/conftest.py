@@ -26,7 +26,7 @@ learning_rate = 0.003
 warmup_epochs = 0.2
 [segment]
 epochs = 4
-images_per_epoch = 320
+images_per_epoch = 640
 batch_size = 16
 learning_rate = 0.003
 average_decay = 0.9
@@ -89,7 +89,7 @@ def small_config(tmp_path_factory):
 def short_config(tmp_path_factory):
     """The same with epochs of a few steps, for runs that need to learn nothing."""
     path = tmp_path_factory.mktemp("config") / "short.toml"
-    path.write_text(SMALL.replace("images_per_epoch = 320", "images_per_epoch = 32").replace("160", "32"))
+    path.write_text(SMALL.replace("images_per_epoch = 640", "images_per_epoch = 32").replace("160", "32"))
     return path
 
 

@@ -31,7 +31,7 @@ def options(balls, small_config, tmp_path_factory):
     text = small_config.read_text().replace("[network]\n", "[network]\ndrop_path = 0.0\n")
     contrast = CONTRAST.replace("epochs = 1", "epochs = 4\ndrop_path = 0.0")
     dense = contrast.replace("[contrast]", "[dense]") + 'points = 8\ndense_negatives = "batch"\n'
-    path.write_text(text.replace("images_per_epoch = 320", "images_per_epoch = 64") + contrast + "queue = 8\n" + dense)
+    path.write_text(text.replace("images_per_epoch = 640", "images_per_epoch = 64") + contrast + "queue = 8\n" + dense)
     return balls, "--config", path, "--out"
 
 
