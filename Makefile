@@ -1,10 +1,14 @@
-# make demo: segment the example scan.   make test: everything CI runs.   Both make their own environment.
+# make demo: segment the example scan.   make check: a minute's checks.   make test: everything CI runs.
+# Each makes its own environment.
 PYTHON ?= python3
 OUT ?= demo-output
 PIP := -m pip install -q --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
 
-.PHONY: demo test lint gpu clean
+# Workers of pytest-xdist have a core each, and want 2 GB of memory.
+PARALLEL := -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+
+.PHONY: demo check test lint gpu clean
 
 demo: .venv-demo/.ready
 	.venv-demo/bin/parotid-seg infer examples/imagesTr --out $(OUT)
@@ -14,10 +18,14 @@ demo: .venv-demo/.ready
 	@echo "picture:  $(OUT)/pictures/$(CASE).png"
 	@echo "report:   $(OUT)/report.html"
 
-# The measuring tests load every engine there is; they have a process of their own.
+# Format, types, import arrows and the quick tests, to be run after every change.
+check: .venv/.ready lint
+	.venv/bin/pytest -m 'not slow and not alone and not gpu' $(PARALLEL)
+
+# The tests that measure load every engine there is and disturb each other; they have one process, and it alone.
 test: .venv/.ready lint
-	.venv/bin/pytest --ignore=tests/bench
-	.venv/bin/pytest tests/bench
+	.venv/bin/pytest -m 'not alone and not gpu' $(PARALLEL)
+	.venv/bin/pytest -m 'alone and not gpu'
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check parotid_seg tests benchmarks

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from tests.workers import keep_to_own_cores, shared_folder
+
+keep_to_own_cores()  # before numpy starts its threads
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -12,15 +14,21 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import example_folder
+from tests.command_line import Run, in_process, own_process
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker is left with a long one when the others have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory) -> Iterator[None]:
     """Choices of engines are kept for the time of the tests, and not among the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory, "cache", lambda _: None)))
         yield
 
 
@@ -52,8 +60,11 @@ def scans(tmp_path, head) -> Path:
 
 @pytest.fixture(scope="session")
 def command() -> Run:
-    def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "parotid_seg", *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+    """Runs `parotid-seg` with some arguments in this process."""
+    return in_process
 
-    return run
+
+@pytest.fixture(scope="session")
+def process() -> Run:
+    """Runs it in a process of its own; each takes a second or more to start."""
+    return own_process

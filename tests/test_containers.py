@@ -1,6 +1,7 @@
-"""The image's recipe against what it is made from: what it names exists, what it needs is sent, and it is not root's.
+"""The image's recipe and the docs about it, against the files that they name.
 
-Building it needs an engine and a network; see docs/scale.md for what was tried.
+Whether the image can be built and runs is not tested here, as that needs a container engine and a network:
+docs/scale.md tells what was tried.
 """
 
 import re
@@ -24,22 +25,6 @@ def commands_of(text: str) -> list[str]:
     return [" ".join(line.split()) for line in lines.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def stages() -> dict[str, list[str]]:
-    found = {"": []}
-    for line in commands_of((ROOT / "Dockerfile").read_text()):
-        if line.startswith("FROM"):
-            found[line.split(" AS ")[1]] = []
-        found[list(found)[-1]].append(line)
-    return found
-
-
-def whole(stage: str) -> list[str]:
-    """A stage's lines after those of the stages that it is made from."""
-    lines = stages()[stage]
-    before = lines[0].split()[1]
-    return [*(whole(before) if before in stages() else []), *lines]
-
-
 def shell_lines() -> list[str]:
     """The command lines that docs/scale.md shows."""
     blocks = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), flags=re.S)
@@ -56,66 +41,12 @@ def ignored(path: str) -> bool:
     return verdict
 
 
-def requirements(extra: str) -> set[str]:
-    """Names of what an extra brings, with the extras of ours that it names."""
-    found = set()
-    for each in PROJECT["project"]["optional-dependencies"][extra]:
-        name, _, extras = re.match(r"([\w-]+)(\[([\w,]+)\])?", each).groups()
-        found |= {name} if name != "parotid-seg" else set().union(*map(requirements, extras.split(",")))
-    return found
-
-
-def test_targets_are_cpu_and_gpu_and_the_last_is_what_a_plain_build_makes():
-    assert list(stages())[-1] == "cpu"
-    for target in ("cpu", "gpu"):
-        assert stages()[target][0] == f"FROM runtime AS {target}"
-        assert f"COPY --from={target}-packages /opt/parotid-seg /opt/parotid-seg" in stages()[target]
-        assert f"{target}-packages" in stages()
-
-
-def test_every_stage_begins_with_the_base_that_can_be_named():
-    (base,) = stages()[""]
-    python = re.fullmatch(r"ARG BASE=python:3\.(\d+)-slim-\w+", base)[1]
-    assert f"Programming Language :: Python :: 3.{python}" in PROJECT["project"]["classifiers"]
-    for name in stages():
-        if name:
-            assert whole(name)[0].startswith("FROM ${BASE} AS ")
-
-
-def test_packages_are_of_the_tested_versions_and_without_torch():
-    lines = " ".join(line for name in stages() for line in stages()[name])
-    installs = re.findall(r"pip install ([^&]*)", lines)
-    assert len(installs) == 3
-    assert all(each.startswith("-c constraints.txt ") for each in installs)
-    extras = {extra for each in installs for found in re.findall(r"\.\[([\w,]+)\]", each) for extra in found.split(",")}
-    assert extras == {"node", "openvino", "gpu"}
-    assert all("torch" not in requirements(extra) for extra in extras)
-
-
-def test_onnxruntime_gpu_takes_the_place_of_onnxruntime_as_make_gpu_does_it():
-    recipe = (ROOT / "Makefile").read_text().split("\n.venv-gpu/.ready:")[1].split("\n\n")[0]
-    swap = r"gpu\]' .*uninstall (-q )?-y onnxruntime onnxruntime-gpu .* --no-deps onnxruntime-gpu "
-    assert re.search(swap, " ".join(recipe.split()))
-    assert re.search(swap, " ".join(stages()["gpu-packages"]))
-
-
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_an_image_runs_the_command_as_nobody_in_particular(target):
-    lines = whole(target)
-    users = [line.split()[1] for line in lines if line.startswith("USER")]
-    assert [int(part) > 0 for part in users[-1].split(":")] == [True, True]
-    assert 'ENTRYPOINT ["parotid-seg"]' in lines
-    assert "parotid-seg" in PROJECT["project"]["scripts"]
-    environment = dict(re.findall(r"([A-Z_]+)=(\S+)", " ".join(line for line in lines if line.startswith("ENV"))))
-    assert f"RUN mkdir --mode=1777 {environment['XDG_CACHE_HOME']}" in lines
-    assert environment["PATH"].startswith("/opt/parotid-seg/bin:")
-
-
-def test_labels_tell_version_and_licence():
-    label = next(line for line in stages()["runtime"] if line.startswith("LABEL"))
-    assert f"ARG VERSION={PROJECT['project']['version']}" in stages()["runtime"]
-    assert 'image.version="${VERSION}"' in label
-    assert f'image.licenses="{PROJECT["project"]["license"]}"' in label
+def test_the_image_has_the_projects_version_licence_and_python():
+    recipe, project = (ROOT / "Dockerfile").read_text(), PROJECT["project"]
+    assert re.search(r"^ARG VERSION=(.*)", recipe, flags=re.M)[1] == project["version"]
+    assert re.search(r'image.licenses="(.*?)"', recipe)[1] == project["license"]
+    python = re.search(r"^ARG BASE=python:(3\.\d+)-", recipe, flags=re.M)[1]
+    assert f"Programming Language :: Python :: {python}" in project["classifiers"]
 
 
 def test_the_build_gets_what_the_package_is_made_from_and_nothing_else():
@@ -135,7 +66,8 @@ def test_the_build_gets_what_the_package_is_made_from_and_nothing_else():
 def test_build_lines_of_the_docs_name_targets_and_arguments_that_exist():
     builds = [line for line in shell_lines() if line.startswith("docker build")]
     targets = {re.search(r"--target (\w+)", line)[1] for line in builds if "--target" in line}
-    assert targets == {"gpu"}
+    assert targets
+    assert targets <= set(re.findall(r"^FROM .* AS (\S+)", (ROOT / "Dockerfile").read_text(), flags=re.M))
     text = (ROOT / "docs" / "scale.md").read_text()
     arguments = set(re.findall(r"--build-arg (\w+)=", text))
     assert arguments == set(re.findall(r"^ARG (\w+)=", (ROOT / "Dockerfile").read_text(), flags=re.M))

@@ -1,18 +1,38 @@
-"""The machine's pace: that it is measured, and which rounds it lets count."""
+"""The machine's pace: how it is measured, and which rounds it lets count."""
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
 
-from parotid_seg.bench.pace import LEAST_ROUNDS, Pace, at_full_pace, best_pace, median_at_full_pace
+from parotid_seg.bench.pace import (
+    HANDOVERS,
+    LEAST_ROUNDS,
+    MOST_CORES,
+    TRIES,
+    Pace,
+    at_full_pace,
+    best_pace,
+    median_at_full_pace,
+)
 
 
-def test_the_pace_is_a_time_that_repeats():
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be placed here")
+def test_the_work_is_done_on_each_core_in_turn():
     with contextlib.closing(Pace()) as pace:
-        found = [pace.ms() for _ in range(15)]
-    assert min(found) > 0
-    assert np.percentile(found, 50) < 10 * min(found)
+        assert pace.ms() > 0
+        places = [thread.submit(os.sched_getaffinity, 0).result() for thread in pace._threads]
+    np.testing.assert_array_equal(pace._memory, TRIES * HANDOVERS)
+    assert all(len(place) == 1 for place in places)
+    assert len(set.union(*places)) == len(places) == min(MOST_CORES, len(os.sched_getaffinity(0)))
+
+
+def test_what_disturbs_one_of_several_tries_does_not_count(monkeypatch):
+    times = iter([3.0, 1.5, 9.0])
+    monkeypatch.setattr(Pace, "_once_ms", lambda _: next(times))
+    with contextlib.closing(Pace()) as pace:
+        assert pace.ms() == 1.5
 
 
 def test_rounds_with_the_machine_disturbed_do_not_count():

@@ -97,9 +97,13 @@ def test_results_are_mirrored_here_and_come_back(bucket, monkeypatch):
         (mirror.folder / "journal.jsonl").write_bytes(b"before\nnow\n")
         assert bucket.cat_file("/out/journal.jsonl") == b"before\n", "not at once"
         first = json.loads(bucket.cat_file("/out/running.json"))
-        time.sleep(1)
-        assert bucket.cat_file("/out/journal.jsonl") == b"before\nnow\n", "though no case has ended"
-        assert json.loads(bucket.cat_file("/out/running.json"))["seen"] > first["seen"]
+        late = time.monotonic() + 20
+        while json.loads(bucket.cat_file("/out/running.json"))["seen"] <= first["seen"]:
+            assert time.monotonic() < late, "the sign of life is not renewed"
+            time.sleep(0.02)
+        while bucket.cat_file("/out/journal.jsonl") != b"before\nnow\n":
+            assert time.monotonic() < late, "it is not saved before a case has ended"
+            time.sleep(0.02)
         (mirror.folder / "summary.csv").write_text("case")
         (mirror.folder / ".partial-1-x").touch()
     assert sorted(path.rsplit("/", 1)[1] for path in bucket.find("/out")) == ["journal.jsonl", "summary.csv"]

@@ -1,21 +1,28 @@
-"""A small model, trained in half a minute, and what is made of it."""
+"""A small model, trained once for all workers, and what is made of it."""
 
+import shutil
+
+import onnx
 import pytest
 
+from parotid_seg.export import export as module
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.train.conftest import balls, sequences, small_config  # noqa: F401
+from tests.workers import shared_folder
 
 
 @pytest.fixture(scope="session")
-def run(command, balls, small_config, tmp_path_factory):  # noqa: F811
+def run(process, balls, small_config, tmp_path_factory):  # noqa: F811
     """The folder of a training run."""
-    folder = tmp_path_factory.mktemp("run")
-    done = command("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def train(folder):
+        done = process("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
+        assert done.returncode == 0, done.stderr
+
+    return shared_folder(tmp_path_factory, "run", train)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +36,32 @@ def translated(checkpoint):
     return to_onnx(checkpoint)
 
 
+@pytest.fixture
+def translated_before(monkeypatch, translated):
+    """`export` takes the graph that is there, which saves seconds; `test_end_to_end` translates for itself."""
+
+    def copy(_, *, probabilities):
+        assert not probabilities
+        model = onnx.ModelProto()
+        model.CopyFrom(translated[0])
+        return model, translated[1]
+
+    monkeypatch.setattr(module, "to_onnx", copy)
+
+
 @pytest.fixture(scope="session")
-def parity(checkpoint, translated, balls):  # noqa: F811
+def two(balls, tmp_path_factory):  # noqa: F811
+    """A patient of the training and one of the validation, to prove models on."""
+    folder = tmp_path_factory.mktemp("two")
+    for place in ("imagesTr", "labelsTr"):
+        (folder / place).mkdir()
+        for case in ("p0", "p4"):
+            for path in (balls / place).glob(f"{case}*"):
+                shutil.copy(path, folder / place)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parity(checkpoint, translated, two):
     """The trained model's masks, to compare with."""
-    return Parity(checkpoint.network(), translated[1], balls / "imagesTr", BatchProfile(1, 7, 16))
+    return Parity(checkpoint.network(), translated[1], two / "imagesTr", BatchProfile(1, 7, 16))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model(command, run, balls):
     path = run / "model.onnx"
-    done = command("export", run / "best.pt", "--out", path, "--verify", balls / "imagesTr", timeout=600)
+    done = command("export", run / "best.pt", "--out", path, "--verify", balls / "imagesTr")
     assert done.returncode == 0, done.stderr
     return path
 
@@ -31,7 +31,7 @@ def test_training_learns_and_leaves_what_it_promises(run):
         assert (run / name).stat().st_size > 0
 
 
-def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, run, balls, small_config, tmp_path):
+def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, process, run, balls, small_config, tmp_path):
     again = command("train", balls, "--out", run, "--config", small_config)
     assert again.returncode == 1
     assert "holds a run already" in again.stderr
@@ -47,9 +47,9 @@ def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, run, 
         "--max-minutes",
         0.001,
     )
-    assert "stopped after" in command(*stopped).stdout
+    assert "stopped after" in process(*stopped).stdout
     assert len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()) == 1
-    assert command(*stopped[:-2], "--resume", timeout=600).returncode == 0
+    assert process(*stopped[:-2], "--resume", timeout=600).returncode == 0
     whole, resumed = (load_checkpoint(folder / "last.pt").weights for folder in (run, tmp_path / "r"))
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, rtol=1e-3, atol=1e-3)

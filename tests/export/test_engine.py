@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -40,12 +41,19 @@ def small(tmp_path) -> Path:
     return write_small_model(tmp_path / "small.onnx")
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The folder of an engine of the small model."""
+    folder = tmp_path_factory.mktemp("built")
+    build(write_small_model(folder / "small.onnx"), folder / "small.engine")
+    return folder
+
+
 @pytest.fixture
-def engine(small) -> Path:
-    """An engine of the small model, beside it."""
-    path = small.with_name("small.engine")
-    build(small, path)
-    return path
+def engine(built, tmp_path) -> Path:
+    """That engine, beside its model."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "small.engine"
 
 
 def left(folder: Path) -> list[str]:

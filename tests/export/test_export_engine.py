@@ -13,22 +13,22 @@ from parotid_seg.export.export import ExportOptions, export
 from parotid_seg.runtime.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.gpu import find_gpu
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
 )
 
 
-def options(balls, **more):
-    return ExportOptions(verify=balls / "imagesTr", batch=BatchProfile(1, 4, 8), **more)
+def options(two, **more):
+    return ExportOptions(verify=two / "imagesTr", batch=BatchProfile(1, 4, 8), **more)
 
 
 @rtx
-def test_engines_are_built_in_the_types_asked_for(run, balls, tmp_path):
+def test_engines_are_built_in_the_types_asked_for(run, two, tmp_path):
     for precision in ("fp32", "fp16", "int8"):
         said = []
         out = tmp_path / f"{precision}.onnx"
-        export(run / "best.pt", out, options(balls, precision=precision, engine="tensorrt-rtx"), said.append)
+        export(run / "best.pt", out, options(two, precision=precision, engine="tensorrt-rtx"), said.append)
         sidecar = read_sidecar(out.with_suffix(".engine"))
         assert sidecar.contract.verification
         assert (sidecar.precision, sidecar.onnx_name, sidecar.batch) == (precision, out.name, BatchProfile(1, 4, 8))
@@ -43,7 +43,7 @@ def test_engines_are_built_in_the_types_asked_for(run, balls, tmp_path):
 
 
 @rtx
-def test_an_engine_that_would_compute_otherwise_is_not_built(run, balls, tmp_path, monkeypatch):
+def test_an_engine_that_would_compute_otherwise_is_not_built(run, two, tmp_path, monkeypatch):
     real = module.describe_network
 
     def in_fp32(*arguments):
@@ -51,20 +51,20 @@ def test_an_engine_that_would_compute_otherwise_is_not_built(run, balls, tmp_pat
 
     monkeypatch.setattr(module, "describe_network", in_fp32)
     with pytest.raises(ModelError, match=r"no engine built: tensorrt-rtx would compute 100\.0% fp32, expected fp16"):
-        export(run / "best.pt", tmp_path / "m.onnx", options(balls, precision="fp16", engine="tensorrt-rtx"))
+        export(run / "best.pt", tmp_path / "m.onnx", options(two, precision="fp16", engine="tensorrt-rtx"))
     assert not list(tmp_path.glob("*.engine*"))
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
-def test_tensorrt_without_a_gpu_is_told_before_any_work(run, balls, tmp_path):
+def test_tensorrt_without_a_gpu_is_told_before_any_work(run, two, tmp_path):
     with pytest.raises(InputError, match=r"no NVIDIA GPU found; .*tensorrt-rtx builds without one"):
-        export(run / "best.pt", tmp_path / "m.onnx", options(balls, engine="tensorrt"))
+        export(run / "best.pt", tmp_path / "m.onnx", options(two, engine="tensorrt"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_triton_repository_comes_with_the_model(command, run, balls, tmp_path):
+def test_a_triton_repository_comes_with_the_model(command, run, two, tmp_path):
     pytest.importorskip("tritonclient")
-    words = ["export", run / "best.pt", "--out", tmp_path / "glands.onnx", "--verify", balls / "imagesTr"]
+    words = ["export", run / "best.pt", "--out", tmp_path / "glands.onnx", "--verify", two / "imagesTr"]
     done = command(*words, "--triton", tmp_path / "repository", "--batch", 1, 4, 8)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "repository" / "glands" / "1" / "model.onnx").is_file()
@@ -80,8 +80,8 @@ def test_batches_that_do_not_rise(command, run, tmp_path):
     assert done.stderr == ("parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX\n")
 
 
-def test_the_record_is_plain_json(run, balls, tmp_path):
-    export(run / "best.pt", tmp_path / "m.onnx", options(balls))
+def test_the_record_is_plain_json(run, two, tmp_path):
+    export(run / "best.pt", tmp_path / "m.onnx", options(two))
     record = json.loads((tmp_path / "m.parity.json").read_text())
     assert record["passed"]
     assert record["chosen"] == "fp32"
@@ -89,13 +89,13 @@ def test_the_record_is_plain_json(run, balls, tmp_path):
 
 
 @pytest.mark.parametrize("largest", [1_000, 60_000])
-def test_a_full_disk_is_one_line_and_leaves_nothing(run, balls, tmp_path, largest):
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, two, tmp_path, largest):
     """The temporary files do not fit at all, or the model does not; a limit on file sizes stands for a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     try:
         with pytest.raises(OutputError, match=r"no room for temporary files|cannot be written") as caught:
-            export(run / "best.pt", tmp_path / "m.onnx", options(balls))
+            export(run / "best.pt", tmp_path / "m.onnx", options(two))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)

@@ -25,6 +25,17 @@ def chunk(parity):
 
 
 @pytest.fixture(scope="module")
+def before(checkpoint):
+    """The weights before any translation of this file."""
+    return {name: value.clone() for name, value in checkpoint.weights.items()}
+
+
+@pytest.fixture(scope="module")
+def with_probabilities(checkpoint, before):
+    return to_onnx(checkpoint, probabilities=True)[0]
+
+
+@pytest.fixture(scope="module")
 def work(translated, chunk):
     return work_of(translated[0].SerializeToString(), chunk)
 
@@ -47,9 +58,13 @@ def test_nodes_have_their_modules_names(translated, checkpoint):
     assert [entry.name for entry in graph.output] == ["labels"]
 
 
-def test_probabilities_are_the_labels(checkpoint, chunk):
-    model, _ = to_onnx(checkpoint, probabilities=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+def test_the_trained_model_is_left_as_it_was(checkpoint, before, with_probabilities):
+    for name, value in checkpoint.weights.items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_probabilities_are_the_labels(with_probabilities, chunk):
+    session = onnxruntime.InferenceSession(with_probabilities.SerializeToString())
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
     assert shares.shape == (len(labels), 3, *labels.shape[1:])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
@@ -84,8 +99,8 @@ def test_fp16_is_where_it_is_asked_for(translated, chunk, rungs):
     assert lowered.ByteSize() < 0.7 * translated[0].ByteSize()
 
 
-def test_an_output_keeps_its_type(checkpoint):
-    lowered = lower(to_onnx(checkpoint, probabilities=True)[0], "fp16", lambda _: False)
+def test_an_output_keeps_its_type(with_probabilities):
+    lowered = lower(with_probabilities, "fp16", lambda _: False)
     onnx.checker.check_model(lowered, full_check=True)
     assert lowered.graph.output[1].type.tensor_type.elem_type == TensorProto.FLOAT
 

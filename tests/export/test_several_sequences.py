@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(command, sequences, tmp_path_factory):
+def run(process, sequences, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = folder / "small.toml"
     settings = SMALL.replace("epochs = 4\n", "epochs = 6\n").replace("validate_every = 1", "validate_every = 3")
     config.write_text(settings.replace('stages = ["segment"]', 'stages = ["contrast", "segment"]') + CONTRAST)
-    done = command("train", sequences, "--out", folder, "--config", config, "--device", "cpu", timeout=600)
+    done = process("train", sequences, "--out", folder, "--config", config, "--device", "cpu", timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -42,7 +42,7 @@ def held_out(sequences, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(command, run, held_out):
     path = run / "model.onnx"
-    done = command("export", run / "best.pt", "--out", path, "--verify", held_out, timeout=600)
+    done = command("export", run / "best.pt", "--out", path, "--verify", held_out)
     assert done.returncode == 0, done.stderr
     assert "m7_0000.nii.gz (24 x 50 x 50), batches of 16" in done.stdout
     return path

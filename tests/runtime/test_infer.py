@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,9 @@ from parotid_seg.scan.nifti import read_nifti
 from tests.scan.test_nifti import bad_files, ct, save
 from tests.scan.test_volume import ORDERS, stored_as
 
+HERE = ("--backend", "onnxruntime")
+"""The engine that is loaded quickest, where it does not matter which one runs."""
+
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open() as file:
@@ -39,8 +41,8 @@ def one_line(text: str, *words: str) -> None:
     assert "Traceback" not in text
 
 
-def test_a_scan_becomes_a_mask_in_its_own_geometry(command, scans, tmp_path, head):
-    done = command("infer", scans, "--out", tmp_path / "out")
+def test_a_scan_becomes_a_mask_in_its_own_geometry(process, scans, tmp_path, head):
+    done = process("infer", scans, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     mask = nibabel.load(tmp_path / "out" / "good.nii.gz")
     scan = nibabel.load(scans / "good_0000.nii.gz")
@@ -58,17 +60,18 @@ def test_a_scan_becomes_a_mask_in_its_own_geometry(command, scans, tmp_path, hea
 
 
 @pytest.mark.slow
-def test_all_48_storage_orders_give_the_same_mask(head):
+def test_all_48_storage_orders_give_the_same_mask(head, tmp_path):
     """Voxel for voxel after mapping back; and left is the patient's left in each."""
-    backend = load_backend(DEFAULT_MODEL)
+    backend = load_backend(DEFAULT_MODEL, "onnxruntime")
     ras = nibabel.as_closest_canonical(head)
-    data = np.asarray(ras.dataobj)[:, :, 3:-3]
+    middle = ras.shape[2] // 2
+    data = np.asarray(ras.dataobj)[:, :, middle - 4 : middle + 4]
     expected = None
     for axes, signs in ORDERS:
         stored, affine = stored_as(data, axes, signs)
         zooms = np.diag([*np.array(ras.header.get_zooms()) / (1.0, 2.0, 3.0), 1.0])
         image = nibabel.Nifti1Image(np.ascontiguousarray(stored), zooms @ affine)
-        path = Path(f"/tmp/parotid-seg-{os.getpid()}.nii")
+        path = tmp_path / "scan.nii"
         nibabel.save(image, path)
         scan = read_nifti(path)
         path.unlink()
@@ -91,7 +94,7 @@ def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_pa
     for path, _ in bad.values():
         if path.exists():
             shutil.copy(path, scans)
-    done = command("infer", scans, bad["missing"][0], "--out", tmp_path / "out")
+    done = command("infer", scans, bad["missing"][0], "--out", tmp_path / "out", *HERE)
     assert done.returncode == 3
     by_case = {row["case"]: row for row in rows(tmp_path / "out")}
     assert by_case["good"]["status"] == "done"
@@ -108,31 +111,31 @@ def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_pa
 @pytest.mark.parametrize("name", ["text", "truncated gz", "4-D", "NaN", "singular", "missing"])
 def test_one_bad_scan_alone_is_exit_1(command, tmp_path, name):
     path, words = bad_files(tmp_path)[name]
-    done = command("infer", path, "--out", tmp_path / "out")
+    done = command("infer", path, "--out", tmp_path / "out", *HERE)
     assert done.returncode == 1
     one_line(done.stderr, str(path) if name != "missing" else "no such file", words)
 
 
 def test_empty_folder(command, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = command("infer", tmp_path / "empty", "--out", tmp_path / "out")
+    done = command("infer", tmp_path / "empty", "--out", tmp_path / "out", *HERE)
     assert done.returncode == 1
     one_line(done.stderr, "empty", "no scan in this folder")
 
 
 def test_rerun_resumes_and_overwrite_redoes(command, scans, tmp_path):
     out = tmp_path / "out"
-    command("infer", scans, "--out", out)
+    command("infer", scans, "--out", out, *HERE)
     first = (out / "good.nii.gz").stat().st_mtime_ns
-    again = command("infer", scans, "--out", out)
+    again = command("infer", scans, "--out", out, *HERE)
     assert again.returncode == 0
     assert "0 done, 1 done before" in again.stdout
     assert (out / "good.nii.gz").stat().st_mtime_ns == first
     (out / "good.nii.gz").write_bytes(b"damaged")
-    command("infer", scans, "--out", out)
+    command("infer", scans, "--out", out, *HERE)
     assert nibabel.load(out / "good.nii.gz").shape
     second = (out / "good.nii.gz").stat().st_mtime_ns
-    over = command("infer", scans, "--out", out, "--overwrite")
+    over = command("infer", scans, "--out", out, "--overwrite", *HERE)
     assert (out / "good.nii.gz").stat().st_mtime_ns > second
     assert "1 case that is done is made again, and replaced: as --overwrite asks for" in over.stdout
     assert "1 done (1 of them again), 0 done before, 0 failed" in over.stdout
@@ -172,13 +175,13 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(scans, tmp_path, mo
 
 
 def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command, scans):
-    first = command("infer", scans, "--out", scans)
+    first = command("infer", scans, "--out", scans, *HERE)
     assert first.returncode == 0, first.stderr
-    again = command("infer", scans, "--out", scans)
+    again = command("infer", scans, "--out", scans, *HERE)
     assert "0 done, 1 done before" in again.stdout
     original = (scans / "good_0000.nii.gz").rename(scans / "plain.nii.gz")
     before = original.read_bytes()
-    clash = command("infer", original, "--out", scans)
+    clash = command("infer", original, "--out", scans, *HERE)
     assert clash.returncode == 1
     assert "exists and is no mask of ours" in clash.stderr
     assert original.read_bytes() == before
@@ -192,7 +195,9 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
         shifted = nibabel.Nifti1Image(np.asarray(head.dataobj) + np.int16(index), head.affine)
         nibabel.save(shifted, scans / f"s{index}.nii.gz")
     process = subprocess.Popen(
-        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out), *HERE],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     for line in process.stdout:
         if line.startswith("[2/4]"):
@@ -203,7 +208,7 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
     assert 2 <= len(kept) < 4
     for name in kept:
         assert nibabel.load(out / name).shape == head.shape
-    done = command("infer", scans, "--out", out)
+    done = command("infer", scans, "--out", out, *HERE)
     assert done.returncode == 0
     assert f"{4 - len(kept)} done, {len(kept)} done before" in done.stdout
     assert all((out / name).stat().st_mtime_ns == when for name, when in kept.items())
@@ -214,10 +219,10 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
 def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
     """Killed between the mask's rename and the journal's line."""
     out = tmp_path / "out"
-    command("infer", scans, "--out", out)
+    command("infer", scans, "--out", out, *HERE)
     before = np.asarray(nibabel.load(out / "good.nii.gz").dataobj)
     (out / "journal.jsonl").unlink()
-    done = command("infer", scans, "--out", out)
+    done = command("infer", scans, "--out", out, *HERE)
     assert done.returncode == 0, done.stderr
     assert "1 done, 0 done before" in done.stdout
     np.testing.assert_array_equal(nibabel.load(out / "good.nii.gz").dataobj, before)
@@ -229,7 +234,7 @@ def test_ctrl_c_keeps_finished_cases(head, tmp_path):
     for index in range(8):
         nibabel.save(head, scans / f"s{index}.nii.gz")
     process = subprocess.Popen(
-        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out)],
+        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out), *HERE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -246,7 +251,7 @@ def test_ctrl_c_keeps_finished_cases(head, tmp_path):
 
 def test_output_folder_that_cannot_be_written(command, scans, tmp_path):
     (tmp_path / "file").write_text("")
-    done = command("infer", scans, "--out", tmp_path / "file" / "out")
+    done = command("infer", scans, "--out", tmp_path / "file" / "out", *HERE)
     assert done.returncode == 1
     one_line(done.stderr, "file/out", "cannot be made or written to")
 

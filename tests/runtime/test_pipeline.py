@@ -124,6 +124,7 @@ def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done
     check_masks(tmp_path, others)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(cases, tmp_path):
     stopped = []
 
@@ -138,6 +139,7 @@ def test_a_worker_that_hangs_is_replaced(cases, tmp_path):
     check_masks(tmp_path, cases[:3])
 
 
+@pytest.mark.slow
 def test_a_case_that_always_hangs_is_set_aside(cases, tmp_path):
     finished = run(
         tmp_path, cases[:1], Observed(lambda worker: os.kill(pid(worker), signal.SIGSTOP)), Limits(1, 1e9, slowest_s=6)

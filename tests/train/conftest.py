@@ -85,6 +85,14 @@ def small_config(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def short_config(tmp_path_factory):
+    """The same with epochs of a few steps, for runs that need to learn nothing."""
+    path = tmp_path_factory.mktemp("config") / "short.toml"
+    path.write_text(SMALL.replace("images_per_epoch = 640", "images_per_epoch = 32").replace("160", "32"))
+    return path
+
+
 def write_examination(folder, name, rng):
     """Three MR sequences of a head with a gland on either side, and in one of them a tumour that only STIR shows.
 

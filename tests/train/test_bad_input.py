@@ -114,11 +114,11 @@ def one_patient(data):
         one_patient,
     ],
 )
-def test_one_line_and_nothing_trained(command, data, small_config, spoil, tmp_path):
+def test_one_line_and_nothing_trained(command, data, short_config, spoil, tmp_path):
     words = spoil(data)
     run = tmp_path / "run"
     done = command(
-        "train", data, "--out", run, "--config", small_config, "--stages", "contrast,segment", "--device", "cpu"
+        "train", data, "--out", run, "--config", short_config, "--stages", "contrast,segment", "--device", "cpu"
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr

@@ -15,21 +15,21 @@ pytestmark = pytest.mark.slow
 IMPATIENT = [Path(__file__).with_name("impatient.py")]
 
 
-def test_an_error_of_one_process(balls, small_config, tmp_path):
+def test_an_error_of_one_process(balls, short_config, tmp_path):
     """Each reads a part of the scans; this one is in the second's."""
     data = tmp_path / "data"
     shutil.copytree(balls, data)
     path = data / "imagesTr" / "p1_0000.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
-    status, lines = ended(training(2, data, "--config", small_config, "--out", tmp_path / "run"))
+    status, lines = ended(training(2, data, "--config", short_config, "--out", tmp_path / "run"))
     assert status == 1
     assert len(lines) == 1
     assert str(path) in lines[0]
     assert "training stopped" not in lines[0]
 
 
-def test_an_error_of_all_processes(balls, small_config, tmp_path):
-    arguments = balls, "--config", small_config, "--out", tmp_path / "run", "--resume"
+def test_an_error_of_all_processes(balls, short_config, tmp_path):
+    arguments = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
     assert ended(training(2, *arguments)) == (
         1,
         [f"parotid-seg: --resume: {tmp_path / 'run' / 'last.pt'}: no such checkpoint"],

@@ -1,6 +1,7 @@
 """Stages of a run: one starts from the other, finished ones are used again, other settings are refused."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,17 @@ from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
+from tests.command_line import own_process
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(command, balls, small_config, tmp_path_factory):
+def first_stage(process, balls, short_config, tmp_path_factory):
+    """A run whose time was over after the first of its two stages."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    options = ("--config", small_config, "--device", "cpu", "--stages", "organs,segment", "--labelled", 2)
-    done = command("train", balls, "--out", folder, *options, "--max-minutes", 0.001, timeout=600)
+    options = ("--config", short_config, "--device", "cpu", "--stages", "organs,segment", "--labelled", 2)
+    done = process("train", balls, "--out", folder, *options, "--max-minutes", 0.001, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "stage organs: 0 of 1 epochs done" in done.stdout
     assert not (folder / "last.pt").exists(), "the time was over after the first stage"
@@ -28,8 +31,13 @@ def run(command, balls, small_config, tmp_path_factory):
 
 
 @pytest.fixture
-def config(small_config):
-    return load_config("compact", small_config, stages=["organs", "segment"])
+def run(first_stage, tmp_path):
+    return shutil.copytree(first_stage, tmp_path / "run")
+
+
+@pytest.fixture
+def config(short_config):
+    return load_config("compact", short_config, stages=["organs", "segment"])
 
 
 def test_the_second_stage_starts_from_the_first(balls, config, run):
@@ -57,33 +65,37 @@ def test_the_second_stage_starts_from_the_first(balls, config, run):
     assert not train(config, balls, run, labelled=2, device="cpu", resume=True, max_minutes=0.0001)
     assert load_checkpoint(run / "last.pt").training["epochs"] == 2
     assert (run / "organs" / "last.pt").stat().st_mtime_ns == before
-
-
-def test_a_stage_of_other_settings_is_not_used(balls, small_config, run):
-    other = load_config("compact", small_config, stages=["organs", "segment"], seed=9)
-    with pytest.raises(InputError, match=r"organs/last.pt was made with other settings"):
-        train(other, balls, run, labelled=2, device="cpu", resume=True)
-
-
-def test_another_number_of_patients_is_not_resumed(balls, config, run):
     with pytest.raises(InputError, match=r"run/last.pt was made with other settings"):
         train(config, balls, run, labelled=3, device="cpu", resume=True)
 
 
-def test_weights_really_come_over(balls, config, tmp_path, monkeypatch):
+def test_a_stage_of_other_settings_is_not_used(balls, short_config, run):
+    other = load_config("compact", short_config, stages=["organs", "segment"], seed=9)
+    with pytest.raises(InputError, match=r"organs/last.pt was made with other settings"):
+        train(other, balls, run, labelled=2, device="cpu", resume=True)
+
+
+def test_weights_really_come_over(balls, config, run, monkeypatch):
     from parotid_seg.train.segment import SegmentTrainer
+
+    class SegmentBeginsError(Exception):
+        pass
 
     started = {}
     real = SegmentTrainer.start
 
     def start(self, source):
         real(self, source)
-        started[self.run.name] = {name: value.clone() for name, value in self.net.state_dict().items()}
+        if self.run == run:
+            started.update((name, value.clone()) for name, value in self.net.state_dict().items())
+            raise SegmentBeginsError
 
     monkeypatch.setattr(SegmentTrainer, "start", start)
-    train(config, balls, tmp_path / "r", device="cpu", max_minutes=0.5)
-    learnt = load_checkpoint(tmp_path / "r" / "organs" / "best.pt").weights
-    for name, value in started["r"].items():
+    with pytest.raises(SegmentBeginsError):
+        train(config, balls, run, labelled=2, device="cpu", resume=True)
+    learnt = load_checkpoint(run / "organs" / "best.pt").weights
+    assert started
+    for name, value in started.items():
         if value.is_floating_point() and "classify" not in name:
             torch.testing.assert_close(value, learnt[name])
 
@@ -96,7 +108,7 @@ def test_wrong_stages(stages, words):
         load_config("compact", stages=stages)
 
 
-def test_ctrl_c_is_one_line_and_the_run_resumes(command, balls, small_config, tmp_path):
+def test_ctrl_c_is_one_line_and_the_run_resumes(balls, small_config, tmp_path):
     arguments = ["train", str(balls), "--out", str(tmp_path / "r"), "--config", str(small_config), "--device", "cpu"]
     process = subprocess.Popen(
         [sys.executable, "-m", "parotid_seg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -108,5 +120,5 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(command, balls, small_config, tm
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stderr == "parotid-seg: interrupted; --resume goes on after the last finished epoch\n"
-    done = command(*arguments, "--resume", "--max-minutes", 0.001, timeout=300)
+    done = own_process(*arguments, "--resume", "--max-minutes", 0.001)
     assert "stage segment: 1 of 4 epochs done" in done.stdout

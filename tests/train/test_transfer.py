@@ -164,9 +164,9 @@ def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(net, monk
         start_from("imagenet", paper, ("encoder",))
 
 
-def test_train_prints_and_saves_the_account(command, balls, small_config, config, tmp_path):
+def test_train_prints_and_saves_the_account(command, balls, short_config, config, tmp_path):
     torch.save(official(swin(config)), tmp_path / "swin.pth")
-    run = ("train", balls, "--out", tmp_path / "run", "--config", small_config, "--device", "cpu")
+    run = ("train", balls, "--out", tmp_path / "run", "--config", short_config, "--device", "cpu")
     done = command(*run, "--init", tmp_path / "swin.pth", "--transfer", "encoder", "--max-minutes", 0.001)
     assert done.returncode == 0, done.stderr
     assert f"weights from {tmp_path / 'swin.pth'}" in done.stdout
