@@ -13,8 +13,8 @@ from parotid_seg.runtime.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.gpu import capability_text, find_gpu
 from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.segmenter import check_ct
 from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.scan.hounsfield import check_hounsfield
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe, is_nifti, read_nifti
 
@@ -149,10 +149,10 @@ def _describe_scan(path: Path) -> Facts:
     facts = describe(scan)
     facts["notes"] = sentences(scan.volume.flags) or "none"
     try:
-        check_ct(scan.volume.voxels)
-        facts["would be"] = "segmented as a CT"
+        doubts = sentences(flag for voxels in scan.volume.voxels for flag in check_hounsfield(voxels))
+        facts["would be"] = "segmented as a CT" + (f", and flagged: {doubts}" if doubts else "")
     except ScanError as error:
-        facts["would be"] = f"refused as a CT: {error}"
+        facts["would be"] = f"refused as a CT: {error.reason}"
     return facts
 
 
