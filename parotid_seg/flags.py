@@ -55,6 +55,8 @@ class FlagCode(StrEnum):
     """A CT's histogram is wider than tissue in HU; value: how many times."""
     HU_UNEVEN = "hu_uneven"
     """Soft tissue of a CT lies elsewhere in one part of a slice than in another; value: by how many HU."""
+    HU_INVERTED = "hu_inverted"
+    """Inverted, the intensities of a CT would look more like HU."""
     HU_CLIPPED = "hu_clipped"
     """A CT was clipped; detail: at which values."""
     HU_UNKNOWN = "hu_unknown"

@@ -146,17 +146,18 @@ class _Volume:
     ) -> NDArray[np.bool_]:
         """Which voxels of a slice are padding; others that have a padding value stay as they are and are counted.
 
-        Values that no tissue has are padding wherever they are: below all others, of air in a CT, or in bits that do
-        not count. For others see `_outside`.
+        Values that no tissue has are padding wherever they are: in bits that do not count, of a CT those of air, and of
+        MR those below all others. For the rest see `_outside`.
         """
         stated = padding.among(words, values)
         if not stated.any() or padding.whole:
             return stated
-        if slope > 0 and not stated.all() and values[stated].max() < values[~stated].min():
+        if not self._ct and not stated.all() and values[stated].max() < values[~stated].min():
+            return stated
+        highest = max(float(end) * slope + intercept for end in (values[stated].min(), values[stated].max()))
+        if self._ct and highest <= HIGHEST_AIR_HU:
             return stated
         padded = _outside(values, stated)
-        if self._ct:
-            padded |= stated & (values.astype(np.float64) * slope + intercept <= HIGHEST_AIR_HU)
         kept = int(np.count_nonzero(stated)) - int(np.count_nonzero(padded))
         if kept:
             self._kept[str(padding)] += kept

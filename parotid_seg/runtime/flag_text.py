@@ -47,6 +47,7 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.HU_UNEVEN: FlagText(
         4, "soft tissue differs by {value:.0f} HU between parts of the body: shading, as of a cone-beam CT?"
     ),
+    FlagCode.HU_INVERTED: FlagText(4, "fat looks brighter than soft tissue: inverted intensities, or shading?"),
     FlagCode.HU_UNKNOWN: FlagText(4, "neither fat nor air in the scan shows whether it is in HU"),
     FlagCode.PADDING_IN_BODY: FlagText(
         2,

@@ -45,7 +45,7 @@ TISSUE = -300
 SOFT, FAT = 20.0, -113.0
 """Where the template has soft tissue and fat: the medians of the 243 scans."""
 LEAST_TISSUE = 100
-"""Fewer voxels of tissue among those examined show no patient; the 243 scans: 1300 or more."""
+"""Fewer voxels of tissue among those examined show no patient; the 243 scans: 900 or more."""
 SOFT_RANGE = (-45.0, 90.0)
 """Where soft tissue of a CT in HU lies; the 243 scans: -21 to 41. A contrast agent adds 20 to 40."""
 SHIFTED_RANGE = (-130.0, 180.0)
@@ -53,11 +53,11 @@ SHIFTED_RANGE = (-130.0, 180.0)
 SCALE_RANGE = (0.74, 1.55)
 """Scales of a CT in HU, or of a noisy one, whose peaks are wide. Some low-noise scans reach 0.57 because their fat is
 hardly seen; they are told from scaled ones by `LEAST_GAIN`."""
-LEAST_GAIN = 0.13
+LEAST_GAIN = 0.08
 """A smaller scale counts if it explains a voxel better by this log-likelihood than any in the range. The 243 scans:
-0.12 at most; scaled by 0.5: 0.14 or more."""
+0.02 at most; scaled by 0.5: 0.15 or more."""
 LEAST_DARK = 0.01
-"""Share of the tissue that is darker than soft tissue, which fat is. The 243 scans: 0.10 or more."""
+"""Share of the tissue that is darker than soft tissue, which fat is. The 243 scans: 0.12 or more."""
 DARK = 80.0
 """So far below soft tissue begins what is darker."""
 BELOW_AIR = -1250
@@ -65,8 +65,8 @@ MOST_BELOW_AIR = 0.01
 """Share of all voxels but padding that lie below air. The 243 scans: none."""
 BUMP = (700, 1300)
 BUMP_BELOW = (300, 700)
-MOST_BUMP = 1.5
-"""Bone gets rarer the denser it is: voxels of the first range for each of the second. The 243 scans: 0.55 at most."""
+MOST_BUMP = 2.0
+"""Bone gets rarer the denser it is: voxels of the first range for each of the second. The 243 scans: 1.3 at most."""
 CLIPPED_LOW, CLIPPED_HIGH = -600, 1100
 """Lowest and highest values that many voxels share show that a scan was clipped if they lie within these."""
 NEEDED_LOW = -200
@@ -77,7 +77,7 @@ INTERCEPT, INTERCEPT_ERROR = 1024, 70
 """The usual rescale intercept, and how far an estimate may lie off it: soft tissue is not at one place in all scans."""
 LEAST_IN_PART = 300
 """A part of the body with fewer voxels of tissue among those examined is not judged."""
-MOST_UNEVEN = 35.0
+MOST_UNEVEN = 40.0
 """Soft tissue of one part of the body less that of another, in HU. The 243 scans: 21 at most."""
 
 
@@ -129,7 +129,7 @@ def check_hounsfield(voxels: Voxels) -> tuple[Flag, ...]:
     fault = _fault(appearance)
     if fault:
         raise ScanError(f"intensities are not HU: {fault}{_cause(histogram)}")
-    return _flags(appearance) or _uneven(samples, appearance)
+    return (*_flags(appearance), *_uneven(samples, appearance))
 
 
 def appearance_of(histogram: Counts) -> Appearance | None:
@@ -182,7 +182,6 @@ def _fault(found: Appearance) -> str:
             f"found {found.lowest:g} to {found.highest:g}, expected fat near -100 or air near -1000",
         ),
         (found.scale < SCALE_RANGE[0] and found.gain > LEAST_GAIN, near),
-        (found.mirrored_gain > LEAST_MIRRORED, "fat and air are brighter than bone"),
         (
             clipped_at is not None and clipped_at > NEEDED_LOW,
             f"clipped at {clipped_at}, expected values down to {NEEDED_LOW} at least: air counts as tissue otherwise",
@@ -200,6 +199,8 @@ def _flags(found: Appearance) -> tuple[Flag, ...]:
         flags.append(Flag(FlagCode.HU_SPREAD, value=found.scale))
     elif found.dark < LEAST_DARK:
         flags.append(Flag(FlagCode.HU_UNKNOWN))
+    elif found.mirrored_gain > LEAST_MIRRORED:
+        flags.append(Flag(FlagCode.HU_INVERTED))
     ends = _clipped(found)
     if ends != (None, None):
         detail = " and ".join(str(end) for end in ends if end is not None)
@@ -279,7 +280,7 @@ def _cause(histogram: Counts) -> str:
         upright = _moved(histogram, 1 / scale, 0.0)
         for offset in _likely_offsets(upright):
             undone = appearance_of(_moved(upright, 1.0, -offset))
-            if undone is None or _fault(undone) or _flags(undone):
+            if undone is None or undone.scale < SCALE_RANGE[0] or _fault(undone) or _flags(undone):
                 continue
             shift = round((offset + undone.soft - SOFT) * scale, -1)
             if abs(abs(shift) - INTERCEPT) <= INTERCEPT_ERROR:

@@ -22,7 +22,7 @@ from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 from parotid_seg.train.dataset import DataSet
 
-DOUBTS = (FlagCode.HU_SHIFTED, FlagCode.HU_SPREAD, FlagCode.HU_UNEVEN, FlagCode.HU_CLIPPED, FlagCode.HU_UNKNOWN)
+DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags that say a CT may not be in HU."""
 SMALLEST_BODY = 0.02
 """Share of a slice that is tissue, for the slice to count as showing the patient."""
