@@ -354,7 +354,8 @@ def _template(intensity: Counts) -> Counts:
     """Density of a head and neck CT in HU: its components were fitted to the mean of the 243 scans."""
 
     def peak(centre: float, width: float) -> Counts:
-        return np.exp(-0.5 * ((intensity - centre) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        values: Counts = np.exp(-0.5 * ((intensity - centre) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        return values
 
     air = ((intensity > -1020) & (intensity < -150)) / 870
     dense = np.where(intensity > 60, np.exp(-(intensity - 60).clip(0) / 300), 0.0) / 300
