@@ -39,6 +39,7 @@ COMMANDS: dict[str, list[str]] = {
     "cross_validation.py": [
         *("{balls}", "{recipe}", "--folds", "0", "--runs", "{out}/runs", "--results", "{out}/results"),
     ],
+    "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
     "kills.py": ["{scan}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
     "native_sizes.py": ["{packaged}", "{model}", "--scans", "{scans}", "--count", "1", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt"],

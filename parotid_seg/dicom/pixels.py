@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import HTJ2K, JPEG2000, UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+from scipy import ndimage
 
 from parotid_seg.dicom.discreet import discreet
 from parotid_seg.dicom.file import read_dicom
@@ -25,6 +26,12 @@ from parotid_seg.scan.volume import Voxels
 ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
 LOSSY = ALWAYS_LOSSY | {JPEGLSNearLossless, JPEG2000, HTJ2K}
 """Transfer syntaxes that may change values a little, and so push them beyond the bits that count."""
+
+
+HIGHEST_AIR_HU = -500.0
+"""No tissue of a CT is darker, so voxels of a padding value up to this may all count as air."""
+SMALLEST_PADDING = 0.005
+"""Share of a slice that a region of padding has at least; a corner outside a circle has 0.05."""
 
 
 class Pixels(NamedTuple):
@@ -44,7 +51,8 @@ class Pixels(NamedTuple):
 def read_voxels(series: Series) -> Pixels:
     """Read the pixels of a series.
 
-    Padding becomes the lowest intensity of the rest, which is air in a CT.
+    Padding becomes the lowest intensity of the rest, which is air in a CT. Voxels that have a padding value but lie in
+    the patient stay as they are, see `_outside`.
 
     Raises:
         ScanError: if a file cannot be read, or is no longer what it was when the series was found.
@@ -62,7 +70,7 @@ def read_voxels(series: Series) -> Pixels:
 
 
 def _read_files(series: Series, frames: Frames) -> _Volume:
-    volume = _Volume((len(series.slices), series.rows, series.columns))
+    volume = _Volume((len(series.slices), series.rows, series.columns), series.modality == "CT")
     wanted: dict[Path, dict[int, int]] = defaultdict(dict)
     for index, each in enumerate(series.slices):
         wanted[each.path][each.frame or 0] = index
@@ -89,8 +97,7 @@ def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Fram
     for number, frame in enumerate(frames.of(file, layout)):
         if number in indices:
             values = _significant(frame, layout, file.transfer_syntax)
-            padded = None if padding is None else padding.among(frame.words, values)
-            volume.put(indices[number], values, *scalings[number], padded)
+            volume.put(indices[number], values, *scalings[number], padding, frame.words)
     volume.filled += file.filled
     volume.lossy |= file.transfer_syntax in ALWAYS_LOSSY or text_of(file.header, "LossyImageCompression") == "01"
 
@@ -98,19 +105,28 @@ def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Fram
 class _Volume:
     """Voxels as they come in, slice by slice.
 
+    Args:
+        shape: slices, rows and columns.
+        ct: whether the intensities are HU.
+
     Attributes:
         lossy: whether a slice was compressed with loss.
         filled: files of which an identifier was blank.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], ct: bool) -> None:
         self.lossy = False
         self.filled = 0
+        self._ct = ct
         self._voxels: Voxels = np.empty(shape, np.int16)
         self._padded: NDArray[np.bool_] | None = None
+        self._kept: Counter[str] = Counter()
 
-    def put(self, index: int, values: Words, slope: float, intercept: float, padded: NDArray[np.bool_] | None) -> None:
-        """Set a slice from its stored values, some of which may be padding."""
+    def put(
+        self, index: int, values: Words, slope: float, intercept: float, padding: _Padding | None, words: Words
+    ) -> None:
+        """Set a slice from its stored values; `words` have the bits that do not count, which padding may use."""
+        padded = None if padding is None else self._padding_in(values, slope, intercept, padding, words)
         if padded is not None and padded.any():
             if self._padded is None:
                 self._padded = np.zeros(self._voxels.shape, np.bool_)
@@ -142,7 +158,53 @@ class _Volume:
             lowest = self._voxels[~self._padded].min()
             self._voxels[self._padded] = lowest
             flags.append(Flag(FlagCode.PADDING, value=float(self._padded.mean()), detail=f"{lowest:g}"))
+        for stated, count in self._kept.items():
+            flags.append(Flag(FlagCode.PADDING_IN_BODY, value=count / self._voxels.size, detail=stated))
         return self._voxels, tuple(flags)
+
+    def _padding_in(
+        self, values: Words, slope: float, intercept: float, padding: _Padding, words: Words
+    ) -> NDArray[np.bool_]:
+        """Which voxels of a slice are padding; others that have a padding value stay as they are and are counted.
+
+        Values that no tissue has are padding wherever they are: in bits that do not count, of a CT those of air, and of
+        MR those below all others. For the rest see `_outside`.
+        """
+        stated = padding.among(words, values)
+        if not stated.any() or padding.whole:
+            return stated
+        if not self._ct and not stated.all() and values[stated].max() < values[~stated].min():
+            return stated
+        highest = max(float(end) * slope + intercept for end in (values[stated].min(), values[stated].max()))
+        if self._ct and highest <= HIGHEST_AIR_HU:
+            return stated
+        padded = _outside(values, stated)
+        kept = int(np.count_nonzero(stated)) - int(np.count_nonzero(padded))
+        if kept:
+            self._kept[str(padding)] += kept
+        return padded
+
+
+def _outside(values: Words, stated: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which voxels of a slice are padding, where tissue may have the same values.
+
+    Padding fills what lies outside the circle of reconstruction: regions of one value that reach the border of the
+    slice and are larger than neighbouring voxels of tissue happen to agree. All other voxels are image.
+
+    Args:
+        values: stored values (rows, columns).
+        stated: which of them are in the range that the file calls padding.
+    """
+    padded = np.zeros_like(stated)
+    edge = np.zeros_like(stated)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    for value in np.unique(values[stated & edge]):
+        regions, count = ndimage.label(stated & (values == value))
+        sizes = np.bincount(regions.ravel(), minlength=count + 1)
+        touching = np.unique(regions[edge])
+        chosen = [each for each in touching if each and sizes[each] >= SMALLEST_PADDING * stated.size]
+        padded |= np.isin(regions, chosen)
+    return padded
 
 
 def _modulo(number: float) -> np.int16:
@@ -177,6 +239,9 @@ class _Padding(NamedTuple):
         compared = words if self.whole else values
         return (compared >= self.low) & (compared <= self.high)
 
+    def __str__(self) -> str:
+        return f"{self.low}" if self.low == self.high else f"{self.low} to {self.high}"
+
 
 def _padding_of(header: Dataset, layout: Layout) -> _Padding | None:
     """PixelPaddingValue and PixelPaddingRangeLimit (DICOM PS3.3, C.7.5.1.1.2); None if there are none."""
@@ -185,8 +250,10 @@ def _padding_of(header: Dataset, layout: Layout) -> _Padding | None:
     value = integer_of(header, "PixelPaddingValue")
     ends = [value, integer_of(header, "PixelPaddingRangeLimit", value)]
     half, full = 1 << layout.allocated - 1, 1 << layout.allocated
-    if layout.signed:  # often written as if it were unsigned
+    if layout.signed:  # often written as if it were of the other kind
         ends = [end - full if half <= end < full else end for end in ends]
+    else:
+        ends = [end + full if -half <= end < 0 else end for end in ends]
     lowest = -(1 << layout.stored - 1) if layout.signed else 0
     fits = all(lowest <= end < lowest + (1 << layout.stored) for end in ends)
     return _Padding(min(ends), max(ends), not fits)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.gate import Difference, Gate, difference
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.cases import find_scans
@@ -88,7 +88,7 @@ class Parity:
 
     Raises:
         InputError: if there is no scan to compare on.
-        ScanError: if a scan cannot be read.
+        ScanError: if a scan cannot be read, or is a CT that is not in HU.
     """
 
     def __init__(self, net: ParotidNet, contract: Contract, place: Path, batch: BatchProfile) -> None:
@@ -97,7 +97,10 @@ class Parity:
         self.comparisons: list[Comparison] = []
         for number, sources in enumerate(scans):
             scan, first = read_scan(sources), sources[0]
-            volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
+            try:
+                volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
+            except ScanError as error:
+                raise ScanError(error.reason, path=place_of(first)) from error
             contour_file = contour_of(first, contract.channels) if isinstance(first, Path) else None
             contour = read_mask(contour_file, like=scan)[0] if contour_file else None
             for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:

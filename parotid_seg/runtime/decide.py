@@ -30,10 +30,10 @@ def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Covered]:
 def decision_on(scan: Scan, contract: Contract) -> str:
     """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
     try:
-        read, _ = read_for_model(scan, contract)
+        _, covered = read_for_model(scan, contract)
     except ScanError as error:
         return f"refused: {error.reason if error.path in (None, _path_of(scan)) else error}"
-    notes = sentences(read.volume.flags)
+    notes = sentences(covered.flags)
     return SEGMENTED + (f"; note: {notes}" if notes else "")
 
 

@@ -58,6 +58,23 @@ TEXTS: dict[FlagCode, FlagText] = {
         "sform and pixdim disagree on the spacing ({detail}); qform and pixdim were used, as the sform cannot be the "
         "patient's",
     ),
+    FlagCode.HU_SHIFTED: FlagText(
+        4, "soft tissue lies near {value:.0f} HU, expected about 40: not calibrated, or a cone-beam CT?"
+    ),
+    FlagCode.HU_SPREAD: FlagText(
+        4, "intensities spread {value:.1f} times as wide as those of a CT: very noisy, or not calibrated?"
+    ),
+    FlagCode.HU_UNEVEN: FlagText(
+        4, "soft tissue differs by {value:.0f} HU between parts of the body: shading, as of a cone-beam CT?"
+    ),
+    FlagCode.HU_INVERTED: FlagText(4, "fat looks brighter than soft tissue: inverted intensities, or shading?"),
+    FlagCode.HU_UNKNOWN: FlagText(4, "neither fat nor air in the scan shows whether it is in HU"),
+    FlagCode.PADDING_IN_BODY: FlagText(
+        2,
+        "{value:.2%} of the voxels have the padding value {detail} (as stored) within the image, as tissue has; they "
+        "were taken as image",
+    ),
+    FlagCode.HU_CLIPPED: FlagText(2, "intensities are clipped at {detail} HU"),
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
     ),

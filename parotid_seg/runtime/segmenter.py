@@ -21,7 +21,7 @@ from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import used
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
-from parotid_seg.scan.volume import Mask, Volume, Voxels
+from parotid_seg.scan.volume import Mask, Volume
 
 SMALLEST_GLAND_ML = 1.0
 """Less than this counts as no gland; the smallest of the 382 contoured training and validation glands has 5 ml."""
@@ -31,10 +31,6 @@ a mean DSC of 0.52 with the contours, the others at 0.78 (benchmarks/uncertainty
 WRONG_SIDE_MM = 20.0
 """A gland without its partner that lies so far beyond the middle is taken for the other one. All of the 382 contoured
 training and validation glands lie 47 mm or more on their own side of it."""
-LARGEST_AIR_HU = -500.0
-"""A CT shows air somewhere. If nothing is below this, the intensities are not in HU."""
-TISSUE_HU = -200.0
-"""A CT shows tissue somewhere: fat is near -100. If nothing is above this, there is no patient."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Segmentation:
     Attributes:
         mask: labels, uint8; of a volume (D, H, W) in its canonical order, of an image in the image's own order.
         volumes_ml: volume of each structure by name.
-        flags: what a person should look at; those on the scan's geometry come first.
+        flags: what a person should look at; those on the scan itself come first.
         agreement: of each structure the DSC between the model's look at the scan and its look at the mirror image:
             the lower, the less certain. Empty unless flips were asked for.
     """
@@ -86,12 +82,9 @@ def prepare(volume: Volume, contract: Contract) -> Covered:
     """What of a scan goes to the model.
 
     Raises:
-        ScanError: if the scan has not the model's channels, or a CT channel is not in HU or shows no patient.
+        ScanError: see `scan.intensity.in_windows`.
     """
     volume, windows = in_windows(volume, contract.channels, contract.windows)
-    for channel, voxels in zip(contract.channels, volume.voxels, strict=True):
-        if is_ct(channel):
-            check_ct(voxels)
     return cover(volume, windows, contract.grid)
 
 
@@ -143,22 +136,10 @@ def conclude(
         for name, box in zip(contract.labels[1:], boxes, strict=True)
         if box and not _is_missing(name, volumes[name]) and _is_cut_in_plane(box, covered, volume.spacing_mm, contract)
     ]
-    flags = (*volume.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure)
+    flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure)
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labels
     return Segmentation(mask, volumes, flags, dict(agreement or {}))
-
-
-def check_ct(voxels: Voxels) -> None:
-    """Raise ScanError unless the intensities can be HU and show a patient."""
-    low, high = float(voxels.min()), float(voxels.max())
-    if low > LARGEST_AIR_HU:
-        raise ScanError(
-            f"intensities from {low:g} to {high:g} are not HU: expected air near -1000; "
-            "is the rescale intercept missing?"
-        )
-    if high < TISSUE_HU:
-        raise ScanError(f"intensities from {low:g} to {high:g} HU show no patient: expected tissue above {TISSUE_HU:g}")
 
 
 def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) -> list[Flag]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import Grid
+from parotid_seg.flags import Flag
 from parotid_seg.scan.grid import Matrix, axis_mm, axis_on_grid, body_centre, resampling_matrix, used
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume, Voxels
@@ -31,6 +32,7 @@ class Covered:
         distance_mm: between slices.
         rows, columns: where it lies in the scan.
         in_plane: the matrices of rows and columns, see `Chunk`.
+        flags: those of the scan.
     """
 
     voxels: NDArray[np.float16]
@@ -39,6 +41,7 @@ class Covered:
     rows: slice
     columns: slice
     in_plane: dict[str, Matrix]
+    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def cover(volume: Volume, windows: Windows, grid: Grid) -> Covered:
         "columns_back": columns.back,
     }
     voxels = as_float16(volume.voxels[:, :, rows.covered, columns.covered])
-    return Covered(voxels, windows, distance_mm, rows.covered, columns.covered, in_plane)
+    return Covered(voxels, windows, distance_mm, rows.covered, columns.covered, in_plane, volume.flags)
 
 
 def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Iterator[Chunk]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag
+from parotid_seg.scan.hounsfield import check_hounsfield
 from parotid_seg.scan.volume import Volume, Voxels
 
 Window = tuple[float, float]
@@ -64,8 +66,9 @@ def window_of(voxels: Voxels, fixed: Window | None, channel: str = "") -> Window
 def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window | None]) -> tuple[Volume, Windows]:
     """The scan as the model takes it, and its channels' windows.
 
-    A channel with a fixed window stays as it is. One without is scaled so that its own window becomes
-    `SCALED_WINDOW`, and rounded to int16: two bytes hold it, whatever the scanner's scale.
+    A CT channel must be in HU; what is doubtful about that is added to the scan's flags. A channel with a fixed window
+    stays as it is. One without is scaled so that its own window becomes `SCALED_WINDOW`, and rounded to int16: two
+    bytes hold it, whatever the scanner's scale.
 
     Args:
         volume: the scan as it was read.
@@ -73,10 +76,15 @@ def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window |
         fixed: the model's windows, see `Contract.windows`.
 
     Raises:
-        ScanError: if the scan has another number of channels, or one shows nothing.
+        ScanError: if the scan has another number of channels, one shows nothing, or a CT is not in HU or shows no
+            patient.
     """
     if len(volume.voxels) != len(channels):
         raise ScanError(f"channels: found {len(volume.voxels)}, expected {len(channels)} ({', '.join(channels)})")
+    doubts: dict[Flag, None] = {}
+    for voxels, channel in zip(volume.voxels, channels, strict=True):
+        doubts |= dict.fromkeys(check_hounsfield(voxels) if is_ct(channel) else ())
+    volume = dataclasses.replace(volume, flags=(*volume.flags, *doubts))
     if None not in fixed:
         return volume, np.array(fixed, np.float32)
     kept, windows = [], []

@@ -21,7 +21,7 @@ from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_check
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.parallel import Processes
-from parotid_seg.train.patients import Patient, check_labels, load_patients
+from parotid_seg.train.patients import Patient, check_labels, doubts_line, load_patients
 from parotid_seg.train.plots import draw_curves
 from parotid_seg.train.precision import computes_in_bfloat16
 from parotid_seg.train.settings import to_toml
@@ -121,6 +121,9 @@ class Trainer(ABC):
         for part in (own, cases):  # first each process decodes its part; then nothing is left, unless caches are apart
             patients = load_patients(self.data, part, self.cache, self.config.window_hu)
             self.processes.meet()
+        warning = doubts_line(patients)
+        if warning and self.processes.first:
+            self.report(warning)
         self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
         mirrored = self.config.augment.mirror_probability > 0
         for note in check_labels(self.data, self.train, self.validation, mirrored):

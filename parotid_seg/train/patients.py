@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
 from parotid_seg.scan.labels import LEFT, RIGHT, side_of
@@ -23,9 +25,11 @@ from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 from parotid_seg.train.dataset import DataSet, named
 
+DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
+"""Flags that say a CT may not be in HU."""
 SMALLEST_BODY = 0.02
 """Share of a slice that is tissue, for the slice to count as showing the patient."""
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 FEWEST_TO_JUDGE = 3
 ASIDE_MM = 20.0
 """A structure that lies so far to one side in each of this many patients or more has a side, whatever its name says.
@@ -37,7 +41,8 @@ class Patient:
     """One patient; the arrays are read from disk as they are needed.
 
     Attributes:
-        volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them.
+        volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them; its
+            flags are those of `DOUBTS`.
         labels: its label map, (D, H, W); all background for a stage without labels, and where it is ignored.
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; none for background.
@@ -70,7 +75,8 @@ def load_patients(
         window_hu: the window of channels named CT.
 
     Raises:
-        ScanError: if a scan or label map cannot be used, or does not lie on the scan's first channel.
+        ScanError: if a scan or label map cannot be used, a CT is not in HU, or a label map does not lie on the scan's
+            first channel.
         InputError: if a label map holds a label that the data set does not name.
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -79,6 +85,18 @@ def load_patients(
         progress(case)
         patients.append(_load_patient(data, case, cache, window_hu))
     return patients
+
+
+def doubts_line(patients: Sequence[Patient]) -> str:
+    """A warning that names the scans whose CT may not be in HU; empty if there are none."""
+    doubtful = [each for each in patients if each.volume.flags]
+    if not doubtful:
+        return ""
+    names = ", ".join(f"{each.name} ({', '.join(flag.code for flag in each.volume.flags)})" for each in doubtful)
+    return (
+        f"warning: {len(doubtful)} of {len(patients)} scans may not be in HU: {names}; "
+        "`parotid-seg inspect FILE` says why"
+    )
 
 
 def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], mirrored: bool) -> list[str]:
@@ -140,7 +158,9 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         _save_scan(entry, images, data.channels, fixed)
     facts = json.loads((entry / "facts.json").read_text())
     voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
-    volume = Volume(voxels, tuple(facts["spacing_mm"]), Orientation(tuple(facts["axes"]), tuple(facts["flips"])))
+    flags = tuple(Flag(FlagCode(code), *rest) for code, *rest in facts["flags"])
+    orientation = Orientation(tuple(facts["axes"]), tuple(facts["flips"]))
+    volume = Volume(voxels, tuple(facts["spacing_mm"]), orientation, flags)
     labels: Mask = np.broadcast_to(np.uint8(0), volume.shape)
     shown_in: list[list[int]] = [[] for _ in data.labels]
     ignored: NDArray[np.bool_] | None = None
@@ -179,7 +199,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     try:
         volume, windows = in_windows(volume, channels, fixed)
     except ScanError as error:
-        raise ScanError(f"{error}", path=images[0]) from error
+        raise ScanError(error.reason, path=images[0]) from error
     centre = zip(body_centre(volume, windows), volume.spacing_mm[1:], strict=True)
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     facts = {
@@ -189,6 +209,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         "windows": windows.tolist(),
         "centre_mm": [voxel * spacing for voxel, spacing in centre],
         "body_slices": np.flatnonzero(tissue >= SMALLEST_BODY).tolist(),
+        "flags": [dataclasses.astuple(flag) for flag in volume.flags if flag.code in DOUBTS],
     }
     if not facts["body_slices"]:
         raise ScanError(f"shows no patient: expected slices with tissue above {windows[0, 0]:g}", path=images[0])

@@ -14,7 +14,7 @@ import pytest
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.dataset import open_data_set, open_data_sets
-from parotid_seg.train.patients import check_labels, load_patients
+from parotid_seg.train.patients import check_labels, doubts_line, load_patients
 from parotid_seg.train.settings import load_config
 
 HU = (-200.0, 300.0)
@@ -366,3 +366,15 @@ def relabel(path):
 def blank(path):
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.int16), image.affine), path)
+
+
+def test_a_ct_that_is_not_in_hu_ends_training_before_it_begins(data, tmp_path):
+    path = data / "imagesTr" / "p0_0000.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
+    with pytest.raises(ScanError, match=r"p0_0000\.nii\.gz: intensities are not HU"):
+        load_patients(open_data_set(data), ["p0"], tmp_path / "cache", HU)
+    (patient,) = load_patients(open_data_set(data), ["p1"], tmp_path / "cache", HU)
+    assert doubts_line([patient]) == (
+        "warning: 1 of 1 scans may not be in HU: p1 (hu_unknown); `parotid-seg inspect FILE` says why"
+    ), "soft tissue alone proves nothing"

@@ -1,0 +1,137 @@
+"""Whether a CT is in HU follows from where its tissue lies, whatever its smallest value is."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from parotid_seg.errors import ScanError
+from parotid_seg.flags import FlagCode
+from parotid_seg.scan.hounsfield import MOST_SAMPLES, check_hounsfield, examined
+
+NO_DATA = -1024
+"""What the example has outside the patient."""
+
+
+@pytest.fixture(scope="module")
+def ct(example):
+    """The example scan (D, H, W)."""
+    return np.asarray(example.dataobj).astype(np.int16).transpose(2, 1, 0)[::-1]
+
+
+def noise(shape, deviation):
+    return np.random.default_rng(0).normal(0, deviation, shape)
+
+
+def with_air(ct):
+    return np.where(ct == NO_DATA, -1000 + noise(ct.shape, 15), ct).clip(NO_DATA, 3071).round()
+
+
+def middle(ct):
+    return ct[44:84, 50:80, 50:80]
+
+
+def codes(voxels):
+    kept = voxels if voxels.dtype == np.int16 else voxels.astype(np.float32)
+    return [flag.code for flag in check_hounsfield(kept)]
+
+
+HARMLESS = {
+    "as it is": lambda ct: ct,
+    "air with noise around": with_air,
+    "outside -1000": lambda ct: np.where(ct == NO_DATA, -1000, ct),
+    "outside -2000": lambda ct: np.where(ct == NO_DATA, -2000, ct),
+    "outside -3024": lambda ct: np.where(ct == NO_DATA, -3024, ct),
+    "outside 0": lambda ct: np.where(ct == NO_DATA, 0, ct),
+    "outside 3071": lambda ct: np.where(ct == NO_DATA, 3071, ct),
+    "a strip of 0": lambda ct: np.pad(ct, ((0, 0), (0, 0), (0, 30))),
+    "a tight crop": middle,
+    "low dose": lambda ct: (ct + noise(ct.shape, 50)).clip(-1024, 3071),
+    "a contrast agent": lambda ct: ct + np.interp(ct, [-40, 20, 150, 300], [0, 30, 30, 0]),
+    "finer": lambda ct: ndimage.zoom(ct[::2].astype(np.float32), (1, 1.4, 1.4), order=3),
+    "coarser": lambda ct: ndimage.zoom(ct.astype(np.float32), 0.6, order=1),
+    "fractions": lambda ct: ct + np.float32(0.37),
+}
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_a_ct_in_hu_is_accepted_whatever_is_around_the_patient(ct, change):
+    assert codes(HARMLESS[change](ct)) == []
+
+
+FAULTS = {
+    "+1024": (lambda ct: ct + 1024, r"HU shifted by about \+1024; is the rescale intercept missing\?"),
+    "+1024 in -2000": (lambda ct: np.where(ct == NO_DATA, -2000, ct + 1024), r"shifted by about \+1024"),
+    "+1024 in -1024": (lambda ct: np.where(ct == NO_DATA, -1024, ct + 1024), r"shifted by about \+1024"),
+    "+1024 in air": (lambda ct: with_air(ct) + 1024, r"shifted by about \+1024"),
+    "+1024 cropped": (lambda ct: middle(ct) + 1024, r"not HU"),
+    "-1024": (lambda ct: ct - 1024, r"shifted by about -1024"),
+    "-1024 in air": (lambda ct: with_air(ct) - 1024, r"shifted by about -1024"),
+    "half": (lambda ct: ct * 0.5, r"soft tissue lies near \d+ and fat near -\d+, .*; they look like HU scaled by 0.5"),
+    "half in -1024": (lambda ct: np.where(ct == NO_DATA, -1024, ct * 0.5), r"scaled by 0.5"),
+    "twice": (lambda ct: ct * 2.0, r"scaled by 2"),
+    "tenfold": (lambda ct: ct * 10.0, r"not HU"),
+    "0 to 1": (lambda ct: (ct + 1024) / 4095, r"not HU: found 0 to 1, expected fat near -100 or air near -1000"),
+    "0 to 255": (lambda ct: ((ct + 1024) / 16).round(), r"not HU"),
+    "0 to 255 windowed": (lambda ct: ((ct.clip(-160, 240) + 160) * 255 / 400).round(), r"not HU"),
+    "inverted": (lambda ct: -with_air(ct), r"HU inverted"),
+    "inverted, 12 bits": (lambda ct: 3071 - ct, r"not HU"),
+    "clipped": (lambda ct: ct.clip(-160, 240), r"clipped at -160, expected values down to -200"),
+    "MR": (
+        lambda ct: np.hypot(np.interp(ct, [-900, -100, 40, 400], [0, 700, 260, 50]), noise(ct.shape, 12)),
+        r"not HU",
+    ),
+    "off by 300": (lambda ct: ct + 300, r"soft tissue lies near 3\d\d and fat near \d+, expected about 40 and -100"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_in_hu_is_refused_by_name(ct, fault):
+    change, words = FAULTS[fault]
+    with pytest.raises(ScanError, match=words):
+        codes(change(ct))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda ct: ct + 100, FlagCode.HU_SHIFTED),
+        (lambda ct: ct - 100, FlagCode.HU_SHIFTED),
+        (lambda ct: np.where(ct > -500, ct + 130, ct), FlagCode.HU_SHIFTED),
+        (lambda ct: (ct + noise(ct.shape, 130)).clip(-1024, 3071), FlagCode.HU_SPREAD),
+        (lambda ct: np.where(ct == NO_DATA, ct, ct + np.linspace(-150, 150, ct.shape[2])), FlagCode.HU_UNEVEN),
+        (lambda ct: ct.clip(-200, 300), FlagCode.HU_CLIPPED),
+        (lambda ct: with_air(ct).clip(-500, 500), FlagCode.HU_CLIPPED),
+    ],
+    ids=["+100", "-100", "tissue +130", "noise", "a ramp", "-200 to 300", "-500 to 500"],
+)
+def test_what_may_not_be_in_hu_is_flagged(ct, change, code):
+    assert code in codes(change(ct))
+
+
+def test_shading_is_told_by_how_much(ct):
+    rows, columns = np.indices(ct.shape[1:]) - 63.5
+    cup = 300 * ((np.hypot(rows, columns) / 25).clip(0, 1) ** 2 - 0.5)
+    flags = check_hounsfield(np.where(ct == NO_DATA, ct, ct + cup).astype(np.float32))
+    (uneven,) = (flag.value for flag in flags if flag.code == FlagCode.HU_UNEVEN)
+    assert uneven > 50
+
+
+def test_air_alone_shows_no_patient(ct):
+    with pytest.raises(ScanError, match="show no patient: expected tissue above -300"):
+        codes(ct.clip(-1024, -400))
+
+
+def test_tissue_without_fat_or_air_cannot_be_judged():
+    """Only the number around it tells that this may be in HU."""
+    head = np.full((20, 40, 40), -1000, np.int16)
+    head[:, 8:32, 8:32] = 30 + noise((20, 24, 24), 20)
+    assert codes(head) == [FlagCode.HU_UNKNOWN]
+    head[head == -1000] = 0
+    with pytest.raises(ScanError, match="expected fat near -100 or air near -1000"):
+        codes(head)
+
+
+def test_a_large_scan_is_examined_on_a_lattice():
+    large = np.broadcast_to(np.arange(700, dtype=np.int16), (90, 600, 700))
+    assert examined(large).size <= MOST_SAMPLES
+    np.testing.assert_array_equal(examined(large), examined(large.astype(np.float32)))
