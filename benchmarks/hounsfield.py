@@ -208,7 +208,8 @@ def magnetic(voxels: Intensities, scale: float, rng: np.random.Generator) -> Int
     tissue = [-1024, -300, -150, -100, -50, 0, 40, 70, 150, 300, 800, 3071]
     signal = [5, 5, 300, 700, 600, 300, 250, 260, 350, 150, 40, 20]
     noise = np.resize(rng.normal(0, 12, 99991), (2, *voxels.shape))
-    return (scale * np.hypot(np.interp(voxels, tissue, signal) + noise[0], noise[1])).round()
+    magnitude: Intensities = scale * np.hypot(np.interp(voxels, tissue, signal) + noise[0], noise[1])
+    return magnitude.round()
 
 
 def grey(voxels: Intensities, low: float, high: float, top: float) -> Intensities:
