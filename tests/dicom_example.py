@@ -108,5 +108,5 @@ def run(
     )
     arguments = scans if isinstance(scans, list) else [scans]
     summary = infer(arguments, out, lambda: backend, asked, say=lines.append, progress=told.append)
-    errors = [outcome.entry.reason for outcome in told if outcome.status == "failed"]
+    errors = [outcome.entry.failure for outcome in told if outcome.status == "failed"]
     return Ran(summary, {outcome.entry.case: outcome for outcome in told}, errors, lines)

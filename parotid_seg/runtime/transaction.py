@@ -95,7 +95,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
     for path in paths:
         if path.name not in ours and path.exists() and not is_ours(path):
             raise ScanError(
-                f"{path.name} exists in the output folder and is no mask of ours; move it or choose another --out",
+                f"{path.name} exists and is no mask of ours; move it or choose another --out",
                 path=place_of(source),
             )
     scan, covered = read_for_model(case.scan, work.contract)

@@ -81,7 +81,7 @@ def test_somebody_elses_file_is_not_overwritten(case, work):
     before = theirs.read_bytes()
     status, entry = do_case(work, case, None, everywhere)
     assert status == "failed"
-    assert entry.reason.startswith("s.nii.gz exists in the output folder and is no mask of ours")
+    assert entry.reason.startswith("s.nii.gz exists and is no mask of ours")
     assert entry.path == str(case.scan[0])
     assert theirs.read_bytes() == before
 
