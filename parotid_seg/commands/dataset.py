@@ -67,9 +67,9 @@ def dataset(
     """Make a data set for 'parotid-seg train' of DICOM studies with RTSTRUCT contours.
 
     Writes DATA in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr, imagesUn (scans without contours of use) and
-    splits.json, all scans of a patient in one list. DATA.private/cases.csv tells where each case is from,
-    DATA.private/left_out.csv every series, RTSTRUCT and ROI that was not used, and why. Exit status: 0 all done, 1
-    nothing done, 3 something was left out that should be of use, 130 interrupted.
+    splits.json, all scans of a patient in one list. DATA.private/cases.csv tells where each case is from and what is
+    wrong with its contours, DATA.private/left_out.csv every series, RTSTRUCT and ROI that was not used, and why. Exit
+    status: 0 all done, 1 nothing done, 3 something was left out that should be of use, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"), following(quiet) as line:
         from parotid_seg.dataset.build import DataSetOptions, build

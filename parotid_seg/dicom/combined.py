@@ -5,7 +5,8 @@ contour inside another one, or as a keyhole. Copies and merges leave contours th
 contours are therefore compared, and one rule decides:
 
 - A contour that repeats another one, from whatever first point and in whatever direction, counts once. It repeats it if
-  neither area reaches further than three quarters of a voxel beyond the other; the area of both together counts.
+  neither area reaches further than three quarters of a voxel beyond the other and they share 85 % of both together,
+  which count.
 - A contour inside another one that stays clear of its edge (by a quarter of a voxel) is a hole, one inside a hole is an
   island, and so on.
 - Contours that overlap in any other way are joined: what any of them encloses belongs to the structure.
@@ -33,6 +34,8 @@ FINE = 4
 """Areas are compared in parts of a voxel: so many along each side."""
 CLEAR, SAME = 1, 3
 """In these parts: how far a hole stays clear of the edge around it, and how far a repeated contour may differ."""
+SHARED = 0.85
+"""Least share that a contour and a repeated one have in common, of the area of both together."""
 SQUARE = np.ones((3, 3), dtype=np.bool_)
 MOST_OVERLAPPING = 100
 """Contours of one slice that overlap others. No organ has so many, and each pair takes time."""
@@ -126,7 +129,8 @@ def relation_of(first: Points, second: Points) -> Relation:
     if not one.any() or not other.any():
         return Relation.APART
     if not (one & ~_grown(other, SAME)).any() and not (other & ~_grown(one, SAME)).any():
-        return Relation.SAME
+        alike = np.count_nonzero(one & other) >= SHARED * np.count_nonzero(one | other)
+        return Relation.SAME if alike else Relation.OVERLAPS
     if not (_grown(one, CLEAR) & ~other).any():
         return Relation.INSIDE
     if not (_grown(other, CLEAR) & ~one).any():

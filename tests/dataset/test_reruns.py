@@ -153,3 +153,21 @@ def test_killed_between_two_files(dicom, data, monkeypatch):
         name: time for name, time in before.items() if "0001" in name
     }
     open_data_set(data)
+
+
+def test_a_state_of_an_earlier_version_keeps_its_notes_until_its_cases_are_made_again(dicom, data):
+    write_study(dicom / "a")
+    write_study(dicom / "b", patient="P1", seed=1)
+    build([dicom], data)
+    state = data.with_name(f"{data.name}.private") / "state.json"
+    content = json.loads(state.read_text())
+    for case in content["cases"]:
+        del case["flags"]
+        case["notes"], case["key"] = ["something"], "of another format"
+    state.write_text(json.dumps(content))
+    kept = case_from(data, dicom / "a")
+    shutil.rmtree(dicom / "a")
+    assert build([dicom], data).made == 1
+    notes = {row["case"]: row["notes"] for row in rows(data, "cases.csv")}
+    assert notes.pop(kept) == "something (noticed by an older version; run it again)"
+    assert all("of unusual volume" in note for note in notes.values())

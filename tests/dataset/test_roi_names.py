@@ -77,6 +77,63 @@ def test_something_else(name, reason, gland):
     assert found.gland == gland
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        *(
+            (name, LEFT)
+            for name in ("Paroitd_L", "lparoitd", "Parotid_Lnks", "Par?tida Izq", "Par_tida izq", "Par0tid_L")
+        ),
+        *(
+            (name, LEFT)
+            for name in ("Par_L", "Prtd L", "PAR OTID LT", "Ohrspeicheldr?se links", "Ohrsp. li", "Paroitde G")
+        ),
+        *((name, LEFT) for name in ("Parotid_Leftt", "parotide gauch", "Ohrspeicheldr\N{REPLACEMENT CHARACTER}se li")),
+        *(
+            (name, RIGHT)
+            for name in ("Parotd Rt", "RParotd", "Parrotid_R", "Parotis rehcts", "Parotid_rigth", "Paro R")
+        ),
+    ],
+)
+def test_nearly_ours(name, label):
+    found = RoiNames().meaning(name)
+    assert (found.label, found.near, found.gland) == ("", True, True)
+    assert f"its name looks like {label}" in found.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Carotid_L", "A_Carotid_R", "Carotis li", "Karotis re", "Ohr links", "Prostata re", "Parietal_L", "Part_L"),
+        *(
+            "Parathyroid_L",
+            "Cochlea_L",
+            "Pterygoid_R",
+            "Submandibular_L",
+            "Glnd_Lacrimal_R",
+            "SpinalCord",
+            "GTVn_L",
+            "L",
+        ),
+    ],
+)
+def test_not_even_nearly(name):
+    found = RoiNames().meaning(name)
+    assert (found.label, found.near, found.gland) == ("", False, False)
+
+
+@pytest.mark.parametrize("name", ["Paroitd", "Paroitd_L_PRV", "腮腺 L", "右耳下腺", "Околоушная левая", "zParotid_L"])
+def test_names_that_speak_of_the_gland_and_no_more(name):
+    found = RoiNames().meaning(name)
+    assert (found.label, found.near, found.gland) == ("", False, True)
+
+
+def test_a_name_that_is_one_in_another_character_set():
+    found = RoiNames().meaning("Par贸tida izq", ("ParÃ³tida izq", "Parótida izq"))
+    assert (found.label, found.near) == ("", True)
+    assert "in another character set its name means parotid_left" in found.reason
+
+
 @given(
     st.sampled_from(sorted(PAROTID_GLAND)),
     st.sampled_from([(side, word) for side, words in SIDES.items() for word in sorted(words)]),

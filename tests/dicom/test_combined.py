@@ -150,6 +150,23 @@ def test_pieces_apart_and_contours_without_a_voxel():
     assert not drawn(box(-20.0, -10.0, 3.0, 9.0), box(-20.0, -10.0, 3.0, 9.0)).mask.any()
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_small_contours_that_are_shifted_by_less_than_a_voxel_overlap_in_part(exclusive):
+    """In coarse voxels a few millimetres are that; they are no copy."""
+    one, other = box(10.2, 14.2, 10.2, 14.2), box(10.2, 14.2, 10.9, 14.9)
+    found = drawn(one, other, exclusive=exclusive)
+    expected = np.zeros((ROWS, COLUMNS), dtype=np.bool_)
+    expected[11:15, 11:15] = True
+    assert np.array_equal(found.mask, np.zeros_like(expected) if exclusive else expected)
+    assert (found.repeated, found.overlapping) == (False, True)
+
+
+def test_a_wall_too_thin_for_the_voxels_does_not_make_a_small_structure_a_hole():
+    found = drawn(box(10.2, 15.2, 10.2, 15.2), box(10.7, 14.7, 10.7, 14.7))
+    assert np.count_nonzero(found.mask) == 25
+    assert found.overlapping
+
+
 def test_exclusive_contours_share_nothing():
     other = (34.0, 37.0)
     assert drawn(GLAND, circle(15.0, other), exclusive=True) == approximately(

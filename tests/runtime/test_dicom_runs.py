@@ -13,6 +13,7 @@ import pytest
 from parotid_seg.dicom.read import find_series
 from parotid_seg.dicom.rt_read import read_rtstruct
 from parotid_seg.errors import InputError
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.infer import InferOptions, infer
 from parotid_seg.runtime.outputs import ENDINGS
 from tests.dicom_example import few_slices, resampled, run, slices_of_image, write_image
@@ -142,6 +143,24 @@ def test_append_adds_to_a_structure_set_of_the_scan_and_to_no_other(model, small
     assert str(other) in reason
     assert "another study" in reason
     assert not list((tmp_path / "wrong").glob("ct*"))
+
+
+def test_what_is_wrong_with_an_appended_structure_set_is_flagged_or_refused(model, small, tmp_path):
+    write_image(tmp_path / "ct", small, uids="another")
+    run(model, tmp_path / "ct", tmp_path / "first", "rtstruct")
+    there = tmp_path / "first" / "ct.rtstruct.dcm"
+    dataset = pydicom.dcmread(there)
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+    dataset.save_as(there)
+    both = run(model, tmp_path / "ct", tmp_path / "both", "rtstruct", append=there)
+    assert Flag(FlagCode.APPENDED_WITHOUT_FRAME, value=2) in both.outcomes["ct"].entry.flags
+    dataset.StructureSetROISequence[1].ROINumber = dataset.StructureSetROISequence[0].ROINumber
+    dataset.save_as(there)
+    twice = run(model, tmp_path / "ct", tmp_path / "twice", "rtstruct", append=there)
+    (reason,) = twice.errors
+    assert "found the ROINumber 1 2 times (Parotid_L, Parotid_R), expected once" in reason
+    assert not list((tmp_path / "twice").glob("ct*"))
 
 
 def with_a_gap(folder, image):
