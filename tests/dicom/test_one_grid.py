@@ -11,7 +11,6 @@ from parotid_seg.dicom.one_grid import read_on_one_grid, resampled
 from parotid_seg.dicom.read import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.nifti import affine_mm
 from tests.dicom_series import TILTED, lay
 from tests.mr_studies import GRID, SHAPE, STIR, T1, T2, points_of, waves, write_mr
 
@@ -67,7 +66,7 @@ def test_the_mask_belongs_to_the_first_series(tmp_path):
     write_mr(tmp_path / "t2", T2)
     t1, t2 = series_in(tmp_path / "t1"), series_in(tmp_path / "t2")
     scan, alone = read_on_one_grid(t1, [t2]), read_series(t1)
-    assert np.array_equal(affine_mm(scan), affine_mm(alone))
+    assert np.array_equal(scan.geometry.affine, alone.geometry.affine)
     assert scan.volume.spacing_mm == alone.volume.spacing_mm
     assert np.array_equal(scan.volume.voxels[0], alone.volume.voxels[0])
     assert slices_of(np.zeros(scan.volume.shape, np.uint8), scan).shape == LARGE
