@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -170,13 +171,14 @@ def few(balls, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["none", "tensorrt-rtx"])
-def test_int8_is_refused_where_few_scans_can_speak_for_it(run, few, tmp_path, engine, monkeypatch):
+def test_int8_is_refused_where_few_scans_can_speak_for_it(few, tmp_path, engine, monkeypatch):
     monkeypatch.setattr(module, "ready_to_build", lambda *_: None)
+    monkeypatch.setattr(module, "load_checkpoint", lambda _: SimpleNamespace(channels=("CT",)))
     wanted = "--precision int8: expected --verify with at least 5 scans, found"
     with pytest.raises(InputError, match=f"{wanted} no --verify; INT8 that passes on few scans fails on others"):
-        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine))
+        export(tmp_path / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine))
     with pytest.raises(InputError, match=f"{wanted} 4 scans in {few};"):
-        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine, verify=few))
+        export(tmp_path / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine, verify=few))
     assert not list(tmp_path.glob("m.*"))
 
 
