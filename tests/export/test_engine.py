@@ -61,6 +61,7 @@ def left(folder: Path) -> list[str]:
 
 
 @rtx
+@pytest.mark.slow
 def test_the_packaged_model_becomes_an_engine(tmp_path):
     out, lines, steps = tmp_path / "made" / "parotid-ct.engine", [], []
     sidecar = build_engine(

@@ -5,10 +5,13 @@ import threading
 import time
 from collections import Counter
 
+import pytest
+
 from parotid_seg.node.ledger import SENT
 from tests.node.peers import Archive, Process, free_port, make_series, name_of, send
 
 
+@pytest.mark.slow
 def test_kill_9_again_and_again(start_process, tmp_path):
     archive = Archive(free_port())
     folders = [tmp_path / f"ct{number}" for number in range(4)]

@@ -48,6 +48,7 @@ def mark(_, dataset):
 
 
 @dcmtk
+@pytest.mark.slow
 def test_a_series_goes_in_and_its_contours_come_out(processes, head, tmp_path):
     write_image(tmp_path / "ct", few_slices(head), change=mark)
     got, out, log = tmp_path / "got", tmp_path / "node", tmp_path / "log"

@@ -15,7 +15,10 @@ from parotid_seg.runtime import crew
 from tests.dicom_example import every_text, few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # pydicom's, over what is wrong here on purpose
+]
 pytest.importorskip("jpeg_ls")
 pytest.importorskip("openjpeg")
 EVIL = "../../up/<script>alert('hit')</script><img src=x onerror=alert('hit')>\x1b[31m\u202egnp\x07\0=1+1"

@@ -14,6 +14,8 @@ import pytest
 from parotid_seg.runtime.journal import Journal
 from tests.runtime.test_infer import one_line
 
+pytestmark = pytest.mark.slow
+
 
 def infer(*arguments, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "parotid_seg", "infer", *map(str, arguments), "--backend", "onnxruntime"]

@@ -85,6 +85,7 @@ def test_all_48_storage_orders_give_the_same_mask(head, tmp_path):
         np.testing.assert_array_equal(mask, expected, err_msg=f"{axes} {signs}")
 
 
+@pytest.mark.slow
 def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_path):
     bad = bad_files(tmp_path)
     save(scans / "air.nii.gz", ct() // 1000 - 900)
@@ -123,6 +124,7 @@ def test_empty_folder(command, tmp_path):
     one_line(done.stderr, "empty", "no scan in this folder")
 
 
+@pytest.mark.slow
 def test_rerun_resumes_and_overwrite_redoes(command, scans, tmp_path):
     out = tmp_path / "out"
     command("infer", scans, "--out", out, *HERE)
@@ -174,6 +176,7 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(scans, tmp_path, mo
         assert (summary.done, summary.replaced, summary.skipped) == expected
 
 
+@pytest.mark.slow
 def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command, scans):
     first = command("infer", scans, "--out", scans, *HERE)
     assert first.returncode == 0, first.stderr
@@ -216,6 +219,7 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
     assert not list(out.glob(".partial-*"))
 
 
+@pytest.mark.slow
 def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
     """Killed between the mask's rename and the journal's line."""
     out = tmp_path / "out"
@@ -228,6 +232,7 @@ def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
     np.testing.assert_array_equal(nibabel.load(out / "good.nii.gz").dataobj, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_cases(head, tmp_path):
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -301,6 +306,7 @@ def test_bad_options(command, scans, tmp_path, option, value, words):
     one_line(done.stderr, option, value, words)
 
 
+@pytest.mark.slow
 def test_flips_and_workers(command, scans, tmp_path):
     out = tmp_path / "out"
     done = command(
