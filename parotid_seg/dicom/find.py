@@ -70,7 +70,7 @@ class _Volume:
 
 @dataclass
 class _Files:
-    """Files that are left out for one reason, and how many things of a kind they are."""
+    """Files that are not used for one reason, and how many things of a kind they are."""
 
     kind: str
     paths: list[Path] = field(default_factory=list)
@@ -130,7 +130,7 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
 
     Args:
         files: of any kind.
-        takes: kinds of series that are of use; others are left out by their kind.
+        takes: kinds of series that are of use; others are skipped by their kind.
     """
     gathered = _Gathered(takes)
     for path in dict.fromkeys(files):

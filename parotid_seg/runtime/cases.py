@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.dicom.series import Series, series_key
@@ -65,9 +65,8 @@ def find_scans(
     alone = _sort([path for path in searched.files if path not in below], channels)
     errors = [*missing, *inside.errors, *alone.errors]
     errors += [each.as_error() for each in searched.left_out if each.refused]
-    errors += [_of_no_use(each) for each in alone.left_out if each.kind == STRAY]
-    not_used = [*searched.left_out, *inside.left_out, *alone.left_out]
-    not_used = [each for each in not_used if not each.refused and each.kind != STRAY]
+    errors += [_of_no_use(LeftOut(path, "neither NIfTI nor DICOM")) for path in alone.strays]
+    not_used = [*(each for each in searched.left_out if not each.refused), *inside.left_out, *alone.left_out]
     scans = {place_of(scan[0]): scan for scan in (*alone.scans, *inside.scans)}
     if series := {place_of(each): each for each in (*alone.series, *inside.series)}:
         from parotid_seg.dicom.studies import scans_of
@@ -91,7 +90,8 @@ class _Sorted:
     Attributes:
         scans, series: images, and series of the model's modality.
         errors: about those that should be of use and are not.
-        left_out: all else, with files of no interest.
+        left_out: what is no scan for the model.
+        strays: files of no interest.
         useful: files that a scan, a series or an error is about.
     """
 
@@ -99,6 +99,7 @@ class _Sorted:
     series: list[Series]
     errors: list[ScanError]
     left_out: list[LeftOut]
+    strays: list[Path]
     useful: list[Path]
 
 
@@ -109,15 +110,15 @@ def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
     scans, errors = scans_in_files(images, channels)
     known = {*images, *masks}
     series, refused, others = _in_dicom([path for path in files if path not in known], channels)
-    strays = (path for each in others if each.kind == STRAY for path in each.files)
+    strays = [path for each in others if each.kind == STRAY for path in each.files]
     not_read = {path: reason for path in strays if (reason := unread(path))}
     errors += [each.as_error() for each in refused]
     errors += [ScanError(reason, path=path) for path, reason in not_read.items()]
-    others += [LeftOut(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
-    others = [each for each in others if not {*each.files} <= not_read.keys() or not each.files]
+    left_out = [each for each in others if each.reason not in STRAY]
+    left_out += [LeftOut(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
     useful = [*images, *not_read, *(path for each in refused for path in each.files)]
     useful += [one.path for each in series for one in each.slices]
-    return _Sorted(scans, series, errors, others, useful)
+    return _Sorted(scans, series, errors, left_out, [path for path in strays if path not in not_read], useful)
 
 
 def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
@@ -159,9 +160,7 @@ def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[LeftOu
 
 def _of_no_use(found: LeftOut) -> ScanError:
     """Files that were named one by one, but are no scan."""
-    reason = "neither NIfTI nor DICOM" if found.kind == STRAY else found.reason
-    expected = "expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series"
-    return replace(found, reason=reason).as_error(expected)
+    return found.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
 
 
 def _scan_of(path: Path, channels: Sequence[str]) -> Scan:

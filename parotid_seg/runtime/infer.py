@@ -96,11 +96,11 @@ class Summary:
     def __str__(self) -> str:
         """All that was found, in numbers."""
         again = f" ({self.replaced} of them again)" if self.replaced else ""
-        told = f"{self.done} done{again}, {self.skipped} done before, {self.failed} failed"
+        counts = f"{self.done} done{again}, {self.skipped} done before, {self.failed} failed"
         if not self.not_used:
-            return told
+            return counts
         kinds = ", ".join(f"{count} {_plural(kind) if count > 1 else kind}" for kind, count in self.not_used.items())
-        return f"{told}, {sum(self.not_used.values())} not used ({kinds})"
+        return f"{counts}, {sum(self.not_used.values())} not used ({kinds})"
 
     @property
     def exit_status(self) -> int:

@@ -84,6 +84,17 @@ def test_formats_that_are_not_read_are_failed_cases_and_other_files_are_not(tmp_
     assert found_in(tmp_path / "b.mha")[1] == [f"{tmp_path / 'b.mha'}: not read: MetaImage; convert it to NIfTI"]
 
 
+def test_files_that_are_named_one_by_one_are_told_one_by_one(tmp_path):
+    files = [touch(tmp_path / name) for name in ("a.nii.gz", "notes.txt", "b.mha", "c.csv")]
+    names, errors, _ = found_in(*files)
+    assert names == ["a"]
+    assert sorted(error.removeprefix(f"{tmp_path}/")[:27] for error in errors) == [
+        "b.mha: not read: MetaImage;",
+        "c.csv: neither NIfTI nor DI",
+        "notes.txt: neither NIfTI no",
+    ]
+
+
 def test_a_dicom_file_is_dicom_whatever_it_is_called(tmp_path):
     for number, path in enumerate(write_series(tmp_path / "ct", ct_voxels((9, 16, 20)))):
         path.rename(path.with_name(f"{number}.{('img', 'mha', 'zip')[number % 3]}"))
