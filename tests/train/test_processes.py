@@ -55,10 +55,13 @@ def contrast(config, processes):
     return {"loss": processes.mean({"": loss.item()})[""], **figures, **gradients(moco), "queue": moco.queue}
 
 
-def segmentation(processes):
+def segmentation(processes, ignored=0):
+    """With one channel more some of each pixel is ignored, of the first images more than of the last."""
     torch.manual_seed(0)
     net = nn.Conv2d(3, 4, 3)
-    targets, contoured = draw(6, 4, 14, 14).softmax(dim=1), draw(6, 4) > 0.3
+    targets, contoured = draw(6, 4 + ignored, 14, 14), draw(6, 4) > 0.3
+    targets[:3, 4:] += 3
+    targets = targets.softmax(dim=1)
     contoured[:, 0] = True
     wrapped = processes.wrapped(net)
     loss = segmentation_loss(
@@ -104,6 +107,7 @@ def work(rank, folder):
         for name, config in CONTRASTS.items():
             found[name] = contrast(config, ALONE), contrast(config, processes)
         found["segmentation"] = segmentation(ALONE), segmentation(processes)
+        found["segmentation, ignored"] = segmentation(ALONE, ignored=1), segmentation(processes, ignored=1)
         for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
             for affine in (False, True):
                 found[f"{kind.__name__} {affine}"] = (
@@ -140,7 +144,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("name", [*CONTRASTS, "segmentation"])
+@pytest.mark.parametrize("name", [*CONTRASTS, "segmentation", "segmentation, ignored"])
 def test_loss_and_gradient_are_those_of_the_whole_batch(found, name):
     (alone, _), _ = found[0][name], found[1][name]
     assert len(alone) > 2
