@@ -187,7 +187,7 @@ def test_a_ct_that_is_not_in_hu_ends_training_before_it_begins(data, tmp_path):
     path = data / "imagesTr" / "p0_0000.nii.gz"
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
-    with pytest.raises(ScanError, match="p0_0000.nii.gz: intensities are not HU"):
+    with pytest.raises(ScanError, match=r"p0_0000\.nii\.gz: intensities are not HU"):
         load_patients(open_data_set(data), ["p0"], tmp_path / "cache", HU)
     (patient,) = load_patients(open_data_set(data), ["p1"], tmp_path / "cache", HU)
     assert doubts_line([patient]) == (
