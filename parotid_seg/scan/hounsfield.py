@@ -77,7 +77,7 @@ INTERCEPT, INTERCEPT_ERROR = 1024, 70
 """The usual rescale intercept, and how far an estimate may lie off it: soft tissue is not at one place in all scans."""
 LEAST_IN_PART = 300
 """A part of the body with fewer voxels of tissue among those examined is not judged."""
-MOST_UNEVEN = 40.0
+MOST_UNEVEN = 35.0
 """Soft tissue of one part of the body less that of another, in HU. The 243 scans: 21 at most."""
 
 
@@ -181,7 +181,7 @@ def _fault(found: Appearance) -> str:
             found.dark < LEAST_DARK and not _air_is_constant(found),
             f"found {found.lowest:g} to {found.highest:g}, expected fat near -100 or air near -1000",
         ),
-        (found.scale < SCALE_RANGE[0] and found.gain > LEAST_GAIN, near),
+        (found.dark >= LEAST_DARK and found.scale < SCALE_RANGE[0] and found.gain > LEAST_GAIN, near),
         (
             clipped_at is not None and clipped_at > NEEDED_LOW,
             f"clipped at {clipped_at}, expected values down to {NEEDED_LOW} at least: air counts as tissue otherwise",

@@ -84,7 +84,8 @@ def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window |
     doubts: dict[Flag, None] = {}
     for voxels, channel in zip(volume.voxels, channels, strict=True):
         doubts |= dict.fromkeys(check_hounsfield(voxels) if is_ct(channel) else ())
-    volume = dataclasses.replace(volume, flags=(*volume.flags, *doubts))
+    if doubts:
+        volume = dataclasses.replace(volume, flags=(*volume.flags, *doubts))
     if None not in fixed:
         return volume, np.array(fixed, np.float32)
     kept, windows = [], []

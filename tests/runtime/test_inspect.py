@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import nibabel
+import numpy as np
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -86,3 +88,19 @@ def test_other_files(tmp_path, name, content, words):
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: found {words}.*, expected a model \(\.onnx\), an engine"):
         inspect(path)
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        (0, "segmented as a CT"),
+        (100, "segmented as a CT, and flagged: soft tissue lies near 1"),
+        (1024, "refused as a CT: intensities are not HU: "),
+    ],
+)
+def test_a_scan_tells_whether_it_is_taken_for_a_ct(tmp_path, example, shift, words):
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(example.dataobj) + np.int16(shift), example.affine), path)
+    found = inspect(path)["would be"]
+    assert found.startswith(words)
+    assert (found == words) == (shift == 0)

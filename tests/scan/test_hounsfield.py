@@ -97,7 +97,7 @@ def test_what_is_not_in_hu_is_refused_by_name(ct, fault):
         (lambda ct: ct + 100, FlagCode.HU_SHIFTED),
         (lambda ct: ct - 100, FlagCode.HU_SHIFTED),
         (lambda ct: np.where(ct > -500, ct + 130, ct), FlagCode.HU_SHIFTED),
-        (lambda ct: (ct + noise(ct.shape, 130)).clip(-1024, 3071), FlagCode.HU_SPREAD),
+        (lambda ct: (ct + noise(ct.shape, 160)).clip(-1024, 3071), FlagCode.HU_SPREAD),
         (lambda ct: np.where(ct == NO_DATA, ct, ct + np.linspace(-150, 150, ct.shape[2])), FlagCode.HU_UNEVEN),
         (lambda ct: ct.clip(-200, 300), FlagCode.HU_CLIPPED),
         (lambda ct: with_air(ct).clip(-500, 500), FlagCode.HU_CLIPPED),

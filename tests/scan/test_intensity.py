@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import FlagCode
 from parotid_seg.scan.chunks import as_float16
 from parotid_seg.scan.intensity import SCALED_WINDOW, fixed_windows, in_windows, is_ct, window_of
 from parotid_seg.scan.volume import Orientation, Volume
@@ -19,6 +20,15 @@ def head(scale: float = 1.0, offset: float = 0.0) -> np.ndarray:
     voxels[:, 8:32, 8:32] = rng.uniform(0.2, 0.8, size=(10, 24, 24))
     voxels[5, 20, 20:24] = 5.0
     return (offset + scale * voxels).astype(np.float32)
+
+
+def hounsfield() -> np.ndarray:
+    """A block of soft tissue under fat, in air, (D, H, W) float32."""
+    rng = np.random.default_rng(0)
+    voxels = np.full((10, 40, 40), -1000.0)
+    voxels[:, 8:32, 8:32] = rng.normal(-110, 20, size=(10, 24, 24))
+    voxels[:, 11:29, 11:29] += 150
+    return voxels.round().astype(np.float32)
 
 
 def volume_of(*channels: np.ndarray) -> Volume:
@@ -44,7 +54,7 @@ def test_a_few_undershoots_of_a_resampled_scan_do_not_move_it():
 
 
 def test_ct_stays_as_it_is():
-    volume = volume_of(np.arange(-1000, 1000, dtype=np.int16).reshape(20, 10, 10))
+    volume = volume_of(hounsfield().astype(np.int16))
     same, windows = in_windows(volume, ("CT",), (HU,))
     assert same is volume
     np.testing.assert_array_equal(windows, [HU])
@@ -65,11 +75,20 @@ def test_no_scale_is_lost_in_two_bytes(scale):
 
 
 def test_each_channel_has_its_own_window():
-    ct = np.where(head() > 0.1, 40, -1000).astype(np.float32)
+    ct = hounsfield()
     volume, windows = in_windows(volume_of(ct, head(1e-3), head(3000)), ("CT", "T1", "T2"), (HU, None, None))
     np.testing.assert_array_equal(windows, [HU, SCALED_WINDOW, SCALED_WINDOW])
     np.testing.assert_array_equal(volume.voxels[0], ct)
     np.testing.assert_allclose(volume.voxels[1], volume.voxels[2], atol=1)
+
+
+def test_a_ct_must_be_in_hu_and_doubts_are_flags_of_the_scan():
+    channels, fixed = ("T1", "CT"), (None, HU)
+    assert in_windows(volume_of(head(), hounsfield()), channels, fixed)[0].flags == ()
+    doubtful, _ = in_windows(volume_of(head(), hounsfield() + 100), channels, fixed)
+    assert [flag.code for flag in doubtful.flags] == [FlagCode.HU_SHIFTED]
+    with pytest.raises(ScanError, match="not HU"):
+        in_windows(volume_of(hounsfield(), head()), channels, fixed)
 
 
 def test_what_shows_nothing_or_is_not_there_is_an_error():
