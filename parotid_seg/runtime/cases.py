@@ -114,7 +114,7 @@ def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
     not_read = {path: reason for path in strays if (reason := unread(path))}
     errors += [each.as_error() for each in refused]
     errors += [ScanError(reason, path=path) for path, reason in not_read.items()]
-    left_out = [each for each in others if each.reason not in STRAY]
+    left_out = [each for each in others if each.kind != STRAY]
     left_out += [LeftOut(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
     useful = [*images, *not_read, *(path for each in refused for path in each.files)]
     useful += [one.path for each in series for one in each.slices]
