@@ -76,8 +76,9 @@ def unusual_volumes(mask: Mask, labels: Sequence[str], scan: NiftiScan) -> tuple
         labels: names, in the order of their values from 1.
         scan: the scan they are drawn on.
     """
-    voxel_ml = float(np.prod(scan.volume.spacing_mm)) / 1000.0
-    volumes = {label: np.count_nonzero(mask == value) * voxel_ml for value, label in enumerate(labels, start=1)}
+    volumes = {
+        label: np.count_nonzero(mask == value) * scan.volume.voxel_ml for value, label in enumerate(labels, start=1)
+    }
     return tuple(
         Flag(FlagCode.UNUSUAL_VOLUME, label, volume)
         for label, volume in volumes.items()

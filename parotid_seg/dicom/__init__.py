@@ -6,8 +6,8 @@ pixels are stored, `frame` what an image is, `stack` which images are one volume
 case's channels, `one_grid` puts them on one grid.
 
 Out: `contours` and `planes` are the geometry, `identity` and `references` what an object takes from its source,
-`rtstruct` (`rt_append` to one that is there) and `seg` the objects, `rt_read` and `proof` the way back. `rt_items` tells
-whose contours are whose, `combined` what those of one slice enclose together.
+`rtstruct` (`rt_append` to one that is there) and `seg` the objects, `rt_read` and `proof` the way back. `rt_items`
+tells whose contours are whose, `combined` what those of one slice enclose together.
 
 `series` is what both sides speak of, `discreet` keeps what files say about patients out of messages, `text`
 reads text whose character set is not the declared one.

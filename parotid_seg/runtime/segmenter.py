@@ -110,10 +110,9 @@ def conclude(
     """
     if clean_up:
         labels = keep_largest_components(labels, contract.labels)
-    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0
     boxes = label_boxes(labels, len(contract.labels) - 1)
     volumes = {
-        name: int(np.count_nonzero(labels[box] == value)) * voxel_ml if box else 0.0
+        name: int(np.count_nonzero(labels[box] == value)) * volume.voxel_ml if box else 0.0
         for value, (name, box) in enumerate(zip(contract.labels[1:], boxes, strict=True), start=1)
     }
     parotids = {name: size for name, size in volumes.items() if is_parotid(name)}

@@ -123,7 +123,8 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     canonical = orientation.to_canonical(stored)
     check_extent(path, canonical.shape, spacing)
     voxels = cast(Voxels, canonical[None])  # as it was stored: a large scan is not copied
-    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, geometry.flags)
+    shear = round(abs(float(np.linalg.det(geometry.affine[:3, :3] / spacing_stored))), 6)  # 1 to rounding, else less
+    volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, geometry.flags, shear=shear)
     return NiftiScan(path, volume, header, type(image), geometry)
 
 

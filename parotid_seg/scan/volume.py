@@ -66,6 +66,7 @@ class Volume:
         orientation: the way back to storage order.
         flags: what a person should know about the file and its geometry.
         decoders: packages, with their versions, that decoded the file's pixels; none if they were not compressed.
+        shear: volume of a voxel over the product of its spacings; below 1 where the axes are not at right angles.
     """
 
     voxels: Voxels
@@ -73,6 +74,12 @@ class Volume:
     orientation: Orientation
     flags: tuple[Flag, ...] = ()
     decoders: tuple[str, ...] = ()
+    shear: float = 1.0
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) * self.shear / 1000.0
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -293,3 +293,18 @@ def test_channels_that_do_not_fit_are_named(tmp_path, data, affine, words):
         read_nifti(first, second)
     assert str(caught.value).startswith(str(second))
     assert words in str(caught.value)
+
+
+def test_the_volume_of_a_voxel_of_sheared_axes(tmp_path):
+    """A gantry tilted by 15 degrees: the slices are 3 mm apart along the tilted axis, so cos(15) of that in height."""
+    tilt = np.radians(15)
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    affine[:3, 2] = 3 * np.array([0, np.sin(tilt), np.cos(tilt)])
+    rng = np.random.default_rng(0)
+    for name, matrix, expected in (
+        ("tilted", affine, 3e-3 * np.cos(tilt)),
+        ("upright", np.diag([-1.0, -1, 3, 1]), 3e-3),
+    ):
+        path = tmp_path / f"{name}.nii"
+        nibabel.save(nibabel.Nifti1Image(rng.integers(-1000, 1000, (20, 20, 20)).astype(np.int16), matrix), path)
+        assert read_nifti(path).volume.voxel_ml == pytest.approx(expected, rel=1e-5)
