@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from parotid_seg.contract import Grid
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean, dice
+from parotid_seg.runtime.machine import versions_of
 from parotid_seg.scan.chunks import Chunk, cover, cut
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.volume import Mask
@@ -94,7 +94,7 @@ def main() -> None:
         mean, low, high = bootstrap_mean(dsc)
         figures[pair] = {"mean": mean, "low": low, "high": high, "median": float(np.median(dsc)), "patients": dsc}
         print(f"{pair}: mean DSC {mean:.3f} ({low:.3f} to {high:.3f}), median {np.median(dsc):.3f}")
-    versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "numpy")}
+    versions = versions_of(("parotid-seg", "torch", "numpy"))
     content = {"versions": versions, "date": time.strftime("%F"), "agreement": figures}
     write_text(json.dumps(content, indent=1) + "\n", arguments.out)
 

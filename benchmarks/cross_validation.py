@@ -21,7 +21,6 @@ import platform
 import time
 import tomllib
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import numpy as np
 
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean
+from parotid_seg.runtime.machine import versions_of
 
 RESULTS = Path(__file__).parent / "results" / "cross-validation"
 FOLDS = 5
@@ -147,7 +147,7 @@ def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Pat
 
 def environment() -> dict[str, Any]:
     """Versions and machine that made a figure."""
-    versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "timm", "numpy")}
+    versions = versions_of(("parotid-seg", "torch", "timm", "numpy"))
     cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "unknown")
     return {"versions": versions, "python": platform.python_version(), "cpu": cpu, "date": time.strftime("%F")}
 

@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import write_text
 from parotid_seg.runtime.engine_file import sidecar_path
+from parotid_seg.runtime.machine import versions_of
 
 
 def one(checkpoint: Path, out: Path, verify: Path, precision: str, engine: str) -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         one(arguments.checkpoint, Path(model), arguments.verify, precision, engine)
         return
     names = "parotid-seg", "torch", "onnx", "onnxruntime"
-    found: dict[str, Any] = {"versions": {name: metadata.version(name) for name in names}, "cores": os.cpu_count()}
+    found: dict[str, Any] = {"versions": versions_of(names), "cores": os.cpu_count()}
     found |= {"python": platform.python_version(), "date": time.strftime("%F"), "exports": {}}
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "fp16", "int8", "auto"):

@@ -13,7 +13,6 @@ import json
 import time
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from parotid_seg.files import write_text
 from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.sources import place_of, read_scan
 from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.intensity import in_windows
@@ -66,7 +66,7 @@ def main() -> None:
         changed, gland = (sum(row[name] for row in of_size) for name in ("changed", "gland_voxels"))
         by_size[size] = {"scans": len(of_size), "equal_share": 1 - changed / gland}
         print(f"{size} pixels: {by_size[size]['equal_share']:.4%} of {gland} gland voxels are equal")
-    versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "onnxruntime")}
+    versions = versions_of(("parotid-seg", "torch", "onnxruntime"))
     content = {"versions": versions, "date": time.strftime("%F"), "by_size": by_size, "rows": rows}
     write_text(json.dumps(content, indent=1) + "\n", arguments.out)
 

@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +220,9 @@ def slug(name: str) -> str:
 
 def machine() -> dict[str, Any]:
     """What a figure was made with."""
-    versions = {name: metadata.version(name) for name in ("parotid-seg", "torch", "timm", "numpy")}
+    from parotid_seg.runtime.machine import versions_of
+
+    versions = versions_of(("parotid-seg", "torch", "timm", "numpy"))
     return {
         "versions": versions,
         "python": platform.python_version(),

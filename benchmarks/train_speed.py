@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from parotid_seg.files import write_text
+from parotid_seg.runtime.machine import versions_of
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import ContrastConfig, TrainConfig
 from parotid_seg.train.dataset import open_data_set
@@ -157,7 +157,7 @@ def main() -> None:
     config = load_config("compact")
     torch.set_num_threads(os.cpu_count() or 1)
     names = "parotid-seg", "torch", "timm", "pillow"
-    found: dict[str, Any] = {"versions": {name: metadata.version(name) for name in names}, "cores": os.cpu_count()}
+    found: dict[str, Any] = {"versions": versions_of(names), "cores": os.cpu_count()}
     found |= {"python": platform.python_version(), "date": time.strftime("%F"), "images": arguments.images}
     with tempfile.TemporaryDirectory() as cache:
         data = open_data_set(arguments.data, "segment", arguments.labelled)

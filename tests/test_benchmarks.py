@@ -20,7 +20,6 @@ from tests.train.conftest import balls, small_config  # noqa: F401
 
 ELSEWHERE = {
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
-    "export.py": "test_export_benchmark, below",
     "gpu.py": "test_gpu_benchmark.py",
     "gpu_end_to_end.py": "test_gpu_benchmark.py",
     "gpu_engines.py": "test_gpu_benchmark.py",
@@ -39,6 +38,7 @@ COMMANDS: dict[str, list[str]] = {
     "cross_validation.py": [
         *("{balls}", "{recipe}", "--folds", "0", "--runs", "{out}/runs", "--results", "{out}/results"),
     ],
+    "export.py": ["{trained}", "--verify", "{balls}/imagesTr", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
     "kills.py": ["{scan}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
     "native_sizes.py": ["{packaged}", "{model}", "--scans", "{scans}", "--count", "1", "--out", "{out}/x.json"],
