@@ -67,9 +67,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 1, too."""
+    """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 2."""
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
-        print_error(f"{error.format_message()} (parotid-seg --help tells more)")
-        sys.exit(1)
+        print_error(f"{error.format_message()} (see parotid-seg --help)")
+        sys.exit(2)

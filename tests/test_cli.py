@@ -60,9 +60,9 @@ def test_help_shows_an_example(command, name):
         (["infer", "x", "--out", "y", "--bogus"], "No such option"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_exit_1(command, arguments, words):
+def test_a_wrong_command_line_is_one_line_and_exit_2(command, arguments, words):
     done = command(*arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
