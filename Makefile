@@ -1,4 +1,4 @@
-# make demo: segment the example scan.   make check: a minute's checks.   make test: everything CI runs.
+# make demo: segment the example scan.   make check: the quick checks.   make test: everything CI runs.
 # Each makes its own environment.
 PYTHON ?= python3
 OUT ?= demo-output

@@ -43,6 +43,7 @@ def test_both_glands_of_the_example_are_found(backend, scan):
         assert abs(gland.volume_error_ml) < 0.25 * gland.reference_ml, name
 
 
+@pytest.mark.slow
 def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, tmp_path):
     """Twice the resolution in plane: the mask must follow, not shrink, shift or fall apart."""
     coarse = nibabel.load(scan.path)
@@ -61,6 +62,7 @@ def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, t
         assert dice(every_second == value, expected.mask == value) > 0.88
 
 
+@pytest.mark.slow
 def test_thin_slices_of_the_same_patient_give_the_same_glands(backend, scan):
     """Three times the slices: the network looks at a third of them and the masks between follow."""
     depth, spacing = scan.volume.shape[0], scan.volume.spacing_mm
@@ -78,6 +80,7 @@ def test_thin_slices_of_the_same_patient_give_the_same_glands(backend, scan):
         assert dice(found.mask[1::3] == value, expected.mask == value) > 0.9
 
 
+@pytest.mark.slow
 def test_a_couch_and_noisy_air_are_not_marked(backend, scan, monkeypatch):
     """Put a table and scanner noise around the patient; the glands stay where they were and nothing else appears.
 

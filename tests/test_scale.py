@@ -128,6 +128,7 @@ def rows_of(done) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
 
+@pytest.mark.slow
 def test_shares_of_real_scans_and_their_table(share, tmp_path, head):
     """Two scans of one name and one that is none, in two shares; then a second time."""
     for name in ("a b", "c"):

@@ -161,6 +161,7 @@ def test_the_warm_up_request_runs(entry):
     assert inputs["window"][0, 0] < inputs["window"][0, 1]
 
 
+@pytest.mark.slow
 def test_joined_requests_get_what_each_gets_alone(entry, patients):
     alone = OnnxRuntimeBackend(DEFAULT_MODEL)
     expected = np.stack([labels_of(alone, chunk.inputs) for chunk in patients])
@@ -172,6 +173,7 @@ def test_joined_requests_get_what_each_gets_alone(entry, patients):
     assert not np.array_equal(expected[0], expected[1])
 
 
+@pytest.mark.slow
 def test_a_batched_model_that_mixes_requests_up_is_found(contract, patients):
     batched = onnx.load_from_string(with_request_axis(CONTENT, contract))
     place = next(i for i, node in enumerate(batched.graph.node) if node.input and node.input[0] == "window")
@@ -327,6 +329,7 @@ def test_foreign_models_are_refused(tmp_path, contract):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_two_channels_and_a_half_precision_network(tmp_path):
     """An untrained network gives labels all over, and takes each of two channels through a window of its own."""
     (tmp_path / "small.toml").write_text(SMALL)

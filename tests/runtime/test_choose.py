@@ -282,6 +282,7 @@ class Backwards(OnnxRuntimeBackend):
         return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
 
 
+@pytest.mark.slow
 def test_masks_are_compared_on_the_example_scan():
     trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
     assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""

@@ -21,6 +21,8 @@ from parotid_seg.runtime.outputs import ENDINGS
 from tests.dicom_example import every_text, few_slices, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
 
+pytestmark = pytest.mark.slow
+
 MARK, BORN = "Zqmarker", "19310207"
 TEXTS = {
     "PN": f"{MARK}^Zoe=Zq\u5f20={MARK}",

@@ -323,6 +323,7 @@ def test_flips_and_workers(command, scans, tmp_path):
     assert "left_agreement" not in rows(out)[0]
 
 
+@pytest.mark.slow
 def test_batch_size_changes_no_voxel(head, tmp_path):
     nibabel.save(head, tmp_path / "a.nii.gz")
     volume = read_nifti(tmp_path / "a.nii.gz").volume

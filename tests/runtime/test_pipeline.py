@@ -94,6 +94,7 @@ def test_what_is_done_is_not_done_again(cases, tmp_path):
     assert {each.status for each in redone.values()} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases, tmp_path):
     killed = []
 
@@ -109,6 +110,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases, tmp_path):
     check_masks(tmp_path, cases)
 
 
+@pytest.mark.slow
 def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done(cases, tmp_path):
     def kill(worker):
         if worker.job.case.name == "s1":
@@ -147,6 +149,7 @@ def test_a_case_that_always_hangs_is_set_aside(cases, tmp_path):
     assert finished["s0"].entry.reason.endswith("tried twice: its process hung and was ended after 6 s")
 
 
+@pytest.mark.slow
 def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
     at_once = []
 
@@ -191,6 +194,7 @@ def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
     assert all(worker._process.returncode is not None for worker in batches.workers)
 
 
+@pytest.mark.slow
 def test_a_worker_more_is_started_when_the_engine_waits(cases, tmp_path, monkeypatch):
     """Workers held up for a moment while one scan is already through."""
     monkeypatch.setattr("parotid_seg.runtime.pipeline.STARVED_S", 0.3)
@@ -208,6 +212,7 @@ def test_a_worker_more_is_started_when_the_engine_waits(cases, tmp_path, monkeyp
     assert len(batches.workers) == 3
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_outlive_the_run(tmp_path, cases):
     """Killed with the main process, whatever it was doing: nothing is written into the folder afterwards."""
     import subprocess

@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_a_rerun_reports_all_cases_of_the_folder(command, scans, tmp_path):
     out = tmp_path / "out"

@@ -60,6 +60,7 @@ def records(run):
 
 
 @pytest.mark.parametrize("stage", ["contrast", "dense"])
+@pytest.mark.slow
 def test_resumed_is_as_if_never_stopped(balls, contrast_config, stage, tmp_path):
     config = dataclasses.replace(contrast_config, stages=(stage,))
     cache = tmp_path / "cache"
@@ -77,6 +78,7 @@ def test_resumed_is_as_if_never_stopped(balls, contrast_config, stage, tmp_path)
         assert (tmp_path / "cut" / picture).stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_contrast_then_segment(balls, contrast_config, tmp_path):
     """The encoder comes from contrast, the decoder from the encoder's stages, the stem stays random."""
     quick = merge(
@@ -98,6 +100,7 @@ def test_contrast_then_segment(balls, contrast_config, tmp_path):
         learnt.network()
 
 
+@pytest.mark.slow
 def test_what_contrast_does_not_train_is_handed_on(balls, contrast_config, tmp_path):
     quick = merge(contrast_config, {"organs": {"images_per_epoch": 16}}, where="test")
     config = dataclasses.replace(quick, stages=("organs", "contrast"))
