@@ -39,8 +39,11 @@ TILTED = ((0.8, -0.6, 0.0), (0.36, 0.48, 0.8))
 
 
 def ct_voxels(shape: tuple[int, int, int] = (12, 16, 20), seed: int = 0) -> NDArray[np.int16]:
-    """Noise in HU from -1000 to 1500 (slices, rows, columns); no two places look alike."""
-    return np.random.default_rng(seed).integers(-1000, 1500, size=shape).astype(np.int16)
+    """Noise of a CT's intensities, from -1000 to 1500 HU (slices, rows, columns); no two places look alike."""
+    rng = np.random.default_rng(seed)
+    tissue = rng.choice(4, size=shape, p=(0.3, 0.15, 0.45, 0.1))  # air, fat, soft tissue, bone
+    middle, deviation = np.array([-960, -100, 40, 600])[tissue], np.array([20, 15, 20, 300])[tissue]
+    return rng.normal(middle, deviation).clip(-1000, 1500).astype(np.int16)
 
 
 def lay(

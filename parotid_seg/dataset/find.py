@@ -96,7 +96,7 @@ def _files(places: Sequence[Path], ignore: Iterable[Path], left: Left) -> list[P
             raise InputError("no such file or folder", path=place)
     searched = search(places, ignore)
     for each in searched.left_out:
-        left(NotUsed(FILE, each.path, str(each), wanted=each.refused))
+        left(NotUsed(FILE, each.path, each.as_error().reason, wanted=each.refused))
     return [path for path in searched.files if not is_nifti(path)]
 
 

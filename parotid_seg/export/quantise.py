@@ -33,8 +33,8 @@ class _Chunks(CalibrationDataReader):  # type: ignore[misc]
 def quantise(model: ModelProto, calibration: list[Inputs], *, symmetric: bool) -> ModelProto:
     """A graph whose linear layers, convolutions and attention compute in INT8, written as QuantizeLinear pairs (QDQ).
 
-    Weights take 7 bits. With 8, the sums of two products overflow 16 bits on CPUs of AVX2 or AVX-512 without VNNI, which
-    onnxruntime does not report: the same file would give other masks there than where it was proven.
+    Weights take 7 bits. With 8, sums of two products overflow 16 bits on CPUs of AVX2 or AVX-512 without VNNI, and
+    onnxruntime does not report that: the same file would give other masks there than where it was proven.
 
     Args:
         model: in FP32.

@@ -24,11 +24,11 @@ def options(two, **more):
 
 
 @rtx
-def test_engines_are_built_in_the_types_asked_for(run, two, tmp_path):
+def test_engines_are_built_in_the_types_asked_for(run, balls, tmp_path):
     for precision in ("fp32", "fp16", "int8"):
         said = []
         out = tmp_path / f"{precision}.onnx"
-        export(run / "best.pt", out, options(two, precision=precision, engine="tensorrt-rtx"), said.append)
+        export(run / "best.pt", out, options(balls, precision=precision, engine="tensorrt-rtx"), said.append)
         sidecar = read_sidecar(out.with_suffix(".engine"))
         assert sidecar.contract.verification
         assert (sidecar.precision, sidecar.onnx_name, sidecar.batch) == (precision, out.name, BatchProfile(1, 4, 8))

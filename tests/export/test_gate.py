@@ -127,20 +127,20 @@ def test_the_ladder_ends_where_the_overflow_is(overflowing_graph):
     assert sum("FAILED" in step for step in said) >= 5
 
 
-def test_fp32_where_fp16_was_asked_fails(run, two, tmp_path, monkeypatch):
+def test_fp32_where_fp16_was_asked_fails(run, two, balls, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "make", lambda precision, model, *_, **__: Candidate(precision, model))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected fp16 in at least 90% of the network"):
         export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("fp16", verify=two / "imagesTr"))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected int8 in at least 90% of the network"):
-        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", verify=two / "imagesTr"))
+        export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", verify=balls / "imagesTr"))
     assert not list(tmp_path.glob("*.onnx"))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
-def test_precisions_pass_and_say_what_they_are(precision, run, two, tmp_path):
+def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
     said = []
     out = tmp_path / "m.onnx"
-    proof = export(run / "best.pt", out, ExportOptions(precision, verify=two / "imagesTr"), said.append)
+    proof = export(run / "best.pt", out, ExportOptions(precision, verify=balls / "imagesTr"), said.append)
     backend = load_backend(out, "onnxruntime", "cpu")
     assert backend.contract.precision == proof.precision
     assert backend.ran.precision == computed_in(proof.precision), "on this CPU FP16 may be computed in FP32"

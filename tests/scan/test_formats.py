@@ -14,7 +14,7 @@ import pytest
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.sources import hash_source, voxels_of
 from parotid_seg.scan.formats import files_of_image, image_name, is_readable, is_segmentation, read_image, unread
-from parotid_seg.scan.nifti import affine_mm, read_nifti, write_mask
+from parotid_seg.scan.nifti import read_nifti, write_mask
 
 OBLIQUE = np.array([[0.0, -2.0, 0.6, 40], [1.5, 0.0, 0.0, -30], [0.0, 0.5, 2.9, -60], [0, 0, 0, 1]])
 SHAPE = (12, 10, 11)
@@ -35,7 +35,7 @@ def is_one(found, expected):
     """Two scans have the same voxels at the same places."""
     np.testing.assert_array_equal(found.volume.voxels, expected.volume.voxels)
     assert found.volume.spacing_mm == pytest.approx(expected.volume.spacing_mm)
-    np.testing.assert_allclose(affine_mm(found), affine_mm(expected), atol=1e-4)
+    np.testing.assert_allclose(found.geometry.affine, expected.geometry.affine, atol=1e-4)
 
 
 @pytest.mark.parametrize("image_class", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
