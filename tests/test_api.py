@@ -24,7 +24,7 @@ def expected(segmenter, head):
 
 
 def test_the_public_names():
-    assert parotid_seg.__all__ == ["Segmentation", "Segmenter", "segment"]
+    assert parotid_seg.__all__ == ["Segmentation", "Segmenter", "__version__", "segment"]
     assert all(getattr(parotid_seg, name).__doc__ for name in parotid_seg.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = parotid_seg.nothing

@@ -116,7 +116,8 @@ def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):
     assert "verified" in model
     scan = command("inspect", scans / "good_0000.nii.gz").stdout
     assert "LPI" in scan
-    assert "segmented as a CT" in scan
+    assert "for:                     the packaged model (CT)" in scan
+    assert "would be:                segmented" in scan
     wrong = command("inspect", tmp_path / "gone.onnx")
     assert wrong.returncode == 1
     assert "no such file" in wrong.stderr
@@ -124,10 +125,10 @@ def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):
 
 def test_a_missing_extra_is_named(tmp_path):
     code = "import sys; sys.modules['torch'] = None; from parotid_seg.cli import main; main()"
-    words = [sys.executable, "-c", code, "train", str(tmp_path), "--out", str(tmp_path / "run")]
+    words = [sys.executable, "-c", code, "export", str(tmp_path / "best.pt"), "--out", str(tmp_path / "m.onnx")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "parotid-seg[train]" in done.stderr
+    assert "parotid-seg[export]" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import parotid_seg
 from parotid_seg.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ def ignored(path: str) -> bool:
 
 def test_the_image_has_the_projects_version_licence_and_python():
     recipe, project = (ROOT / "Dockerfile").read_text(), PROJECT["project"]
-    assert re.search(r"^ARG VERSION=(.*)", recipe, flags=re.M)[1] == project["version"]
+    assert re.search(r"^ARG VERSION=(.*)", recipe, flags=re.M)[1] == parotid_seg.__version__
     assert re.search(r'image.licenses="(.*?)"', recipe)[1] == project["license"]
     python = re.search(r"^ARG BASE=python:(3\.\d+)-", recipe, flags=re.M)[1]
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]

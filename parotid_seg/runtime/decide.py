@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from parotid_seg.contract import Contract
@@ -30,7 +31,11 @@ def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Covered]:
 def decision_on(scan: Scan, contract: Contract) -> str:
     """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
     try:
-        _, covered = read_for_model(scan, contract)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote the file
+            _, covered = read_for_model(scan, contract)
+    except MemoryError:
+        return "refused: there is not enough memory for it"
     except ScanError as error:
         return f"refused: {error.reason if error.path in (None, _path_of(scan)) else error}"
     notes = sentences(covered.flags)

@@ -168,7 +168,7 @@ def appearance_of(histogram: Counts) -> Appearance | None:
 
 def _fault(found: Appearance) -> str:
     """Why the intensities cannot be HU; empty if they can."""
-    near = f"soft tissue lies near {found.soft:.0f} and fat near {found.fat:.0f}, expected about 40 and -100"
+    near = f"soft tissue is at {found.soft:.0f} and fat at {found.fat:.0f}, expected about 40 and -100"
     clipped_at = _clipped(found)[0]
     reasons = (
         (

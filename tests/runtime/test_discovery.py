@@ -123,7 +123,9 @@ def test_what_the_model_never_takes_is_no_failed_case_however_it_is_named(tmp_pa
 
 
 def test_the_last_line_accounts_for_everything(tmp_path):
-    summary = Summary(3, 0, 1, tmp_path, {"RT structure set": 1, "MR series": 2, "RT dose": 2, "damaged copy": 2})
+    summary = Summary(
+        3, 0, 1, tmp_path, not_used={"RT structure set": 1, "MR series": 2, "RT dose": 2, "damaged copy": 2}
+    )
     assert str(summary) == (
         "3 done, 0 done before, 1 failed, 7 not used (1 RT structure set, 2 MR series, 2 RT doses, 2 damaged copies)"
     )
@@ -166,7 +168,7 @@ def test_inspect_says_what_infer_does(mixed, model, tmp_path):
         progress=done.append,
     )
     assert (summary.exit_status, dict(summary.not_used)) == (3, {"RT structure set": 1, "MR series": 1, "link": 1})
-    refused = [outcome.entry.reason for outcome in done if outcome.status == "failed"]
+    refused = [outcome.entry.failure for outcome in done if outcome.status == "failed"]
     said = [value for label, value in facts.items() if label.startswith("refused")]
     assert len(said) == 3
     assert set(said) <= set(refused)

@@ -113,11 +113,12 @@ def test_names_of_any_kind_and_links_in_circles(tmp_path, head):
     os.mkfifo(scans / "pipe.nii")
     process = infer(scans, "--out", out)
     _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 3, stderr
+    one_line(stderr, "self.nii.gz", "a link that leads nowhere")
     masks = {path.name for path in out.glob("*.nii.gz")}
     assert {"Übung 腮腺.nii.gz", "a b'c.nii.gz"} <= masks
     assert len(masks) == 4
-    assert len(statuses(out)) == 4
+    assert len(statuses(out)) == 5
     again = infer(scans, "--out", out)
     stdout, _ = again.communicate(timeout=300)
     assert "4 done before" in stdout

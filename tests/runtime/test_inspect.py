@@ -93,9 +93,9 @@ def test_other_files(tmp_path, name, content, words):
 @pytest.mark.parametrize(
     ("shift", "words"),
     [
-        (0, "segmented as a CT"),
-        (100, "segmented as a CT, and flagged: soft tissue lies near 1"),
-        (1024, "refused as a CT: intensities are not HU: "),
+        (0, "segmented"),
+        (100, "segmented; note: soft tissue lies near 1"),
+        (1024, "refused: intensities are not HU: "),
     ],
 )
 def test_a_scan_tells_whether_it_is_taken_for_a_ct(tmp_path, example, shift, words):

@@ -42,7 +42,10 @@ WORDS = MappingProxyType(
 def write(path: Path, left=(10, 18, 30), right=(10, 18, 8), size=(5, 5), affine=AFFINE, codes=1) -> None:
     """Write a scan of 24 slices of 5 mm with two glands, cubes that begin at these voxels; None for no gland."""
     voxels = np.full((24, 40, 44), -1000, np.int16)
-    voxels[:, 2:38, 2:42] = 40
+    rng = np.random.default_rng(0)
+    voxels[:, 2:38, 2:42] = rng.normal(-105, 15, (24, 36, 40))
+    voxels[:, 5:35, 5:39] = rng.normal(40, 15, (24, 30, 34))
+    voxels[:, 28:34, 18:26] = rng.uniform(200, 1400, (24, 6, 8))
     for value, place, edge in ((LEFT, left, size[0]), (RIGHT, right, size[1])):
         if place:
             voxels[tuple(slice(at, at + edge) for at in place)] = value

@@ -11,6 +11,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.backend import Done
 from parotid_seg.runtime.segmenter import conclude, prepare, segment_volume
 from parotid_seg.scan.volume import Orientation, Volume
+from tests.dicom_series import ct_voxels
 
 HU = (-200.0, 300.0)
 PAROTIDS = ("background", "parotid_left", "parotid_right")
@@ -174,8 +175,7 @@ def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
     """Whatever the spacing, and though the grid's filter reaches over its last pixel."""
     grid = Grid(size=16, spacing_mm=2.25, kernel_mm=4.0, offsets_mm=(0,))
     contract = Contract(("background", "gland"), ("CT",), (HU,), grid)
-    voxels = np.full((1, 4, size, size), 40, np.int16)
-    voxels[:, :, :2] = -1000
+    voxels = ct_voxels((4, size, size))[None]
     volume = Volume(voxels, (3.0, step_mm, step_mm), Orientation((0, 1, 2), (False, False, False)))
     covered = prepare(volume, contract)
     assert covered.rows.stop < size

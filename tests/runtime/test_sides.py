@@ -15,8 +15,10 @@ NAMES = [("parotid_left", "parotid_right"), ("Parotis li.", "Parotis re."), ("Pa
 
 def flags_of(names, left, right):
     """Flags on two glands of 8 ml that begin at these columns; columns run to the patient's left."""
+    rng = np.random.default_rng(0)
     block = np.full((1, 10, 30, 30), -1000, np.float32)
-    block[:, :, 5:25, 5:25] = 40
+    block[:, :, 5:25, 5:25] = rng.normal(-105, 15, (10, 20, 20))
+    block[:, :, 7:23, 7:23] = rng.normal(40, 15, (10, 16, 16))
     volume = Volume(block, (5.0, 5.0, 5.0), Orientation((0, 1, 2), (False, False, False)))
     contract = Contract(("background", *names), ("CT",), ((-200.0, 300.0),), GRID)
     mask = np.zeros((10, 30, 30), np.uint8)

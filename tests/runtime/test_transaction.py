@@ -47,7 +47,7 @@ def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
     def too_large(*_):
         raise MemoryError
 
-    monkeypatch.setattr(transaction, "read_scan", too_large)
+    monkeypatch.setattr(transaction, "read_for_model", too_large)
     status, entry = do_case(work, case, None, everywhere)
     assert (status, entry.failure) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
 

@@ -31,6 +31,7 @@ from parotid_seg.scan.chunks import Cutter, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
+from tests.dicom_series import ct_voxels
 from tests.triton_server import DIED, StandIn
 
 NAME = "parotid-seg"
@@ -128,7 +129,7 @@ def test_it_tells_what_runs(server, local):
 
 
 def an_empty_scan(size):
-    voxels = np.full((1, 16, size, size), -1000, np.int16)
+    voxels = ct_voxels((16, size, size))[None]
     volume = Volume(voxels, (3.0, 0.4, 0.4), Orientation((0, 1, 2), (False,) * 3))
     return in_windows(volume, ("CT",), ((-100.0, 300.0),))
 

@@ -66,7 +66,7 @@ FAULTS = {
     "+1024 cropped": (lambda ct: middle(ct) + 1024, r"not HU"),
     "-1024": (lambda ct: ct - 1024, r"shifted by about -1024"),
     "-1024 in air": (lambda ct: with_air(ct) - 1024, r"shifted by about -1024"),
-    "half": (lambda ct: ct * 0.5, r"soft tissue lies near \d+ and fat near -\d+, .*; they look like HU scaled by 0.5"),
+    "half": (lambda ct: ct * 0.5, r"soft tissue is at \d+ and fat at -\d+, .*; they look like HU scaled by 0.5"),
     "half in -1024": (lambda ct: np.where(ct == NO_DATA, -1024, ct * 0.5), r"scaled by 0.5"),
     "twice": (lambda ct: ct * 2.0, r"scaled by 2"),
     "tenfold": (lambda ct: ct * 10.0, r"not HU"),
@@ -80,7 +80,7 @@ FAULTS = {
         lambda ct: np.hypot(np.interp(ct, [-900, -100, 40, 400], [0, 700, 260, 50]), noise(ct.shape, 12)),
         r"not HU",
     ),
-    "off by 300": (lambda ct: ct + 300, r"soft tissue lies near 3\d\d and fat near \d+, expected about 40 and -100"),
+    "off by 300": (lambda ct: ct + 300, r"soft tissue is at 3\d\d and fat at \d+, expected about 40 and -100"),
 }
 
 
