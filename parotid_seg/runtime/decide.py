@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from parotid_seg.contract import Contract
@@ -31,9 +30,7 @@ def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Covered]:
 def decision_on(scan: Scan, contract: Contract) -> str:
     """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's quote the file
-            _, covered = read_for_model(scan, contract)
+        _, covered = read_for_model(scan, contract)
     except MemoryError:
         return "refused: there is not enough memory for it"
     except ScanError as error:

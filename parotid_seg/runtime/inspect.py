@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,12 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
     """
     if not exists(path):
         raise InputError("no such file", path=path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of pydicom quote files
+        return _facts_of(path, model)
+
+
+def _facts_of(path: Path, model: Path | None) -> Facts:
     if path.is_dir():
         return _describe_folder(path, model)
     if path.suffix == ".onnx":

@@ -139,7 +139,7 @@ def test_the_scans_raise_the_flags(usual):
         "edge": ["cut_by_scan_end", "cut_in_plane", "uncertain"],
         "small": ["unusual_volume", "unusual_volume", "uncertain"],
         "alone": ["only_gland_on_other_side", "structure_missing", "uncertain"],
-        "unknown": ["orientation_unknown", "uncertain"],
+        "unknown": ["sform_without_code", "uncertain"],
     }
     assert usual[0]["outcomes"][-1] == (0, 9, 2, 0, 3)
     assert [status for status, _, _ in usual[0]["order"]] == ["failed"] * 2 + ["check"] * 9
