@@ -296,11 +296,8 @@ def _cause(histogram: Counts) -> str:
 def _without_tissue(histogram: Counts) -> str:
     """Why a scan that shows no tissue in HU is refused."""
     at = np.flatnonzero(histogram)
-    cause = _cause(histogram)
-    shows = f"intensities from {at[0] + LOW} to {at[-1] + LOW}"
-    if cause:
-        return f"{shows} are not HU{cause}"
-    return f"{shows} HU show no patient: expected tissue above {TISSUE}"
+    found = f"intensities from {at[0] + LOW} to {at[-1] + LOW}"
+    return f"{found} show no patient: expected tissue above {TISSUE} HU{_cause(histogram)}"
 
 
 def examined(voxels: Voxels) -> NDArray[np.int32]:

@@ -39,8 +39,10 @@ def parity(small, tmp_path) -> Parity:
     """The small model stands for the trained one."""
     session = onnxruntime.InferenceSession(small)
     (tmp_path / "scans").mkdir()
+    rng = np.random.default_rng(0)
     voxels = np.full((40, 48, 19), -1000, np.int16)
-    voxels[8:30, 10:40, 3:16] = 40
+    voxels[8:30, 10:40, 3:16] = rng.normal(40, 15, (22, 30, 13))
+    voxels[8:12, 10:40, 3:16] = rng.normal(-105, 15, (4, 30, 13))  # fat
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([4.0, 4.0, 3.0, 1.0])), tmp_path / "scans" / "a.nii.gz")
 
     def net(**inputs):

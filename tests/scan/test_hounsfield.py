@@ -117,7 +117,7 @@ def test_shading_is_told_by_how_much(ct):
 
 
 def test_air_alone_shows_no_patient(ct):
-    with pytest.raises(ScanError, match="show no patient: expected tissue above -300"):
+    with pytest.raises(ScanError, match="show no patient: expected tissue above -300 HU"):
         codes(ct.clip(-1024, -400))
 
 

@@ -87,7 +87,7 @@ def only_air(data):
     image = nibabel.load(path)
     air = np.random.default_rng(0).integers(-1024, -900, image.shape, dtype=np.int16)
     nibabel.save(nibabel.Nifti1Image(air, image.affine), path)
-    return ["imagesTr/p3_0000.nii.gz: shows no patient"]
+    return ["imagesTr/p3_0000.nii.gz: intensities", "show no patient"]
 
 
 def one_patient(data):
