@@ -34,6 +34,10 @@ class Died:
 Event = tuple["Worker", Covered | Finished | Stopped | Died]
 
 
+class _EndOfMessages:
+    """Put among a worker's messages, it ends the thread that sends them."""
+
+
 class Worker:
     """The main process's end of a worker, which starts at once and waits for `begin`.
 
@@ -57,7 +61,8 @@ class Worker:
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD},
         )
-        threading.Thread(target=self._converse, daemon=True).start()
+        self._thread = threading.Thread(target=self._converse, daemon=True)
+        self._thread.start()
 
     def begin(self, work: Work) -> None:
         """Tell it what all cases have in common; once, before the first case."""
@@ -76,10 +81,12 @@ class Worker:
         """End the process at once; its `Died` will give this reason."""
         self._killed_for = reason
         self._process.kill()
+        self._letters.put(_EndOfMessages())  # the thread may be waiting for a message
 
     def wait(self) -> None:
-        """Until the process is gone."""
+        """Until the process is gone, its pipes are closed and its thread has ended."""
         self._process.wait()
+        self._thread.join()
 
     def _say(self, message: object) -> None:
         self.since = time.monotonic()
@@ -91,9 +98,9 @@ class Worker:
         assert stdin is not None
         assert stdout is not None
         try:
-            send(self._letters.get(), stdin)
+            send(self._next_message(), stdin)
             while True:
-                send(self._letters.get(), stdin)
+                send(self._next_message(), stdin)
                 message = pickle.load(stdout)
                 self.since = None
                 self._events.put((self, message))
@@ -104,6 +111,13 @@ class Worker:
                 stdin.close()
             stdout.close()
             self._events.put((self, Died(self._killed_for or cause(status))))
+
+    def _next_message(self) -> object:
+        """What to send next. Raises EOFError once the worker is to end."""
+        message = self._letters.get()
+        if isinstance(message, _EndOfMessages):
+            raise EOFError
+        return message
 
 
 class Crew:
