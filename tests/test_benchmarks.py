@@ -18,6 +18,8 @@ import study_report
 from parotid_seg.models import DEFAULT_MODEL
 from tests.train.conftest import balls, small_config  # noqa: F401
 
+pytestmark = pytest.mark.timeout(1500)  # a training, a checkpoint and a race on one slow core
+
 ELSEWHERE = {
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
     "gpu.py": "test_gpu_benchmark.py",
