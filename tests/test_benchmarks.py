@@ -15,7 +15,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import study
 import study_report
 
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import DEFAULT_MODEL, example_folder
 from tests.train.conftest import balls, small_config  # noqa: F401
 
 pytestmark = pytest.mark.timeout(1500)  # a training, a checkpoint and a race on one slow core
@@ -42,7 +42,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "export.py": ["{trained}", "--verify", "{balls}/imagesTr", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
-    "kills.py": ["{scan}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
+    "kills.py": ["{whole}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
     "native_sizes.py": ["{packaged}", "{model}", "--scans", "{scans}", "--count", "1", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt"],
     "runtime.py": [
@@ -80,7 +80,7 @@ def files(tmp_path_factory, head, example_labels, balls, small_config):  # noqa:
         "benchmarks": BENCHMARKS,
         "scans": scans,
         "labels": labels,
-        "scan": scans / "one_0000.nii.gz",
+        "whole": next((example_folder() / "imagesTr").glob("*.nii.gz")),
         "balls": balls,
         "recipe": recipe,
         "trained": folder / "run" / "best.pt",
