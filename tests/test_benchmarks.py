@@ -21,13 +21,14 @@ from tests.train.conftest import balls, small_config  # noqa: F401
 pytestmark = pytest.mark.timeout(1500)  # a training, a checkpoint and a race on one slow core
 
 ELSEWHERE = {
+    "bench_noise.py": "not run: five whole runs of bench, which take minutes on any machine; tests/bench runs what it calls",
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
     "gpu.py": "test_gpu_benchmark.py",
     "gpu_end_to_end.py": "test_gpu_benchmark.py",
     "gpu_engines.py": "test_gpu_benchmark.py",
     "gpu_record.py": "test_gpu_benchmark.py",
     "plain_loop.py": "run by runtime.py",
-    "slowed.py": "run by bench_noise.py",
+    "slowed.py": "not run, as bench_noise.py",
     "study.py": "test_the_study_trains_and_tests, below",
     "study_report.py": "test_the_study_s_tables_and_picture, below",
     "watch.py": "run by runtime.py",
@@ -35,7 +36,6 @@ ELSEWHERE = {
 """Scripts and modules that are not in `COMMANDS`, and what runs them."""
 COMMANDS: dict[str, list[str]] = {
     "accuracy.py": ["--scans", "{scans}", "--references", "{labels}", "--out", "{out}", "--worst", "1"],
-    "bench_noise.py": ["--repeats", "2", "--minutes", "0.02", "--out", "{out}/x.json"],
     "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
     "cross_validation.py": [
         *("{balls}", "{recipe}", "--folds", "0", "--runs", "{out}/runs", "--results", "{out}/results"),
