@@ -21,7 +21,7 @@ from tests.train.conftest import balls, small_config  # noqa: F401
 pytestmark = pytest.mark.timeout(1500)  # a training, a checkpoint and a race on one slow core
 
 ELSEWHERE = {
-    "bench_noise.py": "not run: five whole runs of bench, which take minutes on any machine; tests/bench runs what it calls",
+    "bench_noise.py": "not run: five whole runs of bench take minutes; tests/bench runs what it calls",
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
     "gpu.py": "test_gpu_benchmark.py",
     "gpu_end_to_end.py": "test_gpu_benchmark.py",
