@@ -16,7 +16,7 @@ from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Batches, Labelled
 from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.scan.boxes import Box, label_boxes
-from parotid_seg.scan.chunks import Covered, cover
+from parotid_seg.scan.chunks import MOST_SLICES, Covered, cover
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import used
 from parotid_seg.scan.intensity import in_windows, is_ct
@@ -82,8 +82,10 @@ def prepare(volume: Volume, contract: Contract) -> Covered:
     """What of a scan goes to the model.
 
     Raises:
-        ScanError: see `scan.intensity.in_windows`.
+        ScanError: if it has more than `MOST_SLICES`; see also `scan.intensity.in_windows`.
     """
+    if volume.shape[0] > MOST_SLICES:
+        raise ScanError(f"found {volume.shape[0]} slices, expected at most {MOST_SLICES}")
     volume, windows = in_windows(volume, contract.channels, contract.windows)
     return cover(volume, windows, contract.grid)
 

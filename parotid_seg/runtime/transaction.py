@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from parotid_seg.dicom.series import Series
-from parotid_seg.errors import InputError, OutputError, ScanError, system_reason
+from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
 from parotid_seg.files import make_folder, visible
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
@@ -40,6 +40,7 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
 
     Raises:
         OutputError: if results cannot be written at all.
+        MachineError: if the machine has run out of open files or the like.
     """
     key, begun = "", time.perf_counter()
     try:
@@ -51,9 +52,11 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
         return "failed", failed(case, error.reason, key, path=error.path)
     except MemoryError:
         reason = "there is not enough memory for it"
-    except (OutputError, EOFError, BrokenPipeError):
+    except (OutputError, MachineError, EOFError, BrokenPipeError):
         raise
     except Exception as error:  # a bug; the other scans need not wait until it is mended
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise MachineError.of(error) from error
         reason = f"unexpected {_bug(error, case)}"
     return "failed", failed(case, reason, key)
 
