@@ -67,12 +67,20 @@ class InferOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case ended, for the terminal: "done", "skipped" (done before) or "failed"."""
+    """How one case ended, for the terminal.
+
+    Attributes:
+        status: "done", "skipped" (done before) or "failed".
+        entry: what is to be known of it.
+        number, total: how many have ended, and how many there are.
+        machine: see `Finished`.
+    """
 
     status: str
     entry: Entry
     number: int
     total: int
+    machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -262,13 +270,13 @@ class _Run:
                 entry = replace(entry, **ran, model=self._site.model_sha256)
             if each.status != "skipped":
                 self.journal.add(entry)
-            self.tell(each.status, entry)
+            self.tell(each.status, entry, each.machine)
 
-    def tell(self, status: str, entry: Entry) -> None:
+    def tell(self, status: str, entry: Entry, machine: bool = False) -> None:
         """Count a case, and pass on how it ended."""
         self._entries.append(entry)
         self.counts[status] += 1
-        self._progress(Outcome(status, entry, len(self._entries), self.total))
+        self._progress(Outcome(status, entry, len(self._entries), self.total, machine))
 
     def entries(self, cases: Sequence[Case]) -> list[Entry]:
         """Of all cases that have ended, in the order of the scans; arguments that are no scans come first."""
