@@ -129,7 +129,8 @@ class _Complaints(logging.Handler):
 
 
 def hush() -> None:
-    """Have pynetdicom print nothing, whatever peers do."""
+    """Have pynetdicom and pydicom print nothing, whatever peers do."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     log = logging.getLogger("pynetdicom")
     log.setLevel(logging.ERROR)
     log.propagate = False
