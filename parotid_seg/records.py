@@ -152,6 +152,8 @@ def convert(
         raise RecordError(_short(str(error))) from error
     except ParotidSegError as error:  # of the dataclass itself
         raise RecordError(_short(error.reason)) from error
+    except UnicodeError as error:
+        raise RecordError("found the name of a field that is no Unicode text, expected only known ones") from error
     except RecursionError as error:
         raise RecordError(f"found lists or objects within each other, expected at most {DEEPEST}") from error
     if not unknown_fields and (field := _unknown(found, record, "$")):

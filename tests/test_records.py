@@ -74,6 +74,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
         ('{"count": 1, "names": "abc"}', "Expected `array`, got `str` - at `$.names`"),
         ("[" * 100_000, f"found more than {DEEPEST} lists and objects within each other"),
         ('{"count":' * 100_000, f"found more than {DEEPEST} lists and objects within each other"),
+        ('{"\\ud800": 1}', "found the name of a field that is no Unicode text"),
         ('{"count": 1, "a\\nb": 2}', r"`$.a\u000ab`"),
     ],
 )
