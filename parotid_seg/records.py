@@ -42,6 +42,7 @@ def read_record(
     kind: type[T],
     *,
     most_bytes: int = MOST_BYTES,
+    follow: bool = True,
     unknown_fields: bool = False,
     version: int | Sequence[int] | None = None,
     version_field: str = "schema_version",
@@ -54,6 +55,7 @@ def read_record(
         path: a regular file in UTF-8, with or without a byte order mark.
         kind: a dataclass, a msgspec.Struct, or a type such as `dict[str, list[str]]`.
         most_bytes: size of the largest file that is read.
+        follow: whether the file may be a symbolic link; False for what lies in an output folder.
         unknown_fields: whether the file may have fields that `kind` has not; they are ignored then.
         version: the version or versions that the record may have; None if it has none.
         version_field: the name of the field with the version.
@@ -64,7 +66,7 @@ def read_record(
         RecordError: if it cannot be read, or is not such a record; its path is the file.
     """
     try:
-        found = parse(_read_bytes(path, most_bytes))
+        found = parse(read_bytes(path, most_bytes, follow=follow))
         return convert(
             found,
             kind,
@@ -79,7 +81,7 @@ def read_record(
 
 
 def read_lines(
-    path: Path, kind: type[T], *, upgrade: Callable[[Any], Any] = lambda found: found
+    path: Path, kind: type[T], *, follow: bool = True, upgrade: Callable[[Any], Any] = lambda found: found
 ) -> Iterator[T | RecordError]:
     """The records of a file with one a line, and a `RecordError` for each line that is none.
 
@@ -87,12 +89,12 @@ def read_lines(
 
     Args:
         path: a regular file in UTF-8; the end of its last line may be missing.
-        kind, upgrade: as in `read_record`; lines may have no other fields.
+        kind, follow, upgrade: as in `read_record`; lines may have no other fields.
 
     Raises:
         RecordError: if the file cannot be read.
     """
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_lines(path, follow), start=1):
         try:
             if line is None:
                 raise RecordError(f"found more than {LONGEST_LINE} bytes, expected a record")
@@ -100,6 +102,19 @@ def read_lines(
                 yield convert(parse(line), kind, upgrade=upgrade)
         except RecordError as error:
             yield RecordError(f"line {number}: {error.reason}", path=path)
+
+
+def read_bytes(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
+    """The content of a regular file of at most so many bytes; see `read_record`.
+
+    Raises:
+        RecordError: if it cannot be read, is something else than a file, or larger.
+    """
+    with _opened(path, follow) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise RecordError(f"found more than {most_bytes} bytes, expected at most so many", path=path)
+    return content
 
 
 def parse(content: bytes | str) -> Any:
@@ -205,9 +220,10 @@ def _listed(versions: Sequence[int]) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, follow: bool) -> Iterator[BinaryIO]:
     """A regular file, opened without waiting for the other end of a pipe."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
     try:
         descriptor = os.open(path, flags)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -221,17 +237,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise RecordError("cannot be read: no file can have this name", path=path) from error
 
 
-def _read_bytes(path: Path, most_bytes: int) -> bytes:
-    with _opened(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise RecordError(f"found more than {most_bytes} bytes, expected at most so many", path=path)
-    return content
-
-
-def _lines(path: Path) -> Iterator[bytes | None]:
+def _lines(path: Path, follow: bool) -> Iterator[bytes | None]:
     """Lines without their ends; None for one that is too long, which is never held as a whole."""
-    with _opened(path) as file:
+    with _opened(path, follow) as file:
         while line := file.readline(LONGEST_LINE + 1):
             if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
                 while line and not line.endswith(b"\n"):
