@@ -20,6 +20,7 @@ SCHEMA_VERSION = 5
 UNSEALED_VERSION = 4
 """Of the same fields. Files of this version carry no seal (see `runtime.model_file`): a hash protects their graph, and
 nothing the contract."""
+READABLE_VERSIONS = (SCHEMA_VERSION, UNSEALED_VERSION)
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_GRID = 2048
 """Pixels along a side."""
@@ -139,7 +140,7 @@ class Contract:
             return convert(
                 parse(text),
                 cls,
-                version=(SCHEMA_VERSION, UNSEALED_VERSION),
+                version=READABLE_VERSIONS,
                 advice="export the checkpoint again with this version of parotid-seg",
             )
         except RecordError as error:

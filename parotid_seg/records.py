@@ -193,6 +193,11 @@ def record_line(record: object) -> bytes:
     return json.dumps(_plain(record), allow_nan=False).encode("ascii") + b"\n"
 
 
+def canonical(record: object) -> bytes:
+    """A record as JSON with its names in alphabetical order, to be hashed; the same for tuples and lists."""
+    return json.dumps(_plain(record), sort_keys=True, allow_nan=False).encode("ascii")
+
+
 def write_record(record: object, path: Path) -> None:
     """Write a record whole or not at all; see `record_text`.
 
@@ -202,17 +207,22 @@ def write_record(record: object, path: Path) -> None:
     write_text(record_text(record), path)
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a text is the name of a file in a folder: no path, no drive, no `..`."""
+    return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
+
+
 def _plain(record: object) -> Any:
     return msgspec.to_builtins(record, enc_hook=os.fspath)
 
 
 def _check_version(found: Any, versions: Sequence[int], name: str, advice: str) -> None:
+    then = f"; {advice}" if advice else ""
     if not isinstance(found, dict) or name not in found:
-        raise RecordError(f"found no {name}, expected a record of {name} {_listed(versions)}")
+        raise RecordError(f"found no {name}, expected {_listed(versions)}{then}")
     version = found[name]
     if type(version) is not int or version not in versions:
-        shown = _short(json.dumps(version))[:20]
-        raise RecordError(f"found {name} {shown}, expected {_listed(versions)}{'; ' if advice else ''}{advice}")
+        raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {_listed(versions)}{then}")
 
 
 def _listed(versions: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from parotid_seg.errors import InputError, OutputError, RecordError
 from parotid_seg.files import locked
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.records import read_lines, record_line
+from parotid_seg.records import is_plain_name, read_lines, record_line
 
 NAME, LOCK = "journal.jsonl", ".lock"
 FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
@@ -164,11 +164,6 @@ def _of_this_version(found: Any) -> Any:
     if found.get("reason") and "path" not in found:
         upgraded["reason"] = FAILED_BEFORE
     return upgraded
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a text is the name of a file in a folder: no path, no drive, no `..`."""
-    return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import write_text
+from parotid_seg.records import read_lines, record_line
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.dataset import DataSet
@@ -153,7 +153,10 @@ class Trainer(ABC):
         """A run that was killed between a record and its checkpoint makes that epoch again."""
         path = self.run / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
+            for each in read_lines(path, dict[str, float]):
+                if isinstance(each, RecordError):
+                    self.report(f"note: {each}; not drawn")
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_text("".join(lines[: self.epochs_done]), path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -211,8 +214,8 @@ class Trainer(ABC):
             )
         record |= self.after_epoch(record)
         if self.processes.first:
-            with (self.run / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            with (self.run / "metrics.jsonl").open("ab") as file:
+                file.write(record_line(record))
             draw_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.curves)
         self.save("last.pt", self.progress())
         self.report("  ".join(f"{name} {value:.4g}" for name, value in record.items()))

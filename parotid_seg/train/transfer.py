@@ -8,10 +8,9 @@ arXiv 2208.12413 does the same).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -21,7 +20,7 @@ from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import write_text
+from parotid_seg.records import write_record
 from parotid_seg.train.checkpoint import is_checkpoint, load_checkpoint
 from parotid_seg.train.config import PARTS
 from parotid_seg.train.network import SwinUnet
@@ -67,7 +66,7 @@ class Transfer:
 
     def save(self, path: Path) -> None:
         """Write the whole account as JSON. Raises OutputError if that fails."""
-        write_text(json.dumps(asdict(self), indent=1) + "\n", path)
+        write_record(self, path)
 
 
 def part_of(name: str) -> str:

@@ -11,8 +11,9 @@ from parotid_seg import files
 from parotid_seg.errors import OutputError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.records import is_plain_name
 from parotid_seg.runtime.infer import InferOptions, infer
-from parotid_seg.runtime.journal import NAME, Entry, Journal, hash_file, is_plain_name, is_whole
+from parotid_seg.runtime.journal import NAME, Entry, Journal, hash_file, is_whole
 from parotid_seg.runtime.load import load_backend
 
 
