@@ -161,6 +161,7 @@ def convert(
             _check_version(found, [version] if isinstance(version, int) else version, version_field, advice)
         found = upgrade(found)
         record = msgspec.convert(found, kind)
+        field = "" if unknown_fields else _unknown(found, record, "$")
     except RecordError:
         raise
     except msgspec.ValidationError as error:
@@ -170,8 +171,8 @@ def convert(
     except UnicodeError as error:
         raise RecordError("found the name of a field that is no Unicode text, expected only known ones") from error
     except RecursionError as error:
-        raise RecordError(f"found lists or objects within each other, expected at most {DEEPEST}") from error
-    if not unknown_fields and (field := _unknown(found, record, "$")):
+        raise RecordError("found too many lists and objects within each other, expected fewer") from error
+    if field:
         raise RecordError(_short(f"found the unknown field `{field}`, expected only known ones"))
     return record
 

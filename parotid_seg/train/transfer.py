@@ -21,7 +21,7 @@ from torch import Tensor
 
 from parotid_seg.errors import InputError
 from parotid_seg.records import write_record
-from parotid_seg.train.checkpoint import is_checkpoint, load_checkpoint
+from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import PARTS
 from parotid_seg.train.network import SwinUnet
 
@@ -137,7 +137,13 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
         raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"--init {source}: found no weights in it, expected tensors by name or under 'model'")
-    return _encoder(weights, net), ()
+    try:
+        return _encoder(checked_weights(weights), net), ()
+    except InputError as error:
+        raise InputError(f"--init {source}: {error.reason}") from error
+    except (IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:  # of timm, on other shapes
+        reason = f"its weights do not fit a Swin Transformer ({type(error).__name__})"
+        raise InputError(f"--init {source}: {reason}") from error
 
 
 def _imagenet(width: int) -> Weights:
