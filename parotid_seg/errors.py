@@ -2,6 +2,7 @@
 
     ParotidSegError
     ├── InputError         an argument, a configuration or a data set
+    │   └── RecordError    a JSON file or a line of one
     ├── ScanError          one scan: unreadable, or not what the model expects
     ├── ModelError         a model file: missing, foreign, damaged, or of another contract version
     ├── OutputError        a result that cannot be written
@@ -41,6 +42,10 @@ class ParotidSegError(Exception):
 
 class InputError(ParotidSegError):
     """An argument, a configuration value or a data set is not usable."""
+
+
+class RecordError(InputError):
+    """A JSON file, or a line of one, cannot be read or is not the record that was expected."""
 
 
 class ScanError(ParotidSegError):

@@ -71,6 +71,12 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
     except ModelError as error:
         say(f"not used: {error}")
         return None
+    if found.schema_version != contract.schema_version:
+        say(
+            f"{path}: not used: contract of schema version {found.schema_version}, expected {contract.schema_version}, "
+            f"that of {model.name}; export it again"
+        )
+        return None
     ours = replace(found, **{name: getattr(contract, name) for name in DIFFERENT})
     if found.precision != precision or ours != contract:
         say(f"{path}: not used: not the model of {model.name} in {precision.upper()}; export both from one checkpoint")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
+from parotid_seg.records import record_text
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.nifti import case_name, check_same_voxels, is_nifti, read_mask
@@ -84,7 +84,7 @@ class Evaluation:
             "cases": {name: asdict(scores) for name, scores in self.cases.items()},
             "means": {name: asdict(mean) for name, mean in self.means.items()},
         }
-        return json.dumps(_finite_or_none(content), indent=1, allow_nan=False) + "\n"
+        return record_text(_finite_or_none(content))
 
 
 def evaluate(

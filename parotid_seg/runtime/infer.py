@@ -14,9 +14,10 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
+from parotid_seg.runtime.journal import NAME as JOURNAL
 from parotid_seg.runtime.journal import Entry, Journal
 from parotid_seg.runtime.messages import PICTURES, Job, Work
-from parotid_seg.runtime.outputs import NIFTI, Outputs
+from parotid_seg.runtime.outputs import NIFTI, Outputs, is_result
 from parotid_seg.runtime.patients import patients_of
 from parotid_seg.runtime.pipeline import Limits
 from parotid_seg.runtime.report import write_report
@@ -179,6 +180,8 @@ def infer_at(
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
     make_folder(out)
     with run.journal.writing():
+        if lost := run.journal.unusable:
+            say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(found, run.journal.owners())
         patients = patients_of(cases) if options.identify else None
@@ -229,13 +232,22 @@ class _Run:
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
-        """What lies where scans are looked for and is none."""
-        out = self.work.out
-        inside = any(scan.resolve().is_relative_to(out.resolve()) for scan in scans)
-        return [
-            *(out / name for entry in self.journal.entries.values() for name in (entry.mask, *entry.further) if name),
-            *([] if inside else [out]),
-        ]
+        """What lies where scans are looked for and is none: the output folder, or the masks in it.
+
+        The journal alone hides no file: what it names is a mask if it is as it was written, or says so itself. Masks
+        among the scans are reported and counted.
+        """
+        out = self.work.out.resolve()
+        places = [scan.resolve() for scan in scans]
+        if not any(place.is_relative_to(out) for place in places):
+            return [out]
+        named = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
+        masks = [path for path, sha256 in named.items() if is_result(path, sha256)]
+        if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
+            reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
+            path = found[0] if len(found) == 1 else out
+            self.leave(LeftOut(path, reason, len(found), kind="mask", items=len(found), files=found))
+        return masks
 
     def leave(self, found: LeftOut) -> None:
         """Tell and count what is found and is no scan for the model."""

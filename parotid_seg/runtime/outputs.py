@@ -135,3 +135,16 @@ def is_ours(path: Path) -> bool:
     from parotid_seg.dicom.objects import is_own_object
 
     return is_own_object(path)
+
+
+def is_result(path: Path, sha256: str) -> bool:
+    """Whether a file that the journal names is a result: as it was written, or one that says so itself.
+
+    Args:
+        path: in the output folder; a link is none.
+        sha256: of the file, by the journal.
+    """
+    try:
+        return path.is_file() and not path.is_symlink() and (hash_file(path) == sha256 or is_ours(path))
+    except OSError:
+        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import harmless, visible, write_text
+from parotid_seg.records import write_record
 from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
@@ -112,7 +112,7 @@ def write_run(
         "begun": begun.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": {**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
-        "model": {"sha256": site.model_sha256, "contract": json.loads(site.contract.to_json())},
+        "model": {"sha256": site.model_sha256, "contract": site.contract},
         "ran": dataclasses.asdict(site.ran),
         **site.about,
         "cases": cases,
@@ -120,4 +120,4 @@ def write_run(
         "versions": versions_of(PACKAGES),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }
-    write_text(json.dumps(content, indent=1, default=os.fspath) + "\n", path)
+    write_record(content, path)

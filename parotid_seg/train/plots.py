@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from parotid_seg.records import read_lines
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.moco import Pair
 from parotid_seg.train.patients import Patient
@@ -25,9 +25,12 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
     """The course of a `metrics.jsonl`'s figures over the epochs.
 
     Args:
+        metrics: the file; lines that are no records are left out.
+        picture: the file to make.
         figures: for each panel the prefix of the figures' names, and the axis' label.
     """
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    found = read_lines(metrics, dict[str, float])
+    records = [record for record in found if isinstance(record, dict) and "epoch" in record]
     names = list(dict.fromkeys(name for record in records for name in record))
     figure, panels = plt.subplots(1, len(figures), figsize=(5 * len(figures), 3.6), layout="constrained")
     for panel, (prefix, label) in zip(panels, figures, strict=True):

