@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-
 from parotid_seg.dataset.contoured import REJECTED, Contoured, choose, read_meaning
 from parotid_seg.dataset.left_out import FILE, ROI, SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.find import find_series
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
@@ -163,7 +162,7 @@ def _candidate(
 def _patient_id(series: Series) -> str:
     path = series.slices[0].path
     with discreet(path, "DICOM image"):
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+        header = read_object(path, ["PatientID"])
         return str(header.get("PatientID") or "").strip()
 
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
 
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.codes import LEARNING, LONGEST_LINE, MODIFYING, Coded, plain
@@ -63,7 +63,7 @@ def is_own_object(path: Path) -> bool:
     tags = ["Manufacturer", "ContributingEquipmentSequence"]
     try:
         with discreet(path, "DICOM object"):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            header = read_object(path, tags)
             equipment = [header, *(header.get("ContributingEquipmentSequence") or ())]
             return any(each.get("Manufacturer") == MAKER for each in equipment)
     except ScanError:

@@ -16,8 +16,8 @@ from typing import Any
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.gpu import Gpu, capability_text
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.trt_library import LIBRARIES, library_named
 
 SCHEMA_VERSION = 2
