@@ -6,7 +6,6 @@ read is a regular file. No symbolic link in an output folder is followed: not fo
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import io
@@ -16,7 +15,6 @@ import secrets
 import shutil
 import stat
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +28,6 @@ LONGEST_NAME = 200
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 PATIENCE_S = 3.0
 """A killed run's last process may live on for a moment."""
-FORMULA = frozenset("=+-@\t\r\n")
-"""First characters of what a spreadsheet runs as a formula, or looks behind for one (OWASP, "CSV Injection")."""
-SEPARATORS = ";\t\r\n"
-"""Where a spreadsheet that expects another separator than the comma splits a cell, whatever quotes are around it."""
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 CLOSED_IN_CHILDREN = getattr(os, "O_CLOEXEC", 0)
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)
@@ -141,7 +135,7 @@ def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
     target = identity_of(path)
     for each in inputs:
         if path.absolute() == each.absolute() or (target is not None and identity_of(each) == target):
-            raise InputError(f"cannot be written: it is the same file as {each}, which is read", path=path)
+            raise InputError(f"cannot be written: it is one of the files that are read ({each})", path=path)
 
 
 @contextmanager
@@ -200,23 +194,6 @@ def write_text(text: str, path: Path) -> None:
     """
     content = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     write_bytes(content.encode("utf-8"), path)
-
-
-def write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
-    """Write a table whole: every cell is quoted, and no text is a formula, see `harmless`.
-
-    Args:
-        rows: the names of the columns, then the cells; numbers stay numbers, None is an empty cell.
-        path: the file to make.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
-    for row in rows:
-        writer.writerow([harmless(cell) if isinstance(cell, str) else cell for cell in row])
-    write_text(text.getvalue(), path)
 
 
 def open_to_append(path: Path) -> io.BufferedRandom:
@@ -390,24 +367,6 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula, nor any part of it where one may split it (`SEPARATORS`).
-
-    An apostrophe is put in front of what begins like a formula. Full-width forms of these characters count as well:
-    spreadsheets in Japanese take them for the same.
-    """
-    parts = re.split(f"([{SEPARATORS}])", text)
-    parts[::2] = map(_guarded, parts[::2])
-    guarded = "".join(parts)
-    return f"'{guarded}" if guarded[:1] in FORMULA else guarded
-
-
-def _guarded(part: str) -> str:
-    """A part of a cell with an apostrophe in front if it begins like a formula, be it after quotes or spaces."""
-    first = part.lstrip(' "')[:1]
-    return f"'{part}" if unicodedata.normalize("NFKC", first) in FORMULA else part
 
 
 def visible(text: object) -> str:

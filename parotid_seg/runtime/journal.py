@@ -4,7 +4,6 @@ anything half-written."""
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import OutputError
-from parotid_seg.files import locked
+from parotid_seg.files import hash_file, is_real_file, is_taken, locked, open_to_append, read_input
 from parotid_seg.flags import Flag, FlagCode
 
 NAME, LOCK = "journal.jsonl", ".lock"
@@ -92,13 +91,15 @@ class Journal:
         path = self.folder / NAME
         with locked(self.folder / LOCK, self.folder):
             try:
-                self._file = path.open("ab+")
+                self._file = open_to_append(path)
             except OSError as error:
                 raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
             with self._file as file:
                 self._read()  # another run may have ended just now
-                if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
-                    file.write(b"\n")
+                if file.seek(0, os.SEEK_END) > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # the line that a killed run was writing
+                        file.write(b"\n")
                 yield
 
     def add(self, entry: Entry) -> None:
@@ -122,7 +123,7 @@ class Journal:
     def _read(self) -> None:
         path = self.folder / NAME
         try:
-            lines = path.read_bytes().splitlines() if path.exists() else []
+            lines = read_input(path, follow=False).splitlines() if is_taken(path) else []
         except OSError as error:
             raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
         for line in lines:
@@ -156,11 +157,6 @@ def is_whole(entry: Entry, folder: Path) -> bool:
     """Whether a case is done and its files are still as they were written."""
     files = {entry.mask: entry.mask_sha256, **entry.further}
     return entry.status == "done" and all(
-        (folder / name).is_file() and hash_file(folder / name) == sha256 for name, sha256 in files.items()
+        is_real_file(folder / name) and hash_file(folder / name, follow=False) == sha256
+        for name, sha256 in files.items()
     )
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import write_text
+from parotid_seg.files import open_to_append, write_text
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.dataset import DataSet
@@ -211,8 +211,8 @@ class Trainer(ABC):
             )
         record |= self.after_epoch(record)
         if self.processes.first:
-            with (self.run / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            with open_to_append(self.run / "metrics.jsonl") as file:
+                file.write(json.dumps(record).encode() + b"\n")
             draw_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.curves)
         self.save("last.pt", self.progress())
         self.report("  ".join(f"{name} {value:.4g}" for name, value in record.items()))
