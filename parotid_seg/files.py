@@ -130,6 +130,14 @@ def identity_of(path: Path) -> Identity | None:
     return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 if it is missing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
     """Raise InputError if a file that is to be written is one of those that are read, by whatever path or link."""
     target = identity_of(path)

@@ -20,8 +20,9 @@ from parotid_seg.dicom.layout import Layout, layout_of, scaling_of
 from parotid_seg.dicom.series import Series
 from parotid_seg.dicom.values import Unusable, integer_of, text_of, values_of
 from parotid_seg.errors import ScanError
+from parotid_seg.files import size_of
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.foreign import check_room, foreign
+from parotid_seg.scan.foreign import check_room
 from parotid_seg.scan.volume import Voxels
 
 ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
@@ -77,8 +78,7 @@ def read_voxels(series: Series) -> Pixels:
 
 def _check_room(series: Series) -> None:
     """Raise ScanError if the voxels of a series take more memory than its files justify."""
-    with foreign(series.folder, "Python", "not a readable series"):
-        stored = sum(path.stat().st_size for path in {each.path for each in series.slices})
+    stored = sum(size_of(path) for path in {each.path for each in series.slices})
     check_room(series.folder, series.voxels, series.voxels * BYTES_A_VOXEL, stored)
 
 

@@ -17,6 +17,7 @@ SLAB_VOXELS = 1 << 22
 """Voxels that are scaled at a time, so that a large scan needs no room for all its values as float64."""
 LOWEST, HIGHEST = -32768, 32767
 """Of int16."""
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def intensities_of(
@@ -81,9 +82,11 @@ def _slabs(stored: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
 def _check(
     path: Path, low: np.generic, high: np.generic, parts: Iterable[NDArray[np.generic]], size: int, constant: bool
 ) -> None:
-    """Raise ScanError unless a lowest and a highest intensity are finite, and differ unless they may be one."""
+    """Raise ScanError unless a lowest and a highest intensity are finite as float32, and differ unless they may not."""
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = sum(each.size - int(np.count_nonzero(np.isfinite(each))) for each in parts)
         raise ScanError(f"{bad} of {size} voxels are NaN or infinite, expected finite intensities", path=path)
+    if low < -LARGEST or high > LARGEST:
+        raise ScanError(f"found intensities from {low:g} to {high:g}, expected at most {LARGEST:g}", path=path)
     if low == high and not constant:
         raise ScanError(f"every voxel has the value {low:g}, expected an image", path=path)

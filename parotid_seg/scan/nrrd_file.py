@@ -23,6 +23,7 @@ from parotid_seg.scan.nifti_file import DAMAGED, shape_in
 UNREADABLE = "not a readable NRRD file"
 PACKED = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 """Encodings that are compressed, by their names in a header."""
+TEXT = ("ASCII", "ascii", "text", "txt")
 SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
 TO_RAS = {
     "right-anterior-superior": (1, 1, 1),
@@ -80,6 +81,8 @@ def _voxels(file: IO[bytes], header: dict[str, Any], path: Path) -> NDArray[np.g
 
     shape = tuple(map(int, header["sizes"]))
     one = {**header, "dimension": 1, "sizes": np.array([1]), "encoding": "raw", **dict.fromkeys(SKIPS, 0)}
+    if header["encoding"] in TEXT:
+        one.setdefault("endian", "little")
     dtype = nrrd.read_data(one, io.BytesIO(bytes(16))).dtype
     shape_in(path, shape, dtype)
     size, length = os.fstat(file.fileno()).st_size, math.prod(shape) * dtype.itemsize
