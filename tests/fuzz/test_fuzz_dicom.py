@@ -73,5 +73,5 @@ def test_mutants(kind, tmp_path, inputs):
 
     read_all(paths)
     with little_memory():
-        feed(read, [content], inputs(60), seed=len(kind))
+        feed(read, [content], inputs(40), seed=len(kind))
     assert taken

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
 import pytest
 
+from parotid_seg.errors import ScanError
 from parotid_seg.scan.formats import count_voxels_of, read_image
 from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import feed
@@ -86,6 +88,8 @@ def test_good_files_are_read(read):
 def test_every_line_of_the_header_and_mutants(read, inputs):
     seeds = [each for content in GOOD for each in variants(content)]
     with little_memory():
-        feed(read, seeds, len(seeds), seed=1)
+        for each in seeds:
+            with contextlib.suppress(ScanError):
+                read(each)
         tally = feed(read, [*GOOD, *seeds], inputs(500), seed=2)
     assert tally.outcomes["ScanError"]
