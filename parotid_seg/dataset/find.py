@@ -16,6 +16,7 @@ from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.find import find_series
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import read_input
 from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import LeftOut, search
 
@@ -105,7 +106,7 @@ def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:
     for path in paths:
         try:
             found = read_structures(path)
-            first = sets.setdefault(hashlib.sha256(path.read_bytes()).digest(), found)
+            first = sets.setdefault(hashlib.sha256(read_input(path)).digest(), found)
         except ScanError as error:
             left(NotUsed.because(STRUCTURES, path, error))
         except OSError as error:

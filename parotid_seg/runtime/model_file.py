@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.files import read_input
 
 GRAPH, METADATA = 7, 14
 """Numbers of two fields of ONNX's ModelProto (onnx.proto); an entry of the metadata has key and value as 1 and 2."""
@@ -24,7 +25,7 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
         ModelError: if it is missing, no ONNX model, without a contract, of another contract version, or changed.
     """
     try:
-        content = path.read_bytes()
+        content = read_input(path)
     except OSError as error:
         raise ModelError(f"the model file cannot be read ({error.strerror})", path=path) from error
     try:

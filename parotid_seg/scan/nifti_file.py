@@ -39,11 +39,16 @@ class Stored(NamedTuple):
     more: bool
 
 
-def read_stored(path: Path) -> Stored:
-    """A file's voxels as stored: no more is unpacked than its header promises, and no more is promised than fits."""
+def read_stored(path: Path, *, labels: bool = False) -> Stored:
+    """A file's voxels as stored: no more is unpacked than its header promises, and no more is promised than fits.
+
+    Args:
+        path: the file.
+        labels: whether they are wanted as labels, which take less memory.
+    """
     with _unpacked(path) as (file, size, packed):
         image_class, header = _header_in(file.read(HEADER_BYTES), path)
-        shape, dtype, offset, scaling = layout_in(header, path, size)
+        shape, dtype, offset, scaling = layout_in(header, path, size, labels=labels)
         length = math.prod(shape) * dtype.itemsize
         with foreign(path, "isal" if packed else "Python", DAMAGED):
             if not packed and size < offset + length:
@@ -58,13 +63,14 @@ def read_stored(path: Path) -> Stored:
 
 
 def layout_in(
-    header: Nifti1Header, path: Path, size: int
+    header: Nifti1Header, path: Path, size: int, *, labels: bool = False
 ) -> tuple[tuple[int, ...], np.dtype[np.generic], int, tuple[float, float] | None]:
     """How a header says that voxels are stored: shape, type, offset in bytes, and slope and intercept unless 1 and 0.
 
     Args:
         header: of a NIfTI file or pair.
         path, size: of the file that holds the voxels.
+        labels: see `read_stored`.
 
     Raises:
         ScanError: if it is no 3-D volume of real numbers, or more than the file can hold or a scan may have.
@@ -78,9 +84,17 @@ def layout_in(
         raise ScanError(f"{DAMAGED}: found the offset {offset} (vox_offset), expected 0 or more", path=path)
     scaling = None if slope is None or (slope, intercept) == (1.0, 0.0) else (float(slope), float(intercept))
     voxels = math.prod(shape)
-    further = 0 if dtype == np.int16 and scaling is None else 4
-    check_room(path, voxels, offset + voxels * (dtype.itemsize + further), size)
+    check_room(path, voxels, offset + voxels * (dtype.itemsize + _further(dtype, scaling is not None, labels)), size)
     return shape, dtype, offset, scaling
+
+
+def _further(dtype: np.dtype[np.generic], scaled: bool, labels: bool) -> int:
+    """Bytes of memory that a voxel takes besides those that are stored: as int16 or float32, or as a label."""
+    if scaled or dtype.itemsize > 2:
+        return 4
+    if dtype.itemsize == 1:
+        return 1 if labels else 2
+    return 0 if dtype == np.int16 and not labels else 4
 
 
 @contextmanager
