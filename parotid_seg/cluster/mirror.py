@@ -16,6 +16,7 @@ from parotid_seg.errors import OutputError, RecordError
 from parotid_seg.files import scratch_folder, visible
 from parotid_seg.records import convert, parse, record_line
 from parotid_seg.runtime.journal import NAME as JOURNAL
+from parotid_seg.runtime.written import OF_A_RUN
 
 RUNNING = "running.json"
 """Object that tells others of a run at work: there are no locks behind URLs."""
@@ -84,6 +85,11 @@ class Mirror:
                 )
         with self._missing_is_fine():
             self._system.get_file(f"{self._root}/{JOURNAL}", str(self.folder / JOURNAL))
+        if not (self.folder / JOURNAL).exists():
+            for name in filter(lambda name: self._system.exists(f"{self._root}/{name}"), OF_A_RUN):
+                raise OutputError(
+                    f"{self.url}/{name}: exists and was not written by parotid-seg; move it or choose another --out"
+                )
         self._tell_of_run()
 
     def save(self) -> None:

@@ -7,10 +7,8 @@ cases again. It names folders and files, but no patient unless that is asked for
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
-import io
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -19,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import InputError, RecordError
-from parotid_seg.files import harmless, locked, make_folder, remove_orphans, write_text
+from parotid_seg.files import locked, make_folder, remove_orphans
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.flag_text import sentences, severity_of
+from parotid_seg.tables import write_csv
 
 STATE = "state.json"
 VERSION = 1
@@ -212,28 +211,13 @@ def write_cases(
         patient: number for number, patient in enumerate(dict.fromkeys(c.patient for c in private.cases.values()), 1)
     }
     further = list(dict.fromkeys(column for found in identities.values() for column in found))
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(
-        [
-            "case",
-            "kind",
-            "patient",
-            "list",
-            "labels",
-            "matched_by",
-            "look_at_it",
-            "notes",
-            "folder",
-            "rtstruct",
-            *further,
-        ]
-    )
+    columns = ["case", "kind", "patient", "list", "labels", "matched_by", "look_at_it", "notes", "folder", "rtstruct"]
+    rows: list[list[object]] = [[*columns, *further]]
     for case in private.cases.values():
         labelled = case.kind == LABELLED
         row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
         look = "yes" if labelled and case.to_look_at else ""
         told = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
         told += [identities.get(case.name, {}).get(column, "") for column in further]
-        writer.writerow([*row, *map(harmless, told)])
-    write_text(text.getvalue(), path)
+        rows.append([*row, *told])
+    write_csv(rows, path)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.choose import Candidate, Say
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.ort import OnnxRuntimeBackend

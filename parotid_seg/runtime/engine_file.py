@@ -15,9 +15,9 @@ from typing import Any
 
 from parotid_seg.contract import READABLE_VERSIONS, Contract
 from parotid_seg.errors import InputError, ModelError, RecordError
+from parotid_seg.files import hash_file, read_input
 from parotid_seg.records import canonical, convert, parse, read_bytes, record_text
 from parotid_seg.runtime.gpu import Gpu, capability_text
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.trt_library import LIBRARIES, library_named
 
 SCHEMA_VERSION = 2
@@ -193,7 +193,7 @@ def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
         ModelError: if it is missing or another.
     """
     try:
-        content = engine.read_bytes()
+        content = read_input(engine)
     except OSError as error:
         raise ModelError(f"the engine file cannot be read ({error.strerror})", path=engine) from error
     if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:

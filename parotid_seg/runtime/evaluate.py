@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import exists, special_kind
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
 from parotid_seg.records import record_text
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
@@ -153,11 +154,22 @@ def _mean(values: Sequence[float]) -> Mean:
     return Mean(mean, low, high, median, len(finite), len(values) - len(finite) - absent, absent)
 
 
+def files_of(predictions: Path, references: Path) -> list[Path]:
+    """The masks that are read.
+
+    Raises:
+        InputError: if there is no such file or folder, or a folder without masks.
+    """
+    return [*_masks(predictions).values(), *_masks(references).values()]
+
+
 def _masks(place: Path) -> dict[str, Path]:
     if place.is_file():
         return {case_name(place): place}
     if not place.is_dir():
-        raise InputError("no such file or folder", path=place)
+        kind = special_kind(place.stat().st_mode) if exists(place) else ""
+        found = f"found {kind}, expected a regular file or a folder" if kind else "no such file or folder"
+        raise InputError(found, path=place)
     masks = {case_name(path): path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != "."}
     if not masks:
         raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)

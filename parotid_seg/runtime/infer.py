@@ -16,7 +16,7 @@ from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
 from parotid_seg.runtime.journal import NAME as JOURNAL
 from parotid_seg.runtime.journal import Entry, Journal
-from parotid_seg.runtime.messages import PICTURES, Job, Work
+from parotid_seg.runtime.messages import PICTURES, Job, Work, failed
 from parotid_seg.runtime.outputs import NIFTI, Outputs, is_result
 from parotid_seg.runtime.patients import patients_of
 from parotid_seg.runtime.pipeline import Limits
@@ -26,6 +26,7 @@ from parotid_seg.runtime.rules import RULES_VERSION
 from parotid_seg.runtime.site import Site, ThisMachine
 from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
+from parotid_seg.runtime.written import LABELS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.scan.search import LeftOut
 from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
@@ -184,6 +185,7 @@ def infer_at(
             say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(found, run.journal.owners())
+        run.claim(cases, options)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
         try:
@@ -195,11 +197,12 @@ def infer_at(
             site.close()
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
-                write_itksnap_labels(site.contract.labels, out / "itk-snap-labels.txt")
-            write_summary(run.entries(cases), site.contract.labels, out / "summary.csv", patients)
-            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / "run.json")
+                write_itksnap_labels(site.contract.labels, out / LABELS)
+            write_summary(run.entries(cases), site.contract.labels, out / SUMMARY, patients)
+            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / RUN)
             if options.report:
                 write_report(run.all_entries(), run.ran(), out, patients or {})
+            run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
 
 
@@ -216,6 +219,7 @@ class _Run:
         self.total = 0
         self._site, self._say, self._progress = site, say, progress
         self._entries: list[Entry] = []
+        self._blocked: dict[str, str] = {}
         self.replaced = 0
         rules = f"rules {RULES_VERSION}"
         computed = (rules, site.model_sha256, site.ran.precision, str(options.clean_up), str(options.flips))
@@ -270,9 +274,31 @@ class _Run:
         cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
         return f"{cases_are} made again, and replaced: {why}" if count else ""
 
+    def claim(self, cases: Sequence[Case], options: InferOptions) -> None:
+        """Record what the run will write, and find the cases whose files it must not.
+
+        Raises:
+            OutputError: if files of the run itself are there and were not written here, or nothing can be recorded.
+        """
+        self.written = Written(self.work.out, self.journal.entries.values())
+        names = self.written.check_run(self.work, report=options.report)
+        inputs = Inputs(cases)
+        for case in cases:
+            own = names_of(case.name, self.work)
+            if reason := self.written.why_not(own, inputs):
+                self._blocked[case.name] = reason
+            else:
+                names += own
+        self.written.claim(names)
+
     def do(self, cases: Sequence[Case]) -> None:
         """Do the cases, and record and tell how each ends."""
-        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases]
+        for case in cases:
+            if reason := self._blocked.get(case.name):
+                entry = failed(case, reason)
+                self.journal.add(entry)
+                self.tell("failed", entry)
+        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked]
         before = {job.case.name for job in jobs if _is_done(job.known)}
         for each in self._site.do(self.work, jobs):
             entry = each.entry
@@ -323,5 +349,5 @@ def _refused(error: ScanError) -> Entry:
 
 def _remove_partials(out: Path) -> None:
     """What killed processes left half-written; the folder is locked, so nobody else is writing."""
-    for folder in (out, out / PICTURES):
+    for folder in (out.resolve(), out.resolve() / PICTURES):
         remove_orphans(folder)

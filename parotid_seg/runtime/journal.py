@@ -4,7 +4,6 @@ anything half-written."""
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import InputError, OutputError, RecordError
-from parotid_seg.files import locked
+from parotid_seg.files import hash_file, is_real_file, locked, open_to_append
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import is_plain_name, read_lines, record_line
 
@@ -110,13 +109,15 @@ class Journal:
         path = self.folder / NAME
         with locked(self.folder / LOCK, self.folder):
             try:
-                self._file = path.open("ab+")
+                self._file = open_to_append(path)
             except OSError as error:
                 raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
             with self._file as file:
                 self._read()  # another run may have ended just now
-                if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
-                    file.write(b"\n")
+                if file.seek(0, os.SEEK_END) > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # the line that a killed run was writing
+                        file.write(b"\n")
                 yield
 
     def add(self, entry: Entry) -> None:
@@ -172,12 +173,7 @@ def is_whole(entry: Entry, folder: Path) -> bool:
         entry.status == "done"
         and bool(entry.files)
         and all(
-            (folder / name).is_file() and hash_file(folder / name) == sha256 for name, sha256 in entry.files.items()
+            is_real_file(folder / name) and hash_file(folder / name, follow=False) == sha256
+            for name, sha256 in entry.files.items()
         )
     )
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

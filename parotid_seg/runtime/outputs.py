@@ -8,8 +8,8 @@ from pathlib import Path
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import hash_file
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.sources import Source
 from parotid_seg.scan.nifti import NiftiScan, is_own_mask, write_mask
 from parotid_seg.scan.volume import Mask

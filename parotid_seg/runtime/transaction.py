@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
-from parotid_seg.files import make_folder, visible
+from parotid_seg.files import hash_file, make_folder_in, visible
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.decide import read_for_model
-from parotid_seg.runtime.journal import Entry, hash_file, is_whole
+from parotid_seg.runtime.journal import Entry, is_whole
 from parotid_seg.runtime.messages import PICTURES, Work, failed, views_of
-from parotid_seg.runtime.outputs import is_ours
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude
@@ -47,7 +46,7 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
         key = key_of(case.scan, work)
         if known and not work.overwrite and known.key == key and is_whole(known, work.out):
             return "skipped", known
-        return "done", _segment(work, case, known, key, ask, begun)
+        return "done", _segment(work, case, key, ask, begun)
     except (ScanError, InputError) as error:
         return "failed", failed(case, error.reason, key, path=error.path)
     except MemoryError:
@@ -90,17 +89,10 @@ def key_of(scan: Scan, work: Work) -> str:
     return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
 
 
-def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, begun: float) -> Entry:
+def _segment(work: Work, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
     work.outputs.check(source)
     paths = [work.out / name for name in work.outputs.names(case.name)]
-    ours = {known.mask, *known.further} if known else set()
-    for path in paths:
-        if path.name not in ours and path.exists() and not is_ours(path):
-            raise ScanError(
-                f"{path.name} exists and is no mask of ours; move it or choose another --out",
-                path=place_of(source),
-            )
     scan, covered = read_for_model(case.scan, work.contract)
     read = time.perf_counter()
     labelled = ask(covered)
@@ -109,8 +101,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
     )
     if work.pictures or work.views:
-        pictures = work.out / PICTURES
-        make_folder(pictures)
+        pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
         if work.pictures:
             picture = pictures / f"{case.name}.png"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from parotid_seg.errors import InputError, RecordError
-from parotid_seg.files import write_text
+from parotid_seg.files import open_to_append, write_text
 from parotid_seg.records import convert, read_lines, record_line
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
@@ -227,7 +227,7 @@ class Trainer(ABC):
             )
         record |= self.after_epoch(record)
         if self.processes.first:
-            with (self.run / "metrics.jsonl").open("ab") as file:
+            with open_to_append(self.run / "metrics.jsonl") as file:
                 file.write(record_line(record))
             draw_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.curves)
         self.save("last.pt", self.progress())

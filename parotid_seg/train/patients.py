@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -272,8 +272,8 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
 @contextlib.contextmanager
 def _whole_entry(entry: Path) -> Iterator[Path]:
     """A folder that gets its name when it is whole; another process may have been faster."""
-    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
-    partial.mkdir(exist_ok=True)  # of a killed process of the same number
+    partial = entry.with_name(f"{entry.name}.partial-{secrets.token_hex(8)}")
+    partial.mkdir()
     yield partial
     try:
         partial.rename(entry)

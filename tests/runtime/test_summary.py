@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.files import harmless
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.summary import write_summary
+from parotid_seg.tables import harmless
 
 LABELS = ("background", "parotid_left", "parotid_right")
 
