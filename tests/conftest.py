@@ -15,6 +15,7 @@ import pytest
 
 from parotid_seg.models import example_folder
 from tests.command_line import Run, in_process, own_process
+from tests.forked import forked as forked_process
 
 
 @pytest.hookimpl(trylast=True)
@@ -68,3 +69,9 @@ def command() -> Run:
 def process() -> Run:
     """Runs it in a process of its own; each takes a second or more to start."""
     return own_process
+
+
+@pytest.fixture(scope="session")
+def forked() -> Run:
+    """Runs it in a process of its own that has torch and all else imported already, as trainings need."""
+    return forked_process

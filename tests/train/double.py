@@ -1,17 +1,14 @@
-"""The `parotid-seg` command in double precision, where rounding hides no error of several processes.
-
-It draws no pictures, to be quick.
-"""
+"""The `parotid-seg` command in double precision, where rounding hides no error of several processes."""
 
 import copy
 from unittest import mock
 
 import torch
 
-from parotid_seg.train import contrast, loop, segment
+from parotid_seg.train import segment
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.segment import SegmentTrainer
-from tests import forked
+from tests.train.torchrun import without_pictures
 
 
 def in_double(loss):
@@ -33,5 +30,4 @@ def command(*words):
     for trainer in (ContrastTrainer, SegmentTrainer):
         trainer.loss = in_double(trainer.loss)
     segment.segment_volume = validate_in_single
-    loop.draw_curves = contrast.draw_pairs = segment.draw_samples = mock.Mock()
-    forked.command(*words)
+    without_pictures(*words)

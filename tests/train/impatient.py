@@ -3,9 +3,10 @@
 from datetime import timedelta
 
 from parotid_seg.train import ending, parallel
-from tests import forked
+from tests.train.torchrun import without_pictures
+
 
 def command(*words):
     """Run it, in a process of its own."""
     parallel.PATIENCE = ending.PATIENCE = timedelta(seconds=12)
-    forked.command(*words)
+    without_pictures(*words)

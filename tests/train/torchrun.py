@@ -11,21 +11,29 @@ from unittest import mock
 from torch.distributed import run as torchrun
 
 from tests.forked import Forked, command
+from tests.train.pictures import none_drawn
 
 ONE_MACHINE = ("--standalone",)
 
 
-def training(processes, *arguments, launch=ONE_MACHINE, program=command):
+def training(processes, *arguments, launch=ONE_MACHINE, program=None):
     """One under way; of a single process without torchrun.
 
     The processes are forked, which saves each of them the imports; all else is torchrun's own code. The function
-    `started` does not fork.
+    `started` does not fork. They draw no pictures.
     """
+    program = program or without_pictures
     words = ["train", *map(str, arguments), "--device", "cpu"]
     if processes == 1 and launch is ONE_MACHINE:
         return Forked(partial(program, *words))
     options = [*map(str, launch), "--nproc-per-node", str(processes)]
     return Forked(partial(_launched, options, program, words), {"OMP_NUM_THREADS": "1"})
+
+
+def without_pictures(*words):
+    """The `parotid-seg` command, in a process of its own."""
+    none_drawn()
+    command(*words)
 
 
 def started(processes, *arguments):
