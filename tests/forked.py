@@ -11,9 +11,10 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,24 @@ def command(*words: str) -> None:
     cli.main()
 
 
-def script(path: Path, *words: str) -> None:
-    """A script with its folder in the path, as `python PATH WORDS` runs it."""
+def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) -> None:
+    """A script with its folder in the path, as `python PATH WORDS` runs it.
+
+    Args:
+        path: of the script.
+        words: its arguments.
+        constants: names of the script that get another value. Then its function `main` is called.
+    """
     sys.argv = [str(path), *words]
     sys.path.insert(0, str(path.parent))
-    runpy.run_path(str(path), run_name="__main__")
+    if not constants:
+        runpy.run_path(str(path), run_name="__main__")
+        return
+    module = import_module(path.stem)
+    for name, value in constants.items():
+        assert hasattr(module, name)
+        setattr(module, name, value)
+    module.main()
 
 
 def _child(
