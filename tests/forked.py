@@ -119,6 +119,19 @@ def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) ->
     module.main()
 
 
+def here(words: Sequence[str], **_: object) -> None:
+    """Run in this process what `subprocess.run` would start: `parotid-seg`, whoever launches it, or a script."""
+    _, *rest = words
+    try:
+        if "parotid_seg" in rest:
+            command(*rest[rest.index("parotid_seg") + 1 :])
+        else:
+            script(Path(rest[0]), rest[1:], {})
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"{words} ended with status {end.code}") from end
+
+
 def _child(
     run: Callable[[], Any], variables: Mapping[str, str], folder: Path, out: Connection, err: Connection
 ) -> None:

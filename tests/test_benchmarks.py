@@ -5,6 +5,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -59,11 +60,12 @@ COMMANDS: dict[str, list[str]] = {
 WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt"}
 """Files in the output folder, where it is not x.json."""
 CONSTANTS: dict[str, dict[str, object]] = {
+    "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
     "native_sizes.py": {"SIZES": (96, 160)},
     "runtime.py": {"STARTS": 1, "REPEATS": 1},
-    "train_speed.py": {"STAGES": ("segment",)},
+    "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
 }
-"""Values of a script's constants that make it quick."""
+"""What names of a script stand for, to be quick."""
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +154,7 @@ def test_the_study_trains_and_tests(balls, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(study, "LABELLED", (2,))
     monkeypatch.setattr(study, "SEEDS", {2: {2: (0,)}, 6: {2: ()}})
     runs = tmp_path / "runs"
-    run = study.Run("scratch", study.BOTH, 2, 2, 0, study.RATES[0])
+    run = study.Run("scratch", study.BOTH, 2, 2, 0, study.RATES[0])  # noqa: F811
     assert next(study.work(runs)) == run.name
     study.do(run.name, data, runs)
     assert study.read(run.name)["minutes"] > 0
