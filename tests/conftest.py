@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import example_folder
+from parotid_seg.runtime import crew
 from tests.command_line import Run, in_process, own_process
+from tests.forked import ForkedWorkers
 from tests.forked import forked as forked_process
 
 
@@ -30,6 +32,14 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
     """Choices of engines are kept for the time of the tests, and not among the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory, "cache", lambda _: None)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_workers() -> Iterator[None]:
+    """Runs in the tests' process fork their workers, which saves each of them the imports. Others start them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew, "subprocess", ForkedWorkers)
         yield
 
 

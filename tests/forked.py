@@ -1,12 +1,10 @@
-"""Processes of their own that need not start Python and import torch anew, which takes most of a short test's time.
+"""Processes of their own that need not start Python and import anew, which takes most of a short test's time.
 
-A server that has imported everything forks them (multiprocessing's "forkserver", which runs no threads yet). What they
-run is a function of a module. `tests.command_line.own_process` starts a process as a user does.
+A server that has imported everything forks them. `tests.command_line.own_process` starts a process as a user does.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -15,51 +13,46 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from parotid_seg import cli
+from parotid_seg.runtime.crew import ONE_THREAD
+from parotid_seg.runtime.pipes import command_of
+from tests.fork_server import Request, Server
 
-FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["tests.preloaded"])
+LIGHT = Server("parotid_seg.runtime.worker", "parotid_seg.runtime.infer", "parotid_seg.cli", variables=ONE_THREAD)
+"""Forks what reads, segments and writes."""
+HEAVY = Server("tests.preloaded", variables=ONE_THREAD)
+"""Forks what needs torch."""
 
 
 class Forked:
-    """A process under way, with the part of `subprocess.Popen` that tests need."""
+    """A process under way, with the part of `subprocess.Popen` that tests need.
 
-    def __init__(self, run: Callable[[], object], environment: Mapping[str, str] | None = None) -> None:
-        """Start it.
+    Args:
+        run: what it does; picklable.
+        environment: variables that it has besides this process's.
+        server: which one forks it.
+    """
 
-        Args:
-            run: what it does; to be pickled.
-            environment: variables that it has besides this process's.
-        """
-        ends = [FORKED.Pipe(duplex=False) for _ in range(2)]
-        variables = {**os.environ, **(environment or {})}
-        self._process = FORKED.Process(
-            target=_child, args=(run, variables, Path.cwd(), *(writer for _, writer in ends)), daemon=False
-        )
-        self._process.start()
-        for _, writer in ends:
-            writer.close()
-        self.stdout, self.stderr = (os.fdopen(os.dup(reader.fileno()), encoding="utf-8") for reader, _ in ends)
-        for reader, _ in ends:
-            reader.close()
-        self.pid = self._process.pid
+    def __init__(
+        self, run: Callable[[], object], environment: Mapping[str, str] | None = None, server: Server = HEAVY
+    ) -> None:
+        request = Request(run, {**os.environ, **(environment or {})}, Path.cwd())
+        (out, theirs_out), (err, theirs_err) = os.pipe(), os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self._child = server.fork(request, nothing, theirs_out, theirs_err)
+        for number in (nothing, theirs_out, theirs_err):
+            os.close(number)
+        self.stdout, self.stderr = (os.fdopen(number, encoding="utf-8") for number in (out, err))
+        self.pid = self._child.pid
+        self.poll, self.wait = self._child.poll, self._child.wait
+        self.send_signal, self.kill = self._child.send_signal, self._child.kill
 
     @property
     def returncode(self) -> int | None:
         """Exit status, minus the signal that ended it, or None as long as it runs."""
-        return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it, if it still runs."""
-        self._process.kill()
+        return self._child.poll()
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """Wait for its end.
@@ -69,25 +62,45 @@ class Forked:
         """
         with ThreadPoolExecutor(2) as threads:
             texts = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
-            self._process.join(timeout)
-            late = self._process.exitcode is None
-            if late:
-                self.kill()
+            late = self.poll(timeout) is None
+            self.kill()
             out, err = (text.result() for text in texts)
         self.stdout.close()
         self.stderr.close()
         if late:
-            raise subprocess.TimeoutExpired([str(self._process)], timeout, out, err)
+            raise subprocess.TimeoutExpired(str(self.pid), timeout, out, err)
         return out, err
 
 
-def start(*arguments: object, environment: Mapping[str, str] | None = None) -> Forked:
+class ForkedWorkers:
+    """What `parotid_seg.runtime.crew` uses of `subprocess`: worker processes are forked, any other is started."""
+
+    PIPE = subprocess.PIPE
+
+    @staticmethod
+    def Popen(words: list[str], *, env: Mapping[str, str], **pipes: int) -> Any:  # noqa: N802
+        """A process with pipes to it and from it."""
+        if words != command_of("parotid_seg.runtime.worker"):
+            return subprocess.Popen(words, env=env, **pipes)
+        (theirs_in, to), (of, theirs_out) = os.pipe(), os.pipe()
+        child: Any = LIGHT.fork(Request(_worker, dict(env), Path.cwd()), theirs_in, theirs_out, 2)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        child.stdin, child.stdout = os.fdopen(to, "wb"), os.fdopen(of, "rb")
+        return child
+
+
+def _worker() -> None:
+    import_module("parotid_seg.runtime.worker").main()
+
+
+def start(*arguments: object, server: Server = HEAVY) -> Forked:
     """Start the `parotid-seg` command."""
-    return Forked(partial(command, *map(str, arguments)), environment)
+    return Forked(partial(command, *map(str, arguments)), server=server)
 
 
 def forked(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run the `parotid-seg` command to its end."""
+    """Run the `parotid-seg` command, one that needs torch, to its end."""
     process = start(*arguments)
     out, err = process.communicate(timeout)
     return subprocess.CompletedProcess([*map(str, arguments)], int(process.returncode or 0), out, err)
@@ -96,7 +109,7 @@ def forked(*arguments: object, timeout: float = 300) -> subprocess.CompletedProc
 def command(*words: str) -> None:
     """The `parotid-seg` command."""
     sys.argv = ["parotid-seg", *words]
-    cli.main()
+    import_module("parotid_seg.cli").main()
 
 
 def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) -> None:
@@ -130,16 +143,3 @@ def here(words: Sequence[str], **_: object) -> None:
     except SystemExit as end:
         if end.code:
             raise RuntimeError(f"{words} ended with status {end.code}") from end
-
-
-def _child(
-    run: Callable[[], Any], variables: Mapping[str, str], folder: Path, out: Connection, err: Connection
-) -> None:
-    for number, name, stream in ((1, "stdout", out), (2, "stderr", err)):
-        os.dup2(stream.fileno(), number)
-        stream.close()
-        setattr(sys, name, open(number, "w", encoding="utf-8", buffering=1, closefd=False))  # noqa: SIM115
-    os.environ.clear()
-    os.environ.update(variables)
-    os.chdir(folder)
-    run()
