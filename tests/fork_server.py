@@ -45,13 +45,15 @@ class Child:
 
     def __init__(self, pid: int, status: int) -> None:
         self.pid, self.returncode = pid, None
-        self._status = status
+        self._status, self._lock = status, threading.Lock()
 
     def poll(self, timeout: float | None = 0.0) -> int | None:
         """The exit status, minus the signal that ended it; None as long as it runs."""
-        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
-            self.returncode = ANSWER.unpack(os.read(self._status, ANSWER.size))[0]
-            os.close(self._status)
+        if self.returncode is None:
+            select.select([self._status], [], [], timeout)
+        with self._lock:
+            if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+                self.returncode = ANSWER.unpack(os.read(self._status, ANSWER.size))[0]
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -65,6 +67,9 @@ class Child:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def __del__(self) -> None:
+        os.close(self._status)
 
     def kill(self) -> None:
         """End it at once, if it still runs."""

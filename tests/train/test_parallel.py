@@ -79,7 +79,7 @@ def assert_equal(found, expected):
 
 def test_two_processes_learn_exactly_what_one_does(options, exact, tmp_path):
     process = training(2, *options, tmp_path / "run", *ALL, program=DOUBLE)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     told = [line.split("  ")[0] for line in stdout.splitlines() if line.startswith("epoch ")]
     assert told == [f"epoch {number}" for _ in STAGES for number in (1, 2, 3)], "one process reports"

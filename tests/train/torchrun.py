@@ -62,7 +62,7 @@ def _of_torchrun(program, *words):
     program(*words)
 
 
-def ended(process, timeout=120):
+def ended(process, timeout=300):
     """Status, and our lines on stderr; among those of torchrun there must be no traceback of ours."""
     try:
         _, stderr = process.communicate(timeout=timeout)
