@@ -16,13 +16,24 @@ import pytest
 from parotid_seg.models import example_folder
 from parotid_seg.runtime import crew
 from tests.command_line import Run, in_process, own_process
-from tests.forked import ForkedWorkers
+from tests.forked import ForkedPrograms
 from tests.forked import forked as forked_process
+
+
+ALONE = Path(__file__).parent / "bench"
+"""Where tests that must not run beside others are."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no worker is left with a long one when the others have ended."""
+    """Files with slow tests come first, so that no worker is left with a long one when the others have ended.
+
+    Raises:
+        pytest.UsageError: for the marker `alone` outside the folder where `make test` looks for it.
+    """
+    for item in items:
+        if item.get_closest_marker("alone") and item.path.parent != ALONE:
+            raise pytest.UsageError(f"{item.nodeid}: marked alone, expected in {ALONE}")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -39,7 +50,7 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
 def forked_workers() -> Iterator[None]:
     """Runs in the tests' process fork their workers, which saves each of them the imports. Others start them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "subprocess", ForkedWorkers)
+        patch.setattr(crew, "subprocess", ForkedPrograms)
         yield
 
 

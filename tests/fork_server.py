@@ -104,7 +104,10 @@ class Server:
     def _connection(self) -> socket.socket:
         if self._socket is None:
             self._socket, theirs = socket.socketpair()
-            program = "import sys; from tests.fork_server import serve; serve(int(sys.argv[1]), sys.argv[2:])"
+            program = (
+                "import os, sys; sys.path[0] = os.getcwd(); "
+                "from tests.fork_server import serve; serve(int(sys.argv[1]), sys.argv[2:])"
+            )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", program, str(theirs.fileno()), *self._modules],
                 stdin=subprocess.DEVNULL,
@@ -169,6 +172,7 @@ def _begun(content: bytes, streams: list[int]) -> Request:
     request: Request = pickle.loads(content)
     os.environ.clear()
     os.environ.update(request.variables)
+    sys.path += [each for each in request.variables.get("PYTHONPATH", "").split(os.pathsep) if each]
     os.chdir(request.folder)
     return request
 

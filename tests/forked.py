@@ -20,7 +20,7 @@ from parotid_seg.runtime.crew import ONE_THREAD
 from parotid_seg.runtime.pipes import command_of
 from tests.fork_server import Request, Server
 
-LIGHT = Server("parotid_seg.runtime.worker", "parotid_seg.runtime.infer", "parotid_seg.cli", variables=ONE_THREAD)
+LIGHT = Server("parotid_seg.runtime.worker", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD)
 """Forks what reads, segments and writes."""
 HEAVY = Server("tests.preloaded", variables=ONE_THREAD)
 """Forks what needs torch."""
@@ -72,26 +72,32 @@ class Forked:
         return out, err
 
 
-class ForkedWorkers:
-    """What `parotid_seg.runtime.crew` uses of `subprocess`: worker processes are forked, any other is started."""
+FORKABLE = ("parotid_seg.runtime.worker", "parotid_seg.bench.child")
+"""Modules of ours that are programs."""
+
+
+class ForkedPrograms:
+    """What modules that start such programs use of `subprocess`: they are forked, any other is started."""
 
     PIPE = subprocess.PIPE
 
     @staticmethod
-    def Popen(words: list[str], *, env: Mapping[str, str], **pipes: int) -> Any:  # noqa: N802
+    def Popen(words: list[str], *, env: Mapping[str, str] | None = None, **pipes: int) -> Any:  # noqa: N802
         """A process with pipes to it and from it."""
-        if words != command_of("parotid_seg.runtime.worker"):
+        module = next((each for each in FORKABLE if command_of(each) == words), "")
+        if not module:
             return subprocess.Popen(words, env=env, **pipes)
         (theirs_in, to), (of, theirs_out) = os.pipe(), os.pipe()
-        child: Any = LIGHT.fork(Request(_worker, dict(env), Path.cwd()), theirs_in, theirs_out, 2)
+        request = Request(partial(_program, module), dict(os.environ if env is None else env), Path.cwd())
+        child: Any = LIGHT.fork(request, theirs_in, theirs_out, 2)
         os.close(theirs_in)
         os.close(theirs_out)
         child.stdin, child.stdout = os.fdopen(to, "wb"), os.fdopen(of, "rb")
         return child
 
 
-def _worker() -> None:
-    import_module("parotid_seg.runtime.worker").main()
+def _program(module: str) -> None:
+    import_module(module).main()
 
 
 def start(*arguments: object, server: Server = HEAVY) -> Forked:

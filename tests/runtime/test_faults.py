@@ -67,19 +67,18 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True, capture_output=True)
 
 
-def test_a_full_disk_stops_the_run_with_the_finished_cases_whole(many, small_disk):
-    process = infer(many, "--out", small_disk)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 1
-    one_line(stderr, "No space left on device")
+def test_a_full_disk_stops_the_run_with_the_finished_cases_whole(many, small_disk, command):
+    words = ("infer", many, "--out", small_disk, "--backend", "onnxruntime")
+    stopped = command(*words)
+    assert stopped.returncode == 1
+    one_line(stopped.stderr, "No space left on device")
     kept = sorted(small_disk.glob("*.nii.gz"))
     assert len(kept) < 6
     assert all(np.asarray(nibabel.load(path).dataobj).any() for path in kept)
     assert not list(small_disk.glob("**/.partial-*"))
     remount(small_disk, "size=20m")
-    again = infer(many, "--out", small_disk)
-    _, stderr = again.communicate(timeout=300)
-    assert again.returncode == 0, stderr
+    again = command(*words)
+    assert again.returncode == 0, again.stderr
     assert set(statuses(small_disk).values()) <= {"done", "skipped"}
     assert len(list(small_disk.glob("*.nii.gz"))) == 6
 
@@ -91,7 +90,7 @@ def obey_modes() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
-def test_a_folder_that_turns_read_only(many, tmp_path):
+def test_a_folder_that_turns_read_only(many, tmp_path, command):
     out = tmp_path / "out"
     process = infer(many, "--out", out, "--workers", "1", before=obey_modes)
     for line in process.stdout:
@@ -104,15 +103,14 @@ def test_a_folder_that_turns_read_only(many, tmp_path):
     one_line(stderr, str(out), "Permission denied")
     whole = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
     assert 2 <= len(whole) < 6
-    again = infer(many, "--out", out)
-    stdout, stderr = again.communicate(timeout=300)
-    assert again.returncode == 0, stderr
-    assert f"{6 - len(whole)} done, {len(whole)} done before" in stdout
+    again = command("infer", many, "--out", out, "--backend", "onnxruntime")
+    assert again.returncode == 0, again.stderr
+    assert f"{6 - len(whole)} done, {len(whole)} done before" in again.stdout
     assert all(path.stat().st_mtime_ns == when for path, when in whole.items())
     assert not list(out.glob("**/.partial-*"))
 
 
-def test_names_of_any_kind_and_links_in_circles(tmp_path, head):
+def test_names_of_any_kind_and_links_in_circles(tmp_path, head, command):
     scans, out = tmp_path / "scans", tmp_path / "out"
     (scans / "deep").mkdir(parents=True)
     long = "x" * 240
@@ -123,17 +121,15 @@ def test_names_of_any_kind_and_links_in_circles(tmp_path, head):
     (scans / "loop").symlink_to(scans)
     (scans / "self.nii.gz").symlink_to(scans / "self.nii.gz")
     os.mkfifo(scans / "pipe.nii")
-    process = infer(scans, "--out", out)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 3, stderr
-    one_line(stderr, "self.nii.gz", "a link that leads nowhere")
+    words = ("infer", scans, "--out", out, "--backend", "onnxruntime")
+    done = command(*words)
+    assert done.returncode == 3, done.stderr
+    one_line(done.stderr, "self.nii.gz", "a link that leads nowhere")
     masks = {path.name for path in out.glob("*.nii.gz")}
     assert {"Übung 腮腺.nii.gz", "a b'c.nii.gz"} <= masks
     assert len(masks) == 4
     assert len(statuses(out)) == 5
-    again = infer(scans, "--out", out)
-    stdout, _ = again.communicate(timeout=300)
-    assert "4 done before" in stdout
+    assert "4 done before" in command(*words).stdout
 
 
 def test_two_runs_in_one_folder(many, tmp_path):
@@ -160,16 +156,14 @@ def test_scans_that_vanish_half_way_cost_only_themselves(many, tmp_path):
     assert [status for _, status in sorted(statuses(out).items())] == ["done"] * 5 + ["failed"]
 
 
-def test_a_reader_that_goes_away(many, tmp_path):
+def test_a_reader_that_goes_away(many, tmp_path, command):
     """`parotid-seg infer ... | head -1`: the run ends or goes on, without a traceback, and nothing is half-written."""
     out = tmp_path / "out"
-    process = infer(many, "--out", out)
+    process = infer(many, "--out", out, "--workers", "1")
     process.stdout.readline()
     process.stdout.close()
     stderr = process.stderr.read()
     process.wait(timeout=300)
     assert "Traceback" not in stderr
     assert not list(out.glob("**/.partial-*"))
-    again = infer(many, "--out", out)
-    again.communicate(timeout=300)
-    assert again.returncode == 0
+    assert command("infer", many, "--out", out, "--backend", "onnxruntime").returncode == 0
