@@ -19,7 +19,6 @@ from tests.command_line import Run, in_process, own_process
 from tests.forked import ForkedPrograms
 from tests.forked import forked as forked_process
 
-
 ALONE = Path(__file__).parent / "bench"
 """Where tests that must not run beside others are."""
 
