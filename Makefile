@@ -25,7 +25,7 @@ check: .venv/.ready lint
 # The tests that measure load every engine there is and disturb each other; they have one process, and it alone.
 test: .venv/.ready lint
 	.venv/bin/pytest -m 'not alone and not gpu' $(PARALLEL)
-	.venv/bin/pytest -m 'alone and not gpu'
+	.venv/bin/pytest -m 'alone and not gpu' tests/bench
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check parotid_seg tests benchmarks

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--verify", type=Path, required=True, help="scans for the gate, with contours if there are")
     parser.add_argument("--engine", default="none", help="none, tensorrt or tensorrt-rtx")
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "fp16", "int8", "auto"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs=2, metavar=("PRECISION", "MODEL.onnx"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
     found: dict[str, Any] = {"versions": versions_of(names), "cores": os.cpu_count()}
     found |= {"python": platform.python_version(), "date": time.strftime("%F"), "exports": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for precision in ("fp32", "fp16", "int8", "auto"):
+        for precision in arguments.precisions:
             model = Path(folder) / f"{precision}.onnx"
             words = [sys.executable, __file__, str(arguments.checkpoint), "--verify", str(arguments.verify)]
             words += ["--engine", arguments.engine, "--out", str(arguments.out), "--only", precision, str(model)]

@@ -76,11 +76,15 @@ def _table(attention: Any, layer: str, stored: Weights) -> torch.Tensor:
     return table
 
 
-def packaged_checkpoint(out: Path) -> list[ScanParity]:
+def packaged_checkpoint(out: Path, scans: Path | None = None) -> list[ScanParity]:
     """Write the packaged model's checkpoint.
 
+    Args:
+        out: the file.
+        scans: folder of scans to compare it with the model on; None takes the packaged example.
+
     Returns:
-        its masks against the model's on the packaged example, at several sizes and batch sizes.
+        its masks against the model's on these scans, at several sizes and batch sizes.
 
     Raises:
         SystemExit: if they are not the same as an export's would have to be; nothing is written then.
@@ -92,7 +96,7 @@ def packaged_checkpoint(out: Path) -> list[ScanParity]:
     net = build_network(config, len(contract.channels), len(contract.labels))
     weights = state_of(net, stored_weights(DEFAULT_MODEL))
     checkpoint = Checkpoint(config, contract.labels, contract.channels, dict(contract.training), weights, {})
-    parity = Parity(checkpoint.network(), contract, example_folder(), BatchProfile())
+    parity = Parity(checkpoint.network(), contract, scans or example_folder(), BatchProfile())
     rows = parity.check(
         partial(labels_of, load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")), GATES[contract.precision]
     )
@@ -105,5 +109,7 @@ def packaged_checkpoint(out: Path) -> list[ScanParity]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    for found in packaged_checkpoint(parser.parse_args().out):
+    parser.add_argument("--scans", type=Path, help="to compare on; default: the example")
+    arguments = parser.parse_args()
+    for found in packaged_checkpoint(arguments.out, arguments.scans):
         print(found)

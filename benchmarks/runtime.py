@@ -46,6 +46,7 @@ from parotid_seg.runtime.segmenter import prepare, segment_volume
 from parotid_seg.scan.chunks import Inputs, cut
 from parotid_seg.scan.nifti import read_nifti
 
+STARTS = 5
 REPEATS = 3
 CLINICAL = (200, 512, 512)
 """Slices, rows, columns."""
@@ -204,7 +205,7 @@ def start(scans: list[Path], folder: Path) -> dict[str, Any]:
     arrays: dict[str, Any] = dict(in_memory(backend, [small])[0])
     np.savez(folder / "start.npz", **arrays)
     ours, bare = [], []
-    for repeat in range(5):
+    for repeat in range(STARTS):
         out = folder / f"start{repeat}"
         ours.append(watch(infer([small], out, "--quiet"), first=out / "start.nii.gz", memory=False).first_s)
         command = [sys.executable, "-c", BARE_START, str(DEFAULT_MODEL), str(folder / "start.npz")]

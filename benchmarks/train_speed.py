@@ -36,7 +36,7 @@ from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import ContrastConfig, TrainConfig
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.patients import Patient, load_patients
-from parotid_seg.train.settings import load_config
+from parotid_seg.train.settings import load_config, merge
 
 STAGES = ("contrast", "segment")
 
@@ -130,12 +130,13 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def our_seconds(stage: str, data: Path, images: int, labelled: int) -> float:
+def our_seconds(stage: str, data: Path, images: int, labelled: int, batch_size: int) -> float:
     """Time of one epoch of `parotid-seg train`, the second of two: the first also fills the cache and warms up."""
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.toml"
-        config.write_text(f"[{stage}]\nepochs = 2\nimages_per_epoch = {images}\nwarmup_epochs = 0.1\n")
+        settings = {"epochs": 2, "images_per_epoch": images, "batch_size": batch_size, "warmup_epochs": 0.1}
+        config.write_text("\n".join([f"[{stage}]", *(f"{name} = {value}" for name, value in settings.items()), ""]))
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cores)]
         command = [sys.executable, *launch, "-m", "parotid_seg", "train", str(data), "--out", f"{folder}/run"]
         command += ["--config", str(config), "--stages", stage, "--labelled", str(labelled), "--device", "cpu"]
@@ -153,8 +154,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=480, help="slices an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--labelled", type=int, default=20, help="patients")
+    parser.add_argument("--batch-size", type=int, help="slices; default: the preset's")
     arguments = parser.parse_args()
     config = load_config("compact")
+    if arguments.batch_size:
+        config = merge(config, {stage: {"batch_size": arguments.batch_size} for stage in STAGES}, where="--batch-size")
     torch.set_num_threads(os.cpu_count() or 1)
     names = "parotid-seg", "torch", "timm", "pillow"
     found: dict[str, Any] = {"versions": versions_of(names), "cores": os.cpu_count()}
@@ -166,7 +170,9 @@ def main() -> None:
             plain, ours = [], []
             for _ in range(arguments.repeats):
                 plain.append(arguments.images / plain_seconds(stage, config, patients, arguments.images))
-                ours.append(arguments.images / our_seconds(stage, arguments.data, arguments.images, arguments.labelled))
+                batch_size = getattr(config, stage).batch_size
+                seconds = our_seconds(stage, arguments.data, arguments.images, arguments.labelled, batch_size)
+                ours.append(arguments.images / seconds)
                 print(f"{stage}: plain {plain[-1]:.1f} images/s, ours {ours[-1]:.1f}", flush=True)
             ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, plain, strict=True))
             found[stage] = {"plain_images_per_s": plain, "ours_images_per_s": ours, "median_ratio": ratio}

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import example_folder
+from parotid_seg.runtime import crew
 from tests.command_line import Run, in_process, own_process
+from tests.forked import ForkedPrograms
+from tests.forked import forked as forked_process
+
+ALONE = Path(__file__).parent / "bench"
+"""Where tests that must not run beside others are."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no worker is left with a long one when the others have ended."""
+    """Files with slow tests come first, so that no worker is left with a long one when the others have ended.
+
+    Raises:
+        pytest.UsageError: for the marker `alone` outside the folder where `make test` looks for it.
+    """
+    for item in items:
+        if item.get_closest_marker("alone") and item.path.parent != ALONE:
+            raise pytest.UsageError(f"{item.nodeid}: marked alone, expected in {ALONE}")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -35,6 +48,14 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
     """Choices of engines are kept for the time of the tests, and not among the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory, "cache", lambda _: None)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_workers() -> Iterator[None]:
+    """Runs in the tests' process fork their workers, which saves each of them the imports. Others start them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew, "subprocess", ForkedPrograms)
         yield
 
 
@@ -74,3 +95,9 @@ def command() -> Run:
 def process() -> Run:
     """Runs it in a process of its own; each takes a second or more to start."""
     return own_process
+
+
+@pytest.fixture(scope="session")
+def forked() -> Run:
+    """Runs it in a process of its own that has torch and all else imported already, as trainings need."""
+    return forked_process

@@ -1,10 +1,11 @@
 """Every script in benchmarks/ runs to its end on next to nothing and writes what it promises."""
 
 import json
-import os
-import subprocess
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -15,14 +16,17 @@ sys.path.insert(0, str(BENCHMARKS))
 import study
 import study_report
 
-from parotid_seg.models import DEFAULT_MODEL, example_folder
-from tests.train.conftest import balls, small_config  # noqa: F401
-
-pytestmark = pytest.mark.timeout(1500)  # a training, a checkpoint and a race on one slow core
+from parotid_seg.export.onnx_file import with_contract
+from parotid_seg.models import example_folder
+from tests import forked
+from tests.export.conftest import checkpoint, run, translated  # noqa: F401
+from tests.forked import Forked
+from tests.train.conftest import balls, short_config, small_config, without_pictures  # noqa: F401
 
 ELSEWHERE = {
     "bench_noise.py": "not run: five whole runs of bench take minutes; tests/bench runs what it calls",
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
+    "cross_validation.py": "test_folds_are_disjoint_and_their_results_become_a_table, below",
     "gpu.py": "test_gpu_benchmark.py",
     "gpu_end_to_end.py": "test_gpu_benchmark.py",
     "gpu_engines.py": "test_gpu_benchmark.py",
@@ -37,66 +41,69 @@ ELSEWHERE = {
 COMMANDS: dict[str, list[str]] = {
     "accuracy.py": ["--scans", "{scans}", "--references", "{labels}", "--out", "{out}", "--worst", "1"],
     "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
-    "cross_validation.py": [
-        *("{balls}", "{recipe}", "--folds", "0", "--runs", "{out}/runs", "--results", "{out}/results"),
-    ],
-    "export.py": ["{trained}", "--verify", "{balls}/imagesTr", "--out", "{out}/x.json"],
+    "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
-    "kills.py": ["{whole}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
-    "native_sizes.py": ["{packaged}", "{model}", "--scans", "{scans}", "--count", "1", "--out", "{out}/x.json"],
+    "kills.py": ["{whole}", "--kills", "2", "--scans", "2", "--out", "{out}/x.json"],
+    "native_sizes.py": ["{trained}", "{exported}", "--scans", "{one}", "--count", "1", "--out", "{out}/x.json"],
     "node_series.py": ["--series", "3", "--out", "{out}/x.json"],
-    "packaged_checkpoint.py": ["{out}/x.pt"],
+    "packaged_checkpoint.py": ["{out}/x.pt", "--scans", "{scans}"],
     "runtime.py": [
-        *("{scans}", "--checkpoint", "{packaged}", "--parts", "race", "start", "flat"),
+        *("{scans}", "--checkpoint", "{trained}", "--parts", "race", "start", "flat"),
         *("--many", "4", "--out", "{out}/x.json"),
     ],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
-    "train_speed.py": ["{balls}", "--images", "48", "--repeats", "1", "--labelled", "2", "--out", "{out}/x.json"],
+    "train_speed.py": [
+        *("{balls}", "--images", "4", "--batch-size", "4", "--repeats", "1", "--labelled", "2"),
+        *("--out", "{out}/x.json"),
+    ],
     "uncertainty.py": ["{scans}", "{labels}", "--out", "{out}/x.json"],
 }
-WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt", "cross_validation.py": "results/folds.json"}
+WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt"}
 """Files in the output folder, where it is not x.json."""
+CONSTANTS: dict[str, dict[str, object]] = {
+    "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
+    "native_sizes.py": {"SIZES": (96, 160)},
+    "runtime.py": {"STARTS": 1, "REPEATS": 1},
+    "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
+}
+"""What names of a script stand for, to be quick."""
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, head, example_labels, balls, small_config):  # noqa: F811
-    """What the scripts take: two scans of a few slices with their contours, a data set, and checkpoints."""
+def files(tmp_path_factory, head, example_labels, balls, run, translated):  # noqa: F811
+    """What the scripts take: two scans of a few slices with their contours, a data set, and a small model."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    scans, labels = folder / "imagesTs", folder / "labelsTs"
-    scans.mkdir()
-    labels.mkdir()
+    scans, labels, one = folder / "imagesTs", folder / "labelsTs", folder / "one"
+    for each in (scans, labels, one):
+        each.mkdir()
     contours = np.asarray(example_labels.dataobj)
     first = int(np.flatnonzero(contours.any(axis=(0, 1)))[0])
     start = max(0, first - 2)
+    few = slice(4, 14)
     cut = example_labels.slicer[:, :, start : start + head.shape[2]]
     for name in ("one", "two"):
-        nibabel.save(head, scans / f"{name}_0000.nii.gz")
-        nibabel.save(cut, labels / f"{name}.nii.gz")
-    recipe = folder / "small.toml"
-    recipe.write_text(small_config.read_text().replace("epochs = 4", "epochs = 2"))
-    run_script("packaged_checkpoint.py", str(folder / "packaged.pt"))
-    words = [sys.executable, "-m", "parotid_seg", "train", balls, "--out", folder / "run", "--config", recipe]
-    subprocess.run([*map(str, words), "--device", "cpu", "--quiet"], check=True)
+        nibabel.save(head.slicer[:, :, few], scans / f"{name}_0000.nii.gz")
+        nibabel.save(cut.slicer[:, :, few], labels / f"{name}.nii.gz")
+    shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
+    (folder / "small.onnx").write_bytes(with_contract(*translated))
     return {
         "benchmarks": BENCHMARKS,
         "scans": scans,
         "labels": labels,
         "whole": next((example_folder() / "imagesTr").glob("*.nii.gz")),
         "balls": balls,
-        "recipe": recipe,
-        "trained": folder / "run" / "best.pt",
-        "packaged": folder / "packaged.pt",
-        "model": DEFAULT_MODEL,
+        "one": one,
+        "trained": run / "best.pt",
+        "exported": folder / "small.onnx",
     }
 
 
 def run_script(script: str, *words: str) -> str:
     """What a script prints; an error with all of it if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MPLBACKEND": "Agg"}
-    command = [sys.executable, str(BENCHMARKS / script), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    process = Forked(partial(forked.script, BENCHMARKS / script, words, CONSTANTS.get(script, {})))
+    stdout, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stdout[-3000:] + stderr[-3000:]
+    return stdout
 
 
 def test_every_script_is_run_somewhere():
@@ -117,8 +124,10 @@ def test_a_script_runs(script, files, tmp_path):
 
 
 @pytest.mark.slow
-def test_folds_are_disjoint_and_their_results_become_a_table(files, tmp_path):
-    words = [word.format(out=tmp_path, **files) for word in COMMANDS["cross_validation.py"]]
+def test_folds_are_disjoint_and_their_results_become_a_table(balls, short_config, tmp_path):  # noqa: F811
+    recipe = shutil.copy(short_config, tmp_path / "small.toml")
+    words = [str(each) for each in (balls, recipe, "--folds", 0, "--runs", tmp_path / "runs")]
+    words += ["--results", str(tmp_path / "results")]
     run_script("cross_validation.py", *words)
     folds = json.loads((tmp_path / "results" / "folds.json").read_text())
     names = [name for fold in folds for name in fold]
@@ -133,6 +142,7 @@ def test_folds_are_disjoint_and_their_results_become_a_table(files, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_the_study_trains_and_tests(balls, tmp_path, monkeypatch):  # noqa: F811
     data = tmp_path / "data"
     data.mkdir()
@@ -145,7 +155,7 @@ def test_the_study_trains_and_tests(balls, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(study, "LABELLED", (2,))
     monkeypatch.setattr(study, "SEEDS", {2: {2: (0,)}, 6: {2: ()}})
     runs = tmp_path / "runs"
-    run = study.Run("scratch", study.BOTH, 2, 2, 0, study.RATES[0])
+    run = study.Run("scratch", study.BOTH, 2, 2, 0, study.RATES[0])  # noqa: F811
     assert next(study.work(runs)) == run.name
     study.do(run.name, data, runs)
     assert study.read(run.name)["minutes"] > 0

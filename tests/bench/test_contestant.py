@@ -16,6 +16,8 @@ from parotid_seg.runtime.ort import OnnxRuntimeBackend
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def real(covered, contract):

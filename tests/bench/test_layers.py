@@ -27,6 +27,8 @@ from parotid_seg.runtime.trt import TensorRtBackend
 from tests import fake_cuda
 from tests.fake_cuda import write_engine
 
+pytestmark = pytest.mark.alone
+
 CONTENT, CONTRACT = read_model(DEFAULT_MODEL)
 MODULES = {
     *("to_grid", "from_grid", "unet", "encoder.patch_embed", "skip_norms", "classify"),

@@ -10,16 +10,16 @@ from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import load_checkpoint
-from tests.train.conftest import balls, sequences, small_config  # noqa: F401
+from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
 from tests.workers import shared_folder
 
 
 @pytest.fixture(scope="session")
-def run(process, balls, small_config, tmp_path_factory):  # noqa: F811
+def run(forked, balls, small_config, tmp_path_factory):  # noqa: F811
     """The folder of a training run."""
 
     def train(folder):
-        done = process("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
+        done = forked("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
         assert done.returncode == 0, done.stderr
 
     return shared_folder(tmp_path_factory, "run", train)

@@ -31,32 +31,23 @@ def test_training_learns_and_leaves_what_it_promises(run):
         assert (run / name).stat().st_size > 0
 
 
-def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, process, run, balls, small_config, tmp_path):
-    again = command("train", balls, "--out", run, "--config", small_config)
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, balls, short_config, tmp_path):
+    whole, cut = (("train", balls, "--out", tmp_path / name, "--config", short_config) for name in ("whole", "cut"))
+    assert command(*whole, "--device", "cpu").returncode == 0
+    again = command(*whole, "--device", "cpu")
     assert again.returncode == 1
     assert "holds a run already" in again.stderr
-    stopped = (
-        "train",
-        balls,
-        "--out",
-        tmp_path / "r",
-        "--config",
-        small_config,
-        "--device",
-        "cpu",
-        "--max-minutes",
-        0.001,
-    )
-    assert "stopped after" in process(*stopped).stdout
-    assert len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()) == 1
-    assert process(*stopped[:-2], "--resume", timeout=600).returncode == 0
-    whole, resumed = (load_checkpoint(folder / "last.pt").weights for folder in (run, tmp_path / "r"))
-    for name, weight in whole.items():
-        torch.testing.assert_close(resumed[name], weight, rtol=1e-3, atol=1e-3)
-    other = command(*stopped[:-2], "--resume", "--seed", 5)
+    assert "stopped after" in command(*cut, "--device", "cpu", "--max-minutes", 0.001).stdout
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert command(*cut, "--device", "cpu", "--resume").returncode == 0
+    weights = [load_checkpoint(tmp_path / name / "last.pt").weights for name in ("whole", "cut")]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-3)
+    other = command(*cut, "--device", "cpu", "--resume", "--seed", 5)
     assert other.returncode == 1
     assert "made with other settings" in other.stderr
-    nothing = command("train", balls, "--out", tmp_path / "new", "--config", small_config, "--resume")
+    nothing = command("train", balls, "--out", tmp_path / "new", "--config", short_config, "--resume")
     assert nothing.returncode == 1
     assert "no such checkpoint" in nothing.stderr
 

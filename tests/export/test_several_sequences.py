@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(process, sequences, tmp_path_factory):
+def run(forked, sequences, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = folder / "small.toml"
     settings = SMALL.replace("epochs = 4\n", "epochs = 6\n").replace("validate_every = 1", "validate_every = 3")
     config.write_text(settings.replace('stages = ["segment"]', 'stages = ["contrast", "segment"]') + CONTRAST)
-    done = process("train", sequences, "--out", folder, "--config", config, "--device", "cpu", timeout=600)
+    done = forked("train", sequences, "--out", folder, "--config", config, "--device", "cpu", timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -6,6 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from tests.train.pictures import none_drawn
+
 SMALL = """
 stages = ["segment"]
 [grid]
@@ -134,3 +136,10 @@ def sequences(tmp_path_factory):
     (folder / "dataset.json").write_text(json.dumps({"name": "sequences", **description}))
     (folder / "splits.json").write_text(json.dumps({"train": names[:6], "validation": names[6:]}))
     return folder
+
+
+@pytest.fixture
+def without_pictures():
+    """Trainings in this process draw none."""
+    with none_drawn():
+        yield

@@ -1,17 +1,14 @@
-"""The `parotid-seg` command in double precision, where rounding hides no error of several processes.
-
-It draws no pictures, to be quick.
-"""
+"""The `parotid-seg` command in double precision, where rounding hides no error of several processes."""
 
 import copy
 from unittest import mock
 
 import torch
 
-from parotid_seg import cli
-from parotid_seg.train import contrast, loop, segment
+from parotid_seg.train import segment
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.segment import SegmentTrainer
+from tests.train.torchrun import without_pictures
 
 
 def in_double(loss):
@@ -27,10 +24,10 @@ def validate_in_single(net, *arguments, real=segment.segment_volume):
     return real(copy.deepcopy(net).float(), *arguments)
 
 
-if __name__ == "__main__":
+def command(*words):
+    """Run it, in a process of its own."""
     torch.set_default_dtype(torch.float64)
     for trainer in (ContrastTrainer, SegmentTrainer):
         trainer.loss = in_double(trainer.loss)
     segment.segment_volume = validate_in_single
-    loop.draw_curves = contrast.draw_pairs = segment.draw_samples = mock.Mock()
-    cli.main()
+    without_pictures(*words)

@@ -78,6 +78,7 @@ def test_resumed_is_as_if_never_stopped(balls, contrast_config, stage, tmp_path)
         assert (tmp_path / "cut" / picture).stat().st_size > 5000
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_contrast_then_segment(balls, contrast_config, tmp_path):
     """The encoder comes from contrast, the decoder from the encoder's stages, the stem stays random."""
@@ -100,6 +101,7 @@ def test_contrast_then_segment(balls, contrast_config, tmp_path):
         learnt.network()
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_what_contrast_does_not_train_is_handed_on(balls, contrast_config, tmp_path):
     quick = merge(contrast_config, {"organs": {"images_per_epoch": 16}}, where="test")
@@ -116,6 +118,7 @@ def test_what_contrast_does_not_train_is_handed_on(balls, contrast_config, tmp_p
     assert not torch.equal(contrast[learnt], organs[learnt])
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_scans_without_labels_are_used(balls, contrast_config, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -132,6 +135,7 @@ def test_scans_without_labels_are_used(balls, contrast_config, tmp_path):
     assert load_checkpoint(tmp_path / "run" / "last.pt").training["train_patients"] == 6
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_collapse_is_named(balls, contrast_config, tmp_path, monkeypatch):
     """All features alike: the encoder's last norm gives the same whatever comes in."""
     config = dataclasses.replace(contrast_config, stages=("contrast",))

@@ -3,16 +3,14 @@
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
 from parotid_seg.train.checkpoint import load_checkpoint
+from tests.train import impatient
 from tests.train.torchrun import after, ended, training, workers
 
 pytestmark = pytest.mark.slow
-
-IMPATIENT = [Path(__file__).with_name("impatient.py")]
 
 
 def test_an_error_of_one_process(balls, short_config, tmp_path):
@@ -45,7 +43,7 @@ def test_an_error_of_all_processes(balls, short_config, tmp_path):
 def test_a_process_that_hangs(balls, small_config, interrupted, tmp_path):
     """The other one gives up; Ctrl-C is answered even while it waits."""
     run = tmp_path / "run"
-    process = training(2, balls, "--config", small_config, "--out", run, program=IMPATIENT)
+    process = training(2, balls, "--config", small_config, "--out", run, program=impatient.command)
     after(process, "epoch 1 ")
     stopped = workers(process)[1]
     os.kill(stopped, signal.SIGSTOP)

@@ -40,6 +40,7 @@ def test_sizes_and_schedule_are_the_published_ones():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_runs_and_resumes(balls, tmp_path):
     config = merge(load_config("paper"), FEW_STEPS, where="test")
     assert not train(config, balls, tmp_path, device="cpu", labelled=1, max_minutes=1e-6)

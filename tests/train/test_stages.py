@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,17 +11,19 @@ from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
-from tests.command_line import own_process
+from tests.train.pictures import none_drawn
+from tests.train.torchrun import after, training
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
 
 
 @pytest.fixture(scope="module")
-def first_stage(process, balls, short_config, tmp_path_factory):
+def first_stage(command, balls, short_config, tmp_path_factory):
     """A run whose time was over after the first of its two stages."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = ("--config", short_config, "--device", "cpu", "--stages", "organs,segment", "--labelled", 2)
-    done = process("train", balls, "--out", folder, *options, "--max-minutes", 0.001, timeout=600)
+    with none_drawn():
+        done = command("train", balls, "--out", folder, *options, "--max-minutes", 0.001)
     assert done.returncode == 0, done.stderr
     assert "stage organs: 0 of 1 epochs done" in done.stdout
     assert not (folder / "last.pt").exists(), "the time was over after the first stage"
@@ -108,17 +108,16 @@ def test_wrong_stages(stages, words):
         load_config("compact", stages=stages)
 
 
-def test_ctrl_c_is_one_line_and_the_run_resumes(balls, small_config, tmp_path):
-    arguments = ["train", str(balls), "--out", str(tmp_path / "r"), "--config", str(small_config), "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "parotid_seg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 1 "):
-            break
+def test_ctrl_c_is_one_line_and_the_run_resumes(balls, short_config, command, tmp_path):
+    config = tmp_path / "long.toml"
+    config.write_text(short_config.read_text().replace("epochs = 4", "epochs = 400"))
+    arguments = [balls, "--out", tmp_path / "r", "--config", config]
+    process = training(1, *arguments)
+    after(process, "epoch 1 ")
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr == "parotid-seg: interrupted; --resume goes on after the last finished epoch\n"
-    done = own_process(*arguments, "--resume", "--max-minutes", 0.001)
-    assert "stage segment: 1 of 4 epochs done" in done.stdout
+    held = load_checkpoint(tmp_path / "r" / "last.pt").progress["epochs_done"]
+    done = command("train", *arguments, "--device", "cpu", "--resume", "--max-minutes", 0.001)
+    assert f"stage segment: {held} of 400 epochs done" in done.stdout

@@ -165,6 +165,7 @@ def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(net, monk
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_train_prints_and_saves_the_account(command, balls, short_config, config, tmp_path):
     torch.save(official(swin(config)), tmp_path / "swin.pth")
     run = ("train", balls, "--out", tmp_path / "run", "--config", short_config, "--device", "cpu")

@@ -1,23 +1,68 @@
-"""Trainings in several processes, as users start them, and what becomes of them."""
+"""Trainings in several processes, as users start them with torchrun, and what becomes of them."""
 
 import contextlib
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
-COMMAND = "-m", "parotid_seg"
+from torch.distributed import run as torchrun
+
+from tests.forked import Forked, command
+from tests.train.pictures import none_drawn
+
 ONE_MACHINE = ("--standalone",)
 
 
-def training(processes, *arguments, launch=ONE_MACHINE, program=COMMAND):
-    """One under way; of a single process without torchrun."""
-    start = ["-m", "torch.distributed.run", *launch, "--nproc-per-node", processes]
-    alone = processes == 1 and launch is ONE_MACHINE
-    command = [sys.executable, *([] if alone else start), *program, "train", *arguments, "--device", "cpu"]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def training(processes, *arguments, launch=ONE_MACHINE, program=None):
+    """One under way; of a single process without torchrun.
+
+    The processes are forked, which saves each of them the imports; all else is torchrun's own code. The function
+    `started` does not fork. They draw no pictures.
+    """
+    program = program or without_pictures
+    words = ["train", *map(str, arguments), "--device", "cpu"]
+    if processes == 1 and launch is ONE_MACHINE:
+        return Forked(partial(program, *words))
+    options = [*map(str, launch), "--nproc-per-node", str(processes)]
+    return Forked(partial(_launched, options, program, words), {"OMP_NUM_THREADS": "1"})
 
 
-def ended(process, timeout=120):
+def without_pictures(*words):
+    """The `parotid-seg` command, in a process of its own."""
+    none_drawn()
+    command(*words)
+
+
+def started(processes, *arguments):
+    """One under way that the command `torchrun` has started on one machine."""
+    words = [sys.executable, "-m", "torch.distributed.run", *ONE_MACHINE, "--nproc-per-node", processes]
+    words += ["-m", "parotid_seg", "train", *arguments, "--device", "cpu"]
+    return subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _launched(options, program, words):
+    """The command `torchrun`, but for how it starts a process."""
+    real = torchrun.config_from_args
+
+    def forking(arguments):
+        config, _, _ = real(arguments)
+        config.start_method = "fork"
+        return config, _of_torchrun, [program, *words]
+
+    with mock.patch.object(torchrun, "config_from_args", forking):
+        torchrun.main([*options, "-m", "parotid_seg"])
+
+
+def _of_torchrun(program, *words):
+    """Run a program under a name that `workers` finds."""
+    Path("/proc/self/comm").write_text(f"rank {os.environ['RANK']}")
+    program(*words)
+
+
+def ended(process, timeout=300):
     """Status, and our lines on stderr; among those of torchrun there must be no traceback of ours."""
     try:
         _, stderr = process.communicate(timeout=timeout)
@@ -40,8 +85,7 @@ def workers(process):
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == process.pid:
-                items = (path / "environ").read_text().split("\0")
-                found |= {int(item.removeprefix("RANK=")): int(path.name) for item in items if item.startswith("RANK=")}
+            name, _, rest = (path / "stat").read_text().partition("(")[2].rpartition(")")
+            if int(rest.split()[1]) == process.pid and name.startswith("rank "):
+                found[int(name.removeprefix("rank "))] = int(path.name)
     return found

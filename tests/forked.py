@@ -1,0 +1,151 @@
+"""Processes of their own that need not start Python and import anew, which takes most of a short test's time.
+
+A server that has imported everything forks them. `tests.command_line.own_process` starts a process as a user does.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.runtime.crew import ONE_THREAD
+from parotid_seg.runtime.pipes import command_of
+from tests.fork_server import Request, Server
+
+LIGHT = Server("parotid_seg.runtime.worker", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD)
+"""Forks what reads, segments and writes."""
+HEAVY = Server("tests.preloaded", variables=ONE_THREAD)
+"""Forks what needs torch."""
+
+
+class Forked:
+    """A process under way, with the part of `subprocess.Popen` that tests need.
+
+    Args:
+        run: what it does; picklable.
+        environment: variables that it has besides this process's.
+        server: which one forks it.
+    """
+
+    def __init__(
+        self, run: Callable[[], object], environment: Mapping[str, str] | None = None, server: Server = HEAVY
+    ) -> None:
+        request = Request(run, {**os.environ, **(environment or {})}, Path.cwd())
+        (out, theirs_out), (err, theirs_err) = os.pipe(), os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self._child = server.fork(request, nothing, theirs_out, theirs_err)
+        for number in (nothing, theirs_out, theirs_err):
+            os.close(number)
+        self.stdout, self.stderr = (os.fdopen(number, encoding="utf-8") for number in (out, err))
+        self.pid = self._child.pid
+        self.poll, self.wait = self._child.poll, self._child.wait
+        self.send_signal, self.kill = self._child.send_signal, self._child.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, minus the signal that ended it, or None as long as it runs."""
+        return self._child.poll()
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: if it runs longer; it is killed.
+        """
+        with ThreadPoolExecutor(2) as threads:
+            texts = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            late = self.poll(timeout) is None
+            self.kill()
+            out, err = (text.result() for text in texts)
+        self.stdout.close()
+        self.stderr.close()
+        if late:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout, out, err)
+        return out, err
+
+
+FORKABLE = ("parotid_seg.runtime.worker", "parotid_seg.bench.child")
+"""Modules of ours that are programs."""
+
+
+class ForkedPrograms:
+    """What modules that start such programs use of `subprocess`: they are forked, any other is started."""
+
+    PIPE = subprocess.PIPE
+
+    @staticmethod
+    def Popen(words: list[str], *, env: Mapping[str, str] | None = None, **pipes: int) -> Any:  # noqa: N802
+        """A process with pipes to it and from it."""
+        module = next((each for each in FORKABLE if command_of(each) == words), "")
+        if not module:
+            return subprocess.Popen(words, env=env, **pipes)
+        (theirs_in, to), (of, theirs_out) = os.pipe(), os.pipe()
+        request = Request(partial(_program, module), dict(os.environ if env is None else env), Path.cwd())
+        child: Any = LIGHT.fork(request, theirs_in, theirs_out, 2)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        child.stdin, child.stdout = os.fdopen(to, "wb"), os.fdopen(of, "rb")
+        return child
+
+
+def _program(module: str) -> None:
+    import_module(module).main()
+
+
+def start(*arguments: object, server: Server = HEAVY) -> Forked:
+    """Start the `parotid-seg` command."""
+    return Forked(partial(command, *map(str, arguments)), server=server)
+
+
+def forked(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the `parotid-seg` command, one that needs torch, to its end."""
+    process = start(*arguments)
+    out, err = process.communicate(timeout)
+    return subprocess.CompletedProcess([*map(str, arguments)], int(process.returncode or 0), out, err)
+
+
+def command(*words: str) -> None:
+    """The `parotid-seg` command."""
+    sys.argv = ["parotid-seg", *words]
+    import_module("parotid_seg.cli").main()
+
+
+def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) -> None:
+    """A script with its folder in the path, as `python PATH WORDS` runs it.
+
+    Args:
+        path: of the script.
+        words: its arguments.
+        constants: names of the script that get another value. Then its function `main` is called.
+    """
+    sys.argv = [str(path), *words]
+    sys.path.insert(0, str(path.parent))
+    if not constants:
+        runpy.run_path(str(path), run_name="__main__")
+        return
+    module = import_module(path.stem)
+    for name, value in constants.items():
+        assert hasattr(module, name)
+        setattr(module, name, value)
+    module.main()
+
+
+def here(words: Sequence[str], **_: object) -> None:
+    """Run in this process what `subprocess.run` would start: `parotid-seg`, whoever launches it, or a script."""
+    _, *rest = words
+    try:
+        if "parotid_seg" in rest:
+            command(*rest[rest.index("parotid_seg") + 1 :])
+        else:
+            script(Path(rest[0]), rest[1:], {})
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"{words} ended with status {end.code}") from end
