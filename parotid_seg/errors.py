@@ -82,3 +82,8 @@ def system_reason(error: OSError) -> str:
     if error.errno in EXHAUSTED:
         raise MachineError.of(error) from error
     return error.strerror or (os.strerror(error.errno) if error.errno else "the system gave no reason")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says; the error's class where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

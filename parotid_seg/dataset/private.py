@@ -187,7 +187,8 @@ def _read(folder: Path) -> Private:
 
 def _of_this_version(found: Any) -> Any:
     """The state's content; an earlier version kept sentences as the notes of a case."""
-    for case in found.get("cases") or () if isinstance(found, dict) else ():
+    cases = found.get("cases") if isinstance(found, dict) else None
+    for case in cases if isinstance(cases, list) else ():
         if isinstance(case, dict) and isinstance(notes := case.pop("notes", None), list):
             case["flags"] = [{"code": FlagCode.OLD_VERSION, "detail": note} for note in notes]
     return found

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.errors import DeviceMemoryError, ScanError
+from parotid_seg.errors import DeviceMemoryError, ModelError, ScanError
 from parotid_seg.runtime.backend import Backend, Output, Pending
 from parotid_seg.scan.chunks import Chunk, Covered, Cutter, Inputs, can_share, joined, mirrored
 from parotid_seg.scan.labels import mirrored_labels
@@ -107,6 +107,7 @@ class Batches(Generic[Key]):
 
         Raises:
             DeviceMemoryError: if not even one look fits into the GPU's memory.
+            ModelError: if the model cannot be run, or gives something else than its contract promises.
         """
         if not self._running:
             self._idle_since = time.perf_counter()
@@ -191,6 +192,8 @@ class Batches(Generic[Key]):
     def _take_in(
         self, batch: _Batch[Key], outputs: list[Output], seconds: float
     ) -> list[tuple[Key, Labelled | ScanError]]:
+        for output in outputs:
+            self._check(output, batch)
         looks = [self._labels(output) for output in outputs]
         if len(looks) == 2:
             looks[1] = self._mirrored[looks[1]]
@@ -211,6 +214,24 @@ class Batches(Generic[Key]):
             if not scan.open:
                 complete.append((scan.key, Labelled(scan.labels, self._agreement(scan), scan.seconds)))
         return complete
+
+    def _check(self, output: Output, batch: _Batch[Key]) -> None:
+        """Make sure that an output is what the contract promises.
+
+        Raises:
+            ModelError: if it has another type or shape, or a label without a name.
+        """
+        count = len(self._mirrored)
+        slices = sum(chunk.slices.stop - chunk.slices.start for _, chunk in batch.parts)
+        plane = batch.parts[0][0].labels.shape[1:]
+        is_labels = output.ndim == 3
+        expected = (slices, *plane) if is_labels else (slices, count, *plane)
+        if output.shape != expected or (is_labels and (output.dtype != np.uint8 or output.max() >= count)):
+            largest = f" up to {output.max()}" if is_labels and output.size else ""
+            raise ModelError(
+                f"the model gives {output.shape} values of {output.dtype}{largest}, expected {expected} labels or "
+                f"probabilities for {count} labels"
+            )
 
     @staticmethod
     def _labels(output: Output) -> Mask:

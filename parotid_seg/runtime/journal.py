@@ -66,7 +66,7 @@ class Entry:
     def __post_init__(self) -> None:
         if self.status not in ("done", "failed"):
             raise InputError(f"status: found {self.status!r}, expected done or failed")
-        for name in filter(None, (self.case, self.mask, *self.further)):
+        for name in (*filter(None, (self.case, self.mask)), *self.further):
             if not is_plain_name(name):
                 raise InputError(f"found the file name {name!r}, expected one in the folder, without a path")
 

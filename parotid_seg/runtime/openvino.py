@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import InputError, ModelError, first_line
 from parotid_seg.runtime.backend import INPUTS, OUTPUTS, USUAL_BATCH, Output, Ran, Times, check_names
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.model_file import read_model
@@ -74,7 +74,7 @@ class OpenVinoBackend:
             }
             self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+            reason = [first_line(error), *filter(None, map(str.strip, str(error).splitlines()))][-1]
             raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=model) from error
         inputs, outputs = ([port.any_name for port in side] for side in (self._graph.inputs, self._graph.outputs))
         check_names(inputs, outputs, output, where=str(model))
@@ -103,7 +103,10 @@ class OpenVinoBackend:
 
     def finished(self, started: _Started) -> Output:
         """Wait for a chunk's output. Its request is used again, unless it belongs to a model loaded before."""
-        started.request.wait()
+        try:
+            started.request.wait()
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO {version()} cannot run the model ({first_line(error)})") from error
         output = started.size.of(started.request.get_tensor(self._output).data)
         if started.compiled is self._compiled:
             self._free.append(started.request)

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnxruntime
 
-from parotid_seg.errors import ModelError, ParotidSegError
+from parotid_seg.errors import ModelError, ParotidSegError, first_line
 from parotid_seg.runtime.backend import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.model_file import read_model
@@ -49,15 +49,18 @@ class OnnxRuntimeBackend:
         check_names(inputs, outputs, output, where=str(model))
         self.model_sha256 = hashlib.sha256(content).hexdigest()
         self.ran = Ran(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
-        self._session, self._output = session, output
+        self._session, self._output, self._model = session, output, model
 
     def fits(self, inputs: Inputs) -> bool:
         """It takes any shape."""
         return True
 
     def start(self, inputs: Inputs) -> Done:
-        """Compute a chunk."""
-        return Done(self._session.run([self._output], dict(inputs))[0])
+        """Compute a chunk. Raises ModelError if the graph cannot be run."""
+        try:
+            return Done(self._session.run([self._output], dict(inputs))[0])
+        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+            raise ModelError(f"{self.ran.backend} cannot run it ({first_line(error)})", path=self._model) from error
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """Nothing is copied."""
@@ -95,8 +98,7 @@ def make_session(
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"not an ONNX model that onnxruntime can load ({reason})", path=model) from error
+        raise ModelError(f"not an ONNX model that onnxruntime can load ({first_line(error)})", path=model) from error
 
 
 def check_single_onnxruntime() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parotid_seg.errors import DeviceMemoryError
+from parotid_seg.errors import DeviceMemoryError, ModelError, first_line
 from parotid_seg.runtime.backend import INPUTS, Output, Times
 from parotid_seg.runtime.pad import padded
 from parotid_seg.scan.chunks import Inputs
@@ -93,6 +93,7 @@ class BoundSession:
 
         Raises:
             DeviceMemoryError: if there is no memory for it; all places are given up, so that a smaller one may fit.
+            ModelError: if the graph cannot be run.
         """
         begun = time.perf_counter()
         chunk, size = padded(inputs)
@@ -114,7 +115,7 @@ class BoundSession:
             return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
             if not any(words in str(error) for words in OUT_OF_MEMORY):
-                raise
+                raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
             self.clear()
             looks, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
             raise DeviceMemoryError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types (protobuf.dev/programming-guides/encoding)."""
 FIXED = {FIXED64: 8, FIXED32: 4}
-MOST_FIELDS = 1_000_000
+MOST_FIELDS = 200_000
 """Of a message. Ours have some thousand; in a hostile file each byte could be one."""
 
 

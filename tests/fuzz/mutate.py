@@ -6,12 +6,14 @@ Each mutant is determined by the loop's seed and its number, so what a loop repo
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from parotid_seg.errors import ParotidSegError
 
@@ -112,6 +114,50 @@ MUTATIONS = (
 )
 
 
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 0.5, -0.0, 1e300, 2**31, 2**53, 2**63 - 1, -(2**63), 2**64, 10**400, "", "a", "0",
+    "null", "/etc/passwd", "../x", "..", "a\nb", "\0", "\ud800", "\u202e", "=1+1", "x" * 5000, "1" * 5000, [], {}, [[]],
+    [None], [0], ["a"], [[0, 1]], {"": 0}, {"a": 1}, {"code": "nothing_found"}, float("inf"), float("nan"),
+)  # fmt: skip
+
+
+def tree_mutant(seeds: Sequence[bytes], seed: int, number: int) -> bytes:
+    """One of the seeds, JSON or lines of it, with values, names and places in the tree changed; it stays JSON."""
+    chance = random.Random(f"{seed} {number} tree")
+    lines = [json.loads(line) for line in _documents(chance.choice(seeds))]
+    for _ in range(chance.randint(1, MOST_MUTATIONS)):
+        _change_tree(lines, chance)
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+def _documents(content: bytes) -> list[bytes]:
+    try:
+        json.loads(content)
+    except ValueError:
+        return content.splitlines()
+    return [content]
+
+
+def _change_tree(lines: list[Any], chance: random.Random) -> None:
+    """Change something at a random place of a random line."""
+    holder: Any = lines
+    place: Any = chance.randrange(len(lines))
+    while isinstance(below := holder[place], dict | list) and below and chance.random() < 0.75:
+        holder, place = below, chance.choice(list(below) if isinstance(below, dict) else range(len(below)))
+    kind = chance.randrange(6)
+    value = json.loads(json.dumps(chance.choice(VALUES)))
+    if holder is lines and kind != 0:
+        kind = 5
+    if kind <= 2 or kind == 5:
+        holder[place] = value
+    elif kind == 3:
+        del holder[place]
+    elif isinstance(holder, dict):
+        holder[chance.choice(("a", "", "schema_version", f"{place} "))] = holder[place]
+    else:
+        holder.insert(place, value)
+
+
 @dataclass
 class Tally:
     """What came of a loop.
@@ -133,7 +179,14 @@ class Tally:
         return f"{count} inputs ({kinds}), {rate:.0f} inputs/s, slowest {1000 * self.slowest_s:.0f} ms"
 
 
-def feed(read: Callable[[bytes], object], seeds: Sequence[bytes], count: int, *, seed: int = 0) -> Tally:
+def feed(
+    read: Callable[[bytes], object],
+    seeds: Sequence[bytes],
+    count: int,
+    *,
+    seed: int = 0,
+    make: Callable[[Sequence[bytes], int, int], bytes] = mutant,
+) -> Tally:
     """Give mutants to a reader; it may take them or refuse them with one line of ours, and nothing else.
 
     Args:
@@ -141,6 +194,7 @@ def feed(read: Callable[[bytes], object], seeds: Sequence[bytes], count: int, *,
         seeds: contents of good files.
         count: how many mutants.
         seed: of the mutations.
+        make: makes a mutant.
 
     Raises:
         AssertionError: for another error, a reason of several lines, or a reader that takes `LONGEST_S`; it names the
@@ -148,7 +202,7 @@ def feed(read: Callable[[bytes], object], seeds: Sequence[bytes], count: int, *,
     """
     tally, began = Tally(), time.perf_counter()
     for number in range(count):
-        content = mutant(seeds, seed, number)
+        content = make(seeds, seed, number)
         begun = time.perf_counter()
         try:
             read(content)

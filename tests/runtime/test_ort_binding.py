@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from parotid_seg.errors import DeviceMemoryError
+from parotid_seg.errors import DeviceMemoryError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import labels_of
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
@@ -142,8 +142,8 @@ def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(session, scan, wo
     assert bound.run(scan[0]).any() == bound.run(scan[0]).any()
 
 
-def test_other_failures_stay_what_they_are(session, scan):
+def test_other_failures_are_the_models(session, scan):
     watched = Watched(session)
     watched.failure = "something else"
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(ModelError, match=r"onnxruntime cannot run the model \(something else\)"):
         BoundSession(watched, "labels", "cpu").run(scan[0])
