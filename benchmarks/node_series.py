@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def send(port: int, images: list[Dataset]) -> None:
     for image in images:
         status = association.send_c_store(image).get("Status")
         if status != 0:
-            raise SystemExit(f"the node answered {status}")
+            ended = "aborted" if association.is_aborted else "open" if association.is_established else "closed"
+            raise SystemExit(f"the node answered {status}, the association is {ended}")
     association.release()
 
 
@@ -98,13 +100,18 @@ def run(count: int, segment: Callable[[Path, Path], Segmented], folder: Path) ->
         port = probe.getsockname()[1]
     options = ListenOptions(port=port, out=folder, allowed=("TESTER",), quiet_s=0.0, spare_mib=1)
     stop = threading.Event()
-    node = threading.Thread(target=listen, args=(options, segment), kwargs={"stop": stop})
+    lines: deque[str] = deque(maxlen=20)
+    node = threading.Thread(target=listen, args=(options, segment), kwargs={"say": lines.append, "stop": stop})
     node.start()
     time.sleep(1.0)
     ledger, counts, begun = Ledger(folder / "state"), [], time.perf_counter()
     for number in range(count):
         images = series(number)
-        send(port, images)
+        try:
+            send(port, images)
+        except SystemExit:
+            print(*lines, sep="\n", file=sys.stderr)
+            raise
         name = short_hash(images[0].SeriesInstanceUID)
         while (record := ledger.get(name)) is None or record.status not in (DONE, FAILED):
             time.sleep(0.02)

@@ -18,7 +18,11 @@ def listen(
     ],
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", metavar="AE", help="AE title that may connect; repeatable. Without one nobody may."),
+        typer.Option(
+            "--allow",
+            metavar="AE[@ADDRESS]",
+            help="AE title that may connect, from that address only; repeatable. Without one nobody may.",
+        ),
     ] = None,
     send_to: Annotated[
         str | None,
@@ -65,7 +69,7 @@ def listen(
     ] = 7.0,
     max_associations: Annotated[
         int,
-        typer.Option("--max-associations", metavar="N", help="Associations at the same time; more are turned away."),
+        typer.Option("--max-associations", metavar="N", help="Of one address at the same time; more are turned away."),
     ] = 10,
     max_object_mib: Annotated[
         int, typer.Option("--max-object-mib", metavar="N", help="Larger objects are refused.")

@@ -118,14 +118,17 @@ def _shut(association: Association) -> None:
 
 
 class _Complaints(logging.Handler):
-    """Of what pynetdicom logs, keeps the first of each association that came in, numbers left out; prints nothing."""
+    """Of what pynetdicom logs, keeps the first words of each association that came in; prints nothing.
+
+    Words only, and none behind a quotation mark: there begins what the peer said.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         thread: Any = threading.current_thread()
         association = getattr(thread, "assoc", thread)  # a reader's, or itself
         if getattr(association, "complaint", None) == "":
             text = type(record.msg).__name__ if isinstance(record.msg, BaseException) else record.getMessage()
-            association.complaint = re.sub(r"\d+", "#", " ".join(text.split()))[:LONGEST_COMPLAINT]
+            association.complaint = re.split(r"[^A-Za-z -]", text)[0].strip()[:LONGEST_COMPLAINT] or "unknown"
 
 
 def hush() -> None:

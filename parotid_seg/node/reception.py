@@ -107,7 +107,7 @@ class Reception:
             known = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
             reason = known.get(error.errno or 0, error.strerror)
             raise InputError(f"--port: {options.host}:{options.port} cannot be listened on: {reason}") from error
-        self._admission = Admission(self._server.socket, options, self._server.hand_over, self._notices)
+        self._admission = Admission(self._server.socket, options, self._begin, self._notices)
 
     def serve(self, stopping: Callable[[], bool]) -> None:
         """Answer until it is time to stop; then no new association is taken."""
@@ -155,6 +155,15 @@ class Reception:
                     self._notices.say(guest.address, f"objects refused in all: {reason}", guest.title, count)
             if association.complaint:
                 self._notices.say(association.requestor.address, f"an association failed: {association.complaint}")
+
+    def _begin(self, connection: socket.socket, address: tuple[str, int], received: bytes) -> Association:
+        """See `Server.hand_over`."""
+        try:
+            return self._server.hand_over(connection, address, received)
+        except Exception:
+            with self._lock:
+                self._guests = {one: guest for one, guest in self._guests.items() if one.ident}
+            raise
 
     def _welcome(self, association: Association) -> None:
         """A peer has connected."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 import subprocess
 import threading
 import time
@@ -69,12 +70,7 @@ class Worker:
         self._voxels = 0
         self._killed_for = ""
         try:
-            self._process = subprocess.Popen(
-                command_of("parotid_seg.runtime.worker"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, **ONE_THREAD},
-            )
+            self._process, self._connection = _start()
         except OSError as error:
             if error.errno in EXHAUSTED:
                 raise MachineError.of(error) from error
@@ -106,9 +102,11 @@ class Worker:
         self._killed_for = reason
         self._process.kill()
         self._requests.put(None)  # the thread may be waiting for a request
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # or for an answer, and a process may hold the other end yet
 
     def wait(self) -> None:
-        """Until the process is gone, its pipes are closed and its thread has ended."""
+        """Until the process is gone, its connection is closed and its thread has ended."""
         self._process.wait()
         self._thread.join()
 
@@ -118,17 +116,15 @@ class Worker:
 
     def _converse(self) -> None:
         """In a thread of its own, so that nobody else waits for this worker."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
         invalid = ""
+        requests, answers = self._connection.makefile("wb"), self._connection.makefile("rb")
         try:
-            send_request(self._next_request(), stdin)
+            send_request(self._next_request(), requests)
             while True:
                 request = self._next_request()
                 asked = self._asked(request)
-                send_request(request, stdin)
-                answer = next_answer(stdout, asked)
+                send_request(request, requests)
+                answer = next_answer(answers, asked)
                 self.since = None
                 self._events.put((self, answer))
         except ProtocolError as error:
@@ -139,9 +135,9 @@ class Worker:
             pass
         self._process.kill()
         status = self._process.wait()
-        with contextlib.suppress(OSError):
-            stdin.close()
-        stdout.close()
+        for each in (requests, answers, self._connection):
+            with contextlib.suppress(OSError):
+                each.close()
         self._events.put((self, Died(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
 
     def _asked(self, request: _Request) -> Asked:
@@ -155,6 +151,22 @@ class Worker:
         if request is None:
             raise EOFError
         return request
+
+
+def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A worker's process, and what its standard input and output are connected to.
+
+    It is a socket, which unlike a pipe can be shut down at this end, whoever else holds the other one.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            command, environment = command_of("parotid_seg.runtime.worker"), {**os.environ, **ONE_THREAD}
+            end = theirs.fileno()
+            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), ours
+        except BaseException:
+            ours.close()
+            raise
 
 
 class Crew:

@@ -1,4 +1,4 @@
-"""Frames: what the main process and its workers send each other through pipes, of bounded size.
+"""Frames: what the main process and its workers send each other, of bounded size.
 
     header  20 bytes, little-endian: b"PSEG", bytes of the head (4), 4 zero bytes, bytes of the arrays (8)
     head    MessagePack of a type that the reader states
@@ -27,7 +27,7 @@ class ProtocolError(Exception):
 
 
 def write_frame(stream: IO[bytes], head: bytes, arrays: Sequence[NDArray[Any]] = ()) -> None:
-    """Write a frame. The arrays' bytes go to the pipe without being copied first, if they are contiguous."""
+    """Write a frame. The arrays' bytes are sent without being copied first, if they are contiguous."""
     contiguous = [np.ascontiguousarray(array) for array in arrays]
     stream.write(HEADER.pack(MAGIC, len(head), sum(array.nbytes for array in contiguous)) + head)
     for array in contiguous:
@@ -40,7 +40,7 @@ def read_head(stream: IO[bytes], most_bytes: int) -> tuple[bytes, int]:
     """Read a frame up to its arrays.
 
     Args:
-        stream: the pipe.
+        stream: the connection.
         most_bytes: of the head.
 
     Returns:
@@ -64,7 +64,7 @@ def read_arrays(
     """Read a frame's arrays.
 
     Args:
-        stream: the pipe, after `read_head`.
+        stream: the connection, after `read_head`.
         found_bytes: that the frame says it has.
         arrays: type and shape of each.
 

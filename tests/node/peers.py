@@ -113,7 +113,7 @@ class Node:
 @contextmanager
 def associated(port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES) -> Iterator[Association]:
     ae = AE(title)
-    ae.acse_timeout = ae.dimse_timeout = 1
+    ae.acse_timeout = ae.dimse_timeout = 10
     for sop_class in classes:
         ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", port)

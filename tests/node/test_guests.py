@@ -189,7 +189,7 @@ def test_an_address_of_no_interface(tmp_path):
 
 def test_an_open_node_warns(start):
     node = start(host="0.0.0.0")
-    assert any("can be reached from other machines" in line for line in node.lines)
+    node.wait_for(lambda: any("can be reached from other machines" in line for line in node.lines))
 
 
 def test_nothing_is_loud(start, tmp_path, capfd):

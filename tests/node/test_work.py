@@ -176,9 +176,9 @@ def test_slices_that_come_while_it_is_in_work(bench):
 
     bench.segment = slow
     series = bench.receive("a", "b")
+    bench.run()  # on a busy machine it is quiet for long enough before that ends, and is done twice
     bench.run()
-    assert len(bench.calls) == 1
-    bench.run()
+    assert bench.calls == [["a", "b"], ["a", "b", "c"]]
     assert bench.result(series) == "a b c"
     assert bench.inbox.all_series() == []
 

@@ -19,6 +19,7 @@ from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.frames import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.messages import Finished, Job, PutOff, Stopped, Work, failed
+from parotid_seg.runtime.pipeline import Limits
 from parotid_seg.runtime.pipes import command_of
 from parotid_seg.runtime.requests import next_request, send_request
 from parotid_seg.runtime.segmenter import prepare
@@ -197,19 +198,29 @@ def test_labels_are_asked_for_once():
         next_answer(io.BytesIO(sent(prepare(SCAN, CONTRACT))), replace(ASKED, labelled=True))
 
 
+@pytest.fixture
+def first_is_hostile(monkeypatch, tmp_path):
+    """Makes the first process a hostile one of a kind; those after it are not."""
+
+    def make(kind: str) -> Path:
+        harmed, started = tmp_path / "harmed", []
+
+        def command(module: str) -> list[str]:
+            started.append(module)
+            hostile = [sys.executable, "-m", "tests.runtime.hostile_worker", kind, str(harmed)]
+            return hostile if len(started) == 1 else command_of(module)
+
+        monkeypatch.setattr(crews, "command_of", command)
+        return harmed
+
+    return make
+
+
 @pytest.mark.parametrize(
     "kind", ["a pickle", "a pickle in a frame", "a huge head", "huge arrays", "a huge scan", "a foreign path"]
 )
-def test_a_worker_that_was_taken_over_costs_its_case_only(cases, tmp_path, monkeypatch, kind):  # noqa: F811
-    """The first process is hostile, those after it are not."""
-    harmed, started = tmp_path / "harmed", []
-
-    def command(module: str) -> list[str]:
-        started.append(module)
-        hostile = [sys.executable, "-m", "tests.runtime.hostile_worker", kind, str(harmed)]
-        return hostile if len(started) == 1 else command_of(module)
-
-    monkeypatch.setattr(crews, "command_of", command)
+def test_a_worker_that_was_taken_over_costs_its_case_only(cases, tmp_path, first_is_hostile, kind):  # noqa: F811
+    harmed = first_is_hostile(kind)
     finished = run(tmp_path, cases[:2], Observed(), pictures=False)
     assert not harmed.exists()
     assert finished["s0"].status == "failed"
@@ -217,3 +228,11 @@ def test_a_worker_that_was_taken_over_costs_its_case_only(cases, tmp_path, monke
     assert finished["s1"].status == "done"
     pickle.loads(pickle.dumps(Harm(str(harmed))))
     assert harmed.exists()  # the pickle does what it is for
+
+
+@pytest.mark.slow
+def test_a_worker_that_leaves_a_process_behind_is_ended_all_the_same(cases, tmp_path, first_is_hostile):  # noqa: F811
+    """It hangs, and its child keeps its standard output open."""
+    first_is_hostile("a child that holds on")
+    finished = run(tmp_path, cases[:1], Observed(), Limits(1, 1e9, slowest_s=8.0), pictures=False)
+    assert finished["s0"].status == "done"  # at the second try
