@@ -86,7 +86,7 @@ def _check(
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = sum(each.size - int(np.count_nonzero(np.isfinite(each))) for each in parts)
         raise ScanError(f"{bad} of {size} voxels are NaN or infinite, expected finite intensities", path=path)
-    if low < -LARGEST or high > LARGEST:
+    if float(low) < -LARGEST or float(high) > LARGEST:
         raise ScanError(f"found intensities from {low:g} to {high:g}, expected at most {LARGEST:g}", path=path)
     if low == high and not constant:
         raise ScanError(f"every voxel has the value {low:g}, expected an image", path=path)
