@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 
-from parotid_seg.errors import ScanError
+from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import foreign
 from parotid_seg.scan.nifti import ENDINGS, NiftiScan, is_nifti, scan_of_image, scan_of_stored, voxels_in
@@ -150,11 +150,13 @@ def _held_by(path: Path) -> str:
     if not name.endswith((".zip", *TAR)):
         return "an archive that cannot be searched here"
     try:
-        with foreign(path, "Python", UNSEARCHED), open_input(path) as file:
+        with open_input(path) as file, foreign(path, "Python", UNSEARCHED):
             members = _in_zip(file) if name.endswith(".zip") else _in_tar(file)
             return next(filter(None, (_held_as(*member) for member in islice(members, MOST_MEMBERS))), "")
-    except ScanError as error:
-        return UNSEARCHED if error.reason.startswith(UNSEARCHED) else f"an archive that {error.reason}"
+    except OSError as error:
+        return f"an archive that cannot be read ({system_reason(error)})"
+    except ScanError:
+        return UNSEARCHED
 
 
 def _held_as(inside: str, opened: Callable[[], bytes]) -> str:

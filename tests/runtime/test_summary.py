@@ -8,7 +8,7 @@ import pytest
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.summary import write_summary
-from parotid_seg.tables import harmless
+from parotid_seg.tables import harmless, write_csv
 
 LABELS = ("background", "parotid_left", "parotid_right")
 
@@ -58,3 +58,17 @@ def test_it_is_utf8_with_its_own_line_ends(tmp_path):
     content = (tmp_path / "summary.csv").read_bytes()
     assert content.count(b"\r\n") == content.count(b"\n") == 2
     assert "Müller-李".encode() in content
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "\n", "\r"])
+def test_no_part_of_a_text_is_a_formula_where_spreadsheets_split(tmp_path, separator):
+    evil = separator.join(("x", "=1+1", ' "@y', "\uff0bz", "-5 mm"))
+    write_summary([Entry(evil, f"/{evil}", "", "failed", evil)], LABELS, tmp_path / "summary.csv")
+    (row,) = read(tmp_path / "summary.csv")
+    expected = separator.join(("x", "'=1+1", "' \"@y", "'\uff0bz", "'-5 mm"))
+    assert (row["case"], row["source"], row["reason"]) == (expected, f"/{expected}", expected)
+
+
+def test_every_cell_is_quoted(tmp_path):
+    write_csv([["a", "b"], [1, None], [2.5, "c,d"]], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == b'"a","b"\r\n"1",""\r\n"2.5","c,d"\r\n'

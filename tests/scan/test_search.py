@@ -152,12 +152,14 @@ def test_places_that_lie_in_each_other(tmp_path):
         assert set(result.below[tmp_path / "a"]) >= {deep, file}
 
 
-def test_hidden_files_and_pipes_are_no_files(tmp_path):
+def test_hidden_files_are_left_aside_and_pipes_are_named(tmp_path):
     touch(tmp_path / ".hidden")
     touch(tmp_path / ".git" / "a")
     os.mkfifo(tmp_path / "pipe")
     link(tmp_path / "link to pipe", tmp_path / "pipe")
-    assert found(tmp_path) == ([], {})
+    named = {"pipe": "found a FIFO, expected a regular file", "link to pipe": "a link to a FIFO"}
+    assert found(tmp_path) == ([], {tmp_path / name: reason for name, reason in named.items()})
+    assert found(tmp_path / "pipe") == ([], {tmp_path / "pipe": "found a FIFO, expected a regular file (refused)"})
 
 
 def test_a_folder_named_by_a_link_keeps_the_links_name(tmp_path):
