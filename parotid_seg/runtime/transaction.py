@@ -5,26 +5,21 @@ from __future__ import annotations
 import hashlib
 import time
 import traceback
-from collections.abc import Callable
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, OutputError, ScanError, system_reason
 from parotid_seg.files import make_folder, visible
-from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.decide import read_for_model
 from parotid_seg.runtime.journal import Entry, hash_file, is_whole
+from parotid_seg.runtime.locate import Ask, labels_of_scan
 from parotid_seg.runtime.messages import PICTURES, Work, failed, views_of
 from parotid_seg.runtime.outputs import is_ours
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude
 from parotid_seg.runtime.sources import Scan, hash_source, place_of
-from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
-
-Ask = Callable[[Covered], Labelled]
-"""What the model makes of a scan."""
 
 
 def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
@@ -98,9 +93,9 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
                 f"{path.name} exists and is no mask of ours; move it or choose another --out",
                 path=place_of(source),
             )
-    scan, covered = read_for_model(case.scan, work.contract)
+    scan, prepared = read_for_model(case.scan, work.contract)
     read = time.perf_counter()
-    labelled = ask(covered)
+    covered, labelled = labels_of_scan(prepared, ask, search=work.search, clean_up=work.clean_up)
     answered = time.perf_counter()
     found = conclude(
         labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
