@@ -14,7 +14,7 @@ from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Batches, Labelled
 from parotid_seg.runtime.flag_text import sentences
-from parotid_seg.runtime.locate import SEARCHES, Prepared, is_cut_in_plane, labels_of_scan
+from parotid_seg.runtime.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.components import keep_largest_components
@@ -72,7 +72,20 @@ def segment_volume(
     Raises:
         ScanError: as `prepare` and `conclude`.
     """
-    batches = Batches[None](backend, batch_size or backend.batch_size, flips=flips)
+    ask = asking(backend, batch_size or backend.batch_size, flips=flips)
+    prepared = prepare(volume, backend.contract)
+    covered, labelled = labels_of_scan(prepared, ask, search=search, clean_up=clean_up)
+    return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
+
+
+def asking(backend: Backend, batch_size: int, *, flips: bool = False) -> Ask:
+    """A model that takes one scan after the other, for `labels_of_scan`.
+
+    Args:
+        backend: the loaded model.
+        batch_size, flips: see `batches.Batches`.
+    """
+    batches = Batches[None](backend, batch_size, flips=flips)
 
     def ask(covered: Covered) -> Labelled:
         batches.add(None, covered)
@@ -84,9 +97,7 @@ def segment_volume(
             raise labelled
         return labelled
 
-    prepared = prepare(volume, backend.contract)
-    covered, labelled = labels_of_scan(prepared, ask, search=search, clean_up=clean_up)
-    return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
+    return ask
 
 
 def prepare(volume: Volume, contract: Contract) -> Prepared:
