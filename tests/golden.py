@@ -101,7 +101,7 @@ def results() -> dict[str, Any]:
 
 def _results_of(scan: NiftiScan, folder: Path) -> dict[str, Any]:
     volume = scan.volume
-    covered = prepare(volume, CONTRACT)
+    covered = prepare(volume, CONTRACT).cover()
     found = conclude(stored_labels(covered.voxels.shape[1:]), covered, volume, CONTRACT)
     write_mask(found.mask, scan, folder / "mask.nii.gz")
     written = nibabel.load(folder / "mask.nii.gz")
