@@ -12,10 +12,20 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import InputError, ModelError, RecordError
+from parotid_seg.records import convert, parse
 
 METADATA_KEY = "parotid_seg.contract"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+UNSEALED_VERSION = 4
+"""Of the same fields. Files of this version carry no seal (see `runtime.model_file`): a hash protects their graph, and
+nothing the contract."""
+READABLE_VERSIONS = (SCHEMA_VERSION, UNSEALED_VERSION)
+PRECISIONS = ("fp32", "fp16", "int8")
+LARGEST_GRID = 2048
+"""Pixels along a side."""
+MOST_LABELS = 256
+"""Label maps hold bytes."""
 BACKGROUND = "background"
 """The name of label 0."""
 IGNORE = "ignore"
@@ -47,6 +57,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets_mm", tuple(float(offset) for offset in self.offsets_mm))
+        if not self.size <= LARGEST_GRID:
+            raise InputError(f"grid.size: found {self.size}, expected at most {LARGEST_GRID}")
         for name in ("size", "spacing_mm", "kernel_mm", "slice_kernel_mm", "slice_step_mm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -95,6 +107,8 @@ class Contract:
         object.__setattr__(self, "windows", windows)
         if len(self.labels) < 2 or self.labels[0] != BACKGROUND:
             raise InputError(f"labels: found {self.labels}, expected 'background' and at least one structure")
+        if len(self.labels) > MOST_LABELS or len(set(self.labels)) < len(self.labels) or not all(self.labels):
+            raise InputError(f"labels: found {self.labels}, expected at most {MOST_LABELS} different names")
         if any(label.strip().casefold() == IGNORE for label in self.labels):
             raise InputError(f"labels: found {self.labels}, expected structures only: 'ignore' marks what is not known")
         if not self.channels or len(windows) != len(self.channels):
@@ -102,6 +116,9 @@ class Contract:
         for window in windows:
             if window is not None and (len(window) != 2 or not window[0] < window[1]):
                 raise InputError(f"windows: found {window}, expected two rising intensities")
+        for name in ("precision", "weights"):
+            if getattr(self, name) not in PRECISIONS:
+                raise InputError(f"{name}: found {getattr(self, name)!r}, expected one of: {', '.join(PRECISIONS)}")
 
     def to_json(self) -> str:
         """The contract as JSON text, keys in a fixed order."""
@@ -111,20 +128,20 @@ class Contract:
     def from_json(cls, text: str, *, where: str) -> Contract:
         """Read a contract back.
 
+        Args:
+            text: what `to_json` wrote, in this schema version or `UNSEALED_VERSION`.
+            where: what the error begins with.
+
         Raises:
-            ModelError: if it is of another schema version, incomplete, or has fields this version does not know.
+            ModelError: if it is of another schema version, incomplete, has a value of another type, or has fields that
+                this version does not know.
         """
         try:
-            found = json.loads(text)
-            version = found["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{where}: the model's contract is not readable ({error!r})") from error
-        if version != SCHEMA_VERSION:
-            raise ModelError(
-                f"{where}: contract of schema version {version}, expected {SCHEMA_VERSION}; "
-                "export the checkpoint again with this version of parotid-seg"
+            return convert(
+                parse(text),
+                cls,
+                version=READABLE_VERSIONS,
+                advice="export the checkpoint again with this version of parotid-seg",
             )
-        try:
-            return cls(**{**found, "grid": Grid(**found["grid"])})
-        except (TypeError, KeyError, InputError) as error:
-            raise ModelError(f"{where}: the model's contract does not fit schema version {version}: {error}") from error
+        except RecordError as error:
+            raise ModelError(f"{where}: the model's contract is not usable: {error.reason}") from error

@@ -2,9 +2,11 @@
 
     ParotidSegError
     ├── InputError         an argument, a configuration or a data set
+    │   └── RecordError    a JSON file or a line of one
     ├── ScanError          one scan: unreadable, or not what the model expects
     ├── ModelError         a model file: missing, foreign, damaged, or of another contract version
     ├── OutputError        a result that cannot be written
+    ├── MachineError       no more open files, processes or memory: nothing is wrong with the scan
     └── DeviceMemoryError  a batch that does not fit into the GPU's memory
 
 Every message is one line that says what, where, what was found and what was expected. `cli.py` catches
@@ -13,8 +15,12 @@ Every message is one line that says what, where, what was found and what was exp
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Errors of the system that say that the machine, or what it lets this user have, has run out."""
 
 
 class ParotidSegError(Exception):
@@ -38,6 +44,10 @@ class InputError(ParotidSegError):
     """An argument, a configuration value or a data set is not usable."""
 
 
+class RecordError(InputError):
+    """A JSON file, or a line of one, cannot be read or is not the record that was expected."""
+
+
 class ScanError(ParotidSegError):
     """A scan cannot be read, or is not one the model can segment."""
 
@@ -50,10 +60,25 @@ class OutputError(ParotidSegError):
     """A result cannot be written."""
 
 
+class MachineError(ParotidSegError):
+    """The machine has run out of open files, processes or memory. Nothing is wrong with the scan; try it again."""
+
+    @classmethod
+    def of(cls, error: OSError) -> MachineError:
+        """The error that one of the system's in `EXHAUSTED` stands for."""
+        return cls(f"this machine has run out of something ({error.strerror}); nothing is wrong with the scan")
+
+
 class DeviceMemoryError(ParotidSegError):
     """A batch does not fit into the GPU's memory; a smaller one may."""
 
 
 def system_reason(error: OSError) -> str:
-    """What the operating system said when something failed; never the name of a Python class."""
+    """What the operating system said when something failed; never the name of a Python class.
+
+    Raises:
+        MachineError: if the machine has run out of something, which is no reason to refuse a file.
+    """
+    if error.errno in EXHAUSTED:
+        raise MachineError.of(error) from error
     return error.strerror or (os.strerror(error.errno) if error.errno else "the system gave no reason")

@@ -1,42 +1,188 @@
-"""Results are whole or absent: files are written beside their final name, synced, then renamed; a folder has one
-writer."""
+"""The one place where files are opened, written and removed.
+
+Results are whole or absent: a file is written beside its final name under a random one, synced, then renamed. What is
+read is a regular file. No symbolic link in an output folder is followed: not for writing, reading back or deleting.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
+import re
+import secrets
 import shutil
+import stat
 import tempfile
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from parotid_seg.errors import OutputError
+from parotid_seg.errors import InputError, OutputError
 
 LONGEST_NAME = 200
 """Bytes; file systems take 255."""
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 PATIENCE_S = 3.0
 """A killed run's last process may live on for a moment."""
-FORMULA = frozenset("=+-@\t\r\n")
-"""First characters of what a spreadsheet runs as a formula, or looks behind for one (OWASP, "CSV Injection")."""
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+CLOSED_IN_CHILDREN = getattr(os, "O_CLOEXEC", 0)
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+"""Opening a FIFO does not wait for its other end."""
+BINARY = getattr(os, "O_BINARY", 0)
+PARTIAL = re.compile(r"\.partial-([0-9]+|[0-9a-f]{16})-.*", re.DOTALL)
+"""Names of files that are being written; older versions put the process's number where the random one stands."""
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISLNK, "a symbolic link"),
+)
+"""What a path may lead to that is no regular file."""
+
+Identity = tuple[int, int]
+"""Device and number of a file: what it is, whatever path, hard link or symbolic link leads to it."""
+
+
+def special_kind(mode: int) -> str:
+    """What a file with a mode (`st_mode`) is if it is no regular file, such as "a FIFO"; empty if it is one."""
+    if stat.S_ISREG(mode):
+        return ""
+    return next((kind for is_kind, kind in KINDS if is_kind(mode)), "a special file")
+
+
+def open_input(path: Path, *, follow: bool = True) -> io.BufferedReader:
+    """Open a regular file to read; nothing else is opened, and nothing blocks.
+
+    Args:
+        path: the file.
+        follow: whether it may be a symbolic link; False for what lies in an output folder.
+
+    Raises:
+        OSError: if it is missing, cannot be read, or is no regular file.
+    """
+    if not follow and path.is_symlink():
+        raise OSError(errno.ELOOP, "found a symbolic link, expected a regular file", str(path))
+    flags = os.O_RDONLY | AT_ONCE | CLOSED_IN_CHILDREN | BINARY | (0 if follow else NO_LINK)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.EINVAL, "found a socket, expected a regular file", str(path)) from error
+        raise
+    try:
+        if kind := special_kind(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, f"found {kind}, expected a regular file", str(path))
+        return open(descriptor, "rb")  # noqa: PTH123
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_input(path: Path, *, follow: bool = True) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        OSError: as `open_input`.
+    """
+    with open_input(path, follow=follow) as file:
+        return file.read()
+
+
+def hash_file(path: Path, *, follow: bool = True) -> str:
+    """SHA-256 of a regular file's bytes.
+
+    Raises:
+        OSError: as `open_input`.
+    """
+    with open_input(path, follow=follow) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_real_file(path: Path) -> bool:
+    """Whether there is a regular file of that name, and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is anything of that name, be it a link that leads nowhere."""
+    try:
+        path.lstat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def identity_of(path: Path) -> Identity | None:
+    """What a path leads to; None if that is nothing, or the file system numbers no files."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if status.st_ino else None
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 if it is missing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise InputError if a file that is to be written is one of those that are read, by whatever path or link."""
+    target = identity_of(path)
+    for each in inputs:
+        if path.absolute() == each.absolute() or (target is not None and identity_of(each) == target):
+            raise InputError(f"cannot be written: it is one of the files that are read ({each})", path=path)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` once the block ends without an error.
+    """A new, empty file to write to, which becomes `path` once the block ends without an error.
+
+    Its name is random, and it is made exclusively. If `path` is a link, the link is replaced and not what it leads to.
 
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
     """
     partial = _beside(path)
     try:
-        yield partial
-        with partial.open("rb+") as file:
+        descriptor = _create(partial)
+        try:
+            yield partial
+            if not os.path.samestat(partial.lstat(), os.fstat(descriptor)):
+                raise OSError(errno.EPERM, "another process has replaced the file while it was written")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(content: bytes | memoryview, path: Path) -> None:
+    """Write a file whole or not at all; see `whole_file`.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    partial = _beside(path)
+    try:
+        with open(_create(partial), "wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
@@ -45,13 +191,57 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(text: str, path: Path) -> None:
+    r"""Write a text file whole, in UTF-8 whatever the locale is, with the line ends that the text has.
+
+    Bytes of file names that are no UTF-8 (Python holds them as lone surrogates) become escapes such as \xff, so that
+    the file can be read.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    content = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    write_bytes(content.encode("utf-8"), path)
+
+
+def open_to_append(path: Path) -> io.BufferedRandom:
+    """Open a file of ours to read and to add to; it is made if it is missing.
+
+    A symbolic link is refused. A file that has other names (hard links) is copied first, so that theirs stay as they
+    are.
+
+    Raises:
+        OSError: if it is no regular file or cannot be opened.
+        OutputError: if it cannot be copied.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | AT_ONCE | CLOSED_IN_CHILDREN | BINARY | NO_LINK
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "found a symbolic link, expected a regular file", str(path))
+    if is_real_file(path) and path.lstat().st_nlink > 1:
+        write_bytes(read_input(path, follow=False), path)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        if kind := special_kind(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, f"found {kind}, expected a regular file", str(path))
+        return open(descriptor, "ab+")  # noqa: PTH123
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _create(path: Path) -> int:
+    """A descriptor of a new file; nothing may be there."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | CLOSED_IN_CHILDREN | BINARY | NO_LINK
+    return os.open(path, flags, 0o666)
+
+
 def _beside(path: Path) -> Path:
-    """A temporary name in the same folder; of a name that may become too long with it, a hash and the ending."""
+    """A random name in the same folder; of a name that may become too long with it, a hash and the ending."""
     name = path.name
     content = os.fsencode(name)
     if len(content) > LONGEST_NAME:
         name = f"{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
-    return path.with_name(f".partial-{os.getpid()}-{name}")
+    return path.with_name(f".partial-{secrets.token_hex(8)}-{name}")
 
 
 @contextmanager
@@ -95,20 +285,6 @@ def scratch_folder() -> Iterator[Path]:
         raise OutputError(f"no room for temporary files ({error.strerror})", path=tempfile.gettempdir()) from error
 
 
-def write_text(text: str, path: Path) -> None:
-    r"""Write a text file whole, in UTF-8 whatever the locale is, with the line ends that the text has.
-
-    Bytes of file names that are no UTF-8 (Python holds them as lone surrogates) become escapes such as \xff, so that
-    the file can be read.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    content = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    with whole_file(path) as partial:
-        partial.write_bytes(content.encode("utf-8"))
-
-
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, and make sure that files can be made in it.
 
@@ -117,17 +293,59 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".partial-{os.getpid()}-probe"
-        probe.touch()
+        probe = _beside(path / "probe")
+        os.close(_create(probe))
         probe.unlink()
     except OSError as error:
         raise OutputError(f"the folder cannot be made or written to ({error.strerror})", path=path) from error
 
 
+def make_folder_in(folder: Path, name: str) -> Path:
+    """Make a folder in an output folder, unless it is there.
+
+    Raises:
+        OutputError: if it cannot be made, or something else of that name is there, such as a link to a folder.
+    """
+    path = folder / name
+    try:
+        path.mkdir(exist_ok=True)
+        if not stat.S_ISDIR(mode := path.lstat().st_mode):
+            raise OutputError(f"found {special_kind(mode)}, expected a folder", path=path)
+    except OSError as error:
+        raise OutputError(f"the folder cannot be made ({error.strerror})", path=path) from error
+    return path
+
+
 def remove_orphans(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder that nobody else is writing to."""
-    for partial in folder.glob(".partial-*"):
-        partial.unlink(missing_ok=True)
+    """Remove files that killed processes left half-written in a folder that nobody else is writing to.
+
+    Nothing is done if the folder is missing or a link.
+    """
+    try:
+        names = [each.name for each in os.scandir(folder) if PARTIAL.fullmatch(each.name)]
+        names = [] if folder.is_symlink() else names
+    except OSError:
+        return
+    for name in names:
+        if not (folder / name).is_dir() or (folder / name).is_symlink():
+            _remove_in(folder, name)
+
+
+def _remove_in(folder: Path, name: str) -> None:
+    """Remove a file, or a link itself, in a folder that is no link."""
+    if os.unlink not in os.supports_dir_fd:  # Windows
+        (folder / name).unlink(missing_ok=True)
+        return
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK | CLOSED_IN_CHILDREN)
+    except OSError:
+        return
+    try:
+        os.unlink(name, dir_fd=opened)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(opened)
 
 
 @contextmanager
@@ -139,8 +357,11 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
         folder: what the error names.
 
     Raises:
-        OutputError: if another process holds it, even after `PATIENCE_S`, or if the file system has no locks.
+        OutputError: if another process holds it, even after `PATIENCE_S`, if it is no regular file, or if the file
+            system has no locks.
     """
+    if is_taken(file) and not is_real_file(file):
+        raise OutputError(f"found {special_kind(file.lstat().st_mode)}, expected a regular file", path=file)
     held = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
     try:
         held.acquire()
@@ -156,14 +377,6 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
         held.release()
 
 
-def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: with an apostrophe in front if it begins like one.
-
-    Full-width forms of these characters count as well: spreadsheets in Japanese take them for the same.
-    """
-    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in FORMULA else text
-
-
 def visible(text: object) -> str:
     """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
     told = str(text)
@@ -174,5 +387,5 @@ def exists(path: Path) -> bool:
     """Whether there is a file or folder of that name; names that are too long are none's."""
     try:
         return path.exists()
-    except OSError:
+    except (OSError, ValueError):
         return False

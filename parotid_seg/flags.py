@@ -50,6 +50,8 @@ class FlagCode(StrEnum):
     """The sform is singular or not finite, so the qform was used."""
     QFORM_UNUSABLE = "qform_unusable"
     """The qform is damaged and was not used."""
+    MORE_VOXELS = "more_voxels"
+    """A NIfTI file holds more voxels than its header says; those beyond are not read."""
     OBLIQUE = "oblique"
     """The voxel axes are turned against the patient's; value: degrees."""
     SQUARED = "squared"

@@ -17,6 +17,12 @@ from parotid_seg.models import example_folder
 from tests.command_line import Run, in_process, own_process
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-inputs", type=int, default=None, metavar="N", help="Inputs of each loop in tests/fuzz (default: a few)."
+    )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left with a long one when the others have ended."""

@@ -27,7 +27,25 @@ def test_round_trip():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": SCHEMA_VERSION + 1}, f"schema version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}"),
+        (
+            {"schema_version": SCHEMA_VERSION + 1},
+            f"schema_version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION} or 4",
+        ),
+        ({"schema_version": 3}, "schema_version 3, expected 5 or 4; export the checkpoint again"),
+        ({"schema_version": True}, "schema_version true"),
+        ({"graph_sha256": 5}, r"Expected `str`, got `int` - at `\$.graph_sha256`"),
+        ({"labels": "background"}, r"Expected `array`, got `str` - at `\$.labels`"),
+        ({"labels": ["background", 5]}, r"at `\$.labels\[1\]`"),
+        ({"labels": ["background", "gland", "gland"]}, "at most 256 different names"),
+        ({"windows": [["-200", 300]]}, r"at `\$.windows\[0\]\[0\]`"),
+        ({"windows": [[-1e400, 300]]}, "expected a finite number"),
+        ({"grid": {"size": 96.5}}, r"at `\$.grid.size`"),
+        ({"grid": {"size": 10**9}}, "grid.size: found 1000000000, expected at most"),
+        ({"grid": {"sizes": 96}}, "unknown field `\\$.grid.sizes`"),
+        ({"grid": None}, r"at `\$.grid`"),
+        ({"verification": []}, r"at `\$.verification`"),
+        ({"precision": "fp12"}, "precision: found 'fp12'"),
+        ({"cost": {"parameters": "1"}}, r"at `\$.cost"),
         ({"surprise": 1}, "surprise"),
         ({"labels": ["parotid_left"]}, "labels"),
         ({"labels": ["background", "parotid_left", "Ignore"]}, "expected structures only"),
@@ -43,10 +61,11 @@ def test_what_does_not_fit_is_refused(change, words):
     assert str(caught.value).startswith("model.onnx")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "5", "null", "not json", "[" * 100_000, '{"schema_version": 5}'])
 def test_unreadable_contracts(text):
-    with pytest.raises(ModelError, match="not readable"):
+    with pytest.raises(ModelError, match="the model's contract is not usable") as caught:
         Contract.from_json(text, where="model.onnx")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_field_is_refused():

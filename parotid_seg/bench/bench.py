@@ -21,8 +21,8 @@ from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.choose import Candidate
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.machine import available_cores
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
 from parotid_seg.runtime.ort_profile import Count, count

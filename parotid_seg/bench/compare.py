@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from parotid_seg.bench.pace import at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.bench.stats import ratio_interval
 from parotid_seg.errors import InputError
+from parotid_seg.records import read_record
 
 LEAST_CHANGE = 0.02
 """Of the time. Less is of no interest, and what remains of a machine's moods would be found as well."""
@@ -21,6 +20,8 @@ LEAST_LAUNCHES = 2
 """With undisturbed rounds; what differs from one start to the next is noise, too."""
 
 Rounds = tuple[tuple[float, ...], ...]
+TIMES = ("rounds_ms", "paces_ms")
+"""Fields of a bench.json with milliseconds by launch and round."""
 Key = tuple[str, int]
 """Engine and batch size."""
 
@@ -96,6 +97,52 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class _Speed:
+    batch_size: int
+    rounds_ms: Rounds
+    paces_ms: Rounds
+
+    def __post_init__(self) -> None:
+        for name in TIMES:
+            rounds = getattr(self, name)
+            if not rounds or not all(rounds) or any(each <= 0 for launch in rounds for each in launch):
+                raise InputError(f"{name}: expected positive times of at least one launch")
+        if [*map(len, self.rounds_ms)] != [*map(len, self.paces_ms)]:
+            raise InputError("found rounds without the machine's pace, expected as many of both")
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    speeds: tuple[_Speed, ...]
+
+
+@dataclass(frozen=True)
+class _Machine:
+    processor: str
+    cores: int
+
+
+@dataclass(frozen=True)
+class _Model:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is needed of a bench.json as it is written."""
+
+    schema: str
+    machine: _Machine
+    model: _Model
+    rows: tuple[_Row, ...]
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise InputError("not made by parotid-seg bench, expected a bench.json")
+
+
+@dataclass(frozen=True)
 class _Old:
     """What is needed of a bench.json."""
 
@@ -150,39 +197,15 @@ def _change(key: Key, one: _Old, other: _Old) -> Change:
 
 
 def _read(path: Path) -> _Old:
-    try:
-        found: Any = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError("no such file, expected a bench.json", path=path) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"not readable as JSON ({error}), expected a bench.json", path=path) from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise InputError("not made by parotid-seg bench, expected a bench.json", path=path)
-    if found.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"found schema version {found.get('schema_version')}, expected {SCHEMA_VERSION}; measure again "
-            "with this version of parotid-seg",
-            path=path,
-        )
-    try:
-        speeds = {(row["name"], speed["batch_size"]): speed for row in found["rows"] for speed in row["speeds"]}
-        measured = _Old(
-            path,
-            found["machine"]["processor"],
-            found["machine"]["cores"],
-            found["model"]["sha256"],
-            *({key: _rounds(speed[name]) for key, speed in speeds.items()} for name in ("rounds_ms", "paces_ms")),
-        )
-        for key, rounds in measured.rounds_ms.items():
-            if [*map(len, rounds)] != [*map(len, measured.paces_ms[key])]:
-                raise ValueError("rounds without the machine's pace")
-        return measured
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"damaged: {error!r}", path=path) from error
-
-
-def _rounds(content: Sequence[Sequence[float]]) -> Rounds:
-    found = tuple(tuple(float(each) for each in launch) for launch in content)
-    if not found or not all(found) or any(each <= 0 for launch in found for each in launch):
-        raise ValueError("no times in it")
-    return found
+    if not path.exists():
+        raise InputError("no such file, expected a bench.json", path=path)
+    found = read_record(
+        path,
+        _File,
+        unknown_fields=True,
+        version=SCHEMA_VERSION,
+        advice="expected a bench.json of this version of parotid-seg; measure again",
+    )
+    speeds = {(row.name, speed.batch_size): speed for row in found.rows for speed in row.speeds}
+    rounds_ms, paces_ms = ({key: getattr(each, name) for key, each in speeds.items()} for name in TIMES)
+    return _Old(path, found.machine.processor, found.machine.cores, found.model.sha256, rounds_ms, paces_ms)

@@ -306,6 +306,7 @@ def _inspected(trt: Any, cuda_engine: Any, context: Any) -> dict[str, dict[str, 
     """What the inspector tells of layers by name; of an engine built without details it knows the names only."""
     inspector = cuda_engine.create_engine_inspector()
     inspector.execution_context = context
+    # not from a file: the library says this of an engine whose hash was checked, and which runs as a program anyway
     layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
     return {layer["Name"]: layer for layer in layers if isinstance(layer, dict)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from parotid_seg.bench.parity import Parity
 from parotid_seg.bench.peaks import Peaks
 from parotid_seg.bench.roofline import Roofline
 from parotid_seg.bench.stats import Latency
+from parotid_seg.records import record_text
 from parotid_seg.runtime.backend import Ran
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Result:
     def to_json(self) -> str:
         """As JSON text; what is not finite becomes null."""
         content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+        return record_text(_finite(content))
 
 
 def _finite(value: Any) -> Any:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.cluster.urls import opened, told
-from parotid_seg.errors import OutputError
-from parotid_seg.files import scratch_folder
+from parotid_seg.errors import OutputError, RecordError
+from parotid_seg.files import scratch_folder, visible
+from parotid_seg.records import convert, parse, record_line
 from parotid_seg.runtime.journal import NAME as JOURNAL
+from parotid_seg.runtime.written import OF_A_RUN
 
 RUNNING = "running.json"
 """Object that tells others of a run at work: there are no locks behind URLs."""
@@ -22,6 +24,18 @@ SAVED_S = 30.0
 """The journal is uploaded so often; cases that ended after the last time are done again after a crash."""
 FORGOTTEN_S = 300.0
 """A run that has not told of itself for so long is over."""
+
+
+MOST_BYTES = 65536
+"""Of that object; more is damage."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A run at work: a name for people, and the time when it last told of itself, in seconds since 1970."""
+
+    run: str
+    seen: float
 
 
 @contextmanager
@@ -62,14 +76,20 @@ class Mirror:
 
     def _enter(self) -> None:
         with self._missing_is_fine():
-            running = json.loads(self._system.cat_file(f"{self._root}/{RUNNING}"))
-            if time.time() - float(running["seen"]) < FORGOTTEN_S:
+            content = self._system.cat_file(f"{self._root}/{RUNNING}", end=MOST_BYTES)
+            running = convert(parse(content), _Running)
+            if abs(time.time() - running.seen) < FORGOTTEN_S:
                 raise OutputError(
-                    f"{self.url}: another run is working there ({running['run']}); wait for its end, or for "
+                    f"{self.url}: another run is working there ({visible(running.run)}); wait for its end, or for "
                     f"{FORGOTTEN_S / 60:.0f} minutes if it was killed, or choose another --out"
                 )
         with self._missing_is_fine():
             self._system.get_file(f"{self._root}/{JOURNAL}", str(self.folder / JOURNAL))
+        if not (self.folder / JOURNAL).exists():
+            for name in filter(lambda name: self._system.exists(f"{self._root}/{name}"), OF_A_RUN):
+                raise OutputError(
+                    f"{self.url}/{name}: exists and was not written by parotid-seg; move it or choose another --out"
+                )
         self._tell_of_run()
 
     def save(self) -> None:
@@ -91,13 +111,13 @@ class Mirror:
         self._system.put_file(str(path), f"{self._root}/{path.name}")
 
     def _tell_of_run(self) -> None:
-        self._system.pipe_file(f"{self._root}/{RUNNING}", json.dumps({"run": self._id, "seen": time.time()}).encode())
+        self._system.pipe_file(f"{self._root}/{RUNNING}", record_line(_Running(self._id, time.time())))
 
     @contextmanager
     def _missing_is_fine(self) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, RecordError):
             return
 
     @contextmanager

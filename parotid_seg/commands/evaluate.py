@@ -24,9 +24,12 @@ def evaluate(
     DSC, MPA, mAcc, MIoU, HD and HD95 in mm, volume difference in ml; docs/metrics.md defines them.
     """
     with one_line_errors():
-        from parotid_seg.files import write_text
+        from parotid_seg.files import check_not_read, write_text
         from parotid_seg.runtime.evaluate import evaluate as run
+        from parotid_seg.runtime.evaluate import files_of
 
+        if out is not None:
+            check_not_read(out, files_of(predictions, references))
         result = run(predictions, references)
         if out is not None:
             write_text(result.to_json(), out)

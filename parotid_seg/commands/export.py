@@ -84,6 +84,7 @@ def export(
     with one_line_errors(), extra("export"), following(quiet) as line:
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
+        from parotid_seg.files import check_not_read
         from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
 
         options = ExportOptions(
@@ -97,5 +98,6 @@ def export(
             timing_cache=timing_cache,
             triton=triton,
         )
+        check_not_read(out, [checkpoint])
         run(checkpoint, out, options, report=line.say, progress=line.phase)
         line.say(f"wrote {out}")

@@ -6,7 +6,6 @@ depends on the lists. dataset.json is written last.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, ope
 from parotid_seg.dataset.roi_names import LEFT, RIGHT, RoiNames, read_names
 from parotid_seg.dataset.splits import VALIDATION, Splits, assign, listed, read_splits, roles_of
 from parotid_seg.errors import InputError
-from parotid_seg.files import write_text
+from parotid_seg.records import write_record
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -122,10 +121,10 @@ def build(
         if options.validation is not None and held_out != options.validation:
             say(f"{held_out} patients are held out, not {options.validation}: each stays in the list he or she was in")
         making.unlabelled(scans, roles)
-        write_text(json.dumps(splits, indent=1) + "\n", data / "splits.json")
+        write_record(splits, data / "splits.json")
         write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
         write_left_out(left, beside / "left_out.csv")
-        write_text(json.dumps(_description(data, private, splits), indent=1) + "\n", data / "dataset.json")
+        write_record(_description(data, private, splits), data / "dataset.json")
         counts = Counter(case.kind for case in private.cases.values())
     look_at = sum(found.wanted for found in left)
     flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())

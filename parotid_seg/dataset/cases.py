@@ -19,7 +19,7 @@ from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, Case, Pri
 from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dicom.read import read_series
 from parotid_seg.errors import OutputError, ScanError
-from parotid_seg.files import make_folder
+from parotid_seg.files import make_folder_in
 from parotid_seg.runtime.flag_text import sentence
 from parotid_seg.scan.nifti import NiftiScan
 
@@ -66,7 +66,7 @@ class Making:
             what is there of it stays.
         """
         for folder in FOLDERS:
-            make_folder(self.out / folder)
+            make_folder_in(self.out, folder)
         others = {}
         for index, (found, case) in enumerate(cases.items()):
             self.progress("contours", index, len(cases))

@@ -15,7 +15,7 @@ from parotid_seg.dataset.gaps import without_gaps
 from parotid_seg.dicom.rt_read import read_rtstruct
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
-from parotid_seg.files import whole_file
+from parotid_seg.files import write_bytes
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import header_in_place
 from parotid_seg.scan.grid import body_centre
@@ -129,8 +129,7 @@ def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
     header = header_in_place(scan.header, scan.geometry, voxels.dtype)
     stored = scan.volume.orientation.to_storage(np.asarray(voxels)).reshape(scan.header.get_data_shape())
     content = igzip.compress(scan.image_class(stored, None, header).to_bytes(), PACKING, mtime=0)
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
+    write_bytes(content, path)
 
 
 def _middle_column(inside: NDArray[np.bool_]) -> float:

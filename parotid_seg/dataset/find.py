@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-
 from parotid_seg.dataset.contoured import REJECTED, Contoured, choose, read_meaning
 from parotid_seg.dataset.left_out import FILE, ROI, SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.find import find_series
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import read_input
 from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import LeftOut, search
 
@@ -106,7 +106,7 @@ def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:
     for path in paths:
         try:
             found = read_structures(path)
-            first = sets.setdefault(hashlib.sha256(path.read_bytes()).digest(), found)
+            first = sets.setdefault(hashlib.sha256(read_input(path)).digest(), found)
         except ScanError as error:
             left(NotUsed.because(STRUCTURES, path, error))
         except OSError as error:
@@ -163,7 +163,7 @@ def _candidate(
 def _patient_id(series: Series) -> str:
     path = series.slices[0].path
     with discreet(path, "DICOM image"):
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+        header = read_object(path, ["PatientID"])
         return str(header.get("PatientID") or "").strip()
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.files import harmless, write_text
 from parotid_seg.scan.codes import plain
+from parotid_seg.tables import write_csv
 
 FILE, SERIES, STRUCTURES, ROI = "file", "series", "structure set", "ROI"
 
@@ -52,10 +50,5 @@ def write_left_out(found: Iterable[NotUsed], path: Path) -> None:
     Raises:
         OutputError: if that fails.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["kind", "name", "reason", "look_at_it", "place"])
-    for each in found:
-        look = "yes" if each.wanted else ""
-        writer.writerow([each.kind, harmless(each.name), harmless(each.reason), look, harmless(str(each.place))])
-    write_text(text.getvalue(), path)
+    rows = [[each.kind, each.name, each.reason, "yes" if each.wanted else "", str(each.place)] for each in found]
+    write_csv([["kind", "name", "reason", "look_at_it", "place"], *rows], path)

@@ -7,11 +7,8 @@ cases again. It names folders and files, but no patient unless that is asked for
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
-import io
-import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -19,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import InputError
-from parotid_seg.files import harmless, locked, make_folder, remove_orphans, write_text
+from parotid_seg.errors import InputError, RecordError
+from parotid_seg.files import locked, make_folder, remove_orphans
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.flag_text import sentences, severity_of
+from parotid_seg.tables import write_csv
 
 STATE = "state.json"
+VERSION = 1
 LABELLED, UNLABELLED, ABSENT = "labelled", "unlabelled", "absent"
 FOLDERS = ("imagesTr", "labelsTr", "imagesUn")
 LEAST_SEVERITY = 2
@@ -57,10 +57,31 @@ class Case:
     labels: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.kind not in (LABELLED, UNLABELLED, ABSENT):
+            raise InputError(f"kind: found {self.kind!r}, expected {LABELLED}, {UNLABELLED} or {ABSENT}")
+
     @property
     def to_look_at(self) -> bool:
         """Whether somebody should look at its labels."""
         return any(severity_of(flag.code) >= LEAST_SEVERITY for flag in self.flags)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What STATE holds; see `Private`."""
+
+    version: int
+    salt: str
+    labels: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(?:[0-9a-f]{2}){1,64}", self.salt):
+            raise InputError("salt: expected an even number of hexadecimal digits")
+        names = [case.name for case in self.cases]
+        if len(set(names)) < len(names) or not all(re.fullmatch(r"case_[0-9]{4,9}", name) for name in names):
+            raise InputError("cases: expected different names such as case_0001")
 
 
 @dataclass
@@ -108,9 +129,7 @@ class Private:
         Raises:
             OutputError: if it cannot be written.
         """
-        cases = [dataclasses.asdict(case) for case in self.cases.values()]
-        content = {"version": 1, "salt": self.salt, "labels": self.labels, "cases": cases}
-        write_text(json.dumps(content, indent=1) + "\n", self.folder / STATE)
+        write_record(_State(VERSION, self.salt, self.labels, tuple(self.cases.values())), self.folder / STATE)
 
 
 @contextlib.contextmanager
@@ -160,22 +179,18 @@ def _read(folder: Path) -> Private:
     if not path.exists():
         return Private(folder)
     try:
-        found = json.loads(path.read_text())
-        cases = {each["name"]: _case(each) for each in found["cases"]}
-        if found["version"] != 1 or not all(re.fullmatch(r"case_\d{4,}", name) for name in cases):
-            raise ValueError("version")
-        return Private(folder, found["salt"], tuple(found["labels"]), cases)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"cannot be read ({type(error).__name__}), expected the state that a run left", path=path
-        ) from None
+        state = read_record(path, _State, version=VERSION, version_field="version", upgrade=_of_this_version)
+    except RecordError as error:
+        raise InputError(f"{error.reason}; expected the state that a run left", path=path) from error
+    return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases})
 
 
-def _case(found: dict[str, Any]) -> Case:
-    """A case as it was kept; an earlier version kept sentences."""
-    flags = [Flag(**{**each, "code": FlagCode(each["code"])}) for each in found.pop("flags", ())]
-    flags += [Flag(FlagCode.OLD_VERSION, detail=note) for note in found.pop("notes", ())]
-    return Case(**{**found, "labels": tuple(found["labels"]), "flags": tuple(flags)})
+def _of_this_version(found: Any) -> Any:
+    """The state's content; an earlier version kept sentences as the notes of a case."""
+    for case in found.get("cases") or () if isinstance(found, dict) else ():
+        if isinstance(case, dict) and isinstance(notes := case.pop("notes", None), list):
+            case["flags"] = [{"code": FlagCode.OLD_VERSION, "detail": note} for note in notes]
+    return found
 
 
 def write_cases(
@@ -196,28 +211,13 @@ def write_cases(
         patient: number for number, patient in enumerate(dict.fromkeys(c.patient for c in private.cases.values()), 1)
     }
     further = list(dict.fromkeys(column for found in identities.values() for column in found))
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(
-        [
-            "case",
-            "kind",
-            "patient",
-            "list",
-            "labels",
-            "matched_by",
-            "look_at_it",
-            "notes",
-            "folder",
-            "rtstruct",
-            *further,
-        ]
-    )
+    columns = ["case", "kind", "patient", "list", "labels", "matched_by", "look_at_it", "notes", "folder", "rtstruct"]
+    rows: list[list[object]] = [[*columns, *further]]
     for case in private.cases.values():
         labelled = case.kind == LABELLED
         row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
         look = "yes" if labelled and case.to_look_at else ""
         told = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
         told += [identities.get(case.name, {}).get(column, "") for column in further]
-        writer.writerow([*row, *map(harmless, told)])
-    write_text(text.getvalue(), path)
+        rows.append([*row, *told])
+    write_csv(rows, path)

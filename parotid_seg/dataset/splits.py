@@ -6,11 +6,11 @@ trains on what it was validated on before.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, RecordError
+from parotid_seg.records import read_record
 
 TRAIN, VALIDATION = "train", "validation"
 VALIDATION_SHARE = 0.2
@@ -28,14 +28,10 @@ def read_splits(path: Path) -> Splits:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text())
-        return {str(name): [str(case) for case in cases] for name, cases in found.items()}
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path=path) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            "found no lists of cases by name, as in {'train': [...], 'validation': [...]}", path=path
-        ) from error
+        return read_record(path, Splits)
+    except RecordError as error:
+        expected = "expected lists of cases by name, as in {'train': [...], 'validation': [...]}"
+        raise InputError(f"{error.reason}; {expected}", path=path) from error
 
 
 def roles_of(patients: Mapping[str, str], splits: Splits) -> dict[str, str]:

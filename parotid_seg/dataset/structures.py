@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.objects import MAKER
 from parotid_seg.dicom.rt_items import RoiItem, items_of
 from parotid_seg.dicom.rt_read import frames_of, read_structure_set, series_in
 from parotid_seg.dicom.series import Series
 from parotid_seg.dicom.text import Text, text_of
 from parotid_seg.errors import ScanError
+from parotid_seg.files import open_input
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ def is_rtstruct(path: Path) -> bool:
     """Whether a file is an RTSTRUCT by its head; False for what is no DICOM."""
     try:
         with discreet(path, "DICOM file"):
-            with path.open("rb") as file:
+            with open_input(path) as file:
                 start = file.read(132)
             if start[128:] == b"DICM":
                 return bool(read_file_meta_info(path).get("MediaStorageSOPClassUID") == RTStructureSetStorage)
             if start[:2] != b"\x08\x00":  # a data set without a file header begins with group 0008
                 return False
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            header = read_object(path, ["SOPClassUID"])
             return bool(header.get("SOPClassUID") == RTStructureSetStorage)
     except ScanError:
         return False

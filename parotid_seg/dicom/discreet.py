@@ -16,6 +16,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
 from parotid_seg.errors import ParotidSegError, ScanError, system_reason
+from parotid_seg.scan.foreign import cause_of
 
 for _library in ("pydicom", "highdicom"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
@@ -30,7 +31,7 @@ def discreet(path: Path, what: str) -> Iterator[None]:
         what: for example "DICOM image".
 
     Raises:
-        ScanError: names the kind of failure, or the attribute that is missing.
+        ScanError: with the cause by the kind of what was raised, or the attribute that is missing.
     """
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,9 +39,12 @@ def discreet(path: Path, what: str) -> Iterator[None]:
             yield
         except ParotidSegError:
             raise
+        except MemoryError:
+            raise ScanError("there is not enough memory for it", path=path) from None
         except OSError as error:
             raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from None
         except Exception as error:
             if isinstance(error, AttributeError) and isinstance(error.obj, Dataset):
                 raise ScanError(f"not a complete {what}: found no {error.name}", path=path) from None
-            raise ScanError(f"not a readable {what} ({type(error).__name__})", path=path) from None
+            cause = cause_of(error) or "its content is not as expected"
+            raise ScanError(f"not a readable {what} (pydicom: {cause})", path=path) from None

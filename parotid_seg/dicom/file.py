@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_partial
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.filereader import dcmread, read_file_meta_info, read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
@@ -21,13 +22,22 @@ from pydicom.uid import (
 
 from parotid_seg.dicom.discreet import discreet
 from parotid_seg.errors import ScanError
+from parotid_seg.files import open_input
+from parotid_seg.scan.foreign import FREE_BYTES, MOST_EXPANSION
 
 HEAD = 132
 """Bytes of the preamble and of DICM, with which a DICOM file begins (DICOM PS3.10, 7.1)."""
 FIRST_GROUPS = (0x0002, 0x0008)
 """Of a data set without a preamble; its first element has a low number and is short."""
-LARGEST_INFLATED = 1 << 30
-"""Bytes that a deflated file may grow to."""
+COPIES = 3
+"""Of an inflated file in memory: its data set, its pixels, and its voxels."""
+LARGEST_INFLATED = FREE_BYTES // COPIES
+"""Bytes that a deflated file may grow to, however small it is; a large one may to `MOST_EXPANSION` / `COPIES` times."""
+MOST_ITEMS = 100_000
+"""Of all sequences of a file, however small it is; a larger one may have an item for every `BYTES_AN_ITEM`."""
+BYTES_AN_ITEM = 200
+ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""How an item of a sequence begins, in either byte order."""
 LONGEST_TEXT = 1 << 16
 """Bytes of an attribute that is no sequence; what is read of a header never needs more."""
 
@@ -82,16 +92,22 @@ class _Deflated(Exception):  # noqa: N818
 
 
 class _Bounded(io.BufferedReader):
-    """A file that is never asked for more than is left of it, whatever length its header names."""
+    """A file that is never asked for more than is left of it, whatever length its header names, nor for more items of
+    sequences than `MOST_ITEMS` allows."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self._size = os.fstat(self.fileno()).st_size
+        super().__init__(open_input(path).detach())
+        self.size = os.fstat(self.fileno()).st_size
+        self._path, self._items = path, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             raise _Deflated
-        return super().read(size if size < SMALL else max(0, min(size, self._size - self.tell())))
+        content = super().read(size if size < SMALL else max(0, min(size, self.size - self.tell())))
+        if size == 8 and content.startswith(ITEMS):
+            self._items += 1
+            _check_items(self._items, self.size, self._path)
+        return content
 
     def rest(self) -> bytes:
         """All that is left."""
@@ -148,6 +164,7 @@ def _read(path: Path, file: _Bounded, pixels: bool) -> DicomFile:
         tags = _ALL if pixels else _HEADER
         header = read_partial(source, stop_when=None if pixels else _stop(path), force=True, specific_tags=tags)
         at = source.tell()
+        _check_sequences(header, file.size, path)
         return header, at, len(header.get("PixelData") or b"") if pixels else source.seek(0, os.SEEK_END) - at
 
     try:
@@ -201,12 +218,53 @@ def _stop(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
     return stop
 
 
+def read_object(path: Path, tags: Iterable[str | BaseTag] | None = None, *, pixels: bool = False) -> FileDataset:
+    """A file's data set as pydicom reads it, within the limits of this module; call it within `discreet`.
+
+    Args:
+        path: the file.
+        tags: attributes to read; None for all.
+        pixels: whether to read the pixel data as well.
+
+    Raises:
+        ScanError: if it grows beyond a limit.
+        Exception: of any type, if it cannot be read.
+    """
+    wanted = None if tags is None else list(tags)
+    with _Bounded(path) as file:
+        try:
+            found = dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
+        except _Deflated:
+            content = _inflated(file, path)
+            found = dcmread(content, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
+            found.file_meta = read_file_meta_info(path)
+        _check_sequences(found, file.size, path)
+    found.filename, found.buffer = str(path), None
+    return found
+
+
+def _check_sequences(found: Dataset, size: int, path: Path) -> None:
+    """Raise ScanError if sequences that are not decoded yet have more items than a file of a size may."""
+    raw = (each for each in found.elements() if isinstance(each, RawDataElement) and each.tag not in _PIXELS)
+    values = [each.value for each in raw if isinstance(each.value, bytes)]
+    _check_items(sum(value.count(item) for value in values for item in ITEMS), size, path)
+
+
+def _check_items(count: int, size: int, path: Path) -> None:
+    most = max(MOST_ITEMS, size // BYTES_AN_ITEM)
+    if count > most:
+        raise ScanError(f"damaged: found more than {most} items of sequences in {size} bytes", path=path)
+
+
 def _inflated(file: _Bounded, path: Path) -> io.BytesIO:
     """The data set of a deflated file, from where the file stands (DICOM PS3.5, A.5)."""
+    most = max(LARGEST_INFLATED, MOST_EXPANSION * file.size // COPIES)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(file.rest(), LARGEST_INFLATED)
+    content = inflater.decompress(file.rest(), most)
     if inflater.unconsumed_tail:
-        raise ScanError(f"damaged: inflates to more than {LARGEST_INFLATED >> 20} MB", path=path)
+        raise ScanError(f"damaged: inflates to more than {most >> 20} MB", path=path)
+    if not inflater.eof:
+        raise ScanError("damaged: its compressed data end too early", path=path)
     return io.BytesIO(content)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pydicom
 from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -16,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
 
 from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.file import fill_blank
+from parotid_seg.dicom.file import fill_blank, read_object
 from parotid_seg.dicom.series import Series
 from parotid_seg.dicom.text import decode_undeclared
 from parotid_seg.errors import ScanError
@@ -71,7 +70,7 @@ def read_source(series: Series) -> Dataset:
     """
     path = series.slices[0].path
     with discreet(path, "DICOM image"):
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        header = read_object(path)
         fill_blank(header)
         if header.SOPInstanceUID != series.slices[0].sop_instance_uid:
             raise ScanError("found another image than when the series was read", path=path)

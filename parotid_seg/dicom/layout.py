@@ -12,11 +12,10 @@ from parotid_seg.dicom.decoders import INSTALL, decoder_for
 from parotid_seg.dicom.file import DicomFile
 from parotid_seg.dicom.groups import Place
 from parotid_seg.dicom.values import NoScan, Unusable, integer_of, item_of, number_of, text_of
+from parotid_seg.scan.foreign import MOST_VOXELS
 
-LARGEST_SLICE = 1 << 26
-"""Voxels; 8192 x 8192."""
-LARGEST_VOLUME = 1 << 31
-"""Voxels; 4 GB in memory."""
+LARGEST_SLICE = 1 << 24
+"""Voxels; 4096 x 4096."""
 LONGEST_SIDE = 32767
 """Voxels along an axis that NIfTI-1 can count."""
 ALLOCATED = (8, 16, 32)
@@ -83,10 +82,10 @@ def layout_of(file: DicomFile) -> Layout:
 def check_size(slices: int, rows: int, columns: int) -> None:
     """Raise Unusable if a volume has no voxels, or more than a scan can have."""
     sides, voxels = (slices, rows, columns), slices * rows * columns
-    if min(sides) < 1 or max(sides) > LONGEST_SIDE or rows * columns > LARGEST_SLICE or voxels > LARGEST_VOLUME:
+    if min(sides) < 1 or max(sides) > LONGEST_SIDE or rows * columns > LARGEST_SLICE or voxels > MOST_VOXELS:
         raise Unusable(
             f"found {slices} images of {rows} x {columns} voxels, expected at most {LARGEST_SLICE} an image, "
-            f"{LARGEST_VOLUME} in all and {LONGEST_SIDE} along a side"
+            f"{MOST_VOXELS} in all and {LONGEST_SIDE} along a side"
         )
 
 

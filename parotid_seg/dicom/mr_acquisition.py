@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import pydicom
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.file import fill_blank
+from parotid_seg.dicom.file import fill_blank, read_object
 from parotid_seg.dicom.groups import images_in
 from parotid_seg.dicom.series import Series, Slice
 from parotid_seg.dicom.values import Unusable, items_of, text_of, values_of, words_of
@@ -97,7 +96,7 @@ def read_acquisition(series: Series) -> Acquisition:
 def acquisition_of(first: Slice) -> Acquisition:
     """As `read_acquisition`, of any image."""
     with discreet(first.path, "DICOM image"):
-        header = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        header = read_object(first.path, TAGS)
         fill_blank(header)
         if text_of(header, "SOPInstanceUID") != first.sop_instance_uid:
             raise ScanError("found another image than when the series was read", path=first.path)

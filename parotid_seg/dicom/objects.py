@@ -6,13 +6,14 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
 
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import check_not_read
 from parotid_seg.scan.codes import LEARNING, LONGEST_LINE, MODIFYING, Coded, plain
 from parotid_seg.scan.volume import Mask
 from parotid_seg.version import VERSION
@@ -31,8 +32,7 @@ def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, 
         raise InputError(
             f"found label {int(mask.max())} in the mask, expected names for it: {len(labels)} labels", path=path
         )
-    if path.resolve() in {file.resolve() for file in (*(each.path for each in series.slices), *read) if file}:
-        raise InputError("cannot be written: it is one of the files that are read", path=path)
+    check_not_read(path, [*(each.path for each in series.slices), *filter(None, read)])
 
 
 def add_maker(dataset: Dataset, model: str) -> None:
@@ -63,7 +63,7 @@ def is_own_object(path: Path) -> bool:
     tags = ["Manufacturer", "ContributingEquipmentSequence"]
     try:
         with discreet(path, "DICOM object"):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            header = read_object(path, tags)
             equipment = [header, *(header.get("ContributingEquipmentSequence") or ())]
             return any(each.get("Manufacturer") == MAKER for each in equipment)
     except ScanError:

@@ -20,7 +20,9 @@ from parotid_seg.dicom.layout import Layout, layout_of, scaling_of
 from parotid_seg.dicom.series import Series
 from parotid_seg.dicom.values import Unusable, integer_of, text_of, values_of
 from parotid_seg.errors import ScanError
+from parotid_seg.files import size_of
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.foreign import check_room
 from parotid_seg.scan.volume import Voxels
 
 ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
@@ -32,6 +34,10 @@ HIGHEST_AIR_HU = -500.0
 """No tissue of a CT is darker, so voxels of a padding value up to this may all count as air."""
 SMALLEST_PADDING = 0.005
 """Share of a slice that a region of padding has at least; a corner outside a circle has 0.05."""
+
+
+BYTES_A_VOXEL = 7
+"""Of memory, at most: as int16 and as float32, and whether it is padding."""
 
 
 class Pixels(NamedTuple):
@@ -57,6 +63,7 @@ def read_voxels(series: Series) -> Pixels:
     Raises:
         ScanError: if a file cannot be read, or is no longer what it was when the series was found.
     """
+    _check_room(series)
     frames = Frames()
     volume = _read_files(series, frames)
     try:
@@ -67,6 +74,12 @@ def read_voxels(series: Series) -> Pixels:
     except Unusable as error:
         raise ScanError(f"{error}", path=series.folder) from None
     return Pixels(voxels, (*frames.flags(), *flags), frames.decoders())
+
+
+def _check_room(series: Series) -> None:
+    """Raise ScanError if the voxels of a series take more memory than its files justify."""
+    stored = sum(size_of(path) for path in {each.path for each in series.slices})
+    check_room(series.folder, series.voxels, series.voxels * BYTES_A_VOXEL, stored)
 
 
 def _read_files(series: Series, frames: Frames) -> _Volume:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.file import fill_blank
+from parotid_seg.dicom.file import fill_blank, read_object
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.geometry import EXACT
@@ -76,9 +75,7 @@ def read_planes(series: Series) -> tuple[Plane, ...]:
     for each in series.slices:
         with discreet(each.path, "DICOM image"):
             if each.path not in headers:
-                headers = {
-                    each.path: pydicom.dcmread(each.path, stop_before_pixels=True, force=True, specific_tags=PLANE_TAGS)
-                }
+                headers = {each.path: read_object(each.path, PLANE_TAGS)}
             header = headers[each.path]
             fill_blank(header)
             if header.SOPInstanceUID != each.sop_instance_uid:

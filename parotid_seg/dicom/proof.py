@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.contours import filled
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.planes import Plane, plane_of_frame, read_planes
 from parotid_seg.dicom.rt_read import contour_points
 from parotid_seg.dicom.series import Series
@@ -63,7 +64,7 @@ def prove_written(
     _check_planes(planes, series, shown)
     with discreet(shown, "DICOM object"):
         written = pydicom.dcmread(path)
-        source = pydicom.dcmread(series.slices[0].path, stop_before_pixels=True, force=True, specific_tags=list(WHOSE))
+        source = read_object(series.slices[0].path, WHOSE)
         for keyword in WHOSE:
             if (written.get(keyword) or "") != (source.get(keyword) or ""):
                 raise ScanError(f"found another {keyword} than in {series.slices[0].path.name}", path=shown)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.config import strict_reading
 from pydicom.dataelem import RawDataElement
@@ -23,6 +22,7 @@ from pydicom.uid import RTStructureSetStorage
 from parotid_seg.dicom.combined import combined
 from parotid_seg.dicom.contours import Points
 from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.file import read_object
 from parotid_seg.dicom.rt_items import RoiItem, items_of
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
@@ -252,7 +252,7 @@ def read_structure_set(path: Path) -> FileDataset:
     """
     with discreet(path, "RT structure set"):
         with strict_reading():  # else pydicom takes the end of a file that is cut off for the end of its content
-            dataset = pydicom.dcmread(path, force=True)
+            dataset = read_object(path, pixels=True)
         if dataset.SOPClassUID != RTStructureSetStorage:
             raise ScanError(
                 f"found SOP class {plain(dataset.SOPClassUID.name)[:64]}, expected an RT Structure Set", path=path

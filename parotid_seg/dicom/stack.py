@@ -20,6 +20,7 @@ from parotid_seg.dicom.frame import TELLING, Frame
 from parotid_seg.dicom.groups import MODALITIES
 from parotid_seg.dicom.layout import check_size
 from parotid_seg.dicom.values import NoScan, Unusable
+from parotid_seg.files import open_input
 
 SAME_MM = 0.01
 """Images no further apart are at one position."""
@@ -156,7 +157,7 @@ def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
 def _hash_pixels(path: Path, at: int) -> str:
     """Hash of a file from where its pixels begin."""
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             file.seek(at)
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

@@ -69,6 +69,7 @@ def describe_layers(engine: bytes, library: str) -> list[Layer]:
     inspector = loaded.create_engine_inspector()
     inspector.execution_context = _context_of_usual_shapes(trt, loaded)
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    # not from a file: the library says this of an engine whose hash was checked, and which runs as a program anyway
     return [_engine_layer(entry) for entry in json.loads(text)["Layers"]]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +25,10 @@ from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.export.triton import check_entry, write_repository
 from parotid_seg.export.triton_config import Serving
-from parotid_seg.files import make_folder, whole_file, write_text
+from parotid_seg.files import make_folder, whole_file
 from parotid_seg.gate import INT8_SCANS
 from parotid_seg.models import example_folder
+from parotid_seg.records import write_record
 from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, sidecar_path
 from parotid_seg.runtime.trt_library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
@@ -212,7 +212,7 @@ def _considered(
 
 
 def _write(record: dict[str, Any], path: Path) -> None:
-    write_text(json.dumps(record, indent=1) + "\n", path)
+    write_record(record, path)
 
 
 def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, seconds: Seconds, report: Report) -> _Source:

@@ -13,10 +13,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from parotid_seg.contract import METADATA_KEY, Contract, Grid
+from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, Contract, Grid
 from parotid_seg.export.names import name_after_modules
 from parotid_seg.runtime.backend import INPUTS
-from parotid_seg.runtime.model_file import graph_hash
+from parotid_seg.runtime.model_file import graph_hash, sealed
 from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
@@ -51,13 +51,13 @@ def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onn
 
 
 def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
-    """The model file's bytes, contract and the graph's hash included."""
+    """The model file's bytes: the graph, the contract, and the seal over both."""
     onnx.checker.check_model(model, full_check=True)
     del model.metadata_props[:]
     hashed = graph_hash(model.SerializeToString(deterministic=True))
-    helper.set_model_props(model, {METADATA_KEY: dataclasses.replace(contract, graph_sha256=hashed).to_json()})
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    promised = dataclasses.replace(contract, graph_sha256=hashed, schema_version=SCHEMA_VERSION)
+    helper.set_model_props(model, {METADATA_KEY: promised.to_json()})
+    return sealed(model.SerializeToString(deterministic=True))
 
 
 def _translate(net: ParotidNet, grid: Grid, channels: int) -> onnx.ModelProto:

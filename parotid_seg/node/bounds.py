@@ -1,18 +1,24 @@
-"""What a peer that connects can do to this machine, bounded: connections, memory, disk and waiting."""
+"""What a peer that has an association can do to this machine, bounded: memory, disk, waiting and the log."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
+import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Container
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydicom import uid
 from pynetdicom import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ, DIMSEMessage
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from parotid_seg.node import objects
 from parotid_seg.node.inbox import Inbox
@@ -26,18 +32,110 @@ LONGEST_PDU = 1 << 20
 """Bytes; a peer is told to send less."""
 MOST_WAITING = 4
 """Requests that a peer may have sent ahead; it is to wait for each answer."""
-SPARE_CONNECTIONS = 8
-"""Beyond the associations, so that one too many gets an answer."""
+CLOSING_S = 5.0
+"""For a peer to close its connection after the end of its association."""
+LONGEST_COMPLAINT = 150
+"""Characters."""
 
 
-class Server(ThreadedAssociationServer):  # type: ignore[misc]
-    """Closes connections beyond those that could become associations or get an answer that they cannot."""
+class Server(AssociationServer):  # type: ignore[misc]
+    """Listens; `Admission` accepts connections, and `hand_over` makes associations of them."""
 
-    daemon_threads = True
+    request_queue_size = 128
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for a connection."""
-        return bool(len(self.active_associations) < self.ae.maximum_associations + SPARE_CONNECTIONS)
+    def hand_over(self, connection: socket.socket, address: tuple[str, int], received: bytes) -> Association:
+        """Make an association of a connection, on which its request has come."""
+        handler: _Handler = self.RequestHandlerClass(connection, address, self)
+        handler.begin(received)
+        return handler.association
+
+
+class _Handler(RequestHandler):  # type: ignore[misc]
+    welcome: Callable[[Association], None]
+
+    def handle(self) -> None:
+        """Do nothing before `begin`."""
+
+    def begin(self, received: bytes) -> None:
+        """Start the association.
+
+        Args:
+            received: what came on the connection.
+        """
+        self.association = association = self._create_association()
+        association.dul.socket = None
+        association.dul.event_queue.get_nowait()  # the new socket announces itself again
+        association.set_socket(_BoundedSocket(association, self.request, received))
+        _guard(association)
+        self.welcome(association)
+        association.start()
+
+
+def _guard(association: Association) -> None:
+    """Let nothing that is raised in an association's two threads end otherwise than in one word of complaint.
+
+    `association.complaint` is the first thing that went wrong, a line without anything that the peer said.
+    """
+    association.complaint = ""
+    association.dul.daemon = True
+    for thread in (association, association.dul):
+        thread.run = partial(_run, association, thread.run)
+    association.kill = partial(_kill, association)
+
+
+def _run(association: Association, run: Callable[[], None]) -> None:
+    try:
+        run()
+    except Exception as error:  # whatever a hostile peer does to the library
+        association.complaint = association.complaint or type(error).__name__
+        association._kill = True
+        association.is_established = False
+        _shut(association)
+        association.dul.kill_dul()
+
+
+def _kill(association: Association) -> None:
+    """`Association.kill`, which waits for the peer without end."""
+    association._reactor_checkpoint.set()
+    association._kill, association.is_established, association._is_paused = True, False, True
+    end = time.monotonic() + CLOSING_S
+    while association.dul.is_alive() and association.dul.state_machine.current_state != "Sta1":
+        if time.monotonic() > end:
+            _shut(association)
+            break
+        time.sleep(0.01)
+    association.dul.kill_dul()
+
+
+def _shut(association: Association) -> None:
+    """Close an association's connection."""
+    wrapper = association.dul.socket
+    connection = wrapper.socket if wrapper is not None else None
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+class _Complaints(logging.Handler):
+    """Of what pynetdicom logs, keeps the first of each association that came in, numbers left out; prints nothing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        thread: Any = threading.current_thread()
+        association = getattr(thread, "assoc", thread)  # a reader's, or itself
+        if getattr(association, "complaint", None) == "":
+            text = type(record.msg).__name__ if isinstance(record.msg, BaseException) else record.getMessage()
+            association.complaint = re.sub(r"\d+", "#", " ".join(text.split()))[:LONGEST_COMPLAINT]
+
+
+def hush() -> None:
+    """Have pynetdicom and pydicom print nothing, whatever peers do."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    log = logging.getLogger("pynetdicom")
+    log.setLevel(logging.ERROR)
+    log.propagate = False
+    if not any(isinstance(handler, _Complaints) for handler in log.handlers):
+        log.addHandler(_Complaints())
 
 
 def handler_of(welcome: Callable[[Association], None]) -> type[RequestHandler]:
@@ -46,29 +144,38 @@ def handler_of(welcome: Callable[[Association], None]) -> type[RequestHandler]:
     Args:
         welcome: told of each, before anything is read from it.
     """
-
-    class Handler(RequestHandler):  # type: ignore[misc]
-        def _create_association(self) -> Association:
-            association = super()._create_association()
-            association.dul.socket = None
-            association.dul.event_queue.get_nowait()  # the new socket announces itself again
-            association.set_socket(_BoundedSocket(association, client_socket=self.request))
-            welcome(association)
-            return association
-
-    return Handler
+    return type("Handler", (_Handler,), {"welcome": staticmethod(welcome)})
 
 
 class _BoundedSocket(AssociationSocket):  # type: ignore[misc]
-    """Reads no PDU that is much longer than what the peer was told, and waits for the rest of one for so long only."""
+    """Reads no PDU that is much longer than what the peer was told, and waits for the rest of one for so long only.
+
+    Args:
+        association: its own.
+        connection: accepted.
+        received: what came on it already.
+    """
+
+    def __init__(self, association: Association, connection: socket.socket, received: bytes) -> None:
+        super().__init__(association, client_socket=connection)
+        connection.settimeout(association.network_timeout)
+        self._received = bytearray(received)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read."""
+        return bool(self._received and self.socket) or bool(super().ready)
 
     def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes; fewer if the connection ends."""
         if nr_bytes > LONGEST_PDU:
             raise OSError(errno.EMSGSIZE, "a PDU is too long")
         connection, silence_s = self.socket, self.assoc.network_timeout
         if connection is None:
             raise OSError(errno.ENOTCONN, "the connection is closed")
-        end, stream = time.monotonic() + silence_s, bytearray()
+        stream = self._received[:nr_bytes]
+        del self._received[:nr_bytes]
+        end = time.monotonic() + silence_s
         while len(stream) < nr_bytes:
             connection.settimeout(max(end - time.monotonic(), 0.001))
             piece = connection.recv(min(nr_bytes - len(stream), 1 << 16))
@@ -98,6 +205,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             if self.message is None:
                 self.message = DIMSEMessage()
                 self.message.data_set = self._spool(self.message)
+                self.message.message_to_primitive = partial(_primitive_of, self.message)
             message = self.message
             super().receive_primitive(primitive)
             bad = self.msg_queue.qsize() > MOST_WAITING or message.encoded_command_set.tell() > LONGEST_PDU
@@ -139,3 +247,13 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         )
         encoded: bytes = encode_file_meta(meta)
         return bytes(128) + b"DICM" + encoded
+
+
+def _primitive_of(message: DIMSEMessage) -> Any:
+    """What the service classes get. Raises ValueError unless it is a C-STORE or a C-ECHO.
+
+    Of other requests pynetdicom starts a thread for some, and answers to others what this node does not mean.
+    """
+    if not isinstance(message, (C_STORE_RQ, C_ECHO_RQ)):
+        raise ValueError("neither C-STORE nor C-ECHO")
+    return type(message).message_to_primitive(message)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from parotid_seg.files import make_folder, whole_file
+from parotid_seg.errors import InputError, RecordError
+from parotid_seg.files import make_folder
+from parotid_seg.records import is_plain_name, read_record, write_record
 
 STARTED = "started"
 """Being segmented, or it was when the node ended."""
@@ -26,6 +27,7 @@ REFUSED = "refused"
 """The peer does not take the result."""
 SENT = "sent"
 """The peer has the result."""
+STATUSES = (STARTED, FAILED, INCOMPLETE, DONE, REFUSED, SENT)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Record:
     results: tuple[str, ...] = ()
     deaths: int = 0
 
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise InputError(f"status: found {self.status!r}, expected one of: {', '.join(STATUSES)}")
+        for name in (*self.slices, *self.results):
+            if not is_plain_name(name):
+                raise InputError(f"found the file name {name!r}, expected one without a path")
+        if self.deaths < 0:
+            raise InputError(f"deaths: found {self.deaths}, expected 0 or more")
+
 
 class Ledger:
     """Records by series (see `short_hash`); threads may share it.
@@ -70,10 +81,8 @@ class Ledger:
     def get(self, series: str) -> Record | None:
         """A series' record; None if there is none that can be read."""
         try:
-            found = json.loads(self._path(series).read_bytes())
-            slices = {name: Slice(str(sha256), int(mtime)) for name, (sha256, mtime) in found.pop("slices").items()}
-            return Record(slices=slices, results=tuple(found.pop("results")), **found)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return read_record(self._path(series), Record, follow=False, upgrade=_of_this_version)
+        except RecordError:
             return None
 
     def put(self, series: str, record: Record) -> None:
@@ -104,11 +113,22 @@ class Ledger:
         return self.folder / f"{series}.json"
 
     def _write(self, series: str, record: Record) -> None:
-        content = dataclasses.asdict(record)
-        content["slices"] = {name: (found.sha256, found.mtime_ns) for name, found in record.slices.items()}
-        with whole_file(self._path(series)) as partial:
-            partial.write_text(json.dumps(content), encoding="ascii")
+        write_record(record, self._path(series))
         sync_folder(self.folder)
+
+
+def _of_this_version(found: Any) -> Any:
+    """A record's content; older versions kept a slice as a list."""
+    slices = found.get("slices") if isinstance(found, dict) else None
+    if not isinstance(slices, dict):
+        return found
+    of_now = {
+        name: dict(zip(("sha256", "mtime_ns"), each, strict=True))
+        if isinstance(each, list) and len(each) == 2
+        else each
+        for name, each in slices.items()
+    }
+    return {**found, "slices": of_now}
 
 
 def short_hash(uid: str) -> str:

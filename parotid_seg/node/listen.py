@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from parotid_seg.files import locked, make_folder
@@ -45,6 +46,11 @@ def listen(
         InputError: before anything is taken, if the port cannot be listened on.
         OutputError: before anything is taken, if the folder cannot be written to, or another node works in it.
     """
+    with _private():
+        return _listen(options, segment, say, stop)
+
+
+def _listen(options: ListenOptions, segment: Segment, say: Say, stop: threading.Event | None) -> int:
     make_folder(options.out)
     with locked(options.out / ".lock", options.out), warnings.catch_warnings(), _Signals() as signals:
         warnings.simplefilter("ignore")  # pydicom's hold what files say
@@ -52,6 +58,16 @@ def listen(
         with contextlib.suppress(KeyboardInterrupt):  # a second signal
             node.run(lambda: signals.told or (stop is not None and stop.is_set()))
         return 130 if signals.number == signal.SIGINT else 0
+
+
+@contextlib.contextmanager
+def _private() -> Iterator[None]:
+    """Make whatever is written meanwhile, by processes that are started, too, readable to this user only."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 class _Node:
@@ -65,6 +81,8 @@ class _Node:
             self._outbox = Outbox(
                 options.send_to, options.ae_title, self._work.results, ledger, self._work.delivered, say
             )
+        for folder in (self._inbox.folder, ledger.folder, self._work.results):  # older versions made them for all
+            folder.chmod(0o700)
         self._reception = Reception(options, self._inbox, say)
 
     def run(self, stopping: Callable[[], bool]) -> None:

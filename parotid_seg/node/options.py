@@ -52,6 +52,32 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Who may connect.
+
+    Attributes:
+        ae_title: its AE title.
+        address: the only address that it may have; empty if any.
+    """
+
+    ae_title: str
+    address: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Caller:
+        """A caller from "AE" or "AE@ADDRESS"; what follows an @ and is no IP address belongs to the title.
+
+        Raises:
+            InputError: if the text is none.
+        """
+        ae_title, _, address = text.rpartition("@")
+        if not (ae_title and _address(address)):
+            ae_title, address = text, ""
+        check_ae_title(ae_title, "--allow")
+        return cls(ae_title, str(ipaddress.ip_address(address)) if address else "")
+
+
+@dataclass(frozen=True)
 class ListenOptions:
     """How the node listens, and what it does with what it has got.
 
@@ -60,12 +86,14 @@ class ListenOptions:
         out: folder for everything: received slices, results, the state of each series.
         host: address of the network interface to listen on; "0.0.0.0" is all of them.
         ae_title: the node's own.
-        allowed: AE titles that may connect; with none, nobody may.
+        allowed: who may connect, see `Caller.parse`; with none, nobody may. Addresses that are named here have room
+            of their own: whatever comes from others does not keep them out.
         send_to: who gets the results; None keeps them in `out` only.
         quiet_s: a series is complete once nothing more came for so long.
         keep_received: keep received slices after the result was delivered, or, without `send_to`, written.
         keep_failed_days: how long the slices of a series that could not be segmented are kept.
-        most_associations: at the same time; more are turned away.
+        most_associations: of one address at the same time; more are turned away. All addresses that are not named in
+            `allowed` have four more together.
         largest_object_mib: an object with more bytes is refused.
         spare_mib: with less free space on `out`'s disk, objects are refused.
         silence_s: an association in which nothing comes for so long is ended.
@@ -90,8 +118,8 @@ class ListenOptions:
         if not _address(self.host):
             raise InputError(f"--host: found {self.host!r}, expected an IP address of this machine, such as 127.0.0.1")
         check_ae_title(self.ae_title, "--ae-title")
-        for title in self.allowed:
-            check_ae_title(title, "--allow")
+        for caller in self.allowed:
+            Caller.parse(caller)
         for option, value in (("--quiet-seconds", self.quiet_s), ("--keep-failed-days", self.keep_failed_days)):
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{option}: found {value}, expected 0 or more")
@@ -105,6 +133,11 @@ class ListenOptions:
                 raise InputError(f"{option}: found {number}, expected at least 1")
         if self.spare_mib < 0:
             raise InputError(f"--spare-mib: found {self.spare_mib}, expected 0 or more")
+
+    @property
+    def callers(self) -> tuple[Caller, ...]:
+        """Who may connect."""
+        return tuple(map(Caller.parse, self.allowed))
 
     @property
     def exposed(self) -> bool:

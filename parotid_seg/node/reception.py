@@ -19,7 +19,8 @@ from pynetdicom.sop_class import Verification
 
 from parotid_seg.errors import InputError
 from parotid_seg.node import objects
-from parotid_seg.node.bounds import LONGEST_PDU, Messages, Server, handler_of
+from parotid_seg.node.admission import Admission, Notices
+from parotid_seg.node.bounds import CLOSING_S, LONGEST_PDU, Messages, Server, handler_of, hush
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.objects import Refused, Spool, identify
 from parotid_seg.node.options import ListenOptions, Say
@@ -50,8 +51,8 @@ TRANSFER_SYNTAXES = (
     uid.JPEGExtended12Bit,
 )
 """Best first: of those that a peer offers, it is told to use the first. Deflated is not there: it can be a bomb."""
-NEGOTIATION_S = 10.0
-"""For a peer that is connected to say who it is."""
+MOST_THREADS = 10_000
+"""Associations by pynetdicom's own count, which is not used: see `Admission`."""
 POLL_S = 0.2
 
 
@@ -59,7 +60,8 @@ POLL_S = 0.2
 class _Guest:
     """What came of an association so far."""
 
-    name: str = ""
+    title: str = ""
+    address: str = ""
     taken: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -77,7 +79,8 @@ class Reception:
 
     def __init__(self, options: ListenOptions, inbox: Inbox, say: Say) -> None:
         _config.LOG_HANDLER_LEVEL = "none"  # else each PDU is put into words that nobody reads
-        self._options, self._inbox, self._say = options, inbox, say
+        hush()
+        self._options, self._inbox, self._say, self._notices = options, inbox, say, Notices(say)
         self._guests: dict[Association, _Guest] = {}
         self._lock = threading.Lock()
         ae = AE(options.ae_title)
@@ -85,12 +88,11 @@ class Reception:
         for sop_class in SOP_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         # An empty list would let in everybody: a title that nobody knows lets in nobody.
-        ae.require_calling_aet = list(options.allowed) or [secrets.token_hex(8)]
-        ae.maximum_associations = options.most_associations
+        ae.require_calling_aet = [each.ae_title for each in options.callers] or [secrets.token_hex(8)]
+        ae.maximum_associations = MOST_THREADS
         ae.maximum_pdu_size = LONGEST_PDU // 4
-        ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = NEGOTIATION_S, options.silence_s, options.silence_s
+        ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = CLOSING_S, options.silence_s, options.silence_s
         handlers: list[EventHandlerType] = [
-            (evt.EVT_REJECTED, self._turned_away),
             (evt.EVT_ESTABLISHED, self._came),
             (evt.EVT_C_STORE, self._store),
         ]
@@ -105,16 +107,17 @@ class Reception:
             known = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
             reason = known.get(error.errno or 0, error.strerror)
             raise InputError(f"--port: {options.host}:{options.port} cannot be listened on: {reason}") from error
-        self._server.timeout = POLL_S
+        self._admission = Admission(self._server.socket, options, self._server.hand_over, self._notices)
 
     def serve(self, stopping: Callable[[], bool]) -> None:
         """Answer until it is time to stop; then no new association is taken."""
         try:
             while not stopping():
-                self._server.handle_request()
-                self._server.service_actions()
+                self._admission.poll(POLL_S)
                 self.look_after()
+                self._notices.flush()
         finally:
+            self._admission.close()
             self._server.server_close()
             self._say("stopping: no new association is taken")
 
@@ -146,10 +149,12 @@ class Reception:
                 association.dimse.discard()
             self._inbox.left(association)
             for series, count in guest.taken.items():
-                self._say(f"{guest.name}: {count} objects of series {series} received")
+                self._say(f"{guest.title!r} at {guest.address}: {count} objects of series {series} received")
             for reason, count in guest.refused.items():
                 if count > 1:
-                    self._say(f"{guest.name}: {count} objects refused in all: {reason}")
+                    self._notices.say(guest.address, f"objects refused in all: {reason}", guest.title, count)
+            if association.complaint:
+                self._notices.say(association.requestor.address, f"an association failed: {association.complaint}")
 
     def _welcome(self, association: Association) -> None:
         """A peer has connected."""
@@ -157,15 +162,10 @@ class Reception:
         with self._lock:
             self._guests[association] = _Guest()
 
-    def _turned_away(self, event: Event) -> None:
-        if event.assoc.requestor.ae_title not in self._options.allowed:
-            self._say(f"{_name_of(event.assoc)}: turned away, this AE title is not allowed (--allow)")
-        else:
-            self._say(f"{_name_of(event.assoc)}: turned away, there are too many associations")
-
     def _came(self, event: Event) -> None:
         with self._lock:
-            self._guests[event.assoc].name = _name_of(event.assoc)
+            guest, requestor = self._guests[event.assoc], event.assoc.requestor
+            guest.title, guest.address = str(requestor.ae_title), requestor.address
 
     def _store(self, event: Event) -> int:
         """Take an object; the status to answer."""
@@ -186,10 +186,6 @@ class Reception:
             spool.discard(objects.OVER)  # of what is in its place by now, nothing
         guest.refused[refusal.reason] += 1
         if guest.refused[refusal.reason] == 1:
-            self._say(f"{guest.name}: an object is refused: {refusal.reason} (status {refusal.status:04X})")
+            what = f"an object is refused: {refusal.reason} (status {refusal.status:04X})"
+            self._notices.say(guest.address, what, guest.title)
         return refusal.status
-
-
-def _name_of(association: Association) -> str:
-    title = "".join(c if c.isprintable() else "?" for c in str(association.requestor.ae_title))
-    return f"{title!r} at {association.requestor.address}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, MachineError
 from parotid_seg.flags import Flag
 from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.backend import Backend
@@ -29,6 +29,8 @@ def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True
         flags: list[Flag] = []
 
         def note(outcome: Outcome) -> None:
+            if outcome.machine:
+                raise MachineError(outcome.entry.reason)
             if outcome.status == "failed":
                 failures.append(outcome.entry.failure)
             flags.extend(outcome.entry.flags)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parotid_seg.errors import OutputError, ParotidSegError
+from parotid_seg.errors import EXHAUSTED, MachineError, OutputError, ParotidSegError
 from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import (
@@ -32,7 +32,7 @@ PARTIAL = ".partial-"
 """A folder of results that is not whole."""
 MOST_DEATHS = 3
 RETRY_S = 60.0
-"""After results could not be written."""
+"""After results could not be written, or the machine had run out of something."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Segmented:
 Segment = Callable[[Path, Path], Segmented]
 """Segments a series: (its folder of DICOM files, an empty folder for results) -> `Segmented`.
 
-A ParotidSegError is a reason of failure as well, but for OutputError, after which the series is tried again later.
+A ParotidSegError is a reason of failure as well, but for OutputError and MachineError, after which the series is tried
+again later.
 """
 
 
@@ -111,8 +112,9 @@ class Work:
         kept = False
         try:
             kept = self._do(series) and self._options.send_to is None
-        except (OSError, OutputError) as error:
-            self._say(f"series {series}: put off, files cannot be read or written: {error}")
+        except (OSError, OutputError, MachineError) as error:
+            why = "" if isinstance(error, MachineError) else ", files cannot be read or written"
+            self._say(f"series {series}: put off{why}: {error}")
             self._inbox.expect(series, RETRY_S)
         finally:
             self._inbox.finish(series)
@@ -201,10 +203,10 @@ class Work:
             segmented = self._segment(self._inbox.path_of(series), scratch)
             whole = segmented.files and all(path.is_relative_to(scratch) and path.is_file() for path in segmented.files)
             return segmented if segmented.reason or whole else Segmented(reason="there is no result")
-        except OutputError:
+        except (OutputError, MachineError):
             raise
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in {*NO_ROOM, *EXHAUSTED}:
                 raise
             return Segmented(reason=f"unexpected {type(error).__name__} ({error.strerror})")
         except ParotidSegError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.choose import Candidate, Say
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
@@ -70,6 +70,12 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
         found = read_model(path)[1]
     except ModelError as error:
         say(f"not used: {error}")
+        return None
+    if found.schema_version != contract.schema_version:
+        say(
+            f"{path}: not used: contract of schema version {found.schema_version}, expected {contract.schema_version}, "
+            f"that of {model.name}; export it again"
+        )
         return None
     ours = replace(found, **{name: getattr(contract, name) for name in DIFFERENT})
     if found.precision != precision or ours != contract:

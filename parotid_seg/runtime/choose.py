@@ -11,16 +11,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from parotid_seg.errors import OutputError, ParotidSegError
-from parotid_seg.files import write_text
+from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordError
+from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.backend import Backend
 
 SCHEMA_VERSION = 1
+LARGEST_BATCH = 1024
+"""Slices; a larger one is no choice of ours."""
 LEAST_GAIN = 1.1
 """How much faster a lower precision than the model file's must be to be worth its rounding."""
 BITS = {"int8": 1, "bf16": 2, "fp16": 3, "fp32": 4}
@@ -80,6 +82,10 @@ class Choice:
     measured: str
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        if self.name not in self.looks_per_s or not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise InputError(f"found {self.name!r} in batches of {self.batch_size}, expected an engine that was tried")
+
     def __str__(self) -> str:
         others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.looks_per_s.items() if name != self.name)
         refused = "".join(f"; {name} not taken: {reason}" for name, reason in self.refused.items())
@@ -127,7 +133,7 @@ def choose(
     where = f"kept in {place}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(json.dumps(asdict(choice), indent=1) + "\n", place)
+        write_record(choice, place)
     except (OutputError, OSError) as error:
         where = f"not kept, so that the next run may choose another: {error}"
     say(f"{choice} (measured on this machine just now, {where})")
@@ -173,13 +179,10 @@ def _tried(
 def _kept(place: Path, names: Mapping[str, object]) -> Choice | None:
     """An earlier choice; None if there is none that can be used."""
     try:
-        found: dict[str, Any] = json.loads(place.read_text())
-        choice = Choice(**found)
-        usable = choice.schema_version == SCHEMA_VERSION and choice.name in names and choice.batch_size >= 1
-        str(choice)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        choice = read_record(place, Choice, version=SCHEMA_VERSION)
+    except RecordError:
         return None
-    return choice if usable else None
+    return choice if choice.name in names else None
 
 
 def place_for(facts: Mapping[str, object]) -> Path:

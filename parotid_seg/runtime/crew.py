@@ -1,23 +1,26 @@
 """Processes that read scans and write masks beside the one that runs the model, seen from there.
 
-Whatever a damaged file does to such a process, it costs one case.
+Whatever a damaged or hostile file does to such a process, it costs one case: what the process says is checked, see
+`answers`, and a process that says anything else is ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import queue
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 
-from parotid_seg.errors import ScanError
+from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
+from parotid_seg.runtime.answers import Asked, next_answer
 from parotid_seg.runtime.batches import Labelled
-from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
-from parotid_seg.runtime.pipes import cause, command_of, send
+from parotid_seg.runtime.frames import ProtocolError
+from parotid_seg.runtime.messages import Finished, Job, PutOff, Stopped, Work
+from parotid_seg.runtime.pipes import cause, command_of
+from parotid_seg.runtime.requests import send_request
 from parotid_seg.scan.chunks import Covered
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -26,16 +29,21 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 @dataclass(frozen=True)
 class Died:
-    """The worker is gone, and why."""
+    """The worker is gone.
+
+    Attributes:
+        reason: why.
+        invalid: whether it was ended because of what it said; then its case is not tried again.
+    """
 
     reason: str
+    invalid: bool = False
 
 
-Event = tuple["Worker", Covered | Finished | Stopped | Died]
+Event = tuple["Worker", Covered | Finished | PutOff | Stopped | Died]
 
 
-class _EndOfMessages:
-    """Put among a worker's messages, it ends the thread that sends them."""
+_Request = Work | Job | Labelled | ScanError
 
 
 class Worker:
@@ -47,30 +55,47 @@ class Worker:
     Attributes:
         job: what it is at; None if it waits for a job.
         since: when it last got something to do (monotonic seconds); None while it waits for the main process.
+
+    Raises:
+        MachineError: if the machine has no room for another process.
     """
 
     def __init__(self, events: queue.SimpleQueue[Event]) -> None:
         self.job: Job | None = None
         self.since: float | None = None
         self._events = events
-        self._letters: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._work: Work | None = None
+        self._voxels = 0
         self._killed_for = ""
-        self._process = subprocess.Popen(
-            command_of("parotid_seg.runtime.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD},
-        )
+        self._labelled = 0
+        try:
+            self._process = subprocess.Popen(
+                command_of("parotid_seg.runtime.worker"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **ONE_THREAD},
+            )
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise MachineError.of(error) from error
+            raise
         self._thread = threading.Thread(target=self._converse, daemon=True)
         self._thread.start()
 
     def begin(self, work: Work) -> None:
         """Tell it what all cases have in common; once, before the first case."""
-        self._letters.put(work)
+        self._work = work
+        self._requests.put(work)
 
-    def give(self, job: Job) -> None:
-        """Hand it a case."""
-        self.job = job
+    def give(self, job: Job, voxels: int) -> None:
+        """Hand it a case.
+
+        Args:
+            job: the case.
+            voxels: of its scan, by the header; the worker cannot send more.
+        """
+        self.job, self._voxels = job, voxels
         self._say(job)
 
     def answer(self, answer: Labelled | ScanError) -> None:
@@ -81,47 +106,61 @@ class Worker:
         """End the process at once; its `Died` will give this reason."""
         self._killed_for = reason
         self._process.kill()
-        self._letters.put(_EndOfMessages())  # the thread may be waiting for a message
+        self._requests.put(None)  # the thread may be waiting for a request
 
     def wait(self) -> None:
         """Until the process is gone, its pipes are closed and its thread has ended."""
         self._process.wait()
         self._thread.join()
 
-    def _say(self, message: object) -> None:
+    def _say(self, request: _Request) -> None:
         self.since = time.monotonic()
-        self._letters.put(message)
+        self._requests.put(request)
 
     def _converse(self) -> None:
         """In a thread of its own, so that nobody else waits for this worker."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
+        invalid = ""
         try:
-            send(self._next_message(), stdin)
+            send_request(self._next_request(), stdin)
             while True:
-                send(self._next_message(), stdin)
-                message = pickle.load(stdout)
+                request = self._next_request()
+                asked = self._asked(request)
+                send_request(request, stdin)
+                answer = next_answer(stdout, asked)
                 self.since = None
-                self._events.put((self, message))
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-            self._process.kill()
-            status = self._process.wait()
-            with contextlib.suppress(OSError):
-                stdin.close()
-            stdout.close()
-            self._events.put((self, Died(self._killed_for or cause(status))))
+                self._events.put((self, answer))
+        except ProtocolError as error:
+            invalid = f"its process was ended because of an answer that is not valid: {error}"
+        except MemoryError:
+            self._killed_for = self._killed_for or "there is not enough memory for what its process sends"
+        except (OSError, EOFError, ValueError):
+            pass
+        self._process.kill()
+        status = self._process.wait()
+        with contextlib.suppress(OSError):
+            stdin.close()
+        stdout.close()
+        self._events.put((self, Died(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
 
-    def _next_message(self) -> object:
+    def _asked(self, request: _Request) -> Asked:
+        assert self._work is not None
+        assert self.job is not None
+        self._labelled = 0 if isinstance(request, Job) else self._labelled + 1
+        return Asked(self._work, self.job, self._voxels, self._labelled)
+
+    def _next_request(self) -> _Request:
         """What to send next. Raises EOFError once the worker is to end."""
-        message = self._letters.get()
-        if isinstance(message, _EndOfMessages):
+        request = self._requests.get()
+        if request is None:
             raise EOFError
-        return message
+        return request
 
 
 class Crew:
-    """Workers. The first process starts with it, to be ready when the model is.
+    """Workers. The first process starts with it, to be ready when the model is; if it cannot, `hire` tries again.
 
     Attributes:
         events: what workers say.
@@ -129,11 +168,17 @@ class Crew:
 
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._all = [Worker(self.events)]
+        self._all: list[Worker] = []
+        with contextlib.suppress(MachineError):
+            self._all.append(Worker(self.events))
         self._spare = list(self._all)
 
     def hire(self, work: Work) -> Worker:
-        """A worker for cases."""
+        """A worker for cases.
+
+        Raises:
+            MachineError: if the machine has no room for another process.
+        """
         if not self._spare:
             self._spare.append(Worker(self.events))
             self._all += self._spare

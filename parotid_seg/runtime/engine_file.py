@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.contract import READABLE_VERSIONS, Contract
+from parotid_seg.errors import InputError, ModelError, RecordError
+from parotid_seg.files import hash_file, read_input
+from parotid_seg.records import canonical, convert, parse, read_bytes, record_text
 from parotid_seg.runtime.gpu import Gpu, capability_text
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.trt_library import LIBRARIES, library_named
 
 SCHEMA_VERSION = 2
+MOST_BYTES = 2**20
+"""Of a sidecar."""
 AMPERE = (8, 0)
 
 Shape = tuple[int, ...]
@@ -120,40 +122,30 @@ class Sidecar:
         library_named(self.library)
         if Path(self.onnx_name).name != self.onnx_name:
             raise InputError(f"onnx_name: found {self.onnx_name!r}, expected a file name without a folder")
+        if self.contract.schema_version not in READABLE_VERSIONS:
+            expected = " or ".join(map(str, READABLE_VERSIONS))
+            raise InputError(f"contract: found schema_version {self.contract.schema_version}, expected {expected}")
 
     def to_json(self) -> str:
         """The sidecar as JSON text, with a checksum over all else."""
         content = dataclasses.asdict(self)
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1) + "\n"
+        return record_text({**content, "checksum": _checksum(content)})
 
     @classmethod
-    def from_json(cls, text: str, *, where: str) -> Sidecar:
+    def from_json(cls, text: str | bytes, *, where: str) -> Sidecar:
         """Read a sidecar back.
 
         Raises:
             ModelError: if it is damaged, changed by hand, or of another schema version.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
-            checksum, version = found.pop("checksum"), found["schema_version"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{where}: not an engine's sidecar ({error!r})") from error
-        if version != SCHEMA_VERSION:
-            raise ModelError(f"{where}: sidecar of schema version {version}, expected {SCHEMA_VERSION}")
-        if checksum != _checksum(found):
-            raise ModelError(f"{where}: changed since it was written (its checksum does not match); build again")
-        try:
-            capability = found["compute_capability"]
-            built = {
-                "contract": Contract.from_json(json.dumps(found["contract"]), where=where),
-                "compute_capability": capability and tuple(capability),
-                "batch": BatchProfile(**found["batch"]),
-                "shapes": {name: tuple(map(tuple, three)) for name, three in found["shapes"].items()},
-                "options": EngineOptions(**found["options"]),
-            }
-            return cls(**{**found, **built})
-        except (AttributeError, KeyError, TypeError, InputError) as error:
-            raise ModelError(f"{where}: does not fit sidecar schema version {version}: {error}") from error
+            found = convert(parse(text), dict[str, Any], version=SCHEMA_VERSION, advice="build the engine again")
+            checksum = found.pop("checksum", None)
+            if checksum != _checksum(found):
+                raise ModelError(f"{where}: changed since it was written (its checksum does not match); build again")
+            return convert(found, cls)
+        except RecordError as error:
+            raise ModelError(f"{where}: not an engine's sidecar: {error.reason}") from error
 
 
 @dataclass(frozen=True)
@@ -188,10 +180,10 @@ def read_sidecar(engine: Path) -> Sidecar:
     """The sidecar of an engine file. Raises ModelError if it is missing, damaged or of another version."""
     path = sidecar_path(engine)
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the engine's sidecar cannot be read ({error}); build the engine again", path=path) from error
-    return Sidecar.from_json(text, where=str(path))
+        content = read_bytes(path, MOST_BYTES)
+    except RecordError as error:
+        raise ModelError(f"the engine's sidecar: {error.reason}; build the engine again", path=path) from error
+    return Sidecar.from_json(content, where=str(path))
 
 
 def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
@@ -201,7 +193,7 @@ def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
         ModelError: if it is missing or another.
     """
     try:
-        content = engine.read_bytes()
+        content = read_input(engine)
     except OSError as error:
         raise ModelError(f"the engine file cannot be read ({error.strerror})", path=engine) from error
     if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:
@@ -243,7 +235,12 @@ def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
 
 def _judge_file(engine: Path, sidecar: Sidecar) -> str:
     try:
-        return "" if hash_file(engine) == sidecar.engine_sha256 else "its hash is not the one in its sidecar"
+        if hash_file(engine) != sidecar.engine_sha256:
+            return "its hash is not the one in its sidecar"
+        onnx = engine.with_name(sidecar.onnx_name)
+        if onnx.is_file() and hash_file(onnx) != sidecar.onnx_sha256:
+            return f"it was built from another {onnx.name} than the one beside it"
+        return ""
     except OSError as error:
         return f"the file cannot be read ({error.strerror})"
 
@@ -280,4 +277,4 @@ def _ordered(version: str) -> tuple[int, ...]:
 
 def _checksum(content: dict[str, Any]) -> str:
     """SHA-256 of the content, the same for tuples and the lists they are in JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(canonical(content)).hexdigest()

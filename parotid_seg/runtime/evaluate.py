@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import exists, special_kind
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
+from parotid_seg.records import record_text
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.nifti import case_name, check_same_voxels, is_nifti, read_mask
@@ -84,7 +85,7 @@ class Evaluation:
             "cases": {name: asdict(scores) for name, scores in self.cases.items()},
             "means": {name: asdict(mean) for name, mean in self.means.items()},
         }
-        return json.dumps(_finite_or_none(content), indent=1, allow_nan=False) + "\n"
+        return record_text(_finite_or_none(content))
 
 
 def evaluate(
@@ -153,11 +154,22 @@ def _mean(values: Sequence[float]) -> Mean:
     return Mean(mean, low, high, median, len(finite), len(values) - len(finite) - absent, absent)
 
 
+def files_of(predictions: Path, references: Path) -> list[Path]:
+    """The masks that are read.
+
+    Raises:
+        InputError: if there is no such file or folder, or a folder without masks.
+    """
+    return [*_masks(predictions).values(), *_masks(references).values()]
+
+
 def _masks(place: Path) -> dict[str, Path]:
     if place.is_file():
         return {case_name(place): place}
     if not place.is_dir():
-        raise InputError("no such file or folder", path=place)
+        kind = special_kind(place.stat().st_mode) if exists(place) else ""
+        found = f"found {kind}, expected a regular file or a folder" if kind else "no such file or folder"
+        raise InputError(found, path=place)
     masks = {case_name(path): path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != "."}
     if not masks:
         raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)

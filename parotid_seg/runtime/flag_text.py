@@ -84,6 +84,9 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.DAMAGED_FILE_BESIDE: FlagText(
         3, "{detail} in the scan's folder cannot be read and may be the scan's first or last slice"
     ),
+    FlagCode.MORE_VOXELS: FlagText(
+        2, "the file holds more voxels than its header says; those beyond the header's sizes were not read"
+    ),
     FlagCode.SIDES_DIFFER: FlagText(2, "sides differ (the larger gland is {value:.2f} times the smaller)"),
     FlagCode.SFORM_QFORM_DISAGREE: FlagText(
         1, "sform and qform disagree by up to {value:.1f} mm; the sform was used, as NIfTI-1 gives it precedence"

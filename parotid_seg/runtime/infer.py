@@ -14,10 +14,11 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
+from parotid_seg.runtime.journal import NAME as JOURNAL
 from parotid_seg.runtime.journal import Entry, Journal
 from parotid_seg.runtime.locate import SEARCHES, check_search
-from parotid_seg.runtime.messages import PICTURES, Job, Work
-from parotid_seg.runtime.outputs import NIFTI, Outputs
+from parotid_seg.runtime.messages import PICTURES, Job, Work, failed
+from parotid_seg.runtime.outputs import NIFTI, Outputs, is_result
 from parotid_seg.runtime.patients import patients_of
 from parotid_seg.runtime.pipeline import Limits
 from parotid_seg.runtime.report import write_report
@@ -26,6 +27,7 @@ from parotid_seg.runtime.rules import RULES_VERSION
 from parotid_seg.runtime.site import Site, ThisMachine
 from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.summary import STATUSES, write_run, write_summary
+from parotid_seg.runtime.written import LABELS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.scan.search import LeftOut
 from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
@@ -71,12 +73,20 @@ class InferOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case ended, for the terminal: "done", "skipped" (done before) or "failed"."""
+    """How one case ended, for the terminal.
+
+    Attributes:
+        status: "done", "skipped" (done before) or "failed".
+        entry: what is to be known of it.
+        number, total: how many have ended, and how many there are.
+        machine: see `Finished`.
+    """
 
     status: str
     entry: Entry
     number: int
     total: int
+    machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,8 +185,11 @@ def infer_at(
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
     make_folder(out)
     with run.journal.writing():
+        if lost := run.journal.unusable:
+            say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(found, run.journal.owners())
+        run.claim(cases, options)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
         try:
@@ -188,11 +201,12 @@ def infer_at(
             site.close()
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
-                write_itksnap_labels(site.contract.labels, out / "itk-snap-labels.txt")
-            write_summary(run.entries(cases), site.contract.labels, out / "summary.csv", patients)
-            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / "run.json")
+                write_itksnap_labels(site.contract.labels, out / LABELS)
+            write_summary(run.entries(cases), site.contract.labels, out / SUMMARY, patients)
+            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / RUN)
             if options.report:
                 write_report(run.all_entries(), run.ran(), out, patients or {})
+            run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
 
 
@@ -209,6 +223,7 @@ class _Run:
         self.total = 0
         self._site, self._say, self._progress = site, say, progress
         self._entries: list[Entry] = []
+        self._blocked: dict[str, str] = {}
         self.replaced = 0
         rules = f"rules {RULES_VERSION}"
         computed = (
@@ -233,13 +248,22 @@ class _Run:
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
-        """What lies where scans are looked for and is none."""
-        out = self.work.out
-        inside = any(scan.resolve().is_relative_to(out.resolve()) for scan in scans)
-        return [
-            *(out / name for entry in self.journal.entries.values() for name in (entry.mask, *entry.further) if name),
-            *([] if inside else [out]),
-        ]
+        """What lies where scans are looked for and is none: the output folder, or the masks in it.
+
+        The journal alone hides no file: what it names is a mask if it is as it was written, or says so itself. Masks
+        among the scans are reported and counted.
+        """
+        out = self.work.out.resolve()
+        places = [scan.resolve() for scan in scans]
+        if not any(place.is_relative_to(out) for place in places):
+            return [out]
+        named = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
+        masks = [path for path, sha256 in named.items() if is_result(path, sha256)]
+        if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
+            reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
+            path = found[0] if len(found) == 1 else out
+            self.leave(LeftOut(path, reason, len(found), kind="mask", items=len(found), files=found))
+        return masks
 
     def leave(self, found: LeftOut) -> None:
         """Tell and count what is found and is no scan for the model."""
@@ -262,9 +286,31 @@ class _Run:
         cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
         return f"{cases_are} made again, and replaced: {why}" if count else ""
 
+    def claim(self, cases: Sequence[Case], options: InferOptions) -> None:
+        """Record what the run will write, and find the cases whose files it must not.
+
+        Raises:
+            OutputError: if files of the run itself are there and were not written here, or nothing can be recorded.
+        """
+        self.written = Written(self.work.out, self.journal.entries.values())
+        names = self.written.check_run(self.work, report=options.report)
+        inputs = Inputs(cases)
+        for case in cases:
+            own = names_of(case.name, self.work)
+            if reason := self.written.why_not(own, inputs):
+                self._blocked[case.name] = reason
+            else:
+                names += own
+        self.written.claim(names)
+
     def do(self, cases: Sequence[Case]) -> None:
         """Do the cases, and record and tell how each ends."""
-        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases]
+        for case in cases:
+            if reason := self._blocked.get(case.name):
+                entry = failed(case, reason)
+                self.journal.add(entry)
+                self.tell("failed", entry)
+        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked]
         before = {job.case.name for job in jobs if _is_done(job.known)}
         for each in self._site.do(self.work, jobs):
             entry = each.entry
@@ -274,13 +320,13 @@ class _Run:
                 entry = replace(entry, **ran, model=self._site.model_sha256)
             if each.status != "skipped":
                 self.journal.add(entry)
-            self.tell(each.status, entry)
+            self.tell(each.status, entry, each.machine)
 
-    def tell(self, status: str, entry: Entry) -> None:
+    def tell(self, status: str, entry: Entry, machine: bool = False) -> None:
         """Count a case, and pass on how it ended."""
         self._entries.append(entry)
         self.counts[status] += 1
-        self._progress(Outcome(status, entry, len(self._entries), self.total))
+        self._progress(Outcome(status, entry, len(self._entries), self.total, machine))
 
     def entries(self, cases: Sequence[Case]) -> list[Entry]:
         """Of all cases that have ended, in the order of the scans; arguments that are no scans come first."""
@@ -315,5 +361,5 @@ def _refused(error: ScanError) -> Entry:
 
 def _remove_partials(out: Path) -> None:
     """What killed processes left half-written; the folder is locked, so nobody else is writing."""
-    for folder in (out, out / PICTURES):
+    for folder in (out.resolve(), out.resolve() / PICTURES):
         remove_orphans(folder)

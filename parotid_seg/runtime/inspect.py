@@ -11,7 +11,7 @@ from typing import Any
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.files import exists
+from parotid_seg.files import exists, open_input, special_kind
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.cases import find_scans
 from parotid_seg.runtime.decide import SEGMENTED, decision_on
@@ -54,6 +54,8 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
     """
     if not exists(path):
         raise InputError("no such file", path=path)
+    if not path.is_dir() and (kind := special_kind(path.stat().st_mode)):
+        raise InputError(f"found {kind}, expected a regular file or a folder", path=path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of pydicom quote files
         return _facts_of(path, model)
@@ -237,7 +239,7 @@ def _describe_scan(path: Path, model: Path | None) -> Facts:
 
 def _kind_of(path: Path) -> str:
     """What an unknown file is, as far as its first bytes show."""
-    with path.open("rb") as file:
+    with open_input(path) as file:
         start = file.read(256)
     for at, mark, words in KNOWN:
         if start[at:].startswith(mark):

@@ -4,18 +4,17 @@ anything half-written."""
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import OutputError
-from parotid_seg.files import locked
+from parotid_seg.errors import InputError, OutputError, RecordError
+from parotid_seg.files import hash_file, is_real_file, locked, open_to_append
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.records import is_plain_name, read_lines, record_line
 
 NAME, LOCK = "journal.jsonl", ".lock"
 FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
@@ -64,6 +63,18 @@ class Entry:
     model: str = ""
     settings: str = ""
 
+    def __post_init__(self) -> None:
+        if self.status not in ("done", "failed"):
+            raise InputError(f"status: found {self.status!r}, expected done or failed")
+        for name in filter(None, (self.case, self.mask, *self.further)):
+            if not is_plain_name(name):
+                raise InputError(f"found the file name {name!r}, expected one in the folder, without a path")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Hashes by file name of the mask in all formats; none if it failed."""
+        return {self.mask: self.mask_sha256, **self.further} if self.mask else {}
+
     @property
     def failure(self) -> str:
         """Why it failed, with the path, in one line; empty if it did not."""
@@ -73,6 +84,11 @@ class Entry:
 class Journal:
     """The journal of one output folder; the last line of a case counts.
 
+    Attributes:
+        folder: the output folder.
+        entries: by case.
+        unusable: why lines of it are no records: torn, foreign or damaged ones. Their cases count as not done.
+
     Raises:
         OutputError: if the journal cannot be read.
     """
@@ -80,6 +96,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
+        self.unusable: list[str] = []
         self._read()
 
     @contextmanager
@@ -92,13 +109,15 @@ class Journal:
         path = self.folder / NAME
         with locked(self.folder / LOCK, self.folder):
             try:
-                self._file = path.open("ab+")
+                self._file = open_to_append(path)
             except OSError as error:
                 raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
             with self._file as file:
                 self._read()  # another run may have ended just now
-                if file.tell() > 0 and path.read_bytes()[-1:] != b"\n":  # the line that a killed run was writing
-                    file.write(b"\n")
+                if file.seek(0, os.SEEK_END) > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # the line that a killed run was writing
+                        file.write(b"\n")
                 yield
 
     def add(self, entry: Entry) -> None:
@@ -109,7 +128,7 @@ class Journal:
         """
         self.entries[entry.case] = entry
         try:
-            self._file.write(json.dumps(dataclasses.asdict(entry)).encode() + b"\n")
+            self._file.write(record_line(entry))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -121,46 +140,40 @@ class Journal:
 
     def _read(self) -> None:
         path = self.folder / NAME
+        self.unusable = []
+        if not (path.exists() or path.is_symlink()):
+            return
         try:
-            lines = path.read_bytes().splitlines() if path.exists() else []
-        except OSError as error:
-            raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
-        for line in lines:
-            try:
-                entry = entry_of(json.loads(line))
-            except (ValueError, TypeError, KeyError):
-                continue  # torn: its case counts as not done
-            self.entries[entry.case] = entry
+            for each in read_lines(path, Entry, follow=False, upgrade=_of_this_version):
+                if isinstance(each, RecordError):
+                    self.unusable.append(each.reason)
+                else:
+                    self.entries[each.case] = each
+        except RecordError as error:
+            raise OutputError(error.reason, path=path) from error
 
 
-def entry_of(content: dict[str, Any]) -> Entry:
-    """A journal line's content as an entry.
-
-    Versions that wrote no `settings` kept flags as sentences, and the path within the reason.
-
-    Raises:
-        TypeError, ValueError, KeyError: if it is none.
-    """
-    flags = (
-        Flag(FlagCode.OLD_VERSION, detail=flag)
-        if isinstance(flag, str)
-        else Flag(**{**flag, "code": FlagCode(flag["code"])})
-        for flag in content.get("flags", ())
-    )
-    read = {"flags": tuple(flags), "decoders": tuple(content.get("decoders", ()))}
-    entry = Entry(**{**content, **read})
-    return replace(entry, reason=FAILED_BEFORE) if entry.reason and "path" not in content else entry
+def _of_this_version(found: Any) -> Any:
+    """A journal line's content; versions that wrote no `settings` kept flags as sentences, and paths within reasons."""
+    if not isinstance(found, dict):
+        return found
+    upgraded = dict(found)
+    if isinstance(flags := found.get("flags"), list):
+        upgraded["flags"] = [
+            {"code": FlagCode.OLD_VERSION, "detail": flag} if isinstance(flag, str) else flag for flag in flags
+        ]
+    if found.get("reason") and "path" not in found:
+        upgraded["reason"] = FAILED_BEFORE
+    return upgraded
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:
     """Whether a case is done and its files are still as they were written."""
-    files = {entry.mask: entry.mask_sha256, **entry.further}
-    return entry.status == "done" and all(
-        (folder / name).is_file() and hash_file(folder / name) == sha256 for name, sha256 in files.items()
+    return (
+        entry.status == "done"
+        and bool(entry.files)
+        and all(
+            is_real_file(folder / name) and hash_file(folder / name, follow=False) == sha256
+            for name, sha256 in entry.files.items()
+        )
     )
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.errors import InputError, ScanError
-from parotid_seg.scan.label_set import LARGEST_VALUE, LabelSet, read_json, read_label_set
+from parotid_seg.errors import InputError, RecordError, ScanError
+from parotid_seg.records import read_record
+from parotid_seg.scan.label_set import LARGEST_VALUE, LabelSet, read_label_set
 from parotid_seg.scan.labels import side_of, structure_words
 from parotid_seg.scan.volume import Mask
 
@@ -128,16 +130,33 @@ def _labels_beside(place: Path, what: str) -> NamedLabels:
         return NamedLabels(what, _of_model(run), run)
     for path in (folder / "dataset.json", folder.resolve().parent / "dataset.json"):
         if path.is_file():
-            return NamedLabels(what, read_label_set(read_json(path), path), path)
+            return NamedLabels(what, read_label_set(read_record(path, dict[str, Any]), path), path)
     return NamedLabels(what, DEFAULT)
+
+
+@dataclass(frozen=True)
+class _Contract:
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Model:
+    contract: _Contract
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is needed of a run.json."""
+
+    model: _Model
 
 
 def _of_model(run: Path) -> LabelSet:
     try:
-        names = read_json(run)["model"]["contract"]["labels"]
-        numbers = {str(name): value for value, name in enumerate(names)}
-    except (KeyError, TypeError) as error:
-        raise InputError("found no key 'model' with the model's labels, expected a file of infer", path=run) from error
+        names = read_record(run, _Run, unknown_fields=True).model.contract.labels
+    except RecordError as error:
+        raise InputError(f"{error.reason}; expected a file of infer with the model's labels", path=run) from error
+    numbers = {name: value for value, name in enumerate(names)}
     return read_label_set({"labels": numbers}, run)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parotid_seg.contract import Contract
+from parotid_seg.contract import UNSEALED_VERSION, Contract
 from parotid_seg.errors import InputError, ModelError, ParotidSegError
 from parotid_seg.runtime.backend import OUTPUTS, Backend
 from parotid_seg.runtime.choose import Candidate, Say, choose, place_for
@@ -60,6 +60,11 @@ def load_backend(
     if backend == "openvino" and index is not None:
         raise InputError(f"--backend openvino: runs on the CPU, found --device {device}, expected auto or cpu")
     contract = read_model(model)[1]
+    if contract.schema_version == UNSEALED_VERSION:
+        say(
+            f"{model.name}: exported by an older version, without a seal: nothing shows that its window, grid and "
+            "labels are those of the export; export it again"
+        )
     _check_verified(contract, model, allow_unverified)
     if backend == "openvino":
         from parotid_seg.runtime.openvino import OpenVinoBackend

@@ -1,7 +1,7 @@
-"""What the main process and its workers say to each other: pickled, through pipes, strictly by turns.
+"""What the main process and its workers say to each other, strictly by turns; `requests` and `answers` are how.
 
 The main process sends a `Work` once and then a `Job` for each case. The worker answers with a `Covered` if the model is
-needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished` or `Stopped`.
+needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished`, `PutOff` or `Stopped`.
 """
 
 from __future__ import annotations
@@ -71,11 +71,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a case ended: see `transaction.do_case`; and what ran the model, where that was another machine."""
+    """How a case ended.
+
+    Attributes:
+        status, entry: see `transaction.do_case`.
+        ran: what ran the model, where that was another machine.
+        machine: whether it failed because this machine had run out of something, and nothing is wrong with the scan.
+    """
 
     status: str
     entry: Entry
     ran: Ran | None = None
+    machine: bool = False
+
+
+@dataclass(frozen=True)
+class PutOff:
+    """The machine has run out of something, so the case is to be done later; the reason is a `MachineError`'s."""
+
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def _profiled(
                 begun = time.perf_counter()
                 (labels,) = session.run([OUTPUTS[0]], dict(inputs))
                 seconds.append(time.perf_counter() - begun)
+            # our own file, in a folder that only this process knows
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         except Exception as error:  # onnxruntime's own classes, and what half-written files lead to
             reason = str(error).splitlines()[0]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import hash_file
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.journal import hash_file
 from parotid_seg.runtime.sources import Source
 from parotid_seg.scan.nifti import NiftiScan, is_own_mask, write_mask
 from parotid_seg.scan.volume import Mask
@@ -135,3 +135,16 @@ def is_ours(path: Path) -> bool:
     from parotid_seg.dicom.objects import is_own_object
 
     return is_own_object(path)
+
+
+def is_result(path: Path, sha256: str) -> bool:
+    """Whether a file that the journal names is a result: as it was written, or one that says so itself.
+
+    Args:
+        path: in the output folder; a link is none.
+        sha256: of the file, by the journal.
+    """
+    try:
+        return path.is_file() and not path.is_symlink() and (hash_file(path) == sha256 or is_ours(path))
+    except OSError:
+        return False

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from parotid_seg.errors import InputError, OutputError
+from parotid_seg.errors import InputError, MachineError, OutputError
 from parotid_seg.runtime.batches import Batches
 from parotid_seg.runtime.crew import Crew, Died, Event, Worker
 from parotid_seg.runtime.machine import available_cores, memory_bytes
-from parotid_seg.runtime.messages import Finished, Job, Stopped, Work, failed
+from parotid_seg.runtime.messages import Finished, Job, PutOff, Stopped, Work, failed
 from parotid_seg.runtime.sources import voxels_of
 from parotid_seg.scan.chunks import Covered
 
@@ -30,6 +30,8 @@ SLOWEST_S = 600.0
 """A worker that reads or writes one scan for longer hangs."""
 TICK_S = 0.25
 """How often workers are looked at while there is nothing else to do."""
+PUT_OFF_S = (1.0, 4.0, 15.0)
+"""Waits until a case is tried again that was put off because the machine had run out of something."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,29 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A case at work or still to do; one whose worker died is done `alone`."""
+    """A case at work or still to do.
+
+    Attributes:
+        job: see there.
+        voxels: of its scan, by the header.
+        alone: whether no other case is to be at work meanwhile: its worker died, or the machine had run out of
+            something.
+        deaths: how many workers died of it.
+        put_off: how often it was put off.
+        due: when it can be tried again (monotonic seconds).
+    """
 
     job: Job
-    bytes: int
+    voxels: int = 0
     alone: bool = False
+    deaths: int = 0
+    put_off: int = 0
+    due: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return BYTES_A_VOXEL * self.voxels
 
 
 class Pipeline:
@@ -89,14 +109,15 @@ class Pipeline:
     def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
         """Do the cases; they finish in any order.
 
-        A case whose worker dies or hangs is tried once more, alone, and fails if that happens again.
+        A case whose worker dies or hangs is tried once more, alone, and fails if that happens again. If the machine has
+        run out of something, such as open files, a case is put off, and fails after some time.
 
         Raises:
             OutputError: if results cannot be written.
         """
         waiting = deque(jobs)
         while waiting or self._again or self._busy:
-            self._hand_out(waiting)
+            yield from self._hand_out(waiting)
             for worker, answer in self._batches.step():
                 if worker in self._at_work:
                     worker.answer(answer)
@@ -106,25 +127,33 @@ class Pipeline:
     def _busy(self) -> list[_Attempt]:
         return [attempt for attempt in self._at_work.values() if attempt]
 
-    def _hand_out(self, waiting: deque[Job]) -> None:
-        """Give cases to workers that have none, as far as memory allows."""
+    def _hand_out(self, waiting: deque[Job]) -> Iterator[Finished]:
+        """Give cases to workers that have none, as far as memory allows; yields those put off too often."""
         while waiting or self._again:
             idle = next((worker for worker, attempt in self._at_work.items() if attempt is None), None)
             if idle is None and len(self._at_work) >= self._wanted:
                 return
-            attempt = self._again[0] if not waiting else _Attempt(waiting[0], self._bytes_of(waiting[0]))
-            in_work = sum(each.bytes for each in self._busy)
-            crowded = attempt.alone or in_work + attempt.bytes > self._limits.scan_bytes
-            if self._busy and (crowded or any(each.alone for each in self._busy)):
+            attempt = self._again[0] if not waiting else _Attempt(waiting[0])
+            if attempt.due > time.monotonic():
+                return
+            try:
+                attempt = replace(attempt, voxels=voxels_of(attempt.job.case.scan))
+                if self._busy and not self._has_room(attempt):
+                    return
+                worker = idle or self._crew.hire(self._work)
+            except MachineError as error:
+                if not self._busy:  # else try again when another case has ended
+                    (waiting or self._again).popleft()
+                    yield from self._put_off(attempt, error.reason)
                 return
             (waiting or self._again).popleft()
-            worker = idle or self._crew.hire(self._work)
             self._at_work[worker] = attempt
-            worker.give(attempt.job)
+            worker.give(attempt.job, attempt.voxels)
 
-    @staticmethod
-    def _bytes_of(job: Job) -> int:
-        return BYTES_A_VOXEL * voxels_of(job.case.scan)
+    def _has_room(self, attempt: _Attempt) -> bool:
+        """Whether a case can be done beside those at work."""
+        alone = attempt.alone or any(each.alone for each in self._busy)
+        return not alone and sum(each.bytes for each in self._busy) + attempt.bytes <= self._limits.scan_bytes
 
     def _listen(self, more: bool) -> Iterator[Finished]:
         """Take what workers say; wait for it if the model has nothing to do.
@@ -148,22 +177,34 @@ class Pipeline:
                 event = None
         self._watch()
 
-    def _take(self, worker: Worker, said: Covered | Finished | Stopped | Died) -> Iterator[Finished]:
+    def _take(self, worker: Worker, said: Covered | Finished | PutOff | Stopped | Died) -> Iterator[Finished]:
         if isinstance(said, Covered):
             self._served = True
             self._batches.add(worker, said)
         elif isinstance(said, Finished):
             self._at_work[worker] = None
             yield said
+        elif isinstance(said, PutOff):
+            attempt, self._at_work[worker] = self._at_work[worker], None
+            if attempt:
+                yield from self._put_off(attempt, said.reason)
         elif isinstance(said, Stopped):
             raise OutputError(said.message)
         else:
             attempt = self._at_work.pop(worker)
-            if attempt and attempt.alone:
-                case = attempt.job.case
-                yield Finished("failed", failed(case, f"set aside, tried twice: {said.reason}"))
+            if attempt and (said.invalid or attempt.deaths):
+                tries = "" if said.invalid else ", tried twice"
+                yield Finished("failed", failed(attempt.job.case, f"set aside{tries}: {said.reason}"))
             elif attempt:
-                self._again.append(replace(attempt, alone=True))
+                self._again.append(replace(attempt, alone=True, deaths=1))
+
+    def _put_off(self, attempt: _Attempt, reason: str) -> Iterator[Finished]:
+        """Have a case done later, or fail if it was put off too often."""
+        if attempt.put_off == len(PUT_OFF_S):
+            yield Finished("failed", failed(attempt.job.case, f"set aside, run it again: {reason}"), machine=True)
+            return
+        due = time.monotonic() + PUT_OFF_S[attempt.put_off]
+        self._again.append(replace(attempt, alone=True, put_off=attempt.put_off + 1, due=due))
 
     def _starve(self, seconds: float) -> None:
         """The engine waited: start a worker more if all are busy and that has happened for long enough."""

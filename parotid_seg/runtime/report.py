@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from parotid_seg.files import write_text
+from parotid_seg.files import is_real_file, read_input, write_text
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.messages import PICTURES, views_of
@@ -18,6 +18,7 @@ from parotid_seg.runtime.report_case import Judged, worst_first
 from parotid_seg.runtime.report_fhir import bundle
 from parotid_seg.runtime.report_page import Picture, Ran, page
 from parotid_seg.runtime.summary import PACKAGES
+from parotid_seg.runtime.written import BUNDLE, PAGE
 
 EMBEDDED_CHARACTERS = 8_000_000
 """Pictures in the page, worst cases first, as far as this goes (some 150 cases); the others are linked."""
@@ -38,12 +39,13 @@ def write_report(
         OutputError: if a file cannot be written.
     """
     when = datetime.now(UTC)
+    out = out.resolve()
     found = [entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask)]
     cases = worst_first(_with_files_that_are_there(entry, out) for entry in found)
     cases = [replace(case, patient=patients.get(case.entry.case)) for case in cases]
     text = page(cases, pictures_of(cases, out), ran, versions_of(PACKAGES), when)
-    write_text(text, out / "report.html")
-    write_text(bundle(cases, when), out / "report.json")
+    write_text(text, out / PAGE)
+    write_text(bundle(cases, when), out / BUNDLE)
 
 
 def pictures_of(cases: Sequence[Judged], out: Path) -> list[Picture]:
@@ -53,7 +55,7 @@ def pictures_of(cases: Sequence[Judged], out: Path) -> list[Picture]:
     for case in cases:
         views, overview = f"{PICTURES}/{views_of(case.name)}", f"{PICTURES}/{case.name}.png"
         found = not case.failed and _lies_in(out / PICTURES, views_of(case.name))
-        content = base64.b64encode((out / views).read_bytes()).decode() if found and room > 0 else ""
+        content = base64.b64encode(read_input(out / views, follow=False)).decode() if found and room > 0 else ""
         embedded = content if len(content) <= room else ""
         room -= len(content)
         links = tuple(
@@ -68,5 +70,5 @@ def _with_files_that_are_there(entry: Entry, out: Path) -> Entry:
 
 
 def _lies_in(folder: Path, name: str) -> bool:
-    """Whether a file of that name lies in the folder itself."""
-    return Path(name).name == name and (folder / name).is_file()
+    """Whether a regular file of that name lies in the folder itself, which is no link."""
+    return Path(name).name == name and not folder.is_symlink() and is_real_file(folder / name)

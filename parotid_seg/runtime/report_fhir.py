@@ -31,6 +31,7 @@ from typing import Any
 
 from parotid_seg.files import visible
 from parotid_seg.flags import Flag
+from parotid_seg.records import record_text
 from parotid_seg.runtime.flag_text import sentence, sentences
 from parotid_seg.runtime.patients import Patient
 from parotid_seg.runtime.report_case import Judged
@@ -57,7 +58,7 @@ def bundle(cases: Sequence[Judged], when: datetime) -> str:
     issued = when.isoformat(timespec="seconds")
     entries = [entry for case in cases for entry in _of_case(case, issued)]
     content = {"resourceType": "Bundle", "type": "collection", "timestamp": issued, "entry": entries}
-    return json.dumps(content, indent=1) + "\n"
+    return record_text(content)
 
 
 def _of_case(case: Judged, issued: str) -> list[Resource]:

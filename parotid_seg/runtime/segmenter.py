@@ -16,7 +16,7 @@ from parotid_seg.runtime.batches import Batches, Labelled
 from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.scan.boxes import Box, label_boxes
-from parotid_seg.scan.chunks import Covered
+from parotid_seg.scan.chunks import MOST_SLICES, Covered
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
@@ -104,8 +104,10 @@ def prepare(volume: Volume, contract: Contract) -> Prepared:
     """A scan as the model takes it.
 
     Raises:
-        ScanError: see `scan.intensity.in_windows`.
+        ScanError: if it has more than `MOST_SLICES`; see also `scan.intensity.in_windows`.
     """
+    if volume.shape[0] > MOST_SLICES:
+        raise ScanError(f"found {volume.shape[0]} slices, expected at most {MOST_SLICES}")
     return Prepared(*in_windows(volume, contract.channels, contract.windows), contract)
 
 

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from parotid_seg.dicom.series import Series
-from parotid_seg.runtime.journal import hash_file
+from parotid_seg.files import hash_file
 from parotid_seg.scan.formats import count_voxels_of, files_of_image, read_image
 from parotid_seg.scan.nifti import NiftiScan, count_voxels, is_nifti, read_nifti
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.files import harmless, visible, write_text
+from parotid_seg.files import visible
+from parotid_seg.records import write_record
 from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.machine import versions_of
 from parotid_seg.runtime.patients import Patient
 from parotid_seg.runtime.site import Site
+from parotid_seg.tables import write_csv
 
 STATUSES = ("done", "skipped", "failed")
 STAGES = ("read", "segment", "write")
@@ -52,8 +51,6 @@ def write_summary(
 ) -> None:
     """Write a row a case: status, volumes in ml, flags in words and by code, seconds by stage, what ran.
 
-    Texts come from names of files and of labels, or from files, so all go through `harmless`.
-
     Args:
         entries: of the cases.
         labels: names by value.
@@ -63,26 +60,26 @@ def write_summary(
     Raises:
         OutputError: if that fails.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
     names = labels[1:]
-    short = [harmless(name.removeprefix("parotid_")) for name in names]
+    short = [name.removeprefix("parotid_") for name in names]
     flipped = any(entry.agreement for entry in entries)
     agreement = [f"{name}_agreement" for name in short] if flipped else []
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
     who, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
-    writer.writerow(["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran, "reason", "mask", "source"])
+    rows: list[list[object]] = [
+        ["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran, "reason", "mask", "source"]
+    ]
     for entry in entries:
-        case, flags = harmless(entry.case), harmless(sentences(entry.flags))
         codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
-        told = map(harmless, (entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.source))
-        whose = [] if patients is None else [harmless(visible(patients.get(entry.case, "")))]
-        writer.writerow([case, *whose, entry.status, *sizes, *alike, flags, codes, *seconds, *told])
-    write_text(text.getvalue(), path)
+        told = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.source]
+        whose = [] if patients is None else [visible(patients.get(entry.case, ""))]
+        flags = [sentences(entry.flags), codes]
+        rows.append([entry.case, *whose, entry.status, *sizes, *alike, *flags, *seconds, *told])
+    write_csv(rows, path)
 
 
 def write_run(
@@ -112,7 +109,7 @@ def write_run(
         "begun": begun.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": {**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
-        "model": {"sha256": site.model_sha256, "contract": json.loads(site.contract.to_json())},
+        "model": {"sha256": site.model_sha256, "contract": site.contract},
         "ran": dataclasses.asdict(site.ran),
         **site.about,
         "cases": cases,
@@ -120,4 +117,4 @@ def write_run(
         "versions": versions_of(PACKAGES),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }
-    write_text(json.dumps(content, indent=1, default=os.fspath) + "\n", path)
+    write_record(content, path)

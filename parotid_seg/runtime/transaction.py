@@ -7,14 +7,13 @@ import time
 import traceback
 
 from parotid_seg.dicom.series import Series
-from parotid_seg.errors import InputError, OutputError, ScanError, system_reason
-from parotid_seg.files import make_folder, visible
+from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
+from parotid_seg.files import hash_file, make_folder_in, visible
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.decide import read_for_model
-from parotid_seg.runtime.journal import Entry, hash_file, is_whole
+from parotid_seg.runtime.journal import Entry, is_whole
 from parotid_seg.runtime.locate import Ask, labels_of_scan
 from parotid_seg.runtime.messages import PICTURES, Work, failed, views_of
-from parotid_seg.runtime.outputs import is_ours
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude
@@ -35,20 +34,23 @@ def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str,
 
     Raises:
         OutputError: if results cannot be written at all.
+        MachineError: if the machine has run out of open files or the like.
     """
     key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
         if known and not work.overwrite and known.key == key and is_whole(known, work.out):
             return "skipped", known
-        return "done", _segment(work, case, known, key, ask, begun)
+        return "done", _segment(work, case, key, ask, begun)
     except (ScanError, InputError) as error:
         return "failed", failed(case, error.reason, key, path=error.path)
     except MemoryError:
         reason = "there is not enough memory for it"
-    except (OutputError, EOFError, BrokenPipeError):
+    except (OutputError, MachineError, EOFError, BrokenPipeError):
         raise
     except Exception as error:  # a bug; the other scans need not wait until it is mended
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise MachineError.of(error) from error
         reason = f"unexpected {_bug(error, case)}"
     return "failed", failed(case, reason, key)
 
@@ -82,17 +84,10 @@ def key_of(scan: Scan, work: Work) -> str:
     return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
 
 
-def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, begun: float) -> Entry:
+def _segment(work: Work, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
     work.outputs.check(source)
     paths = [work.out / name for name in work.outputs.names(case.name)]
-    ours = {known.mask, *known.further} if known else set()
-    for path in paths:
-        if path.name not in ours and path.exists() and not is_ours(path):
-            raise ScanError(
-                f"{path.name} exists and is no mask of ours; move it or choose another --out",
-                path=place_of(source),
-            )
     scan, prepared = read_for_model(case.scan, work.contract)
     read = time.perf_counter()
     covered, labelled = labels_of_scan(prepared, ask, search=work.search, clean_up=work.clean_up)
@@ -101,8 +96,7 @@ def _segment(work: Work, case: Case, known: Entry | None, key: str, ask: Ask, be
         labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
     )
     if work.pictures or work.views:
-        pictures = work.out / PICTURES
-        make_folder(pictures)
+        pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
         if work.pictures:
             picture = pictures / f"{case.name}.png"

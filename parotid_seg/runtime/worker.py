@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import sys
+from typing import IO, cast
 
-from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.errors import MachineError, OutputError
+from parotid_seg.runtime.answers import send_answer
 from parotid_seg.runtime.batches import Labelled
-from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
-from parotid_seg.runtime.pipes import ends, send
+from parotid_seg.runtime.messages import Finished, Job, PutOff, Stopped, Work
+from parotid_seg.runtime.pipes import ends
+from parotid_seg.runtime.requests import next_request
 from parotid_seg.runtime.transaction import do_case
 from parotid_seg.scan.chunks import Covered
 
@@ -27,19 +29,21 @@ def main() -> None:
     """Serve until the standard input ends."""
     requests, answers = ends()
     _hush_libraries()
-
-    def ask(covered: Covered) -> Labelled:
-        send(covered, answers)
-        answer: Labelled | ScanError = pickle.load(requests)
-        if isinstance(answer, ScanError):
-            raise answer
-        return answer
-
     with contextlib.suppress(EOFError, BrokenPipeError):
-        work: Work = pickle.load(requests)
+        work = cast(Work, next_request(requests))
         while True:
-            job: Job = pickle.load(requests)
-            try:
-                send(Finished(*do_case(work, job.case, job.known, ask)), answers)
-            except OutputError as error:
-                send(Stopped(str(error)), answers)
+            job = cast(Job, next_request(requests))
+            send_answer(_do(work, job, requests, answers), work, job, answers)
+
+
+def _do(work: Work, job: Job, requests: IO[bytes], answers: IO[bytes]) -> Finished | PutOff | Stopped:
+    def ask(covered: Covered) -> Labelled:
+        send_answer(covered, work, job, answers)
+        return cast(Labelled, next_request(requests))
+
+    try:
+        return Finished(*do_case(work, job.case, job.known, ask))
+    except MachineError as error:
+        return PutOff(error.reason)
+    except OutputError as error:
+        return Stopped(str(error))

@@ -18,6 +18,9 @@ from parotid_seg.scan.grid import Matrix, axis_mm, axis_on_grid, body_centre, re
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 
+MOST_SLICES = 4096
+"""Of a scan; a whole body in slices of 0.5 mm has 4000. Matrices grow with the square of it."""
+
 Inputs = Mapping[str, NDArray[np.float16] | Matrix]
 """What the model takes of a chunk, by name; see `Chunk`."""
 

@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 
-from parotid_seg.errors import ScanError, system_reason
-from parotid_seg.scan.nifti import ENDINGS, UNREADABLE, NiftiScan, is_nifti, scan_of_image
+from parotid_seg.errors import ScanError
+from parotid_seg.files import open_input
+from parotid_seg.scan.foreign import foreign
+from parotid_seg.scan.nifti import ENDINGS, NiftiScan, is_nifti, scan_of_image, scan_of_stored, voxels_in
+from parotid_seg.scan.nifti_file import DAMAGED, Stored, layout_in
+from parotid_seg.scan.nrrd_file import nrrd_sizes, read_nrrd
 
 NRRD = ".nrrd"
 SEGMENTATION = ".seg.nrrd"
@@ -45,19 +50,12 @@ TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", *TAR, ".tar.zst", ".7z", ".rar")
 MOST_MEMBERS = 1000
 """Of an archive's files that are searched: one with scans has one among them."""
+UNSEARCHED = "an archive that is damaged, encrypted or too large to search"
 MOST_UNPACKED = 1 << 30
 """Bytes of an archive's content that are passed over in search of a scan."""
+DAMAGED_PAIR = "a damaged NIfTI pair"
 SIZES = {Nifti1Image: 348, Nifti2Image: 540}
 """Bytes of the headers."""
-TO_RAS = {
-    "right-anterior-superior": (1, 1, 1),
-    "ras": (1, 1, 1),
-    "left-anterior-superior": (-1, 1, 1),
-    "las": (-1, 1, 1),
-    "left-posterior-superior": (-1, -1, 1),
-    "lps": (-1, -1, 1),
-}
-"""What a NRRD file's spaces must be multiplied by."""
 
 
 def is_readable(path: Path) -> bool:
@@ -134,7 +132,7 @@ def _is_analyze(path: Path) -> bool:
 
 def _start(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             return file.read(540)
     except OSError:
         return b""
@@ -151,14 +149,12 @@ def _held_by(path: Path) -> str:
     name = path.name.lower()
     if not name.endswith((".zip", *TAR)):
         return "an archive that cannot be searched here"
-    members = _in_zip(path) if name.endswith(".zip") else _in_tar(path)
-    unsearched = "an archive that is damaged, encrypted or too large to search"
     try:
-        return next(filter(None, (_held_as(*member) for member in islice(members, MOST_MEMBERS))), "")
-    except OSError as error:
-        return f"an archive that cannot be read ({system_reason(error)})" if error.errno else unsearched
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, ValueError, NotImplementedError, RuntimeError):
-        return unsearched
+        with foreign(path, "Python", UNSEARCHED), open_input(path) as file:
+            members = _in_zip(file) if name.endswith(".zip") else _in_tar(file)
+            return next(filter(None, (_held_as(*member) for member in islice(members, MOST_MEMBERS))), "")
+    except ScanError as error:
+        return UNSEARCHED if error.reason.startswith(UNSEARCHED) else f"an archive that {error.reason}"
 
 
 def _held_as(inside: str, opened: Callable[[], bytes]) -> str:
@@ -168,16 +164,16 @@ def _held_as(inside: str, opened: Callable[[], bytes]) -> str:
     return "an archive that holds scans" if inside.lower().endswith(INSIDE) or opened()[128:] == b"DICM" else ""
 
 
-def _in_zip(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _in_zip(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Files of an archive: name, and what gives the first bytes."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if not member.is_dir():
                 yield member.filename, lambda member=member: archive.open(member).read(132)  # type: ignore[misc]
 
 
-def _in_tar(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    with tarfile.open(path, "r|*") as archive:
+def _in_tar(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    with tarfile.open(fileobj=file, mode="r|*") as archive:
         for member in archive:
             if member.offset_data > MOST_UNPACKED:
                 raise ValueError("too large")
@@ -191,96 +187,44 @@ def read_image(path: Path) -> NiftiScan:
     Raises:
         ScanError: if it cannot be read, does not say where its voxels lie, or as `nifti.read_nifti`.
     """
-    try:
-        image = _read_nrrd(path) if path.name.lower().endswith(NRRD) else _read_pair(path)
-        return scan_of_image(image, path)
-    except OSError as error:
-        raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from error
+    if path.name.lower().endswith(NRRD):
+        return scan_of_image(read_nrrd(path), path)
+    return scan_of_stored(_read_pair(path), path)
 
 
 def count_voxels_of(path: Path) -> int:
-    """Voxels by the header; 0 if that cannot be read."""
+    """Voxels by the header, `MOST_VOXELS` at most; 0 if that cannot be read."""
     try:
         if path.name.lower().endswith(NRRD):
-            shape = _nrrd_header(path)["sizes"]
-        else:
+            return voxels_in(nrrd_sizes(path))
+        with foreign(path, "nibabel", DAMAGED_PAIR):
             image_class = _pair_class(path) or Nifti1Image
-            shape = image_class.header_class(_start(path)[: SIZES[image_class]], check=False).get_data_shape()
+            start = _start(path)[: SIZES[image_class]]
+            return voxels_in(image_class.header_class(start, check=False).get_data_shape())
     except ScanError:
         return 0
-    except UNREADABLE:
-        return 0
-    return int(np.prod(shape, dtype=np.int64))
 
 
-def _read_pair(path: Path) -> Nifti1Image:
-    """A pair as the single file that NIfTI has for the same (magic "n+1" instead of "ni1")."""
+def _read_pair(path: Path) -> Stored:
+    """What is in a pair, with the header that a single file has for the same (magic "n+1" instead of "ni1")."""
     second, image_class = _image_of(path), _pair_class(path)
     if second is None or image_class is None:
         raise ScanError("not a NIfTI pair: expected an .hdr file and the .img file of the same name", path=path)
     size = SIZES[image_class]
-    try:
-        header = image_class.header_class(path.read_bytes()[:size], check=False)
-        if (np.asarray(header["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
+    with foreign(path, "nibabel", DAMAGED_PAIR):
+        found = image_class.header_class(_start(path)[:size], check=False)
+        if (np.asarray(found["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
             raise ScanError("found a voxel spacing of 0, expected positive numbers", path=path)
-        voxels = second.read_bytes()[max(0, int(header["vox_offset"])) :]
-        header["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
-        header["vox_offset"] = size + 4
-        return image_class.from_bytes(header.binaryblock + bytes(4) + voxels)
-    except UNREADABLE as error:
-        raise ScanError(f"a damaged NIfTI pair ({type(error).__name__})", path=path) from error
-
-
-def _nrrd_header(path: Path) -> dict[str, Any]:
-    import nrrd
-
-    try:
-        return dict(nrrd.read_header(str(path)))
-    except OSError:
-        raise
-    except Exception as error:  # pynrrd has many
-        raise ScanError("not a readable NRRD file", path=path) from error
-
-
-def _read_nrrd(path: Path) -> Nifti1Image:
-    import nrrd
-
-    header = _nrrd_header(path)
-    if "data file" in header or "datafile" in header:
-        raise ScanError("not read: NRRD in two files; convert it to NIfTI", path=path)
-    affine = _nrrd_affine(path, header)
-    try:
-        voxels, _ = nrrd.read(str(path))
-    except OSError:
-        raise
-    except Exception as error:  # pynrrd has many
-        raise ScanError("damaged or cut off: its voxels cannot be read", path=path) from error
-    if voxels.dtype.kind not in "iuf" or not 1 <= voxels.dtype.itemsize <= 8:
-        raise ScanError(f"found voxels of type {voxels.dtype}, expected one real number a voxel", path=path)
-    image = Nifti1Image(voxels, affine, dtype=voxels.dtype)
-    image.set_sform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return image
-
-
-def _nrrd_affine(path: Path, header: dict[str, Any]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Affine from voxel to RAS in mm.
-
-    Raises:
-        ScanError: if the header does not say where all three axes run.
-    """
-    signs = TO_RAS.get(str(header.get("space", "")).strip().lower())
-    directions = np.asarray(header.get("space directions", ()), dtype=np.float64)
-    origin = np.asarray(header.get("space origin", ()), dtype=np.float64)
-    if signs is None or directions.shape != (3, 3) or origin.shape != (3,):
-        raise ScanError(
-            "a NRRD file that does not say where its voxels lie: expected three axes with space (left or right, "
-            "anterior or posterior, superior), space directions and space origin",
-            path=path,
-        )
-    units = header.get("space units")
-    if isinstance(units, (list, tuple)) and any(str(each).strip('"').lower() not in ("mm", "") for each in units):
-        raise ScanError(f"found the units {', '.join(map(str, units))} in a NRRD file, expected mm", path=path)
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = directions.T, origin
-    return np.diag([*map(float, signs), 1.0]) @ affine
+        offset = max(0, int(found["vox_offset"]))
+        found["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
+        found["vox_offset"] = size + 4
+        header = image_class.header_class(found.binaryblock, endianness=found.endianness)
+    with foreign(second, "Python", DAMAGED_PAIR), open_input(second) as file:
+        shape, dtype, _, scaling = layout_in(header, path, os.fstat(file.fileno()).st_size)
+        length = math.prod(shape) * dtype.itemsize
+        file.seek(offset)
+        content = file.read(length)
+        more = len(file.read(dtype.itemsize)) == dtype.itemsize
+    if len(content) < length:
+        raise ScanError(f"{DAMAGED}: found {len(content)} bytes in {second.name}, expected {length}", path=path)
+    return Stored(image_class, header, np.ndarray(shape, dtype, content, order="F"), scaling, more)

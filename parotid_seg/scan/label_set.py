@@ -44,25 +44,6 @@ class LabelSet:
         return frozenset([0, *self.values.values(), *([] if self.ignore is None else [self.ignore])])
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Raises:
-        InputError: if it cannot be read, is not JSON, no object, or names something twice.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path=path) from error
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", path=path) from error
-    except InputError as error:
-        raise InputError(error.reason, path=path) from error
-    if not isinstance(content, dict):
-        raise InputError(f"found {kind(content)}, expected an object", path=path)
-    return content
-
-
 def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") -> LabelSet:
     """The labels that a dataset.json names.
 
@@ -123,16 +104,8 @@ def _shown(value: object) -> str:
 
 def _number(value: object) -> int | None:
     """A label's number; None if it is none."""
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if value == value // 1 and 0 <= value <= LARGEST_VALUE else None
-
-
-def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"found {name!r} twice in one object, expected different names")
-    return dict(pairs)

@@ -6,25 +6,25 @@ A scan of several channels (sequences of an MR examination) is several files, on
 from __future__ import annotations
 
 import itertools
-import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Image
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from parotid_seg.errors import ScanError, system_reason
-from parotid_seg.files import whole_file
+from parotid_seg.errors import ScanError
+from parotid_seg.files import write_bytes
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.foreign import MOST_VOXELS, foreign
 from parotid_seg.scan.geometry import Geometry, geometry_of, header_in_place
+from parotid_seg.scan.intensities import intensities_of
+from parotid_seg.scan.nifti_file import Stored, read_header, read_stored, shape_in
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
-
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it reports of headers is reported here
 
 ENDINGS = (".nii.gz", ".nii")
 MIN_DEPTH_MM = 20.0
@@ -34,12 +34,6 @@ SAME_PLACE = 0.25
 """Of a voxel: how far a mask may lie off its scan. Tools round affines by less, half a voxel is a shift."""
 MASK_NOTE = b"parotid-seg mask"
 """The header's description of every mask written here."""
-UNREADABLE: tuple[type[Exception], ...] = (HeaderDataError, OSError, EOFError, ValueError, isal_zlib.error)  # type: ignore[assignment]
-"""What reading a damaged file raises."""
-GZIP = b"\x1f\x8b"
-"""First bytes of a compressed file."""
-HEADER_BYTES = 540
-"""Of NIfTI-2; a NIfTI-1 header has 348."""
 PACKING = 1
 """Compression level of masks, 0 to 3: labels shrink a hundredfold at any."""
 
@@ -100,7 +94,19 @@ def joined_channels(volumes: Sequence[Volume]) -> Volume:
 
 def _read_file(path: Path) -> NiftiScan:
     """One file as a scan of one channel."""
-    return scan_of_image(_open(path), path)
+    return scan_of_stored(read_stored(path), path)
+
+
+def scan_of_stored(stored: Stored, path: Path) -> NiftiScan:
+    """What is in a file as a scan of one channel.
+
+    Raises:
+        ScanError: as `read_nifti`.
+    """
+    scan = scan_of(stored.header, stored.image_class, stored.voxels, path, stored.scaling)
+    if stored.more:
+        scan = replace(scan, volume=replace(scan.volume, flags=(*scan.volume.flags, Flag(FlagCode.MORE_VOXELS))))
+    return scan
 
 
 def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
@@ -113,27 +119,60 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
     Raises:
         ScanError: as `read_nifti`.
     """
-    shape = _spatial_shape(path, image.shape)
-    header = image.header
-    geometry = geometry_of(header, path)
+    shape_in(path, image.shape, image.get_data_dtype())
+    with foreign(path, "nibabel", "not a readable NIfTI image"):
+        stored = np.asanyarray(image.dataobj)
+    return scan_of(image.header, type(image), stored, path)
+
+
+def scan_of(
+    header: Nifti1Header,
+    image_class: type[Nifti1Image],
+    stored: NDArray[np.generic],
+    path: Path,
+    scaling: tuple[float, float] | None = None,
+) -> NiftiScan:
+    """Stored values and their header as a scan of one channel.
+
+    Args:
+        header, image_class: of the image.
+        stored: as the header says, in storage order.
+        path: where it comes from, for errors.
+        scaling: slope and intercept that make intensities of stored values.
+
+    Raises:
+        ScanError: as `read_nifti`.
+    """
+    shape = shape_in(path, stored.shape, stored.dtype)
+    geometry = _geometry_of(header, path)
     spacing_stored = np.linalg.norm(geometry.affine[:3, :3], axis=0)
     orientation = Orientation.from_affine(geometry.affine)
-    stored = _voxels(path, image).reshape(shape)
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
-    canonical = orientation.to_canonical(stored)
-    check_extent(path, canonical.shape, spacing)
-    voxels = cast(Voxels, canonical[None])  # as it was stored: a large scan is not copied
+    check_extent(path, tuple(shape[axis] for axis in orientation.axes), spacing)
+    intensities = intensities_of(stored.reshape(shape), scaling, path)
+    voxels = cast(Voxels, orientation.to_canonical(intensities)[None])  # as stored: a large scan is not copied
     shear = round(abs(float(np.linalg.det(geometry.affine[:3, :3] / spacing_stored))), 6)  # 1 to rounding, else less
     volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, geometry.flags, shear=shear)
-    return NiftiScan(path, volume, header, type(image), geometry)
+    return NiftiScan(path, volume, header, image_class, geometry)
+
+
+def _geometry_of(header: Nifti1Header, path: Path) -> Geometry:
+    with foreign(path, "nibabel", "a header that does not say where the voxels lie"):
+        return geometry_of(header, path)
 
 
 def count_voxels(path: Path) -> int:
-    """Voxels of a scan by its header; 0 if that cannot be read."""
+    """Voxels of a scan by its header, `MOST_VOXELS` at most; 0 if that cannot be read."""
     try:
-        return int(np.prod(_read_header(path)[1].get_data_shape(), dtype=np.int64))
+        header = read_header(path)[1]
     except ScanError:
         return 0
+    return voxels_in(header.get_data_shape())
+
+
+def voxels_in(shape: Iterable[int]) -> int:
+    """Voxels of a shape that may be nonsense: 0 to `MOST_VOXELS`."""
+    return max(0, min(math.prod(max(0, int(size)) for size in shape), MOST_VOXELS))
 
 
 def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:
@@ -143,13 +182,14 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
         ScanError: as `read_nifti`, if a value is no whole number from 0 to 255, or if the map does not lie on the
             voxels of the scan `like`.
     """
-    image = _open(path)
-    shape = _spatial_shape(path, image.shape)
-    affine = geometry_of(image.header, path).affine
+    found = read_stored(path, labels=True)
+    affine = _geometry_of(found.header, path).affine
     orientation = Orientation.from_affine(affine)
-    stored = _voxels(path, image, constant_allowed=True).reshape(shape)
-    labels = stored.astype(np.uint8)
-    if not np.array_equal(labels, stored):
+    stored: NDArray[np.generic] = found.voxels.reshape(shape_in(path, found.voxels.shape, found.voxels.dtype))
+    if stored.dtype != np.uint8 or found.scaling:
+        stored = intensities_of(stored, found.scaling, path, constant_allowed=True)
+    labels = stored.astype(np.uint8, copy=False)
+    if labels is not stored and not np.array_equal(labels, stored):
         raise ScanError("not a label map: found values that are not whole numbers from 0 to 255", path=path)
     canonical = np.ascontiguousarray(orientation.to_canonical(labels))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[list(orientation.axes)]
@@ -186,9 +226,9 @@ class _Placed(NamedTuple):
 
 
 def _placed(path: Path) -> _Placed:
-    _, header = _read_header(path)
-    shape = np.array(_spatial_shape(path, header.get_data_shape()))
-    affine = geometry_of(header, path).affine
+    _, header = read_header(path)
+    shape = np.array(shape_in(path, header.get_data_shape()))
+    affine = _geometry_of(header, path).affine
     orientation = Orientation.from_affine(affine)
     axes = list(orientation.axes)
     corners = np.empty((8, 3))
@@ -217,73 +257,15 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     content = scan.image_class(stored, None, header).to_bytes()
     if path.name.lower().endswith(".gz"):
         content = igzip.compress(content, PACKING, mtime=0)  # the same bytes whenever they are written
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
+    write_bytes(content, path)
 
 
 def is_own_mask(path: Path) -> bool:
     """Whether a file is a mask that `write_mask` made."""
     try:
-        return bool(_read_header(path)[1]["descrip"].item() == MASK_NOTE)
+        return bool(read_header(path)[1]["descrip"].item() == MASK_NOTE)
     except ScanError:
         return False
-
-
-def _open(path: Path) -> Nifti1Image:
-    """A file's content as an image; its voxels are still to be decoded."""
-    image_class, _ = _read_header(path)
-    try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = igzip.decompress(content)
-        return image_class.from_bytes(content)
-    except UNREADABLE as error:
-        raise ScanError(f"damaged or cut off: its voxels cannot be read ({_first_line(error)})", path=path) from error
-
-
-def _read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
-    """Which NIfTI it is, and its header."""
-    if not path.exists():
-        raise ScanError("no such file", path=path)
-    try:
-        with path.open("rb") as file:
-            packed = file.read(len(GZIP)) == GZIP
-        with igzip.open(path) if packed else path.open("rb") as file:
-            start = file.read(HEADER_BYTES)
-        image_class = next(
-            known for known in (Nifti1Image, Nifti2Image) if known.header_class.may_contain_header(start)
-        )
-        stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)
-    except StopIteration:
-        raise ScanError("not a readable NIfTI file (its first bytes are no NIfTI header)", path=path) from None
-    except UNREADABLE as error:
-        raise ScanError(f"not a readable NIfTI file ({_first_line(error)})", path=path) from error
-    spacing = stored["pixdim"][1:4]
-    if not np.isfinite(spacing).all() or (spacing == 0).any():  # nibabel would repair a spacing of 0 to 1
-        raise ScanError(
-            f"found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers", path=path
-        )
-    if (spacing < 0).any() and stored["sform_code"] <= 0:  # nibabel would drop the sign
-        raise ScanError(
-            f"found voxel spacing {spacing.tolist()} in the header (pixdim), expected positive numbers: a negative one "
-            "may mean a mirrored axis, and no sform says whether it does",
-            path=path,
-        )
-    try:
-        return image_class, image_class.header_class(stored.binaryblock, endianness=stored.endianness)
-    except UNREADABLE as error:
-        raise ScanError(f"not a readable NIfTI file ({_first_line(error)})", path=path) from error
-
-
-def _spatial_shape(path: Path, stored: Sequence[int]) -> tuple[int, int, int]:
-    """The three spatial sizes; trailing axes of length 1 are allowed."""
-    shape = tuple(int(size) for size in stored)
-    spatial = (*shape, 1, 1, 1)[:3]
-    if len(shape) > 3 and any(size != 1 for size in shape[3:]):
-        raise ScanError(f"found a {len(shape)}-D image of shape {shape}, expected one 3-D volume", path=path)
-    if min(spatial) < 2:
-        raise ScanError(f"found shape {shape}, expected a volume of several slices, not a single one", path=path)
-    return spatial[0], spatial[1], spatial[2]
 
 
 def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
@@ -295,40 +277,6 @@ def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...])
             f"expected at least {MIN_DEPTH_MM:.0f} mm",
             path=path,
         )
-
-
-def _voxels(path: Path, image: Nifti1Image, *, constant_allowed: bool = False) -> Voxels:
-    """Intensities after slope and intercept, int16 where that is exact, else float32."""
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iufb":
-        raise ScanError(f"found voxels of type {_type_name(dtype)}, expected one real number a voxel", path=path)
-    try:
-        stored = np.asanyarray(image.dataobj)
-    except UNREADABLE as error:
-        raise ScanError(f"damaged or cut off: its voxels cannot be read ({_first_line(error)})", path=path) from error
-    low, high = stored.min(), stored.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int(stored.size - np.count_nonzero(np.isfinite(stored)))
-        raise ScanError(f"{bad} of {stored.size} voxels are NaN or infinite, expected finite intensities", path=path)
-    if low == high and not constant_allowed:
-        raise ScanError(f"every voxel has the value {low:g}, expected an image", path=path)
-    if stored.dtype.kind in "iub" and low >= -32768 and high <= 32767:
-        return np.asarray(stored, dtype=np.int16)
-    if low >= -32768 and high <= 32767:
-        as_int16 = np.asarray(stored, dtype=np.int16)
-        if np.array_equal(as_int16, stored):
-            return as_int16
-    return np.asarray(stored, dtype=np.float32)
-
-
-def _type_name(dtype: np.dtype[np.generic]) -> str:
-    return "RGB colour" if dtype.names else str(dtype)
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and (error.errno or not str(error)):
-        return system_reason(error)
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def describe(scan: NiftiScan) -> dict[str, str]:

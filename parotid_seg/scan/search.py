@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parotid_seg.errors import ScanError, system_reason
+from parotid_seg.files import special_kind
 
 # fmt: off
 NO_SCANS = frozenset((
@@ -21,6 +22,9 @@ NO_SCANS = frozenset((
 
 STRAY = "stray file"
 """The kind of files that are of no interest: not DICOM, empty, or gone."""
+
+SPECIAL = "special file"
+"""The kind of FIFOs, sockets and devices."""
 
 Identity = tuple[int, int] | str
 """What a file or folder is, whatever path leads to it: device and number, or the real path where there is no number."""
@@ -108,7 +112,7 @@ def search(places: Iterable[Path], ignore: Iterable[Path] = ()) -> Searched:
             walk.add_folder(_Folder(place, os.path.realpath(place), place))
     for place in named:
         if not place.is_dir():
-            walk.add_file(place, _identity(place), None)
+            walk.add_named(place)
     walk.follow_links()
     return Searched(walk.below, list(walk.files.values()), walk.left_out())
 
@@ -168,7 +172,18 @@ class _Walk:
                 elif entry.is_file(follow_symlinks=False):
                     number = entry.inode()
                     self.add_file(found.path, (status.st_dev, number) if number else found.real, folder.place)
+                else:
+                    kind = special_kind(entry.stat(follow_symlinks=False).st_mode)
+                    self._leave(found.path, f"found {kind}, expected a regular file", SPECIAL)
             waiting += reversed(further)
+
+    def add_named(self, path: Path) -> None:
+        """Take a file that was named; it is refused if it is no regular one."""
+        kind = special_kind(path.stat().st_mode) if path.exists() else ""
+        if kind:
+            self._leave(path, f"found {kind}, expected a regular file", SPECIAL, True)
+        else:
+            self.add_file(path, _identity(path), None)
 
     def add_file(self, path: Path, identity: Identity, place: Path | None) -> None:
         """Take a file, unless it is there already."""
@@ -199,6 +214,8 @@ class _Walk:
                 self.add_file(link.path, _identity_of(status, real), link.place)
             elif link.path.is_dir():
                 self._follow(link, _identity_of(status, real), real)
+            else:
+                self._leave(link.path, f"a link to {special_kind(status.st_mode)}", "link")
         for place, known in self._also_below.items():
             self.below[place] += [path for path in self.files.values() if {path, *path.parents} & known]
 

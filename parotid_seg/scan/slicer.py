@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.files import whole_file, write_text
+from parotid_seg.files import open_input, whole_file, write_text
 from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Coded, Structure, structures_of
 from parotid_seg.scan.nifti import NiftiScan
@@ -63,7 +63,7 @@ def is_own_segmentation(path: Path) -> bool:
     import nrrd
 
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             return bool(nrrd.read_header(file).get("Segmentation_Maker") == MADE_BY)
     except (OSError, ValueError, nrrd.NRRDError):
         return False

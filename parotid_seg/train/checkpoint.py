@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,14 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.files import whole_file
+from parotid_seg.records import convert, parse, record_line
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.settings import merge
 
 FORMAT = "parotid-seg checkpoint 1"
+LONGEST_SHOWN = 60
+"""Characters of a name or value in a message."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,28 @@ class Checkpoint:
         """The model with its weights, ready to run (eval mode).
 
         Raises:
-            InputError: if the checkpoint is of a stage that trains no whole model.
+            InputError: if the checkpoint is of a stage that trains no whole model, or its weights are not those of the
+                network that its configuration describes.
         """
-        net = build_network(self.config, len(self.channels), len(self.labels))
-        missing = net.state_dict().keys() - self.weights.keys()
+        with torch.device("meta"):  # sizes only: what they promise may not fit into memory
+            expected = build_network(self.config, len(self.channels), len(self.labels)).state_dict()
+        missing = expected.keys() - self.weights.keys()
         if missing:
             stage = self.config.stages[-1]
             raise InputError(
                 f"checkpoint of the stage {stage}: found {len(self.weights)} weights without {min(missing)}, expected "
                 "those of a whole model; a stage 'segment' makes one"
             )
+        for name, found in self.weights.items():
+            if name not in expected:
+                raise InputError(f"found the weight {name[:LONGEST_SHOWN]!r}, which its network does not have")
+            wanted = expected[name]
+            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+                raise InputError(
+                    f"{name}: found {tuple(found.shape)} of {found.dtype}, expected {tuple(wanted.shape)} of "
+                    f"{wanted.dtype}, as its configuration says"
+                )
+        net = build_network(self.config, len(self.channels), len(self.labels))
         net.load_state_dict(self.weights)
         return net.eval()
 
@@ -83,11 +97,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is a parotid-seg checkpoint, of this format or another."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
-        content = torch.load(path, map_location="meta", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        content = _load(path, "meta")
+    except InputError:
         return False
     return isinstance(content, dict) and str(content.get("format", "")).startswith("parotid-seg checkpoint")
 
@@ -96,24 +108,74 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format.
+        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format; it names the field.
+    """
+    content = _load(path, "cpu")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f"found format {str(found)[:LONGEST_SHOWN]!r}, expected {FORMAT!r}", path=path)
+    try:
+        weights = checked_weights(content.pop("weights", None))
+        promised = convert(content, _Content)
+        return Checkpoint(
+            config=merge(TrainConfig(), promised.config, where="config"),
+            labels=promised.labels,
+            channels=promised.channels,
+            training=parse(record_line(promised.training)),
+            weights=weights,
+            progress=promised.progress,
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # of `record_line`
+        raise InputError("training: found what JSON cannot hold, expected texts and numbers", path=path) from error
+    except InputError as error:
+        raise InputError(error.reason, path=path) from error
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a checkpoint file holds beside its weights; see `Checkpoint`."""
+
+    format: str
+    config: dict[str, Any]
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    training: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def checked_weights(found: object) -> dict[str, torch.Tensor]:
+    """Weights by name, once each is an ordinary tensor.
+
+    Raises:
+        InputError: if they are something else.
+    """
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"weights: found {type(found).__name__}, expected tensors by name")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"weights: found {type(value).__name__} by {type(name).__name__}, expected tensors by name"
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            raise InputError(f"weights: {name[:LONGEST_SHOWN]!r}: expected an ordinary tensor of real numbers")
+    return found
+
+
+def _load(path: Path, device: str) -> Any:
+    """What torch reads of a file, as data: no code in it is run.
+
+    Raises:
+        InputError: if it is missing or none that `torch.save` writes.
     """
     if not path.is_file():
         raise InputError("no such checkpoint", path=path)
     if not zipfile.is_zipfile(path):
         raise InputError("not a checkpoint: expected a file written by torch.save", path=path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist())
+        if not packed:
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
         raise InputError(f"not a readable checkpoint ({type(error).__name__})", path=path) from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise InputError(f"found format {found!r}, expected {FORMAT!r}", path=path)
-    return Checkpoint(
-        config=merge(TrainConfig(), content["config"], where=str(path)),
-        labels=tuple(content["labels"]),
-        channels=tuple(content["channels"]),
-        training=content["training"],
-        weights=content["weights"],
-        progress=content["progress"],
-    )
+    raise InputError("not a checkpoint: its content is compressed, which torch.save never does", path=path)

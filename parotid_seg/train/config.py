@@ -14,6 +14,8 @@ STAGES = ("organs", "contrast", "dense", "segment")
 UNLABELLED_STAGES = ("contrast", "dense")
 """Those that need no labels."""
 SCRATCH = "scratch"
+MOST_STAGES, MOST_BLOCKS, LARGEST_SIZE = 6, 64, 4096
+"""Of a network. Larger ones are mistakes, and building them would take all memory."""
 PARTS = ("encoder", "decoder")
 """Of the network, that can start from another model's weights."""
 
@@ -39,6 +41,13 @@ class NetworkConfig:
     stem: tuple[int, int] = (16, 32)
 
     def __post_init__(self) -> None:
+        sizes = (self.embed_dim, self.window, *self.depths, *self.heads, *self.stem)
+        if not all(1 <= size <= LARGEST_SIZE for size in sizes):
+            raise InputError(f"network: found {self}, expected sizes from 1 to {LARGEST_SIZE}")
+        if not 1 <= len(self.depths) <= MOST_STAGES or sum(self.depths) > MOST_BLOCKS:
+            raise InputError(
+                f"network.depths: found {self.depths}, expected at most {MOST_STAGES} stages and {MOST_BLOCKS} blocks"
+            )
         if len(self.depths) != len(self.heads):
             raise InputError(f"network: found {len(self.depths)} depths and {len(self.heads)} heads, expected as many")
         for stage, heads in enumerate(self.heads):

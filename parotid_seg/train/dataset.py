@@ -22,7 +22,8 @@ import numpy as np
 
 from parotid_seg.contract import BACKGROUND
 from parotid_seg.errors import InputError
-from parotid_seg.scan.label_set import LabelSet, kind, read_json, read_label_set
+from parotid_seg.records import is_plain_name, read_record
+from parotid_seg.scan.label_set import LabelSet, kind, read_label_set
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
 
@@ -110,7 +111,7 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     """
     folder = _folder(folder)
     path = folder / "dataset.json"
-    description = read_json(path)
+    description = read_record(path, dict[str, Any])
     channels, ending = _channels(description, path), _ending(description, path)
     labels = _consecutive(read_label_set(description, path), path)
     if stage == "organs":
@@ -243,12 +244,15 @@ def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:
 
 
 def _read_splits(path: Path) -> dict[str, list[str]]:
-    splits = read_json(path)
+    splits = read_record(path, dict[str, Any])
     if not {"train", "validation"} <= splits.keys():
         raise InputError("expected an object with the lists 'train' and 'validation'", path=path)
     for name, cases in splits.items():
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             raise InputError(f"{name}: found {kind(cases)}, expected a list of patients' names", path=path)
+        for case in cases:
+            if not is_plain_name(case):
+                raise InputError(f"{name}: found {case!r}, expected the name of a patient's files", path=path)
     lists: dict[str, list[str]] = {}
     for name, cases in splits.items():
         for case in cases:

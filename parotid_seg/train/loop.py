@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parotid_seg.errors import InputError
-from parotid_seg.files import write_text
+from parotid_seg.errors import InputError, RecordError
+from parotid_seg.files import open_to_append, write_text
+from parotid_seg.records import convert, read_lines, record_line
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.dataset import DataSet
@@ -31,6 +32,14 @@ Report = Callable[[str], None]
 
 MOST_WORKERS = 8
 """Processes that draw slices for a GPU; on the CPU it is one, since the network needs the cores."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """How far a run has come."""
+
+    epochs_done: int
+    step: int
 
 
 class Trainer(ABC):
@@ -137,15 +146,19 @@ class Trainer(ABC):
         """
         checkpoint = self.processes.from_first(lambda: load_checkpoint(self.run / "last.pt"))
         made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
-        found = made, checkpoint.labels, checkpoint.channels, checkpoint.training["train_patients"]
+        found = made, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
         if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):
             raise InputError(
                 f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
             )
-        progress = checkpoint.progress
-        self.epochs_done, self.step = progress["epochs_done"], progress["step"]
-        self.optimizer.load_state_dict(progress["optimizer"])
-        self.restore(checkpoint)
+        try:
+            done = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
+            self.epochs_done, self.step = done.epochs_done, done.step
+            self.optimizer.load_state_dict(checkpoint.progress["optimizer"])
+            self.restore(checkpoint)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, RecordError) as error:
+            reason = f"its state to resume from does not fit ({str(error).splitlines()[0] if str(error) else error!r})"
+            raise InputError(f"--resume: {reason}", path=self.run / "last.pt") from error
         if self.processes.first:
             self._drop_later_records()
 
@@ -153,7 +166,10 @@ class Trainer(ABC):
         """A run that was killed between a record and its checkpoint makes that epoch again."""
         path = self.run / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
+            for each in read_lines(path, dict[str, float]):
+                if isinstance(each, RecordError):
+                    self.report(f"note: {each}; not drawn")
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_text("".join(lines[: self.epochs_done]), path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -211,8 +227,8 @@ class Trainer(ABC):
             )
         record |= self.after_epoch(record)
         if self.processes.first:
-            with (self.run / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            with open_to_append(self.run / "metrics.jsonl") as file:
+                file.write(record_line(record))
             draw_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.curves)
         self.save("last.pt", self.progress())
         self.report("  ".join(f"{name} {value:.4g}" for name, value in record.items()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.records import read_record, record_text
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
 from parotid_seg.scan.labels import LEFT, RIGHT, side_of
@@ -60,6 +61,19 @@ class Patient:
     body_slices: tuple[int, ...]
     known_slices: tuple[int, ...]
     ignored: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is kept of a decoded scan beside its voxels; see `Patient`. A flag's fields are in their order."""
+
+    spacing_mm: tuple[float, float, float]
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    windows: tuple[tuple[float, float], ...]
+    centre_mm: tuple[float, float]
+    body_slices: tuple[int, ...]
+    flags: tuple[tuple[FlagCode, str, float | None, str], ...]
 
 
 def load_patients(
@@ -156,36 +170,51 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
     entry = cache / f"{case}-{_key(*images, values=fixed)}"
     if not entry.exists():
         _save_scan(entry, images, data.channels, fixed)
-    facts = json.loads((entry / "facts.json").read_text())
-    voxels: Voxels = np.load(entry / "voxels.npy", mmap_mode="r")
-    flags = tuple(Flag(FlagCode(code), *rest) for code, *rest in facts["flags"])
-    orientation = Orientation(tuple(facts["axes"]), tuple(facts["flips"]))
-    volume = Volume(voxels, tuple(facts["spacing_mm"]), orientation, flags)
+    facts = read_record(entry / "facts.json", _Facts)
+    voxels: Voxels = _mapped(entry / "voxels.npy", 4)
+    flags = tuple(Flag(*each) for each in facts.flags)
+    volume = Volume(voxels, facts.spacing_mm, Orientation(facts.axes, facts.flips), flags)
     labels: Mask = np.broadcast_to(np.uint8(0), volume.shape)
-    shown_in: list[list[int]] = [[] for _ in data.labels]
+    shown_in: tuple[tuple[int, ...], ...] = ((),) * len(data.labels)
     ignored: NDArray[np.bool_] | None = None
-    known_slices = range(volume.shape[0])
+    known_slices = tuple(range(volume.shape[0]))
     if data.label_folder:
         values = data.stored_values if data.ignore is None else (*data.stored_values, IGNORE, data.ignore)
         entry = cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=values)}"
         if not entry.exists():
             _save_labels(entry, data, case)
-        labels = np.load(entry / "labels.npy", mmap_mode="r")
-        shown_in = json.loads((entry / "shown_in.json").read_text())
+        labels = _mapped(entry / "labels.npy", 3)
+        shown_in = read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
         if data.ignore is not None:
-            ignored = np.load(entry / "ignored.npy", mmap_mode="r")
-            known_slices = json.loads((entry / "known_slices.json").read_text())
+            ignored = _mapped(entry / "ignored.npy", 3)
+            known_slices = read_record(entry / "known_slices.json", tuple[int, ...])
     return Patient(
         name=case,
         volume=volume,
         labels=labels,
-        windows=np.array(facts["windows"], np.float32),
-        centre_mm=tuple(facts["centre_mm"]),
-        shown_in=tuple(map(tuple, shown_in)),
-        body_slices=tuple(facts["body_slices"]),
-        known_slices=tuple(known_slices),
+        windows=np.array(facts.windows, np.float32),
+        centre_mm=facts.centre_mm,
+        shown_in=shown_in,
+        body_slices=facts.body_slices,
+        known_slices=known_slices,
         ignored=ignored,
     )
+
+
+def _mapped(path: Path, dimensions: int) -> NDArray[Any]:
+    """An array on disk, without its content being read.
+
+    Raises:
+        InputError: if it is no array of so many dimensions.
+    """
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header raises whatever its bytes mean to Python's parser
+        reason = f"not a decoded scan ({type(error).__name__}); remove its folder, it is made again"
+        raise InputError(reason, path=path) from error
+    if found.ndim != dimensions:
+        raise InputError(f"found {found.ndim} dimensions, expected {dimensions}; remove its folder", path=path)
+    return found
 
 
 def _key(*files: Path, values: Sequence[object] = ()) -> str:
@@ -202,20 +231,21 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         raise ScanError(error.reason, path=images[0]) from error
     centre = zip(body_centre(volume, windows), volume.spacing_mm[1:], strict=True)
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
-    facts = {
-        "spacing_mm": volume.spacing_mm,
-        "axes": volume.orientation.axes,
-        "flips": volume.orientation.flips,
-        "windows": windows.tolist(),
-        "centre_mm": [voxel * spacing for voxel, spacing in centre],
-        "body_slices": np.flatnonzero(tissue >= SMALLEST_BODY).tolist(),
-        "flags": [dataclasses.astuple(flag) for flag in volume.flags if flag.code in DOUBTS],
-    }
-    if not facts["body_slices"]:
+    y_mm, x_mm = (float(voxel * spacing) for voxel, spacing in centre)
+    facts = _Facts(
+        spacing_mm=volume.spacing_mm,
+        axes=volume.orientation.axes,
+        flips=volume.orientation.flips,
+        windows=tuple((float(low), float(high)) for low, high in windows),
+        centre_mm=(y_mm, x_mm),
+        body_slices=tuple(np.flatnonzero(tissue >= SMALLEST_BODY).tolist()),
+        flags=tuple(dataclasses.astuple(flag) for flag in volume.flags if flag.code in DOUBTS),
+    )
+    if not facts.body_slices:
         raise ScanError(f"shows no patient: expected slices with tissue above {windows[0, 0]:g}", path=images[0])
     with _whole_entry(entry) as partial:
         np.save(partial / "voxels.npy", np.ascontiguousarray(volume.voxels))
-        (partial / "facts.json").write_text(json.dumps(facts))
+        (partial / "facts.json").write_text(record_text(facts))
 
 
 def _save_labels(entry: Path, data: DataSet, case: str) -> None:
@@ -231,19 +261,19 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
     shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, len(data.labels))]
     with _whole_entry(entry) as partial:
         np.save(partial / "labels.npy", labels)
-        (partial / "shown_in.json").write_text(json.dumps([[], *shown_in]))
+        (partial / "shown_in.json").write_text(record_text([[], *shown_in]))
         if data.ignore is not None:
             ignored = stored == data.ignore
             np.save(partial / "ignored.npy", ignored)
             known_slices = np.flatnonzero(~ignored.all(axis=(1, 2))).tolist()
-            (partial / "known_slices.json").write_text(json.dumps(known_slices))
+            (partial / "known_slices.json").write_text(record_text(known_slices))
 
 
 @contextlib.contextmanager
 def _whole_entry(entry: Path) -> Iterator[Path]:
     """A folder that gets its name when it is whole; another process may have been faster."""
-    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
-    partial.mkdir(exist_ok=True)  # of a killed process of the same number
+    partial = entry.with_name(f"{entry.name}.partial-{secrets.token_hex(8)}")
+    partial.mkdir()
     yield partial
     try:
         partial.rename(entry)

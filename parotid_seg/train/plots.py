@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from parotid_seg.files import whole_file
+from parotid_seg.records import read_lines
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.moco import Pair
 from parotid_seg.train.patients import Patient
@@ -25,9 +26,12 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
     """The course of a `metrics.jsonl`'s figures over the epochs.
 
     Args:
+        metrics: the file; lines that are no records are left out.
+        picture: the file to make.
         figures: for each panel the prefix of the figures' names, and the axis' label.
     """
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    found = read_lines(metrics, dict[str, float])
+    records = [record for record in found if isinstance(record, dict) and "epoch" in record]
     names = list(dict.fromkeys(name for record in records for name in record))
     figure, panels = plt.subplots(1, len(figures), figsize=(5 * len(figures), 3.6), layout="constrained")
     for panel, (prefix, label) in zip(panels, figures, strict=True):
@@ -42,7 +46,8 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
         panel.grid(alpha=0.3)
         if len(lines) > 1:
             panel.legend()
-    figure.savefig(picture, dpi=110)
+    with whole_file(picture) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
 
 
@@ -59,7 +64,8 @@ def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
             if places.shape[1]:
                 rows, columns = places[index].cpu().unbind(-1)
                 panel.scatter(columns, rows, c=range(len(rows)), cmap="hsv", s=8)
-    figure.savefig(picture, dpi=110)
+    with whole_file(picture) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
 
 
@@ -98,5 +104,6 @@ def draw_samples(
         half_height, half_width = (FIELD_MM / 2 / spacing for spacing in patient.volume.spacing_mm[1:])
         panel.set(xlim=(column - half_width, column + half_width), ylim=(row + half_height, row - half_height))
         panel.set_title(f"{patient.name}: DSC {dsc[index]:.3f}", fontsize=9)
-    figure.savefig(picture, dpi=110)
+    with whole_file(picture) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)

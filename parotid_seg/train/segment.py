@@ -162,7 +162,7 @@ class SegmentTrainer(Trainer):
         """See `Trainer`."""
         super().restore(checkpoint)
         self.average.load_state_dict(checkpoint.weights)
-        self.best_dsc = checkpoint.progress["best_dsc"]
+        self.best_dsc = float(checkpoint.progress["best_dsc"])
 
     def progress(self) -> dict[str, Any]:
         """See `Trainer`."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from parotid_seg.contract import Grid
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, RecordError
+from parotid_seg.records import convert
 from parotid_seg.train.config import FIRST_VIEW, SECOND_VIEW, ContrastConfig, NetworkConfig, SegmentConfig, TrainConfig
 
 C = TypeVar("C")
+LONGEST_SHOWN = 60
+"""Characters of a wrong value in a message."""
 
 PAPER = TrainConfig(
     preset="paper",
@@ -64,9 +68,10 @@ def merge(config: C, values: dict[str, Any], *, where: str) -> C:
     """A copy of a config dataclass with some values replaced, nested tables included.
 
     Raises:
-        InputError: for an unknown key or a value of another type than the default's.
+        InputError: for an unknown key, a value of another type than the field's, or a number that is not finite.
     """
     known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
+    hints = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
@@ -76,17 +81,20 @@ def merge(config: C, values: dict[str, Any], *, where: str) -> C:
             if not isinstance(value, dict):
                 raise InputError(f"{where}: {key}: found {value!r}, expected a table")
             changes[key] = merge(default, value, where=f"{where}: {key}")
-        elif isinstance(default, tuple):
-            if not isinstance(value, list | tuple):
-                raise InputError(f"{where}: {key}: found {value!r}, expected a list")
-            changes[key] = tuple(value)
-        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            changes[key] = float(value)
-        elif type(value) is not type(default):
-            raise InputError(f"{where}: {key}: found {value!r}, expected {type(default).__name__}")
         else:
-            changes[key] = value
+            try:
+                changes[key] = convert(value, hints[key])
+            except RecordError as error:
+                raise InputError(f"{where}: {key}: found {str(value)[:LONGEST_SHOWN]!r}: {error.reason}") from error
+            if not _is_finite(changes[key]):
+                raise InputError(f"{where}: {key}: found {value!r}, expected finite numbers")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def to_toml(config: Any, table: str = "") -> str:

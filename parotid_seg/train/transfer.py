@@ -8,10 +8,9 @@ arXiv 2208.12413 does the same).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -21,8 +20,8 @@ from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import write_text
-from parotid_seg.train.checkpoint import is_checkpoint, load_checkpoint
+from parotid_seg.records import write_record
+from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import PARTS
 from parotid_seg.train.network import SwinUnet
 
@@ -67,7 +66,7 @@ class Transfer:
 
     def save(self, path: Path) -> None:
         """Write the whole account as JSON. Raises OutputError if that fails."""
-        write_text(json.dumps(asdict(self), indent=1) + "\n", path)
+        write_record(self, path)
 
 
 def part_of(name: str) -> str:
@@ -138,7 +137,13 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
         raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"--init {source}: found no weights in it, expected tensors by name or under 'model'")
-    return _encoder(weights, net), ()
+    try:
+        return _encoder(checked_weights(weights), net), ()
+    except InputError as error:
+        raise InputError(f"--init {source}: {error.reason}") from error
+    except (IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:  # of timm, on other shapes
+        reason = f"its weights do not fit a Swin Transformer ({type(error).__name__})"
+        raise InputError(f"--init {source}: {reason}") from error
 
 
 def _imagenet(width: int) -> Weights:

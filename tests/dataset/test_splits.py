@@ -50,12 +50,14 @@ def test_a_list_of_the_users_own_is_kept():
         roles_of(patients, {TRAIN: ["case_0001"], VALIDATION: ["case_0002"]})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"train": 3}', '"x"'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"train": 3}', '"x"', '{"train": [3]}', '{"train": ["a"], "train": ["b"]}', "[" * 100_000]
+)
 def test_a_broken_file(tmp_path, text):
     path = tmp_path / "splits.json"
     assert read_splits(path) == {}
     path.write_text(text)
-    with pytest.raises(InputError, match="found no lists of cases"):
+    with pytest.raises(InputError, match="expected lists of cases by name"):
         read_splits(path)
     path.write_text(json.dumps({"train": ["a"]}))
     assert read_splits(path) == {"train": ["a"]}

@@ -196,6 +196,7 @@ def test_sequences_without_end_are_refused(tmp_path, tag):
 
 def test_what_inflates_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_file, "LARGEST_INFLATED", 2000)
+    monkeypatch.setattr(dicom_file, "MOST_EXPANSION", 1)
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), transfer_syntax=DeflatedExplicitVRLittleEndian)
     assert "inflates to more than" in refusal(paths)
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
-from parotid_seg.runtime.model_file import graph_hash
+from parotid_seg.runtime.model_file import graph_hash, sealed
 
 GRID = Grid(size=8, spacing_mm=20.0, offsets_mm=(-3.0, 0.0, 3.0))
 CONTRACT = Contract(
@@ -87,7 +87,8 @@ def write_small_model(path: Path, contract: Contract | None = CONTRACT, extra: o
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     model.ir_version = 10
     if contract is not None:
-        sealed = dataclasses.replace(contract, graph_sha256=graph_hash(model.SerializeToString()))
-        helper.set_model_props(model, {METADATA_KEY: sealed.to_json()})
-    path.write_bytes(model.SerializeToString())
+        hashed = dataclasses.replace(contract, graph_sha256=graph_hash(model.SerializeToString()))
+        helper.set_model_props(model, {METADATA_KEY: hashed.to_json()})
+    content = model.SerializeToString()
+    path.write_bytes(content if contract is None else sealed(content))
     return path

@@ -17,11 +17,11 @@ from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import engine as module
 from parotid_seg.export.engine import build_engine, usable_engine
+from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime import trt_library
 from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar, sidecar_path
 from parotid_seg.runtime.gpu import Gpu
-from parotid_seg.runtime.journal import hash_file
 from tests.export.small_model import CONTRACT, write_small_model
 
 rtx = pytest.mark.skipif(

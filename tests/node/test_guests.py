@@ -12,7 +12,7 @@ from pynetdicom import association as pynetdicom_association
 
 from parotid_seg import files
 from parotid_seg.errors import InputError, OutputError
-from parotid_seg.node import reception
+from parotid_seg.node import admission
 from parotid_seg.node.ledger import DONE
 from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions
@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_once(start, tmp_path):
 
 
 def test_peers_that_are_silent_or_say_too_much(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(reception, "NEGOTIATION_S", 0.5)
+    monkeypatch.setattr(admission, "FIRST_PDU_S", 0.5)
     node = start(silence_s=0.5, most_associations=1)
     heads = (
         b"",

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.errors import MachineError, OutputError, ScanError
 from parotid_seg.node.inbox import PATIENCE, Inbox
 from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Ledger, Record, Slice
 from parotid_seg.node.options import ListenOptions, Peer
@@ -195,6 +195,26 @@ def test_slices_that_come_while_the_result_is_sent(tmp_path):
     assert bench.result(series) == "a b c"
     bench.work.delivered(series)
     assert bench.inbox.all_series() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MachineError("no more open files"), OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOMEM, "")],
+)
+def test_a_machine_that_has_run_out_of_something_puts_it_off(bench, monkeypatch, error):
+    monkeypatch.setattr("parotid_seg.node.work.RETRY_S", 0.2)
+
+    def exhausted(folder, out):
+        bench.segment = bench.write
+        raise error
+
+    bench.segment = exhausted
+    series = bench.receive("a")
+    bench.run()
+    assert f"series {series}: put off" in bench.lines[-1]
+    time.sleep(0.2)
+    bench.run()
+    assert (bench.status(series), bench.result(series), len(bench.calls)) == (DONE, "a", 2)
 
 
 def test_a_full_disk_puts_it_off(bench, monkeypatch):

@@ -296,7 +296,7 @@ def test_files_of_others_stay(model, small, everything, tmp_path):
     theirs, content = out / "ct.rtstruct.dcm", next((tmp_path / "ct").iterdir()).read_bytes()
     theirs.write_bytes(content)
     again = run(model, tmp_path / "ct", out, "rtstruct")
-    assert "exists and is no mask of ours" in again.errors[0]
+    assert "exists and was not written by parotid-seg" in again.errors[0]
     assert theirs.read_bytes() == content
     theirs.unlink()
     assert run(model, tmp_path / "ct", out, "rtstruct").statuses == {"ct": "done"}

@@ -98,7 +98,7 @@ def test_what_is_no_sidecar(engine, text):
 
 def test_binary_and_missing_sidecars(engine):
     sidecar_path(engine).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="no UTF-8"):
         read_sidecar(engine)
     sidecar_path(engine).unlink()
     with pytest.raises(ModelError, match="cannot be read"):
@@ -107,17 +107,20 @@ def test_binary_and_missing_sidecars(engine):
 
 def test_another_schema_version(engine):
     sidecar_path(engine).write_text(dataclasses.replace(SIDECAR, schema_version=9).to_json())
-    with pytest.raises(ModelError, match="sidecar of schema version 9, expected 2"):
+    with pytest.raises(ModelError, match="found schema_version 9, expected 2; build the engine again"):
         read_sidecar(engine)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("shapes", 3, "does not fit sidecar schema version 2"),
-        ("options", {"fast": True}, "does not fit sidecar schema version 2"),
-        ("batch", {"min": 3, "opt": 2, "max": 1}, "does not fit sidecar schema version 2: --batch: found 3 2 1"),
+        ("shapes", 3, r"at `\$.shapes`"),
+        ("options", {"fast": True}, r"unknown field `\$.options.fast`"),
+        ("batch", {"min": 3, "opt": 2, "max": 1}, "not an engine's sidecar: --batch: found 3 2 1"),
         ("onnx_name", "../other/m.onnx", "expected a file name without a folder"),
+        ("engine_sha256", 5, r"Expected `str`, got `int` - at `\$.engine_sha256`"),
+        ("compute_capability", [8], r"at `\$.compute_capability`"),
+        ("contract", {"labels": 5}, r"at `\$.contract"),
         ("library", "other", "found 'other', expected one of: tensorrt, tensorrt-rtx"),
     ],
 )
@@ -128,6 +131,22 @@ def test_a_whole_sidecar_that_makes_no_sense(engine, name, value, words):
     sidecar_path(engine).write_text(json.dumps({**content, "checksum": checksum}))
     with pytest.raises(ModelError, match=words):
         read_sidecar(engine)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": 1e999}', '{"a": 1, "a": 2}'])
+def test_hostile_sidecars(engine, text):
+    sidecar_path(engine).write_text(text)
+    with pytest.raises(ModelError, match=r"m\.engine\.json: not an engine's sidecar: found"):
+        read_sidecar(engine)
+
+
+def test_an_engine_is_refused_beside_another_model_than_its_own(engine):
+    assert check_engine(engine, SIDECAR, SIDECAR.library_version, ADA) == ()
+    engine.with_name("m.onnx").write_bytes(ONNX + b"\0")
+    reasons = check_engine(engine, SIDECAR, SIDECAR.library_version, ADA)
+    assert reasons == ("it was built from another m.onnx than the one beside it",)
+    engine.with_name("m.onnx").unlink()
+    assert check_engine(engine, SIDECAR, SIDECAR.library_version, ADA) == ()
 
 
 def test_only_the_described_engine_is_read(engine):

@@ -268,7 +268,7 @@ def test_what_is_absent_in_both_masks_raises_no_mean(command, folders):
 
 def test_files_that_name_no_labels(folders):
     (folders / "predictions" / "run.json").write_text("{}")
-    with pytest.raises(InputError, match=r"run.json: found no key 'model'"):
+    with pytest.raises(InputError, match=r"run.json: Object missing required field `model`; expected a file of infer"):
         evaluate(folders / "predictions", folders / "references")
     name_model(folders / "predictions", "gland", "tumour")
     name_labels(folders, {"tumour": 2, "background": 0, "gland": 1})

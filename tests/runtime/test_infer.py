@@ -1,9 +1,11 @@
 """`parotid-seg infer` as a user runs it, with the packaged model on slices of the example scan."""
 
 import csv
+import gzip
 import json
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -176,6 +178,17 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(scans, tmp_path, mo
         assert (summary.done, summary.replaced, summary.skipped) == expected
 
 
+def test_a_hostile_file_does_not_end_the_run(model, scans, tmp_path):
+    """Its voxels are counted in the main process."""
+    content = bytearray(gzip.decompress(next(scans.iterdir()).read_bytes())[:2500])
+    for name, value in (("a", float("-inf")), ("b", float("inf")), ("c", 3e38)):
+        struct.pack_into("<f", content, 108, value)
+        (scans / f"{name}.nii").write_bytes(content)
+    summary = infer([scans], tmp_path / "out", lambda: model, InferOptions(pictures=False, report=False))
+    assert (summary.done, summary.failed) == (1, 3)
+    assert all("Error" not in row["reason"] for row in rows(tmp_path / "out"))
+
+
 @pytest.mark.slow
 def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command, scans):
     first = command("infer", scans, "--out", scans, *HERE)
@@ -186,7 +199,7 @@ def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(comman
     before = original.read_bytes()
     clash = command("infer", original, "--out", scans, *HERE)
     assert clash.returncode == 1
-    assert "exists and is no mask of ours" in clash.stderr
+    assert "exists and was not written by parotid-seg" in clash.stderr
     assert original.read_bytes() == before
 
 

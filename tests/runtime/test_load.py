@@ -99,8 +99,8 @@ def tensorrt(monkeypatch):
     monkeypatch.setitem(sys.modules, "parotid_seg.runtime.trt", module)
 
 
-def write_model(path, graph=b"graph", **told):
-    """A file with a contract and a hash that fits, but nothing to compute."""
+def write_model(path, graph=b"", **told):
+    """A file with a contract, a hash and a seal that fit, but nothing to compute."""
     contract = dataclasses.replace(CONTRACT, graph_sha256=graph_hash(model_bytes(None, graph)), **told)
     path.write_bytes(model_bytes(contract.to_json(), graph))
     return path
@@ -229,7 +229,7 @@ def test_an_engine_on_the_cpu_is_refused(engine):
 
 
 def test_a_missing_file_is_an_error_before_anything_else(tmp_path, gpus):
-    with pytest.raises(ModelError, match=r"no\.onnx: the model file cannot be read"):
+    with pytest.raises(ModelError, match=r"no\.onnx: no usable model file: cannot be read"):
         load_backend(tmp_path / "no.onnx")
     with pytest.raises(ModelError, match="sidecar cannot be read"):
         load_backend(tmp_path / "no.engine")

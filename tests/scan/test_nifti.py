@@ -1,5 +1,6 @@
 """NIfTI in and out: geometry is understood, kept to the bit in masks, and nonsense is refused in one line."""
 
+import contextlib
 import gzip
 import itertools
 import shutil
@@ -11,8 +12,11 @@ import pytest
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import whole_file
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan import intensities
+from parotid_seg.scan.foreign import MOST_VOXELS
+from parotid_seg.scan.formats import read_image
 from parotid_seg.scan.geometry import TRANSFORMS
-from parotid_seg.scan.nifti import case_name, read_mask, read_nifti, write_mask
+from parotid_seg.scan.nifti import case_name, check_same_voxels, count_voxels, read_mask, read_nifti, write_mask
 
 SHAPE = (20, 22, 24)
 
@@ -223,6 +227,78 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name):
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("vox_offset", -np.inf, "nibabel: a number in it is out of range"),
+        ("vox_offset", np.inf, "nibabel: a number in it is out of range"),
+        ("vox_offset", np.nan, "nibabel: "),
+        ("vox_offset", 1e30, "reading it would take"),
+        ("xyzt_units", 7, "found the unit 7 in the header"),
+        ("xyzt_units", 66, None),
+        ("datatype", 9999, "nibabel: "),
+        ("dim", (3, 32767, 32767, 32767, 1, 1, 1, 1), f"found {32767**3} voxels, expected at most"),
+        ("dim", (3, -5, 22, 24, 1, 1, 1, 1), "expected a volume"),
+        ("dim", (9, 20, 22, 24, 1, 1, 1, 1), "nibabel: "),
+        ("scl_slope", 1e38, "found intensities from"),
+    ],
+)
+def test_what_nibabel_raises_is_the_files_error(tmp_path, field, value, words):
+    def set_field(header):
+        header[field] = value
+
+    path = save(tmp_path / "a.nii", ct())
+    good = save(tmp_path / "b.nii", ct())
+    with np.errstate(all="ignore"):
+        spoil(path, set_field)
+    assert 0 <= count_voxels(path) <= MOST_VOXELS
+    for read in (read_mask, lambda path: check_same_voxels(path, good)):
+        with contextlib.suppress(ScanError):
+            read(path)
+    if words:
+        with pytest.raises(ScanError) as caught:
+            read_nifti(path)
+        assert words in caught.value.reason
+        assert "Error" not in caught.value.reason
+        assert caught.value.path == path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_more_voxels_than_the_header_says_are_flagged(tmp_path, name):
+    path = save(tmp_path / name, ct())
+    content = path.read_bytes()
+    plain = gzip.decompress(content) if name.endswith(".gz") else content
+    for further, expected in ((b"\0", []), (bytes(2), [FlagCode.MORE_VOXELS]), (bytes(5000), [FlagCode.MORE_VOXELS])):
+        path.write_bytes(gzip.compress(plain + further) if name.endswith(".gz") else plain + further)
+        scan = read_nifti(path)
+        assert [flag.code for flag in scan.volume.flags] == expected
+        np.testing.assert_array_equal(scan.volume.voxels, read_nifti(save(tmp_path / "b.nii", ct())).volume.voxels)
+
+
+def test_a_pair_with_more_voxels_is_flagged(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(ct(), np.diag([-2.0, -2.0, 3.0, 1.0])), tmp_path / "a.hdr")
+    with (tmp_path / "a.img").open("ab") as file:
+        file.write(bytes(100))
+    assert FlagCode.MORE_VOXELS in {flag.code for flag in read_image(tmp_path / "a.hdr").volume.flags}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("scaling", [(2.0, -10.0), (0.5, 0.25), (1.0, 0.0), (1.0, 40000.0)])
+@pytest.mark.parametrize("slab", [1, 500, 1 << 22])
+def test_scaled_voxels_are_those_of_nibabel_whatever_the_slab(tmp_path, monkeypatch, dtype, scaling, slab):
+    monkeypatch.setattr(intensities, "SLAB_VOXELS", slab)
+    image = nibabel.Nifti1Image((ct() % 200).astype(dtype), np.diag([-2.0, -2.0, 3.0, 1.0]))
+    image.header.set_slope_inter(*scaling)
+    path = tmp_path / "a.nii"
+    path.write_bytes(image.to_bytes())
+    scan = read_nifti(path)
+    expected = np.asanyarray(nibabel.Nifti1Image.from_bytes(path.read_bytes()).dataobj)
+    whole = bool((expected == np.rint(expected)).all() and expected.min() >= -32768 and expected.max() <= 32767)
+    found = scan.volume.orientation.to_storage(scan.volume.voxels[0])
+    assert found.dtype == (np.int16 if whole else np.float32)
+    np.testing.assert_array_equal(found, expected.astype(found.dtype))
 
 
 def test_mask_must_lie_on_its_scan(tmp_path):

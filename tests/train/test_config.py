@@ -29,14 +29,14 @@ def test_toml_over_the_preset(tmp_path):
     [
         ("epochs = 2", "unknown key 'epochs'"),
         ("[segment]\nepoch = 2", "unknown key 'epoch'"),
-        ("[segment]\nepochs = 'two'", "expected int"),
+        ("[segment]\nepochs = 'two'", "Expected `int`, got `str`"),
         ("segment = 2", "expected a table"),
-        ("window_hu = 3", "expected a list"),
+        ("window_hu = 3", "Expected `array`, got `int`"),
         ("not toml", "not TOML"),
         ("[segment]\nepochs = 0", "at least 1"),
         ("[grid]\nsize = 100", "expected a multiple of 16"),
         ("[network]\nheads = [3, 4, 8]", "does not divide"),
-        ("stages = [1]", "stages: found '1'"),
+        ("stages = [1]", "stages: found '\\[1\\]'"),
         ("transfer = ['head']", "transfer: found 'head'"),
     ],
 )

@@ -133,7 +133,10 @@ def rewrite(path, **changes):
         ),
         (lambda d: rewrite(d / "splits.json", test=["p0"]), r"more than once: p0 \(train and test\)"),
         (lambda d: rewrite(d / "splits.json", train="p0"), "train: found a text, expected a list"),
-        (lambda d: (d / "splits.json").write_text('[{"train": [], "val": []}]'), "splits.json: found a list"),
+        (
+            lambda d: (d / "splits.json").write_text('[{"train": [], "val": []}]'),
+            "splits.json: Expected `object`, got `array`",
+        ),
         (lambda d: drop(d, "imagesTr/p2_0000", "imagesTr/p4_0000"), "no scan in imagesTr for the label maps of p2, p4"),
         (lambda d: drop(d, "labelsTr/p2", "labelsTr/p4"), "p2.nii.gz: no such file: the label map of case p2, p4"),
         (lambda d: rewrite(d / "splits.json", validation=[]), "0 validation patients"),

@@ -1,0 +1,328 @@
+"""JSON records: the one strict reader of every JSON file and line that the package reads, and the way they are written.
+
+A record may come from anybody: a shared folder, an old version, a machine that lost power. So its size and depth are
+bounded before it is parsed, its names are unique, its numbers are finite and fit 64 bits, and its types are exactly
+those of a dataclass (`true` is no number, "1" is none either). Anything else is one `RecordError` of one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
+
+from parotid_seg.errors import ParotidSegError, RecordError, system_reason
+from parotid_seg.files import visible, write_text
+
+MOST_BYTES = 16 * 2**20
+"""Of a file, unless the caller says otherwise."""
+LONGEST_LINE = 2**20
+"""Bytes of a line of a file of lines."""
+DEEPEST = 32
+"""Lists and objects within each other."""
+LONGEST_REASON = 300
+"""Characters; a reason may quote the file."""
+WIDEST_INTEGER = 64
+"""Bits, the sign included."""
+
+T = TypeVar("T")
+
+
+def read_record(
+    path: Path,
+    kind: type[T],
+    *,
+    most_bytes: int = MOST_BYTES,
+    follow: bool = True,
+    unknown_fields: bool = False,
+    version: int | Sequence[int] | None = None,
+    version_field: str = "schema_version",
+    advice: str = "",
+    upgrade: Callable[[Any], Any] = lambda found: found,
+) -> T:
+    """The record that a JSON file holds.
+
+    Args:
+        path: a regular file in UTF-8, with or without a byte order mark.
+        kind: a dataclass, a msgspec.Struct, or a type such as `dict[str, list[str]]`.
+        most_bytes: size of the largest file that is read.
+        follow: whether the file may be a symbolic link; False for what lies in an output folder.
+        unknown_fields: whether the file may have fields that `kind` has not; they are ignored then.
+        version: the version or versions that the record may have; None if it has none.
+        version_field: the name of the field with the version.
+        advice: what to do about another version, the end of the error's sentence.
+        upgrade: makes a record of this version from one of an older version; is given the parsed JSON.
+
+    Raises:
+        RecordError: if it cannot be read, or is not such a record; its path is the file.
+    """
+    try:
+        found = parse(read_bytes(path, most_bytes, follow=follow))
+        return convert(
+            found,
+            kind,
+            unknown_fields=unknown_fields,
+            version=version,
+            version_field=version_field,
+            advice=advice,
+            upgrade=upgrade,
+        )
+    except RecordError as error:
+        raise RecordError(error.reason, path=path) from error
+
+
+def read_lines(
+    path: Path, kind: type[T], *, follow: bool = True, upgrade: Callable[[Any], Any] = lambda found: found
+) -> Iterator[T | RecordError]:
+    """The records of a file with one a line, and a `RecordError` for each line that is none.
+
+    A torn, foreign or hostile line costs that line only. Empty lines are skipped.
+
+    Args:
+        path: a regular file in UTF-8; the end of its last line may be missing.
+        kind, follow, upgrade: as in `read_record`; lines may have no other fields.
+
+    Raises:
+        RecordError: if the file cannot be read.
+    """
+    for number, line in enumerate(_lines(path, follow), start=1):
+        try:
+            if line is None:
+                raise RecordError(f"found more than {LONGEST_LINE} bytes, expected a record")
+            if line.strip():
+                yield convert(parse(line), kind, upgrade=upgrade)
+        except RecordError as error:
+            yield RecordError(f"line {number}: {error.reason}", path=path)
+
+
+def read_bytes(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
+    """The content of a regular file of at most so many bytes; see `read_record`.
+
+    Raises:
+        RecordError: if it cannot be read, is something else than a file, or larger.
+    """
+    with _opened(path, follow) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise RecordError(f"found more than {most_bytes} bytes, expected at most so many", path=path)
+    return content
+
+
+def parse(content: bytes | str) -> Any:
+    """JSON text as dictionaries, lists, texts, finite numbers, booleans and None.
+
+    Raises:
+        RecordError: if it is no JSON, nests deeper than `DEEPEST`, has a name twice in an object, or a number that is
+            not finite or an integer wider than `WIDEST_INTEGER` bits.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        _check_depth(text)
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_float=_finite, parse_int=_integer, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError as error:
+        raise RecordError(f"not JSON: found bytes at {error.start} that are no UTF-8") from error
+    except ValueError as error:
+        raise RecordError(_short(f"not JSON: {error}")) from error
+
+
+def convert(
+    found: Any,
+    kind: type[T],
+    *,
+    unknown_fields: bool = False,
+    version: int | Sequence[int] | None = None,
+    version_field: str = "schema_version",
+    advice: str = "",
+    upgrade: Callable[[Any], Any] = lambda found: found,
+) -> T:
+    """A parsed record as a dataclass, its types checked and never coerced.
+
+    Args:
+        found: from `parse`, or any tree of dictionaries, lists and plain values.
+        kind, unknown_fields, version, version_field, advice, upgrade: as in `read_record`.
+
+    Raises:
+        RecordError: if it is not such a record; it names the field as a path from the record ($), what was found and
+            what was expected.
+    """
+    try:
+        if version is not None:
+            _check_version(found, [version] if isinstance(version, int) else version, version_field, advice)
+        found = upgrade(found)
+        record = msgspec.convert(found, kind)
+        field = "" if unknown_fields else _unknown(found, record, "$")
+    except RecordError:
+        raise
+    except msgspec.ValidationError as error:
+        raise RecordError(_short(str(error))) from error
+    except ParotidSegError as error:  # of the dataclass itself
+        raise RecordError(_short(error.reason)) from error
+    except UnicodeError as error:
+        raise RecordError("found the name of a field that is no Unicode text, expected only known ones") from error
+    except RecursionError as error:
+        raise RecordError("found too many lists and objects within each other, expected fewer") from error
+    if field:
+        raise RecordError(_short(f"found the unknown field `{field}`, expected only known ones"))
+    return record
+
+
+def record_text(record: object) -> str:
+    """A record as JSON text: a line a field, in the order of the fields, with a line end.
+
+    Args:
+        record: a dataclass, or anything of dictionaries, lists and plain values; paths become texts.
+
+    Raises:
+        ValueError: for a number that is not finite.
+    """
+    return json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
+
+
+def record_line(record: object) -> bytes:
+    """A record as one line of a file of lines, with its line end; see `record_text`."""
+    return json.dumps(_plain(record), allow_nan=False).encode("ascii") + b"\n"
+
+
+def canonical(record: object) -> bytes:
+    """A record as JSON with its names in alphabetical order, to be hashed; the same for tuples and lists."""
+    return json.dumps(_plain(record), sort_keys=True, allow_nan=False).encode("ascii")
+
+
+def write_record(record: object, path: Path) -> None:
+    """Write a record whole or not at all; see `record_text`.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    write_text(record_text(record), path)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a text is the name of a file in a folder: no path, no drive, no `..`."""
+    return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
+
+
+def _plain(record: object) -> Any:
+    return msgspec.to_builtins(record, enc_hook=os.fspath)
+
+
+def _check_version(found: Any, versions: Sequence[int], name: str, advice: str) -> None:
+    then = f"; {advice}" if advice else ""
+    if not isinstance(found, dict) or name not in found:
+        raise RecordError(f"found no {name}, expected {_listed(versions)}{then}")
+    version = found[name]
+    if type(version) is not int or version not in versions:
+        raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {_listed(versions)}{then}")
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return " or ".join(map(str, versions))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, follow: bool) -> Iterator[BinaryIO]:
+    """A regular file, opened without waiting for the other end of a pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise RecordError("found a folder, pipe or device, expected a regular file", path=path)
+        with os.fdopen(descriptor, "rb") as file:
+            yield file
+    except OSError as error:
+        raise RecordError(f"cannot be read ({system_reason(error)})", path=path) from error
+    except ValueError as error:  # a null character in the name
+        raise RecordError("cannot be read: no file can have this name", path=path) from error
+
+
+def _lines(path: Path, follow: bool) -> Iterator[bytes | None]:
+    """Lines without their ends; None for one that is too long, which is never held as a whole."""
+    with _opened(path, follow) as file:
+        while line := file.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(LONGEST_LINE)
+                yield None
+            else:
+                yield line.rstrip(b"\r\n")
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return
+    depth = 0
+    for bracket in re.finditer(r"[\[{]|[\]}]", _without_texts(text)):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > DEEPEST:
+            raise RecordError(f"found more than {DEEPEST} lists and objects within each other, expected fewer")
+
+
+def _without_texts(text: str) -> str:
+    return re.sub(r'"[^"]*"?', "", text.replace("\\\\", "").replace('\\"', ""))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = set()
+        for name, _ in pairs:
+            if name in names:
+                raise RecordError(_short(f"found {name!r} twice in one object, expected different names"))
+            names.add(name)
+    return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise RecordError(_short(f"found the number {text}, expected a finite one"))
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) <= WIDEST_INTEGER // 3:
+        number = int(text)
+        if -(2 ** (WIDEST_INTEGER - 1)) <= number < 2 ** (WIDEST_INTEGER - 1):
+            return number
+    raise RecordError(f"found the integer {text[:30]}, expected one of {WIDEST_INTEGER} bits")
+
+
+def _no_constant(text: str) -> float:
+    raise RecordError(f"found {text}, expected a finite number")
+
+
+def _unknown(found: Any, record: Any, place: str) -> str:
+    """Place of the first field that a dataclass within the record does not have; empty if there is none."""
+    pairs: Iterator[tuple[str, Any, Any]]
+    if isinstance(found, dict) and dataclasses.is_dataclass(record):
+        names = {field.name for field in dataclasses.fields(record)}
+        for name in found:
+            if name not in names:
+                return f"{place}.{name}"
+        pairs = ((f"{place}.{name}", each, getattr(record, name)) for name, each in found.items())
+    elif isinstance(found, dict) and isinstance(record, dict):
+        pairs = ((f"{place}[...]", each, record.get(name)) for name, each in found.items())
+    elif isinstance(found, list) and isinstance(record, list | tuple):
+        pairs = ((f"{place}[{at}]", *pair) for at, pair in enumerate(zip(found, record, strict=False)))
+    else:
+        return ""
+    fields = (_unknown(each, made, at) for at, each, made in pairs if isinstance(each, dict | list))
+    return next(filter(None, fields), "")
+
+
+def _short(reason: str) -> str:
+    """A reason in one line of bounded length; it may quote anything."""
+    return visible(reason[:LONGEST_REASON])

@@ -1,0 +1,84 @@
+"""Files from anywhere: whatever a library raises on one becomes that file's error, and none takes memory without limit.
+
+docs/runtime.md states the limits.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from isal import isal_zlib
+
+from parotid_seg.errors import ParotidSegError, ScanError, system_reason
+
+MOST_VOXELS = 1 << 30
+"""Of a scan, all slices together."""
+FREE_BYTES = 768 << 20
+"""Memory that reading a scan may take, however small its files are."""
+MOST_EXPANSION = 64
+"""Bytes of memory for each byte of its files that reading a scan may take beyond that: real scans take up to 20."""
+
+CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (RecursionError, "it is nested too deeply"),
+    (OverflowError, "a number in it is out of range"),
+    (UnicodeError, "text in it has another encoding than it says"),
+    ((EOFError, struct.error), "it ends too early"),
+    ((zlib.error, isal_zlib.error), "its compressed data are damaged"),
+    (KeyError, "a code in it is unknown"),
+    (IndexError, "a part of it is missing"),
+)  # type: ignore[assignment]
+"""What is wrong with a file, by what a library raises."""
+
+
+@contextmanager
+def foreign(path: Path, library: str, what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file into the file's error.
+
+    Args:
+        path: the file.
+        library: what reads it.
+        what: what cannot be done, for example "not a readable NIfTI file".
+
+    Raises:
+        ScanError: with what is wrong with the file as far as that is known, and the library's name.
+    """
+    try:
+        yield
+    except ParotidSegError:
+        raise
+    except MemoryError:
+        raise ScanError("there is not enough memory for it", path=path) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from error
+        text = next(iter(str(error).splitlines()), "")
+        raise ScanError(f"{what} ({library}: {cause_of(error) or text or 'it is damaged'})", path=path) from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What is wrong with a file by the kind of error alone, without any of its content; empty if that says nothing."""
+    return next((cause for kind, cause in CAUSES if isinstance(error, kind)), "")
+
+
+def check_room(path: Path, voxels: int, needed: int, stored: int) -> None:
+    """Raise ScanError if reading a scan would take more memory than its files justify; call it before making room.
+
+    Args:
+        path: the file, or a series' folder.
+        voxels: of the scan.
+        needed: bytes of memory.
+        stored: bytes of the files.
+    """
+    if voxels > MOST_VOXELS:
+        raise ScanError(f"found {voxels} voxels, expected at most {MOST_VOXELS} (MOST_VOXELS)", path=path)
+    most = max(FREE_BYTES, MOST_EXPANSION * stored)
+    if needed > most:
+        raise ScanError(
+            f"reading it would take {needed >> 20} MB of memory, expected at most {most >> 20} MB for "
+            f"{stored} bytes of files (MOST_EXPANSION)",
+            path=path,
+        )

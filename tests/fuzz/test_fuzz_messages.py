@@ -1,0 +1,86 @@
+"""What a worker that was taken over may write into its pipe: a valid answer, or an error of the protocol."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.answers import Asked, next_answer
+from parotid_seg.runtime.frames import HEADER, MAGIC, ProtocolError, read_head
+from parotid_seg.runtime.journal import Entry
+from parotid_seg.runtime.messages import Finished, PutOff, Stopped, failed
+from parotid_seg.runtime.segmenter import prepare
+from parotid_seg.scan.chunks import Covered
+from tests.fuzz.memory import little_memory
+from tests.fuzz.mutate import EXTREMES, FLOATS, PIECES, feed
+from tests.runtime.test_answers import ASKED, CONTRACT, DONE, JOB, SCAN, sent
+
+COVERED = sent(prepare(SCAN, CONTRACT))
+SMALL = (
+    sent(Finished("done", DONE)),
+    sent(Finished("failed", failed(JOB.case, "damaged", "a" * 64))),
+    sent(Finished("skipped", DONE)),
+    sent(PutOff("too many open files")),
+    sent(Stopped("no space left")),
+)
+KNOWN: tuple[Asked, ...] = (ASKED, replace(ASKED, job=replace(JOB, known=DONE)), replace(ASKED, labelled=True))
+VALUES = (
+    *EXTREMES[:-1],
+    *FLOATS,
+    *PIECES,
+    None,
+    True,
+    [],
+    {},
+    [[]] * 9,
+    "covered",
+    "done",
+    b"s0",
+    "a" * 64,
+    [1, 2, 2, 2],
+)
+
+
+def read(content: bytes) -> None:
+    """Take an answer as the main process does."""
+    for asked in KNOWN:
+        try:
+            answer = next_answer(io.BytesIO(content), asked)
+        except (ProtocolError, EOFError) as error:
+            reason = str(error) or "the stream ends"
+            continue
+        if isinstance(answer, Finished):
+            assert answer.entry.case == "s0"
+            assert answer.entry.mask in ("", "s0.nii.gz")
+            assert isinstance(answer.entry, Entry)
+        if isinstance(answer, Covered):
+            assert answer.voxels.size <= ASKED.voxels
+        return
+    raise ScanError(reason)
+
+
+@pytest.mark.parametrize(("seeds", "usual"), [(SMALL, 5000), ((COVERED,), 300)])
+def test_changed_frames(inputs, seeds, usual):
+    with little_memory():
+        feed(read, seeds, inputs(usual))
+
+
+def test_changed_values(inputs):
+    """Heads of answers whose values are others, of any type."""
+    heads = [msgspec.msgpack.decode(read_head(io.BytesIO(frame), 1 << 22)[0]) for frame in (*SMALL, COVERED)]
+
+    def changed(number: bytes) -> None:
+        chance = random.Random(number)
+        head = dict(chance.choice(heads))
+        for _ in range(chance.randint(1, 3)):
+            head[chance.choice((*head, "more"))] = chance.choice(VALUES)
+        content = msgspec.msgpack.encode(head)
+        read(HEADER.pack(MAGIC, len(content), chance.choice((0, 0, 1, 1 << 62))) + content)
+
+    with little_memory():
+        feed(changed, [bytes(range(256))], inputs(5000))

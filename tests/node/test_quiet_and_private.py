@@ -1,0 +1,98 @@
+"""What hostile peers leave behind: one short line each, no traceback; and nothing of a node is for others to read."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.node.ledger import DONE
+from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu
+from tests.node.peers import make_series, name_of, send
+
+HOSTILE = [
+    pdu(0x99, b""),
+    pdu(1, b"\0\1" + bytes(70)),
+    pdu(2, bytes(80)),
+    pdu(3, bytes(4)),
+    pdu(4, b"\0\0\0\0"),
+    pdu(4, b"\xff\xff\xff\xff\1\3"),
+    pdu(6, bytes(4)),
+    pdu(7, b""),
+    data(b"\xff" * 40),
+    data(b"\0\0\0\0\4\0\0\0\0\0\0\0"),
+    data(b"x", context=9),
+    pdu(4, b"half", 4000),
+    RELEASE + RELEASE + pdu(4, bytes(100)),
+    associate_request(),
+]
+
+
+def event_report() -> bytes:
+    """An N-EVENT-REPORT-RQ, for which pynetdicom starts a thread."""
+    elements = (
+        b"\0\0\0\1\2\0\0\0\0\1",
+        b"\0\0\x10\1\2\0\0\0\7\0",
+        b"\0\0\0\x08\2\0\0\0\1\1",
+        b"\0\0\2\0\4\0\0\0001.2\0",
+        b"\0\0\0\x10\4\0\0\0001.2\0",
+        b"\0\0\2\x10\2\0\0\0\1\0",
+    )
+    return data(b"".join(elements))
+
+
+def test_hostile_peers_leave_one_line_each_and_no_traceback(start_process, tmp_path):
+    node = start_process()
+    peers = []
+    for says in [*HOSTILE, event_report() * 50]:
+        peer = connect(node.port)
+        peer.sendall(associate_request())
+        peer.recv(4096)
+        peer.sendall(says)
+        peers.append(peer)
+    for peer in peers:
+        peer.close()
+    assert send(node.port, make_series(tmp_path / "ct")) == [0] * 3
+    node.wait_for(lambda: node.calls("ended"))
+    assert not [line for line in node.lines if "Traceback" in line or "Error" in line.partition(":")[0]]
+    assert all(len(line) < 250 and line.isprintable() for line in node.lines)
+    assert len(node.lines) < len(HOSTILE) + 10
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_folders_and_files_are_for_the_nodes_user_only(start, tmp_path, before):
+    if before:
+        for name in ("inbox", "results", "state"):
+            (tmp_path / "node" / name).mkdir(mode=0o755, parents=True)
+        (tmp_path / "node").chmod(0o700)
+    node = start(keep_received=True)
+    assert send(node.options.port, make_series(tmp_path / "ct")) == [0] * 3
+    node.wait_for_status(name_of(tmp_path / "ct"), DONE)
+    paths = [node.options.out, *node.options.out.rglob("*")]
+    assert len([path for path in paths if path.suffix == ".dcm"]) == 4
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def held() -> tuple[int, int, int]:
+    """Open descriptors, threads and child processes of this process."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), len(children)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
+def test_series_leave_no_descriptor_thread_or_process_behind(start, tmp_path):
+    node = start()
+
+    def counts_after(numbers: range) -> tuple[int, int, int]:
+        for number in numbers:
+            assert send(node.options.port, make_series(tmp_path / f"ct{number}", slices=2)) == [0] * 2
+        for number in numbers:
+            node.wait_for_status(name_of(tmp_path / f"ct{number}"), DONE)
+        node.wait_for(lambda: not [one for one in threading.enumerate() if "Acceptor" in one.name])
+        time.sleep(0.1)  # a reading thread ends a moment after its association's
+        return held()
+
+    before = counts_after(range(3))
+    assert counts_after(range(3, 30)) == before

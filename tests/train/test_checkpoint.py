@@ -1,0 +1,152 @@
+"""Checkpoints that are not what `train` wrote: one line that names the field, and nothing in them is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+
+import pytest
+import torch
+
+from parotid_seg.contract import Grid
+from parotid_seg.errors import InputError
+from parotid_seg.train.checkpoint import FORMAT, Checkpoint, build_network, load_checkpoint, save_checkpoint
+from parotid_seg.train.config import NetworkConfig, TrainConfig
+from parotid_seg.train.transfer import start_from
+
+SMALL = TrainConfig(
+    grid=Grid(size=16, offsets_mm=(0.0,)),
+    network=NetworkConfig(embed_dim=8, depths=(1, 1), heads=(1, 1), window=2, stem=(4, 4)),
+)
+LABELS = ("background", "parotid_left")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return build_network(SMALL, 1, len(LABELS)).state_dict()
+
+
+@pytest.fixture
+def path(tmp_path, weights):
+    save_checkpoint(Checkpoint(SMALL, LABELS, ("CT",), {"data": "a", "epochs": 3}, weights, {}), tmp_path / "best.pt")
+    return tmp_path / "best.pt"
+
+
+def changed(path, **changes):
+    """Write a checkpoint's content with some fields replaced; None removes one."""
+    content = {**torch.load(path, weights_only=True), **changes}
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
+
+
+def test_there_and_back(path, weights):
+    found = load_checkpoint(path)
+    assert (found.config, found.labels, found.channels) == (SMALL, LABELS, ("CT",))
+    assert found.training == {"data": "a", "epochs": 3}
+    assert all(torch.equal(value, weights[name]) for name, value in found.network().state_dict().items())
+
+
+CONFIG = dataclasses.asdict(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": 5}, "at `$.labels`"),
+        ({"labels": ["background", 5]}, "at `$.labels[1]`"),
+        ({"labels": None}, "missing required field `labels`"),
+        ({"channels": None}, "missing required field `channels`"),
+        ({"channels": "CT"}, "at `$.channels`"),
+        ({"config": None}, "missing required field `config`"),
+        ({"config": [1]}, "at `$.config`"),
+        ({"config": {**CONFIG, "seed": "0"}}, "config: seed: found '0': Expected `int`, got `str`"),
+        ({"config": {**CONFIG, "seed": True}}, "Expected `int`, got `bool`"),
+        ({"config": {**CONFIG, "stages": [1]}}, "config: stages: "),
+        ({"config": {**CONFIG, "stages": 1}}, "config: stages: "),
+        ({"config": {**CONFIG, "grid": 1}}, "config: grid: found 1, expected a table"),
+        ({"config": {**CONFIG, "grid": {"offsets_mm": ["a"]}}}, "config: grid: offsets_mm: "),
+        ({"config": {**CONFIG, "window_hu": [float("nan"), 1.0]}}, "expected finite numbers"),
+        ({"config": {**CONFIG, "network": {"heads": [0, 0]}}}, "network: found "),
+        ({"config": {**CONFIG, "network": {"embed_dim": 2**40}}}, "network: found "),
+        ({"config": {**CONFIG, "network": {"depths": [64, 1]}}}, "network.depths: found "),
+        ({"config": {**CONFIG, "surprise": 1}}, "unknown key 'surprise'"),
+        ({"training": None}, "missing required field `training`"),
+        ({"training": []}, "at `$.training`"),
+        ({"training": {"dsc": float("nan")}}, "training: found what JSON cannot hold"),
+        ({"training": {"dsc": torch.zeros(1)}}, "training: found what JSON cannot hold"),
+        ({"progress": 3}, "at `$.progress`"),
+        ({"weights": None}, "weights: found NoneType, expected tensors by name"),
+        ({"weights": [torch.zeros(1)]}, "weights: found list, expected tensors by name"),
+        ({"weights": {"a": 1}}, "weights: found int by str"),
+        ({"weights": {1: torch.zeros(1)}}, "weights: found Tensor by int"),
+        ({"weights": {"a": torch.zeros(2, 2).to_sparse()}}, "weights: 'a': expected an ordinary tensor"),
+        ({"surprise": 1}, "unknown field `$.surprise`"),
+        ({"format": "parotid-seg checkpoint 0"}, f"found format 'parotid-seg checkpoint 0', expected {FORMAT!r}"),
+        ({"format": 5}, "found format '5'"),
+    ],
+)
+def test_missing_and_wrong_fields_are_one_line(path, changes, words):
+    changed(path, **changes)
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    assert words in caught.value.reason
+    assert caught.value.path == path
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_record_that_holds_itself(path):
+    training = {}
+    training["again"] = training
+    changed(path, training=training)
+    with pytest.raises(InputError, match="within each other"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w | {next(iter(w)): torch.zeros(3)}, r"found \(3,\) of torch.float32, expected"),
+        (lambda w: {name: value.double() for name, value in w.items()}, "of torch.float64, expected"),
+        (lambda w: w | {"more": torch.zeros(1)}, "found the weight 'more', which its network does not have"),
+        (lambda w: dict(list(w.items())[1:]), "expected those of a whole model"),
+    ],
+    ids=["shape", "dtype", "unknown", "missing"],
+)
+def test_weights_of_another_network_are_one_line(path, weights, change, words):
+    changed(path, weights=change(dict(weights)))
+    with pytest.raises(InputError, match=words):
+        load_checkpoint(path).network()
+
+
+def test_a_network_that_its_weights_do_not_fill_is_not_built(path):
+    network = {"embed_dim": 4096, "depths": (2,) * 6, "heads": (1,) * 6}
+    changed(path, config={**CONFIG, "grid": {"size": 2048, "offsets_mm": (0.0,)}, "network": network})
+    with pytest.raises(InputError, match="found"):
+        load_checkpoint(path).network()
+
+
+def test_compressed_content_is_refused(path, tmp_path):
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(InputError, match="its content is compressed"):
+        load_checkpoint(packed)
+
+
+def test_code_in_a_checkpoint_is_not_run(path, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save({"format": FORMAT, "labels": Evil()}, path)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_checkpoint(path)
+
+
+def test_foreign_weights_of_other_shapes_do_not_start_a_network(tmp_path):
+    net = build_network(SMALL, 1, len(LABELS)).unet
+    own = net.encoder.state_dict()
+    bad = {name: torch.zeros(3) for name in own if name.endswith("relative_position_bias_table")}
+    torch.save({"model": bad}, tmp_path / "swin.pth")
+    with pytest.raises(InputError, match=r"swin\.pth: (its weights do not fit|no weight fits)"):
+        start_from(str(tmp_path / "swin.pth"), net, ("encoder",))
