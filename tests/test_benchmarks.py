@@ -43,6 +43,7 @@ COMMANDS: dict[str, list[str]] = {
     "export.py": ["{trained}", "--verify", "{balls}/imagesTr", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
     "kills.py": ["{whole}", "--kills", "2", "--scans", "3", "--out", "{out}/x.json"],
+    "locate.py": ["{whole}", "--out", "{out}/x.json"],
     "native_sizes.py": ["{packaged}", "{model}", "--scans", "{scans}", "--count", "1", "--out", "{out}/x.json"],
     "node_series.py": ["--series", "3", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt"],
