@@ -25,6 +25,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.export.engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.load import load_backend, output_for
+from parotid_seg.runtime.locate import check_search
 from parotid_seg.runtime.segmenter import Segmentation, segment_volume
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
 from parotid_seg.scan.volume import Volume
@@ -44,6 +45,8 @@ class Segmenter:
         batch_size: slices at once; None is what the engine is fastest with.
         flips: look at the mirror image, too, see `Segmentation.agreement`.
         clean_up: keep only the largest piece of each left or right structure.
+        search: "auto" finds the structures in every 24 mm of a scan first, then segments around them; "full" segments
+            everywhere.
 
     Raises:
         ParotidSegError: if the model cannot be loaded or run as asked.
@@ -58,13 +61,17 @@ class Segmenter:
         batch_size: int | None = None,
         flips: bool = False,
         clean_up: bool = True,
+        search: str = "auto",
         allow_unverified: bool = False,
     ) -> None:
+        check_search(search)
         file = runnable(Path(model) if model else DEFAULT_MODEL, backend)
         output = output_for(file, flips)
         self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
         self.contract = self._backend.contract
-        self._batch_size, self._flips, self._clean_up = batch_size, flips, clean_up
+        self._segment = functools.partial(
+            segment_volume, self._backend, batch_size=batch_size, flips=flips, clean_up=clean_up, search=search
+        )
 
     def __call__(
         self, scan: ArrayLike | SpatialImage | Sequence[SpatialImage], spacing_mm: Sequence[float] | None = None
@@ -94,9 +101,7 @@ class Segmenter:
         else:
             images = _images_of_array(cast(ArrayLike, scan), spacing_mm)
         volume = _volume_of(images)
-        found = segment_volume(
-            self._backend, volume, batch_size=self._batch_size, flips=self._flips, clean_up=self._clean_up
-        )
+        found = self._segment(volume)
         mask = volume.orientation.to_storage(found.mask).reshape(images[0].shape)
         return replace(found, mask=np.ascontiguousarray(mask))
 
@@ -111,22 +116,21 @@ def segment(
     batch_size: int | None = None,
     flips: bool = False,
     clean_up: bool = True,
+    search: str = "auto",
 ) -> Segmentation:
     """Segment a scan with a model that stays loaded between calls: `Segmenter` made once, and called.
 
     Args:
         scan, spacing_mm: see `Segmenter.__call__`.
-        model, backend, device, batch_size, flips, clean_up: see `Segmenter`.
+        model, backend, device, batch_size, flips, clean_up, search: see `Segmenter`.
     """
     chosen = None if model is None else str(Path(model).resolve())
-    return _loaded(chosen, backend, device, batch_size, flips, clean_up)(scan, spacing_mm)
+    return _loaded(
+        chosen, backend=backend, device=device, batch_size=batch_size, flips=flips, clean_up=clean_up, search=search
+    )(scan, spacing_mm)
 
 
-@functools.lru_cache(maxsize=4)
-def _loaded(
-    model: str | None, backend: str, device: str, batch_size: int | None, flips: bool, clean_up: bool
-) -> Segmenter:
-    return Segmenter(model, backend=backend, device=device, batch_size=batch_size, flips=flips, clean_up=clean_up)
+_loaded = functools.lru_cache(maxsize=4)(Segmenter)
 
 
 def _volume_of(images: Sequence[nibabel.Nifti1Image]) -> Volume:

@@ -22,13 +22,17 @@ from pydicom.dataset import Dataset
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.dicom.read import find_series, read_series
 from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.rules import RULES_VERSION
-from parotid_seg.runtime.segmenter import conclude, prepare, segment_volume
-from parotid_seg.scan.chunks import Cutter
+from parotid_seg.runtime.segmenter import asking, conclude, prepare, segment_volume
+from parotid_seg.scan.chunks import Covered, Cutter
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from tests.dicom_series import write_series
+from tests.runtime.test_locate import ByIntensity, head
+from tests.scan.test_grid import HU as WINDOWS
 
 GOLDEN = Path(__file__).with_name("golden.json")
 MASK = Path(__file__).with_name("golden_mask.nii.gz")
@@ -96,12 +100,31 @@ def scans(folder: Path) -> dict[str, NiftiScan]:
 def results() -> dict[str, Any]:
     """Of each scan what the rules make of it, as hashes of arrays. None of it depends on a model."""
     with tempfile.TemporaryDirectory() as name:
-        return {scan: _results_of(each, Path(name)) for scan, each in scans(Path(name)).items()}
+        return {scan: _results_of(each, Path(name)) for scan, each in scans(Path(name)).items()} | {
+            "located": located()
+        }
+
+
+def located() -> dict[str, str]:
+    """Where the search lays the grid in a made head aside of a torso, and which samples it begins with."""
+    asked = []
+    backend = ByIntensity()
+    ask = asking(backend, 16)
+
+    def noting(covered: Covered) -> Labelled:
+        asked.append(" ".join(map(str, covered.samples or ("all",))))
+        return ask(covered)
+
+    covered, _ = labels_of_scan(Prepared(head(aside_mm=60, below_mm=600), WINDOWS, backend.contract), noting)
+    return {
+        "covered": f"{covered.rows.start}:{covered.rows.stop}, {covered.columns.start}:{covered.columns.stop}",
+        "asked": "; ".join(asked),
+    }
 
 
 def _results_of(scan: NiftiScan, folder: Path) -> dict[str, Any]:
     volume = scan.volume
-    covered = prepare(volume, CONTRACT)
+    covered = prepare(volume, CONTRACT).cover()
     found = conclude(stored_labels(covered.voxels.shape[1:]), covered, volume, CONTRACT)
     write_mask(found.mask, scan, folder / "mask.nii.gz")
     written = nibabel.load(folder / "mask.nii.gz")

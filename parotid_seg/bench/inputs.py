@@ -46,7 +46,7 @@ def in_memory(scans: Sequence[Scan], contract: Contract) -> list[Covered]:
     Raises:
         ScanError: if one cannot be read or is none for this model.
     """
-    return [prepare(read_scan(scan).volume, contract) for scan in scans]
+    return [prepare(read_scan(scan).volume, contract).cover() for scan in scans]
 
 
 def rotation(scans: Sequence[Covered], contract: Contract, batch_size: int) -> list[Inputs]:

@@ -15,11 +15,10 @@ import matplotlib.pyplot as plt
 
 COLOURS = {
     "read": "#4477aa",
-    "cut": "#66ccee",
+    "cut and join": "#66ccee",
     "to device": "#228833",
     "compute": "#ee6677",
     "from device": "#aa3377",
-    "join": "#bbbbbb",
     "write": "#ccbb44",
 }
 """Of Paul Tol's bright scheme, which people who see colours otherwise can tell apart."""

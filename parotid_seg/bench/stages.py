@@ -6,21 +6,47 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.batches import Labelled
+from parotid_seg.runtime.backend import Backend, Done, Output, Times
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.messages import Work
+from parotid_seg.runtime.segmenter import asking
 from parotid_seg.runtime.sources import Scan
 from parotid_seg.runtime.transaction import do_case
-from parotid_seg.scan.chunks import Covered, cut
-from parotid_seg.scan.volume import Mask
+from parotid_seg.scan.chunks import Inputs
 
-STAGES = ("read", "cut", "to device", "compute", "from device", "join", "write")
-"""read: file, orientation, what the grid covers. cut, join: chunks and their labels on the host. write: clean-up,
-picture, mask."""
+STAGES = ("read", "cut and join", "to device", "compute", "from device", "write")
+"""read: file and orientation. cut and join: where the structures are, chunks, and their labels, on the host. write:
+clean-up, picture, mask."""
+
+
+class _Timed:
+    """A backend that takes one chunk after the other and adds up its times.
+
+    Attributes:
+        seconds: of each stage so far.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
+        self.batch_size, self.largest_batch, self.ahead = backend.batch_size, backend.largest_batch, 1
+        self.seconds = dict.fromkeys(("to device", "compute", "from device"), 0.0)
+
+    def fits(self, inputs: Inputs) -> bool:
+        return self._backend.fits(inputs)
+
+    def start(self, inputs: Inputs) -> Done:
+        output, times = self._backend.timed(inputs)
+        for stage, seconds in zip(self.seconds, times, strict=True):
+            self.seconds[stage] += seconds
+        return Done(output)
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        return self._backend.timed(inputs)
+
+    def close(self) -> None:
+        self._backend.close()
 
 
 @dataclass(frozen=True)
@@ -48,31 +74,14 @@ def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stage
     Raises:
         ScanError: if it cannot be segmented.
     """
-    spent = dict.fromkeys(STAGES, 0.0)
-
-    def ask(covered: Covered) -> Labelled:
-        begun = time.perf_counter()
-        labels: Mask = np.zeros(covered.voxels.shape[1:], np.uint8)
-        chunks = cut(covered, backend.contract.grid, batch_size)
-        while True:
-            before = time.perf_counter()
-            chunk = next(chunks, None)
-            spent["cut"] += time.perf_counter() - before
-            if chunk is None:
-                return Labelled(labels, {}, time.perf_counter() - begun)
-            output, times = backend.timed(chunk.inputs)
-            for stage, seconds in zip(("to device", "compute", "from device"), times, strict=True):
-                spent[stage] += seconds
-            before = time.perf_counter()
-            labels[chunk.slices] = output
-            spent["join"] += time.perf_counter() - before
-
+    timed = _Timed(backend)
     work = Work(folder, backend.contract, decides=(), overwrite=True, views=True)
     begun = time.perf_counter()
-    status, entry = do_case(work, Case("scan", scan), None, ask)
+    status, entry = do_case(work, Case("scan", scan), None, asking(timed, batch_size))
     whole_s = time.perf_counter() - begun
     if status != "done":
         raise ScanError(entry.reason, path=entry.path)
-    spent["read"], spent["write"] = entry.seconds["read"], entry.seconds["write"]
+    on_host = entry.seconds["segment"] - sum(timed.seconds.values())
+    spent = {"read": entry.seconds["read"], "cut and join": on_host, **timed.seconds, "write": entry.seconds["write"]}
     (folder / entry.mask).unlink()
     return Stages(spent, whole_s)

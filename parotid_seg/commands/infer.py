@@ -87,6 +87,14 @@ def infer(
         bool,
         typer.Option("--clean-up/--no-clean-up", help="Keep only the largest piece of each left or right structure."),
     ] = True,
+    search: Annotated[
+        str,
+        typer.Option(
+            "--search",
+            help="auto: find the structures in every 24 mm of the scan first, then segment around them; full: segment "
+            "everywhere. The masks are the same, and auto takes a third of the time.",
+        ),
+    ] = "auto",
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write an overlay picture of each case to DIR/pictures.")
     ] = True,
@@ -144,7 +152,9 @@ def infer(
         _check_engine(triton, triton_model, model, backend, device)
         _check_cluster(cluster, triton, worker_cpus, worker_gpus, [*scans, out])
         outputs = Outputs(tuple(formats or (NIFTI,)), append)
-        options = InferOptions(batch_size, workers, flips, clean_up, pictures, overwrite, report, outputs, identify)
+        options = InferOptions(
+            batch_size, workers, flips, clean_up, search, pictures, overwrite, report, outputs, identify
+        )
         with following(quiet) as line:
 
             def progress(outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ the main process. Whatever it already knows, a worker cannot say at all.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from parotid_seg.runtime.frames import MOST_HEAD_BYTES, ProtocolError, read_arra
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.messages import Finished, Job, PutOff, Stopped, Work, failed
 from parotid_seg.runtime.sources import place_of
-from parotid_seg.scan.chunks import MOST_SLICES, Covered
+from parotid_seg.scan.chunks import MOST_SLICES, Covered, sample_step
 
 LONGEST_TEXT = 4000
 """Characters of a reason or of a flag's detail; a worker cuts what is longer."""
+MOST_QUESTIONS = 1000
+"""How often a worker may ask for labels of one scan: the search lays the grid at some places over all tissue."""
 LONGEST_SIDE = 16384
 """Voxels along a row or a column of what the model's grid covers of a scan."""
 
@@ -58,6 +61,8 @@ class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
     distance_mm: _Distance
     first_row: _Count
     first_column: _Count
+    samples: Annotated[tuple[_Count, ...], msgspec.Meta(min_length=1, max_length=MOST_SLICES)] | None
+    grow: bool
 
 
 class _Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,13 +124,13 @@ class Asked:
         work: see there.
         job: see there.
         voxels: of the case's scan, by its header; the model is not given more.
-        labelled: whether it has had the labels.
+        labelled: how often it has had labels.
     """
 
     work: Work
     job: Job
     voxels: int
-    labelled: bool = False
+    labelled: int = 0
 
 
 def send_answer(answer: Covered | Finished | PutOff | Stopped, work: Work, job: Job, stream: IO[bytes]) -> None:
@@ -134,7 +139,9 @@ def send_answer(answer: Covered | Finished | PutOff | Stopped, work: Work, job: 
     if isinstance(answer, Covered):
         channels, depth, height, width = answer.voxels.shape
         shape = channels, depth, height, width
-        head = _Covered(case, shape, answer.distance_mm, answer.rows.start, answer.columns.start)
+        head = _Covered(
+            case, shape, answer.distance_mm, answer.rows.start, answer.columns.start, answer.samples, answer.grow
+        )
         write_frame(stream, _ENCODER.encode(head), _arrays_of(answer))
         return
     write_frame(stream, _ENCODER.encode(_head_of(answer, case, work, job)))
@@ -228,14 +235,17 @@ def _entry_of(found: _Done, asked: Asked) -> Entry:
 def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: Asked) -> Covered:
     contract = asked.work.contract
     channels, depth, height, width = found.shape
-    if asked.labelled:
-        raise ProtocolError("found a scan, but its labels were already given")
+    if asked.labelled >= MOST_QUESTIONS:
+        raise ProtocolError(f"found a scan for which labels were given {asked.labelled} times")
     if channels != len(contract.channels) or depth > MOST_SLICES or max(height, width) > LONGEST_SIDE:
         raise ProtocolError(
             f"found voxels of shape {found.shape}, expected {len(contract.channels)} channels of a scan"
         )
     if channels * depth * height * width > asked.voxels:
         raise ProtocolError(f"found voxels of shape {found.shape}, expected at most {asked.voxels} as in the header")
+    count = -(-depth // sample_step(found.distance_mm, contract.grid))
+    if found.samples and not all(low < high for low, high in itertools.pairwise((-1, *found.samples, count))):
+        raise ProtocolError(f"found samples {str(found.samples)[:200]}, expected rising ones below {count}")
     types = _types_of(found.shape, contract)
     voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
@@ -248,6 +258,8 @@ def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: A
         slice(found.first_row, found.first_row + height),
         slice(found.first_column, found.first_column + width),
         {"rows": rows, "columns": columns, "rows_back": rows_back, "columns_back": columns_back},
+        samples=found.samples,
+        grow=found.grow,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
@@ -19,41 +19,92 @@ from parotid_seg.scan.volume import Mask
 
 Key = TypeVar("Key")
 
+GROW = 3
+"""Samples beyond the last one in which there is a structure that are computed at once. More waste computing, fewer
+waste batches."""
+
 
 @dataclass(frozen=True)
 class Labelled:
     """A scan that the model has seen to the end.
 
     Attributes:
-        labels: (D, h, w) where the grid covers the scan.
+        labels: (D, h, w) where the grid covers the scan; background where nothing was computed.
         agreement: see `Segmentation`; empty without flips.
         seconds: of the engine's time, the scan's share.
+        computed: samples that the network computed.
     """
 
     labels: Mask
     agreement: dict[str, float]
     seconds: float
+    computed: int = 0
 
 
 class _Scan(Generic[Key]):
-    """A scan on its way through the model."""
+    """A scan on its way through the model.
+
+    Attributes:
+        todo: samples to hand in, in runs or one by one.
+        running: chunks that were handed in and have no labels yet.
+        refused: whether the engine could not take it.
+    """
 
     def __init__(self, key: Key, covered: Covered, backend: Backend) -> None:
         self.key, self.covered = key, covered
         self.cutter = Cutter(covered, backend.contract.grid)
         self.labels = np.zeros(covered.voxels.shape[1:], np.uint8)
-        self.todo = deque([slice(0, self.cutter.depth)])
-        self.open = self.cutter.depth
-        self.seconds = 0.0
+        self.todo: deque[range | tuple[int, ...]] = deque()
+        self.running, self.refused = 0, False
+        self.seconds, self.computed = 0.0, 0
         self.alike = np.zeros((3, len(backend.contract.labels)), np.int64)
+        self._wanted = np.zeros(self.cutter.count, np.bool_)
+        if covered.samples is None:
+            self.todo.append(range(self.cutter.count))
+        elif covered.grow:
+            self._want(covered.samples)
+        else:
+            self.todo.append(covered.samples)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all labels are there."""
+        return not (self.todo or self.running or self.refused)
 
     def take(self, looks: int) -> Chunk:
-        """The next chunk, of at most so many looks; of thin slices one more."""
+        """The next chunk, of at most so many samples; of thin slices it computes one more."""
         run = self.todo.popleft()
-        chunk = self.cutter.chunk(run.start, min(looks, -(-(run.stop - run.start) // self.cutter.step)))
-        if chunk.slices.stop < run.stop:
-            self.todo.appendleft(slice(chunk.slices.stop, run.stop))
-        return chunk
+        now, later = run[:looks], run[looks:]
+        if later:
+            self.todo.appendleft(later)
+        self.running += 1
+        if isinstance(now, range):
+            return self.cutter.chunk(now.start * self.cutter.step, len(now))
+        return self.cutter.single(now)
+
+    def give_back(self, chunk: Chunk) -> None:
+        """Have a chunk handed in again."""
+        self.running -= 1
+        self.todo.appendleft(chunk.samples)
+
+    def take_in(self, chunk: Chunk, labels: Mask) -> None:
+        """A chunk's labels. Where they reach its end, the samples beyond are wanted, too."""
+        self.running -= 1
+        self.labels[chunk.slices] = labels
+        if self.covered.grow:
+            step = self.cutter.step
+            first, last = chunk.samples[0], chunk.samples[-1]
+            self._want(sample for sample in {first, last} if self.labels[sample * step : (sample + 1) * step].any())
+
+    def _want(self, samples: Iterable[int]) -> None:
+        """Hand in all that lies within `GROW` samples of these and was not wanted before."""
+        new = np.zeros_like(self._wanted)
+        for sample in samples:
+            new[max(0, sample - GROW) : sample + GROW + 1] = True
+        new &= ~self._wanted
+        self._wanted |= new
+        edges = np.flatnonzero(np.diff(new, prepend=False, append=False))
+        self.todo += [range(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
 @dataclass
@@ -155,9 +206,13 @@ class Batches(Generic[Key]):
         todo = scan.todo.copy()
         chunk = scan.take(room)
         inputs = joined([batch.inputs, chunk.inputs]) if batch.parts else chunk.inputs
-        if batch.parts and not self._backend.fits(inputs):
-            scan.todo = todo
-            return False
+        while not self._backend.fits(inputs) and (batch.parts or len(chunk.samples) > 1):
+            scan.running -= 1
+            scan.todo = todo.copy()
+            if batch.parts:
+                return False
+            chunk = scan.take(len(chunk.samples) // 2)
+            inputs = chunk.inputs
         batch.parts.append((scan, chunk))
         batch.inputs, batch.size = inputs, batch.size + chunk.looks
         return True
@@ -178,13 +233,13 @@ class Batches(Generic[Key]):
         for scan, chunk in reversed(batch.parts):
             if not scan.todo:
                 self._scans.appendleft(scan)
-            scan.todo.appendleft(chunk.slices)
+            scan.give_back(chunk)
 
     def _dropped(self, batch: _Batch[Key]) -> list[_Scan[Key]]:
         """The scans of a batch, of which nothing more is to be done."""
         dropped = list(dict.fromkeys(scan for scan, _ in batch.parts))
         for scan in dropped:
-            scan.open = -1  # never complete
+            scan.refused = True
             if scan in self._scans:
                 self._scans.remove(scan)
         return dropped
@@ -204,15 +259,18 @@ class Batches(Generic[Key]):
         first = 0
         in_all = sum(chunk.looks for _, chunk in batch.parts)
         for scan, chunk in batch.parts:
-            here = slice(first, first + chunk.slices.stop - chunk.slices.start)
-            scan.labels[chunk.slices] = labels[here]
+            here = slice(first, first + chunk.count)
+            waited = bool(scan.todo)
+            scan.take_in(chunk, labels[here])
+            if scan.todo and not waited and not scan.refused:
+                self._scans.append(scan)
             scan.seconds += seconds * chunk.looks / in_all
-            scan.open -= here.stop - here.start
+            scan.computed += chunk.looks
             if len(looks) == 2:
                 scan.alike += _alike(looks[0][here], looks[1][here], len(self._mirrored))
             first = here.stop
-            if not scan.open:
-                complete.append((scan.key, Labelled(scan.labels, self._agreement(scan), scan.seconds)))
+            if scan.complete:
+                complete.append((scan.key, Labelled(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
         return complete
 
     def _check(self, output: Output, batch: _Batch[Key]) -> None:
@@ -222,7 +280,7 @@ class Batches(Generic[Key]):
             ModelError: if it has another type or shape, or a label without a name.
         """
         count = len(self._mirrored)
-        slices = sum(chunk.slices.stop - chunk.slices.start for _, chunk in batch.parts)
+        slices = sum(chunk.count for _, chunk in batch.parts)
         plane = batch.parts[0][0].labels.shape[1:]
         is_labels = output.ndim == 3
         expected = (slices, *plane) if is_labels else (slices, count, *plane)

@@ -69,6 +69,7 @@ class Worker:
         self._work: Work | None = None
         self._voxels = 0
         self._killed_for = ""
+        self._labelled = 0
         try:
             self._process, self._connection = _start()
         except OSError as error:
@@ -143,7 +144,8 @@ class Worker:
     def _asked(self, request: _Request) -> Asked:
         assert self._work is not None
         assert self.job is not None
-        return Asked(self._work, self.job, self._voxels, labelled=not isinstance(request, Job))
+        self._labelled = 0 if isinstance(request, Job) else self._labelled + 1
+        return Asked(self._work, self.job, self._voxels, self._labelled)
 
     def _next_request(self) -> _Request:
         """What to send next. Raises EOFError once the worker is to end."""

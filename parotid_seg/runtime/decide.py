@@ -8,17 +8,17 @@ from parotid_seg.contract import Contract
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.flag_text import sentences
+from parotid_seg.runtime.locate import Prepared
 from parotid_seg.runtime.segmenter import prepare
 from parotid_seg.runtime.sources import Scan, place_of, read_scan
-from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.nifti import NiftiScan
 
 SEGMENTED = "segmented"
 """How the decision on a scan begins that the model takes."""
 
 
-def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Covered]:
-    """Read a scan, and take what of it goes to the model.
+def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Prepared]:
+    """Read a scan, and make it what the model takes.
 
     Raises:
         ScanError: if it cannot be read, or is no scan that the model takes.
@@ -30,12 +30,12 @@ def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Covered]:
 def decision_on(scan: Scan, contract: Contract) -> str:
     """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
     try:
-        _, covered = read_for_model(scan, contract)
+        _, prepared = read_for_model(scan, contract)
     except MemoryError:
         return "refused: there is not enough memory for it"
     except ScanError as error:
         return f"refused: {error.reason if error.path in (None, _path_of(scan)) else error}"
-    notes = sentences(covered.flags)
+    notes = sentences(prepared.flags)
     return SEGMENTED + (f"; note: {notes}" if notes else "")
 
 

@@ -16,6 +16,7 @@ from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.cases import Case, find_scans, name_cases
 from parotid_seg.runtime.journal import NAME as JOURNAL
 from parotid_seg.runtime.journal import Entry, Journal
+from parotid_seg.runtime.locate import SEARCHES, check_search
 from parotid_seg.runtime.messages import PICTURES, Job, Work, failed
 from parotid_seg.runtime.outputs import NIFTI, Outputs, is_result
 from parotid_seg.runtime.patients import patients_of
@@ -44,6 +45,7 @@ class InferOptions:
         workers: most processes that read and write; None suits the machine.
         flips: look at each slice a second time in the mirror, see `batches.Batches`.
         clean_up: see `keep_largest_components`.
+        search: see `locate.labels_of_scan`.
         pictures: write an overlay picture a case.
         overwrite: redo cases that are done.
         report: write report.html and report.json; with `pictures`, close-ups for it, too.
@@ -55,6 +57,7 @@ class InferOptions:
     workers: int | None = None
     flips: bool = False
     clean_up: bool = True
+    search: str = SEARCHES[0]
     pictures: bool = True
     overwrite: bool = False
     report: bool = True
@@ -64,6 +67,7 @@ class InferOptions:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"--batch-size: found {self.batch_size}, expected at least 1")
+        check_search(self.search)
         Limits.of_machine(self.workers)
 
 
@@ -222,7 +226,14 @@ class _Run:
         self._blocked: dict[str, str] = {}
         self.replaced = 0
         rules = f"rules {RULES_VERSION}"
-        computed = (rules, site.model_sha256, site.ran.precision, str(options.clean_up), str(options.flips))
+        computed = (
+            rules,
+            site.model_sha256,
+            site.ran.precision,
+            str(options.clean_up),
+            str(options.flips),
+            options.search,
+        )
         self.work = Work(
             out,
             site.contract,
@@ -232,6 +243,7 @@ class _Run:
             options.overwrite,
             views=options.pictures and options.report,
             outputs=options.outputs,
+            search=options.search,
             made_by=f"parotid-seg {VERSION}, model {site.model_sha256[:12]}",
         )
 

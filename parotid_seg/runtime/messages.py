@@ -36,6 +36,7 @@ class Work:
         decides: what decides a mask beside the scan: the model, what computes it, options, and the version of the
             rules.
         clean_up: see `keep_largest_components`.
+        search: see `locate.labels_of_scan`.
         pictures: whether to draw overlays.
         views: whether to draw the report's pictures.
         overwrite: whether to redo what is done.
@@ -52,6 +53,7 @@ class Work:
     views: bool = False
     outputs: Outputs = field(default_factory=Outputs)
     made_by: str = ""
+    search: str = "auto"
 
     @property
     def settings(self) -> str:

@@ -33,6 +33,7 @@ class _Labels(msgspec.Struct, tag="labels", frozen=True):
     shape: tuple[int, int, int]
     agreement: dict[str, float]
     seconds: float
+    computed: int
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -43,7 +44,7 @@ def send_request(request: Work | Job | Labelled | ScanError, stream: IO[bytes]) 
     """Send a request to a worker."""
     if isinstance(request, Labelled):
         depth, height, width = request.labels.shape
-        head = _Labels((depth, height, width), request.agreement, request.seconds)
+        head = _Labels((depth, height, width), request.agreement, request.seconds, request.computed)
         write_frame(stream, _ENCODER.encode(head), [request.labels])
         return
     write_frame(stream, _ENCODER.encode(_Pickled(pickle.dumps(request))))
@@ -60,7 +61,7 @@ def next_request(stream: IO[bytes]) -> Work | Job | Labelled:
     found = _DECODER.decode(head)
     if isinstance(found, _Labels):
         (labels,) = read_arrays(stream, array_bytes, [(np.uint8, found.shape)])
-        return Labelled(labels, found.agreement, found.seconds)
+        return Labelled(labels, found.agreement, found.seconds, found.computed)
     request: Work | Job | ScanError = pickle.loads(found.content)
     if isinstance(request, ScanError):
         raise request

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,10 @@ from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.runtime.backend import Backend
 from parotid_seg.runtime.batches import Batches, Labelled
 from parotid_seg.runtime.flag_text import sentences
+from parotid_seg.runtime.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.scan.boxes import Box, label_boxes
-from parotid_seg.scan.chunks import MOST_SLICES, Covered, cover
+from parotid_seg.scan.chunks import MOST_SLICES, Covered
 from parotid_seg.scan.components import keep_largest_components
-from parotid_seg.scan.grid import used
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume
@@ -52,7 +51,13 @@ class Segmentation:
 
 
 def segment_volume(
-    backend: Backend, volume: Volume, *, batch_size: int | None = None, flips: bool = False, clean_up: bool = True
+    backend: Backend,
+    volume: Volume,
+    *,
+    batch_size: int | None = None,
+    flips: bool = False,
+    clean_up: bool = True,
+    search: str = SEARCHES[0],
 ) -> Segmentation:
     """Segment one scan.
 
@@ -62,32 +67,48 @@ def segment_volume(
         batch_size: slices the model takes at once; None is what the backend is fastest with.
         flips: see `batches.Batches`.
         clean_up: see `keep_largest_components`.
+        search: see `locate.labels_of_scan`.
 
     Raises:
         ScanError: as `prepare` and `conclude`.
     """
-    covered = prepare(volume, backend.contract)
-    batches = Batches[None](backend, batch_size or backend.batch_size, flips=flips)
-    batches.add(None, covered)
-    complete: list[tuple[None, Labelled | ScanError]] = []
-    while batches.busy:
-        complete += batches.step()
-    ((_, labelled),) = complete
-    if isinstance(labelled, ScanError):
-        raise labelled
+    ask = asking(backend, batch_size or backend.batch_size, flips=flips)
+    prepared = prepare(volume, backend.contract)
+    covered, labelled = labels_of_scan(prepared, ask, search=search, clean_up=clean_up)
     return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
 
 
-def prepare(volume: Volume, contract: Contract) -> Covered:
-    """What of a scan goes to the model.
+def asking(backend: Backend, batch_size: int, *, flips: bool = False) -> Ask:
+    """A model that takes one scan after the other, for `labels_of_scan`.
+
+    Args:
+        backend: the loaded model.
+        batch_size, flips: see `batches.Batches`.
+    """
+    batches = Batches[None](backend, batch_size, flips=flips)
+
+    def ask(covered: Covered) -> Labelled:
+        batches.add(None, covered)
+        complete: list[tuple[None, Labelled | ScanError]] = []
+        while batches.busy:
+            complete += batches.step()
+        ((_, labelled),) = complete
+        if isinstance(labelled, ScanError):
+            raise labelled
+        return labelled
+
+    return ask
+
+
+def prepare(volume: Volume, contract: Contract) -> Prepared:
+    """A scan as the model takes it.
 
     Raises:
         ScanError: if it has more than `MOST_SLICES`; see also `scan.intensity.in_windows`.
     """
     if volume.shape[0] > MOST_SLICES:
         raise ScanError(f"found {volume.shape[0]} slices, expected at most {MOST_SLICES}")
-    volume, windows = in_windows(volume, contract.channels, contract.windows)
-    return cover(volume, windows, contract.grid)
+    return Prepared(*in_windows(volume, contract.channels, contract.windows), contract)
 
 
 def conclude(
@@ -135,7 +156,7 @@ def conclude(
     cut = [
         Flag(FlagCode.CUT_IN_PLANE, name)
         for name, box in zip(contract.labels[1:], boxes, strict=True)
-        if box and not _is_missing(name, volumes[name]) and _is_cut_in_plane(box, covered, volume.spacing_mm, contract)
+        if box and not _is_missing(name, volumes[name]) and is_cut_in_plane(box, covered, volume.spacing_mm, contract)
     ]
     flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure)
     mask = np.zeros(volume.shape, np.uint8)
@@ -163,23 +184,6 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
 def _is_missing(name: str, size_ml: float) -> bool:
     """Whether a structure that every patient has is too small to be one."""
     return is_parotid(name) and size_ml < SMALLEST_GLAND_ML
-
-
-def _is_cut_in_plane(box: Box, covered: Covered, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
-    """Whether a structure reaches the edge, within a slice, of the scan or of what the grid covers of it.
-
-    Resampling may take a pixel of the grid or a voxel off an outline there, so that far from the edge counts as at it.
-
-    Args:
-        box: of the structure in the labels (D, h, w) where the grid covers the scan.
-        covered, contract: the scan and the model.
-        spacing_mm: of the scan's slices, rows and columns.
-    """
-    for name, side, step_mm in zip(("rows_back", "columns_back"), box[1:], spacing_mm[1:], strict=True):
-        reach, margin = used(covered.in_plane[name].T), math.ceil(contract.grid.spacing_mm / step_mm)
-        if side.start - reach.start <= margin or reach.stop - side.stop <= margin:
-            return True
-    return False
 
 
 def _swapped(

@@ -5,25 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 import traceback
-from collections.abc import Callable
 
 from parotid_seg.dicom.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
 from parotid_seg.files import hash_file, make_folder_in, visible
-from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.decide import read_for_model
 from parotid_seg.runtime.journal import Entry, is_whole
+from parotid_seg.runtime.locate import Ask, labels_of_scan
 from parotid_seg.runtime.messages import PICTURES, Work, failed, views_of
 from parotid_seg.runtime.picture import draw_overlay
 from parotid_seg.runtime.report_views import draw_views
 from parotid_seg.runtime.segmenter import conclude
 from parotid_seg.runtime.sources import Scan, hash_source, place_of
-from parotid_seg.scan.chunks import Covered
 from parotid_seg.scan.intensity import window_of
-
-Ask = Callable[[Covered], Labelled]
-"""What the model makes of a scan."""
 
 
 def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
@@ -93,9 +88,9 @@ def _segment(work: Work, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
     work.outputs.check(source)
     paths = [work.out / name for name in work.outputs.names(case.name)]
-    scan, covered = read_for_model(case.scan, work.contract)
+    scan, prepared = read_for_model(case.scan, work.contract)
     read = time.perf_counter()
-    labelled = ask(covered)
+    covered, labelled = labels_of_scan(prepared, ask, search=work.search, clean_up=work.clean_up)
     answered = time.perf_counter()
     found = conclude(
         labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement

@@ -36,6 +36,9 @@ class Covered:
         rows, columns: where it lies in the scan.
         in_plane: the matrices of rows and columns, see `Chunk`.
         flags: those of the scan.
+        samples: the samples along the patient that the network computes (see `Cutter`); None for all.
+        grow: whether all slices around those samples get labels, and further ones as long as the outermost hold any.
+            Otherwise only the samples' own slices do.
     """
 
     voxels: NDArray[np.float16]
@@ -45,14 +48,17 @@ class Covered:
     columns: slice
     in_plane: dict[str, Matrix]
     flags: tuple[Flag, ...] = ()
+    samples: tuple[int, ...] | None = None
+    grow: bool = False
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of neighbouring slices of one scan, as the model takes it.
+    """Slices of one scan, as the model takes them.
 
     Attributes:
         slices: which of the scan's slices the labels (S, h, w) that come out are.
+        samples: which samples of the scan they were asked by: a run, or single ones.
         inputs: the model's inputs by name:
             slices (C, D, h, w) intensities of those slices and the neighbours they need, in every channel,
             window (C, 2) of each channel,
@@ -61,7 +67,8 @@ class Chunk:
             slices_back (S, B), rows_back (h, G) and columns_back (w, G) to native voxels.
     """
 
-    slices: slice
+    slices: slice | NDArray[np.intp]
+    samples: range | tuple[int, ...]
     inputs: dict[str, NDArray[np.float16] | Matrix]
 
     @property
@@ -69,17 +76,23 @@ class Chunk:
         """Slices that the network looks at."""
         return len(self.inputs["neighbours"])
 
+    @property
+    def count(self) -> int:
+        """Slices that get labels."""
+        return len(self.inputs["slices_back"])
 
-def cover(volume: Volume, windows: Windows, grid: Grid) -> Covered:
+
+def cover(volume: Volume, windows: Windows, grid: Grid, centre: tuple[int, int] | None = None) -> Covered:
     """Lay the grid on a scan.
 
     Args:
         volume, windows: as `scan.intensity.in_windows` gives them.
         grid: the model's.
+        centre: row and column of the grid's middle; None for `body_centre`.
     """
     _, height, width = volume.shape
     distance_mm, row_mm, column_mm = volume.spacing_mm
-    centre_row, centre_column = body_centre(volume, windows)
+    centre_row, centre_column = centre or body_centre(volume, windows)
     rows = axis_on_grid(height, row_mm, centre_row, grid)
     columns = axis_on_grid(width, column_mm, centre_column, grid)
     in_plane = {
@@ -109,21 +122,31 @@ def cut(covered: Covered, grid: Grid, batch_size: int) -> Iterator[Chunk]:
     while start < cutter.depth:
         chunk = cutter.chunk(start, batch_size)
         yield chunk
-        start = chunk.slices.stop
+        start += chunk.count
+
+
+def sample_step(distance_mm: float, grid: Grid) -> int:
+    """The network computes every n-th slice of a scan whose slices lie so far apart."""
+    return max(1, int(grid.slice_step_mm / distance_mm + 1e-6))
 
 
 class Cutter:
     """Cuts chunks of any size out of a scan.
 
+    The network computes samples of the scan: every n-th slice, and one at or beyond the last. Scores of slices between
+    two samples are interpolated.
+
     Attributes:
         depth: slices of the scan.
-        step: the network looks at every n-th of them.
+        step: a sample is taken every so many of them.
+        count: samples on slices of the scan.
     """
 
     def __init__(self, covered: Covered, grid: Grid) -> None:
         self._covered, self._grid = covered, grid
         self.depth = covered.voxels.shape[1]
-        self.step = max(1, int(grid.slice_step_mm / covered.distance_mm + 1e-6))
+        self.step = sample_step(covered.distance_mm, grid)
+        self.count = -(-self.depth // self.step)
         self._slices_mm = axis_mm(self.depth, covered.distance_mm)
         self._looked_mm = axis_mm(-(-(self.depth - 1) // self.step) + 1, self.step * covered.distance_mm)
         self._slices_back = resampling_matrix(self._looked_mm, self._slices_mm, 0.0, clamp=True)
@@ -132,16 +155,32 @@ class Cutter:
         """Slices from `start` on, as many as so many looks tell; of thin slices it takes one look more."""
         stop = min(start + looks * self.step, self.depth)
         looked = used(self._slices_back[start:stop])
-        wanted_mm = self._looked_mm[looked, None] + np.asarray(self._grid.offsets_mm)
+        samples = range(start // self.step, -(-stop // self.step))
+        return self._chunk(slice(start, stop), samples, looked, self._slices_back[start:stop, looked])
+
+    def single(self, samples: Sequence[int]) -> Chunk:
+        """Only the slices of these samples, which rise."""
+        slices = self.step * np.array(samples, np.intp)
+        return self._chunk(slices, tuple(samples), list(samples), np.eye(len(samples), dtype=np.float32))
+
+    def _chunk(
+        self,
+        slices: slice | NDArray[np.intp],
+        samples: range | tuple[int, ...],
+        looked: slice | list[int],
+        back: Matrix,
+    ) -> Chunk:
+        wanted_mm = self._looked_mm[looked][:, None] + np.asarray(self._grid.offsets_mm)
         neighbours = resampling_matrix(self._slices_mm, wanted_mm.ravel(), self._grid.slice_kernel_mm, clamp=True)
         needed = used(neighbours)
         return Chunk(
-            slices=slice(start, stop),
+            slices,
+            samples,
             inputs={
                 "slices": self._covered.voxels[:, needed],
                 "window": self._covered.windows,
                 "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
-                "slices_back": np.ascontiguousarray(self._slices_back[start:stop, looked]),
+                "slices_back": np.ascontiguousarray(back),
                 **self._covered.in_plane,
             },
         )

@@ -61,16 +61,29 @@ def grid_mm(grid: Grid) -> NDArray[np.float64]:
 def body_centre(volume: Volume, windows: Windows) -> tuple[int, int]:
     """Row and column of the patient's middle: the median position of tissue over all slices, where the grid is laid.
 
-    Tissue is what lies above the lower end of the first channel's window; of CT that is -200 HU by default: fat is near
-    -100, lung, foam and air are well below. The median is hardly moved by couch and head rest. The middle of the slice
-    is returned if there is no tissue at all.
+    The median is hardly moved by couch and head rest. See `tissue_centre`.
     """
-    tissue = np.asarray(volume.voxels[0, :, ::2, ::2] > float(windows[0, 0]))
-    over_slices = tissue.sum(axis=0, dtype=np.int64)
+    return tissue_centre(volume, windows, (slice(None), slice(None), slice(None)))
+
+
+def tissue_centre(volume: Volume, windows: Windows, part: tuple[slice, slice, slice]) -> tuple[int, int]:
+    """Row and column of the median position of tissue in a part of a scan; that part's middle if there is none.
+
+    Tissue is what lies above the lower end of the first channel's window: of CT that is -200 HU by default: fat is near
+    -100, lung, foam and air are well below.
+
+    Args:
+        volume, windows: as `scan.intensity.in_windows` gives them.
+        part: slices, rows and columns.
+    """
+    slices, rows, columns = (range(*side.indices(size)) for side, size in zip(part, volume.shape, strict=True))
+    voxels = volume.voxels[0, slices.start : slices.stop, rows.start : rows.stop : 2, columns.start : columns.stop : 2]
+    over_slices = np.asarray(voxels > float(windows[0, 0])).sum(axis=0, dtype=np.int64)
     centre = []
-    for profile, size in ((over_slices.sum(axis=1), volume.shape[1]), (over_slices.sum(axis=0), volume.shape[2])):
+    for profile, side in ((over_slices.sum(axis=1), rows), (over_slices.sum(axis=0), columns)):
         total = profile.sum()
-        centre.append(2 * int(np.searchsorted(np.cumsum(profile), total / 2)) if total else (size - 1) // 2)
+        within = 2 * int(np.searchsorted(np.cumsum(profile), total / 2)) if total else (len(side) - 1) // 2
+        centre.append(side.start + within)
     return centre[0], centre[1]
 
 

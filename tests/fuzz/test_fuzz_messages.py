@@ -20,7 +20,7 @@ from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import EXTREMES, FLOATS, PIECES, feed
 from tests.runtime.test_answers import ASKED, CONTRACT, DONE, JOB, SCAN, sent
 
-COVERED = sent(prepare(SCAN, CONTRACT))
+COVERED = sent(prepare(SCAN, CONTRACT).cover())
 SMALL = (
     sent(Finished("done", DONE)),
     sent(Finished("failed", failed(JOB.case, "damaged", "a" * 64))),

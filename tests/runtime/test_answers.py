@@ -13,7 +13,7 @@ import pytest
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime import crew as crews
-from parotid_seg.runtime.answers import LONGEST_TEXT, Asked, next_answer, send_answer
+from parotid_seg.runtime.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
 from parotid_seg.runtime.frames import HEADER, MAGIC, ProtocolError, read_head
@@ -88,7 +88,7 @@ def test_every_answer_comes_as_it_was_sent():
 
 
 def test_a_scan_comes_as_it_was_sent():
-    covered = prepare(SCAN, CONTRACT)
+    covered = prepare(SCAN, CONTRACT).cover()
     found = heard(sent(covered))
     assert found.voxels.dtype == np.float16
     assert np.array_equal(found.voxels, covered.voxels)
@@ -126,7 +126,7 @@ def test_long_texts_are_cut():
     assert heard(sent(Stopped("ü" * 10000))).message == "ü" * LONGEST_TEXT
 
 
-COVERED = head_of(prepare(SCAN, CONTRACT))
+COVERED = head_of(prepare(SCAN, CONTRACT).cover())
 FOUND = head_of(Finished("done", DONE))
 FAILED = head_of(Finished("failed", failed(JOB.case, "cut off")))
 MANY = 1 << 40
@@ -186,16 +186,32 @@ def test_anything_else_is_no_answer(content):
 
 
 def test_a_scan_whose_arrays_are_not_finite_or_short():
-    whole = sent(prepare(SCAN, CONTRACT))
+    whole = sent(prepare(SCAN, CONTRACT).cover())
     with pytest.raises(ProtocolError, match="not finite"):
         next_answer(io.BytesIO(whole[:-4] + b"\xff\xff\xff\x7f"), ASKED)
     with pytest.raises(EOFError):
         next_answer(io.BytesIO(whole[:-1]), ASKED)
 
 
-def test_labels_are_asked_for_once():
-    with pytest.raises(ProtocolError, match="already given"):
-        next_answer(io.BytesIO(sent(prepare(SCAN, CONTRACT))), replace(ASKED, labelled=True))
+def test_labels_of_a_scan_are_not_asked_for_without_end():
+    whole = sent(prepare(SCAN, CONTRACT).cover())
+    next_answer(io.BytesIO(whole), replace(ASKED, labelled=MOST_QUESTIONS - 1))
+    with pytest.raises(ProtocolError, match=f"labels were given {MOST_QUESTIONS} times"):
+        next_answer(io.BytesIO(whole), replace(ASKED, labelled=MOST_QUESTIONS))
+
+
+@pytest.mark.parametrize("samples", [(0, 2, 6), (6,), None])
+def test_samples_come_as_they_were_sent(samples):
+    covered = replace(prepare(SCAN, CONTRACT).cover(), samples=samples, grow=True)
+    found = heard(sent(covered))
+    assert (found.samples, found.grow) == (samples, True)
+
+
+@pytest.mark.parametrize("samples", [(), (7,), (2, 2), (3, 1), (2**40,)])
+def test_samples_that_the_scan_has_not_are_refused(samples):
+    covered = replace(prepare(SCAN, CONTRACT).cover(), samples=samples)
+    with pytest.raises(ProtocolError):
+        next_answer(io.BytesIO(sent(covered)), ASKED)
 
 
 @pytest.fixture

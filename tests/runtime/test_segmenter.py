@@ -29,6 +29,9 @@ class Fake:
         self.windows = []
         self.ahead, self.largest_batch = 1, None
 
+    def fits(self, inputs):
+        return True
+
     def start(self, inputs):
         self.windows.append(inputs["window"])
         return Done(np.stack([next(self.slices) for _ in range(len(inputs["slices_back"]))]))
@@ -45,7 +48,7 @@ def scan(*scales: float) -> Volume:
 
 
 def segment(mask, labels, *scales, channels):
-    return segment_volume(Fake(mask, labels, channels), scan(*scales), batch_size=4)
+    return segment_volume(Fake(mask, labels, channels), scan(*scales), batch_size=4, search="full")
 
 
 def test_an_absent_tumour_is_no_error_and_no_flag():
@@ -88,7 +91,7 @@ def test_only_the_ct_among_the_channels_must_be_in_hu():
 
 def test_the_windows_are_handed_to_the_model():
     backend = Fake(np.ones((10, 30, 30), np.uint8), ("background", "gland"), ("CT", "T1"))
-    segment_volume(backend, scan(0, 3e-3), batch_size=4)
+    segment_volume(backend, scan(0, 3e-3), batch_size=4, search="full")
     for window in backend.windows:
         np.testing.assert_array_equal(window, [HU, (0, 1000)])
 
@@ -98,7 +101,7 @@ def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
     mask[3:8, 8:12, 8:12], mask[3:8, 8:12, 18:22] = 2, 1
     volume = scan(0)
     contract = Fake(mask, PAROTIDS, ("CT",)).contract
-    covered = prepare(volume, contract)
+    covered = prepare(volume, contract).cover()
     labels = mask[:, covered.rows, covered.columns]
     found = conclude(labels, covered, volume, contract, agreement={"parotid_left": 0.91, "parotid_right": 0.93})
     assert found.flags == (Flag(FlagCode.UNCERTAIN, "parotid_left", 0.91),)
@@ -164,7 +167,7 @@ def cropped(volume: Volume, rows: slice, columns: slice) -> Volume:
 def test_a_scan_that_ends_within_a_gland_is_flagged(rows, columns, cut):
     volume, mask = cropped(scan(0), rows, columns), glands(18, 8)[:, rows, columns]
     contract = replace(Fake(mask, PAROTIDS, ("CT",)).contract, grid=Grid(size=48, spacing_mm=4.0, offsets_mm=(0,)))
-    covered = prepare(volume, contract)
+    covered = prepare(volume, contract).cover()
     assert mask[:, covered.rows, covered.columns].shape == mask.shape
     flags = conclude(mask, covered, volume, contract).flags
     assert [flag.structure for flag in flags if flag.code is FlagCode.CUT_IN_PLANE] == list(cut)
@@ -177,7 +180,7 @@ def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
     contract = Contract(("background", "gland"), ("CT",), (HU,), grid)
     voxels = ct_voxels((4, size, size))[None]
     volume = Volume(voxels, (3.0, step_mm, step_mm), Orientation((0, 1, 2), (False, False, False)))
-    covered = prepare(volume, contract)
+    covered = prepare(volume, contract).cover()
     assert covered.rows.stop < size
     assert covered.columns.stop < size
     found = covered.in_plane["columns_back"].any(axis=1)

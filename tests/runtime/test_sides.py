@@ -24,7 +24,7 @@ def flags_of(names, left, right):
     mask = np.zeros((10, 30, 30), np.uint8)
     for value, column in enumerate((left, right), start=1):
         mask[3:7, 12:16, column : column + 4] = value
-    covered = prepare(volume, contract)
+    covered = prepare(volume, contract).cover()
     return [flag.code for flag in conclude(mask[:, covered.rows, covered.columns], covered, volume, contract).flags]
 
 

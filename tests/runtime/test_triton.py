@@ -75,7 +75,7 @@ def local():
 @pytest.fixture(scope="module")
 def chunk(volume, local):
     """The inputs of the first chunk."""
-    covered = prepare(volume, local.contract)
+    covered = prepare(volume, local.contract).cover()
     return Cutter(covered, local.contract.grid).chunk(0, 4).inputs
 
 
@@ -144,7 +144,7 @@ def test_requests_and_answers_larger_than_grpcs_own_limit_go_through(server, loc
 def test_what_the_server_does_not_take_is_sent_in_smaller_chunks(repository, local, example, tmp_path):
     nibabel.save(example.slicer[:, :, 20:60:2], tmp_path / "coarse.nii.gz")
     volume = read_nifti(tmp_path / "coarse.nii.gz").volume
-    inputs = Cutter(prepare(volume, local.contract), local.contract.grid).chunk(0, 16).inputs
+    inputs = Cutter(prepare(volume, local.contract).cover(), local.contract.grid).chunk(0, 16).inputs
     size = sum(array.nbytes for array in inputs.values())
     with StandIn(repository, largest=size * 3 // 4) as server:
         backend = TritonBackend(server.address)
