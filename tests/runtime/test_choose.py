@@ -3,6 +3,7 @@
 import json
 from datetime import date
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -282,13 +283,22 @@ class Backwards(OnnxRuntimeBackend):
         return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
 
 
-@pytest.mark.slow
+@pytest.fixture
+def short_example(head, tmp_path, monkeypatch):
+    """The example scan cut to the slices around the glands, to be quick."""
+    (tmp_path / "imagesTr").mkdir()
+    nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
+    monkeypatch.setattr("parotid_seg.runtime.trial.example_folder", lambda: tmp_path)
+
+
+@pytest.mark.usefixtures("short_example")
 def test_masks_are_compared_on_the_example_scan():
     trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
     assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
     assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
 
 
+@pytest.mark.usefixtures("short_example")
 def test_what_cannot_be_compared_is_not_taken(monkeypatch):
     trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
 
