@@ -1,6 +1,8 @@
 """The model that ships, on the example scan, against the clinical contour that ships with it."""
 
 import dataclasses
+import hashlib
+import json
 
 import nibabel
 import numpy as np
@@ -37,6 +39,12 @@ def test_it_is_small_verified_and_says_where_it_comes_from(backend):
     assert backend.contract.training["data"] == "OpenKBP-Parotid"
     assert backend.contract.verification["lowest_dsc"] >= 0.998
     onnx.checker.check_model(onnx.load(DEFAULT_MODEL), full_check=True)
+
+
+def test_its_comparison_names_it():
+    record = json.loads(DEFAULT_MODEL.with_suffix(".parity.json").read_text())
+    assert record["passed"]
+    assert record["model_sha256"] == hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
 
 
 def test_both_glands_of_the_example_are_found(backend, scan, expected):

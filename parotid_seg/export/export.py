@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -171,11 +172,11 @@ def export(
         proof = next(each[1] for each in passed if each[0] is candidate)
         record["speed_over_fp32"] = speeds
         report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
-    record["chosen"] = candidate.precision
     verified = dataclasses.replace(source.contract, verification={**versions, **proof.summary()})
+    content = _file(candidate, verified, options.weights)
+    record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}
     _write(record, parity_file)
-    with whole_file(out) as partial:
-        partial.write_bytes(_file(candidate, verified, options.weights))
+    _write_bytes(content, out)
     served = out
     if options.engine != NONE:
         try:
@@ -209,6 +210,11 @@ def _considered(
         raise InputError(f"--precision int8: {reason}; INT8 that passes on few scans fails on others")
     report(f"int8 is not considered: {reason}")
     return tuple(each for each in options.tried if each != "int8"), {"int8": reason}
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _write(record: dict[str, Any], path: Path) -> None:

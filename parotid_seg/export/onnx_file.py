@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -44,10 +46,19 @@ def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onn
         windows=fixed_windows(checkpoint.channels, checkpoint.config.window_hu),
         grid=checkpoint.config.grid,
         opset=OPSET,
-        training=checkpoint.training,
+        training={**checkpoint.training, "weights_sha256": weights_hash(checkpoint.weights)},
     )
     onnx.checker.check_model(model, full_check=True)
     return model, contract
+
+
+def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of trained weights: names, types, shapes and values. Files of one checkpoint have the same in common."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:

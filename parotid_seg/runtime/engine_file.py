@@ -182,7 +182,9 @@ def read_sidecar(engine: Path) -> Sidecar:
     try:
         content = read_bytes(path, MOST_BYTES)
     except RecordError as error:
-        raise ModelError(f"the engine's sidecar: {error.reason}; build the engine again", path=path) from error
+        raise ModelError(
+            f"no usable sidecar of the engine: {error.reason}; build the engine again", path=path
+        ) from error
     return Sidecar.from_json(content, where=str(path))
 
 

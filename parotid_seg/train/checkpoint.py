@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,9 @@ def _load(path: Path, device: str) -> Any:
         with zipfile.ZipFile(path) as archive:
             packed = any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist())
         if not packed:
-            return torch.load(path, map_location=device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # those of torch are about damaged files, of which there is one line
+                return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
         raise InputError(f"not a readable checkpoint ({type(error).__name__})", path=path) from error
     raise InputError("not a checkpoint: its content is compressed, which torch.save never does", path=path)

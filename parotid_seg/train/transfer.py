@@ -9,6 +9,7 @@ arXiv 2208.12413 does the same).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,9 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
         checkpoint = load_checkpoint(path)
         return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels
     try:
-        weights = load_state_dict(source, device="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of torch are about damaged files, of which there is one line
+            weights = load_state_dict(source, device="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
         raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):

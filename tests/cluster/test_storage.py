@@ -172,3 +172,12 @@ def test_nifti_images_keep_their_names(bucket, tmp_path, head):
     stage = Stage(tmp_path, "", Outputs())
     (copied,) = stage.fetch([Job(Case("s", (Path("memory://scans/deep/s_0000.nii.gz"),)), None)])
     assert nibabel.load(copied.case.scan[0]).shape == head.shape
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"run": 5, "seen": 1}', b'{"run": "a", "seen": 1e300}', b'{"run": "a"}', b"\xff"]
+)
+def test_a_damaged_word_of_another_run_is_no_run(bucket, tmp_path, content):
+    bucket.pipe_file("/out/running.json", content)
+    Mirror("memory://out", tmp_path).leave()
+    assert not bucket.exists("/out/running.json")

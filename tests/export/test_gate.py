@@ -148,6 +148,7 @@ def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
     assert backend.contract.verification["lowest_dsc"] >= GATES[proof.precision].least_dsc
     assert backend.contract.verification["multiply_adds"][proof.precision] >= 0.8
     record = json.loads(out.with_suffix(".parity.json").read_text())
+    assert record["model_sha256"] == backend.model_sha256
     assert [each["precision"] for each in record["candidates"]] == (
         ["fp32", "int8"] if precision == "auto" else [precision]
     )

@@ -282,7 +282,7 @@ def test_an_engine_that_is_not_its_sidecars_or_not_tritons_is_refused(engine, co
 
 def test_an_engine_without_its_sidecar_is_refused(engine, tmp_path):
     sidecar_path(engine).unlink()
-    with pytest.raises(ModelError, match="sidecar cannot be read"):
+    with pytest.raises(ModelError, match="no usable sidecar of the engine: cannot be read"):
         write_repository(tmp_path / "r", engine)
 
 

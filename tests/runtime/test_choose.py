@@ -11,6 +11,7 @@ from parotid_seg.errors import DeviceMemoryError, InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.backend import Done
 from parotid_seg.runtime.choose import Candidate, cache_folder, choose, place_for
+from parotid_seg.runtime.choose import _kept as kept_choice
 from parotid_seg.runtime.model_file import read_model
 from parotid_seg.runtime.ort import OnnxRuntimeBackend
 from parotid_seg.runtime.trial import BUDGET_S, MOST_ROUNDS, Trial, usual_chunk
@@ -315,3 +316,35 @@ def test_what_cannot_be_compared_is_not_taken(monkeypatch):
 
     monkeypatch.setattr("parotid_seg.runtime.trial.example_folder", missing)
     assert "not installed" in trial.failure(reference, reference, "int8")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"looks_per_s": {"a": "10"}},
+        {"looks_per_s": {"a": None}},
+        {"looks_per_s": {"b": 1.0}},
+        {"batch_size": 10**9},
+        {"batch_size": True},
+        {"batch_size": 0},
+        {"refused": []},
+        {"schema_version": 0},
+        {"surprise": 1},
+    ],
+)
+def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path, changes):
+    good = {
+        "name": "a",
+        "batch_size": 8,
+        "looks_per_s": {"a": 1.5},
+        "refused": {},
+        "measured": "d",
+        "schema_version": 1,
+    }
+    place = tmp_path / "choice.json"
+    place.write_text(json.dumps(good))
+    assert kept_choice(place, {"a": 1}) is not None
+    place.write_text(json.dumps({**good, **changes}))
+    assert kept_choice(place, {"a": 1}) is None
+    place.write_text("[" * 100_000)
+    assert kept_choice(place, {"a": 1}) is None
