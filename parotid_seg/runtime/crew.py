@@ -7,12 +7,14 @@ Whatever a damaged or hostile file does to such a process, it costs one case: wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import socket
 import subprocess
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 
 from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
@@ -77,7 +79,13 @@ class Worker:
                 raise MachineError.of(error) from error
             raise
         self._thread = threading.Thread(target=self._converse, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no room for another thread
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+            raise MachineError.of(OSError(errno.EAGAIN, str(error))) from error
 
     def begin(self, work: Work) -> None:
         """Tell it what all cases have in common; once, before the first case."""
@@ -132,8 +140,11 @@ class Worker:
             invalid = f"its process was ended because of an answer that is not valid: {error}"
         except MemoryError:
             self._killed_for = self._killed_for or "there is not enough memory for what its process sends"
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError):
             pass
+        except Exception as error:  # a bug; without an event the run would wait for ever
+            traceback.print_exc()
+            invalid = f"unexpected {type(error).__name__} over what its process says"
         self._process.kill()
         status = self._process.wait()
         for each in (requests, answers, self._connection):

@@ -1,8 +1,11 @@
 """Peers that mean ill beside one that does not: it is served, and they cost little."""
 
+import errno
+import socket
 import threading
 
 import pytest
+from pynetdicom import Association
 
 from parotid_seg.errors import InputError
 from parotid_seg.node import admission
@@ -81,6 +84,38 @@ def test_what_came_first_is_answered_and_closed(start, monkeypatch):
         with connect(node.options.port) as peer:
             peer.sendall(says)
             assert received(peer) == answer
+
+
+def test_no_descriptor_is_left_for_a_connection(start, tmp_path, monkeypatch):
+    node = start()
+    real, tries = socket.socket.accept, []
+
+    def accept(listener: socket.socket):
+        tries.append(1)
+        if len(tries) < 5:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    send_all(node, tmp_path, 1)
+    assert [line for line in node.lines if "Too many open files" in line] == [
+        "this machine: a connection cannot be accepted (Too many open files)"
+    ]
+
+
+def test_no_thread_is_left_for_an_association(start, tmp_path, monkeypatch):
+    node = start()
+
+    def begin(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Association, "start", begin)
+        with connect(node.options.port) as peer:
+            peer.sendall(ALLOWED)
+            assert received(peer) == b""
+    send_all(node, tmp_path, 1)
+    assert any("an association cannot be begun (RuntimeError)" in line for line in node.lines)
 
 
 def test_repeated_lines_are_counted(monkeypatch):

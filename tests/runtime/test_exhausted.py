@@ -69,6 +69,20 @@ def test_workers_that_can_never_be_started(cases, tmp_path, monkeypatch, impatie
     )
 
 
+def test_threads_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+    real, tries = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        tries.append(thread)
+        if len(tries) < 3:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    finished = run(tmp_path, cases[:1], pictures=False)
+    assert finished["s0"].status == "done"
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
 def test_no_descriptor_is_left_for_a_while(cases, tmp_path):  # noqa: F811
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
