@@ -33,7 +33,7 @@ CLOSED_IN_CHILDREN = getattr(os, "O_CLOEXEC", 0)
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 """Opening a FIFO does not wait for its other end."""
 BINARY = getattr(os, "O_BINARY", 0)
-PARTIAL = re.compile(r"\.partial-([0-9]+|[0-9a-f]{16})-.*", re.DOTALL)
+PARTIAL = re.compile(r"\.partial-([0-9]+|[0-9a-f]{16}|[0-9a-f]{32})-.*", re.DOTALL)
 """Names of files that are being written; older versions put the process's number where the random one stands."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -31,7 +31,7 @@ def main(scans: str, masks: str) -> int:
     rows = rows_of(Path(masks))
     columns = dict.fromkeys(column for row in rows for column in row)  # a share that failed as a whole has fewer
     sys.stdout.reconfigure(encoding="utf-8", newline="")
-    writer = csv.DictWriter(sys.stdout, list(columns))
+    writer = csv.DictWriter(sys.stdout, list(columns), quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows(rows)
     # Names that are no UTF-8 are in the tables as escapes, too.

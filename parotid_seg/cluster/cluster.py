@@ -131,7 +131,7 @@ class RayCluster:
             ParotidSegError: if the cluster is lost.
         """
         token = work.out / f".partial-{uuid.uuid4().hex}-shared"
-        token.touch()
+        token.touch(exist_ok=False)
         self._send(Errand(work, tuple(jobs), self._out, token.name))
         while not isinstance(said := self._received(), Ended):
             assert isinstance(said, Finished)

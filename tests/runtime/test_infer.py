@@ -199,7 +199,7 @@ def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(comman
     before = original.read_bytes()
     clash = command("infer", original, "--out", scans, *HERE)
     assert clash.returncode == 1
-    assert "exists and was not written by parotid-seg" in clash.stderr
+    assert "plain.nii.gz would replace" in clash.stderr
     assert original.read_bytes() == before
 
 
