@@ -82,17 +82,20 @@ class ForkedPrograms:
     PIPE = subprocess.PIPE
 
     @staticmethod
-    def Popen(words: list[str], *, env: Mapping[str, str] | None = None, **pipes: int) -> Any:  # noqa: N802
-        """A process with pipes to it and from it."""
+    def Popen(words: list[str], *, stdin: int, stdout: int, env: Mapping[str, str] | None = None) -> Any:  # noqa: N802
+        """A process with these descriptors, or `PIPE`, as standard input and output."""
         module = next((each for each in FORKABLE if command_of(each) == words), "")
         if not module:
-            return subprocess.Popen(words, env=env, **pipes)
-        (theirs_in, to), (of, theirs_out) = os.pipe(), os.pipe()
+            return subprocess.Popen(words, env=env, stdin=stdin, stdout=stdout)
+        piped = subprocess.PIPE in (stdin, stdout)
+        if piped:
+            (stdin, to), (of, stdout) = os.pipe(), os.pipe()
         request = Request(partial(_program, module), dict(os.environ if env is None else env), Path.cwd())
-        child: Any = LIGHT.fork(request, theirs_in, theirs_out, 2)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        child.stdin, child.stdout = os.fdopen(to, "wb"), os.fdopen(of, "rb")
+        child: Any = LIGHT.fork(request, stdin, stdout, 2)
+        if piped:
+            os.close(stdin)
+            os.close(stdout)
+            child.stdin, child.stdout = os.fdopen(to, "wb"), os.fdopen(of, "rb")
         return child
 
 
