@@ -219,7 +219,8 @@ def _plain(record: object) -> Any:
 
 def _as_plain(value: Any) -> Any:
     """What stands for a value that is neither plain nor a dataclass: NumPy's float64 is a float, for example."""
-    for kind in (dict, float, int, str):
+    kinds: tuple[type[Any], ...] = (dict, float, int, str)
+    for kind in kinds:
         if isinstance(value, kind):
             return kind(value)
     return os.fspath(value)
