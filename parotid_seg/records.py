@@ -214,7 +214,16 @@ def is_plain_name(name: str) -> bool:
 
 
 def _plain(record: object) -> Any:
-    return msgspec.to_builtins(record, enc_hook=os.fspath)
+    return msgspec.to_builtins(record, enc_hook=_as_plain)
+
+
+def _as_plain(value: Any) -> Any:
+    """What stands for a value that is neither plain nor a dataclass: NumPy's float64 is a float, for example."""
+    kinds: tuple[type[Any], ...] = (dict, float, int, str)
+    for kind in kinds:
+        if isinstance(value, kind):
+            return kind(value)
+    return os.fspath(value)
 
 
 def _check_version(found: Any, versions: Sequence[int], name: str, advice: str) -> None:

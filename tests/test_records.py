@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from parotid_seg.errors import InputError, RecordError
-from parotid_seg.records import DEEPEST, LONGEST_LINE, parse, read_lines, read_record, record_line, write_record
+from parotid_seg.flags import FlagCode
+from parotid_seg.records import (
+    DEEPEST,
+    LONGEST_LINE,
+    parse,
+    read_lines,
+    read_record,
+    record_line,
+    record_text,
+    write_record,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,12 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert read_record(tmp_path / "record.json", Example, version=2) == record
     assert (tmp_path / "record.json").read_text().startswith('{\n "count": 3,\n "inner"')
     assert (tmp_path / "record.json").read_bytes().endswith(b"}\n")
+
+
+def test_numbers_of_numpy_counters_and_paths_are_written(tmp_path):
+    record = {"a": np.float64(0.5), "b": Counter({"x": 2}), "c": tmp_path, "d": (FlagCode.NOTHING_FOUND,)}
+    expected = {"a": 0.5, "b": {"x": 2}, "c": str(tmp_path), "d": ["nothing_found"]}
+    assert parse(record_line(record)) == parse(record_text(record)) == expected
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,6 @@ class Record:
         for name in (*self.slices, *self.results):
             if not is_plain_name(name):
                 raise InputError(f"found the file name {name!r}, expected one without a path")
-        if self.deaths < 0:
-            raise InputError(f"deaths: found {self.deaths}, expected 0 or more")
 
 
 class Ledger:

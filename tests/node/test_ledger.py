@@ -36,7 +36,7 @@ def test_a_record_of_an_older_version_is_read(tmp_path):
         json.dumps({**OLD, "results": ["../../etc/passwd"]}),
         json.dumps({**OLD, "results": [""]}),
         json.dumps({**OLD, "status": "perhaps"}),
-        json.dumps({**OLD, "deaths": -1}),
+        json.dumps({**OLD, "deaths": "1"}),
         json.dumps({**OLD, "surprise": 1}),
     ],
 )
