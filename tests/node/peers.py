@@ -116,9 +116,11 @@ class Node:
 
 
 @contextmanager
-def associated(port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES) -> Iterator[Association]:
+def associated(
+    port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES, patience_s: float = 10
+) -> Iterator[Association]:
     ae = AE(title)
-    ae.acse_timeout = ae.dimse_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = patience_s
     for sop_class in classes:
         ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", port)
@@ -129,9 +131,9 @@ def associated(port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_
             association.release()
 
 
-def send(port: int, paths: list[Path], title: str = "TESTER") -> list[int]:
+def send(port: int, paths: list[Path], title: str = "TESTER", patience_s: float = 10) -> list[int]:
     """Send files in one association; the statuses."""
-    with associated(port, title) as association:
+    with associated(port, title, patience_s=patience_s) as association:
         assert association.is_established
         return [association.send_c_store(path).get("Status", -1) for path in paths]
 

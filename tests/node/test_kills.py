@@ -24,7 +24,7 @@ def test_kill_9_again_and_again(start_process, tmp_path):
         for folder in folders:
             while True:
                 try:
-                    if send(node.port, paths[folder]) == [0] * 3:
+                    if send(node.port, paths[folder], patience_s=1) == [0] * 3:
                         break
                 except Exception:  # nobody listens, or no longer
                     time.sleep(0.05)

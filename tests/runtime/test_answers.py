@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import queue
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,10 @@ from parotid_seg.runtime import crew as crews
 from parotid_seg.runtime.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
 from parotid_seg.runtime.batches import Labelled
 from parotid_seg.runtime.cases import Case
+from parotid_seg.runtime.crew import Died, Event, Worker
 from parotid_seg.runtime.frames import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.journal import Entry
 from parotid_seg.runtime.messages import Finished, Job, PutOff, Stopped, Work, failed
-from parotid_seg.runtime.pipeline import Limits
 from parotid_seg.runtime.pipes import command_of
 from parotid_seg.runtime.requests import next_request, send_request
 from parotid_seg.runtime.segmenter import prepare
@@ -246,9 +248,16 @@ def test_a_worker_that_was_taken_over_costs_its_case_only(cases, tmp_path, first
     assert harmed.exists()  # the pickle does what it is for
 
 
-@pytest.mark.slow
-def test_a_worker_that_leaves_a_process_behind_is_ended_all_the_same(cases, tmp_path, first_is_hostile):  # noqa: F811
-    """It hangs, and its child keeps its standard output open."""
-    first_is_hostile("a child that holds on")
-    finished = run(tmp_path, cases[:1], Observed(), Limits(1, 1e9, slowest_s=8.0), pictures=False)
-    assert finished["s0"].status == "done"  # at the second try
+def test_a_worker_whose_child_keeps_its_output_open_is_ended_all_the_same(first_is_hostile):
+    started = first_is_hostile("a child that holds on")
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    worker = Worker(events)
+    worker.begin(WORK)
+    worker.give(JOB, 1)
+    end = time.monotonic() + 60
+    while not started.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    worker.kill("it hung")
+    assert events.get(timeout=30)[1] == Died("it hung")
+    worker.wait()
