@@ -164,6 +164,7 @@ def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
 
 def test_a_corrupt_scan_and_one_that_vanishes_cost_only_themselves(cases, tmp_path):
     (tmp_path / "scans").mkdir()
+    (tmp_path / "out").mkdir()
     (tmp_path / "scans" / "bad.nii.gz").write_bytes(cases[0].scan[0].read_bytes()[:5000])
     bad, gone = (Case(name, (tmp_path / "scans" / f"{name}.nii.gz",)) for name in ("bad", "gone"))
     finished = run(tmp_path / "out", [bad, cases[0], gone, cases[1]])
