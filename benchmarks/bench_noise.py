@@ -28,9 +28,9 @@ from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.result import Result
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.choose import Candidate
-from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.engines.model_file import read_model
 
 SIZES = (1, 16)
 SLOWED = {

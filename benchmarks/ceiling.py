@@ -21,10 +21,10 @@ from torch import Tensor
 from parotid_seg.contract import Grid
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean, dice
-from parotid_seg.runtime.machine import versions_of
 from parotid_seg.scan.chunks import Chunk, cover, cut
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.volume import Mask
+from parotid_seg.system import versions_of
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.network import ParotidNet

@@ -46,7 +46,7 @@ import pydicom
 from parotid_seg.bench.condition import about_machine
 from parotid_seg.files import write_text
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.machine import versions_of
+from parotid_seg.system import versions_of
 
 SMALL_SCANS = 2000
 TASKS = 5000

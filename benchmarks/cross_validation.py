@@ -28,7 +28,7 @@ import numpy as np
 
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean
-from parotid_seg.runtime.machine import versions_of
+from parotid_seg.system import versions_of
 
 RESULTS = Path(__file__).parent / "results" / "cross-validation"
 FOLDS = 5

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import write_text
-from parotid_seg.runtime.engine_file import sidecar_path
-from parotid_seg.runtime.machine import versions_of
+from parotid_seg.runtime.engines.engine_file import sidecar_path
+from parotid_seg.system import versions_of
 
 
 def one(checkpoint: Path, out: Path, verify: Path, precision: str, engine: str) -> None:

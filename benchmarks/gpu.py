@@ -38,12 +38,12 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.export.engine import build_engine
 from parotid_seg.files import make_folder
-from parotid_seg.runtime.backend import USUAL_BATCH
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
-from parotid_seg.runtime.load import gpu_index, load_backend
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.ort_profile import count
-from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.runtime.engines.base import USUAL_BATCH
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
+from parotid_seg.runtime.engines.load import gpu_index, load_backend
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.profile import count
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.chunks import Covered, Inputs, cut
 from parotid_seg.scan.volume import Mask
 

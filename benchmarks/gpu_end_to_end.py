@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from gpu_record import Record
 
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.batches import Batches
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.segmentation.batching import Batches
 from parotid_seg.scan.chunks import Covered
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from parotid_seg.bench.peaks import Peaks
-from parotid_seg.runtime.backend import INPUTS, Backend, Pending
+from parotid_seg.runtime.engines.base import INPUTS, Backend, Pending
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 

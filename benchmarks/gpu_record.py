@@ -15,7 +15,7 @@ import numpy as np
 
 from parotid_seg.bench.condition import about_machine, driver_says
 from parotid_seg.files import write_text
-from parotid_seg.runtime.machine import versions_of
+from parotid_seg.system import versions_of
 
 MORE_PACKAGES = ("torch", "triton", "timm", "onnx", "onnxscript", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cudnn-cu13")
 

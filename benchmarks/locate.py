@@ -21,11 +21,11 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import ScanError
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.locate import Ask, labels_of_scan
-from parotid_seg.runtime.segmenter import asking, prepare
-from parotid_seg.runtime.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
+from parotid_seg.runtime.segmentation.segment import asking, prepare
 from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.chunks import sample_step
 from parotid_seg.scan.components import keep_largest_components

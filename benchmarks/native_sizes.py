@@ -20,13 +20,13 @@ import numpy as np
 
 from parotid_seg.export.parity import Comparison, compare, resized, torch_labels
 from parotid_seg.files import write_text
-from parotid_seg.runtime.backend import labels_of
-from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.machine import versions_of
-from parotid_seg.runtime.sources import place_of, read_scan
+from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.sources import place_of, read_scan
 from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.intensity import in_windows
+from parotid_seg.system import versions_of
 from parotid_seg.train.checkpoint import load_checkpoint
 
 SIZES = (96, 160, 256, 512, 640)

@@ -31,7 +31,7 @@ from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions
 from parotid_seg.node.segmenting import segment_with
 from parotid_seg.node.work import Segmented
-from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.engines.load import load_backend
 
 SLICES, FEW_SLICES = 8, 2
 """Of a series; with fewer than 8 the model is not asked."""

@@ -38,13 +38,13 @@ from watch import watch
 
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Backend, labels_of
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.machine import cpu_name, versions_of
-from parotid_seg.runtime.openvino import OpenVinoBackend
-from parotid_seg.runtime.segmenter import prepare, segment_volume
+from parotid_seg.runtime.engines.base import Backend, labels_of
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.openvino import OpenVinoBackend
+from parotid_seg.runtime.segmentation.segment import prepare, segment_volume
 from parotid_seg.scan.chunks import Inputs, cut
 from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.system import cpu_name, versions_of
 
 STARTS = 5
 REPEATS = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Done
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import Inputs
 
 

@@ -220,7 +220,7 @@ def slug(name: str) -> str:
 
 def machine() -> dict[str, Any]:
     """What a figure was made with."""
-    from parotid_seg.runtime.machine import versions_of
+    from parotid_seg.system import versions_of
 
     versions = versions_of(("parotid-seg", "torch", "timm", "numpy"))
     return {

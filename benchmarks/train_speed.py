@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from parotid_seg.files import write_text
-from parotid_seg.runtime.machine import versions_of
+from parotid_seg.system import versions_of
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import ContrastConfig, TrainConfig
 from parotid_seg.train.dataset import open_data_set

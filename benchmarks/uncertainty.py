@@ -2,7 +2,7 @@
 
     python benchmarks/uncertainty.py SCANS LABELS --out FILE.json
 
-Meant for validation patients: the limit below which a gland is flagged (`segmenter.LEAST_AGREEMENT`) is read off here.
+Meant for validation patients: the limit below which a gland is flagged (`segment.LEAST_AGREEMENT`) is read off here.
 Times of a run with and without flips are measured alternately.
 """
 
@@ -20,8 +20,8 @@ from scipy import stats
 from parotid_seg.files import write_text
 from parotid_seg.metrics import dice
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 LIMITS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94)

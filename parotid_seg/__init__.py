@@ -12,7 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from parotid_seg.api import Segmenter, segment
-    from parotid_seg.runtime.segmenter import Segmentation
+    from parotid_seg.runtime.segmentation.segment import Segmentation
 
 __all__ = ["Segmentation", "Segmenter", "__version__", "segment"]
 
@@ -20,7 +20,7 @@ __all__ = ["Segmentation", "Segmenter", "__version__", "segment"]
 def __getattr__(name: str) -> Any:
     """Import the public names only when they are used, so that the command line starts at once."""
     if name == "Segmentation":
-        from parotid_seg.runtime.segmenter import Segmentation
+        from parotid_seg.runtime.segmentation.segment import Segmentation
 
         return Segmentation
     if name in __all__:

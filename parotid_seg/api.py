@@ -24,9 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from parotid_seg.errors import InputError
 from parotid_seg.export.engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.load import load_backend, output_for
-from parotid_seg.runtime.locate import check_search
-from parotid_seg.runtime.segmenter import Segmentation, segment_volume
+from parotid_seg.runtime.engines.load import load_backend, output_for
+from parotid_seg.runtime.segmentation.locate import check_search
+from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
 from parotid_seg.scan.volume import Volume
 

@@ -11,7 +11,7 @@ from parotid_seg.files import visible
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.evaluate import Evaluation
-    from parotid_seg.runtime.infer import Outcome
+    from parotid_seg.runtime.pipeline.run import Outcome
 
 
 class Line:
@@ -75,7 +75,7 @@ def print_error(text: str) -> None:
 
 def outcome_text(outcome: Outcome) -> str:
     """How a case ended, in one line."""
-    from parotid_seg.runtime.flag_text import sentences
+    from parotid_seg.runtime.report.flag_text import sentences
 
     entry = outcome.entry
     sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import example_folder
-from parotid_seg.runtime import crew
+from parotid_seg.runtime.pipeline import worker_pool as crew
 from tests.command_line import Run, in_process, own_process
 from tests.forked import ForkedPrograms
 from tests.forked import forked as forked_process

@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from scipy import ndimage
 
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.infer import InferOptions, Outcome, Summary, infer
-from parotid_seg.runtime.outputs import NIFTI, Outputs
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, Summary, infer
+from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs
 from tests.dicom_series import write_series
 
 LEFT = ("SpecificCharacterSet", "ImageType", "Modality", "PhotometricInterpretation", "PatientSex", "RescaleType")

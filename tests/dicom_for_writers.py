@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.coding import Code
 
-from parotid_seg.dicom.rt_read import read_rtstruct
-from parotid_seg.dicom.series import Series, Slice
+from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.read.series import Series, Slice
 from parotid_seg.errors import ParotidSegError
 from tests.dicom_series import Change, ct_voxels, lay, write_enhanced, write_series
 

@@ -1,4 +1,4 @@
-"""A GPU that is none: PyCUDA, the driver and TensorRT as far as `runtime.trt` uses them, with numpy for device memory.
+"""A GPU that is none: PyCUDA, the driver and TensorRT as far as `runtime.engines.tensorrt.engine` uses them, with numpy for device memory.
 
 What it is strict about is what goes wrong on a real one: every call needs the context to be current; streams do nothing
 until they are waited for, so a buffer that is written too early shows in the labels; addresses are never used twice, so
@@ -22,11 +22,11 @@ from parotid_seg.contract import Contract
 from parotid_seg.export import engine as engine_module
 from parotid_seg.export import engine_proof as proof_module
 from parotid_seg.export.profile import input_shapes
-from parotid_seg.runtime import cuda as cuda_module
-from parotid_seg.runtime import trt as trt_module
-from parotid_seg.runtime import trt_library
-from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.runtime.gpu import Gpu
+from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.runtime.engines.gpu import Gpu
+from parotid_seg.runtime.engines.tensorrt import cuda as cuda_module
+from parotid_seg.runtime.engines.tensorrt import engine as trt_module
+from parotid_seg.runtime.engines.tensorrt import library as trt_library
 from tests.sidecars import write_sidecar
 
 PLAN = b"plan:"
@@ -36,7 +36,7 @@ SCRATCH_OF_A_LOOK = 100_000
 
 
 def install(monkeypatch) -> FakeGpu:
-    """Put the fakes where `runtime.trt` imports the real ones from."""
+    """Put the fakes where `runtime.engines.tensorrt.engine` imports the real ones from."""
     gpu = FakeGpu()
     fakes = {described.module: fake_tensorrt(gpu, name) for name, described in trt_library.LIBRARIES.items()}
     package = ModuleType("pycuda")

@@ -16,11 +16,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.runtime.crew import ONE_THREAD
-from parotid_seg.runtime.pipes import command_of
+from parotid_seg.runtime.pipeline.worker_pool import ONE_THREAD
+from parotid_seg.runtime.pipeline.worker_stdio import command_of
 from tests.fork_server import Request, Server
 
-LIGHT = Server("parotid_seg.runtime.worker", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD)
+LIGHT = Server(
+    "parotid_seg.runtime.pipeline.worker", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD
+)
 """Forks what reads, segments and writes."""
 HEAVY = Server("tests.preloaded", variables=ONE_THREAD)
 """Forks what needs torch."""
@@ -72,7 +74,7 @@ class Forked:
         return out, err
 
 
-FORKABLE = ("parotid_seg.runtime.worker", "parotid_seg.bench.child")
+FORKABLE = ("parotid_seg.runtime.pipeline.worker", "parotid_seg.bench.child")
 """Modules of ours that are programs."""
 
 

@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.dicom.read import find_series, read_series
+from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.batches import Labelled
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.locate import Prepared, labels_of_scan
-from parotid_seg.runtime.rules import RULES_VERSION
-from parotid_seg.runtime.segmenter import asking, conclude, prepare, segment_volume
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.rules import RULES_VERSION
+from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
+from parotid_seg.runtime.segmentation.segment import asking, conclude, prepare, segment_volume
 from parotid_seg.scan.chunks import Covered, Cutter
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from tests.dicom_series import write_series
-from tests.runtime.test_locate import ByIntensity, head
+from tests.runtime.segmentation.test_locate import ByIntensity, head
 from tests.scan.test_grid import HU as WINDOWS
 
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -9,6 +9,6 @@ mpl.use("Agg")
 torch.set_num_threads(1)
 for name in (
     "matplotlib.pyplot", "onnx", "onnxruntime", "onnxscript", "timm", "torch._dynamo", "torch.distributed.run",
-    "parotid_seg.cli", "parotid_seg.export.export", "parotid_seg.runtime.infer", "parotid_seg.train.stages",
+    "parotid_seg.cli", "parotid_seg.export.export", "parotid_seg.runtime.pipeline.run", "parotid_seg.train.stages",
 ):  # fmt: skip
     import_module(name)

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
 
 
 def write_sidecar(engine: Path, contract: Contract, **told: object) -> None:

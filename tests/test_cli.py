@@ -34,7 +34,8 @@ except SystemExit as end:
 
 def test_the_inference_side_imports_no_training_package():
     found = modules_after(
-        "import parotid_seg.runtime.infer, parotid_seg.runtime.ort, parotid_seg.runtime.evaluate, "
+        "import parotid_seg.runtime.pipeline.run, parotid_seg.runtime.engines.onnxruntime.cpu; "
+        "import parotid_seg.runtime.evaluate, "
         "parotid_seg.runtime.inspect"
     )
     assert "onnxruntime" in found
@@ -103,7 +104,7 @@ def version(name):
     return found(name)
 metadata.version = version
 """
-    code = hidden + IMPORT_ALL + "from parotid_seg.runtime.machine import versions_of\n"
+    code = hidden + IMPORT_ALL + "from parotid_seg.system import versions_of\n"
     code += "assert versions_of(['parotid-seg']) == {'parotid-seg': parotid_seg.__version__}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -134,7 +135,7 @@ def test_a_missing_extra_is_named(tmp_path):
 
 def test_both_onnxruntimes_are_refused(monkeypatch):
     from parotid_seg.errors import ParotidSegError
-    from parotid_seg.runtime import ort
+    from parotid_seg.runtime.engines.onnxruntime import cpu as ort
 
     monkeypatch.setattr(ort.metadata, "version", lambda name: "1.2.3")
     with pytest.raises(ParotidSegError, match=r"pip install --no-deps onnxruntime-gpu==1\.2\.3"):
@@ -143,7 +144,7 @@ def test_both_onnxruntimes_are_refused(monkeypatch):
 
 def test_nothing_is_reported_to_anybody(tmp_path):
     """onnxruntime keeps what it is going to send in the user's cache folder."""
-    load = "from parotid_seg.models import DEFAULT_MODEL; from parotid_seg.runtime.load import load_backend; "
+    load = "from parotid_seg.models import DEFAULT_MODEL; from parotid_seg.runtime.engines.load import load_backend; "
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
     words = [sys.executable, "-c", load + "load_backend(DEFAULT_MODEL, 'onnxruntime', 'cpu')"]

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from parotid_seg.dicom.discreet import discreet
+from parotid_seg.dicom.read.phi_safe import discreet
 from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.scan.nifti import read_nifti
 

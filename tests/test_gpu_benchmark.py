@@ -18,15 +18,15 @@ import gpu_record
 from gpu_record import Record, within
 
 from parotid_seg.contract import Grid
-from parotid_seg.runtime.backend import Ran, labels_of
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.runtime.ort_binding import BoundSession
-from parotid_seg.runtime.ort_cuda import OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundSession
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
 from tests import fake_cuda
 from tests.export.small_model import write_small_model
-from tests.runtime.test_trt import inputs_of, scan
+from tests.runtime.engines.test_trt import inputs_of, scan
 
 SMALL = TrainConfig(
     grid=Grid(size=56, spacing_mm=4.0, offsets_mm=(-3.0, 0.0, 3.0)),
@@ -116,7 +116,7 @@ def test_the_share_of_the_bus():
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch, scans, checkpoint, tmp_path):
-    monkeypatch.setattr("parotid_seg.runtime.load.find_gpus", list)
+    monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", list)
     with pytest.raises(SystemExit, match="found no NVIDIA GPU"):
         gpu.main([str(scans), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")])
 
@@ -131,7 +131,7 @@ def test_versions_are_told_on_a_cpu():
 def test_engines_on_a_gpu_that_is_none(monkeypatch, tmp_path, library):
     """They are built, run and timed without copies, and their labels are as before afterwards."""
     fake_cuda.install(monkeypatch)
-    monkeypatch.setattr("parotid_seg.runtime.load.find_gpus", lambda: [fake_cuda.ADA])
+    monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
     small = write_small_model(tmp_path / "small.onnx")
     options = argparse.Namespace(batch_sizes=[4], device="cuda")
     contender = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)

@@ -11,8 +11,8 @@ import pytest
 
 from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.segmenter import segment_volume
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.nifti import read_mask, read_nifti
 

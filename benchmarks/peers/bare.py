@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from runtime import in_memory
 
-from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.scan.chunks import Inputs
 
 Run = Callable[[Inputs], object]

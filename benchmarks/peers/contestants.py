@@ -14,7 +14,7 @@ from typing import Any
 from nnunet import DEFAULT_TRAINER, TRAINED_TRAINER, NnUnet
 
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.engines.model_file import read_model
 
 HERE = Path(__file__).parent
 OURS = "ours"

@@ -37,8 +37,8 @@ from record import Record, machine
 from watch import Watched, family, watch
 
 from parotid_seg.runtime.evaluate import evaluate
-from parotid_seg.runtime.machine import available_cores, cpu_name
 from parotid_seg.scan.nifti import case_name
+from parotid_seg.system import available_cores, cpu_name
 
 MEMORY_SCANS = 2
 """Peak memory is looked at in a run on so many scans."""

@@ -11,7 +11,7 @@ from typing import Any
 import report
 
 from parotid_seg.files import write_text
-from parotid_seg.runtime.machine import available_cores, cpu_name, memory_bytes
+from parotid_seg.system import available_cores, cpu_name, memory_bytes
 
 
 class Record:

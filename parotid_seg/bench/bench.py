@@ -22,11 +22,11 @@ from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.choose import Candidate
-from parotid_seg.runtime.machine import available_cores
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.runtime.ort_profile import Count, count
-from parotid_seg.runtime.sources import Scan, place_of
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.profile import Count, count
+from parotid_seg.runtime.pipeline.sources import Scan, place_of
+from parotid_seg.system import available_cores
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers

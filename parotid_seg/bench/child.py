@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from parotid_seg.bench.memory import forget_peak, peak_mib
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.runtime.pipes import ends, send
+from parotid_seg.runtime.pipeline.worker_stdio import ends, send
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
     from parotid_seg.bench.stages import Stages
-    from parotid_seg.runtime.backend import Backend, Pending, Ran
-    from parotid_seg.runtime.sources import Scan
+    from parotid_seg.runtime.engines.base import Backend, Pending, Ran
+    from parotid_seg.runtime.pipeline.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
 
@@ -116,7 +116,7 @@ class Child:
 
     def infer(self, folder: Path, batch_size: int) -> float:
         """Seconds of `parotid-seg infer` on a folder of scans, its model loaded beforehand."""
-        from parotid_seg.runtime.infer import InferOptions, infer
+        from parotid_seg.runtime.pipeline.run import InferOptions, infer
 
         options = InferOptions(batch_size=batch_size)
         with tempfile.TemporaryDirectory() as out:

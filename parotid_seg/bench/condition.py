@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.runtime.gpu import find_gpu
-from parotid_seg.runtime.machine import available_cores, cpu_name, memory_bytes, versions_of
-from parotid_seg.runtime.summary import PACKAGES
+from parotid_seg.runtime.engines.gpu import find_gpu
+from parotid_seg.runtime.report.summary import PACKAGES
+from parotid_seg.system import available_cores, cpu_name, memory_bytes, versions_of
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_TIMES = Path("/proc/stat")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 from parotid_seg.bench.child import Round, Started
 from parotid_seg.bench.stages import Stages
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.runtime.choose import Candidate
-from parotid_seg.runtime.pipes import cause, command_of, send
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from parotid_seg.bench.layers import Layers
-    from parotid_seg.runtime.sources import Scan
+    from parotid_seg.runtime.pipeline.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
 

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.backend import OUTPUTS
-from parotid_seg.runtime.candidates import on_cpu, on_gpu
-from parotid_seg.runtime.choose import Candidate, Say
-from parotid_seg.runtime.engine_file import read_sidecar
-from parotid_seg.runtime.gpu import find_gpu
-from parotid_seg.runtime.load import BACKENDS, gpu_index
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.openvino import import_openvino
-from parotid_seg.runtime.trt import TensorRtBackend
-from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.runtime.engines.autotune import Candidate, Say
+from parotid_seg.runtime.engines.available import on_cpu, on_gpu
+from parotid_seg.runtime.engines.base import OUTPUTS
+from parotid_seg.runtime.engines.engine_file import read_sidecar
+from parotid_seg.runtime.engines.gpu import find_gpu
+from parotid_seg.runtime.engines.load import BACKENDS, gpu_index
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.openvino import import_openvino
+from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 
 NAMES = BACKENDS[1:]
 """What can be named; "auto" is what all of them are compared for."""
@@ -46,7 +46,7 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
     Args:
         model: the .onnx or .engine file.
         backends: some of `NAMES`; none means all that can be used here.
-        device: see `runtime.load.DEVICES`; "auto" is the CPU and the first GPU.
+        device: see `runtime.engines.load.DEVICES`; "auto" is the CPU and the first GPU.
         runnable: see there.
         say: told why something is not used.
 
@@ -94,7 +94,7 @@ def _on_gpu(
         return []
     found: list[Candidate] = []
     if not engines or "onnxruntime" in backends:
-        from parotid_seg.runtime.ort_cuda import check_provider
+        from parotid_seg.runtime.engines.onnxruntime.cuda import check_provider
 
         try:
             check_provider()

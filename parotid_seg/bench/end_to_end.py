@@ -14,7 +14,7 @@ from parotid_seg.bench.contestant import Contestant
 from parotid_seg.bench.stages import STAGES
 from parotid_seg.bench.turns import Progress, Turns
 from parotid_seg.files import scratch_folder
-from parotid_seg.runtime.sources import Scan
+from parotid_seg.runtime.pipeline.sources import Scan
 
 RUNS, SCANS_A_RUN = 3, 8
 """Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""

@@ -10,9 +10,9 @@ import numpy as np
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.segmenter import prepare
-from parotid_seg.runtime.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.chunks import Covered, Cutter, Inputs
 from parotid_seg.scan.intensity import is_ct
 

@@ -19,16 +19,16 @@ from typing import Any
 import onnxruntime
 
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.backend import Backend, Ran
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.openvino import OpenVinoBackend
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.runtime.ort_cuda import OPTIONS, PROVIDER, OnnxRuntimeCudaBackend
-from parotid_seg.runtime.ort_profile import WARM, NodeTime, Provider, Timing, count_nodes, time_nodes
-from parotid_seg.runtime.pad import padded
-from parotid_seg.runtime.trt import TensorRtBackend, check_shapes, filled
-from parotid_seg.runtime.trt_lane import Lane
-from parotid_seg.runtime.trt_library import import_library
+from parotid_seg.runtime.engines.base import Backend, Ran
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS, PROVIDER, OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.onnxruntime.profile import WARM, NodeTime, Provider, Timing, count_nodes, time_nodes
+from parotid_seg.runtime.engines.openvino import OpenVinoBackend
+from parotid_seg.runtime.engines.padding import padded
+from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend, check_shapes, filled
+from parotid_seg.runtime.engines.tensorrt.execution_slot import Lane
+from parotid_seg.runtime.engines.tensorrt.library import import_library
 from parotid_seg.scan.chunks import Inputs
 
 MODULE = re.compile(r"((?:to_grid|unet|from_grid)(?:\.\w+)*)/\w")
@@ -115,7 +115,7 @@ def profile_layers(model: Path, backend: Backend, inputs: Inputs, *, repeats: in
     Raises:
         InputError: if there is no profiler for it, or nothing to repeat.
         ModelError: as `read_model`.
-        OutputError: as `ort_profile.count_nodes`.
+        OutputError: as `profile.count_nodes`.
         DeviceMemoryError: if the GPU's memory does not suffice for a second one.
     """
     if repeats < 1:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from parotid_seg.runtime.machine import available_cores
+from parotid_seg.system import available_cores
 
 BYTES = 1 << 20
 """Handed over: what fits into the nearest cache of each core."""

@@ -20,9 +20,9 @@ import numpy as np
 import onnxruntime
 
 from parotid_seg.errors import InputError
-from parotid_seg.runtime.machine import available_cores
-from parotid_seg.runtime.openvino import TYPES, computes_bf16, import_openvino
-from parotid_seg.runtime.ort import session_options
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
+from parotid_seg.runtime.engines.openvino import TYPES, computes_bf16, import_openvino
+from parotid_seg.system import available_cores
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows of the matrices."""

@@ -12,7 +12,7 @@ from parotid_seg.bench.peaks import Peaks
 from parotid_seg.bench.roofline import Roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.records import record_text
-from parotid_seg.runtime.backend import Ran
+from parotid_seg.runtime.engines.base import Ran
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parotid_seg.bench.peaks import Peaks
-from parotid_seg.runtime.ort_profile import Count
+from parotid_seg.runtime.engines.onnxruntime.profile import Count
 
 WIDTHS = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 """Bytes of a value."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.backend import Backend, Done, Output, Times
-from parotid_seg.runtime.cases import Case
-from parotid_seg.runtime.messages import Work
-from parotid_seg.runtime.segmenter import asking
-from parotid_seg.runtime.sources import Scan
-from parotid_seg.runtime.transaction import do_case
+from parotid_seg.runtime.engines.base import Backend, Done, Output, Times
+from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.messages import Work
+from parotid_seg.runtime.pipeline.sources import Scan
+from parotid_seg.runtime.segmentation.segment import asking
 from parotid_seg.scan.chunks import Inputs
 
 STAGES = ("read", "cut and join", "to device", "compute", "from device", "write")

@@ -21,7 +21,7 @@ from parotid_seg.bench.pace import Pace, at_full_pace, best_pace, median_at_full
 from parotid_seg.bench.stats import median_spread
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.choose import Candidate
+from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.scan.chunks import Covered, Inputs
 
 LAUNCHES = 3

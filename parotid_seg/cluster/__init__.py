@@ -2,5 +2,5 @@
 
 The command's own process finds scans, keeps the journal and writes the summary, as on one machine. Beside it runs a
 process that is the cluster's client (`driver`), so that nothing but it is lost with the cluster. On the hosts Ray Data
-keeps actors (`host`), each with the model and the worker processes of `runtime.pipeline`.
+keeps actors (`host`), each with the model and the worker processes of `runtime.pipeline.scheduler`.
 """

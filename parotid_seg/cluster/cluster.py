@@ -22,14 +22,14 @@ from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError, ParotidSegError
-from parotid_seg.runtime.engine_file import read_engine, read_sidecar, sidecar_path
-from parotid_seg.runtime.infer import InferOptions, Outcome, Summary, infer_at
-from parotid_seg.runtime.journal import RESUMES
-from parotid_seg.runtime.load import BACKENDS
-from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.pipes import cause, command_of, send
-from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.load import BACKENDS
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from parotid_seg.runtime.pipeline.journal import RESUMES
+from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, Work
+from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, Summary, infer_at
+from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
 
 ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")

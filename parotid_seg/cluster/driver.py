@@ -16,9 +16,9 @@ import ray
 from parotid_seg.cluster.host import Host, Order, load_on_host
 from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.machine import available_cores
-from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
-from parotid_seg.runtime.pipes import ends, send
+from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, failed
+from parotid_seg.runtime.pipeline.worker_stdio import ends, send
+from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
 
 REACHED_S = 5.0

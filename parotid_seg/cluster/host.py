@@ -15,13 +15,13 @@ from parotid_seg.cluster.messages import Errand, Model
 from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError
-from parotid_seg.runtime.backend import Backend, Ran
-from parotid_seg.runtime.batches import Batches
-from parotid_seg.runtime.crew import Crew, Worker
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.machine import available_cores
-from parotid_seg.runtime.messages import Finished, Job, Stopped, failed
-from parotid_seg.runtime.pipeline import Limits, Pipeline
+from parotid_seg.runtime.engines.base import Backend, Ran
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, failed
+from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
+from parotid_seg.runtime.pipeline.worker_pool import Crew, Worker
+from parotid_seg.runtime.segmentation.batching import Batches
+from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
 
 

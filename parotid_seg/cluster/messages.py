@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.backend import Ran
-from parotid_seg.runtime.messages import Job, Work
+from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.pipeline.messages import Job, Work
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from parotid_seg.cluster.urls import opened, told
 from parotid_seg.errors import OutputError, RecordError
 from parotid_seg.files import scratch_folder, visible
 from parotid_seg.records import convert, parse, record_line
-from parotid_seg.runtime.journal import NAME as JOURNAL
-from parotid_seg.runtime.written import OF_A_RUN
+from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
+from parotid_seg.runtime.pipeline.ownership import OF_A_RUN
 
 RUNNING = "running.json"
 """Object that tells others of a run at work: there are no locks behind URLs."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from parotid_seg.cluster.urls import opened, told, url_of
 from parotid_seg.errors import OutputError, ScanError
-from parotid_seg.runtime.cases import Case
-from parotid_seg.runtime.messages import PICTURES, Finished, Job, failed, views_of
-from parotid_seg.runtime.outputs import Outputs, is_ours
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.messages import PICTURES, Finished, Job, failed, views_of
+from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 
 
 class Stage:

@@ -13,8 +13,8 @@ from typing import Any
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists
-from parotid_seg.runtime.cases import find_scans, scans_in_files
-from parotid_seg.runtime.sources import Scan, place_of
+from parotid_seg.runtime.pipeline.discovery import find_scans, scans_in_files
+from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.formats import unread_by_name
 from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import LeftOut
@@ -55,7 +55,7 @@ def find_anywhere(
     leave: Callable[[LeftOut], None] = lambda _: None,
     out: str = "",
 ) -> tuple[list[Scan], list[ScanError]]:
-    """As `cases.find_scans`, for URLs, too: of those NIfTI files only.
+    """As `discovery.find_scans`, for URLs, too: of those NIfTI files only.
 
     Args:
         arguments, channels, ignore, leave: see there.

@@ -85,7 +85,7 @@ def export(
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
         from parotid_seg.files import check_not_read
-        from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
+        from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 
         options = ExportOptions(
             precision=precision,

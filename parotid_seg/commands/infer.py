@@ -13,8 +13,8 @@ from parotid_seg.errors import InputError
 from parotid_seg.terminal import following, outcome_text
 
 if TYPE_CHECKING:
-    from parotid_seg.runtime.backend import Backend
-    from parotid_seg.runtime.infer import Outcome
+    from parotid_seg.runtime.engines.base import Backend
+    from parotid_seg.runtime.pipeline.run import Outcome
 
 
 def infer(
@@ -144,10 +144,10 @@ def infer(
         from parotid_seg.cluster.urls import url_of
         from parotid_seg.export.engine import runnable
         from parotid_seg.models import DEFAULT_MODEL
-        from parotid_seg.runtime.infer import InferOptions
-        from parotid_seg.runtime.infer import infer as run
-        from parotid_seg.runtime.load import load_backend, output_for
-        from parotid_seg.runtime.outputs import NIFTI, Outputs
+        from parotid_seg.runtime.engines.load import load_backend, output_for
+        from parotid_seg.runtime.pipeline.run import InferOptions
+        from parotid_seg.runtime.pipeline.run import infer as run
+        from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs
 
         _check_engine(triton, triton_model, model, backend, device)
         _check_cluster(cluster, triton, worker_cpus, worker_gpus, [*scans, out])
@@ -201,7 +201,7 @@ def _check_engine(triton: str | None, triton_model: str | None, model: Path | No
         if triton_model is not None:
             raise InputError("--triton-model: names a model on a server, expected --triton HOST:PORT as well")
         return
-    from parotid_seg.runtime.triton import check_address
+    from parotid_seg.runtime.engines.triton import check_address
 
     check_address(triton)
     given = {"--model": model is not None, "--backend": backend != "auto", "--device": device != "auto"}
@@ -230,7 +230,7 @@ def _on_server(
     address: str, name: str | None, flips: bool, allow_unverified: bool, say: Callable[[str], None]
 ) -> Backend:
     """The model on a server; it gives labels only."""
-    from parotid_seg.runtime.triton import DEFAULT_MODEL_NAME, TritonBackend
+    from parotid_seg.runtime.engines.triton import DEFAULT_MODEL_NAME, TritonBackend
 
     served = TritonBackend(address, DEFAULT_MODEL_NAME if name is None else name, allow_unverified=allow_unverified)
     if flips:

@@ -97,7 +97,7 @@ def listen(
         from parotid_seg.node.listen import listen as run
         from parotid_seg.node.options import ListenOptions, Peer
         from parotid_seg.node.segmenting import segment_with
-        from parotid_seg.runtime.load import load_backend, output_for
+        from parotid_seg.runtime.engines.load import load_backend, output_for
 
         def say(text: str) -> None:
             if not quiet:

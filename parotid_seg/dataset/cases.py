@@ -17,10 +17,10 @@ from parotid_seg.dataset.find import Candidate
 from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, Case, Private
 from parotid_seg.dataset.splits import TRAIN
-from parotid_seg.dicom.read import read_series
+from parotid_seg.dicom.read.volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in
-from parotid_seg.runtime.flag_text import sentence
+from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.nifti import NiftiScan
 
 ENDING = ".nii.gz"

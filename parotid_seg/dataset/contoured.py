@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import Roi, StructureSet
-from parotid_seg.dicom.objects import MAKER
+from parotid_seg.dicom.write.objects import MAKER
 from parotid_seg.errors import ScanError
 
 APPROVED, REJECTED = "APPROVED", "REJECTED"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from parotid_seg.dataset.contoured import Contoured
 from parotid_seg.dataset.gaps import without_gaps
-from parotid_seg.dicom.rt_read import read_rtstruct
-from parotid_seg.dicom.series import Series
+from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.files import write_bytes
 from parotid_seg.flags import Flag, FlagCode
@@ -87,7 +87,7 @@ def unusual_volumes(mask: Mask, labels: Sequence[str], scan: NiftiScan) -> tuple
 
 
 def canonical(mask: Mask, scan: NiftiScan) -> Mask:
-    """A mask of a series' slices in canonical order (D, H, W): the inverse of `dicom.read.slices_of`."""
+    """A mask of a series' slices in canonical order (D, H, W): the inverse of `dicom.read.volume.slices_of`."""
     return np.ascontiguousarray(scan.volume.orientation.to_canonical(mask.T))
 
 

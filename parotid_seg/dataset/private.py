@@ -20,7 +20,7 @@ from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import locked, make_folder, remove_orphans
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import read_record, write_record
-from parotid_seg.runtime.flag_text import sentences, severity_of
+from parotid_seg.runtime.report.flag_text import sentences, severity_of
 from parotid_seg.tables import write_csv
 
 STATE = "state.json"

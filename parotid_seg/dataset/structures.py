@@ -15,13 +15,13 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage
 
-from parotid_seg.dicom.discreet import discreet
-from parotid_seg.dicom.file import read_object
-from parotid_seg.dicom.objects import MAKER
-from parotid_seg.dicom.rt_items import RoiItem, items_of
-from parotid_seg.dicom.rt_read import frames_of, read_structure_set, series_in
-from parotid_seg.dicom.series import Series
-from parotid_seg.dicom.text import Text, text_of
+from parotid_seg.dicom.read.file import read_object
+from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.rt_items import RoiItem, items_of
+from parotid_seg.dicom.read.rt_read import frames_of, read_structure_set, series_in
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.dicom.read.text import Text, text_of
+from parotid_seg.dicom.write.objects import MAKER
 from parotid_seg.errors import ScanError
 from parotid_seg.files import open_input
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from parotid_seg.errors import ModelError
-from parotid_seg.runtime.ort_profile import TYPES, count_nodes
+from parotid_seg.runtime.engines.onnxruntime.profile import TYPES, count_nodes
 
 WIDTHS = ("int8", "float16", "bfloat16", "float32", "unknown")
 """Types of factors, the one that a product of two is computed in last."""

@@ -15,8 +15,8 @@ from typing import Any
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.profile import input_shapes
 from parotid_seg.files import make_folder, whole_file
-from parotid_seg.runtime.choose import cache_folder
-from parotid_seg.runtime.engine_file import (
+from parotid_seg.runtime.engines.autotune import cache_folder
+from parotid_seg.runtime.engines.engine_file import (
     BatchProfile,
     EngineOptions,
     Shapes,
@@ -26,9 +26,9 @@ from parotid_seg.runtime.engine_file import (
     read_sidecar,
     sidecar_path,
 )
-from parotid_seg.runtime.gpu import Gpu, find_gpu
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.trt_library import LIBRARIES, Library, import_library, library_named, log_of
+from parotid_seg.runtime.engines.gpu import Gpu, find_gpu
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, library_named, log_of
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

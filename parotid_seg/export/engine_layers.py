@@ -10,8 +10,8 @@ from typing import Any
 
 from parotid_seg.errors import ModelError
 from parotid_seg.export.engine import parse
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.trt_library import import_library, library_named, log_of
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.tensorrt.library import import_library, library_named, log_of
 
 PLAIN = {
     **{name: name for name in ("int4", "int8", "int32", "int64", "uint8", "bool", "fp4", "fp8")},
@@ -52,7 +52,7 @@ def describe_layers(engine: bytes, library: str) -> list[Layer]:
     """The layers of a built engine, by its library's inspector. This loads the engine, and that needs its GPU.
 
     Args:
-        engine: what `runtime.engine_file.read_engine` returned; anything else could run any code.
+        engine: what `runtime.engines.engine_file.read_engine` returned; anything else could run any code.
         library: what built it.
 
     Raises:

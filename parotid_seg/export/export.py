@@ -30,8 +30,8 @@ from parotid_seg.files import make_folder, whole_file
 from parotid_seg.gate import INT8_SCANS
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, sidecar_path
-from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, sidecar_path
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 

@@ -16,9 +16,9 @@ from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.gate import Difference, Gate, difference
 from parotid_seg.metrics import dice
-from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.runtime.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.runtime.engine_file import BatchProfile, Shape, Shapes
+from parotid_seg.runtime.engines.engine_file import BatchProfile, Shape, Shapes
 
 SIDE = (16, 512, 1024)
 """Native rows and columns, smallest, usual and largest. CT comes as 512 x 512, exports of planning systems as 128 x 128

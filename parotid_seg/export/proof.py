@@ -15,8 +15,8 @@ from parotid_seg.export.parity import Parity, Run, ScanParity
 from parotid_seg.export.picture import draw_difference
 from parotid_seg.files import scratch_folder
 from parotid_seg.gate import GATES
-from parotid_seg.runtime.backend import labels_of
-from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.load import load_backend
 
 LEAST_SHARE = 0.9
 """Of the network's multiply-adds, in the type that was asked for; resampling may stay in FP32."""

@@ -37,10 +37,10 @@ from parotid_seg.export.triton_config import (
 )
 from parotid_seg.files import make_folder, whole_folder
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.engine_file import read_engine, read_sidecar
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.sources import place_of, read_scan
+from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.sources import place_of, read_scan
 from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows, is_ct
 from parotid_seg.scan.volume import Orientation, Volume

@@ -7,10 +7,10 @@ from pathlib import Path
 from parotid_seg.errors import InputError, MachineError
 from parotid_seg.flags import Flag
 from parotid_seg.node.work import Segment, Segmented
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.flag_text import sentence
-from parotid_seg.runtime.infer import InferOptions, Outcome, infer
-from parotid_seg.runtime.outputs import ENDINGS, RTSTRUCT, Outputs
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, infer
+from parotid_seg.runtime.pipeline.writers import ENDINGS, RTSTRUCT, Outputs
+from parotid_seg.runtime.report.flag_text import sentence
 
 
 def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True) -> Segment:

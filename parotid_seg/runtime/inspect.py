@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.contract import Contract
-from parotid_seg.dicom.series import Series
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists, open_input, special_kind
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.cases import find_scans
-from parotid_seg.runtime.decide import SEGMENTED, decision_on
-from parotid_seg.runtime.engine_file import check_engine, read_sidecar
-from parotid_seg.runtime.flag_text import sentences
-from parotid_seg.runtime.gpu import capability_text, find_gpu
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.sources import Scan, Source, place_of, read_scan
-from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
+from parotid_seg.runtime.engines.gpu import capability_text, find_gpu
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.preflight import SEGMENTED, decision_on
+from parotid_seg.runtime.pipeline.sources import Scan, Source, place_of, read_scan
+from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.scan.formats import is_readable, unread
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe
@@ -100,7 +100,7 @@ def _describe_slice(path: Path, model: Path | None) -> Facts:
 
 
 def _is_dicom(path: Path) -> bool:
-    from parotid_seg.dicom.file import read_dicom
+    from parotid_seg.dicom.read.file import read_dicom
 
     try:
         return read_dicom(path) is not None
@@ -116,7 +116,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
         title, contract: the model that it is for.
         only: a DICOM file; if it is part of a scan, nothing else is described.
     """
-    from parotid_seg.dicom.discreet import discreet
+    from parotid_seg.dicom.read.phi_safe import discreet
 
     not_used: list[LeftOut] = []
     with discreet(places[0], "DICOM file"):
@@ -143,7 +143,7 @@ def _files_of(scan: Scan) -> set[Path]:
 
 
 def _describe_source(source: Source) -> str:
-    from parotid_seg.dicom.describe import describe_series
+    from parotid_seg.dicom.read.describe import describe_series
 
     return describe_series(source) if isinstance(source, Series) else "image file"
 

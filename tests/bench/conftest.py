@@ -9,7 +9,7 @@ import pytest
 
 from parotid_seg.bench.inputs import in_memory
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.engines.model_file import read_model
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"

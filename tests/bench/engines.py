@@ -8,9 +8,9 @@ from functools import partial
 
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Done
-from parotid_seg.runtime.choose import Candidate
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 
 
 class Limited(OnnxRuntimeBackend):

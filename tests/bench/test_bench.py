@@ -14,7 +14,7 @@ from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.report import report
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 from tests.forked import ForkedPrograms

@@ -12,7 +12,7 @@ from parotid_seg.bench.parity import compare, reference_masks
 from parotid_seg.bench.stages import STAGES
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 

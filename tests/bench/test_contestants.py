@@ -8,7 +8,7 @@ from parotid_seg.bench import contestants as module
 from parotid_seg.bench.contestants import contestants
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engine_file import BatchProfile
+from parotid_seg.runtime.engines.engine_file import BatchProfile
 from tests.export.small_model import CONTRACT, write_small_model
 from tests.fake_cuda import ADA, write_engine
 
@@ -24,7 +24,7 @@ def names(*backends, **more):
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(module, "find_gpu", lambda index=0: ADA)
-    monkeypatch.setattr("parotid_seg.runtime.load.find_gpus", lambda: [ADA])
+    monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [ADA])
 
 
 @pytest.fixture

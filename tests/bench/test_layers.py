@@ -14,16 +14,16 @@ from parotid_seg.bench.layers import UNNAMED, Layers, fold, profile_layers, rows
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Ran, labels_of
-from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.runtime.model_file import read_model
-from parotid_seg.runtime.openvino import OpenVinoBackend, computes_bf16
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.runtime.ort_cuda import PROVIDER, OnnxRuntimeCudaBackend
-from parotid_seg.runtime.ort_profile import NodeTime, count_nodes, time_nodes
-from parotid_seg.runtime.pad import padded
-from parotid_seg.runtime.trial import usual_chunk
-from parotid_seg.runtime.trt import TensorRtBackend
+from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
+from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, count_nodes, time_nodes
+from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
+from parotid_seg.runtime.engines.padding import padded
+from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from tests import fake_cuda
 from tests.fake_cuda import write_engine
 
@@ -298,8 +298,8 @@ def test_it_needs_neither_torch_nor_onnx():
         "for name in ('torch', 'timm', 'onnx', 'openvino', 'tensorrt', 'pycuda'): sys.modules[name] = None\n"
         "from parotid_seg.bench.layers import profile_layers, rows\n"
         "from parotid_seg.models import DEFAULT_MODEL\n"
-        "from parotid_seg.runtime.ort import OnnxRuntimeBackend\n"
-        "from parotid_seg.runtime.trial import usual_chunk\n"
+        "from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend\n"
+        "from parotid_seg.runtime.engines.engine_benchmark import usual_chunk\n"
         "backend = OnnxRuntimeBackend(DEFAULT_MODEL)\n"
         "found = profile_layers(DEFAULT_MODEL, backend, usual_chunk(backend.contract, 1), repeats=1)\n"
         "print(len(rows(found)))\n"

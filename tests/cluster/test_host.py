@@ -12,13 +12,13 @@ from parotid_seg.cluster.messages import Errand
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Ran
-from parotid_seg.runtime.cases import Case
-from parotid_seg.runtime.engine_file import read_sidecar
-from parotid_seg.runtime.infer import InferOptions
-from parotid_seg.runtime.journal import Entry, hash_file
-from parotid_seg.runtime.messages import Finished, Job, Stopped, Work
-from parotid_seg.runtime.model_file import read_model
+from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.engines.engine_file import read_sidecar
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.journal import Entry, hash_file
+from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, Work
+from parotid_seg.runtime.pipeline.run import InferOptions
 from tests.sidecars import write_sidecar
 
 MODEL = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)

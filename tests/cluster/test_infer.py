@@ -17,8 +17,8 @@ from parotid_seg.cli import main
 from parotid_seg.cluster.cluster import ClusterOptions, RayCluster, model_for_hosts
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.infer import InferOptions
-from tests.runtime.test_infer import one_line, rows
+from parotid_seg.runtime.pipeline.run import InferOptions
+from tests.runtime.pipeline.test_infer import one_line, rows
 
 pytestmark = pytest.mark.slow
 
@@ -195,6 +195,6 @@ def test_a_model_file_that_is_none(tmp_path):
 
 
 def test_one_machine_does_without_ray():
-    script = "import sys; import parotid_seg.runtime.infer; print({'ray', 'fsspec'} & sys.modules.keys())"
+    script = "import sys; import parotid_seg.runtime.pipeline.run; print({'ray', 'fsspec'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

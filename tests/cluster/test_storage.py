@@ -13,10 +13,10 @@ from parotid_seg.cluster.mirror import FORGOTTEN_S, RUNNING, Mirror, mirrored
 from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError
-from parotid_seg.runtime.cases import Case, name_cases
-from parotid_seg.runtime.journal import Entry
-from parotid_seg.runtime.messages import PICTURES, Finished, Job
-from parotid_seg.runtime.outputs import Outputs
+from parotid_seg.runtime.pipeline.discovery import Case, name_cases
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import PICTURES, Finished, Job
+from parotid_seg.runtime.pipeline.writers import Outputs
 
 
 @pytest.fixture

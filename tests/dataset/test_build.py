@@ -10,8 +10,8 @@ import pydicom
 import pytest
 
 from parotid_seg.dataset.build import DataSetOptions, build
-from parotid_seg.dicom.find import find_series
-from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.dicom.read.find import find_series
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.train.dataset import open_data_set

@@ -7,9 +7,9 @@ import pydicom
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
-from parotid_seg.dicom.read import find_series, read_series
-from parotid_seg.dicom.sequences import sequence_of
-from parotid_seg.dicom.studies import kinds_taken
+from parotid_seg.dicom.mr.sequences import sequence_of
+from parotid_seg.dicom.mr.studies import kinds_taken
+from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 from tests.mr_studies import DIFFUSION, T1, write_mr

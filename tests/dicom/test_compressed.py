@@ -28,8 +28,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from parotid_seg.dicom import decoders
-from parotid_seg.dicom.read import find_series, read_series
+from parotid_seg.dicom.read import decoders
+from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from tests.dicom_series import save, write_enhanced

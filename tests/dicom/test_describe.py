@@ -7,10 +7,10 @@ import pydicom
 import pytest
 from pydicom.datadict import tag_for_keyword
 
-from parotid_seg.dicom.read import find_series, read_series
+from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.runtime.flag_text import sentences
 from parotid_seg.runtime.inspect import inspect
+from parotid_seg.runtime.report.flag_text import sentences
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Unknown encoding")

@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage
 
-from parotid_seg.dicom.read import Found, LeftOut, find_series, read_series
+from parotid_seg.dicom.read.volume import Found, LeftOut, find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 

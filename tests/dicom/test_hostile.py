@@ -16,8 +16,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from parotid_seg.dicom import file as dicom_file
-from parotid_seg.dicom.read import find_series, read_series
+from parotid_seg.dicom.read import file as dicom_file
+from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.inspect import inspect
 from tests.dicom_series import ct_voxels, write_enhanced, write_series

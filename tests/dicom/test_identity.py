@@ -3,7 +3,7 @@
 import pydicom
 import pytest
 
-from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from tests.dicom_for_writers import (
     LABELS,
     MODEL,

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from parotid_seg.dicom import one_grid
-from parotid_seg.dicom.one_grid import read_on_one_grid, resampled
-from parotid_seg.dicom.read import find_series, read_series, slices_of
+from parotid_seg.dicom.mr import resample as one_grid
+from parotid_seg.dicom.mr.resample import read_on_one_grid, resampled
+from parotid_seg.dicom.read.volume import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import TILTED, lay

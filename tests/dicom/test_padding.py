@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parotid_seg.dicom.read import find_series, read_series
+from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, write_series
 

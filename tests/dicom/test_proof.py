@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from parotid_seg.dicom.proof import prove_written
-from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.dicom.write.round_trip import prove_written
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ScanError
 from tests.dicom_for_writers import (
     LABELS,

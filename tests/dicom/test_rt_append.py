@@ -5,9 +5,9 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from parotid_seg.dicom.objects import is_own_object
-from parotid_seg.dicom.rt_read import read_rtstruct
-from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.write.objects import is_own_object
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_for_writers import (

@@ -5,8 +5,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from parotid_seg.dicom.rt_read import read_rtstruct
-from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ParotidSegError, ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_for_writers import (

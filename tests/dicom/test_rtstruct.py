@@ -12,8 +12,8 @@ import pytest
 from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian
 
-from parotid_seg.dicom.objects import is_own_object
-from parotid_seg.dicom.rtstruct import write_rtstruct
+from parotid_seg.dicom.write.objects import is_own_object
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.metrics import dice
 from tests.dicom_for_writers import (

@@ -10,11 +10,11 @@ import pytest
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from parotid_seg.dicom.objects import is_own_object
-from parotid_seg.dicom.proof import prove_written
-from parotid_seg.dicom.rt_read import read_rtstruct
-from parotid_seg.dicom.rtstruct import write_rtstruct
-from parotid_seg.dicom.seg import write_seg
+from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.write.objects import is_own_object
+from parotid_seg.dicom.write.round_trip import prove_written
+from parotid_seg.dicom.write.rtstruct import write_rtstruct
+from parotid_seg.dicom.write.seg import write_seg
 from parotid_seg.errors import InputError, ScanError
 from tests.dicom_for_writers import (
     IDENTITY,

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from parotid_seg.dicom.read import find_series
-from parotid_seg.dicom.series import series_key
-from parotid_seg.dicom.studies import kinds_taken, scans_of
+from parotid_seg.dicom.mr.studies import kinds_taken, scans_of
+from parotid_seg.dicom.read.series import series_key
+from parotid_seg.dicom.read.volume import find_series
 from tests.dicom_series import ct_voxels, lay, uid, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, SHAPE, STIR, T1, T2, write_mr, write_study
 

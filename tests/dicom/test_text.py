@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.charset import convert_encodings
 
-from parotid_seg.dicom.text import decoded
+from parotid_seg.dicom.read.text import decoded
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

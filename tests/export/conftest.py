@@ -8,7 +8,7 @@ import pytest
 from parotid_seg.export import export as module
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
-from parotid_seg.runtime.engine_file import BatchProfile
+from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
 from tests.workers import shared_folder

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
-from parotid_seg.runtime.model_file import graph_hash, sealed
+from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 
 GRID = Grid(size=8, spacing_mm=20.0, offsets_mm=(-3.0, 0.0, 3.0))
 CONTRACT = Contract(

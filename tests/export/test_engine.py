@@ -19,9 +19,9 @@ from parotid_seg.export import engine as module
 from parotid_seg.export.engine import build_engine, usable_engine
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime import trt_library
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar, sidecar_path
-from parotid_seg.runtime.gpu import Gpu
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.gpu import Gpu
+from parotid_seg.runtime.engines.tensorrt import library as trt_library
 from tests.export.small_model import CONTRACT, write_small_model
 
 rtx = pytest.mark.skipif(

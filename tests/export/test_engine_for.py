@@ -7,9 +7,9 @@ import pytest
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export import engine as module
 from parotid_seg.export.engine import build_engine, engine_for
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
-from parotid_seg.runtime.gpu import Gpu
-from parotid_seg.runtime.trt import TensorRtBackend
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.gpu import Gpu
+from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
 

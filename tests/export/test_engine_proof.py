@@ -17,7 +17,7 @@ from parotid_seg.export import export as export_module
 from parotid_seg.export.engine import build_engine
 from parotid_seg.export.export import ExportOptions
 from parotid_seg.export.parity import Parity
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
 

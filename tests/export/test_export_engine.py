@@ -10,8 +10,8 @@ import pytest
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import export as module
 from parotid_seg.export.export import ExportOptions, export
-from parotid_seg.runtime.engine_file import BatchProfile, read_sidecar
-from parotid_seg.runtime.gpu import find_gpu
+from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
+from parotid_seg.runtime.engines.gpu import find_gpu
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 rtx = pytest.mark.skipif(

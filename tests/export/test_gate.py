@@ -20,9 +20,9 @@ from parotid_seg.export.parity import Parity, contour_of
 from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove
 from parotid_seg.gate import GATES, SAME
-from parotid_seg.runtime.engine_file import BatchProfile
-from parotid_seg.runtime.load import load_backend
-from parotid_seg.runtime.ort import computed_in
+from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 

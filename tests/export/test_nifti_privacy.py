@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.nifti_marks import mark
-from tests.runtime.test_dicom_privacy import tellers, tells
+from tests.runtime.pipeline.test_dicom_privacy import tellers, tells
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import torch
 
 from parotid_seg.contract import SCHEMA_VERSION, UNSEALED_VERSION
 from parotid_seg.export.onnx_file import weights_hash, with_contract
-from parotid_seg.runtime.model_file import read_model, seal_of, sealed
+from parotid_seg.runtime.engines.model_file import read_model, seal_of, sealed
 from tests.export.small_model import CONTRACT, write_small_model
 
 

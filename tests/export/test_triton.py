@@ -20,9 +20,9 @@ from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.triton import write_repository
 from parotid_seg.export.triton_config import Serving, from_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import labels_of
-from parotid_seg.runtime.engine_file import sidecar_path
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.engine_file import sidecar_path
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti

@@ -20,11 +20,11 @@ from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.node.ledger import DONE, Ledger, Record, Slice
 from parotid_seg.records import record_line, record_text
-from parotid_seg.runtime.choose import Choice
-from parotid_seg.runtime.choose import _kept as kept_choice
-from parotid_seg.runtime.engine_file import Sidecar, read_sidecar, sidecar_path
-from parotid_seg.runtime.journal import NAME, Entry, Journal
+from parotid_seg.runtime.engines.autotune import Choice
+from parotid_seg.runtime.engines.autotune import _kept as kept_choice
+from parotid_seg.runtime.engines.engine_file import Sidecar, read_sidecar, sidecar_path
 from parotid_seg.runtime.label_match import _labels_beside as labels_beside
+from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal
 from parotid_seg.scan.label_set import read_label_set
 from tests.fuzz.mutate import feed, tree_mutant
 from tests.sidecars import write_sidecar

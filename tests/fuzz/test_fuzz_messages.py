@@ -10,15 +10,15 @@ import msgspec
 import pytest
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.answers import Asked, next_answer
-from parotid_seg.runtime.frames import HEADER, MAGIC, ProtocolError, read_head
-from parotid_seg.runtime.journal import Entry
-from parotid_seg.runtime.messages import Finished, PutOff, Stopped, failed
-from parotid_seg.runtime.segmenter import prepare
+from parotid_seg.runtime.pipeline.answers import Asked, next_answer
+from parotid_seg.runtime.pipeline.frames import HEADER, MAGIC, ProtocolError, read_head
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import Finished, PutOff, Stopped, failed
+from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.chunks import Covered
 from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import EXTREMES, FLOATS, PIECES, feed
-from tests.runtime.test_answers import ASKED, CONTRACT, DONE, JOB, SCAN, sent
+from tests.runtime.pipeline.test_answers import ASKED, CONTRACT, DONE, JOB, SCAN, sent
 
 COVERED = sent(prepare(SCAN, CONTRACT).cover())
 SMALL = (

@@ -10,9 +10,9 @@ import pytest
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import ModelError
-from parotid_seg.runtime.model_file import GRAPH, METADATA, output_names, read_model, sealed
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.runtime.protobuf import MOST_FIELDS, encoded, fields, messages
+from parotid_seg.runtime.engines.model_file import GRAPH, METADATA, output_names, read_model, sealed
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages
 from tests.export.small_model import CONTRACT, write_small_model
 from tests.fuzz.mutate import feed
 

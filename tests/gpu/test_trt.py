@@ -10,18 +10,18 @@ import pytest
 from parotid_seg.errors import DeviceMemoryError, ScanError
 from parotid_seg.export.engine import build_engine, engine_for
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.backend import labels_of
-from parotid_seg.runtime.cuda import PrimaryContext
-from parotid_seg.runtime.engine_file import BatchProfile, EngineOptions
-from parotid_seg.runtime.gpu import find_gpu
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
-from parotid_seg.runtime.trt import LANES, TensorRtBackend
-from parotid_seg.runtime.trt_library import LIBRARIES
+from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
+from parotid_seg.runtime.engines.gpu import find_gpu
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext
+from parotid_seg.runtime.engines.tensorrt.engine import LANES, TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.chunks import chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.export.small_model import write_small_model
-from tests.runtime.test_trt import inputs_of, run, scan
+from tests.runtime.engines.test_trt import inputs_of, run, scan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -186,7 +186,7 @@ def test_the_host_programs_context_stays_current(engine):
 
 def test_no_torch_is_loaded(engine):
     code = (
-        "import pathlib, sys; from parotid_seg.runtime.trt import TensorRtBackend; "
+        "import pathlib, sys; from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend; "
         f"TensorRtBackend(pathlib.Path({str(engine)!r})).close(); print({{'torch', 'onnx'}} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,8 +3,8 @@
 import pytest
 
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.backend import Backend
-from parotid_seg.runtime.load import load_backend
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.engines.load import load_backend
 
 
 @pytest.fixture(scope="session")

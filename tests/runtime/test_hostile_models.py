@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import ModelError
-from parotid_seg.runtime.batches import Batches
-from parotid_seg.runtime.model_file import graph_hash, sealed
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.model_file import graph_hash, sealed
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.segmentation.batching import Batches
 from parotid_seg.scan.chunks import cover
 from tests.export.small_model import CONTRACT, GRID, write_small_model
 from tests.scan.test_chunks import scan_at

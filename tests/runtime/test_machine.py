@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from parotid_seg import system as machine
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime import machine
-from parotid_seg.runtime.ort import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 
 
 @pytest.fixture

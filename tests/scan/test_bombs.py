@@ -22,8 +22,8 @@ READ = """
 import resource, sys
 from pathlib import Path
 from parotid_seg.errors import ScanError
-from parotid_seg.dicom.read import find_series, read_series
-from parotid_seg.runtime.sources import read_scan, voxels_of
+from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
 import nrrd
 before = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (before + int(sys.argv[2]),) * 2)

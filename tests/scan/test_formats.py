@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.sources import hash_source, voxels_of
+from parotid_seg.runtime.pipeline.sources import hash_source, voxels_of
 from parotid_seg.scan.formats import files_of_image, image_name, is_readable, is_segmentation, read_image, unread
 from parotid_seg.scan.nifti import read_nifti, write_mask
 

@@ -11,7 +11,7 @@ import pytest
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
-from parotid_seg.runtime.flag_text import sentences
+from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.scan.geometry import SLICE_RANGE_MM
 from parotid_seg.scan.nifti import check_same_voxels, is_own_mask, read_mask, read_nifti, write_mask
 from tests import itk

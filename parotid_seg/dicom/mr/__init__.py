@@ -1,0 +1,1 @@
+"""MR: which series of a study a model takes, and how they come onto one grid."""

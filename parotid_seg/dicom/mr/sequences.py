@@ -1,0 +1,203 @@
+"""What sequence an MR series is: T1, T2, STIR or another; and which one a model's channel means.
+
+Pulses and times decide. Descriptions are anyone's words: they are asked where those do not tell, and for what no other
+attribute says. They are never passed on; what comes out is one of a few words from here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from parotid_seg.dicom.mr.acquisition import Acquisition, read_acquisition
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.scan.intensity import is_ct
+
+ANY = "MR"
+"""A channel that takes any MR series."""
+AGENT, FAT_SUPPRESSED = "C", " FS"
+"""Endings, as of T1C and T2 FS."""
+UNCLEAR = "unclear"
+
+FAT_NULL_MS = (120.0, 300.0)
+"""Inversion times at which fat gives no signal at 1.5 to 3 T: at most ln 2 of its T1, less with short repetition."""
+FLUID_NULL_MS = 1500.0
+"""Inversion times from here on take the signal of fluid."""
+SHORT_TR_MS, LONG_TR_MS = 1000.0, 1500.0
+SHORT_TE_MS, LONG_TE_MS = 40.0, 60.0
+"""Of spin echoes: T1 if both are short, T2 if both are long, PD if only TR is; what lies between is open."""
+GRADIENT_TR_MS, GRADIENT_TE_MS, STAR_TE_MS = 400.0, 8.0, 12.0
+"""Of gradient echoes: T1 up to these TR and TE if spoiled or prepared; T2* from the last TE on."""
+
+BY_CONTRAST = {
+    "T1": "T1",
+    "T2": "T2",
+    "STIR": "STIR",
+    "PROTON_DENSITY": "PD",
+    "FLUID_ATTENUATED": "FLAIR",
+    "T2_STAR": "T2*",
+    "DIFFUSION": "diffusion",
+    "PERFUSION": "perfusion",
+    "TOF": "angiography",
+    "FLOW_ENCODED": "angiography",
+    "TAGGING": "tagging",
+}
+"""By AcquisitionContrast (DICOM PS3.3, C.8.13.3.1.2)."""
+BY_TYPE = {
+    "ADC": "ADC",
+    "DIFFUSION": "diffusion",
+    "PERFUSION": "perfusion",
+    "SUBTRACTION": "subtraction",
+    "SUBTRACT": "subtraction",
+    "SUB": "subtraction",
+    "OPP_PHASE": "opposed phase",
+    "OUT_PHASE": "opposed phase",
+    "OUT_OF_PHASE": "opposed phase",
+    "OP": "opposed phase",
+    "FAT": "fat only",
+    "F": "fat only",
+    "PHASE": "phase",
+    "P": "phase",
+    "IMAGINARY": "phase",
+    "I": "phase",
+    "REAL": "phase",
+    "R": "phase",
+}
+"""By a value of ImageType or ComplexImageComponent: images that are no channel's, whatever they were computed from."""
+MAPS = ("MAP", "FRACTION")
+"""Endings of such values of images whose numbers are no signal."""
+WATER = frozenset(("WATER", "W"))
+"""Such values of images of a Dixon sequence that show what fat suppression leaves."""
+
+BY_WORD = {
+    "localizer": {"LOC", "LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"},
+    "angiography": {"TOF", "MRA", "ANGIO"},
+    "subtraction": {"SUB", "SUBTRACTION"},
+}
+"""By a word of the description, whatever else: no attribute need tell these."""
+CALLED = {f"{name}{ending}": name for name in ("T1", "T2", "PD") for ending in ("", "W", "WI")} | {
+    "T1C": "T1",
+    "T1CE": "T1",
+    "T2*": "T2*",
+    "STIR": "STIR",
+    "FLAIR": "FLAIR",
+}
+"""Sequences by a word of the description."""
+AGENT_WORDS = {"T1C", "T1CE", "CE", "GD", "GAD", "KM", "POST", "CONTRAST"}
+FAT_WORDS = {"FS", "FATSAT", "SPAIR", "SPIR", "CHESS"}
+SPELLINGS = ((r"\+ ?C\b|\bC ?\+", " CE "), (r"FAT.?SAT", "FATSAT"))
+"""Of such words, as patterns."""
+
+CHANNEL = re.compile(
+    r"(?:mri?)?(?:t2(?=stir|flair))?(t1|t2|pd|protondensity|stir|flair)(?:w|weighted)?"
+    r"(?:(c|ce|gd|gad|gadolinium|contrast|post|km)|(fs|fatsat|fatsuppressed)){0,2}"
+)
+"""A channel's name in small letters without separators: sequence, contrast agent, fat suppression."""
+
+
+def sequence_named(channel: str) -> str | None:
+    """The sequence that a model's channel means, in capitals or not and with any separators; None if it means none.
+
+    T1, T2, PD, STIR and FLAIR; T1C with a contrast agent (T1ce, T1-Gd, T1+C, ...); with " FS" if fat is suppressed
+    (T2_FS, T1C fatsat, ...); CT; and MR for any sequence.
+    """
+    if is_ct(channel):
+        return "CT"
+    bare = re.sub(r"[\s_+./()-]", "", channel.casefold())
+    if bare in ("mr", "mri"):
+        return ANY
+    found = CHANNEL.fullmatch(bare)
+    if found is None:
+        return None
+    name = "PD" if found[1] == "protondensity" else found[1].upper()
+    if (found[2] and name != "T1") or (found[3] and name == "STIR"):
+        return None
+    return name + AGENT * bool(found[2]) + FAT_SUPPRESSED * bool(found[3])
+
+
+def sequence_of(series: Series) -> str:
+    """What sequence a series is, in the words of `sequence_named`; else what it is instead, or "unclear".
+
+    Images of a Dixon sequence count as what they show: in phase as one without fat suppression, water as one with it.
+
+    Raises:
+        ScanError: if its first file cannot be read or has changed.
+    """
+    if series.modality != "MR":
+        return series.modality
+    if series.part.startswith("plane-"):  # one series in several planes
+        return "localizer"
+    return name_of(read_acquisition(series))
+
+
+def name_of(how: Acquisition) -> str:
+    """As `sequence_of`."""
+    words = _words(how.described)
+    name = _no_channel(how, words) or _by_inversion(how) or BY_CONTRAST.get(how.contrast) or _by_times(how)
+    name = name or _by_words(words)
+    if name not in ("T1", "T2", "PD", "FLAIR"):
+        return name
+    agent = name == "T1" and (how.agent or bool(words & AGENT_WORDS))
+    fat = how.fat_suppressed or bool(how.types & WATER) or bool(words & FAT_WORDS)
+    return name + AGENT * agent + FAT_SUPPRESSED * fat
+
+
+def _words(text: str) -> frozenset[str]:
+    """The words of a description in capitals."""
+    text = text.upper()
+    for pattern, spelling in SPELLINGS:
+        text = re.sub(pattern, spelling, text)
+    return frozenset(re.findall(r"[A-Z0-9*]+", text))
+
+
+def _no_channel(how: Acquisition, words: frozenset[str]) -> str:
+    """What an image is that is no weighted anatomy; empty if it is."""
+    for word, kind in BY_TYPE.items():
+        if word in how.types:
+            return kind
+    if any(word.endswith(MAPS) for word in how.types):
+        return "map"
+    if how.diffusion:
+        return "diffusion"
+    if how.flow:
+        return "angiography"
+    if "EP" in how.pulses:
+        return "echo planar"
+    return next((kind for kind, marks in BY_WORD.items() if words & marks), "")
+
+
+def _by_inversion(how: Acquisition) -> str:
+    """What an inversion recovery is; empty if it is none, or its times do not tell."""
+    inversion, echo = how.inversion_ms or 0.0, how.echo_ms or math.nan
+    if "IR" not in how.pulses or not inversion:
+        return ""
+    if FAT_NULL_MS[0] <= inversion <= FAT_NULL_MS[1]:
+        return "STIR"
+    if inversion >= FLUID_NULL_MS:
+        return "FLAIR" if echo >= LONG_TE_MS else ""
+    return "T1" if inversion > FAT_NULL_MS[1] and echo <= SHORT_TE_MS else ""
+
+
+def _by_times(how: Acquisition) -> str:
+    """What a spin or gradient echo without inversion is; empty where the times do not tell."""
+    repetition, echo = how.repetition_ms or math.nan, how.echo_ms or math.nan
+    kind = how.pulses & {"SE", "GR", "IR"}
+    if kind == {"SE"}:
+        if repetition <= SHORT_TR_MS and echo <= SHORT_TE_MS:
+            return "T1"
+        if repetition >= LONG_TR_MS:
+            return "T2" if echo >= LONG_TE_MS else "PD" if echo <= SHORT_TE_MS else ""
+    if kind == {"GR"}:
+        if echo >= STAR_TE_MS:
+            return "T2*"
+        if how.pulses & {"SP", "MP"} and repetition <= GRADIENT_TR_MS and echo <= GRADIENT_TE_MS:
+            return "T1"
+    return ""
+
+
+def _by_words(words: frozenset[str]) -> str:
+    """The one sequence that a description names."""
+    found = {CALLED[word] for word in words if word in CALLED}
+    if found & {"STIR", "FLAIR"}:
+        found -= {"T2"}  # as in "T2 FLAIR"
+    return found.pop() if len(found) == 1 else UNCLEAR

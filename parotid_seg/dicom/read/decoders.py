@@ -1,0 +1,111 @@
+"""Which package decodes a compressed image, and how it is called.
+
+A decoder is given what the codestream says of itself and nothing of the DICOM header, so that the two cannot contradict
+each other in there; `frames` says what its values mean. Packages, in the order in which they are taken:
+
+- JPEG 2000 and HTJ2K: pylibjpeg's decoder, pylibjpeg-openjpeg (MIT; OpenJPEG: BSD-2-Clause).
+- JPEG-LS: pyjpegls (MIT; CharLS: BSD-3-Clause).
+- JPEG: pylibjpeg's decoder if one is installed, else python-gdcm (BSD-3-Clause), which can end the process at damaged
+  images. pylibjpeg-libjpeg, the only one, is under GPL-3 and so no dependency of this package.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib import metadata
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.uid import UID
+
+from parotid_seg.dicom.read.codestream import FAMILIES, JPEG, JPEG_2000, JPEG_LS, Codestream
+
+INSTALL = {
+    JPEG_2000: "pip install pylibjpeg pylibjpeg-openjpeg",
+    JPEG_LS: "pip install pyjpegls",
+    JPEG: "pip install python-gdcm",
+}
+"""What brings a decoder for each family."""
+
+
+class Decoder(NamedTuple):
+    """A package that decodes.
+
+    Attributes:
+        package: what pip installs.
+        decode: a codestream's pixels as little-endian words of 1, 2 or 4 bytes, as few as its bits fit in.
+    """
+
+    package: str
+    decode: Callable[[Codestream], bytes | bytearray]
+
+
+def title_of(package: str) -> str:
+    """Package and version."""
+    return f"{package} {metadata.version(package)}"
+
+
+def decoder_for(syntax: UID) -> Decoder | None:
+    """The decoder that is taken for a transfer syntax of `FAMILIES`; None if none is installed."""
+    family = FAMILIES[syntax]
+    if family == JPEG_LS:
+        return Decoder("pyjpegls", _with_pyjpegls) if find_spec("jpeg_ls") else None
+    plugins = _pylibjpeg_plugins().get(str(syntax))
+    if plugins:
+        name, decode = min(plugins.items())
+        return Decoder(f"pylibjpeg-{name}", lambda image: decode(image.content, version=2))
+    if family == JPEG and find_spec("gdcm"):
+        return Decoder("python-gdcm", functools.partial(_with_gdcm, syntax))
+    return None
+
+
+def decoded(decoder: Decoder, image: Codestream) -> NDArray[np.unsignedinteger]:
+    """Values (rows, columns) of a codestream as it stores them; negative ones as a two's complement of its bits.
+
+    Raises:
+        Exception: of any type, if the codestream is damaged.
+    """
+    size = 1 if image.bits <= 8 else 2 if image.bits <= 16 else 4
+    words = np.frombuffer(decoder.decode(image), f"<u{size}").reshape(image.rows, image.columns)
+    patterns: NDArray[np.unsignedinteger] = words & words.dtype.type((1 << image.bits) - 1)
+    return patterns
+
+
+@functools.cache
+def _pylibjpeg_plugins() -> dict[str, dict[str, Callable[..., bytearray]]]:
+    """Decoders that pylibjpeg's packages offer, by transfer syntax and name; none if it is not installed."""
+    if find_spec("pylibjpeg") is None:
+        return {}
+    from pylibjpeg.utils import get_pixel_data_decoders
+
+    found: dict[str, dict[str, Callable[..., bytearray]]] = get_pixel_data_decoders(version=2)
+    return found
+
+
+def _with_pyjpegls(image: Codestream) -> bytes | bytearray:
+    import jpeg_ls
+
+    pixels: bytearray = jpeg_ls.decode_pixel_data(image.content)[0]
+    return pixels
+
+
+def _with_gdcm(syntax: UID, image: Codestream) -> bytes:
+    import gdcm
+
+    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(image.content)
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    found = gdcm.Image()
+    found.SetNumberOfDimensions(2)
+    found.SetDimensions((image.columns, image.rows, 1))
+    found.SetDataElement(element)
+    found.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    found.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    found.SetPixelFormat(gdcm.PixelFormat(1, 8 if image.bits <= 8 else 16, image.bits, image.bits - 1, 0))
+    pixels: bytes = found.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns a char* as str
+    return pixels

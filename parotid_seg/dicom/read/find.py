@@ -1,0 +1,386 @@
+"""CT and MR series among any files, by what their headers say; and whatever is not one, with the reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from pydicom.uid import UID_dictionary
+
+from parotid_seg.dicom.mr.acquisition import acquisition_of
+from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
+from parotid_seg.dicom.read.file import DicomFile, kind_in_meta, read_dicom, series_in_header
+from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, owner_of, series_number
+from parotid_seg.dicom.read.groups import MODALITIES
+from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.series import Series, series_key, series_title
+from parotid_seg.dicom.read.stack import Stack, stacks_of
+from parotid_seg.dicom.read.values import NoScan, Unusable, text_of, uid_of
+from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.geometry import check_spacing
+from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
+from parotid_seg.scan.search import STRAY, LeftOut, folder_of_files
+from parotid_seg.scan.volume import Orientation
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What kinds of series are of use; whatever else there is, is skipped by its kind, and its geometry is not judged.
+
+    Attributes:
+        modalities: "CT", "MR" or both.
+        sequences: MR sequences as `sequences.sequence_of` calls them; None for any.
+        words: what messages call them.
+    """
+
+    modalities: frozenset[str] = frozenset(("CT", "MR"))
+    sequences: frozenset[str] | None = None
+    words: str = "CT, MR"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What some files hold.
+
+    Attributes:
+        series: CT and MR series that can be read, ordered by folder and number.
+        left_out: all else.
+    """
+
+    series: tuple[Series, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Volume:
+    """A series that can be read, unless something speaks against it."""
+
+    owner: Owner
+    series: Series
+    derived: bool
+
+    @property
+    def paths(self) -> list[Path]:
+        return [each.path for each in self.series.slices]
+
+
+@dataclass
+class _Files:
+    """Files that are not used for one reason, and how many things of a kind they are."""
+
+    kind: str
+    paths: list[Path] = field(default_factory=list)
+    items: set[object] = field(default_factory=set)
+
+
+@dataclass
+class _Gathered:
+    """What the headers say, one file after the other.
+
+    Attributes:
+        takes: which kinds are of use.
+        frames, unusable: images by series, and what cannot be used of it: file, reason, SOPInstanceUID if it is known.
+        unreadable: files that may be images of use, and the UID of their series as far as that can be read.
+        other_modality: files by modality and UID of their series, and the series' number.
+        derived: series that are none, of images derived from others, and why.
+    """
+
+    takes: Takes
+    frames: dict[Owner, list[Frame]] = field(default_factory=lambda: defaultdict(list))
+    unusable: dict[Owner, list[tuple[Path, Unusable, str]]] = field(default_factory=lambda: defaultdict(list))
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    other_modality: dict[tuple[str, str], list[tuple[Path, int | None]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    derived: list[tuple[Owner, str, list[Path]]] = field(default_factory=list)
+    reasons: dict[tuple[str, bool, Path | None], _Files] = field(default_factory=dict)
+
+    def leave(self, reason: str, *paths: Path, refused: bool = False, kind: str = "file", item: object = None) -> None:
+        """Leave out files; those of one reason become one line, of refused ones in each folder.
+
+        Args:
+            reason, paths, refused, kind: see `LeftOut`.
+            item: what they are together, such as a series; None if each file is something.
+        """
+        for path in paths:
+            files = self.reasons.setdefault((reason, refused, path.parent if refused and item is None else None),
+                                            _Files(kind))  # fmt: skip
+            files.paths.append(path)
+            files.items.add(path if item is None else item)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        made = []
+        for (reason, refused, _), found in self.reasons.items():
+            files = tuple(dict.fromkeys(found.paths))
+            place = files[0] if len(files) == 1 else folder_of_files(files)
+            made.append(LeftOut(place, reason, len(files), refused, found.kind, len(found.items), files))
+        return tuple(sorted(made, key=lambda each: not each.refused))
+
+
+def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
+    """Find CT and MR series among files of any kind and name, in any number of folders.
+
+    Only headers are read. Images of one series are told apart by patient, study, frame of reference, size, spacing and
+    orientation, and ordered by position. Series are refused that lack a slice or have one that does not fit. Images
+    derived from others, such as reformats, are used if the study has no complete original series of the modality.
+
+    Args:
+        files: of any kind.
+        takes: kinds of series that are of use; others are skipped by their kind.
+    """
+    gathered = _Gathered(takes)
+    for path in dict.fromkeys(files):
+        _gather(path, gathered)
+    for (modality, uid), images in gathered.other_modality.items():
+        title = series_title(modality, images[0][1], series_key(uid))
+        reason, kind = f"{title}: the model takes {takes.words}", f"{modality} series"
+        gathered.leave(reason, *(path for path, _ in images), kind=kind, item=title)
+    volumes = []
+    for owner in dict.fromkeys((*gathered.frames, *gathered.unusable)):
+        volumes += _volumes_of(owner, gathered)
+    volumes = [each for each in _told_apart(volumes) if _is_head_scan(each, gathered)]
+    volumes = _without_derived(volumes, gathered)
+    found = [_beside_damaged(each, gathered) for each in volumes]
+    found.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
+    return Found(tuple(found), gathered.left_out())
+
+
+def _gather(path: Path, gathered: _Gathered) -> None:
+    """Put one file's images where they belong, or leave it out."""
+    try:
+        other, kind = _other_than_images(path, gathered)
+    except ScanError as error:
+        sop_class = kind_in_meta(path)
+        modality = MODALITIES.get(sop_class, "")
+        if not sop_class or modality in gathered.takes.modalities:
+            gathered.unreadable[path] = series_in_header(path)
+            gathered.leave(error.reason, path, refused=True)
+        elif modality:
+            words = (
+                f"an image of {modality} that cannot be read ({error.reason}); the model takes {gathered.takes.words}"
+            )
+            gathered.leave(words, path, kind=f"{modality} image")
+        else:
+            gathered.leave(f"{_words_for(sop_class)}; {error.reason}", path, kind=_name_of(sop_class))
+    else:
+        if other:
+            gathered.leave(other, path, kind=kind)
+
+
+def _other_than_images(path: Path, gathered: _Gathered) -> tuple[str, str]:
+    """Gather the images of a CT or MR object; what else the file is if it is none, in words and as a kind."""
+    with discreet(path, "DICOM file"):
+        if not path.is_file():
+            return "no file", STRAY
+        file = read_dicom(path)
+        if file is None:
+            return "not DICOM" if path.stat().st_size else "empty", STRAY
+        kind = text_of(file.header, "SOPClassUID")
+        if not kind:
+            raise Unusable("no SOPClassUID")
+        if kind not in MODALITIES:
+            return _words_for(kind), _name_of(kind)
+        _gather_images(file, gathered)
+    return "", ""
+
+
+def _gather_images(file: DicomFile, gathered: _Gathered) -> None:
+    modality = MODALITIES[text_of(file.header, "SOPClassUID")]
+    if modality not in gathered.takes.modalities:
+        try:
+            series = uid_of(file.header, "SeriesInstanceUID")
+        except Unusable:
+            series = ""
+        gathered.other_modality[modality, series].append((file.path, series_number(file.header)))
+        return
+    owner = owner_of(file)
+    try:
+        frames, others = frames_of(file)
+    except Unusable as error:
+        gathered.unusable[owner].append((file.path, error, str(file.header.get("SOPInstanceUID") or "")))
+    else:
+        if frames:
+            gathered.frames[owner] += frames
+        for kind in sorted(others):
+            gathered.leave(f"{kind} images", file.path, kind=f"{kind} series", item=owner)
+
+
+def _words_for(sop_class: str) -> str:
+    name = UID_dictionary[sop_class][0].removesuffix(" Storage") if sop_class in UID_dictionary else "an unknown kind"
+    return f"DICOM, but neither CT nor MR: {name}"
+
+
+def _name_of(sop_class: str) -> str:
+    """What an object of a SOP class is called when such are counted: "RT dose"."""
+    if sop_class not in UID_dictionary:
+        return "unknown DICOM object"
+    words = UID_dictionary[sop_class][0].removesuffix(" Storage").split()
+    return " ".join(word if word.isupper() else word.lower() for word in words)
+
+
+def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
+    """The volumes of one series; none if an image of it cannot be used."""
+    frames, unusable = gathered.frames.get(owner, []), gathered.unusable.get(owner, [])
+    known = {frame.slice.sop_instance_uid for frame in frames}
+    if damaged_copies := [path for path, _, uid in unusable if uid in known]:
+        gathered.leave("damaged copies of images that are used", *damaged_copies, kind="damaged copy")
+        unusable = [each for each in unusable if each[2] not in known]
+    paths = list(dict.fromkeys([*(frame.slice.path for frame in frames), *(path for path, _, _ in unusable)]))
+    title = series_title(owner.modality, frames[0].number if frames else None, series_key(owner.series_uid))
+    try:
+        if unusable:
+            raise _of_several([(path, error) for path, error, _ in unusable], len(paths))
+        lost = next((path for path, uid in gathered.unreadable.items() if uid == owner.series_uid), None)
+        if lost is not None:
+            raise Unusable(f"{lost.name}, one of its files, cannot be read")
+        stacks, copies = stacks_of(frames)
+    except Unusable as error:
+        _leave_series(owner, title, frames, paths, error, gathered)
+        return []
+    if copies:
+        images = (frame.slice.path for frame in copies)
+        gathered.leave("copies of images that are used", *images, kind="copied image")
+    return [_volume_of(owner, stack) for stack in stacks]
+
+
+def _leave_series(
+    owner: Owner, title: str, frames: Sequence[Frame], paths: Sequence[Path], error: Unusable, gathered: _Gathered
+) -> None:
+    """Leave out a series that is no volume; refused, unless it would not be used if it were one."""
+    kind = f"{owner.modality} series"
+    if isinstance(error, NoScan):
+        single = len(paths) == 1
+        reason, kind = (error.reason, "single image") if single else (f"{title}: {error.reason}", kind)
+        gathered.leave(reason, *paths, kind=kind, item=title)
+    elif sequence := _sequence_of_no_use(owner, frames, gathered.takes):
+        gathered.leave(f"{title}: {sequence}, the model takes {gathered.takes.words}", *paths, kind=kind, item=title)
+    elif _is_short(frames, paths):
+        reason = f"{title}: {len(frames)} images over less than {MIN_DEPTH_MM:.0f} mm"
+        gathered.leave(reason, *paths, kind=kind, item=title)
+    elif frames and all(frame.derived for frame in frames):
+        gathered.derived.append((owner, f"{title}: {error.reason}", list(paths)))
+    else:
+        folders = {path.parent for path in paths}
+        beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+        why = f"; {beside.name} beside it cannot be read" if beside else ""
+        gathered.leave(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
+
+
+def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
+    """Whether images are axial and too few to show a gland, complete or not."""
+    if len({frame.slice.path for frame in frames}) < len(paths):
+        return False
+    axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
+    heights = np.unique([frame.position[2] for frame in frames])
+    return axial and float(np.ptp(heights) + np.diff(heights).max(initial=0.0)) < MIN_DEPTH_MM
+
+
+def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> str:
+    """What sequence an MR series is that is never taken; empty if it may be."""
+    if owner.modality != "MR" or takes.sequences is None or not frames:
+        return ""
+    try:
+        sequence = name_of(acquisition_of(frames[0].slice))
+    except ScanError:
+        return ""
+    return "" if sequence == UNCLEAR or sequence in takes.sequences else sequence
+
+
+def _of_several(unusable: Sequence[tuple[Path, Unusable]], files: int) -> Unusable:
+    """Why a series cannot be read of whose files some, or all, cannot."""
+    path, first = min(unusable, key=lambda each: each[0])
+    if files == 1:
+        return first
+    kind = NoScan if len(unusable) == files and all(isinstance(each, NoScan) for _, each in unusable) else Unusable
+    return kind(f"{len(unusable)} of {files} files cannot be used, such as {path.name}: {first}")
+
+
+def _volume_of(owner: Owner, stack: Stack) -> _Volume:
+    slices, first = tuple(frame.slice for frame in stack.frames), stack.frames[0]
+    series = Series(
+        slices=slices,
+        rows=first.size[0],
+        columns=first.size[1],
+        affine=stack.affine,
+        modality=owner.modality,
+        description=first.description,
+        series_uid=owner.series_uid,
+        study_uid=owner.study_uid,
+        frame_of_reference_uid=first.frame_of_reference_uid,
+        number=first.number,
+        folder=folder_of_files([each.path for each in slices]),
+        part=stack.part,
+    )
+    return _Volume(owner, series, all(frame.derived for frame in stack.frames))
+
+
+def _told_apart(volumes: Sequence[_Volume]) -> list[_Volume]:
+    """Volumes whose keys differ, though some have the UID of their series in common."""
+    by_uid = defaultdict(list)
+    for volume in volumes:
+        by_uid[volume.series.series_uid].append(volume)
+    told = []
+    for alike in by_uid.values():
+        taken: set[str] = set()
+        for number, volume in enumerate(alike, start=1):
+            part = volume.series.part
+            if len(alike) > 1 and (not part or part in taken):
+                part = f"{part}-{number}".strip("-")
+            taken.add(part)
+            told.append(replace(volume, series=replace(volume.series, part=part if len(alike) > 1 else "")))
+    return told
+
+
+def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
+    """A complete series, flagged if a file beside it cannot be read: it may be a slice at one of its ends."""
+    folders = {path.parent for path in volume.paths}
+    beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+    if beside is None:
+        return volume.series
+    name = "".join(each if each.isprintable() else "_" for each in beside.name)
+    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=name),))
+
+
+def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
+    """Whether the geometry can be a head scan's, as of a NIfTI file."""
+    series, kind = volume.series, f"{volume.owner.modality} series"
+    spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
+    axes = Orientation.from_affine(series.affine).axes
+    shape = (len(series.slices), series.rows, series.columns)
+    try:
+        check_spacing(series.folder, spacing)
+    except ScanError as error:
+        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, refused=True, kind=kind, item=series.key)
+        return False
+    try:
+        check_extent(series.folder, tuple(shape[axis] for axis in axes), tuple(spacing[list(axes)]))
+    except ScanError as error:
+        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, kind=kind, item=series.key)
+        return False
+    return True
+
+
+def _without_derived(volumes: Sequence[_Volume], gathered: _Gathered) -> list[_Volume]:
+    """Original volumes, and derived ones of studies that have none."""
+    original = {_study(each.owner) for each in volumes if not each.derived}
+    reason = "images derived from others of a study that has original ones"
+    kept = []
+    for volume in volumes:
+        if volume.derived and _study(volume.owner) in original:
+            gathered.leave(reason, *volume.paths, kind="derived series", item=volume.series.key)
+        else:
+            kept.append(volume)
+    for owner, why, paths in gathered.derived:
+        if _study(owner) in original:
+            gathered.leave(reason, *paths, kind="derived series", item=owner)
+        else:
+            gathered.leave(why, *paths, refused=True, kind=f"{owner.modality} series", item=owner)
+    return kept
+
+
+def _study(owner: Owner) -> tuple[str, str, str]:
+    return owner.patient, owner.study_uid, owner.modality

@@ -1,0 +1,239 @@
+"""The images of a DICOM file: of which series each is, where it lies, and what tells it from others at its place."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from parotid_seg.dicom.read.file import DicomFile
+from parotid_seg.dicom.read.groups import MODALITIES, Place, images_in
+from parotid_seg.dicom.read.layout import layout_of, scaling_of
+from parotid_seg.dicom.read.planes import at_right_angle
+from parotid_seg.dicom.read.series import Slice
+from parotid_seg.dicom.read.values import (
+    Unusable,
+    integer_of,
+    number_of,
+    numbers_of,
+    text_of,
+    uid_of,
+    words_of,
+)
+
+NO_SCAN = {
+    "LOCALIZER": "localizer",
+    "SCOUT": "localizer",
+    "MIP": "projection",
+    "MAX_IP": "projection",
+    "MINIP": "projection",
+    "MIN_IP": "projection",
+    "PROJECTION": "projection",
+    "PROJECTION IMAGE": "projection",
+    "SCREEN SAVE": "screen capture",
+    "DOSE_INFO": "dose report",
+    "MOSAIC": "mosaic",
+}
+"""Values of ImageType that make an image none of a scan, whatever else it says."""
+OF_THE_SCANNER = {"WATER", "W", "IN_PHASE", "IP"}
+"""Image types of Dixon parts: scanners call them derived, but no original image shows the same."""
+TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness", "event", "started")
+"""What may tell volumes of one series apart: number of acquisition, temporal position and echo, echo time, b-value,
+stack, image type, convolution kernel, slice thickness, irradiation event, time at which its acquisition began."""
+WAY_OUT = "de-identification must replace identifiers, not blank them; the series can be used as NIfTI"
+"""What is said of identifiers that are missing."""
+LARGEST_NUMBER = (1 << 31) - 1
+"""Of an integer string (DICOM PS3.5, 6.2)."""
+FARTHEST_MM = 1e5
+"""From the origin, whatever that is."""
+SKEW = 1e-2
+"""How far the directions of rows and columns may be from unit vectors at a right angle."""
+
+
+class Owner(NamedTuple):
+    """Whose images they are, and of which series.
+
+    Attributes:
+        patient: hash of name, ID and birth date.
+        study_uid, series_uid: UIDs.
+        modality: "CT" or "MR".
+    """
+
+    patient: str
+    study_uid: str
+    series_uid: str
+    modality: str
+
+
+class Frame(NamedTuple):
+    """One image.
+
+    Attributes:
+        slice: which it is.
+        number, description: of its series.
+        frame_of_reference_uid: whose x, y and z they are.
+        size: rows and columns.
+        spacing: between rows and between columns, in mm.
+        orientation: direction of a row and of a column, unit vectors.
+        position: x, y, z of the first voxel in mm (LPS).
+        scaling: slope and intercept of its values.
+        derived: whether it was computed from other images.
+        telling: values of what is in `TELLING`, empty where there is none.
+        pixels_at: where in the file its pixels begin.
+    """
+
+    slice: Slice
+    number: int | None
+    description: str
+    frame_of_reference_uid: str
+    size: tuple[int, int]
+    spacing: tuple[float, ...]
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    scaling: tuple[float, float]
+    derived: bool
+    telling: tuple[str, ...]
+    pixels_at: int
+
+
+def owner_of(file: DicomFile) -> Owner:
+    """Whose images a CT or MR object holds.
+
+    Raises:
+        Unusable: if it does not say of which series they are.
+    """
+    header = file.header
+    series = uid_of(header, "SeriesInstanceUID")
+    if not series:
+        cut = file.bytes_left == 0 and header.get_item("PixelData") is None and not header.get_item("Rows")
+        raise Unusable("cut off before SeriesInstanceUID" if cut else f"no SeriesInstanceUID; {WAY_OUT}")
+    patient = hashlib.sha256()
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
+        element = header.get_item(keyword)
+        value = getattr(element, "value", None) or b""
+        patient.update((value if isinstance(value, bytes) else str(value).encode()).strip(b" \0") + b"\\")
+    modality = MODALITIES[text_of(header, "SOPClassUID")]
+    return Owner(patient.hexdigest(), uid_of(header, "StudyInstanceUID"), series, modality)
+
+
+def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
+    """The images of a CT or MR object.
+
+    Returns:
+        Those of a scan, and what else there is, such as localizers.
+
+    Raises:
+        Unusable: if one does not say what is needed, or cannot be read by its pixels' description.
+    """
+    header = file.header
+    sop_class = text_of(header, "SOPClassUID")
+    modality = MODALITIES[sop_class]
+    types = words_of(header, "ImageType")
+    if (kind := _kind(types)) is not None:
+        return [], {kind}
+    sop_instance = uid_of(header, "SOPInstanceUID")
+    if not sop_instance:
+        raise Unusable(f"no SOPInstanceUID; {WAY_OUT}")
+    number = series_number(header)
+    description, reference = text_of(header, "SeriesDescription"), uid_of(header, "FrameOfReferenceUID")
+    layout = layout_of(file)
+    frames, others = [], set[str]()
+    for index, place in images_in(header):
+        own_types = words_of(place(f"{modality}ImageFrameTypeSequence"), "FrameType") or types
+        if (kind := _kind(own_types)) is not None:
+            others.add(kind)
+            continue
+        frame = Frame(
+            slice=Slice(file.path, index, sop_class, sop_instance),
+            number=number,
+            description=description,
+            frame_of_reference_uid=reference,
+            size=(layout.rows, layout.columns),
+            spacing=_spacing(place),
+            orientation=_orientation(place),
+            position=_position(place),
+            scaling=scaling_of(place, modality),
+            derived=own_types[:1] == ("DERIVED",) and not OF_THE_SCANNER & set(own_types),
+            telling=(*_telling(place), "/".join(own_types), *_reconstruction(place)),
+            pixels_at=file.pixels_at,
+        )
+        frames.append(frame)
+    return frames, others
+
+
+def _kind(types: tuple[str, ...]) -> str | None:
+    """What an image is by its type if it is none of a scan."""
+    return next((NO_SCAN[each] for each in types if each in NO_SCAN), None)
+
+
+def series_number(header: Dataset) -> int | None:
+    """SeriesNumber, which is for people; None if it is no number."""
+    try:
+        number = integer_of(header, "SeriesNumber")
+    except Unusable:  # it is for people
+        return None
+    return number if abs(number) <= LARGEST_NUMBER else None
+
+
+def _position(place: Place) -> tuple[float, ...]:
+    position = numbers_of(place("PlanePositionSequence"), "ImagePositionPatient", 3)
+    if max(map(abs, position)) > FARTHEST_MM:
+        raise Unusable(f"no usable ImagePositionPatient, expected at most {FARTHEST_MM:.0f} mm")
+    return position
+
+
+def _spacing(place: Place) -> tuple[float, ...]:
+    spacing = numbers_of(place("PixelMeasuresSequence"), "PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise Unusable("no usable PixelSpacing, expected positive numbers")
+    return spacing
+
+
+def _orientation(place: Place) -> tuple[float, ...]:
+    found = numbers_of(place("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    row, column = found[:3], found[3:]
+    lengths = math.hypot(*row), math.hypot(*column)
+    across = sum(a * b for a, b in zip(row, column, strict=True))
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(across)) > SKEW:
+        raise Unusable("no usable ImageOrientationPatient, expected two unit vectors at a right angle")
+    unit_row, unit_column = np.array(row) / lengths[0], np.array(column) / lengths[1]
+    return tuple(map(float, np.concatenate(at_right_angle(unit_row, unit_column))))
+
+
+def _telling(place: Place) -> tuple[str, ...]:
+    """Values of what is in `TELLING`, up to the stack."""
+    content, echo, diffusion = (
+        place(name) for name in ("FrameContentSequence", "MREchoSequence", "MRDiffusionSequence")
+    )
+    converted = place("UnassignedPerFrameConvertedAttributesSequence")
+    numbers = (
+        _first(content, "FrameAcquisitionNumber", "AcquisitionNumber") or _first(converted, "AcquisitionNumber"),
+        _first(content, "TemporalPositionIndex", "TemporalPositionIdentifier"),
+        _first(content, "EchoNumbers") or _first(converted, "EchoNumbers"),
+        _first(echo, "EffectiveEchoTime", "EchoTime") or _first(converted, "EchoTime"),
+        _first(diffusion, "DiffusionBValue"),
+    )
+    return *numbers, text_of(content, "StackID")
+
+
+def _reconstruction(place: Place) -> tuple[str, str, str, str]:
+    """Values of what is in `TELLING` from the kernel on."""
+    kernel = "/".join(words_of(place("CTReconstructionSequence"), "ConvolutionKernel"))
+    thickness = _first(place("PixelMeasuresSequence"), "SliceThickness")
+    event = text_of(place("IrradiationEventIdentificationSequence"), "IrradiationEventUID")
+    return kernel, thickness, event, _first(place("FrameContentSequence"), "AcquisitionTime")
+
+
+def _first(dataset: Dataset, *keywords: str) -> str:
+    """The first of some attributes that is a number, as text; empty if none is."""
+    for keyword in keywords:
+        try:
+            number = number_of(dataset, keyword)
+        except Unusable:  # it is not needed to know where the image lies
+            continue
+        if number is not None:
+            return f"{number:g}"
+    return ""

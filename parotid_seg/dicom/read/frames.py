@@ -1,0 +1,209 @@
+"""Frames of a DICOM file as stored words: decoded, and with the sign that they have.
+
+A compressed image says of itself how many bits its values have, and in JPEG 2000 whether they are signed; the DICOM
+header says so, too (BitsStored, PixelRepresentation), and in many files the two contradict each other. What counts is
+what an uncompressed file with the same header would mean:
+
+1. The decoder is told nothing of the header. Its values are bit patterns of the codestream's precision.
+2. PixelRepresentation says whether they are signed. If it does and the codestream does not, the patterns are a two's
+   complement of the codestream's precision; if only the codestream does, they are unsigned all the same.
+3. If the codestream has more bits than BitsStored, those beyond do not count, as in an uncompressed file.
+4. Signed values in an unsigned codestream of fewer bits than BitsStored can be either: a two's complement that was cut,
+   or values of 0 and more, for which the encoder took no more bits than they need. The series' pixels decide it: among
+   neighbours of which one has the highest bit and the other has not, most must lie closer together as one than as the
+   other. It is flagged, and a series of which fewer than `CLEAR` do is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import get_decoder
+from pydicom.uid import RLELossless
+
+from parotid_seg.dicom.read.codestream import FAMILIES, JPEG_2000, Codestream, codestream_of
+from parotid_seg.dicom.read.decoders import decoded, decoder_for, title_of
+from parotid_seg.dicom.read.file import DicomFile
+from parotid_seg.dicom.read.layout import Layout
+from parotid_seg.dicom.read.values import Unusable
+from parotid_seg.flags import Flag, FlagCode
+
+Words = NDArray[np.integer]
+CLEAR = 0.6
+"""Share of pairs of neighbours that must agree on how their values are meant."""
+
+
+class Frame(NamedTuple):
+    """One image.
+
+    Attributes:
+        words: (rows, columns), of BitsAllocated bits, signed as the header says.
+        bits: how many of them the file stores, from the lowest on.
+    """
+
+    words: Words
+    bits: int
+
+
+class Frames:
+    """Reads the frames of a series' files, and remembers how.
+
+    Args:
+        cut: how rule 4 reads values: as a two's complement that was cut, or as values of 0 and more.
+    """
+
+    def __init__(self, *, cut: bool = True) -> None:
+        self._packages: set[str] = set()
+        self._cut = cut
+        self._pairs, self._pairs_cut = 0, 0
+
+    def of(self, file: DicomFile, layout: Layout) -> Iterator[Frame]:
+        """The frames of a file, in their order.
+
+        Raises:
+            Unusable: if they cannot be decoded, or are others than the header says.
+        """
+        if "PixelData" not in file.header:
+            raise Unusable("no PixelData")
+        if file.transfer_syntax in FAMILIES:
+            return self._compressed(file, layout)
+        if file.transfer_syntax == RLELossless:
+            self._packages.add("pydicom")
+        return _plain(file, layout)
+
+    def decoders(self) -> tuple[str, ...]:
+        """Packages, with their versions, that decoded the files; none if they were not compressed."""
+        return tuple(map(title_of, sorted(self._packages)))
+
+    def fit(self) -> bool:
+        """Whether what was read so far fits rule 4, by its pixels; else read it again the other way.
+
+        Raises:
+            Unusable: if pixels fit one way about as well as the other.
+        """
+        if self._pairs == 0:
+            return True
+        share = self._pairs_cut / self._pairs
+        if 1 - CLEAR < share < CLEAR:
+            raise Unusable(
+                "signed pixels in unsigned compressed images of fewer bits: it cannot be told whether they are a two's "
+                f"complement; found {share:.0%} of the pairs of neighbours that fit one, expected at least {CLEAR:.0%} "
+                f"or at most {1 - CLEAR:.0%}"
+            )
+        return (share > 0.5) == self._cut
+
+    def flags(self) -> list[Flag]:
+        """What a person should know about the decoding."""
+        meant = "a two's complement" if self._cut else "values of 0 and more"
+        return [Flag(FlagCode.SIGN_FROM_PIXELS, detail=meant)] if self._pairs else []
+
+    def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[Frame]:
+        syntax = file.transfer_syntax
+        decoder = decoder_for(syntax)
+        if decoder is None:
+            raise Unusable(f"compressed as {syntax.name}, for which no decoder is installed")
+        self._packages.add(decoder.package)
+        for image in _codestreams(file.header, layout):
+            _check(image, FAMILIES[syntax], layout)
+            try:
+                patterns = decoded(decoder, image)
+            except Exception:
+                raise Unusable(
+                    f"pixels that cannot be decoded as {syntax.name} by {title_of(decoder.package)}"
+                ) from None
+            yield Frame(self._signed(patterns, image, layout), image.bits)
+
+    def _signed(self, patterns: NDArray[np.unsignedinteger], image: Codestream, layout: Layout) -> Words:
+        """Bit patterns of a codestream as words of the header's kind, by the rules of this module."""
+        words = patterns.astype(f"u{layout.allocated // 8}")
+        if not layout.signed:
+            return words
+        signed: Words = words.view(f"i{layout.allocated // 8}")
+        if not image.signed and image.bits < layout.stored:
+            steps = _steps(patterns, image.bits)
+            self._pairs += steps.size
+            self._pairs_cut += int(np.count_nonzero(steps > 1 << (image.bits - 1)))
+            if not self._cut:
+                return signed
+        above = layout.allocated - image.bits
+        return (signed << above) >> above
+
+
+def _steps(patterns: NDArray[np.unsignedinteger], bits: int) -> NDArray[np.int64]:
+    """How far neighbours lie apart of which one has the highest bit and the other has not, as values of 0 and more.
+
+    As a two's complement they lie 2 ** bits minus that apart.
+    """
+    high, values = patterns >> (bits - 1) == 1, patterns.astype(np.int64)
+    found = (np.abs(np.diff(values, axis=axis)[np.diff(high, axis=axis)]) for axis in (0, 1))
+    return np.concatenate(list(found))
+
+
+def _plain(file: DicomFile, layout: Layout) -> Iterator[Frame]:
+    """Frames that are not compressed, or are by RLE, which stores whole words.
+
+    RLE is decoded by pydicom's own decoder: GDCM ends the process at run lengths that it does not expect, and at some
+    of odd sizes that are right.
+    """
+    if file.transfer_syntax != RLELossless:
+        _check_excess(file, layout)
+    frames = get_decoder(file.transfer_syntax).iter_array(
+        file.header,
+        raw=True,
+        correct_unused_bits=False,
+        allow_excess_frames=False,
+        view_only=True,
+        decoding_plugin="pydicom" if file.transfer_syntax == RLELossless else "",
+    )
+    for _ in range(layout.frames):
+        try:
+            words, _properties = next(frames)
+        except Exception:
+            raise Unusable(f"pixels that cannot be decoded as {file.transfer_syntax.name}") from None
+        yield Frame(words, layout.allocated)
+
+
+def _check_excess(file: DicomFile, layout: Layout) -> None:
+    """Raise Unusable if there are more pixels than the header says, by a row or more: a few bytes are padding."""
+    row = layout.columns * layout.allocated // 8
+    expected = layout.frames * layout.rows * row
+    if file.bytes_left >= expected + row:
+        raise Unusable(f"found {file.bytes_left} bytes of pixel data, expected {expected}")
+
+
+def _codestreams(header: Dataset, layout: Layout) -> Iterator[Codestream]:
+    """The compressed images of a file; fewer than its frames are refused."""
+    offsets = [header.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    extended = (offsets[0], offsets[1]) if all(offsets) else None
+    contents = generate_frames(header.PixelData, number_of_frames=layout.frames, extended_offsets=extended)
+    for number in range(layout.frames):
+        content = next(contents, None)
+        if content is None:
+            raise Unusable(f"found {number} compressed images, expected {layout.frames}")
+        found = codestream_of(content)
+        if found is None:
+            raise Unusable("a compressed image does not begin as one")
+        yield found
+
+
+def _check(image: Codestream, family: str, layout: Layout) -> None:
+    """Raise Unusable unless a compressed image is what the header says.
+
+    A decoder makes room for what it says of itself, and one ends the process if that is nonsense.
+    """
+    if image.family != family:
+        raise Unusable(f"found a {image.family} image, expected {family} (TransferSyntaxUID)")
+    most = layout.allocated if family == JPEG_2000 else min(layout.allocated, 16)
+    if not 1 <= image.bits <= most:
+        raise Unusable(f"found a compressed image of {image.bits} bits a pixel, expected at most {most}")
+    if image.components != 1:
+        raise Unusable(f"found a compressed image of {image.components} values a pixel, expected 1")
+    if (image.rows, image.columns) != (layout.rows, layout.columns):
+        raise Unusable(
+            f"found a compressed image of {image.rows} x {image.columns}, expected {layout.rows} x {layout.columns}"
+        )

@@ -1,0 +1,135 @@
+"""How a DICOM image's pixels are stored, and what their values mean; checked before any of them is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, UID_dictionary
+
+from parotid_seg.dicom.read.codestream import FAMILIES
+from parotid_seg.dicom.read.decoders import INSTALL, decoder_for
+from parotid_seg.dicom.read.file import DicomFile
+from parotid_seg.dicom.read.groups import Place
+from parotid_seg.dicom.read.values import NoScan, Unusable, integer_of, item_of, number_of, text_of
+from parotid_seg.scan.foreign import MOST_VOXELS
+
+LARGEST_SLICE = 1 << 24
+"""Voxels; 4096 x 4096."""
+LONGEST_SIDE = 32767
+"""Voxels along an axis that NIfTI-1 can count."""
+ALLOCATED = (8, 16, 32)
+HU = ("", "HU", "US", "HU_MOD")
+"""Rescale types of CT images in Hounsfield units; US is unspecified. Others are maps, as of the electron density."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pixels are stored (DICOM PS3.3, C.7.6.3).
+
+    Attributes:
+        rows, columns, frames: size.
+        allocated, stored: bits of a pixel's word, and those of them that count.
+        high: number of the highest of those, from 0.
+        signed: whether they are a two's complement.
+    """
+
+    rows: int
+    columns: int
+    frames: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+
+def layout_of(file: DicomFile) -> Layout:
+    """How the pixels of a file are stored.
+
+    Raises:
+        Unusable: if they are no grey values, of an absurd size, or fewer than the header says; or if no decoder is
+            installed for them.
+    """
+    header = file.header
+    samples = integer_of(header, "SamplesPerPixel", 1)
+    if samples != 1:
+        raise NoScan(f"a colour image: found {samples} samples a pixel, expected 1")
+    _check_grey(text_of(header, "PhotometricInterpretation"))
+    stored = integer_of(header, "BitsStored")
+    layout = Layout(
+        rows=integer_of(header, "Rows"),
+        columns=integer_of(header, "Columns"),
+        frames=integer_of(header, "NumberOfFrames", 1),
+        allocated=integer_of(header, "BitsAllocated"),
+        stored=stored,
+        high=integer_of(header, "HighBit", stored - 1),
+        signed=integer_of(header, "PixelRepresentation") == 1,
+    )
+    if layout.allocated not in ALLOCATED or not 1 <= stored <= layout.high + 1 <= layout.allocated:
+        raise Unusable(
+            f"found {layout.allocated} bits a pixel, {stored} of them stored, the highest {layout.high}; expected "
+            f"{' or '.join(map(str, ALLOCATED))}"
+        )
+    check_size(layout.frames, layout.rows, layout.columns)
+    _check_decoder(file.transfer_syntax)
+    words = layout.frames * layout.rows * layout.columns
+    needed = 1 if file.transfer_syntax.is_encapsulated else words * layout.allocated // 8
+    if file.bytes_left < needed:
+        raise Unusable(f"cut off: found {file.bytes_left} bytes of pixel data, expected {needed}")
+    return layout
+
+
+def check_size(slices: int, rows: int, columns: int) -> None:
+    """Raise Unusable if a volume has no voxels, or more than a scan can have."""
+    sides, voxels = (slices, rows, columns), slices * rows * columns
+    if min(sides) < 1 or max(sides) > LONGEST_SIDE or rows * columns > LARGEST_SLICE or voxels > MOST_VOXELS:
+        raise Unusable(
+            f"found {slices} images of {rows} x {columns} voxels, expected at most {LARGEST_SLICE} an image, "
+            f"{MOST_VOXELS} in all and {LONGEST_SIDE} along a side"
+        )
+
+
+def scaling_of(place: Place, modality: str) -> tuple[float, float]:
+    """Slope and intercept that make intensities of stored values: HU for CT (DICOM PS3.3, C.11.1).
+
+    Raises:
+        Unusable: if a CT has none or is not in HU.
+    """
+    holder = place("PixelValueTransformationSequence")
+    slope, intercept = number_of(holder, "RescaleSlope"), number_of(holder, "RescaleIntercept")
+    if modality == "CT":
+        if text_of(holder, "RescaleType").upper() not in HU:
+            raise NoScan("not in Hounsfield units (RescaleType)")
+        if slope is None or intercept is None:
+            raise Unusable("no RescaleSlope and RescaleIntercept, which make Hounsfield units of a CT's stored values")
+    if slope == 0:
+        raise Unusable("RescaleSlope is 0")
+    if item_of(holder, "ModalityLUTSequence") is not None:
+        raise Unusable("a table (ModalityLUTSequence), expected RescaleSlope and RescaleIntercept")
+    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+
+
+def _check_grey(photometric: str) -> None:
+    """MONOCHROME1 is refused.
+
+    By the standard it is about display only and the values are what they are; but some software inverts them, too,
+    and nothing in the file tells. Wrongly taken, air becomes bone.
+    """
+    if photometric == "MONOCHROME1":
+        raise Unusable("MONOCHROME1, of which some software inverts the values; expected MONOCHROME2")
+    if photometric != "MONOCHROME2":
+        raise NoScan("not grey values (PhotometricInterpretation), expected MONOCHROME2")
+
+
+def _check_decoder(syntax: UID) -> None:
+    if syntax in FAMILIES:
+        if decoder_for(syntax) is None:
+            raise Unusable(
+                f"compressed as {syntax.name}, for which no decoder is installed: {INSTALL[FAMILIES[syntax]]}"
+            )
+        return
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        known = str(syntax) in UID_dictionary
+        raise Unusable(f"stored as {syntax.name if known else 'something unknown'}, which cannot be read") from None

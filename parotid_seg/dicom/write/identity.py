@@ -1,0 +1,127 @@
+"""Whose scan it is: patient, study and frame of reference go from a source image into a DICOM object.
+
+A DICOM object is the only place that may hold who the patient is. The source's text is carried over byte for byte with
+its character set; it is neither decoded nor judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
+
+from parotid_seg.dicom.read.file import fill_blank, read_object
+from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.dicom.read.text import decode_undeclared
+from parotid_seg.errors import ScanError
+
+UTF8 = "ISO_IR 192"
+PADDING = {"UI": b"\0"}
+"""Of values of odd length by their kind; a space for the others."""
+
+REQUIRED = """
+    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID
+    AccessionNumber FrameOfReferenceUID PositionReferenceIndicator
+"""
+"""Attributes that must be there, if only empty (type 2, but for the frame of reference)."""
+PATIENT = """
+    ReferencedPatientSequence IssuerOfPatientID TypeOfPatientID EthnicGroup IssuerOfPatientIDQualifiersSequence
+    SourcePatientGroupIdentificationSequence GroupOfPatientsIdentificationSequence PatientBirthTime
+    PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar PatientAlternativeCalendar
+    QualityControlSubject StrainDescription StrainNomenclature StrainStockSequence StrainAdditionalInformation
+    StrainCodeSequence GeneticModificationsSequence OtherPatientNames OtherPatientIDsSequence
+    ReferencedPatientPhotoSequence EthnicGroupCodeSequence PatientSpeciesDescription PatientSpeciesCodeSequence
+    PatientBreedDescription PatientBreedCodeSequence BreedRegistrationSequence ResponsiblePerson
+    ResponsiblePersonRole ResponsibleOrganization PatientComments PatientIdentityRemoved DeidentificationMethod
+    DeidentificationMethodCodeSequence ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName
+    IssuerOfClinicalTrialProtocolID OtherClinicalTrialProtocolIDsSequence ClinicalTrialSiteID ClinicalTrialSiteName
+    IssuerOfClinicalTrialSiteID ClinicalTrialSubjectID IssuerOfClinicalTrialSubjectID ClinicalTrialSubjectReadingID
+    IssuerOfClinicalTrialSubjectReadingID ClinicalTrialProtocolEthicsCommitteeName
+    ClinicalTrialProtocolEthicsCommitteeApprovalNumber
+"""
+"""The rest of the modules Patient and Clinical Trial Subject (PS3.3, C.7.1)."""
+STUDY = """
+    IssuerOfAccessionNumberSequence ReferringPhysicianIdentificationSequence ConsultingPhysicianName
+    ConsultingPhysicianIdentificationSequence StudyDescription ProcedureCodeSequence PhysiciansOfRecord
+    PhysiciansOfRecordIdentificationSequence NameOfPhysiciansReadingStudy
+    PhysiciansReadingStudyIdentificationSequence ReferencedStudySequence StudyInstanceUID RequestingService
+    RequestingServiceCodeSequence ReasonForPerformedProcedureCodeSequence AdmittingDiagnosesDescription
+    AdmittingDiagnosesCodeSequence PatientAge PatientSize PatientSizeCodeSequence PatientBodyMassIndex
+    MeasuredAPDimension MeasuredLateralDimension PatientWeight MedicalAlerts Allergies Occupation SmokingStatus
+    AdditionalPatientHistory PregnancyStatus LastMenstrualDate PatientSexNeutered ReasonForVisit
+    ReasonForVisitCodeSequence AdmissionID IssuerOfAdmissionIDSequence ServiceEpisodeID ServiceEpisodeDescription
+    IssuerOfServiceEpisodeIDSequence PatientState ClinicalTrialTimePointID ClinicalTrialTimePointDescription
+    LongitudinalTemporalOffsetFromEvent LongitudinalTemporalEventType ClinicalTrialTimePointTypeCodeSequence
+    IssuerOfClinicalTrialTimePointID ConsentForClinicalTrialUseSequence
+"""
+"""The rest of General Study, Patient Study and Clinical Trial Study (C.7.2)."""
+
+
+def read_source(series: Series) -> Dataset:
+    """The header of a series' first slice, which tells patient and study.
+
+    Raises:
+        ScanError: if it cannot be read, or has no frame of reference that a result could lie in.
+    """
+    path = series.slices[0].path
+    with discreet(path, "DICOM image"):
+        header = read_object(path)
+        fill_blank(header)
+        if header.SOPInstanceUID != series.slices[0].sop_instance_uid:
+            raise ScanError("found another image than when the series was read", path=path)
+        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+            if not header.get(keyword):
+                raise ScanError(
+                    f"found no {keyword}, which a DICOM result must refer to; --format nifti needs none", path=path
+                )
+    return header
+
+
+def carry_identity(source: Dataset, target: Dataset, own_text: Iterable[str]) -> None:
+    """Copy patient, study and frame of reference, with the character set.
+
+    Args:
+        source: header of a source image.
+        target: the object to be written.
+        own_text: what else is written there; if the source's character set cannot express it, all becomes UTF-8.
+    """
+    keeps = fits(own_text, source)
+    if keeps and "SpecificCharacterSet" in source:
+        target["SpecificCharacterSet"] = source["SpecificCharacterSet"]
+    elif not keeps:
+        decode_undeclared(source)
+        source.decode()
+        target.SpecificCharacterSet = UTF8
+    for keyword in (REQUIRED + PATIENT + STUDY).split():
+        if keyword not in source:
+            continue
+        element, kind = source.get_item(keyword), dictionary_VR(keyword)
+        if keeps and isinstance(element, RawDataElement) and kind in STR_VR and element.value is not None:
+            value = element.value + PADDING.get(kind, b" ") * (len(element.value) % 2)
+            target[keyword] = element._replace(VR=kind, value=value, length=len(value), is_little_endian=True)
+        else:
+            target[keyword] = source[keyword]
+    for keyword in REQUIRED.split():
+        if keyword not in target:
+            setattr(target, keyword, None)
+    syntax = target.file_meta.TransferSyntaxUID
+    target.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, _encodings(target))
+
+
+def fits(texts: Iterable[str], dataset: Dataset) -> bool:
+    """Whether a dataset's character set can express some texts."""
+    encodings = _encodings(dataset)
+    return all(
+        text.isascii() or decode_bytes(encode_string(text, encodings), encodings, TEXT_VR_DELIMS) == text
+        for text in texts
+    )
+
+
+def _encodings(dataset: Dataset) -> list[str]:
+    """Python's names of a dataset's character set."""
+    return list(convert_encodings(dataset.get("SpecificCharacterSet")))

@@ -1,0 +1,107 @@
+"""What the DICOM objects written here have in common: their maker, references, codes, and how they get to disk."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
+
+from parotid_seg.dicom.read.file import read_object
+from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import check_not_read
+from parotid_seg.scan.codes import LEARNING, LONGEST_LINE, MODIFYING, Coded, plain
+from parotid_seg.scan.volume import Mask
+from parotid_seg.version import VERSION
+
+MAKER = "parotid-seg"
+SERIES_NUMBER = 1000
+"""Of what is written: listed after the scans."""
+
+
+def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *read: Path | None) -> None:
+    """Raise InputError unless a mask fits its series and labels, and the file to be made is none that is read."""
+    expected = (len(series.slices), series.rows, series.columns)
+    if mask.shape != expected:
+        raise InputError(f"found a mask of shape {mask.shape}, expected {expected} as the series has", path=path)
+    if len(labels) < 2 or int(mask.max()) >= len(labels):
+        raise InputError(
+            f"found label {int(mask.max())} in the mask, expected names for it: {len(labels)} labels", path=path
+        )
+    check_not_read(path, [*(each.path for each in series.slices), *filter(None, read)])
+
+
+def add_maker(dataset: Dataset, model: str) -> None:
+    """Say who made an object, and when."""
+    dataset.Manufacturer, dataset.ManufacturerModelName = MAKER, MAKER
+    dataset.SoftwareVersions, dataset.DeviceSerialNumber = VERSION, line(model)
+    stamp(dataset)
+
+
+def add_contributor(dataset: Dataset) -> None:
+    """Say who changed an object that another made."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [coded(MODIFYING)]
+    item.Manufacturer, item.ManufacturerModelName, item.SoftwareVersions = MAKER, MAKER, VERSION
+    item.ContributionDescription = "Structures added"
+    dataset.ContributingEquipmentSequence = [*(dataset.get("ContributingEquipmentSequence") or ()), item]
+    stamp(dataset)
+
+
+def stamp(dataset: Dataset) -> None:
+    """Say when an object was made."""
+    now = datetime.now()
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+
+
+def is_own_object(path: Path) -> bool:
+    """Whether a file is a DICOM object that was written, or added to, here."""
+    tags = ["Manufacturer", "ContributingEquipmentSequence"]
+    try:
+        with discreet(path, "DICOM object"):
+            header = read_object(path, tags)
+            equipment = [header, *(header.get("ContributingEquipmentSequence") or ())]
+            return any(each.get("Manufacturer") == MAKER for each in equipment)
+    except ScanError:
+        return False
+
+
+def algorithm(model: str) -> Dataset:
+    """What made a mask, as an item of an algorithm identification sequence."""
+    item = Dataset()
+    item.AlgorithmFamilyCodeSequence = [coded(LEARNING)]
+    item.AlgorithmName, item.AlgorithmVersion, item.AlgorithmSource = MAKER, VERSION, MAKER
+    item.AlgorithmParameters = line(model)
+    return item
+
+
+def line(text: str) -> str:
+    """A text as a LO value."""
+    return plain(text)[:LONGEST_LINE].strip()
+
+
+def coded(code: Coded) -> Dataset:
+    """A code as an item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
+    return item
+
+
+def save(dataset: Dataset, path: Path, shown: Path) -> None:
+    """Write an object as its `file_meta` says.
+
+    Args:
+        shown: the name for errors.
+
+    Raises:
+        ScanError: if what was carried over cannot be encoded.
+    """
+    with discreet(shown, "DICOM object"):
+        correct_ambiguous_vr(dataset, dataset.file_meta.TransferSyntaxUID.is_little_endian)
+        content = BytesIO()
+        dcmwrite(content, dataset, enforce_file_format=True)
+    path.write_bytes(content.getvalue())

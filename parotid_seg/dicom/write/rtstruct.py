@@ -1,0 +1,192 @@
+"""Masks as an RT Structure Set (DICOM PS3.3, A.19), or added to one that is there.
+
+Contours lie in the planes of the source's slices, each where its own header has it, halfway between voxels inside and
+outside. An object appears under its name only once it has been read back and has given the mask again
+(`proof`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+
+from parotid_seg.dicom.contours import Points, outlines
+from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.planes import Plane, read_planes
+from parotid_seg.dicom.read.series import Series, Slice
+from parotid_seg.dicom.write.identity import carry_identity, read_source
+from parotid_seg.dicom.write.objects import (
+    MAKER,
+    SERIES_NUMBER,
+    add_maker,
+    algorithm,
+    check_mask,
+    coded,
+    line,
+    save,
+)
+from parotid_seg.dicom.write.references import refer_to, slice_reference
+from parotid_seg.dicom.write.round_trip import prove_written
+from parotid_seg.dicom.write.rt_append import opened
+from parotid_seg.files import whole_file
+from parotid_seg.flags import Flag
+from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Structure, structures_of
+from parotid_seg.scan.volume import Mask
+from parotid_seg.version import VERSION
+
+DECIMALS = 4
+"""Of contours in mm: a ten thousandth is far below a voxel, and within the 16 characters of a DS value."""
+MOST_EXPLICIT = 65534 // (3 * 17)
+"""Points of a contour that surely fit into an explicit transfer syntax, whose DS values have 65534 bytes at most."""
+
+
+def write_rtstruct(
+    series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *, model: str, append: Path | None = None
+) -> tuple[Flag, ...]:
+    """Write labels as structures, whole and proven or not at all.
+
+    A label without a voxel becomes a structure without contours. The transfer syntax is implicit VR little endian, in
+    which contours have no longest length.
+
+    Args:
+        series: the scan the labels belong to.
+        mask: (slices, rows, columns), in the order of the series' slices.
+        labels: names by value, background first.
+        path: the file to make.
+        model: what made the mask, for the description of the algorithm.
+        append: a structure set of the same patient, study and frame of reference. What is written is a new object with
+            its structures and these; names that are taken get a number (Parotid_L_1). Everything else stays, but for
+            what tells who made, changed and approved it: nobody has approved the new one.
+
+    Returns:
+        What a person should know about `append`.
+
+    Raises:
+        InputError: if mask, labels and series do not fit together.
+        ScanError: if the series' files or `append` cannot be used, or the object does not give the mask back.
+        OutputError: if the file cannot be written.
+    """
+    check_mask(series, mask, labels, path, append)
+    source, planes = read_source(series), read_planes(series)
+    flags: tuple[Flag, ...] = ()
+    if append is None:
+        structures = structures_of(labels)
+        dataset = _new(series, source, structures, model)
+    else:
+        dataset, structures, flags = opened(append, series, source, labels, model)
+    _add(dataset, series, planes, mask, structures, model)
+    with whole_file(path) as partial:
+        save(dataset, partial, path)
+        prove_written(partial, series, mask, labels, "rtstruct", shown=path)
+    return flags
+
+
+def _new(series: Series, source: Dataset, structures: tuple[Structure, ...], model: str) -> Dataset:
+    """A structure set without structures."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    with discreet(series.slices[0].path, "DICOM image"):
+        carry_identity(source, dataset, [model, *(each.name for each in structures)])
+    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, generate_uid()
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), SERIES_NUMBER
+    dataset.SeriesDescription, dataset.OperatorsName = f"{MAKER} structures", None
+    add_maker(dataset, model)
+    dataset.InstanceNumber = 1
+    dataset.StructureSetLabel = MAKER
+    refer_to(series, dataset, source.get("NumberOfFrames"))
+    dataset.StructureSetROISequence = []
+    dataset.ROIContourSequence, dataset.RTROIObservationsSequence = [], []
+    return dataset
+
+
+def _add(
+    dataset: Dataset,
+    series: Series,
+    planes: tuple[Plane, ...],
+    mask: Mask,
+    structures: tuple[Structure, ...],
+    model: str,
+) -> None:
+    """Add structures, by numbers that are free, and unapprove the set."""
+    rois, drawn = dataset.StructureSetROISequence, dataset.ROIContourSequence
+    observed = dataset.RTROIObservationsSequence
+    referred = {int(each.get("ReferencedROINumber") or 0) for each in (*drawn, *observed)}
+    used = {int(each.ROINumber) for each in rois} | referred
+    numbers = (number for number in count(1) if number not in used)
+    observed_before = {int(each.ObservationNumber) for each in observed}
+    observation_numbers = (number for number in count(1) if number not in observed_before)
+    for structure, number, observation_number in zip(structures, numbers, observation_numbers, strict=False):
+        rois.append(_roi(structure, number, series, model))
+        drawn.append(_drawn(structure, number, series, planes, mask))
+        observed.append(_observation(structure, number, observation_number))
+    contours = [each for roi in drawn[-len(structures) :] for each in roi.get("ContourSequence") or ()]
+    if any(each.NumberOfContourPoints > MOST_EXPLICIT for each in contours):
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    now = datetime.now()
+    dataset.StructureSetDate, dataset.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+    dataset.ApprovalStatus = "UNAPPROVED"
+
+
+def _roi(structure: Structure, number: int, series: Series, model: str) -> Dataset:
+    item = Dataset()
+    item.ROINumber = number
+    item.ReferencedFrameOfReferenceUID = series.frame_of_reference_uid
+    item.ROIName = structure.name
+    item.ROIDescription = f"Made by {MAKER} {VERSION}, not reviewed"
+    item.ROIGenerationAlgorithm = "AUTOMATIC"
+    item.ROIGenerationDescription = line(f"{MAKER} {VERSION}, {model}")
+    item.ROIDerivationAlgorithmIdentificationSequence = [algorithm(model)]
+    return item
+
+
+def _drawn(structure: Structure, number: int, series: Series, planes: tuple[Plane, ...], mask: Mask) -> Dataset:
+    """The contours of a structure, slice by slice."""
+    item = Dataset()
+    item.ROIDisplayColor = list(structure.colour)
+    item.ReferencedROINumber = number
+    inside = mask == structure.value
+    contours = [
+        _contour(series.slices[index], planes[index].to_patient(points))
+        for index in np.flatnonzero(inside.any(axis=(1, 2)))
+        for points in outlines(inside[index])
+    ]
+    for place, contour in enumerate(contours, start=1):
+        contour.ContourNumber = place
+    if contours:
+        item.ContourSequence = contours
+    return item
+
+
+def _contour(image: Slice, points_mm: Points) -> Dataset:
+    item = Dataset()
+    item.ContourImageSequence = [slice_reference(image)]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(points_mm)
+    item.ContourData = [_decimal(value) for value in points_mm.ravel()]
+    return item
+
+
+def _decimal(value: float) -> str:
+    """A number as a DS value, without zeros that say nothing."""
+    text = f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _observation(structure: Structure, number: int, observation_number: int) -> Dataset:
+    """What a structure is, in codes."""
+    code = coded(structure.code)
+    if structure.side:
+        code.SegmentedPropertyTypeModifierCodeSequence = [coded(structure.side)]
+    item = Dataset()
+    item.ObservationNumber, item.ReferencedROINumber = observation_number, number
+    item.SegmentedPropertyCategoryCodeSequence = [coded(ANATOMICAL_STRUCTURE)]
+    item.RTROIIdentificationCodeSequence = [code]
+    item.RTROIInterpretedType = "ORGAN" if structure.known else ""
+    item.ROIInterpreter = ""
+    return item

@@ -1,0 +1,121 @@
+"""A short trial of loaded models: how many looks a second each makes, and whether the masks are still the same."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from parotid_seg.contract import Contract
+from parotid_seg.errors import DeviceMemoryError, InputError
+from parotid_seg.gate import GATES, difference
+from parotid_seg.models import example_folder
+from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
+from parotid_seg.scan.chunks import Inputs, chunks, segmented
+from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.scan.volume import Mask, Orientation, Volume
+
+BUDGET_S = 2.0
+"""For comparing engines, and again for comparing batch sizes; two rounds are made in any case."""
+LEAST_ROUNDS, MOST_ROUNDS = 2, 7
+BATCH_GAIN = 1.05
+"""What another batch size than the usual one must gain: less is noise on a machine that does other things, too."""
+USUAL_PIXELS, USUAL_PIXEL_MM = 512, 0.9766
+"""A head-and-neck CT: 512 x 512 pixels of 500 mm field of view."""
+
+
+class Trial:
+    """What is to be known about loaded models before one is chosen.
+
+    Args:
+        contract: of the model file.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(self, contract: Contract, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.contract, self._clock = contract, clock
+
+    def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
+        """Looks a second of each, in chunks of the usual batch size."""
+        chunk = usual_chunk(self.contract, USUAL_BATCH)
+        return self._timed({name: (backend, chunk) for name, backend in backends.items()})
+
+    def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
+        """The fastest of some batch sizes; the usual one unless another gains `BATCH_GAIN`."""
+        runs = {}
+        for size in (USUAL_BATCH, *(size for size in sizes if size != USUAL_BATCH)):
+            chunk = usual_chunk(self.contract, size)
+            try:
+                _run(backend, chunk)
+            except DeviceMemoryError:
+                break
+            runs[str(size)] = (backend, chunk)
+        if str(USUAL_BATCH) not in runs:
+            return 1  # hardly any memory; larger ones are for the user to try
+        found = self._timed(runs)
+        best = max(found, key=lambda size: found[size])
+        return int(best) if found[best] >= BATCH_GAIN * found[str(USUAL_BATCH)] else USUAL_BATCH
+
+    def failure(self, reference: Backend, other: Backend, precision: str) -> str:
+        """Why another's masks are not those of the reference, by the gate of its precision; empty if they are."""
+        try:
+            volume, windows = in_windows(self._example(), self.contract.channels, self.contract.windows)
+        except InputError as error:
+            return f"not to be checked ({error})"
+        expected, found = (
+            segmented(volume, windows, self.contract.grid, USUAL_BATCH, lambda chunk, run=run: _labels(run, chunk))  # type: ignore[misc]
+            for run in (reference, other)
+        )
+        if not expected.any():
+            return "not to be checked (nothing is found in the example scan)"
+        apart = difference(expected, found, volume.spacing_mm, len(self.contract.labels))
+        return "" if GATES[precision].admits(apart) else f"other masks of the example scan: {apart}"
+
+    def _example(self) -> Volume:
+        if len(self.contract.channels) != 1 or self.contract.windows[0] is None:
+            raise InputError("the example scan is a CT")
+        return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz"))).volume
+
+    def _timed(self, runs: Mapping[str, tuple[Backend, Inputs]]) -> dict[str, float]:
+        """Looks a second. They take turns, because a shared machine's speed drifts; the first round is to warm up."""
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        begun = self._clock()
+        for number in range(MOST_ROUNDS + 1):
+            for name, (backend, chunk) in runs.items():
+                started = self._clock()
+                _run(backend, chunk)
+                if number:
+                    seconds[name].append((self._clock() - started) / backend.ahead)
+            if number >= LEAST_ROUNDS and self._clock() - begun > BUDGET_S:
+                break
+        return {name: len(runs[name][1]["neighbours"]) / statistics.median(found) for name, found in seconds.items()}
+
+
+def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
+    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of tissue in air."""
+    y, x = np.mgrid[-1 : 1 : USUAL_PIXELS * 1j, -1 : 1 : USUAL_PIXELS * 1j]
+    slice_hu = np.where(y**2 + x**2 < 0.1, 40 + 100 * np.sin(20 * x) * np.cos(20 * y), -1000).astype(np.int16)
+    step_mm = contract.grid.slice_step_mm
+    volume = Volume(
+        np.broadcast_to(slice_hu, (len(contract.channels), batch_size, USUAL_PIXELS, USUAL_PIXELS)),
+        (step_mm, USUAL_PIXEL_MM, USUAL_PIXEL_MM),
+        Orientation((0, 1, 2), (False, False, False)),
+    )
+    volume, windows = in_windows(volume, contract.channels, contract.windows)
+    return next(chunks(volume, windows, contract.grid, batch_size)).inputs
+
+
+def _run(backend: Backend, chunk: Inputs) -> None:
+    """As many chunks as the backend takes ahead."""
+    pending: deque[Pending] = deque(backend.start(chunk) for _ in range(backend.ahead))
+    while pending:
+        pending.popleft().result()
+
+
+def _labels(backend: Backend, chunk: Inputs) -> Mask:
+    output: Output = backend.start(chunk).result()
+    return np.asarray(output if output.ndim == 3 else output.argmax(axis=1), dtype=np.uint8)

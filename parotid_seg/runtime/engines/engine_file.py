@@ -1,0 +1,282 @@
+"""An engine file and its sidecar: what a TensorRT engine was built from and for, and whether it can be used here.
+
+An engine is a program: loading it runs what is in it. So it is loaded only through `read_engine`, once its hash is the
+one in its sidecar. That finds mix-ups, damage and an engine exchanged alone; whoever can write both files can also
+write a matching pair, so keep them where you keep programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.contract import READABLE_VERSIONS, Contract
+from parotid_seg.errors import InputError, ModelError, RecordError
+from parotid_seg.files import hash_file, read_input
+from parotid_seg.records import canonical, convert, parse, read_bytes, record_text
+from parotid_seg.runtime.engines.gpu import Gpu, capability_text
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, library_named
+
+SCHEMA_VERSION = 2
+MOST_BYTES = 2**20
+"""Of a sidecar."""
+AMPERE = (8, 0)
+
+Shape = tuple[int, ...]
+Shapes = dict[str, tuple[Shape, Shape, Shape]]
+"""Smallest, usual and largest shape of each input by name."""
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """How many slices the network looks at at once: the batch sizes an engine is built for.
+
+    Attributes:
+        min: fewest; above 1 the last chunk of a scan must be filled up to it.
+        opt: what the engine is fastest at.
+        max: most.
+    """
+
+    min: int = 1
+    opt: int = 16
+    max: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            found = f"{self.min} {self.opt} {self.max}"
+            raise InputError(f"--batch: found {found}, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built.
+
+    Attributes:
+        workspace_mib: most memory a layer may take for itself; None is the library's own limit, the GPU's memory.
+            TensorRT-RTX makes most of a network one layer, and the limit counts at the largest shapes.
+        runs_on: "this-gpu" (the model of GPU it is built on), "same-capability" (any of its compute capability),
+            "ampere-plus" (compute capability 8.0 and newer); None is the library's default. TensorRT-RTX makes only
+            the last: for Turing it has no FP32 products.
+        version_compatible: let later versions of TensorRT run it, too; it may be slower.
+        tf32: let FP32 products be rounded to TF32, which is faster and keeps 10 bits of 23.
+    """
+
+    workspace_mib: int | None = None
+    runs_on: str | None = None
+    version_compatible: bool = False
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise InputError(f"--workspace-mib: found {self.workspace_mib}, expected at least 1")
+
+    def for_library(self, name: str) -> EngineOptions:
+        """The same with the library's default filled in. Raises InputError for what it does not offer."""
+        library = library_named(name)
+        runs_on = self.runs_on or library.runs_on[0]
+        if runs_on not in library.runs_on:
+            offers = ", ".join(library.runs_on)
+            raise InputError(f"--runs-on: found {runs_on!r}, expected one of {library.title}'s: {offers}")
+        if self.version_compatible and not library.carries_over:
+            raise InputError(f"--version-compatible: {library.title} engines run on the version that built them only")
+        return dataclasses.replace(self, runs_on=runs_on)
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is known about an engine; it lies beside it as ENGINE.json.
+
+    Attributes:
+        contract: the model's, as in its ONNX file.
+        precision: type the network computes in, the contract's; the engine keeps the ONNX graph's types.
+        onnx_name, onnx_sha256: the ONNX file it was built from, expected beside it, and its hash.
+        library, library_version: what built it ("tensorrt" or "tensorrt-rtx").
+        gpu, compute_capability, cuda: the GPU it was built on and the newest CUDA of its driver; None if on none.
+        batch: the batch sizes asked for.
+        shapes: what follows from them for every input.
+        options: how it was built.
+        engine_sha256: hash of the engine file.
+        verification: record of its masks against the trained model's, or "not_run" and why; empty where nobody asked.
+    """
+
+    contract: Contract
+    precision: str
+    onnx_name: str
+    onnx_sha256: str
+    library: str
+    library_version: str
+    gpu: str | None
+    compute_capability: tuple[int, int] | None
+    cuda: str | None
+    batch: BatchProfile
+    shapes: Shapes
+    options: EngineOptions
+    engine_sha256: str
+    verification: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        library_named(self.library)
+        if Path(self.onnx_name).name != self.onnx_name:
+            raise InputError(f"onnx_name: found {self.onnx_name!r}, expected a file name without a folder")
+        if self.contract.schema_version not in READABLE_VERSIONS:
+            expected = " or ".join(map(str, READABLE_VERSIONS))
+            raise InputError(f"contract: found schema_version {self.contract.schema_version}, expected {expected}")
+
+    def to_json(self) -> str:
+        """The sidecar as JSON text, with a checksum over all else."""
+        content = dataclasses.asdict(self)
+        return record_text({**content, "checksum": _checksum(content)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str) -> Sidecar:
+        """Read a sidecar back.
+
+        Raises:
+            ModelError: if it is damaged, changed by hand, or of another schema version.
+        """
+        try:
+            found = convert(parse(text), dict[str, Any], version=SCHEMA_VERSION, advice="build the engine again")
+            checksum = found.pop("checksum", None)
+            if checksum != _checksum(found):
+                raise ModelError(f"{where}: changed since it was written (its checksum does not match); build again")
+            return convert(found, cls)
+        except RecordError as error:
+            raise ModelError(f"{where}: not an engine's sidecar: {error.reason}") from error
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an engine can be used here.
+
+    Attributes:
+        reasons: why not; none if it can.
+        rebuild_from: the ONNX file to build it again from, if that would help.
+        options: how to build it then; the same, unless that would not run on this GPU.
+        not_rebuilt: why it cannot be built again; empty if it can, or need not.
+    """
+
+    reasons: tuple[str, ...]
+    rebuild_from: Path | None = None
+    options: EngineOptions | None = None
+    not_rebuilt: str = ""
+
+    def refusal(self, engine: Path) -> ModelError:
+        """The error to raise for an engine that can be neither used nor rebuilt."""
+        return ModelError(
+            f"cannot be used here: {'; '.join(self.reasons)}; not rebuilt: {self.not_rebuilt}", path=engine
+        )
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Where an engine's sidecar lies."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def read_sidecar(engine: Path) -> Sidecar:
+    """The sidecar of an engine file. Raises ModelError if it is missing, damaged or of another version."""
+    path = sidecar_path(engine)
+    try:
+        content = read_bytes(path, MOST_BYTES)
+    except RecordError as error:
+        raise ModelError(
+            f"no usable sidecar of the engine: {error.reason}; build the engine again", path=path
+        ) from error
+    return Sidecar.from_json(content, where=str(path))
+
+
+def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
+    """The bytes of an engine file that is the one its sidecar describes, safe to hand to the library.
+
+    Raises:
+        ModelError: if it is missing or another.
+    """
+    try:
+        content = read_input(engine)
+    except OSError as error:
+        raise ModelError(f"the engine file cannot be read ({error.strerror})", path=engine) from error
+    if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:
+        raise ModelError("not the file its sidecar describes (its hash does not match); build it again", path=engine)
+    return content
+
+
+def check_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> tuple[str, ...]:
+    """Why an engine cannot be used here; nothing if it can. The engine is not loaded.
+
+    Args:
+        engine: the file.
+        sidecar: its sidecar.
+        library_version: of the sidecar's library, None if that is not installed.
+        gpu: the GPU to run it on, None if there is none.
+    """
+    found = (_judge_file(engine, sidecar), _judge_library(sidecar, library_version), _judge_gpu(sidecar, gpu))
+    return tuple(reason for reason in found if reason)
+
+
+def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> Verdict:
+    """Use an engine, build it again from its ONNX file, or refuse it: `check_engine`, and what follows from it."""
+    reasons = check_engine(engine, sidecar, library_version, gpu)
+    if not reasons:
+        return Verdict(())
+    if library_version is None or gpu is None:
+        return Verdict(reasons, not_rebuilt="it could not be run here either")
+    onnx = engine.with_name(sidecar.onnx_name)
+    if not onnx.is_file():
+        return Verdict(reasons, not_rebuilt=f"no {sidecar.onnx_name} beside it")
+    if hash_file(onnx) != sidecar.onnx_sha256:
+        return Verdict(reasons, not_rebuilt=f"{onnx.name} is not the file it was built from (its hash does not match)")
+    library, asked = LIBRARIES[sidecar.library], sidecar.options.runs_on
+    for runs_on in (asked, *library.runs_on):
+        if runs_on and (runs_on != "ampere-plus" or gpu.compute_capability >= AMPERE):
+            return Verdict(reasons, onnx, dataclasses.replace(sidecar.options, runs_on=runs_on))
+    return Verdict(reasons, not_rebuilt=f"{library.title} makes no engines for {gpu}")
+
+
+def _judge_file(engine: Path, sidecar: Sidecar) -> str:
+    try:
+        if hash_file(engine) != sidecar.engine_sha256:
+            return "its hash is not the one in its sidecar"
+        onnx = engine.with_name(sidecar.onnx_name)
+        if onnx.is_file() and hash_file(onnx) != sidecar.onnx_sha256:
+            return f"it was built from another {onnx.name} than the one beside it"
+        return ""
+    except OSError as error:
+        return f"the file cannot be read ({error.strerror})"
+
+
+def _judge_library(sidecar: Sidecar, version: str | None) -> str:
+    title = LIBRARIES[sidecar.library].title
+    if version is None:
+        return f"{title} is not installed"
+    if sidecar.options.version_compatible and _ordered(version) >= _ordered(sidecar.library_version):
+        return ""
+    if version == sidecar.library_version:
+        return ""
+    or_newer = " or newer" if sidecar.options.version_compatible else ""
+    return f"found {title} {version}, expected {sidecar.library_version}{or_newer}, which built it"
+
+
+def _judge_gpu(sidecar: Sidecar, gpu: Gpu | None) -> str:
+    if gpu is None:
+        return "no NVIDIA GPU found"
+    runs_on = sidecar.options.runs_on or LIBRARIES[sidecar.library].runs_on[0]
+    capability = sidecar.compute_capability
+    if runs_on == "ampere-plus":
+        fits, expected = gpu.compute_capability >= AMPERE, f"compute capability {capability_text(AMPERE)} or newer"
+    elif runs_on == "same-capability":
+        fits, expected = gpu.compute_capability == capability, f"compute capability {capability_text(capability)}"
+    else:
+        fits, expected = (gpu.name, gpu.compute_capability) == (sidecar.gpu, capability), str(sidecar.gpu)
+    return "" if fits else f"found {gpu}, expected {expected}"
+
+
+def _ordered(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of the content, the same for tuples and the lists they are in JSON."""
+    return hashlib.sha256(canonical(content)).hexdigest()

@@ -1,0 +1,1 @@
+"""onnxruntime on the CPU and on CUDA."""

@@ -1,0 +1,122 @@
+"""ONNX models on onnxruntime's CPU provider, and what its providers share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from parotid_seg.errors import ModelError, ParotidSegError, first_line
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.system import available_cores
+
+
+class OnnxRuntimeBackend:
+    """A model file on the CPU.
+
+    Args:
+        model: the .onnx file.
+        threads: computing threads; default: one a core.
+        output: one of `OUTPUTS`.
+
+    Raises:
+        ModelError: as `model_file.read_model`, if the model's inputs are others than ours, or if it has no such output.
+        ParotidSegError: if both onnxruntime and onnxruntime-gpu are installed.
+    """
+
+    batch_size = USUAL_BATCH
+    largest_batch: int | None = None
+    ahead = 1
+
+    def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
+        check_single_onnxruntime()
+        content, self.contract = read_model(model)
+        options = session_options()
+        cores = available_cores()
+        if threads or cores < (os.cpu_count() or 1):  # else it takes, and pins threads to, all that the machine has
+            options.intra_op_num_threads = threads or cores
+        session = make_session(model, content, options, ["CPUExecutionProvider"])
+        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
+        check_names(inputs, outputs, output, where=str(model))
+        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        self.ran = Ran(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
+        self._session, self._output, self._model = session, output, model
+
+    def fits(self, inputs: Inputs) -> bool:
+        """It takes any shape."""
+        return True
+
+    def start(self, inputs: Inputs) -> Done:
+        """Compute a chunk. Raises ModelError if the graph cannot be run."""
+        try:
+            return Done(self._session.run([self._output], dict(inputs))[0])
+        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+            raise ModelError(f"{self.ran.backend} cannot run it ({first_line(error)})", path=self._model) from error
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """Nothing is copied."""
+        begun = time.perf_counter()
+        output = self.start(inputs).result()
+        return output, Times(0.0, time.perf_counter() - begun, 0.0)
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+
+def computed_in(precision: str) -> str:
+    """The type that the CPU provider computes a model of this precision in: on x86 FP16 products are FP32 ones."""
+    return "fp32" if precision == "fp16" and platform.machine() in ("x86_64", "AMD64") else precision
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """Options of a session that logs errors only."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def make_session(
+    model: Path,
+    content: bytes,
+    options: onnxruntime.SessionOptions,
+    providers: Sequence[str | tuple[str, dict[str, Any]]],
+) -> onnxruntime.InferenceSession:
+    """Load a model file's bytes; never on other providers than these.
+
+    Raises:
+        ModelError: if onnxruntime does not take them.
+    """
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+        raise ModelError(f"not an ONNX model that onnxruntime can load ({first_line(error)})", path=model) from error
+
+
+def check_single_onnxruntime() -> None:
+    """Refuse an environment in which onnxruntime and onnxruntime-gpu have overwritten each other's files.
+
+    Raises:
+        ParotidSegError: naming the one line that repairs it.
+    """
+    versions = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if len(versions) == 2:
+        gpu = versions["onnxruntime-gpu"]
+        raise ParotidSegError(
+            f"onnxruntime {versions['onnxruntime']} and onnxruntime-gpu {gpu} are installed on top of each other and "
+            "share files; keep one: pip uninstall -y onnxruntime onnxruntime-gpu && "
+            f"pip install --no-deps onnxruntime-gpu=={gpu}"
+        )

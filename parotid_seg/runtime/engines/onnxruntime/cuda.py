@@ -1,0 +1,178 @@
+"""ONNX models on onnxruntime's CUDA provider, and the proof that it is that which runs them.
+
+onnxruntime falls back: where CUDA does not load, a session runs on the CPU with a line in the log, and nodes without a
+CUDA kernel run on the CPU without one. So both are asked for once the session is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnxruntime
+
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_single_onnxruntime, make_session, session_options
+from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundSession
+from parotid_seg.scan.chunks import Inputs
+
+PROVIDER = "CUDAExecutionProvider"
+INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+HEAVY = {
+    *("MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "QLinearMatMul"),
+    *("Conv", "FusedConv", "ConvInteger", "QLinearConv", "ConvTranspose"),
+    *("LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"),
+    *("Softmax", "Attention", "MultiHeadAttention", "Gelu", "FastGelu", "BiasGelu", "ArgMax"),
+}
+"""Operators that must not be left on the CPU. Shape arithmetic may: onnxruntime puts it there on purpose, which is why
+its option `session.disable_cpu_ep_fallback`, which forbids any node on the CPU, cannot be used for models whose sizes
+are free."""
+OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm again for every new shape
+    "use_tf32": "0",  # the default rounds FP32 products to 10 bits of 23
+}
+"""Of the CUDA provider; see onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html."""
+
+
+class OnnxRuntimeCudaBackend:
+    """A model file on an NVIDIA GPU.
+
+    Inputs and outputs keep their places on the GPU, and a shape that comes again is replayed as a CUDA graph. Copies
+    are from ordinary memory: for this provider onnxruntime's Python interface has no page-locked one, and a chunk is a
+    few megabytes.
+
+    Args:
+        model: the .onnx file.
+        device: number of the GPU.
+        output: one of `OUTPUTS`.
+        memory_mib: most memory for onnxruntime's arena; default: all there is.
+
+    Raises:
+        ModelError: as `model_file.read_model`, if the model's inputs are others than ours, if it has no such output, or
+            if heavy nodes of it would run on the CPU.
+        InputError: if onnxruntime has no CUDA provider, or that does not load: what is missing and how to install it.
+    """
+
+    batch_size = USUAL_BATCH
+    largest_batch: int | None = None
+    ahead = 1
+
+    def __init__(
+        self, model: Path, *, device: int = 0, output: str = OUTPUTS[0], memory_mib: int | None = None
+    ) -> None:
+        check_single_onnxruntime()
+        check_provider()
+        content, self.contract = read_model(model)
+        limit = {} if memory_mib is None else {"gpu_mem_limit": str(memory_mib * 1024 * 1024)}
+        provider = {"device_id": str(device), **OPTIONS, **limit}
+        graphs = True
+        with _quiet():
+            try:
+                session = _session(model, content, {**provider, "enable_cuda_graph": "1"})
+            except ModelError as error:
+                # Some of its nodes have no CUDA kernel in this version of onnxruntime. It is told in `ran`.
+                if "graph capture" not in str(error):
+                    raise
+                graphs, session = False, _session(model, content, provider)
+        if PROVIDER not in session.get_providers():
+            raise InputError(f"onnxruntime {onnxruntime.__version__}: CUDA does not run: {why_not()}")
+        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
+        check_names(inputs, outputs, output, where=str(model))
+        left = heavy_nodes(session, on="CPUExecutionProvider")
+        if left:
+            found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+            raise ModelError(
+                f"onnxruntime {onnxruntime.__version__} would run {found} of it on the CPU, expected all on "
+                f"{PROVIDER}; use another version of it, or --device cpu",
+                path=model,
+            )
+        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        # 8-bit products of a quantised graph are FP32 ones here: the provider has no kernels for them.
+        precision = "fp32" if self.contract.precision == "int8" else self.contract.precision
+        name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
+        self.ran = Ran(name, f"cuda:{device}", precision)
+        self._bound = BoundSession(session, output, "cuda", device, graphs=graphs)
+
+    def fits(self, inputs: Inputs) -> bool:
+        """It takes any shape."""
+        return True
+
+    def start(self, inputs: Inputs) -> Done:
+        """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
+        return Done(self._bound.run(inputs))
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """Each step waits for the GPU, so the clock tells its time."""
+        return self._bound.timed(inputs)
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._bound.clear()
+        del self._bound
+
+
+def check_provider() -> None:
+    """Raise InputError if the installed onnxruntime is one without CUDA."""
+    found = onnxruntime.get_available_providers()
+    if PROVIDER not in found:
+        raise InputError(
+            f"onnxruntime {onnxruntime.__version__} has no {PROVIDER}, found {', '.join(found)}; the package "
+            f"onnxruntime-gpu has: {INSTALL}"
+        )
+
+
+def heavy_nodes(session: onnxruntime.InferenceSession, *, on: str) -> Counter[str]:
+    """How many nodes of which heavy operators a session runs on a provider; it must have recorded that."""
+    return Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == on
+        for node in part.get_nodes()
+        if node.op_type in HEAVY
+    )
+
+
+def recorded(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+    """Have a session record which provider runs which node."""
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def why_not() -> str:
+    """What keeps the CUDA provider from loading, and how to install it, in one line."""
+    name = "onnxruntime_providers_cuda.dll" if sys.platform == "win32" else "libonnxruntime_providers_cuda.so"
+    library = Path(onnxruntime.__file__).parent / "capi" / name
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        reason = " ".join(str(error).split())  # the dynamic linker names the first library that it misses
+        driver = "libcuda.so" in reason or "nvcuda.dll" in reason
+        return f"{reason}; it comes with " + ("the NVIDIA driver" if driver else f"this: {INSTALL}")
+    return f"its libraries load, but it takes no session; does the driver fit CUDA {onnxruntime.cuda_version}?"
+
+
+def _session(model: Path, content: bytes, provider: dict[str, str]) -> onnxruntime.InferenceSession:
+    return make_session(model, content, recorded(session_options()), [(PROVIDER, provider)])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Load CUDA's libraries from pip's packages, and keep what onnxruntime prints about it from the terminal.
+
+    What is wrong is found out afterwards, and said in one line.
+    """
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls(directory="")
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)

@@ -1,0 +1,154 @@
+"""An onnxruntime session whose inputs and outputs keep their places on a device.
+
+Nothing is allocated for a chunk of a shape that was seen before, and a CUDA graph, which reads and writes the places
+it was captured with, can be replayed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from parotid_seg.errors import DeviceMemoryError, ModelError, first_line
+from parotid_seg.runtime.engines.base import INPUTS, Output, Times
+from parotid_seg.runtime.engines.padding import padded
+from parotid_seg.scan.chunks import Inputs
+
+KEPT_SHAPES = 8
+"""Shapes whose places are kept: whole and first and last chunks of scans of two or three protocols. Each takes the
+memory of one chunk's inputs and outputs, a few megabytes."""
+WITHOUT_GRAPH = "-1"
+"""Run option gpu_graph_id: neither capture nor replay. Others are ids of graphs; 0 is onnxruntime's own."""
+OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "out of memory",
+    "bad allocation",
+    "smaller than requested bytes",
+    "ErrorMemoryAllocation",
+    "ALLOC_FAILED",
+)
+"""How onnxruntime's arena, CUDA, cuBLAS and cuDNN say it. There is no exception of its own for it."""
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class _Place:
+    """Where chunks of one shape lie on the device.
+
+    Attributes:
+        binding: tells the session.
+        inputs, output: the arrays on the device.
+        graph: id of their CUDA graph.
+        runs: chunks so far.
+    """
+
+    binding: onnxruntime.IOBinding
+    inputs: dict[str, onnxruntime.OrtValue]
+    output: onnxruntime.OrtValue
+    graph: str
+    runs: int = 0
+
+
+class BoundSession:
+    """A session with its inputs and outputs bound to a device.
+
+    Args:
+        session: the loaded model.
+        output: name of the output that is wanted.
+        device: "cuda" or "cpu".
+        index: number of the device.
+        graphs: whether to capture a CUDA graph at a shape's second chunk and replay it from then on; the session must
+            have been made for it. A shape that comes once is not worth one.
+        keep: shapes whose places are kept, the latest used.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        output: str,
+        device: str,
+        index: int = 0,
+        *,
+        graphs: bool = False,
+        keep: int = KEPT_SHAPES,
+    ) -> None:
+        self.session, self.device, self.index, self.graphs = session, device, index, graphs
+        self._keep = keep
+        self._output = next(entry for entry in session.get_outputs() if entry.name == output)
+        self._places: dict[Shapes, _Place] = {}
+        self._ids = itertools.count(1)
+
+    def run(self, inputs: Inputs) -> Output:
+        """One chunk's output; the array is the caller's own. Raises as `timed`."""
+        return self.timed(inputs)[0]
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """One chunk's output, an array of the caller's own, and the time of the steps, each of which waits for its end.
+
+        Raises:
+            DeviceMemoryError: if there is no memory for it; all places are given up, so that a smaller one may fit.
+            ModelError: if the graph cannot be run.
+        """
+        begun = time.perf_counter()
+        chunk, size = padded(inputs)
+        shapes = tuple(chunk[name].shape for name in INPUTS)
+        try:
+            place = self._places.pop(shapes, None) or self._new_place(chunk)
+            self._places[shapes] = place  # the latest used is the last
+            for name in INPUTS:
+                place.inputs[name].update_inplace(chunk[name])
+            options = onnxruntime.RunOptions()
+            options.add_run_config_entry(
+                "gpu_graph_id", place.graph if self.graphs and place.runs > 0 else WITHOUT_GRAPH
+            )
+            copied = time.perf_counter()
+            self.session.run_with_iobinding(place.binding, options)
+            place.runs += 1
+            computed = time.perf_counter()
+            output = size.of(place.output.numpy())
+            return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
+        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+            if not any(words in str(error) for words in OUT_OF_MEMORY):
+                raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
+            self.clear()
+            looks, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
+            raise DeviceMemoryError(
+                f"{looks} looks at {depth} x {height} x {width} voxels do not fit into the memory of "
+                f"{self.device}:{self.index}; fewer at once may (--batch-size)"
+            ) from error
+
+    def clear(self) -> None:
+        """Give all places on the device up."""
+        while self._places:
+            self._give_up_oldest()
+
+    def _new_place(self, chunk: Inputs) -> _Place:
+        while len(self._places) >= self._keep:
+            self._give_up_oldest()
+        binding = self.session.io_binding()
+        values = {name: self._value(chunk[name].shape, chunk[name].dtype.type) for name in INPUTS}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        named = {
+            "out": len(chunk["slices_back"]),
+            "height": len(chunk["rows_back"]),
+            "width": len(chunk["columns_back"]),
+        }
+        shape = [each if isinstance(each, int) else named[each] for each in self._output.shape]
+        output = self._value(shape, np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
+        binding.bind_ortvalue_output(self._output.name, output)
+        return _Place(binding, values, output, str(next(self._ids)))
+
+    def _value(self, shape: Any, kind: type[np.generic]) -> onnxruntime.OrtValue:
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, self.device, self.index)
+
+    def _give_up_oldest(self) -> None:
+        place = self._places.pop(next(iter(self._places)))
+        if self.graphs and place.runs > 1:
+            self.session.release_captured_graph(int(place.graph))

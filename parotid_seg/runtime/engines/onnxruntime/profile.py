@@ -1,0 +1,264 @@
+"""What onnxruntime's profiler tells of a model on one chunk: what its nodes compute and move, and how long they take.
+
+Counting and timing are two sessions. Weights that onnxruntime packs for its kernels are missing in a profile, so what
+is counted runs without packing; what is timed runs as it always does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime import GraphOptimizationLevel
+
+from parotid_seg.errors import InputError, OutputError
+from parotid_seg.files import scratch_folder
+from parotid_seg.runtime.engines.base import OUTPUTS
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
+
+Arrays = Mapping[str, NDArray[Any]]
+Shape = tuple[int, ...]
+Provider = str | tuple[str, dict[str, Any]]
+TYPES = {
+    "float": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8",
+    "uint8": "int8", "unknown": "unknown",
+}  # fmt: skip
+"""Our words for the names that ONNX, onnxruntime and TensorRT have for types."""
+VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"}
+"""Operators that look at what is there in another way and move nothing."""
+WARM = 2
+"""Runs before the timed ones: the first allocates memory, the second knows how much."""
+SUFFIX = "_kernel_time"
+"""Of a node's name in a profile."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node of a graph does with a chunk.
+
+    Attributes:
+        name, operator: as in the graph that ran.
+        type: of its first input, one of ours (see `TYPES`) or onnxruntime's word for another.
+        multiply_adds: of convolutions and matrix products, which are all but a few per cent of the work; 0 of others.
+        parameter_bytes, activation_bytes: of its inputs: the graph's constants, and all others.
+        output_bytes: of its results.
+    """
+
+    name: str
+    operator: str
+    type: str
+    multiply_adds: int
+    parameter_bytes: int
+    activation_bytes: int
+    output_bytes: int
+
+    @property
+    def moved_bytes(self) -> int:
+        """What it reads and writes if nothing is kept between nodes."""
+        return 0 if self.operator in VIEWS else self.parameter_bytes + self.activation_bytes + self.output_bytes
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a chunk asks of a machine, in the graph's own types.
+
+    Attributes:
+        multiply_adds: of convolutions and matrix products.
+        weight_bytes: the graph's constants, each as often as a node reads it.
+        boundary_bytes: the model's inputs and its labels.
+        unfused_bytes: if every node reads its inputs from memory and writes its results there.
+    """
+
+    multiply_adds: int
+    weight_bytes: int
+    boundary_bytes: int
+    unfused_bytes: int
+
+    @property
+    def least_bytes(self) -> int:
+        """What must be moved even if nothing between entrance and exit is."""
+        return self.weight_bytes + self.boundary_bytes
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """How long one node took.
+
+    Attributes:
+        name, operator, type: see `Node`.
+        seconds: in one run, as a mean.
+    """
+
+    name: str
+    operator: str
+    type: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a chunk took.
+
+    Attributes:
+        nodes: in the order in which they ran.
+        wall_seconds: of the same runs by the clock, as a mean.
+    """
+
+    nodes: tuple[NodeTime, ...]
+    wall_seconds: float
+
+
+def count_nodes(content: bytes, inputs: Arrays, *, optimised: bool) -> list[Node]:
+    """What the CPU provider's nodes do with a chunk, in the order in which they run.
+
+    Args:
+        content: the model file.
+        inputs: the chunk, by the names of the model's inputs.
+        optimised: whether onnxruntime may change the graph before, as it does to run it; else it runs as it is written.
+
+    Raises:
+        OutputError: if there is no room for temporary files, or if onnxruntime does not run the graph.
+    """
+    level = GraphOptimizationLevel.ORT_ENABLE_ALL if optimised else GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _counted(content, inputs, level)[0]
+
+
+def count(content: bytes, inputs: Arrays) -> Count:
+    """What a chunk asks of a machine: the graph as it is written, but with all that does not depend on the chunk done.
+
+    An FP16 graph is counted as onnxruntime's CPU provider runs it, in FP32 with casts, so count the FP32 one. Raises as
+    `count_nodes`.
+    """
+    nodes, labels = _counted(content, inputs, GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    return Count(
+        sum(node.multiply_adds for node in nodes),
+        sum(node.parameter_bytes for node in nodes),
+        sum(array.nbytes for array in (*inputs.values(), labels)),
+        sum(node.moved_bytes for node in nodes),
+    )
+
+
+def time_nodes(
+    content: bytes,
+    inputs: Arrays,
+    *,
+    repeats: int = 5,
+    threads: int | None = None,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+) -> Timing:
+    """How long each node takes, as onnxruntime runs the model. On CUDA, where it does not wait for kernels, the times
+    are those of launching them, unless CUDA was loaded with CUDA_LAUNCH_BLOCKING=1.
+
+    Args:
+        content, inputs: see `count_nodes`.
+        repeats: runs to take the mean of, after `WARM` others.
+        threads: computing threads on the CPU; default: one a core.
+        providers: where to run, the first one wanted.
+
+    Raises:
+        InputError: if the first provider does not load.
+        OutputError: as `count_nodes`.
+    """
+    options = session_options()
+    options.intra_op_num_threads = threads or 0
+    runs, seconds, _ = _profiled(content, inputs, options, providers, WARM + repeats)
+    nodes = []
+    for events in zip(*runs[WARM:], strict=True):
+        name, operator, kind = _described(events[0])
+        nodes.append(NodeTime(name, operator, kind, sum(event["dur"] for event in events) / repeats / 1e6))
+    return Timing(tuple(nodes), sum(seconds[WARM:]) / repeats)
+
+
+def _counted(content: bytes, inputs: Arrays, level: GraphOptimizationLevel) -> tuple[list[Node], NDArray[np.generic]]:
+    """The nodes of one run, and the labels."""
+    options = session_options()
+    options.graph_optimization_level = level
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    (events,), _, labels = _profiled(content, inputs, options, ("CPUExecutionProvider",), 1)
+    return [_node(event) for event in events], labels
+
+
+def _profiled(
+    content: bytes, inputs: Arrays, options: onnxruntime.SessionOptions, providers: Sequence[Provider], times: int
+) -> tuple[list[list[dict[str, Any]]], list[float], NDArray[np.generic]]:
+    """For each run the profiler's events of nodes, and its seconds by the clock; and the labels."""
+    options.enable_profiling = True
+    seconds = []
+    with scratch_folder() as folder:
+        options.profile_file_prefix = str(folder / "profile")
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
+            for _ in range(times):
+                begun = time.perf_counter()
+                (labels,) = session.run([OUTPUTS[0]], dict(inputs))
+                seconds.append(time.perf_counter() - begun)
+            # our own file, in a folder that only this process knows
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except Exception as error:  # onnxruntime's own classes, and what half-written files lead to
+            reason = str(error).splitlines()[0]
+            raise OutputError(
+                f"no room for temporary files, or no way to run the graph ({reason})", path=folder
+            ) from error
+    wanted, found = providers[0] if isinstance(providers[0], str) else providers[0][0], session.get_providers()[0]
+    if found != wanted:
+        raise InputError(f"onnxruntime {onnxruntime.__version__}: runs on {found}, expected {wanted}")
+    runs: list[list[dict[str, Any]]] = [[]]
+    for event in events:
+        if event["name"] == "model_run":  # told at its end
+            runs.append([])
+        elif event["name"].endswith(SUFFIX):
+            runs[-1].append(event)
+    return runs[:-1], seconds, labels
+
+
+def _described(event: dict[str, Any]) -> tuple[str, str, str]:
+    """A node's name, operator and type."""
+    about = event["args"]
+    kinds = [_only(entry)[0] for entry in about["input_type_shape"][:1]]
+    kind = kinds[0] if kinds else "unknown"
+    return event["name"].removesuffix(SUFFIX), about["op_name"], TYPES.get(kind, kind)
+
+
+def _node(event: dict[str, Any]) -> Node:
+    name, operator, kind = _described(event)
+    about, macs = event["args"], 0
+    product = MULTIPLY_ADDS.get(operator.removeprefix("QLinear"))
+    if product is not None:
+        first, *factors = (_only(entry)[1] for entry in about["input_type_shape"])
+        macs = product(first, factors, _only(about["output_type_shape"][0])[1])
+    sizes = (int(about[f"{what}_size"]) for what in ("parameter", "activation", "output"))
+    return Node(name, operator, kind, macs, *sizes)
+
+
+def _only(entry: dict[str, list[int]]) -> tuple[str, Shape]:
+    ((kind, shape),) = entry.items()
+    return kind, tuple(shape)
+
+
+def _of_matmul(first: Shape, _: Sequence[Shape], result: Shape) -> int:
+    transposed = len(first) > 1 and first[-2] != result[-2]  # onnxruntime's FusedMatMul may
+    return math.prod(result) * (first[-2] if transposed else first[-1])
+
+
+def _of_convolution(_: Shape, factors: Sequence[Shape], result: Shape) -> int:
+    weight = next(shape for shape in factors if len(shape) == len(result))
+    return math.prod(result) * math.prod(weight[1:])
+
+
+MULTIPLY_ADDS: dict[str, Callable[[Shape, Sequence[Shape], Shape], int]] = {
+    "Conv": _of_convolution,
+    "FusedConv": _of_convolution,
+    "NhwcFusedConv": _of_convolution,
+    "FusedMatMul": _of_matmul,
+    "MatMul": _of_matmul,
+    "Gemm": _of_matmul,
+}
+"""By operator: from the shapes of the first input, of the other factors, and of the result."""

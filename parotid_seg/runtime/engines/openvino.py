@@ -1,0 +1,176 @@
+"""ONNX models on OpenVINO's CPU device: the fastest on many CPUs, in FP32 or, where the CPU has it, BF16."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from parotid_seg.errors import InputError, ModelError, first_line
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, USUAL_BATCH, Output, Ran, Times, check_names
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.padding import Size, padded
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.system import available_cores
+
+INSTALL = "pip install openvino"
+TYPES = {"fp32": "f32", "bf16": "bf16"}
+"""Our names of the types that it can be asked to compute in, and OpenVINO's."""
+MOST_SHAPES = 32
+"""OpenVINO keeps a megabyte or more of code for every shape of a chunk and never forgets one, whatever the capacity of
+its cache (measured: 340 MiB over 80 scans of different spacing). So sizes are rounded up, and after this many shapes
+the model is loaded anew, which takes half a second."""
+
+
+class OpenVinoBackend:
+    """A model file on the CPU by OpenVINO.
+
+    Args:
+        model: the .onnx file.
+        precision: one of `TYPES`, the type that an FP32 or FP16 model is computed in; 8-bit products of a quantised
+            model stay what they are.
+        threads: computing threads; default: one a core.
+        streams: chunks computed at the same time, each by its share of the threads (the throughput hint); 1 gives
+            every chunk all threads (the latency hint).
+        output: one of `OUTPUTS`.
+
+    Raises:
+        ModelError: as `model_file.read_model`, if OpenVINO does not take the model, if its inputs are others than ours,
+            or if it has no such output.
+        InputError: if OpenVINO is not installed, or does not compute in this type on this CPU.
+    """
+
+    batch_size = USUAL_BATCH
+    largest_batch: int | None = None
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        precision: str = "fp32",
+        threads: int | None = None,
+        streams: int = 1,
+        output: str = OUTPUTS[0],
+    ) -> None:
+        openvino = import_openvino()
+        content, self.contract = read_model(model)
+        self._core = openvino.Core()
+        try:
+            self._graph = self._core.read_model(io.BytesIO(content))
+            self._config = {
+                "INFERENCE_PRECISION_HINT": TYPES[precision],
+                "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+                "NUM_STREAMS": str(streams),
+                "INFERENCE_NUM_THREADS": threads or available_cores(),
+                "ENABLE_CPU_PINNING": False,  # reading and writing scans share the cores
+            }
+            self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
+        except RuntimeError as error:
+            reason = [first_line(error), *filter(None, map(str.strip, str(error).splitlines()))][-1]
+            raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=model) from error
+        inputs, outputs = ([port.any_name for port in side] for side in (self._graph.inputs, self._graph.outputs))
+        check_names(inputs, outputs, output, where=str(model))
+        runs = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        if runs != TYPES[precision]:
+            raise InputError(f"OpenVINO {version()}: computes in {runs} on this CPU, expected {TYPES[precision]}")
+        self.ahead = streams
+        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        computed = "int8" if self.contract.precision == "int8" else precision
+        self.ran = Ran(f"openvino {version()}", "cpu", computed)
+        self._output = output
+        self._free: deque[Any] = deque()
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
+
+    def fits(self, inputs: Inputs) -> bool:
+        """It takes any shape."""
+        return True
+
+    def start(self, inputs: Inputs) -> _Started:
+        """Hand a chunk in. It is computed in the background."""
+        chunk, size = padded(inputs)
+        self._note(tuple(chunk[name].shape for name in INPUTS))
+        request = self._free.popleft() if self._free else self._compiled.create_infer_request()
+        request.start_async(dict(chunk), share_inputs=True)
+        return _Started(self, self._compiled, request, chunk, size)
+
+    def finished(self, started: _Started) -> Output:
+        """Wait for a chunk's output. Its request is used again, unless it belongs to a model loaded before."""
+        try:
+            started.request.wait()
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO {version()} cannot run the model ({first_line(error)})") from error
+        output = started.size.of(started.request.get_tensor(self._output).data)
+        if started.compiled is self._compiled:
+            self._free.append(started.request)
+        return output
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """A chunk by itself; padded first, and cut afterwards."""
+        begun = time.perf_counter()
+        started = self.start(inputs)
+        handed_in = time.perf_counter()
+        started.request.wait()
+        computed = time.perf_counter()
+        output = started.result()
+        return output, Times(handed_in - begun, computed - handed_in, time.perf_counter() - computed)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._free.clear()
+        del self._compiled, self._graph
+
+    def _note(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Remember a shape; load the model anew if there have been too many."""
+        if shapes not in self._shapes and len(self._shapes) >= MOST_SHAPES:
+            self._free.clear()
+            self._shapes.clear()
+            self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
+        self._shapes.add(shapes)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A chunk that is being computed; `chunk` keeps the arrays that OpenVINO reads."""
+
+    backend: OpenVinoBackend
+    compiled: Any
+    request: Any
+    chunk: Inputs
+    size: Size
+
+    def result(self) -> Output:
+        """Wait for the output."""
+        return self.backend.finished(self)
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO, and have it report nothing: importing it sends a word to Google Analytics through the package
+    openvino-telemetry that is installed with it. If that cannot be imported, it does without.
+
+    Raises:
+        InputError: if it is not installed or does not load, with the line that installs it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to forbid an import
+    try:
+        return importlib.import_module("openvino")
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"OpenVINO: the package openvino is missing or does not load ({reason}): {INSTALL}") from error
+
+
+def version() -> str:
+    """The installed version of OpenVINO."""
+    return metadata.version("openvino")
+
+
+def computes_bf16() -> bool:
+    """Whether OpenVINO computes in BF16 on this CPU. Raises InputError if OpenVINO is not installed."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,0 +1,53 @@
+"""Chunks of few different shapes: a shape seen before needs no new memory on a GPU, and its CUDA graph is there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.runtime.engines.base import Output
+from parotid_seg.scan.chunks import Inputs
+
+STEPS = {"depth": 8, "height": 32, "width": 32, "out": 8}
+"""Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows in what the grid covers of
+them; a chunk has as many slices as its neighbours need. The batch stays as it is: a look more is work."""
+
+AXES: dict[str, tuple[str | None, ...]] = {
+    "slices": (None, "depth", "height", "width"),
+    "window": (None, None),
+    "rows": (None, "height"),
+    "columns": (None, "width"),
+    "neighbours": (None, None, "depth"),
+    "slices_back": ("out", None),
+    "rows_back": ("height", None),
+    "columns_back": ("width", None),
+}
+"""Axes of the model's inputs that grow, by the names of `STEPS`."""
+
+
+class Size(NamedTuple):
+    """Slices, rows and columns of a chunk's output."""
+
+    out: int
+    height: int
+    width: int
+
+    def of(self, output: Output) -> Output:
+        """The part of a padded chunk's output (S, [K,] H, W) that belongs to the scan, as an array of its own."""
+        return cast(Output, np.array(output[: self.out, ..., : self.height, : self.width]))
+
+
+def padded(inputs: Inputs) -> tuple[Inputs, Size]:
+    """A chunk with sizes rounded up, and the size that its output is to be cut to.
+
+    What is added to the matrices is 0, so that what is added to the slices counts for nothing.
+    """
+    size = Size(len(inputs["slices_back"]), len(inputs["rows_back"]), len(inputs["columns_back"]))
+    return {name: _grown(array, AXES[name]) for name, array in inputs.items()}, size
+
+
+def _grown(array: NDArray[Any], axes: tuple[str | None, ...]) -> NDArray[Any]:
+    more = [-size % STEPS[axis] if axis else 0 for size, axis in zip(array.shape, axes, strict=True)]
+    return np.pad(array, [(0, each) for each in more]) if any(more) else np.ascontiguousarray(array)

@@ -1,0 +1,118 @@
+"""The GPU through PyCUDA: the context to work in, and CUDA graphs, for which PyCUDA has no functions."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
+
+from parotid_seg.errors import InputError
+from parotid_seg.runtime.engines.gpu import load_driver
+from parotid_seg.runtime.engines.tensorrt.library import library_named
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING in cuda.h: a stream that does not wait for the host program's work on the default stream."""
+_THREAD_LOCAL = 1
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL in cuda.h: while a graph is captured, other threads may do as they like."""
+
+
+class CudaError(Exception):
+    """The driver refused a call; the text names both."""
+
+
+def import_pycuda(library: str) -> ModuleType:
+    """`pycuda.driver`, for engines of this library.
+
+    Raises:
+        InputError: if it is not installed or does not load, with the line that installs it.
+    """
+    described = library_named(library)
+    try:
+        return importlib.import_module("pycuda.driver")
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{described.title}: the package pycuda is missing or does not load ({reason}): "
+            f"pip install 'parotid-seg[{described.extra}]'"
+        ) from error
+
+
+class PrimaryContext:
+    """The GPU's primary context, current only where it is asked for.
+
+    It is the one that CUDA's runtime, and so TensorRT's own threads and a torch in the same process, works in: no
+    second context takes GPU memory, and streams of several backends run side by side. `pycuda.autoinit` is not used: it
+    makes a context of its own and leaves it current on one thread.
+
+    Args:
+        cuda: the module `pycuda.driver`.
+        device: number of the GPU.
+    """
+
+    def __init__(self, cuda: ModuleType, device: int) -> None:
+        cuda.init()
+        self._context = cuda.Device(device).retain_primary_context()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make it current for the block; afterwards it is as before."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def release(self) -> None:
+        """Give it back; everything that was made in it must be gone.
+
+        PyCUDA's `detach` leaves a primary context current, because the driver does not pop it with the release. So it
+        is made current, popped by the driver's own call, and only then given back.
+        """
+        self._context.push()
+        _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+        self._context.detach()
+
+
+class CudaGraph:
+    """Work on a stream, recorded once and then launched as one.
+
+    Args:
+        stream: handle of the stream.
+        work: hands the work to that stream, and does nothing else on the GPU. It is recorded and not done.
+
+    Raises:
+        CudaError: if the driver cannot record it; also, whatever `work` raises. The stream is usable afterwards.
+    """
+
+    def __init__(self, stream: int, work: Callable[[], None]) -> None:
+        self._stream, graph, self._executable = ctypes.c_void_p(stream), ctypes.c_void_p(), ctypes.c_void_p()
+        _call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
+        try:
+            work()
+        except BaseException:
+            with suppress(CudaError):  # that of the work says more
+                _call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+            if graph.value:
+                _call("cuGraphDestroy", graph)
+            raise
+        _call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        try:
+            _call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, ctypes.c_ulonglong(0))
+        finally:
+            _call("cuGraphDestroy", graph)
+
+    def launch(self) -> None:
+        """Do the work on the stream, asynchronously."""
+        _call("cuGraphLaunch", self._executable, self._stream)
+
+    def destroy(self) -> None:
+        """Give its memory back; it must not be running."""
+        _call("cuGraphExecDestroy", self._executable)
+
+
+def _call(name: str, *arguments: object) -> None:
+    status = getattr(load_driver(), name)(*arguments)  # there is one, where a context could be retained
+    if status != 0:
+        raise CudaError(f"{name}: CUDA error {status}")

@@ -1,0 +1,243 @@
+"""Engines of TensorRT and TensorRT-RTX on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Output, Ran, Times
+from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
+from parotid_seg.runtime.engines.gpu import find_gpu
+from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
+from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, Lane, memory_told, refusal
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
+from parotid_seg.scan.chunks import Inputs
+
+LANES = 2
+"""Chunks on the GPU at once: one is computed while the next goes in and the one before comes out. The network fills the
+GPU, and every lane has activations of its own, so a third would cost memory and gain little."""
+
+
+class TensorRtBackend:
+    """An engine file on a GPU. PyCUDA ties its contexts to a thread, so make, use and close it in one.
+
+    Args:
+        engine: the engine file, with its sidecar.
+        device: number of the GPU.
+        output: one of `OUTPUTS`.
+
+    Attributes:
+        graphs: whether CUDA graphs are used, or why not; `ran` says so, too, where they should be and are not.
+
+    Raises:
+        InputError: if there is no such GPU, or the library or PyCUDA is not installed.
+        ModelError: if the engine is not the one its sidecar describes, does not fit the library or the GPU, cannot be
+            loaded, or has no such output.
+        DeviceMemoryError: if the engine itself does not fit into the GPU's memory.
+    """
+
+    ahead = LANES
+
+    def __init__(self, engine: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
+        sidecar = read_sidecar(engine)
+        described = LIBRARIES[sidecar.library]
+        gpu = find_gpu(device)
+        if gpu is None:
+            raise InputError(f"{described.title}: no NVIDIA GPU {device} found, and engines run on one only")
+        trt, cuda = import_library(sidecar.library), import_pycuda(sidecar.library)
+        reasons = check_engine(engine, sidecar, trt.__version__, gpu)
+        if reasons:
+            raise ModelError(f"cannot be used here: {'; '.join(reasons)}", path=engine)
+        self.contract, self.model_sha256 = sidecar.contract, sidecar.engine_sha256
+        self.batch_size = sidecar.batch.opt
+        self.largest_batch: int | None = sidecar.batch.max
+        self.ran = Ran(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
+        self._path, self._sidecar = engine, sidecar
+        self._engine: Engine | None = None
+        self._lanes: list[Lane] = []
+        self._turn = 0
+        self._context: PrimaryContext | None = None
+        try:
+            with memory_told(cuda, self.ran.backend, str(engine)):
+                self._context = PrimaryContext(cuda, device)
+                with self._context.current():
+                    self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
+                    self._lanes = [Lane(self._engine) for _ in range(LANES)]
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def allocations(self) -> int:
+        """Buffers and execution contexts made so far; constant once no chunk is larger than those before."""
+        return sum(lane.allocations for lane in self._lanes)
+
+    @property
+    def replays(self) -> int:
+        """How often a captured CUDA graph was launched; those of TensorRT-RTX are its own and not counted."""
+        return sum(lane.replays for lane in self._lanes)
+
+    def fits(self, inputs: Inputs) -> bool:
+        """Whether a chunk is within what the engine was built for."""
+        try:
+            check_shapes(inputs, self._path, self._sidecar)
+        except ScanError:
+            return False
+        return True
+
+    def start(self, inputs: Inputs) -> Chunk:
+        """Hand in a chunk; with `ahead` of them under way it waits for the oldest first.
+
+        Raises:
+            ScanError: if the chunk is not within what the engine was built for.
+            DeviceMemoryError: if the GPU's memory does not suffice; a smaller chunk may be handed in afterwards.
+        """
+        inputs, lane, context = self._next(inputs)
+        with context.current(), self._released_if_full():
+            chunk = lane.start(inputs, lambda: self._finish(lane))
+        self._tell_capture_failure()
+        return chunk
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """A chunk by itself, timed by events of the device. Raises as `start`."""
+        inputs, lane, context = self._next(inputs)
+        with context.current(), self._released_if_full():
+            found = lane.timed(inputs)
+        self._tell_capture_failure()
+        return found
+
+    def _next(self, inputs: Inputs) -> tuple[Inputs, Lane, PrimaryContext]:
+        """A chunk as the engine takes it, and the lane whose turn it is."""
+        if self._context is None or self._engine is None:
+            raise ParotidSegError("the engine is closed", path=self._path)
+        inputs = filled(inputs, self._sidecar.batch.min)
+        check_shapes(inputs, self._path, self._sidecar)
+        lane = self._lanes[self._turn]
+        self._turn = (self._turn + 1) % len(self._lanes)
+        return inputs, lane, self._context
+
+    @contextmanager
+    def _released_if_full(self) -> Iterator[None]:
+        """Buffers may have grown for chunks that did not fit beside each other; a smaller chunk shall find room."""
+        try:
+            yield
+        except DeviceMemoryError:
+            for each in self._lanes:
+                each.release()
+            raise
+
+    def _tell_capture_failure(self) -> None:
+        failure = self._engine.capture_failure if self._engine else ""
+        if failure and failure not in self.graphs:
+            self.graphs = f"none: capturing failed: {failure}"
+            self.ran = dataclasses.replace(self.ran, backend=f"{self.ran.backend}, CUDA graphs {self.graphs}")
+
+    def close(self) -> None:
+        """Give the lanes, then the engine, then the GPU's context back. Chunks under way come out first."""
+        context, self._context = self._context, None
+        if context is None:
+            return
+        with context.current():
+            while self._lanes:
+                self._lanes.pop().close()
+            self._engine = None
+        context.release()
+
+    def _finish(self, lane: Lane) -> None:
+        if self._context is not None:
+            with self._context.current():
+                lane.finish()
+
+
+def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: ModuleType) -> tuple[Engine, str]:
+    """The engine in the GPU's memory, and what is to be said about CUDA graphs."""
+    described, log = LIBRARIES[sidecar.library], log_of(sidecar.library)
+    log.clear()
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # version-compatible engines carry a runtime of their own
+    loaded = runtime.deserialize_cuda_engine(read_engine(engine, sidecar))
+    name = f"{described.title} {trt.__version__}"
+    if loaded is None:
+        raise refusal(name, f"{engine} not loaded", log)
+    tensors = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
+    types = {tensor: np.dtype(trt.nptype(loaded.get_tensor_dtype(tensor))) for tensor in tensors}
+    inputs = [tensor for tensor in tensors if loaded.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT]
+    if sorted(inputs) != sorted(INPUTS):
+        raise ModelError(f"found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}", path=engine)
+    outputs = [tensor for tensor in tensors if tensor not in inputs]
+    if output not in outputs:
+        raise ModelError(f"found outputs {', '.join(outputs)}, expected {output}", path=engine)
+    outputs.sort(key=lambda tensor: tensor != output)
+    new_context, captures, graphs = _contexts(trt, loaded, described)
+    shared = Engine(
+        cuda=cuda,
+        name=name,
+        log=log,
+        runtime=runtime,
+        cuda_engine=loaded,
+        new_context=new_context,
+        inputs={tensor: types[tensor] for tensor in inputs},
+        outputs={tensor: types[tensor] for tensor in outputs},
+        captures=captures,
+    )
+    return shared, graphs
+
+
+def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callable[[], Any], bool, str]:
+    """What makes execution contexts, whether their work is to be captured, and what is to be said about that.
+
+    Their device memory is ours, so that all contexts of a lane share it.
+    """
+    ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not described.captures:
+        return lambda: loaded.create_execution_context(ours), True, "captured when shapes repeat"
+    config = loaded.create_runtime_config()
+    config.set_execution_context_allocation_strategy(ours)
+    cache = config.create_runtime_cache()
+    config.set_runtime_cache(cache)  # kernels are compiled for the first context and found by the others
+    strategies = getattr(trt, "CudaGraphStrategy", None)  # there since 1.2
+    if strategies is None:
+        graphs = f"none: {described.title} {trt.__version__} makes none"
+    else:
+        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
+        graphs = f"captured by {described.title}"
+    return lambda: loaded.create_execution_context(config), False, graphs
+
+
+def filled(inputs: Inputs, least: int) -> Inputs:
+    """A chunk with at least so many looks: the added ones look at nothing, and no slice is made from them."""
+    looks = len(inputs["neighbours"])
+    if looks >= least:
+        return inputs
+    more, enough = least - looks, dict(inputs)
+    for name, added in (("neighbours", ((0, more), (0, 0), (0, 0))), ("slices_back", ((0, 0), (0, more)))):
+        enough[name] = np.pad(inputs[name].astype(np.float32, copy=False), added)
+    return enough
+
+
+def check_shapes(inputs: Inputs, engine: Path, sidecar: Sidecar) -> None:
+    """Whether a chunk is within what an engine was built for.
+
+    Raises:
+        ScanError: if not, with the first input that is too small or too large.
+    """
+    for name, (least, _, most) in sidecar.shapes.items():
+        shape = inputs[name].shape
+        within = len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
+        if not within:
+            raise ScanError(
+                f"{name} of a chunk: found {_text(shape)}, expected {_text(least)} to {_text(most)}, for "
+                "which it was built",
+                path=engine,
+            )
+
+
+def _text(shape: Shape) -> str:
+    return " x ".join(map(str, shape))

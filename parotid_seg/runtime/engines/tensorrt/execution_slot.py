@@ -1,0 +1,337 @@
+"""One lane of a TensorRT engine: a stream with its buffers, on which one chunk at a time goes in, through and out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError
+from parotid_seg.runtime.engines.base import Output, Times
+from parotid_seg.runtime.engines.engine_file import Shape
+from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, CudaGraph
+from parotid_seg.scan.chunks import Inputs
+
+SHAPES = 4
+"""Sets of input shapes that a lane keeps ready: the first chunk of a scan, those in the middle, the last, one more."""
+ALIGNED = 256
+"""Bytes that TensorRT's memory is aligned to."""
+
+
+@dataclass
+class Engine:
+    """A loaded engine, as its lanes share it.
+
+    Attributes:
+        cuda: the module `pycuda.driver`.
+        name: the library and its version, for messages.
+        log: see `library.log_of`.
+        runtime, cuda_engine: the library's; the first must live as long as the second.
+        new_context: makes an execution context without device memory of its own.
+        inputs, outputs: names and types of its tensors; the output asked for is the first.
+        captures: whether lanes capture CUDA graphs; none does any more once that has failed.
+        capture_failure: why it has failed.
+    """
+
+    cuda: ModuleType
+    name: str
+    log: Any
+    runtime: Any
+    cuda_engine: Any
+    new_context: Callable[[], Any]
+    inputs: dict[str, np.dtype[Any]]
+    outputs: dict[str, np.dtype[Any]]
+    captures: bool
+    capture_failure: str = ""
+
+    def refusal(self, what: str) -> ParotidSegError:
+        """The error for what the library did not do, in its own words."""
+        return refusal(self.name, what, self.log)
+
+
+class Chunk:
+    """A chunk that a lane was given.
+
+    Args:
+        wait: has the lane settle it.
+    """
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self._wait: Callable[[], None] | None = wait
+        self._settled: Output | Exception | None = None
+
+    def settle(self, outcome: Output | Exception) -> None:
+        """Take the output, or the error in its place; from then on it holds on to no lane."""
+        self._settled, self._wait = outcome, None
+
+    def result(self) -> Output:
+        """Wait for the output; the array is the caller's own.
+
+        Raises:
+            DeviceMemoryError: if the GPU's memory did not suffice.
+        """
+        if self._wait is not None:
+            self._wait()
+        if isinstance(self._settled, Exception):
+            raise self._settled
+        assert self._settled is not None
+        return self._settled
+
+
+@dataclass
+class _Prepared:
+    """An execution context with the shapes of a chunk. A graph holds on to its context's state, so each has its own.
+
+    Attributes:
+        context: the library's.
+        places: first byte and shape of each input and output in the lane's buffers.
+        bytes_in, bytes_out, scratch: what it needs of them.
+        views: the inputs in the host buffer; empty until the context knows the addresses of the lane's buffers.
+        warm: whether the work was done once, which the library needs before it can be captured.
+        graph: the captured work.
+    """
+
+    context: Any
+    places: dict[str, tuple[int, Shape]]
+    bytes_in: int
+    bytes_out: int
+    scratch: int
+    views: dict[str, NDArray[Any]] = field(default_factory=dict)
+    warm: bool = False
+    graph: CudaGraph | None = None
+
+    def forget(self) -> None:
+        """Nothing of it holds on to the lane's buffers any more."""
+        if self.graph is not None:
+            self.graph.destroy()
+        self.views, self.warm, self.graph = {}, False, None
+
+
+class Lane:
+    """See the module. All of it needs the GPU's context to be current.
+
+    All inputs lie in one buffer, so that a chunk is one copy. Buffers grow when a chunk needs more, and are kept.
+
+    Attributes:
+        allocations: buffers and execution contexts made so far; constant once no chunk is larger than those before.
+        replays: how often a captured graph was launched.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.allocations, self.replays = 0, 0
+        self._engine = engine
+        self._stream = engine.cuda.Stream(NON_BLOCKING)
+        self._prepared: dict[tuple[Shape, ...], _Prepared] = {}  # the least recently used first
+        self._host: dict[str, NDArray[np.uint8]] = {}  # "in" and "out", page-locked
+        self._device: dict[str, Any] = {}  # "in", "out" and "scratch"
+        self._sizes: dict[str, int] = {}
+        self._chunk: Chunk | None = None
+        self._current: _Prepared | None = None
+
+    def start(self, inputs: Inputs, wait: Callable[[], None]) -> Chunk:
+        """Hand in a chunk, once the one before it is out.
+
+        Args:
+            inputs: see `scan.grid.Chunk`; they are copied.
+            wait: how the chunk's `result` gets here.
+
+        Raises:
+            DeviceMemoryError: if the GPU's memory does not suffice; `release` makes the lane usable again.
+            ModelError: if the library refuses the chunk.
+        """
+        self.finish()
+        self._engine.log.clear()
+        with memory_told(self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} looks"):
+            prepared = self._prepare(tuple(inputs[name].shape for name in self._engine.inputs))
+            self._fit(prepared)
+            for name, view in prepared.views.items():
+                np.copyto(view, inputs[name], casting="no")
+            self._launch(prepared)
+        self._chunk, self._current = Chunk(wait), prepared
+        return self._chunk
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """A chunk by itself; then the same work again between events of the device, as a whole and its copies alone.
+
+        Raises:
+            DeviceMemoryError, ModelError: as `start`.
+        """
+        output = self.start(inputs, self.finish).result()
+        prepared = next(reversed(self._prepared.values()))
+        self._launch(prepared)  # where graphs are captured, that has happened by now
+        whole = self._seconds(lambda: self._launch(prepared))
+        there, back = (self._seconds(lambda copy=copy: copy(prepared)) for copy in (self._copy_in, self._copy_out))  # type: ignore[misc]
+        return output, Times(there, max(whole - there - back, 0.0), back)
+
+    def _seconds(self, work: Callable[[], None]) -> float:
+        """What the device needs for work on the stream."""
+        before, after = self._engine.cuda.Event(), self._engine.cuda.Event()
+        before.record(self._stream)
+        work()
+        after.record(self._stream)
+        after.synchronize()
+        return float(before.time_till(after)) / 1000
+
+    def finish(self) -> None:
+        """Wait for the chunk that is on the way, if there is one, and fill in its output."""
+        chunk, prepared, self._chunk, self._current = self._chunk, self._current, None, None
+        if chunk is None or prepared is None:
+            return
+        try:
+            with memory_told(self._engine.cuda, self._engine.name, "a chunk"):
+                self._stream.synchronize()
+            name, dtype = next(iter(self._engine.outputs.items()))
+            _, shape = prepared.places[name]
+            chunk.settle(_view(self._host["out"], 0, shape, dtype).copy())
+        except Exception as error:  # it belongs to this chunk, not to the next, which is handed in just now
+            chunk.settle(error)
+
+    def release(self) -> None:
+        """Give all buffers back once the stream is idle; the next chunk makes new ones."""
+        self.finish()
+        self._stream.synchronize()  # a chunk that was refused may have left a copy on the way
+        for prepared in self._prepared.values():
+            prepared.forget()
+        for name in {*self._host, *self._device}:
+            self._free(name)
+
+    def close(self) -> None:
+        """Give everything back; the lane is of no use afterwards."""
+        self.release()
+        self._prepared.clear()
+        self._stream = None
+
+    def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
+        """The execution context for these shapes: the one that was used for them before, a new one, or the oldest."""
+        prepared = self._prepared.pop(shapes, None)
+        if prepared is None:
+            prepared = self._set_up(shapes)
+        self._prepared[shapes] = prepared
+        return prepared
+
+    def _set_up(self, shapes: tuple[Shape, ...]) -> _Prepared:
+        engine = self._engine
+        if len(self._prepared) < SHAPES:
+            context = engine.new_context()
+            self.allocations += 1
+            if context is None or not context.set_optimization_profile_async(0, self._stream.handle):
+                raise engine.refusal("no execution context")
+        else:
+            oldest = self._prepared.pop(next(iter(self._prepared)))
+            oldest.forget()
+            context = oldest.context
+        for name, shape in zip(engine.inputs, shapes, strict=True):
+            if not context.set_input_shape(name, shape):
+                raise engine.refusal(f"{name} of {' x '.join(map(str, shape))} refused")
+        missing = context.infer_shapes()
+        if missing:
+            raise engine.refusal(f"no shapes known of {', '.join(missing)}")
+        of_inputs = dict(zip(engine.inputs, shapes, strict=True))
+        places, bytes_in = _places(engine.inputs, of_inputs)
+        of_outputs = {name: tuple(context.get_tensor_shape(name)) for name in engine.outputs}
+        out, bytes_out = _places(engine.outputs, of_outputs)
+        # no shape of ours needs nothing, so zero is a failed query; the engine's own size is enough for any shape
+        scratch = context.update_device_memory_size_for_shapes() or engine.cuda_engine.device_memory_size_v2
+        return _Prepared(context, places | out, bytes_in, bytes_out, max(scratch, ALIGNED))
+
+    def _fit(self, prepared: _Prepared) -> None:
+        """Let the buffers be large enough, and the context know where they are."""
+        engine = self._engine
+        needed = {"in": prepared.bytes_in, "out": prepared.bytes_out, "scratch": prepared.scratch}
+        grown = [name for name, size in needed.items() if size > self._sizes.get(name, 0)]
+        if grown:
+            for other in self._prepared.values():
+                other.forget()
+        for name in grown:
+            self._free(name)  # before the larger one is made, so that both need not fit
+            self._device[name] = engine.cuda.mem_alloc(needed[name])
+            if name != "scratch":
+                self._host[name] = engine.cuda.pagelocked_empty(needed[name], np.uint8)
+            self._sizes[name] = needed[name]
+            self.allocations += 1
+        if prepared.views:
+            return
+        prepared.context.set_device_memory(int(self._device["scratch"]), self._sizes["scratch"])
+        for name, (first, _) in prepared.places.items():
+            buffer = self._device["in" if name in engine.inputs else "out"]
+            if not prepared.context.set_tensor_address(name, int(buffer) + first):
+                raise engine.refusal(f"{name} not bound")
+        prepared.views = {
+            name: _view(self._host["in"], *prepared.places[name], dtype) for name, dtype in engine.inputs.items()
+        }
+
+    def _free(self, name: str) -> None:
+        self._sizes.pop(name, None)
+        host, device = self._host.pop(name, None), self._device.pop(name, None)
+        if host is not None:
+            host.base.free()  # type: ignore[union-attr]  # PyCUDA's PagelockedHostAllocation
+        if device is not None:
+            device.free()
+
+    def _launch(self, prepared: _Prepared) -> None:
+        """Hand the work to the stream: as a graph from the second time on, if graphs are captured here."""
+        engine = self._engine
+        if engine.captures and prepared.warm and prepared.graph is None:
+            try:
+                prepared.graph = CudaGraph(self._stream.handle, lambda: self._enqueue(prepared))
+            except (CudaError, ParotidSegError, engine.cuda.Error) as error:
+                engine.captures, engine.capture_failure = False, " ".join(str(error).split())
+        if prepared.graph is not None:
+            prepared.graph.launch()
+            self.replays += 1
+        else:
+            self._enqueue(prepared)
+            prepared.warm = True
+
+    def _enqueue(self, prepared: _Prepared) -> None:
+        self._copy_in(prepared)
+        if not prepared.context.execute_async_v3(self._stream.handle):
+            raise self._engine.refusal("a chunk was not computed")
+        self._copy_out(prepared)
+
+    def _copy_in(self, prepared: _Prepared) -> None:
+        host = self._host["in"][: prepared.bytes_in]
+        self._engine.cuda.memcpy_htod_async(self._device["in"], host, self._stream)
+
+    def _copy_out(self, prepared: _Prepared) -> None:
+        name, dtype = next(iter(self._engine.outputs.items()))
+        size = math.prod(prepared.places[name][1]) * dtype.itemsize
+        self._engine.cuda.memcpy_dtoh_async(self._host["out"][:size], self._device["out"], self._stream)
+
+
+def refusal(name: str, what: str, log: Any) -> ParotidSegError:
+    """The error for what a library did not do, in the words of its log."""
+    said = log.said()
+    kind = DeviceMemoryError if re.search(r"out ?of ?memory", said, re.IGNORECASE) else ModelError
+    return kind(f"{name}: {what}: {said}")
+
+
+@contextmanager
+def memory_told(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
+    """PyCUDA's error for too little memory becomes ours."""
+    try:
+        yield
+    except cuda.MemoryError as error:
+        raise DeviceMemoryError(f"{name}: out of GPU memory for {what} ({error})") from error
+
+
+def _places(tensors: dict[str, np.dtype[Any]], shapes: dict[str, Shape]) -> tuple[dict[str, tuple[int, Shape]], int]:
+    """Where tensors lie in one buffer, and how large it must be."""
+    places, end = {}, 0
+    for name, dtype in tensors.items():
+        places[name] = (end, shapes[name])
+        size = math.prod(shapes[name]) * dtype.itemsize
+        end += -(-size // ALIGNED) * ALIGNED
+    return places, end
+
+
+def _view(buffer: NDArray[np.uint8], first: int, shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
+    size = math.prod(shape) * dtype.itemsize
+    return buffer[first : first + size].view(dtype).reshape(shape)

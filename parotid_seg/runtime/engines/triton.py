@@ -1,0 +1,300 @@
+"""A model that Triton Inference Server runs: chunks go there by gRPC, labels come back.
+
+All else of a run stays on this machine. What the server has is asked for once, at the start: the contract, and the hash
+of the file it serves, are in the parameters that `parotid-seg export --triton` writes. Nothing that the server says is
+believed unseen: its texts go into messages as one plain line, and labels are checked before they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Ran, Times, check_names
+from parotid_seg.runtime.pipeline.journal import RESUMES
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.codes import plain
+from parotid_seg.scan.volume import Mask
+
+DEFAULT_MODEL_NAME = "parotid-seg"
+"""What `export.triton_config.Serving` calls a model unless it is told otherwise."""
+CONTRACT_HASH_KEY, MODEL_HASH_KEY = "parotid_seg.contract_sha256", "parotid_seg.model_sha256"
+"""Parameters of a model's configuration, besides `METADATA_KEY` for the contract itself."""
+IN_FLIGHT = 4
+"""Chunks under way: while one travels others are computed, and the server's batcher has some to join."""
+ASKED_S = 20.0
+"""For an answer on what the server has."""
+COMPUTED_S = 300.0
+"""For a chunk's labels, the chunks that others sent before it included."""
+LARGEST_MESSAGE = 2**31 - 1
+"""Bytes; neither gRPC nor protocol buffers take more. gRPC's own limit is 4 MiB, the slices of a chunk are more."""
+ROOM = 2**16
+"""Bytes of a request besides its arrays."""
+CHANNEL = (
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.enable_http_proxy", 0),  # scans go to the server that was named, and through nobody else's hands
+)
+LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What the server says of a model.
+
+    Attributes:
+        contract: of the model.
+        sha256: hash of the file that is served, as it was written.
+        version: the one version there is.
+        request_axis: whether every array has an axis of requests in front.
+        ran: for run.json.
+    """
+
+    contract: Contract
+    sha256: str
+    version: str
+    request_axis: bool
+    ran: Ran
+
+
+class TritonBackend:
+    """A model on a Triton server.
+
+    Args:
+        address: HOST:PORT of the server's gRPC endpoint, see `check_address`.
+        model: its name there.
+        allow_unverified: whether a model may be used that `parotid-seg export` has not proven.
+        computed_s: most seconds to wait for a chunk's labels.
+
+    Raises:
+        InputError: if the address is none, or tritonclient is missing.
+        ModelError: if the server has no such model, it is not ready, or it is none of ours.
+        ParotidSegError: if the server cannot be reached or does not answer.
+    """
+
+    batch_size = USUAL_BATCH
+    largest_batch: int | None = None
+    ahead = IN_FLIGHT
+
+    def __init__(
+        self,
+        address: str,
+        model: str = DEFAULT_MODEL_NAME,
+        *,
+        allow_unverified: bool = False,
+        computed_s: float = COMPUTED_S,
+    ) -> None:
+        self._grpc = _import_client()
+        self._model, self._computed_s = model, computed_s
+        self._where = f"--triton {check_address(address)}, model {plain(model)}"
+        self._client = self._grpc.InferenceServerClient(address, channel_args=list(CHANNEL))
+        with self._asking(ASKED_S):
+            self._served = self._ask(address)
+        self.contract, self.model_sha256, self.ran = self._served.contract, self._served.sha256, self._served.ran
+        if not (self.contract.verification or allow_unverified):
+            raise ModelError(
+                f"{self._where}: not verified: nothing shows that it is the model that was trained; serve one that "
+                "parotid-seg export wrote, or use it all the same with --allow-unverified"
+            )
+
+    def fits(self, inputs: Inputs) -> bool:
+        """It takes any shape."""
+        return True
+
+    def start(self, inputs: Inputs) -> _Sent:
+        """Send a chunk. The labels are waited for in the background."""
+        size = sum(array.nbytes for array in inputs.values())
+        if size > LARGEST_MESSAGE - ROOM:
+            raise DeviceMemoryError(
+                f"{self._where}: a request of {size >> 20} MiB, expected less than {LARGEST_MESSAGE >> 20}"
+            )
+        answer: Future[Any] = Future()
+
+        def answered(result: Any, error: Exception | None) -> None:
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        with self._asking(self._computed_s):
+            self._client.async_infer(
+                self._model,
+                [self._tensor(name, array) for name, array in inputs.items()],
+                answered,
+                model_version=self._served.version,
+                outputs=[self._grpc.InferRequestedOutput(OUTPUTS[0])],
+                client_timeout=self._computed_s,
+            )
+        sizes = tuple(inputs[name].shape[0] for name in ("slices_back", "rows_back", "columns_back"))
+        return _Sent(self, answer, sizes)
+
+    def finished(self, answer: Future[Any], sizes: tuple[int, ...]) -> Mask:
+        """Wait for a chunk's labels, and see whether they can be any."""
+        with self._asking(self._computed_s, f"; {RESUMES}"):
+            result = answer.result()
+        output = result.get_output(OUTPUTS[0])
+        expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)
+        found = ("no labels", ()) if output is None else (output.datatype, tuple(output.shape))
+        if found != expected:
+            told = f"{plain(found[0])[:20]} of shape {found[1][:8]}"
+            raise ModelError(f"{self._where}: found {told}, expected {expected[0]} of shape {expected[1]}")
+        try:
+            labels: Mask = result.as_numpy(OUTPUTS[0])
+        except ValueError as error:  # numpy's word on what is no array of this shape
+            raise ModelError(f"{self._where}: found labels cut off, expected {expected[1]}") from error
+        if labels.max() >= len(self.contract.labels):
+            raise ModelError(
+                f"{self._where}: found label {labels.max()}, expected 0 to {len(self.contract.labels) - 1}"
+            )
+        return labels[0] if self._served.request_axis else labels
+
+    def timed(self, inputs: Inputs) -> tuple[Mask, Times]:
+        """A chunk by itself; the way there and back counts as computing."""
+        begun = time.perf_counter()
+        output = self.start(inputs).result()
+        return output, Times(0.0, time.perf_counter() - begun, 0.0)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def _tensor(self, name: str, array: Any) -> Any:
+        if self._served.request_axis:
+            array = array[None]
+        tensor = self._grpc.InferInput(name, list(array.shape), "FP16" if array.dtype == np.float16 else "FP32")
+        tensor.set_data_from_numpy(array)
+        return tensor
+
+    def _ask(self, address: str) -> _Served:
+        """What the server has under the model's name."""
+        server = self._client.get_server_metadata(client_timeout=ASKED_S)
+        if not self._client.is_model_ready(self._model, client_timeout=ASKED_S):
+            raise ModelError(f"{self._where}: no such model is ready there; ready are: {self._ready()}")
+        metadata = self._client.get_model_metadata(self._model, client_timeout=ASKED_S)
+        config = self._client.get_model_config(self._model, client_timeout=ASKED_S).config
+        if len(metadata.versions) != 1:
+            versions = plain(", ".join(metadata.versions)) or "none"
+            raise ModelError(f"{self._where}: found versions {versions}, expected one, which the contract is of")
+        version = metadata.versions[0]
+        contract, sha256 = _contract(config, self._where)
+        inputs, outputs = ([each.name for each in side] for side in (config.input, config.output))
+        check_names(inputs, outputs, OUTPUTS[0], where=self._where)
+        engine = f"{self._model} version {version} ({config.platform or config.backend})"
+        ran = Ran(plain(f"{server.name} {server.version}, {engine}"), address, contract.precision)
+        return _Served(contract, sha256, version, config.max_batch_size > 0, ran)
+
+    def _ready(self) -> str:
+        """Names of the models that the server has ready."""
+        index = self._client.get_model_repository_index(client_timeout=ASKED_S)
+        names = sorted({each.name for each in index.models if each.state == "READY"})
+        return plain(", ".join(names))[:LONGEST_REASON] or "none"
+
+    @contextmanager
+    def _asking(self, seconds: float, then: str = "") -> Iterator[None]:
+        """Turn what the client raises into one line."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            status = str(error.status() or "").removeprefix("StatusCode.")
+            reason = plain(" ".join(str(error.message()).split()))[:LONGEST_REASON]
+            self._fail(status, reason, seconds, then, error)
+
+    def _fail(self, status: str, reason: str, seconds: float, then: str, error: Exception) -> NoReturn:
+        if status == "RESOURCE_EXHAUSTED":
+            raise DeviceMemoryError(f"{self._where}: a request of this size is not taken ({reason})") from error
+        if status == "DEADLINE_EXCEEDED":
+            raise ParotidSegError(f"{self._where}: no answer within {seconds:g} s{then}") from error
+        if status in ("UNAVAILABLE", "CANCELLED"):
+            raise ParotidSegError(
+                f"{self._where}: cannot be reached, or has stopped ({reason}); "
+                f"expected the gRPC port of a Triton server, usually 8001, without TLS{then}"
+            ) from error
+        raise ModelError(f"{self._where}: the server refused ({status or 'no status'}: {reason}){then}") from error
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A chunk that is on its way; `sizes` are those of its labels."""
+
+    backend: TritonBackend
+    answer: Future[Any]
+    sizes: tuple[int, ...]
+
+    def result(self) -> Mask:
+        """Wait for the labels."""
+        return self.backend.finished(self.answer, self.sizes)
+
+
+def check_address(text: str) -> str:
+    """HOST:PORT as it is: a name or an IPv4 address, or an IPv6 address in brackets, and a port.
+
+    Raises:
+        InputError: if it is anything else, a URL for example.
+    """
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]{1,5})", text)
+    if found is None or not 1 <= int(found[2]) <= 65535 or not _is_host(found[1]):
+        raise InputError(
+            f"--triton: found {plain(text)[:LONGEST_REASON]!r}, expected HOST:PORT, as localhost:8001 or [::1]:8001, "
+            "without a scheme"
+        )
+    return text
+
+
+def _is_host(text: str) -> bool:
+    if not text.startswith("["):
+        return True
+    try:
+        ipaddress.IPv6Address(text[1:-1])
+    except ValueError:
+        return False
+    return True
+
+
+def _contract(config: Any, where: str) -> tuple[Contract, str]:
+    """The contract, and the hash of the model file, out of a model's configuration.
+
+    Raises:
+        ModelError: if they are missing, changed or of another contract version.
+    """
+    values = {key: value.string_value for key, value in config.parameters.items()}
+    for key in (METADATA_KEY, CONTRACT_HASH_KEY, MODEL_HASH_KEY):
+        if key not in values:
+            raise ModelError(f"{where}: found no parameter {key}, expected a model that parotid-seg export wrote")
+    text, sha256 = values[METADATA_KEY], values[MODEL_HASH_KEY]
+    if hashlib.sha256(text.encode()).hexdigest() != values[CONTRACT_HASH_KEY]:
+        raise ModelError(f"{where}: the contract in its configuration was changed; write the repository again")
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ModelError(f"{where}: parameter {MODEL_HASH_KEY}: found {plain(sha256)[:80]!r}, expected a SHA-256")
+    return Contract.from_json(text, where=where), sha256
+
+
+def _import_client() -> ModuleType:
+    """The client's module.
+
+    Raises:
+        InputError: if it is missing.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it logs to stderr what is told here in one line
+    try:
+        from tritonclient import grpc
+    except (ImportError, RuntimeError) as error:  # RuntimeError is tritonclient's own, where it lacks grpc
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--triton: the package tritonclient with grpc is missing ({reason}): pip install 'parotid-seg[triton]'"
+        ) from error
+    return grpc  # type: ignore[no-any-return]

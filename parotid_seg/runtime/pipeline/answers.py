@@ -1,0 +1,296 @@
+"""What a worker may answer, as frames, and the checks that the main process makes of it.
+
+A worker reads foreign files with decoders written in C, so the main process believes nothing that it says: every value
+has a type and a range, arrays have the shapes that follow from the scan and the model, and names of files come from
+the main process. Whatever it already knows, a worker cannot say at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.contract import Contract
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.pipeline.frames import MOST_HEAD_BYTES, ProtocolError, read_arrays, read_head, write_frame
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work, failed
+from parotid_seg.runtime.pipeline.sources import place_of
+from parotid_seg.scan.chunks import MOST_SLICES, Covered, sample_step
+
+LONGEST_TEXT = 4000
+"""Characters of a reason or of a flag's detail; a worker cuts what is longer."""
+MOST_QUESTIONS = 1000
+"""How often a worker may ask for labels of one scan: the search lays the grid at some places over all tissue."""
+LONGEST_SIDE = 16384
+"""Voxels along a row or a column of what the model's grid covers of a scan."""
+
+_Text = Annotated[bytes, msgspec.Meta(max_length=4 * LONGEST_TEXT)]
+"""UTF-8; surrogates, which stand for bytes of file names that are no UTF-8, are encoded like other characters."""
+_Path = Annotated[bytes, msgspec.Meta(max_length=16384)]
+"""As the file system has it."""
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+_Name = Annotated[str, msgspec.Meta(max_length=1000)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_Size = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Millilitres = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Value = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+_Distance = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]
+
+
+class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Any answer; `case` is the name of the job's."""
+
+    case: _Text
+
+
+class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
+    """A `Covered`, for which labels are wanted; `_arrays_of` follow."""
+
+    shape: tuple[_Size, _Size, _Size, _Size]
+    distance_mm: _Distance
+    first_row: _Count
+    first_column: _Count
+    samples: Annotated[tuple[_Count, ...], msgspec.Meta(min_length=1, max_length=MOST_SLICES)] | None
+    grow: bool
+
+
+class _Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `Flag`."""
+
+    code: FlagCode
+    structure: _Text
+    value: _Value | None
+    detail: _Text
+
+
+class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
+    """The mask and its files are there: see `Entry`."""
+
+    key: _Sha256
+    files: Annotated[tuple[_Sha256, ...], msgspec.Meta(max_length=16)]
+    volumes_ml: dict[_Name, _Millilitres]
+    agreement: dict[_Name, _Share]
+    flags: tuple[_Flag, ...]
+    read: _Seconds
+    segment: _Seconds
+    write: _Seconds
+    decoders: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=64)]
+
+
+class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
+    """It was done before, and its files are whole."""
+
+
+class _Failed(_Answer, tag="failed", frozen=True, forbid_unknown_fields=True):
+    """The case was set aside."""
+
+    key: str
+    reason: _Text
+    path: _Path
+
+
+class _PutOff(_Answer, tag="put off", frozen=True, forbid_unknown_fields=True):
+    """See `PutOff`."""
+
+    reason: _Text
+
+
+class _Stopped(_Answer, tag="stopped", frozen=True, forbid_unknown_fields=True):
+    """See `Stopped`."""
+
+    message: _Text
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_Covered | _Done | _Skipped | _Failed | _PutOff | _Stopped)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a worker was asked, against which its answer is checked.
+
+    Attributes:
+        work: see there.
+        job: see there.
+        voxels: of the case's scan, by its header; the model is not given more.
+        labelled: how often it has had labels.
+    """
+
+    work: Work
+    job: Job
+    voxels: int
+    labelled: int = 0
+
+
+def send_answer(answer: Covered | Finished | PutOff | Stopped, work: Work, job: Job, stream: IO[bytes]) -> None:
+    """Send an answer, in a worker."""
+    case = _bytes(job.case.name)
+    if isinstance(answer, Covered):
+        channels, depth, height, width = answer.voxels.shape
+        shape = channels, depth, height, width
+        head = _Covered(
+            case, shape, answer.distance_mm, answer.rows.start, answer.columns.start, answer.samples, answer.grow
+        )
+        write_frame(stream, _ENCODER.encode(head), _arrays_of(answer))
+        return
+    write_frame(stream, _ENCODER.encode(_head_of(answer, case, work, job)))
+
+
+def next_answer(stream: IO[bytes], asked: Asked) -> Covered | Finished | PutOff | Stopped:
+    """Read a worker's answer, and check it.
+
+    Raises:
+        EOFError: if the stream ends.
+        ProtocolError: if the worker may not say that.
+    """
+    head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
+    try:
+        found = _DECODER.decode(head)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"found no answer of a known type ({' '.join(str(error).split())[:200]})") from error
+    if found.case != _bytes(asked.job.case.name):
+        raise ProtocolError("found an answer on another case than was asked about")
+    if isinstance(found, _Covered):
+        return _read_covered(stream, array_bytes, found, asked)
+    read_arrays(stream, array_bytes, [])
+    if isinstance(found, _Done):
+        return Finished("done", _entry_of(found, asked))
+    if isinstance(found, _Skipped):
+        known = asked.job.known
+        if known is None or known.status != "done" or asked.work.overwrite:
+            raise ProtocolError("found that the case was done before, which it was not")
+        return Finished("skipped", known)
+    if isinstance(found, _PutOff):
+        return PutOff(_text(found.reason))
+    if isinstance(found, _Stopped):
+        return Stopped(_text(found.message))
+    path = Path(os.fsdecode(found.path))
+    if not _is_named(path, asked.work, asked.job):
+        raise ProtocolError("found the path of a file that is not the case's")
+    if found.key and not (len(found.key) == 64 and set(found.key) <= set("0123456789abcdef")):
+        raise ProtocolError("found a key that is no SHA-256")
+    return Finished("failed", failed(asked.job.case, _text(found.reason), found.key, path=path))
+
+
+def _head_of(answer: Finished | PutOff | Stopped, case: bytes, work: Work, job: Job) -> _Answer:
+    if isinstance(answer, PutOff):
+        return _PutOff(case, _bytes(answer.reason))
+    if isinstance(answer, Stopped):
+        return _Stopped(case, _bytes(answer.message))
+    entry = answer.entry
+    if answer.status == "skipped":
+        return _Skipped(case)
+    if answer.status == "failed":
+        path, reason = Path(entry.path), entry.reason
+        if not _is_named(path, work, job):
+            path, reason = place_of(job.case.scan[0]), entry.failure
+        return _Failed(case, entry.key, _bytes(reason), os.fsencode(path))
+    return _Done(
+        case,
+        entry.key,
+        (entry.mask_sha256, *entry.further.values()),
+        entry.volumes_ml,
+        entry.agreement,
+        tuple(_Flag(each.code, _bytes(each.structure), each.value, _bytes(each.detail)) for each in entry.flags),
+        **entry.seconds,
+        decoders=entry.decoders,
+    )
+
+
+def _entry_of(found: _Done, asked: Asked) -> Entry:
+    work, case = asked.work, asked.job.case
+    names, structures = work.outputs.names(case.name), work.contract.labels[1:]
+    if len(found.files) != len(names):
+        raise ProtocolError(f"found {len(found.files)} files, expected {len(names)}")
+    if set(found.volumes_ml) != set(structures) or not set(found.agreement) <= set(structures):
+        raise ProtocolError("found other structures than the model's")
+    return Entry(
+        case=case.name,
+        source=str(place_of(case.scan[0])),
+        key=found.key,
+        status="done",
+        mask=names[0],
+        mask_sha256=found.files[0],
+        further=dict(zip(names[1:], found.files[1:], strict=True)),
+        volumes_ml={name: found.volumes_ml[name] for name in structures},
+        agreement={name: found.agreement[name] for name in structures if name in found.agreement},
+        flags=tuple(Flag(each.code, _text(each.structure), each.value, _text(each.detail)) for each in found.flags),
+        seconds={"read": found.read, "segment": found.segment, "write": found.write},
+        settings=work.settings,
+        decoders=found.decoders,
+    )
+
+
+def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: Asked) -> Covered:
+    contract = asked.work.contract
+    channels, depth, height, width = found.shape
+    if asked.labelled >= MOST_QUESTIONS:
+        raise ProtocolError(f"found a scan for which labels were given {asked.labelled} times")
+    if channels != len(contract.channels) or depth > MOST_SLICES or max(height, width) > LONGEST_SIDE:
+        raise ProtocolError(
+            f"found voxels of shape {found.shape}, expected {len(contract.channels)} channels of a scan"
+        )
+    if channels * depth * height * width > asked.voxels:
+        raise ProtocolError(f"found voxels of shape {found.shape}, expected at most {asked.voxels} as in the header")
+    count = -(-depth // sample_step(found.distance_mm, contract.grid))
+    if found.samples and not all(low < high for low, high in itertools.pairwise((-1, *found.samples, count))):
+        raise ProtocolError(f"found samples {str(found.samples)[:200]}, expected rising ones below {count}")
+    types = _types_of(found.shape, contract)
+    voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
+    if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
+        raise ProtocolError("found a window or a matrix that is not finite")
+    rows, columns, rows_back, columns_back = matrices
+    return Covered(
+        voxels,
+        windows,
+        found.distance_mm,
+        slice(found.first_row, found.first_row + height),
+        slice(found.first_column, found.first_column + width),
+        {"rows": rows, "columns": columns, "rows_back": rows_back, "columns_back": columns_back},
+        samples=found.samples,
+        grow=found.grow,
+    )
+
+
+def _arrays_of(covered: Covered) -> list[NDArray[Any]]:
+    """In the order and of the types of `_types_of`."""
+    matrices = (covered.in_plane[name] for name in ("rows", "columns", "rows_back", "columns_back"))
+    return [covered.voxels, covered.windows, *matrices]
+
+
+def _types_of(shape: tuple[int, int, int, int], contract: Contract) -> list[tuple[type, tuple[int, ...]]]:
+    channels, _, height, width = shape
+    size = contract.grid.size
+    matrices = ((size, height), (size, width), (height, size), (width, size))
+    return [(np.float16, shape), (np.float32, (channels, 2)), *((np.float32, each) for each in matrices)]
+
+
+def _is_named(path: Path, work: Work, job: Job) -> bool:
+    """Whether a path is one that a case's failure can be about: a file of the scan or beside one, or a result."""
+    folders = {work.out}
+    for source in job.case.scan:
+        files = [each.path for each in source.slices] if isinstance(source, Series) else [source]
+        folders.update((place_of(source), *(each.parent for each in files)))
+    return path in {*folders, work.outputs.append} or (path.parent in folders and path.name != "..")
+
+
+def _bytes(text: str) -> bytes:
+    return text[:LONGEST_TEXT].encode("utf-8", "surrogatepass")
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise ProtocolError("found a text that is no UTF-8") from error

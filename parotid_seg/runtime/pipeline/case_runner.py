@@ -1,0 +1,123 @@
+"""A case from scan to mask: done before, done now as a whole, or failed with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import traceback
+
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
+from parotid_seg.files import hash_file, make_folder_in, visible
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.journal import Entry, is_whole
+from parotid_seg.runtime.pipeline.messages import PICTURES, Work, failed, views_of
+from parotid_seg.runtime.pipeline.preflight import read_for_model
+from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of
+from parotid_seg.runtime.report.closeups import draw_views
+from parotid_seg.runtime.report.overlay import draw_overlay
+from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
+from parotid_seg.runtime.segmentation.segment import conclude
+from parotid_seg.scan.intensity import window_of
+
+
+def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
+    """Do a case.
+
+    Args:
+        work, case: what to do.
+        known: what the journal has of the case.
+        ask: gives the labels.
+
+    Returns:
+        "done", "skipped" (done before) or "failed", and what is to be known of it.
+
+    Raises:
+        OutputError: if results cannot be written at all.
+        MachineError: if the machine has run out of open files or the like.
+    """
+    key, begun = "", time.perf_counter()
+    try:
+        key = key_of(case.scan, work)
+        if known and not work.overwrite and known.key == key and is_whole(known, work.out):
+            return "skipped", known
+        return "done", _segment(work, case, key, ask, begun)
+    except (ScanError, InputError) as error:
+        return "failed", failed(case, error.reason, key, path=error.path)
+    except MemoryError:
+        reason = "there is not enough memory for it"
+    except (OutputError, MachineError, EOFError, BrokenPipeError):
+        raise
+    except Exception as error:  # a bug; the other scans need not wait until it is mended
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise MachineError.of(error) from error
+        reason = f"unexpected {_bug(error, case)}"
+    return "failed", failed(case, reason, key)
+
+
+def _bug(error: Exception, case: Case) -> str:
+    """Print where an error was raised, and give its kind: its text may name folders, and quote a scan's file.
+
+    Of DICOM files the text is not printed either.
+    """
+    if any(isinstance(source, Series) for source in case.scan):
+        traceback.print_tb(error.__traceback__)
+    else:
+        traceback.print_exc()
+    return f"{type(error).__name__}; the lines before tell where"
+
+
+def key_of(scan: Scan, work: Work) -> str:
+    """Hash over everything that decides the mask.
+
+    Raises:
+        ScanError: if a file cannot be read.
+    """
+    hashes = []
+    for channel, source in zip(work.contract.channels, scan, strict=True):
+        try:
+            hashes.append(hash_source(source))
+        except FileNotFoundError as error:
+            raise ScanError(f"no such file, expected the case's channel {channel}", path=error.filename) from error
+        except OSError as error:
+            raise ScanError(f"cannot be read ({system_reason(error)})", path=error.filename) from error
+    return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
+
+
+def _segment(work: Work, case: Case, key: str, ask: Ask, begun: float) -> Entry:
+    source = case.scan[0]
+    work.outputs.check(source)
+    paths = [work.out / name for name in work.outputs.names(case.name)]
+    scan, prepared = read_for_model(case.scan, work.contract)
+    read = time.perf_counter()
+    covered, labelled = labels_of_scan(prepared, ask, search=work.search, clean_up=work.clean_up)
+    answered = time.perf_counter()
+    found = conclude(
+        labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
+    )
+    if work.pictures or work.views:
+        pictures = make_folder_in(work.out, PICTURES)
+        window = window_of(scan.volume.voxels[0], work.contract.windows[0])
+        if work.pictures:
+            picture = pictures / f"{case.name}.png"
+            draw_overlay(scan.volume, window, found.mask, found.volumes_ml, visible(case.name), picture)
+        if work.views:
+            draw_views(scan.volume, window, found.mask, work.contract.labels, pictures / views_of(case.name))
+    noticed = work.outputs.write(found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name)
+    first, *further = paths
+    seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}
+    return Entry(
+        case=case.name,
+        source=str(place_of(source)),
+        key=key,
+        status="done",
+        mask=first.name,
+        mask_sha256=hash_file(first),
+        further={path.name: hash_file(path) for path in further},
+        volumes_ml={name: round(size, 3) for name, size in found.volumes_ml.items()},
+        agreement={name: round(dsc, 4) for name, dsc in found.agreement.items()},
+        flags=(*found.flags, *noticed),
+        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        settings=work.settings,
+        decoders=scan.volume.decoders,
+    )

@@ -1,0 +1,260 @@
+"""Which scans a command line means, and what their masks will be called.
+
+For a model of several channels, files of one folder named CASE_0000, CASE_0001 ... are one case, as in nnU-Net. What is
+no image by its name may be DICOM; its series are known by what their headers say, and one case are those of a study,
+wherever they lie. `infer` and `inspect` both ask here, so that they say the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parotid_seg.dicom.read.series import Series, series_key
+from parotid_seg.errors import ScanError
+from parotid_seg.files import exists
+from parotid_seg.runtime.pipeline.sources import Scan, place_of
+from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
+from parotid_seg.scan.nifti import ENDINGS
+from parotid_seg.scan.search import STRAY, LeftOut, Searched, search
+
+LONGEST_NAME = 230
+"""Bytes; file systems take 255."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to segment, and its name, unique in the output folder."""
+
+    name: str
+    scan: Scan
+
+
+def find_scans(
+    arguments: Sequence[Path],
+    channels: Sequence[str],
+    ignore: Iterable[Path] = (),
+    *,
+    leave: Callable[[LeftOut], None] = lambda _: None,
+) -> tuple[list[Scan], list[ScanError]]:
+    """Scans under the given files and folders, each once, in a fixed order.
+
+    Folders are searched at any depth for images and DICOM series, hidden files left out; see `search`. For a model of
+    one channel each image file and each series of its modality and sequence is a scan. For one of several any channel's
+    NIfTI file stands for its case, and one that the model does not take is an error; of series see `studies.scans_of`.
+
+    Args:
+        arguments: files and folders.
+        channels: the model's channel names.
+        ignore: files and folders that are results, not scans.
+        leave: called with what is found and is no scan for the model, or is found a second time.
+
+    Returns:
+        The scans, and an error for each argument that is missing or holds none, for each file of no use, and for each
+        series and study that cannot be a scan.
+    """
+    missing = [ScanError("no such file or folder", path=each) for each in arguments if not exists(each)]
+    searched = search([each for each in arguments if exists(each)], ignore)
+    below = {path for files in searched.below.values() for path in files}
+    inside = _sort([path for path in searched.files if path in below], channels)
+    alone = _sort([path for path in searched.files if path not in below], channels)
+    errors = [*missing, *inside.errors, *alone.errors]
+    errors += [each.as_error() for each in searched.left_out if each.refused]
+    errors += [_of_no_use(LeftOut(path, "neither NIfTI nor DICOM")) for path in alone.strays]
+    not_used = [*(each for each in searched.left_out if not each.refused), *inside.left_out, *alone.left_out]
+    scans = {place_of(scan[0]): scan for scan in (*alone.scans, *inside.scans)}
+    if series := {place_of(each): each for each in (*alone.series, *inside.series)}:
+        from parotid_seg.dicom.mr.studies import scans_of
+
+        of_series, wrong, others = scans_of(series.values(), channels)
+        scans |= {place_of(scan[0]): scan for scan in of_series}
+        errors += wrong
+        not_used += others
+    errors = [*_nothing_in(searched, {*inside.useful, *alone.useful}, not_used), *errors]
+    if not scans and not errors:
+        errors = list(map(_of_no_use, not_used))
+    for each in not_used:
+        leave(each)
+    return list(scans.values()), errors
+
+
+@dataclass
+class _Sorted:
+    """What some files are.
+
+    Attributes:
+        scans, series: images, and series of the model's modality.
+        errors: about those that should be of use and are not.
+        left_out: what is no scan for the model.
+        strays: files of no interest.
+        useful: files that a scan, a series or an error is about.
+    """
+
+    scans: list[Scan]
+    series: list[Series]
+    errors: list[ScanError]
+    left_out: list[LeftOut]
+    strays: list[Path]
+    useful: list[Path]
+
+
+def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
+    """Sort files by what they are."""
+    images = [path for path in files if is_readable(path)]
+    masks = [path for path in files if is_segmentation(path)]
+    scans, errors = scans_in_files(images, channels)
+    known = {*images, *masks}
+    series, refused, others = _in_dicom([path for path in files if path not in known], channels)
+    strays = [path for each in others if each.kind == STRAY for path in each.files]
+    not_read = {path: reason for path in strays if (reason := unread(path))}
+    errors += [each.as_error() for each in refused]
+    errors += [ScanError(reason, path=path) for path, reason in not_read.items()]
+    left_out = [each for each in others if each.kind != STRAY]
+    left_out += [LeftOut(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
+    useful = [*images, *not_read, *(path for each in refused for path in each.files)]
+    useful += [one.path for each in series for one in each.slices]
+    return _Sorted(scans, series, errors, left_out, [path for path in strays if path not in not_read], useful)
+
+
+def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
+    """Scans of some NIfTI files, and errors for those that are none."""
+    scans: list[Scan] = []
+    errors = []
+    for path in files:
+        try:
+            scans.append(_scan_of(path, channels))
+        except ScanError as error:
+            errors.append(error)
+    return scans, errors
+
+
+def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[LeftOut], list[LeftOut]]:
+    """Series of the model's modality, those that cannot be read, and what else there is."""
+    if not files:
+        return [], [], []
+    from parotid_seg.dicom.mr.studies import kinds_taken
+    from parotid_seg.dicom.read.volume import find_series
+
+    found = find_series(files, kinds_taken(channels))
+    refused = [each for each in found.left_out if each.refused]
+    return list(found.series), refused, [each for each in found.left_out if not each.refused]
+
+
+def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[LeftOut]) -> list[ScanError]:
+    """Errors for folders without anything that a scan or an error is about."""
+    lost = [each.path for each in searched.left_out if each.refused]
+    errors = []
+    for folder, files in searched.below.items():
+        if useful.intersection(files) or any(path.is_relative_to(folder) for path in lost):
+            continue
+        why = next((f"; not used: {each.reason}" for each in not_used if {*each.files} & {*files}), "")
+        expected = "expected NIfTI files (.nii, .nii.gz) or DICOM series"
+        errors.append(ScanError(f"no scan in this folder, {expected}{why}", path=folder))
+    return errors
+
+
+def _of_no_use(found: LeftOut) -> ScanError:
+    """Files that were named one by one, but are no scan."""
+    return found.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
+
+
+def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
+    """The scan that a file is, or is a channel of.
+
+    Raises:
+        ScanError: if it is none that a model of these channels takes.
+    """
+    if len(channels) == 1:
+        return (path,)
+    found = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
+    takes = f"the model takes {len(channels)} channels ({', '.join(channels)})"
+    if found is None:
+        raise ScanError(f"{takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}", path=path)
+    stem, number, ending = found[1], int(found[2]), found[3]
+    if number >= len(channels):
+        raise ScanError(f"one more sequence of case {stem}, but {takes}; it was left out", path=path)
+    return tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
+
+
+def _channel_file(folder: Path, stem: str, ending: str) -> Path:
+    """A channel's file, of the ending given if it is there, else of any other."""
+    expected = folder / f"{stem}{ending}"
+    others = (folder / f"{stem}{other}" for other in ENDINGS)
+    return next((path for path in (expected, *others) if path.exists()), expected)
+
+
+def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
+    """Give every scan a name of its own.
+
+    A NIfTI file gives its name. DICOM series give that of the folder which holds them; if it holds several scans, with
+    the series' number, or of several series with a short name of their study. Scans of equal names are told apart by
+    the folders above them, and by a number if that is not enough.
+
+    Args:
+        scans: with absolute paths; the first channel counts.
+        taken: names that the output folder already uses, and the places of the scans they belong to.
+    """
+    by_place = {place_of(scan[0]): scan for scan in scans}
+    named = {place: _place_named(scan) for place, scan in by_place.items()}
+    uses = Counter(named.values())
+    own = {place: _own_name(scan, named[place], uses[named[place]] == 1) for place, scan in by_place.items()}
+    names = {place: _short(name) for place, name in own.items()}
+    above = {place: path.parts[1:-1] for place, path in named.items()}
+    depth = 1
+    while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
+        for place, name in names.items():
+            if name in doubled and len(above[place]) >= depth:
+                names[place] = _short("_".join((*above[place][-depth:], own[place])))
+        depth += 1
+    owners = dict(taken)
+    known = {place: name for name, place in taken.items()}
+    cases = []
+    for place, scan in by_place.items():
+        name = known.get(place, names[place])
+        number = 2
+        while owners.get(name, place) != place:
+            name = f"{names[place]}-{number}"
+            number += 1
+        owners[name] = place
+        cases.append(Case(name, scan))
+    return cases
+
+
+def _place_named(scan: Scan) -> Path:
+    """What a scan is called after: its first file, or the deepest folder that holds all of its series."""
+    if isinstance(scan[0], Path):
+        return scan[0]
+    from parotid_seg.dicom.mr.studies import folder_of
+
+    return folder_of([each for each in scan if isinstance(each, Series)])
+
+
+def _own_name(scan: Scan, named: Path, alone: bool) -> str:
+    """A name without folders above.
+
+    Args:
+        scan: the scan.
+        named: see `_place_named`.
+        alone: whether no other scan has this place.
+    """
+    source = scan[0]
+    if not isinstance(source, Series):
+        return image_name(source).removesuffix("_0000")
+    if alone:
+        return named.name
+    told = series_key(source.study_uid) if len(scan) > 1 else source.number
+    return f"{named.name}_{source.key if told is None else told}"
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for an ending and a number in a file's name; a cut one ends in a hash of the whole."""
+    content = os.fsencode(name)
+    if len(content) <= LONGEST_NAME:
+        return name
+    mark = f"-{hashlib.sha256(content).hexdigest()[:8]}"
+    return content[: LONGEST_NAME - len(mark)].decode(errors="ignore") + mark

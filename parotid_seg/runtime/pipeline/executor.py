@@ -1,0 +1,89 @@
+"""Where the cases of a run are done: on this machine, or wherever a `Site` of another kind sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from parotid_seg.contract import Contract
+from parotid_seg.runtime.engines.base import Backend, Ran
+from parotid_seg.runtime.pipeline.messages import Finished, Job, Work
+from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
+from parotid_seg.runtime.pipeline.worker_pool import Crew, Worker
+from parotid_seg.runtime.segmentation.batching import Batches
+
+
+class Site(Protocol):
+    """What does the cases of a run, the model loaded.
+
+    Attributes:
+        contract, model_sha256, ran: of the model, see `Backend`.
+        about: what run.json tells besides.
+    """
+
+    contract: Contract
+    model_sha256: str
+    ran: Ran
+    about: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """With what the cases are done, for people."""
+        ...
+
+    def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
+        """Do the cases, each once; they finish in any order.
+
+        Raises:
+            ParotidSegError: if results cannot be written, or nothing can go on.
+        """
+        ...
+
+    def close(self) -> None:
+        """End whatever is still at work."""
+        ...
+
+
+class ThisMachine:
+    """Worker processes around a model that this process runs.
+
+    Args:
+        load: loads the model; the first worker starts meanwhile.
+        batch_size: looks at once; None is what the engine is fastest with.
+        workers: most processes that read and write; None suits the machine.
+        flips: see `Batches`.
+        say: told one line if the batch has to become smaller.
+    """
+
+    about: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(
+        self,
+        load: Callable[[], Backend],
+        batch_size: int | None,
+        workers: int | None,
+        flips: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self._limits, self._flips = Limits.of_machine(workers), flips
+        self._crew = Crew()
+        try:
+            backend = load()
+        except BaseException:
+            self._crew.end()
+            raise
+        self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
+        self._batches = Batches[Worker](backend, batch_size or backend.batch_size, flips=flips, say=say)
+
+    def __str__(self) -> str:
+        flips = " and their mirror images" if self._flips else ""
+        workers = "1 worker" if self._limits.workers == 1 else f"{self._limits.workers} workers"
+        return f"{self.ran}, batches of {self._batches.batch_size} slices{flips}; up to {workers}"
+
+    def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
+        """See `Pipeline.run`."""
+        return Pipeline(work, self._batches, self._limits, self._crew).run(jobs)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._crew.end()

@@ -1,0 +1,179 @@
+"""What is done in an output folder: an append-only journal, so that a killed run resumes without redoing or trusting
+anything half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.errors import InputError, OutputError, RecordError
+from parotid_seg.files import hash_file, is_real_file, locked, open_to_append
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.records import is_plain_name, read_lines, record_line
+
+NAME, LOCK = "journal.jsonl", ".lock"
+FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
+RESUMES = "finished cases are kept, and the same command goes on with the rest"
+"""What is told where a run has to end."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished or failed case.
+
+    Attributes:
+        case: name in the output folder.
+        source: absolute path of the scan, of several channels the first; of a DICOM series see `sources.place_of`.
+        key: hash over the bytes of the scan's files and all that decides the mask, see `case_runner.key_of`.
+        status: "done" or "failed".
+        reason: why it failed, without the path; else empty.
+        path: the file or folder that the reason is about; empty if it is about none.
+        mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
+        further: the same of its files in other formats.
+        volumes_ml, agreement, flags: as in `Segmentation`.
+        seconds: the time of each stage.
+        decoders: as in `Volume`.
+        backend, device, precision: what really ran.
+        model: hash of the model file.
+        settings: see `Work.settings`; empty of a mask that an older version made.
+    """
+
+    case: str
+    source: str
+    key: str
+    status: str
+    reason: str = ""
+    path: str = ""
+    mask: str = ""
+    mask_sha256: str = ""
+    further: dict[str, str] = dataclasses.field(default_factory=dict)
+    volumes_ml: dict[str, float] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, float] = dataclasses.field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    decoders: tuple[str, ...] = ()
+    backend: str = ""
+    device: str = ""
+    precision: str = ""
+    model: str = ""
+    settings: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in ("done", "failed"):
+            raise InputError(f"status: found {self.status!r}, expected done or failed")
+        for name in (*filter(None, (self.case, self.mask)), *self.further):
+            if not is_plain_name(name):
+                raise InputError(f"found the file name {name!r}, expected one in the folder, without a path")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Hashes by file name of the mask in all formats; none if it failed."""
+        return {self.mask: self.mask_sha256, **self.further} if self.mask else {}
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, with the path, in one line; empty if it did not."""
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class Journal:
+    """The journal of one output folder; the last line of a case counts.
+
+    Attributes:
+        folder: the output folder.
+        entries: by case.
+        unusable: why lines of it are no records: torn, foreign or damaged ones. Their cases count as not done.
+
+    Raises:
+        OutputError: if the journal cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: dict[str, Entry] = {}
+        self.unusable: list[str] = []
+        self._read()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Have the folder to oneself, and add to the journal.
+
+        Raises:
+            OutputError: if another run is working in the folder, or the journal cannot be opened.
+        """
+        path = self.folder / NAME
+        with locked(self.folder / LOCK, self.folder):
+            try:
+                self._file = open_to_append(path)
+            except OSError as error:
+                raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
+            with self._file as file:
+                self._read()  # another run may have ended just now
+                if file.seek(0, os.SEEK_END) > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # the line that a killed run was writing
+                        file.write(b"\n")
+                yield
+
+    def add(self, entry: Entry) -> None:
+        """Record a case; on return the line is on disk.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        self.entries[entry.case] = entry
+        try:
+            self._file.write(record_line(entry))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"cannot be written ({error.strerror})", path=self.folder / NAME) from error
+
+    def owners(self) -> dict[str, Path]:
+        """The scan that each name in the folder belongs to, by its first file."""
+        return {name: Path(entry.source) for name, entry in self.entries.items()}
+
+    def _read(self) -> None:
+        path = self.folder / NAME
+        self.unusable = []
+        if not (path.exists() or path.is_symlink()):
+            return
+        try:
+            for each in read_lines(path, Entry, follow=False, upgrade=_of_this_version):
+                if isinstance(each, RecordError):
+                    self.unusable.append(each.reason)
+                else:
+                    self.entries[each.case] = each
+        except RecordError as error:
+            raise OutputError(error.reason, path=path) from error
+
+
+def _of_this_version(found: Any) -> Any:
+    """A journal line's content; versions that wrote no `settings` kept flags as sentences, and paths within reasons."""
+    if not isinstance(found, dict):
+        return found
+    upgraded = dict(found)
+    if isinstance(flags := found.get("flags"), list):
+        upgraded["flags"] = [
+            {"code": FlagCode.OLD_VERSION, "detail": flag} if isinstance(flag, str) else flag for flag in flags
+        ]
+    if found.get("reason") and "path" not in found:
+        upgraded["reason"] = FAILED_BEFORE
+    return upgraded
+
+
+def is_whole(entry: Entry, folder: Path) -> bool:
+    """Whether a case is done and its files are still as they were written."""
+    return (
+        entry.status == "done"
+        and bool(entry.files)
+        and all(
+            is_real_file(folder / name) and hash_file(folder / name, follow=False) == sha256
+            for name, sha256 in entry.files.items()
+        )
+    )

@@ -1,0 +1,112 @@
+"""What the main process and its workers say to each other, strictly by turns; `requests` and `answers` are how.
+
+The main process sends a `Work` once and then a `Job` for each case. The worker answers with a `Covered` if the model is
+needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished`, `PutOff` or `Stopped`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parotid_seg.contract import Contract
+from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.sources import place_of
+from parotid_seg.runtime.pipeline.writers import Outputs
+
+PICTURES = "pictures"
+"""Folder of overlays in the output folder."""
+
+
+def views_of(case: str) -> str:
+    """Name of the report's picture of a case, in that folder."""
+    return f"{case}.webp"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all cases of a run have in common.
+
+    Attributes:
+        out: output folder.
+        contract: the model's.
+        decides: what decides a mask beside the scan: the model, what computes it, options, and the version of the
+            rules.
+        clean_up: see `keep_largest_components`.
+        search: see `locate.labels_of_scan`.
+        pictures: whether to draw overlays.
+        views: whether to draw the report's pictures.
+        overwrite: whether to redo what is done.
+        outputs: what is made of a mask.
+        made_by: what a DICOM object says of its algorithm.
+    """
+
+    out: Path
+    contract: Contract
+    decides: tuple[str, ...]
+    clean_up: bool = True
+    pictures: bool = True
+    overwrite: bool = False
+    views: bool = False
+    outputs: Outputs = field(default_factory=Outputs)
+    made_by: str = ""
+    search: str = "auto"
+
+    @property
+    def settings(self) -> str:
+        """Hash over what decides a mask beside the scan."""
+        return hashlib.sha256(" ".join(self.decides).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to do, and what the journal has of it."""
+
+    case: Case
+    known: Entry | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a case ended.
+
+    Attributes:
+        status, entry: see `case_runner.do_case`.
+        ran: what ran the model, where that was another machine.
+        machine: whether it failed because this machine had run out of something, and nothing is wrong with the scan.
+    """
+
+    status: str
+    entry: Entry
+    ran: Ran | None = None
+    machine: bool = False
+
+
+@dataclass(frozen=True)
+class PutOff:
+    """The machine has run out of something, so the case is to be done later; the reason is a `MachineError`'s."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Results cannot be written, so no case can be done."""
+
+    message: str
+
+
+def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = None) -> Entry:
+    """The entry of a case that was set aside.
+
+    Args:
+        case: the case.
+        reason: why, without the path.
+        key: see `Entry`.
+        path: the file or folder that the reason is about; None for the scan's place.
+    """
+    place = place_of(case.scan[0])
+    return Entry(case.name, str(place), key, "failed", reason=reason, path=str(path or place))

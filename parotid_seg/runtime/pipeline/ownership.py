@@ -1,0 +1,145 @@
+"""Which files of an output folder were written here: only those are replaced, and never one that is read.
+
+What a file says of itself proves nothing. `NAME` in the folder lists what was written. Before a run writes anything,
+the names that are still free are added to it, so that a killed run finds its own files again; at the end those that
+there is no file of are taken off it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from parotid_seg.errors import OutputError
+from parotid_seg.files import Identity, identity_of, is_taken, read_input, write_text
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import PICTURES, Work, views_of
+from parotid_seg.runtime.pipeline.writers import NIFTI
+from parotid_seg.scan.formats import files_of_image
+
+NAME = ".written.json"
+SUMMARY, RUN, PAGE, BUNDLE, LABELS = "summary.csv", "run.json", "report.html", "report.json", "itk-snap-labels.txt"
+OF_A_RUN = (SUMMARY, RUN, PAGE, BUNDLE, LABELS)
+"""Files that a run writes beside those of its cases."""
+
+
+class Written:
+    """The files of an output folder that were written here.
+
+    Args:
+        folder: the output folder, locked.
+        entries: what the journal has. A folder of an older version has no record; there, a journal that has entries
+            stands for it.
+
+    Raises:
+        OutputError: if the record is no regular file or cannot be read.
+    """
+
+    def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
+        self._folder = folder.resolve()
+        known, recorded = list(entries), self._read()
+        self._names = set(OF_A_RUN if recorded is None and known else recorded or ())
+        for entry in (each for each in known if each.status == "done"):
+            self._names.update((entry.mask, *entry.further, *_pictures(entry.case)))
+
+    def _read(self) -> list[str] | None:
+        """The record; None if there is none, or it is damaged."""
+        path = self._folder / NAME
+        if not is_taken(path):
+            return None
+        try:
+            return msgspec.json.decode(read_input(path, follow=False), type=list[str])
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            return None
+        except OSError as error:
+            raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
+
+    def check_run(self, work: Work, *, report: bool) -> list[str]:
+        """What a run will write beside the files of its cases.
+
+        Raises:
+            OutputError: if one of them is there and was not written here.
+        """
+        names = [
+            SUMMARY,
+            RUN,
+            *([PAGE, BUNDLE] if report else []),
+            *([LABELS] if NIFTI in work.outputs.formats else []),
+        ]
+        for name in names:
+            if name not in self._names and is_taken(self._folder / name):
+                raise OutputError(
+                    "exists and was not written by parotid-seg; move it or choose another --out",
+                    path=self._folder / name,
+                )
+        return names
+
+    def why_not(self, names: Iterable[str], inputs: Inputs) -> str:
+        """Why the files of a case are not written; empty if they are."""
+        for name in names:
+            path = self._folder / name
+            if not is_taken(path):
+                continue
+            if same := inputs.same_as(path):
+                return f"{name} would replace {same}, which is read; choose another --out"
+            if name not in self._names:
+                return f"{name} exists and was not written by parotid-seg; move it or choose another --out"
+        return ""
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Record names before anything is written under them.
+
+        Raises:
+            OutputError: if that fails.
+        """
+        self._names.update(names)
+        self._save()
+
+    def close(self) -> None:
+        """Record what is there at the end of a run.
+
+        Raises:
+            OutputError: if that fails.
+        """
+        self._names = {name for name in self._names if is_taken(self._folder / name)}
+        self._save()
+
+    def _save(self) -> None:
+        write_text(json.dumps(sorted(self._names), indent=0) + "\n", self._folder / NAME)
+
+
+class Inputs:
+    """The files that a run reads."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._paths: set[Path] = set()
+        self._identities: dict[Identity, Path] = {}
+        for source in (each for case in cases for each in case.scan):
+            if not isinstance(source, Path):
+                self._paths.update(each.path for each in source.slices)
+                continue
+            for path in files_of_image(source):
+                self._paths.add(path)
+                if identity := identity_of(path):
+                    self._identities[identity] = path
+
+    def same_as(self, path: Path) -> Path | None:
+        """The input that a path leads to, be it by a hard or symbolic link."""
+        if path in self._paths:
+            return path
+        identity = identity_of(path)
+        return self._identities.get(identity) if identity else None
+
+
+def names_of(case: str, work: Work) -> list[str]:
+    """The files of a case, in the output folder."""
+    pictures = _pictures(case)
+    return [*work.outputs.names(case), *(pictures[:1] if work.pictures else []), *(pictures[1:] if work.views else [])]
+
+
+def _pictures(case: str) -> list[str]:
+    return [f"{PICTURES}/{case}.png", f"{PICTURES}/{views_of(case)}"]

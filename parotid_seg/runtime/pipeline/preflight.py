@@ -1,0 +1,43 @@
+"""What becomes of a scan before the model sees it: the one place where `infer` and `inspect` learn it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parotid_seg.contract import Contract
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.report.flag_text import sentences
+from parotid_seg.runtime.segmentation.locate import Prepared
+from parotid_seg.runtime.segmentation.segment import prepare
+from parotid_seg.scan.nifti import NiftiScan
+
+SEGMENTED = "segmented"
+"""How the decision on a scan begins that the model takes."""
+
+
+def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Prepared]:
+    """Read a scan, and make it what the model takes.
+
+    Raises:
+        ScanError: if it cannot be read, or is no scan that the model takes.
+    """
+    read = read_scan(scan)
+    return read, prepare(read.volume, contract)
+
+
+def decision_on(scan: Scan, contract: Contract) -> str:
+    """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
+    try:
+        _, prepared = read_for_model(scan, contract)
+    except MemoryError:
+        return "refused: there is not enough memory for it"
+    except ScanError as error:
+        return f"refused: {error.reason if error.path in (None, _path_of(scan)) else error}"
+    notes = sentences(prepared.flags)
+    return SEGMENTED + (f"; note: {notes}" if notes else "")
+
+
+def _path_of(scan: Scan) -> Path:
+    return scan[0].folder if isinstance(scan[0], Series) else place_of(scan[0])

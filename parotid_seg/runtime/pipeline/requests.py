@@ -1,0 +1,68 @@
+"""What the main process asks of a worker, as frames.
+
+A `Work`, a `Job` and a `ScanError` are pickled within a frame: the worker is a child of the main process, runs its code
+with its rights, and trusts it. Nothing pickled goes the other way, see `answers`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import IO
+
+import msgspec
+import numpy as np
+
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.pipeline.frames import read_arrays, read_head, write_frame
+from parotid_seg.runtime.pipeline.messages import Job, Work
+from parotid_seg.runtime.segmentation.batching import Labelled
+
+MOST_HEAD_BYTES = (1 << 32) - 1
+"""A header's largest: DICOM series of many slices make a long job."""
+
+
+class _Pickled(msgspec.Struct, tag="pickled", frozen=True):
+    """A `Work`, a `Job` or a `ScanError`."""
+
+    content: bytes
+
+
+class _Labels(msgspec.Struct, tag="labels", frozen=True):
+    """A `Labelled`; the labels (D, h, w) follow as uint8."""
+
+    shape: tuple[int, int, int]
+    agreement: dict[str, float]
+    seconds: float
+    computed: int
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_Pickled | _Labels)
+
+
+def send_request(request: Work | Job | Labelled | ScanError, stream: IO[bytes]) -> None:
+    """Send a request to a worker."""
+    if isinstance(request, Labelled):
+        depth, height, width = request.labels.shape
+        head = _Labels((depth, height, width), request.agreement, request.seconds, request.computed)
+        write_frame(stream, _ENCODER.encode(head), [request.labels])
+        return
+    write_frame(stream, _ENCODER.encode(_Pickled(pickle.dumps(request))))
+
+
+def next_request(stream: IO[bytes]) -> Work | Job | Labelled:
+    """Read a request, in a worker.
+
+    Raises:
+        EOFError: if there are no more.
+        ScanError: if that is the request: there are no labels.
+    """
+    head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
+    found = _DECODER.decode(head)
+    if isinstance(found, _Labels):
+        (labels,) = read_arrays(stream, array_bytes, [(np.uint8, found.shape)])
+        return Labelled(labels, found.agreement, found.seconds, found.computed)
+    request: Work | Job | ScanError = pickle.loads(found.content)
+    if isinstance(request, ScanError):
+        raise request
+    return request

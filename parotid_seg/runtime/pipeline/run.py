@@ -1,0 +1,365 @@
+"""A folder of scans to a folder of masks: the model is loaded once, scans stream through, a case is a transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeGuard
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import make_folder, remove_orphans
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
+from parotid_seg.runtime.pipeline.executor import Site, ThisMachine
+from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
+from parotid_seg.runtime.pipeline.journal import Entry, Journal
+from parotid_seg.runtime.pipeline.messages import PICTURES, Job, Work, failed
+from parotid_seg.runtime.pipeline.ownership import LABELS, RUN, SUMMARY, Inputs, Written, names_of
+from parotid_seg.runtime.pipeline.rules import RULES_VERSION
+from parotid_seg.runtime.pipeline.scheduler import Limits
+from parotid_seg.runtime.pipeline.sources import Scan
+from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs, is_result
+from parotid_seg.runtime.report.build import write_report
+from parotid_seg.runtime.report.page import Ran
+from parotid_seg.runtime.report.patients import patients_of
+from parotid_seg.runtime.report.summary import STATUSES, write_run, write_summary
+from parotid_seg.runtime.segmentation.locate import SEARCHES, check_search
+from parotid_seg.scan.search import LeftOut
+from parotid_seg.scan.slicer import write_itksnap_labels
+from parotid_seg.version import VERSION
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """How scans are segmented.
+
+    Attributes:
+        batch_size: slices the model takes at once; None is what the engine is fastest with. It bounds memory, not the
+            result.
+        workers: most processes that read and write; None suits the machine.
+        flips: look at each slice a second time in the mirror, see `batching.Batches`.
+        clean_up: see `keep_largest_components`.
+        search: see `locate.labels_of_scan`.
+        pictures: write an overlay picture a case.
+        overwrite: redo cases that are done.
+        report: write report.html and report.json; with `pictures`, close-ups for it, too.
+        outputs: formats of the masks.
+        identify: tell the patients of the DICOM scans of this run in summary.csv and the report, and nowhere else.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    flips: bool = False
+    clean_up: bool = True
+    search: str = SEARCHES[0]
+    pictures: bool = True
+    overwrite: bool = False
+    report: bool = True
+    outputs: Outputs = field(default_factory=Outputs)
+    identify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"--batch-size: found {self.batch_size}, expected at least 1")
+        check_search(self.search)
+        Limits.of_machine(self.workers)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one case ended, for the terminal.
+
+    Attributes:
+        status: "done", "skipped" (done before) or "failed".
+        entry: what is to be known of it.
+        number, total: how many have ended, and how many there are.
+        machine: see `Finished`.
+    """
+
+    status: str
+    entry: Entry
+    number: int
+    total: int
+    machine: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        done, skipped, failed: cases.
+        out: folder of the results.
+        replaced: those of the done cases that had been done before.
+        not_used: what else was found, by kind: how many.
+    """
+
+    done: int
+    skipped: int
+    failed: int
+    out: Path
+    replaced: int = 0
+    not_used: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """All that was found, in numbers."""
+        again = f" ({self.replaced} of them again)" if self.replaced else ""
+        counts = f"{self.done} done{again}, {self.skipped} done before, {self.failed} failed"
+        if not self.not_used:
+            return counts
+        kinds = ", ".join(f"{count} {_plural(kind) if count > 1 else kind}" for kind, count in self.not_used.items())
+        return f"{counts}, {sum(self.not_used.values())} not used ({kinds})"
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 3 some cases failed, 1 nothing was done."""
+        if not self.failed:
+            return 0
+        return 3 if self.done + self.skipped else 1
+
+
+def infer(
+    scans: Sequence[Path],
+    out: Path,
+    load: Callable[[], Backend],
+    options: InferOptions,
+    *,
+    say: Say = lambda _: None,
+    progress: Callable[[Outcome], None] = lambda _: None,
+) -> Summary:
+    """Segment scans into `out` on this machine.
+
+    Args:
+        scans, out, options, say, progress: see `infer_at`.
+        load: loads the model; the first worker starts meanwhile.
+
+    Raises:
+        ParotidSegError: if the model cannot be loaded, or as `infer_at`.
+    """
+    with closing(ThisMachine(load, options.batch_size, options.workers, options.flips, say)) as site:
+        return infer_at(site, scans, out, options, say=say, progress=progress)
+
+
+def infer_at(
+    site: Site,
+    scans: Sequence[Path],
+    out: Path,
+    options: InferOptions,
+    *,
+    find: Callable[..., tuple[list[Scan], list[ScanError]]] = find_scans,
+    say: Say = lambda _: None,
+    progress: Callable[[Outcome], None] = lambda _: None,
+) -> Summary:
+    """Segment scans into `out`.
+
+    Cases that `out` already holds for the same scan, model and options are skipped. A case that fails is set aside
+    with its reason and the others go on.
+
+    Args:
+        site: does the cases.
+        scans: files and folders.
+        out: output folder, made if missing.
+        options: see `InferOptions`.
+        find: as `find_scans`.
+        say: told what is done, a line at a time.
+        progress: told the outcome of every case.
+
+    Raises:
+        ParotidSegError: before anything is done, if there is no scan at all; later, if the site cannot go on.
+        OutputError: if results cannot be written; cases finished before stay whole.
+    """
+    run = _Run(out, site, options, say, progress)
+    found, errors = find(scans, site.contract.channels, ignore=run.results(scans), leave=run.leave)
+    refused = [_refused(error) for error in errors]
+    run.total = len(found) + len(refused)
+    if not found:
+        if len(refused) < 2:
+            raise InputError(refused[0].failure if refused else "no scan was named")
+        run.refuse(refused)
+        raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
+    make_folder(out)
+    with run.journal.writing():
+        if lost := run.journal.unusable:
+            say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
+        _remove_partials(out)
+        cases = name_cases(found, run.journal.owners())
+        run.claim(cases, options)
+        patients = patients_of(cases) if options.identify else None
+        say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
+        try:
+            if outdated := run.outdated(cases):
+                say(outdated)
+            run.refuse(refused)
+            run.do(cases)
+        finally:
+            site.close()
+            _remove_partials(out)
+            if NIFTI in options.outputs.formats:
+                write_itksnap_labels(site.contract.labels, out / LABELS)
+            write_summary(run.entries(cases), site.contract.labels, out / SUMMARY, patients)
+            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / RUN)
+            if options.report:
+                write_report(run.all_entries(), run.ran(), out, patients or {})
+            run.written.close()
+    return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
+
+
+class _Run:
+    """What a run has come to."""
+
+    def __init__(
+        self, out: Path, site: Site, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
+    ) -> None:
+        self.begun = datetime.now(UTC)
+        self.journal = Journal(out)
+        self.counts = dict.fromkeys(STATUSES, 0)
+        self.not_used: Counter[str] = Counter()
+        self.total = 0
+        self._site, self._say, self._progress = site, say, progress
+        self._entries: list[Entry] = []
+        self._blocked: dict[str, str] = {}
+        self.replaced = 0
+        rules = f"rules {RULES_VERSION}"
+        computed = (
+            rules,
+            site.model_sha256,
+            site.ran.precision,
+            str(options.clean_up),
+            str(options.flips),
+            options.search,
+        )
+        self.work = Work(
+            out,
+            site.contract,
+            (*computed, *options.outputs.decides),
+            options.clean_up,
+            options.pictures,
+            options.overwrite,
+            views=options.pictures and options.report,
+            outputs=options.outputs,
+            search=options.search,
+            made_by=f"parotid-seg {VERSION}, model {site.model_sha256[:12]}",
+        )
+
+    def results(self, scans: Sequence[Path]) -> list[Path]:
+        """What lies where scans are looked for and is none: the output folder, or the masks in it.
+
+        The journal alone hides no file: what it names is a mask if it is as it was written, or says so itself. Masks
+        among the scans are reported and counted.
+        """
+        out = self.work.out.resolve()
+        places = [scan.resolve() for scan in scans]
+        if not any(place.is_relative_to(out) for place in places):
+            return [out]
+        named = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
+        masks = [path for path, sha256 in named.items() if is_result(path, sha256)]
+        if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
+            reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
+            path = found[0] if len(found) == 1 else out
+            self.leave(LeftOut(path, reason, len(found), kind="mask", items=len(found), files=found))
+        return masks
+
+    def leave(self, found: LeftOut) -> None:
+        """Tell and count what is found and is no scan for the model."""
+        self._say(f"not used: {found}")
+        self.not_used[found.kind] += found.items
+
+    def refuse(self, entries: Iterable[Entry]) -> None:
+        """Tell what is no scan, though it should be one."""
+        for entry in entries:
+            self.tell("failed", entry)
+
+    def outdated(self, cases: Iterable[Case]) -> str:
+        """A sentence on the cases whose masks will be replaced whatever their scans hold; empty if there are none."""
+        known = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
+        if self.work.overwrite:
+            count, why = len(known), "as --overwrite asks for"
+        else:
+            count = sum(entry.settings != self.work.settings for entry in known)
+            why = "another model, other options or another version of parotid-seg made them"
+        cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
+        return f"{cases_are} made again, and replaced: {why}" if count else ""
+
+    def claim(self, cases: Sequence[Case], options: InferOptions) -> None:
+        """Record what the run will write, and find the cases whose files it must not.
+
+        Raises:
+            OutputError: if files of the run itself are there and were not written here, or nothing can be recorded.
+        """
+        self.written = Written(self.work.out, self.journal.entries.values())
+        names = self.written.check_run(self.work, report=options.report)
+        inputs = Inputs(cases)
+        for case in cases:
+            own = names_of(case.name, self.work)
+            if reason := self.written.why_not(own, inputs):
+                self._blocked[case.name] = reason
+            else:
+                names += own
+        self.written.claim(names)
+
+    def do(self, cases: Sequence[Case]) -> None:
+        """Do the cases, and record and tell how each ends."""
+        for case in cases:
+            if reason := self._blocked.get(case.name):
+                entry = failed(case, reason)
+                self.journal.add(entry)
+                self.tell("failed", entry)
+        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked]
+        before = {job.case.name for job in jobs if _is_done(job.known)}
+        for each in self._site.do(self.work, jobs):
+            entry = each.entry
+            if each.status == "done":
+                self.replaced += entry.case in before
+                ran = asdict(each.ran or self._site.ran)
+                entry = replace(entry, **ran, model=self._site.model_sha256)
+            if each.status != "skipped":
+                self.journal.add(entry)
+            self.tell(each.status, entry, each.machine)
+
+    def tell(self, status: str, entry: Entry, machine: bool = False) -> None:
+        """Count a case, and pass on how it ended."""
+        self._entries.append(entry)
+        self.counts[status] += 1
+        self._progress(Outcome(status, entry, len(self._entries), self.total, machine))
+
+    def entries(self, cases: Sequence[Case]) -> list[Entry]:
+        """Of all cases that have ended, in the order of the scans; arguments that are no scans come first."""
+        order = {case.name: number for number, case in enumerate(cases)}
+        return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
+
+    def all_entries(self) -> list[Entry]:
+        """Of all cases in the folder, those of earlier runs, too, and of arguments that are no scans."""
+        return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
+
+    def ran(self) -> Ran:
+        """What the run was made with, for the report."""
+        site = self._site
+        return Ran(site.model_sha256, str(site.ran), site.contract.labels, self.total - len(self._entries))
+
+
+def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
+    return entry is not None and entry.status == "done"
+
+
+def _plural(kind: str) -> str:
+    if kind.endswith("series"):
+        return kind
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+
+
+def _refused(error: ScanError) -> Entry:
+    """The entry of what `find_scans` could make no scan of."""
+    path = str(error.path or "")
+    return Entry(case="", source=path, key="", status="failed", reason=error.reason, path=path)
+
+
+def _remove_partials(out: Path) -> None:
+    """What killed processes left half-written; the folder is locked, so nobody else is writing."""
+    for folder in (out.resolve(), out.resolve() / PICTURES):
+        remove_orphans(folder)

@@ -1,0 +1,221 @@
+"""Cases through workers and model: reading, computing and writing overlap, and no case is lost."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from parotid_seg.errors import InputError, MachineError, OutputError
+from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work, failed
+from parotid_seg.runtime.pipeline.sources import voxels_of
+from parotid_seg.runtime.pipeline.worker_pool import Crew, Died, Event, Worker
+from parotid_seg.runtime.segmentation.batching import Batches
+from parotid_seg.scan.chunks import Covered
+from parotid_seg.system import available_cores, memory_bytes
+
+FIRST_WORKERS = 2
+"""One reads while the other writes; more are started only if the engine waits for them."""
+MOST_WORKERS = 16
+"""By default. More processes than that wait for the disk."""
+STARVED_S = 0.5
+"""A worker more is started whenever the engine has waited so long in all."""
+BYTES_A_VOXEL = 12
+"""A worker's memory for a scan: the file's bytes, its voxels before and after they are put in order, and masks."""
+MEMORY_SHARE = 0.25
+"""Of the machine's memory, for scans in work."""
+SLOWEST_S = 600.0
+"""A worker that reads or writes one scan for longer hangs."""
+TICK_S = 0.25
+"""How often workers are looked at while there is nothing else to do."""
+PUT_OFF_S = (1.0, 4.0, 15.0)
+"""Waits until a case is tried again that was put off because the machine had run out of something."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be in work at a time.
+
+    Attributes:
+        workers: most processes that read and write.
+        scan_bytes: memory for all scans in work; a single larger one is done alone.
+        slowest_s: most seconds that a worker may read or write one scan.
+    """
+
+    workers: int
+    scan_bytes: float
+    slowest_s: float = SLOWEST_S
+
+    @classmethod
+    def of_machine(cls, workers: int | None = None) -> Limits:
+        """Limits for this machine.
+
+        Raises:
+            InputError: if fewer than one worker is asked for.
+        """
+        if workers is not None and workers < 1:
+            raise InputError(f"--workers: found {workers}, expected at least 1")
+        usual = min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
+        return cls(workers or usual, MEMORY_SHARE * memory_bytes())
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A case at work or still to do.
+
+    Attributes:
+        job: see there.
+        voxels: of its scan, by the header.
+        alone: whether no other case is to be at work meanwhile: its worker died, or the machine had run out of
+            something.
+        deaths: how many workers died of it.
+        put_off: how often it was put off.
+        due: when it can be tried again (monotonic seconds).
+    """
+
+    job: Job
+    voxels: int = 0
+    alone: bool = False
+    deaths: int = 0
+    put_off: int = 0
+    due: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return BYTES_A_VOXEL * self.voxels
+
+
+class Pipeline:
+    """Runs cases.
+
+    Args:
+        work: what they have in common.
+        batches: the model.
+        limits: see `Limits`.
+        crew: where workers come from.
+    """
+
+    def __init__(self, work: Work, batches: Batches[Worker], limits: Limits, crew: Crew) -> None:
+        self._work, self._batches, self._limits, self._crew = work, batches, limits, crew
+        self._at_work: dict[Worker, _Attempt | None] = {}
+        self._again: deque[_Attempt] = deque()
+        self._wanted = min(FIRST_WORKERS, limits.workers)
+        self._starved_s = 0.0
+        self._served = False
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+        """Do the cases; they finish in any order.
+
+        A case whose worker dies or hangs is tried once more, alone, and fails if that happens again. If the machine has
+        run out of something, such as open files, a case is put off, and fails after some time.
+
+        Raises:
+            OutputError: if results cannot be written.
+        """
+        waiting = deque(jobs)
+        while waiting or self._again or self._busy:
+            yield from self._hand_out(waiting)
+            for worker, answer in self._batches.step():
+                if worker in self._at_work:
+                    worker.answer(answer)
+            yield from self._listen(bool(waiting))
+
+    @property
+    def _busy(self) -> list[_Attempt]:
+        return [attempt for attempt in self._at_work.values() if attempt]
+
+    def _hand_out(self, waiting: deque[Job]) -> Iterator[Finished]:
+        """Give cases to workers that have none, as far as memory allows; yields those put off too often."""
+        while waiting or self._again:
+            idle = next((worker for worker, attempt in self._at_work.items() if attempt is None), None)
+            if idle is None and len(self._at_work) >= self._wanted:
+                return
+            attempt = self._again[0] if not waiting else _Attempt(waiting[0])
+            if attempt.due > time.monotonic():
+                return
+            try:
+                attempt = replace(attempt, voxels=voxels_of(attempt.job.case.scan))
+                if self._busy and not self._has_room(attempt):
+                    return
+                worker = idle or self._crew.hire(self._work)
+            except MachineError as error:
+                if not self._busy:  # else try again when another case has ended
+                    (waiting or self._again).popleft()
+                    yield from self._put_off(attempt, error.reason)
+                return
+            (waiting or self._again).popleft()
+            self._at_work[worker] = attempt
+            worker.give(attempt.job, attempt.voxels)
+
+    def _has_room(self, attempt: _Attempt) -> bool:
+        """Whether a case can be done beside those at work."""
+        alone = attempt.alone or any(each.alone for each in self._busy)
+        return not alone and sum(each.bytes for each in self._busy) + attempt.bytes <= self._limits.scan_bytes
+
+    def _listen(self, more: bool) -> Iterator[Finished]:
+        """Take what workers say; wait for it if the model has nothing to do.
+
+        Args:
+            more: whether there are cases that nobody has begun.
+        """
+        begun = time.monotonic()
+        idle = not self._batches.busy
+        try:
+            event: Event | None = self._crew.events.get(timeout=TICK_S) if idle else self._crew.events.get_nowait()
+        except queue.Empty:
+            event = None
+        if idle and more and self._served:
+            self._starve(time.monotonic() - begun)
+        while event:
+            yield from self._take(*event)
+            try:
+                event = self._crew.events.get_nowait()
+            except queue.Empty:
+                event = None
+        self._watch()
+
+    def _take(self, worker: Worker, said: Covered | Finished | PutOff | Stopped | Died) -> Iterator[Finished]:
+        if isinstance(said, Covered):
+            self._served = True
+            self._batches.add(worker, said)
+        elif isinstance(said, Finished):
+            self._at_work[worker] = None
+            yield said
+        elif isinstance(said, PutOff):
+            attempt, self._at_work[worker] = self._at_work[worker], None
+            if attempt:
+                yield from self._put_off(attempt, said.reason)
+        elif isinstance(said, Stopped):
+            raise OutputError(said.message)
+        else:
+            attempt = self._at_work.pop(worker)
+            if attempt and (said.invalid or attempt.deaths):
+                tries = "" if said.invalid else ", tried twice"
+                yield Finished("failed", failed(attempt.job.case, f"set aside{tries}: {said.reason}"))
+            elif attempt:
+                self._again.append(replace(attempt, alone=True, deaths=1))
+
+    def _put_off(self, attempt: _Attempt, reason: str) -> Iterator[Finished]:
+        """Have a case done later, or fail if it was put off too often."""
+        if attempt.put_off == len(PUT_OFF_S):
+            yield Finished("failed", failed(attempt.job.case, f"set aside, run it again: {reason}"), machine=True)
+            return
+        due = time.monotonic() + PUT_OFF_S[attempt.put_off]
+        self._again.append(replace(attempt, alone=True, put_off=attempt.put_off + 1, due=due))
+
+    def _starve(self, seconds: float) -> None:
+        """The engine waited: start a worker more if all are busy and that has happened for long enough."""
+        self._starved_s += seconds
+        if self._starved_s > STARVED_S and all(self._at_work.values()):
+            self._starved_s = 0.0
+            self._wanted = min(self._wanted + 1, self._limits.workers)
+
+    def _watch(self) -> None:
+        """End workers that hang."""
+        for worker in self._at_work:
+            since = worker.since
+            if since is not None and time.monotonic() - since > self._limits.slowest_s:
+                worker.kill(f"its process hung and was ended after {self._limits.slowest_s:g} s")

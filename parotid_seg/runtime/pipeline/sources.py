@@ -1,0 +1,68 @@
+"""What a case is read from: image files or DICOM series, one for each of the model's channels."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.files import hash_file
+from parotid_seg.scan.formats import count_voxels_of, files_of_image, read_image
+from parotid_seg.scan.nifti import NiftiScan, count_voxels, is_nifti, read_nifti
+
+Source = Path | Series
+"""An image file, absolute and not surely there, or a DICOM series that was found."""
+Scan = tuple[Source, ...]
+"""The sources of a scan's channels, in the model's order."""
+
+
+def place_of(source: Source) -> Path:
+    """What tells a source from all others, for people and from one run to the next."""
+    return source if isinstance(source, Path) else source.folder / f"series-{source.key}"
+
+
+def hash_source(source: Source) -> str:
+    """Hash over a source's bytes, and over which of them are its slices.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    if isinstance(source, Path):
+        hashes = [hash_file(path) for path in files_of_image(source)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    files = {each.path: hash_file(each.path) for each in source.slices}
+    slices = ((files[each.path], str(each.frame)) for each in source.slices)
+    return hashlib.sha256(" ".join(part for each in slices for part in each).encode()).hexdigest()
+
+
+def read_scan(scan: Scan) -> NiftiScan:
+    """Read the channels of a scan; a series comes as a converter to NIfTI would have stored it.
+
+    Files must lie on the same voxels. Series need only share a frame of reference: the further ones are resampled onto
+    the first one's voxels, and the first is whose slices a mask belongs to.
+
+    Raises:
+        ScanError: as `read_nifti` and `read_on_one_grid`.
+    """
+    paths = [each for each in scan if isinstance(each, Path)]
+    if len(paths) == len(scan):
+        return read_image(paths[0]) if len(paths) == 1 and not is_nifti(paths[0]) else read_nifti(*paths)
+    from parotid_seg.dicom.mr.resample import read_on_one_grid
+
+    first, *further = (each for each in scan if isinstance(each, Series))
+    assert len(further) == len(scan) - 1
+    return read_on_one_grid(first, further)
+
+
+def voxels_of(scan: Scan) -> int:
+    """Voxels that are held while a scan is read, by its headers; 0 of files that cannot be read."""
+    first, *further = (_voxels_of(each) for each in scan)
+    if isinstance(scan[0], Path):
+        return first + sum(further)
+    return first * len(scan) + max(further, default=0)  # they are resampled one by one
+
+
+def _voxels_of(source: Source) -> int:
+    if isinstance(source, Path):
+        return count_voxels(source) if is_nifti(source) else count_voxels_of(source)
+    return source.voxels

@@ -1,0 +1,49 @@
+"""The program of a worker process: cases from scan to mask, one after the other, labels asked of the main process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import IO, cast
+
+from parotid_seg.errors import MachineError, OutputError
+from parotid_seg.runtime.pipeline.answers import send_answer
+from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work
+from parotid_seg.runtime.pipeline.requests import next_request
+from parotid_seg.runtime.pipeline.worker_stdio import ends
+from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.scan.chunks import Covered
+
+
+def _hush_libraries() -> None:
+    """Have no decoder in C print what it thinks of a damaged file; what Python prints still gets to standard error."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+def main() -> None:
+    """Serve until the standard input ends."""
+    requests, answers = ends()
+    _hush_libraries()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        work = cast(Work, next_request(requests))
+        while True:
+            job = cast(Job, next_request(requests))
+            send_answer(_do(work, job, requests, answers), work, job, answers)
+
+
+def _do(work: Work, job: Job, requests: IO[bytes], answers: IO[bytes]) -> Finished | PutOff | Stopped:
+    def ask(covered: Covered) -> Labelled:
+        send_answer(covered, work, job, answers)
+        return cast(Labelled, next_request(requests))
+
+    try:
+        return Finished(*do_case(work, job.case, job.known, ask))
+    except MachineError as error:
+        return PutOff(error.reason)
+    except OutputError as error:
+        return Stopped(str(error))

@@ -1,0 +1,223 @@
+"""Processes that read scans and write masks beside the one that runs the model, seen from there.
+
+Whatever a damaged or hostile file does to such a process, it costs one case: what the process says is checked, see
+`answers`, and a process that says anything else is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import socket
+import subprocess
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+
+from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
+from parotid_seg.runtime.pipeline.answers import Asked, next_answer
+from parotid_seg.runtime.pipeline.frames import ProtocolError
+from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work
+from parotid_seg.runtime.pipeline.requests import send_request
+from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of
+from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.scan.chunks import Covered
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""A worker's products are tiny, and the cores are the engine's."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker is gone.
+
+    Attributes:
+        reason: why.
+        invalid: whether it was ended because of what it said; then its case is not tried again.
+    """
+
+    reason: str
+    invalid: bool = False
+
+
+Event = tuple["Worker", Covered | Finished | PutOff | Stopped | Died]
+
+
+_Request = Work | Job | Labelled | ScanError
+
+
+class Worker:
+    """The main process's end of a worker, which starts at once and waits for `begin`.
+
+    Args:
+        events: gets what the worker says.
+
+    Attributes:
+        job: what it is at; None if it waits for a job.
+        since: when it last got something to do (monotonic seconds); None while it waits for the main process.
+
+    Raises:
+        MachineError: if the machine has no room for another process.
+    """
+
+    def __init__(self, events: queue.SimpleQueue[Event]) -> None:
+        self.job: Job | None = None
+        self.since: float | None = None
+        self._events = events
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._work: Work | None = None
+        self._voxels = 0
+        self._killed_for = ""
+        self._labelled = 0
+        try:
+            self._process, self._connection = _start()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise MachineError.of(error) from error
+            raise
+        self._thread = threading.Thread(target=self._converse, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no room for another thread
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+            raise MachineError.of(OSError(errno.EAGAIN, str(error))) from error
+
+    def begin(self, work: Work) -> None:
+        """Tell it what all cases have in common; once, before the first case."""
+        self._work = work
+        self._requests.put(work)
+
+    def give(self, job: Job, voxels: int) -> None:
+        """Hand it a case.
+
+        Args:
+            job: the case.
+            voxels: of its scan, by the header; the worker cannot send more.
+        """
+        self.job, self._voxels = job, voxels
+        self._say(job)
+
+    def answer(self, answer: Labelled | ScanError) -> None:
+        """Hand it the labels that it asked for, or why there are none."""
+        self._say(answer)
+
+    def kill(self, reason: str = "") -> None:
+        """End the process at once; its `Died` will give this reason."""
+        self._killed_for = reason
+        self._process.kill()
+        self._requests.put(None)  # the thread may be waiting for a request
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # or for an answer, and a process may hold the other end yet
+
+    def wait(self) -> None:
+        """Until the process is gone, its connection is closed and its thread has ended."""
+        self._process.wait()
+        self._thread.join()
+
+    def _say(self, request: _Request) -> None:
+        self.since = time.monotonic()
+        self._requests.put(request)
+
+    def _converse(self) -> None:
+        """In a thread of its own, so that nobody else waits for this worker."""
+        invalid = ""
+        requests, answers = self._connection.makefile("wb"), self._connection.makefile("rb")
+        try:
+            send_request(self._next_request(), requests)
+            while True:
+                request = self._next_request()
+                asked = self._asked(request)
+                send_request(request, requests)
+                answer = next_answer(answers, asked)
+                self.since = None
+                self._events.put((self, answer))
+        except ProtocolError as error:
+            invalid = f"its process was ended because of an answer that is not valid: {error}"
+        except MemoryError:
+            self._killed_for = self._killed_for or "there is not enough memory for what its process sends"
+        except (OSError, EOFError):
+            pass
+        except Exception as error:  # a bug; without an event the run would wait for ever
+            traceback.print_exc()
+            invalid = f"unexpected {type(error).__name__} over what its process says"
+        self._process.kill()
+        status = self._process.wait()
+        for each in (requests, answers, self._connection):
+            with contextlib.suppress(OSError):
+                each.close()
+        self._events.put((self, Died(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
+
+    def _asked(self, request: _Request) -> Asked:
+        assert self._work is not None
+        assert self.job is not None
+        self._labelled = 0 if isinstance(request, Job) else self._labelled + 1
+        return Asked(self._work, self.job, self._voxels, self._labelled)
+
+    def _next_request(self) -> _Request:
+        """What to send next. Raises EOFError once the worker is to end."""
+        request = self._requests.get()
+        if request is None:
+            raise EOFError
+        return request
+
+
+def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A worker's process, and what its standard input and output are connected to.
+
+    It is a socket, which unlike a pipe can be shut down at this end, whoever else holds the other one.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            command, environment = command_of("parotid_seg.runtime.pipeline.worker"), {**os.environ, **ONE_THREAD}
+            end = theirs.fileno()
+            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), ours
+        except BaseException:
+            ours.close()
+            raise
+
+
+class Crew:
+    """Workers. The first process starts with it, to be ready when the model is; if it cannot, `hire` tries again.
+
+    Attributes:
+        events: what workers say.
+    """
+
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._all: list[Worker] = []
+        with contextlib.suppress(MachineError):
+            self._all.append(Worker(self.events))
+        self._spare = list(self._all)
+
+    def hire(self, work: Work) -> Worker:
+        """A worker for cases.
+
+        Raises:
+            MachineError: if the machine has no room for another process.
+        """
+        if not self._spare:
+            self._spare.append(Worker(self.events))
+            self._all += self._spare
+        worker = self._spare.pop()
+        worker.begin(work)
+        return worker
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End all processes, whatever they are doing."""
+        for worker in self._all:
+            worker.kill()
+        for worker in self._all:
+            worker.wait()

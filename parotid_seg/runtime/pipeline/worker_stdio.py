@@ -1,0 +1,57 @@
+"""Processes of ours beside the main one, and the pipes to them: pickled messages over standard input and output."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+KILL = 9
+"""SIGKILL, a name that `signal` does not have on Windows."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal to get when the parent dies."""
+
+
+def command_of(module: str) -> list[str]:
+    """The command line of a process that runs `main` of a module of ours.
+
+    It uses the package that this process does, and nothing else from its folder or the current one.
+    """
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
+        f"from {module} import main; main()"
+    )
+    return [sys.executable, "-P", "-c", program, str(Path(__file__).parents[3])]
+
+
+def ends(parent_gone: int = KILL) -> tuple[IO[bytes], IO[bytes]]:
+    """In such a process: where messages come from, and where answers go.
+
+    It gets a signal when its parent has ended, and leaves Ctrl-C to it. Whatever a library prints goes to standard
+    error from here on, so that it does not get between the messages.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, parent_gone)
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def send(message: object, stream: IO[Any]) -> None:
+    """Write a message."""
+    pickle.dump(message, stream, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.flush()
+
+
+def cause(status: int) -> str:
+    """Why a process is gone, from its exit status."""
+    if status == -KILL:
+        return "its process was killed, perhaps for want of memory"
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    return f"its process ended with status {status}"

@@ -1,0 +1,69 @@
+"""Whose a DICOM scan is. Only `infer --identify` asks, and tells it nowhere but in summary.csv and the report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.pipeline.discovery import Case
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient as the file says: untrusted text, empty where there is none.
+
+    Attributes:
+        name: with its parts apart by "^", as in the file.
+        id: PatientID.
+        birth_date: YYYY-MM-DD; what the file says if that is no date.
+    """
+
+    name: str = ""
+    id: str = ""
+    birth_date: str = ""
+
+    def __str__(self) -> str:
+        told = (self.name, self.id and f"ID {self.id}", self.birth_date and f"born {self.birth_date}")
+        return ", ".join(filter(None, told))
+
+
+def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
+    """The patients of DICOM scans by case, as far as the scans' files can be read."""
+    found = {}
+    for case in cases:
+        series = case.scan[0]
+        if isinstance(series, Series):
+            with contextlib.suppress(ScanError):  # the case will fail for it
+                patient = _patient_of(series)
+                if str(patient):
+                    found[case.name] = patient
+    return found
+
+
+def _patient_of(series: Series) -> Patient:
+    from parotid_seg.dicom.read.file import read_dicom
+    from parotid_seg.dicom.read.phi_safe import discreet
+    from parotid_seg.dicom.read.values import text_of
+
+    path = series.slices[0].path
+    with discreet(path, "DICOM image"):
+        file = read_dicom(path)
+        if file is None:
+            return Patient()
+        texts = {}
+        for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
+            with contextlib.suppress(ScanError):
+                texts[keyword] = text_of(file.header, keyword)
+    return Patient(texts.get("PatientName", ""), texts.get("PatientID", ""), _iso(texts.get("PatientBirthDate", "")))
+
+
+def _iso(text: str) -> str:
+    """A date such as 19500102 as 1950-01-02; anything else as it is."""
+    try:
+        return date.fromisoformat(text).isoformat() if len(text) == 8 and text.isdigit() else text
+    except ValueError:
+        return text

@@ -1,0 +1,120 @@
+"""summary.csv, a row a case, and run.json, what the run was made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.files import visible
+from parotid_seg.records import write_record
+from parotid_seg.runtime.pipeline.executor import Site
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.report.flag_text import sentences
+from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.system import versions_of
+from parotid_seg.tables import write_csv
+
+STATUSES = ("done", "skipped", "failed")
+STAGES = ("read", "segment", "write")
+PACKAGES = (
+    "parotid-seg",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "pycuda",
+    "tritonclient",
+    "ray",
+    "pydicom",
+    "highdicom",
+    "pylibjpeg-openjpeg",
+    "pyjpegls",
+    "python-gdcm",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "isal",
+)
+
+
+def write_summary(
+    entries: Sequence[Entry],
+    labels: tuple[str, ...],
+    path: Path,
+    patients: Mapping[str, Patient] | None = None,
+) -> None:
+    """Write a row a case: status, volumes in ml, flags in words and by code, seconds by stage, what ran.
+
+    Args:
+        entries: of the cases.
+        labels: names by value.
+        path: the file to make.
+        patients: by case, for a column of their own; None for none.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    names = labels[1:]
+    short = [name.removeprefix("parotid_") for name in names]
+    flipped = any(entry.agreement for entry in entries)
+    agreement = [f"{name}_agreement" for name in short] if flipped else []
+    volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
+    ran = ["backend", "device", "precision"]
+    who, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
+    rows: list[list[object]] = [
+        ["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran, "reason", "mask", "source"]
+    ]
+    for entry in entries:
+        codes = ";".join(flag.code for flag in entry.flags)
+        sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
+        alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
+        seconds = [entry.seconds.get(stage, "") for stage in STAGES]
+        told = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.source]
+        whose = [] if patients is None else [visible(patients.get(entry.case, ""))]
+        flags = [sentences(entry.flags), codes]
+        rows.append([entry.case, *whose, entry.status, *sizes, *alike, *flags, *seconds, *told])
+    write_csv(rows, path)
+
+
+def write_run(
+    site: Site,
+    options: Any,
+    scans: Sequence[Path],
+    begun: datetime,
+    cases: Mapping[str, int],
+    not_used: Mapping[str, int],
+    path: Path,
+) -> None:
+    """Write what a run was made with.
+
+    Args:
+        site: what did the cases.
+        options: a dataclass.
+        scans: what was asked for.
+        begun: when.
+        cases: how many ended how.
+        not_used: what else was found, by kind: how many.
+        path: the file to make.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    content = {
+        "begun": begun.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": {**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
+        "model": {"sha256": site.model_sha256, "contract": site.contract},
+        "ran": dataclasses.asdict(site.ran),
+        **site.about,
+        "cases": cases,
+        "not_used": not_used,
+        "versions": versions_of(PACKAGES),
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+    }
+    write_record(content, path)

@@ -1,0 +1,309 @@
+"""Slices of all scans at hand through the model, in batches that scans may share."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.errors import DeviceMemoryError, ModelError, ScanError
+from parotid_seg.runtime.engines.base import Backend, Output, Pending
+from parotid_seg.scan.chunks import Chunk, Covered, Cutter, Inputs, can_share, joined, mirrored
+from parotid_seg.scan.labels import mirrored_labels
+from parotid_seg.scan.volume import Mask
+
+Key = TypeVar("Key")
+
+GROW = 3
+"""Samples beyond the last one in which there is a structure that are computed at once. More waste computing, fewer
+waste batches."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A scan that the model has seen to the end.
+
+    Attributes:
+        labels: (D, h, w) where the grid covers the scan; background where nothing was computed.
+        agreement: see `Segmentation`; empty without flips.
+        seconds: of the engine's time, the scan's share.
+        computed: samples that the network computed.
+    """
+
+    labels: Mask
+    agreement: dict[str, float]
+    seconds: float
+    computed: int = 0
+
+
+class _Scan(Generic[Key]):
+    """A scan on its way through the model.
+
+    Attributes:
+        todo: samples to hand in, in runs or one by one.
+        running: chunks that were handed in and have no labels yet.
+        refused: whether the engine could not take it.
+    """
+
+    def __init__(self, key: Key, covered: Covered, backend: Backend) -> None:
+        self.key, self.covered = key, covered
+        self.cutter = Cutter(covered, backend.contract.grid)
+        self.labels = np.zeros(covered.voxels.shape[1:], np.uint8)
+        self.todo: deque[range | tuple[int, ...]] = deque()
+        self.running, self.refused = 0, False
+        self.seconds, self.computed = 0.0, 0
+        self.alike = np.zeros((3, len(backend.contract.labels)), np.int64)
+        self._wanted = np.zeros(self.cutter.count, np.bool_)
+        if covered.samples is None:
+            self.todo.append(range(self.cutter.count))
+        elif covered.grow:
+            self._want(covered.samples)
+        else:
+            self.todo.append(covered.samples)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all labels are there."""
+        return not (self.todo or self.running or self.refused)
+
+    def take(self, looks: int) -> Chunk:
+        """The next chunk, of at most so many samples; of thin slices it computes one more."""
+        run = self.todo.popleft()
+        now, later = run[:looks], run[looks:]
+        if later:
+            self.todo.appendleft(later)
+        self.running += 1
+        if isinstance(now, range):
+            return self.cutter.chunk(now.start * self.cutter.step, len(now))
+        return self.cutter.single(now)
+
+    def give_back(self, chunk: Chunk) -> None:
+        """Have a chunk handed in again."""
+        self.running -= 1
+        self.todo.appendleft(chunk.samples)
+
+    def take_in(self, chunk: Chunk, labels: Mask) -> None:
+        """A chunk's labels. Where they reach its end, the samples beyond are wanted, too."""
+        self.running -= 1
+        self.labels[chunk.slices] = labels
+        if self.covered.grow:
+            step = self.cutter.step
+            first, last = chunk.samples[0], chunk.samples[-1]
+            self._want(sample for sample in {first, last} if self.labels[sample * step : (sample + 1) * step].any())
+
+    def _want(self, samples: Iterable[int]) -> None:
+        """Hand in all that lies within `GROW` samples of these and was not wanted before."""
+        new = np.zeros_like(self._wanted)
+        for sample in samples:
+            new[max(0, sample - GROW) : sample + GROW + 1] = True
+        new &= ~self._wanted
+        self._wanted |= new
+        edges = np.flatnonzero(np.diff(new, prepend=False, append=False))
+        self.todo += [range(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+@dataclass
+class _Batch(Generic[Key]):
+    """Chunks of one or more scans that were handed in together, and the look in the mirror if there is one."""
+
+    limit: int
+    size: int = 0
+    parts: list[tuple[_Scan[Key], Chunk]] = field(default_factory=list)
+    inputs: Inputs = field(default_factory=dict)
+    looks: list[Pending] = field(default_factory=list)
+
+
+class Batches(Generic[Key]):
+    """Scans in, labels out.
+
+    Flips: each slice is looked at a second time in the mirror. A backend that gives probabilities has both looks
+    averaged; of one that gives labels the first look's stay. Either way the agreement of the two is told.
+
+    Args:
+        backend: the loaded model.
+        batch_size: looks at once.
+        flips: look twice.
+        say: told one line if the batch has to become smaller.
+    """
+
+    def __init__(
+        self, backend: Backend, batch_size: int, *, flips: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.batch_size = min(batch_size, backend.largest_batch or batch_size)
+        self._backend, self._flips, self._say = backend, flips, say
+        self._mirrored = np.array(mirrored_labels(backend.contract.labels), np.uint8)
+        self._scans: deque[_Scan[Key]] = deque()
+        self._running: deque[_Batch[Key]] = deque()
+        self._idle_since = time.perf_counter()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is work left."""
+        return bool(self._scans or self._running)
+
+    def add(self, key: Key, covered: Covered) -> None:
+        """Hand a scan in; `key` comes back with its labels."""
+        self._scans.append(_Scan(key, covered, self._backend))
+
+    def step(self) -> list[tuple[Key, Labelled | ScanError]]:
+        """Keep the engine busy, and wait for one batch.
+
+        Returns:
+            The scans that are complete with it, and those that the engine cannot take.
+
+        Raises:
+            DeviceMemoryError: if not even one look fits into the GPU's memory.
+            ModelError: if the model cannot be run, or gives something else than its contract promises.
+        """
+        if not self._running:
+            self._idle_since = time.perf_counter()
+        refused: list[tuple[Key, Labelled | ScanError]] = []
+        while self._scans and len(self._running) < self._backend.ahead:
+            batch = self._next_batch()
+            try:
+                self._hand_in(batch)
+            except DeviceMemoryError as error:
+                self._shrink(batch, error)
+            except ScanError as error:
+                refused += [(scan.key, error) for scan in self._dropped(batch)]
+        if not self._running or refused:
+            return refused
+        batch = self._running.popleft()
+        try:
+            outputs = [look.result() for look in batch.looks]
+        except DeviceMemoryError as error:
+            self._shrink(batch, error)
+            return []
+        ended = time.perf_counter()
+        seconds, self._idle_since = ended - self._idle_since, ended
+        return self._take_in(batch, outputs, seconds)
+
+    def _next_batch(self) -> _Batch[Key]:
+        """Slices of the scan that has waited longest, filled up from those behind it as far as they fit together."""
+        first = self._scans[0]
+        batch = _Batch[Key](self.batch_size)
+        for scan in list(self._scans):
+            if scan is first or can_share(first.covered, scan.covered):
+                while scan.todo and self._add_to(batch, scan):
+                    pass
+            if not scan.todo:
+                self._scans.remove(scan)
+            if batch.size >= batch.limit:
+                break
+        return batch
+
+    def _add_to(self, batch: _Batch[Key], scan: _Scan[Key]) -> bool:
+        """Take slices of a scan into a batch, as many as fit; False if none do."""
+        extra = 1 if batch.parts and scan.cutter.step > 1 else 0
+        room = batch.limit - batch.size - extra
+        if room < 1:
+            return False
+        todo = scan.todo.copy()
+        chunk = scan.take(room)
+        inputs = joined([batch.inputs, chunk.inputs]) if batch.parts else chunk.inputs
+        while not self._backend.fits(inputs) and (batch.parts or len(chunk.samples) > 1):
+            scan.running -= 1
+            scan.todo = todo.copy()
+            if batch.parts:
+                return False
+            chunk = scan.take(len(chunk.samples) // 2)
+            inputs = chunk.inputs
+        batch.parts.append((scan, chunk))
+        batch.inputs, batch.size = inputs, batch.size + chunk.looks
+        return True
+
+    def _hand_in(self, batch: _Batch[Key]) -> None:
+        batch.looks = [self._backend.start(batch.inputs)]
+        if self._flips:
+            batch.looks.append(self._backend.start(mirrored(batch.inputs)))
+        self._running.append(batch)
+
+    def _shrink(self, batch: _Batch[Key], error: DeviceMemoryError) -> None:
+        """Go on with batches of half the size, and do this one again."""
+        if batch.limit == 1:
+            raise error
+        if batch.limit == self.batch_size:  # else it was handed in before the last time
+            self.batch_size //= 2
+            self._say(f"{error}; going on with batches of {self.batch_size}")
+        for scan, chunk in reversed(batch.parts):
+            if not scan.todo:
+                self._scans.appendleft(scan)
+            scan.give_back(chunk)
+
+    def _dropped(self, batch: _Batch[Key]) -> list[_Scan[Key]]:
+        """The scans of a batch, of which nothing more is to be done."""
+        dropped = list(dict.fromkeys(scan for scan, _ in batch.parts))
+        for scan in dropped:
+            scan.refused = True
+            if scan in self._scans:
+                self._scans.remove(scan)
+        return dropped
+
+    def _take_in(
+        self, batch: _Batch[Key], outputs: list[Output], seconds: float
+    ) -> list[tuple[Key, Labelled | ScanError]]:
+        for output in outputs:
+            self._check(output, batch)
+        looks = [self._labels(output) for output in outputs]
+        if len(looks) == 2:
+            looks[1] = self._mirrored[looks[1]]
+        labels = looks[0]
+        if len(looks) == 2 and outputs[0].ndim == 4:
+            labels = self._labels(cast(NDArray[np.float32], outputs[0]) + outputs[1][:, self._mirrored])
+        complete: list[tuple[Key, Labelled | ScanError]] = []
+        first = 0
+        in_all = sum(chunk.looks for _, chunk in batch.parts)
+        for scan, chunk in batch.parts:
+            here = slice(first, first + chunk.count)
+            waited = bool(scan.todo)
+            scan.take_in(chunk, labels[here])
+            if scan.todo and not waited and not scan.refused:
+                self._scans.append(scan)
+            scan.seconds += seconds * chunk.looks / in_all
+            scan.computed += chunk.looks
+            if len(looks) == 2:
+                scan.alike += _alike(looks[0][here], looks[1][here], len(self._mirrored))
+            first = here.stop
+            if scan.complete:
+                complete.append((scan.key, Labelled(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
+        return complete
+
+    def _check(self, output: Output, batch: _Batch[Key]) -> None:
+        """Make sure that an output is what the contract promises.
+
+        Raises:
+            ModelError: if it has another type or shape, or a label without a name.
+        """
+        count = len(self._mirrored)
+        slices = sum(chunk.count for _, chunk in batch.parts)
+        plane = batch.parts[0][0].labels.shape[1:]
+        is_labels = output.ndim == 3
+        expected = (slices, *plane) if is_labels else (slices, count, *plane)
+        if output.shape != expected or (is_labels and (output.dtype != np.uint8 or output.max() >= count)):
+            largest = f" up to {output.max()}" if is_labels and output.size else ""
+            raise ModelError(
+                f"the model gives {output.shape} values of {output.dtype}{largest}, expected {expected} labels or "
+                f"probabilities for {count} labels"
+            )
+
+    @staticmethod
+    def _labels(output: Output) -> Mask:
+        return cast(Mask, output if output.ndim == 3 else output.argmax(axis=1).astype(np.uint8))
+
+    def _agreement(self, scan: _Scan[Key]) -> dict[str, float]:
+        if not self._flips:
+            return {}
+        both, one, other = scan.alike
+        names = self._backend.contract.labels
+        return {name: float(2 * both[i] / max(1, one[i] + other[i])) for i, name in enumerate(names) if i}
+
+
+def _alike(one: Mask, other: Mask, count: int) -> NDArray[np.int64]:
+    """Of each label the voxels in both masks, in the first and in the second, (3, K)."""
+    both = np.where(one == other, one, 0)
+    return np.stack([np.bincount(mask.ravel(), minlength=count) for mask in (both, one, other)])

@@ -1,0 +1,291 @@
+"""Where in a scan the structures are: a sparse search first, then only their surroundings.
+
+The glands lie in a fifth of a head scan's slices, and not always in the middle of its field of view. So the model
+computes every n-th sample first. The grid is laid where it finds a structure, and the samples around are computed until
+one is empty. Whatever is doubtful is looked for everywhere before it is called missing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.contract import Contract
+from parotid_seg.errors import InputError
+from parotid_seg.flags import Flag
+from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.scan.boxes import Box, label_boxes
+from parotid_seg.scan.chunks import Covered, cover, sample_step
+from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.grid import body_centre, tissue_centre, used
+from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.labels import side_of
+from parotid_seg.scan.volume import Mask, Volume
+
+SEARCHES = ("auto", "full")
+"""auto: sparse first, if the model's structures are such that a patient has each once; full: everywhere at once."""
+SPARSE_MM = 24.0
+"""Between the samples of the sparse search. The lowest of the 486 glands that the packaged model finds in the data set
+has 39 mm (benchmarks/locate.py), so that each is met by one at least."""
+MOVED_MM = 10.0
+"""The grid's middle stays the median of all tissue unless the head's lies further from it; it does not in any scan of
+the data set. The model is most accurate where it was trained."""
+HEAD_MM = (200.0, 120.0)
+"""How far below and above the structures tissue counts for the middle of the head from front to back: that much of the
+neck and the shoulders, as in a usual scan."""
+ASIDE_MM = 200.0
+"""How far in plane from the structures it counts."""
+SLAB_MM = 30.0
+"""How far below and above it counts for the middle between right and left, which shoulders must not shift."""
+
+Ask = Callable[[Covered], Labelled]
+"""What the model makes of a scan."""
+Place = tuple[int, int]
+"""Row and column of a scan where the middle of the grid lies."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan as the model takes it.
+
+    Attributes:
+        volume, windows: see `scan.intensity.in_windows`.
+        contract: the model's.
+    """
+
+    volume: Volume
+    windows: Windows
+    contract: Contract
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What is noteworthy about the scan."""
+        return self.volume.flags
+
+    def cover(self, place: Place | None = None) -> Covered:
+        """Lay the grid on the scan: on the middle of all tissue, unless a place is given."""
+        return cover(self.volume, self.windows, self.contract.grid, place)
+
+
+def check_search(search: str) -> None:
+    """Raise InputError unless it is one of `SEARCHES`."""
+    if search not in SEARCHES:
+        raise InputError(f"--search: found {search}, expected {' or '.join(SEARCHES)}")
+
+
+def labels_of_scan(
+    prepared: Prepared, ask: Ask, *, search: str = SEARCHES[0], clean_up: bool = True
+) -> tuple[Covered, Labelled]:
+    """Have a scan labelled.
+
+    The sparse search is for models whose structures all have a side in their names, and with clean-up: then each is one
+    piece, and a small piece that the search misses would have been removed anyway. There may be several tumours; such
+    models look everywhere.
+
+    Args:
+        prepared: the scan.
+        ask: the model.
+        search: one of `SEARCHES`.
+        clean_up: whether only the largest piece of each structure will be kept.
+
+    Returns:
+        What the grid covers at last, and its labels.
+    """
+    labels = prepared.contract.labels
+    if search == "full" or not clean_up or not all(map(side_of, labels[1:])):
+        covered = prepared.cover()
+        return covered, ask(covered)
+    return _Search(prepared, ask).labels()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the sparse search found with the grid at one place.
+
+    Attributes:
+        place: there.
+        covered: of the scan.
+        found: samples in which there is a structure.
+        slices: slices of the samples that were computed (S,).
+        labels: of those (S, h, w), the largest piece of each structure.
+        boxes: of each structure in them, None if it was not found.
+        cut: whether one reaches the grid's edge.
+    """
+
+    place: Place
+    covered: Covered
+    found: tuple[int, ...]
+    slices: NDArray[np.intp]
+    labels: Mask
+    boxes: tuple[Box | None, ...]
+    cut: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether all structures are there, and whole."""
+        return all(self.boxes) and not self.cut
+
+    def rank(self) -> tuple[int, bool, int]:
+        """The more the better."""
+        return sum(box is not None for box in self.boxes), not self.cut, int(np.count_nonzero(self.labels))
+
+
+class _Search:
+    """The search in one scan."""
+
+    def __init__(self, prepared: Prepared, ask: Ask) -> None:
+        self._prepared, self._ask = prepared, ask
+        self._volume, self._grid = prepared.volume, prepared.contract.grid
+        self._middle = body_centre(prepared.volume, prepared.windows)
+        distance_mm = prepared.volume.spacing_mm[0]
+        self._step = sample_step(distance_mm, self._grid)
+        every = max(1, int(SPARSE_MM / (self._step * distance_mm) + 1e-6))
+        self._sparse = range(0, -(-prepared.volume.shape[0] // self._step), every)
+        self._spent = Labelled(np.zeros((0, 0, 0), np.uint8), {}, 0.0)
+
+    def labels(self) -> tuple[Covered, Labelled]:
+        """See `labels_of_scan`."""
+        seen = self._settled(self._look(self._middle, self._sparse[::2]))
+        if not seen.complete:
+            seen = max(seen, self._settled(self._look(seen.place, self._sparse)), key=_Seen.rank)
+        for place in () if seen.complete else self._tiles():
+            seen = max(seen, self._settled(self._look(place, self._sparse[::2])), key=_Seen.rank)
+            if seen.complete:
+                break
+        if seen.complete:
+            covered = replace(seen.covered, samples=seen.found, grow=True)
+            labelled = self._asked(covered)
+            if self._is_whole(labelled.labels):
+                return covered, self._total(labelled)
+        return seen.covered, self._total(self._asked(seen.covered))
+
+    def _asked(self, covered: Covered) -> Labelled:
+        labelled = self._ask(covered)
+        self._spent = replace(
+            self._spent,
+            seconds=self._spent.seconds + labelled.seconds,
+            computed=self._spent.computed + labelled.computed,
+        )
+        return labelled
+
+    def _total(self, labelled: Labelled) -> Labelled:
+        return replace(labelled, seconds=self._spent.seconds, computed=self._spent.computed)
+
+    def _look(self, place: Place, samples: Sequence[int]) -> _Seen:
+        """Compute some samples with the grid at a place, and the sparse ones beside those that hold a structure."""
+        covered = self._prepared.cover(place)
+        labels = self._labels_of(covered, samples)
+        found = [sample for sample, mask in labels.items() if mask.any()]
+        near = {each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in found)}
+        labels |= self._labels_of(covered, sorted(near - set(labels)))
+        labels = dict(sorted(labels.items()))
+        names = self._prepared.contract.labels
+        found = [sample for sample, mask in labels.items() if mask.any()]
+        pieces = keep_largest_components(np.stack(list(labels.values())), names)
+        boxes = tuple(label_boxes(pieces, len(names) - 1))
+        spacing, contract = self._volume.spacing_mm, self._prepared.contract
+        cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
+        slices = self._step * np.array(list(labels), np.intp)
+        return _Seen(place, covered, tuple(found), slices, pieces, boxes, cut)
+
+    def _labels_of(self, covered: Covered, samples: Sequence[int]) -> dict[int, Mask]:
+        """Labels (h, w) of single samples, by their numbers."""
+        if not samples:
+            return {}
+        labels = self._asked(replace(covered, samples=tuple(samples))).labels
+        return {sample: labels[sample * self._step] for sample in samples}
+
+    def _settled(self, seen: _Seen) -> _Seen:
+        """Lay the grid on the middle of the head whose structures were found, and look again where that moves it."""
+        for _ in range(3):
+            place = self._head_around(seen)
+            if place == seen.place:
+                break
+            seen = self._look(place, seen.found)
+        return seen
+
+    def _head_around(self, seen: _Seen) -> Place:
+        """The middle of the head around what was found; the place where that was found if it is nothing."""
+        boxes = [box for box in seen.boxes if box]
+        if not boxes:
+            return seen.place
+        distance_mm, row_mm, column_mm = self._volume.spacing_mm
+        middle = float(np.average(seen.slices, weights=np.count_nonzero(seen.labels, axis=(1, 2))))
+        row = seen.covered.rows.start + _middle_of([box[1] for box in boxes])
+        column = seen.covered.columns.start + _middle_of([box[2] for box in boxes])
+        half_mm = self._grid.size * self._grid.spacing_mm / 2
+        below, above = (length / distance_mm for length in HEAD_MM)
+        around_row, around_column = (_around(at, ASIDE_MM / step) for at, step in ((row, row_mm), (column, column_mm)))
+        slab = SLAB_MM / distance_mm
+        near_row, near_column = (_around(at, half_mm / step) for at, step in ((row, row_mm), (column, column_mm)))
+        tissue = (self._volume, self._prepared.windows)
+        of_head, _ = tissue_centre(*tissue, (_span(middle - below, middle + above), around_row, around_column))
+        _, of_slab = tissue_centre(*tissue, (_span(middle - slab, middle + slab), near_row, near_column))
+        row, column = self._middle
+        return (
+            of_head if abs(of_head - row) * row_mm > MOVED_MM else row,
+            of_slab if abs(of_slab - column) * column_mm > MOVED_MM else column,
+        )
+
+    def _tiles(self) -> list[Place]:
+        """Places of a grid over all tissue, half a grid apart, the middle ones first."""
+        tissue = self._volume.voxels[0] > float(self._prepared.windows[0, 0])
+        half_mm = self._grid.size * self._grid.spacing_mm / 2
+        rows, columns = (
+            _spread(np.flatnonzero(tissue.any(axis=axes)), half_mm / step)
+            for axes, step in zip(((0, 2), (0, 1)), self._volume.spacing_mm[1:], strict=True)
+        )
+        middle = (float(np.mean(rows)), float(np.mean(columns))) if rows and columns else (0.0, 0.0)
+        return sorted(itertools.product(rows, columns), key=lambda place: math.dist(place, middle))
+
+    def _is_whole(self, labels: Mask) -> bool:
+        """Whether every structure was found, and is higher than the sparse search may miss: a larger one is not likely
+        to lie between its samples."""
+        names = self._prepared.contract.labels
+        boxes = label_boxes(keep_largest_components(labels, names), len(names) - 1)
+        least = SPARSE_MM / self._volume.spacing_mm[0]
+        return all(box is not None and box[0].stop - box[0].start >= least for box in boxes)
+
+
+def is_cut_in_plane(box: Box, covered: Covered, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
+    """Whether a structure reaches the edge, within a slice, of the scan or of what the grid covers of it.
+
+    Resampling may take a pixel of the grid or a voxel off an outline there, so that far from the edge counts as at it.
+
+    Args:
+        box: of the structure in the labels (D, h, w) where the grid covers the scan.
+        covered, contract: the scan and the model.
+        spacing_mm: of the scan's slices, rows and columns.
+    """
+    for name, side, step_mm in zip(("rows_back", "columns_back"), box[1:], spacing_mm[1:], strict=True):
+        reach, margin = used(covered.in_plane[name].T), math.ceil(contract.grid.spacing_mm / step_mm)
+        if side.start - reach.start <= margin or reach.stop - side.stop <= margin:
+            return True
+    return False
+
+
+def _middle_of(sides: list[slice]) -> float:
+    return float(min(side.start for side in sides) + max(side.stop for side in sides) - 1) / 2
+
+
+def _span(first: float, last: float) -> slice:
+    return slice(max(0, round(first)), max(0, round(last)) + 1)
+
+
+def _around(middle: float, reach: float) -> slice:
+    return _span(middle - reach, middle + reach)
+
+
+def _spread(places: NDArray[np.intp], half: float) -> list[int]:
+    """Places at most `half` apart, from `half` inside the first of some to `half` inside the last of them."""
+    if not len(places):
+        return []
+    first, last = float(places[0]) + half, float(places[-1]) - half
+    if last <= first:
+        return [round((first + last) / 2)]
+    return [round(each) for each in np.linspace(first, last, 1 + math.ceil((last - first) / half))]

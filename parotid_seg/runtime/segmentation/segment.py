@@ -1,0 +1,222 @@
+"""One scan: what of it goes to the model, and what its labels mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.contract import Contract
+from parotid_seg.errors import ScanError
+from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.report.flag_text import sentences
+from parotid_seg.runtime.segmentation.batching import Batches, Labelled
+from parotid_seg.runtime.segmentation.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
+from parotid_seg.scan.boxes import Box, label_boxes
+from parotid_seg.scan.chunks import MOST_SLICES, Covered
+from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.intensity import in_windows, is_ct
+from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
+from parotid_seg.scan.volume import Mask, Volume
+
+SMALLEST_GLAND_ML = 1.0
+"""Less than this counts as no gland; the smallest of the 382 contoured training and validation glands has 5 ml."""
+LEAST_AGREEMENT = 0.92
+"""DSC of the looks with and without a mirror below which a gland is flagged. Of 62 validation glands 7 lie below it, at
+a mean DSC of 0.52 with the contours, the others at 0.78 (benchmarks/uncertainty.py)."""
+WRONG_SIDE_MM = 20.0
+"""A gland without its partner that lies so far beyond the middle is taken for the other one. All of the 382 contoured
+training and validation glands lie 47 mm or more on their own side of it."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result for one scan.
+
+    Attributes:
+        mask: labels, uint8; of a volume (D, H, W) in its canonical order, of an image in the image's own order.
+        volumes_ml: volume of each structure by name.
+        flags: what a person should look at; those on the scan itself come first.
+        agreement: of each structure the DSC between the model's look at the scan and its look at the mirror image:
+            the lower, the less certain. Empty unless flips were asked for.
+    """
+
+    mask: Mask
+    volumes_ml: dict[str, float]
+    flags: tuple[Flag, ...]
+    agreement: dict[str, float]
+
+
+def segment_volume(
+    backend: Backend,
+    volume: Volume,
+    *,
+    batch_size: int | None = None,
+    flips: bool = False,
+    clean_up: bool = True,
+    search: str = SEARCHES[0],
+) -> Segmentation:
+    """Segment one scan.
+
+    Args:
+        backend: the loaded model.
+        volume: the scan.
+        batch_size: slices the model takes at once; None is what the backend is fastest with.
+        flips: see `batching.Batches`.
+        clean_up: see `keep_largest_components`.
+        search: see `locate.labels_of_scan`.
+
+    Raises:
+        ScanError: as `prepare` and `conclude`.
+    """
+    ask = asking(backend, batch_size or backend.batch_size, flips=flips)
+    prepared = prepare(volume, backend.contract)
+    covered, labelled = labels_of_scan(prepared, ask, search=search, clean_up=clean_up)
+    return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
+
+
+def asking(backend: Backend, batch_size: int, *, flips: bool = False) -> Ask:
+    """A model that takes one scan after the other, for `labels_of_scan`.
+
+    Args:
+        backend: the loaded model.
+        batch_size, flips: see `batching.Batches`.
+    """
+    batches = Batches[None](backend, batch_size, flips=flips)
+
+    def ask(covered: Covered) -> Labelled:
+        batches.add(None, covered)
+        complete: list[tuple[None, Labelled | ScanError]] = []
+        while batches.busy:
+            complete += batches.step()
+        ((_, labelled),) = complete
+        if isinstance(labelled, ScanError):
+            raise labelled
+        return labelled
+
+    return ask
+
+
+def prepare(volume: Volume, contract: Contract) -> Prepared:
+    """A scan as the model takes it.
+
+    Raises:
+        ScanError: if it has more than `MOST_SLICES`; see also `scan.intensity.in_windows`.
+    """
+    if volume.shape[0] > MOST_SLICES:
+        raise ScanError(f"found {volume.shape[0]} slices, expected at most {MOST_SLICES}")
+    return Prepared(*in_windows(volume, contract.channels, contract.windows), contract)
+
+
+def conclude(
+    labels: Mask,
+    covered: Covered,
+    volume: Volume,
+    contract: Contract,
+    *,
+    clean_up: bool = True,
+    agreement: Mapping[str, float] | None = None,
+) -> Segmentation:
+    """The result that follows from a scan's labels.
+
+    Args:
+        labels: (D, h, w) where the grid covers the scan.
+        covered, volume, contract: the scan, as it was prepared.
+        clean_up: see `keep_largest_components`.
+        agreement: see `Segmentation`.
+
+    Raises:
+        ScanError: if the model looks for parotid glands and found none.
+    """
+    if clean_up:
+        labels = keep_largest_components(labels, contract.labels)
+    boxes = label_boxes(labels, len(contract.labels) - 1)
+    volumes = {
+        name: int(np.count_nonzero(labels[box] == value)) * volume.voxel_ml if box else 0.0
+        for value, (name, box) in enumerate(zip(contract.labels[1:], boxes, strict=True), start=1)
+    }
+    parotids = {name: size for name, size in volumes.items() if is_parotid(name)}
+    if parotids and all(size < SMALLEST_GLAND_ML for size in parotids.values()):
+        found = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
+        doubts = [flag for flag in volume.flags if flag.code in DOUBTFUL_PLACE]
+        if doubts:
+            raise ScanError(f"no parotid gland found ({found}), and the header may be wrong: {sentences(doubts)}")
+        wanted = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
+        raise ScanError(f"no parotid gland found ({found}); does the scan show the head, and is it {wanted}?")
+    unsure = (
+        Flag(FlagCode.UNCERTAIN, name, dsc)
+        for name, dsc in (agreement or {}).items()
+        if is_parotid(name) and volumes[name] >= SMALLEST_GLAND_ML and dsc < LEAST_AGREEMENT
+    )
+    glands = [name if volumes[name] >= SMALLEST_GLAND_ML else "" for name in contract.labels[1:]]
+    swapped = _swapped(labels, glands, boxes, covered, volume.spacing_mm[2])
+    cut = [
+        Flag(FlagCode.CUT_IN_PLANE, name)
+        for name, box in zip(contract.labels[1:], boxes, strict=True)
+        if box and not _is_missing(name, volumes[name]) and is_cut_in_plane(box, covered, volume.spacing_mm, contract)
+    ]
+    flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure)
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[:, covered.rows, covered.columns] = labels
+    return Segmentation(mask, volumes, flags, dict(agreement or {}))
+
+
+def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) -> list[Flag]:
+    """Only of parotid glands is the usual size known, and that there should be one."""
+    if not any(volumes_ml.values()):
+        return [Flag(FlagCode.NOTHING_FOUND, name) for name in volumes_ml]
+    flags = []
+    for value, name in enumerate(labels[1:], start=1):
+        size = volumes_ml[name]
+        if _is_missing(name, size):
+            flags.append(Flag(FlagCode.STRUCTURE_MISSING, name, size))
+            continue
+        if not is_usual_volume(name, size):
+            flags.append(Flag(FlagCode.UNUSUAL_VOLUME, name, size))
+        if (mask[0] == value).any() or (mask[-1] == value).any():
+            flags.append(Flag(FlagCode.CUT_BY_SCAN_END, name))
+    return flags
+
+
+def _is_missing(name: str, size_ml: float) -> bool:
+    """Whether a structure that every patient has is too small to be one."""
+    return is_parotid(name) and size_ml < SMALLEST_GLAND_ML
+
+
+def _swapped(
+    labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], covered: Covered, column_mm: float
+) -> list[Flag]:
+    """Whether the parotid glands lie on the sides that their names tell; columns run to the patient's left.
+
+    Two are compared with each other. One alone is compared with the middle of the tissue in its slices, which is less
+    sure, see `WRONG_SIDE_MM`.
+
+    Args:
+        labels: (D, h, w) where the grid covers the scan.
+        names, boxes: of each label from 1 on; what was not found has no name.
+        covered: the scan.
+        column_mm: between its columns.
+    """
+    found = {
+        side_of(name): (name, box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
+        for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1)
+        if box and is_parotid(name) and side_of(name)
+    }
+    if len(found) == 2:
+        (name, _, left), (_, _, right) = found["left"], found["right"]
+        off_mm = (right - left) * column_mm
+        return [Flag(FlagCode.SIDES_SWAPPED, name, off_mm)] if off_mm > 0 else []
+    for side, (name, box, column) in found.items():
+        tissue = covered.voxels[0, box[0]] > covered.windows[0, 0]
+        off_mm = (_middle(tissue.sum(axis=(0, 1))) - column) * column_mm * (1 if side == "left" else -1)
+        if off_mm > WRONG_SIDE_MM:
+            return [Flag(FlagCode.ONLY_GLAND_ON_OTHER_SIDE, name, off_mm)]
+    return []
+
+
+def _middle(counts: NDArray[np.integer]) -> int:
+    """The place at which half of all is reached."""
+    return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))

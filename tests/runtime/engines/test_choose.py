@@ -1,0 +1,350 @@
+"""The choice between engines, with engines and a clock that only pretend: nothing is timed for real."""
+
+import json
+from datetime import date
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.errors import DeviceMemoryError, InputError, ModelError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
+from parotid_seg.runtime.engines.autotune import _kept as kept_choice
+from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, Trial, usual_chunk
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+
+CONTRACT = read_model(DEFAULT_MODEL)[1]
+
+
+class Engine:
+    """An engine that computes nothing. Each look takes it some seconds of a clock that stands still otherwise."""
+
+    ahead = 1
+
+    def __init__(self, name="", clock=None, seconds=lambda looks: 1.0, memory=10**9):
+        self.name, self.clock, self.seconds, self.memory = name, clock, seconds, memory
+        self.batch_size, self.closed, self.runs = 16, False, 0
+
+    def start(self, inputs):
+        looks = len(inputs["neighbours"])
+        if looks > self.memory:
+            raise DeviceMemoryError("too many")
+        self.runs += 1
+        self.clock.now += self.seconds(looks)
+        return Done(np.zeros((1, 1, 1), np.uint8))
+
+    def close(self):
+        self.closed = True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Measured:
+    """What is known of the engines beforehand."""
+
+    def __init__(self, speeds, failures=None, batch_size=16):
+        self.known, self.failures, self.best_size = speeds, failures or {}, batch_size
+        self.timed, self.compared = 0, []
+
+    def speeds(self, backends):
+        self.timed += 1
+        return {name: self.known[name] for name in backends}
+
+    def batch_size(self, backend, sizes):
+        return self.best_size
+
+    def failure(self, reference, other, precision):
+        self.compared.append((reference.name, other.name, precision))
+        return self.failures.get(other.name, "")
+
+
+class Choosing:
+    """`choose` with candidates of the given precisions, and what it said."""
+
+    def __init__(self, place, precisions, measured, precision="fp32"):
+        self.place, self.measured, self.precision = place, measured, precision
+        self.loaded, self.said, self.broken = [], [], {}
+        self.candidates = [
+            Candidate(name, "onnxruntime", kind, DEFAULT_MODEL, lambda name=name: self.make(name))
+            for name, kind in precisions
+        ]
+
+    def make(self, name):
+        if name in self.broken:
+            raise ModelError(self.broken[name])
+        self.loaded.append(Engine(name))
+        return self.loaded[-1]
+
+    def __call__(self):
+        return choose(
+            self.candidates, self.precision, (8, 16, 32), self.measured, self.place, self.said.append,
+            today=lambda: date(2026, 11, 24),
+        )  # fmt: skip
+
+
+PRECISIONS = [("ort", "fp32"), ("ort int8", "int8"), ("ov", "fp32"), ("ov bf16", "bf16")]
+
+
+@pytest.fixture
+def choosing(tmp_path):
+    def make(speeds, failures=None, precisions=PRECISIONS, **options):
+        known = dict(zip([name for name, _ in precisions], speeds, strict=True))
+        return Choosing(tmp_path / "cache" / "a.json", precisions, Measured(known, failures), **options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ((30, 41, 38, 40), "ov"),  # lower precisions are faster, but not by a tenth of the best FP32
+        ((30, 43, 38, 40), "ort int8"),
+        ((30, 43, 38, 60), "ov bf16"),
+        ((30, 20, 10, 25), "ort"),
+        ((30, 20, 30.1, 25), "ov"),  # of one precision the fastest, however little it is
+    ],
+)
+def test_the_fastest_is_taken_and_a_lower_precision_only_if_it_is_worth_it(choosing, speeds, expected):
+    run = choosing(speeds)
+    chosen = run()
+    assert chosen.name == expected
+    assert [engine.closed for engine in run.loaded] == [engine is not chosen for engine in run.loaded]
+    assert run.said[0].startswith(f"{expected}: {dict(zip(dict(PRECISIONS), speeds, strict=True))[expected]:.0f} looks")
+
+
+def test_other_masks_rule_a_faster_engine_out_and_the_next_is_tried(choosing):
+    run = choosing((30, 43, 20, 60), {"ov bf16": "other masks"})
+    assert run().name == "ort int8"
+    assert run.measured.compared == [("ort", "ov bf16", "bf16"), ("ort", "ort int8", "int8")]
+    assert "ov bf16 not taken: other masks" in run.said[0]
+    assert len(run.said) == 1
+    assert "\n" not in run.said[0]
+
+
+def test_masks_of_the_same_precision_are_not_compared(choosing):
+    run = choosing((30, 1, 60, 1))
+    assert run().name == "ov"
+    assert not run.measured.compared
+
+
+def test_for_a_model_in_half_precision_bf16_is_lower_and_fp32_is_not(choosing):
+    precisions = [("ort", "fp16"), ("ov", "fp32"), ("ov bf16", "bf16")]
+    assert choosing((30, 31, 33), precisions=precisions, precision="fp16")().name == "ov"
+
+
+def test_the_choice_is_kept_and_not_measured_again(choosing):
+    first = choosing((30, 43, 38, 60))
+    first.measured.best_size = 32
+    first()
+    again = choosing((99, 1, 1, 1))
+    chosen = again()
+    assert (chosen.name, chosen.batch_size, again.measured.timed) == ("ov bf16", 32, 0)
+    assert [engine.name for engine in again.loaded] == ["ov bf16"], "nothing else is loaded"
+    assert "measured on this machine just now, kept in" in first.said[0]
+    assert "measured on this machine 2026-11-24, kept in" in again.said[0]
+    assert str(again.place) in again.said[0]
+
+
+KEPT = {"name": "ov", "batch_size": 8, "looks_per_s": {"ov": 1}, "refused": {}, "measured": "2026-01-01"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        json.dumps({"name": "ov"}),
+        json.dumps({**KEPT, "schema_version": 0}),
+        json.dumps({**KEPT, "looks_per_s": {}}),
+        json.dumps({**KEPT, "name": "gone", "looks_per_s": {"gone": 1}}),
+        json.dumps({**KEPT, "batch_size": 0}),
+    ],
+)
+def test_what_cannot_be_used_of_an_earlier_choice_is_measured_again(choosing, content):
+    run = choosing((99, 1, 1, 1))
+    run.place.parent.mkdir()
+    run.place.write_text(content)
+    assert run().name == "ort"
+    assert run.measured.timed == 1
+    assert json.loads(run.place.read_text())["name"] == "ort"
+
+
+def test_a_folder_that_cannot_be_written_is_told(choosing):
+    run = choosing((30, 1, 60, 1))
+    run.place.parent.write_text("a file where the folder should be")
+    assert run().name == "ov"
+    assert "not kept, so that the next run may choose another: " in run.said[0]
+
+
+def test_of_two_that_measure_at_once_both_take_what_was_kept_first(choosing):
+    run, other = choosing((30, 1, 60, 1)), choosing((99, 1, 1, 1))
+    measure = run.measured.speeds
+
+    def meanwhile(backends):
+        other()
+        return measure(backends)
+
+    run.measured.speeds = meanwhile
+    assert run().name == "ort"
+    assert [engine.name for engine in run.loaded if not engine.closed] == ["ort"]
+
+
+def test_an_engine_that_does_not_load_is_told_but_the_reference_must(choosing):
+    run = choosing((30, 1, 60, 70))
+    run.broken = {"ov": "no", "ov bf16": "that neither"}
+    assert run().name == "ort"
+    assert "ov not taken: no; ov bf16 not taken: that neither" in run.said[0]
+    run = choosing((30, 1, 60, 70))
+    run.place.unlink()
+    run.broken = {"ort": "the model is damaged"}
+    with pytest.raises(ModelError, match="damaged"):
+        run()
+
+
+def test_the_place_depends_on_every_fact(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    facts = {"cpu": "a", "cores": 2, "candidates": ["x", "y"]}
+    assert place_for(facts) == place_for(dict(reversed(facts.items())))
+    others = [place_for({**facts, name: value}) for name, value in (("cpu", "b"), ("cores", 3), ("candidates", ["x"]))]
+    assert len({place_for(facts), *others}) == 4
+    assert place_for(facts).parent == cache_folder() / "engines"
+    if cache_folder().is_relative_to(tmp_path):
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        assert cache_folder().parts[-2:] == (".cache", "parotid-seg")
+
+
+def test_speeds_are_medians_after_a_first_round(monkeypatch):
+    clock = Clock()
+    slow_first = iter([50.0, 0.5, 0.1, 0.5, *[0.5] * 99])
+    engines = {
+        "steady": Engine("steady", clock, lambda looks: looks / 64),
+        "slow at first": Engine("slow", clock, lambda looks: next(slow_first)),
+    }
+    speeds = Trial(CONTRACT, clock).speeds(engines)
+    assert speeds == pytest.approx({"steady": 64.0, "slow at first": 16 / 0.3})
+    assert [engine.runs for engine in engines.values()] == [3, 3], "the budget was gone after the least rounds"
+
+
+def test_a_trial_ends_by_its_budget_or_its_rounds():
+    clock = Clock()
+    quick = Engine("quick", clock, lambda looks: 1e-4)
+    Trial(CONTRACT, clock).speeds({"quick": quick})
+    assert quick.runs == MOST_ROUNDS + 1
+    clock.now, medium = 0.0, Engine("medium", clock, lambda looks: 0.9)
+    Trial(CONTRACT, clock).speeds({"medium": medium})
+    assert clock.now == pytest.approx(BUDGET_S, abs=0.9)
+
+
+def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight():
+    clock = Clock()
+    engine = Engine("ahead", clock, lambda looks: 1.0)
+    engine.ahead = 2
+    assert Trial(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
+    assert engine.runs == 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "memory", "expected"),
+    [
+        (lambda looks: 1 + looks, 99, 16),  # 32 gains 3 %: noise
+        (lambda looks: 8 + looks, 99, 32),
+        (lambda looks: 8 + looks, 16, 16),  # 32 does not fit
+        (lambda looks: looks**2, 99, 8),
+        (lambda looks: looks, 8, 1),
+    ],
+)
+def test_the_batch_size_is_the_usual_one_unless_another_gains(seconds, memory, expected):
+    clock = Clock()
+    engine = Engine("any", clock, seconds, memory)
+    assert Trial(CONTRACT, clock).batch_size(engine, (8, 16, 32)) == expected
+
+
+def test_the_usual_chunk_is_what_an_ordinary_ct_gives():
+    inputs = usual_chunk(CONTRACT, 8)
+    assert len(inputs["neighbours"]) == 8
+    assert inputs["slices"].shape[0] == 1
+    assert 200 < inputs["slices"].shape[2] < 512, "the grid covers a part of 512 rows"
+    assert inputs["slices"].min() == -1000
+    assert OnnxRuntimeBackend(DEFAULT_MODEL).start(inputs).result().shape == inputs["slices"].shape[1:]
+
+
+class Backwards(OnnxRuntimeBackend):
+    """The packaged model with left and right exchanged."""
+
+    def start(self, inputs):
+        return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
+
+
+@pytest.fixture
+def short_example(head, tmp_path, monkeypatch):
+    """The example scan cut to the slices around the glands, to be quick."""
+    (tmp_path / "imagesTr").mkdir()
+    nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
+    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", lambda: tmp_path)
+
+
+@pytest.mark.usefixtures("short_example")
+def test_masks_are_compared_on_the_example_scan():
+    trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
+    assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
+    assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
+
+
+@pytest.mark.usefixtures("short_example")
+def test_what_cannot_be_compared_is_not_taken(monkeypatch):
+    trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
+
+    class Blind(Engine):
+        def start(self, inputs):
+            return Done(np.zeros_like(reference.start(inputs).result()))
+
+    assert "nothing is found" in trial.failure(Blind(), reference, "int8")
+    other = Trial(type(CONTRACT)(CONTRACT.labels, ("T1",), (None,), CONTRACT.grid))
+    assert other.failure(reference, reference, "int8") == "not to be checked (the example scan is a CT)"
+
+    def missing():
+        raise InputError("the example scan is not installed")
+
+    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", missing)
+    assert "not installed" in trial.failure(reference, reference, "int8")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"looks_per_s": {"a": "10"}},
+        {"looks_per_s": {"a": None}},
+        {"looks_per_s": {"b": 1.0}},
+        {"batch_size": 10**9},
+        {"batch_size": True},
+        {"batch_size": 0},
+        {"refused": []},
+        {"schema_version": 0},
+        {"surprise": 1},
+    ],
+)
+def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path, changes):
+    good = {
+        "name": "a",
+        "batch_size": 8,
+        "looks_per_s": {"a": 1.5},
+        "refused": {},
+        "measured": "d",
+        "schema_version": 1,
+    }
+    place = tmp_path / "choice.json"
+    place.write_text(json.dumps(good))
+    assert kept_choice(place, {"a": 1}) is not None
+    place.write_text(json.dumps({**good, **changes}))
+    assert kept_choice(place, {"a": 1}) is None
+    place.write_text("[" * 100_000)
+    assert kept_choice(place, {"a": 1}) is None

@@ -1,0 +1,311 @@
+"""Which engine and device a model goes to: what was asked for or one clear line, never something else in silence."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from types import ModuleType
+
+import pytest
+
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines import available as candidates
+from parotid_seg.runtime.engines import load, openvino
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.available import facts_of, on_cpu, on_gpu, variant
+from parotid_seg.runtime.engines.gpu import Gpu
+from parotid_seg.runtime.engines.load import BACKENDS, load_backend
+from parotid_seg.runtime.engines.model_file import graph_hash, read_model
+from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from tests.runtime.engines.test_model_file import model as model_bytes
+from tests.sidecars import write_sidecar
+
+CONTRACT = read_model(DEFAULT_MODEL)[1]
+GPU = Gpu("NVIDIA Test", (8, 9), "13.0")
+
+
+class Loaded:
+    """Any engine, with how it was made."""
+
+    ahead = 1
+    batch_size = 16
+
+    def __init__(self, kind, file, contract=CONTRACT, **how):
+        self.kind, self.file, self.contract, self.how = kind, file, contract, how
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Say which GPUs there are."""
+
+    def there_are(*found):
+        monkeypatch.setattr(load, "find_gpus", lambda: list(found))
+        monkeypatch.setattr(load, "find_gpu", lambda index=0: found[index] if index < len(found) else None)
+
+    there_are()
+    return there_are
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """An onnxruntime with CUDA."""
+    monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "OnnxRuntimeCudaBackend", lambda file, **how: Loaded("cuda", file, **how))
+
+
+@pytest.fixture(autouse=True)
+def no_trial(monkeypatch, request):
+    """Nothing here may measure; a test that expects a choice says how it ends."""
+
+    def choose(found, *_):
+        raise AssertionError(f"a trial of {[candidate.name for candidate in found]}")
+
+    monkeypatch.setattr(load, "choose", choose)
+
+
+@pytest.fixture
+def openvino_there(monkeypatch):
+    """An OpenVINO that loads anything."""
+    monkeypatch.setattr(candidates.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
+    monkeypatch.setattr(openvino, "OpenVinoBackend", lambda file, **how: Loaded("openvino", file, **how))
+
+
+@pytest.fixture
+def without_openvino(monkeypatch):
+    monkeypatch.setattr(candidates.importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    path = tmp_path / "m.engine"
+    path.write_bytes(b"an engine")
+    write_sidecar(path, CONTRACT)
+    return path
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    module = ModuleType("parotid_seg.runtime.engines.tensorrt.engine")
+    module.TensorRtBackend = lambda file, **how: Loaded("tensorrt", file, **how)
+    monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.engine", module)
+
+
+def write_model(path, graph=b"", **told):
+    """A file with a contract, a hash and a seal that fit, but nothing to compute."""
+    contract = dataclasses.replace(CONTRACT, graph_sha256=graph_hash(model_bytes(None, graph)), **told)
+    path.write_bytes(model_bytes(contract.to_json(), graph))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "words"),
+    [
+        ("magic", "auto", "--backend: found 'magic', expected one of: auto, onnxruntime, tensorrt"),
+        ("auto", "gpu", "--device: found 'gpu', expected one of: auto, cpu, cuda, cuda:N"),
+        ("auto", "cuda:", "--device: found 'cuda:'"),
+        ("auto", "cuda:-1", "--device: found 'cuda:-1'"),
+        ("auto", "cuda:2", r"--device cuda:2: no such GPU, found cuda:0 NVIDIA Test .*, cuda:1 NVIDIA Test"),
+        ("openvino", "cuda", "--backend openvino: runs on the CPU, found --device cuda, expected auto or cpu"),
+        ("tensorrt", "cpu", r"--backend tensorrt: runs engines, found parotid-ct.onnx, expected an .engine file"),
+        ("tensorrt-rtx", "cuda", "parotid-seg export --engine tensorrt-rtx builds one"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(gpus, backend, device, words):
+    gpus(GPU, GPU)
+    with pytest.raises(InputError, match=words) as caught:
+        load_backend(DEFAULT_MODEL, backend, device)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_cuda_without_a_gpu_is_an_error(gpus, backend):
+    with pytest.raises(InputError, match="--device cuda: found no NVIDIA GPU"):
+        load_backend(DEFAULT_MODEL, backend, "cuda")
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_cuda_without_the_provider_is_an_error_but_auto_says_so_and_takes_the_cpu(
+    gpus, monkeypatch, said, without_openvino, backend
+):
+    def missing():
+        raise InputError("onnxruntime has no CUDA: pip install it")
+
+    gpus(GPU)
+    monkeypatch.setattr(ort_cuda, "check_provider", missing)
+    with pytest.raises(InputError, match="has no CUDA: pip install it"):
+        load_backend(DEFAULT_MODEL, backend, "cuda", say=said.append)
+    assert not said
+    assert load_backend(DEFAULT_MODEL, backend, "auto", say=said.append).ran.device == "cpu"
+    assert said[0] == f"{GPU} is not used, but the CPU: onnxruntime has no CUDA: pip install it"
+
+
+@pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_a_gpu_is_used_by_its_number(gpus, cuda, said, backend, device, index):
+    gpus(GPU, GPU)
+    found = load_backend(DEFAULT_MODEL, backend, device, say=said.append)
+    assert (found.kind, found.file, found.how) == ("cuda", DEFAULT_MODEL, {"device": index, "output": "labels"})
+
+
+def test_the_cpu_is_used_if_asked_for_though_there_is_a_gpu(gpus, cuda, without_openvino):
+    gpus(GPU)
+    for backend in ("auto", "onnxruntime"):
+        assert load_backend(DEFAULT_MODEL, backend, "cpu").ran.device == "cpu"
+
+
+def test_by_name_it_is_exactly_this_file_and_no_trial(gpus, openvino_there, tmp_path, said):
+    model = tmp_path / "m.onnx"
+    shutil.copy(DEFAULT_MODEL, model)
+    write_model(tmp_path / "m.int8.onnx", precision="int8")
+    found = load_backend(model, "onnxruntime", say=said.append)
+    assert (type(found), found.ran.precision) == (OnnxRuntimeBackend, "fp32")
+    found = load_backend(model, "openvino", threads=3, say=said.append)
+    assert (found.kind, found.file, found.how) == ("openvino", model, {"threads": 3, "output": "labels"})
+    assert not said
+
+
+def test_a_single_engine_needs_no_trial(gpus, without_openvino, said):
+    assert load_backend(DEFAULT_MODEL, say=said.append).ran.backend.startswith("onnxruntime ")
+    assert said == ["onnxruntime FP32: the only engine for this model here"]
+
+
+def test_several_engines_are_tried(gpus, openvino_there, monkeypatch, said):
+    asked = []
+
+    def choose(found, precision, sizes, measure, place, say):
+        asked.append(([each.name for each in found], precision, sizes, measure.contract, place))
+        return found[-1].make()
+
+    monkeypatch.setattr(load, "choose", choose)
+    assert load_backend(DEFAULT_MODEL, threads=3).how["precision"] == "bf16"
+    load_backend(DEFAULT_MODEL, threads=2)
+    names, precision, sizes, contract, place = asked[0]
+    assert names == ["onnxruntime FP32", "OpenVINO FP32", "OpenVINO BF16"]
+    assert (precision, sizes, contract) == ("fp32", (8, 16, 32), CONTRACT)
+    assert place != asked[1][-1], "another number of threads is another choice"
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: False)
+    load_backend(DEFAULT_MODEL, threads=3)
+    assert place != asked[2][-1], "so are other engines"
+
+
+def test_an_unverified_model_is_refused_whatever_would_run_it(gpus, tmp_path, tensorrt):
+    path = write_model(tmp_path / "m.onnx", verification={})
+    for backend in ("auto", "onnxruntime", "openvino"):
+        with pytest.raises(ModelError, match="not verified: "):
+            load_backend(path, backend)
+    engine = tmp_path / "m.engine"
+    engine.write_bytes(b"an engine")
+    write_sidecar(engine, dataclasses.replace(CONTRACT, verification={}))
+    with pytest.raises(ModelError, match="not verified: "):
+        load_backend(engine)
+    assert load_backend(engine, allow_unverified=True).kind == "tensorrt"
+
+
+@pytest.mark.parametrize(("backend", "device", "index"), [("auto", "auto", 0), ("tensorrt", "cuda:1", 1)])
+def test_an_engine_goes_to_its_library(gpus, engine, tensorrt, backend, device, index):
+    gpus(GPU, GPU)
+    found = load_backend(engine, backend, device)
+    assert (found.kind, found.file, found.how) == ("tensorrt", engine, {"device": index, "output": "labels"})
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("auto", "tensorrt")])
+def test_an_engine_of_another_library_is_refused(gpus, engine, backend):
+    with pytest.raises(InputError, match=rf"--backend {backend}: found m.engine, an engine for tensorrt$"):
+        load_backend(engine, backend)
+
+
+def test_an_engine_on_the_cpu_is_refused(engine):
+    with pytest.raises(InputError, match=r"--device cpu: found m.engine, an engine, expected auto or cuda"):
+        load_backend(engine, device="cpu")
+
+
+def test_a_missing_file_is_an_error_before_anything_else(tmp_path, gpus):
+    with pytest.raises(ModelError, match=r"no\.onnx: no usable model file: cannot be read"):
+        load_backend(tmp_path / "no.onnx")
+    with pytest.raises(ModelError, match="no usable sidecar of the engine: cannot be read"):
+        load_backend(tmp_path / "no.engine")
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"precision": "int8"}, None),
+        ({"precision": "int8", "weights": "fp16", "cost": {}}, None),
+        ({"precision": "fp16"}, "not the model of m.onnx in INT8"),
+        ({"precision": "int8", "labels": ("background", "a", "b")}, "not the model of m.onnx in INT8"),
+        ({"precision": "int8", "training": {"data": "another"}}, "not the model of m.onnx in INT8"),
+        ({"precision": "int8", "verification": {}}, "not verified"),
+    ],
+)
+def test_a_variant_beside_the_model_is_used_if_it_is_the_same_model(tmp_path, said, told, words):
+    path = write_model(tmp_path / "m.int8.onnx", **told)
+    found = variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append)
+    assert found == (None if words else path)
+    assert all(words in line and str(path) in line for line in said)
+    assert len(said) == bool(words)
+
+
+def test_a_variant_that_was_changed_is_told(tmp_path, said):
+    path = write_model(tmp_path / "m.int8.onnx", precision="int8")
+    path.write_bytes(path.read_bytes().replace(b"graph", b"grape", 1))
+    assert variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append) is None
+    assert "the file was changed or damaged" in said[0]
+
+
+def test_no_variant_is_no_word(tmp_path, said):
+    assert variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append) is None
+    assert not said
+
+
+def names_of(found: list[Candidate]) -> list[str]:
+    return [candidate.name for candidate in found]
+
+
+def test_engines_on_the_cpu(tmp_path, said, openvino_there, monkeypatch):
+    write_model(tmp_path / "m.int8.onnx", precision="int8")
+    write_model(tmp_path / "m.fp16.onnx", precision="fp16")
+    model = tmp_path / "m.onnx"
+    assert names_of(on_cpu(model, CONTRACT, None, "labels", said.append)) == [
+        "onnxruntime FP32", "onnxruntime INT8", "OpenVINO FP32", "OpenVINO BF16",
+    ]  # fmt: skip
+    quantised = dataclasses.replace(CONTRACT, precision="int8")
+    alone = on_cpu(tmp_path / "m.int8.onnx", quantised, None, "labels", said.append)
+    assert names_of(alone) == ["onnxruntime INT8"], "its masks are proven for onnxruntime only"
+    assert not said
+
+    def broken():
+        raise InputError("OpenVINO does not load")
+
+    monkeypatch.setattr(openvino, "computes_bf16", broken)
+    assert "OpenVINO FP32" not in names_of(on_cpu(model, CONTRACT, None, "labels", said.append))
+    assert said == ["OpenVINO is not used: OpenVINO does not load"]
+
+
+def test_engines_on_the_gpu(tmp_path, said, cuda):
+    model = tmp_path / "m.onnx"
+    assert names_of(on_gpu(model, CONTRACT, 1, "labels", said.append)) == ["onnxruntime CUDA FP32"]
+    half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
+    found = on_gpu(model, CONTRACT, 1, "labels", said.append)
+    assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
+    assert (found[1].make().file, found[1].make().how) == (half, {"device": 1, "output": "labels"})
+
+
+def test_a_choice_depends_on_the_files_and_the_versions(tmp_path, monkeypatch):
+    model = write_model(tmp_path / "m.onnx")
+    first = facts_of(model)
+    write_model(tmp_path / "m.int8.onnx", precision="int8")
+    second = facts_of(model)
+    monkeypatch.setattr("parotid_seg.system.metadata.version", lambda name: "9.9")
+    third = facts_of(model)
+    assert len({json.dumps(facts) for facts in (first, second, third)}) == 3

@@ -1,0 +1,125 @@
+"""OpenVINO runs the packaged model: FP32 gives onnxruntime's masks, BF16 stays within its gate."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.gate import GATES, difference
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines import openvino as module
+from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16, import_openvino
+from parotid_seg.scan.chunks import chunks, segmented
+from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.nifti import read_nifti
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is missing: pip install openvino"
+)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return OnnxRuntimeBackend(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def scan(reference, head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("head") / "a.nii.gz"
+    head.to_filename(path)
+    contract = reference.contract
+    return in_windows(read_nifti(path).volume, contract.channels, contract.windows)
+
+
+def mask_of(backend, scan, batch_size=8):
+    volume, windows = scan
+    return segmented(volume, windows, backend.contract.grid, batch_size, lambda chunk: labels_of(backend, chunk))
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_gives_the_masks_and_says_what_it_computed_in(reference, scan, precision):
+    if precision == "bf16" and not computes_bf16():
+        pytest.skip("this CPU has no BF16")
+    backend = OpenVinoBackend(DEFAULT_MODEL, precision=precision)
+    assert (backend.ran.device, backend.ran.precision) == ("cpu", precision)
+    assert backend.ran.backend.startswith("openvino 20")
+    assert (backend.model_sha256, backend.contract) == (reference.model_sha256, reference.contract)
+    expected, found = mask_of(reference, scan), mask_of(backend, scan)
+    assert {1, 2} <= set(np.unique(expected))
+    apart = difference(expected, found, scan[0].spacing_mm, 3)
+    assert GATES[precision].admits(apart), apart
+    backend.close()
+
+
+@needs_openvino
+def test_another_type_than_asked_for_is_an_error(monkeypatch):
+    class Compiled:
+        def __init__(self, real):
+            self._real = real
+
+        def get_property(self, name):
+            return import_openvino().Type.f16
+
+    real = import_openvino().Core.compile_model
+    monkeypatch.setattr(import_openvino().Core, "compile_model", lambda *words: Compiled(real(*words)))
+    with pytest.raises(InputError, match="computes in f16 on this CPU, expected f32"):
+        OpenVinoBackend(DEFAULT_MODEL)
+
+
+@needs_openvino
+def test_chunks_handed_in_ahead_come_back_in_their_places(reference, scan):
+    volume, windows = scan
+    backend = OpenVinoBackend(DEFAULT_MODEL, streams=2)
+    assert backend.ahead == 2
+    made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 4)]
+    assert len(made) > 3
+    pending = [backend.start(inputs) for inputs in made]
+    for inputs, each in zip(reversed(made), reversed(pending), strict=True):
+        assert np.count_nonzero(each.result() != labels_of(reference, inputs)) <= 1
+
+
+@needs_openvino
+def test_the_model_is_loaded_anew_after_many_shapes_even_with_chunks_under_way(reference, scan, monkeypatch):
+    monkeypatch.setattr(module, "MOST_SHAPES", 2)
+    volume, windows = scan
+    backend = OpenVinoBackend(DEFAULT_MODEL)
+    loaded, first = backend._compiled, None
+    for batch_size in (1, 2, 3):
+        inputs = next(chunks(volume, windows, backend.contract.grid, batch_size)).inputs
+        first = first or (inputs, backend.start(inputs))
+        assert np.array_equal(backend.start(inputs).result(), labels_of(reference, inputs))
+    assert backend._compiled is not loaded
+    free = len(backend._free)
+    assert np.array_equal(first[1].result(), labels_of(reference, first[0]))
+    assert len(backend._free) == free, "a request of the model loaded before is not used again"
+    assert np.array_equal(backend.start(first[0]).result(), labels_of(reference, first[0]))
+
+
+@needs_openvino
+def test_what_the_model_does_not_have_is_an_error():
+    with pytest.raises(ModelError, match="found outputs labels, expected probabilities"):
+        OpenVinoBackend(DEFAULT_MODEL, output="probabilities")
+
+
+def test_without_the_package_the_line_that_installs_it(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(module.importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"package openvino is missing .*: pip install openvino$"):
+        OpenVinoBackend(DEFAULT_MODEL)
+
+
+@needs_openvino
+def test_importing_it_reports_nothing(tmp_path):
+    (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('it was going to tell')")
+    code = "from parotid_seg.runtime.engines.openvino import import_openvino; import_openvino().Core()"
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=True, timeout=60)

@@ -1,0 +1,149 @@
+"""Bound inputs and outputs, tried on the CPU: the same code that runs on a GPU, but for the device's name."""
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from parotid_seg.errors import DeviceMemoryError, ModelError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, BoundSession
+from parotid_seg.runtime.engines.padding import STEPS, padded
+from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.nifti import read_nifti
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return OnnxRuntimeBackend(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return onnxruntime.InferenceSession(DEFAULT_MODEL, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def scan(plain, head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("head") / "a.nii.gz"
+    head.to_filename(path)
+    contract = plain.contract
+    volume, windows = in_windows(read_nifti(path).volume, contract.channels, contract.windows)
+    return [chunk.inputs for chunk in chunks(volume, windows, contract.grid, 8)]
+
+
+class Watched:
+    """A session that notes the graph asked for in every run, and can fail."""
+
+    def __init__(self, session):
+        self._session, self.graphs, self.released, self.failure = session, [], [], None
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding, options):
+        self.graphs.append(options.get_run_config_entry("gpu_graph_id"))
+        if self.failure:
+            raise RuntimeError(self.failure)
+        self._session.run_with_iobinding(binding, options)
+
+    def release_captured_graph(self, graph):
+        self.released.append(graph)
+
+
+def test_padding_rounds_up_and_changes_no_label(plain, scan):
+    for inputs in scan:
+        more, size = padded(inputs)
+        assert more["slices"].shape[1] % STEPS["depth"] == more["rows_back"].shape[0] % STEPS["height"] == 0
+        assert more["slices"].shape[3] % STEPS["width"] == more["slices_back"].shape[0] % STEPS["out"] == 0
+        expected = labels_of(plain, inputs)
+        found = size.of(labels_of(plain, more))
+        assert found.shape == expected.shape
+        assert np.count_nonzero(found != expected) <= 1
+    assert any(labels_of(plain, inputs).any() for inputs in scan)
+
+
+def test_padding_leaves_what_fits_alone(scan):
+    once, _ = padded(scan[0])
+    twice, size = padded(once)
+    assert all(np.array_equal(once[name], twice[name]) for name in once)
+    assert size == (len(once["slices_back"]), len(once["rows_back"]), len(once["columns_back"]))
+
+
+def test_probabilities_are_cut_like_labels(scan):
+    size = padded(scan[0])[1]
+    scores = np.zeros((size.out + 3, 4, size.height + 5, size.width + 6), np.float32)
+    assert size.of(scores).shape == (size.out, 4, size.height, size.width)
+
+
+def test_chunks_of_one_shape_do_not_leak_into_each_other(plain, session, scan):
+    bound = BoundSession(session, "labels", "cpu")
+    first = bound.run(scan[0])
+    kept = first.copy()
+    for inputs in (*scan, *reversed(scan)):
+        assert np.count_nonzero(bound.run(inputs) != labels_of(plain, inputs)) <= 1
+    np.testing.assert_array_equal(first, kept, err_msg="the output is the caller's own")
+
+
+def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(session, scan):
+    watched = Watched(session)
+    bound = BoundSession(watched, "labels", "cpu", graphs=True)
+    shorter = {**scan[0], "neighbours": scan[0]["neighbours"][:3], "slices_back": scan[0]["slices_back"][:, :3]}
+    for inputs in (scan[0], scan[0], shorter, scan[0], shorter):
+        bound.run(inputs)
+    assert watched.graphs == [WITHOUT_GRAPH, "1", WITHOUT_GRAPH, "1", "2"]
+
+
+def test_without_graphs_none_is_asked_for(session, scan):
+    watched = Watched(session)
+    bound = BoundSession(watched, "labels", "cpu")
+    for _ in range(3):
+        bound.run(scan[0])
+    assert watched.graphs == [WITHOUT_GRAPH] * 3
+    bound.clear()
+    assert not watched.released
+
+
+def test_only_the_latest_shapes_are_kept_and_their_graphs_released(session, scan):
+    watched = Watched(session)
+    bound = BoundSession(watched, "labels", "cpu", graphs=True, keep=2)
+    sizes = [
+        {**scan[0], "neighbours": scan[0]["neighbours"][:n], "slices_back": scan[0]["slices_back"][:, :n]}
+        for n in (1, 2, 3)
+    ]
+    for number in (0, 0, 1, 1, 0, 2):  # the second is the one not used for longest
+        bound.run(sizes[number])
+    assert watched.released == [2]
+    bound.run(sizes[1])
+    assert watched.graphs[-1] == WITHOUT_GRAPH, "a shape that was given up begins anew"
+    assert watched.released == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 26214400",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(session, scan, words):
+    watched = Watched(session)
+    bound = BoundSession(watched, "labels", "cpu", graphs=True)
+    bound.run(scan[0])
+    bound.run(scan[0])
+    watched.failure = words
+    with pytest.raises(DeviceMemoryError, match=r"8 looks at .* voxels do not fit into the memory of cpu:0"):
+        bound.run(scan[0])
+    assert watched.released == [1]
+    watched.failure = None
+    assert bound.run(scan[0]).any() == bound.run(scan[0]).any()
+
+
+def test_other_failures_are_the_models(session, scan):
+    watched = Watched(session)
+    watched.failure = "something else"
+    with pytest.raises(ModelError, match=r"onnxruntime cannot run the model \(something else\)"):
+        BoundSession(watched, "labels", "cpu").run(scan[0])

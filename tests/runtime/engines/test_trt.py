@@ -1,0 +1,479 @@
+"""The TensorRT backend on a GPU that is none (see `tests.fake_cuda`); on a real one it is tested in tests/gpu."""
+
+import dataclasses
+import gc
+import hashlib
+import importlib
+import subprocess
+import sys
+from collections import deque
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.tensorrt import engine as module
+from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.execution_slot import SHAPES
+from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.volume import Orientation, Volume
+from tests import fake_cuda
+from tests.export.small_model import CONTRACT, write_small_model
+from tests.fake_cuda import ADA, SCRATCH_OF_A_LOOK, write_engine
+
+WINDOWS = np.array([(-200, 300)], np.float32)
+BATCH = BatchProfile(1, 4, 8)
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> fake_cuda.FakeGpu:
+    return fake_cuda.install(monkeypatch)
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def library(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_small_model(tmp_path / "small.onnx")
+
+
+def engine_of(onnx_path, library="tensorrt", batch=BATCH, contract=CONTRACT):
+    return write_engine(onnx_path.with_suffix(".engine"), onnx_path, contract, library, batch)
+
+
+def scan(depth=19, height=40, width=48, seed=0) -> Volume:
+    """Tissue with holes, so that every slice has other labels."""
+    voxels = np.random.default_rng(seed).integers(-900, 500, (1, depth, height, width)).astype(np.int16)
+    smooth = np.repeat(np.repeat(voxels[..., ::8, ::8], 8, axis=-1), 8, axis=-2)[..., :height, :width]
+    return Volume(smooth, (3.0, 4.0, 4.0), Orientation((0, 1, 2), (False, False, False)))
+
+
+def inputs_of(volume, batch_size=4, contract=CONTRACT):
+    return [chunk.inputs for chunk in chunks(volume, WINDOWS, contract.grid, batch_size)]
+
+
+def run(backend, inputs):
+    """Chunks through a backend as they should go: so many ahead, results in order."""
+    under_way, found = deque(), []
+    for each in inputs:
+        under_way.append(backend.start(each))
+        if len(under_way) == backend.ahead:
+            found.append(under_way.popleft().result())
+    return [*found, *(pending.result() for pending in under_way)]
+
+
+def check(backend, reference, inputs):
+    expected = [labels_of(reference, each) for each in inputs]
+    assert 0.05 < np.mean([each.mean() for each in expected]) < 0.95
+    for got, wanted in zip(run(backend, inputs), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.dtype == np.uint8
+        assert got.flags.owndata
+
+
+def test_labels_are_onnxruntimes_at_any_size_with_a_ragged_last_chunk(gpu, library, small):
+    backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
+    for seed, (size, batch_size) in enumerate(
+        [((19, 40, 48), 4), ((9, 96, 64), 8), ((5, 33, 17), 1), ((19, 40, 48), 4)]
+    ):
+        inputs = inputs_of(scan(*size, seed), batch_size)
+        assert len(inputs[-1]["neighbours"]) != len(inputs[0]["neighbours"]) or batch_size == 1
+        check(backend, reference, inputs)
+    backend.close()
+
+
+def test_the_packaged_model(gpu, small):
+    metadata = {entry.key: entry.value for entry in onnx.load(DEFAULT_MODEL).metadata_props}
+    contract = Contract.from_json(metadata[METADATA_KEY], where="model")
+    engine = write_engine(small.with_suffix(".engine"), DEFAULT_MODEL, contract, "tensorrt", BATCH)
+    backend, reference = TensorRtBackend(engine), OnnxRuntimeBackend(DEFAULT_MODEL)
+    for got, wanted in zip(
+        run(backend, inputs_of(scan(7), 4, contract)),
+        [labels_of(reference, each) for each in inputs_of(scan(7), 4, contract)],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, wanted)
+    backend.close()
+
+
+def test_what_is_told(gpu, library, small):
+    engine = engine_of(small, library)
+    backend = TensorRtBackend(engine)
+    title = {"tensorrt": "TensorRT 10.13.0", "tensorrt-rtx": "TensorRT-RTX 1.7.1"}[library]
+    assert backend.ran == Ran(title, f"cuda:0 {ADA.name}", "fp16")
+    assert (backend.batch_size, backend.largest_batch, backend.ahead) == (4, 8, module.LANES)
+    assert backend.contract == CONTRACT
+    assert backend.model_sha256 == read_sidecar(engine).engine_sha256
+    assert gpu.runtimes[0].engine_host_code_allowed
+    backend.close()
+
+
+def test_chunks_overlap_and_may_be_waited_for_late_or_never(gpu, small):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    inputs = inputs_of(scan(23), 4)
+    pending = [backend.start(each) for each in inputs[:2]]
+    assert gpu.done == []  # both are under way, in streams of their own
+    pending += [backend.start(each) for each in inputs[2:]]
+    for number in (5, 0, 3, 1, 2, 4):
+        np.testing.assert_array_equal(pending[number].result(), labels_of(reference, inputs[number]))
+    assert pending[2].result() is pending[2].result()
+    assert len({stream for stream, _ in gpu.done}) == module.LANES
+    for stream in gpu.streams:
+        steps = [what for where, what in gpu.done if where == stream]
+        assert steps == ["in", "compute", "out"] * (len(steps) // 3)
+    last = backend.start(inputs[0])
+    backend.close()
+    np.testing.assert_array_equal(last.result(), labels_of(reference, inputs[0]))
+
+
+def test_a_chunk_is_timed_by_events_on_its_stream(gpu, library, small):
+    backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
+    for inputs in inputs_of(scan()):
+        output, times = backend.timed(inputs)
+        np.testing.assert_array_equal(output, labels_of(reference, inputs))
+        assert times == pytest.approx((1e-3, 1e-3, 1e-3))  # the fake's events count what lies between them
+    check(backend, reference, inputs_of(scan(seed=1)))
+    backend.close()
+
+
+def test_inputs_may_change_once_they_are_handed_in(gpu, small):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    inputs = inputs_of(scan())[1]
+    expected, changed = labels_of(reference, inputs), {name: array.copy() for name, array in inputs.items()}
+    pending = backend.start(changed)
+    changed["slices"][:] = 0
+    np.testing.assert_array_equal(pending.result(), expected)
+    backend.close()
+
+
+def test_the_steady_state_makes_nothing_new(gpu, library, small):
+    backend, inputs = TensorRtBackend(engine_of(small, library)), inputs_of(scan())
+    for _ in range(2):
+        run(backend, inputs)
+    made, contexts, memory = backend.allocations, len(gpu.contexts), (gpu.used, gpu.host)
+    assert made > 0
+    run(backend, inputs)
+    run(backend, inputs_of(scan(5, 24, 24), 2)[1:])  # smaller
+    assert (gpu.used, gpu.host) == memory
+    assert backend.allocations - made == len(gpu.contexts) - contexts  # for shapes that are new
+    for _ in range(2):
+        run(backend, inputs)
+    made = backend.allocations
+    run(backend, inputs)
+    assert backend.allocations == made
+    backend.close()
+
+
+def test_shapes_beyond_those_kept_ready_take_over_the_oldest_ones_place(gpu, small):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    for seed in range(6):
+        inputs = inputs_of(scan(9, 24 + seed, 30, seed), 3)
+        for _ in range(3):
+            check(backend, reference, inputs)
+    assert len(gpu.contexts) == module.LANES * SHAPES
+    assert 0 < len(gpu.graphs) <= module.LANES * SHAPES
+    backend.close()
+    assert gpu.graphs == {}
+
+
+def test_graphs_are_captured_when_a_shape_comes_back_and_replayed(gpu, small):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    first, second = inputs_of(scan(seed=1)), inputs_of(scan(seed=2))
+    run(backend, first[: module.LANES])
+    assert backend.replays == 0
+    for each in (first, second, first, second):
+        check(backend, reference, each)
+    before = backend.replays
+    check(backend, reference, first)
+    assert backend.replays - before == len(first)
+    assert backend.graphs == "captured when shapes repeat"
+    check(backend, reference, inputs_of(scan(11, 96, 96, 3), 8))  # larger: other addresses, so no old graph is right
+    check(backend, reference, second)
+    backend.close()
+    assert gpu.graphs == {}
+
+
+def test_tensorrt_rtx_captures_itself(gpu, small):
+    backend, inputs = TensorRtBackend(engine_of(small, "tensorrt-rtx")), inputs_of(scan())
+    for _ in range(3):
+        run(backend, inputs)
+    config = gpu.configs[0]
+    assert (config.cuda_graph_strategy.name, config.allocation.name) == ("WHOLE_GRAPH_CAPTURE", "USER_MANAGED")
+    assert config.cache is not None
+    assert (backend.replays, backend.graphs) == (0, "captured by TensorRT-RTX")
+    backend.close()
+
+
+def test_an_old_tensorrt_rtx_makes_no_graphs_and_that_is_told(gpu, small, monkeypatch):
+    engine = engine_of(small, "tensorrt-rtx")
+    rtx = importlib.import_module("tensorrt_rtx")
+    created = fake_cuda.FakeRuntimeConfig()
+    monkeypatch.setattr(fake_cuda.FakeEngine, "create_runtime_config", lambda _: created)
+    monkeypatch.delattr(rtx, "CudaGraphStrategy")
+    backend = TensorRtBackend(engine)
+    assert backend.graphs == "none: TensorRT-RTX 1.7.1 makes none"
+    assert created.cuda_graph_strategy is None
+    backend.close()
+
+
+@pytest.mark.parametrize("refused_by", ["driver", "library"])
+def test_a_failed_capture_is_told_and_the_labels_are_right(gpu, small, monkeypatch, refused_by):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    if refused_by == "driver":
+        gpu.no_capture = True
+    else:
+        never = property(lambda _: False, lambda *_: None)
+        monkeypatch.setattr(fake_cuda.FakeExecutionContext, "flushed", never, raising=False)
+    for _ in range(3):
+        check(backend, reference, inputs_of(scan()))
+    reason = {"driver": "cuStreamBeginCapture_v2: CUDA error 900", "library": "not permitted when stream is capturing"}
+    assert reason[refused_by] in backend.graphs
+    assert backend.graphs.startswith("none: capturing failed: ")
+    assert backend.ran.backend == f"TensorRT 10.13.0, CUDA graphs {backend.graphs}"
+    assert (backend.replays, gpu.graphs) == (0, {})
+    backend.close()
+
+
+def test_small_chunks_are_filled_up_to_the_engines_least_batch(gpu, small, monkeypatch):
+    seen = []
+    real = fake_cuda.FakeExecutionContext.set_input_shape
+
+    def watched(context, name, shape):
+        seen.append((name, shape))
+        return real(context, name, shape)
+
+    monkeypatch.setattr(fake_cuda.FakeExecutionContext, "set_input_shape", watched)
+    backend = TensorRtBackend(engine_of(small, batch=BatchProfile(3, 4, 8)))
+    check(backend, OnnxRuntimeBackend(small), inputs_of(scan(9)))  # 4, 4 and 1 looks
+    assert {shape[0] for name, shape in seen if name == "neighbours"} == {3, 4}
+    assert (1, 3) in {shape for name, shape in seen if name == "slices_back"}
+    backend.close()
+
+
+def test_a_chunk_that_the_engine_was_not_built_for(gpu, small):
+    engine = engine_of(small)
+    backend, reference = TensorRtBackend(engine), OnnxRuntimeBackend(small)
+    for volume, batch_size, words in (
+        (scan(30), 20, "neighbours of a chunk: found 20 x 3 x 21, expected 1 x 3 x 1 to 9 x 3 x 73, for which"),
+        (scan(4, 12, 40), 4, "slices of a chunk: found 1 x 4 x 12 x 37, expected 1 x 1 x 16 x 16 to 1 x 73 x 1024"),
+    ):
+        with pytest.raises(ScanError) as caught:
+            backend.start(inputs_of(volume, batch_size)[0])
+        assert str(caught.value).startswith(f"{engine}: ")
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+    check(backend, reference, inputs_of(scan()))
+    backend.close()
+
+
+def test_too_little_gpu_memory_is_told_and_smaller_chunks_go_on(gpu, library, small):
+    backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
+    check(backend, reference, inputs_of(scan(), 2))
+    gpu.limit = 2 * 5 * SCRATCH_OF_A_LOOK
+    large = inputs_of(scan(), 8)
+    with pytest.raises(DeviceMemoryError, match=r"out of GPU memory for a chunk of 8 looks \(cuMemAlloc failed"):
+        run(backend, large)
+    assert (gpu.used, gpu.host) == (0, 0)
+    check(backend, reference, inputs_of(scan(), 4))
+    with pytest.raises(DeviceMemoryError):
+        run(backend, large)
+    check(backend, reference, inputs_of(scan(), 2))
+    backend.close()
+
+
+def test_chunks_under_way_come_out_when_the_next_does_not_fit(gpu, small):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    under_way, (fits, *_) = [], inputs_of(scan(), 2)
+    under_way.append(backend.start(fits))
+    gpu.limit = 5 * SCRATCH_OF_A_LOOK
+    with pytest.raises(DeviceMemoryError):
+        backend.start(inputs_of(scan(), 8)[0])
+    np.testing.assert_array_equal(under_way[0].result(), labels_of(reference, fits))
+    backend.close()
+
+
+def test_an_engine_that_does_not_fit(gpu, small):
+    gpu.limit = 100
+    with pytest.raises(DeviceMemoryError, match=r"small\.engine not loaded: .*OutOfMemory"):
+        TensorRtBackend(engine_of(small))
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
+def test_a_gpu_without_room_for_a_context(gpu, small, monkeypatch):
+    def full(flags):
+        raise fake_cuda.CudaMemoryError("cuStreamCreate failed: out of memory")
+
+    monkeypatch.setattr(importlib.import_module("pycuda.driver"), "Stream", full)
+    with pytest.raises(
+        DeviceMemoryError, match=r"TensorRT 10\.13\.0: out of GPU memory for .*small\.engine \(cuStream"
+    ):
+        TensorRtBackend(engine_of(small))
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
+def test_an_error_on_the_gpu_belongs_to_its_own_chunk(gpu, small):
+    backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
+    inputs = inputs_of(scan())
+    failed = backend.start(inputs[0])
+    backend.start(inputs[1]).result()
+    gpu.failing = fake_cuda.CudaError("cuStreamSynchronize failed: an illegal memory access was encountered")
+    with pytest.raises(fake_cuda.CudaError, match="illegal memory access"):
+        failed.result()
+    np.testing.assert_array_equal(backend.start(inputs[2]).result(), labels_of(reference, inputs[2]))
+    gpu.failing, failed = None, backend.start(inputs[0])
+    gpu.failing = fake_cuda.CudaMemoryError("out of memory")
+    with pytest.raises(DeviceMemoryError):
+        failed.result()
+    backend.close()
+
+
+def test_the_host_programs_context_is_left_as_it_was(gpu, small):
+    gpu.stack.append("the host program's")
+    engine = engine_of(small)
+
+    def unchanged(made):
+        assert gpu.stack == ["the host program's"]
+        return made
+
+    backend = unchanged(TensorRtBackend(engine))
+    pending = unchanged(backend.start(inputs_of(scan())[0]))
+    unchanged(pending.result())
+    with pytest.raises(ScanError):
+        backend.start(inputs_of(scan(30), 20)[0])
+    unchanged(None)
+    unchanged(backend.close())
+    engine.write_bytes(b"another")
+    with pytest.raises(ModelError):
+        TensorRtBackend(engine)
+    unchanged(None)
+    assert gpu.retained == 0
+
+
+def test_closing_gives_everything_back_in_order_once(gpu, library, small):
+    backend, inputs = TensorRtBackend(engine_of(small, library)), inputs_of(scan())
+    for _ in range(3):
+        chunk = run(backend, inputs)
+    kept = backend.start(inputs[0])  # a chunk that the caller keeps does not keep the engine
+    gpu.contexts.clear()
+    gc.disable()
+    try:
+        backend.close()
+    finally:
+        gc.enable()
+    assert gpu.gone == [("engine", True), ("context", False)]
+    assert (gpu.used, gpu.host, gpu.graphs, gpu.retained) == (0, 0, {}, 0)
+    np.testing.assert_array_equal(kept.result(), chunk[0])
+    backend.close()
+    assert gpu.retained == 0
+    with pytest.raises(ParotidSegError, match=r"small\.engine: the engine is closed"):
+        backend.start(inputs[0])
+
+
+def test_two_backends_in_one_process(gpu, library, small, tmp_path):
+    first = TensorRtBackend(engine_of(small))
+    second = TensorRtBackend(write_engine(tmp_path / "2.engine", small, CONTRACT, library, BATCH))
+    reference, inputs = OnnxRuntimeBackend(small), inputs_of(scan())
+    for _ in range(2):
+        for each in inputs:
+            one, other, expected = first.start(each), second.start(each), labels_of(reference, each)
+            np.testing.assert_array_equal(other.result(), expected)
+            np.testing.assert_array_equal(one.result(), expected)
+    first.close()
+    check(second, reference, inputs)
+    second.close()
+    assert (gpu.used, gpu.retained) == (0, 0)
+
+
+def test_probabilities(gpu, tmp_path):
+    path = write_small_model(tmp_path / "m.onnx", extra=helper.make_node("Softmax", ["native"], ["more"], axis=1))
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "probabilities"
+    del model.graph.output[-1]
+    sizes = ("out", 2, "height", "width")
+    model.graph.output.append(helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, sizes))
+    onnx.save(model, path)
+    session = onnxruntime.InferenceSession(path)
+    for output in ("probabilities", "labels"):
+        backend = TensorRtBackend(engine_of(path), output=output)
+        for inputs, got in zip(inputs_of(scan()), run(backend, inputs_of(scan())), strict=True):
+            expected = session.run([output], inputs)[0]
+            assert got.dtype == expected.dtype
+            np.testing.assert_array_equal(got, expected)
+        backend.close()
+
+
+def test_an_output_the_engine_lacks(gpu, small):
+    with pytest.raises(ModelError, match="found outputs labels, expected probabilities"):
+        TensorRtBackend(engine_of(small), output="probabilities")
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
+def test_an_engine_of_other_inputs(gpu, small):
+    model = onnx.load(small)
+    model.graph.input[1].name = "level"
+    for node in model.graph.node:
+        node.input[:] = ["level" if name == "window" else name for name in node.input]
+    onnx.save(model, small)
+    with pytest.raises(ModelError, match=r"found inputs columns, .*level.*, expected columns, .*window"):
+        TensorRtBackend(engine_of(small))
+
+
+def test_only_an_engine_that_fits_is_loaded(gpu, small, monkeypatch):
+    engine = engine_of(small)
+    old = dataclasses.replace(read_sidecar(engine), library_version="10.12.1")
+    good = sidecar_path(engine).read_text()
+    sidecar_path(engine).write_text(old.to_json())
+    with pytest.raises(ModelError, match=r"cannot be used here: found TensorRT 10\.13\.0, expected 10\.12\.1"):
+        TensorRtBackend(engine)
+    sidecar_path(engine).write_text(good)
+    engine.write_bytes(engine.read_bytes() + b" ")
+    with pytest.raises(ModelError, match="its hash is not the one in its sidecar"):
+        TensorRtBackend(engine)
+    assert gpu.runtimes == []
+
+
+def test_an_engine_that_the_library_does_not_take(gpu, small):
+    engine = engine_of(small)
+    engine.write_bytes(b"no plan")
+    sidecar = read_sidecar(engine)
+    sha256 = hashlib.sha256(b"no plan").hexdigest()
+    sidecar_path(engine).write_text(dataclasses.replace(sidecar, engine_sha256=sha256).to_json())
+    with pytest.raises(
+        ModelError, match=r"TensorRT 10\.13\.0: .*small\.engine not loaded: The engine plan file is no plan$"
+    ):
+        TensorRtBackend(engine)
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
+def test_without_a_gpu(gpu, library, small):
+    with pytest.raises(InputError, match="no NVIDIA GPU 1 found, and engines run on one only"):
+        TensorRtBackend(engine_of(small, library), device=1)
+
+
+@pytest.mark.parametrize(("library", "extra"), [("tensorrt", "tensorrt-run"), ("tensorrt-rtx", "rtx-run")])
+def test_without_pycuda(gpu, small, monkeypatch, library, extra):
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(InputError) as caught:
+        TensorRtBackend(engine_of(small, library))
+    assert "the package pycuda is missing or does not load" in str(caught.value)
+    assert str(caught.value).endswith(f"pip install 'parotid-seg[{extra}]'")
+
+
+def test_it_loads_neither_torch_nor_onnx_nor_pycuda_until_it_is_used():
+    code = (
+        "import sys, parotid_seg.runtime.engines.tensorrt.engine; "
+        "print({'torch', 'onnx', 'pycuda', 'tensorrt', 'tensorrt_rtx'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

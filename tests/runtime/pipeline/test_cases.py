@@ -1,0 +1,111 @@
+"""Which scans are meant, and that no two masks get one name."""
+
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
+from tests.dicom_series import ct_voxels, write_series
+
+CT = ("CT",)
+MR = ("T1", "T2", "STIR")
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path.resolve()
+
+
+def test_folders_are_searched_at_any_depth_and_each_scan_is_taken_once(tmp_path):
+    deep = touch(tmp_path / "a" / "b" / "c" / "x.nii.gz")
+    plain = touch(tmp_path / "y.nii")
+    for other in (".hidden.nii.gz", "notes.txt", ".git/z.nii.gz"):
+        touch(tmp_path / other)
+    scans, errors = find_scans([tmp_path, plain, tmp_path / "a"], CT)
+    assert sorted(scans) == sorted([(deep,), (plain,)])
+    assert not errors
+
+
+def test_results_are_no_scans(tmp_path):
+    scan, mask = touch(tmp_path / "x.nii.gz"), touch(tmp_path / "masks" / "x.nii.gz")
+    assert find_scans([tmp_path], CT, ignore=[mask.parent])[0] == [(scan,)]
+    assert find_scans([tmp_path], CT, ignore=[mask])[0] == [(scan,)]
+
+
+def test_what_holds_no_scan_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    text = touch(tmp_path / "notes.txt")
+    good = touch(tmp_path / "x.nii")
+    scans, errors = find_scans([tmp_path / "empty", tmp_path / "gone", text, good], CT)
+    assert scans == [(good,)]
+    words = ["no scan in this folder", "no such file or folder", "neither NIfTI nor DICOM; expected"]
+    assert all(word in str(error) for word, error in zip(words, errors, strict=True))
+
+
+def test_equal_names_are_told_apart():
+    paths = [Path("/d/p1/ct.nii.gz"), Path("/d/p2/ct.nii.gz"), Path("/d/p2/other_0000.nii.gz"), Path("/e/p1/ct.nii")]
+    names = [case.name for case in name_cases([(path,) for path in paths], taken={})]
+    assert names == ["d_p1_ct", "p2_ct", "other", "e_p1_ct"]
+
+
+def test_same_folder_same_stem():
+    names = [case.name for case in name_cases([(Path("/d/ct.nii"),), (Path("/d/ct.nii.gz"),)], taken={})]
+    assert len(set(names)) == 2
+
+
+def test_names_in_use_stay_with_their_scans():
+    taken = {"ct": Path("/d/p1/ct.nii.gz")}
+    cases = name_cases([(Path("/d/p2/ct.nii.gz"),), (Path("/d/p1/ct.nii.gz"),)], taken)
+    assert {case.scan[0]: case.name for case in cases}[Path("/d/p1/ct.nii.gz")] == "ct"
+    assert len({case.name for case in cases}) == 2
+    assert [case.name for case in name_cases([(Path("/d/p3/ct.nii.gz"),)], taken)] == ["ct-2"]
+
+
+def test_the_channels_of_a_case_are_one_scan_in_their_order(tmp_path):
+    a = tuple(touch(tmp_path / f"a_000{channel}.nii.gz") for channel in range(3))
+    b = tuple(touch(tmp_path / "deep" / f"b_000{channel}.nii{'.gz' if channel else ''}") for channel in range(3))
+    assert find_scans([tmp_path], MR) == ([a, b], [])
+    assert find_scans([a[2], a[0], tmp_path / "deep"], MR) == ([a, b], []), "any channel's file means its case"
+    assert [case.name for case in name_cases([a, b], taken={})] == ["a", "b"]
+
+
+def test_a_missing_channel_stays_listed_for_the_case_to_fail(tmp_path):
+    here = touch(tmp_path / "a_0001.nii.gz")
+    ((first, second, third),), errors = find_scans([tmp_path], MR)
+    assert (first.name, second, third.name) == ("a_0000.nii.gz", here, "a_0002.nii.gz")
+    assert not errors
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "words"),
+    [
+        ("a_0003.nii.gz", MR, "one more sequence of case a, but the model takes 3 channels (T1, T2, STIR)"),
+        ("plain.nii.gz", MR, "the model takes 3 channels (T1, T2, STIR), expected files CASE_0000 to CASE_0002"),
+    ],
+)
+def test_files_that_the_model_does_not_take_are_named(tmp_path, name, channels, words):
+    case = tuple(touch(tmp_path / f"a_000{channel}.nii.gz") for channel in range(len(channels)))
+    other = touch(tmp_path / name)
+    scans, (error,) = find_scans([tmp_path], channels)
+    assert scans == [case]
+    assert str(error).startswith(str(other))
+    assert words in str(error)
+
+
+def test_numbered_scans_of_one_channel(tmp_path):
+    scans = [(touch(tmp_path / f"p_000{number}.nii.gz"),) for number in range(3)]
+    assert find_scans([tmp_path], CT) == (scans, [])
+    assert [case.name for case in name_cases(scans, taken={})] == ["p", "p_0001", "p_0002"]
+
+
+def test_files_of_a_series_named_one_by_one_are_its_slices(tmp_path):
+    paths = write_series(tmp_path / "ct", ct_voxels((9, 24, 24)))
+    text = touch(tmp_path / "notes.txt")
+    scans, errors = find_scans([*paths, text, Path("x" * 300)], CT)
+    ((series,),) = scans
+    assert len(series.slices) == 9
+    assert [str(error).split(": ", 1)[1][:30] for error in errors] == [
+        "no such file or folder",
+        "neither NIfTI nor DICOM; expec",
+    ]

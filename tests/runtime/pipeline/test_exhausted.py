@@ -1,0 +1,114 @@
+"""A machine without open files, processes or memory to spare: cases are put off, and no scan is blamed."""
+
+import errno
+import os
+import resource
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.errors import EXHAUSTED, MachineError, system_reason
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.node.segmenting import segment_with
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline import case_runner as transaction
+from parotid_seg.runtime.pipeline import scheduler as pipeline
+from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.scheduler import PUT_OFF_S
+from tests.runtime.pipeline.test_pipeline import cases, check_masks, run, work  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(pipeline, "PUT_OFF_S", (0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("number", sorted(EXHAUSTED))
+def test_what_the_machine_lacks_is_no_reason_against_a_file(number):
+    with pytest.raises(MachineError, match="nothing is wrong with the scan"):
+        system_reason(OSError(number, os.strerror(number)))
+    assert system_reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
+
+
+@pytest.mark.parametrize("where", ["hash_source", "read_for_model"])
+def test_a_worker_that_cannot_open_a_file_puts_the_case_off(cases, tmp_path, monkeypatch, where):  # noqa: F811
+    def exhausted(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "s0.nii.gz")
+
+    monkeypatch.setattr(transaction, where, exhausted)
+    with pytest.raises(MachineError, match="Too many open files"):
+        do_case(work(tmp_path), cases[0], None, lambda covered: pytest.fail("it was read"))
+
+
+def test_workers_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+    real, tries = subprocess.Popen, []
+
+    def popen(*arguments, **options):
+        tries.append(1)
+        if len(tries) < 4:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    finished = run(tmp_path, cases[:2], pictures=False)
+    assert {each.status for each in finished.values()} == {"done"}
+    check_masks(tmp_path, cases[:2])
+
+
+def test_workers_that_can_never_be_started(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+    def popen(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    finished = run(tmp_path, cases[:2], pictures=False)
+    assert [(each.status, each.machine) for each in finished.values()] == [("failed", True)] * 2
+    assert finished["s0"].entry.reason == (
+        "set aside, run it again: this machine has run out of something (Too many open files); "
+        "nothing is wrong with the scan"
+    )
+
+
+def test_threads_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+    real, tries = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        tries.append(thread)
+        if len(tries) < 3:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    finished = run(tmp_path, cases[:1], pictures=False)
+    assert finished["s0"].status == "done"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
+def test_no_descriptor_is_left_for_a_while(cases, tmp_path):  # noqa: F811
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    timer = threading.Timer(1.5, resource.setrlimit, (resource.RLIMIT_NOFILE, (soft, hard)))
+    timer.start()
+    try:
+        finished = run(tmp_path, cases[:2], pictures=False)
+    finally:
+        timer.join()
+    assert sum(PUT_OFF_S) > 1.5
+    assert {each.status for each in finished.values()} == {"done"}
+    check_masks(tmp_path, cases[:2])
+
+
+def test_the_node_puts_such_a_series_off(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+    """`segment_with` raises what `node.work` puts off, instead of a reason of failure."""
+    segment = segment_with(load_backend(DEFAULT_MODEL, "onnxruntime"))
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "s0.nii.gz").write_bytes(cases[0].scan[0].read_bytes())
+
+    def popen(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(MachineError, match="Too many open files"):
+        segment(tmp_path / "scans", tmp_path / "out")

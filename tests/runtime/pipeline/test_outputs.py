@@ -1,0 +1,66 @@
+"""What may be asked for beside NIfTI, and which files are ours."""
+
+import re
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.runtime.pipeline.writers import ENDINGS, Outputs, is_ours
+from tests.dicom_series import ct_voxels, write_series
+
+
+@pytest.mark.parametrize(
+    ("formats", "words"),
+    [
+        (("dicom",), "--format: found 'dicom', expected one of: nifti, nrrd, rtstruct, seg, seg-labelmap"),
+        (("nifti", "nifti"), "--format: expected at least one format, each once"),
+        ((), "--format: expected at least one format"),
+    ],
+)
+def test_formats_that_there_are_not(formats, words):
+    with pytest.raises(InputError, match=words):
+        Outputs(formats)
+
+
+def test_what_can_be_appended_to(tmp_path):
+    there = tmp_path / "rt.dcm"
+    there.write_bytes(b"a")
+    with pytest.raises(InputError, match="expected --format rtstruct beside it"):
+        Outputs(("nifti",), there)
+    with pytest.raises(InputError, match=re.escape(f"--append: {tmp_path}: no such file")):
+        Outputs(("rtstruct",), tmp_path)
+    before = Outputs(("rtstruct",), there).decides
+    there.write_bytes(b"b")
+    after = Outputs(("rtstruct",), there).decides
+    assert len({before, after, Outputs(("rtstruct",)).decides, Outputs(("seg",)).decides}) == 4
+    gone = Outputs(("rtstruct",), there)
+    there.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        _ = gone.decides
+
+
+def test_nothing_decides_by_default():
+    """Masks of runs before there were formats count as done."""
+    assert Outputs().decides == ()
+
+
+@pytest.mark.parametrize("name", ["rtstruct", "seg", "seg-labelmap"])
+def test_a_nifti_file_has_no_slices_to_refer_to(tmp_path, name):
+    Outputs(("nifti", "nrrd")).check(tmp_path / "a.nii.gz")
+    with pytest.raises(ScanError, match=f"a.nii.gz: a NIfTI file; --format {name} refers to DICOM slices"):
+        Outputs(("nifti", name)).check(tmp_path / "a.nii.gz")
+
+
+def test_whose_files_are_not_ours(tmp_path):
+    """What is ours is tried by runs that write it."""
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
+    (image,) = write_series(tmp_path / "ct", ct_voxels((1, 16, 16)))
+    pydicom.dcmread(image).save_as(tmp_path / "a.rtstruct.dcm")
+    (tmp_path / "a.seg.nrrd").write_bytes(b"NRRD0004\ntype: uint8\n\n")
+    (tmp_path / "a.seg.dcm").write_bytes(b"text")
+    names = [path.name for path in tmp_path.iterdir() if path.is_file()]
+    assert len(names) == len(ENDINGS) - 1
+    assert not [name for name in names if is_ours(tmp_path / name)]

@@ -1,0 +1,248 @@
+"""Cases through real worker processes, a simple model in the place of the engine: whatever happens, none is lost."""
+
+import os
+import signal
+import threading
+import time
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.errors import OutputError
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.messages import Job, Work
+from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
+from parotid_seg.runtime.pipeline.worker_pool import Crew
+from parotid_seg.runtime.segmentation.batching import Batches
+from tests.runtime.segmentation.test_batches import Threshold
+from tests.scan.test_chunks import scan_at
+
+TWO = Limits(workers=2, scan_bytes=1e9)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> list[Case]:
+    folder = tmp_path_factory.mktemp("scans")
+    made = []
+    for number in range(5):
+        voxels = scan_at(70 + number, 75).voxels[0]
+        affine = np.diag([-2.4, -2.4, 3.0, 1.0])
+        path = folder / f"s{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine), path)
+        made.append(Case(f"s{number}", (path,)))
+    return made
+
+
+class Observed(Batches):
+    """Tells of every scan that is handed in."""
+
+    def __init__(self, seen=lambda worker: None) -> None:
+        super().__init__(Threshold(), 4)
+        self.seen, self.workers = seen, set()
+
+    def add(self, key, covered):
+        self.workers.add(key)
+        super().add(key, covered)
+        self.seen(key)
+
+
+def work(out, **options) -> Work:
+    return Work(out, Threshold().contract, ("model",), **options)
+
+
+def run(out, cases, batches=None, limits=TWO, known=None, **options):
+    jobs = [Job(case, (known or {}).get(case.name)) for case in cases]
+    with Crew() as crew:
+        pipeline = Pipeline(work(out, **options), batches or Observed(), limits, crew)
+        return {each.entry.case: each for each in pipeline.run(jobs)}
+
+
+def check_masks(out, cases) -> None:
+    for case in cases:
+        mask = np.asarray(nibabel.load(out / f"{case.name}.nii.gz").dataobj)
+        scan = np.asarray(nibabel.load(case.scan[0]).dataobj)
+        assert mask.shape == scan.shape
+        assert np.mean(mask[scan > 0]) > 0.8
+    assert not list(out.glob("**/.partial-*"))
+
+
+def pid(worker) -> int:
+    return worker._process.pid
+
+
+def test_all_cases_are_done_by_as_few_workers_as_are_needed(cases, tmp_path):
+    batches = Observed()
+    finished = run(tmp_path, cases, batches)
+    assert {each.status for each in finished.values()} == {"done"}
+    assert len(finished) == len(cases)
+    assert 1 <= len(batches.workers) <= 2
+    check_masks(tmp_path, cases)
+    for each in finished.values():
+        assert set(each.entry.seconds) == {"read", "segment", "write"}
+        assert (tmp_path / "pictures" / f"{each.entry.case}.png").exists()
+
+
+def test_what_is_done_is_not_done_again(cases, tmp_path):
+    first = run(tmp_path, cases[:2], pictures=False)
+    known = {name: each.entry for name, each in first.items()}
+    batches = Observed()
+    again = run(tmp_path, cases[:3], batches, known=known, pictures=False)
+    assert [again[case.name].status for case in cases[:3]] == ["skipped", "skipped", "done"]
+    assert len(batches.workers) == 1
+    redone = run(tmp_path, cases[:2], known=known, overwrite=True, pictures=False)
+    assert {each.status for each in redone.values()} == {"done"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases, tmp_path):
+    killed = []
+
+    def kill_first(worker):
+        if not killed:
+            killed.append(worker.job.case.name)
+            os.kill(pid(worker), signal.SIGKILL)
+
+    finished = run(tmp_path, cases, Observed(kill_first))
+    assert {each.status for each in finished.values()} == {"done"}
+    assert len(finished) == len(cases)
+    assert killed
+    check_masks(tmp_path, cases)
+
+
+@pytest.mark.slow
+def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done(cases, tmp_path):
+    def kill(worker):
+        if worker.job.case.name == "s1":
+            os.kill(pid(worker), signal.SIGKILL)
+
+    finished = run(tmp_path, cases, Observed(kill))
+    assert finished["s1"].status == "failed"
+    assert finished["s1"].entry.failure == (
+        f"{cases[1].scan[0]}: set aside, tried twice: its process was killed, perhaps for want of memory"
+    )
+    others = [case for case in cases if case.name != "s1"]
+    assert all(finished[case.name].status == "done" for case in others)
+    check_masks(tmp_path, others)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(cases, tmp_path):
+    stopped = []
+
+    def stop_first(worker):
+        if not stopped:
+            stopped.append(worker)
+            os.kill(pid(worker), signal.SIGSTOP)
+
+    finished = run(tmp_path, cases[:3], Observed(stop_first), Limits(2, 1e9, slowest_s=8.0))
+    assert stopped
+    assert {each.status for each in finished.values()} == {"done"}
+    check_masks(tmp_path, cases[:3])
+
+
+@pytest.mark.slow
+def test_a_case_that_always_hangs_is_set_aside(cases, tmp_path):
+    finished = run(
+        tmp_path, cases[:1], Observed(lambda worker: os.kill(pid(worker), signal.SIGSTOP)), Limits(1, 1e9, slowest_s=6)
+    )
+    assert finished["s0"].entry.reason.endswith("tried twice: its process hung and was ended after 6 s")
+
+
+@pytest.mark.slow
+def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
+    at_once = []
+
+    def look(worker):
+        at_once.append(len(pipeline._busy))
+
+    with Crew() as crew:
+        pipeline = Pipeline(work(tmp_path, pictures=False), Observed(look), Limits(workers=2, scan_bytes=1), crew)
+        assert [each.status for each in pipeline.run(Job(case, None) for case in cases)] == ["done"] * len(cases)
+    assert max(at_once) == 1
+
+
+def test_a_corrupt_scan_and_one_that_vanishes_cost_only_themselves(cases, tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "scans" / "bad.nii.gz").write_bytes(cases[0].scan[0].read_bytes()[:5000])
+    bad, gone = (Case(name, (tmp_path / "scans" / f"{name}.nii.gz",)) for name in ("bad", "gone"))
+    finished = run(tmp_path / "out", [bad, cases[0], gone, cases[1]])
+    assert [finished[name].status for name in ("bad", "s0", "gone", "s1")] == ["failed", "done", "failed", "done"]
+    assert "damaged or cut off" in finished["bad"].entry.reason
+    assert "no such file" in finished["gone"].entry.reason
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["s0.nii.gz", "s1.nii.gz"]
+
+
+def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, tmp_path):
+    out = tmp_path / "out"
+
+    def replace_by_a_file(_worker):
+        if not out.exists():
+            out.write_text("in the way")
+
+    batches = Observed(replace_by_a_file)
+    with pytest.raises(OutputError, match="cannot be made or written to"):
+        run(out, cases, batches)
+    for worker in batches.workers:
+        assert worker._process.returncode is not None
+
+
+def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
+    batches = Observed()
+    with Crew() as crew:
+        next(Pipeline(work(tmp_path), batches, TWO, crew).run(Job(case, None) for case in cases))
+    assert all(worker._process.returncode is not None for worker in batches.workers)
+
+
+@pytest.mark.slow
+def test_a_worker_more_is_started_when_the_engine_waits(cases, tmp_path, monkeypatch):
+    """Workers held up for a moment while one scan is already through."""
+    monkeypatch.setattr("parotid_seg.runtime.pipeline.scheduler.STARVED_S", 0.3)
+    held = []
+
+    def hold(worker):
+        if len(held) < 2:
+            held.append(worker)
+            os.kill(pid(worker), signal.SIGSTOP)
+            threading.Timer(3.0, os.kill, (pid(worker), signal.SIGCONT)).start()
+
+    batches = Observed(hold)
+    finished = run(tmp_path, cases, batches, Limits(3, 1e9))
+    assert len(finished) == len(cases)
+    assert len(batches.workers) == 3
+
+
+@pytest.mark.slow
+def test_a_worker_does_not_outlive_the_run(tmp_path, cases):
+    """Killed with the main process, whatever it was doing: nothing is written into the folder afterwards."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, time, os, signal\n"
+        "from tests.runtime.pipeline.test_pipeline import *\n"
+        "from pathlib import Path\n"
+        "cases = [Case('s', (Path(sys.argv[2]),))]\n"
+        "def hold(worker):\n"
+        "    print(pid(worker), flush=True); time.sleep(60)\n"
+        "run(Path(sys.argv[1]), cases, Observed(hold))\n"
+    )
+    main = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), str(cases[0].scan[0])], stdout=subprocess.PIPE, text=True
+    )
+    worker = int(main.stdout.readline())
+    main.kill()
+    main.wait()
+    for _ in range(50):
+        time.sleep(0.1)
+        if not _alive(worker):
+            return
+    pytest.fail("the worker lives on")
+
+
+def _alive(process: int) -> bool:
+    try:
+        return "State:\tZ" not in open(f"/proc/{process}/status").read()  # noqa: PTH123
+    except FileNotFoundError:
+        return False

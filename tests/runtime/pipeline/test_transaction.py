@@ -1,0 +1,81 @@
+"""A case by itself: whatever goes wrong with it is its own, and has a reason."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.runtime.pipeline import case_runner as transaction
+from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.messages import Work
+from parotid_seg.runtime.segmentation.batching import Labelled
+from tests.runtime.segmentation.test_batches import Threshold
+from tests.scan.test_chunks import scan_at
+
+
+@pytest.fixture
+def case(tmp_path) -> Case:
+    path = tmp_path / "s.nii.gz"
+    voxels = scan_at(70, 75).voxels[0]
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([-2.4, -2.4, 3.0, 1.0])), path)
+    return Case("s", (path,))
+
+
+@pytest.fixture
+def work(tmp_path) -> Work:
+    (tmp_path / "out").mkdir()
+    return Work(tmp_path / "out", Threshold().contract, ("model",), pictures=False)
+
+
+def everywhere(covered) -> Labelled:
+    return Labelled(np.ones(covered.voxels.shape[1:], np.uint8), {}, 0.5)
+
+
+def test_done_and_done_before_and_undone_by_other_options(case, work):
+    status, entry = do_case(work, case, None, everywhere)
+    assert status == "done"
+    assert entry.seconds["segment"] == 0.5
+    assert do_case(work, case, entry, everywhere) == ("skipped", entry)
+    other = Work(work.out, work.contract, ("another model",), pictures=False)
+    assert do_case(other, case, entry, everywhere)[0] == "done"
+    assert do_case(work, Case("s", case.scan), None, everywhere)[1].key == entry.key
+    assert (work.settings == entry.settings) != (other.settings == entry.settings)
+
+
+def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
+    def too_large(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(transaction, "read_for_model", too_large)
+    status, entry = do_case(work, case, None, everywhere)
+    assert (status, entry.failure) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
+
+
+def test_a_bug_costs_the_case_and_leaves_its_traceback(case, work, capsys):
+    def bug(_):
+        raise KeyError("/folder/of/somebody")
+
+    status, entry = do_case(work, case, None, bug)
+    assert (status, entry.path, entry.reason) == (
+        "failed",
+        str(case.scan[0]),
+        "unexpected KeyError; the lines before tell where",
+    )
+    assert "KeyError: '/folder/of/somebody'" in capsys.readouterr().err
+    assert not list(work.out.iterdir())
+
+
+def test_a_scan_that_the_engine_refuses(case, work):
+    def refuse(_):
+        raise ScanError("m.engine: slices of a chunk: found 9, expected 1 to 4")
+
+    assert do_case(work, case, None, refuse)[1].failure == (
+        f"{case.scan[0]}: m.engine: slices of a chunk: found 9, expected 1 to 4"
+    )
+
+
+def test_results_that_cannot_be_written_stop_the_run(case, work):
+    work.out.rmdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        do_case(work, case, None, everywhere)

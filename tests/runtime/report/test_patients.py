@@ -1,0 +1,108 @@
+"""Whose a scan is, for --identify."""
+
+import csv
+import json
+
+import pytest
+
+from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.report.build import write_report
+from parotid_seg.runtime.report.page import Ran
+from parotid_seg.runtime.report.patients import Patient, patients_of
+from parotid_seg.runtime.report.summary import write_summary
+from tests.dicom_series import ct_voxels, write_series
+
+LABELS = ("background", "parotid_left", "parotid_right")
+EVIL = "=<b>Doe\u202e\n"
+
+
+def case_of(folder, **texts):
+    """A case of a series whose headers have some texts."""
+
+    def change(_, dataset):
+        for keyword, text in texts.items():
+            setattr(dataset, keyword, text)
+
+    paths = write_series(folder, ct_voxels((10, 24, 24)), change=change)
+    (series,) = find_series(paths).series
+    return Case(folder.name, (series,))
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (("Doe^Jane", "4711", "19500102"), "Doe^Jane, ID 4711, born 1950-01-02"),
+        (("Yamada^Tarou=山田^太郎=やまだ^たろう", "", ""), "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (("", "4711", "1950"), "ID 4711, born 1950"),
+        (("Doe", "", "19501399"), "Doe, born 19501399"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
+def test_what_the_file_says(tmp_path, texts, told):
+    name, number, born = texts
+    case = case_of(tmp_path / "ct", PatientName=name, PatientID=number, PatientBirthDate=born)
+    assert str(patients_of([case])["ct"]) == told
+
+
+def test_scans_that_say_nothing(tmp_path):
+    anonymous = case_of(tmp_path / "anonymous", PatientName="", PatientID="", PatientBirthDate="")
+    gone, nifti = case_of(tmp_path / "gone"), Case("nifti", (tmp_path / "a.nii.gz",))
+    for each in gone.scan[0].slices:
+        each.path.unlink()
+    assert patients_of([anonymous, gone, nifti]) == {}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Summary and report of two cases and of one that is unknown; the table and the resources."""
+    entries = [
+        Entry("a", "/a", "", "done", mask="a.nii.gz", mask_sha256="a", volumes_ml=dict.fromkeys(LABELS[1:], 20.0)),
+        Entry("b", "/b", "", "failed", reason="not a scan", path="/b"),
+        Entry("", "/c", "", "failed", reason="no such file", path="/c"),
+    ]
+    patients = {"a": Patient(EVIL, "4711", "1950-01-02"), "b": Patient("Roe", "", "unknown")}
+    (tmp_path / "a.nii.gz").write_bytes(b"mask")
+    write_summary(entries, LABELS, tmp_path / "summary.csv", patients)
+    write_report(entries, Ran("ab", "engine", LABELS), tmp_path, patients)
+    with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["source"]: row["patient"] for row in csv.DictReader(file)}
+    return rows, [each["resource"] for each in json.loads((tmp_path / "report.json").read_text())["entry"]]
+
+
+def test_the_summary(written):
+    told = "=<b>Doe\\u202e\\u000a, ID 4711, born 1950-01-02"
+    assert written[0] == {"/a": f"'{told}", "/b": "Roe, born unknown", "/c": ""}
+
+
+def test_the_report(written, tmp_path):
+    text = (tmp_path / "report.html").read_text("ascii")
+    assert text.count("<bdi>=&lt;b&gt;Doe\\u202e\\u000a, ID 4711, born 1950-01-02</bdi>") == 2, "in table and section"
+    assert text.count("<bdi>Roe, born unknown</bdi>") == 2
+    assert text.count("<dt>Patient</dt>") == 2
+    assert "<b>Doe" not in text
+
+
+def test_the_json(written):
+    people = [each for each in written[1] if each["resourceType"] == "Patient"]
+    assert {"name": [{"text": "Roe"}], "resourceType": "Patient"} in people, "FHIR has no dates that are none"
+    assert {
+        "name": [{"text": "=<b>Doe\\u202e\\u000a"}],
+        "identifier": [{"value": "4711"}],
+        "birthDate": "1950-01-02",
+        "resourceType": "Patient",
+    } in people
+    assert len(people) == 2
+    subjects = [each.get("subject") for each in written[1] if each["resourceType"] != "Patient"]
+    assert subjects.count(None) == 1
+    assert len({subject["reference"] for subject in subjects if subject}) == 2
+
+
+def test_by_default_nobody_is_told(tmp_path):
+    write_summary([Entry("b", "/b", "", "failed")], LABELS, tmp_path / "summary.csv")
+    write_report([Entry("b", "/b", "", "failed")], Ran("ab", "engine", LABELS), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "patient" not in (tmp_path / "summary.csv").read_text()
+    assert "no other data on who the patient is" in text
+    assert "<dt>Patient</dt>" not in text

@@ -1,0 +1,157 @@
+"""Batches: scans share them, whatever comes in comes out right, and a small memory makes them smaller."""
+
+import numpy as np
+import pytest
+
+from parotid_seg.contract import Contract, Grid
+from parotid_seg.errors import DeviceMemoryError, ScanError
+from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.segmentation.batching import Batches
+from parotid_seg.scan.chunks import cover, segmented
+from tests.scan.test_chunks import scan_at, threshold
+from tests.scan.test_grid import HU, volume_of
+
+GRID = Grid()
+
+
+class Threshold:
+    """A backend of bright voxels that remembers how many looks it was given at once."""
+
+    def __init__(self, most=None, memory=10**9, ahead=1, run=threshold, labels=("background", "gland")) -> None:
+        self.contract = Contract(labels, ("CT",), ((-200.0, 300.0),), GRID)
+        self.largest_batch, self.memory, self.ahead, self._run = most, memory, ahead, run
+        self.looks, self.most_slices = [], 10**9
+
+    def fits(self, inputs):
+        return inputs["slices"].shape[1] <= self.most_slices
+
+    def start(self, inputs):
+        if len(inputs["neighbours"]) > self.memory:
+            raise DeviceMemoryError("the GPU's memory is full")
+        self.looks.append(len(inputs["neighbours"]))
+        return Done(self._run(inputs))
+
+
+def run(backend, scans, batch_size, **options):
+    batches = Batches(backend, batch_size, **options)
+    for number, scan in enumerate(scans):
+        batches.add(number, cover(scan, HU, GRID))
+    found = {}
+    while batches.busy:
+        found.update(batches.step())
+    return found
+
+
+def expected(scan):
+    covered = cover(scan, HU, GRID)
+    return segmented(scan, HU, GRID, 64, threshold)[:, covered.rows, covered.columns]
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """Three of one spacing, one of another, one of thin slices."""
+    coarse = volume_of(scan_at(80, 70).voxels[0], (3.0, 2.5, 2.4))
+    thin = volume_of(scan_at(80, 70, (13, 160, 150)).voxels[0], (1.0, 2.4, 2.4))
+    return [scan_at(80, 70), scan_at(75, 80), coarse, scan_at(81, 72), thin]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
+def test_every_scan_gets_its_own_labels(scans, batch_size, ahead):
+    backend = Threshold(ahead=ahead)
+    found = run(backend, scans, batch_size)
+    assert sorted(found) == list(range(len(scans)))
+    for number, scan in enumerate(scans):
+        assert found[number].labels.any()
+        np.testing.assert_array_equal(found[number].labels, expected(scan), err_msg=str(number))
+        assert found[number].seconds > 0
+        assert found[number].agreement == {}
+    assert max(backend.looks) <= batch_size + 1
+
+
+def test_scans_of_one_spacing_share_batches_and_others_do_not(scans):
+    backend = Threshold()
+    run(backend, scans[:4], 16)
+    assert backend.looks == [16, 7, 5], "21 slices of one spacing and 7 of another"
+
+
+def test_no_more_is_joined_than_the_engine_takes(scans):
+    backend = Threshold()
+    backend.most_slices = 10
+    found = run(backend, scans[:2], 16)
+    assert backend.looks == [7, 7]
+    np.testing.assert_array_equal(found[1].labels, expected(scans[1]))
+
+
+def test_the_engine_bounds_the_batch(scans):
+    backend = Threshold(most=2)
+    run(backend, scans[:1], 16)
+    assert backend.looks == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, ahead):
+    said = []
+    backend = Threshold(memory=3, ahead=ahead)
+    found = run(backend, scans, 12, say=said.append)
+    for number, scan in enumerate(scans):
+        np.testing.assert_array_equal(found[number].labels, expected(scan))
+    assert said == [f"the GPU's memory is full; going on with batches of {size}" for size in (6, 3, 1)][: len(said)]
+    assert len(said) >= 2
+
+
+def test_not_even_one_slice_fits(scans):
+    with pytest.raises(DeviceMemoryError, match="memory is full"):
+        run(Threshold(memory=0), scans[:1], 4)
+
+
+def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans):
+    class Picky(Threshold):
+        def start(self, inputs):
+            if len(inputs["rows_back"]) == expected(scans[2]).shape[1]:
+                raise ScanError("rows of a chunk: found too many")
+            return super().start(inputs)
+
+    found = run(Picky(ahead=2), scans, 3)
+    assert isinstance(found[2], ScanError)
+    for number in (0, 1, 3, 4):
+        np.testing.assert_array_equal(found[number].labels, expected(scans[number]))
+
+
+def sides(inputs):
+    """Left of the grid's middle is 1, right of it 2; and so for any image."""
+    labels = threshold(inputs)
+    columns = np.argmax(inputs["columns_back"], axis=1)
+    side = np.where(columns < GRID.size // 2, 1, 2).astype(np.uint8)
+    return labels * side[None, None, :]
+
+
+def test_flips_swap_sides_and_tell_how_far_both_looks_agree(scans):
+    labels = ("background", "parotid_left", "parotid_right")
+    plain = run(Threshold(run=sides, labels=labels), scans[:1], 4)[0]
+    flipped = run(Threshold(run=sides, labels=labels), scans[:1], 4, flips=True)[0]
+    np.testing.assert_array_equal(flipped.labels, plain.labels)
+    assert flipped.agreement["parotid_left"] > 0.9
+    assert flipped.agreement["parotid_right"] > 0.9
+
+    def one_sided(inputs):
+        return np.where(sides(inputs) == 1, 1, 0).astype(np.uint8)
+
+    found = run(Threshold(run=one_sided, labels=labels), scans[:1], 4, flips=True)[0]
+    assert found.agreement == {"parotid_left": 0.0, "parotid_right": 0.0}
+
+
+def test_flips_average_probabilities(scans):
+    """A model that says 60 % left in the plain look and 90 % right of the same place in the mirror."""
+    calls = []
+
+    def shares(inputs):
+        shape = (len(inputs["slices_back"]), len(inputs["rows_back"]), len(inputs["columns_back"]))
+        calls.append(shape)
+        values = (0.1, 0.6, 0.3) if len(calls) % 2 else (0.0, 0.9, 0.1)
+        return np.broadcast_to(np.array(values, np.float32)[None, :, None, None], (shape[0], 3, *shape[1:])).copy()
+
+    labels = ("background", "parotid_left", "parotid_right")
+    found = run(Threshold(run=shares, labels=labels), scans[:1], 4, flips=True)[0]
+    assert (found.labels == 2).all(), "0.3 + 0.9 for the right, 0.6 + 0.1 for the left"
+    assert found.agreement["parotid_left"] == 0.0
