@@ -18,8 +18,8 @@ from parotid_seg.records import convert, parse
 METADATA_KEY = "parotid_seg.contract"
 SCHEMA_VERSION = 5
 UNSEALED_VERSION = 4
-"""Of the same fields. Files of this version carry no seal (see `runtime.engines.model_file`): a hash protects their graph, and
-nothing the contract."""
+"""Of the same fields. Files of this version carry no seal (see `runtime.engines.model_file`): a hash protects their
+graph, and nothing the contract."""
 READABLE_VERSIONS = (SCHEMA_VERSION, UNSEALED_VERSION)
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_GRID = 2048

@@ -1,7 +1,6 @@
-"""What a person should look at in a result, as data. `runtime.report.flag_text` turns it into English, and nothing else does.
+"""What a person should look at in a result, as data. Only `runtime.report.flag_text` turns it into English.
 
-A flag is told by its code. No code outside `runtime.report.flag_text` reads or compares a flag's sentence, so rewording one
-changes no decision.
+Nothing outside that module reads or compares a flag's sentence, so rewording one changes no decision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A GPU that is none: PyCUDA, the driver and TensorRT as far as `runtime.engines.tensorrt.engine` uses them, with numpy for device memory.
+"""A GPU that is none: PyCUDA, the driver and TensorRT as far as our engine uses them, with numpy for device memory.
 
 What it is strict about is what goes wrong on a real one: every call needs the context to be current; streams do nothing
 until they are waited for, so a buffer that is written too early shows in the labels; addresses are never used twice, so
