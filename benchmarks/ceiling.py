@@ -21,7 +21,7 @@ from torch import Tensor
 from parotid_seg.contract import Grid
 from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean, dice
-from parotid_seg.scan.chunks import Chunk, cover, cut
+from parotid_seg.scan.chunks import Chunk, crop_to_grid, cut
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
@@ -49,7 +49,7 @@ def shares(net: ParotidNet, chunk: Chunk) -> Tensor:
 def masks(nets: dict[str, ParotidNet], patient: Patient, grid: Grid, labels: tuple[str, ...]) -> dict[str, Mask]:
     """Cleaned masks of every model and of their average."""
     found = {name: np.zeros(patient.volume.shape, np.uint8) for name in (*nets, AVERAGE)}
-    covered = cover(patient.volume, patient.windows, grid)
+    covered = crop_to_grid(patient.volume, patient.windows, grid)
     for chunk in cut(covered, grid, 32):
         by_model = {name: shares(net, chunk) for name, net in nets.items()}
         by_model[AVERAGE] = torch.stack(list(by_model.values())).mean(dim=0)

@@ -44,7 +44,7 @@ from parotid_seg.runtime.engines.load import gpu_index, load_backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.profile import count
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
-from parotid_seg.scan.chunks import Covered, Inputs, cut
+from parotid_seg.scan.chunks import CroppedScan, Inputs, cut
 from parotid_seg.scan.volume import Mask
 
 REFERENCE = "torch fp32"
@@ -249,7 +249,7 @@ def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def sweep(
     options: argparse.Namespace,
-    scans: Sequence[Covered],
+    scans: Sequence[CroppedScan],
     model: Path,
     contract: Contract,
     ready: dict[str, Contender],
@@ -280,7 +280,7 @@ def sweep(
 
 
 def fastest(sizes: Mapping[str, Any]) -> tuple[str, int, float]:
-    """Name, batch size and looks a second of the fastest of ours."""
+    """Name, batch size and samples a second of the fastest of ours."""
     found = [
         (row["looks_a_second"], name, int(size))
         for size, result in sizes.items()
@@ -296,7 +296,7 @@ def fastest(sizes: Mapping[str, Any]) -> tuple[str, int, float]:
 def after_sweep(
     options: argparse.Namespace,
     scans: Sequence[Path],
-    covered: Sequence[Covered],
+    covered: Sequence[CroppedScan],
     contract: Contract,
     ready: dict[str, Contender],
     found: Mapping[str, Entry],
@@ -309,7 +309,7 @@ def after_sweep(
     work = partial(trace, contender.backend, covered[0], size, options.out / "trace.json")
     if record.attempt("trace", lambda: (work(), True)):
         record.add("trace", {"file": "trace.json", "of": f"one scan, {name}, batches of {size}"})
-    looks = float(np.mean([sum(chunk.looks for chunk in cut(scan, contract.grid, size)) for scan in covered]))
+    looks = float(np.mean([sum(chunk.size for chunk in cut(scan, contract.grid, size)) for scan in covered]))
     for each, other in ready.items():
         if isinstance(other, BackendContender):
             record.attempt(f"closing {each}", other.backend.close)

@@ -16,16 +16,16 @@ import torch
 from gpu_record import Record
 
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.segmentation.batching import Batches
-from parotid_seg.scan.chunks import Covered
+from parotid_seg.runtime.segmentation.batching import Batcher
+from parotid_seg.scan.chunks import CroppedScan
 
 
-def trace(backend: Backend, scan: Covered, batch_size: int, path: Path) -> None:
+def trace(backend: Backend, scan: CroppedScan, batch_size: int, path: Path) -> None:
     """A Chrome trace of one scan through the batches and the engine."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     def run() -> None:
-        batches = Batches[None](backend, batch_size)
+        batches = Batcher[None](backend, batch_size)
         batches.add(None, scan)
         while batches.busy:
             with record_function("Batches.step"):

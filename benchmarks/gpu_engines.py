@@ -1,7 +1,8 @@
 """Who takes part in gpu.py: the trained network in torch, in its several ways, and our backends.
 
 Each takes chunks as they lie in memory, FP16 intensities in, and gives labels in memory; copies are part of that, and
-`ahead` chunks may be under way at once, as in the product. Each also tells how long computing takes without copies.
+`queue_depth` chunks may be under way at once, as in the product. Each also tells how long computing takes without
+copies.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Contender(Protocol):
     """
 
     ours: bool
-    ahead: int
+    queue_depth: int
 
     @property
     def told(self) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class TorchContender:
         self._run = torch.compile(self._net, mode=compile_mode, dynamic=False) if compile_mode else self._net
         self._pinned: dict[tuple[Any, ...], Tensor] = {}
         self._turn = 0
-        self.ahead = SLOTS if device.type == "cuda" else 1
+        self.queue_depth = SLOTS if device.type == "cuda" else 1
         self.told = {"backend": f"torch {torch.__version__}", "tf32": tf32, "compile_mode": compile_mode or None}
 
     def start(self, inputs: Inputs) -> _Queued:
@@ -149,7 +150,7 @@ class TorchContender:
         return [place.to(self._device, non_blocking=True) for place in places]
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Page-locked memory of this turn's slot; its last chunk is out by now, as no more than `ahead` are started."""
+        """Page-locked memory of this turn's slot; its last chunk is out, as no more than `queue_depth` are started."""
         key = (self._turn, name, shape)
         if key not in self._pinned:
             self._pinned[key] = torch.empty(shape, dtype=dtype, pin_memory=True)
@@ -170,7 +171,7 @@ class BackendContender:
     ours = True
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.ahead = backend, backend.ahead
+        self.backend, self.queue_depth = backend, backend.queue_depth
 
     @property
     def told(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def through(contender: Contender, inputs: Sequence[Inputs]) -> list[Mask]:
     found, pending = [], deque[Pending]()
     for chunk in inputs:
         pending.append(contender.start(chunk))
-        if len(pending) >= contender.ahead:
+        if len(pending) >= contender.queue_depth:
             found.append(pending.popleft().result())
     return [*found, *(each.result() for each in pending)]  # type: ignore[list-item]  # they were asked for labels
 

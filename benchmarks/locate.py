@@ -61,7 +61,7 @@ def compared(scan: Scan, contract: Contract, ask: Ask) -> Compared:
     everywhere = ask(replace(covered, samples=None, grow=False))
     masks = [keep_largest_components(each.labels, contract.labels) for each in (found, everywhere)]
     distance_mm, row_mm, column_mm = prepared.volume.spacing_mm
-    usual = prepared.cover()
+    usual = prepared.crop_to_grid()
     slices = prepared.volume.shape[0]
     return Compared(
         scan=place_of(scan[0]).name,

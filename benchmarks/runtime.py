@@ -66,7 +66,7 @@ def in_memory(backend: Backend, scans: list[Path]) -> list[Inputs]:
     """All scans as the model takes them."""
     found: list[Inputs] = []
     for scan in scans:
-        covered = prepare(read_nifti(scan).volume, backend.contract).cover()
+        covered = prepare(read_nifti(scan).volume, backend.contract).crop_to_grid()
         found += [chunk.inputs for chunk in cut(covered, backend.contract.grid, backend.batch_size)]
     return found
 

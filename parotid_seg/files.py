@@ -147,7 +147,7 @@ def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A new, empty file to write to, which becomes `path` once the block ends without an error.
 
     Its name is random, and it is made exclusively. If `path` is a link, the link is replaced and not what it leads to.
@@ -173,7 +173,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(content: bytes | memoryview, path: Path) -> None:
-    """Write a file whole or not at all; see `whole_file`.
+    """Write a file whole or not at all; see `atomic_write`.
 
     Raises:
         OutputError: if that fails.
@@ -245,7 +245,7 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `path` once the block ends without an error.
 
     Args:

@@ -18,7 +18,7 @@ SEPARATORS = ";\t\r\n"
 
 
 def write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
-    """Write a table whole: every cell is quoted, and no text is a formula, see `harmless`.
+    """Write a table whole: every cell is quoted, and no text is a formula, see `csv_safe`.
 
     Args:
         rows: the names of the columns, then the cells; numbers stay numbers, None is an empty cell.
@@ -30,11 +30,11 @@ def write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     for row in rows:
-        writer.writerow([harmless(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow([csv_safe(cell) if isinstance(cell, str) else cell for cell in row])
     write_text(text.getvalue(), path)
 
 
-def harmless(text: str) -> str:
+def csv_safe(text: str) -> str:
     """A text that no spreadsheet takes for a formula, nor any part of it where one may split it (`SEPARATORS`).
 
     An apostrophe is put in front of what begins like a formula. Full-width forms of these characters count as well:

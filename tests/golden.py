@@ -24,10 +24,10 @@ from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
-from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
-from parotid_seg.runtime.segmentation.segment import asking, conclude, prepare, segment_volume
-from parotid_seg.scan.chunks import Covered, Cutter
+from parotid_seg.runtime.segmentation.segment import asking, postprocess, prepare, segment_volume
+from parotid_seg.scan.chunks import CroppedScan, SliceChunker
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from tests.dicom_series import write_series
@@ -111,7 +111,7 @@ def located() -> dict[str, str]:
     backend = ByIntensity()
     ask = asking(backend, 16)
 
-    def noting(covered: Covered) -> Labelled:
+    def noting(covered: CroppedScan) -> Prediction:
         asked.append(" ".join(map(str, covered.samples or ("all",))))
         return ask(covered)
 
@@ -124,15 +124,15 @@ def located() -> dict[str, str]:
 
 def _results_of(scan: NiftiScan, folder: Path) -> dict[str, Any]:
     volume = scan.volume
-    covered = prepare(volume, CONTRACT).cover()
-    found = conclude(stored_labels(covered.voxels.shape[1:]), covered, volume, CONTRACT)
+    covered = prepare(volume, CONTRACT).crop_to_grid()
+    found = postprocess(stored_labels(covered.voxels.shape[1:]), covered, volume, CONTRACT)
     write_mask(found.mask, scan, folder / "mask.nii.gz")
     written = nibabel.load(folder / "mask.nii.gz")
     return {
         "voxels": _hash(volume.voxels),
         "spacing_mm": " x ".join(f"{step:.4f}" for step in volume.spacing_mm),
         "covered": f"{covered.rows.start}:{covered.rows.stop}, {covered.columns.start}:{covered.columns.stop}",
-        "inputs": {name: _hash(each) for name, each in Cutter(covered, CONTRACT.grid).chunk(2, 9).inputs.items()},
+        "inputs": {name: _hash(each) for name, each in SliceChunker(covered, CONTRACT.grid).chunk(2, 9).inputs.items()},
         "labels": _hash(found.mask),
         "stored_labels": _hash(np.asarray(written.dataobj)),
         "affine": " ".join(f"{each:.3f}" for each in (written.affine.round(3) + 0.0).ravel()),

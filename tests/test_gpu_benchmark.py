@@ -18,10 +18,10 @@ import gpu_record
 from gpu_record import Record, within
 
 from parotid_seg.contract import Grid
-from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
-from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
 from tests import fake_cuda
@@ -148,8 +148,8 @@ def test_onnxruntime_is_timed_on_what_is_bound(tmp_path):
     small = write_small_model(tmp_path / "small.onnx")
     session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     backend = OnnxRuntimeCudaBackend.__new__(OnnxRuntimeCudaBackend)
-    backend._bound = BoundSession(session, "labels", "cpu")
-    backend.ran = Ran("onnxruntime", "cuda:0", "fp16")
+    backend._bound = IoBindingSession(session, "labels", "cpu")
+    backend.ran = ExecutionInfo("onnxruntime", "cuda:0", "fp16")
     contender = gpu_engines.BackendContender(backend)
     inputs = inputs_of(scan(16))
     times = contender.compute_ms(inputs, 2)

@@ -9,6 +9,7 @@ import pytest
 
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.files import (
+    atomic_write,
     check_not_read,
     hash_file,
     locked,
@@ -17,7 +18,6 @@ from parotid_seg.files import (
     open_to_append,
     read_input,
     remove_orphans,
-    whole_file,
     write_bytes,
     write_text,
 )
@@ -80,7 +80,7 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path):
     write_text("ours", out / "a.csv")
     names = set()
     for _ in range(3):
-        with whole_file(out / "b.csv") as partial:
+        with atomic_write(out / "b.csv") as partial:
             names.add(partial.name)
             partial.write_text("ours")
     assert victim.read_text() == "theirs"
@@ -91,7 +91,7 @@ def test_what_took_the_place_of_a_file_that_is_written_is_not_renamed(tmp_path):
     (tmp_path / "theirs").write_text("theirs")
     with (  # noqa: PT012
         pytest.raises(OutputError, match="another process has replaced"),
-        whole_file(tmp_path / "a") as partial,
+        atomic_write(tmp_path / "a") as partial,
     ):
         partial.unlink()
         partial.symlink_to(tmp_path / "theirs")

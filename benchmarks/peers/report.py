@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from contestants import OURS
 from environments import PACKAGES
 
-from parotid_seg.files import whole_file, write_text
+from parotid_seg.files import atomic_write, write_text
 
 COLOURS = {"ours": "tab:blue", "monai": "tab:green", "nnunet": "tab:red", "bare": "silver", "plain": "tab:orange"}
 HEAD = (
@@ -190,5 +190,5 @@ def write(found: dict[str, Any], path: Path) -> None:
     """FILE.md, and FILE.png once somebody has been timed, beside FILE.json."""
     write_text(table(found), path.with_suffix(".md"))
     if any(row.get("scans_a_second") for row in found["contestants"].values()):
-        with whole_file(path.with_suffix(".png")) as partial:
+        with atomic_write(path.with_suffix(".png")) as partial:
             draw(found, partial)

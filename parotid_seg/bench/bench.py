@@ -40,7 +40,7 @@ class BenchOptions:
     """What is measured.
 
     Attributes:
-        batch_sizes: looks at once; None means `USUAL_SIZES`, as far as an engine takes them.
+        batch_sizes: samples at once; None means `USUAL_SIZES`, as far as an engine takes them.
         minutes: for the turns in all; masks, whole runs and profiles come on top.
         layers: whether to profile the engines layer by layer.
     """
@@ -222,9 +222,9 @@ class _Bench:
             real, _ = self._turns.chunks[size]
             slices = len(real[0]["slices_back"])
             every = [found for launch in job.rounds for found in launch]
-            ahead = [each for found in every for each in found.ahead_ms]
+            queue_depth = [each for found in every for each in found.ahead_ms]
             latency = Latency.of(job.real_ms)
-            ahead_ms = statistics.median(ahead) if ahead else None
+            ahead_ms = statistics.median(queue_depth) if queue_depth else None
             found = None
             if device_peaks and size in counts:
                 found = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)

@@ -23,7 +23,7 @@ from parotid_seg.runtime.pipeline.worker_stdio import ends, send
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
     from parotid_seg.bench.stages import Stages
-    from parotid_seg.runtime.engines.base import Backend, Pending, Ran
+    from parotid_seg.runtime.engines.base import Backend, ExecutionInfo, Pending
     from parotid_seg.runtime.pipeline.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
@@ -44,9 +44,9 @@ class Started:
     load_s: float
     first_s: float
     again_s: float
-    ran: Ran
+    ran: ExecutionInfo
     largest_batch: int | None
-    ahead: int
+    queue_depth: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class Child:
         second.start(chunk).result()
         again = time.perf_counter()
         second.close()
-        return Started(loaded - begun, ready - loaded, again - ready, backend.ran, backend.largest_batch, backend.ahead)
+        return Started(
+            loaded - begun, ready - loaded, again - ready, backend.ran, backend.largest_batch, backend.queue_depth
+        )
 
     def hold(self, batch_size: int, real: Sequence[Inputs], noise: Sequence[Inputs]) -> None:
         """Keep the chunks of a batch size."""
@@ -98,8 +100,8 @@ class Child:
         real, noise = self._chunks[batch_size]
         times = tuple(self._ms(real) for _ in range(count))
         of_noise = tuple(self._ms(noise) for _ in range(-(-count // 4)))
-        ahead = (self._ahead_ms(list(real)),) if self._backend.ahead > 1 else ()
-        return Round(times, of_noise, ahead)
+        queue_depth = (self._ahead_ms(list(real)),) if self._backend.queue_depth > 1 else ()
+        return Round(times, of_noise, queue_depth)
 
     def labels(self, scan: Scan, batch_size: int) -> Mask:
         """The mask of a scan as the engine gives it."""
@@ -146,7 +148,7 @@ class Child:
         begun = time.perf_counter()
         for chunk in chunks:
             pending.append(self._backend.start(chunk))
-            if len(pending) >= self._backend.ahead:
+            if len(pending) >= self._backend.queue_depth:
                 pending.popleft().result()
         while pending:
             pending.popleft().result()

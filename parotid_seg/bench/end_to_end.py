@@ -25,7 +25,7 @@ class EndToEnd:
     """With the batch size of the most slices a second.
 
     Attributes:
-        batch_size: looks at once.
+        batch_size: samples at once.
         scans: how many a run of `parotid-seg infer` had.
         scans_s: seconds a scan of each run, its model loaded beforehand.
         scans_a_second: by the median of them.

@@ -13,7 +13,7 @@ from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.segmentation.segment import prepare
-from parotid_seg.scan.chunks import Covered, Cutter, Inputs
+from parotid_seg.scan.chunks import CroppedScan, Inputs, SliceChunker
 from parotid_seg.scan.intensity import is_ct
 
 IN_ROTATION = 8
@@ -40,20 +40,20 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     return found
 
 
-def in_memory(scans: Sequence[Scan], contract: Contract) -> list[Covered]:
+def in_memory(scans: Sequence[Scan], contract: Contract) -> list[CroppedScan]:
     """Scans, as far as the model's grid covers them.
 
     Raises:
         ScanError: if one cannot be read or is none for this model.
     """
-    return [prepare(read_scan(scan).volume, contract).cover() for scan in scans]
+    return [prepare(read_scan(scan).volume, contract).crop_to_grid() for scan in scans]
 
 
-def rotation(scans: Sequence[Covered], contract: Contract, batch_size: int) -> list[Inputs]:
+def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) -> list[Inputs]:
     """Different chunks of a batch size and of one shape, from all along the scans; none if no scan is long enough."""
     by_shape: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
     for scan in scans:
-        cutter = Cutter(scan, contract.grid)
+        cutter = SliceChunker(scan, contract.grid)
         last = cutter.depth - batch_size * cutter.step
         for start in np.unique(np.linspace(0, last, 8 * IN_ROTATION).astype(int)) if last >= 0 else ():
             inputs = cutter.chunk(int(start), batch_size).inputs

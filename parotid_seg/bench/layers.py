@@ -19,15 +19,15 @@ from typing import Any
 import onnxruntime
 
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.engines.base import Backend, Ran
+from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS, PROVIDER, OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.profile import WARM, NodeTime, Provider, Timing, count_nodes, time_nodes
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend
-from parotid_seg.runtime.engines.padding import padded
+from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend, check_shapes, filled
-from parotid_seg.runtime.engines.tensorrt.execution_slot import Lane
+from parotid_seg.runtime.engines.tensorrt.execution_slot import ExecutionSlot
 from parotid_seg.runtime.engines.tensorrt.library import import_library
 from parotid_seg.scan.chunks import Inputs
 
@@ -84,7 +84,7 @@ class Layers:
         layers: the one that takes most time first.
     """
 
-    ran: Ran
+    ran: ExecutionInfo
     looks: int
     repeats: int
     seconds: float
@@ -206,9 +206,9 @@ def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Ti
         return time_nodes(content, inputs, repeats=repeats, threads=threads)
     if isinstance(backend, OnnxRuntimeCudaBackend):
         provider = (PROVIDER, {**OPTIONS, "device_id": str(backend._bound.index)})
-        return time_apart(content, padded(inputs)[0], repeats, provider)
+        return time_apart(content, pad_to_bucket(inputs)[0], repeats, provider)
     if isinstance(backend, OpenVinoBackend):
-        return _on_openvino(backend, padded(inputs)[0], repeats)
+        return _on_openvino(backend, pad_to_bucket(inputs)[0], repeats)
     if isinstance(backend, TensorRtBackend):
         return _on_tensorrt(backend, inputs, repeats)
     raise InputError(f"{backend.ran.backend}: no profile: it does not tell the times of its layers")
@@ -270,7 +270,7 @@ def _on_tensorrt(backend: TensorRtBackend, inputs: Inputs, repeats: int) -> Timi
         return contexts[-1]
 
     with backend._context.current():
-        lane = Lane(dataclasses.replace(engine, new_context=new_context, captures=False))
+        lane = ExecutionSlot(dataclasses.replace(engine, new_context=new_context, captures=False))
         try:
             for _ in range(WARM):
                 lane.start(chunk, lane.finish).result()

@@ -8,7 +8,7 @@ import matplotlib
 
 from parotid_seg.bench.result import Result
 from parotid_seg.bench.stages import STAGES
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -57,6 +57,6 @@ def draw(result: Result, path: Path) -> None:
     if ends:
         right.legend(ncols=len(STAGES), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8, frameon=False)
     figure.suptitle(f"{result.model['file']} on {result.machine['processor']}, {result.machine['cores']} cores")
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)

@@ -12,7 +12,7 @@ from parotid_seg.bench.peaks import Peaks
 from parotid_seg.bench.roofline import Roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.records import record_text
-from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.engines.base import ExecutionInfo
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
@@ -26,7 +26,7 @@ class Speed:
     """One engine at one batch size.
 
     Attributes:
-        batch_size: looks at once.
+        batch_size: samples at once.
         chunks: different ones that followed each other.
         slices: that a chunk labels.
         real, noise: of chunks of scans and of noise, one at a time.
@@ -77,7 +77,7 @@ class Row:
     """
 
     name: str
-    ran: Ran
+    ran: ExecutionInfo
     cold_s: tuple[float, ...]
     warm_s: tuple[float, ...]
     speeds: tuple[Speed, ...]

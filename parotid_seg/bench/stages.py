@@ -8,9 +8,9 @@ from pathlib import Path
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.engines.base import Backend, Done, Output, Times
-from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import Work
+from parotid_seg.runtime.pipeline.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.segmentation.segment import asking
 from parotid_seg.scan.chunks import Inputs
@@ -30,7 +30,7 @@ class _Timed:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
-        self.batch_size, self.largest_batch, self.ahead = backend.batch_size, backend.largest_batch, 1
+        self.batch_size, self.largest_batch, self.queue_depth = backend.batch_size, backend.largest_batch, 1
         self.seconds = dict.fromkeys(("to device", "compute", "from device"), 0.0)
 
     def fits(self, inputs: Inputs) -> bool:
@@ -68,16 +68,16 @@ def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stage
     Args:
         backend: the loaded model.
         scan: its files.
-        batch_size: looks at once.
+        batch_size: samples at once.
         folder: for mask and picture.
 
     Raises:
         ScanError: if it cannot be segmented.
     """
     timed = _Timed(backend)
-    work = Work(folder, backend.contract, decides=(), overwrite=True, views=True)
+    work = WorkerConfig(folder, backend.contract, fingerprint=(), overwrite=True, views=True)
     begun = time.perf_counter()
-    status, entry = do_case(work, Case("scan", scan), None, asking(timed, batch_size))
+    status, entry = run_case(work, Case("scan", scan), None, asking(timed, batch_size))
     whole_s = time.perf_counter() - begun
     if status != "done":
         raise ScanError(entry.reason, path=entry.path)

@@ -22,7 +22,7 @@ from parotid_seg.bench.stats import median_spread
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate
-from parotid_seg.scan.chunks import Covered, Inputs
+from parotid_seg.scan.chunks import CroppedScan, Inputs
 
 LAUNCHES = 3
 LEAST_ROUNDS = 3
@@ -104,7 +104,7 @@ class Entry:
 
     @property
     def best_size(self) -> int:
-        """The batch size of the most looks a second."""
+        """The batch size of the most samples a second."""
         return max(self.jobs, key=lambda size: size / self.jobs[size].median_ms)
 
 
@@ -115,7 +115,7 @@ class Turns:
         candidates: the engines.
         contract: the model's.
         scans: where chunks come from.
-        sizes: looks at once.
+        sizes: samples at once.
         leave_out: told what cannot be measured, and why.
         gpu: number of the GPU that takes part, if one does.
         strict: whether a size that an engine does not take is an error, because it was asked for.
@@ -132,7 +132,7 @@ class Turns:
         self,
         candidates: Sequence[Candidate],
         contract: Contract,
-        scans: Sequence[Covered],
+        scans: Sequence[CroppedScan],
         sizes: Sequence[int],
         leave_out: LeaveOut,
         *,

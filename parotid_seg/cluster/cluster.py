@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
+from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError, ParotidSegError
@@ -27,7 +27,7 @@ from parotid_seg.runtime.engines.load import BACKENDS
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.runtime.pipeline.journal import RESUMES
-from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, Work
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, Summary, infer_at
 from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
 
@@ -75,7 +75,7 @@ def _local_settings() -> dict[str, str]:
     }
 
 
-class RayCluster:
+class RayExecutor:
     """A `Site`: a process that is the cluster's client, and through it the actors on the hosts.
 
     Args:
@@ -123,7 +123,7 @@ class RayCluster:
         workers = "1 worker" if ready.actors == 1 else f"{ready.actors} workers"
         return f"Ray {ready.ray}, {hosts}, {workers} of {each}{gpus}; {ready.ran}, batches of {ready.batch_size} slices"
 
-    def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
+    def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """Do the cases on the cluster.
 
         Raises:
@@ -132,9 +132,9 @@ class RayCluster:
         """
         token = work.out / f".partial-{uuid.uuid4().hex}-shared"
         token.touch(exist_ok=False)
-        self._send(Errand(work, tuple(jobs), self._out, token.name))
+        self._send(RunRequest(work, tuple(jobs), self._out, token.name))
         while not isinstance(said := self._received(), Ended):
-            assert isinstance(said, Finished)
+            assert isinstance(said, CaseResult)
             yield said
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class RayCluster:
                 message = pickle.load(self._process.stdout)
             except (EOFError, OSError, pickle.UnpicklingError) as error:
                 raise ParotidSegError(f"--cluster {self._cluster.address}: lost: {self._why()}; {RESUMES}") from error
-            if isinstance(message, Stopped):
+            if isinstance(message, OutputFailure):
                 raise OutputError(message.message)
             if not isinstance(message, Told):
                 return message
@@ -191,16 +191,16 @@ def infer_on_cluster(
     """As `infer`, on a cluster, and with URLs for scans and results.
 
     Raises:
-        ParotidSegError: as `RayCluster` and `infer_at`.
+        ParotidSegError: as `RayExecutor` and `infer_at`.
     """
     url = url_of(out)
     if not url:
-        with closing(RayCluster(cluster, model, "", say)) as site:
+        with closing(RayExecutor(cluster, model, "", say)) as site:
             return infer_at(site, scans, out.resolve(), options, find=find_anywhere, say=say, progress=progress)
     if options.report:
         say(f"no report.html: its pictures would have to come back from {url}")
         options = replace(options, report=False)
-    with mirrored(url) as mirror, closing(RayCluster(cluster, model, mirror.url, say)) as site:
+    with mirrored(url) as mirror, closing(RayExecutor(cluster, model, mirror.url, say)) as site:
         find = partial(find_anywhere, out=mirror.url)
         summary = infer_at(site, scans, mirror.folder, options, find=find, say=say, progress=progress)
         return replace(summary, out=out)

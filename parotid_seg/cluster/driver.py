@@ -13,10 +13,10 @@ from typing import IO, Any
 
 import ray
 
-from parotid_seg.cluster.host import Host, Order, load_on_host
-from parotid_seg.cluster.messages import Ended, Errand, Model, Plan, Ready, Told
+from parotid_seg.cluster.host import ActorConfig, Host, load_on_host
+from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, failed
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.worker_stdio import ends, send
 from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
@@ -48,12 +48,12 @@ def main() -> None:
         _connect(plan)
         ready = _survey(plan, answers)
         send(ready, answers)
-        errand: Errand = pickle.load(requests)
+        errand: RunRequest = pickle.load(requests)
         for said in _answers(plan, ready, errand):
             send(said, answers)
         send(Ended(), answers)
     except ParotidSegError as error:
-        send(Stopped(str(error)), answers)
+        send(OutputFailure(str(error)), answers)
     except (EOFError, BrokenPipeError):
         pass  # the command has ended
     finally:
@@ -120,10 +120,10 @@ def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
         if found != VERSION:
             raise InputError(f"host {where}: found parotid-seg {found}, expected {VERSION}, as the command itself")
     loading = ray.remote(_described).options(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=TRIES)
-    ready: Ready | Stopped = _got(
+    ready: Ready | OutputFailure = _got(
         loading.remote(plan.model, plan.cpus), f"a worker's room, {plan.cpus} free CPUs", answers
     )
-    if isinstance(ready, Stopped):
+    if isinstance(ready, OutputFailure):
         raise InputError(ready.message)
     return replace(ready, hosts=len(nodes), actors=min(room, plan.workers or room))
 
@@ -149,34 +149,34 @@ def _version() -> str:
     return VERSION
 
 
-def _described(model: Model, cpus: int) -> Ready | Stopped:
+def _described(model: Model, cpus: int) -> Ready | OutputFailure:
     """On a host: load the model once, and tell about it."""
     try:
         backend = load_on_host(model, cpus)
     except ParotidSegError as error:
-        return Stopped(str(error))
+        return OutputFailure(str(error))
     size = model.batch_size or backend.batch_size
     backend.close()
     return Ready(backend.contract, backend.model_sha256, backend.ran, size, 0, 0, ray.__version__)
 
 
-def _answers(plan: Plan, ready: Ready, errand: Errand) -> Iterator[Finished | Stopped]:
+def _answers(plan: Plan, ready: Ready, errand: RunRequest) -> Iterator[CaseResult | OutputFailure]:
     """What became of every case. Those that got lost with their actors are tried once more, each by itself."""
-    order = Order(plan.model, replace(errand, jobs=()), plan.cpus, ready.ran)
+    order = ActorConfig(plan.model, replace(errand, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
     left = {job.case.name: job for job in errand.jobs}
     for size in (scans_a_task(len(left), plan.cpus, ready.actors), 1):
         if not left:
             return
         for said in _streamed(list(left.values()), size, reference, plan, ready):
-            if isinstance(said, Finished):
+            if isinstance(said, CaseResult):
                 del left[said.entry.case]
             yield said
-            if isinstance(said, Stopped):
+            if isinstance(said, OutputFailure):
                 return
     for job in left.values():
         reason = f"set aside: its worker died {TRIES} times, and {TRIES} times again"
-        yield Finished("failed", failed(job.case, reason))
+        yield CaseResult("failed", failed(job.case, reason))
 
 
 def scans_a_task(scans: int, cpus: int, actors: int) -> int:
@@ -187,7 +187,9 @@ def scans_a_task(scans: int, cpus: int, actors: int) -> int:
     return max(1, min(enough, spread), -(-scans // MOST_TASKS))
 
 
-def _streamed(jobs: list[Job], size: int, order: Any, plan: Plan, ready: Ready) -> Iterator[Finished | Stopped]:
+def _streamed(
+    jobs: list[CaseRequest], size: int, order: Any, plan: Plan, ready: Ready
+) -> Iterator[CaseResult | OutputFailure]:
     """What actors say of cases, so many a task; nothing of tasks that were tried too often."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

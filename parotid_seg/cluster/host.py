@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Errand, Model
+from parotid_seg.cluster.messages import Model, RunRequest
 from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError
-from parotid_seg.runtime.engines.base import Backend, Ran
+from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, failed
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
-from parotid_seg.runtime.pipeline.worker_pool import Crew, Worker
-from parotid_seg.runtime.segmentation.batching import Batches
+from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
+from parotid_seg.runtime.segmentation.batching import Batcher
 from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
 
 
 @dataclass(frozen=True)
-class Order:
+class ActorConfig:
     """What an actor is made for.
 
     Attributes:
@@ -37,9 +37,9 @@ class Order:
     """
 
     model: Model
-    errand: Errand
+    errand: RunRequest
     cpus: int
-    ran: Ran
+    ran: ExecutionInfo
 
 
 class Host:
@@ -47,7 +47,7 @@ class Host:
     cluster would try an error again and again.
 
     Args:
-        order: reference to a pickled `Order`.
+        order: reference to a pickled `ActorConfig`.
         version: of the package that pickled it.
     """
 
@@ -62,12 +62,12 @@ class Host:
             row: `jobs`, pickled.
 
         Returns:
-            A row for each case, `said`, a pickled `Finished`; or one `Stopped`.
+            A row for each case, `said`, a pickled `CaseResult`; or one `OutputFailure`.
         """
         return [{"said": pickle.dumps(said)} for said in self._said(row["jobs"])]
 
-    def _said(self, row: bytes) -> Iterator[Finished | Stopped]:
-        left: dict[str, Job] = {}
+    def _said(self, row: bytes) -> Iterator[CaseResult | OutputFailure]:
+        left: dict[str, CaseRequest] = {}
         try:
             if self._version != VERSION:
                 raise OutputError(f"found parotid-seg {VERSION}, expected {self._version} as where the command runs")
@@ -75,13 +75,13 @@ class Host:
                 import ray
 
                 self._cases = _Cases(pickle.loads(ray.get(self._order)))
-            jobs: list[Job] = pickle.loads(row)
+            jobs: list[CaseRequest] = pickle.loads(row)
             left = {job.case.name: job for job in jobs}
             for finished in self._cases.do(jobs):
                 del left[finished.entry.case]
                 yield finished
         except ParotidSegError as error:
-            yield Stopped(f"host {platform.node()}: {error}")
+            yield OutputFailure(f"host {platform.node()}: {error}")
         except Exception as error:  # a bug; the other scans need not wait until it is mended
             traceback.print_exc()
             if self._cases:
@@ -89,7 +89,7 @@ class Host:
                 self._cases = None
             for job in left.values():
                 where = f"host {platform.node()}, whose Ray log tells where"
-                yield Finished("failed", failed(job.case, f"unexpected {type(error).__name__} on {where}"))
+                yield CaseResult("failed", failed(job.case, f"unexpected {type(error).__name__} on {where}"))
 
 
 class _Cases:
@@ -100,7 +100,7 @@ class _Cases:
         ModelError: if the model runs in another way than on the others.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: ActorConfig) -> None:
         work, errand, model = order.errand.work, order.errand, order.model
         if not (errand.out or (work.out / errand.token).is_file()):
             raise OutputError(f"not the folder that the command sees there; {SHARED}", path=work.out)
@@ -109,22 +109,22 @@ class _Cases:
         if (self._ran.precision, self._ran.device[:3]) != (order.ran.precision, order.ran.device[:3]):
             raise ModelError(f"{model.name} runs with {self._ran}, expected {order.ran} as elsewhere")
         self._stage = Stage(work.out, errand.out, work.outputs)
-        batches = Batches[Worker](backend, model.batch_size or backend.batch_size, flips=model.flips)
+        batches = Batcher[Worker](backend, model.batch_size or backend.batch_size, flips=model.flips)
         usual = Limits.of_machine(order.cpus)
         limits = replace(usual, scan_bytes=usual.scan_bytes * min(1.0, order.cpus / available_cores()))
-        self._crew = Crew()
+        self._crew = WorkerPool()
         self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, self._crew)
 
-    def do(self, jobs: Sequence[Job]) -> Iterator[Finished]:
+    def do(self, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """Do cases."""
         for job in jobs:
             source = job.case.scan[0]
             if isinstance(source, Path) and not url_of(source) and not source.parent.is_dir():
                 raise OutputError(f"no such folder, which the command sees; {SHARED}", path=source.parent)
         fetched = self._stage.fetch(jobs)
-        yield from (each for each in fetched if isinstance(each, Finished))
+        yield from (each for each in fetched if isinstance(each, CaseResult))
         known = {job.case.name: job for job in jobs}
-        copies = {each.case.name: each for each in fetched if isinstance(each, Job)}
+        copies = {each.case.name: each for each in fetched if isinstance(each, CaseRequest)}
         for finished in self._pipeline.run(copies.values()):
             name = finished.entry.case
             yield replace(self._stage.deliver(known[name], finished, copies[name]), ran=self._ran)

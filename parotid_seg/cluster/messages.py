@@ -1,7 +1,7 @@
 """What the command's process and the cluster's client say to each other, pickled, through pipes.
 
-The client gets a `Plan`, may tell something (`Told`), and answers `Ready`. Then it gets an `Errand`, answers with what
-came of every case, and ends with `Ended`. Instead of any answer there may be a `Stopped`.
+The client gets a `Plan`, may send messages for the user (`Told`), and answers `Ready`. Then it gets a `RunRequest`,
+answers with the result of every case, and ends with `Ended`. Instead of any answer there may be an `OutputFailure`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.engines.base import Ran
-from parotid_seg.runtime.pipeline.messages import Job, Work
+from parotid_seg.runtime.engines.base import ExecutionInfo
+from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Model:
         backend: an engine's name, not "auto": every host must compute alike.
         device: "cpu" or "cuda".
         output, allow_unverified: see `load_backend`.
-        batch_size: looks at once; None is what the engine is fastest with.
-        flips: see `Batches`.
+        batch_size: samples at once; None is what the engine is fastest with.
+        flips: see `Batcher`.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Ready:
 
     Attributes:
         contract, model_sha256, ran: of the model, see `Backend`.
-        batch_size: looks at once.
+        batch_size: samples at once.
         hosts: how many there are now.
         actors: how many there is room for now.
         ray: version.
@@ -78,7 +78,7 @@ class Ready:
 
     contract: Contract
     model_sha256: str
-    ran: Ran
+    ran: ExecutionInfo
     batch_size: int
     hosts: int
     actors: int
@@ -86,7 +86,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Errand:
+class RunRequest:
     """Cases to do.
 
     Attributes:
@@ -96,8 +96,8 @@ class Errand:
         token: file in the folder that a host must see.
     """
 
-    work: Work
-    jobs: tuple[Job, ...]
+    work: WorkerConfig
+    jobs: tuple[CaseRequest, ...]
     out: str
     token: str
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from parotid_seg.cluster.urls import opened, told, url_of
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import PICTURES, Finished, Job, failed, views_of
+from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, CaseResult, failed, views_of
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 
 
@@ -34,28 +34,28 @@ class Stage:
         self.out = Path(self._scratch.name) / "out" if url else out
         self.out.mkdir(exist_ok=True)
 
-    def fetch(self, jobs: Sequence[Job]) -> list[Job | Finished]:
+    def fetch(self, jobs: Sequence[CaseRequest]) -> list[CaseRequest | CaseResult]:
         """Copies of the jobs' scans, and of what the results hold of them; without its scan a case has ended."""
         with ThreadPoolExecutor(len(jobs)) as pool:
             return list(pool.map(self._fetched, jobs))
 
-    def _fetched(self, job: Job) -> Job | Finished:
+    def _fetched(self, job: CaseRequest) -> CaseRequest | CaseResult:
         case = job.case
         try:
             scan = tuple(self._copied(source) if isinstance(source, Path) else source for source in case.scan)
         except ScanError as error:
             url = url_of(error.path) if error.path else None
-            return self.deliver(job, Finished("failed", failed(case, error.reason, path=url)))
+            return self.deliver(job, CaseResult("failed", failed(case, error.reason, path=url)))
         if self._url:
             known = {job.known.mask, *job.known.further} if job.known else set()
             for name in filter(None, {*known, *self._outputs.names(case.name)}):
                 self._get_result(name)
                 if self._is_foreign(name, name in known, job):
                     reason = f"{name} exists and was not written by parotid-seg; move it or choose another --out"
-                    return self.deliver(job, Finished("failed", failed(case, reason)))
+                    return self.deliver(job, CaseResult("failed", failed(case, reason)))
         return replace(job, case=Case(case.name, scan))
 
-    def _is_foreign(self, name: str, known: bool, job: Job) -> bool:
+    def _is_foreign(self, name: str, known: bool, job: CaseRequest) -> bool:
         """Whether there is a file of that name behind the URL that must not be replaced: a scan, or another's.
 
         There is no record of what a killed run has uploaded, so a file that says that it is ours is taken for that.
@@ -87,7 +87,7 @@ class Stage:
         except Exception as error:  # each service's client has errors of its own
             raise OutputError(f"{self._url}/{name}: cannot be read ({told(error)})") from error
 
-    def deliver(self, job: Job, finished: Finished, copied: Job | None = None) -> Finished:
+    def deliver(self, job: CaseRequest, finished: CaseResult, copied: CaseRequest | None = None) -> CaseResult:
         """Upload a case's files, the mask last, and remove the copies.
 
         Args:

@@ -17,7 +17,7 @@ from parotid_seg.runtime.pipeline.discovery import find_scans, scans_in_files
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.formats import unread_by_name
 from parotid_seg.scan.nifti import is_nifti
-from parotid_seg.scan.search import LeftOut
+from parotid_seg.scan.search import Skipped
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 """Two letters at least: C:/ is a drive."""
@@ -52,7 +52,7 @@ def find_anywhere(
     channels: Sequence[str],
     ignore: Iterable[Path] = (),
     *,
-    leave: Callable[[LeftOut], None] = lambda _: None,
+    leave: Callable[[Skipped], None] = lambda _: None,
     out: str = "",
 ) -> tuple[list[Scan], list[ScanError]]:
     """As `discovery.find_scans`, for URLs, too: of those NIfTI files only.
@@ -79,7 +79,7 @@ def find_anywhere(
             )
         elif others:
             reason = "no NIfTI; DICOM is read from mounted storage only"
-            leave(LeftOut(Path(url), reason, len(others), kind="other file", items=len(others)))
+            leave(Skipped(Path(url), reason, len(others), kind="other file", items=len(others)))
         scans |= {place_of(scan[0]): scan for scan in found}
         errors += wrong
     return list(scans.values()), errors

@@ -79,10 +79,10 @@ def train(
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             open_data_sets(data, load_config(preset, config, **given), labelled)  # errors before torch is imported
 
-        from parotid_seg.train.ending import one_voice
+        from parotid_seg.train.ending import report_once
         from parotid_seg.train.stages import train as run
 
-        with one_voice(out, print_error):
+        with report_once(out, print_error):
             settings = load_config(preset, config, **given)
             run(
                 settings,

@@ -18,7 +18,7 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import read_input
 from parotid_seg.scan.nifti import is_nifti
-from parotid_seg.scan.search import LeftOut, search
+from parotid_seg.scan.search import Skipped, search
 
 MODALITY = "CT"
 Left = Callable[[NotUsed], None]
@@ -119,7 +119,7 @@ def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:
 
 def _series_and_drawn_on(
     files: Sequence[Path], sets: Sequence[StructureSet]
-) -> tuple[list[Series], tuple[LeftOut, ...]]:
+) -> tuple[list[Series], tuple[Skipped, ...]]:
     """Series, and what files are left out.
 
     Where a study has original images, `find_series` leaves out those derived from them. But contours may be drawn on

@@ -14,7 +14,7 @@ from typing import Any
 
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.profile import input_shapes
-from parotid_seg.files import make_folder, whole_file
+from parotid_seg.files import atomic_write, make_folder
 from parotid_seg.runtime.engines.autotune import cache_folder
 from parotid_seg.runtime.engines.engine_file import (
     BatchProfile,
@@ -94,9 +94,9 @@ def build_engine(
         options=options,
         engine_sha256=hashlib.sha256(plan).hexdigest(),
     )
-    with whole_file(sidecar_path(out)) as partial:
+    with atomic_write(sidecar_path(out)) as partial:
         partial.write_text(sidecar.to_json())
-        with whole_file(out) as engine:  # renamed before the sidecar, so that no sidecar lies beside an older engine
+        with atomic_write(out) as engine:  # renamed before the sidecar, so that no sidecar lies beside an older engine
             engine.write_bytes(plan)
             sidecar = dataclasses.replace(sidecar, verification=prove(engine))  # by its name `partial` is its sidecar
             partial.write_text(sidecar.to_json())
@@ -264,7 +264,7 @@ class _Build:
             within = "" if limit is None else f" within a workspace of {limit} MiB"
             raise ModelError(f"{self.library.title} cannot build it{within}: {log.said()}", path=self.onnx_path)
         if cache is not None and timing_cache is not None:
-            with whole_file(timing_cache) as partial:
+            with atomic_write(timing_cache) as partial:
                 partial.write_bytes(cache.serialize())
         return bytes(plan)
 

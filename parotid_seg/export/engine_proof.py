@@ -11,7 +11,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.export.parity import Parity, ScanParity
 from parotid_seg.export.proof import summary_of, worst_of
 from parotid_seg.gate import GATES
-from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.cuda import import_pycuda
@@ -32,7 +32,7 @@ class EngineProof:
 
     precision: str
     rows: tuple[ScanParity, ...] = ()
-    ran: Ran | None = None
+    ran: ExecutionInfo | None = None
     not_run: str = ""
 
     @property

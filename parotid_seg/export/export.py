@@ -26,7 +26,7 @@ from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.export.triton import check_entry, write_repository
 from parotid_seg.export.triton_config import Serving
-from parotid_seg.files import make_folder, whole_file
+from parotid_seg.files import atomic_write, make_folder
 from parotid_seg.gate import INT8_SCANS
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
@@ -50,7 +50,7 @@ class ExportOptions:
             that passes the gate; for an engine that is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
         verify: folder of scans for the gate. Default: the packaged example, a CT.
-        batch: numbers of looks at once that the gate tries and an engine is built for.
+        batch: numbers of samples at once that the gate tries and an engine is built for.
         probabilities: whether the model has them as a second output.
         engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
         engine_options: how to build it.
@@ -213,7 +213,7 @@ def _considered(
 
 
 def _write_bytes(content: bytes, path: Path) -> None:
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

@@ -36,7 +36,7 @@ class ScanParity(Difference):
     Attributes:
         scan: file name, of several channels the first.
         size: slices, rows and columns.
-        batch_size: looks at once.
+        batch_size: samples at once.
         dsc_lost: see `Gate`; None without a contour.
         not_finite: scores that are NaN or infinite; None where they were not asked for.
         passed: whether the gate admits it.
@@ -84,7 +84,7 @@ class Parity:
         net: the trained model, in FP32.
         contract: of the export.
         place: folder of scans, with contours in `labelsTr` or `labelsTs` beside `imagesTr` or `imagesTs` if there are.
-        batch: numbers of looks at once.
+        batch: numbers of samples at once.
 
     Raises:
         InputError: if there is no scan to compare on.

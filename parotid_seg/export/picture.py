@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume
 
@@ -36,6 +36,6 @@ def draw_difference(volume: Volume, windows: Windows, expected: Mask, found: Mas
                 axes.contour(mask, [0.5], colors=colour, linewidths=0.9)
         axes.set_title(f"slice {index}: {changed[index]} voxels changed", fontsize=10)
     figure.suptitle(f"{title}\ntrained model white, export orange, changed red", fontsize=11)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=90, format="png")
     plt.close(figure)

@@ -24,7 +24,7 @@ def input_shapes(contract: Contract, batch: BatchProfile) -> Shapes:
 
     Args:
         contract: the model's.
-        batch: looks at once. Chunks may have one more than they were cut into, so the largest shape has.
+        batch: samples at once. Chunks may have one more than they were cut into, so the largest shape has.
     """
     grid, channels = contract.grid, len(contract.channels)
     sizes = (

@@ -35,7 +35,7 @@ from parotid_seg.export.triton_config import (
     tensors,
     to_text,
 )
-from parotid_seg.files import make_folder, whole_folder
+from parotid_seg.files import atomic_folder, make_folder
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar
 from parotid_seg.runtime.engines.model_file import read_model
@@ -106,7 +106,7 @@ def write_repository(
     config = configuration(contract, serving, ending, hashlib.sha256(content).hexdigest(), warm)
     text = to_text(config)
     make_folder(folder)
-    with whole_folder(entry) as partial:
+    with atomic_folder(entry) as partial:
         (partial / "config.pbtxt").write_text(text)
         (partial / LABELS_FILE).write_text("".join(f"{label}\n" for label in contract.labels))
         (partial / str(serving.version)).mkdir()

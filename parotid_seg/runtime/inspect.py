@@ -25,7 +25,7 @@ from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.scan.formats import is_readable, unread
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe
-from parotid_seg.scan.search import LeftOut, search
+from parotid_seg.scan.search import Skipped, search
 
 Facts = dict[str, str]
 KNOWN = (
@@ -118,7 +118,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     """
     from parotid_seg.dicom.read.phi_safe import discreet
 
-    not_used: list[LeftOut] = []
+    not_used: list[Skipped] = []
     with discreet(places[0], "DICOM file"):
         scans, errors = find_scans(places, contract.channels, leave=not_used.append)
     if only and (own := [scan for scan in scans if only in _files_of(scan)]):

@@ -26,7 +26,7 @@ Inputs = Mapping[str, NDArray[np.float16] | Matrix]
 
 
 @dataclass(frozen=True)
-class Covered:
+class CroppedScan:
     """The part of a scan that the grid covers.
 
     Attributes:
@@ -36,7 +36,7 @@ class Covered:
         rows, columns: where it lies in the scan.
         in_plane: the matrices of rows and columns, see `Chunk`.
         flags: those of the scan.
-        samples: the samples along the patient that the network computes (see `Cutter`); None for all.
+        samples: the samples along the patient that the network computes (see `SliceChunker`); None for all.
         grow: whether all slices around those samples get labels, and further ones as long as the outermost hold any.
             Otherwise only the samples' own slices do.
     """
@@ -63,7 +63,7 @@ class Chunk:
             slices (C, D, h, w) intensities of those slices and the neighbours they need, in every channel,
             window (C, 2) of each channel,
             rows (G, h) and columns (G, w) to the grid, neighbours (B, K, D) to the 2.5-D images of the B slices that
-            the network looks at,
+            the network computes,
             slices_back (S, B), rows_back (h, G) and columns_back (w, G) to native voxels.
     """
 
@@ -72,8 +72,8 @@ class Chunk:
     inputs: dict[str, NDArray[np.float16] | Matrix]
 
     @property
-    def looks(self) -> int:
-        """Slices that the network looks at."""
+    def size(self) -> int:
+        """Samples that the network computes."""
         return len(self.inputs["neighbours"])
 
     @property
@@ -82,7 +82,7 @@ class Chunk:
         return len(self.inputs["slices_back"])
 
 
-def cover(volume: Volume, windows: Windows, grid: Grid, centre: tuple[int, int] | None = None) -> Covered:
+def crop_to_grid(volume: Volume, windows: Windows, grid: Grid, centre: tuple[int, int] | None = None) -> CroppedScan:
     """Lay the grid on a scan.
 
     Args:
@@ -102,23 +102,23 @@ def cover(volume: Volume, windows: Windows, grid: Grid, centre: tuple[int, int] 
         "columns_back": columns.back,
     }
     voxels = as_float16(volume.voxels[:, :, rows.covered, columns.covered])
-    return Covered(voxels, windows, distance_mm, rows.covered, columns.covered, in_plane, volume.flags)
+    return CroppedScan(voxels, windows, distance_mm, rows.covered, columns.covered, in_plane, volume.flags)
 
 
 def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Iterator[Chunk]:
-    """A scan as model inputs: `cover` and `cut`."""
-    return cut(cover(volume, windows, grid), grid, batch_size)
+    """A scan as model inputs: `crop_to_grid` and `cut`."""
+    return cut(crop_to_grid(volume, windows, grid), grid, batch_size)
 
 
-def cut(covered: Covered, grid: Grid, batch_size: int) -> Iterator[Chunk]:
+def cut(covered: CroppedScan, grid: Grid, batch_size: int) -> Iterator[Chunk]:
     """Cut a scan into model inputs, in order.
 
     Args:
         covered: the scan.
         grid: the model's.
-        batch_size: slices a chunk that the network looks at; of thin slices one more, shared with the next chunk.
+        batch_size: samples a chunk; of thin slices one more, shared with the next chunk.
     """
-    cutter, start = Cutter(covered, grid), 0
+    cutter, start = SliceChunker(covered, grid), 0
     while start < cutter.depth:
         chunk = cutter.chunk(start, batch_size)
         yield chunk
@@ -130,7 +130,7 @@ def sample_step(distance_mm: float, grid: Grid) -> int:
     return max(1, int(grid.slice_step_mm / distance_mm + 1e-6))
 
 
-class Cutter:
+class SliceChunker:
     """Cuts chunks of any size out of a scan.
 
     The network computes samples of the scan: every n-th slice, and one at or beyond the last. Scores of slices between
@@ -142,21 +142,21 @@ class Cutter:
         count: samples on slices of the scan.
     """
 
-    def __init__(self, covered: Covered, grid: Grid) -> None:
+    def __init__(self, covered: CroppedScan, grid: Grid) -> None:
         self._covered, self._grid = covered, grid
         self.depth = covered.voxels.shape[1]
         self.step = sample_step(covered.distance_mm, grid)
         self.count = -(-self.depth // self.step)
         self._slices_mm = axis_mm(self.depth, covered.distance_mm)
-        self._looked_mm = axis_mm(-(-(self.depth - 1) // self.step) + 1, self.step * covered.distance_mm)
-        self._slices_back = resampling_matrix(self._looked_mm, self._slices_mm, 0.0, clamp=True)
+        self._samples_mm = axis_mm(-(-(self.depth - 1) // self.step) + 1, self.step * covered.distance_mm)
+        self._slices_back = resampling_matrix(self._samples_mm, self._slices_mm, 0.0, clamp=True)
 
-    def chunk(self, start: int, looks: int) -> Chunk:
-        """Slices from `start` on, as many as so many looks tell; of thin slices it takes one look more."""
-        stop = min(start + looks * self.step, self.depth)
-        looked = used(self._slices_back[start:stop])
+    def chunk(self, start: int, count: int) -> Chunk:
+        """Slices from `start` on, as many as so many samples give; thin slices need one sample more."""
+        stop = min(start + count * self.step, self.depth)
+        sampled = used(self._slices_back[start:stop])
         samples = range(start // self.step, -(-stop // self.step))
-        return self._chunk(slice(start, stop), samples, looked, self._slices_back[start:stop, looked])
+        return self._chunk(slice(start, stop), samples, sampled, self._slices_back[start:stop, sampled])
 
     def single(self, samples: Sequence[int]) -> Chunk:
         """Only the slices of these samples, which rise."""
@@ -167,10 +167,10 @@ class Cutter:
         self,
         slices: slice | NDArray[np.intp],
         samples: range | tuple[int, ...],
-        looked: slice | list[int],
+        sampled: slice | list[int],
         back: Matrix,
     ) -> Chunk:
-        wanted_mm = self._looked_mm[looked][:, None] + np.asarray(self._grid.offsets_mm)
+        wanted_mm = self._samples_mm[sampled][:, None] + np.asarray(self._grid.offsets_mm)
         neighbours = resampling_matrix(self._slices_mm, wanted_mm.ravel(), self._grid.slice_kernel_mm, clamp=True)
         needed = used(neighbours)
         return Chunk(
@@ -190,18 +190,18 @@ def segmented(volume: Volume, windows: Windows, grid: Grid, batch_size: int, run
     """Labels (D, H, W) of a whole scan, chunk by chunk.
 
     Args:
-        volume, windows, grid: see `cover`.
+        volume, windows, grid: see `crop_to_grid`.
         batch_size: see `chunks`.
         run: a chunk's inputs to its labels.
     """
     labels = np.zeros(volume.shape, np.uint8)
-    covered = cover(volume, windows, grid)
+    covered = crop_to_grid(volume, windows, grid)
     for chunk in cut(covered, grid, batch_size):
         labels[chunk.slices, covered.rows, covered.columns] = run(chunk.inputs)
     return labels
 
 
-def can_share(one: Covered, other: Covered) -> bool:
+def can_share(one: CroppedScan, other: CroppedScan) -> bool:
     """Whether slices of two scans can go to the model at once: they have the same windows and matrices."""
     return np.array_equal(one.windows, other.windows) and all(
         np.array_equal(matrix, other.in_plane[name]) for name, matrix in one.in_plane.items()
@@ -212,17 +212,17 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
     """Chunks of scans that `can_share` as one; its labels are theirs, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    looks, outs, depths = (
+    sizes, outs, depths = (
         [part[name].shape[axis] for part in parts]
         for name, axis in (("neighbours", 0), ("slices_back", 0), ("slices", 1))
     )
-    neighbours = np.zeros((sum(looks), parts[0]["neighbours"].shape[1], sum(depths)), np.float32)
-    back = np.zeros((sum(outs), sum(looks)), np.float32)
-    look = out = depth = 0
-    for part, more_looks, more_outs, more_depth in zip(parts, looks, outs, depths, strict=True):
-        neighbours[look : look + more_looks, :, depth : depth + more_depth] = part["neighbours"]
-        back[out : out + more_outs, look : look + more_looks] = part["slices_back"]
-        look, out, depth = look + more_looks, out + more_outs, depth + more_depth
+    neighbours = np.zeros((sum(sizes), parts[0]["neighbours"].shape[1], sum(depths)), np.float32)
+    back = np.zeros((sum(outs), sum(sizes)), np.float32)
+    sample = out = depth = 0
+    for part, more, more_outs, more_depth in zip(parts, sizes, outs, depths, strict=True):
+        neighbours[sample : sample + more, :, depth : depth + more_depth] = part["neighbours"]
+        back[out : out + more_outs, sample : sample + more] = part["slices_back"]
+        sample, out, depth = sample + more, out + more_outs, depth + more_depth
     slices: NDArray[np.float16] = np.concatenate([part["slices"] for part in parts], axis=1, dtype=np.float16)
     return {**parts[0], "slices": slices, "neighbours": neighbours, "slices_back": back}
 

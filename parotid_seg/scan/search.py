@@ -31,7 +31,7 @@ Identity = tuple[int, int] | str
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """Files that are not used, for one reason.
 
     Attributes:
@@ -90,7 +90,7 @@ class Searched:
 
     below: dict[Path, list[Path]]
     files: list[Path]
-    left_out: list[LeftOut]
+    left_out: list[Skipped]
 
 
 def search(places: Iterable[Path], ignore: Iterable[Path] = ()) -> Searched:
@@ -142,7 +142,7 @@ class _Walk:
         self._also_below: dict[Path, set[Path]] = defaultdict(set)
         self._followed: set[Path] = set()
         self._repeated: dict[tuple[Path, Path], list[tuple[Path, Path]]] = defaultdict(list)
-        self._left_out: list[LeftOut] = []
+        self._left_out: list[Skipped] = []
 
     def add_folder(self, start: _Folder) -> None:
         """Search a folder; links are kept for later, so that what has a path of its own is found by that."""
@@ -231,16 +231,16 @@ class _Walk:
             self.add_folder(_Folder(link.path, real, link.place))
 
     def _leave(self, path: Path, reason: str, kind: str, refused: bool = False) -> None:
-        self._left_out.append(LeftOut(path, reason, 1, refused, kind, 1, (path,)))
+        self._left_out.append(Skipped(path, reason, 1, refused, kind, 1, (path,)))
 
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[Skipped]:
         """What is not used; files of one folder that are those of another are one entry."""
         for (folder, other), pairs in self._repeated.items():
             (first, known), count = pairs[0], len(pairs)
             reason = f"the same file as {known}" if count == 1 else f"the same files as in {other}"
             files = tuple(path for path, _ in pairs)
             path = first if count == 1 else folder
-            self._left_out.append(LeftOut(path, reason, count, False, "repeated file", count, files))
+            self._left_out.append(Skipped(path, reason, count, False, "repeated file", count, files))
         return self._left_out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.files import open_input, whole_file, write_text
+from parotid_seg.files import atomic_write, open_input, write_text
 from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Coded, Structure, structures_of
 from parotid_seg.scan.nifti import NiftiScan
@@ -54,7 +54,7 @@ def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Pat
     for number, (structure, box) in enumerate(zip(structures_of(labels), boxes, strict=True)):
         extent = " ".join(f"{side.start} {side.stop - 1}" for side in box) if box else "0 -1 0 -1 0 -1"
         header |= {f"Segment{number}_{name}": value for name, value in _segment(structure, extent)}
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         nrrd.write(str(partial), np.asfortranarray(stored), header, compression_level=PACKING, index_order="F")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.records import convert, parse, record_line
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import ParotidNet
@@ -92,7 +92,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "weights": checkpoint.weights,
         "progress": checkpoint.progress,
     }
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         torch.save(content, partial)
 
 

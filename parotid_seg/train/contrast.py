@@ -57,7 +57,7 @@ class ContrastTrainer(Trainer):
         """See `Trainer`. Parts that this stage does not train are handed on as the source has them."""
         if source == SCRATCH:
             return
-        transfer = self.processes.from_first(lambda: start_from(source, self.unet, PARTS, mirror=False))
+        transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.unet, PARTS, mirror=False))
         self.processes.take_from_first(self.unet)
         self.moco.slow.unet.load_state_dict(self.unet.state_dict())
         self.learnt |= set(transfer.taken)

@@ -33,7 +33,7 @@ which torch makes an error."""
 
 
 @contextlib.contextmanager
-def one_voice(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Where several processes train: whatever ends one of them, a single one tells it, and the exit status is not 0.
 
     Bugs keep their traceback in every process that has them.

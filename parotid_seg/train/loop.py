@@ -144,7 +144,7 @@ class Trainer(ABC):
         Raises:
             InputError: if there is none, or it was made with other settings.
         """
-        checkpoint = self.processes.from_first(lambda: load_checkpoint(self.run / "last.pt"))
+        checkpoint = self.processes.broadcast_from_rank0(lambda: load_checkpoint(self.run / "last.pt"))
         made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
         found = made, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
         if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):

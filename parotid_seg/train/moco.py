@@ -50,7 +50,7 @@ class Outputs(NamedTuple):
     vectors: dict[str, Tensor]
 
 
-class Branch(nn.Module):
+class MomentumEncoder(nn.Module):
     """The network with a projector, and unless it is the slow branch a predictor, for each thing contrasted.
 
     Only what a gradient reaches requires one afterwards.
@@ -106,7 +106,7 @@ class MomentumContrast(nn.Module):
     def __init__(self, unet: SwinUnet, config: ContrastConfig, processes: Processes) -> None:
         super().__init__()
         self.config, self.processes = config, processes
-        branch = Branch(unet, config)
+        branch = MomentumEncoder(unet, config)
         self.trained = common_batch_norm(branch) if processes.count > 1 else branch
         self.slow = copy.deepcopy(self.trained).requires_grad_(False)
         self.slow.predict = nn.ModuleDict()

@@ -138,7 +138,7 @@ class SwinUnet(nn.Module):
         self.head_half = ConvBlock(half, half)
         self.expand_full = nn.Conv2d(half, 4 * full, 1)
         self.head_full = ConvBlock(full, full)
-        self.classify = rarely(nn.Conv2d(full, classes, 1))
+        self.classify = init_rare_class_bias(nn.Conv2d(full, classes, 1))
 
     @property
     def decoded_features(self) -> int:
@@ -172,7 +172,7 @@ class SwinUnet(nn.Module):
 C = TypeVar("C", nn.Conv2d, nn.Linear)
 
 
-def rarely(classifier: C) -> C:
+def init_rare_class_bias(classifier: C) -> C:
     """A new classifier that begins by calling 2 % of the pixels each structure, about what they are.
 
     With equal chances, the first hundreds of steps push everything to background, and a short training on few patients

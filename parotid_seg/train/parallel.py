@@ -96,7 +96,7 @@ class Processes:
         dist.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         """What the first process makes, for all: it alone needs to have the run's files."""
         if self.count == 1:
             return make()
@@ -107,7 +107,9 @@ class Processes:
     def take_from_first(self, module: nn.Module) -> None:
         """Give a module the weights that it has in the first process."""
         if self.count > 1:
-            state = self.from_first(lambda: {name: value.cpu() for name, value in module.state_dict().items()})
+            state = self.broadcast_from_rank0(
+                lambda: {name: value.cpu() for name, value in module.state_dict().items()}
+            )
             module.load_state_dict(state)
 
     def agree(self, what: str, own: object) -> None:
@@ -116,7 +118,7 @@ class Processes:
         Raises:
             InputError: in one that was given something else than the first.
         """
-        if self.from_first(lambda: own) != own:
+        if self.broadcast_from_rank0(lambda: own) != own:
             raise InputError(
                 f"{what}: found others in process {self.rank} than in process 0, expected the same on every machine"
             )

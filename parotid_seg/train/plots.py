@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.records import read_lines
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.moco import Pair
@@ -46,7 +46,7 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
         panel.grid(alpha=0.3)
         if len(lines) > 1:
             panel.legend()
-    with whole_file(picture) as partial:
+    with atomic_write(picture) as partial:
         figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
 
@@ -64,7 +64,7 @@ def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
             if places.shape[1]:
                 rows, columns = places[index].cpu().unbind(-1)
                 panel.scatter(columns, rows, c=range(len(rows)), cmap="hsv", s=8)
-    with whole_file(picture) as partial:
+    with atomic_write(picture) as partial:
         figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
 
@@ -104,6 +104,6 @@ def draw_samples(
         half_height, half_width = (FIELD_MM / 2 / spacing for spacing in patient.volume.spacing_mm[1:])
         panel.set(xlim=(column - half_width, column + half_width), ylim=(row + half_height, row - half_height))
         panel.set_title(f"{patient.name}: DSC {dsc[index]:.3f}", fontsize=9)
-    with whole_file(picture) as partial:
+    with atomic_write(picture) as partial:
         figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)

@@ -28,7 +28,7 @@ from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.dataset import DataSet
 from parotid_seg.train.loop import Report, Trainer, follow, parameter_groups
-from parotid_seg.train.network import ParotidNet, SwinUnet, rarely
+from parotid_seg.train.network import ParotidNet, SwinUnet, init_rare_class_bias
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
@@ -116,7 +116,9 @@ class Supervised(nn.Module):
         super().__init__()
         self.unet = unet
         widths = unet.widths if encoder else []
-        self.classify = nn.ModuleList(rarely(nn.Linear(width, unet.classify.out_channels)) for width in widths)
+        self.classify = nn.ModuleList(
+            init_rare_class_bias(nn.Linear(width, unet.classify.out_channels)) for width in widths
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, K, G, G) in 0..1 -> logits (N, C, G, G), and (N, C, h, w) of each encoder stage that is classified."""
@@ -153,7 +155,7 @@ class SegmentTrainer(Trainer):
         if source == SCRATCH:
             return
         parts, labels = self.config.transfer, self.data.labels
-        transfer = self.processes.from_first(lambda: start_from(source, self.net.unet, parts, labels=labels))
+        transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.net.unet, parts, labels=labels))
         self.processes.take_from_first(self.net)
         self.average.load_state_dict(self.net.state_dict())
         self.tell(transfer)

@@ -64,7 +64,7 @@ def train(
     for note in dict.fromkeys(note for each in data_sets.values() for note in each.notes):
         if processes.first:
             report(f"note: {note}")
-    held = processes.from_first(lambda: _held(run, folders, resume))
+    held = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
     processes.agree("settings or patients", (config, same))
     keep_freed_memory()

@@ -14,7 +14,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 
 
 class Limited(OnnxRuntimeBackend):
-    """Takes four looks at once, as an engine that was built for them."""
+    """Takes four samples at once, as an engine that was built for them."""
 
     largest_batch = 4
 
@@ -45,7 +45,7 @@ class Pair:
 class Ahead(OnnxRuntimeBackend):
     """Takes two chunks at once, in which time it computes them one after the other."""
 
-    ahead = 2
+    queue_depth = 2
 
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)

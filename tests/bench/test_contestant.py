@@ -36,7 +36,7 @@ def test_it_starts_and_tells_its_times(plain, real):
     assert plain.cold_s > started.load_s + started.first_s
     assert started.again_s > 0
     assert (started.ran.device, started.ran.precision) == ("cpu", "fp32")
-    assert (started.largest_batch, started.ahead) == (None, 1)
+    assert (started.largest_batch, started.queue_depth) == (None, 1)
     plain.hold(2, real, noise_like(real))
     found = plain.round(2, 5)
     assert (len(found.real_ms), len(found.noise_ms), found.ahead_ms) == (5, 2, ())
@@ -90,7 +90,7 @@ def test_several_under_way(real):
     contestant.hold(2, real, real)
     found = contestant.round(2, 2)
     contestant.end()
-    assert contestant.started.ahead == 2
+    assert contestant.started.queue_depth == 2
     assert len(found.ahead_ms) == 1
 
 

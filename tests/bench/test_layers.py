@@ -14,7 +14,7 @@ from parotid_seg.bench.layers import UNNAMED, Layers, fold, profile_layers, rows
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.model_file import read_model
@@ -22,7 +22,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, count_nodes, time_nodes
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
-from parotid_seg.runtime.engines.padding import padded
+from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from tests import fake_cuda
 from tests.fake_cuda import write_engine
@@ -119,7 +119,7 @@ def test_rates_and_types():
 def test_the_table_is_as_long_as_asked_for_and_loses_nothing():
     nodes = [NodeTime(f"unet.layer{i}/Conv", "", "fp32" if i else "bf16", 1.0 + i) for i in range(14)]
     found = fold(nodes, {f"unet.layer{i}": 10**9 for i in range(14)})
-    layers = Layers(Ran("an engine", "cpu", "fp32"), 1, 1, sum(node.seconds for node in nodes), 210.0, found)
+    layers = Layers(ExecutionInfo("an engine", "cpu", "fp32"), 1, 1, sum(node.seconds for node in nodes), 210.0, found)
     assert layers.covered == pytest.approx(0.5)
     table = rows(layers)
     assert [row.module for row in table] == [*(f"layer{i}" for i in reversed(range(4, 14))), "all others"]
@@ -198,11 +198,11 @@ def test_cuda_is_asked_for_as_it_was_loaded(chunk, monkeypatch):
         return time_nodes(content, inputs, repeats=repeats)
 
     backend = object.__new__(OnnxRuntimeCudaBackend)
-    backend._bound, backend.ran = type("Bound", (), {"index": 2}), Ran("onnxruntime", "cuda:2", "fp32")
+    backend._bound, backend.ran = type("Bound", (), {"index": 2}), ExecutionInfo("onnxruntime", "cuda:2", "fp32")
     monkeypatch.setattr(module, "time_apart", apart)
     check(profile_layers(DEFAULT_MODEL, backend, chunk, repeats=1), chunk)
     ((shape, repeats, (provider, options)),) = asked
-    assert (shape, repeats, provider) == (padded(chunk)[0]["slices"].shape, 1, PROVIDER)
+    assert (shape, repeats, provider) == (pad_to_bucket(chunk)[0]["slices"].shape, 1, PROVIDER)
     assert (options["device_id"], options["use_tf32"]) == ("2", "0")
     assert "enable_cuda_graph" not in options  # a replayed graph has no nodes
 
@@ -284,7 +284,7 @@ def test_tensorrt(engine, chunk):
 
 def test_others_have_no_profile(chunk):
     class Other:
-        ran = Ran("an engine 1.0", "cpu", "fp32")
+        ran = ExecutionInfo("an engine 1.0", "cpu", "fp32")
 
     with pytest.raises(InputError, match=r"an engine 1\.0: no profile"):
         profile_layers(DEFAULT_MODEL, Other(), chunk)

@@ -7,22 +7,22 @@ import nibabel
 import pytest
 
 from parotid_seg.cluster.cluster import model_for_hosts
-from parotid_seg.cluster.host import VERSION, Host, Order, _Cases, load_on_host
-from parotid_seg.cluster.messages import Errand
+from parotid_seg.cluster.host import VERSION, ActorConfig, Host, _Cases, load_on_host
+from parotid_seg.cluster.messages import RunRequest
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, hash_file
-from parotid_seg.runtime.pipeline.messages import Finished, Job, Stopped, Work
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.run import InferOptions
 from tests.sidecars import write_sidecar
 
 MODEL = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
-RAN = Ran("onnxruntime", "cpu", "fp32")
+RAN = ExecutionInfo("onnxruntime", "cpu", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def contract() -> Contract:
 
 def errand(out, contract, token="token"):
     (out / token).touch()
-    return Errand(Work(out, contract, ("decides",), pictures=False), (), "", token)
+    return RunRequest(WorkerConfig(out, contract, ("decides",), pictures=False), (), "", token)
 
 
 def test_another_version_of_the_package():
     (answer,) = Host(None, "0.0.1")({"jobs": b""})
     said = pickle.loads(answer["said"])
-    assert isinstance(said, Stopped)
+    assert isinstance(said, OutputFailure)
     assert f"found parotid-seg {VERSION}, expected 0.0.1" in said.message
 
 
 def test_a_host_that_does_not_see_the_results(tmp_path, contract):
-    order = Order(MODEL, errand(tmp_path, contract), 1, RAN)
+    order = ActorConfig(MODEL, errand(tmp_path, contract), 1, RAN)
     (tmp_path / "token").unlink()
     with pytest.raises(OutputError, match="not the folder that the command sees there"):
         _Cases(order)
@@ -51,21 +51,21 @@ def test_a_host_that_does_not_see_the_results(tmp_path, contract):
 
 def test_a_host_that_computes_otherwise(tmp_path, contract):
     with pytest.raises(ModelError, match=r"expected .*fp16.* as elsewhere"):
-        _Cases(Order(MODEL, errand(tmp_path, contract), 1, Ran("onnxruntime", "cpu", "fp16")))
+        _Cases(ActorConfig(MODEL, errand(tmp_path, contract), 1, ExecutionInfo("onnxruntime", "cpu", "fp16")))
 
 
 def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
     scans = tmp_path / "scans"
     scans.mkdir()
     nibabel.save(head.slicer[:, :, 3:15], scans / "s.nii.gz")
-    cases = _Cases(Order(MODEL, errand(tmp_path, contract), 1, RAN))
-    jobs = [Job(Case(name, (scans / f"{name}.nii.gz",)), None) for name in ("s", "gone")]
+    cases = _Cases(ActorConfig(MODEL, errand(tmp_path, contract), 1, RAN))
+    jobs = [CaseRequest(Case(name, (scans / f"{name}.nii.gz",)), None) for name in ("s", "gone")]
     ended = {finished.entry.case: finished for finished in cases.do(jobs)}
     assert ended["s"].status == "done", ended["s"].entry.reason
     assert ended["s"].ran.backend.startswith("onnxruntime")
     assert (tmp_path / ended["s"].entry.mask).is_file()
     assert ended["gone"].entry.failure == f"{scans}/gone.nii.gz: no such file, expected the case's channel CT"
-    away = [Job(Case("s", (tmp_path / "elsewhere" / "s.nii.gz",)), None)]
+    away = [CaseRequest(Case("s", (tmp_path / "elsewhere" / "s.nii.gz",)), None)]
     with pytest.raises(OutputError, match="elsewhere: no such folder, which the command sees"):
         list(cases.do(away))
     cases.end()
@@ -74,7 +74,7 @@ def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
 def test_a_bug_costs_its_scans_only():
     class Broken:
         def do(self, jobs):
-            yield Finished("done", Entry("a", "/a.nii", "", "done"))
+            yield CaseResult("done", Entry("a", "/a.nii", "", "done"))
             raise RuntimeError("engine")
 
         def end(self):
@@ -82,7 +82,7 @@ def test_a_bug_costs_its_scans_only():
 
     host = Host(None, VERSION)
     host._cases = Broken()
-    jobs = [Job(Case(name, (Path(f"/{name}.nii"),)), None) for name in "abc"]
+    jobs = [CaseRequest(Case(name, (Path(f"/{name}.nii"),)), None) for name in "abc"]
     said = [pickle.loads(answer["said"]) for answer in host({"jobs": pickle.dumps(jobs)})]
     assert [(each.entry.case, each.status) for each in said] == [("a", "done"), ("b", "failed"), ("c", "failed")]
     assert said[1].entry.failure.startswith("/b.nii: unexpected RuntimeError on host ")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.cli import main
-from parotid_seg.cluster.cluster import ClusterOptions, RayCluster, model_for_hosts
+from parotid_seg.cluster.cluster import ClusterOptions, RayExecutor, model_for_hosts
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.pipeline.run import InferOptions
@@ -186,7 +186,7 @@ def test_without_ray(many, tmp_path, monkeypatch):
     model = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'parotid-seg\[ray\]'"):
-        RayCluster(ClusterOptions("local"), model, "", print)
+        RayExecutor(ClusterOptions("local"), model, "", print)
 
 
 def test_a_model_file_that_is_none(tmp_path):

@@ -15,7 +15,7 @@ from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.runtime.pipeline.discovery import Case, name_cases
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import PICTURES, Finished, Job
+from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, CaseResult
 from parotid_seg.runtime.pipeline.writers import Outputs
 
 
@@ -125,7 +125,7 @@ def test_a_case_is_staged_and_delivered(bucket, tmp_path):
     bucket.pipe_file("/scans/a.nii.gz", b"scan")
     bucket.pipe_file("/out/a.nii.gz", b"old mask")
     stage = Stage(tmp_path / "unused", "memory://out", Outputs())
-    job = Job(Case("a", (Path("memory://scans/a.nii.gz"),)), entry("a", "a.nii.gz"))
+    job = CaseRequest(Case("a", (Path("memory://scans/a.nii.gz"),)), entry("a", "a.nii.gz"))
     (copied,) = stage.fetch([job])
     (source,) = copied.case.scan
     assert source.read_bytes() == b"scan"
@@ -134,7 +134,7 @@ def test_a_case_is_staged_and_delivered(bucket, tmp_path):
     (stage.out / PICTURES).mkdir()
     (stage.out / PICTURES / "a.png").write_bytes(b"picture")
     (stage.out / "a.nii.gz").write_bytes(b"new mask")
-    ended = Finished("done", entry("a", "a.nii.gz"))
+    ended = CaseResult("done", entry("a", "a.nii.gz"))
     assert stage.deliver(job, ended, copied).entry.source == "memory://scans/a.nii.gz"
     assert bucket.cat_file("/out/a.nii.gz") == b"new mask"
     assert bucket.cat_file("/out/pictures/a.png") == b"picture"
@@ -145,11 +145,11 @@ def test_a_case_is_staged_and_delivered(bucket, tmp_path):
 def test_an_error_names_the_url_and_not_the_copy(bucket, tmp_path):
     bucket.pipe_file("/scans/a.nii.gz", b"scan")
     stage = Stage(tmp_path, "", Outputs())
-    job = Job(Case("a", (Path("memory://scans/a.nii.gz"),)), None)
+    job = CaseRequest(Case("a", (Path("memory://scans/a.nii.gz"),)), None)
     (copied,) = stage.fetch([job])
-    failed = Finished("failed", Entry("a", "", "", "failed", "damaged", str(copied.case.scan[0])))
+    failed = CaseResult("failed", Entry("a", "", "", "failed", "damaged", str(copied.case.scan[0])))
     assert stage.deliver(job, failed, copied).entry.failure == "memory://scans/a.nii.gz: damaged"
-    gone = Job(Case("b", (Path("memory://scans/b.nii.gz"),)), None)
+    gone = CaseRequest(Case("b", (Path("memory://scans/b.nii.gz"),)), None)
     (ended,) = stage.fetch([gone])
     assert (ended.status, ended.entry.failure) == ("failed", "memory://scans/b.nii.gz: no such file")
     assert ended.entry.source == "memory://scans/b.nii.gz"
@@ -161,16 +161,16 @@ def test_results_that_cannot_be_written(tmp_path):
         pass
     stage = Stage(tmp_path, f"file://{tmp_path}/file/out", Outputs())
     (stage.out / "a.nii.gz").write_bytes(b"mask")
-    job = Job(Case("a", (tmp_path / "a.nii.gz",)), None)
+    job = CaseRequest(Case("a", (tmp_path / "a.nii.gz",)), None)
     with pytest.raises(OutputError, match=r"file/out/a.nii.gz: cannot be written"):
-        stage.deliver(job, Finished("done", entry("a", "a.nii.gz")))
+        stage.deliver(job, CaseResult("done", entry("a", "a.nii.gz")))
 
 
 def test_nifti_images_keep_their_names(bucket, tmp_path, head):
     nibabel.save(head, tmp_path / "s.nii.gz")
     bucket.put_file(str(tmp_path / "s.nii.gz"), "/scans/deep/s_0000.nii.gz")
     stage = Stage(tmp_path, "", Outputs())
-    (copied,) = stage.fetch([Job(Case("s", (Path("memory://scans/deep/s_0000.nii.gz"),)), None)])
+    (copied,) = stage.fetch([CaseRequest(Case("s", (Path("memory://scans/deep/s_0000.nii.gz"),)), None)])
     assert nibabel.load(copied.case.scan[0]).shape == head.shape
 
 

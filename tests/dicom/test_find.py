@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage
 
-from parotid_seg.dicom.read.volume import Found, LeftOut, find_series, read_series
+from parotid_seg.dicom.read.volume import Found, Skipped, find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 
@@ -144,7 +144,7 @@ def test_copies_are_used_once_and_told(tmp_path):
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     shutil.copytree(tmp_path / "ct", tmp_path / "ct again")
     found = all_in(tmp_path)
-    assert found.left_out == (LeftOut(tmp_path / "ct again", "copies of images that are used", 9),)
+    assert found.left_out == (Skipped(tmp_path / "ct again", "copies of images that are used", 9),)
     assert [each.path for each in found.series[0].slices] == paths
     assert str(found.left_out[0]) == f"{tmp_path / 'ct again'}: copies of images that are used (9 files)"
 
@@ -323,7 +323,7 @@ def test_images_of_other_kinds_are_left_out(tmp_path, kind, said):
 
     write_series(tmp_path / "ct", ct_voxels((11, 16, 20)), change=change)
     found = all_in(tmp_path)
-    assert found.left_out == (LeftOut(tmp_path / "ct", f"{said} images", 2),)
+    assert found.left_out == (Skipped(tmp_path / "ct", f"{said} images", 2),)
     assert len(found.series[0].slices) == 9
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from parotid_seg.dicom.write.round_trip import prove_written
+from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ScanError
 from tests.dicom_for_writers import (
@@ -108,11 +108,11 @@ def without_frame(dataset):
     ],
 )
 def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, series, mask, written, tmp_path):
-    prove_written(written, series, mask, LABELS, "rtstruct")
+    verify_round_trip(written, series, mask, LABELS, "rtstruct")
     with refused(ScanError, message):
-        prove_written(changed(written, tmp_path / "rt.dcm", change), series, mask, LABELS, "rtstruct")
+        verify_round_trip(changed(written, tmp_path / "rt.dcm", change), series, mask, LABELS, "rtstruct")
 
 
 def test_the_proof_tells_left_from_right(series, mask, written):
     with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels otherwise \(DSC 0\.0"):
-        prove_written(written, series, (3 - mask) % 3, LABELS, "rtstruct")
+        verify_round_trip(written, series, (3 - mask) % 3, LABELS, "rtstruct")

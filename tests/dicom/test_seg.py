@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.write.objects import is_own_object
-from parotid_seg.dicom.write.round_trip import prove_written
+from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.dicom.write.seg import write_seg
 from parotid_seg.errors import InputError, ScanError
@@ -245,10 +245,10 @@ def another_spacing(dataset):
     ids=["pixel", "place", "spacing", "patient"],
 )
 def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, kind, series, mask, written, tmp_path):
-    prove_written(written / f"{kind}.dcm", series, mask, LABELS, kind)
+    verify_round_trip(written / f"{kind}.dcm", series, mask, LABELS, kind)
     path = changed(written / f"{kind}.dcm", tmp_path / "seg.dcm", change)
     with refused(ScanError, message):
-        prove_written(path, series, mask, LABELS, kind)
+        verify_round_trip(path, series, mask, LABELS, kind)
 
 
 @needs_dciodvfy

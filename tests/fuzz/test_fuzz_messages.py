@@ -13,20 +13,20 @@ from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.answers import Asked, next_answer
 from parotid_seg.runtime.pipeline.frames import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import Finished, PutOff, Stopped, failed
+from parotid_seg.runtime.pipeline.messages import CaseResult, OutputFailure, PutOff, failed
 from parotid_seg.runtime.segmentation.segment import prepare
-from parotid_seg.scan.chunks import Covered
+from parotid_seg.scan.chunks import CroppedScan
 from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import EXTREMES, FLOATS, PIECES, feed
 from tests.runtime.pipeline.test_answers import ASKED, CONTRACT, DONE, JOB, SCAN, sent
 
-COVERED = sent(prepare(SCAN, CONTRACT).cover())
+COVERED = sent(prepare(SCAN, CONTRACT).crop_to_grid())
 SMALL = (
-    sent(Finished("done", DONE)),
-    sent(Finished("failed", failed(JOB.case, "damaged", "a" * 64))),
-    sent(Finished("skipped", DONE)),
+    sent(CaseResult("done", DONE)),
+    sent(CaseResult("failed", failed(JOB.case, "damaged", "a" * 64))),
+    sent(CaseResult("skipped", DONE)),
     sent(PutOff("too many open files")),
-    sent(Stopped("no space left")),
+    sent(OutputFailure("no space left")),
 )
 KNOWN: tuple[Asked, ...] = (ASKED, replace(ASKED, job=replace(JOB, known=DONE)), replace(ASKED, labelled=True))
 VALUES = (
@@ -54,11 +54,11 @@ def read(content: bytes) -> None:
         except (ProtocolError, EOFError) as error:
             reason = str(error) or "the stream ends"
             continue
-        if isinstance(answer, Finished):
+        if isinstance(answer, CaseResult):
             assert answer.entry.case == "s0"
             assert answer.entry.mask in ("", "s0.nii.gz")
             assert isinstance(answer.entry, Entry)
-        if isinstance(answer, Covered):
+        if isinstance(answer, CroppedScan):
             assert answer.voxels.size <= ASKED.voxels
         return
     raise ScanError(reason)

@@ -12,8 +12,8 @@ from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import ModelError
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.segmentation.batching import Batches
-from parotid_seg.scan.chunks import cover
+from parotid_seg.runtime.segmentation.batching import Batcher
+from parotid_seg.scan.chunks import crop_to_grid
 from tests.export.small_model import CONTRACT, GRID, write_small_model
 from tests.scan.test_chunks import scan_at
 from tests.scan.test_grid import HU
@@ -46,8 +46,8 @@ def fails_to_load(graph: onnx.GraphProto) -> None:
 
 
 def segment_with(path: Path) -> None:
-    batches = Batches(OnnxRuntimeBackend(path, threads=1), 4)
-    batches.add(1, cover(scan_at(80, 70), HU, GRID))
+    batches = Batcher(OnnxRuntimeBackend(path, threads=1), 4)
+    batches.add(1, crop_to_grid(scan_at(80, 70), HU, GRID))
     while batches.busy:
         batches.step()
 

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.chunks import Cutter, as_float16, can_share, chunks, cover, cut, joined, mirrored, segmented
+from parotid_seg.scan.chunks import (
+    SliceChunker,
+    as_float16,
+    can_share,
+    chunks,
+    crop_to_grid,
+    cut,
+    joined,
+    mirrored,
+    segmented,
+)
 from parotid_seg.scan.volume import Volume
 from tests.scan.test_grid import HU, volume_of
 
@@ -85,14 +95,14 @@ def scan_at(row: int, column: int, shape: tuple[int, int, int] = (7, 160, 150)) 
 
 
 def test_scans_of_one_spacing_share_matrices_wherever_the_patient_lies():
-    one, other = (cover(scan_at(*at), HU, Grid()) for at in ((80, 70), (75, 80)))
+    one, other = (crop_to_grid(scan_at(*at), HU, Grid()) for at in ((80, 70), (75, 80)))
     assert one.voxels.shape == other.voxels.shape
     assert can_share(one, other)
     assert (one.rows, one.columns) != (other.rows, other.columns)
     coarse = volume_of(scan_at(80, 70).voxels[0], (3.0, 2.5, 2.4))
-    assert not can_share(one, cover(coarse, HU, Grid()))
-    assert not can_share(one, cover(scan_at(80, 70), HU + 1, Grid()))
-    assert not can_share(one, cover(scan_at(30, 70), HU, Grid())), "the grid is cut by the end of the scan"
+    assert not can_share(one, crop_to_grid(coarse, HU, Grid()))
+    assert not can_share(one, crop_to_grid(scan_at(80, 70), HU + 1, Grid()))
+    assert not can_share(one, crop_to_grid(scan_at(30, 70), HU, Grid())), "the grid is cut by the end of the scan"
 
 
 def threshold(inputs):
@@ -104,7 +114,7 @@ def threshold(inputs):
 
 
 def test_joined_chunks_give_the_labels_of_each():
-    covered = [cover(scan_at(*at), HU, Grid()) for at in ((80, 70), (75, 80), (82, 71))]
+    covered = [crop_to_grid(scan_at(*at), HU, Grid()) for at in ((80, 70), (75, 80), (82, 71))]
     parts = [next(cut(each, Grid(), size)) for each, size in zip(covered, (3, 7, 2), strict=True)]
     labels = threshold(joined([part.inputs for part in parts]))
     assert labels.any()
@@ -112,8 +122,8 @@ def test_joined_chunks_give_the_labels_of_each():
 
 
 def test_chunks_of_any_size_from_anywhere():
-    cutter = Cutter(cover(scan_at(80, 70), HU, Grid()), Grid())
-    assert [(chunk.slices, chunk.looks) for chunk in (cutter.chunk(0, 1), cutter.chunk(3, 2), cutter.chunk(5, 9))] == [
+    cutter = SliceChunker(crop_to_grid(scan_at(80, 70), HU, Grid()), Grid())
+    assert [(chunk.slices, chunk.size) for chunk in (cutter.chunk(0, 1), cutter.chunk(3, 2), cutter.chunk(5, 9))] == [
         (slice(0, 1), 1),
         (slice(3, 5), 2),
         (slice(5, 7), 2),

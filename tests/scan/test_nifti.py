@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import OutputError, ScanError
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan import intensities
 from parotid_seg.scan.foreign import MOST_VOXELS
@@ -319,7 +319,7 @@ def test_mask_must_lie_on_its_scan(tmp_path):
 
 
 def fail_half_way(path):
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(b"x")
         raise ZeroDivisionError
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.chunks import chunks, cover, cut
+from parotid_seg.scan.chunks import chunks, crop_to_grid, cut
 from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import TrainConfig
@@ -28,7 +28,7 @@ def test_any_native_size_in_and_out(shape):
     windows = np.array([HU] * shape[0], np.float32)
     voxels = np.random.default_rng(0).integers(-1000, 1000, size=shape).astype(np.int16)
     volume = Volume(voxels, (3.0, 2.0, 2.5), UPRIGHT)
-    covered = cover(volume, windows, TrainConfig().grid)
+    covered = crop_to_grid(volume, windows, TrainConfig().grid)
     for chunk in cut(covered, TrainConfig().grid, 4):
         with torch.no_grad():
             labels = net(**{name: torch.from_numpy(array) for name, array in chunk.inputs.items()})

@@ -116,7 +116,7 @@ def work(rank, folder):
                 )
     found["hardly varying"] = hardly_varying_features(ALONE), hardly_varying_features(processes)
     found["here"] = processes.here
-    found["from first"] = processes.from_first(lambda: rank)
+    found["from first"] = processes.broadcast_from_rank0(lambda: rank)
     found["collected"] = processes.collected([rank, rank + 10])
     processes.agree("settings", 1)
     try:

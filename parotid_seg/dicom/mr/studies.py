@@ -19,7 +19,7 @@ from parotid_seg.dicom.read.series import Series, series_key
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.codes import plain
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.scan.search import LeftOut
+from parotid_seg.scan.search import Skipped
 
 PLANES = ("sagittal", "coronal", "axial")
 """By the patient's axis (x, y, z) that is nearest to the slices' normal."""
@@ -41,7 +41,7 @@ def kinds_taken(channels: Sequence[str]) -> Takes:
     return Takes(modalities, known, ", ".join(map(plain, channels)))
 
 
-def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[LeftOut]]:
+def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[Skipped]]:
     """The scans that some series are for a model.
 
     For a model of several channels a study is one scan: a series for each channel, in the channels' order. For one of
@@ -56,7 +56,7 @@ def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Sc
     """
     scans: list[Scan] = []
     errors: list[ScanError] = []
-    left_out: list[LeftOut] = []
+    left_out: list[Skipped] = []
     wanted = [sequence_named(channel) for channel in channels]
     studies = defaultdict(list)
     for each in series:
@@ -92,7 +92,7 @@ def _without_copies(study: Sequence[Series]) -> tuple[list[Series], list[Series]
 
 def _scans_of_study(
     study: Sequence[Series], channels: Sequence[str], wanted: Sequence[str | None]
-) -> tuple[list[Scan], list[LeftOut]]:
+) -> tuple[list[Scan], list[Skipped]]:
     """The scans of a study, and what is left out of it.
 
     Raises:
@@ -210,7 +210,7 @@ def _extent(series: Series) -> str:
     return f"{_plane_of(series)}, over {_reach_mm(series):.0f} mm"
 
 
-def _left_out(series: Series, reason: str) -> LeftOut:
+def _left_out(series: Series, reason: str) -> Skipped:
     files = tuple(dict.fromkeys(each.path for each in series.slices))
     kind = f"{series.modality} series"
-    return LeftOut(series.folder, f"{series.title}: {reason}", len(files), kind=kind, files=files)
+    return Skipped(series.folder, f"{series.title}: {reason}", len(files), kind=kind, files=files)

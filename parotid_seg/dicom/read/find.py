@@ -18,12 +18,12 @@ from parotid_seg.dicom.read.groups import MODALITIES
 from parotid_seg.dicom.read.phi_safe import discreet
 from parotid_seg.dicom.read.series import Series, series_key, series_title
 from parotid_seg.dicom.read.stack import Stack, stacks_of
-from parotid_seg.dicom.read.values import NoScan, Unusable, text_of, uid_of
+from parotid_seg.dicom.read.values import NotAnImage, Unusable, text_of, uid_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
 from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
-from parotid_seg.scan.search import STRAY, LeftOut, folder_of_files
+from parotid_seg.scan.search import STRAY, Skipped, folder_of_files
 from parotid_seg.scan.volume import Orientation
 
 
@@ -52,7 +52,7 @@ class Found:
     """
 
     series: tuple[Series, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[Skipped, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class _Gathered:
         """Leave out files; those of one reason become one line, of refused ones in each folder.
 
         Args:
-            reason, paths, refused, kind: see `LeftOut`.
+            reason, paths, refused, kind: see `Skipped`.
             item: what they are together, such as a series; None if each file is something.
         """
         for path in paths:
@@ -112,12 +112,12 @@ class _Gathered:
             files.paths.append(path)
             files.items.add(path if item is None else item)
 
-    def left_out(self) -> tuple[LeftOut, ...]:
+    def left_out(self) -> tuple[Skipped, ...]:
         made = []
         for (reason, refused, _), found in self.reasons.items():
             files = tuple(dict.fromkeys(found.paths))
             place = files[0] if len(files) == 1 else folder_of_files(files)
-            made.append(LeftOut(place, reason, len(files), refused, found.kind, len(found.items), files))
+            made.append(Skipped(place, reason, len(files), refused, found.kind, len(found.items), files))
         return tuple(sorted(made, key=lambda each: not each.refused))
 
 
@@ -252,7 +252,7 @@ def _leave_series(
 ) -> None:
     """Leave out a series that is no volume; refused, unless it would not be used if it were one."""
     kind = f"{owner.modality} series"
-    if isinstance(error, NoScan):
+    if isinstance(error, NotAnImage):
         single = len(paths) == 1
         reason, kind = (error.reason, "single image") if single else (f"{title}: {error.reason}", kind)
         gathered.leave(reason, *paths, kind=kind, item=title)
@@ -295,7 +295,9 @@ def _of_several(unusable: Sequence[tuple[Path, Unusable]], files: int) -> Unusab
     path, first = min(unusable, key=lambda each: each[0])
     if files == 1:
         return first
-    kind = NoScan if len(unusable) == files and all(isinstance(each, NoScan) for _, each in unusable) else Unusable
+    kind = (
+        NotAnImage if len(unusable) == files and all(isinstance(each, NotAnImage) for _, each in unusable) else Unusable
+    )
     return kind(f"{len(unusable)} of {files} files cannot be used, such as {path.name}: {first}")
 
 

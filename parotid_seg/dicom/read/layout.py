@@ -11,7 +11,7 @@ from parotid_seg.dicom.read.codestream import FAMILIES
 from parotid_seg.dicom.read.decoders import INSTALL, decoder_for
 from parotid_seg.dicom.read.file import DicomFile
 from parotid_seg.dicom.read.groups import Place
-from parotid_seg.dicom.read.values import NoScan, Unusable, integer_of, item_of, number_of, text_of
+from parotid_seg.dicom.read.values import NotAnImage, Unusable, integer_of, item_of, number_of, text_of
 from parotid_seg.scan.foreign import MOST_VOXELS
 
 LARGEST_SLICE = 1 << 24
@@ -53,7 +53,7 @@ def layout_of(file: DicomFile) -> Layout:
     header = file.header
     samples = integer_of(header, "SamplesPerPixel", 1)
     if samples != 1:
-        raise NoScan(f"a colour image: found {samples} samples a pixel, expected 1")
+        raise NotAnImage(f"a colour image: found {samples} samples a pixel, expected 1")
     _check_grey(text_of(header, "PhotometricInterpretation"))
     stored = integer_of(header, "BitsStored")
     layout = Layout(
@@ -99,7 +99,7 @@ def scaling_of(place: Place, modality: str) -> tuple[float, float]:
     slope, intercept = number_of(holder, "RescaleSlope"), number_of(holder, "RescaleIntercept")
     if modality == "CT":
         if text_of(holder, "RescaleType").upper() not in HU:
-            raise NoScan("not in Hounsfield units (RescaleType)")
+            raise NotAnImage("not in Hounsfield units (RescaleType)")
         if slope is None or intercept is None:
             raise Unusable("no RescaleSlope and RescaleIntercept, which make Hounsfield units of a CT's stored values")
     if slope == 0:
@@ -118,7 +118,7 @@ def _check_grey(photometric: str) -> None:
     if photometric == "MONOCHROME1":
         raise Unusable("MONOCHROME1, of which some software inverts the values; expected MONOCHROME2")
     if photometric != "MONOCHROME2":
-        raise NoScan("not grey values (PhotometricInterpretation), expected MONOCHROME2")
+        raise NotAnImage("not grey values (PhotometricInterpretation), expected MONOCHROME2")
 
 
 def _check_decoder(syntax: UID) -> None:

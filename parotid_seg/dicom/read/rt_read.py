@@ -37,7 +37,7 @@ OFF_SLICE = 0.25
 """Of the distance between slices: how far a contour may lie off a slice's plane and be one of that slice."""
 
 
-class Drawn(NamedTuple):
+class RasterizedRoi(NamedTuple):
     """A structure's voxels.
 
     Attributes:
@@ -67,7 +67,7 @@ class Roi:
         number: in the file; several may have one.
         frame_of_reference_uid: that of the series if the structure does not say its own but all else fits.
         fault: why its contours cannot be told from those of other structures; empty if they can.
-        flags: see `Drawn`.
+        flags: see `RasterizedRoi`.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Roi:
     fault: str
     flags: tuple[Flag, ...]
 
-    def drawn(self) -> Drawn:
+    def drawn(self) -> RasterizedRoi:
         """The structure's voxels; none if it has no contours.
 
         Raises:
@@ -110,7 +110,7 @@ class Roi:
         mask, on_slices = self._filled(usable)
         left_out = [Flag(code, value=count, detail=str(len(placed))) for code, count in counts.items() if count]
         slices = [Flag(code, value=count) for code, count in on_slices.items()]
-        return Drawn(mask, (*self.flags, *left_out, *slices))
+        return RasterizedRoi(mask, (*self.flags, *left_out, *slices))
 
     def _filled(self, contours: list[_Contour]) -> tuple[NDArray[np.bool_], Counter[FlagCode]]:
         """The voxels that contours enclose, and on how many slices something about them is to be noted."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from parotid_seg.dicom.read.frame import TELLING, Frame
 from parotid_seg.dicom.read.groups import MODALITIES
 from parotid_seg.dicom.read.layout import check_size
-from parotid_seg.dicom.read.values import NoScan, Unusable
+from parotid_seg.dicom.read.values import NotAnImage, Unusable
 from parotid_seg.files import open_input
 
 SAME_MM = 0.01
@@ -77,7 +77,7 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
     """
     groups = _by_plane(sorted(frames, key=lambda each: (each.slice.path, each.slice.frame or 0)))
     if len(groups) > 1 and all(len(group) < FEWEST_SLICES for group in groups):
-        raise NoScan(f"{sum(map(len, groups))} images in {len(groups)} planes, as of a localizer")
+        raise NotAnImage(f"{sum(map(len, groups))} images in {len(groups)} planes, as of a localizer")
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
         if len(groups) > 1 and len(group) < FEWEST_SLICES:
@@ -179,7 +179,7 @@ def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
     """
     places, most = _recurring(frames)
     if places and most == len(frames):
-        raise NoScan(f"{most} images at one position, expected a stack of slices")
+        raise NotAnImage(f"{most} images at one position, expected a stack of slices")
     reason = f"up to {most} images at one position (at {places} positions), and no number tells them apart"
     telling = tuple(range(len(TELLING)))
     if not places:
@@ -211,7 +211,7 @@ def _why_uneven(frames: Sequence[Frame]) -> str | None:
     """Why images at different positions are no volume; None if they are."""
     try:
         _stack(frames, "")
-    except NoScan:
+    except NotAnImage:
         raise
     except Unusable as error:
         return error.reason
@@ -265,7 +265,7 @@ def _stack(frames: Sequence[Frame], part: str) -> Stack:
         Unusable: unless they are evenly spaced along one line.
     """
     if len(frames) < 2:
-        raise NoScan("a single image, expected a stack of slices")
+        raise NotAnImage("a single image, expected a stack of slices")
     check_size(len(frames), *frames[0].size)
     heights = _heights(frames)
     order = np.argsort(heights, kind="stable")

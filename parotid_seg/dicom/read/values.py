@@ -29,7 +29,7 @@ class Unusable(ScanError):  # noqa: N818
     """Why an image or a series cannot be read: a phrase that does not yet say which it is."""
 
 
-class NoScan(Unusable):
+class NotAnImage(Unusable):
     """Why it is none to be read, and nothing is missing if it is not."""
 
 

@@ -19,10 +19,10 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import NiftiScan, scan_of_image
-from parotid_seg.scan.search import LeftOut
+from parotid_seg.scan.search import Skipped
 from parotid_seg.scan.volume import Mask, Voxels
 
-__all__ = ["Found", "LeftOut", "Takes", "find_series", "read_series", "slices_of"]
+__all__ = ["Found", "Skipped", "Takes", "find_series", "read_series", "slices_of"]
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From LPS, or back."""

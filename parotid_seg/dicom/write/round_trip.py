@@ -46,7 +46,7 @@ Slices = dict[int, NDArray[np.bool_]]
 """A structure's voxels (rows, columns) by the slice's place in the series; slices without any need not be there."""
 
 
-def prove_written(
+def verify_round_trip(
     path: Path, series: Series, mask: Mask, labels: tuple[str, ...], kind: Kind, *, shown: Path | None = None
 ) -> None:
     """Raise ScanError unless a DICOM object gives a mask back, of the right patient.

@@ -31,9 +31,9 @@ from parotid_seg.dicom.write.objects import (
     save,
 )
 from parotid_seg.dicom.write.references import refer_to, slice_reference
-from parotid_seg.dicom.write.round_trip import prove_written
+from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rt_append import opened
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.flags import Flag
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Structure, structures_of
 from parotid_seg.scan.volume import Mask
@@ -80,9 +80,9 @@ def write_rtstruct(
     else:
         dataset, structures, flags = opened(append, series, source, labels, model)
     _add(dataset, series, planes, mask, structures, model)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save(dataset, partial, path)
-        prove_written(partial, series, mask, labels, "rtstruct", shown=path)
+        verify_round_trip(partial, series, mask, labels, "rtstruct", shown=path)
     return flags
 
 

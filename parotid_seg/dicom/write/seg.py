@@ -26,8 +26,8 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.identity import REQUIRED, carry_identity, read_source
 from parotid_seg.dicom.write.objects import MAKER, SERIES_NUMBER, add_maker, check_mask, line, save
 from parotid_seg.dicom.write.references import image_references, slice_reference
-from parotid_seg.dicom.write.round_trip import prove_written
-from parotid_seg.files import whole_file
+from parotid_seg.dicom.write.round_trip import verify_round_trip
+from parotid_seg.files import atomic_write
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, LEARNING, Coded, Structure, structures_of
 from parotid_seg.scan.volume import Mask
 from parotid_seg.version import VERSION
@@ -85,9 +85,9 @@ def write_seg(
         _refer_to_slices(dataset, series, stand_ins, source.get("NumberOfFrames"))
         carry_identity(source, dataset, [model, *(each.name for each in structures)])
         add_maker(dataset, model)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save(dataset, partial, path)
-        prove_written(partial, series, mask, labels, kind, shown=path)
+        verify_round_trip(partial, series, mask, labels, kind, shown=path)
 
 
 def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Dataset:

@@ -69,7 +69,7 @@ class Choice:
 
     Attributes:
         name: of the candidate.
-        batch_size: looks at once.
+        batch_size: samples at once.
         looks_per_s: of every candidate that was tried, the fastest first.
         refused: why a faster one was not taken, or one could not be tried, by name.
         measured: day.
@@ -90,7 +90,7 @@ class Choice:
         others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.looks_per_s.items() if name != self.name)
         refused = "".join(f"; {name} not taken: {reason}" for name, reason in self.refused.items())
         speed = self.looks_per_s[self.name]
-        return f"{self.name}: {speed:.0f} looks/s, batches of {self.batch_size}; {others or 'no other'}{refused}"
+        return f"{self.name}: {speed:.0f} samples/s, batches of {self.batch_size}; {others or 'no other'}{refused}"
 
 
 def choose(

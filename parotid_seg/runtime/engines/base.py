@@ -28,7 +28,7 @@ USUAL_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Ran:
+class ExecutionInfo:
     """What really runs the model, for run.json and summary.csv.
 
     Attributes:
@@ -75,17 +75,17 @@ class Backend(Protocol):
         contract: what the model file promises.
         model_sha256: hash of the model file.
         ran: what really runs it.
-        batch_size: looks a chunk that it is fastest with, as far as it is known.
-        largest_batch: looks a chunk that it can take; None if any number.
+        batch_size: samples a chunk that it is fastest with, as far as it is known.
+        largest_batch: samples a chunk that it can take; None if any number.
         ahead: how many chunks to hand in before waiting for the first, so that copies and computing overlap.
     """
 
     contract: Contract
     model_sha256: str
-    ran: Ran
+    ran: ExecutionInfo
     batch_size: int
     largest_batch: int | None
-    ahead: int
+    queue_depth: int
 
     def fits(self, inputs: Inputs) -> bool:
         """Whether a chunk is within the shapes that it takes."""

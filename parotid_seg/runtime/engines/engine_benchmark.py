@@ -1,4 +1,4 @@
-"""A short trial of loaded models: how many looks a second each makes, and whether the masks are still the same."""
+"""A short trial of loaded models: how many samples a second each makes, and whether the masks are still the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USUAL_PIXELS, USUAL_PIXEL_MM = 512, 0.9766
 """A head-and-neck CT: 512 x 512 pixels of 500 mm field of view."""
 
 
-class Trial:
+class EngineBenchmark:
     """What is to be known about loaded models before one is chosen.
 
     Args:
@@ -89,7 +89,7 @@ class Trial:
                 started = self._clock()
                 _run(backend, chunk)
                 if number:
-                    seconds[name].append((self._clock() - started) / backend.ahead)
+                    seconds[name].append((self._clock() - started) / backend.queue_depth)
             if number >= LEAST_ROUNDS and self._clock() - begun > BUDGET_S:
                 break
         return {name: len(runs[name][1]["neighbours"]) / statistics.median(found) for name, found in seconds.items()}
@@ -111,7 +111,7 @@ def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
 
 def _run(backend: Backend, chunk: Inputs) -> None:
     """As many chunks as the backend takes ahead."""
-    pending: deque[Pending] = deque(backend.start(chunk) for _ in range(backend.ahead))
+    pending: deque[Pending] = deque(backend.start(chunk) for _ in range(backend.queue_depth))
     while pending:
         pending.popleft().result()
 

@@ -164,11 +164,11 @@ def _best(
         say(f"{candidates[0].name}: the only engine for this model here")
         return loaded
     from parotid_seg.runtime.engines.available import facts_of
-    from parotid_seg.runtime.engines.engine_benchmark import Trial
+    from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
     names = [candidate.name for candidate in candidates]
     place = place_for({**facts_of(model), **machine, "candidates": names})
-    return choose(candidates, contract.precision, sizes, Trial(contract), place, say)
+    return choose(candidates, contract.precision, sizes, EngineBenchmark(contract), place, say)
 
 
 def _engine(engine: Path, backend: str, device: str, index: int, output: str, allow_unverified: bool) -> Backend:

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import InputError, ModelError, first_line
-from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, USUAL_BATCH, Output, Ran, Times, check_names
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.padding import Size, padded
+from parotid_seg.runtime.engines.padding import Size, pad_to_bucket
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
 
@@ -81,10 +81,10 @@ class OpenVinoBackend:
         runs = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         if runs != TYPES[precision]:
             raise InputError(f"OpenVINO {version()}: computes in {runs} on this CPU, expected {TYPES[precision]}")
-        self.ahead = streams
+        self.queue_depth = streams
         self.model_sha256 = hashlib.sha256(content).hexdigest()
         computed = "int8" if self.contract.precision == "int8" else precision
-        self.ran = Ran(f"openvino {version()}", "cpu", computed)
+        self.ran = ExecutionInfo(f"openvino {version()}", "cpu", computed)
         self._output = output
         self._free: deque[Any] = deque()
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
@@ -95,7 +95,7 @@ class OpenVinoBackend:
 
     def start(self, inputs: Inputs) -> _Started:
         """Hand a chunk in. It is computed in the background."""
-        chunk, size = padded(inputs)
+        chunk, size = pad_to_bucket(inputs)
         self._note(tuple(chunk[name].shape for name in INPUTS))
         request = self._free.popleft() if self._free else self._compiled.create_infer_request()
         request.start_async(dict(chunk), share_inputs=True)

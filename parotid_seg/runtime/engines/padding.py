@@ -39,7 +39,7 @@ class Size(NamedTuple):
         return cast(Output, np.array(output[: self.out, ..., : self.height, : self.width]))
 
 
-def padded(inputs: Inputs) -> tuple[Inputs, Size]:
+def pad_to_bucket(inputs: Inputs) -> tuple[Inputs, Size]:
     """A chunk with sizes rounded up, and the size that its output is to be cut to.
 
     What is added to the matrices is 0, so that what is added to the slices counts for nothing.

@@ -23,7 +23,7 @@ import numpy as np
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Ran, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Times, check_names
 from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.codes import plain
@@ -67,7 +67,7 @@ class _Served:
     sha256: str
     version: str
     request_axis: bool
-    ran: Ran
+    ran: ExecutionInfo
 
 
 class TritonBackend:
@@ -87,7 +87,7 @@ class TritonBackend:
 
     batch_size = USUAL_BATCH
     largest_batch: int | None = None
-    ahead = IN_FLIGHT
+    queue_depth = IN_FLIGHT
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class TritonBackend:
         inputs, outputs = ([each.name for each in side] for side in (config.input, config.output))
         check_names(inputs, outputs, OUTPUTS[0], where=self._where)
         engine = f"{self._model} version {version} ({config.platform or config.backend})"
-        ran = Ran(plain(f"{server.name} {server.version}, {engine}"), address, contract.precision)
+        ran = ExecutionInfo(plain(f"{server.name} {server.version}, {engine}"), address, contract.precision)
         return _Served(contract, sha256, version, config.max_batch_size > 0, ran)
 
     def _ready(self) -> str:

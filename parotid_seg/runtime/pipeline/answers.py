@@ -22,9 +22,9 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.frames import MOST_HEAD_BYTES, ProtocolError, read_arrays, read_head, write_frame
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work, failed
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.sources import place_of
-from parotid_seg.scan.chunks import MOST_SLICES, Covered, sample_step
+from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
 LONGEST_TEXT = 4000
 """Characters of a reason or of a flag's detail; a worker cuts what is longer."""
@@ -55,7 +55,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
-    """A `Covered`, for which labels are wanted; `_arrays_of` follow."""
+    """A `CroppedScan`, for which labels are wanted; `_arrays_of` follow."""
 
     shape: tuple[_Size, _Size, _Size, _Size]
     distance_mm: _Distance
@@ -107,7 +107,7 @@ class _PutOff(_Answer, tag="put off", frozen=True, forbid_unknown_fields=True):
 
 
 class _Stopped(_Answer, tag="stopped", frozen=True, forbid_unknown_fields=True):
-    """See `Stopped`."""
+    """See `OutputFailure`."""
 
     message: _Text
 
@@ -127,16 +127,18 @@ class Asked:
         labelled: how often it has had labels.
     """
 
-    work: Work
-    job: Job
+    work: WorkerConfig
+    job: CaseRequest
     voxels: int
     labelled: int = 0
 
 
-def send_answer(answer: Covered | Finished | PutOff | Stopped, work: Work, job: Job, stream: IO[bytes]) -> None:
+def send_answer(
+    answer: CroppedScan | CaseResult | PutOff | OutputFailure, work: WorkerConfig, job: CaseRequest, stream: IO[bytes]
+) -> None:
     """Send an answer, in a worker."""
     case = _bytes(job.case.name)
-    if isinstance(answer, Covered):
+    if isinstance(answer, CroppedScan):
         channels, depth, height, width = answer.voxels.shape
         shape = channels, depth, height, width
         head = _Covered(
@@ -147,7 +149,7 @@ def send_answer(answer: Covered | Finished | PutOff | Stopped, work: Work, job: 
     write_frame(stream, _ENCODER.encode(_head_of(answer, case, work, job)))
 
 
-def next_answer(stream: IO[bytes], asked: Asked) -> Covered | Finished | PutOff | Stopped:
+def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | PutOff | OutputFailure:
     """Read a worker's answer, and check it.
 
     Raises:
@@ -165,28 +167,28 @@ def next_answer(stream: IO[bytes], asked: Asked) -> Covered | Finished | PutOff 
         return _read_covered(stream, array_bytes, found, asked)
     read_arrays(stream, array_bytes, [])
     if isinstance(found, _Done):
-        return Finished("done", _entry_of(found, asked))
+        return CaseResult("done", _entry_of(found, asked))
     if isinstance(found, _Skipped):
         known = asked.job.known
         if known is None or known.status != "done" or asked.work.overwrite:
             raise ProtocolError("found that the case was done before, which it was not")
-        return Finished("skipped", known)
+        return CaseResult("skipped", known)
     if isinstance(found, _PutOff):
         return PutOff(_text(found.reason))
     if isinstance(found, _Stopped):
-        return Stopped(_text(found.message))
+        return OutputFailure(_text(found.message))
     path = Path(os.fsdecode(found.path))
     if not _is_named(path, asked.work, asked.job):
         raise ProtocolError("found the path of a file that is not the case's")
     if found.key and not (len(found.key) == 64 and set(found.key) <= set("0123456789abcdef")):
         raise ProtocolError("found a key that is no SHA-256")
-    return Finished("failed", failed(asked.job.case, _text(found.reason), found.key, path=path))
+    return CaseResult("failed", failed(asked.job.case, _text(found.reason), found.key, path=path))
 
 
-def _head_of(answer: Finished | PutOff | Stopped, case: bytes, work: Work, job: Job) -> _Answer:
+def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: WorkerConfig, job: CaseRequest) -> _Answer:
     if isinstance(answer, PutOff):
         return _PutOff(case, _bytes(answer.reason))
-    if isinstance(answer, Stopped):
+    if isinstance(answer, OutputFailure):
         return _Stopped(case, _bytes(answer.message))
     entry = answer.entry
     if answer.status == "skipped":
@@ -232,7 +234,7 @@ def _entry_of(found: _Done, asked: Asked) -> Entry:
     )
 
 
-def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: Asked) -> Covered:
+def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: Asked) -> CroppedScan:
     contract = asked.work.contract
     channels, depth, height, width = found.shape
     if asked.labelled >= MOST_QUESTIONS:
@@ -251,7 +253,7 @@ def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: A
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
         raise ProtocolError("found a window or a matrix that is not finite")
     rows, columns, rows_back, columns_back = matrices
-    return Covered(
+    return CroppedScan(
         voxels,
         windows,
         found.distance_mm,
@@ -263,7 +265,7 @@ def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: A
     )
 
 
-def _arrays_of(covered: Covered) -> list[NDArray[Any]]:
+def _arrays_of(covered: CroppedScan) -> list[NDArray[Any]]:
     """In the order and of the types of `_types_of`."""
     matrices = (covered.in_plane[name] for name in ("rows", "columns", "rows_back", "columns_back"))
     return [covered.voxels, covered.windows, *matrices]
@@ -276,7 +278,7 @@ def _types_of(shape: tuple[int, int, int, int], contract: Contract) -> list[tupl
     return [(np.float16, shape), (np.float32, (channels, 2)), *((np.float32, each) for each in matrices)]
 
 
-def _is_named(path: Path, work: Work, job: Job) -> bool:
+def _is_named(path: Path, work: WorkerConfig, job: CaseRequest) -> bool:
     """Whether a path is one that a case's failure can be about: a file of the scan or beside one, or a result."""
     folders = {work.out}
     for source in job.case.scan:

@@ -11,17 +11,17 @@ from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError,
 from parotid_seg.files import hash_file, make_folder_in, visible
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
-from parotid_seg.runtime.pipeline.messages import PICTURES, Work, failed, views_of
+from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, failed, views_of
 from parotid_seg.runtime.pipeline.preflight import read_for_model
 from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of
 from parotid_seg.runtime.report.closeups import draw_views
 from parotid_seg.runtime.report.overlay import draw_overlay
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
-from parotid_seg.runtime.segmentation.segment import conclude
+from parotid_seg.runtime.segmentation.segment import postprocess
 from parotid_seg.scan.intensity import window_of
 
 
-def do_case(work: Work, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
+def run_case(work: WorkerConfig, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
     """Do a case.
 
     Args:
@@ -67,7 +67,7 @@ def _bug(error: Exception, case: Case) -> str:
     return f"{type(error).__name__}; the lines before tell where"
 
 
-def key_of(scan: Scan, work: Work) -> str:
+def key_of(scan: Scan, work: WorkerConfig) -> str:
     """Hash over everything that decides the mask.
 
     Raises:
@@ -81,10 +81,10 @@ def key_of(scan: Scan, work: Work) -> str:
             raise ScanError(f"no such file, expected the case's channel {channel}", path=error.filename) from error
         except OSError as error:
             raise ScanError(f"cannot be read ({system_reason(error)})", path=error.filename) from error
-    return hashlib.sha256(" ".join((*hashes, *work.decides)).encode()).hexdigest()
+    return hashlib.sha256(" ".join((*hashes, *work.fingerprint)).encode()).hexdigest()
 
 
-def _segment(work: Work, case: Case, key: str, ask: Ask, begun: float) -> Entry:
+def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
     work.outputs.check(source)
     paths = [work.out / name for name in work.outputs.names(case.name)]
@@ -92,7 +92,7 @@ def _segment(work: Work, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     read = time.perf_counter()
     covered, labelled = labels_of_scan(prepared, ask, search=work.search, clean_up=work.clean_up)
     answered = time.perf_counter()
-    found = conclude(
+    found = postprocess(
         labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
     )
     if work.pictures or work.views:

@@ -21,7 +21,7 @@ from parotid_seg.files import exists
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
 from parotid_seg.scan.nifti import ENDINGS
-from parotid_seg.scan.search import STRAY, LeftOut, Searched, search
+from parotid_seg.scan.search import STRAY, Searched, Skipped, search
 
 LONGEST_NAME = 230
 """Bytes; file systems take 255."""
@@ -40,7 +40,7 @@ def find_scans(
     channels: Sequence[str],
     ignore: Iterable[Path] = (),
     *,
-    leave: Callable[[LeftOut], None] = lambda _: None,
+    leave: Callable[[Skipped], None] = lambda _: None,
 ) -> tuple[list[Scan], list[ScanError]]:
     """Scans under the given files and folders, each once, in a fixed order.
 
@@ -65,7 +65,7 @@ def find_scans(
     alone = _sort([path for path in searched.files if path not in below], channels)
     errors = [*missing, *inside.errors, *alone.errors]
     errors += [each.as_error() for each in searched.left_out if each.refused]
-    errors += [_of_no_use(LeftOut(path, "neither NIfTI nor DICOM")) for path in alone.strays]
+    errors += [_of_no_use(Skipped(path, "neither NIfTI nor DICOM")) for path in alone.strays]
     not_used = [*(each for each in searched.left_out if not each.refused), *inside.left_out, *alone.left_out]
     scans = {place_of(scan[0]): scan for scan in (*alone.scans, *inside.scans)}
     if series := {place_of(each): each for each in (*alone.series, *inside.series)}:
@@ -98,7 +98,7 @@ class _Sorted:
     scans: list[Scan]
     series: list[Series]
     errors: list[ScanError]
-    left_out: list[LeftOut]
+    left_out: list[Skipped]
     strays: list[Path]
     useful: list[Path]
 
@@ -115,7 +115,7 @@ def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
     errors += [each.as_error() for each in refused]
     errors += [ScanError(reason, path=path) for path, reason in not_read.items()]
     left_out = [each for each in others if each.kind != STRAY]
-    left_out += [LeftOut(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
+    left_out += [Skipped(path, "a segmentation, no scan", kind="segmentation", files=(path,)) for path in masks]
     useful = [*images, *not_read, *(path for each in refused for path in each.files)]
     useful += [one.path for each in series for one in each.slices]
     return _Sorted(scans, series, errors, left_out, [path for path in strays if path not in not_read], useful)
@@ -133,7 +133,7 @@ def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list
     return scans, errors
 
 
-def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[LeftOut], list[LeftOut]]:
+def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[Skipped], list[Skipped]]:
     """Series of the model's modality, those that cannot be read, and what else there is."""
     if not files:
         return [], [], []
@@ -145,7 +145,7 @@ def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Seri
     return list(found.series), refused, [each for each in found.left_out if not each.refused]
 
 
-def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[LeftOut]) -> list[ScanError]:
+def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[Skipped]) -> list[ScanError]:
     """Errors for folders without anything that a scan or an error is about."""
     lost = [each.path for each in searched.left_out if each.refused]
     errors = []
@@ -158,7 +158,7 @@ def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[LeftOu
     return errors
 
 
-def _of_no_use(found: LeftOut) -> ScanError:
+def _of_no_use(found: Skipped) -> ScanError:
     """Files that were named one by one, but are no scan."""
     return found.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
 

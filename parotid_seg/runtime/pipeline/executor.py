@@ -1,4 +1,4 @@
-"""Where the cases of a run are done: on this machine, or wherever a `Site` of another kind sends them."""
+"""Where the cases of a run are done: on this machine, or wherever a `Executor` of another kind sends them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.engines.base import Backend, Ran
-from parotid_seg.runtime.pipeline.messages import Finished, Job, Work
+from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
-from parotid_seg.runtime.pipeline.worker_pool import Crew, Worker
-from parotid_seg.runtime.segmentation.batching import Batches
+from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
+from parotid_seg.runtime.segmentation.batching import Batcher
 
 
-class Site(Protocol):
+class Executor(Protocol):
     """What does the cases of a run, the model loaded.
 
     Attributes:
@@ -24,14 +24,14 @@ class Site(Protocol):
 
     contract: Contract
     model_sha256: str
-    ran: Ran
+    ran: ExecutionInfo
     about: Mapping[str, Any]
 
     def __str__(self) -> str:
         """With what the cases are done, for people."""
         ...
 
-    def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
+    def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """Do the cases, each once; they finish in any order.
 
         Raises:
@@ -44,14 +44,14 @@ class Site(Protocol):
         ...
 
 
-class ThisMachine:
+class LocalExecutor:
     """Worker processes around a model that this process runs.
 
     Args:
         load: loads the model; the first worker starts meanwhile.
-        batch_size: looks at once; None is what the engine is fastest with.
+        batch_size: samples at once; None is what the engine is fastest with.
         workers: most processes that read and write; None suits the machine.
-        flips: see `Batches`.
+        flips: see `Batcher`.
         say: told one line if the batch has to become smaller.
     """
 
@@ -66,21 +66,21 @@ class ThisMachine:
         say: Callable[[str], None],
     ) -> None:
         self._limits, self._flips = Limits.of_machine(workers), flips
-        self._crew = Crew()
+        self._crew = WorkerPool()
         try:
             backend = load()
         except BaseException:
             self._crew.end()
             raise
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
-        self._batches = Batches[Worker](backend, batch_size or backend.batch_size, flips=flips, say=say)
+        self._batches = Batcher[Worker](backend, batch_size or backend.batch_size, flips=flips, say=say)
 
     def __str__(self) -> str:
         flips = " and their mirror images" if self._flips else ""
         workers = "1 worker" if self._limits.workers == 1 else f"{self._limits.workers} workers"
         return f"{self.ran}, batches of {self._batches.batch_size} slices{flips}; up to {workers}"
 
-    def do(self, work: Work, jobs: Sequence[Job]) -> Iterator[Finished]:
+    def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """See `Pipeline.run`."""
         return Pipeline(work, self._batches, self._limits, self._crew).run(jobs)
 

@@ -1,7 +1,8 @@
 """What the main process and its workers say to each other, strictly by turns; `requests` and `answers` are how.
 
-The main process sends a `Work` once and then a `Job` for each case. The worker answers with a `Covered` if the model is
-needed, gets a `Labelled` or a `ScanError` for it, and ends with `Finished`, `PutOff` or `Stopped`.
+The main process sends a `WorkerConfig` once and then a `CaseRequest` for each case. The worker answers with a
+`CroppedScan` for each part of the scan that the model is to compute, gets a `Prediction` or a `ScanError` for it, and
+ends with `CaseResult`, `PutOff` or `OutputFailure`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.sources import place_of
@@ -27,7 +28,7 @@ def views_of(case: str) -> str:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerConfig:
     """What all cases of a run have in common.
 
     Attributes:
@@ -46,7 +47,7 @@ class Work:
 
     out: Path
     contract: Contract
-    decides: tuple[str, ...]
+    fingerprint: tuple[str, ...]
     clean_up: bool = True
     pictures: bool = True
     overwrite: bool = False
@@ -58,11 +59,11 @@ class Work:
     @property
     def settings(self) -> str:
         """Hash over what decides a mask beside the scan."""
-        return hashlib.sha256(" ".join(self.decides).encode()).hexdigest()
+        return hashlib.sha256(" ".join(self.fingerprint).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseRequest:
     """A case to do, and what the journal has of it."""
 
     case: Case
@@ -70,18 +71,18 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Finished:
+class CaseResult:
     """How a case ended.
 
     Attributes:
-        status, entry: see `case_runner.do_case`.
+        status, entry: see `case_runner.run_case`.
         ran: what ran the model, where that was another machine.
         machine: whether it failed because this machine had run out of something, and nothing is wrong with the scan.
     """
 
     status: str
     entry: Entry
-    ran: Ran | None = None
+    ran: ExecutionInfo | None = None
     machine: bool = False
 
 
@@ -93,7 +94,7 @@ class PutOff:
 
 
 @dataclass(frozen=True)
-class Stopped:
+class OutputFailure:
     """Results cannot be written, so no case can be done."""
 
     message: str

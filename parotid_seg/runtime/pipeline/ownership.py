@@ -17,7 +17,7 @@ from parotid_seg.errors import OutputError
 from parotid_seg.files import Identity, identity_of, is_taken, read_input, write_text
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import PICTURES, Work, views_of
+from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, views_of
 from parotid_seg.runtime.pipeline.writers import NIFTI
 from parotid_seg.scan.formats import files_of_image
 
@@ -58,7 +58,7 @@ class Written:
         except OSError as error:
             raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
 
-    def check_run(self, work: Work, *, report: bool) -> list[str]:
+    def check_run(self, work: WorkerConfig, *, report: bool) -> list[str]:
         """What a run will write beside the files of its cases.
 
         Raises:
@@ -135,7 +135,7 @@ class Inputs:
         return self._identities.get(identity) if identity else None
 
 
-def names_of(case: str, work: Work) -> list[str]:
+def names_of(case: str, work: WorkerConfig) -> list[str]:
     """The files of a case, in the output folder."""
     pictures = _pictures(case)
     return [*work.outputs.names(case), *(pictures[:1] if work.pictures else []), *(pictures[1:] if work.views else [])]

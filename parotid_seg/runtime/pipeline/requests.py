@@ -1,7 +1,7 @@
 """What the main process asks of a worker, as frames.
 
-A `Work`, a `Job` and a `ScanError` are pickled within a frame: the worker is a child of the main process, runs its code
-with its rights, and trusts it. Nothing pickled goes the other way, see `answers`.
+A `WorkerConfig`, a `CaseRequest` and a `ScanError` are pickled within a frame: the worker is a child of the main
+process, runs its code with its rights, and trusts it. Nothing pickled goes the other way, see `answers`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.frames import read_arrays, read_head, write_frame
-from parotid_seg.runtime.pipeline.messages import Job, Work
-from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
+from parotid_seg.runtime.segmentation.batching import Prediction
 
 MOST_HEAD_BYTES = (1 << 32) - 1
 """A header's largest: DICOM series of many slices make a long job."""
 
 
 class _Pickled(msgspec.Struct, tag="pickled", frozen=True):
-    """A `Work`, a `Job` or a `ScanError`."""
+    """A `WorkerConfig`, a `CaseRequest` or a `ScanError`."""
 
     content: bytes
 
 
 class _Labels(msgspec.Struct, tag="labels", frozen=True):
-    """A `Labelled`; the labels (D, h, w) follow as uint8."""
+    """A `Prediction`; the labels (D, h, w) follow as uint8."""
 
     shape: tuple[int, int, int]
     agreement: dict[str, float]
@@ -40,9 +40,9 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Pickled | _Labels)
 
 
-def send_request(request: Work | Job | Labelled | ScanError, stream: IO[bytes]) -> None:
+def send_request(request: WorkerConfig | CaseRequest | Prediction | ScanError, stream: IO[bytes]) -> None:
     """Send a request to a worker."""
-    if isinstance(request, Labelled):
+    if isinstance(request, Prediction):
         depth, height, width = request.labels.shape
         head = _Labels((depth, height, width), request.agreement, request.seconds, request.computed)
         write_frame(stream, _ENCODER.encode(head), [request.labels])
@@ -50,7 +50,7 @@ def send_request(request: Work | Job | Labelled | ScanError, stream: IO[bytes]) 
     write_frame(stream, _ENCODER.encode(_Pickled(pickle.dumps(request))))
 
 
-def next_request(stream: IO[bytes]) -> Work | Job | Labelled:
+def next_request(stream: IO[bytes]) -> WorkerConfig | CaseRequest | Prediction:
     """Read a request, in a worker.
 
     Raises:
@@ -61,8 +61,8 @@ def next_request(stream: IO[bytes]) -> Work | Job | Labelled:
     found = _DECODER.decode(head)
     if isinstance(found, _Labels):
         (labels,) = read_arrays(stream, array_bytes, [(np.uint8, found.shape)])
-        return Labelled(labels, found.agreement, found.seconds, found.computed)
-    request: Work | Job | ScanError = pickle.loads(found.content)
+        return Prediction(labels, found.agreement, found.seconds, found.computed)
+    request: WorkerConfig | CaseRequest | ScanError = pickle.loads(found.content)
     if isinstance(request, ScanError):
         raise request
     return request

@@ -14,10 +14,10 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
-from parotid_seg.runtime.pipeline.executor import Site, ThisMachine
+from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
-from parotid_seg.runtime.pipeline.messages import PICTURES, Job, Work, failed
+from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.ownership import LABELS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.scheduler import Limits
@@ -28,7 +28,7 @@ from parotid_seg.runtime.report.page import Ran
 from parotid_seg.runtime.report.patients import patients_of
 from parotid_seg.runtime.report.summary import STATUSES, write_run, write_summary
 from parotid_seg.runtime.segmentation.locate import SEARCHES, check_search
-from parotid_seg.scan.search import LeftOut
+from parotid_seg.scan.search import Skipped
 from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
 
@@ -43,7 +43,7 @@ class InferOptions:
         batch_size: slices the model takes at once; None is what the engine is fastest with. It bounds memory, not the
             result.
         workers: most processes that read and write; None suits the machine.
-        flips: look at each slice a second time in the mirror, see `batching.Batches`.
+        flips: look at each slice a second time in the mirror, see `batching.Batcher`.
         clean_up: see `keep_largest_components`.
         search: see `locate.labels_of_scan`.
         pictures: write an overlay picture a case.
@@ -142,12 +142,12 @@ def infer(
     Raises:
         ParotidSegError: if the model cannot be loaded, or as `infer_at`.
     """
-    with closing(ThisMachine(load, options.batch_size, options.workers, options.flips, say)) as site:
+    with closing(LocalExecutor(load, options.batch_size, options.workers, options.flips, say)) as site:
         return infer_at(site, scans, out, options, say=say, progress=progress)
 
 
 def infer_at(
-    site: Site,
+    site: Executor,
     scans: Sequence[Path],
     out: Path,
     options: InferOptions,
@@ -214,7 +214,7 @@ class _Run:
     """What a run has come to."""
 
     def __init__(
-        self, out: Path, site: Site, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
+        self, out: Path, site: Executor, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
     ) -> None:
         self.begun = datetime.now(UTC)
         self.journal = Journal(out)
@@ -234,10 +234,10 @@ class _Run:
             str(options.flips),
             options.search,
         )
-        self.work = Work(
+        self.work = WorkerConfig(
             out,
             site.contract,
-            (*computed, *options.outputs.decides),
+            (*computed, *options.outputs.fingerprint),
             options.clean_up,
             options.pictures,
             options.overwrite,
@@ -262,10 +262,10 @@ class _Run:
         if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
             reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
             path = found[0] if len(found) == 1 else out
-            self.leave(LeftOut(path, reason, len(found), kind="mask", items=len(found), files=found))
+            self.leave(Skipped(path, reason, len(found), kind="mask", items=len(found), files=found))
         return masks
 
-    def leave(self, found: LeftOut) -> None:
+    def leave(self, found: Skipped) -> None:
         """Tell and count what is found and is no scan for the model."""
         self._say(f"not used: {found}")
         self.not_used[found.kind] += found.items
@@ -310,7 +310,9 @@ class _Run:
                 entry = failed(case, reason)
                 self.journal.add(entry)
                 self.tell("failed", entry)
-        jobs = [Job(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked]
+        jobs = [
+            CaseRequest(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked
+        ]
         before = {job.case.name for job in jobs if _is_done(job.known)}
         for each in self._site.do(self.work, jobs):
             entry = each.entry

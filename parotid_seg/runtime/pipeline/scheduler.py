@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from parotid_seg.errors import InputError, MachineError, OutputError
-from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work, failed
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.sources import voxels_of
-from parotid_seg.runtime.pipeline.worker_pool import Crew, Died, Event, Worker
-from parotid_seg.runtime.segmentation.batching import Batches
-from parotid_seg.scan.chunks import Covered
+from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied, WorkerPool
+from parotid_seg.runtime.segmentation.batching import Batcher
+from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.system import available_cores, memory_bytes
 
 FIRST_WORKERS = 2
@@ -75,7 +75,7 @@ class _Attempt:
         due: when it can be tried again (monotonic seconds).
     """
 
-    job: Job
+    job: CaseRequest
     voxels: int = 0
     alone: bool = False
     deaths: int = 0
@@ -98,7 +98,7 @@ class Pipeline:
         crew: where workers come from.
     """
 
-    def __init__(self, work: Work, batches: Batches[Worker], limits: Limits, crew: Crew) -> None:
+    def __init__(self, work: WorkerConfig, batches: Batcher[Worker], limits: Limits, crew: WorkerPool) -> None:
         self._work, self._batches, self._limits, self._crew = work, batches, limits, crew
         self._at_work: dict[Worker, _Attempt | None] = {}
         self._again: deque[_Attempt] = deque()
@@ -106,7 +106,7 @@ class Pipeline:
         self._starved_s = 0.0
         self._served = False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+    def run(self, jobs: Iterable[CaseRequest]) -> Iterator[CaseResult]:
         """Do the cases; they finish in any order.
 
         A case whose worker dies or hangs is tried once more, alone, and fails if that happens again. If the machine has
@@ -127,7 +127,7 @@ class Pipeline:
     def _busy(self) -> list[_Attempt]:
         return [attempt for attempt in self._at_work.values() if attempt]
 
-    def _hand_out(self, waiting: deque[Job]) -> Iterator[Finished]:
+    def _hand_out(self, waiting: deque[CaseRequest]) -> Iterator[CaseResult]:
         """Give cases to workers that have none, as far as memory allows; yields those put off too often."""
         while waiting or self._again:
             idle = next((worker for worker, attempt in self._at_work.items() if attempt is None), None)
@@ -155,7 +155,7 @@ class Pipeline:
         alone = attempt.alone or any(each.alone for each in self._busy)
         return not alone and sum(each.bytes for each in self._busy) + attempt.bytes <= self._limits.scan_bytes
 
-    def _listen(self, more: bool) -> Iterator[Finished]:
+    def _listen(self, more: bool) -> Iterator[CaseResult]:
         """Take what workers say; wait for it if the model has nothing to do.
 
         Args:
@@ -177,31 +177,33 @@ class Pipeline:
                 event = None
         self._watch()
 
-    def _take(self, worker: Worker, said: Covered | Finished | PutOff | Stopped | Died) -> Iterator[Finished]:
-        if isinstance(said, Covered):
+    def _take(
+        self, worker: Worker, said: CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied
+    ) -> Iterator[CaseResult]:
+        if isinstance(said, CroppedScan):
             self._served = True
             self._batches.add(worker, said)
-        elif isinstance(said, Finished):
+        elif isinstance(said, CaseResult):
             self._at_work[worker] = None
             yield said
         elif isinstance(said, PutOff):
             attempt, self._at_work[worker] = self._at_work[worker], None
             if attempt:
                 yield from self._put_off(attempt, said.reason)
-        elif isinstance(said, Stopped):
+        elif isinstance(said, OutputFailure):
             raise OutputError(said.message)
         else:
             attempt = self._at_work.pop(worker)
             if attempt and (said.invalid or attempt.deaths):
                 tries = "" if said.invalid else ", tried twice"
-                yield Finished("failed", failed(attempt.job.case, f"set aside{tries}: {said.reason}"))
+                yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {said.reason}"))
             elif attempt:
                 self._again.append(replace(attempt, alone=True, deaths=1))
 
-    def _put_off(self, attempt: _Attempt, reason: str) -> Iterator[Finished]:
+    def _put_off(self, attempt: _Attempt, reason: str) -> Iterator[CaseResult]:
         """Have a case done later, or fail if it was put off too often."""
         if attempt.put_off == len(PUT_OFF_S):
-            yield Finished("failed", failed(attempt.job.case, f"set aside, run it again: {reason}"), machine=True)
+            yield CaseResult("failed", failed(attempt.job.case, f"set aside, run it again: {reason}"), machine=True)
             return
         due = time.monotonic() + PUT_OFF_S[attempt.put_off]
         self._again.append(replace(attempt, alone=True, put_off=attempt.put_off + 1, due=due))

@@ -9,12 +9,12 @@ from typing import IO, cast
 
 from parotid_seg.errors import MachineError, OutputError
 from parotid_seg.runtime.pipeline.answers import send_answer
-from parotid_seg.runtime.pipeline.case_runner import do_case
-from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work
+from parotid_seg.runtime.pipeline.case_runner import run_case
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
 from parotid_seg.runtime.pipeline.requests import next_request
 from parotid_seg.runtime.pipeline.worker_stdio import ends
-from parotid_seg.runtime.segmentation.batching import Labelled
-from parotid_seg.scan.chunks import Covered
+from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 
 
 def _hush_libraries() -> None:
@@ -30,20 +30,22 @@ def main() -> None:
     requests, answers = ends()
     _hush_libraries()
     with contextlib.suppress(EOFError, BrokenPipeError):
-        work = cast(Work, next_request(requests))
+        work = cast(WorkerConfig, next_request(requests))
         while True:
-            job = cast(Job, next_request(requests))
+            job = cast(CaseRequest, next_request(requests))
             send_answer(_do(work, job, requests, answers), work, job, answers)
 
 
-def _do(work: Work, job: Job, requests: IO[bytes], answers: IO[bytes]) -> Finished | PutOff | Stopped:
-    def ask(covered: Covered) -> Labelled:
+def _do(
+    work: WorkerConfig, job: CaseRequest, requests: IO[bytes], answers: IO[bytes]
+) -> CaseResult | PutOff | OutputFailure:
+    def ask(covered: CroppedScan) -> Prediction:
         send_answer(covered, work, job, answers)
-        return cast(Labelled, next_request(requests))
+        return cast(Prediction, next_request(requests))
 
     try:
-        return Finished(*do_case(work, job.case, job.known, ask))
+        return CaseResult(*run_case(work, job.case, job.known, ask))
     except MachineError as error:
         return PutOff(error.reason)
     except OutputError as error:
-        return Stopped(str(error))
+        return OutputFailure(str(error))

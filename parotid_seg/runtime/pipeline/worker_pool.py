@@ -20,18 +20,18 @@ from dataclasses import dataclass
 from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
 from parotid_seg.runtime.pipeline.answers import Asked, next_answer
 from parotid_seg.runtime.pipeline.frames import ProtocolError
-from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
 from parotid_seg.runtime.pipeline.requests import send_request
 from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of
-from parotid_seg.runtime.segmentation.batching import Labelled
-from parotid_seg.scan.chunks import Covered
+from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """A worker's products are tiny, and the cores are the engine's."""
 
 
 @dataclass(frozen=True)
-class Died:
+class WorkerDied:
     """The worker is gone.
 
     Attributes:
@@ -43,10 +43,10 @@ class Died:
     invalid: bool = False
 
 
-Event = tuple["Worker", Covered | Finished | PutOff | Stopped | Died]
+Event = tuple["Worker", CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied]
 
 
-_Request = Work | Job | Labelled | ScanError
+_Request = WorkerConfig | CaseRequest | Prediction | ScanError
 
 
 class Worker:
@@ -64,11 +64,11 @@ class Worker:
     """
 
     def __init__(self, events: queue.SimpleQueue[Event]) -> None:
-        self.job: Job | None = None
+        self.job: CaseRequest | None = None
         self.since: float | None = None
         self._events = events
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._work: Work | None = None
+        self._work: WorkerConfig | None = None
         self._voxels = 0
         self._killed_for = ""
         self._labelled = 0
@@ -87,12 +87,12 @@ class Worker:
             self._connection.close()
             raise MachineError.of(OSError(errno.EAGAIN, str(error))) from error
 
-    def begin(self, work: Work) -> None:
+    def begin(self, work: WorkerConfig) -> None:
         """Tell it what all cases have in common; once, before the first case."""
         self._work = work
         self._requests.put(work)
 
-    def give(self, job: Job, voxels: int) -> None:
+    def give(self, job: CaseRequest, voxels: int) -> None:
         """Hand it a case.
 
         Args:
@@ -102,12 +102,12 @@ class Worker:
         self.job, self._voxels = job, voxels
         self._say(job)
 
-    def answer(self, answer: Labelled | ScanError) -> None:
+    def answer(self, answer: Prediction | ScanError) -> None:
         """Hand it the labels that it asked for, or why there are none."""
         self._say(answer)
 
     def kill(self, reason: str = "") -> None:
-        """End the process at once; its `Died` will give this reason."""
+        """End the process at once; its `WorkerDied` will give this reason."""
         self._killed_for = reason
         self._process.kill()
         self._requests.put(None)  # the thread may be waiting for a request
@@ -150,12 +150,12 @@ class Worker:
         for each in (requests, answers, self._connection):
             with contextlib.suppress(OSError):
                 each.close()
-        self._events.put((self, Died(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
+        self._events.put((self, WorkerDied(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
 
     def _asked(self, request: _Request) -> Asked:
         assert self._work is not None
         assert self.job is not None
-        self._labelled = 0 if isinstance(request, Job) else self._labelled + 1
+        self._labelled = 0 if isinstance(request, CaseRequest) else self._labelled + 1
         return Asked(self._work, self.job, self._voxels, self._labelled)
 
     def _next_request(self) -> _Request:
@@ -182,7 +182,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
             raise
 
 
-class Crew:
+class WorkerPool:
     """Workers. The first process starts with it, to be ready when the model is; if it cannot, `hire` tries again.
 
     Attributes:
@@ -196,7 +196,7 @@ class Crew:
             self._all.append(Worker(self.events))
         self._spare = list(self._all)
 
-    def hire(self, work: Work) -> Worker:
+    def hire(self, work: WorkerConfig) -> Worker:
         """A worker for cases.
 
         Raises:
@@ -209,7 +209,7 @@ class Crew:
         worker.begin(work)
         return worker
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:

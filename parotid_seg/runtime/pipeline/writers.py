@@ -44,7 +44,7 @@ class Outputs:
             raise InputError(f"--append: {self.append}: no such file")
 
     @property
-    def decides(self) -> tuple[str, ...]:
+    def fingerprint(self) -> tuple[str, ...]:
         """What decides the files beside the mask; nothing for the default."""
         return () if self == Outputs() else (*self.formats, *([_hash_of(self.append)] if self.append else []))
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
@@ -69,7 +69,7 @@ def draw_views(volume: Volume, window: Window, mask: Mask, names: tuple[str, ...
             top = TITLE_PX + row * (PANEL_PX + GAP_PX)
             sheet.paste(panel, (left, top))
             _letter(draw, name, left, top, field_mm)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         sheet.save(partial, format="WEBP", quality=QUALITY, method=1)
 
 

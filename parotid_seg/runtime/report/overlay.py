@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from parotid_seg.files import whole_file
+from parotid_seg.files import atomic_write
 from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
@@ -80,7 +80,7 @@ def draw_overlay(
         canvas.paste(panel, (x, 40))
         draw.text((x, 40 + panel_height + 6), name, fill=(170, 176, 184), font=small)
         x += panel.width + MARGIN_PX
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         canvas.save(partial, format="PNG", compress_level=1)  # a third of the time, a tenth larger
 
 

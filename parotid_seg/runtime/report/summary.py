@@ -12,7 +12,7 @@ from typing import Any
 
 from parotid_seg.files import visible
 from parotid_seg.records import write_record
-from parotid_seg.runtime.pipeline.executor import Site
+from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.report.patients import Patient
@@ -83,7 +83,7 @@ def write_summary(
 
 
 def write_run(
-    site: Site,
+    site: Executor,
     options: Any,
     scans: Sequence[Path],
     begun: datetime,

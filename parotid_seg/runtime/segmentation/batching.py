@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ScanError
 from parotid_seg.runtime.engines.base import Backend, Output, Pending
-from parotid_seg.scan.chunks import Chunk, Covered, Cutter, Inputs, can_share, joined, mirrored
+from parotid_seg.scan.chunks import Chunk, CroppedScan, Inputs, SliceChunker, can_share, joined, mirrored
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
 
@@ -25,7 +25,7 @@ waste batches."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Prediction:
     """A scan that the model has seen to the end.
 
     Attributes:
@@ -50,9 +50,9 @@ class _Scan(Generic[Key]):
         refused: whether the engine could not take it.
     """
 
-    def __init__(self, key: Key, covered: Covered, backend: Backend) -> None:
+    def __init__(self, key: Key, covered: CroppedScan, backend: Backend) -> None:
         self.key, self.covered = key, covered
-        self.cutter = Cutter(covered, backend.contract.grid)
+        self.cutter = SliceChunker(covered, backend.contract.grid)
         self.labels = np.zeros(covered.voxels.shape[1:], np.uint8)
         self.todo: deque[range | tuple[int, ...]] = deque()
         self.running, self.refused = 0, False
@@ -71,10 +71,10 @@ class _Scan(Generic[Key]):
         """Whether all labels are there."""
         return not (self.todo or self.running or self.refused)
 
-    def take(self, looks: int) -> Chunk:
+    def take(self, most: int) -> Chunk:
         """The next chunk, of at most so many samples; of thin slices it computes one more."""
         run = self.todo.popleft()
-        now, later = run[:looks], run[looks:]
+        now, later = run[:most], run[most:]
         if later:
             self.todo.appendleft(later)
         self.running += 1
@@ -115,10 +115,10 @@ class _Batch(Generic[Key]):
     size: int = 0
     parts: list[tuple[_Scan[Key], Chunk]] = field(default_factory=list)
     inputs: Inputs = field(default_factory=dict)
-    looks: list[Pending] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
 
 
-class Batches(Generic[Key]):
+class Batcher(Generic[Key]):
     """Scans in, labels out.
 
     Flips: each slice is looked at a second time in the mirror. A backend that gives probabilities has both looks
@@ -126,7 +126,7 @@ class Batches(Generic[Key]):
 
     Args:
         backend: the loaded model.
-        batch_size: looks at once.
+        batch_size: samples at once.
         flips: look twice.
         say: told one line if the batch has to become smaller.
     """
@@ -146,11 +146,11 @@ class Batches(Generic[Key]):
         """Whether there is work left."""
         return bool(self._scans or self._running)
 
-    def add(self, key: Key, covered: Covered) -> None:
+    def add(self, key: Key, covered: CroppedScan) -> None:
         """Hand a scan in; `key` comes back with its labels."""
         self._scans.append(_Scan(key, covered, self._backend))
 
-    def step(self) -> list[tuple[Key, Labelled | ScanError]]:
+    def step(self) -> list[tuple[Key, Prediction | ScanError]]:
         """Keep the engine busy, and wait for one batch.
 
         Returns:
@@ -162,8 +162,8 @@ class Batches(Generic[Key]):
         """
         if not self._running:
             self._idle_since = time.perf_counter()
-        refused: list[tuple[Key, Labelled | ScanError]] = []
-        while self._scans and len(self._running) < self._backend.ahead:
+        refused: list[tuple[Key, Prediction | ScanError]] = []
+        while self._scans and len(self._running) < self._backend.queue_depth:
             batch = self._next_batch()
             try:
                 self._hand_in(batch)
@@ -175,7 +175,7 @@ class Batches(Generic[Key]):
             return refused
         batch = self._running.popleft()
         try:
-            outputs = [look.result() for look in batch.looks]
+            outputs = [each.result() for each in batch.pending]
         except DeviceMemoryError as error:
             self._shrink(batch, error)
             return []
@@ -214,13 +214,13 @@ class Batches(Generic[Key]):
             chunk = scan.take(len(chunk.samples) // 2)
             inputs = chunk.inputs
         batch.parts.append((scan, chunk))
-        batch.inputs, batch.size = inputs, batch.size + chunk.looks
+        batch.inputs, batch.size = inputs, batch.size + chunk.size
         return True
 
     def _hand_in(self, batch: _Batch[Key]) -> None:
-        batch.looks = [self._backend.start(batch.inputs)]
+        batch.pending = [self._backend.start(batch.inputs)]
         if self._flips:
-            batch.looks.append(self._backend.start(mirrored(batch.inputs)))
+            batch.pending.append(self._backend.start(mirrored(batch.inputs)))
         self._running.append(batch)
 
     def _shrink(self, batch: _Batch[Key], error: DeviceMemoryError) -> None:
@@ -246,31 +246,31 @@ class Batches(Generic[Key]):
 
     def _take_in(
         self, batch: _Batch[Key], outputs: list[Output], seconds: float
-    ) -> list[tuple[Key, Labelled | ScanError]]:
+    ) -> list[tuple[Key, Prediction | ScanError]]:
         for output in outputs:
             self._check(output, batch)
-        looks = [self._labels(output) for output in outputs]
-        if len(looks) == 2:
-            looks[1] = self._mirrored[looks[1]]
-        labels = looks[0]
-        if len(looks) == 2 and outputs[0].ndim == 4:
+        masks = [self._labels(output) for output in outputs]
+        if len(masks) == 2:
+            masks[1] = self._mirrored[masks[1]]
+        labels = masks[0]
+        if len(masks) == 2 and outputs[0].ndim == 4:
             labels = self._labels(cast(NDArray[np.float32], outputs[0]) + outputs[1][:, self._mirrored])
-        complete: list[tuple[Key, Labelled | ScanError]] = []
+        complete: list[tuple[Key, Prediction | ScanError]] = []
         first = 0
-        in_all = sum(chunk.looks for _, chunk in batch.parts)
+        in_all = sum(chunk.size for _, chunk in batch.parts)
         for scan, chunk in batch.parts:
             here = slice(first, first + chunk.count)
             waited = bool(scan.todo)
             scan.take_in(chunk, labels[here])
             if scan.todo and not waited and not scan.refused:
                 self._scans.append(scan)
-            scan.seconds += seconds * chunk.looks / in_all
-            scan.computed += chunk.looks
-            if len(looks) == 2:
-                scan.alike += _alike(looks[0][here], looks[1][here], len(self._mirrored))
+            scan.seconds += seconds * chunk.size / in_all
+            scan.computed += chunk.size
+            if len(masks) == 2:
+                scan.alike += _alike(masks[0][here], masks[1][here], len(self._mirrored))
             first = here.stop
             if scan.complete:
-                complete.append((scan.key, Labelled(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
+                complete.append((scan.key, Prediction(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
         return complete
 
     def _check(self, output: Output, batch: _Batch[Key]) -> None:

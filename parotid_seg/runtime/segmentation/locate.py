@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.boxes import Box, label_boxes
-from parotid_seg.scan.chunks import Covered, cover, sample_step
+from parotid_seg.scan.chunks import CroppedScan, crop_to_grid, sample_step
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.grid import body_centre, tissue_centre, used
 from parotid_seg.scan.intensity import Windows
@@ -43,7 +43,7 @@ ASIDE_MM = 200.0
 SLAB_MM = 30.0
 """How far below and above it counts for the middle between right and left, which shoulders must not shift."""
 
-Ask = Callable[[Covered], Labelled]
+Ask = Callable[[CroppedScan], Prediction]
 """What the model makes of a scan."""
 Place = tuple[int, int]
 """Row and column of a scan where the middle of the grid lies."""
@@ -67,9 +67,9 @@ class Prepared:
         """What is noteworthy about the scan."""
         return self.volume.flags
 
-    def cover(self, place: Place | None = None) -> Covered:
+    def crop_to_grid(self, place: Place | None = None) -> CroppedScan:
         """Lay the grid on the scan: on the middle of all tissue, unless a place is given."""
-        return cover(self.volume, self.windows, self.contract.grid, place)
+        return crop_to_grid(self.volume, self.windows, self.contract.grid, place)
 
 
 def check_search(search: str) -> None:
@@ -80,7 +80,7 @@ def check_search(search: str) -> None:
 
 def labels_of_scan(
     prepared: Prepared, ask: Ask, *, search: str = SEARCHES[0], clean_up: bool = True
-) -> tuple[Covered, Labelled]:
+) -> tuple[CroppedScan, Prediction]:
     """Have a scan labelled.
 
     The sparse search is for models whose structures all have a side in their names, and with clean-up: then each is one
@@ -98,7 +98,7 @@ def labels_of_scan(
     """
     labels = prepared.contract.labels
     if search == "full" or not clean_up or not all(map(side_of, labels[1:])):
-        covered = prepared.cover()
+        covered = prepared.crop_to_grid()
         return covered, ask(covered)
     return _Search(prepared, ask).labels()
 
@@ -118,7 +118,7 @@ class _Seen:
     """
 
     place: Place
-    covered: Covered
+    covered: CroppedScan
     found: tuple[int, ...]
     slices: NDArray[np.intp]
     labels: Mask
@@ -146,9 +146,9 @@ class _Search:
         self._step = sample_step(distance_mm, self._grid)
         every = max(1, int(SPARSE_MM / (self._step * distance_mm) + 1e-6))
         self._sparse = range(0, -(-prepared.volume.shape[0] // self._step), every)
-        self._spent = Labelled(np.zeros((0, 0, 0), np.uint8), {}, 0.0)
+        self._spent = Prediction(np.zeros((0, 0, 0), np.uint8), {}, 0.0)
 
-    def labels(self) -> tuple[Covered, Labelled]:
+    def labels(self) -> tuple[CroppedScan, Prediction]:
         """See `labels_of_scan`."""
         seen = self._settled(self._look(self._middle, self._sparse[::2]))
         if not seen.complete:
@@ -164,7 +164,7 @@ class _Search:
                 return covered, self._total(labelled)
         return seen.covered, self._total(self._asked(seen.covered))
 
-    def _asked(self, covered: Covered) -> Labelled:
+    def _asked(self, covered: CroppedScan) -> Prediction:
         labelled = self._ask(covered)
         self._spent = replace(
             self._spent,
@@ -173,12 +173,12 @@ class _Search:
         )
         return labelled
 
-    def _total(self, labelled: Labelled) -> Labelled:
+    def _total(self, labelled: Prediction) -> Prediction:
         return replace(labelled, seconds=self._spent.seconds, computed=self._spent.computed)
 
     def _look(self, place: Place, samples: Sequence[int]) -> _Seen:
         """Compute some samples with the grid at a place, and the sparse ones beside those that hold a structure."""
-        covered = self._prepared.cover(place)
+        covered = self._prepared.crop_to_grid(place)
         labels = self._labels_of(covered, samples)
         found = [sample for sample, mask in labels.items() if mask.any()]
         near = {each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in found)}
@@ -193,7 +193,7 @@ class _Search:
         slices = self._step * np.array(list(labels), np.intp)
         return _Seen(place, covered, tuple(found), slices, pieces, boxes, cut)
 
-    def _labels_of(self, covered: Covered, samples: Sequence[int]) -> dict[int, Mask]:
+    def _labels_of(self, covered: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
         """Labels (h, w) of single samples, by their numbers."""
         if not samples:
             return {}
@@ -252,7 +252,7 @@ class _Search:
         return all(box is not None and box[0].stop - box[0].start >= least for box in boxes)
 
 
-def is_cut_in_plane(box: Box, covered: Covered, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
+def is_cut_in_plane(box: Box, covered: CroppedScan, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
     """Whether a structure reaches the edge, within a slice, of the scan or of what the grid covers of it.
 
     Resampling may take a pixel of the grid or a voxel off an outline there, so that far from the edge counts as at it.

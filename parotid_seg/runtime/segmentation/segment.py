@@ -13,10 +13,10 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.report.flag_text import sentences
-from parotid_seg.runtime.segmentation.batching import Batches, Labelled
+from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.scan.boxes import Box, label_boxes
-from parotid_seg.scan.chunks import MOST_SLICES, Covered
+from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
@@ -65,17 +65,19 @@ def segment_volume(
         backend: the loaded model.
         volume: the scan.
         batch_size: slices the model takes at once; None is what the backend is fastest with.
-        flips: see `batching.Batches`.
+        flips: see `batching.Batcher`.
         clean_up: see `keep_largest_components`.
         search: see `locate.labels_of_scan`.
 
     Raises:
-        ScanError: as `prepare` and `conclude`.
+        ScanError: as `prepare` and `postprocess`.
     """
     ask = asking(backend, batch_size or backend.batch_size, flips=flips)
     prepared = prepare(volume, backend.contract)
     covered, labelled = labels_of_scan(prepared, ask, search=search, clean_up=clean_up)
-    return conclude(labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement)
+    return postprocess(
+        labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement
+    )
 
 
 def asking(backend: Backend, batch_size: int, *, flips: bool = False) -> Ask:
@@ -83,13 +85,13 @@ def asking(backend: Backend, batch_size: int, *, flips: bool = False) -> Ask:
 
     Args:
         backend: the loaded model.
-        batch_size, flips: see `batching.Batches`.
+        batch_size, flips: see `batching.Batcher`.
     """
-    batches = Batches[None](backend, batch_size, flips=flips)
+    batches = Batcher[None](backend, batch_size, flips=flips)
 
-    def ask(covered: Covered) -> Labelled:
+    def ask(covered: CroppedScan) -> Prediction:
         batches.add(None, covered)
-        complete: list[tuple[None, Labelled | ScanError]] = []
+        complete: list[tuple[None, Prediction | ScanError]] = []
         while batches.busy:
             complete += batches.step()
         ((_, labelled),) = complete
@@ -111,9 +113,9 @@ def prepare(volume: Volume, contract: Contract) -> Prepared:
     return Prepared(*in_windows(volume, contract.channels, contract.windows), contract)
 
 
-def conclude(
+def postprocess(
     labels: Mask,
-    covered: Covered,
+    covered: CroppedScan,
     volume: Volume,
     contract: Contract,
     *,
@@ -187,7 +189,7 @@ def _is_missing(name: str, size_ml: float) -> bool:
 
 
 def _swapped(
-    labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], covered: Covered, column_mm: float
+    labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], covered: CroppedScan, column_mm: float
 ) -> list[Flag]:
     """Whether the parotid glands lie on the sides that their names tell; columns run to the patient's left.
 

@@ -12,7 +12,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _kept as kept_choice
 from parotid_seg.runtime.engines.base import Done
-from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, Trial, usual_chunk
+from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 
@@ -22,7 +22,7 @@ CONTRACT = read_model(DEFAULT_MODEL)[1]
 class Engine:
     """An engine that computes nothing. Each look takes it some seconds of a clock that stands still otherwise."""
 
-    ahead = 1
+    queue_depth = 1
 
     def __init__(self, name="", clock=None, seconds=lambda looks: 1.0, memory=10**9):
         self.name, self.clock, self.seconds, self.memory = name, clock, seconds, memory
@@ -229,7 +229,7 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch):
         "steady": Engine("steady", clock, lambda looks: looks / 64),
         "slow at first": Engine("slow", clock, lambda looks: next(slow_first)),
     }
-    speeds = Trial(CONTRACT, clock).speeds(engines)
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
     assert speeds == pytest.approx({"steady": 64.0, "slow at first": 16 / 0.3})
     assert [engine.runs for engine in engines.values()] == [3, 3], "the budget was gone after the least rounds"
 
@@ -237,18 +237,18 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch):
 def test_a_trial_ends_by_its_budget_or_its_rounds():
     clock = Clock()
     quick = Engine("quick", clock, lambda looks: 1e-4)
-    Trial(CONTRACT, clock).speeds({"quick": quick})
+    EngineBenchmark(CONTRACT, clock).speeds({"quick": quick})
     assert quick.runs == MOST_ROUNDS + 1
     clock.now, medium = 0.0, Engine("medium", clock, lambda looks: 0.9)
-    Trial(CONTRACT, clock).speeds({"medium": medium})
+    EngineBenchmark(CONTRACT, clock).speeds({"medium": medium})
     assert clock.now == pytest.approx(BUDGET_S, abs=0.9)
 
 
 def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight():
     clock = Clock()
     engine = Engine("ahead", clock, lambda looks: 1.0)
-    engine.ahead = 2
-    assert Trial(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
+    engine.queue_depth = 2
+    assert EngineBenchmark(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
     assert engine.runs == 6
 
 
@@ -265,7 +265,7 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight():
 def test_the_batch_size_is_the_usual_one_unless_another_gains(seconds, memory, expected):
     clock = Clock()
     engine = Engine("any", clock, seconds, memory)
-    assert Trial(CONTRACT, clock).batch_size(engine, (8, 16, 32)) == expected
+    assert EngineBenchmark(CONTRACT, clock).batch_size(engine, (8, 16, 32)) == expected
 
 
 def test_the_usual_chunk_is_what_an_ordinary_ct_gives():
@@ -294,21 +294,21 @@ def short_example(head, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("short_example")
 def test_masks_are_compared_on_the_example_scan():
-    trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
+    trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
     assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
     assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
 
 
 @pytest.mark.usefixtures("short_example")
 def test_what_cannot_be_compared_is_not_taken(monkeypatch):
-    trial, reference = Trial(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
+    trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
 
     class Blind(Engine):
         def start(self, inputs):
             return Done(np.zeros_like(reference.start(inputs).result()))
 
     assert "nothing is found" in trial.failure(Blind(), reference, "int8")
-    other = Trial(type(CONTRACT)(CONTRACT.labels, ("T1",), (None,), CONTRACT.grid))
+    other = EngineBenchmark(type(CONTRACT)(CONTRACT.labels, ("T1",), (None,), CONTRACT.grid))
     assert other.failure(reference, reference, "int8") == "not to be checked (the example scan is a CT)"
 
     def missing():

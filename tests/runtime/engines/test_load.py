@@ -29,7 +29,7 @@ GPU = Gpu("NVIDIA Test", (8, 9), "13.0")
 class Loaded:
     """Any engine, with how it was made."""
 
-    ahead = 1
+    queue_depth = 1
     batch_size = 16
 
     def __init__(self, kind, file, contract=CONTRACT, **how):

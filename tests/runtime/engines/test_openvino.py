@@ -77,7 +77,7 @@ def test_another_type_than_asked_for_is_an_error(monkeypatch):
 def test_chunks_handed_in_ahead_come_back_in_their_places(reference, scan):
     volume, windows = scan
     backend = OpenVinoBackend(DEFAULT_MODEL, streams=2)
-    assert backend.ahead == 2
+    assert backend.queue_depth == 2
     made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 4)]
     assert len(made) > 3
     pending = [backend.start(inputs) for inputs in made]

@@ -8,8 +8,8 @@ from parotid_seg.errors import DeviceMemoryError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, BoundSession
-from parotid_seg.runtime.engines.padding import STEPS, padded
+from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, IoBindingSession
+from parotid_seg.runtime.engines.padding import STEPS, pad_to_bucket
 from parotid_seg.scan.chunks import chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -55,7 +55,7 @@ class Watched:
 
 def test_padding_rounds_up_and_changes_no_label(plain, scan):
     for inputs in scan:
-        more, size = padded(inputs)
+        more, size = pad_to_bucket(inputs)
         assert more["slices"].shape[1] % STEPS["depth"] == more["rows_back"].shape[0] % STEPS["height"] == 0
         assert more["slices"].shape[3] % STEPS["width"] == more["slices_back"].shape[0] % STEPS["out"] == 0
         expected = labels_of(plain, inputs)
@@ -66,20 +66,20 @@ def test_padding_rounds_up_and_changes_no_label(plain, scan):
 
 
 def test_padding_leaves_what_fits_alone(scan):
-    once, _ = padded(scan[0])
-    twice, size = padded(once)
+    once, _ = pad_to_bucket(scan[0])
+    twice, size = pad_to_bucket(once)
     assert all(np.array_equal(once[name], twice[name]) for name in once)
     assert size == (len(once["slices_back"]), len(once["rows_back"]), len(once["columns_back"]))
 
 
 def test_probabilities_are_cut_like_labels(scan):
-    size = padded(scan[0])[1]
+    size = pad_to_bucket(scan[0])[1]
     scores = np.zeros((size.out + 3, 4, size.height + 5, size.width + 6), np.float32)
     assert size.of(scores).shape == (size.out, 4, size.height, size.width)
 
 
 def test_chunks_of_one_shape_do_not_leak_into_each_other(plain, session, scan):
-    bound = BoundSession(session, "labels", "cpu")
+    bound = IoBindingSession(session, "labels", "cpu")
     first = bound.run(scan[0])
     kept = first.copy()
     for inputs in (*scan, *reversed(scan)):
@@ -89,7 +89,7 @@ def test_chunks_of_one_shape_do_not_leak_into_each_other(plain, session, scan):
 
 def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(session, scan):
     watched = Watched(session)
-    bound = BoundSession(watched, "labels", "cpu", graphs=True)
+    bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
     shorter = {**scan[0], "neighbours": scan[0]["neighbours"][:3], "slices_back": scan[0]["slices_back"][:, :3]}
     for inputs in (scan[0], scan[0], shorter, scan[0], shorter):
         bound.run(inputs)
@@ -98,7 +98,7 @@ def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(session
 
 def test_without_graphs_none_is_asked_for(session, scan):
     watched = Watched(session)
-    bound = BoundSession(watched, "labels", "cpu")
+    bound = IoBindingSession(watched, "labels", "cpu")
     for _ in range(3):
         bound.run(scan[0])
     assert watched.graphs == [WITHOUT_GRAPH] * 3
@@ -108,7 +108,7 @@ def test_without_graphs_none_is_asked_for(session, scan):
 
 def test_only_the_latest_shapes_are_kept_and_their_graphs_released(session, scan):
     watched = Watched(session)
-    bound = BoundSession(watched, "labels", "cpu", graphs=True, keep=2)
+    bound = IoBindingSession(watched, "labels", "cpu", graphs=True, keep=2)
     sizes = [
         {**scan[0], "neighbours": scan[0]["neighbours"][:n], "slices_back": scan[0]["slices_back"][:, :n]}
         for n in (1, 2, 3)
@@ -131,7 +131,7 @@ def test_only_the_latest_shapes_are_kept_and_their_graphs_released(session, scan
 )
 def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(session, scan, words):
     watched = Watched(session)
-    bound = BoundSession(watched, "labels", "cpu", graphs=True)
+    bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
     bound.run(scan[0])
     bound.run(scan[0])
     watched.failure = words
@@ -146,4 +146,4 @@ def test_other_failures_are_the_models(session, scan):
     watched = Watched(session)
     watched.failure = "something else"
     with pytest.raises(ModelError, match=r"onnxruntime cannot run the model \(something else\)"):
-        BoundSession(watched, "labels", "cpu").run(scan[0])
+        IoBindingSession(watched, "labels", "cpu").run(scan[0])

@@ -27,7 +27,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.triton import CONTRACT_HASH_KEY, MODEL_HASH_KEY, TritonBackend, check_address
 from parotid_seg.runtime.pipeline.run import InferOptions, infer
 from parotid_seg.runtime.segmentation.segment import prepare, segment_volume
-from parotid_seg.scan.chunks import Cutter, chunks
+from parotid_seg.scan.chunks import SliceChunker, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
@@ -75,8 +75,8 @@ def local():
 @pytest.fixture(scope="module")
 def chunk(volume, local):
     """The inputs of the first chunk."""
-    covered = prepare(volume, local.contract).cover()
-    return Cutter(covered, local.contract.grid).chunk(0, 4).inputs
+    covered = prepare(volume, local.contract).crop_to_grid()
+    return SliceChunker(covered, local.contract.grid).chunk(0, 4).inputs
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_requests_and_answers_larger_than_grpcs_own_limit_go_through(server, loc
 def test_what_the_server_does_not_take_is_sent_in_smaller_chunks(repository, local, example, tmp_path):
     nibabel.save(example.slicer[:, :, 20:60:2], tmp_path / "coarse.nii.gz")
     volume = read_nifti(tmp_path / "coarse.nii.gz").volume
-    inputs = Cutter(prepare(volume, local.contract).cover(), local.contract.grid).chunk(0, 16).inputs
+    inputs = SliceChunker(prepare(volume, local.contract).crop_to_grid(), local.contract.grid).chunk(0, 16).inputs
     size = sum(array.nbytes for array in inputs.values())
     with StandIn(repository, largest=size * 3 // 4) as server:
         backend = TritonBackend(server.address)

@@ -17,7 +17,7 @@ from onnx import helper
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.base import Ran, labels_of
+from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.tensorrt import engine as module
@@ -68,7 +68,7 @@ def run(backend, inputs):
     under_way, found = deque(), []
     for each in inputs:
         under_way.append(backend.start(each))
-        if len(under_way) == backend.ahead:
+        if len(under_way) == backend.queue_depth:
             found.append(under_way.popleft().result())
     return [*found, *(pending.result() for pending in under_way)]
 
@@ -111,8 +111,8 @@ def test_what_is_told(gpu, library, small):
     engine = engine_of(small, library)
     backend = TensorRtBackend(engine)
     title = {"tensorrt": "TensorRT 10.13.0", "tensorrt-rtx": "TensorRT-RTX 1.7.1"}[library]
-    assert backend.ran == Ran(title, f"cuda:0 {ADA.name}", "fp16")
-    assert (backend.batch_size, backend.largest_batch, backend.ahead) == (4, 8, module.LANES)
+    assert backend.ran == ExecutionInfo(title, f"cuda:0 {ADA.name}", "fp16")
+    assert (backend.batch_size, backend.largest_batch, backend.queue_depth) == (4, 8, module.LANES)
     assert backend.contract == CONTRACT
     assert backend.model_sha256 == read_sidecar(engine).engine_sha256
     assert gpu.runtimes[0].engine_host_code_allowed

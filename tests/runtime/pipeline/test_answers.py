@@ -19,11 +19,11 @@ from parotid_seg.runtime.pipeline.answers import LONGEST_TEXT, MOST_QUESTIONS, A
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.frames import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import Finished, Job, PutOff, Stopped, Work, failed
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.requests import next_request, send_request
-from parotid_seg.runtime.pipeline.worker_pool import Died, Event, Worker
+from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied
 from parotid_seg.runtime.pipeline.worker_stdio import command_of
-from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.segment import prepare
 from tests.runtime.pipeline.hostile_worker import Harm
 from tests.runtime.pipeline.test_pipeline import Observed, cases, run  # noqa: F401 (a fixture)
@@ -32,8 +32,8 @@ from tests.scan.test_chunks import scan_at
 
 CONTRACT = Threshold().contract
 SCAN = scan_at(70, 75)
-WORK = Work(Path("/out"), CONTRACT, ("model",))
-JOB = Job(Case("s0", (Path("/scans/s0.nii.gz"),)), None)
+WORK = WorkerConfig(Path("/out"), CONTRACT, ("model",))
+JOB = CaseRequest(Case("s0", (Path("/scans/s0.nii.gz"),)), None)
 ASKED = Asked(WORK, JOB, voxels=SCAN.voxels.size)
 STRUCTURES = CONTRACT.labels[1:]
 DONE = Entry(
@@ -77,20 +77,20 @@ def head_of(answer) -> dict[str, object]:
 
 def test_every_answer_comes_as_it_was_sent():
     others = (
-        Finished("done", DONE),
-        Finished("failed", failed(JOB.case, "cut off", "c" * 64)),
-        Finished("failed", failed(JOB.case, "exists", path="/out/s0.nii.gz")),
+        CaseResult("done", DONE),
+        CaseResult("failed", failed(JOB.case, "cut off", "c" * 64)),
+        CaseResult("failed", failed(JOB.case, "exists", path="/out/s0.nii.gz")),
         PutOff("too many open files"),
-        Stopped("/out: no space left"),
+        OutputFailure("/out: no space left"),
     )
     for answer in others:
         assert heard(sent(answer)) == answer
     known = replace(ASKED, job=replace(JOB, known=DONE))
-    assert heard(sent(Finished("skipped", DONE)), known) == Finished("skipped", DONE)
+    assert heard(sent(CaseResult("skipped", DONE)), known) == CaseResult("skipped", DONE)
 
 
 def test_a_scan_comes_as_it_was_sent():
-    covered = prepare(SCAN, CONTRACT).cover()
+    covered = prepare(SCAN, CONTRACT).crop_to_grid()
     found = heard(sent(covered))
     assert found.voxels.dtype == np.float16
     assert np.array_equal(found.voxels, covered.voxels)
@@ -104,7 +104,7 @@ def test_a_scan_comes_as_it_was_sent():
 def test_every_request_comes_as_it_was_sent():
     stream = io.BytesIO()
     labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)[:, :, ::2]
-    for request in (WORK, JOB, Labelled(labels, {"left": 0.5}, 2.0), ScanError("too large", path="/a")):
+    for request in (WORK, JOB, Prediction(labels, {"left": 0.5}, 2.0), ScanError("too large", path="/a")):
         send_request(request, stream)
     stream.seek(0)
     assert next_request(stream) == WORK
@@ -119,18 +119,18 @@ def test_every_request_comes_as_it_was_sent():
 
 
 def test_a_path_of_another_file_becomes_part_of_the_reason():
-    answer = Finished("failed", failed(JOB.case, "is missing", path="/elsewhere/raw.bin"))
+    answer = CaseResult("failed", failed(JOB.case, "is missing", path="/elsewhere/raw.bin"))
     entry = heard(sent(answer)).entry
     assert (entry.path, entry.reason) == ("/scans/s0.nii.gz", "/elsewhere/raw.bin: is missing")
 
 
 def test_long_texts_are_cut():
-    assert heard(sent(Stopped("ü" * 10000))).message == "ü" * LONGEST_TEXT
+    assert heard(sent(OutputFailure("ü" * 10000))).message == "ü" * LONGEST_TEXT
 
 
-COVERED = head_of(prepare(SCAN, CONTRACT).cover())
-FOUND = head_of(Finished("done", DONE))
-FAILED = head_of(Finished("failed", failed(JOB.case, "cut off")))
+COVERED = head_of(prepare(SCAN, CONTRACT).crop_to_grid())
+FOUND = head_of(CaseResult("done", DONE))
+FAILED = head_of(CaseResult("failed", failed(JOB.case, "cut off")))
 MANY = 1 << 40
 
 
@@ -188,7 +188,7 @@ def test_anything_else_is_no_answer(content):
 
 
 def test_a_scan_whose_arrays_are_not_finite_or_short():
-    whole = sent(prepare(SCAN, CONTRACT).cover())
+    whole = sent(prepare(SCAN, CONTRACT).crop_to_grid())
     with pytest.raises(ProtocolError, match="not finite"):
         next_answer(io.BytesIO(whole[:-4] + b"\xff\xff\xff\x7f"), ASKED)
     with pytest.raises(EOFError):
@@ -196,7 +196,7 @@ def test_a_scan_whose_arrays_are_not_finite_or_short():
 
 
 def test_labels_of_a_scan_are_not_asked_for_without_end():
-    whole = sent(prepare(SCAN, CONTRACT).cover())
+    whole = sent(prepare(SCAN, CONTRACT).crop_to_grid())
     next_answer(io.BytesIO(whole), replace(ASKED, labelled=MOST_QUESTIONS - 1))
     with pytest.raises(ProtocolError, match=f"labels were given {MOST_QUESTIONS} times"):
         next_answer(io.BytesIO(whole), replace(ASKED, labelled=MOST_QUESTIONS))
@@ -204,14 +204,14 @@ def test_labels_of_a_scan_are_not_asked_for_without_end():
 
 @pytest.mark.parametrize("samples", [(0, 2, 6), (6,), None])
 def test_samples_come_as_they_were_sent(samples):
-    covered = replace(prepare(SCAN, CONTRACT).cover(), samples=samples, grow=True)
+    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples, grow=True)
     found = heard(sent(covered))
     assert (found.samples, found.grow) == (samples, True)
 
 
 @pytest.mark.parametrize("samples", [(), (7,), (2, 2), (3, 1), (2**40,)])
 def test_samples_that_the_scan_has_not_are_refused(samples):
-    covered = replace(prepare(SCAN, CONTRACT).cover(), samples=samples)
+    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples)
     with pytest.raises(ProtocolError):
         next_answer(io.BytesIO(sent(covered)), ASKED)
 
@@ -259,5 +259,5 @@ def test_a_worker_whose_child_keeps_its_output_open_is_ended_all_the_same(first_
         assert time.monotonic() < end
         time.sleep(0.05)
     worker.kill("it hung")
-    assert events.get(timeout=30)[1] == Died("it hung")
+    assert events.get(timeout=30)[1] == WorkerDied("it hung")
     worker.wait()

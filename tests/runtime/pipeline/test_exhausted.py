@@ -15,7 +15,7 @@ from parotid_seg.node.segmenting import segment_with
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline import case_runner as transaction
 from parotid_seg.runtime.pipeline import scheduler as pipeline
-from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.scheduler import PUT_OFF_S
 from tests.runtime.pipeline.test_pipeline import cases, check_masks, run, work  # noqa: F401 (a fixture)
 
@@ -39,7 +39,7 @@ def test_a_worker_that_cannot_open_a_file_puts_the_case_off(cases, tmp_path, mon
 
     monkeypatch.setattr(transaction, where, exhausted)
     with pytest.raises(MachineError, match="Too many open files"):
-        do_case(work(tmp_path), cases[0], None, lambda covered: pytest.fail("it was read"))
+        run_case(work(tmp_path), cases[0], None, lambda covered: pytest.fail("it was read"))
 
 
 def test_workers_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, impatient):  # noqa: F811

@@ -15,7 +15,7 @@ from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.runtime.pipeline.case_runner import key_of
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
-from parotid_seg.runtime.pipeline.messages import Work
+from parotid_seg.runtime.pipeline.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
 from tests.dicom_series import TILTED, ct_voxels, lay, write_series
 from tests.mr_studies import DIFFUSION, SHAPE, STIR, T1, T2, points_of, write_mr, write_study
@@ -100,7 +100,7 @@ def test_what_a_scan_takes_of_memory(tmp_path):
 
 def test_another_image_in_any_channel_is_other_work(tmp_path):
     write_study(tmp_path / "study")
-    work = Work(tmp_path, Contract(("background", "gland"), MR, (None, None, None), Grid()), ("model",))
+    work = WorkerConfig(tmp_path, Contract(("background", "gland"), MR, (None, None, None), Grid()), ("model",))
 
     def key():
         ((scan,), _) = find_scans([tmp_path / "study"], MR)

@@ -32,19 +32,19 @@ def test_what_can_be_appended_to(tmp_path):
         Outputs(("nifti",), there)
     with pytest.raises(InputError, match=re.escape(f"--append: {tmp_path}: no such file")):
         Outputs(("rtstruct",), tmp_path)
-    before = Outputs(("rtstruct",), there).decides
+    before = Outputs(("rtstruct",), there).fingerprint
     there.write_bytes(b"b")
-    after = Outputs(("rtstruct",), there).decides
-    assert len({before, after, Outputs(("rtstruct",)).decides, Outputs(("seg",)).decides}) == 4
+    after = Outputs(("rtstruct",), there).fingerprint
+    assert len({before, after, Outputs(("rtstruct",)).fingerprint, Outputs(("seg",)).fingerprint}) == 4
     gone = Outputs(("rtstruct",), there)
     there.unlink()
     with pytest.raises(InputError, match="cannot be read"):
-        _ = gone.decides
+        _ = gone.fingerprint
 
 
 def test_nothing_decides_by_default():
     """Masks of runs before there were formats count as done."""
-    assert Outputs().decides == ()
+    assert Outputs().fingerprint == ()
 
 
 @pytest.mark.parametrize("name", ["rtstruct", "seg", "seg-labelmap"])

@@ -11,10 +11,10 @@ import pytest
 
 from parotid_seg.errors import OutputError
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import Job, Work
+from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
-from parotid_seg.runtime.pipeline.worker_pool import Crew
-from parotid_seg.runtime.segmentation.batching import Batches
+from parotid_seg.runtime.pipeline.worker_pool import WorkerPool
+from parotid_seg.runtime.segmentation.batching import Batcher
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
@@ -34,7 +34,7 @@ def cases(tmp_path_factory) -> list[Case]:
     return made
 
 
-class Observed(Batches):
+class Observed(Batcher):
     """Tells of every scan that is handed in."""
 
     def __init__(self, seen=lambda worker: None) -> None:
@@ -47,13 +47,13 @@ class Observed(Batches):
         self.seen(key)
 
 
-def work(out, **options) -> Work:
-    return Work(out, Threshold().contract, ("model",), **options)
+def work(out, **options) -> WorkerConfig:
+    return WorkerConfig(out, Threshold().contract, ("model",), **options)
 
 
 def run(out, cases, batches=None, limits=TWO, known=None, **options):
-    jobs = [Job(case, (known or {}).get(case.name)) for case in cases]
-    with Crew() as crew:
+    jobs = [CaseRequest(case, (known or {}).get(case.name)) for case in cases]
+    with WorkerPool() as crew:
         pipeline = Pipeline(work(out, **options), batches or Observed(), limits, crew)
         return {each.entry.case: each for each in pipeline.run(jobs)}
 
@@ -156,9 +156,11 @@ def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
     def look(worker):
         at_once.append(len(pipeline._busy))
 
-    with Crew() as crew:
+    with WorkerPool() as crew:
         pipeline = Pipeline(work(tmp_path, pictures=False), Observed(look), Limits(workers=2, scan_bytes=1), crew)
-        assert [each.status for each in pipeline.run(Job(case, None) for case in cases)] == ["done"] * len(cases)
+        assert [each.status for each in pipeline.run(CaseRequest(case, None) for case in cases)] == ["done"] * len(
+            cases
+        )
     assert max(at_once) == 1
 
 
@@ -190,8 +192,8 @@ def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, t
 
 def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
     batches = Observed()
-    with Crew() as crew:
-        next(Pipeline(work(tmp_path), batches, TWO, crew).run(Job(case, None) for case in cases))
+    with WorkerPool() as crew:
+        next(Pipeline(work(tmp_path), batches, TWO, crew).run(CaseRequest(case, None) for case in cases))
     assert all(worker._process.returncode is not None for worker in batches.workers)
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.runtime.pipeline import case_runner as transaction
-from parotid_seg.runtime.pipeline.case_runner import do_case
+from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import Work
-from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.pipeline.messages import WorkerConfig
+from parotid_seg.runtime.segmentation.batching import Prediction
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
@@ -23,23 +23,23 @@ def case(tmp_path) -> Case:
 
 
 @pytest.fixture
-def work(tmp_path) -> Work:
+def work(tmp_path) -> WorkerConfig:
     (tmp_path / "out").mkdir()
-    return Work(tmp_path / "out", Threshold().contract, ("model",), pictures=False)
+    return WorkerConfig(tmp_path / "out", Threshold().contract, ("model",), pictures=False)
 
 
-def everywhere(covered) -> Labelled:
-    return Labelled(np.ones(covered.voxels.shape[1:], np.uint8), {}, 0.5)
+def everywhere(covered) -> Prediction:
+    return Prediction(np.ones(covered.voxels.shape[1:], np.uint8), {}, 0.5)
 
 
 def test_done_and_done_before_and_undone_by_other_options(case, work):
-    status, entry = do_case(work, case, None, everywhere)
+    status, entry = run_case(work, case, None, everywhere)
     assert status == "done"
     assert entry.seconds["segment"] == 0.5
-    assert do_case(work, case, entry, everywhere) == ("skipped", entry)
-    other = Work(work.out, work.contract, ("another model",), pictures=False)
-    assert do_case(other, case, entry, everywhere)[0] == "done"
-    assert do_case(work, Case("s", case.scan), None, everywhere)[1].key == entry.key
+    assert run_case(work, case, entry, everywhere) == ("skipped", entry)
+    other = WorkerConfig(work.out, work.contract, ("another model",), pictures=False)
+    assert run_case(other, case, entry, everywhere)[0] == "done"
+    assert run_case(work, Case("s", case.scan), None, everywhere)[1].key == entry.key
     assert (work.settings == entry.settings) != (other.settings == entry.settings)
 
 
@@ -48,7 +48,7 @@ def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(transaction, "read_for_model", too_large)
-    status, entry = do_case(work, case, None, everywhere)
+    status, entry = run_case(work, case, None, everywhere)
     assert (status, entry.failure) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
 
 
@@ -56,7 +56,7 @@ def test_a_bug_costs_the_case_and_leaves_its_traceback(case, work, capsys):
     def bug(_):
         raise KeyError("/folder/of/somebody")
 
-    status, entry = do_case(work, case, None, bug)
+    status, entry = run_case(work, case, None, bug)
     assert (status, entry.path, entry.reason) == (
         "failed",
         str(case.scan[0]),
@@ -70,7 +70,7 @@ def test_a_scan_that_the_engine_refuses(case, work):
     def refuse(_):
         raise ScanError("m.engine: slices of a chunk: found 9, expected 1 to 4")
 
-    assert do_case(work, case, None, refuse)[1].failure == (
+    assert run_case(work, case, None, refuse)[1].failure == (
         f"{case.scan[0]}: m.engine: slices of a chunk: found 9, expected 1 to 4"
     )
 
@@ -78,4 +78,4 @@ def test_a_scan_that_the_engine_refuses(case, work):
 def test_results_that_cannot_be_written_stop_the_run(case, work):
     work.out.rmdir()
     with pytest.raises(OutputError, match="cannot be written"):
-        do_case(work, case, None, everywhere)
+        run_case(work, case, None, everywhere)

@@ -9,10 +9,10 @@ import pytest
 
 from parotid_seg.errors import OutputError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.base import Ran
+from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.pipeline.case_runner import do_case
-from parotid_seg.runtime.pipeline.messages import Finished
+from parotid_seg.runtime.pipeline.case_runner import run_case
+from parotid_seg.runtime.pipeline.messages import CaseResult
 from parotid_seg.runtime.pipeline.run import InferOptions, Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
 from tests.runtime.pipeline.test_transaction import everywhere
@@ -25,7 +25,7 @@ class InThisProcess:
 
     contract = read_model(DEFAULT_MODEL)[1]
     model_sha256 = "0" * 64
-    ran = Ran("none", "cpu", "fp32")
+    ran = ExecutionInfo("none", "cpu", "fp32")
     about: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, killed_after: int = 99) -> None:
@@ -33,7 +33,7 @@ class InThisProcess:
 
     def do(self, work, jobs):
         for number, job in enumerate(jobs):
-            finished = Finished(*do_case(work, job.case, job.known, everywhere))
+            finished = CaseResult(*run_case(work, job.case, job.known, everywhere))
             if number == self.killed_after:
                 raise KeyboardInterrupt
             yield finished

@@ -14,13 +14,13 @@ import pytest
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
-from parotid_seg.runtime.engines.base import Ran
-from parotid_seg.runtime.pipeline.case_runner import do_case
-from parotid_seg.runtime.pipeline.messages import Finished
+from parotid_seg.runtime.engines.base import ExecutionInfo
+from parotid_seg.runtime.pipeline.case_runner import run_case
+from parotid_seg.runtime.pipeline.messages import CaseResult
 from parotid_seg.runtime.pipeline.run import InferOptions, infer_at
 from parotid_seg.runtime.report import flag_text
 from parotid_seg.runtime.report.flag_text import TEXTS, FlagText
-from parotid_seg.runtime.segmentation.batching import Labelled
+from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.terminal import outcome_text
 
 LEFT, RIGHT = 400, 300
@@ -77,19 +77,19 @@ class Here:
     """A `Site` in this process, whose model finds the glands that were drawn."""
 
     contract = Contract(("background", "parotid_left", "parotid_right"), ("CT",), ((-200.0, 300.0),), Grid())
-    model_sha256, ran, about = "ab" * 32, Ran("drawn", "cpu", "fp32"), MappingProxyType({})
+    model_sha256, ran, about = "ab" * 32, ExecutionInfo("drawn", "cpu", "fp32"), MappingProxyType({})
 
     def do(self, work, jobs):
         for job in jobs:
-            yield Finished(*do_case(work, job.case, job.known, self._labelled))
+            yield CaseResult(*run_case(work, job.case, job.known, self._labelled))
 
     def close(self):
         pass
 
     @staticmethod
-    def _labelled(covered) -> Labelled:
+    def _labelled(covered) -> Prediction:
         labels = (covered.voxels[0] == LEFT) + 2 * (covered.voxels[0] == RIGHT)
-        return Labelled(labels.astype(np.uint8), {"parotid_left": 0.9, "parotid_right": 0.99}, 0.0)
+        return Prediction(labels.astype(np.uint8), {"parotid_left": 0.9, "parotid_right": 0.99}, 0.0)
 
 
 def without(content: Any, *names: str) -> Any:

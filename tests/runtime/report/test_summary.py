@@ -8,7 +8,7 @@ import pytest
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.summary import write_summary
-from parotid_seg.tables import harmless, write_csv
+from parotid_seg.tables import csv_safe, write_csv
 
 LABELS = ("background", "parotid_left", "parotid_right")
 
@@ -50,7 +50,7 @@ def test_other_texts_stay(tmp_path):
     (row,) = read(tmp_path / "summary.csv")
     assert (row["case"], row["source"], row["reason"]) == ("a-1", "/scans/a=1.nii.gz", 'no "CT", only\nthis')
     assert (row["left_ml"], row["flags"]) == ("", "")
-    assert harmless("") == ""
+    assert csv_safe("") == ""
 
 
 def test_it_is_utf8_with_its_own_line_ends(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import DeviceMemoryError, ScanError
 from parotid_seg.runtime.engines.base import Done
-from parotid_seg.runtime.segmentation.batching import Batches
-from parotid_seg.scan.chunks import cover, segmented
+from parotid_seg.runtime.segmentation.batching import Batcher
+from parotid_seg.scan.chunks import crop_to_grid, segmented
 from tests.scan.test_chunks import scan_at, threshold
 from tests.scan.test_grid import HU, volume_of
 
@@ -17,9 +17,9 @@ GRID = Grid()
 class Threshold:
     """A backend of bright voxels that remembers how many looks it was given at once."""
 
-    def __init__(self, most=None, memory=10**9, ahead=1, run=threshold, labels=("background", "gland")) -> None:
+    def __init__(self, most=None, memory=10**9, queue_depth=1, run=threshold, labels=("background", "gland")) -> None:
         self.contract = Contract(labels, ("CT",), ((-200.0, 300.0),), GRID)
-        self.largest_batch, self.memory, self.ahead, self._run = most, memory, ahead, run
+        self.largest_batch, self.memory, self.queue_depth, self._run = most, memory, queue_depth, run
         self.looks, self.most_slices = [], 10**9
 
     def fits(self, inputs):
@@ -33,9 +33,9 @@ class Threshold:
 
 
 def run(backend, scans, batch_size, **options):
-    batches = Batches(backend, batch_size, **options)
+    batches = Batcher(backend, batch_size, **options)
     for number, scan in enumerate(scans):
-        batches.add(number, cover(scan, HU, GRID))
+        batches.add(number, crop_to_grid(scan, HU, GRID))
     found = {}
     while batches.busy:
         found.update(batches.step())
@@ -43,7 +43,7 @@ def run(backend, scans, batch_size, **options):
 
 
 def expected(scan):
-    covered = cover(scan, HU, GRID)
+    covered = crop_to_grid(scan, HU, GRID)
     return segmented(scan, HU, GRID, 64, threshold)[:, covered.rows, covered.columns]
 
 
@@ -57,8 +57,8 @@ def scans():
 
 @pytest.mark.parametrize("ahead", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
-def test_every_scan_gets_its_own_labels(scans, batch_size, ahead):
-    backend = Threshold(ahead=ahead)
+def test_every_scan_gets_its_own_labels(scans, batch_size, queue_depth):
+    backend = Threshold(queue_depth=queue_depth)
     found = run(backend, scans, batch_size)
     assert sorted(found) == list(range(len(scans)))
     for number, scan in enumerate(scans):
@@ -90,9 +90,9 @@ def test_the_engine_bounds_the_batch(scans):
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, ahead):
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, queue_depth):
     said = []
-    backend = Threshold(memory=3, ahead=ahead)
+    backend = Threshold(memory=3, queue_depth=queue_depth)
     found = run(backend, scans, 12, say=said.append)
     for number, scan in enumerate(scans):
         np.testing.assert_array_equal(found[number].labels, expected(scan))
@@ -112,7 +112,7 @@ def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans)
                 raise ScanError("rows of a chunk: found too many")
             return super().start(inputs)
 
-    found = run(Picky(ahead=2), scans, 3)
+    found = run(Picky(queue_depth=2), scans, 3)
     assert isinstance(found[2], ScanError)
     for number in (0, 1, 3, 4):
         np.testing.assert_array_equal(found[number].labels, expected(scans[number]))

@@ -26,7 +26,7 @@ class ByIntensity:
 
     def __init__(self, labels=PAROTIDS, most_slices=10**9) -> None:
         self.contract = Contract(labels, ("CT",), ((-200.0, 300.0),), Grid())
-        self.largest_batch, self.ahead, self.most_slices = None, 1, most_slices
+        self.largest_batch, self.queue_depth, self.most_slices = None, 1, most_slices
         self.computed = 0
 
     def fits(self, inputs):

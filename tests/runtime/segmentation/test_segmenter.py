@@ -9,7 +9,7 @@ from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.engines.base import Done
-from parotid_seg.runtime.segmentation.segment import conclude, prepare, segment_volume
+from parotid_seg.runtime.segmentation.segment import postprocess, prepare, segment_volume
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.dicom_series import ct_voxels
 
@@ -27,7 +27,7 @@ class Fake:
         )
         self.slices = iter(mask)
         self.windows = []
-        self.ahead, self.largest_batch = 1, None
+        self.queue_depth, self.largest_batch = 1, None
 
     def fits(self, inputs):
         return True
@@ -101,9 +101,9 @@ def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
     mask[3:8, 8:12, 8:12], mask[3:8, 8:12, 18:22] = 2, 1
     volume = scan(0)
     contract = Fake(mask, PAROTIDS, ("CT",)).contract
-    covered = prepare(volume, contract).cover()
+    covered = prepare(volume, contract).crop_to_grid()
     labels = mask[:, covered.rows, covered.columns]
-    found = conclude(labels, covered, volume, contract, agreement={"parotid_left": 0.91, "parotid_right": 0.93})
+    found = postprocess(labels, covered, volume, contract, agreement={"parotid_left": 0.91, "parotid_right": 0.93})
     assert found.flags == (Flag(FlagCode.UNCERTAIN, "parotid_left", 0.91),)
     assert found.agreement == {"parotid_left": 0.91, "parotid_right": 0.93}
 
@@ -167,9 +167,9 @@ def cropped(volume: Volume, rows: slice, columns: slice) -> Volume:
 def test_a_scan_that_ends_within_a_gland_is_flagged(rows, columns, cut):
     volume, mask = cropped(scan(0), rows, columns), glands(18, 8)[:, rows, columns]
     contract = replace(Fake(mask, PAROTIDS, ("CT",)).contract, grid=Grid(size=48, spacing_mm=4.0, offsets_mm=(0,)))
-    covered = prepare(volume, contract).cover()
+    covered = prepare(volume, contract).crop_to_grid()
     assert mask[:, covered.rows, covered.columns].shape == mask.shape
-    flags = conclude(mask, covered, volume, contract).flags
+    flags = postprocess(mask, covered, volume, contract).flags
     assert [flag.structure for flag in flags if flag.code is FlagCode.CUT_IN_PLANE] == list(cut)
 
 
@@ -180,7 +180,7 @@ def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
     contract = Contract(("background", "gland"), ("CT",), (HU,), grid)
     voxels = ct_voxels((4, size, size))[None]
     volume = Volume(voxels, (3.0, step_mm, step_mm), Orientation((0, 1, 2), (False, False, False)))
-    covered = prepare(volume, contract).cover()
+    covered = prepare(volume, contract).crop_to_grid()
     assert covered.rows.stop < size
     assert covered.columns.stop < size
     found = covered.in_plane["columns_back"].any(axis=1)
@@ -188,7 +188,7 @@ def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
     for column, expected in ((last, True), (last - 1, True), (last // 2, False)):
         labels = np.zeros(covered.voxels.shape[1:], np.uint8)
         labels[1:3, middle, column] = 1
-        flags = conclude(labels, covered, volume, contract).flags
+        flags = postprocess(labels, covered, volume, contract).flags
         assert (Flag(FlagCode.CUT_IN_PLANE, "gland") in flags) == expected, column
 
 

@@ -6,7 +6,7 @@ import pytest
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.report.cases import asymmetry
-from parotid_seg.runtime.segmentation.segment import conclude, prepare
+from parotid_seg.runtime.segmentation.segment import postprocess, prepare
 from parotid_seg.scan.volume import Orientation, Volume
 
 GRID = Grid(size=16, spacing_mm=12.0, offsets_mm=(0,), slice_step_mm=1.0)
@@ -24,8 +24,8 @@ def flags_of(names, left, right):
     mask = np.zeros((10, 30, 30), np.uint8)
     for value, column in enumerate((left, right), start=1):
         mask[3:7, 12:16, column : column + 4] = value
-    covered = prepare(volume, contract).cover()
-    return [flag.code for flag in conclude(mask[:, covered.rows, covered.columns], covered, volume, contract).flags]
+    covered = prepare(volume, contract).crop_to_grid()
+    return [flag.code for flag in postprocess(mask[:, covered.rows, covered.columns], covered, volume, contract).flags]
 
 
 @pytest.mark.parametrize("names", NAMES)

@@ -14,7 +14,7 @@ from typing import Any
 import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError, first_line
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
@@ -35,7 +35,7 @@ class OnnxRuntimeBackend:
 
     batch_size = USUAL_BATCH
     largest_batch: int | None = None
-    ahead = 1
+    queue_depth = 1
 
     def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
         check_single_onnxruntime()
@@ -48,7 +48,7 @@ class OnnxRuntimeBackend:
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
         check_names(inputs, outputs, output, where=str(model))
         self.model_sha256 = hashlib.sha256(content).hexdigest()
-        self.ran = Ran(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
+        self.ran = ExecutionInfo(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
         self._session, self._output, self._model = session, output, model
 
     def fits(self, inputs: Inputs) -> bool:

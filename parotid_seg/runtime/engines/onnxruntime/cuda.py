@@ -18,10 +18,10 @@ from pathlib import Path
 import onnxruntime
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, Output, Ran, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import check_single_onnxruntime, make_session, session_options
-from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
@@ -63,7 +63,7 @@ class OnnxRuntimeCudaBackend:
 
     batch_size = USUAL_BATCH
     largest_batch: int | None = None
-    ahead = 1
+    queue_depth = 1
 
     def __init__(
         self, model: Path, *, device: int = 0, output: str = OUTPUTS[0], memory_mib: int | None = None
@@ -98,8 +98,8 @@ class OnnxRuntimeCudaBackend:
         # 8-bit products of a quantised graph are FP32 ones here: the provider has no kernels for them.
         precision = "fp32" if self.contract.precision == "int8" else self.contract.precision
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
-        self.ran = Ran(name, f"cuda:{device}", precision)
-        self._bound = BoundSession(session, output, "cuda", device, graphs=graphs)
+        self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
+        self._bound = IoBindingSession(session, output, "cuda", device, graphs=graphs)
 
     def fits(self, inputs: Inputs) -> bool:
         """It takes any shape."""

@@ -16,7 +16,7 @@ import onnxruntime
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, first_line
 from parotid_seg.runtime.engines.base import INPUTS, Output, Times
-from parotid_seg.runtime.engines.padding import padded
+from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.scan.chunks import Inputs
 
 KEPT_SHAPES = 8
@@ -55,7 +55,7 @@ class _Place:
     runs: int = 0
 
 
-class BoundSession:
+class IoBindingSession:
     """A session with its inputs and outputs bound to a device.
 
     Args:
@@ -96,7 +96,7 @@ class BoundSession:
             ModelError: if the graph cannot be run.
         """
         begun = time.perf_counter()
-        chunk, size = padded(inputs)
+        chunk, size = pad_to_bucket(inputs)
         shapes = tuple(chunk[name].shape for name in INPUTS)
         try:
             place = self._places.pop(shapes, None) or self._new_place(chunk)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
-from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Output, Ran, Times
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, ExecutionInfo, Output, Times
 from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
-from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, Lane, memory_told, refusal
+from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, ExecutionSlot, memory_told, refusal
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
 from parotid_seg.scan.chunks import Inputs
 
@@ -43,7 +43,7 @@ class TensorRtBackend:
         DeviceMemoryError: if the engine itself does not fit into the GPU's memory.
     """
 
-    ahead = LANES
+    queue_depth = LANES
 
     def __init__(self, engine: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
         sidecar = read_sidecar(engine)
@@ -58,10 +58,10 @@ class TensorRtBackend:
         self.contract, self.model_sha256 = sidecar.contract, sidecar.engine_sha256
         self.batch_size = sidecar.batch.opt
         self.largest_batch: int | None = sidecar.batch.max
-        self.ran = Ran(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
+        self.ran = ExecutionInfo(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
         self._path, self._sidecar = engine, sidecar
         self._engine: Engine | None = None
-        self._lanes: list[Lane] = []
+        self._lanes: list[ExecutionSlot] = []
         self._turn = 0
         self._context: PrimaryContext | None = None
         try:
@@ -69,7 +69,7 @@ class TensorRtBackend:
                 self._context = PrimaryContext(cuda, device)
                 with self._context.current():
                     self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
-                    self._lanes = [Lane(self._engine) for _ in range(LANES)]
+                    self._lanes = [ExecutionSlot(self._engine) for _ in range(LANES)]
         except BaseException:
             self.close()
             raise
@@ -93,7 +93,7 @@ class TensorRtBackend:
         return True
 
     def start(self, inputs: Inputs) -> Chunk:
-        """Hand in a chunk; with `ahead` of them under way it waits for the oldest first.
+        """Hand in a chunk; with `queue_depth` of them under way it waits for the oldest first.
 
         Raises:
             ScanError: if the chunk is not within what the engine was built for.
@@ -113,7 +113,7 @@ class TensorRtBackend:
         self._tell_capture_failure()
         return found
 
-    def _next(self, inputs: Inputs) -> tuple[Inputs, Lane, PrimaryContext]:
+    def _next(self, inputs: Inputs) -> tuple[Inputs, ExecutionSlot, PrimaryContext]:
         """A chunk as the engine takes it, and the lane whose turn it is."""
         if self._context is None or self._engine is None:
             raise ParotidSegError("the engine is closed", path=self._path)
@@ -150,7 +150,7 @@ class TensorRtBackend:
             self._engine = None
         context.release()
 
-    def _finish(self, lane: Lane) -> None:
+    def _finish(self, lane: ExecutionSlot) -> None:
         if self._context is not None:
             with self._context.current():
                 lane.finish()

@@ -114,7 +114,7 @@ class _Prepared:
         self.views, self.warm, self.graph = {}, False, None
 
 
-class Lane:
+class ExecutionSlot:
     """See the module. All of it needs the GPU's context to be current.
 
     All inputs lie in one buffer, so that a chunk is one copy. Buffers grow when a chunk needs more, and are kept.
