@@ -55,7 +55,7 @@ def scans():
     return [scan_at(80, 70), scan_at(75, 80), coarse, scan_at(81, 72), thin]
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("queue_depth", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
 def test_every_scan_gets_its_own_labels(scans, batch_size, queue_depth):
     backend = Threshold(queue_depth=queue_depth)
@@ -89,7 +89,7 @@ def test_the_engine_bounds_the_batch(scans):
     assert backend.looks == [2, 2, 2, 1]
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("queue_depth", [1, 3])
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, queue_depth):
     said = []
     backend = Threshold(memory=3, queue_depth=queue_depth)
