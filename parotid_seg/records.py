@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from parotid_seg.errors import ParotidSegError, RecordError, system_reason
-from parotid_seg.files import visible, write_text
+from parotid_seg.files import open_input, visible, write_text
 
 MOST_BYTES = 16 * 2**20
 """Of a file, unless the caller says otherwise."""
@@ -241,15 +240,9 @@ def _listed(versions: Sequence[int]) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path, follow: bool) -> Iterator[BinaryIO]:
-    """A regular file, opened without waiting for the other end of a pipe."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+    """A regular file."""
     try:
-        descriptor = os.open(path, flags)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise RecordError("found a folder, pipe or device, expected a regular file", path=path)
-        with os.fdopen(descriptor, "rb") as file:
+        with open_input(path, follow=follow) as file:
             yield file
     except OSError as error:
         raise RecordError(f"cannot be read ({system_reason(error)})", path=path) from error
