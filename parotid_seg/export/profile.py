@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.engine_file import BatchProfile, Shape, Shapes
+from parotid_seg.scan.chunks import THINNEST_MM, most_slices, sample_step
 
 SIDE = (16, 512, 1024)
 """Native rows and columns, smallest, usual and largest. CT comes as 512 x 512, exports of planning systems as 128 x 128
 or less, the largest reconstructions as 1024 x 1024; a CT of 16 pixels shows no gland. The range costs no speed at the
 usual size."""
-THINNEST_MM = 0.5
-"""Distance of slices. Head-and-neck CT has 1 to 3 mm, reconstructions for the temporal bone about 0.5 mm."""
 
 
 def input_shapes(contract: Contract, batch: BatchProfile) -> Shapes:
@@ -39,14 +36,12 @@ def _sized(
     grid: Grid, channels: int, batch_size: int, distance_mm: float, side: int, *, extra_looks: int
 ) -> dict[str, Shape]:
     """Shapes of the largest chunk of a scan with slices that far apart."""
-    step = max(1, int(grid.slice_step_mm / distance_mm + 1e-6))
-    reach_mm = (max(grid.offsets_mm) - min(grid.offsets_mm)) + 2 * max(grid.slice_kernel_mm, distance_mm)
     return _shapes_of(
         grid,
         channels,
         looks=batch_size + extra_looks,
-        slices_out=batch_size * step,
-        slices_in=(batch_size - 1 + extra_looks) * step + math.ceil(reach_mm / distance_mm) + 1,
+        slices_out=batch_size * sample_step(distance_mm, grid),
+        slices_in=most_slices(grid, batch_size + extra_looks, distance_mm),
         side=side,
     )
 

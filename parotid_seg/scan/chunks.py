@@ -6,6 +6,7 @@ rest is air around the head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from parotid_seg.scan.volume import Mask, Volume, Voxels
 MOST_SLICES = 4096
 """Of a scan; a whole body in slices of 0.5 mm has 4000. Matrices grow with the square of it."""
 
+THINNEST_MM = 0.5
+"""Distance of slices. Head-and-neck CT has 1 to 3 mm, reconstructions for the temporal bone about 0.5 mm."""
 Inputs = Mapping[str, NDArray[np.float16] | Matrix]
 """What the model takes of a chunk, by name; see `Chunk`."""
 
@@ -123,6 +126,12 @@ def cut(covered: CroppedScan, grid: Grid, batch_size: int) -> Iterator[Chunk]:
         chunk = cutter.chunk(start, batch_size)
         yield chunk
         start += chunk.count
+
+
+def most_slices(grid: Grid, count: int, distance_mm: float) -> int:
+    """Slices of the largest chunk of so many neighbouring samples of a scan whose slices lie so far apart."""
+    reach_mm = max(grid.offsets_mm) - min(grid.offsets_mm) + 2 * max(grid.slice_kernel_mm, distance_mm)
+    return (count - 1) * sample_step(distance_mm, grid) + math.ceil(reach_mm / distance_mm) + 1
 
 
 def sample_step(distance_mm: float, grid: Grid) -> int:

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ScanError
 from parotid_seg.runtime.engines.base import Backend, Output, Pending
-from parotid_seg.scan.chunks import Chunk, CroppedScan, Inputs, SliceChunker, can_share, joined, mirrored
+from parotid_seg.scan.chunks import (
+    THINNEST_MM,
+    Chunk,
+    CroppedScan,
+    Inputs,
+    SliceChunker,
+    can_share,
+    joined,
+    mirrored,
+    most_slices,
+)
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
 
@@ -206,7 +216,7 @@ class Batcher(Generic[Key]):
         todo = scan.todo.copy()
         chunk = scan.take(room)
         inputs = joined([batch.inputs, chunk.inputs]) if batch.parts else chunk.inputs
-        while not self._backend.fits(inputs) and (batch.parts or len(chunk.samples) > 1):
+        while not self._fits(inputs, chunk, batch) and (batch.parts or len(chunk.samples) > 1):
             scan.running -= 1
             scan.todo = todo.copy()
             if batch.parts:
@@ -216,6 +226,15 @@ class Batcher(Generic[Key]):
         batch.parts.append((scan, chunk))
         batch.inputs, batch.size = inputs, batch.size + chunk.size
         return True
+
+    def _fits(self, inputs: Inputs, chunk: Chunk, batch: _Batch[Key]) -> bool:
+        """Whether the engine takes a batch with a chunk added. Of several chunks, or of single samples, it has no more
+        slices than one of neighbouring samples of thin slices may have: engines are built for no more."""
+        if batch.parts or isinstance(chunk.samples, tuple):
+            most = most_slices(self._backend.contract.grid, batch.limit + 1, THINNEST_MM)
+            if inputs["slices"].shape[1] > most:
+                return False
+        return self._backend.fits(inputs)
 
     def _hand_in(self, batch: _Batch[Key]) -> None:
         batch.pending = [self._backend.start(batch.inputs)]

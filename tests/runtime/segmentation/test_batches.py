@@ -1,5 +1,7 @@
 """Batches: scans share them, whatever comes in comes out right, and a small memory makes them smaller."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -155,3 +157,22 @@ def test_flips_average_probabilities(scans):
     found = run(Threshold(run=shares, labels=labels), scans[:1], 4, flips=True)[0]
     assert (found.labels == 2).all(), "0.3 + 0.9 for the right, 0.6 + 0.1 for the left"
     assert found.agreement["parotid_left"] == 0.0
+
+
+def test_sparse_samples_take_no_more_slices_than_neighbouring_ones_of_thin_slices():
+    shapes = []
+
+    def noting(inputs):
+        shapes.append((len(inputs["neighbours"]), inputs["slices"].shape[1]))
+        return threshold(inputs)
+
+    scan = crop_to_grid(volume_of(scan_at(80, 70, (200, 160, 150)).voxels[0], (1.0, 2.4, 2.4)), HU, GRID)
+    batches = Batcher(Threshold(run=noting), 8)
+    batches.add(0, replace(scan, samples=tuple(range(0, 66, 8))))
+    found = {}
+    while batches.busy:
+        found.update(batches.step())
+    assert max(slices for _, slices in shapes) <= 8 * 6 + 2 * 54 + 1
+    assert sum(samples for samples, _ in shapes) == 9 == found[0].computed
+    assert found[0].labels[::24].any(axis=(1, 2)).all()
+    assert not np.delete(found[0].labels, np.s_[::24], axis=0).any()
