@@ -1,4 +1,4 @@
-"""Does `--flips` know where the model is wrong? Agreement with the mirror image against DSC with the contours.
+"""Does `--tta` know where the model is wrong? Agreement with the mirror image against DSC with the contours.
 
     python benchmarks/uncertainty.py SCANS LABELS --out FILE.json
 

@@ -80,7 +80,10 @@ def infer(
     flips: Annotated[
         bool,
         typer.Option(
-            "--flips", help="Look at the mirror image, too, and tell how far both agree on each gland. Twice the time."
+            "--tta",
+            "--flips",
+            help="Test-time augmentation: segment the mirror image, too, and report how far both agree on each gland. "
+            "Twice the time. (--flips: its old name.)",
         ),
     ] = False,
     clean_up: Annotated[
@@ -91,8 +94,8 @@ def infer(
         str,
         typer.Option(
             "--search",
-            help="auto: find the structures in every 24 mm of the scan first, then segment around them; full: segment "
-            "everywhere. The masks are the same, and auto takes a third of the time.",
+            help="auto: find the structures on a few slices first, wherever the head lies, then segment around them; "
+            "full: segment every slice, around the middle of the body.",
         ),
     ] = "auto",
     pictures: Annotated[
@@ -235,7 +238,7 @@ def _on_server(
     served = TritonBackend(address, DEFAULT_MODEL_NAME if name is None else name, allow_unverified=allow_unverified)
     if flips:
         say(
-            "a served model gives no probabilities to average: --flips tells how certain the masks are and leaves them "
+            "a served model gives no probabilities to average: --tta tells how certain the masks are and leaves them "
             "as they are"
         )
     return served

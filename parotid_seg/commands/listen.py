@@ -49,7 +49,7 @@ def listen(
         str, typer.Option("--backend", help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
     ] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    flips: Annotated[bool, typer.Option("--flips", help="See 'parotid-seg infer --help'.")] = False,
+    flips: Annotated[bool, typer.Option("--tta", "--flips", help="See 'parotid-seg infer --help'.")] = False,
     clean_up: Annotated[bool, typer.Option("--clean-up/--no-clean-up", help="See 'parotid-seg infer --help'.")] = True,
     quiet_seconds: Annotated[
         float,

@@ -100,7 +100,7 @@ def output_for(model: Path, flips: bool, say: Say = lambda _: None) -> str:
     if model.suffix != ".engine" and probabilities in output_names(model):
         return probabilities
     say(
-        f"{model.name} gives no probabilities to average: --flips tells how certain the masks are and leaves them as "
+        f"{model.name} gives no probabilities to average: --tta tells how certain the masks are and leaves them as "
         "they are"
     )
     return labels

@@ -292,7 +292,7 @@ def _about(model_sha256: str, versions: Mapping[str, str], identified: bool) -> 
         f"<p>Model file: SHA-256 <code>{shown(model_sha256)}</code>. Versions: {packages}.</p>"
         f"<p>Glands are flagged that are missing, outside {PAROTID_ML[0]:g} to {PAROTID_ML[1]:g} ml, on the "
         "other side than their name tells, cut off where the scan or the model's field of view ends, uncertain (only "
-        "with --flips), or unequal by a ratio above "
+        "with --tta), or unequal by a ratio above "
         f"{LARGEST_RATIO:g}. The limits come from the contours of the training and validation patients. Agreement is "
         "how far the look at the scan and the look at its mirror image overlap (DSC); 1 is best.</p>"
         "<p>The same for machines: report.json (in the shape of FHIR R4), summary.csv, run.json. This page "

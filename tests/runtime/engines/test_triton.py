@@ -180,7 +180,7 @@ def test_a_folder_of_scans_resumes_and_another_model_redoes_it(
     for name in ("one", "two"):
         shutil.copy(head_file, scans / f"{name}_0000.nii.gz")
     with StandIn(repository) as server:
-        first = command("infer", scans, "--out", out, "--triton", server.address, "--flips", "--no-pictures")
+        first = command("infer", scans, "--out", out, "--triton", server.address, "--tta", "--no-pictures")
         assert (first.returncode, first.stderr) == (0, "")
         assert "no probabilities to average" in first.stdout
         answered = server.answered
