@@ -249,7 +249,7 @@ def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
 def test_ctrl_c_keeps_finished_cases(head, tmp_path):
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
-    for index in range(8):
+    for index in range(24):
         nibabel.save(head, scans / f"s{index}.nii.gz")
     process = subprocess.Popen(
         [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out), *HERE],
@@ -258,7 +258,7 @@ def test_ctrl_c_keeps_finished_cases(head, tmp_path):
         text=True,
     )
     for line in process.stdout:
-        if line.startswith("[1/8]"):
+        if line.startswith("[1/24]"):
             break
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
