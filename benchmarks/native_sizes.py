@@ -64,7 +64,7 @@ def main() -> None:
     for size in SIZES:
         of_size = [row for row in rows if row["size"][2] == size]
         changed, gland = (sum(row[name] for row in of_size) for name in ("changed", "gland_voxels"))
-        by_size[size] = {"scans": len(of_size), "equal_share": 1 - changed / gland}
+        by_size[size] = {"scans": len(of_size), "equal_share": 1 - changed / max(1, gland)}
         print(f"{size} pixels: {by_size[size]['equal_share']:.4%} of {gland} gland voxels are equal")
     versions = versions_of(("parotid-seg", "torch", "onnxruntime"))
     content = {"versions": versions, "date": time.strftime("%F"), "by_size": by_size, "rows": rows}
