@@ -6,6 +6,7 @@ from tests.workers import keep_to_own_cores, shared_folder
 
 keep_to_own_cores()  # before numpy starts its threads
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def forked_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crew, "subprocess", ForkedPrograms)
         yield
+
+
+@pytest.fixture
+def started_workers(monkeypatch) -> None:
+    """Workers are started as those of users are, and not forked."""
+    monkeypatch.setattr(crew, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

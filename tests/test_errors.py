@@ -30,6 +30,6 @@ def test_a_nifti_file_that_the_system_cannot_read(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, None)
 
-    monkeypatch.setattr(type(path), "open", fail)
+    monkeypatch.setattr("parotid_seg.scan.nifti_file.open_input", fail)
     with pytest.raises(ScanError, match=r"a\.nii: .*Input/output error"):
         read_nifti(path)

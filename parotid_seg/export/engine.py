@@ -14,7 +14,7 @@ from typing import Any
 
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.profile import input_shapes
-from parotid_seg.files import atomic_write, make_folder
+from parotid_seg.files import atomic_write, make_folder, scratch_folder, write_bytes
 from parotid_seg.runtime.engines.autotune import cache_folder
 from parotid_seg.runtime.engines.engine_file import (
     BatchProfile,
@@ -94,12 +94,14 @@ def build_engine(
         options=options,
         engine_sha256=hashlib.sha256(plan).hexdigest(),
     )
+    with scratch_folder() as folder:
+        engine = folder / out.name
+        engine.write_bytes(plan)
+        sidecar_path(engine).write_text(sidecar.to_json())
+        sidecar = dataclasses.replace(sidecar, verification=prove(engine))
     with atomic_write(sidecar_path(out)) as partial:
         partial.write_text(sidecar.to_json())
-        with atomic_write(out) as engine:  # renamed before the sidecar, so that no sidecar lies beside an older engine
-            engine.write_bytes(plan)
-            sidecar = dataclasses.replace(sidecar, verification=prove(engine))  # by its name `partial` is its sidecar
-            partial.write_text(sidecar.to_json())
+        write_bytes(plan, out)  # before the sidecar gets its name, so that none lies beside an older engine
     report(f"wrote {out}, {len(plan) / 1e6:.1f} MB, in {time.perf_counter() - started:.1f} s")
     return sidecar
 

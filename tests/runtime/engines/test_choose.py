@@ -117,7 +117,9 @@ def test_the_fastest_is_taken_and_a_lower_precision_only_if_it_is_worth_it(choos
     chosen = run()
     assert chosen.name == expected
     assert [engine.closed for engine in run.loaded] == [engine is not chosen for engine in run.loaded]
-    assert run.said[0].startswith(f"{expected}: {dict(zip(dict(PRECISIONS), speeds, strict=True))[expected]:.0f} looks")
+    assert run.said[0].startswith(
+        f"{expected}: {dict(zip(dict(PRECISIONS), speeds, strict=True))[expected]:.0f} samples/s"
+    )
 
 
 def test_other_masks_rule_a_faster_engine_out_and_the_next_is_tried(choosing):

@@ -218,7 +218,7 @@ def test_a_server_that_dies_leaves_what_is_finished(repository, head_file, tmp_p
     running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
     address = running.stdout.readline().strip()
     with pytest.raises(ParotidSegError, match="has stopped") as caught:
-        run(scans, out, address, InferOptions(pictures=False, workers=1))
+        run(scans, out, address, InferOptions(pictures=False, workers=1, search="full"))
     one_line(str(caught.value), address, "finished cases are kept, and the same command goes on with the rest")
     assert running.wait(30) == DIED
     running.stdout.close()
@@ -226,7 +226,7 @@ def test_a_server_that_dies_leaves_what_is_finished(repository, head_file, tmp_p
     assert len(finished) == 2
     assert not list(out.glob("*.part*"))
     with StandIn(repository) as server:
-        resumed = run(scans, out, server.address, InferOptions(pictures=False))
+        resumed = run(scans, out, server.address, InferOptions(pictures=False, search="full"))
     assert (resumed.done, resumed.skipped, resumed.failed) == (1, 2, 0)
 
 

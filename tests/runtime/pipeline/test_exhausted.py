@@ -19,6 +19,8 @@ from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.scheduler import PUT_OFF_S
 from tests.runtime.pipeline.test_pipeline import cases, check_masks, run, work  # noqa: F401 (a fixture)
 
+pytestmark = pytest.mark.usefixtures("started_workers")
+
 
 @pytest.fixture
 def impatient(monkeypatch):

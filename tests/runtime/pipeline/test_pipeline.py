@@ -184,7 +184,7 @@ def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, t
             out.write_text("in the way")
 
     batches = Observed(replace_by_a_file)
-    with pytest.raises(OutputError, match="cannot be made or written to"):
+    with pytest.raises(OutputError, match="pictures: the folder cannot be made"):
         run(out, cases, batches)
     for worker in batches.workers:
         assert worker._process.returncode is not None

@@ -12,6 +12,8 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.run import InferOptions, infer
 
+pytestmark = pytest.mark.usefixtures("started_workers")
+
 
 def held() -> tuple[int, int, int]:
     """Open descriptors, threads and child processes of this process."""
