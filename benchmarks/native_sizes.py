@@ -41,7 +41,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="scans, the first of the folder")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    net, backend = load_checkpoint(arguments.checkpoint).network(), load_backend(arguments.model, "onnxruntime", "cpu")
+    net, backend = (
+        load_checkpoint(arguments.checkpoint).network(),
+        load_backend(arguments.model, "onnxruntime", "cpu", allow_unverified=True),
+    )
     contract = backend.contract
     rows: list[dict[str, Any]] = []
     for sources in find_scans([arguments.scans], contract.channels)[0][: arguments.count]:
