@@ -1,4 +1,4 @@
-"""Processes of ours beside the main one, and the pipes to them: pickled messages over standard input and output."""
+"""Processes of ours beside the main one: how they are started, their standard input and output, and why they ended."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ends(parent_gone: int = KILL) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def send(message: object, stream: IO[Any]) -> None:
-    """Write a message."""
+    """Write a pickled message; only to and from processes that are trusted, see docs/security.md."""
     pickle.dump(message, stream, protocol=pickle.HIGHEST_PROTOCOL)
     stream.flush()
 

@@ -119,7 +119,7 @@ class _Scan(Generic[Key]):
 
 @dataclass
 class _Batch(Generic[Key]):
-    """Chunks of one or more scans that were handed in together, and the look in the mirror if there is one."""
+    """Chunks of one or more scans that were handed in together, and their mirror images if these are computed, too."""
 
     limit: int
     size: int = 0

@@ -147,7 +147,7 @@ class _Search:
         self._step = sample_step(distance_mm, self._grid)
         every = max(1, int(SPARSE_MM / (self._step * distance_mm) + 1e-6))
         self._sparse = range(0, -(-prepared.volume.shape[0] // self._step), every)
-        self._spent = Prediction(np.zeros((0, 0, 0), np.uint8), {}, 0.0)
+        self._seconds, self._computed = 0.0, 0
 
     def labels(self) -> tuple[CroppedScan, Prediction]:
         """See `labels_of_scan`."""
@@ -167,15 +167,13 @@ class _Search:
 
     def _asked(self, covered: CroppedScan) -> Prediction:
         labelled = self._ask(covered)
-        self._spent = replace(
-            self._spent,
-            seconds=self._spent.seconds + labelled.seconds,
-            computed=self._spent.computed + labelled.computed,
-        )
+        self._seconds += labelled.seconds
+        self._computed += labelled.computed
         return labelled
 
     def _total(self, labelled: Prediction) -> Prediction:
-        return replace(labelled, seconds=self._spent.seconds, computed=self._spent.computed)
+        """Labels with the cost of the whole search."""
+        return replace(labelled, seconds=self._seconds, computed=self._computed)
 
     def _look(self, place: Place, samples: Sequence[int]) -> _Seen:
         """Compute some samples with the grid at a place, and the sparse ones beside those that hold a structure."""
