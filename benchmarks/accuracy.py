@@ -16,7 +16,8 @@ from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
-from parotid_seg.runtime.pipeline.run import InferOptions, infer
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 FIGURES = {

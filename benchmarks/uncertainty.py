@@ -3,7 +3,7 @@
     python benchmarks/uncertainty.py SCANS LABELS --out FILE.json
 
 Meant for validation patients: the limit below which a gland is flagged (`segment.LEAST_AGREEMENT`) is read off here.
-Times of a run with and without flips are measured alternately.
+Times of a run with and without test-time augmentation are measured alternately.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from parotid_seg.files import write_text
 from parotid_seg.metrics import dice
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     backend = load_backend(arguments.model, "onnxruntime")
-    glands, plain_s, flips_s = [], [], []
+    glands, plain_s, augmented_s = [], [], []
     for path in sorted(arguments.scans.glob("*_0000.nii.gz")):
         case = path.name.removesuffix("_0000.nii.gz")
         label = arguments.labels / f"{case}.nii.gz"
@@ -48,10 +49,10 @@ def main() -> None:
         times = [time.perf_counter()]
         segment_volume(backend, scan.volume)
         times.append(time.perf_counter())
-        found = segment_volume(backend, scan.volume, flips=True)
+        found = segment_volume(backend, scan.volume, SegmentationOptions(tta=True))
         times.append(time.perf_counter())
         plain_s.append(times[1] - times[0])
-        flips_s.append(times[2] - times[1])
+        augmented_s.append(times[2] - times[1])
         for value, name in enumerate(backend.contract.labels):
             if value and (reference == value).any():
                 dsc = dice(found.mask == value, reference == value)
@@ -74,7 +75,7 @@ def main() -> None:
         "spearman": float(rank.statistic),
         "p": float(rank.pvalue),
         "limits": table,
-        "times": statistics.median(flips / plain for flips, plain in zip(flips_s, plain_s, strict=True)),
+        "times": statistics.median(augmented / plain for augmented, plain in zip(augmented_s, plain_s, strict=True)),
         "ran": vars(backend.ran),
         "all": glands,
     }

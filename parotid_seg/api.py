@@ -25,7 +25,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.export.engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend, output_for
-from parotid_seg.runtime.segmentation.locate import check_search
+from parotid_seg.runtime.segmentation.options import Search, SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
 from parotid_seg.scan.volume import Volume
@@ -41,12 +41,15 @@ class Segmenter:
 
     Args:
         model: model file; None is the packaged CT model.
-        backend, device, allow_unverified: see `load_backend`.
+        backend: "auto" or the name of an engine, see `load_backend`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        allow_unverified: whether a model may be used that `parotid-seg export` has not proven.
         batch_size: slices at once; None is what the engine is fastest with.
-        flips: look at the mirror image, too, see `Segmentation.agreement`.
+        tta: test-time augmentation: segment the mirror image, too, see `Segmentation.agreement`.
         clean_up: keep only the largest piece of each left or right structure.
         search: "auto" finds the structures in every 24 mm of a scan first, then segments around them; "full" segments
             everywhere.
+        flips: the old name of `tta`, accepted for one release.
 
     Raises:
         ParotidSegError: if the model cannot be loaded or run as asked.
@@ -59,19 +62,19 @@ class Segmenter:
         backend: str = "auto",
         device: str = "auto",
         batch_size: int | None = None,
-        flips: bool = False,
+        tta: bool = False,
         clean_up: bool = True,
-        search: str = "auto",
+        search: Search = "auto",
         allow_unverified: bool = False,
+        flips: bool = False,
     ) -> None:
-        check_search(search)
+        tta = tta or flips
+        options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
         file = runnable(Path(model) if model else DEFAULT_MODEL, backend)
-        output = output_for(file, flips)
+        output = output_for(file, tta)
         self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
         self.contract = self._backend.contract
-        self._segment = functools.partial(
-            segment_volume, self._backend, batch_size=batch_size, flips=flips, clean_up=clean_up, search=search
-        )
+        self._segment = functools.partial(segment_volume, self._backend, options=options, batch_size=batch_size)
 
     def __call__(
         self, scan: ArrayLike | SpatialImage | Sequence[SpatialImage], spacing_mm: Sequence[float] | None = None
@@ -114,19 +117,34 @@ def segment(
     backend: str = "auto",
     device: str = "auto",
     batch_size: int | None = None,
-    flips: bool = False,
+    tta: bool = False,
     clean_up: bool = True,
-    search: str = "auto",
+    search: Search = "auto",
+    flips: bool = False,
 ) -> Segmentation:
     """Segment a scan with a model that stays loaded between calls: `Segmenter` made once, and called.
 
     Args:
-        scan, spacing_mm: see `Segmenter.__call__`.
-        model, backend, device, batch_size, flips, clean_up, search: see `Segmenter`.
+        scan: see `Segmenter.__call__`.
+        spacing_mm: of an array, the distance between slices, rows and columns.
+        model: model file; None is the packaged CT model. This and what follows: see `Segmenter`.
+        backend: "auto" or the name of an engine.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        batch_size: slices at once; None is what the engine is fastest with.
+        tta: test-time augmentation.
+        clean_up: keep only the largest piece of each left or right structure.
+        search: "auto" or "full".
+        flips: the old name of `tta`.
     """
     chosen = None if model is None else str(Path(model).resolve())
     return _loaded(
-        chosen, backend=backend, device=device, batch_size=batch_size, flips=flips, clean_up=clean_up, search=search
+        chosen,
+        backend=backend,
+        device=device,
+        batch_size=batch_size,
+        tta=tta or flips,
+        clean_up=clean_up,
+        search=search,
     )(scan, spacing_mm)
 
 

@@ -15,8 +15,9 @@ from pydicom.tag import Tag
 from scipy import ndimage
 
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, Summary, infer
-from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer
+from parotid_seg.runtime.pipeline.writers import NIFTI
 from tests.dicom_series import write_series
 
 LEFT = ("SpecificCharacterSet", "ImageType", "Modality", "PhotometricInterpretation", "PatientSex", "RescaleType")
@@ -104,7 +105,7 @@ def run(
     told: list[Outcome] = []
     lines: list[str] = []
     asked = InferOptions(
-        pictures=not plain, report=not plain, outputs=Outputs(formats or (NIFTI,), append), workers=1, **options
+        pictures=not plain, report=not plain, formats=formats or (NIFTI,), append=append, workers=1, **options
     )
     arguments = scans if isinstance(scans, list) else [scans]
     summary = infer(arguments, out, lambda: backend, asked, say=lines.append, progress=told.append)

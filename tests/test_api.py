@@ -73,8 +73,8 @@ def test_the_model_stays_loaded(monkeypatch, expected, head):
 real = api.load_backend
 
 
-def test_flips_tell_how_certain_each_gland_is(expected, head):
-    found = parotid_seg.Segmenter(backend="onnxruntime", flips=True)(head)
+def test_test_time_augmentation_tells_how_certain_each_gland_is(expected, head):
+    found = parotid_seg.Segmenter(backend="onnxruntime", tta=True)(head)
     np.testing.assert_array_equal(found.mask, expected.mask)
     assert set(found.agreement) == set(expected.volumes_ml)
     assert all(0.8 < dsc < 1 for dsc in found.agreement.values())

@@ -12,6 +12,7 @@ import pytest
 from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.nifti import read_mask, read_nifti
@@ -106,12 +107,12 @@ def test_a_couch_and_noisy_air_are_not_marked(backend, scan, expected, monkeypat
     table = min(int(body_rows[-1]) + 2, voxels.shape[2] - 3)
     voxels[:, :, table : table + 2, 20:-20] = -100
     on_the_table = dataclasses.replace(scan.volume, voxels=voxels)
-    found = segment_volume(backend, on_the_table, batch_size=16, clean_up=False).mask
+    found = segment_volume(backend, on_the_table, SegmentationOptions(clean_up=False), batch_size=16).mask
     windows = np.array(backend.contract.windows)
     centre = body_centre(scan.volume, windows)
     assert body_centre(on_the_table, windows) == pytest.approx(centre, abs=20 / scan.volume.spacing_mm[1])
     monkeypatch.setattr("parotid_seg.scan.chunks.body_centre", lambda *_: centre)
-    in_place = segment_volume(backend, on_the_table, batch_size=16, clean_up=False).mask
+    in_place = segment_volume(backend, on_the_table, SegmentationOptions(clean_up=False), batch_size=16).mask
     for value in (1, 2):
         assert dice(found == value, expected.mask == value) > 0.93
         assert dice(in_place == value, expected.mask == value) > 0.99

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate, Say
-from parotid_seg.runtime.engines.available import on_cpu, on_gpu
 from parotid_seg.runtime.engines.base import OUTPUTS
-from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
-from parotid_seg.runtime.engines.load import BACKENDS, gpu_index
-from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.openvino import import_openvino
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from parotid_seg.runtime.engines.load import check_fit, gpu_index
+from parotid_seg.runtime.engines.registry import AUTO, CPU, ENGINE_FILE, ENGINES, Engine, Request, candidates
 
-NAMES = BACKENDS[1:]
-"""What can be named; "auto" is what all of them are compared for."""
 Runnable = Callable[[Path, str], Path]
 """A model file and a backend's name to the file that this backend runs: `export.engine.runnable`."""
 
@@ -45,8 +38,8 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
 
     Args:
         model: the .onnx or .engine file.
-        backends: some of `NAMES`; none means all that can be used here.
-        device: see `runtime.engines.load.DEVICES`; "auto" is the CPU and the first GPU.
+        backends: some of `registry.ENGINES`; none means all that can be used here.
+        device: see `load_backend`; "auto" is the CPU and the first GPU.
         runnable: see there.
         say: told why something is not used.
 
@@ -54,63 +47,53 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
         InputError: for a backend or device that there is none of, that is not installed, or that does not fit.
         ModelError: if the file is no model of ours.
     """
-    for backend in backends:
-        if backend not in NAMES:
-            raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(NAMES)}")
+    engines = [_engine_named(backend) for backend in backends] or list(ENGINES.values())
     index = gpu_index(device)
-    if model.suffix == ".engine":
-        sidecar = read_sidecar(model)
-        for backend in backends:
-            if backend != sidecar.library:
-                raise InputError(f"--backend {backend}: found {model.name}, an engine for {sidecar.library}")
-        if device == "cpu":
-            raise InputError(f"--device cpu: found {model.name}, an engine, expected auto or cuda")
-        return Field([_engine(model, index or 0)], sidecar.contract, index or 0)
-    contract = read_model(model)[1]
-    if "openvino" in backends:
-        import_openvino()
-    on_the_cpu = on_cpu(model, contract, None, OUTPUTS[0], say) if device in ("auto", "cpu") else []
-    on_the_gpu = [] if device == "cpu" else _on_gpu(model, contract, index, backends, runnable, say)
-    if backends:
-        on_the_cpu, on_the_gpu = (
-            [each for each in side if each.backend in backends] for side in (on_the_cpu, on_the_gpu)
-        )
-    found = on_the_cpu + on_the_gpu
-    for backend in backends or ("any",):
-        if not any(backend in (candidate.backend, "any") for candidate in found):
-            raise InputError(f"--backend: found {backend}, which cannot run {model.name} here on --device {device}")
-    return Field(found, contract, (index or 0) if on_the_gpu else None)
+    for backend in backends if model.suffix == ENGINE_FILE else ():
+        check_fit(model, backend, device)
+    contract = check_fit(model, AUTO, device)[1]
+    request = Request(model, contract, index, None, OUTPUTS[0], say)
+    if model.suffix == ENGINE_FILE:
+        request = replace(request, gpu=index or 0)
+        return Field(candidates(request), contract, request.gpu)
+    on_gpu = (
+        [] if device == CPU else _on_gpu(replace(request, gpu=index or 0), engines, bool(backends), device, runnable)
+    )
+    on_cpu = candidates(replace(request, gpu=None), engines) if device in (AUTO, CPU) else []
+    found = on_cpu + on_gpu
+    for engine in engines if backends else ():
+        if not any(candidate.backend == engine.name for candidate in found):
+            if device in (AUTO, CPU) and CPU in engine.devices:
+                engine.implementation().load(replace(request, gpu=None))  # its error says what is missing
+            raise InputError(f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}")
+    return Field(found, contract, (index or 0) if on_gpu else None)
+
+
+def _engine_named(backend: str) -> Engine:
+    if backend not in ENGINES:
+        raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(ENGINES)}")
+    return ENGINES[backend]
 
 
 def _on_gpu(
-    model: Path, contract: Contract, index: int | None, backends: Sequence[str], runnable: Runnable, say: Say
+    request: Request, engines: Sequence[Engine], named: bool, device: str, runnable: Runnable
 ) -> list[Candidate]:
-    """onnxruntime on CUDA if it is there, and engines that were named or lie beside the model."""
-    number = index or 0
-    engines = [backend for backend in backends if backend in LIBRARIES]
-    if find_gpu(number) is None:
-        if engines:
-            raise InputError(f"--backend {engines[0]}: runs on NVIDIA GPUs, found none")
+    """The engines that run the model file on the GPU, and engine files that were named or lie beside the model."""
+    runs_files = [engine for engine in engines if engine.runs == ENGINE_FILE]
+    assert request.gpu is not None
+    if find_gpu(request.gpu) is None:
+        if named and runs_files:
+            raise InputError(f"--backend {runs_files[0].name}: runs on NVIDIA GPUs, found none")
         return []
     found: list[Candidate] = []
-    if not engines or "onnxruntime" in backends:
-        from parotid_seg.runtime.engines.onnxruntime.cuda import check_provider
-
-        try:
-            check_provider()
-            found += on_gpu(model, contract, number, OUTPUTS[0], say)
-        except ParotidSegError as error:
-            if index is not None and "onnxruntime" in backends:
-                raise
-            say(f"onnxruntime does not use the GPU: {error}")
-    found += [_engine(runnable(model, backend), number) for backend in engines]
-    beside = model.with_suffix(".engine")
-    if not backends and beside.is_file():
-        found.append(_engine(beside, number))
+    try:
+        found += candidates(request, engines)
+    except ParotidSegError as error:
+        if device != AUTO and named:
+            raise
+        request.say(f"{find_gpu(request.gpu)} is not used for the model file: {error}")
+    beside = request.model.with_suffix(ENGINE_FILE)
+    files = [runnable(request.model, engine.name) for engine in runs_files] if named else [beside]
+    for file in (file for file in files if file.is_file()):
+        found += candidates(replace(request, model=file))
     return found
-
-
-def _engine(engine: Path, index: int) -> Candidate:
-    sidecar = read_sidecar(engine)
-    name = f"{LIBRARIES[sidecar.library].title} {sidecar.precision.upper()}"
-    return Candidate(name, sidecar.library, sidecar.precision, engine, partial(TensorRtBackend, engine, device=index))

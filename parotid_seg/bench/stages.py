@@ -11,6 +11,7 @@ from parotid_seg.runtime.engines.base import Backend, Done, Output, Times
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import WorkerConfig
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.segmentation.segment import asking
 from parotid_seg.scan.chunks import Inputs
@@ -75,7 +76,7 @@ def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stage
         ScanError: if it cannot be segmented.
     """
     timed = _Timed(backend)
-    work = WorkerConfig(folder, backend.contract, fingerprint=(), overwrite=True, views=True)
+    work = WorkerConfig(folder, backend.contract, fingerprint=(), options=InferOptions(overwrite=True))
     begun = time.perf_counter()
     status, entry = run_case(work, Case("scan", scan), None, asking(timed, batch_size))
     whole_s = time.perf_counter() - begun

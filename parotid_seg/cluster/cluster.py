@@ -1,4 +1,4 @@
-"""A Ray cluster as the site of a run, seen from the command's process."""
+"""A Ray cluster as the executor of a run, seen from the command's process."""
 
 from __future__ import annotations
 
@@ -13,57 +13,33 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
 from parotid_seg.cluster.mirror import mirrored
+from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError, ParotidSegError
 from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar, sidecar_path
-from parotid_seg.runtime.engines.load import BACKENDS
+from parotid_seg.runtime.engines.load import output_for
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from parotid_seg.runtime.engines.options import ModelOptions
+from parotid_seg.runtime.engines.registry import AUTO, ENGINE_FILE, engine_named
 from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
-from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, Summary, infer_at
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
 
-ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
 """What Ray writes in front of a message: time, level, process and place."""
 NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Ray would tell its makers of every cluster that is started."""
 LEAVES_S = 15.0
 """For the client to end what it started on the hosts."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What is taken of a cluster.
-
-    Attributes:
-        address: "local": one of this machine's cores, for this run; "auto": the one that this machine is part of;
-            HOST:PORT of its head.
-        workers: most actors, each with the model; None as many as there is room for.
-        cpus: cores of each.
-        gpus: GPUs of each, or a share of one.
-    """
-
-    address: str
-    workers: int | None = None
-    cpus: int = 1
-    gpus: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not ADDRESS.fullmatch(self.address):
-            raise InputError(f"--cluster: found {self.address!r}, expected local, auto or HOST:PORT")
-        if self.cpus < 1:
-            raise InputError(f"--worker-cpus: found {self.cpus}, expected at least 1")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
-            raise InputError(f"--worker-gpus: found {self.gpus:g}, expected 0 to 1, or a whole number")
 
 
 def _local_settings() -> dict[str, str]:
@@ -76,10 +52,11 @@ def _local_settings() -> dict[str, str]:
 
 
 class RayExecutor:
-    """A `Site`: a process that is the cluster's client, and through it the actors on the hosts.
+    """An `Executor`: a process that is the cluster's client, and through it the actors on the hosts.
 
     Args:
-        cluster: see `ClusterOptions`.
+        cluster: which, and what each worker gets; it has an address.
+        workers: most actors, each with the model; None as many as there is room for.
         model: see `Model`.
         out: URL of the results; empty if they go to a folder.
         say: told what is waited for, and what there is.
@@ -88,11 +65,16 @@ class RayExecutor:
         ParotidSegError: if Ray is missing, the cluster cannot be reached, has no room, or cannot load the model.
     """
 
-    def __init__(self, cluster: ClusterOptions, model: Model, out: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, cluster: ClusterOptions, workers: int | None, model: Model, out: str, say: Callable[[str], None]
+    ) -> None:
+        assert cluster.cluster is not None
         if importlib.util.find_spec("ray") is None:
             raise InputError("--cluster: the package ray is missing: pip install 'parotid-seg[ray]'")
-        self._cluster, self._out, self._say = cluster, out, say
+        self._out, self._say = out, say
         self._scratch = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie below it
+        gpus = cluster.gpus(model.device)
+        self._plan = plan = Plan(cluster.cluster, self._scratch, workers, cluster.cpus, gpus, model)
         self._log = Path(self._scratch, "client.log")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -100,10 +82,10 @@ class RayExecutor:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **NO_TELEMETRY, **(_local_settings() if cluster.address == "local" else {})},
+                env={**os.environ, **NO_TELEMETRY, **(_local_settings() if plan.address == "local" else {})},
             )
         try:
-            self._send(Plan(cluster.address, self._scratch, cluster.workers, cluster.cpus, cluster.gpus, model))
+            self._send(plan)
             ready = self._received()
         except BaseException:
             self.close()
@@ -112,13 +94,13 @@ class RayExecutor:
         self._ready = ready
         self.contract, self.model_sha256, self.ran = ready.contract, ready.model_sha256, ready.ran
         self.about: Mapping[str, Any] = {
-            "cluster": {"address": cluster.address, "ray": ready.ray, "hosts": ready.hosts, "workers": ready.actors},
-            "worker": {"cpus": cluster.cpus, "gpus": cluster.gpus},
+            "cluster": {"address": plan.address, "ray": ready.ray, "hosts": ready.hosts, "workers": ready.actors},
+            "worker": {"cpus": plan.cpus, "gpus": plan.gpus},
         }
 
     def __str__(self) -> str:
-        ready, each = self._ready, f"{self._cluster.cpus} CPU{'s' if self._cluster.cpus > 1 else ''}"
-        gpus = f" and {self._cluster.gpus:g} GPU" if self._cluster.gpus else ""
+        ready, each = self._ready, f"{self._plan.cpus} CPU{'s' if self._plan.cpus > 1 else ''}"
+        gpus = f" and {self._plan.gpus:g} GPU" if self._plan.gpus else ""
         hosts = "1 host" if ready.hosts == 1 else f"{ready.hosts} hosts"
         workers = "1 worker" if ready.actors == 1 else f"{ready.actors} workers"
         return f"Ray {ready.ray}, {hosts}, {workers} of {each}{gpus}; {ready.ran}, batches of {ready.batch_size} slices"
@@ -163,7 +145,7 @@ class RayExecutor:
             try:
                 message = pickle.load(self._process.stdout)
             except (EOFError, OSError, pickle.UnpicklingError) as error:
-                raise ParotidSegError(f"--cluster {self._cluster.address}: lost: {self._why()}; {RESUMES}") from error
+                raise ParotidSegError(f"--cluster {self._plan.address}: lost: {self._why()}; {RESUMES}") from error
             if isinstance(message, OutputFailure):
                 raise OutputError(message.message)
             if not isinstance(message, Told):
@@ -181,7 +163,7 @@ class RayExecutor:
 def infer_on_cluster(
     scans: Sequence[Path],
     out: Path,
-    model: Model,
+    model: ModelOptions,
     cluster: ClusterOptions,
     options: InferOptions,
     *,
@@ -191,48 +173,45 @@ def infer_on_cluster(
     """As `infer`, on a cluster, and with URLs for scans and results.
 
     Raises:
-        ParotidSegError: as `RayExecutor` and `infer_at`.
+        ParotidSegError: as `model_for_hosts`, `RayExecutor` and `infer_at`.
     """
-    url = url_of(out)
+    url, on_hosts = url_of(out), model_for_hosts(model, options, say)
     if not url:
-        with closing(RayExecutor(cluster, model, "", say)) as site:
+        with closing(RayExecutor(cluster, options.workers, on_hosts, "", say)) as site:
             return infer_at(site, scans, out.resolve(), options, find=find_anywhere, say=say, progress=progress)
     if options.report:
         say(f"no report.html: its pictures would have to come back from {url}")
         options = replace(options, report=False)
-    with mirrored(url) as mirror, closing(RayExecutor(cluster, model, mirror.url, say)) as site:
+    with mirrored(url) as mirror, closing(RayExecutor(cluster, options.workers, on_hosts, mirror.url, say)) as site:
         find = partial(find_anywhere, out=mirror.url)
         summary = infer_at(site, scans, mirror.folder, options, find=find, say=say, progress=progress)
         return replace(summary, out=out)
 
 
-def model_for_hosts(
-    file: Path, backend: str, device: str, options: InferOptions, output: str, unverified: bool
-) -> Model:
+def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None) -> Model:
     """A model file as it travels.
 
     Args:
-        file: the .onnx or .engine file.
-        backend: an engine's name; "auto" is onnxruntime, of an engine its own library.
-        device: "auto" or "cpu" for the CPU, "cuda" for the GPU that a worker gets.
-        options: batch size and flips.
-        output: see `load_backend`.
-        unverified: whether the model may be unverified.
+        model: the file and what runs it. The backend "auto" is onnxruntime, of an engine its own library; the device
+            "auto" is the CPU, and "cuda" the GPU that a worker gets.
+        options: batch size and test-time augmentation.
+        say: called with one line if the model gives nothing to average.
 
     Raises:
         InputError: for a backend there is none of, a device that a host may not have, or an engine that would have to
             be built.
         ModelError: if the file cannot be read.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(BACKENDS)}")
+    file, backend, device = model.file, model.backend, model.device
+    engine = engine_named(backend)
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device: found {device!r}, expected cpu or cuda: which GPU it is, the cluster decides")
-    if file.suffix == ".engine":
+    output = output_for(file, options.tta, say)
+    if file.suffix == ENGINE_FILE:
         sidecar = read_sidecar(file)
-        backend = sidecar.library if backend == "auto" else backend
+        backend = sidecar.library if backend == AUTO else backend
         files = {file.name: read_engine(file, sidecar), sidecar_path(file).name: sidecar.to_json().encode()}
-    elif backend in LIBRARIES:
+    elif engine and engine.runs == ENGINE_FILE:
         raise InputError(
             f"--backend {backend}: found {file.name}, expected an .engine file with --cluster: build it for the hosts' "
             f"GPU first, with parotid-seg export --engine {backend}"
@@ -242,10 +221,10 @@ def model_for_hosts(
     return Model(
         file.name,
         files,
-        "onnxruntime" if backend == "auto" else backend,
-        "cuda" if device == "cuda" or file.suffix == ".engine" else "cpu",
+        "onnxruntime" if backend == AUTO else backend,
+        "cuda" if device == "cuda" or file.suffix == ENGINE_FILE else "cpu",
         output,
-        unverified,
+        model.allow_unverified,
         options.batch_size,
-        options.flips,
+        options.tta,
     )

@@ -108,8 +108,8 @@ class _Cases:
         self._ran = backend.ran
         if (self._ran.precision, self._ran.device[:3]) != (order.ran.precision, order.ran.device[:3]):
             raise ModelError(f"{model.name} runs with {self._ran}, expected {order.ran} as elsewhere")
-        self._stage = Stage(work.out, errand.out, work.outputs)
-        batches = Batcher[Worker](backend, model.batch_size or backend.batch_size, flips=model.flips)
+        self._stage = Stage(work.out, errand.out, work.options.outputs)
+        batches = Batcher[Worker](backend, model.batch_size or backend.batch_size, tta=model.tta)
         usual = Limits.of_machine(order.cpus)
         limits = replace(usual, scan_bytes=usual.scan_bytes * min(1.0, order.cpus / available_cores()))
         self._crew = WorkerPool()

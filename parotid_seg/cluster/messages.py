@@ -24,7 +24,7 @@ class Model:
         device: "cpu" or "cuda".
         output, allow_unverified: see `load_backend`.
         batch_size: samples at once; None is what the engine is fastest with.
-        flips: see `Batcher`.
+        tta: see `Batcher`.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Model:
     output: str
     allow_unverified: bool
     batch_size: int | None
-    flips: bool
+    tta: bool
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from parotid_seg.commands.shared import Quiet, UsageError, extra, listed, one_line_errors
+from parotid_seg.runtime.engines.registry import ENGINES
 from parotid_seg.terminal import following
 
 
@@ -26,7 +27,7 @@ def bench(
         typer.Option(
             "--backend",
             metavar="NAME",
-            help="onnxruntime, openvino, tensorrt or tensorrt-rtx; repeatable. Default: all that can be used here.",
+            help=f"{', '.join(ENGINES)}; repeatable. Default: all that can be used here.",
         ),
     ] = None,
     device: Annotated[

@@ -157,7 +157,7 @@ def runnable(model: Path, backend: str, *, report: Report = lambda _: None, prog
 
     Args:
         model: model file or engine.
-        backend: one of `load.BACKENDS`.
+        backend: "auto" or a name of `registry.ENGINES`.
         report, progress: see `build_engine`.
 
     Raises:

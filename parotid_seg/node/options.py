@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from parotid_seg.errors import InputError
+from parotid_seg.options import Option, OptionGroup
 
 Say = Callable[[str], None]
 """Told what happens, a line at a time, from any thread."""
@@ -78,61 +80,90 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class ListenOptions:
-    """How the node listens, and what it does with what it has got.
+class ListenOptions(OptionGroup, panel="Node"):
+    """How the node listens, and what it does with what it receives."""
 
-    Attributes:
-        port: TCP port to listen on.
-        out: folder for everything: received slices, results, the state of each series.
-        host: address of the network interface to listen on; "0.0.0.0" is all of them.
-        ae_title: the node's own.
-        allowed: who may connect, see `Caller.parse`; with none, nobody may. Addresses that are named here have room
-            of their own: whatever comes from others does not keep them out.
-        send_to: who gets the results; None keeps them in `out` only.
-        quiet_s: a series is complete once nothing more came for so long.
-        keep_received: keep received slices after the result was delivered, or, without `send_to`, written.
-        keep_failed_days: how long the slices of a series that could not be segmented are kept.
-        most_associations: of one address at the same time; more are turned away. All addresses that are not named in
-            `allowed` have four more together.
-        largest_object_mib: an object with more bytes is refused.
-        spare_mib: with less free space on `out`'s disk, objects are refused.
-        silence_s: an association in which nothing comes for so long is ended.
-    """
-
-    port: int
-    out: Path
-    host: str = "127.0.0.1"
-    ae_title: str = "PAROTID-SEG"
-    allowed: tuple[str, ...] = ()
-    send_to: Peer | None = None
-    quiet_s: float = 30.0
-    keep_received: bool = False
-    keep_failed_days: float = 7.0
-    most_associations: int = 10
-    largest_object_mib: int = 1024
-    spare_mib: int = 1024
-    silence_s: float = 60.0
+    port: Annotated[int, Option("--port", "TCP port to listen on.", metavar="N")]
+    out: Annotated[Path, Option("--out", "Folder for received slices, results and their states.", metavar="DIR")]
+    allowed: Annotated[
+        tuple[str, ...],
+        Option(
+            "--allow",
+            "AE title that may connect, from that address only; repeatable. Without one nobody may.",
+            metavar="AE[@ADDRESS]",
+        ),
+    ] = ()
+    send_to: Annotated[
+        Peer | None,
+        Option(
+            "--send-to",
+            "Node that gets the results. Default: they are only kept in DIR/results.",
+            metavar="AE@HOST:PORT",
+            parse=Peer.parse,
+        ),
+    ] = None
+    host: Annotated[
+        str,
+        Option(
+            "--host",
+            "Address to listen on. DICOM neither checks who connects nor encrypts: see docs/listen.md.",
+            metavar="ADDRESS",
+        ),
+    ] = "127.0.0.1"
+    ae_title: Annotated[str, Option("--ae-title", "The node's own AE title.", metavar="AE")] = "PAROTID-SEG"
+    quiet_s: Annotated[
+        float,
+        Option("--quiet-seconds", "A series is complete once nothing more came for so long.", metavar="S", least=0),
+    ] = 30.0
+    keep_received: Annotated[
+        bool,
+        Option("--keep-received", "Keep received slices after the result is delivered. Default: remove them."),
+    ] = False
+    keep_failed_days: Annotated[
+        float,
+        Option(
+            "--keep-failed-days",
+            "How long slices of series that could not be segmented are kept.",
+            metavar="N",
+            least=0,
+        ),
+    ] = 7.0
+    most_associations: Annotated[
+        int,
+        Option(
+            "--max-associations",
+            "Of one address at the same time; more are rejected. Addresses that --allow does not name have four more "
+            "together.",
+            metavar="N",
+            least=1,
+        ),
+    ] = 10
+    largest_object_mib: Annotated[
+        int, Option("--max-object-mib", "Larger objects are refused.", metavar="N", least=1)
+    ] = 1024
+    spare_mib: Annotated[
+        int, Option("--spare-mib", "With less free space on the disk, objects are refused.", metavar="N", least=0)
+    ] = 1024
+    silence_s: Annotated[
+        float,
+        Option("--silence-seconds", "An association in which nothing comes for so long is ended.", metavar="S"),
+    ] = 60.0
 
     def __post_init__(self) -> None:
+        """Check all options before anything starts.
+
+        Raises:
+            InputError: for one that is out of its bounds, or no port, address or AE title.
+        """
+        super().__post_init__()
         check_port(self.port, "--port")
         if not _address(self.host):
             raise InputError(f"--host: found {self.host!r}, expected an IP address of this machine, such as 127.0.0.1")
         check_ae_title(self.ae_title, "--ae-title")
         for caller in self.allowed:
             Caller.parse(caller)
-        for option, value in (("--quiet-seconds", self.quiet_s), ("--keep-failed-days", self.keep_failed_days)):
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{option}: found {value}, expected 0 or more")
         if not (math.isfinite(self.silence_s) and self.silence_s > 0):
             raise InputError(f"--silence-seconds: found {self.silence_s}, expected more than 0")
-        for option, number in (
-            ("--max-associations", self.most_associations),
-            ("--max-object-mib", self.largest_object_mib),
-        ):
-            if number < 1:
-                raise InputError(f"{option}: found {number}, expected at least 1")
-        if self.spare_mib < 0:
-            raise InputError(f"--spare-mib: found {self.spare_mib}, expected 0 or more")
 
     @property
     def callers(self) -> tuple[Caller, ...]:

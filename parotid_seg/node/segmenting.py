@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from parotid_seg.errors import InputError, MachineError
 from parotid_seg.flags import Flag
 from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.pipeline.run import InferOptions, Outcome, infer
-from parotid_seg.runtime.pipeline.writers import ENDINGS, RTSTRUCT, Outputs
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import Outcome, infer
+from parotid_seg.runtime.pipeline.writers import ENDINGS, RTSTRUCT
 from parotid_seg.runtime.report.flag_text import sentence
+from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 
 
-def segment_with(backend: Backend, *, flips: bool = False, clean_up: bool = True) -> Segment:
+def segment_with(backend: Backend, segmentation: SegmentationOptions = DEFAULTS) -> Segment:
     """A `Segment` that makes an RTSTRUCT of each volume of a series.
 
     Args:
         backend: the loaded model.
-        flips, clean_up: see `InferOptions`.
+        segmentation: how.
     """
-    options = InferOptions(
-        workers=1, flips=flips, clean_up=clean_up, pictures=False, report=False, outputs=Outputs((RTSTRUCT,))
-    )
+    options = InferOptions(**asdict(segmentation), workers=1, pictures=False, report=False, formats=(RTSTRUCT,))
 
     def segment(series: Path, out: Path) -> Segmented:
         failures: list[str] = []

@@ -48,7 +48,7 @@ def test_those_that_are_named():
     assert names("onnxruntime") == ["onnxruntime FP32"]
     assert set(names("openvino")) <= {"OpenVINO FP32", "OpenVINO BF16"}
     with pytest.raises(
-        InputError, match="found 'auto', expected one of: onnxruntime, tensorrt, tensorrt-rtx, openvino"
+        InputError, match="found 'auto', expected one of: onnxruntime, openvino, tensorrt, tensorrt-rtx"
     ):
         field("auto")
 
@@ -56,7 +56,7 @@ def test_those_that_are_named():
 def test_a_gpu_that_onnxruntime_cannot_use_is_told(gpu):
     said = []
     assert "onnxruntime FP32" in names(say=said.append)
-    assert said[0].startswith("onnxruntime does not use the GPU: onnxruntime ")
+    assert said[0].startswith(f"{ADA} is not used for the model file: onnxruntime ")
     with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
         field("onnxruntime", device="cuda")
 

@@ -15,13 +15,14 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, hash_file
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
-from parotid_seg.runtime.pipeline.run import InferOptions
+from parotid_seg.runtime.pipeline.options import InferOptions
 from tests.sidecars import write_sidecar
 
-MODEL = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
+MODEL = model_for_hosts(ModelOptions(), InferOptions())
 RAN = ExecutionInfo("onnxruntime", "cpu", "fp32")
 
 
@@ -32,7 +33,7 @@ def contract() -> Contract:
 
 def errand(out, contract, token="token"):
     (out / token).touch()
-    return RunRequest(WorkerConfig(out, contract, ("decides",), pictures=False), (), "", token)
+    return RunRequest(WorkerConfig(out, contract, ("decides",), InferOptions(pictures=False)), (), "", token)
 
 
 def test_another_version_of_the_package():
@@ -93,7 +94,7 @@ def test_an_engine_travels_with_its_sidecar(tmp_path, contract):
     engine = tmp_path / "m.engine"
     engine.write_bytes(b"engine")
     write_sidecar(engine, contract)
-    model = model_for_hosts(engine, "auto", "auto", InferOptions(), "labels", False)
+    model = model_for_hosts(ModelOptions(engine), InferOptions())
     assert (model.backend, model.device) == ("tensorrt", "cuda")
     (tmp_path / "host").mkdir()
     for name, content in model.files.items():
@@ -101,7 +102,7 @@ def test_an_engine_travels_with_its_sidecar(tmp_path, contract):
     assert read_sidecar(tmp_path / "host" / "m.engine") == read_sidecar(engine)
     engine.unlink()
     with pytest.raises(ModelError, match=r"m\.engine"):
-        model_for_hosts(engine, "auto", "auto", InferOptions(), "labels", False)
+        model_for_hosts(ModelOptions(engine), InferOptions())
 
 
 def test_the_model_travels_as_bytes():

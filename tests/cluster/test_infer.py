@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from parotid_seg.cli import main
-from parotid_seg.cluster.cluster import ClusterOptions, RayExecutor, model_for_hosts
+from parotid_seg.cluster.cluster import RayExecutor, model_for_hosts
+from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.pipeline.run import InferOptions
+from parotid_seg.runtime.engines.options import ModelOptions
+from parotid_seg.runtime.pipeline.options import InferOptions
 from tests.runtime.pipeline.test_infer import one_line, rows
 
 pytestmark = pytest.mark.slow
@@ -183,15 +184,15 @@ def test_urls_want_a_cluster(many, tmp_path, capsys):
 
 
 def test_without_ray(many, tmp_path, monkeypatch):
-    model = model_for_hosts(DEFAULT_MODEL, "auto", "auto", InferOptions(), "labels", False)
+    model = model_for_hosts(ModelOptions(), InferOptions())
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'parotid-seg\[ray\]'"):
-        RayExecutor(ClusterOptions("local"), model, "", print)
+        RayExecutor(ClusterOptions("local"), None, model, "", print)
 
 
 def test_a_model_file_that_is_none(tmp_path):
     with pytest.raises(ModelError, match="cannot be read"):
-        model_for_hosts(tmp_path / "none.onnx", "auto", "auto", InferOptions(), "labels", False)
+        model_for_hosts(ModelOptions(tmp_path / "none.onnx"), InferOptions())
 
 
 def test_one_machine_does_without_ray():

@@ -37,7 +37,7 @@ class Candidate:
 
     Attributes:
         name: as it is told to the user, for example "OpenVINO BF16".
-        backend: the name it is asked for by, see `load.BACKENDS`.
+        backend: the name it is asked for by, see `registry.ENGINES`.
         precision: type it computes in.
         file: the model file or engine that it loads.
         make: loads it; raises ParotidSegError if that fails.

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import io
 import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import InputError, ModelError, first_line
-from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.base import (
+    INPUTS,
+    OUTPUTS,
+    USUAL_BATCH,
+    Backend,
+    ExecutionInfo,
+    Output,
+    Times,
+    check_names,
+)
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.padding import Size, pad_to_bucket
+from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
 
@@ -149,6 +161,37 @@ class _Started:
     def result(self) -> Output:
         """Wait for the output."""
         return self.backend.finished(self)
+
+
+def load(request: Request) -> Backend:
+    """Load a file in FP32. See `registry.Implementation`."""
+    return OpenVinoBackend(request.model, threads=request.threads, output=request.output)
+
+
+def candidates(request: Request) -> list[Candidate]:
+    """FP32, and BF16 where the CPU has it. See `registry.Implementation`.
+
+    An INT8 file is not computed alike by two engines: its masks are proven for onnxruntime's rounding.
+    """
+    if request.contract.precision == "int8" or importlib.util.find_spec("openvino") is None:
+        return []
+    try:
+        precisions = ("fp32", "bf16") if computes_bf16() else ("fp32",)
+    except InputError as error:
+        request.say(f"OpenVINO is not used: {error}")
+        return []
+    return [
+        Candidate(
+            f"OpenVINO {precision.upper()}",
+            "openvino",
+            precision,
+            request.model,
+            partial(
+                OpenVinoBackend, request.model, precision=precision, threads=request.threads, output=request.output
+            ),
+        )
+        for precision in precisions
+    ]
 
 
 def import_openvino() -> ModuleType:

@@ -170,7 +170,7 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
         return CaseResult("done", _entry_of(found, asked))
     if isinstance(found, _Skipped):
         known = asked.job.known
-        if known is None or known.status != "done" or asked.work.overwrite:
+        if known is None or known.status != "done" or asked.work.options.overwrite:
             raise ProtocolError("found that the case was done before, which it was not")
         return CaseResult("skipped", known)
     if isinstance(found, _PutOff):
@@ -212,7 +212,7 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
 
 def _entry_of(found: _Done, asked: Asked) -> Entry:
     work, case = asked.work, asked.job.case
-    names, structures = work.outputs.names(case.name), work.contract.labels[1:]
+    names, structures = work.options.outputs.names(case.name), work.contract.labels[1:]
     if len(found.files) != len(names):
         raise ProtocolError(f"found {len(found.files)} files, expected {len(names)}")
     if set(found.volumes_ml) != set(structures) or not set(found.agreement) <= set(structures):
@@ -284,7 +284,7 @@ def _is_named(path: Path, work: WorkerConfig, job: CaseRequest) -> bool:
     for source in job.case.scan:
         files = [each.path for each in source.slices] if isinstance(source, Series) else [source]
         folders.update((place_of(source), *(each.parent for each in files)))
-    return path in {*folders, work.outputs.append} or (path.parent in folders and path.name != "..")
+    return path in {*folders, work.options.outputs.append} or (path.parent in folders and path.name != "..")
 
 
 def _bytes(text: str) -> bytes:

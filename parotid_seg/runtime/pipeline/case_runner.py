@@ -39,7 +39,7 @@ def run_case(work: WorkerConfig, case: Case, known: Entry | None, ask: Ask) -> t
     key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
-        if known and not work.overwrite and known.key == key and is_whole(known, work.out):
+        if known and not work.options.overwrite and known.key == key and is_whole(known, work.out):
             return "skipped", known
         return "done", _segment(work, case, key, ask, begun)
     except (ScanError, InputError) as error:
@@ -86,24 +86,30 @@ def key_of(scan: Scan, work: WorkerConfig) -> str:
 
 def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
-    work.outputs.check(source)
-    paths = [work.out / name for name in work.outputs.names(case.name)]
+    work.options.outputs.check(source)
+    paths = [work.out / name for name in work.options.outputs.names(case.name)]
     scan, prepared = read_for_model(case.scan, work.contract)
     read = time.perf_counter()
-    covered, labelled = labels_of_scan(prepared, ask, search=work.search, clean_up=work.clean_up)
+    covered, labelled = labels_of_scan(prepared, ask, work.options)
     answered = time.perf_counter()
     found = postprocess(
-        labelled.labels, covered, scan.volume, work.contract, clean_up=work.clean_up, agreement=labelled.agreement
+        labelled.labels,
+        covered,
+        scan.volume,
+        work.contract,
+        clean_up=work.options.clean_up,
+        agreement=labelled.agreement,
     )
-    if work.pictures or work.views:
+    if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
-        if work.pictures:
-            picture = pictures / f"{case.name}.png"
-            draw_overlay(scan.volume, window, found.mask, found.volumes_ml, visible(case.name), picture)
-        if work.views:
+        picture = pictures / f"{case.name}.png"
+        draw_overlay(scan.volume, window, found.mask, found.volumes_ml, visible(case.name), picture)
+        if work.options.views:
             draw_views(scan.volume, window, found.mask, work.contract.labels, pictures / views_of(case.name))
-    noticed = work.outputs.write(found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name)
+    noticed = work.options.outputs.write(
+        found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
+    )
     first, *further = paths
     seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}
     return Entry(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
 from parotid_seg.runtime.segmentation.batching import Batcher
@@ -49,23 +50,14 @@ class LocalExecutor:
 
     Args:
         load: loads the model; the first worker starts meanwhile.
-        batch_size: samples at once; None is what the engine is fastest with.
-        workers: most processes that read and write; None suits the machine.
-        flips: see `Batcher`.
+        options: batch size, most workers and test-time augmentation.
         say: told one line if the batch has to become smaller.
     """
 
     about: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(
-        self,
-        load: Callable[[], Backend],
-        batch_size: int | None,
-        workers: int | None,
-        flips: bool,
-        say: Callable[[str], None],
-    ) -> None:
-        self._limits, self._flips = Limits.of_machine(workers), flips
+    def __init__(self, load: Callable[[], Backend], options: InferOptions, say: Callable[[str], None]) -> None:
+        self._limits, self._tta = Limits.of_machine(options.workers), options.tta
         self._crew = WorkerPool()
         try:
             backend = load()
@@ -73,12 +65,12 @@ class LocalExecutor:
             self._crew.end()
             raise
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
-        self._batches = Batcher[Worker](backend, batch_size or backend.batch_size, flips=flips, say=say)
+        self._batches = Batcher[Worker](backend, options.batch_size or backend.batch_size, tta=options.tta, say=say)
 
     def __str__(self) -> str:
-        flips = " and their mirror images" if self._flips else ""
+        mirrored = " and their mirror images" if self._tta else ""
         workers = "1 worker" if self._limits.workers == 1 else f"{self._limits.workers} workers"
-        return f"{self.ran}, batches of {self._batches.batch_size} slices{flips}; up to {workers}"
+        return f"{self.ran}, batches of {self._batches.batch_size} slices{mirrored}; up to {workers}"
 
     def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """See `Pipeline.run`."""

@@ -15,8 +15,8 @@ from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.sources import place_of
-from parotid_seg.runtime.pipeline.writers import Outputs
 
 PICTURES = "pictures"
 """Folder of overlays in the output folder."""
@@ -34,27 +34,17 @@ class WorkerConfig:
     Attributes:
         out: output folder.
         contract: the model's.
-        decides: what decides a mask beside the scan: the model, what computes it, options, and the version of the
+        fingerprint: what decides a mask beside the scan: the model, what computes it, options, and the version of the
             rules.
-        clean_up: see `keep_largest_components`.
-        search: see `locate.labels_of_scan`.
-        pictures: whether to draw overlays.
-        views: whether to draw the report's pictures.
-        overwrite: whether to redo what is done.
-        outputs: what is made of a mask.
+        options: what the user asked for.
         made_by: what a DICOM object says of its algorithm.
     """
 
     out: Path
     contract: Contract
     fingerprint: tuple[str, ...]
-    clean_up: bool = True
-    pictures: bool = True
-    overwrite: bool = False
-    views: bool = False
-    outputs: Outputs = field(default_factory=Outputs)
+    options: InferOptions = field(default_factory=InferOptions)
     made_by: str = ""
-    search: str = "auto"
 
     @property
     def settings(self) -> str:

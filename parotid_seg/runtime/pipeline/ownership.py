@@ -58,7 +58,7 @@ class Written:
         except OSError as error:
             raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
 
-    def check_run(self, work: WorkerConfig, *, report: bool) -> list[str]:
+    def check_run(self, work: WorkerConfig) -> list[str]:
         """What a run will write beside the files of its cases.
 
         Raises:
@@ -67,8 +67,8 @@ class Written:
         names = [
             SUMMARY,
             RUN,
-            *([PAGE, BUNDLE] if report else []),
-            *([LABELS] if NIFTI in work.outputs.formats else []),
+            *([PAGE, BUNDLE] if work.options.report else []),
+            *([LABELS] if NIFTI in work.options.outputs.formats else []),
         ]
         for name in names:
             if name not in self._names and is_taken(self._folder / name):
@@ -138,7 +138,12 @@ class Inputs:
 def names_of(case: str, work: WorkerConfig) -> list[str]:
     """The files of a case, in the output folder."""
     pictures = _pictures(case)
-    return [*work.outputs.names(case), *(pictures[:1] if work.pictures else []), *(pictures[1:] if work.views else [])]
+    options = work.options
+    return [
+        *options.outputs.names(case),
+        *(pictures[:1] if options.pictures else []),
+        *(pictures[1:] if options.views else []),
+    ]
 
 
 def _pictures(case: str) -> list[str]:

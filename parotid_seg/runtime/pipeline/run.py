@@ -18,57 +18,20 @@ from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
 from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, WorkerConfig, failed
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import LABELS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
-from parotid_seg.runtime.pipeline.scheduler import Limits
 from parotid_seg.runtime.pipeline.sources import Scan
-from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs, is_result
+from parotid_seg.runtime.pipeline.writers import NIFTI, is_result
 from parotid_seg.runtime.report.build import write_report
 from parotid_seg.runtime.report.page import Ran
 from parotid_seg.runtime.report.patients import patients_of
 from parotid_seg.runtime.report.summary import STATUSES, write_run, write_summary
-from parotid_seg.runtime.segmentation.locate import SEARCHES, check_search
 from parotid_seg.scan.search import Skipped
 from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class InferOptions:
-    """How scans are segmented.
-
-    Attributes:
-        batch_size: slices the model takes at once; None is what the engine is fastest with. It bounds memory, not the
-            result.
-        workers: most processes that read and write; None suits the machine.
-        flips: look at each slice a second time in the mirror, see `batching.Batcher`.
-        clean_up: see `keep_largest_components`.
-        search: see `locate.labels_of_scan`.
-        pictures: write an overlay picture a case.
-        overwrite: redo cases that are done.
-        report: write report.html and report.json; with `pictures`, close-ups for it, too.
-        outputs: formats of the masks.
-        identify: tell the patients of the DICOM scans of this run in summary.csv and the report, and nowhere else.
-    """
-
-    batch_size: int | None = None
-    workers: int | None = None
-    flips: bool = False
-    clean_up: bool = True
-    search: str = SEARCHES[0]
-    pictures: bool = True
-    overwrite: bool = False
-    report: bool = True
-    outputs: Outputs = field(default_factory=Outputs)
-    identify: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"--batch-size: found {self.batch_size}, expected at least 1")
-        check_search(self.search)
-        Limits.of_machine(self.workers)
 
 
 @dataclass(frozen=True)
@@ -136,13 +99,17 @@ def infer(
     """Segment scans into `out` on this machine.
 
     Args:
-        scans, out, options, say, progress: see `infer_at`.
+        scans: files and folders.
+        out: output folder, made if missing.
         load: loads the model; the first worker starts meanwhile.
+        options: how the scans are segmented, and what is written.
+        say: called with one line about each thing that is done.
+        progress: called with the outcome of every case.
 
     Raises:
-        ParotidSegError: if the model cannot be loaded, or as `infer_at`.
+        ParotidSegError: if the model cannot be loaded, there is no scan at all, or results cannot be written.
     """
-    with closing(LocalExecutor(load, options.batch_size, options.workers, options.flips, say)) as site:
+    with closing(LocalExecutor(load, options, say)) as site:
         return infer_at(site, scans, out, options, say=say, progress=progress)
 
 
@@ -189,7 +156,7 @@ def infer_at(
             say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(found, run.journal.owners())
-        run.claim(cases, options)
+        run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
         try:
@@ -225,25 +192,12 @@ class _Run:
         self._entries: list[Entry] = []
         self._blocked: dict[str, str] = {}
         self.replaced = 0
-        rules = f"rules {RULES_VERSION}"
-        computed = (
-            rules,
-            site.model_sha256,
-            site.ran.precision,
-            str(options.clean_up),
-            str(options.flips),
-            options.search,
-        )
+        computed = (f"rules {RULES_VERSION}", site.model_sha256, site.ran.precision, *options.fingerprint)
         self.work = WorkerConfig(
             out,
             site.contract,
             (*computed, *options.outputs.fingerprint),
-            options.clean_up,
-            options.pictures,
-            options.overwrite,
-            views=options.pictures and options.report,
-            outputs=options.outputs,
-            search=options.search,
+            options,
             made_by=f"parotid-seg {VERSION}, model {site.model_sha256[:12]}",
         )
 
@@ -278,7 +232,7 @@ class _Run:
     def outdated(self, cases: Iterable[Case]) -> str:
         """A sentence on the cases whose masks will be replaced whatever their scans hold; empty if there are none."""
         known = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
-        if self.work.overwrite:
+        if self.work.options.overwrite:
             count, why = len(known), "as --overwrite asks for"
         else:
             count = sum(entry.settings != self.work.settings for entry in known)
@@ -286,14 +240,14 @@ class _Run:
         cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
         return f"{cases_are} made again, and replaced: {why}" if count else ""
 
-    def claim(self, cases: Sequence[Case], options: InferOptions) -> None:
+    def claim(self, cases: Sequence[Case]) -> None:
         """Record what the run will write, and find the cases whose files it must not.
 
         Raises:
             OutputError: if files of the run itself are there and were not written here, or nothing can be recorded.
         """
         self.written = Written(self.work.out, self.journal.entries.values())
-        names = self.written.check_run(self.work, report=options.report)
+        names = self.written.check_run(self.work)
         inputs = Inputs(cases)
         for case in cases:
             own = names_of(case.name, self.work)

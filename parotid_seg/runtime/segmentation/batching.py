@@ -40,7 +40,7 @@ class Prediction:
 
     Attributes:
         labels: (D, h, w) where the grid covers the scan; background where nothing was computed.
-        agreement: see `Segmentation`; empty without flips.
+        agreement: see `Segmentation`; empty without test-time augmentation.
         seconds: of the engine's time, the scan's share.
         computed: samples that the network computed.
     """
@@ -131,21 +131,21 @@ class _Batch(Generic[Key]):
 class Batcher(Generic[Key]):
     """Scans in, labels out.
 
-    Flips: each slice is looked at a second time in the mirror. A backend that gives probabilities has both looks
-    averaged; of one that gives labels the first look's stay. Either way the agreement of the two is told.
+    With test-time augmentation each sample's mirror image is computed, too. Probabilities of both are averaged; of a
+    backend that gives labels, those of the scan itself stay. Either way the agreement of the two is measured.
 
     Args:
         backend: the loaded model.
         batch_size: samples at once.
-        flips: look twice.
+        tta: test-time augmentation.
         say: told one line if the batch has to become smaller.
     """
 
     def __init__(
-        self, backend: Backend, batch_size: int, *, flips: bool = False, say: Callable[[str], None] = lambda _: None
+        self, backend: Backend, batch_size: int, *, tta: bool = False, say: Callable[[str], None] = lambda _: None
     ) -> None:
         self.batch_size = min(batch_size, backend.largest_batch or batch_size)
-        self._backend, self._flips, self._say = backend, flips, say
+        self._backend, self._tta, self._say = backend, tta, say
         self._mirrored = np.array(mirrored_labels(backend.contract.labels), np.uint8)
         self._scans: deque[_Scan[Key]] = deque()
         self._running: deque[_Batch[Key]] = deque()
@@ -238,7 +238,7 @@ class Batcher(Generic[Key]):
 
     def _hand_in(self, batch: _Batch[Key]) -> None:
         batch.pending = [self._backend.start(batch.inputs)]
-        if self._flips:
+        if self._tta:
             batch.pending.append(self._backend.start(mirrored(batch.inputs)))
         self._running.append(batch)
 
@@ -315,7 +315,7 @@ class Batcher(Generic[Key]):
         return cast(Mask, output if output.ndim == 3 else output.argmax(axis=1).astype(np.uint8))
 
     def _agreement(self, scan: _Scan[Key]) -> dict[str, float]:
-        if not self._flips:
+        if not self._tta:
             return {}
         both, one, other = scan.alike
         names = self._backend.contract.labels

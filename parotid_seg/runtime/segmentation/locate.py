@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import CroppedScan, crop_to_grid, sample_step
 from parotid_seg.scan.components import keep_largest_components
@@ -27,7 +27,6 @@ from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Mask, Volume
 
-SEARCHES = ("auto", "full")
 """auto: sparse first, if the model's structures are such that a patient has each once; full: everywhere at once."""
 SPARSE_MM = 24.0
 """Between the samples of the sparse search. Of the 480 structures that the packaged model finds in the 243 scans of the
@@ -73,14 +72,8 @@ class Prepared:
         return crop_to_grid(self.volume, self.windows, self.contract.grid, place)
 
 
-def check_search(search: str) -> None:
-    """Raise InputError unless it is one of `SEARCHES`."""
-    if search not in SEARCHES:
-        raise InputError(f"--search: found {search}, expected {' or '.join(SEARCHES)}")
-
-
 def labels_of_scan(
-    prepared: Prepared, ask: Ask, *, search: str = SEARCHES[0], clean_up: bool = True
+    prepared: Prepared, ask: Ask, options: SegmentationOptions = DEFAULTS
 ) -> tuple[CroppedScan, Prediction]:
     """Have a scan labelled.
 
@@ -91,14 +84,13 @@ def labels_of_scan(
     Args:
         prepared: the scan.
         ask: the model.
-        search: one of `SEARCHES`.
-        clean_up: whether only the largest piece of each structure will be kept.
+        options: which search, and whether only the largest piece of each structure will be kept.
 
     Returns:
         What the grid covers at last, and its labels.
     """
     labels = prepared.contract.labels
-    if search == "full" or not clean_up or not all(map(side_of, labels[1:])):
+    if options.search == "full" or not options.clean_up or not all(map(side_of, labels[1:])):
         covered = prepared.crop_to_grid()
         return covered, ask(covered)
     return _Search(prepared, ask).labels()

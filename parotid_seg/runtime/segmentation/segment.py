@@ -14,7 +14,8 @@ from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
-from parotid_seg.runtime.segmentation.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
+from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_plane, labels_of_scan
+from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import keep_largest_components
@@ -40,8 +41,8 @@ class Segmentation:
         mask: labels, uint8; of a volume (D, H, W) in its canonical order, of an image in the image's own order.
         volumes_ml: volume of each structure by name.
         flags: what a person should look at; those on the scan itself come first.
-        agreement: of each structure the DSC between the model's look at the scan and its look at the mirror image:
-            the lower, the less certain. Empty unless flips were asked for.
+        agreement: of each structure the DSC between the masks of the scan and of its mirror image: the lower, the less
+            certain. Empty without test-time augmentation.
     """
 
     mask: Mask
@@ -53,41 +54,37 @@ class Segmentation:
 def segment_volume(
     backend: Backend,
     volume: Volume,
+    options: SegmentationOptions = DEFAULTS,
     *,
     batch_size: int | None = None,
-    flips: bool = False,
-    clean_up: bool = True,
-    search: str = SEARCHES[0],
 ) -> Segmentation:
     """Segment one scan.
 
     Args:
         backend: the loaded model.
         volume: the scan.
+        options: how.
         batch_size: slices the model takes at once; None is what the backend is fastest with.
-        flips: see `batching.Batcher`.
-        clean_up: see `keep_largest_components`.
-        search: see `locate.labels_of_scan`.
 
     Raises:
         ScanError: as `prepare` and `postprocess`.
     """
-    ask = asking(backend, batch_size or backend.batch_size, flips=flips)
+    ask = asking(backend, batch_size or backend.batch_size, tta=options.tta)
     prepared = prepare(volume, backend.contract)
-    covered, labelled = labels_of_scan(prepared, ask, search=search, clean_up=clean_up)
+    covered, labelled = labels_of_scan(prepared, ask, options)
     return postprocess(
-        labelled.labels, covered, volume, backend.contract, clean_up=clean_up, agreement=labelled.agreement
+        labelled.labels, covered, volume, backend.contract, clean_up=options.clean_up, agreement=labelled.agreement
     )
 
 
-def asking(backend: Backend, batch_size: int, *, flips: bool = False) -> Ask:
+def asking(backend: Backend, batch_size: int, *, tta: bool = False) -> Ask:
     """A model that takes one scan after the other, for `labels_of_scan`.
 
     Args:
         backend: the loaded model.
-        batch_size, flips: see `batching.Batcher`.
+        batch_size, tta: see `batching.Batcher`.
     """
-    batches = Batcher[None](backend, batch_size, flips=flips)
+    batches = Batcher[None](backend, batch_size, tta=tta)
 
     def ask(covered: CroppedScan) -> Prediction:
         batches.add(None, covered)

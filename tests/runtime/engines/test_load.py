@@ -10,15 +10,15 @@ import pytest
 
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines import available as candidates
 from parotid_seg.runtime.engines import load, openvino
 from parotid_seg.runtime.engines.autotune import Candidate
-from parotid_seg.runtime.engines.available import facts_of, on_cpu, on_gpu, variant
 from parotid_seg.runtime.engines.gpu import Gpu
-from parotid_seg.runtime.engines.load import BACKENDS, load_backend
+from parotid_seg.runtime.engines.load import facts_of, load_backend
 from parotid_seg.runtime.engines.model_file import graph_hash, read_model
 from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.engines.onnxruntime.engine import variant
+from parotid_seg.runtime.engines.registry import ENGINES, Request, candidates
 from tests.runtime.engines.test_model_file import model as model_bytes
 from tests.sidecars import write_sidecar
 
@@ -76,14 +76,14 @@ def no_trial(monkeypatch, request):
 @pytest.fixture
 def openvino_there(monkeypatch):
     """An OpenVINO that loads anything."""
-    monkeypatch.setattr(candidates.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
     monkeypatch.setattr(openvino, "OpenVinoBackend", lambda file, **how: Loaded("openvino", file, **how))
 
 
 @pytest.fixture
 def without_openvino(monkeypatch):
-    monkeypatch.setattr(candidates.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def engine(tmp_path):
 @pytest.fixture
 def tensorrt(monkeypatch):
     module = ModuleType("parotid_seg.runtime.engines.tensorrt.engine")
-    module.TensorRtBackend = lambda file, **how: Loaded("tensorrt", file, **how)
+    module.load = lambda asked: Loaded("tensorrt", asked.model, device=asked.gpu, output=asked.output)
     monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.engine", module)
 
 
@@ -111,7 +111,11 @@ def write_model(path, graph=b"", **told):
 @pytest.mark.parametrize(
     ("backend", "device", "words"),
     [
-        ("magic", "auto", "--backend: found 'magic', expected one of: auto, onnxruntime, tensorrt"),
+        (
+            "magic",
+            "auto",
+            "--backend: found 'magic', expected one of: auto, onnxruntime, openvino, tensorrt, tensorrt-rtx",
+        ),
         ("auto", "gpu", "--device: found 'gpu', expected one of: auto, cpu, cuda, cuda:N"),
         ("auto", "cuda:", "--device: found 'cuda:'"),
         ("auto", "cuda:-1", "--device: found 'cuda:-1'"),
@@ -219,7 +223,7 @@ def test_an_engine_goes_to_its_library(gpus, engine, tensorrt, backend, device, 
     assert (found.kind, found.file, found.how) == ("tensorrt", engine, {"device": index, "output": "labels"})
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("auto", "tensorrt")])
+@pytest.mark.parametrize("backend", [name for name in ENGINES if name != "tensorrt"])
 def test_an_engine_of_another_library_is_refused(gpus, engine, backend):
     with pytest.raises(InputError, match=rf"--backend {backend}: found m.engine, an engine for tensorrt$"):
         load_backend(engine, backend)
@@ -276,11 +280,11 @@ def test_engines_on_the_cpu(tmp_path, said, openvino_there, monkeypatch):
     write_model(tmp_path / "m.int8.onnx", precision="int8")
     write_model(tmp_path / "m.fp16.onnx", precision="fp16")
     model = tmp_path / "m.onnx"
-    assert names_of(on_cpu(model, CONTRACT, None, "labels", said.append)) == [
+    assert names_of(candidates(Request(model, CONTRACT, None, None, "labels", said.append))) == [
         "onnxruntime FP32", "onnxruntime INT8", "OpenVINO FP32", "OpenVINO BF16",
     ]  # fmt: skip
     quantised = dataclasses.replace(CONTRACT, precision="int8")
-    alone = on_cpu(tmp_path / "m.int8.onnx", quantised, None, "labels", said.append)
+    alone = candidates(Request(tmp_path / "m.int8.onnx", quantised, None, None, "labels", said.append))
     assert names_of(alone) == ["onnxruntime INT8"], "its masks are proven for onnxruntime only"
     assert not said
 
@@ -288,15 +292,15 @@ def test_engines_on_the_cpu(tmp_path, said, openvino_there, monkeypatch):
         raise InputError("OpenVINO does not load")
 
     monkeypatch.setattr(openvino, "computes_bf16", broken)
-    assert "OpenVINO FP32" not in names_of(on_cpu(model, CONTRACT, None, "labels", said.append))
+    assert "OpenVINO FP32" not in names_of(candidates(Request(model, CONTRACT, None, None, "labels", said.append)))
     assert said == ["OpenVINO is not used: OpenVINO does not load"]
 
 
 def test_engines_on_the_gpu(tmp_path, said, cuda):
     model = tmp_path / "m.onnx"
-    assert names_of(on_gpu(model, CONTRACT, 1, "labels", said.append)) == ["onnxruntime CUDA FP32"]
+    assert names_of(candidates(Request(model, CONTRACT, 1, None, "labels", said.append))) == ["onnxruntime CUDA FP32"]
     half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
-    found = on_gpu(model, CONTRACT, 1, "labels", said.append)
+    found = candidates(Request(model, CONTRACT, 1, None, "labels", said.append))
     assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
     assert (found[1].make().file, found[1].make().how) == (half, {"device": 1, "output": "labels"})
 

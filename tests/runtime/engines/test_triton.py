@@ -25,7 +25,8 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.triton import CONTRACT_HASH_KEY, MODEL_HASH_KEY, TritonBackend, check_address
-from parotid_seg.runtime.pipeline.run import InferOptions, infer
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.runtime.segmentation.segment import prepare, segment_volume
 from parotid_seg.scan.chunks import SliceChunker, chunks
 from parotid_seg.scan.intensity import in_windows
@@ -184,7 +185,7 @@ def test_a_folder_of_scans_resumes_and_another_model_redoes_it(
         assert (first.returncode, first.stderr) == (0, "")
         assert "no probabilities to average" in first.stdout
         answered = server.answered
-        again = run(scans, out, server.address, InferOptions(flips=True, pictures=False))
+        again = run(scans, out, server.address, InferOptions(tta=True, pictures=False))
         assert (again.done, again.skipped, server.answered) == (0, 2, answered)
     expected = segment_volume(local, volume)
     for name in ("one.nii.gz", "two.nii.gz"):
@@ -193,7 +194,7 @@ def test_a_folder_of_scans_resumes_and_another_model_redoes_it(
     assert {row["backend"] for row in rows(out)} == {"triton 2.51.0, parotid-seg version 1 (onnxruntime_onnx)"}
     assert json.loads((out / "run.json").read_text())["model"]["sha256"] == MODEL_SHA256
     with StandIn(batched) as server:
-        redone = run(scans / "one_0000.nii.gz", out, server.address, InferOptions(flips=True, pictures=False))
+        redone = run(scans / "one_0000.nii.gz", out, server.address, InferOptions(tta=True, pictures=False))
     assert (redone.done, redone.skipped) == (1, 0)
 
 

@@ -14,7 +14,8 @@ from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.runtime.pipeline.run import InferOptions, infer
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.runtime.pipeline.writers import ENDINGS
 from tests.dicom_example import few_slices, resampled, run, slices_of_image, write_image
 from tests.dicom_series import lay, write_series, write_twin

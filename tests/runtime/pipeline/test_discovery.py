@@ -14,7 +14,8 @@ from pydicom.uid import RTStructureSetStorage
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.inspect import inspect
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
-from parotid_seg.runtime.pipeline.run import InferOptions, Summary, infer
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import Summary, infer
 from tests.dicom_example import few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, save, uid, write_series
 

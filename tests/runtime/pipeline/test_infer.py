@@ -20,8 +20,9 @@ from onnx import helper
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
-from parotid_seg.runtime.pipeline.run import InferOptions, Summary, infer
+from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_nifti
 from tests.dicom_series import ct_voxels
@@ -320,7 +321,7 @@ def test_bad_options(command, scans, tmp_path, option, value, words):
 
 
 @pytest.mark.slow
-def test_flips_and_workers(command, scans, tmp_path):
+def test_test_time_augmentation_by_its_old_name(command, scans, tmp_path):
     out = tmp_path / "out"
     done = command(
         "infer", scans, "--out", out, "--flips", "--workers", "1", "--no-pictures", "--backend", "onnxruntime"

@@ -14,7 +14,8 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.records import is_plain_name
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal, hash_file, is_whole
-from parotid_seg.runtime.pipeline.run import InferOptions, infer
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer
 
 
 def done(folder, case="a", key="k") -> Entry:

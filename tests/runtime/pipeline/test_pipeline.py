@@ -12,6 +12,7 @@ import pytest
 from parotid_seg.errors import OutputError
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import WorkerPool
 from parotid_seg.runtime.segmentation.batching import Batcher
@@ -48,7 +49,7 @@ class Observed(Batcher):
 
 
 def work(out, **options) -> WorkerConfig:
-    return WorkerConfig(out, Threshold().contract, ("model",), **options)
+    return WorkerConfig(out, Threshold().contract, ("model",), InferOptions(**options))
 
 
 def run(out, cases, batches=None, limits=TWO, known=None, **options):

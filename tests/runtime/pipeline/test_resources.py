@@ -10,7 +10,8 @@ import pytest
 
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.run import InferOptions, infer
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer
 
 pytestmark = pytest.mark.usefixtures("started_workers")
 

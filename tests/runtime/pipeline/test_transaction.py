@@ -9,6 +9,7 @@ from parotid_seg.runtime.pipeline import case_runner as transaction
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import WorkerConfig
+from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.segmentation.batching import Prediction
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
@@ -25,7 +26,7 @@ def case(tmp_path) -> Case:
 @pytest.fixture
 def work(tmp_path) -> WorkerConfig:
     (tmp_path / "out").mkdir()
-    return WorkerConfig(tmp_path / "out", Threshold().contract, ("model",), pictures=False)
+    return WorkerConfig(tmp_path / "out", Threshold().contract, ("model",), InferOptions(pictures=False))
 
 
 def everywhere(covered) -> Prediction:
@@ -37,7 +38,7 @@ def test_done_and_done_before_and_undone_by_other_options(case, work):
     assert status == "done"
     assert entry.seconds["segment"] == 0.5
     assert run_case(work, case, entry, everywhere) == ("skipped", entry)
-    other = WorkerConfig(work.out, work.contract, ("another model",), pictures=False)
+    other = WorkerConfig(work.out, work.contract, ("another model",), InferOptions(pictures=False))
     assert run_case(other, case, entry, everywhere)[0] == "done"
     assert run_case(work, Case("s", case.scan), None, everywhere)[1].key == entry.key
     assert (work.settings == entry.settings) != (other.settings == entry.settings)

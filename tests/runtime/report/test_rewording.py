@@ -17,7 +17,8 @@ from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.messages import CaseResult
-from parotid_seg.runtime.pipeline.run import InferOptions, infer_at
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer_at
 from parotid_seg.runtime.report import flag_text
 from parotid_seg.runtime.report.flag_text import TEXTS, FlagText
 from parotid_seg.runtime.segmentation.batching import Prediction

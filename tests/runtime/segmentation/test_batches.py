@@ -128,10 +128,10 @@ def sides(inputs):
     return labels * side[None, None, :]
 
 
-def test_flips_swap_sides_and_tell_how_far_both_looks_agree(scans):
+def test_mirror_images_swap_sides_and_their_agreement_is_measured(scans):
     labels = ("background", "parotid_left", "parotid_right")
     plain = run(Threshold(run=sides, labels=labels), scans[:1], 4)[0]
-    flipped = run(Threshold(run=sides, labels=labels), scans[:1], 4, flips=True)[0]
+    flipped = run(Threshold(run=sides, labels=labels), scans[:1], 4, tta=True)[0]
     np.testing.assert_array_equal(flipped.labels, plain.labels)
     assert flipped.agreement["parotid_left"] > 0.9
     assert flipped.agreement["parotid_right"] > 0.9
@@ -139,11 +139,11 @@ def test_flips_swap_sides_and_tell_how_far_both_looks_agree(scans):
     def one_sided(inputs):
         return np.where(sides(inputs) == 1, 1, 0).astype(np.uint8)
 
-    found = run(Threshold(run=one_sided, labels=labels), scans[:1], 4, flips=True)[0]
+    found = run(Threshold(run=one_sided, labels=labels), scans[:1], 4, tta=True)[0]
     assert found.agreement == {"parotid_left": 0.0, "parotid_right": 0.0}
 
 
-def test_flips_average_probabilities(scans):
+def test_test_time_augmentation_averages_probabilities(scans):
     """A model that says 60 % left in the plain look and 90 % right of the same place in the mirror."""
     calls = []
 
@@ -154,7 +154,7 @@ def test_flips_average_probabilities(scans):
         return np.broadcast_to(np.array(values, np.float32)[None, :, None, None], (shape[0], 3, *shape[1:])).copy()
 
     labels = ("background", "parotid_left", "parotid_right")
-    found = run(Threshold(run=shares, labels=labels), scans[:1], 4, flips=True)[0]
+    found = run(Threshold(run=shares, labels=labels), scans[:1], 4, tta=True)[0]
     assert (found.labels == 2).all(), "0.3 + 0.9 for the right, 0.6 + 0.1 for the left"
     assert found.agreement["parotid_left"] == 0.0
 

@@ -6,7 +6,8 @@ import pytest
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.base import Done
-from parotid_seg.runtime.segmentation.locate import Prepared, check_search, labels_of_scan
+from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
+from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.labels import side_of
@@ -59,7 +60,7 @@ def head(distance_mm=3.0, aside_mm=0.0, below_mm=0.0, heights_mm=(45.0, 45.0)) -
 def segmented(volume, backend=None, **options):
     backend = backend or ByIntensity()
     prepared = Prepared(volume, HU, backend.contract)
-    covered, labelled = labels_of_scan(prepared, asking(backend, 16), **options)
+    covered, labelled = labels_of_scan(prepared, asking(backend, 16), SegmentationOptions(**options))
     assert labelled.computed == backend.computed
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labelled.labels
@@ -148,5 +149,5 @@ def test_an_engine_gets_no_more_slices_than_it_takes():
 
 
 def test_an_unknown_search_is_refused():
-    with pytest.raises(InputError, match="--search: found fast, expected auto or full"):
-        check_search("fast")
+    with pytest.raises(InputError, match="--search: found 'fast', expected one of: auto, full"):
+        SegmentationOptions(search="fast")

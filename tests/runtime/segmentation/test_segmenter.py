@@ -9,6 +9,7 @@ from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import postprocess, prepare, segment_volume
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.dicom_series import ct_voxels
@@ -48,7 +49,7 @@ def scan(*scales: float) -> Volume:
 
 
 def segment(mask, labels, *scales, channels):
-    return segment_volume(Fake(mask, labels, channels), scan(*scales), batch_size=4, search="full")
+    return segment_volume(Fake(mask, labels, channels), scan(*scales), SegmentationOptions(search="full"), batch_size=4)
 
 
 def test_an_absent_tumour_is_no_error_and_no_flag():
@@ -91,7 +92,7 @@ def test_only_the_ct_among_the_channels_must_be_in_hu():
 
 def test_the_windows_are_handed_to_the_model():
     backend = Fake(np.ones((10, 30, 30), np.uint8), ("background", "gland"), ("CT", "T1"))
-    segment_volume(backend, scan(0, 3e-3), batch_size=4, search="full")
+    segment_volume(backend, scan(0, 3e-3), SegmentationOptions(search="full"), batch_size=4)
     for window in backend.windows:
         np.testing.assert_array_equal(window, [HU, (0, 1000)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
-from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, ExecutionInfo, Output, Times
+from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, ExecutionInfo, Output, Times
 from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
+from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, ExecutionSlot, memory_told, refusal
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
@@ -23,6 +26,18 @@ from parotid_seg.scan.chunks import Inputs
 LANES = 2
 """Chunks on the GPU at once: one is computed while the next goes in and the one before comes out. The network fills the
 GPU, and every lane has activations of its own, so a third would cost memory and gain little."""
+
+
+def load(request: Request) -> Backend:
+    """Load an engine file. See `registry.Implementation`."""
+    return TensorRtBackend(request.model, device=request.gpu or 0, output=request.output)
+
+
+def candidates(request: Request) -> list[Candidate]:
+    """The engine file. See `registry.Implementation`."""
+    sidecar = read_sidecar(request.model)
+    name = f"{LIBRARIES[sidecar.library].title} {sidecar.precision.upper()}"
+    return [Candidate(name, sidecar.library, sidecar.precision, request.model, partial(load, request))]
 
 
 class TensorRtBackend:

@@ -1,0 +1,46 @@
+"""The model that a command's options name, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from parotid_seg.export.engine import Progress, runnable
+from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.engines.load import load_backend, output_for
+from parotid_seg.runtime.engines.options import ModelOptions
+
+
+def load_model(
+    options: ModelOptions, *, tta: bool, say: Callable[[str], None], progress: Progress | None = None
+) -> Backend:
+    """Load a model, here or on a server; an engine that is missing or does not fit is built first.
+
+    Args:
+        options: which model, and what runs it.
+        tta: whether each scan's mirror image is segmented, too.
+        say: called with one line for each thing a user should know.
+        progress: called while an engine is built, see `build_engine`.
+
+    Raises:
+        ParotidSegError: as `runnable`, `load_backend` and `TritonBackend`.
+    """
+    if options.triton is None:
+        file = runnable(options.file, options.backend, report=say, progress=progress)
+        return load_backend(
+            file,
+            options.backend,
+            options.device,
+            output=output_for(file, tta, say),
+            allow_unverified=options.allow_unverified,
+            say=say,
+        )
+    from parotid_seg.runtime.engines.triton import DEFAULT_MODEL_NAME, TritonBackend
+
+    name = DEFAULT_MODEL_NAME if options.triton_model is None else options.triton_model
+    served = TritonBackend(options.triton, name, allow_unverified=options.allow_unverified)
+    if tta:
+        say(
+            "a served model gives no probabilities to average: --tta tells how certain the masks are and leaves them "
+            "as they are"
+        )
+    return served

@@ -1,0 +1,81 @@
+"""Groups of options as parameters of a command."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING
+from types import GenericAlias
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from parotid_seg.commands.shared import UsageError
+from parotid_seg.errors import InputError
+from parotid_seg.options import Declared, OptionGroup, declared
+
+Command = Callable[..., None]
+
+
+def with_options(command: Command) -> Command:
+    """A Typer command from a function that takes options in groups.
+
+    A parameter whose type is an `OptionGroup` becomes one command-line option for each of the group's. What the group
+    refuses is a wrong command line.
+
+    Args:
+        command: a function; its type hints are evaluated.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, OptionGroup)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters += map(_parameter, declared(groups[name]))
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def flat(**given: Any) -> None:
+        for name, group in groups.items():
+            values = {option: given.pop(option.name) for option in declared(group)}
+            try:
+                given[name] = group(**{each.name: _value(each, value) for each, value in values.items() if value != []})
+            except InputError as error:
+                raise UsageError(str(error)) from error
+        command(**given)
+
+    del flat.__wrapped__  # its parameters are other ones
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return flat
+
+
+def _parameter(found: Declared) -> inspect.Parameter:
+    """What Typer reads of an option. One with several values is a list, empty by default."""
+    option, kind, default = found.option, found.type if found.option.parse is None else str, found.default
+    several = get_origin(kind) is tuple
+    if several:
+        kind, default = GenericAlias(list, get_args(kind)[:1]), []
+    declaration = typer.Option(
+        *option.spellings,
+        help=option.help,
+        metavar=option.metavar or None,
+        min=option.least,
+        show_default=not several,
+        rich_help_panel=found.panel,
+    )
+    return inspect.Parameter(
+        found.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, declaration],
+    )
+
+
+def _value(found: Declared, given: Any) -> Any:
+    """The value of a field, of what Typer has read."""
+    if isinstance(given, list):
+        return tuple(given)
+    return given if given is None or found.option.parse is None else found.option.parse(given)

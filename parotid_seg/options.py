@@ -1,0 +1,89 @@
+"""Options, declared once: fields of frozen dataclasses that say how the command line names, explains and bounds them.
+
+A command takes such a dataclass as a parameter (see `commands.options`), Python code makes one itself, and the same
+object travels to where its fields are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from parotid_seg.errors import InputError
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field is given on the command line.
+
+    Attributes:
+        names: such as "--workers", or "--report/--no-report" for a switch; all spellings that are accepted.
+        help: one or two sentences.
+        metavar: what stands for the value in the help; empty for the type's own.
+        least: the smallest number that is allowed; None if any is.
+        parse: makes the value from text; raises InputError if it cannot. None for what the type itself reads.
+    """
+
+    names: str | tuple[str, ...]
+    help: str
+    metavar: str = ""
+    least: int | None = None
+    parse: Callable[[str], Any] | None = None
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The names, as a tuple."""
+        return (self.names,) if isinstance(self.names, str) else self.names
+
+
+class Declared(NamedTuple):
+    """A field that is an option.
+
+    Attributes:
+        name, type: of the field.
+        default: its value if none is given; `dataclasses.MISSING` if one must be.
+        option: see there.
+        panel: heading in the help of the class that declares it.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    option: Option
+    panel: str
+
+
+class OptionGroup:
+    """Base of the dataclasses whose fields are options; `panel` is their heading in the help."""
+
+    panel: ClassVar[str]
+
+    def __init_subclass__(cls, *, panel: str) -> None:
+        cls.panel = panel
+
+    def __post_init__(self) -> None:
+        """Check the values against what is declared.
+
+        Raises:
+            InputError: for a number below the smallest, or a word that is none of those expected.
+        """
+        for name, kind, _, option, _ in declared(type(self)):
+            value, spelling = getattr(self, name), option.spellings[0]
+            if option.least is not None and value is not None and not option.least <= value < math.inf:
+                raise InputError(f"{spelling}: found {value}, expected at least {option.least:g}")
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise InputError(f"{spelling}: found {value!r}, expected one of: {', '.join(get_args(kind))}")
+
+
+def declared(group: type[OptionGroup]) -> Iterator[Declared]:
+    """The options of a group, in their order."""
+    hints = get_type_hints(group, include_extras=True)
+    owners = [each for each in reversed(group.__mro__) if issubclass(each, OptionGroup) and each is not OptionGroup]
+    panels = {name: owner.panel for owner in owners for name in owner.__annotations__}
+    for field in fields(group):  # type: ignore[arg-type]  # every group is a dataclass
+        kind, *notes = get_args(hints[field.name]) or (hints[field.name],)
+        for option in (note for note in notes if isinstance(note, Option)):
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            yield Declared(field.name, kind, default, option, panels[field.name])

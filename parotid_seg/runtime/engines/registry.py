@@ -1,0 +1,135 @@
+"""The engines that `--backend` can name. A new one is a module with the two functions of `Implementation`, and a line
+in `ENGINES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from parotid_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from parotid_seg.contract import Contract
+    from parotid_seg.runtime.engines.autotune import Candidate
+    from parotid_seg.runtime.engines.base import Backend
+
+AUTO = "auto"
+CPU, CUDA = "cpu", "cuda"
+ONNX_FILE, ENGINE_FILE = ".onnx", ".engine"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is known of an engine before it is imported.
+
+    Attributes:
+        name: as `--backend` has it.
+        module: where its `Implementation` is.
+        runs: ending of the files it runs.
+        devices: where it runs them, "cpu" or "cuda".
+        packages: what it consists of; a change of their versions may change its speed and its rounding.
+    """
+
+    name: str
+    module: str
+    runs: str
+    devices: tuple[str, ...]
+    packages: tuple[str, ...]
+
+    def implementation(self) -> Implementation:
+        """Import it. Its package need not be installed for that."""
+        return cast(Implementation, importlib.import_module(f"parotid_seg.runtime.engines.{self.module}"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model file that is to be loaded.
+
+    Attributes:
+        model: the file.
+        contract: what it promises.
+        gpu: number of the GPU that runs it; None for the CPU.
+        threads: computing threads on the CPU; None for one a core.
+        output: one of `base.OUTPUTS`.
+        say: called with one line about each thing that is not used, and why.
+    """
+
+    model: Path
+    contract: Contract
+    gpu: int | None
+    threads: int | None
+    output: str
+    say: Callable[[str], None]
+
+
+class Implementation(Protocol):
+    """The module of an engine."""
+
+    def load(self, request: Request) -> Backend:
+        """Load exactly this file.
+
+        Raises:
+            InputError: if the engine is not installed: with the line that installs it.
+            ModelError: if it cannot run the file.
+        """
+        ...
+
+    def candidates(self, request: Request) -> Sequence[Candidate]:
+        """The ways to run the model that `--backend auto` may choose from; none if the engine is not installed.
+
+        Raises:
+            ParotidSegError: if the engine is there, and the device cannot be used.
+        """
+        ...
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("onnxruntime", "onnxruntime.engine", ONNX_FILE, (CPU, CUDA), ("onnxruntime", "onnxruntime-gpu")),
+        Engine("openvino", "openvino", ONNX_FILE, (CPU,), ("openvino",)),
+        Engine("tensorrt", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt",)),
+        Engine("tensorrt-rtx", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt-rtx",)),
+    )
+}
+
+
+def engine_named(name: str) -> Engine | None:
+    """An engine by its name; None for "auto".
+
+    Raises:
+        InputError: for any other name.
+    """
+    if name != AUTO and name not in ENGINES:
+        raise InputError(f"--backend: found {name!r}, expected one of: {', '.join((AUTO, *ENGINES))}")
+    return ENGINES.get(name)
+
+
+def gpu_number(device: str) -> int | None:
+    """The number of the GPU that a device's name asks for; None for "auto" and "cpu".
+
+    Raises:
+        InputError: for any other name.
+    """
+    kind, _, number = device.partition(":")
+    if device in (AUTO, CPU, CUDA):
+        return 0 if device == CUDA else None
+    if kind != CUDA or not (number.isascii() and number.isdecimal()):
+        raise InputError(f"--device: found {device!r}, expected one of: auto, cpu, cuda, cuda:N")
+    return int(number)
+
+
+def candidates(request: Request, engines: Sequence[Engine] = tuple(ENGINES.values())) -> list[Candidate]:
+    """The ways to run a model on a device, those of the reference engine first.
+
+    Raises:
+        ParotidSegError: as `Implementation.candidates`.
+    """
+    device = CPU if request.gpu is None else CUDA
+    able = [engine for engine in engines if device in engine.devices and engine.runs == request.model.suffix]
+    found = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
+    return [each for engine, each in found if each.backend == engine.name]

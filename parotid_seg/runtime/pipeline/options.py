@@ -1,0 +1,87 @@
+"""Options of a run over a folder of scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from parotid_seg.options import Option
+from parotid_seg.runtime.segmentation.options import SegmentationOptions
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.pipeline.writers import Outputs
+
+
+@dataclass(frozen=True)
+class InferOptions(SegmentationOptions, panel="Run and output"):
+    """How scans are segmented, and what is written. The object travels from the command to every worker."""
+
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "--batch-size",
+            "Slices at once. It bounds memory, not the result. Default: what the engine is fastest with.",
+            metavar="N",
+            least=1,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Option(
+            "--workers",
+            "Most processes that read scans and write masks. Default: one a core, started as they are needed. "
+            "With --cluster: most copies of the model, each with its own cores. Default: as many as there is room for.",
+            metavar="N",
+            least=1,
+        ),
+    ] = None
+    pictures: Annotated[
+        bool, Option("--pictures/--no-pictures", "Write an overlay picture of each case to DIR/pictures.")
+    ] = True
+    report: Annotated[
+        bool,
+        Option(
+            "--report/--no-report",
+            "Write report.html, all cases of DIR with close-ups, worst first, and report.json for machines.",
+        ),
+    ] = True
+    formats: Annotated[
+        tuple[str, ...],
+        Option(
+            "--format",
+            "nifti (default), nrrd (for 3D Slicer), and of DICOM series rtstruct, seg or seg-labelmap. "
+            "May be given several times.",
+            metavar="NAME",
+        ),
+    ] = ("nifti",)
+    append: Annotated[
+        Path | None,
+        Option("--append", "An RTSTRUCT of the scan whose structures the new one keeps.", metavar="FILE"),
+    ] = None
+    identify: Annotated[
+        bool,
+        Option(
+            "--identify",
+            "Show patients' names, IDs and birth dates of DICOM scans in summary.csv and the report: of the SCANs "
+            "of this run, those done before, too. They are written nowhere else.",
+        ),
+    ] = False
+    overwrite: Annotated[bool, Option("--overwrite", "Redo cases that are done. Default: resume.")] = False
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The formats of the masks.
+
+        Raises:
+            InputError: for a format that there is not, or one twice, or an RTSTRUCT to add to without the format.
+        """
+        from parotid_seg.runtime.pipeline.writers import Outputs
+
+        return Outputs(self.formats, self.append)
+
+    @property
+    def views(self) -> bool:
+        """Whether the report's pictures are drawn."""
+        return self.pictures and self.report
