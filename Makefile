@@ -1,5 +1,5 @@
 # make demo: segment the example scan.   make check: the quick checks.   make test: everything CI runs.
-# Each makes its own environment.
+# make docs: the documentation as a site.   Each makes its own environment.
 PYTHON ?= python3
 OUT ?= demo-output
 PIP := -m pip install -q --disable-pip-version-check -c constraints.txt
@@ -8,7 +8,7 @@ SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
 # Workers of pytest-xdist have a core each, and want 2 GB of memory.
 PARALLEL := -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo check test lint gpu clean
+.PHONY: demo check test lint docs gpu clean
 
 demo: .venv-demo/.ready
 	.venv-demo/bin/parotid-seg infer examples/imagesTr --out $(OUT)
@@ -28,10 +28,15 @@ test: .venv/.ready lint
 	.venv/bin/pytest -m 'alone and not gpu' tests/bench
 
 lint: .venv/.ready
-	.venv/bin/ruff format --check parotid_seg tests benchmarks
-	.venv/bin/ruff check parotid_seg tests benchmarks
+	.venv/bin/ruff format --check parotid_seg tests benchmarks docs
+	.venv/bin/ruff check parotid_seg tests benchmarks docs
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+# A warning, such as a link to a page that is not there, is an error.
+docs: .venv-docs/.ready
+	PATH="$(CURDIR)/.venv-docs/bin:$$PATH" NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
 
 # The runtime with onnxruntime-gpu instead of onnxruntime; the two share files and must not be installed together.
 gpu: .venv-gpu/.ready
@@ -46,6 +51,11 @@ CASE := $(patsubst examples/imagesTr/%_0000.nii.gz,%,$(firstword $(wildcard exam
 .venv/.ready: pyproject.toml constraints.txt
 	$(call new_environment,.venv)
 	.venv/bin/python $(PIP) -e '.[train,export,dev]'
+	@touch $@
+
+.venv-docs/.ready: pyproject.toml constraints.txt
+	$(call new_environment,.venv-docs)
+	.venv-docs/bin/python $(PIP) -e '.[docs]'
 	@touch $@
 
 .venv-gpu/.ready: pyproject.toml constraints.txt
@@ -63,4 +73,4 @@ define new_environment
 endef
 
 clean:
-	rm -rf .venv .venv-demo .venv-gpu $(OUT)
+	rm -rf .venv .venv-demo .venv-docs .venv-gpu site $(OUT)

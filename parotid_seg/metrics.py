@@ -121,7 +121,8 @@ def hausdorff_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing, *, 
     percentile is taken over each direction's distances, and the larger of the two directions is returned.
 
     Args:
-        prediction, reference: bool arrays of one shape (D, H, W).
+        prediction: bool array (D, H, W).
+        reference: bool array of the same shape.
         spacing_mm: voxel size along each axis, same order.
         percentile: 0 to 100.
 
@@ -162,7 +163,8 @@ def score_case(
     """All figures of one case.
 
     Args:
-        prediction, reference: label maps of one shape (D, H, W).
+        prediction: label map (D, H, W).
+        reference: label map of the same shape.
         spacing_mm: voxel size along the same axes.
         names: label names by value, background first.
         ignored: (D, H, W), voxels that are in none of the figures, as if neither mask showed anything there.

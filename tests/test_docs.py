@@ -6,6 +6,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -37,6 +38,16 @@ FOUND = {name: command for page in PAGES for name, command in commands_in(page).
 
 OF_THE_PACKAGE = [name for name, (words, _) in FOUND.items() if "benchmarks/" not in words[1]]
 OF_BENCHMARKS = [name for name, (words, whole) in FOUND.items() if "benchmarks/" in words[1] and whole]
+
+
+def test_the_reference_has_every_command_and_option():
+    hooks = runpy.run_path(str(ROOT / "docs" / "reference" / "commands.py"))
+    page = hooks["on_page_markdown"](hooks["MARK"], SimpleNamespace(file=SimpleNamespace(src_uri=hooks["PAGE"])))
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
+        *("infer", "inspect", "evaluate", "listen", "dataset", "train", "export", "version", "bench", "bench compare")
+    ]
+    assert "| `--search <auto|full>` |".replace("|full", "\\|full") in page
+    assert "parotid-seg infer [OPTIONS] {SCAN...}..." in page
 
 
 PASSES_ON = ("benchmarks/peers/nnunet.py",)
