@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from parotid_seg.bench.pace import at_full_pace, best_pace, median_at_full_pace
@@ -18,6 +20,9 @@ LEAST_CHANGE = 0.02
 
 LEAST_LAUNCHES = 2
 """With undisturbed rounds; what differs from one start to the next is noise, too."""
+
+DISTURBED = 1.5
+"""Times as long as undisturbed that an engine takes at most while others slow the machine a little (see `pace`)."""
 
 Rounds = tuple[tuple[float, ...], ...]
 TIMES = ("rounds_ms", "paces_ms")
@@ -33,8 +38,9 @@ class Change:
     Attributes:
         engine, batch_size: which.
         old_ms, new_ms: medians as they were measured.
-        ratio, low, high: times the old time that the new one takes, and its 95 % interval; of rounds in which the
-            machine was undisturbed. None if too few of either run were.
+        ratio, low, high: times the old time that the new one takes, and its 95 % interval.
+        disturbed: whether too few rounds of either run were undisturbed: then it is of all rounds, and the interval is
+            as wide as if only one of the two had been disturbed. None if either run had a single launch.
     """
 
     engine: str
@@ -44,6 +50,7 @@ class Change:
     ratio: float | None
     low: float = 0.0
     high: float = math.inf
+    disturbed: bool = False
 
     @property
     def verdict(self) -> str:
@@ -54,7 +61,7 @@ class Change:
             return "slower"
         if self.high < 1 / (1 + LEAST_CHANGE):
             return "faster"
-        return "no change found"
+        return "cannot tell" if self.disturbed else "no change found"
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,11 @@ class Comparison:
         found = [f"note: {note}; the comparison says little" for note in self.notes]
         found.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
         for each in self.changes:
-            change = "too few rounds with the machine undisturbed, measure again"
+            change = "a single launch says too little, measure again with more --minutes"
             if each.ratio is not None:
                 change = f"{each.ratio - 1:+.1%} ({each.low - 1:+.1%} to {each.high - 1:+.1%})"
+            if each.disturbed:
+                change += "; other work disturbed the machine, measure again when it rests"
             found.append(
                 f"{each.engine}, batches of {each.batch_size}: {each.verdict}: {each.old_ms:.1f} ms, now "
                 f"{each.new_ms:.1f} ms; {change}"
@@ -94,6 +103,11 @@ class Comparison:
     def slower(self) -> bool:
         """Whether anything got slower, or is gone."""
         return bool(self.only_old) or any(change.verdict == "slower" for change in self.changes)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there is something that the measurements cannot tell."""
+        return any(change.verdict == "cannot tell" for change in self.changes)
 
 
 @dataclass(frozen=True)
@@ -191,9 +205,17 @@ def _change(key: Key, one: _Old, other: _Old) -> Change:
     best_ms = min(one.best_ms, other.best_ms)
     old, new = (at_full_pace(each.rounds_ms[key], each.paces_ms[key], best_ms) for each in (one, other))
     old_ms, new_ms = (median_at_full_pace(each.rounds_ms[key], each.paces_ms[key]) for each in (one, other))
-    if min(len(old), len(new)) < LEAST_LAUNCHES:
+    if one.rounds_ms[key] == other.rounds_ms[key]:
+        return Change(*key, old_ms, new_ms, 1.0, 1.0, 1.0)
+    if min(len(old), len(new)) >= LEAST_LAUNCHES:
+        return Change(*key, old_ms, new_ms, *ratio_interval(old, new))
+    old_all, new_all = one.rounds_ms[key], other.rounds_ms[key]
+    if min(len(old_all), len(new_all)) < LEAST_LAUNCHES:
         return Change(*key, old_ms, new_ms, None)
-    return Change(*key, old_ms, new_ms, *ratio_interval(old, new))
+    ratio, low, high = ratio_interval(old_all, new_all)
+    paces = [statistics.median(chain.from_iterable(each.paces_ms[key])) for each in (one, other)]
+    slowed = [max(DISTURBED, pace / best_ms) for pace in paces]
+    return Change(*key, old_ms, new_ms, ratio, low / slowed[1], high * slowed[0], disturbed=True)
 
 
 def _read(path: Path) -> _Old:

@@ -35,7 +35,11 @@ def draw(result: Result, path: Path) -> None:
         left.plot(times, rates, "os^Dv"[number % 5] + "-", label=row.name)
         for speed, x, y in zip(row.speeds, times, rates, strict=True):
             left.annotate(str(speed.batch_size), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    left.set(xscale="log", xlabel="latency of a chunk, ms (median); labels: batch size", ylabel="slices a second")
+    left.set(
+        xscale="log",
+        xlabel="latency of a batch, one at a time, ms (median); labels: batch size",
+        ylabel="slices a second, undisturbed",
+    )
     left.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(bottom=0)
     left.grid(alpha=0.3, which="both")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,7 +41,8 @@ def _about(result: Result) -> str:
 
 def _speeds(result: Result) -> list[str]:
     on_gpu = any(speed.gpu_mib is not None for row in result.rows for speed in row.speeds)
-    head = ["engine", "batch", "slices/s", "ms", "± %", "p50", "p90", "p95", "p99", "chunks", "noise p50", "MiB"]
+    head = ["engine", "batch", "slices/s", "ms a batch", "± %", "undisturbed"]
+    head += ["latency p50", "p90", "p95", "p99", "of", "noise p50", "MiB"]
     head += [*(["GPU MiB"] if on_gpu else []), "Gop/s", "of roofline", "masks"]
     lines = [
         [
@@ -48,7 +50,8 @@ def _speeds(result: Result) -> list[str]:
             speed.batch_size,
             f"{speed.slices_a_second:.0f}",
             f"{speed.median_ms:.1f}",
-            f"{100 * speed.spread:.1f}",
+            f"{100 * speed.spread:.1f}" if math.isfinite(speed.spread) else "-",
+            f"{speed.undisturbed:.0%}",
             *(f"{value:.1f}" for value in (speed.real.p50, speed.real.p90, speed.real.p95, speed.real.p99)),
             speed.real.count,
             f"{speed.noise.p50:.1f}",
@@ -61,25 +64,24 @@ def _speeds(result: Result) -> list[str]:
         for speed in row.speeds
     ]
     return [
-        "## Chunks",
+        "## Batches",
         "",
         *_table(head, lines),
         "",
-        "A chunk is a batch of slices to look at, from memory to labels in memory. slices/s and ms: median of the "
-        f"rounds in which the machine was undisturbed ({_undisturbed(result)}), with as many chunks under way as the "
-        "engine takes; ± is half its 95 % interval. p50 to p99: all chunks, one at a time, whatever the machine did; "
-        f"with fewer than {ENOUGH} p99 is a guess. MiB: the process with engine and inputs, at its peak. Roofline: the "
-        "least time there can be over the time taken. Masks: changed voxels of the scan that differs most from the "
-        "model file on onnxruntime.",
+        "A batch of slices, from memory to labels in memory. slices/s and ms a batch: throughput, with as many batches "
+        "under way as the engine takes; the median of the rounds in which the machine was undisturbed (their share is "
+        f"given; its pace then: {_pace_ms(result):.2f} ms, see docs/bench.md), of all rounds if these were too few. "
+        "± is half its 95 % interval, which a single launch does not give. Latency p50 to p99, in ms: of so many "
+        "batches, one at a time, whatever the machine did; they and the throughput were measured at different moments, "
+        f"so other work may have slowed one and not the other. With fewer than {ENOUGH} batches p99 is a guess. MiB: "
+        "the process with engine and inputs, at its peak. Roofline: the least time there can be over the time taken. "
+        "Masks: changed voxels of the scan that differs most from the model file on onnxruntime.",
         "",
     ]
 
 
-def _undisturbed(result: Result) -> str:
-    speeds = [speed for row in result.rows for speed in row.speeds]
-    shares = [speed.undisturbed for speed in speeds]
-    best_ms = min(best_pace(speed.paces_ms) for speed in speeds)
-    return f"{min(shares):.0%} to {max(shares):.0%} of them; its pace then: {best_ms:.2f} ms, see docs/bench.md"
+def _pace_ms(result: Result) -> float:
+    return min(best_pace(speed.paces_ms) for row in result.rows for speed in row.speeds)
 
 
 def _ends(result: Result) -> list[str]:

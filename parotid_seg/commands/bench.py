@@ -92,10 +92,11 @@ def compare(
     new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The bench.json to judge.")],
     quiet: Quiet = False,
 ) -> None:
-    """Tell what got slower from one bench.json to another, beyond noise. Exit status 1 if anything did.
+    """Tell what got slower from one bench.json to another, beyond noise.
 
-    Of both, rounds count in which the machine was undisturbed. Something is slower if the whole 95 % interval of the
-    change is above 2 %; an engine or batch size that is gone counts as slower, too.
+    Of both, rounds count in which the machine was undisturbed; with too few of them all count, and only large changes
+    can be told. Something is slower if the whole 95 % interval of the change is above 2 %; an engine or batch size that
+    is gone counts as slower, too. Exit status: 0 nothing is slower, 1 something is, 3 the measurements cannot tell.
     """
     with one_line_errors():
         from parotid_seg.bench.compare import compare_files
@@ -104,7 +105,7 @@ def compare(
         if not quiet:
             for text in found.lines():
                 typer.echo(text)
-    raise typer.Exit(1 if found.slower else 0)
+    raise typer.Exit(1 if found.slower else 3 if found.undecided else 0)
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

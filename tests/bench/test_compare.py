@@ -92,7 +92,36 @@ def test_a_machine_that_never_came_to_rest_gives_no_verdict(written, command):
     assert found.pace == pytest.approx(1.5, rel=0.02)
     assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
     assert not found.slower
-    assert "too few rounds with the machine undisturbed" in command("bench", "compare", old, new).stdout
+    done = command("bench", "compare", old, new)
+    assert done.returncode == 3
+    assert "other work disturbed the machine, measure again when it rests" in done.stdout
+
+
+def test_a_large_change_shows_though_the_machine_never_came_to_rest(written, command):
+    old = written("old.json", content(1, BOTH))
+    much_faster = written("faster.json", content(2, {key: factor / 3 for key, factor in BOTH.items()}, disturbed=1.0))
+    much_slower = written("slower.json", content(3, {key: factor * 3 for key, factor in BOTH.items()}, disturbed=1.0))
+    assert [change.verdict for change in compare_files(old, much_faster).changes] == ["faster"] * 3
+    assert [change.verdict for change in compare_files(old, much_slower).changes] == ["slower"] * 3
+    assert command("bench", "compare", old, much_faster).returncode == 0
+    assert command("bench", "compare", old, much_slower).returncode == 1
+
+
+def test_a_file_is_no_slower_than_itself(written, command):
+    disturbed = written("one.json", content(1, BOTH, disturbed=1.0))
+    assert command("bench", "compare", disturbed, disturbed).returncode == 0
+
+
+def test_a_single_launch_says_nothing(written):
+    def first_launches(seed):
+        found = content(seed, BOTH)
+        for row in found["rows"]:
+            for speed in row["speeds"]:
+                speed |= {name: speed[name][:1] for name in ("rounds_ms", "paces_ms")}
+        return found
+
+    found = compare_files(written("old.json", first_launches(1)), written("new.json", first_launches(2)))
+    assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
 
 
 def test_an_engine_that_is_gone_is_told(written):

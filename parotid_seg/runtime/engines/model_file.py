@@ -37,6 +37,8 @@ PLACES_OF_TENSORS = {
     "tensor": {},
 }
 """By ONNX message the fields that lead to its tensors, and what they are: all places where a file can have weights."""
+ZIP = b"PK\x03\x04"
+"""How ZIP archives begin, and with them checkpoints."""
 
 
 def read_model(path: Path) -> tuple[bytes, Contract]:
@@ -55,7 +57,7 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     try:
         texts, found, external = metadata(content), graph_hash(content), has_external_data(content)
     except ValueError as error:
-        raise ModelError("not an ONNX model", path=path) from error
+        raise ModelError(_no_model(content), path=path) from error
     if external:
         raise ModelError("its weights lie in another file (external data), expected all within the model", path=path)
     if METADATA_KEY not in texts:
@@ -122,6 +124,13 @@ def output_names(path: Path) -> tuple[str, ...]:
         return tuple(text(output, 1) for output in messages(_graph(content), GRAPH_OUTPUT))
     except ValueError as error:
         raise ModelError("not an ONNX model", path=path) from error
+
+
+def _no_model(content: bytes) -> str:
+    """Why bytes are no model file."""
+    if content.startswith(ZIP):
+        return "a training run's checkpoint or another ZIP archive; parotid-seg export makes a model of a checkpoint"
+    return "not an ONNX model"
 
 
 def graph_hash(content: bytes) -> str:

@@ -230,3 +230,10 @@ def test_a_foreign_model(tmp_path):
     (tmp_path / "m.onnx").write_bytes(model(None))
     with pytest.raises(ModelError, match="without parotid-seg's contract"):
         read_model(tmp_path / "m.onnx")
+
+
+def test_a_checkpoint_is_named_with_the_command_that_makes_a_model_of_it(tmp_path):
+    path = tmp_path / "best.pt"
+    path.write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(ModelError, match=r"best.pt: a training run's checkpoint .*; parotid-seg export makes a model"):
+        read_model(path)
