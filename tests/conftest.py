@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-inputs", type=int, default=None, metavar="N", help="Inputs of each loop in tests/fuzz (default: a few)."
     )
+    parser.addoption(
+        "--fuzz-first", type=int, default=0, metavar="N", help="Number of the first input, for others (default: 0)."
+    )
 
 
 @pytest.hookimpl(trylast=True)

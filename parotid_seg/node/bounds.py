@@ -27,6 +27,7 @@ from parotid_seg.node.options import ListenOptions
 
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import P_DATA
+    from pynetdicom.transport import T_CONNECT, AddressInformation
 
 LONGEST_PDU = 1 << 20
 """Bytes; a peer is told to send less."""
@@ -65,13 +66,13 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.association = association = self._create_association()
         association.dul.socket = None
         association.dul.event_queue.get_nowait()  # the new socket announces itself again
-        association.set_socket(_BoundedSocket(association, self.request, received))
-        _guard(association)
+        association.set_socket(BoundedSocket(association, connection=self.request, received=received))
+        guard(association)
         self.welcome(association)
         association.start()
 
 
-def _guard(association: Association) -> None:
+def guard(association: Association) -> None:
     """Let nothing that is raised in an association's two threads end otherwise than in one word of complaint.
 
     `association.complaint` is the first thing that went wrong, a line without anything that the peer said.
@@ -88,7 +89,7 @@ def _run(association: Association, run: Callable[[], None]) -> None:
         run()
     except Exception as error:  # whatever a hostile peer does to the library
         association.complaint = association.complaint or type(error).__name__
-        association._kill = True
+        association._kill = association._is_paused = True  # whoever waits for the thread to pause waits no longer
         association.is_established = False
         _shut(association)
         association.dul.kill_dul()
@@ -150,19 +151,34 @@ def handler_of(welcome: Callable[[Association], None]) -> type[RequestHandler]:
     return type("Handler", (_Handler,), {"welcome": staticmethod(welcome)})
 
 
-class _BoundedSocket(AssociationSocket):  # type: ignore[misc]
+class BoundedSocket(AssociationSocket):  # type: ignore[misc]
     """Reads no PDU that is much longer than what the peer was told, and waits for the rest of one for so long only.
 
     Args:
         association: its own.
-        connection: accepted.
+        connection: accepted; None for one that is still to be made.
         received: what came on it already.
+        address: this machine's, of a connection to be made.
     """
 
-    def __init__(self, association: Association, connection: socket.socket, received: bytes) -> None:
-        super().__init__(association, client_socket=connection)
-        connection.settimeout(association.network_timeout)
+    def __init__(
+        self,
+        association: Association,
+        *,
+        connection: socket.socket | None = None,
+        received: bytes = b"",
+        address: AddressInformation | None = None,
+    ) -> None:
+        super().__init__(association, client_socket=connection, address=address)
+        if connection is not None:
+            connection.settimeout(association.network_timeout)
         self._received = bytearray(received)
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Make the connection; what is sent on it waits for so long only, too."""
+        super().connect(primitive)
+        if self.socket is not None:
+            self.socket.settimeout(self.assoc.network_timeout)
 
     @property
     def ready(self) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, Association
+from pynetdicom import Association
 
 from parotid_seg.errors import OutputError
+from parotid_seg.node.calling import Caller
 from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, Record
 from parotid_seg.node.options import Peer, Say
 
@@ -64,7 +65,7 @@ class Outbox:
     ) -> None:
         self._peer, self._results, self._ledger = peer, results, ledger
         self._delivered, self._say = delivered, say
-        self._ae = AE(ae_title)
+        self._ae = Caller(ae_title)
         self._ae.connection_timeout, self._ae.acse_timeout = CONNECTION_S, NEGOTIATION_S
         self._ae.dimse_timeout = self._ae.network_timeout = ANSWER_S
         self._open: Association | None = None

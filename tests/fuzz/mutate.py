@@ -1,7 +1,8 @@
 """Seeded mutation of files, and the loop that feeds them to a reader.
 
 Each mutant is determined by the loop's seed and its number, so what a loop reports can be made again:
-`mutant(seeds, seed, number)`. `pytest tests/fuzz --fuzz-inputs N` runs every loop with N inputs.
+`mutant(seeds, seed, number)`. `pytest tests/fuzz --fuzz-inputs N` runs every loop with N inputs, and with
+`--fuzz-first M` these are M, M + 1, ...: other ones than the last time.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parotid_seg.errors import ParotidSegError
+from tests.fuzz.watch import WATCH
 
 LONGEST_S = 10.0
 """A reader that takes longer for one small input hangs."""
+FIRST = 0
+"""Number of a loop's first input; see `conftest.inputs`."""
 MOST_MUTATIONS = 4
 EXTREMES = (0, 1, -1, 2, 255, 256, 2**15 - 1, -(2**15), 2**16 - 1, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -0.0, 1e-300, -1.0, 1e30, 1e300, float("inf"), float("-inf"), float("nan"))
@@ -31,6 +35,11 @@ PIECES = tuple(
     )
 )  # fmt: skip
 """Of text formats; harmless noise to binary ones."""
+
+
+def numbers(count: int) -> range:
+    """Of so many inputs."""
+    return range(FIRST, FIRST + count)
 
 
 def mutant(seeds: Sequence[bytes], seed: int, number: int) -> bytes:
@@ -197,11 +206,11 @@ def feed(
         make: makes a mutant.
 
     Raises:
-        AssertionError: for another error, a reason of several lines, or a reader that takes `LONGEST_S`; it names the
-            mutant's number.
+        AssertionError: for another error, a reason of several lines, a step that `WATCH` refused, or a reader that
+            takes `LONGEST_S`; it names the mutant's number.
     """
     tally, began = Tally(), time.perf_counter()
-    for number in range(count):
+    for number in numbers(count):
         content = make(seeds, seed, number)
         begun = time.perf_counter()
         try:
@@ -212,6 +221,7 @@ def feed(
         except BaseException as error:
             raise AssertionError(f"mutant {number} of seed {seed}: {type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - begun
+        assert not WATCH.found, f"mutant {number} of seed {seed}: {WATCH.found}"
         assert not outcome.startswith("several lines"), f"mutant {number} of seed {seed}: {outcome}"
         assert seconds < LONGEST_S, f"mutant {number} of seed {seed} took {seconds:.1f} s"
         tally.outcomes[outcome] += 1

@@ -15,7 +15,7 @@ import pytest
 from parotid_seg.node.admission import MOST_NOTICES
 from parotid_seg.node.ledger import DONE
 from tests.fuzz.memory import little_memory
-from tests.fuzz.mutate import LONGEST_S, mutant
+from tests.fuzz.mutate import LONGEST_S, mutant, numbers
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu, received
 from tests.node.peers import Node, make_series, name_of, send
 
@@ -75,6 +75,12 @@ def image(tmp_path_factory) -> bytes:
     return content[content.index(b"ISO_IR 192") - 8 :][:3000]
 
 
+@pytest.fixture
+def folders(node) -> tuple[Path, ...]:
+    """Where the node may write."""
+    return (node.options.out.parent,)
+
+
 def say(port: int, first: bytes, rest: bytes | None) -> float:
     """Say something to the node, if it takes that the rest, and wait until it closes the connection.
 
@@ -118,7 +124,7 @@ def loop(node: Node, count: int, first: list[bytes], rest: list[bytes] | None) -
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        slowest = max(pool.map(session, range(count)))
+        slowest = max(pool.map(session, numbers(count)))
     assert slowest < LONGEST_S
     seconds = time.perf_counter() - begun
     print(f"{count} connections, {count / seconds:.0f} a second, slowest {1000 * slowest:.0f} ms")  # noqa: T201

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pynetdicom import AE, Association, evt
 
+from parotid_seg.node.calling import Caller
 from parotid_seg.node.ledger import Ledger, Record, short_hash
 from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions, Peer
@@ -119,7 +120,7 @@ class Node:
 def associated(
     port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES, patience_s: float = 10
 ) -> Iterator[Association]:
-    ae = AE(title)
+    ae = Caller(title)
     ae.acse_timeout = ae.dimse_timeout = patience_s
     for sop_class in classes:
         ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
