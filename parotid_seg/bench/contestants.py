@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.errors import InputError, OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.available import on_cpu, on_gpu
 from parotid_seg.runtime.engines.base import OUTPUTS
@@ -56,15 +56,15 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
     """
     for backend in backends:
         if backend not in NAMES:
-            raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(NAMES)}")
+            raise OptionError(f"--backend: found {backend!r}, expected one of: {', '.join(NAMES)}")
     index = gpu_index(device)
     if model.suffix == ".engine":
         sidecar = read_sidecar(model)
         for backend in backends:
             if backend != sidecar.library:
-                raise InputError(f"--backend {backend}: found {model.name}, an engine for {sidecar.library}")
+                raise OptionError(f"--backend {backend}: found {model.name}, an engine for {sidecar.library}")
         if device == "cpu":
-            raise InputError(f"--device cpu: found {model.name}, an engine, expected auto or cuda")
+            raise OptionError(f"--device cpu: found {model.name}, an engine, expected auto or cuda")
         return Field([_engine(model, index or 0)], sidecar.contract, index or 0)
     contract = read_model(model)[1]
     if "openvino" in backends:

@@ -21,7 +21,7 @@ from typing import Any
 from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.urls import find_anywhere, url_of
-from parotid_seg.errors import InputError, OutputError, ParotidSegError
+from parotid_seg.errors import InputError, OptionError, OutputError, ParotidSegError
 from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.load import BACKENDS
 from parotid_seg.runtime.engines.model_file import read_model
@@ -59,11 +59,11 @@ class ClusterOptions:
 
     def __post_init__(self) -> None:
         if not ADDRESS.fullmatch(self.address):
-            raise InputError(f"--cluster: found {self.address!r}, expected local, auto or HOST:PORT")
+            raise OptionError(f"--cluster: found {self.address!r}, expected local, auto or HOST:PORT")
         if self.cpus < 1:
-            raise InputError(f"--worker-cpus: found {self.cpus}, expected at least 1")
+            raise OptionError(f"--worker-cpus: found {self.cpus}, expected at least 1")
         if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
-            raise InputError(f"--worker-gpus: found {self.gpus:g}, expected 0 to 1, or a whole number")
+            raise OptionError(f"--worker-gpus: found {self.gpus:g}, expected 0 to 1, or a whole number")
 
 
 def _local_settings() -> dict[str, str]:
@@ -225,15 +225,15 @@ def model_for_hosts(
         ModelError: if the file cannot be read.
     """
     if backend not in BACKENDS:
-        raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(BACKENDS)}")
+        raise OptionError(f"--backend: found {backend!r}, expected one of: {', '.join(BACKENDS)}")
     if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device: found {device!r}, expected cpu or cuda: which GPU it is, the cluster decides")
+        raise OptionError(f"--device: found {device!r}, expected cpu or cuda: which GPU it is, the cluster decides")
     if file.suffix == ".engine":
         sidecar = read_sidecar(file)
         backend = sidecar.library if backend == "auto" else backend
         files = {file.name: read_engine(file, sidecar), sidecar_path(file).name: sidecar.to_json().encode()}
     elif backend in LIBRARIES:
-        raise InputError(
+        raise OptionError(
             f"--backend {backend}: found {file.name}, expected an .engine file with --cluster: build it for the hosts' "
             f"GPU first, with parotid-seg export --engine {backend}"
         )

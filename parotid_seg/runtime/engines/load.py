@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from parotid_seg.contract import UNSEALED_VERSION, Contract
-from parotid_seg.errors import InputError, ModelError, ParotidSegError
+from parotid_seg.errors import InputError, ModelError, OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate, Say, choose, place_for
 from parotid_seg.runtime.engines.base import OUTPUTS, Backend
 from parotid_seg.runtime.engines.gpu import find_gpu, find_gpus
@@ -48,17 +48,17 @@ def load_backend(
         ModelError: if the file is missing, no model of ours, changed, unverified, or its contract does not fit.
     """
     if backend not in BACKENDS:
-        raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(BACKENDS)}")
+        raise OptionError(f"--backend: found {backend!r}, expected one of: {', '.join(BACKENDS)}")
+    if backend == "openvino" and device not in ("auto", "cpu"):
+        raise OptionError(f"--backend openvino: runs on the CPU, found --device {device}, expected auto or cpu")
     index = gpu_index(device)
     if model.suffix == ".engine":
         return _engine(model, backend, device, index or 0, output, allow_unverified)
     if backend in LIBRARIES:
-        raise InputError(
+        raise OptionError(
             f"--backend {backend}: runs engines, found {model.name}, expected an .engine file (--model); "
             f"parotid-seg export --engine {backend} builds one"
         )
-    if backend == "openvino" and index is not None:
-        raise InputError(f"--backend openvino: runs on the CPU, found --device {device}, expected auto or cpu")
     contract = read_model(model)[1]
     if contract.schema_version == UNSEALED_VERSION:
         say(
@@ -116,7 +116,7 @@ def gpu_index(device: str) -> int | None:
         return None
     kind, _, number = device.partition(":")
     if kind != "cuda" or (device != "cuda" and not number.isdecimal()):
-        raise InputError(f"--device: found {device!r}, expected one of: {', '.join(DEVICES)}")
+        raise OptionError(f"--device: found {device!r}, expected one of: {', '.join(DEVICES)}")
     index, gpus = int(number or 0), find_gpus()
     if not gpus:
         raise InputError(f"--device {device}: found no NVIDIA GPU, expected one that its driver shows (nvidia-smi -L)")
@@ -176,9 +176,9 @@ def _engine(engine: Path, backend: str, device: str, index: int, output: str, al
 
     sidecar = read_sidecar(engine)
     if backend not in ("auto", sidecar.library):
-        raise InputError(f"--backend {backend}: found {engine.name}, an engine for {sidecar.library}")
+        raise OptionError(f"--backend {backend}: found {engine.name}, an engine for {sidecar.library}")
     if device == "cpu":
-        raise InputError(f"--device cpu: found {engine.name}, an engine, expected auto or cuda; engines run on GPUs")
+        raise OptionError(f"--device cpu: found {engine.name}, an engine, expected auto or cuda; engines run on GPUs")
     _check_verified(sidecar.contract, engine, allow_unverified)
     from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeGuard
 
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
@@ -66,7 +66,7 @@ class InferOptions:
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"--batch-size: found {self.batch_size}, expected at least 1")
+            raise OptionError(f"--batch-size: found {self.batch_size}, expected at least 1")
         check_search(self.search)
         Limits.of_machine(self.workers)
 

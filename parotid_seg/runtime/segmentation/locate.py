@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError
+from parotid_seg.errors import OptionError
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.boxes import Box, label_boxes
@@ -76,7 +76,7 @@ class Prepared:
 def check_search(search: str) -> None:
     """Raise InputError unless it is one of `SEARCHES`."""
     if search not in SEARCHES:
-        raise InputError(f"--search: found {search}, expected {' or '.join(SEARCHES)}")
+        raise OptionError(f"--search: found {search}, expected {' or '.join(SEARCHES)}")
 
 
 def labels_of_scan(
