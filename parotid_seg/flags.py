@@ -79,6 +79,9 @@ class FlagCode(StrEnum):
     """Inverted, the intensities of a CT would look more like HU."""
     HU_CLIPPED = "hu_clipped"
     """A CT was clipped; detail: at which values."""
+    SAME_VALUED = "same_valued"
+    """Regions of a CT have one and the same value, which tissue has, too; value: their share of the voxels; detail: the
+    value."""
     HU_UNKNOWN = "hu_unknown"
     """A CT shows neither fat nor air with noise, so nothing tells whether it is in HU."""
     PADDING_IN_BODY = "padding_in_body"

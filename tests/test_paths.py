@@ -178,7 +178,7 @@ def test_a_mask_is_not_replaced_by_its_scores(command, tmp_path):
     mask = tmp_path / "a.nii.gz"
     mask.write_bytes(b"x")
     done = command("evaluate", mask, mask, "--out", mask)
-    assert (done.returncode, mask.read_bytes()) == (1, b"x")
+    assert (done.returncode, mask.read_bytes()) == (2, b"x")
     assert "one of the files that are read" in done.stderr
 
 

@@ -74,6 +74,9 @@ TEXTS: dict[FlagCode, FlagText] = {
         "{value:.2%} of the voxels have the padding value {detail} (as stored) within the image, as tissue has; they "
         "were taken as image",
     ),
+    FlagCode.SAME_VALUED: FlagText(
+        8, "{value:.1%} of the voxels have the value {detail}, as tissue has: padding, or filled in by somebody?"
+    ),
     FlagCode.HU_CLIPPED: FlagText(2, "intensities are clipped at {detail} HU"),
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
