@@ -98,6 +98,8 @@ class FlagCode(StrEnum):
     """Contours of fewer than three points; value: how many; detail: of how many."""
     CONTOURS_BEYOND_SCAN = "contours_beyond_scan"
     """Contours beyond the first or the last slice; value: how many; detail: of how many."""
+    CONTOURS_OF_OTHER_IMAGES = "contours_of_other_images"
+    """Contours that name the image of another slice than that they lie on; value: how many; detail: of how many."""
     CONTOURS_OVER_EDGE = "contours_over_edge"
     """Contours that reach over the edges of their slices; value: how many; detail: of how many."""
     CONTOURS_REPEATED = "contours_repeated"

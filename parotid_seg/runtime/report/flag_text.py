@@ -146,6 +146,11 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.CONTOURS_BEYOND_SCAN: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours lie beyond the scan's first or last slice and are left out"
     ),
+    FlagCode.CONTOURS_OF_OTHER_IMAGES: FlagText(
+        4,
+        "{structure}: {value:.0f} of {detail} contours name the image of another slice than that they lie on; where "
+        "they lie counts",
+    ),
     FlagCode.CONTOURS_OVER_EDGE: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours reach over the slices' edges and are cut there"
     ),
