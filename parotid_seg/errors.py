@@ -2,15 +2,18 @@
 
     ParotidSegError
     ├── InputError         an argument, a configuration or a data set
+    │   ├── OptionError    an option or argument of a command, whatever the scans and the machine are
     │   └── RecordError    a JSON file or a line of one
     ├── ScanError          one scan: unreadable, or not what the model expects
-    ├── ModelError         a model file: missing, foreign, damaged, or of another contract version
+    ├── ModelError         a model file: foreign, damaged, or of another contract version
+    │   └── MissingModelError  a model file that is not there; an OptionError, too
     ├── OutputError        a result that cannot be written
     ├── MachineError       no more open files, processes or memory: nothing is wrong with the scan
     └── DeviceMemoryError  a batch that does not fit into the GPU's memory
 
-Every message is one line that says what, where, what was found and what was expected. `cli.py` catches
-`ParotidSegError` once and exits with status 1; a batch catches `ScanError` case by case and goes on.
+Every message is one line that says what, where, what was found and what was expected. `commands/shared.py` catches
+`ParotidSegError` once and exits with its `exit_status`: 2 for a wrong command line, however late that is found, else 1.
+A batch catches `ScanError` case by case and goes on.
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ class ParotidSegError(Exception):
     Attributes:
         reason: what was found and what was expected, without the path.
         path: the file or folder the error is about; None where there is none.
+        exit_status: what a command that it ends exits with.
     """
+
+    exit_status = 1
 
     def __init__(self, reason: str, *, path: Path | str | None = None) -> None:
         super().__init__(reason)
@@ -44,6 +50,12 @@ class InputError(ParotidSegError):
     """An argument, a configuration value or a data set is not usable."""
 
 
+class OptionError(InputError):
+    """An option or argument of a command has a value that it cannot have, or names a file that is not there."""
+
+    exit_status = 2
+
+
 class RecordError(InputError):
     """A JSON file, or a line of one, cannot be read or is not the record that was expected."""
 
@@ -53,7 +65,11 @@ class ScanError(ParotidSegError):
 
 
 class ModelError(ParotidSegError):
-    """A model file is missing, foreign, damaged or made for another version."""
+    """A model file is foreign, damaged or made for another version."""
+
+
+class MissingModelError(ModelError, OptionError):
+    """There is no model file of the name that was given."""
 
 
 class OutputError(ParotidSegError):

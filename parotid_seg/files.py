@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from parotid_seg.errors import InputError, OutputError
+from parotid_seg.errors import OptionError, OutputError
 
 LONGEST_NAME = 200
 """Bytes; file systems take 255."""
@@ -139,11 +139,11 @@ def size_of(path: Path) -> int:
 
 
 def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
-    """Raise InputError if a file that is to be written is one of those that are read, by whatever path or link."""
+    """Raise OptionError if a file that is to be written is one of those that are read, by whatever path or link."""
     target = identity_of(path)
     for each in inputs:
         if path.absolute() == each.absolute() or (target is not None and identity_of(each) == target):
-            raise InputError(f"cannot be written: it is one of the files that are read ({each})", path=path)
+            raise OptionError(f"cannot be written: it is one of the files that are read ({each})", path=path)
 
 
 @contextmanager

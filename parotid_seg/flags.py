@@ -79,6 +79,9 @@ class FlagCode(StrEnum):
     """Inverted, the intensities of a CT would look more like HU."""
     HU_CLIPPED = "hu_clipped"
     """A CT was clipped; detail: at which values."""
+    SAME_VALUED = "same_valued"
+    """Regions of a CT have one and the same value, which tissue has, too; value: their share of the voxels; detail: the
+    value."""
     HU_UNKNOWN = "hu_unknown"
     """A CT shows neither fat nor air with noise, so nothing tells whether it is in HU."""
     PADDING_IN_BODY = "padding_in_body"
@@ -95,6 +98,8 @@ class FlagCode(StrEnum):
     """Contours of fewer than three points; value: how many; detail: of how many."""
     CONTOURS_BEYOND_SCAN = "contours_beyond_scan"
     """Contours beyond the first or the last slice; value: how many; detail: of how many."""
+    CONTOURS_OF_OTHER_IMAGES = "contours_of_other_images"
+    """Contours that name the image of another slice than that they lie on; value: how many; detail: of how many."""
     CONTOURS_OVER_EDGE = "contours_over_edge"
     """Contours that reach over the edges of their slices; value: how many; detail: of how many."""
     CONTOURS_REPEATED = "contours_repeated"

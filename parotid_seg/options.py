@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Option:
         help: one or two sentences.
         metavar: what stands for the value in the help; empty for the type's own.
         least: the smallest number that is allowed; None if any is.
-        parse: makes the value from text; raises InputError if it cannot. None for what the type itself reads.
+        parse: makes the value from text; raises OptionError if it cannot. None for what the type itself reads.
     """
 
     names: str | tuple[str, ...]
@@ -67,14 +67,14 @@ class OptionGroup:
         """Check the values against what is declared.
 
         Raises:
-            InputError: for a number below the smallest, or a word that is none of those expected.
+            OptionError: for a number below the smallest, or a word that is none of those expected.
         """
         for name, kind, _, option, _ in declared(type(self)):
             value, spelling = getattr(self, name), option.spellings[0]
             if option.least is not None and value is not None and not option.least <= value < math.inf:
-                raise InputError(f"{spelling}: found {value}, expected at least {option.least:g}")
+                raise OptionError(f"{spelling}: found {value}, expected at least {option.least:g}")
             if get_origin(kind) is Literal and value not in get_args(kind):
-                raise InputError(f"{spelling}: found {value!r}, expected one of: {', '.join(get_args(kind))}")
+                raise OptionError(f"{spelling}: found {value!r}, expected one of: {', '.join(get_args(kind))}")
 
 
 def declared(group: type[OptionGroup]) -> Iterator[Declared]:

@@ -120,7 +120,7 @@ def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):
     assert "for:                     the packaged model (CT)" in scan
     assert "would be:                segmented" in scan
     wrong = command("inspect", tmp_path / "gone.onnx")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "no such file" in wrong.stderr
 
 

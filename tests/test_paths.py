@@ -178,7 +178,7 @@ def test_a_mask_is_not_replaced_by_its_scores(command, tmp_path):
     mask = tmp_path / "a.nii.gz"
     mask.write_bytes(b"x")
     done = command("evaluate", mask, mask, "--out", mask)
-    assert (done.returncode, mask.read_bytes()) == (1, b"x")
+    assert (done.returncode, mask.read_bytes()) == (2, b"x")
     assert "one of the files that are read" in done.stderr
 
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_is_not_replaced_by_its_model(command, tmp_path):
     checkpoint.write_bytes(b"x")
     (tmp_path / "link.onnx").symlink_to(checkpoint)
     done = command("export", checkpoint, "--out", tmp_path / "link.onnx")
-    assert (done.returncode, checkpoint.read_bytes()) == (1, b"x")
+    assert (done.returncode, checkpoint.read_bytes()) == (2, b"x")
     assert "one of the files that are read" in done.stderr
 
 

@@ -20,7 +20,7 @@ from parotid_seg.bench.roofline import roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.errors import OptionError, ParotidSegError
 from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -52,9 +52,9 @@ class BenchOptions:
     def __post_init__(self) -> None:
         for size in self.batch_sizes or ():
             if size < 1:
-                raise InputError(f"--batch-sizes: found {size}, expected at least 1")
+                raise OptionError(f"--batch-sizes: found {size}, expected at least 1")
         if not self.minutes > 0:
-            raise InputError(f"--minutes: found {self.minutes:g}, expected more than 0")
+            raise OptionError(f"--minutes: found {self.minutes:g}, expected more than 0")
 
 
 def bench(

@@ -12,7 +12,7 @@ from pathlib import Path
 from parotid_seg.bench.pace import at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.bench.stats import ratio_interval
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_record
 
 LEAST_CHANGE = 0.02
@@ -177,8 +177,12 @@ def compare_files(old: Path, new: Path) -> Comparison:
     """Compare two bench.json files.
 
     Raises:
-        InputError: if one is missing, is none, or has another schema version.
+        OptionError: if one is missing.
+        InputError: if one is none, or has another schema version.
     """
+    for path in (old, new):
+        if not path.exists():
+            raise OptionError("no such file, expected a bench.json", path=path)
     one, other = _read(old), _read(new)
     shared = [key for key in one.rounds_ms if key in other.rounds_ms]
     if not shared:
@@ -219,8 +223,6 @@ def _change(key: Key, one: _Old, other: _Old) -> Change:
 
 
 def _read(path: Path) -> _Old:
-    if not path.exists():
-        raise InputError("no such file, expected a bench.json", path=path)
     found = read_record(
         path,
         _File,

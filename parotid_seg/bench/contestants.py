@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.errors import OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.base import OUTPUTS
 from parotid_seg.runtime.engines.gpu import find_gpu
@@ -65,13 +65,15 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
         if not any(candidate.backend == engine.name for candidate in found):
             if device in (AUTO, CPU) and CPU in engine.devices:
                 engine.implementation().load(replace(request, gpu=None))  # its error says what is missing
-            raise InputError(f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}")
+            raise OptionError(
+                f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}"
+            )
     return Field(found, contract, (index or 0) if on_gpu else None)
 
 
 def _engine_named(backend: str) -> Engine:
     if backend not in ENGINES:
-        raise InputError(f"--backend: found {backend!r}, expected one of: {', '.join(ENGINES)}")
+        raise OptionError(f"--backend: found {backend!r}, expected one of: {', '.join(ENGINES)}")
     return ENGINES[backend]
 
 
@@ -83,7 +85,7 @@ def _on_gpu(
     assert request.gpu is not None
     if find_gpu(request.gpu) is None:
         if named and runs_files:
-            raise InputError(f"--backend {runs_files[0].name}: runs on NVIDIA GPUs, found none")
+            raise OptionError(f"--backend {runs_files[0].name}: runs on NVIDIA GPUs, found none")
         return []
     found: list[Candidate] = []
     try:

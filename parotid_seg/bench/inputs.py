@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
@@ -30,7 +30,7 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     """
     if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
         wanted = ", ".join(contract.channels)
-        raise InputError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
     found, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
     if not found:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")

@@ -20,7 +20,7 @@ from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.pace import Pace, at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.stats import median_spread
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.errors import InputError, OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.scan.chunks import CroppedScan, Inputs
 
@@ -150,7 +150,7 @@ class Turns:
             else:
                 leave_out(f"batches of {size}", "no scan has so many slices to look at; name longer ones (--scans)")
         if not self.chunks:
-            raise InputError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
+            raise OptionError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
 
     @contextlib.contextmanager
     def launched(self) -> Iterator[dict[str, Contestant]]:
@@ -212,7 +212,7 @@ class Turns:
             if started.largest_batch is not None and size > started.largest_batch:
                 why = f"the engine was built for at most {started.largest_batch}"
                 if self._strict:
-                    raise InputError(f"--batch-sizes: found {size} for {contestant.name}, but {why}")
+                    raise OptionError(f"--batch-sizes: found {size} for {contestant.name}, but {why}")
                 if first:
                     self._leave_out(f"{contestant.name}, batches of {size}", why)
                 continue

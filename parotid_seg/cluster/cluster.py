@@ -22,7 +22,7 @@ from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, 
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
-from parotid_seg.errors import InputError, OutputError, ParotidSegError
+from parotid_seg.errors import InputError, OptionError, OutputError, ParotidSegError
 from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.load import output_for
 from parotid_seg.runtime.engines.model_file import read_model
@@ -205,14 +205,14 @@ def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[s
     file, backend, device = model.file, model.backend, model.device
     engine = engine_named(backend)
     if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device: found {device!r}, expected cpu or cuda: which GPU it is, the cluster decides")
+        raise OptionError(f"--device: found {device!r}, expected cpu or cuda: which GPU it is, the cluster decides")
     output = output_for(file, options.tta, say)
     if file.suffix == ENGINE_FILE:
         sidecar = read_sidecar(file)
         backend = sidecar.library if backend == AUTO else backend
         files = {file.name: read_engine(file, sidecar), sidecar_path(file).name: sidecar.to_json().encode()}
     elif engine and engine.runs == ENGINE_FILE:
-        raise InputError(
+        raise OptionError(
             f"--backend {backend}: found {file.name}, expected an .engine file with --cluster: build it for the hosts' "
             f"GPU first, with parotid-seg export --engine {backend}"
         )

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import OptionError
 from parotid_seg.options import Option, OptionGroup
 
 ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
@@ -42,17 +42,17 @@ class ClusterOptions(OptionGroup, panel="Cluster"):
         """Check that the options fit each other.
 
         Raises:
-            InputError: for what is no address, a share of GPUs that cannot be had, or workers without a cluster.
+            OptionError: for what is no address, a share of GPUs that cannot be had, or workers without a cluster.
         """
         super().__post_init__()
         if self.cluster is None:
             for option, given in (("--worker-cpus", self.worker_cpus), ("--worker-gpus", self.worker_gpus)):
                 if given is not None:
-                    raise InputError(f"{option}: says what a worker of a cluster gets, expected --cluster as well")
+                    raise OptionError(f"{option}: says what a worker of a cluster gets, expected --cluster as well")
         elif not ADDRESS.fullmatch(self.cluster):
-            raise InputError(f"--cluster: found {self.cluster!r}, expected local, auto or HOST:PORT")
+            raise OptionError(f"--cluster: found {self.cluster!r}, expected local, auto or HOST:PORT")
         if self.worker_gpus is not None and self.worker_gpus > 1 and self.worker_gpus % 1:
-            raise InputError(f"--worker-gpus: found {self.worker_gpus:g}, expected 0 to 1, or a whole number")
+            raise OptionError(f"--worker-gpus: found {self.worker_gpus:g}, expected 0 to 1, or a whole number")
 
     @property
     def cpus(self) -> int:

@@ -114,6 +114,6 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
     try:
         return None if words is None else tuple(map(int, words))
     except ValueError:
-        from parotid_seg.errors import InputError
+        from parotid_seg.errors import OptionError
 
-        raise InputError(f"--batch-sizes: found {text!r}, expected whole numbers, as in 1,4,16") from None
+        raise OptionError(f"--batch-sizes: found {text!r}, expected whole numbers, as in 1,4,16") from None

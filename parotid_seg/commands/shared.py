@@ -24,7 +24,7 @@ def listed(text: str | None) -> list[str] | None:
 
 @contextlib.contextmanager
 def one_line_errors(interrupted: str = "") -> Iterator[None]:
-    """The one place where errors a user can mend become a line on stderr and exit status 1.
+    """The one place where errors a user can mend become a line on stderr and an exit status of 1 or 2.
 
     Args:
         interrupted: what is told after Ctrl-C.
@@ -33,7 +33,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         yield
     except ParotidSegError as error:
         print_error(str(error))
-        raise typer.Exit(1) from error
+        raise typer.Exit(error.exit_status) from error
     except KeyboardInterrupt:
         print_error("; ".join(filter(None, ("interrupted", interrupted))))
         raise typer.Exit(130) from None

@@ -17,7 +17,7 @@ from parotid_seg.dataset.left_out import NotUsed, write_left_out
 from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import LEFT, RIGHT, RoiNames, read_names
 from parotid_seg.dataset.splits import VALIDATION, Splits, assign, listed, read_splits, roles_of
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
 
 Say = Callable[[str], None]
@@ -100,7 +100,7 @@ def build(
     data = out.resolve()
     beside = (options.private or data.with_name(f"{data.name}.private")).resolve()
     if beside.is_relative_to(data):
-        raise InputError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
+        raise OptionError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
     left: list[NotUsed] = []
 
     def leave(found: NotUsed) -> None:

@@ -15,7 +15,7 @@ from parotid_seg.dicom.read.file import read_object
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.read.phi_safe import discreet
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import read_input
 from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped, search
@@ -93,7 +93,7 @@ def _files(places: Sequence[Path], ignore: Iterable[Path], left: Left) -> list[P
     """Every file that is no NIfTI, once."""
     for place in places:
         if not place.exists():
-            raise InputError("no such file or folder", path=place)
+            raise OptionError("no such file or folder", path=place)
     searched = search(places, ignore)
     for each in searched.left_out:
         left(NotUsed(FILE, each.path, each.as_error().reason, wanted=each.refused))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import InputError, RecordError
+from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.files import locked, make_folder, remove_orphans
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import read_record, write_record
@@ -163,7 +163,7 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
             remove_orphans(each)
         private = _read(folder)
         if private.cases and private.labels != labels:
-            raise InputError(
+            raise OptionError(
                 f"has the labels {', '.join(private.labels)}, found --labels {', '.join(labels)}; "
                 "expected the same, or another --out",
                 path=data,

@@ -19,7 +19,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from parotid_seg.contract import IGNORE
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.scan.labels import (
     FILLERS,
     GLUED,
@@ -90,22 +90,22 @@ class RoiNames:
     def __post_init__(self) -> None:
         wrong = [label for label in self.labels if not LABEL.fullmatch(label) or label == "background"]
         if wrong or not self.labels or len(set(self.labels)) < len(self.labels):
-            raise InputError(
+            raise OptionError(
                 f"--labels: found {', '.join(self.labels) or 'none'}, expected different names of letters, digits and "
                 "underscores, without background"
             )
         if IGNORE in self.labels[:-1]:
-            raise InputError(
+            raise OptionError(
                 f"--labels: found {IGNORE} before {self.labels[-1]}, expected it last: its voxels are not learnt"
             )
         for label in self.own:
             if label not in self.labels:
-                raise InputError(
+                raise OptionError(
                     f"--names: found the label {label!r}, expected one of --labels: {', '.join(self.labels)}"
                 )
         for label in self.labels:
             if label not in LABEL_OF.values() and not self.own.get(label):
-                raise InputError(f"--labels: no name is known for {label!r}, expected a list of them in --names")
+                raise OptionError(f"--labels: no name is known for {label!r}, expected a list of them in --names")
         owners: dict[str, str] = {}
         for label, names in self.own.items():
             for name in names:
@@ -223,7 +223,7 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"--names: {path}: cannot be read ({error.strerror})") from error
+        raise OptionError(f"--names: {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"--names: {path}: not TOML: {error}") from error
     for label, names in table.items():

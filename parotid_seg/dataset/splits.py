@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from parotid_seg.errors import InputError, RecordError
+from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.records import read_record
 
 TRAIN, VALIDATION = "train", "validation"
@@ -71,7 +71,7 @@ def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: 
     everyone = list(dict.fromkeys(patients[case] for case in sorted(patients)))
     wanted = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
     if everyone and validation is not None and not 1 <= validation < len(everyone):
-        raise InputError(
+        raise OptionError(
             f"--validation: found {validation}, expected 1 to {len(everyone) - 1}: there are {len(everyone)} patients "
             "with contours"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import InputError, ModelError, OptionError
 from parotid_seg.export.profile import input_shapes
 from parotid_seg.files import atomic_write, make_folder, scratch_folder, write_bytes
 from parotid_seg.runtime.engines.autotune import cache_folder
@@ -115,7 +115,7 @@ def ready_to_build(library: str, options: EngineOptions, timing_cache: Path | No
     described = library_named(library)
     options.for_library(library)
     if timing_cache is not None and not described.keeps_timings:
-        raise InputError(f"--timing-cache: {described.title} keeps none; leave it out")
+        raise OptionError(f"--timing-cache: {described.title} keeps none; leave it out")
     gpu = find_gpu() if described.needs_gpu else None
     if described.needs_gpu and gpu is None:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from onnx import ModelProto
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
 from parotid_seg.export.census import of_layers, work_of
 from parotid_seg.export.engine import Progress, build_engine, ready_to_build
@@ -73,7 +73,7 @@ class ExportOptions:
         choices = (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES), ("engine", ENGINES))
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
-                raise InputError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
+                raise OptionError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
 
     @property
     def tried(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def export(
     """
     options = options or ExportOptions()
     if out.suffix != ".onnx":
-        raise InputError(f"--out: found {out.name}, expected a name ending in .onnx")
+        raise OptionError(f"--out: found {out.name}, expected a name ending in .onnx")
     if options.engine != NONE:
         ready_to_build(options.engine, options.engine_options, options.timing_cache)
     if options.triton is not None:
@@ -207,7 +207,7 @@ def _considered(
     found = "no --verify" if options.verify is None else f"{count} scans in {options.verify}"
     reason = f"expected --verify with at least {INT8_SCANS} scans, found {found}"
     if options.precision == "int8":
-        raise InputError(f"--precision int8: {reason}; INT8 that passes on few scans fails on others")
+        raise OptionError(f"--precision int8: {reason}; INT8 that passes on few scans fails on others")
     report(f"int8 is not considered: {reason}")
     return tuple(each for each in options.tried if each != "int8"), {"int8": reason}
 
@@ -311,5 +311,5 @@ def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
 def _example_for(checkpoint: Checkpoint) -> Path:
     if len(checkpoint.channels) != 1 or not is_ct(checkpoint.channels[0]):
         wanted = ", ".join(checkpoint.channels)
-        raise InputError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
     return example_folder()

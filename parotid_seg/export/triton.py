@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import InputError, ModelError, OptionError
 from parotid_seg.export.batched import check_batched, with_request_axis
 from parotid_seg.export.triton_config import (
     DEFAULT_REQUESTS,
@@ -151,7 +151,8 @@ def _batched(content: bytes, contract: Contract, verify: Path | None, report: Ca
     if verify is None:
         if not all(map(is_ct, contract.channels)) or len(contract.channels) != 1:
             wanted = ", ".join(contract.channels)
-            raise InputError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+            reason = f"the packaged example is a CT; name a folder of scans of the model's: {wanted}"
+            raise OptionError(f"--verify: {reason}")
         verify = example_folder()
     scans, errors = find_scans([verify], contract.channels, ignore=verify.glob("**/labelsT[rs]"))
     if errors or not scans:

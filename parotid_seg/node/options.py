@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import OptionError
 from parotid_seg.options import Option, OptionGroup
 
 Say = Callable[[str], None]
@@ -37,14 +37,14 @@ class Peer:
         """A peer from "AE@HOST:PORT"; an IPv6 address stands in brackets.
 
         Raises:
-            InputError: if the text is none.
+            OptionError: if the text is none.
         """
         ae_title, _, address = text.rpartition("@")
         host, _, port = address.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         whole = ae_title and host and port.isascii() and port.isdecimal()
         if not whole or not (HOST_NAME.fullmatch(host) or _address(host)):
-            raise InputError(f"--send-to: found {text!r}, expected AE@HOST:PORT, for example PACS@10.0.0.5:104")
+            raise OptionError(f"--send-to: found {text!r}, expected AE@HOST:PORT, for example PACS@10.0.0.5:104")
         check_ae_title(ae_title, "--send-to")
         check_port(int(port), "--send-to")
         return cls(ae_title, host, int(port))
@@ -70,7 +70,7 @@ class Caller:
         """A caller from "AE" or "AE@ADDRESS"; what follows an @ and is no IP address belongs to the title.
 
         Raises:
-            InputError: if the text is none.
+            OptionError: if the text is none.
         """
         ae_title, _, address = text.rpartition("@")
         if not (ae_title and _address(address)):
@@ -153,17 +153,17 @@ class ListenOptions(OptionGroup, panel="Node"):
         """Check all options before anything starts.
 
         Raises:
-            InputError: for one that is out of its bounds, or no port, address or AE title.
+            OptionError: for one that is out of its bounds, or no port, address or AE title.
         """
         super().__post_init__()
         check_port(self.port, "--port")
         if not _address(self.host):
-            raise InputError(f"--host: found {self.host!r}, expected an IP address of this machine, such as 127.0.0.1")
+            raise OptionError(f"--host: found {self.host!r}, expected an IP address of this machine, such as 127.0.0.1")
         check_ae_title(self.ae_title, "--ae-title")
         for caller in self.allowed:
             Caller.parse(caller)
         if not (math.isfinite(self.silence_s) and self.silence_s > 0):
-            raise InputError(f"--silence-seconds: found {self.silence_s}, expected more than 0")
+            raise OptionError(f"--silence-seconds: found {self.silence_s}, expected more than 0")
 
     @property
     def callers(self) -> tuple[Caller, ...]:
@@ -180,21 +180,21 @@ def check_ae_title(title: str, option: str) -> None:
     """Refuse what is no AE title (DICOM PS3.5, section 6.2, VR AE); spaces around one are refused, too.
 
     Raises:
-        InputError: if it is none.
+        OptionError: if it is none.
     """
     plain = title.isascii() and title.isprintable() and "\\" not in title
     if not (0 < len(title) <= 16 and plain and title == title.strip()):
-        raise InputError(f"{option}: found {title!r}, expected an AE title: 1 to 16 ASCII characters, no backslash")
+        raise OptionError(f"{option}: found {title!r}, expected an AE title: 1 to 16 ASCII characters, no backslash")
 
 
 def check_port(port: int, option: str) -> None:
     """Refuse what is no TCP port.
 
     Raises:
-        InputError: if it is none.
+        OptionError: if it is none.
     """
     if not 0 < port < 65536:
-        raise InputError(f"{option}: found port {port}, expected 1 to 65535")
+        raise OptionError(f"{option}: found port {port}, expected 1 to 65535")
 
 
 def _address(host: str) -> bool:

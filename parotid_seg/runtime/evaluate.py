@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, special_kind
 from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
 from parotid_seg.records import record_text
@@ -167,9 +167,9 @@ def _masks(place: Path) -> dict[str, Path]:
     if place.is_file():
         return {case_name(place): place}
     if not place.is_dir():
-        kind = special_kind(place.stat().st_mode) if exists(place) else ""
-        found = f"found {kind}, expected a regular file or a folder" if kind else "no such file or folder"
-        raise InputError(found, path=place)
+        if not exists(place):
+            raise OptionError("no such file or folder", path=place)
+        raise InputError(f"found {special_kind(place.stat().st_mode)}, expected a regular file or a folder", path=place)
     masks = {case_name(path): path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != "."}
     if not masks:
         raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)

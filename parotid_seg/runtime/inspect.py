@@ -10,7 +10,7 @@ from typing import Any
 
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, open_input, special_kind
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
@@ -53,7 +53,7 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
         ModelError, ScanError: if it is damaged.
     """
     if not exists(path):
-        raise InputError("no such file", path=path)
+        raise OptionError("no such file", path=path)
     if not path.is_dir() and (kind := special_kind(path.stat().st_mode)):
         raise InputError(f"found {kind}, expected a regular file or a folder", path=path)
     with warnings.catch_warnings():

@@ -69,6 +69,8 @@ MOST_BUMP = 2.0
 """Bone gets rarer the denser it is: voxels of the first range for each of the second. The 243 scans: 1.3 at most."""
 CLIPPED_LOW, CLIPPED_HIGH = -600, 1100
 """Lowest and highest values that many voxels share show that a scan was clipped if they lie within these."""
+LEAST_SAME = 0.005
+"""Share of the voxels that have one and the same value of tissue, from which it is flagged. The 243 scans: none."""
 NEEDED_LOW = -200
 """Clipped above it, air counts as tissue."""
 LEAST_MIRRORED = 0.12
@@ -129,7 +131,7 @@ def check_hounsfield(voxels: Voxels) -> tuple[Flag, ...]:
     fault = _fault(appearance)
     if fault:
         raise ScanError(f"intensities are not HU: {fault}{_cause(histogram)}")
-    return (*_flags(appearance), *_uneven(samples, appearance))
+    return (*_flags(appearance), *_same_valued(histogram, appearance), *_uneven(samples, appearance))
 
 
 def appearance_of(histogram: Counts) -> Appearance | None:
@@ -206,6 +208,15 @@ def _flags(found: Appearance) -> tuple[Flag, ...]:
         detail = " and ".join(str(end) for end in ends if end is not None)
         flags.append(Flag(FlagCode.HU_CLIPPED, detail=detail))
     return tuple(flags)
+
+
+def _same_valued(histogram: Counts, found: Appearance) -> tuple[Flag, ...]:
+    """A flag on whole regions of one value that tissue has, too: the model sees tissue there."""
+    counts = {value: histogram[value - LOW] for value in found.constants if TISSUE < value not in _clipped(found)}
+    share = sum(counts.values()) / histogram.sum()
+    if share < LEAST_SAME or histogram[TISSUE - LOW :].sum() - sum(counts.values()) < LEAST_TISSUE:
+        return ()
+    return (Flag(FlagCode.SAME_VALUED, value=float(share), detail=" and ".join(map(str, counts))),)
 
 
 def _air_is_constant(found: Appearance) -> bool:

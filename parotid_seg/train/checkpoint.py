@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import atomic_write
 from parotid_seg.records import convert, parse, record_line
 from parotid_seg.train.config import TrainConfig
@@ -169,7 +169,7 @@ def _load(path: Path, device: str) -> Any:
         InputError: if it is missing or none that `torch.save` writes.
     """
     if not path.is_file():
-        raise InputError("no such checkpoint", path=path)
+        raise OptionError("no such checkpoint", path=path)
     if not zipfile.is_zipfile(path):
         raise InputError("not a checkpoint: expected a file written by torch.save", path=path)
     try:

@@ -266,6 +266,8 @@ class TrainConfig:
         if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             found = ", ".join(map(str, self.stages))
             raise InputError(f"stages: found {found!r}, expected one or more of: {', '.join(STAGES)}, in this order")
+        if self.seed < 0:
+            raise InputError(f"seed: found {self.seed}, expected 0 or more")
         if not self.transfer or not set(self.transfer) <= set(PARTS):
             raise InputError(
                 f"transfer: found {', '.join(map(str, self.transfer))!r}, expected one or both of: {', '.join(PARTS)}"

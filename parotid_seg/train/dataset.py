@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from parotid_seg.contract import BACKGROUND
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import is_plain_name, read_record
 from parotid_seg.scan.label_set import LabelSet, kind, read_label_set
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
@@ -126,7 +126,7 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
         if not 1 <= labelled <= len(train):
-            raise InputError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
+            raise OptionError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
         train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
     data = DataSet(
         folder=folder,
@@ -172,7 +172,7 @@ def _folder(place: Path) -> Path:
         return place.parent
     if not place.is_dir():
         found = "a file" if place.exists() else "no such folder"
-        raise InputError(f"{found}, expected the folder of a data set in nnU-Net's raw layout", path=place)
+        raise OptionError(f"{found}, expected the folder of a data set in nnU-Net's raw layout", path=place)
     return place
 
 

@@ -67,7 +67,7 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except ParotidSegError as error:
-        end(str(error), 1)
+        end(str(error), error.exit_status)
     except Exception as error:
         if not _is_of_connection(error):
             time.sleep(SIGNAL_S)

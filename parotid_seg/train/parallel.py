@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.train.augment import Draws
 
 T = TypeVar("T")
@@ -173,14 +174,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def _device(name: str) -> torch.device:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise OptionError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: torch {torch.__version__} finds no CUDA device; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N") from error
+    return torch.device(name)
 
 
 class _Sum(torch.autograd.Function):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from parotid_seg.contract import Grid
-from parotid_seg.errors import InputError, RecordError
+from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.records import convert
 from parotid_seg.train.config import FIRST_VIEW, SECOND_VIEW, ContrastConfig, NetworkConfig, SegmentConfig, TrainConfig
 
@@ -52,16 +52,20 @@ def load_config(preset: str, file: Path | None = None, **overrides: Any) -> Trai
         InputError: for an unknown preset or key, a value of the wrong type, or a file that is missing or not TOML.
     """
     if preset not in PRESETS:
-        raise InputError(f"--preset: found {preset!r}, expected one of: {', '.join(PRESETS)}")
+        raise OptionError(f"--preset: found {preset!r}, expected one of: {', '.join(PRESETS)}")
     values: dict[str, Any] = {}
     if file is not None:
         try:
             values = tomllib.loads(file.read_text())
         except OSError as error:
-            raise InputError(f"--config: {file} cannot be read ({error.strerror})") from error
+            raise OptionError(f"--config: {file} cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"--config: {file} is not TOML: {error}") from error
-    return merge(PRESETS[preset], {**values, **overrides}, where=str(file) if file else "arguments")
+    config = merge(PRESETS[preset], values, where=str(file))
+    try:
+        return merge(config, overrides, where="arguments")
+    except InputError as error:
+        raise OptionError(f"--{error.reason}") from error
 
 
 def merge(config: C, values: dict[str, Any], *, where: str) -> C:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
@@ -57,6 +57,8 @@ def train(
             made with other settings; and for an unusable data set or start, before anything is trained.
         OutputError: if the folder cannot be written to.
     """
+    if max_minutes is not None and not max_minutes >= 0:
+        raise OptionError(f"--max-minutes: found {max_minutes:g}, expected 0 or more")
     started = time.monotonic()
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
     data_sets = open_data_sets(data, config, labelled)

@@ -20,7 +20,7 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
 from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import PARTS
@@ -128,7 +128,7 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
         return _encoder(_imagenet(net.encoder.embed_dim), net), ()
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"--init: found {source!r}, expected scratch, imagenet or a weights file")
+        raise OptionError(f"--init: found {source!r}, expected scratch, imagenet or a weights file")
     if is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels

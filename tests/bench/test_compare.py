@@ -174,5 +174,5 @@ def test_files_that_are_none(written, command, tmp_path, found, words):
     assert "\n" not in str(error.value)
     if found is None:
         done = command("bench", "compare", old, new)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"parotid-seg: {error.value}\n"

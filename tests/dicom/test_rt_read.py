@@ -45,8 +45,11 @@ def written(series, mask, tmp_path_factory):
 SQUARE = ((10, 5), (10, 15), (20, 15), (20, 5))
 
 
-def with_contours(written, out, contours):
-    """The first structure drawn otherwise: by type and points (slice, row, column) in the default series' voxels."""
+def with_contours(written, out, contours, image=None):
+    """The first structure drawn otherwise: by type and points (slice, row, column) in the default series' voxels.
+
+    All contours say that they were drawn on `image`, if that is given.
+    """
 
     def change(dataset):
         items = []
@@ -56,6 +59,9 @@ def with_contours(written, out, contours):
             with np.errstate(invalid="ignore"):
                 places = np.array(points, dtype=float).reshape(-1, 3) @ lay()[:3, :3].T + lay()[:3, 3]
             item.ContourData = [f"{value:.6f}" for value in places.ravel()]
+            if image is not None:
+                item.ContourImageSequence = [Dataset()]
+                item.ContourImageSequence[0].ReferencedSOPInstanceUID = image
             items.append(item)
         dataset.ROIContourSequence[0].ContourSequence = items
 
@@ -104,6 +110,16 @@ def test_what_is_left_out_is_told(extra, flag, written, series, tmp_path):
     assert found.flags == (flag,)
     if flag.code != FlagCode.CONTOURS_OVER_EDGE:
         assert np.array_equal(found.mask, expected_square(3))
+
+
+@pytest.mark.parametrize(("named", "count"), [(3, 0), (None, 0), (7, 1)])
+def test_a_contour_that_names_the_image_of_another_slice_is_noted(named, count, written, series, tmp_path):
+    image = "1.2.3" if named is None else series.slices[named].sop_instance_uid
+    path = with_contours(written, tmp_path / "rt.dcm", [("CLOSED_PLANAR", square(3))], image=image)
+    found = read_rtstruct(path, series)[0].drawn()
+    assert np.array_equal(found.mask, expected_square(3))
+    expected = (Flag(FlagCode.CONTOURS_OF_OTHER_IMAGES, value=count, detail="1"),)
+    assert found.flags == (expected if count else ())
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_triton_repository_comes_with_the_model(command, run, two, tmp_path):
 
 def test_batches_that_do_not_rise(command, run, tmp_path):
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--batch", 4, 2, 8)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == ("parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX\n")
 
 
@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, two, tmp_path, largest)
 )
 def test_what_the_library_does_not_offer_is_told_before_any_work(command, run, tmp_path, words, line):
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--engine", "tensorrt-rtx", *words)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert line in done.stderr
     assert not list(tmp_path.iterdir())

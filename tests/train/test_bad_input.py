@@ -127,6 +127,26 @@ def test_one_line_and_nothing_trained(command, data, short_config, spoil, tmp_pa
     assert not [*run.rglob("*.pt")]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--labelled", 0),
+        ("--labelled", 99),
+        ("--max-minutes", -1),
+        ("--max-minutes", "nan"),
+        ("--device", "meta"),
+        ("--device", "cuda:x"),
+        ("--init", "gone.pth"),
+        ("--seed", -1),
+    ],
+)
+def test_a_wrong_value_is_exit_2(command, data, short_config, tmp_path, option, value):
+    done = command("train", data, "--out", tmp_path / "run", "--config", short_config, option, value)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert option in done.stderr
+    assert "epoch" not in done.stdout
+
+
 def test_unknown_key(command, data, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text("[contrast]\ntemprature = 0.1\n")

@@ -176,8 +176,8 @@ def test_train_prints_and_saves_the_account(command, balls, short_config, config
     assert account["parts"] == ["encoder"]
     assert len(account["taken"]) > 20
     wrong = command(*run[:3], tmp_path / "other", *run[4:], "--init", tmp_path / "gone.pth")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "expected scratch, imagenet or a weights file" in wrong.stderr
     parts = command(*run[:3], tmp_path / "other", *run[4:], "--transfer", "head")
-    assert parts.returncode == 1
+    assert parts.returncode == 2
     assert "expected one or both of: encoder, decoder" in parts.stderr

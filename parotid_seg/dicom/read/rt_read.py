@@ -50,11 +50,25 @@ class RasterizedRoi(NamedTuple):
 
 
 class _Contour(NamedTuple):
-    """A contour in its slice, None if that lies beyond the scan; its points as row and column (N, 2)."""
+    """A contour.
+
+    Attributes:
+        place: its slice; None if that lies beyond the scan.
+        points: as row and column (N, 2).
+        exclusive: whether it is combined with others by exclusive or.
+        images: UIDs of the images that it says it was drawn on.
+    """
 
     place: int | None
     points: Points
     exclusive: bool
+    images: frozenset[str]
+
+    def is_of_other(self, series: Series) -> bool:
+        """Whether it names images of a series, and not that on whose slice it lies."""
+        if self.place is None or series.slices[self.place].sop_instance_uid in self.images:
+            return False
+        return not self.images.isdisjoint(each.sop_instance_uid for each in series.slices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +113,7 @@ class Roi:
         counts = {
             FlagCode.CONTOURS_TOO_SHORT: sum(len(each.points) < 3 for each in placed),
             FlagCode.CONTOURS_BEYOND_SCAN: sum(each.place is None and len(each.points) >= 3 for each in placed),
+            FlagCode.CONTOURS_OF_OTHER_IMAGES: sum(each.is_of_other(series) for each in usable),
             FlagCode.CONTOURS_OVER_EDGE: sum(
                 bool(((each.points < -0.5) | (each.points > limit)).any()) for each in usable
             ),
@@ -138,6 +153,7 @@ class Roi:
         """A contour where it lies in the series."""
         contour, where = self.contours[number], f"{self._where}: contour {number + 1} of {len(self.contours)}"
         kind, points = plain(str(contour.ContourGeometricType)), contour_points(contour)
+        images = images_of(contour)
         if kind not in CLOSED:
             raise ScanError(f"{where} is of type {kind[:20]}, expected {CLOSED[0]}", path=self.path)
         if points is None:
@@ -145,7 +161,7 @@ class Roi:
         voxels = points @ self._to_voxels[:3, :3].T + self._to_voxels[:3, 3]
         depths, last = voxels[:, 0], len(self.series.slices) - 1
         if len(points) < 3 or (depths < -OFF_SLICE).all() or (depths > last + OFF_SLICE).all():
-            return _Contour(None, voxels[:, 1:], kind in EXCLUSIVE)
+            return _Contour(None, voxels[:, 1:], kind in EXCLUSIVE, images)
         index = round(float(depths.mean()))
         off = float(np.abs(depths - index).max())
         if off > OFF_SLICE:
@@ -154,7 +170,7 @@ class Roi:
                 f"{where} lies {lies}, {off:.2f} of their distance off the next one, expected at most {OFF_SLICE}",
                 path=self.path,
             )
-        return _Contour(index, voxels[:, 1:], kind in EXCLUSIVE)
+        return _Contour(index, voxels[:, 1:], kind in EXCLUSIVE, images)
 
     @cached_property
     def _to_voxels(self) -> NDArray[np.float64]:
@@ -201,14 +217,15 @@ def _fits(contours: tuple[Dataset, ...], dataset: Dataset, series: Series) -> bo
     frames = frames_of(dataset)
     if frames and series.frame_of_reference_uid not in frames:
         return False
-    images = {
-        str(image.get("ReferencedSOPInstanceUID"))
-        for contour in contours
-        for image in contour.get("ContourImageSequence") or ()
-    }
+    images = frozenset[str]().union(*map(images_of, contours))
     if images:
         return bool(images & {each.sop_instance_uid for each in series.slices})
     return len(frames) == 1 or series.series_uid in {str(each.get("SeriesInstanceUID")) for each in series_in(dataset)}
+
+
+def images_of(contour: Dataset) -> frozenset[str]:
+    """UIDs of the images that a contour says it was drawn on."""
+    return frozenset(str(each.get("ReferencedSOPInstanceUID")) for each in contour.get("ContourImageSequence") or ())
 
 
 def frames_of(dataset: Dataset) -> set[str]:

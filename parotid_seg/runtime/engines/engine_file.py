@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.contract import READABLE_VERSIONS, Contract
-from parotid_seg.errors import InputError, ModelError, RecordError
+from parotid_seg.errors import InputError, MissingModelError, ModelError, OptionError, RecordError
 from parotid_seg.files import hash_file, read_input
 from parotid_seg.records import canonical, convert, parse, read_bytes, record_text
 from parotid_seg.runtime.engines.gpu import Gpu, capability_text
@@ -47,7 +47,7 @@ class BatchProfile:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             found = f"{self.min} {self.opt} {self.max}"
-            raise InputError(f"--batch: found {found}, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX")
+            raise OptionError(f"--batch: found {found}, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"--workspace-mib: found {self.workspace_mib}, expected at least 1")
+            raise OptionError(f"--workspace-mib: found {self.workspace_mib}, expected at least 1")
 
     def for_library(self, name: str) -> EngineOptions:
         """The same with the library's default filled in. Raises InputError for what it does not offer."""
@@ -79,9 +79,9 @@ class EngineOptions:
         runs_on = self.runs_on or library.runs_on[0]
         if runs_on not in library.runs_on:
             offers = ", ".join(library.runs_on)
-            raise InputError(f"--runs-on: found {runs_on!r}, expected one of {library.title}'s: {offers}")
+            raise OptionError(f"--runs-on: found {runs_on!r}, expected one of {library.title}'s: {offers}")
         if self.version_compatible and not library.carries_over:
-            raise InputError(f"--version-compatible: {library.title} engines run on the version that built them only")
+            raise OptionError(f"--version-compatible: {library.title} engines run on the version that built them only")
         return dataclasses.replace(self, runs_on=runs_on)
 
 
@@ -177,8 +177,15 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def read_sidecar(engine: Path) -> Sidecar:
-    """The sidecar of an engine file. Raises ModelError if it is missing, damaged or of another version."""
+    """The sidecar of an engine file.
+
+    Raises:
+        MissingModelError: if there is neither an engine nor a sidecar.
+        ModelError: if the sidecar is missing, damaged or of another version.
+    """
     path = sidecar_path(engine)
+    if not (engine.is_file() or path.is_file()):
+        raise MissingModelError("no such engine file", path=engine)
     try:
         content = read_bytes(path, MOST_BYTES)
     except RecordError as error:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from parotid_seg.contract import UNSEALED_VERSION, Contract
-from parotid_seg.errors import InputError, ModelError, ParotidSegError
+from parotid_seg.errors import ModelError, OptionError, ParotidSegError
 from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Say, choose, place_for
 from parotid_seg.runtime.engines.base import OUTPUTS, Backend
@@ -91,17 +91,19 @@ def check_fit(model: Path, backend: str, device: str, say: Say = lambda _: None)
     if model.suffix == ENGINE_FILE:
         sidecar = read_sidecar(model)
         if backend not in (AUTO, sidecar.library):
-            raise InputError(f"--backend {backend}: found {model.name}, an engine for {sidecar.library}")
+            raise OptionError(f"--backend {backend}: found {model.name}, an engine for {sidecar.library}")
         if device == CPU:
-            raise InputError(f"--device cpu: found {model.name}, an engine, expected auto or cuda; engines run on GPUs")
+            raise OptionError(
+                f"--device cpu: found {model.name}, an engine, expected auto or cuda; engines run on GPUs"
+            )
         return ENGINES[sidecar.library], sidecar.contract
     if engine and engine.runs == ENGINE_FILE:
-        raise InputError(
+        raise OptionError(
             f"--backend {backend}: runs engines, found {model.name}, expected an .engine file (--model); "
             f"parotid-seg export --engine {backend} builds one"
         )
     if engine and device.startswith(CUDA) and CUDA not in engine.devices:
-        raise InputError(f"--backend {backend}: runs on the CPU, found --device {device}, expected auto or cpu")
+        raise OptionError(f"--backend {backend}: runs on the CPU, found --device {device}, expected auto or cpu")
     contract = read_model(model)[1]
     if contract.schema_version == UNSEALED_VERSION:
         say(
@@ -190,8 +192,8 @@ def gpu_index(device: str) -> int | None:
         return None
     gpus = find_gpus()
     if not gpus:
-        raise InputError(f"--device {device}: found no NVIDIA GPU, expected one that its driver shows (nvidia-smi -L)")
+        raise OptionError(f"--device {device}: found no NVIDIA GPU, expected one that its driver shows (nvidia-smi -L)")
     if index >= len(gpus):
         found = ", ".join(f"cuda:{each} {gpu}" for each, gpu in enumerate(gpus))
-        raise InputError(f"--device {device}: no such GPU, found {found}")
+        raise OptionError(f"--device {device}: no such GPU, found {found}")
     return index

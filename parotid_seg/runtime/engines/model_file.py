@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 
 from parotid_seg.contract import METADATA_KEY, UNSEALED_VERSION, Contract
-from parotid_seg.errors import ModelError, RecordError
+from parotid_seg.errors import MissingModelError, ModelError, RecordError
 from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
 
@@ -47,13 +47,15 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     Files of schema version 4 have no seal; of them only the graph is checked.
 
     Raises:
-        ModelError: if it is missing, no ONNX model, without a contract, of another contract version, changed, or if
+        MissingModelError: if there is no such file.
+        ModelError: if it is no ONNX model, without a contract, of another contract version, changed, or if
             its weights lie in other files.
     """
     try:
         content = read_bytes(path, MOST_BYTES)
     except RecordError as error:
-        raise ModelError(f"no usable model file: {error.reason}", path=path) from error
+        kind = ModelError if path.is_file() else MissingModelError
+        raise kind(f"no usable model file: {error.reason}", path=path) from error
     try:
         texts, found, external = metadata(content), graph_hash(content), has_external_data(content)
     except ValueError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import OptionError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.options import Option, OptionGroup
 from parotid_seg.runtime.engines.registry import ENGINES, engine_named, gpu_number
@@ -37,14 +37,14 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
         """Check that the model runs either on a server or here.
 
         Raises:
-            InputError: if both are asked for, or for a backend, device or address that there cannot be.
+            OptionError: if both are asked for, or for a backend, device or address that there cannot be.
         """
         super().__post_init__()
         engine_named(self.backend)
         gpu_number(self.device)
         if self.triton is None:
             if self.triton_model is not None:
-                raise InputError("--triton-model: names a model on a server, expected --triton HOST:PORT as well")
+                raise OptionError("--triton-model: names a model on a server, expected --triton HOST:PORT as well")
             return
         from parotid_seg.runtime.engines.triton import check_address
 
@@ -55,7 +55,7 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
             "--device": self.device != "auto",
         }
         if both := [option for option, is_given in given.items() if is_given]:
-            raise InputError(f"--triton: the server has the model and runs it, expected no {' and no '.join(both)}")
+            raise OptionError(f"--triton: the server has the model and runs it, expected no {' and no '.join(both)}")
 
     @property
     def file(self) -> Path:

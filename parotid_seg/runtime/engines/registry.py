@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import OptionError
 
 if TYPE_CHECKING:
     from parotid_seg.contract import Contract
@@ -73,7 +73,7 @@ class Implementation(Protocol):
         """Load exactly this file.
 
         Raises:
-            InputError: if the engine is not installed: with the line that installs it.
+            OptionError: if the engine is not installed: with the line that installs it.
             ModelError: if it cannot run the file.
         """
         ...
@@ -102,10 +102,10 @@ def engine_named(name: str) -> Engine | None:
     """An engine by its name; None for "auto".
 
     Raises:
-        InputError: for any other name.
+        OptionError: for any other name.
     """
     if name != AUTO and name not in ENGINES:
-        raise InputError(f"--backend: found {name!r}, expected one of: {', '.join((AUTO, *ENGINES))}")
+        raise OptionError(f"--backend: found {name!r}, expected one of: {', '.join((AUTO, *ENGINES))}")
     return ENGINES.get(name)
 
 
@@ -113,13 +113,13 @@ def gpu_number(device: str) -> int | None:
     """The number of the GPU that a device's name asks for; None for "auto" and "cpu".
 
     Raises:
-        InputError: for any other name.
+        OptionError: for any other name.
     """
     kind, _, number = device.partition(":")
     if device in (AUTO, CPU, CUDA):
         return 0 if device == CUDA else None
     if kind != CUDA or not (number.isascii() and number.isdecimal()):
-        raise InputError(f"--device: found {device!r}, expected one of: auto, cpu, cuda, cuda:N")
+        raise OptionError(f"--device: found {device!r}, expected one of: auto, cpu, cuda, cuda:N")
     return int(number)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from parotid_seg.contract import METADATA_KEY, Contract
-from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError
+from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, OptionError, ParotidSegError
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Times, check_names
 from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.scan.chunks import Inputs
@@ -248,7 +248,7 @@ def check_address(text: str) -> str:
     """
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]{1,5})", text)
     if found is None or not 1 <= int(found[2]) <= 65535 or not _is_host(found[1]):
-        raise InputError(
+        raise OptionError(
             f"--triton: found {plain(text)[:LONGEST_REASON]!r}, expected HOST:PORT, as localhost:8001 or [::1]:8001, "
             "without a scheme"
         )

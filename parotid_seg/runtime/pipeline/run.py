@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeGuard
 
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
@@ -110,7 +110,7 @@ def infer(
         ParotidSegError: if the model cannot be loaded, there is no scan at all, or results cannot be written.
     """
     if not any(map(exists, scans)):
-        raise InputError("no such file or folder", path=next(iter(scans), None))
+        raise OptionError("no such file or folder", path=next(iter(scans), None))
     with closing(LocalExecutor(load, options, say)) as site:
         return infer_at(site, scans, out, options, say=say, progress=progress)
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from parotid_seg.errors import InputError, MachineError, OutputError
+from parotid_seg.errors import MachineError, OptionError, OutputError
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.sources import voxels_of
 from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied, WorkerPool
@@ -56,7 +56,7 @@ class Limits:
             InputError: if fewer than one worker is asked for.
         """
         if workers is not None and workers < 1:
-            raise InputError(f"--workers: found {workers}, expected at least 1")
+            raise OptionError(f"--workers: found {workers}, expected at least 1")
         usual = min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
         return cls(workers or usual, MEMORY_SHARE * memory_bytes())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import hash_file
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.pipeline.sources import Source
@@ -35,13 +35,13 @@ class Outputs:
     def __post_init__(self) -> None:
         for name in self.formats:
             if name not in ENDINGS:
-                raise InputError(f"--format: found {name!r}, expected one of: {', '.join(ENDINGS)}")
+                raise OptionError(f"--format: found {name!r}, expected one of: {', '.join(ENDINGS)}")
         if not self.formats or len(set(self.formats)) < len(self.formats):
-            raise InputError("--format: expected at least one format, each once")
+            raise OptionError("--format: expected at least one format, each once")
         if self.append and RTSTRUCT not in self.formats:
-            raise InputError("--append: it adds to an RTSTRUCT, expected --format rtstruct beside it")
+            raise OptionError("--append: it adds to an RTSTRUCT, expected --format rtstruct beside it")
         if self.append and not self.append.is_file():
-            raise InputError(f"--append: {self.append}: no such file")
+            raise OptionError(f"--append: {self.append}: no such file")
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def _hash_of(append: Path) -> str:
     try:
         return hash_file(append)
     except OSError as error:
-        raise InputError(f"--append: {append}: cannot be read ({error.strerror})") from error
+        raise OptionError(f"--append: {append}: cannot be read ({error.strerror})") from error
 
 
 def _write_dicom(

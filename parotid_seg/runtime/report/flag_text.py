@@ -74,6 +74,9 @@ TEXTS: dict[FlagCode, FlagText] = {
         "{value:.2%} of the voxels have the padding value {detail} (as stored) within the image, as tissue has; they "
         "were taken as image",
     ),
+    FlagCode.SAME_VALUED: FlagText(
+        8, "{value:.1%} of the voxels have the value {detail}, as tissue has: padding, or filled in by somebody?"
+    ),
     FlagCode.HU_CLIPPED: FlagText(2, "intensities are clipped at {detail} HU"),
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
@@ -142,6 +145,11 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.CONTOURS_BEYOND_SCAN: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours lie beyond the scan's first or last slice and are left out"
+    ),
+    FlagCode.CONTOURS_OF_OTHER_IMAGES: FlagText(
+        4,
+        "{structure}: {value:.0f} of {detail} contours name the image of another slice than that they lie on; where "
+        "they lie counts",
     ),
     FlagCode.CONTOURS_OVER_EDGE: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours reach over the slices' edges and are cut there"

@@ -237,7 +237,7 @@ def test_an_engine_on_the_cpu_is_refused(engine):
 def test_a_missing_file_is_an_error_before_anything_else(tmp_path, gpus):
     with pytest.raises(ModelError, match=r"no\.onnx: no usable model file: cannot be read"):
         load_backend(tmp_path / "no.onnx")
-    with pytest.raises(ModelError, match="no usable sidecar of the engine: cannot be read"):
+    with pytest.raises(ModelError, match="no such engine file"):
         load_backend(tmp_path / "no.engine")
 
 

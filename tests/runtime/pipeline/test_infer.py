@@ -116,7 +116,7 @@ def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_pa
 def test_one_bad_scan_alone_is_exit_1(command, tmp_path, name):
     path, words = bad_files(tmp_path)[name]
     done = command("infer", path, "--out", tmp_path / "out", *HERE)
-    assert done.returncode == 1
+    assert done.returncode == (2 if name == "missing" else 1)
     one_line(done.stderr, str(path) if name != "missing" else "no such file", words)
 
 
@@ -301,7 +301,7 @@ def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
 def test_bad_models(command, scans, tmp_path, name):
     path, words = bad_models(tmp_path)[name]
     done = command("infer", scans, "--out", tmp_path / "out", "--model", path)
-    assert done.returncode == 1
+    assert done.returncode == (2 if name == "missing" else 1)
     one_line(done.stderr, str(path), words)
     assert not (tmp_path / "out").exists(), "nothing is made"
 
@@ -316,7 +316,7 @@ def test_bad_models(command, scans, tmp_path, name):
 )
 def test_bad_options(command, scans, tmp_path, option, value, words):
     done = command("infer", scans, "--out", tmp_path / "out", option, value)
-    assert done.returncode == 1
+    assert done.returncode == 2
     one_line(done.stderr, option, value, words)
 
 
