@@ -15,7 +15,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.sources import place_of
+from parotid_seg.runtime.pipeline.sources import place_of, series_of
 from parotid_seg.runtime.pipeline.writers import Outputs
 
 PICTURES = "pictures"
@@ -39,7 +39,7 @@ class WorkerConfig:
         clean_up: see `keep_largest_components`.
         search: see `locate.labels_of_scan`.
         pictures: whether to draw overlays.
-        views: whether to draw the report's pictures.
+        views: whether to save them for the report, too.
         overwrite: whether to redo what is done.
         outputs: what is made of a mask.
         made_by: what a DICOM object says of its algorithm.
@@ -110,4 +110,6 @@ def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = 
         path: the file or folder that the reason is about; None for the scan's place.
     """
     place = place_of(case.scan[0])
-    return Entry(case.name, str(place), key, "failed", reason=reason, path=str(path or place))
+    return Entry(
+        case.name, str(place), key, "failed", reason=reason, path=str(path or place), series=series_of(case.scan[0])
+    )

@@ -22,8 +22,8 @@ from parotid_seg.runtime.pipeline.writers import NIFTI
 from parotid_seg.scan.formats import files_of_image
 
 NAME = ".written.json"
-SUMMARY, RUN, PAGE, BUNDLE, LABELS = "summary.csv", "run.json", "report.html", "report.json", "itk-snap-labels.txt"
-OF_A_RUN = (SUMMARY, RUN, PAGE, BUNDLE, LABELS)
+SUMMARY, RUN, RESULTS, PAGE, LABELS = "summary.csv", "run.json", "results.json", "report.html", "itk-snap-labels.txt"
+OF_A_RUN = (SUMMARY, RUN, RESULTS, PAGE, LABELS)
 """Files that a run writes beside those of its cases."""
 
 
@@ -67,7 +67,8 @@ class Written:
         names = [
             SUMMARY,
             RUN,
-            *([PAGE, BUNDLE] if report else []),
+            RESULTS,
+            *([PAGE] if report else []),
             *([LABELS] if NIFTI in work.outputs.formats else []),
         ]
         for name in names:

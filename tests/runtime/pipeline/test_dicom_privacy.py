@@ -4,7 +4,6 @@ and the report."""
 import csv
 import gzip
 import io
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.file import ATTRIBUTES
 from parotid_seg.runtime.pipeline.writers import ENDINGS
+from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.report.results import read_results
 from tests.dicom_example import every_text, few_slices, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
 
@@ -39,7 +40,7 @@ TEXTS = {
     "DT": f"{BORN}120000",
 }
 """Something to be found again, for each value representation that holds text."""
-PROMISED = {"summary.csv", "report.html", "report.json"}
+PROMISED = {"summary.csv", "report.html", "results.json"}
 """Files that tell the patient with --identify."""
 SHOWN = (MARK.casefold(), BORN, "1931-02-07")
 
@@ -171,12 +172,8 @@ def test_identify_tells_it_where_it_says_and_nowhere_else(place):
     page = (folder / "out" / "report.html").read_text("utf-8")
     assert f"<dt>Patient</dt><dd><bdi>{MARK}^Zoe=Zq&#24352;={MARK}, ID {TEXTS['LO']}, born 1931-02-07</bdi>" in page
     assert "tells who the patients are" in page
-    resources = [each["resource"] for each in json.loads((folder / "out" / "report.json").read_text())["entry"]]
-    (patient,) = (each for each in resources if each["resourceType"] == "Patient")
-    assert patient["birthDate"] == "1931-02-07"
-    assert patient["name"] == [{"text": TEXTS["PN"]}]
-    assert patient["identifier"] == [{"value": TEXTS["LO"]}]
-    assert all("subject" in each for each in resources if each is not patient)
+    (case,) = read_results(folder / "out" / "results.json").cases
+    assert case.patient == Patient(TEXTS["PN"], TEXTS["LO"], "1931-02-07")
     infer(folder)
     assert tellers(folder / "out") == set(), "the next run does not identify"
 

@@ -17,7 +17,7 @@ from parotid_seg.runtime.pipeline.run import InferOptions, Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
 from tests.runtime.pipeline.test_transaction import everywhere
 
-OTHERS = ("summary.csv", "run.json", "report.html", "report.json", "itk-snap-labels.txt")
+OTHERS = ("summary.csv", "run.json", "report.html", "results.json", "itk-snap-labels.txt")
 
 
 class InThisProcess:

@@ -108,7 +108,7 @@ def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
         outcomes.append((summary.done, summary.skipped, summary.failed, summary.replaced, summary.exit_status))
     with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    report, page = json.loads((out / "report.json").read_text()), (out / "report.html").read_text()
+    report, page = json.loads((out / "results.json").read_text()), (out / "report.html").read_text()
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     said = "\n".join(
         [*(row["flags"] for row in rows), *(outcome_text(each) for each in outcomes if hasattr(each, "entry"))]
@@ -117,7 +117,7 @@ def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
         "outcomes": [each if isinstance(each, tuple) else (each.status, each.entry.case) for each in outcomes],
         "rows": without(rows, "flags", "read_s", "segment_s", "write_s"),
         "journal": without(lines, "seconds"),
-        "report": without(report, "conclusion", "text", "timestamp", "issued", "fullUrl", "reference"),
+        "results": without(report, "text", "seconds", "begun", "ended"),
         "order": re.findall(r'<tr data-status="(\w+)" data-section="(#case-\d+)">.*?<bdi>(.*?)</bdi>', page),
         "open": re.findall(r'<details id="(case-\d+)"( open)?>', page),
     }, said
