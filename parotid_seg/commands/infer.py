@@ -10,6 +10,7 @@ import typer
 
 from parotid_seg.commands.shared import Quiet, one_line_errors
 from parotid_seg.errors import InputError
+from parotid_seg.runtime.formats.registry import NIFTI, formats_help
 from parotid_seg.terminal import following, outcome_text
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def infer(
         bool,
         typer.Option(
             "--report/--no-report",
-            help="Write report.html, all cases of DIR with close-ups, worst first, and report.json for machines.",
+            help="Write report.html, all cases of DIR with pictures, worst first.",
         ),
     ] = True,
     formats: Annotated[
@@ -113,8 +114,7 @@ def infer(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="nifti (default), nrrd (for 3D Slicer), and of DICOM series rtstruct, seg or seg-labelmap. "
-            "May be given several times.",
+            help=f"{formats_help()} May be given several times.",
         ),
     ] = None,
     append: Annotated[
@@ -138,10 +138,10 @@ def infer(
     """Segment the parotid glands of scans.
 
     Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2 right
-    parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/run.json and DIR/report.html (all cases of
-    DIR, worst first). A model of several channels takes a case's files CASE_0000, CASE_0001 ... together, or the MR
-    series of a DICOM study. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done, 3 some cases
-    failed, 130 interrupted.
+    parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/results.json (all cases of DIR, for
+    programs), DIR/run.json and DIR/report.html (the same for people, worst first). A model of several channels takes a
+    case's files CASE_0000, CASE_0001 ... together, or the MR series of a DICOM study. A rerun does only what is
+    missing. Exit status: 0 all done, 1 nothing done, 3 some cases failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"):
         from parotid_seg.cluster.urls import url_of
@@ -150,7 +150,7 @@ def infer(
         from parotid_seg.runtime.engines.load import load_backend, output_for
         from parotid_seg.runtime.pipeline.run import InferOptions
         from parotid_seg.runtime.pipeline.run import infer as run
-        from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs
+        from parotid_seg.runtime.pipeline.writers import Outputs
 
         _check_engine(triton, triton_model, model, backend, device)
         _check_cluster(cluster, triton, worker_cpus, worker_gpus, [*scans, out])

@@ -15,10 +15,10 @@ import msgspec
 
 from parotid_seg.errors import OutputError
 from parotid_seg.files import Identity, identity_of, is_taken, read_input, write_text
+from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, views_of
-from parotid_seg.runtime.pipeline.writers import NIFTI
 from parotid_seg.scan.formats import files_of_image
 
 NAME = ".written.json"

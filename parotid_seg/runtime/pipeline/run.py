@@ -14,6 +14,7 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
 from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
@@ -23,7 +24,7 @@ from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.scheduler import Limits
 from parotid_seg.runtime.pipeline.sources import Scan
-from parotid_seg.runtime.pipeline.writers import NIFTI, Outputs, is_result
+from parotid_seg.runtime.pipeline.writers import Outputs, is_result
 from parotid_seg.runtime.report.build import write_report
 from parotid_seg.runtime.report.patients import patients_of
 from parotid_seg.runtime.report.results import RunRecord, results_of

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.file import ATTRIBUTES
-from parotid_seg.runtime.pipeline.writers import ENDINGS
+from parotid_seg.runtime.formats.registry import FORMATS
 from parotid_seg.runtime.report.patients import Patient
 from parotid_seg.runtime.report.results import read_results
 from tests.dicom_example import every_text, few_slices, write_image
@@ -131,7 +131,7 @@ def place(head, tmp_path_factory):
 
 
 def infer(folder, *words):
-    formats = [word for name in ENDINGS for word in ("--format", name)]
+    formats = [word for name in FORMATS for word in ("--format", name)]
     return run(folder, "infer", folder / "ct", "--out", folder / "out", "--backend", "onnxruntime", *formats, *words)
 
 
@@ -139,7 +139,7 @@ def test_the_marks_are_in_the_scan(place):
     folder, _ = place
     content = next((folder / "ct").iterdir()).read_bytes()
     assert content.lower().count(MARK.casefold().encode()) > 3000
-    assert all(tells((folder / "out" / f"ct{ENDINGS[name]}").read_bytes()) for name in ("rtstruct", "seg"))
+    assert all(tells((folder / "out" / f"ct{FORMATS[name].ending}").read_bytes()) for name in ("rtstruct", "seg"))
 
 
 def test_no_result_but_dicom_objects_tells_of_the_patient(place):
