@@ -171,7 +171,7 @@ def test_identify_tells_it_where_it_says_and_nowhere_else(place):
     assert row["patient"] == f"{TEXTS['PN']}, ID {TEXTS['LO']}, born 1931-02-07"
     page = (folder / "out" / "report.html").read_text("utf-8")
     assert f"<dt>Patient</dt><dd><bdi>{MARK}^Zoe=Zq&#24352;={MARK}, ID {TEXTS['LO']}, born 1931-02-07</bdi>" in page
-    assert "tells who the patients are" in page
+    assert "says who the patients are (--identify)" in page
     (case,) = read_results(folder / "out" / "results.json").cases
     assert case.patient == Patient(TEXTS["PN"], TEXTS["LO"], "1931-02-07")
     infer(folder)
