@@ -229,7 +229,8 @@ class SegmentTrainer(Trainer):
             self.best_dsc = found["validation_dsc"]
             self.save("best.pt", {}, **found)
         if self.processes.first:
-            draw_samples(patients, [mask for mask, _ in judged], scores, self.run / "samples.png")
+            predicted = [mask for mask, _ in judged]
+            draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
         return {**found, "validation_seconds": round(time.monotonic() - started, 1)}
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
