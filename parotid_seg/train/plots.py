@@ -98,7 +98,7 @@ def draw_samples(
     """
     dsc = np.array([np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores])
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
-    size = (3.2 * SLICES, 2.4 * len(order) + 0.6)
+    size = (3.2 * SLICES, 1.9 * len(order) + 0.6)
     figure, axes = plt.subplots(len(order), SLICES, figsize=size, layout="constrained", squeeze=False)
     for row, index in zip(axes, order, strict=True):
         patient, predicted = patients[index], masks[index]

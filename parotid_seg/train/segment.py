@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from parotid_seg.contract import Grid
 from parotid_seg.metrics import dice
 from parotid_seg.scan.chunks import segmented
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
@@ -237,7 +237,7 @@ class SegmentTrainer(Trainer):
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN where the reference shows none.
         Ignored voxels do not count."""
         mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
-        mask = keep_largest_components(mask, self.data.labels)
+        mask = clean_labels(mask, self.data.labels)
         counted = mask if patient.ignored is None else np.where(patient.ignored, 0, mask)
         return mask, [
             dice(counted == value, patient.labels == value) if slices else math.nan

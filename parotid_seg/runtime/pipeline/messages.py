@@ -36,7 +36,7 @@ class WorkerConfig:
         contract: the model's.
         decides: what decides a mask beside the scan: the model, what computes it, options, and the version of the
             rules.
-        clean_up: see `keep_largest_components`.
+        clean_up: see `scan.components.clean_labels`.
         search: see `locate.labels_of_scan`.
         pictures: whether to draw overlays.
         views: whether to save them for the report, too.

@@ -46,7 +46,7 @@ class InferOptions:
             result.
         workers: most processes that read and write; None suits the machine.
         flips: look at each slice a second time in the mirror, see `batching.Batcher`.
-        clean_up: see `keep_largest_components`.
+        clean_up: see `scan.components.clean_labels`.
         search: see `locate.labels_of_scan`.
         pictures: write an overlay picture a case.
         overwrite: redo cases that are done.

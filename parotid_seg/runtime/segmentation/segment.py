@@ -17,7 +17,7 @@ from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import SEARCHES, Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume
@@ -66,7 +66,7 @@ def segment_volume(
         volume: the scan.
         batch_size: slices the model takes at once; None is what the backend is fastest with.
         flips: see `batching.Batcher`.
-        clean_up: see `keep_largest_components`.
+        clean_up: see `scan.components.clean_labels`.
         search: see `locate.labels_of_scan`.
 
     Raises:
@@ -127,14 +127,14 @@ def postprocess(
     Args:
         labels: (D, h, w) where the grid covers the scan.
         covered, volume, contract: the scan, as it was prepared.
-        clean_up: see `keep_largest_components`.
+        clean_up: see `scan.components.clean_labels`.
         agreement: see `Segmentation`.
 
     Raises:
         ScanError: if the model looks for parotid glands and found none.
     """
     if clean_up:
-        labels = keep_largest_components(labels, contract.labels)
+        labels = clean_labels(labels, contract.labels)
     boxes = label_boxes(labels, len(contract.labels) - 1)
     volumes = {
         name: int(np.count_nonzero(labels[box] == value)) * volume.voxel_ml if box else 0.0
