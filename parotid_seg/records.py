@@ -307,10 +307,14 @@ def _no_constant(text: str) -> float:
 
 
 def _unknown(found: Any, record: Any, place: str) -> str:
-    """Place of the first field that a dataclass within the record does not have; empty if there is none."""
+    """Place of the first field that a type within the record does not have; empty if there is none."""
     pairs: Iterator[tuple[str, Any, Any]]
-    if isinstance(found, dict) and dataclasses.is_dataclass(record):
-        names = {field.name for field in dataclasses.fields(record)}
+    if isinstance(found, dict) and not isinstance(record, dict):
+        names = (
+            {field.name for field in msgspec.structs.fields(record)}
+            if isinstance(record, msgspec.Struct)
+            else {field.name for field in dataclasses.fields(record)}
+        )
         for name in found:
             if name not in names:
                 return f"{place}.{name}"

@@ -6,8 +6,9 @@ from tests.workers import keep_to_own_cores, shared_folder
 
 keep_to_own_cores()  # before numpy starts its threads
 
+import difflib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel
@@ -20,11 +21,15 @@ from tests.command_line import Run, in_process, own_process
 from tests.forked import ForkedPrograms
 from tests.forked import forked as forked_process
 
+SNAPSHOTS = Path(__file__).with_name("snapshots")
 ALONE = Path(__file__).parent / "bench"
 """Where tests that must not run beside others are."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-snapshots", action="store_true", help="Write tests/snapshots anew instead of comparing with it."
+    )
     parser.addoption(
         "--fuzz-inputs", type=int, default=None, metavar="N", help="Inputs of each loop in tests/fuzz (default: a few)."
     )
@@ -45,6 +50,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid}: marked alone, expected in {ALONE}")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture
+def snapshot(request) -> Callable[[str, str | Path], None]:
+    """Compares a text with what tests/snapshots, or another place, has of that name; --update-snapshots writes it."""
+
+    def compare(text: str, name: str | Path) -> None:
+        path = SNAPSHOTS / name
+        if request.config.getoption("--update-snapshots"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        expected = path.read_text("utf-8").splitlines() if path.exists() else []
+        changed = "\n".join(difflib.unified_diff(expected, text.splitlines(), "before", "now", lineterm="", n=1))
+        assert not changed, (
+            f"{path} differs; if that is meant: pytest --update-snapshots, then read the diff\n{changed}"
+        )
+
+    return compare
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,11 +31,12 @@ def infer(
 ) -> None:
     """Segment the parotid glands of scans.
 
-    Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2 right
-    parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/run.json and DIR/report.html (all cases of
-    DIR, worst first). A model of several channels takes a case's files CASE_0000, CASE_0001 ... together, or the MR
-    series of a DICOM study. A rerun does only what is missing. Exit status: 0 all done, 1 nothing done, 2 wrong option
-    or argument, 3 some cases failed, 130 interrupted.
+    Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2
+    right parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/results.json (all cases of DIR, for
+    programs), DIR/run.json and DIR/report.html (the same for people, worst first). A model of several channels
+    takes a case's files CASE_0000, CASE_0001 ... together, or the MR series of a DICOM study. A rerun does only
+    what is missing. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases failed, 130
+    interrupted.
     """
     with one_line_errors("finished cases are kept"):
         from parotid_seg.cluster.urls import url_of

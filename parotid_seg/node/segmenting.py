@@ -9,9 +9,9 @@ from parotid_seg.errors import InputError, MachineError
 from parotid_seg.flags import Flag
 from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.formats.registry import FORMATS, RTSTRUCT
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, infer
-from parotid_seg.runtime.pipeline.writers import ENDINGS, RTSTRUCT
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 
@@ -40,7 +40,7 @@ def segment_with(backend: Backend, segmentation: SegmentationOptions = DEFAULTS)
             infer([series], out, lambda: backend, options, progress=note)
         except InputError as error:
             return Segmented(reason="; ".join(failures) or str(error))
-        files = tuple(sorted(out.glob(f"*{ENDINGS[RTSTRUCT]}")))
+        files = tuple(sorted(out.glob(f"*{FORMATS[RTSTRUCT].ending}")))
         return Segmented(
             files, reason="" if files else "; ".join(failures), note="; ".join((*failures, *map(sentence, flags)))
         )

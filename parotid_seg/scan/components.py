@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -36,3 +36,19 @@ def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
             largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
             cleaned[box][(pieces > 0) & (pieces != largest)] = 0
     return cleaned
+
+
+CLEAN_UP_RULES: tuple[Callable[[Mask, Sequence[str]], Mask], ...] = (keep_largest_components,)
+"""In their order; each gets a label map (D, H, W) and the label names by value, and gives a new map."""
+
+
+def clean_labels(mask: Mask, labels: Sequence[str]) -> Mask:
+    """A model's label map after all of `CLEAN_UP_RULES`.
+
+    Args:
+        mask: label map (D, H, W).
+        labels: label names by value, background first.
+    """
+    for rule in CLEAN_UP_RULES:
+        mask = rule(mask, labels)
+    return mask

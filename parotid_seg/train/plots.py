@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,8 +18,14 @@ from parotid_seg.train.patients import Patient
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
-FIELD_MM = 280.0
+MARGIN_MM = 15.0
+"""What is shown around structures."""
+SLICES = 4
+"""Of each patient."""
+FEWEST_FOR_A_LINE = 10
+"""Values; fewer are drawn as points, too, as a line of one cannot be seen."""
 COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:pink", "tab:olive", "tab:purple", "tab:red")
 
 
@@ -38,7 +45,7 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
         lines = [name for name in names if name.startswith(prefix) or name.startswith(f"places_{prefix}")]
         for name in lines:
             known = [record for record in records if name in record]
-            style = ".-" if len(known) < len(records) else "-"
+            style = ".-" if len(known) < max(len(records), FEWEST_FOR_A_LINE) else "-"
             title = name.removeprefix(prefix).strip("_").replace("_", " ") or "all"
             panel.plot([record["epoch"] for record in known], [record[name] for record in known], style, label=title)
         panel.set(xlabel="epoch", ylabel=label)
@@ -70,40 +77,70 @@ def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
 
 
 def draw_samples(
-    patients: Sequence[Patient], masks: Sequence[Mask], scores: NDArray[np.float64], picture: Path, count: int = 8
+    patients: Sequence[Patient],
+    masks: Sequence[Mask],
+    scores: NDArray[np.float64],
+    labels: Sequence[str],
+    picture: Path,
+    count: int = 8,
 ) -> None:
-    """Axial slices through the glands of patients from the worst to the best; reference white, prediction coloured.
+    """A row for each of some patients, from the worst to the best: axial slices around the structures.
 
-    Of several channels the first is shown, in its window.
+    The slices divide the extent of the structures evenly, from the feet upwards. Outlines of the reference are white,
+    those of the prediction have the colours of the legend. Of several channels the first is shown, in its window.
 
     Args:
         patients, masks: as many of each.
         scores: DSC by patient and structure; NaN where there is none.
+        labels: names by value, background first.
+        picture: the file to make.
+        count: of patients, at most.
     """
     dsc = np.array([np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores])
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
-    columns = min(4, len(order))
-    rows = -(-len(order) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 3.4 * rows), layout="constrained", squeeze=False)
-    for panel in axes.ravel():
-        panel.axis("off")
-    for panel, index in zip(axes.ravel(), order, strict=False):
+    size = (3.2 * SLICES, 1.9 * len(order) + 0.6)
+    figure, axes = plt.subplots(len(order), SLICES, figsize=size, layout="constrained", squeeze=False)
+    for row, index in zip(axes, order, strict=True):
         patient, predicted = patients[index], masks[index]
-        areas = np.count_nonzero(patient.labels, axis=(1, 2))
-        at = int(np.argmax(areas)) if areas.any() else len(areas) // 2
-        aspect = patient.volume.spacing_mm[1] / patient.volume.spacing_mm[2]
-        low, high = patient.windows[0]
-        panel.imshow(patient.volume.voxels[0, at], cmap="gray", vmin=low, vmax=high, aspect=aspect)
-        for value in range(1, int(max(patient.labels.max(), predicted.max())) + 1):
-            for mask, colour in ((patient.labels, "white"), (predicted, COLOURS[(value - 1) % len(COLOURS)])):
-                if (mask[at] == value).any():
-                    panel.contour(mask[at] == value, levels=[0.5], colors=colour, linewidths=1)
-        row, column = (
-            middle / spacing for middle, spacing in zip(patient.centre_mm, patient.volume.spacing_mm[1:], strict=True)
-        )
-        half_height, half_width = (FIELD_MM / 2 / spacing for spacing in patient.volume.spacing_mm[1:])
-        panel.set(xlim=(column - half_width, column + half_width), ylim=(row + half_height, row - half_height))
-        panel.set_title(f"{patient.name}: DSC {dsc[index]:.3f}", fontsize=9)
+        _draw_slices(row, patient, predicted, len(labels))
+        row[0].set_title(f"{patient.name}: DSC {dsc[index]:.3f}", fontsize=9, loc="left")
+    lines = [Line2D([], [], color="white", label="reference")]
+    lines += [Line2D([], [], color=_colour(value), label=name) for value, name in enumerate(labels[1:], start=1)]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), facecolor="dimgray", labelcolor="white")
     with atomic_write(picture) as partial:
         figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
+
+
+def _draw_slices(panels: Sequence[Any], patient: Patient, predicted: Mask, count: int) -> None:
+    """Slices of a patient from the lowest to the highest of the structures, cropped to them."""
+    shown = (patient.labels > 0) | (predicted > 0)
+    depth, height, width = _extents(shown if shown.any() else np.ones_like(shown))
+    dy, dx = patient.volume.spacing_mm[1:]
+    low, high = patient.windows[0]
+    for panel, at in zip(
+        panels, np.linspace(depth[0], depth[1], len(panels) + 2).round().astype(int)[1:-1], strict=True
+    ):
+        panel.axis("off")
+        panel.imshow(patient.volume.voxels[0, at], cmap="gray", vmin=low, vmax=high, aspect=dy / dx)
+        for value in range(1, count):
+            for mask, colour in ((patient.labels, "white"), (predicted, _colour(value))):
+                if (mask[at] == value).any():
+                    panel.contour(mask[at] == value, levels=[0.5], colors=colour, linewidths=1)
+        panel.set(
+            xlim=(width[0] - MARGIN_MM / dx, width[1] + MARGIN_MM / dx),
+            ylim=(height[1] + MARGIN_MM / dy, height[0] - MARGIN_MM / dy),
+        )
+        panel.text(
+            0.02, 0.04, f"slice {at + 1}", transform=panel.transAxes, fontsize=7, color="white", backgroundcolor="black"
+        )
+
+
+def _extents(shown: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The first and the last slice, row and column of what is shown (D, H, W)."""
+    places = [np.flatnonzero(shown.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return [(int(each[0]), int(each[-1])) for each in places]
+
+
+def _colour(value: int) -> str:
+    return COLOURS[(value - 1) % len(COLOURS)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from parotid_seg.contract import Grid
 from parotid_seg.metrics import dice
 from parotid_seg.scan.chunks import segmented
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
@@ -229,14 +229,15 @@ class SegmentTrainer(Trainer):
             self.best_dsc = found["validation_dsc"]
             self.save("best.pt", {}, **found)
         if self.processes.first:
-            draw_samples(patients, [mask for mask, _ in judged], scores, self.run / "samples.png")
+            predicted = [mask for mask, _ in judged]
+            draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
         return {**found, "validation_seconds": round(time.monotonic() - started, 1)}
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN where the reference shows none.
         Ignored voxels do not count."""
         mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
-        mask = keep_largest_components(mask, self.data.labels)
+        mask = clean_labels(mask, self.data.labels)
         counted = mask if patient.ignored is None else np.where(patient.ignored, 0, mask)
         return mask, [
             dice(counted == value, patient.labels == value) if slices else math.nan

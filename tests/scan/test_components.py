@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan import components
+from parotid_seg.scan.components import clean_labels, keep_largest_components
 
 GLANDS = ("background", "parotid_left", "parotid_right")
 
@@ -39,3 +40,13 @@ def test_structures_without_a_side_may_have_several_pieces():
     cleaned = keep_largest_components(mask, ("background", "gland", "LeftEye"))
     assert (cleaned == 1).sum() == 4
     assert (cleaned == 2).sum() == 3
+
+
+def test_rules_are_applied_in_their_order(monkeypatch):
+    mask = np.zeros((6, 10, 10), np.uint8)
+    mask[1:4, 1:4, 1:4] = 1
+    mask[5, 9, 9] = 1
+    np.testing.assert_array_equal(clean_labels(mask, GLANDS), keep_largest_components(mask, GLANDS))
+    rules = (keep_largest_components, lambda labels, names: labels * (labels.sum() == 27) * len(names))
+    monkeypatch.setattr(components, "CLEAN_UP_RULES", rules)
+    assert clean_labels(mask, GLANDS).max() == 3, "the second gets what the first leaves"

@@ -80,7 +80,7 @@ def test_ignored_voxels_are_not_validated_on(trainer, monkeypatch):
     found = np.where(patient.ignored, 2, patient.labels).astype(np.uint8)
     found[:FIRST_KNOWN, :, :25] = 1
     monkeypatch.setattr(segment, "segment_volume", lambda *_: found)
-    monkeypatch.setattr(segment, "keep_largest_components", lambda mask, _: mask)
+    monkeypatch.setattr(segment, "clean_labels", lambda mask, _: mask)
     assert trainer._judge(patient)[1] == [1.0, 1.0]
 
 

@@ -23,7 +23,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.frames import MOST_HEAD_BYTES, ProtocolError, read_arrays, read_head, write_frame
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
-from parotid_seg.runtime.pipeline.sources import place_of
+from parotid_seg.runtime.pipeline.sources import place_of, series_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
 LONGEST_TEXT = 4000
@@ -86,6 +86,8 @@ class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
     segment: _Seconds
     write: _Seconds
     decoders: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=64)]
+    shape: tuple[_Size, _Size, _Size]
+    spacing_mm: tuple[_Distance, _Distance, _Distance]
 
 
 class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
@@ -198,6 +200,8 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
         if not _is_named(path, work, job):
             path, reason = place_of(job.case.scan[0]), entry.failure
         return _Failed(case, entry.key, _bytes(reason), os.fsencode(path))
+    assert entry.shape
+    assert entry.spacing_mm
     return _Done(
         case,
         entry.key,
@@ -207,6 +211,8 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
         tuple(_Flag(each.code, _bytes(each.structure), each.value, _bytes(each.detail)) for each in entry.flags),
         **entry.seconds,
         decoders=entry.decoders,
+        shape=entry.shape,
+        spacing_mm=entry.spacing_mm,
     )
 
 
@@ -231,6 +237,9 @@ def _entry_of(found: _Done, asked: Asked) -> Entry:
         seconds={"read": found.read, "segment": found.segment, "write": found.write},
         settings=work.settings,
         decoders=found.decoders,
+        series=series_of(case.scan[0]),
+        shape=found.shape,
+        spacing_mm=found.spacing_mm,
     )
 
 

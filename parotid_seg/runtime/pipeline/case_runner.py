@@ -13,9 +13,8 @@ from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
 from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, failed, views_of
 from parotid_seg.runtime.pipeline.preflight import read_for_model
-from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of
-from parotid_seg.runtime.report.closeups import draw_views
-from parotid_seg.runtime.report.overlay import draw_overlay
+from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of, series_of
+from parotid_seg.runtime.report.overlay import draw_case, save_picture
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
 from parotid_seg.runtime.segmentation.segment import postprocess
 from parotid_seg.scan.intensity import window_of
@@ -103,14 +102,15 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
-        picture = pictures / f"{case.name}.png"
-        draw_overlay(scan.volume, window, found.mask, found.volumes_ml, visible(case.name), picture)
+        picture = draw_case(scan.volume, window, found.mask, work.contract.labels, found.volumes_ml, visible(case.name))
+        save_picture(picture, pictures / f"{case.name}.png")
         if work.options.views:
-            draw_views(scan.volume, window, found.mask, work.contract.labels, pictures / views_of(case.name))
+            save_picture(picture, pictures / views_of(case.name))
     noticed = work.options.outputs.write(
         found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
     )
     first, *further = paths
+    dz, dy, dx = scan.volume.spacing_mm
     seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}
     return Entry(
         case=case.name,
@@ -126,4 +126,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
         decoders=scan.volume.decoders,
+        series=series_of(source),
+        shape=scan.volume.shape,
+        spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
     )

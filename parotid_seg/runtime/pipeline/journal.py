@@ -41,6 +41,8 @@ class Entry:
         backend, device, precision: what really ran.
         model: hash of the model file.
         settings: see `Work.settings`; empty of a mask that an older version made.
+        series: title of the DICOM series, see `Series.title`; empty of an image file, and of older versions.
+        shape, spacing_mm: as in `Volume`; None if it failed, and of older versions.
     """
 
     case: str
@@ -62,6 +64,9 @@ class Entry:
     precision: str = ""
     model: str = ""
     settings: str = ""
+    series: str = ""
+    shape: tuple[int, int, int] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.status not in ("done", "failed"):
@@ -74,6 +79,11 @@ class Entry:
     def files(self) -> dict[str, str]:
         """Hashes by file name of the mask in all formats; none if it failed."""
         return {self.mask: self.mask_sha256, **self.further} if self.mask else {}
+
+    @property
+    def place(self) -> str:
+        """The scan's file, or the folder of the DICOM series' files."""
+        return str(Path(self.source).parent) if self.series else self.source
 
     @property
     def failure(self) -> str:

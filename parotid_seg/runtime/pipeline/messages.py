@@ -16,7 +16,7 @@ from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.runtime.pipeline.sources import place_of
+from parotid_seg.runtime.pipeline.sources import place_of, series_of
 
 PICTURES = "pictures"
 """Folder of overlays in the output folder."""
@@ -100,4 +100,6 @@ def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = 
         path: the file or folder that the reason is about; None for the scan's place.
     """
     place = place_of(case.scan[0])
-    return Entry(case.name, str(place), key, "failed", reason=reason, path=str(path or place))
+    return Entry(
+        case.name, str(place), key, "failed", reason=reason, path=str(path or place), series=series_of(case.scan[0])
+    )

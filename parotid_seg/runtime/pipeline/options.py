@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from parotid_seg.options import Option
+from parotid_seg.runtime.formats.registry import NIFTI, formats_help
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 
 if TYPE_CHECKING:
@@ -42,20 +43,12 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
     ] = True
     report: Annotated[
         bool,
-        Option(
-            "--report/--no-report",
-            "Write report.html, all cases of DIR with close-ups, worst first, and report.json for machines.",
-        ),
+        Option("--report/--no-report", "Write report.html, all cases of DIR with pictures, worst first."),
     ] = True
     formats: Annotated[
         tuple[str, ...],
-        Option(
-            "--format",
-            "nifti (default), nrrd (for 3D Slicer), and of DICOM series rtstruct, seg or seg-labelmap. "
-            "May be given several times.",
-            metavar="NAME",
-        ),
-    ] = ("nifti",)
+        Option("--format", f"{formats_help()} May be given several times.", metavar="NAME"),
+    ] = (NIFTI,)
     append: Annotated[
         Path | None,
         Option("--append", "An RTSTRUCT of the scan whose structures the new one keeps.", metavar="FILE"),
@@ -70,18 +63,23 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
     ] = False
     overwrite: Annotated[bool, Option("--overwrite", "Redo cases that are done. Default: resume.")] = False
 
-    @cached_property
-    def outputs(self) -> Outputs:
-        """The formats of the masks.
+    def __post_init__(self) -> None:
+        """Check the values.
 
         Raises:
-            InputError: for a format that there is not, or one twice, or an RTSTRUCT to add to without the format.
+            OptionError: as `OptionGroup`, and for formats that there are not or that do not fit each other.
         """
+        super().__post_init__()
+        _ = self.outputs
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The formats of the masks."""
         from parotid_seg.runtime.pipeline.writers import Outputs
 
         return Outputs(self.formats, self.append)
 
     @property
     def views(self) -> bool:
-        """Whether the report's pictures are drawn."""
+        """Whether pictures are saved for the report, too."""
         return self.pictures and self.report

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from parotid_seg.errors import OutputError
 from parotid_seg.files import Identity, identity_of, is_taken, read_input, write_text
+from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, views_of
-from parotid_seg.runtime.pipeline.writers import NIFTI
 from parotid_seg.scan.formats import files_of_image
 
 NAME = ".written.json"
-SUMMARY, RUN, PAGE, BUNDLE, LABELS = "summary.csv", "run.json", "report.html", "report.json", "itk-snap-labels.txt"
-OF_A_RUN = (SUMMARY, RUN, PAGE, BUNDLE, LABELS)
+SUMMARY, RUN, RESULTS, PAGE, LABELS = "summary.csv", "run.json", "results.json", "report.html", "itk-snap-labels.txt"
+OF_A_RUN = (SUMMARY, RUN, RESULTS, PAGE, LABELS)
 """Files that a run writes beside those of its cases."""
+FORMER = "report.json"
+"""What older versions wrote in place of `RESULTS`. A run removes it if it was written here: it would grow old."""
+OF_AN_OLD_RUN = (SUMMARY, RUN, PAGE, FORMER, LABELS)
+"""Files of a run of versions that wrote no `RESULTS`."""
 
 
 class Written:
@@ -42,7 +47,7 @@ class Written:
     def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
         self._folder = folder.resolve()
         known, recorded = list(entries), self._read()
-        self._names = set(OF_A_RUN if recorded is None and known else recorded or ())
+        self._names = set(_written_without_record(known) if recorded is None else recorded)
         for entry in (each for each in known if each.status == "done"):
             self._names.update((entry.mask, *entry.further, *_pictures(entry.case)))
 
@@ -67,7 +72,8 @@ class Written:
         names = [
             SUMMARY,
             RUN,
-            *([PAGE, BUNDLE] if work.options.report else []),
+            RESULTS,
+            *([PAGE] if work.options.report else []),
             *([LABELS] if NIFTI in work.options.outputs.formats else []),
         ]
         for name in names:
@@ -100,11 +106,14 @@ class Written:
         self._save()
 
     def close(self) -> None:
-        """Record what is there at the end of a run.
+        """Record what is there at the end of a run, without `FORMER`.
 
         Raises:
             OutputError: if that fails.
         """
+        if FORMER in self._names:
+            with suppress(OSError):
+                (self._folder / FORMER).unlink()
         self._names = {name for name in self._names if is_taken(self._folder / name)}
         self._save()
 
@@ -133,6 +142,13 @@ class Inputs:
             return path
         identity = identity_of(path)
         return self._identities.get(identity) if identity else None
+
+
+def _written_without_record(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What runs have written in a folder without a record, by what the journal has."""
+    if not entries:
+        return ()
+    return OF_A_RUN if any(entry.shape for entry in entries) else OF_AN_OLD_RUN
 
 
 def names_of(case: str, work: WorkerConfig) -> list[str]:

@@ -12,21 +12,23 @@ from typing import TypeGuard
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
+from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
 from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
 from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.runtime.pipeline.ownership import LABELS, RUN, SUMMARY, Inputs, Written, names_of
+from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.sources import Scan
-from parotid_seg.runtime.pipeline.writers import NIFTI, is_result
+from parotid_seg.runtime.pipeline.writers import is_result
 from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.page import Ran
 from parotid_seg.runtime.report.patients import patients_of
-from parotid_seg.runtime.report.summary import STATUSES, write_run, write_summary
+from parotid_seg.runtime.report.results import RunRecord, results_of
+from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.scan.search import Skipped
 from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
@@ -172,9 +174,12 @@ def infer_at(
             if NIFTI in options.outputs.formats:
                 write_itksnap_labels(site.contract.labels, out / LABELS)
             write_summary(run.entries(cases), site.contract.labels, out / SUMMARY, patients)
-            write_run(site, options, scans, run.begun, run.counts, run.not_used, out / RUN)
+            record = run.record(scans, options)
+            write_record(record, out / RUN)
+            results = results_of(run.all_entries(), record, patients or {})
+            write_record(results, out / RESULTS)
             if options.report:
-                write_report(run.all_entries(), run.ran(), out, patients or {})
+                write_report(results, out)
             run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
 
@@ -295,10 +300,10 @@ class _Run:
         """Of all cases in the folder, those of earlier runs, too, and of arguments that are no scans."""
         return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
 
-    def ran(self) -> Ran:
-        """What the run was made with, for the report."""
-        site = self._site
-        return Ran(site.model_sha256, str(site.ran), site.contract.labels, self.total - len(self._entries))
+    def record(self, scans: Sequence[Path], options: InferOptions) -> RunRecord:
+        """What the run was made with, and how its cases ended."""
+        not_reached = self.total - len(self._entries)
+        return run_record(self._site, options, scans, self.begun, self.counts, not_reached, self.not_used)
 
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:

@@ -21,6 +21,11 @@ def place_of(source: Source) -> Path:
     return source if isinstance(source, Path) else source.folder / f"series-{source.key}"
 
 
+def series_of(source: Source) -> str:
+    """What messages call a DICOM series; empty of a file."""
+    return source.title if isinstance(source, Series) else ""
+
+
 def hash_source(source: Source) -> str:
     """Hash over a source's bytes, and over which of them are its slices.
 

@@ -10,14 +10,10 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import hash_file
 from parotid_seg.flags import Flag
+from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT, MaskResult
 from parotid_seg.runtime.pipeline.sources import Source
-from parotid_seg.scan.nifti import NiftiScan, is_own_mask, write_mask
+from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.volume import Mask
-
-NIFTI, NRRD, RTSTRUCT, SEG, SEG_LABELMAP = "nifti", "nrrd", "rtstruct", "seg", "seg-labelmap"
-DICOM = {RTSTRUCT: ".rtstruct.dcm", SEG: ".seg.dcm", SEG_LABELMAP: ".labelmap.dcm"}
-ENDINGS = {NIFTI: ".nii.gz", NRRD: ".seg.nrrd", **DICOM}
-"""Of the files that are made, by format."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class Outputs:
     """What is made of a mask.
 
     Attributes:
-        formats: keys of `ENDINGS`.
+        formats: keys of `FORMATS`.
         append: an RTSTRUCT whose structures the new one also has.
     """
 
@@ -34,8 +30,8 @@ class Outputs:
 
     def __post_init__(self) -> None:
         for name in self.formats:
-            if name not in ENDINGS:
-                raise OptionError(f"--format: found {name!r}, expected one of: {', '.join(ENDINGS)}")
+            if name not in FORMATS:
+                raise OptionError(f"--format: found {name!r}, expected one of: {', '.join(FORMATS)}")
         if not self.formats or len(set(self.formats)) < len(self.formats):
             raise OptionError("--format: expected at least one format, each once")
         if self.append and RTSTRUCT not in self.formats:
@@ -50,11 +46,11 @@ class Outputs:
 
     def names(self, case: str) -> list[str]:
         """Names of a case's files."""
-        return [f"{case}{ENDINGS[name]}" for name in self.formats]
+        return [f"{case}{FORMATS[name].ending}" for name in self.formats]
 
     def check(self, source: Source) -> None:
         """Raise ScanError unless a source can have these formats."""
-        dicom = [name for name in self.formats if name in DICOM]
+        dicom = [name for name in self.formats if FORMATS[name].dicom]
         if dicom and not isinstance(source, Series):
             raise ScanError(
                 f"a NIfTI file; --format {dicom[0]} refers to DICOM slices, expected a DICOM series", path=source
@@ -66,31 +62,21 @@ class Outputs:
         """Write all formats.
 
         Args:
-            mask: labels (D, H, W) in canonical order.
-            scan, source: what was segmented.
-            labels: names by label.
-            model: what is said of the algorithm in a DICOM object.
+            mask, scan, source, labels, model: see `MaskResult`.
             stem: path of the files without their endings.
 
         Returns:
-            What a person should know about the RTSTRUCT that was added to.
+            What a person should know about what was written.
 
         Raises:
             ScanError: if a DICOM object does not give the mask back.
             OutputError: if a file cannot be written.
         """
+        result = MaskResult(mask, scan, source, tuple(labels), model, self.append)
         flags: tuple[Flag, ...] = ()
         for name in self.formats:
-            path = stem.with_name(stem.name + ENDINGS[name])
-            if name == NIFTI:
-                write_mask(mask, scan, path)
-            elif name == NRRD:
-                from parotid_seg.scan.slicer import write_seg_nrrd
-
-                write_seg_nrrd(mask, scan, labels, path)
-            else:
-                assert isinstance(source, Series)
-                flags += _write_dicom(name, mask, scan, source, tuple(labels), model, path, self.append)
+            each = FORMATS[name]
+            flags += each.load().write(result, stem.with_name(stem.name + each.ending))
         return flags
 
 
@@ -101,40 +87,9 @@ def _hash_of(append: Path) -> str:
         raise OptionError(f"--append: {append}: cannot be read ({error.strerror})") from error
 
 
-def _write_dicom(
-    name: str,
-    mask: Mask,
-    scan: NiftiScan,
-    series: Series,
-    labels: tuple[str, ...],
-    model: str,
-    path: Path,
-    append: Path | None,
-) -> tuple[Flag, ...]:
-    from parotid_seg.dicom.read.volume import slices_of
-
-    slices = slices_of(mask, scan)
-    if name == RTSTRUCT:
-        from parotid_seg.dicom.write.rtstruct import write_rtstruct
-
-        return write_rtstruct(series, slices, labels, path, model=model, append=append)
-    from parotid_seg.dicom.write.seg import write_seg
-
-    write_seg(series, slices, labels, path, model=model, kind="labelmap" if name == SEG_LABELMAP else "binary")
-    return ()
-
-
 def is_ours(path: Path) -> bool:
     """Whether a file is a result that was written here."""
-    if path.name.endswith(ENDINGS[NIFTI]):
-        return is_own_mask(path)
-    if path.name.endswith(ENDINGS[NRRD]):
-        from parotid_seg.scan.slicer import is_own_segmentation
-
-        return is_own_segmentation(path)
-    from parotid_seg.dicom.write.objects import is_own_object
-
-    return is_own_object(path)
+    return any(path.name.endswith(each.ending) and each.load().is_ours(path) for each in FORMATS.values())
 
 
 def is_result(path: Path, sha256: str) -> bool:

@@ -1,72 +1,71 @@
-"""report.html and report.json: all cases of an output folder, the worst first, for people and for machines."""
+"""report.html: all cases of an output folder, the worst first, with their pictures."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from parotid_seg.files import is_real_file, read_input, write_text
-from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.messages import PICTURES, views_of
-from parotid_seg.runtime.pipeline.ownership import BUNDLE, PAGE
-from parotid_seg.runtime.report.cases import Judged, worst_first
-from parotid_seg.runtime.report.fhir import bundle
-from parotid_seg.runtime.report.page import Picture, Ran, page
-from parotid_seg.runtime.report.patients import Patient
-from parotid_seg.runtime.report.summary import PACKAGES
-from parotid_seg.system import versions_of
+from parotid_seg.runtime.pipeline.ownership import PAGE
+from parotid_seg.runtime.report.results import CaseRecord, Results
 
 EMBEDDED_CHARACTERS = 8_000_000
-"""Pictures in the page, worst cases first, as far as this goes (some 150 cases); the others are linked."""
+"""Pictures in the page, worst cases first, as far as this goes (some 90 cases); the others are linked."""
 
 
-def write_report(
-    entries: Iterable[Entry], ran: Ran, out: Path, patients: Mapping[str, Patient] = MappingProxyType({})
-) -> None:
-    """Write `out`/report.html and `out`/report.json.
+@dataclass(frozen=True)
+class Shown:
+    """A case in the page.
+
+    Attributes:
+        case: what results.json has of it.
+        picture: a data: address; empty if the page holds none.
+        masks, pictures: files that are there, as paths in the output folder.
+    """
+
+    case: CaseRecord
+    picture: str
+    masks: tuple[str, ...]
+    pictures: tuple[str, ...]
+
+
+def write_report(results: Results, out: Path) -> None:
+    """Write `out`/report.html.
 
     Args:
-        entries: of all cases; those done whose mask is gone are left out.
-        ran: see `Ran`.
+        results: cases that are done and whose mask is gone are left out.
         out: the folder that masks and pictures lie in.
-        patients: by case, of those that are to be told.
 
     Raises:
-        OutputError: if a file cannot be written.
+        OutputError: if it cannot be written.
     """
-    when = datetime.now(UTC)
+    from parotid_seg.runtime.report.page import page
+
     out = out.resolve()
-    found = [entry for entry in entries if entry.status == "failed" or _lies_in(out, entry.mask)]
-    cases = worst_first(_with_files_that_are_there(entry, out) for entry in found)
-    cases = [replace(case, patient=patients.get(case.entry.case)) for case in cases]
-    text = page(cases, pictures_of(cases, out), ran, versions_of(PACKAGES), when)
-    write_text(text, out / PAGE)
-    write_text(bundle(cases, when), out / BUNDLE)
+    write_text(page(shown_of(results.cases, out), results.run), out / PAGE)
 
 
-def pictures_of(cases: Sequence[Judged], out: Path) -> list[Picture]:
-    """For each case its picture: embedded as long as there is room, then linked, or none."""
+def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
+    """The cases whose files are there, with their pictures: embedded as long as there is room, then linked."""
     room = EMBEDDED_CHARACTERS
-    pictures = []
+    found = []
     for case in cases:
-        views, overview = f"{PICTURES}/{views_of(case.name)}", f"{PICTURES}/{case.name}.png"
-        found = not case.failed and _lies_in(out / PICTURES, views_of(case.name))
-        content = base64.b64encode(read_input(out / views, follow=False)).decode() if found and room > 0 else ""
-        embedded = content if len(content) <= room else ""
+        masks = [name for name in case.files if _lies_in(out, name)]
+        failed = case.status == "failed"
+        if not failed and next(iter(case.files), "") not in masks:
+            continue
+        view, picture = views_of(case.name), f"{case.name}.png"
+        pictures = [] if failed else [name for name in (view, picture) if _lies_in(out / PICTURES, name)]
+        content = ""
+        if room > 0 and view in pictures:
+            content = base64.b64encode(read_input(out / PICTURES / view, follow=False)).decode()
         room -= len(content)
-        links = tuple(
-            path for path in (views, overview) if not case.failed and _lies_in(out / PICTURES, Path(path).name)
-        )
-        pictures.append(Picture(f"data:image/webp;base64,{embedded}" if embedded else "", links))
-    return pictures
-
-
-def _with_files_that_are_there(entry: Entry, out: Path) -> Entry:
-    return replace(entry, further={name: sha256 for name, sha256 in entry.further.items() if _lies_in(out, name)})
+        embedded = f"data:image/webp;base64,{content}" if content and room >= 0 else ""
+        found.append(Shown(case, embedded, tuple(masks), tuple(f"{PICTURES}/{name}" for name in pictures)))
+    return found
 
 
 def _lies_in(folder: Path, name: str) -> bool:

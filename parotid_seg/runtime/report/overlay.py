@@ -1,142 +1,265 @@
-"""A picture of a scan with its mask: axial, coronal and sagittal slices through the glands."""
+"""The picture of a case: outlines on the scan, both sides together and then each structure from end to end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from parotid_seg.files import atomic_write
-from parotid_seg.scan.boxes import label_boxes
+from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.intensity import Window
+from parotid_seg.scan.labels import plain_name, side_of
 from parotid_seg.scan.volume import Mask, Volume
 
-FIELD_MM = 210.0
-"""Side of the square that a view shows, unless the structures need more."""
-AROUND_MM = 15.0
+T = TypeVar("T", int, float)
+
+FIELD_MM, WHOLE_FIELD_MM = 110.0, 210.0
+"""Side of the square that a view of one structure, and of all of them, shows; more if they need it. The largest
+contoured glands are about 80 mm long."""
+AROUND_MM = 8.0
 """What is shown around structures that need more."""
-PX_PER_MM = 2.0
-MARGIN_PX = 10
+PANEL_PX = 240
+GAP_PX = 4
+TITLE_PX = 24
+SCALE_MM = 20
+TICK_PX = 14
+MOST_STRUCTURES = 6
+"""Columns of a picture. Of a model of more structures the first ones are shown."""
+INK = (236, 238, 242)
+PAPER = (16, 18, 22)
+SAVED_AS = {
+    ".png": {"format": "PNG", "compress_level": 1},  # a third of the time, a tenth larger
+    ".webp": {"format": "WEBP", "quality": 80, "method": 1},
+}
+
+EDGES = {"axial": ("A", "P", "R", "L"), "coronal": ("S", "I", "R", "L"), "sagittal": ("S", "I", "A", "P")}
+"""What each view has at its upper, lower, left and right edge: the patient's left is on the viewer's right."""
 
 
-def draw_overlay(
-    volume: Volume, window: Window, mask: Mask, volumes_ml: dict[str, float], title: str, path: Path
-) -> None:
-    """Write a PNG: an axial and a coronal slice through the glands, and a sagittal one through each gland.
+@dataclass(frozen=True)
+class _View:
+    """One panel.
 
-    A slice is the one that shows most of every structure, however unequal they are; where no slice meets all, those
-    that are not met have one of their own. Each view reaches around all structures. Of several channels the first is
-    shown. Radiological display: the patient's right is on the left of axial and coronal slices.
+    Attributes:
+        plane: a key of `EDGES`.
+        at: number of the slice, row or column that is shown.
+        centre: slice, row and column of the panel's middle.
+        field_mm: side of the square.
+        name: written into the panel.
+        marked: slices to mark at the edge of a coronal or sagittal view.
+    """
+
+    plane: str
+    at: int
+    centre: tuple[int, int, int]
+    field_mm: float
+    name: str
+    marked: tuple[int, ...] = ()
+
+
+def draw_case(
+    volume: Volume, window: Window, mask: Mask, names: Sequence[str], volumes_ml: Mapping[str, float], title: str
+) -> Image.Image:
+    """Draw a case.
+
+    The first row shows all structures, in an axial and a coronal slice. Below is a column for each structure that was
+    found: its first, middle and last axial slice, then a coronal and a sagittal one through its middle, in which those
+    three slices are marked. Each view is a square around the whole structure, of one size for all of a kind, with the
+    outlines of all structures, letters for the patient's directions and a scale. Radiological display: the patient's
+    right is on the left, in views and in the order of the columns.
 
     Args:
-        volume: the scan.
+        volume: the scan; of several channels the first is shown.
         window: the first channel's intensities that become black and white.
         mask: labels (D, H, W).
-        volumes_ml: volume of each structure by name, in the order of its label values.
+        names: label names by value, background first.
+        volumes_ml: volume of each structure by name.
         title: printed above.
-        path: the .png file; it appears only once it is complete.
+    """
+    boxes = label_boxes(mask, len(names) - 1)
+    columns = _columns(boxes, names)
+    pages = max(2, len(columns))
+    rows = 1 + (5 if columns else 0)
+    step = PANEL_PX + GAP_PX
+    sheet = Image.new("RGB", (pages * step + GAP_PX, TITLE_PX + rows * step + (TITLE_PX if columns else 0)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP_PX + 2, 3), title, fill=INK, font=_font(15))
+    whole = _whole(mask, [box for _, box in columns], volume.spacing_mm)
+    placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(whole)]
+    field_mm = _field(FIELD_MM, [box for _, box in columns], volume.spacing_mm)
+    for place, (value, box) in enumerate(columns):
+        left, top = GAP_PX + place * step, TITLE_PX + step
+        heading = f"{plain_name(names[value])} {volumes_ml.get(names[value], 0.0):.1f} ml"
+        draw.text((left + 2, top + 3), heading, fill=_colour(value), font=_font(15))
+        views = _views(mask, value, box, field_mm)
+        placed += [(view, left, top + TITLE_PX + row * step) for row, view in enumerate(views)]
+    for view, left, top in placed:
+        sheet.paste(_panel(volume, window, mask, view), (left, top))
+        _letter(draw, view, left, top, volume)
+    return sheet
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all, as its suffix says: a key of `SAVED_AS`.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    shown, places = volume.voxels[0], _places(mask)
-    everywhere = np.concatenate(places) if places else np.array([np.array(mask.shape) // 2])
-    low, high = everywhere.min(axis=0), everywhere.max(axis=0)
-    middle, extent = (low + high) // 2, (high - low + 1) * volume.spacing_mm
-    field_mm = max(FIELD_MM, float(extent.max()) + 2 * AROUND_MM)
-    dz, dy, dx = volume.spacing_mm
-    z, y, x = len(mask) - 1 - int(middle[0]), int(middle[1]), int(middle[2])
-    views = [("axial", shown[at], mask[at], (y, x), dy, dx) for at in _best_slices(places, 0, middle)]
-    views += [("coronal", shown[::-1, at], mask[::-1, at], (z, x), dz, dx) for at in _best_slices(places, 1, middle)]
-    for place in places:
-        (at,) = _best_slices([place], 2, middle)
-        name = list(volumes_ml)[mask[tuple(place[0])] - 1].replace("_", " ")
-        views.append((f"sagittal, {name}", shown[::-1, :, at], mask[::-1, :, at], (z, y), dz, dy))
-    panels = [
-        (
-            name,
-            _panel(*_crop(np.asarray(image), labels, centre, row_mm, column_mm, field_mm), window, row_mm, column_mm),
-        )
-        for name, image, labels, centre, row_mm, column_mm in views
-    ]
-    panel_height = max(panel.height for _, panel in panels)
-    width_px = max(sum(panel.width + MARGIN_PX for _, panel in panels) + MARGIN_PX, 720)
-    canvas = Image.new("RGB", (width_px, panel_height + 74), (16, 18, 22))
-    draw = ImageDraw.Draw(canvas)
-    font, small = ImageFont.load_default(18), ImageFont.load_default(14)
-    draw.text((MARGIN_PX, 8), title, fill=(235, 235, 235), font=font)
-    x = MARGIN_PX + int(draw.textlength(title, font=font)) + 24
-    for index, (name, size) in enumerate(volumes_ml.items()):
-        text = f"{name.replace('_', ' ')} {size:.1f} ml"
-        draw.text((x, 9), text, fill=COLOURS[index % len(COLOURS)], font=font)
-        x += int(draw.textlength(text, font=font)) + 24
-    x = MARGIN_PX
-    for name, panel in panels:
-        canvas.paste(panel, (x, 40))
-        draw.text((x, 40 + panel_height + 6), name, fill=(170, 176, 184), font=small)
-        x += panel.width + MARGIN_PX
     with atomic_write(path) as partial:
-        canvas.save(partial, format="PNG", compress_level=1)  # a third of the time, a tenth larger
+        picture.save(partial, **SAVED_AS[path.suffix])  # type: ignore[arg-type]
 
 
-def _places(mask: Mask) -> list[NDArray[np.intp]]:
-    """Of each structure that was found its voxels (N, 3), without a look at the rest of a large scan."""
-    boxes = enumerate(label_boxes(mask, int(mask.max())), start=1)
-    return [np.argwhere(mask[box] == value) + [side.start for side in box] for value, box in boxes if box is not None]
+def _columns(boxes: Sequence[Box | None], names: Sequence[str]) -> list[tuple[int, Box]]:
+    """Values and boxes of what was found: the patient's right structures, those without a side, the left ones."""
+
+    def from_the_right(column: tuple[int, Box]) -> int:
+        side = side_of(names[column[0]])
+        return (side == "left") - (side == "right")
+
+    found = [(value, box) for value, box in enumerate(boxes, start=1) if box]
+    return sorted(found, key=from_the_right)[:MOST_STRUCTURES]
 
 
-def _best_slices(places: Sequence[NDArray[np.intp]], axis: int, middle: NDArray[np.intp]) -> list[int]:
-    """The slice across an axis that shows most of all structures, each measured by its own largest section; then one
-    for each structure that it does not meet. The middle one if there is no structure.
-
-    Args:
-        places: voxels of each structure (N, 3).
-        axis: of the volume.
-        middle: of all structures.
-    """
-    if not places:
-        return [int(middle[axis])]
-    length = 1 + max(int(place[:, axis].max()) for place in places)
-    sections = np.array([np.bincount(place[:, axis], minlength=length) for place in places], dtype=np.float64)
-    sections /= sections.max(axis=1, keepdims=True)
-    met = (sections > 0).sum(axis=0)
-    score = np.where(met == met.max(), sections.min(axis=0) if met.max() == len(places) else sections.sum(axis=0), -1.0)
-    best = int(score.argmax())
-    unmet = [int(each.argmax()) for each in sections if each[best] == 0]
-    return list(dict.fromkeys([best, *unmet]))
+def _field(least_mm: float, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> float:
+    """Side of a square that holds each of the boxes from all directions."""
+    extents = [(side.stop - side.start) * step for box in boxes for side, step in zip(box, spacing_mm, strict=True)]
+    return max(least_mm, max(extents, default=0.0) + 2 * AROUND_MM)
 
 
-def _crop(
-    image: NDArray[np.generic],
-    labels: Mask,
-    centre: tuple[int, int],
-    row_mm: float,
-    column_mm: float,
-    field_mm: float,
-) -> tuple[NDArray[np.generic], Mask]:
-    """The field around the glands, as far as the scan reaches."""
-    kept = tuple(
-        slice(max(0, round(middle - field_mm / 2 / spacing)), round(middle + field_mm / 2 / spacing) + 1)
-        for middle, spacing in zip(centre, (row_mm, column_mm), strict=True)
-    )
-    return image[kept], labels[kept]
+def _whole(mask: Mask, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> list[_View]:
+    """An axial and a coronal view of all structures, through the slices that cut most of them, then most voxels."""
+    if boxes:
+        around: Box = tuple(  # type: ignore[assignment]
+            slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)
+        )
+    else:
+        around = tuple(slice(0, size) for size in mask.shape)  # type: ignore[assignment]
+    z, y, x = ((side.start + side.stop - 1) // 2 for side in around)
+    field_mm = _field(WHOLE_FIELD_MM, [around] if boxes else [], spacing_mm)
+    part = mask[around] > 0
+    slice_at = around[0].start + _best(part.sum(axis=(1, 2)), [box[0] for box in boxes], around[0].start)
+    row_at = around[1].start + _best(part.sum(axis=(0, 2)), [box[1] for box in boxes], around[1].start)
+    return [
+        _View("axial", slice_at, (z, y, x), field_mm, f"{slice_at + 1}/{len(mask)}"),
+        _View("coronal", row_at, (z, y, x), field_mm, "", (slice_at,)),
+    ]
 
 
-def _panel(image: NDArray[np.generic], labels: Mask, window: Window, row_mm: float, column_mm: float) -> Image.Image:
-    """A slice at true proportions, outlines drawn on it."""
-    height_mm, width_mm = image.shape[0] * row_mm, image.shape[1] * column_mm
-    size = (max(1, round(width_mm * PX_PER_MM)), max(1, round(height_mm * PX_PER_MM)))
-    grey = np.clip((image.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
-    scaled = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    pixels = np.stack([np.asarray(scaled)] * 3, axis=-1)
-    for value in range(1, int(labels.max()) + 1):
-        share = Image.fromarray((labels == value).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-        inside = np.asarray(share) > 0.5
-        outline = inside & ~ndimage.binary_erosion(inside, iterations=2)
-        pixels[outline] = COLOURS[(value - 1) % len(COLOURS)]
+def _best(voxels: NDArray[np.intp], spans: Sequence[slice], start: int) -> int:
+    """The place that lies within most spans, and of those the one with most voxels; the middle if there are none."""
+    if not spans:
+        return len(voxels) // 2
+    places = np.arange(len(voxels)) + start
+    within = np.sum([(places >= span.start) & (places < span.stop) for span in spans], axis=0)
+    return int(np.lexsort((voxels, within))[-1])
+
+
+def _views(mask: Mask, value: int, box: Box, field_mm: float) -> list[_View]:
+    """The five views of a structure. Its middle is the median of its voxels, so every view meets it."""
+    voxels = np.argwhere(mask[box] == value)
+    z, y, x = (int(np.median(voxels[:, axis])) + box[axis].start for axis in range(3))
+    middle = tuple((side.start + side.stop - 1) // 2 for side in box)
+    slices = {"first": box[0].start, "middle": z, "last": box[0].stop - 1}
+    centre = (middle[0], middle[1], middle[2])
+    axial = [_View("axial", at, centre, field_mm, f"{name} {at + 1}/{len(mask)}") for name, at in slices.items()]
+    marked = tuple(slices.values())
+    across = (("coronal", y), ("sagittal", x))
+    return [*axial, *(_View(plane, at, centre, field_mm, "", marked) for plane, at in across)]
+
+
+def _panel(volume: Volume, window: Window, mask: Mask, view: _View) -> Image.Image:
+    """A square of a slice at true proportions, outlines drawn on it; black where the scan ends. The head is up."""
+    steps_mm, centre = _in_plane(view, volume.spacing_mm), _in_plane(view, view.centre)
+    image, labels = (_section(each, view) for each in (volume.voxels[0], mask))
+    if view.plane != "axial":
+        centre = (len(image) - 1 - centre[0], centre[1])
+    reach = [round(view.field_mm / 2 / step) for step in steps_mm]
+    kept = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
+    row, column = (side.start - at + far for side, at, far in zip(kept, centre, reach, strict=True))
+    part, marks = image[kept[0], kept[1]], labels[kept[0], kept[1]]
+    grey = np.zeros((2 * reach[0] + 1, 2 * reach[1] + 1), np.uint8)
+    inside = (slice(row, row + part.shape[0]), slice(column, column + part.shape[1]))
+    grey[inside] = np.clip((part.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
+    structures = np.zeros_like(grey)
+    structures[inside] = marks
+    size = (PANEL_PX, PANEL_PX)
+    pixels = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)
+    for value in np.flatnonzero(np.bincount(marks.ravel()))[1:] if marks.any() else ():
+        share = Image.fromarray(np.where(structures == value, 255, 0).astype(np.uint8))
+        whole = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
+        pixels[whole & ~_shrunk(_shrunk(whole))] = _colour(int(value))
     return Image.fromarray(pixels)
+
+
+def _section(volume: NDArray[Any], view: _View) -> NDArray[Any]:
+    """What a view shows of a volume (D, H, W): rows downwards, columns to the viewer's right."""
+    index: dict[str, Any] = {
+        "axial": view.at,
+        "coronal": (slice(None, None, -1), view.at),
+        "sagittal": (slice(None, None, -1), slice(None), view.at),
+    }
+    return np.asarray(volume[index[view.plane]])
+
+
+def _in_plane(view: _View, values: tuple[T, T, T]) -> tuple[T, T]:
+    """Of values for slices, rows and columns of a volume those for rows and columns of a view."""
+    z, y, x = values
+    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[view.plane]
+
+
+def _shrunk(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """An area without the pixels at its edge."""
+    inner = area.copy()
+    inner[1:] &= area[:-1]
+    inner[:-1] &= area[1:]
+    inner[:, 1:] &= area[:, :-1]
+    inner[:, :-1] &= area[:, 1:]
+    return inner
+
+
+def _letter(draw: ImageDraw.ImageDraw, view: _View, left: int, top: int, volume: Volume) -> None:
+    """The view's name, the patient's directions, marks of slices and a scale, within the panel."""
+    middle, end = PANEL_PX // 2, PANEL_PX - 5
+    up, down, before, after = EDGES[view.plane]
+    slices_shown = 2 * round(view.field_mm / 2 / volume.spacing_mm[0]) + 1
+    for at in view.marked:
+        y = top + middle - round((at - view.centre[0]) * PANEL_PX / slices_shown)
+        draw.line((left + 1, y, left + TICK_PX, y), fill=INK, width=1)
+        draw.line((left + PANEL_PX - TICK_PX, y, left + PANEL_PX - 2, y), fill=INK, width=1)
+    length = round(SCALE_MM * PANEL_PX / view.field_mm)
+    right, bottom = left + PANEL_PX - 8, top + PANEL_PX - 8
+    for text, x, y, anchor in (
+        (f"{view.plane} {view.name}".strip(), left + 5, top + 5, "la"),
+        (up, left + PANEL_PX - 5, top + 5, "ra"),
+        (down, left + middle, top + end, "md"),
+        (before, left + TICK_PX + 4, top + middle, "lm"),
+        (after, left + PANEL_PX - TICK_PX - 4, top + middle, "rm"),
+        (f"{SCALE_MM} mm", right, bottom - 6, "rd"),
+    ):
+        _write(draw, text, (x, y), anchor)
+    draw.line((right - length, bottom, right, bottom), fill=PAPER, width=4)
+    draw.line((right - length, bottom, right, bottom), fill=INK, width=2)
+
+
+def _write(draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], anchor: str) -> None:
+    """Text that can be read on whatever is below it, bone included."""
+    x0, y0, x1, y1 = draw.textbbox(at, text, font=_font(13), anchor=anchor)
+    draw.rectangle((x0 - 2, y0 - 1, x1 + 2, y1 + 1), fill=PAPER)
+    draw.text(at, text, fill=INK, font=_font(13), anchor=anchor)
+
+
+def _colour(value: int) -> tuple[int, int, int]:
+    return COLOURS[(value - 1) % len(COLOURS)]
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

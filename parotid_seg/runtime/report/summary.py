@@ -1,4 +1,4 @@
-"""summary.csv, a row a case, and run.json, what the run was made with."""
+"""summary.csv, a row a case, and what run.json and results.json say of the run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import visible
-from parotid_seg.records import write_record
 from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.report.results import ModelRecord, RunRecord
 from parotid_seg.system import versions_of
 from parotid_seg.tables import write_csv
 
@@ -51,6 +51,8 @@ def write_summary(
 ) -> None:
     """Write a row a case: status, volumes in ml, flags in words and by code, seconds by stage, what ran.
 
+    The last column, which DICOM series a scan is, is there only if some scan is one.
+
     Args:
         entries: of the cases.
         labels: names by value.
@@ -66,55 +68,51 @@ def write_summary(
     agreement = [f"{name}_agreement" for name in short] if flipped else []
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
+    series = ["series"] if any(entry.series for entry in entries) else []
     who, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
-    rows: list[list[object]] = [
-        ["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran, "reason", "mask", "source"]
-    ]
+    heads = ["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran]
+    rows: list[list[object]] = [[*heads, "reason", "mask", "source", *series]]
     for entry in entries:
         codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
-        told = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.source]
+        told = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
+        told += [entry.series for _ in series]
         whose = [] if patients is None else [visible(patients.get(entry.case, ""))]
         flags = [sentences(entry.flags), codes]
         rows.append([entry.case, *whose, entry.status, *sizes, *alike, *flags, *seconds, *told])
     write_csv(rows, path)
 
 
-def write_run(
+def run_record(
     site: Executor,
     options: Any,
     scans: Sequence[Path],
     begun: datetime,
     cases: Mapping[str, int],
+    not_reached: int,
     not_used: Mapping[str, int],
-    path: Path,
-) -> None:
-    """Write what a run was made with.
+) -> RunRecord:
+    """What a run was made with, at its end.
 
     Args:
         site: what did the cases.
         options: a dataclass.
         scans: what was asked for.
         begun: when.
-        cases: how many ended how.
-        not_used: what else was found, by kind: how many.
-        path: the file to make.
-
-    Raises:
-        OutputError: if that fails.
+        cases, not_reached, not_used: see `RunRecord`.
     """
-    content = {
-        "begun": begun.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
-        "model": {"sha256": site.model_sha256, "contract": site.contract},
-        "ran": dataclasses.asdict(site.ran),
+    return RunRecord(
+        begun=begun.isoformat(timespec="seconds"),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        options={**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
+        model=ModelRecord(sha256=site.model_sha256, contract=site.contract),
+        ran=site.ran,
         **site.about,
-        "cases": cases,
-        "not_used": not_used,
-        "versions": versions_of(PACKAGES),
-        "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-    }
-    write_record(content, path)
+        cases=dict(cases),
+        not_reached=not_reached,
+        not_used=dict(not_used),
+        versions=versions_of(PACKAGES),
+        machine={"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+    )

@@ -21,7 +21,7 @@ from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import CroppedScan, crop_to_grid, sample_step
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.grid import body_centre, tissue_centre, used
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import side_of
@@ -177,7 +177,7 @@ class _Search:
         labels = dict(sorted(labels.items()))
         names = self._prepared.contract.labels
         found = [sample for sample, mask in labels.items() if mask.any()]
-        pieces = keep_largest_components(np.stack(list(labels.values())), names)
+        pieces = clean_labels(np.stack(list(labels.values())), names)
         boxes = tuple(label_boxes(pieces, len(names) - 1))
         spacing, contract = self._volume.spacing_mm, self._prepared.contract
         cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
@@ -238,7 +238,7 @@ class _Search:
         """Whether every structure was found, and is higher than the sparse search may miss: a larger one is not likely
         to lie between its samples."""
         names = self._prepared.contract.labels
-        boxes = label_boxes(keep_largest_components(labels, names), len(names) - 1)
+        boxes = label_boxes(clean_labels(labels, names), len(names) - 1)
         least = SPARSE_MM / self._volume.spacing_mm[0]
         return all(box is not None and box[0].stop - box[0].start >= least for box in boxes)
 

@@ -18,7 +18,7 @@ from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_pla
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume
@@ -124,14 +124,14 @@ def postprocess(
     Args:
         labels: (D, h, w) where the grid covers the scan.
         covered, volume, contract: the scan, as it was prepared.
-        clean_up: see `keep_largest_components`.
+        clean_up: see `scan.components.clean_labels`.
         agreement: see `Segmentation`.
 
     Raises:
         ScanError: if the model looks for parotid glands and found none.
     """
     if clean_up:
-        labels = keep_largest_components(labels, contract.labels)
+        labels = clean_labels(labels, contract.labels)
     boxes = label_boxes(labels, len(contract.labels) - 1)
     volumes = {
         name: int(np.count_nonzero(labels[box] == value)) * volume.voxel_ml if box else 0.0

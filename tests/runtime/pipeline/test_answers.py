@@ -49,6 +49,8 @@ DONE = Entry(
     seconds={"read": 0.5, "segment": 1.0, "write": 0.25},
     settings=WORK.settings,
     decoders=("gdcm",),
+    shape=(40, 512, 512),
+    spacing_mm=(3.0, 0.9765, 0.9765),
 )
 
 
@@ -155,6 +157,10 @@ MANY = 1 << 40
         frame(FOUND | {"flags": [{"code": "oblique", "structure": b"", "value": "3", "detail": b""}]}),
         frame(FOUND | {"flags": [{"code": "oblique", "structure": b"\xff", "value": None, "detail": b""}]}),
         frame(FOUND | {"decoders": [b"gdcm"]}),
+        frame(FOUND | {"shape": [0, 512, 512]}),
+        frame(FOUND | {"shape": [40, 512]}),
+        frame(FOUND | {"spacing_mm": [0.0, 1.0, 1.0]}),
+        frame(FOUND | {"spacing_mm": [float("nan"), 1.0, 1.0]}),
         frame(FOUND, b"more"),
         frame({"type": "skipped", "case": b"s0"}),
         frame(FAILED | {"path": b"/etc/passwd"}),

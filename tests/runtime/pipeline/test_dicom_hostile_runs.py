@@ -144,7 +144,7 @@ def test_nothing_is_written_but_results(hostile):
         "run.json",
         "summary.csv",
         "report.html",
-        "report.json",
+        "results.json",
         "itk-snap-labels.txt",
     }
     assert names - rest == {f"{FOLDER}{ending}" for ending in (".nii.gz", ".rtstruct.dcm", ".seg.dcm", ".seg.nrrd")}
@@ -167,7 +167,7 @@ def test_nothing_runs_in_the_report(hostile):
     folder, _, _ = hostile
     text = (folder / "out" / "report.html").read_text("ascii")
     tags = Parsed(text).tags
-    assert "alert(&#x27;hit&#x27;)" in text, "the patient's name is shown"
+    assert "alert(&#39;hit&#39;)" in text, "the patient's name is shown"
     assert sum(tag == "script" for tag, _ in tags) == 1
     assert {tag for tag, _ in tags}.isdisjoint({"iframe", "object", "embed", "link", "base", "form", "svg"})
     for _, attributes in tags:

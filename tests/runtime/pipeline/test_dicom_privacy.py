@@ -4,7 +4,6 @@ and the report."""
 import csv
 import gzip
 import io
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.file import ATTRIBUTES
-from parotid_seg.runtime.pipeline.writers import ENDINGS
+from parotid_seg.runtime.formats.registry import FORMATS
+from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.report.results import read_results
 from tests.dicom_example import every_text, few_slices, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
 
@@ -39,7 +40,7 @@ TEXTS = {
     "DT": f"{BORN}120000",
 }
 """Something to be found again, for each value representation that holds text."""
-PROMISED = {"summary.csv", "report.html", "report.json"}
+PROMISED = {"summary.csv", "report.html", "results.json"}
 """Files that tell the patient with --identify."""
 SHOWN = (MARK.casefold(), BORN, "1931-02-07")
 
@@ -130,7 +131,7 @@ def place(head, tmp_path_factory):
 
 
 def infer(folder, *words):
-    formats = [word for name in ENDINGS for word in ("--format", name)]
+    formats = [word for name in FORMATS for word in ("--format", name)]
     return run(folder, "infer", folder / "ct", "--out", folder / "out", "--backend", "onnxruntime", *formats, *words)
 
 
@@ -138,7 +139,7 @@ def test_the_marks_are_in_the_scan(place):
     folder, _ = place
     content = next((folder / "ct").iterdir()).read_bytes()
     assert content.lower().count(MARK.casefold().encode()) > 3000
-    assert all(tells((folder / "out" / f"ct{ENDINGS[name]}").read_bytes()) for name in ("rtstruct", "seg"))
+    assert all(tells((folder / "out" / f"ct{FORMATS[name].ending}").read_bytes()) for name in ("rtstruct", "seg"))
 
 
 def test_no_result_but_dicom_objects_tells_of_the_patient(place):
@@ -170,13 +171,9 @@ def test_identify_tells_it_where_it_says_and_nowhere_else(place):
     assert row["patient"] == f"{TEXTS['PN']}, ID {TEXTS['LO']}, born 1931-02-07"
     page = (folder / "out" / "report.html").read_text("utf-8")
     assert f"<dt>Patient</dt><dd><bdi>{MARK}^Zoe=Zq&#24352;={MARK}, ID {TEXTS['LO']}, born 1931-02-07</bdi>" in page
-    assert "tells who the patients are" in page
-    resources = [each["resource"] for each in json.loads((folder / "out" / "report.json").read_text())["entry"]]
-    (patient,) = (each for each in resources if each["resourceType"] == "Patient")
-    assert patient["birthDate"] == "1931-02-07"
-    assert patient["name"] == [{"text": TEXTS["PN"]}]
-    assert patient["identifier"] == [{"value": TEXTS["LO"]}]
-    assert all("subject" in each for each in resources if each is not patient)
+    assert "says who the patients are (--identify)" in page
+    (case,) = read_results(folder / "out" / "results.json").cases
+    assert case.patient == Patient(TEXTS["PN"], TEXTS["LO"], "1931-02-07")
     infer(folder)
     assert tellers(folder / "out") == set(), "the next run does not identify"
 

@@ -14,9 +14,9 @@ from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.formats.registry import FORMATS
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
-from parotid_seg.runtime.pipeline.writers import ENDINGS
 from tests.dicom_example import few_slices, resampled, run, slices_of_image, write_image
 from tests.dicom_series import lay, write_series, write_twin
 
@@ -59,7 +59,7 @@ def everything(model, head, tmp_path_factory):
     """The example's series in all formats: its folder, the results' and the run."""
     folder = tmp_path_factory.mktemp("everything")
     write_image(folder / "ct", head)
-    return folder / "ct", folder / "out", run(model, folder / "ct", folder / "out", *ENDINGS)
+    return folder / "ct", folder / "out", run(model, folder / "ct", folder / "out", *FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_structure_set_holds_the_mask(everything, mask):
 @pytest.mark.parametrize("kind", ["seg", "seg-labelmap"])
 def test_the_segmentation_holds_the_mask(everything, mask, kind):
     folder, out, _ = everything
-    found = highdicom.seg.segread(out / f"ct{ENDINGS[kind]}")
+    found = highdicom.seg.segread(out / f"ct{FORMATS[kind].ending}")
     slices = [each.sop_instance_uid for each in series_in(folder).slices]
     pixels = found.get_pixels_by_source_instance(slices, combine_segments=True, assert_missing_frames_are_empty=True)
     np.testing.assert_array_equal(pixels, mask)

@@ -8,7 +8,8 @@ import pytest
 from parotid_seg.dicom.read.planes import plane_of_frame, read_planes
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.flags import FlagCode
-from parotid_seg.runtime.pipeline.writers import ENDINGS, NIFTI, NRRD, RTSTRUCT, SEG, SEG_LABELMAP, Outputs
+from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT
+from parotid_seg.runtime.pipeline.writers import Outputs
 from tests import itk
 from tests.dicom_for_writers import LABELS, glands
 from tests.dicom_series import ct_voxels, lay, write_series
@@ -50,7 +51,7 @@ OFF_MM = {2: 1.5, 3: 0.15}
 """How far rounded directions may put a corner voxel from where it was."""
 
 
-def written(tmp_path, affine, decimals=None, formats=tuple(ENDINGS)):
+def written(tmp_path, affine, decimals=None, formats=tuple(FORMATS)):
     """A series with a mask in some formats: the series, its scan, the mask and the files."""
     options = {} if decimals is None else {"change": rounded(decimals)}
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), affine, **options)
@@ -58,7 +59,7 @@ def written(tmp_path, affine, decimals=None, formats=tuple(ENDINGS)):
     scan = read_series(series)
     mask = np.ascontiguousarray(scan.volume.orientation.to_canonical(glands(SHAPE).T))
     Outputs(formats).write(mask, scan, series, LABELS, "model", tmp_path / "out")
-    return series, scan, mask, {name: tmp_path / f"out{ENDINGS[name]}" for name in formats}
+    return series, scan, mask, {name: tmp_path / f"out{FORMATS[name].ending}" for name in formats}
 
 
 @pytest.mark.parametrize("laid", LAID)
@@ -66,7 +67,7 @@ def test_itk_has_every_format_where_we_have_it(tmp_path, laid):
     affine, decimals = LAID[laid]
     series, scan, mask, files = written(tmp_path, affine, decimals)
     stored = scan.volume.orientation.to_storage(mask)
-    for name in (NIFTI, NRRD):
+    for name in (NIFTI, "nrrd"):
         voxels, found = itk.read(files[name])
         np.testing.assert_array_equal(voxels, stored)
         assert itk.apart_mm(found, scan.geometry.affine, voxels.shape) < 1e-3, name
@@ -78,8 +79,8 @@ def test_itk_has_every_format_where_we_have_it(tmp_path, laid):
     assert itk.apart_mm(scan.geometry.affine, true, stored.shape) < off_mm
     if decimals != 2:  # ITK takes a series of those for one along the patient's axes
         assert itk.apart_mm(scan.geometry.affine, itk.read_series(tmp_path / "ct"), stored.shape) < off_mm
-    check_segments(files[SEG], series)
-    for name in (RTSTRUCT, SEG_LABELMAP):
+    check_segments(files["seg"], series)
+    for name in (RTSTRUCT, "seg-labelmap"):
         with pytest.raises(RuntimeError, match="Unable to determine ImageIO reader"):
             itk.read(files[name])
 
@@ -108,17 +109,17 @@ def test_rounded_directions_are_brought_to_right_angles(tmp_path, decimals):
     moved = {flag.code: flag.value for flag in scan.volume.flags}.get(FlagCode.SQUARED, 0.0)
     assert moved < OFF_MM[decimals]
     assert (FlagCode.SQUARED in {flag.code for flag in scan.volume.flags}) == (decimals == 2)
-    segment = pydicom.dcmread(files[SEG]).SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    segment = pydicom.dcmread(files["seg"]).SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
     directions = np.reshape(segment.ImageOrientationPatient, (2, 3)).astype(float)
     np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-6)
 
 
 def test_of_a_tilted_gantry_itk_opens_the_nrrd_and_not_the_nifti(tmp_path):
     tilted = lay(SPACING, column=(0, np.cos(0.3), -np.sin(0.3)), step=(0, 0, 3))
-    _, scan, _, files = written(tmp_path, tilted, formats=(NIFTI, NRRD, RTSTRUCT))
+    _, scan, _, files = written(tmp_path, tilted, formats=(NIFTI, "nrrd", RTSTRUCT))
     assert FlagCode.SHEARED in {flag.code for flag in scan.volume.flags}
     with pytest.raises(RuntimeError, match="orthonormal"):
         itk.read(files[NIFTI])
-    _, found = itk.read(files[NRRD])
+    _, found = itk.read(files["nrrd"])
     assert itk.apart_mm(found, scan.geometry.affine, SHAPE[::-1]) < 1e-3
     np.testing.assert_allclose(nibabel.load(files[NIFTI]).affine, scan.geometry.affine, atol=1e-4)

@@ -1,6 +1,8 @@
 """What may be asked for beside NIfTI, and which files are ours."""
 
 import re
+import sys
+import types
 
 import nibabel
 import numpy as np
@@ -8,7 +10,8 @@ import pydicom
 import pytest
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.runtime.pipeline.writers import ENDINGS, Outputs, is_ours
+from parotid_seg.runtime.formats.registry import FORMATS, Format, formats_help
+from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 from tests.dicom_series import ct_voxels, write_series
 
 
@@ -54,6 +57,29 @@ def test_a_nifti_file_has_no_slices_to_refer_to(tmp_path, name):
         Outputs(("nifti", name)).check(tmp_path / "a.nii.gz")
 
 
+def test_a_new_format_is_a_module_and_a_line(tmp_path, monkeypatch):
+    """What a contributor adds: a module with two functions, and its line in the registry."""
+    added = types.ModuleType("parotid_seg.runtime.formats.count_output")
+    added.write = lambda result, path: path.write_text(str(int(result.mask.sum()))) and ()
+    added.is_ours = lambda path: path.read_text().isdigit()
+    monkeypatch.setitem(sys.modules, added.__name__, added)
+    monkeypatch.setitem(FORMATS, "count", Format("count", ".count.txt", "count_output", "voxels in numbers"))
+    assert "nrrd (for 3D Slicer), count (voxels in numbers); of DICOM series also" in formats_help()
+    outputs, mask = Outputs(("count",)), np.ones((2, 3, 4), np.uint8)
+    outputs.check(tmp_path / "a.nii.gz")
+    outputs.write(mask, None, tmp_path / "a.nii.gz", ("background", "one"), "model", tmp_path / "a")
+    assert outputs.names("a") == ["a.count.txt"]
+    assert (tmp_path / "a.count.txt").read_text() == "24"
+    assert is_ours(tmp_path / "a.count.txt")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_module_of_a_format_has_both_functions(name):
+    module = FORMATS[name].load()
+    assert callable(module.write)
+    assert callable(module.is_ours)
+
+
 def test_whose_files_are_not_ours(tmp_path):
     """What is ours is tried by runs that write it."""
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
@@ -62,5 +88,5 @@ def test_whose_files_are_not_ours(tmp_path):
     (tmp_path / "a.seg.nrrd").write_bytes(b"NRRD0004\ntype: uint8\n\n")
     (tmp_path / "a.seg.dcm").write_bytes(b"text")
     names = [path.name for path in tmp_path.iterdir() if path.is_file()]
-    assert len(names) == len(ENDINGS) - 1
+    assert len(names) == len(FORMATS) - 1
     assert not [name for name in names if is_ours(tmp_path / name)]

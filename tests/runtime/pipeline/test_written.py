@@ -18,7 +18,7 @@ from parotid_seg.runtime.pipeline.run import Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
 from tests.runtime.pipeline.test_transaction import everywhere
 
-OTHERS = ("summary.csv", "run.json", "report.html", "report.json", "itk-snap-labels.txt")
+OTHERS = ("summary.csv", "run.json", "report.html", "results.json", "itk-snap-labels.txt")
 
 
 class InThisProcess:
@@ -132,6 +132,30 @@ def test_a_folder_of_an_older_version_goes_on(run, scans, out):
     (out / ".written.json").unlink()
     assert run(scans, out).skipped == 1
     assert run(scans, out, overwrite=True).done == 1
+
+
+def test_a_result_of_an_older_version_does_not_grow_old(run, scans, out):
+    run(scans, out)
+    (out / "report.json").write_text("{}")
+    run(scans, out)
+    assert (out / "report.json").exists(), "somebody else's"
+    record = json.loads((out / ".written.json").read_text())
+    (out / ".written.json").write_text(json.dumps([*record, "report.json"]))
+    run(scans, out)
+    assert not (out / "report.json").exists()
+    assert "report.json" not in json.loads((out / ".written.json").read_text())
+
+
+def test_results_of_others_stay_in_a_folder_of_an_older_version(run, scans, out):
+    run(scans, out)
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    older = [{name: value for name, value in line.items() if name not in ("shape", "spacing_mm")} for line in lines]
+    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in older))
+    (out / ".written.json").unlink()
+    (out / "results.json").write_text("theirs")
+    with pytest.raises(OutputError, match=r"results\.json: exists and was not written by parotid-seg"):
+        run(scans, out)
+    assert (out / "results.json").read_text() == "theirs"
 
 
 @pytest.mark.parametrize("content", [b"{", b"5", b'["a", 5]', b"[" * 100_000, b"\xff"])

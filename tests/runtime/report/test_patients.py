@@ -1,7 +1,6 @@
 """Whose a scan is, for --identify."""
 
 import csv
-import json
 
 import pytest
 
@@ -9,12 +8,12 @@ from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.page import Ran
 from parotid_seg.runtime.report.patients import Patient, patients_of
+from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import write_summary
 from tests.dicom_series import ct_voxels, write_series
+from tests.runtime.report.records import LABELS, run_of
 
-LABELS = ("background", "parotid_left", "parotid_right")
 EVIL = "=<b>Doe\u202e\n"
 
 
@@ -56,7 +55,7 @@ def test_scans_that_say_nothing(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """Summary and report of two cases and of one that is unknown; the table and the resources."""
+    """Summary and report of two cases and of one that is unknown; the table and the patients of results.json."""
     entries = [
         Entry("a", "/a", "", "done", mask="a.nii.gz", mask_sha256="a", volumes_ml=dict.fromkeys(LABELS[1:], 20.0)),
         Entry("b", "/b", "", "failed", reason="not a scan", path="/b"),
@@ -65,10 +64,11 @@ def written(tmp_path):
     patients = {"a": Patient(EVIL, "4711", "1950-01-02"), "b": Patient("Roe", "", "unknown")}
     (tmp_path / "a.nii.gz").write_bytes(b"mask")
     write_summary(entries, LABELS, tmp_path / "summary.csv", patients)
-    write_report(entries, Ran("ab", "engine", LABELS), tmp_path, patients)
+    results = results_of(entries, run_of(), patients)
+    write_report(results, tmp_path)
     with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["source"]: row["patient"] for row in csv.DictReader(file)}
-    return rows, [each["resource"] for each in json.loads((tmp_path / "report.json").read_text())["entry"]]
+    return rows, {case.scan.source: case.patient for case in results.cases}
 
 
 def test_the_summary(written):
@@ -84,24 +84,19 @@ def test_the_report(written, tmp_path):
     assert "<b>Doe" not in text
 
 
-def test_the_json(written):
-    people = [each for each in written[1] if each["resourceType"] == "Patient"]
-    assert {"name": [{"text": "Roe"}], "resourceType": "Patient"} in people, "FHIR has no dates that are none"
-    assert {
-        "name": [{"text": "=<b>Doe\\u202e\\u000a"}],
-        "identifier": [{"value": "4711"}],
-        "birthDate": "1950-01-02",
-        "resourceType": "Patient",
-    } in people
-    assert len(people) == 2
-    subjects = [each.get("subject") for each in written[1] if each["resourceType"] != "Patient"]
-    assert subjects.count(None) == 1
-    assert len({subject["reference"] for subject in subjects if subject}) == 2
+def test_the_results(written):
+    assert written[1] == {
+        "/a": Patient(EVIL, "4711", "1950-01-02"),
+        "/b": Patient("Roe", "", "unknown"),
+        "/c": None,
+    }, "as they stand in the file"
 
 
 def test_by_default_nobody_is_told(tmp_path):
     write_summary([Entry("b", "/b", "", "failed")], LABELS, tmp_path / "summary.csv")
-    write_report([Entry("b", "/b", "", "failed")], Ran("ab", "engine", LABELS), tmp_path)
+    results = results_of([Entry("b", "/b", "", "failed")], run_of())
+    write_report(results, tmp_path)
+    assert results.cases[0].patient is None
     text = (tmp_path / "report.html").read_text()
     assert "patient" not in (tmp_path / "summary.csv").read_text()
     assert "no other data on who the patient is" in text

@@ -1,6 +1,5 @@
 """The report: self-contained, the worst first, harmless whatever scans are called, and small."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,30 +14,16 @@ import pytest
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.cases import LARGEST_RATIO, judge, worst_first
-from parotid_seg.runtime.report.fhir import PAROTID, SIDES, VOLUME
 from parotid_seg.runtime.report.flag_text import severity_of
-from parotid_seg.runtime.report.page import Ran
+from parotid_seg.runtime.report.results import LARGEST_RATIO, results_of
 from parotid_seg.runtime.segmentation.segment import _flags
+from tests.runtime.report.records import LABELS, entry, failed, judged, run_of
 
-LABELS = ("background", "parotid_left", "parotid_right")
-RAN = Ran("ab" * 32, "onnxruntime 1.32.0 on cpu, fp32", LABELS)
 EVIL = (
     "<img src=x onerror=document.title='hit'>\"'&\u202e\u2028\x07\udcff<!--</style></script>"
     "<script>document.title='hit'</script><b id=hit>"
 )
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-def entry(case="a", left=30.0, right=28.0, **changes) -> Entry:
-    sizes = {"parotid_left": left, "parotid_right": right}
-    seconds = {"read": 0.1, "segment": 0.5, "write": 0.2}
-    made = Entry(case, f"/scans/{case}.nii.gz", "k", "done", mask=f"{case}.nii.gz", volumes_ml=sizes, seconds=seconds)
-    return replace(made, backend="onnxruntime 1.32.0", device="cpu", precision="fp32", model="ab" * 32, **changes)
-
-
-def failed(case="broken", reason="not a NIfTI file", path="/scans/who/broken.nii.gz") -> Entry:
-    return Entry(case, "/scans/who/broken.nii.gz", "", "failed", reason, path)
 
 
 class Page(HTMLParser):
@@ -61,14 +46,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def made(folder, entries, picture_bytes=0, ran=RAN) -> tuple[Page, str]:
+def made(folder, entries, picture_bytes=0, run=None) -> tuple[Page, str]:
     (folder / "pictures").mkdir(exist_ok=True)
     for each in entries:
         if each.mask and "/" not in each.mask:
             (folder / each.mask).write_bytes(b"mask")
             if picture_bytes:
                 (folder / "pictures" / f"{each.case}.webp").write_bytes(bytes(picture_bytes))
-    write_report(entries, ran, folder)
+    write_report(results_of(entries, run or run_of()), folder)
     text = (folder / "report.html").read_text("ascii")
     return Page(text), text
 
@@ -107,7 +92,7 @@ def hostile(folder) -> tuple[Page, str]:
         replace(entry("b"), backend=EVIL, device=EVIL, precision=EVIL, seconds={EVIL: 1.0}),
         replace(entry("javascript:alert(1)"), volumes_ml={"parotid_left": 20.0, EVIL: 3.0}, agreement={EVIL: 0.5}),
     ]
-    return made(folder, entries, 10, replace(RAN, engine=EVIL, labels=("background", EVIL, "parotid_left")))
+    return made(folder, entries, 10, run_of(("background", EVIL, "parotid_left"), EVIL))
 
 
 def test_hostile_texts_are_shown_and_do_nothing(tmp_path):
@@ -171,24 +156,6 @@ def test_sorting_by_the_list_and_by_the_headings(tmp_path):
     ]
 
 
-def texts_in(value) -> list[str]:
-    """All strings of a JSON value, keys as well."""
-    if isinstance(value, dict):
-        return [*value, *(text for each in value.values() for text in texts_in(each))]
-    if isinstance(value, list):
-        return [text for each in value for text in texts_in(each)]
-    return [value] if isinstance(value, str) else []
-
-
-def test_hostile_texts_in_the_json(tmp_path):
-    hostile(tmp_path)
-    content = (tmp_path / "report.json").read_bytes()
-    assert content.isascii()
-    texts = texts_in(json.loads(content))
-    assert any("<script>document.title='hit'</script>" in text for text in texts)
-    assert all(text.isprintable() and text.strip() for text in texts), "FHIR allows no others"
-
-
 def test_names_in_letters_of_all_kinds(tmp_path):
     page, text = made(tmp_path, [entry("Müller-李"), entry("שלום 12")])
     assert text.isascii()
@@ -196,7 +163,6 @@ def test_names_in_letters_of_all_kinds(tmp_path):
     links = [attributes["href"] for attributes in page.all("a")]
     assert "./M%C3%BCller-%E6%9D%8E.nii.gz" in links
     assert text.count(f"<bdi>{''.join(f'&#{ord(letter)};' for letter in 'שלום')} 12</bdi>") == 2
-    json.loads((tmp_path / "report.json").read_text("utf-8"))
 
 
 def test_worst_first():
@@ -210,10 +176,11 @@ def test_worst_first():
         entry("swapped", flags=(Flag(FlagCode.SIDES_SWAPPED, "parotid_left", 92.0), Flag(FlagCode.SHEARED, value=9.0))),
         failed(),
     ]
-    names = [case.name for case in worst_first(cases)]
+    names = [case.name for case in results_of(cases, run_of()).cases]
     assert names == ["broken", "swapped", "one", "uncertain", "differing", "unsure", "unequal", "fine"]
-    assert judge(cases[2]).flags == (Flag(FlagCode.SIDES_DIFFER, value=33 / 20),)
-    assert judge(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
+    (flag,) = judged(cases[2]).flags
+    assert (flag.code, flag.structure, flag.value, flag.severity) == (FlagCode.SIDES_DIFFER, "", 33 / 20, 2)
+    assert judged(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
 
 
 def test_flags_that_runs_give_have_their_severity():
@@ -249,12 +216,11 @@ def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
 
 def test_no_folder_of_a_scan_is_named(tmp_path):
     made(tmp_path, [failed(), entry(), replace(failed("slice"), path="/scans/who/ct/7.dcm", source="/scans/who/ct")])
-    for name in ("report.html", "report.json"):
-        text = (tmp_path / name).read_text()
-        assert "/scans" not in text
-        assert str(tmp_path) not in text
-        assert "7.dcm: not a NIfTI file" in text
-        assert "broken.nii.gz: not a NIfTI file" in text
+    text = (tmp_path / "report.html").read_text()
+    assert "/scans" not in text
+    assert str(tmp_path) not in text
+    assert "7.dcm: not a NIfTI file" in text
+    assert "broken.nii.gz: not a NIfTI file" in text
 
 
 @pytest.mark.parametrize(
@@ -262,7 +228,7 @@ def test_no_folder_of_a_scan_is_named(tmp_path):
     [(".", ".: none", "."), ("..", "..: none", ".."), ("/b.nii", "b.nii: none", "b.nii"), ("", "none", "")],
 )
 def test_arguments_that_are_no_scans(path, told, name):
-    case = judge(Entry("", path, "", "failed", "none", path))
+    case = judged(Entry("", path, "", "failed", "none", path))
     assert (case.name, case.reason) == (name, told)
 
 
@@ -294,82 +260,6 @@ def test_files_in_other_formats_are_linked_as_far_as_they_are_there(tmp_path):
 
 
 def test_what_the_run_did_not_come_to_and_what_another_model_did(tmp_path):
-    _, text = made(tmp_path, [replace(entry(), model="cd" * 32)], ran=replace(RAN, missing=7))
+    _, text = made(tmp_path, [replace(entry(), model="cd" * 32)], run=run_of(not_reached=7))
     assert "<b>7</b>not done" in text
     assert "another one, <code>cdcdcdcdcdcd</code>" in text
-
-
-def test_json_has_the_shape_of_fhir(tmp_path):
-    made(
-        tmp_path,
-        [
-            entry(
-                agreement={"parotid_left": 0.97, "parotid_right": 0.98},
-                flags=(Flag(FlagCode.SFORM_UNUSABLE), Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 70.5)),
-            ),
-            failed(),
-        ],
-    )
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert (found["resourceType"], found["type"]) == ("Bundle", "collection")
-    assert found["timestamp"].endswith("+00:00")
-    by_address = {each["fullUrl"]: each["resource"] for each in found["entry"]}
-    assert len(by_address) == 5
-    bad, good = (each for each in by_address.values() if each["resourceType"] == "DiagnosticReport")
-    assert (bad["status"], bad["conclusion"]) == ("cancelled", "broken.nii.gz: not a NIfTI file")
-    assert (good["status"], good["conclusion"]) == (
-        "preliminary",
-        "the sform is singular or not finite; the qform was used instead; left parotid of unusual volume (70.5 ml)",
-    )
-    assert "conclusionCode" not in bad
-    plain, valued = good["conclusionCode"]
-    assert plain == {
-        "coding": [{"system": "urn:parotid-seg:flag", "code": "sform_unusable"}],
-        "text": "the sform is singular or not finite; the qform was used instead",
-    }
-    assert valued["coding"][0]["code"] == "unusual_volume"
-    assert valued["extension"] == [
-        {"url": "urn:parotid-seg:flag:structure", "valueString": "parotid_left"},
-        {"url": "urn:parotid-seg:flag:value", "valueDecimal": 70.5},
-    ]
-    assert all("text" in each["code"] and "subject" not in each for each in (bad, good))
-    left, right, ratio = (by_address[each["reference"]] for each in good["result"])
-    assert {each["resourceType"] for each in (left, right, ratio)} == {"Observation"}
-    assert left["valueQuantity"] == {"value": 30.0, "unit": "mL", "system": "http://unitsofmeasure.org", "code": "mL"}
-    assert left["code"]["coding"][0]["code"] == "118565006"
-    assert left["bodySite"]["coding"][0]["code"] == "45289007"
-    for side, code in ((left, "7771000"), (right, "24028007")):
-        (laterality,) = side["bodySite"]["extension"]
-        assert laterality["url"] == "http://hl7.org/fhir/StructureDefinition/observation-structureLaterality"
-        assert laterality["valueCodeableConcept"]["coding"][0]["code"] == code
-    assert right["component"][0]["valueQuantity"]["value"] == 0.98
-    assert ratio["valueQuantity"]["value"] == pytest.approx(1.071)
-
-
-def test_codes_are_those_of_dicom():
-    codes = pytest.importorskip("pydicom.sr.codedict").codes.SCT
-    known = (codes.Volume, codes.ParotidGland, codes.Left, codes.Right)
-    found = (VOLUME, PAROTID, SIDES["left"], SIDES["right"])
-    assert [(code.value, code.meaning) for code in known] == list(found)
-
-
-def test_addresses_are_unique_and_lasting(tmp_path):
-    entries = [entry(), failed("", "x"), replace(failed("", "x"), source="/elsewhere/broken.nii.gz")]
-
-    def addresses() -> list[str]:
-        made(tmp_path, entries)
-        return [each["fullUrl"] for each in json.loads((tmp_path / "report.json").read_text())["entry"]]
-
-    first = addresses()
-    assert len(set(first)) == len(first) == 6
-    assert addresses() == first
-
-
-def test_a_structure_of_both_sides_or_another_organ(tmp_path):
-    made(tmp_path, [replace(entry(), volumes_ml={"left_right_parotid": 9.0, "tumour": 1.0})])
-    both, tumour = (
-        each["resource"]["bodySite"] for each in json.loads((tmp_path / "report.json").read_text())["entry"][1:]
-    )
-    assert "extension" not in both
-    assert both["coding"][0]["code"] == "45289007"
-    assert tumour == {"text": "tumour"}

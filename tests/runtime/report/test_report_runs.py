@@ -1,8 +1,8 @@
 """The report of a run, of a rerun, and of none."""
 
-import json
-
 import pytest
+
+from parotid_seg.runtime.report.results import read_results
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def test_a_rerun_reports_all_cases_of_the_folder(command, scans, tmp_path):
     again = command("infer", scans / "text.nii.gz", "--out", out, "--backend", "onnxruntime")
     assert again.returncode == 1
     assert (out / "report.html").read_text().count("<details") == 2, "the scan of the first run is there, too"
-    assert len(json.loads((out / "report.json").read_text())["entry"]) == 5
+    assert [case.case for case in read_results(out / "results.json").cases] == ["text", "good"]
 
 
 def test_no_report(command, scans, tmp_path):
@@ -30,4 +30,5 @@ def test_no_report(command, scans, tmp_path):
     done = command("infer", scans, "--out", out, "--no-report", "--backend", "onnxruntime")
     assert done.returncode == 0, done.stderr
     assert not list(out.glob("report.*"))
+    assert [case.case for case in read_results(out / "results.json").cases] == ["good"]
     assert [path.name for path in (out / "pictures").iterdir()] == ["good.png"]

@@ -8,26 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
 
-from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
-from parotid_seg.runtime.engines.base import ExecutionInfo
-from parotid_seg.runtime.pipeline.case_runner import run_case
-from parotid_seg.runtime.pipeline.messages import CaseResult
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer_at
 from parotid_seg.runtime.report import flag_text
 from parotid_seg.runtime.report.flag_text import TEXTS, FlagText
-from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.terminal import outcome_text
+from tests.runtime.report.drawn import TURNED, Here, write
 
-LEFT, RIGHT = 400, 300
-"""HU of the glands that are drawn into a scan."""
-AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
-TURNED = np.array([[-4.7, 1.71, 0, 0], [-1.71, -4.7, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1.0]])
 WORDS = MappingProxyType(
     {
         "others": {
@@ -38,22 +28,6 @@ WORDS = MappingProxyType(
         "one": {code: FlagText(TEXTS[code].severity, "failed: no parotid gland; swapped") for code in FlagCode},
     }
 )
-
-
-def write(path: Path, left=(10, 18, 30), right=(10, 18, 8), size=(5, 5), affine=AFFINE, codes=1) -> None:
-    """Write a scan of 24 slices of 5 mm with two glands, cubes that begin at these voxels; None for no gland."""
-    voxels = np.full((24, 40, 44), -1000, np.int16)
-    rng = np.random.default_rng(0)
-    voxels[:, 2:38, 2:42] = rng.normal(-105, 15, (24, 36, 40))
-    voxels[:, 5:35, 5:39] = rng.normal(40, 15, (24, 30, 34))
-    voxels[:, 28:34, 18:26] = rng.uniform(200, 1400, (24, 6, 8))
-    for value, place, edge in ((LEFT, left, size[0]), (RIGHT, right, size[1])):
-        if place:
-            voxels[tuple(slice(at, at + edge) for at in place)] = value
-    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine)
-    image.set_sform(affine, codes)
-    image.set_qform(affine, codes)
-    nibabel.save(image, path)
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +48,6 @@ def scans(tmp_path_factory) -> Path:
     return folder
 
 
-class Here:
-    """A `Site` in this process, whose model finds the glands that were drawn."""
-
-    contract = Contract(("background", "parotid_left", "parotid_right"), ("CT",), ((-200.0, 300.0),), Grid())
-    model_sha256, ran, about = "ab" * 32, ExecutionInfo("drawn", "cpu", "fp32"), MappingProxyType({})
-
-    def do(self, work, jobs):
-        for job in jobs:
-            yield CaseResult(*run_case(work, job.case, job.known, self._labelled))
-
-    def close(self):
-        pass
-
-    @staticmethod
-    def _labelled(covered) -> Prediction:
-        labels = (covered.voxels[0] == LEFT) + 2 * (covered.voxels[0] == RIGHT)
-        return Prediction(labels.astype(np.uint8), {"parotid_left": 0.9, "parotid_right": 0.99}, 0.0)
-
-
 def without(content: Any, *names: str) -> Any:
     """JSON without what is in words, or differs between any two runs."""
     if isinstance(content, dict):
@@ -109,7 +64,7 @@ def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
         outcomes.append((summary.done, summary.skipped, summary.failed, summary.replaced, summary.exit_status))
     with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    report, page = json.loads((out / "report.json").read_text()), (out / "report.html").read_text()
+    report, page = json.loads((out / "results.json").read_text()), (out / "report.html").read_text()
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     said = "\n".join(
         [*(row["flags"] for row in rows), *(outcome_text(each) for each in outcomes if hasattr(each, "entry"))]
@@ -118,7 +73,7 @@ def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
         "outcomes": [each if isinstance(each, tuple) else (each.status, each.entry.case) for each in outcomes],
         "rows": without(rows, "flags", "read_s", "segment_s", "write_s"),
         "journal": without(lines, "seconds"),
-        "report": without(report, "conclusion", "text", "timestamp", "issued", "fullUrl", "reference"),
+        "results": without(report, "text", "seconds", "begun", "ended"),
         "order": re.findall(r'<tr data-status="(\w+)" data-section="(#case-\d+)">.*?<bdi>(.*?)</bdi>', page),
         "open": re.findall(r'<details id="(case-\d+)"( open)?>', page),
     }, said

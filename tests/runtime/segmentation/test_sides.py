@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from parotid_seg.runtime.report.cases import asymmetry
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
-from parotid_seg.runtime.report.cases import asymmetry
 from parotid_seg.runtime.segmentation.segment import postprocess, prepare
 from parotid_seg.scan.volume import Orientation, Volume
 

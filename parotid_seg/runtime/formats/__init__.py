@@ -1,0 +1,1 @@
+"""Formats that masks are written in: a module each, listed in `registry`."""

@@ -1,0 +1,326 @@
+"""results.json: all cases of an output folder as one record, for programs; `report.html` shows the same record.
+
+The types here are the file's definition: it is written from them, read strictly by them, and the schema in `docs` is
+made of them (`schema_text`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from parotid_seg.contract import Contract
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.records import read_record, record_text
+from parotid_seg.runtime.engines.base import ExecutionInfo
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.report.flag_text import sentence, severity_of
+from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.scan.labels import is_parotid, side_of
+
+SCHEMA_VERSION = 1
+LARGEST_RATIO = 1.6
+"""Of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation patients it is
+less; their median is 1.12."""
+
+Millilitres = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of results.json."""
+
+
+class FlagRecord(Record, frozen=True, kw_only=True):
+    """What a person should look at.
+
+    Attributes:
+        code: see `flags.FlagCode`; codes never change.
+        structure: the label it is about; empty if it is about the scan.
+        value: its figure, in the unit that `FlagCode` states; null if it has none.
+        detail: a name or number that the text repeats.
+        severity: 16 where the mask is likely to be wrong, 1 where something is good to know.
+        text: all of it in English; may be worded otherwise in another version.
+    """
+
+    code: FlagCode
+    structure: str
+    value: float | None
+    detail: str
+    severity: int
+    text: str
+
+
+class StructureRecord(Record, frozen=True, kw_only=True):
+    """A structure of a mask.
+
+    Attributes:
+        name: the label.
+        volume_ml: volume in millilitres; 0 if it was not found.
+        agreement: DSC between the two predictions of --tta; null without it.
+    """
+
+    name: str
+    volume_ml: Millilitres
+    agreement: Share | None
+
+
+class ScanRecord(Record, frozen=True, kw_only=True):
+    """What was segmented.
+
+    Attributes:
+        source: path of the image file, or of the folder with the DICOM series' files.
+        series: of a DICOM series its modality, number and key, such as "CT series 3 (1f0c2a9b)"; empty of a file.
+        shape: slices, rows and columns; null if that is not known, as of a scan that failed.
+        spacing_mm: distance between slices, rows and columns in mm; null likewise.
+        decoders: packages, with their versions, that decoded compressed pixels.
+    """
+
+    source: str
+    series: str
+    shape: tuple[int, int, int] | None
+    spacing_mm: tuple[float, float, float] | None
+    decoders: tuple[str, ...]
+
+
+class EngineRecord(Record, frozen=True, kw_only=True):
+    """What computed a mask.
+
+    Attributes:
+        backend, device, precision: what really ran.
+        model_sha256: hash of the model file.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    model_sha256: str
+
+
+class FailureRecord(Record, frozen=True, kw_only=True):
+    """Why there is no mask.
+
+    Attributes:
+        reason: in English.
+        path: the file or folder that the reason is about; empty if it is about none.
+    """
+
+    reason: str
+    path: str
+
+
+class CaseRecord(Record, frozen=True, kw_only=True):
+    """A case.
+
+    Attributes:
+        case: its name in the output folder; empty of what was named on the command line and is no scan.
+        status: "done" or "failed".
+        failure: null unless it failed.
+        scan: what was segmented.
+        structures: in the order of their label values; none if it failed.
+        ratio: volume of the larger to that of the smaller parotid gland; null unless there are one left and one right.
+        flags: of the case, and one if its sides differ too much.
+        seconds: time of each stage.
+        engine: null if it failed.
+        files: hashes (SHA-256) by name of the mask in all formats, as they were written; the mask first.
+        patient: only with --identify.
+    """
+
+    case: str
+    status: Literal["done", "failed"]
+    failure: FailureRecord | None
+    scan: ScanRecord
+    structures: tuple[StructureRecord, ...]
+    ratio: float | None
+    flags: tuple[FlagRecord, ...]
+    seconds: dict[str, Seconds]
+    engine: EngineRecord | None
+    files: dict[str, str]
+    patient: Patient | None
+
+    @property
+    def name(self) -> str:
+        """What it is called: the case, or the last part of what is no scan."""
+        return self.case or _last_part(self.scan.source)
+
+    @property
+    def verdict(self) -> Literal["failed", "check", "done"]:
+        """One word: "failed", "check" if there are flags, else "done"."""
+        return "failed" if self.status == "failed" else "check" if self.flags else "done"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, with the file's name, but not its folders, whose names may tell who the patient is."""
+        if not self.failure:
+            return ""
+        return f"{_last_part(self.failure.path)}: {self.failure.reason}" if self.failure.path else self.failure.reason
+
+    @property
+    def agreement(self) -> float | None:
+        """The lowest of all structures."""
+        return min((each.agreement for each in self.structures if each.agreement is not None), default=None)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volumes by structure."""
+        return {each.name: each.volume_ml for each in self.structures}
+
+    @property
+    def found(self) -> list[str]:
+        """Structures that are in the mask."""
+        return [each.name for each in self.structures if each.volume_ml]
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """Worst first: failed, then the severity of the flags, low agreement, unequal sides; then by name."""
+        severity = sum(flag.severity for flag in self.flags)
+        agreement = 1.0 if self.agreement is None else self.agreement
+        return (self.status != "failed", -severity, agreement, -(self.ratio or 1.0), self.name)
+
+
+class ModelRecord(Record, frozen=True, kw_only=True):
+    """A model.
+
+    Attributes:
+        sha256: hash of its file.
+        contract: what the file says of it, its labels by value among it.
+    """
+
+    sha256: str
+    contract: Contract
+
+
+class RunRecord(Record, frozen=True, kw_only=True):
+    """What the last run was made with; run.json has the same.
+
+    Attributes:
+        begun, ended: times (ISO 8601, UTC).
+        options: those of `infer`, and the scans that were named.
+        model: the model that ran.
+        ran: backend, device and precision.
+        cluster, worker: of a run with --cluster the cluster, and what each worker had; else null.
+        cases: how many were done, skipped (done before) and failed.
+        not_reached: cases that the run was to do and did not come to, as it was stopped.
+        not_used: what else was found, by kind: how many.
+        versions: of packages.
+        machine: system, Python's version and cores.
+    """
+
+    begun: str
+    ended: str
+    options: dict[str, Any]
+    model: ModelRecord
+    ran: ExecutionInfo
+    cluster: dict[str, Any] | None = None
+    worker: dict[str, Any] | None = None
+    cases: dict[str, int]
+    not_reached: int
+    not_used: dict[str, int]
+    versions: dict[str, str]
+    machine: dict[str, Any]
+
+
+class Results(Record, frozen=True, kw_only=True):
+    """results.json.
+
+    Attributes:
+        schema_version: of this file's fields.
+        run: what the last run was made with.
+        cases: all of the output folder, those of earlier runs, too; the worst first, see `CaseRecord.rank`.
+    """
+
+    schema_version: Literal[1]
+    run: RunRecord
+    cases: tuple[CaseRecord, ...]
+
+
+def results_of(
+    entries: Iterable[Entry], run: RunRecord, patients: Mapping[str, Patient] = MappingProxyType({})
+) -> Results:
+    """The record of an output folder.
+
+    Args:
+        entries: of all cases.
+        run: see `RunRecord`.
+        patients: by case, of those that are to be told.
+    """
+    cases = [_case(entry, patients.get(entry.case)) for entry in entries]
+    return Results(schema_version=1, run=run, cases=tuple(sorted(cases, key=lambda case: case.rank)))
+
+
+def read_results(path: Path) -> Results:
+    """Read a results.json.
+
+    Raises:
+        RecordError: if it cannot be read, or is not what `Results` says.
+    """
+    return read_record(path, Results, version=SCHEMA_VERSION, most_bytes=2**30)
+
+
+def schema_text() -> str:
+    """The JSON schema (draft 2020-12) of results.json."""
+    schema = msgspec.json.schema(Results)
+    for each in schema["$defs"].values():
+        each["description"] = inspect.cleandoc(each.get("description", ""))
+    return record_text({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
+    failed = entry.status == "failed"
+    ratio = ratio_of_sides(entry.volumes_ml)
+    flags = entry.flags
+    if ratio and ratio > LARGEST_RATIO:
+        flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))
+    ran = {"backend": entry.backend, "device": entry.device, "precision": entry.precision}
+    return CaseRecord(
+        case=entry.case,
+        status="failed" if failed else "done",
+        failure=FailureRecord(reason=entry.reason, path=entry.path) if failed else None,
+        scan=ScanRecord(
+            source=entry.place,
+            series=entry.series,
+            shape=entry.shape,
+            spacing_mm=entry.spacing_mm,
+            decoders=entry.decoders,
+        ),
+        structures=tuple(
+            StructureRecord(name=name, volume_ml=size, agreement=entry.agreement.get(name))
+            for name, size in entry.volumes_ml.items()
+        ),
+        ratio=ratio,
+        flags=tuple(_flag(flag) for flag in flags),
+        seconds=entry.seconds,
+        engine=None if failed else EngineRecord(**ran, model_sha256=entry.model),
+        files=entry.files,
+        patient=patient,
+    )
+
+
+def _flag(flag: Flag) -> FlagRecord:
+    return FlagRecord(
+        code=flag.code,
+        structure=flag.structure,
+        value=flag.value,
+        detail=flag.detail,
+        severity=severity_of(flag.code),
+        text=sentence(flag),
+    )
+
+
+def ratio_of_sides(volumes_ml: Mapping[str, float]) -> float | None:
+    """Volume of the larger to that of the smaller parotid gland; None unless there are one left and one right."""
+    sides = {
+        side_of(name): size for name, size in volumes_ml.items() if is_parotid(name) and side_of(name) and size > 0
+    }
+    return max(sides.values()) / min(sides.values()) if len(sides) == 2 else None
+
+
+def _last_part(path: str) -> str:
+    """The last part of a path; all of it where that has no name, such as "."."""
+    return Path(path).name or path

@@ -1,0 +1,150 @@
+"""What a run writes and says, as it is shown to people: it changes only together with tests/snapshots."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import nibabel
+import numpy as np
+import pytest
+
+from parotid_seg.models import example_folder
+from parotid_seg.runtime.pipeline.run import InferOptions, infer_at
+from parotid_seg.runtime.report.results import read_results
+from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.terminal import outcome_text
+from tests.dicom_series import ct_voxels, write_series
+from tests.golden import MASK
+from tests.runtime.report.drawn import Here, drawn_voxels, write
+
+COMMANDS = ("infer", "inspect", "evaluate", "listen", "dataset", "train", "export", "bench", "bench compare", "version")
+
+
+def masked(text: str, folder: Path) -> str:
+    """A text without what differs between runs, machines and versions of packages, and nothing else of it.
+
+    These are: folders of the test, hashes, times of day, seconds, versions of packages, the machine and its cores,
+    and the bytes of pictures.
+    """
+    changes: dict[str, str | Callable[[re.Match[str]], str]] = {
+        re.escape(str(folder)): "/FOLDER",
+        r"data:image/webp;base64,[A-Za-z0-9+/=]+": "data:image/webp;base64,PICTURE",
+        r"sha256-[A-Za-z0-9+/]{43}=": "sha256-HASH",
+        r"\b[0-9a-f]{64}\b": "HASH",
+        r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d\+00:00)?": "TIME",
+        r"\(\d+\.\d s\)": "(SECONDS)",
+        r'(data-label="Seconds" data-value=")[^"]+(" class="number">)[^<]+': r"\1SECONDS\2SECONDS",
+        r"(<dt>Seconds</dt><dd>)[^<]+": r"\1SECONDS",
+        r'("(?:read|segment|write)": )[0-9.e-]+': r"\1SECONDS",
+        r'("[0-9.e-]+",){3}("drawn")': r'"SECONDS","SECONDS","SECONDS",\2',
+        r'"(versions|machine)": \{[^}]+\}': r'"\1": {}',
+        r"Versions:\s[^<]+": "Versions.",
+        r"<(style|script)>.*?</\1>": r"<\1></\1>",
+    }
+    for pattern, instead in changes.items():
+        text = re.sub(pattern, instead, text, flags=re.DOTALL)
+    return text
+
+
+class Example(Here):
+    """Gives the example scan the labels of `tests/golden_mask.nii.gz`."""
+
+    def labelled(self, covered) -> Prediction:
+        scan = read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
+        labels = scan.volume.orientation.to_canonical(np.asarray(nibabel.load(MASK).dataobj))
+        return Prediction(np.ascontiguousarray(labels[:, covered.rows, covered.columns]), {}, 0.0)
+
+
+class Mixed(Here):
+    """Is sure of both glands."""
+
+    agreement: ClassVar[dict[str, float]] = {"parotid_left": 0.97, "parotid_right": 0.98}
+
+
+def run(site, scans: Path, out: Path) -> str:
+    """Do a folder of scans, and give what the terminal shows of it."""
+    said: list[str] = []
+
+    def progress(outcome):
+        said.append(outcome.entry.failure if outcome.status == "failed" else outcome_text(outcome))
+
+    summary = infer_at(site, [scans], out, InferOptions(), say=said.append, progress=progress)
+    return "\n".join([*said, str(summary), ""])
+
+
+@pytest.fixture(scope="module")
+def example_run(tmp_path_factory) -> tuple[Path, Path, str]:
+    folder = tmp_path_factory.mktemp("example")
+    scans = example_folder() / "imagesTr"
+    return scans.parent.parent, folder / "out", run(Example(), scans, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def mixed_run(tmp_path_factory) -> tuple[Path, Path, str]:
+    """A scan that fails, some that are flagged, one that was done before, a DICOM series, and one that is no scan."""
+    folder = tmp_path_factory.mktemp("mixed")
+    scans = folder / "scans"
+    (scans / "ct").mkdir(parents=True)
+    write(scans / "before.nii.gz")
+    run(Mixed(), scans / "before.nii.gz", folder / "out")
+    write(scans / "good.nii.gz")
+    write(scans / "swapped.nii.gz", left=(10, 18, 8), right=(10, 18, 30))
+    write(scans / "cut.nii.gz", left=(0, 18, 30))
+    write(scans / "unequal.nii.gz", size=(7, 5))
+    (scans / "broken.nii.gz").write_bytes(b"no image")
+    affine = np.array([[0, 0, 5.0, 0], [0, 5.0, 0, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]])
+    write_series(scans / "ct", drawn_voxels(), affine)
+    write_series(scans / "topogram", ct_voxels((3, 16, 16)))
+    return folder, folder / "out", run(Mixed(), scans, folder / "out")
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.json", "summary.csv", "run.json"])
+@pytest.mark.parametrize("which", ["example", "mixed"])
+def test_files(which, name, snapshot, request):
+    folder, out, _ = request.getfixturevalue(f"{which}_run")
+    text = (out / name).read_bytes().decode("utf-8").replace("\r\n", "\n")
+    snapshot(masked(masked(text, out.parent), folder), f"{which}/{name}")
+
+
+@pytest.mark.parametrize("which", ["example", "mixed"])
+def test_terminal(which, snapshot, request):
+    folder, out, said = request.getfixturevalue(f"{which}_run")
+    snapshot(masked(masked(said, out.parent), folder), f"{which}/terminal.txt")
+
+
+def test_every_source_is_a_path_that_exists(mixed_run):
+    _, out, _ = mixed_run
+    cases = read_results(out / "results.json").cases
+    assert {case.status for case in cases} == {"done", "failed"}
+    assert all(Path(case.scan.source).exists() for case in cases)
+    assert len({case.scan.series for case in cases}) == 2, "files, and the DICOM series"
+
+
+def test_structures_come_in_one_order_everywhere(mixed_run):
+    _, out, said = mixed_run
+    page = (out / "report.html").read_text()
+    texts = [
+        said,
+        page[page.index("<thead>") : page.index("</thead>")],
+        page[page.rindex("<details") :],
+        (out / "summary.csv").read_text().splitlines()[0].replace("left_ml", "left parotid").replace("right", "right "),
+        json.dumps(json.loads((out / "results.json").read_text())["cases"][-1]["structures"]),
+    ]
+    for text in texts:
+        places = [
+            re.search(f"{side}[_ ]?(parotid|ml| _ml)|parotid[_ ]{side}", text).start() for side in ("left", "right")
+        ]
+        assert places == sorted(places), text
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help(name, command, snapshot, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = command(*name.split(), "--help")
+    assert done.returncode == 0
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    snapshot("\n".join(lines) + "\n", f"help/{name.replace(' ', '-') or 'parotid-seg'}.txt")
