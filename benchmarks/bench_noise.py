@@ -23,9 +23,9 @@ from slowed import Slowed
 
 from parotid_seg.bench.bench import BenchOptions, bench
 from parotid_seg.bench.compare import Comparison, compare_files
-from parotid_seg.bench.condition import about_machine
 from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.result import Result
+from parotid_seg.bench.system_state import about_machine
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate

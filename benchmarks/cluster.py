@@ -43,7 +43,7 @@ import nibabel
 import numpy as np
 import pydicom
 
-from parotid_seg.bench.condition import about_machine
+from parotid_seg.bench.system_state import about_machine
 from parotid_seg.files import write_text
 from parotid_seg.models import example_folder
 from parotid_seg.system import versions_of

@@ -30,10 +30,10 @@ from gpu_end_to_end import end_to_end, trace
 from gpu_engines import BackendContender, Contender, Half, TorchContender, measured_bus, measured_peaks, through
 from gpu_record import Record, machine, percentiles, share_of_bus, traffic, within
 
-from parotid_seg.bench.condition import driver_says
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory, rotation
 from parotid_seg.bench.peaks import Peaks
 from parotid_seg.bench.roofline import roofline
+from parotid_seg.bench.system_state import driver_says
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.export.engine import build_engine

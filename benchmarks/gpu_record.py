@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parotid_seg.bench.condition import about_machine, driver_says
+from parotid_seg.bench.system_state import about_machine, driver_says
 from parotid_seg.files import write_text
 from parotid_seg.system import versions_of
 

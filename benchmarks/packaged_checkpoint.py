@@ -22,12 +22,12 @@ from onnx.numpy_helper import to_array
 from torch import nn
 
 from parotid_seg.export.parity import Parity, ScanParity
-from parotid_seg.gate import GATES
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.tolerance import GATES
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.pipeline import worker_pool as crew
+from parotid_seg.runtime.pipeline import worker_pool
 from tests.command_line import Run, in_process, own_process
 from tests.forked import ForkedPrograms
 from tests.forked import forked as forked_process
@@ -82,14 +82,14 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
 def forked_workers() -> Iterator[None]:
     """Runs in the tests' process fork their workers, which saves each of them the imports. Others start them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "subprocess", ForkedPrograms)
+        patch.setattr(worker_pool, "subprocess", ForkedPrograms)
         yield
 
 
 @pytest.fixture
 def started_workers(monkeypatch) -> None:
     """Workers are started as those of users are, and not forked."""
-    monkeypatch.setattr(crew, "subprocess", subprocess)
+    monkeypatch.setattr(worker_pool, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.scan.nifti import read_nifti
 
@@ -19,7 +19,7 @@ REASONS = [
 @pytest.mark.parametrize(("error", "said"), REASONS)
 def test_what_the_system_said(tmp_path, error, said):
     assert system_reason(error) == said
-    with pytest.raises(ScanError, match=rf"a\.dcm: cannot be read \({said}\)"), discreet(tmp_path / "a.dcm", "file"):
+    with pytest.raises(ScanError, match=rf"a\.dcm: cannot be read \({said}\)"), phi_safe(tmp_path / "a.dcm", "file"):
         raise error
 
 

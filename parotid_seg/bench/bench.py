@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parotid_seg.bench.condition import about_machine, condition, remarks
-from parotid_seg.bench.contestant import Contestant
 from parotid_seg.bench.end_to_end import EndToEnd, end_to_end
+from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory
 from parotid_seg.bench.parity import Masks, Parity, compare, reference_masks
 from parotid_seg.bench.peaks import Peaks, measured_peaks
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.roofline import roofline
 from parotid_seg.bench.stats import Latency
+from parotid_seg.bench.system_state import about_machine, remarks, system_state
 from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ParotidSegError
@@ -116,7 +116,7 @@ class _Bench:
 
     def run(self) -> Result:
         """Measure everything."""
-        begun, before = datetime.now(UTC), condition(self._gpu)
+        begun, before = datetime.now(UTC), system_state(self._gpu)
         self._say(f"{', '.join(self._turns.entries)} on batches of {', '.join(map(str, self._turns.chunks))}")
         peaks = self._peaks()
         counts = self._counts()
@@ -133,7 +133,7 @@ class _Bench:
                 if launch == LAUNCHES - 1:
                     ends = end_to_end(self._turns, running, self._scans, self._progress)
                     layers = self._layers(running) if self._options.layers else {}
-        after = condition(self._gpu)
+        after = system_state(self._gpu)
         if not self._turns.entries:
             raise ParotidSegError(f"nothing could be measured: {'; '.join(': '.join(each) for each in self._left_out)}")
         rows = [
@@ -179,7 +179,7 @@ class _Bench:
             return {}
         return reference_masks(OnnxRuntimeBackend(self._model), self._scans[:PARITY_SCANS])
 
-    def _parities(self, running: dict[str, Contestant], references: Masks) -> dict[str, dict[int, Parity]]:
+    def _parities(self, running: dict[str, EngineProcess], references: Masks) -> dict[str, dict[int, Parity]]:
         found: dict[str, dict[int, Parity]] = {}
         labels = len(self._contract.labels)
         for number, (name, entry) in enumerate(list(self._turns.entries.items())):
@@ -196,7 +196,7 @@ class _Bench:
                 }
         return found
 
-    def _layers(self, running: dict[str, Contestant]) -> dict[str, Layers]:
+    def _layers(self, running: dict[str, EngineProcess]) -> dict[str, Layers]:
         found = {}
         for name, entry in list(self._turns.entries.items()):
             try:

@@ -1,6 +1,6 @@
-"""The program of a contestant's process: one engine loaded, and what can be asked of it.
+"""The program of an engine's process: one engine loaded, and what can be asked of it.
 
-A process for each contestant, so that memory is its own, its start is a real one, and one that crashes ends alone.
+There is a process for each engine, so that memory is its own, its start is a real one, and one that crashes ends alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """How a contestant got ready.
+    """How an engine's process started.
 
     Attributes:
         load_s: seconds to import its libraries and load the model.
@@ -171,7 +171,7 @@ def main() -> None:
                 raise
             except ParotidSegError as error:
                 answer = error
-            except Exception as error:  # a library's, or a bug: it ends this contestant only
+            except Exception as error:  # a library's, or a bug: it ends this engine only
                 traceback.print_exc()
                 answer = ParotidSegError(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
             send(answer, answers)

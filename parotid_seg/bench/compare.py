@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from parotid_seg.bench.pace import at_full_pace, best_pace, median_at_full_pace
+from parotid_seg.bench.machine_probe import at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.bench.stats import ratio_interval
 from parotid_seg.errors import InputError, OptionError

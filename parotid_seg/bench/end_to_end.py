@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.stages import STAGES
 from parotid_seg.bench.turns import Progress, Turns
 from parotid_seg.files import scratch_folder
@@ -44,7 +44,7 @@ class EndToEnd:
 
 
 def end_to_end(
-    turns: Turns, running: Mapping[str, Contestant], scans: Sequence[Scan], progress: Progress
+    turns: Turns, running: Mapping[str, EngineProcess], scans: Sequence[Scan], progress: Progress
 ) -> dict[str, EndToEnd]:
     """Measure all engines that still take part.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from parotid_seg.bench.layers import rows as top_rows
-from parotid_seg.bench.pace import best_pace
+from parotid_seg.bench.machine_probe import best_pace
 from parotid_seg.bench.parity import Parity
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.stages import STAGES

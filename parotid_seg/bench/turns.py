@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from parotid_seg.bench.child import Round, Started
-from parotid_seg.bench.condition import gpu_memory_mib
-from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
-from parotid_seg.bench.pace import Pace, at_full_pace, best_pace, median_at_full_pace
+from parotid_seg.bench.machine_probe import MachineProbe, at_full_pace, best_pace, median_at_full_pace
 from parotid_seg.bench.stats import median_spread
+from parotid_seg.bench.system_state import gpu_memory_mib
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate
@@ -153,25 +153,25 @@ class Turns:
             raise OptionError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
 
     @contextlib.contextmanager
-    def launched(self) -> Iterator[dict[str, Contestant]]:
+    def launched(self) -> Iterator[dict[str, EngineProcess]]:
         """Fresh processes of all engines that still take part."""
-        running: dict[str, Contestant] = {}
+        running: dict[str, EngineProcess] = {}
         try:
             for name, entry in list(self.entries.items()):
                 used = None if self._gpu is None else gpu_memory_mib(self._gpu)
                 with self.left_out_if_failing(name):
-                    running[name] = Contestant(entry.candidate, next(iter(self.chunks.values()))[0][0])
+                    running[name] = EngineProcess(entry.candidate, next(iter(self.chunks.values()))[0][0])
                     self._get_ready(entry, running[name], used)
             yield running
         finally:
-            for contestant in running.values():
-                contestant.end()
+            for process in running.values():
+                process.end()
 
-    def take(self, running: dict[str, Contestant], seconds: float, progress: Progress) -> None:
+    def take(self, running: dict[str, EngineProcess], seconds: float, progress: Progress) -> None:
         """Let them take turns for so long, or until all medians are steady."""
         begun, number = time.monotonic(), 0
         self._launches += 1
-        with contextlib.closing(Pace()) as pace:
+        with contextlib.closing(MachineProbe()) as pace:
             before = pace.ms()
             while number < LEAST_ROUNDS or (time.monotonic() - begun < seconds and not self._steady):
                 for size in self.chunks:
@@ -203,24 +203,24 @@ class Turns:
         enough = ENOUGH * self._launches / LAUNCHES
         return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
 
-    def _get_ready(self, entry: Entry, contestant: Contestant, used_mib: float | None) -> None:
+    def _get_ready(self, entry: Entry, process: EngineProcess, used_mib: float | None) -> None:
         """Give a fresh process its chunks, smallest batches first, and note what it takes."""
-        started, first = contestant.started, not entry.started
+        started, first = process.started, not entry.started
         entry.started.append(started)
-        entry.cold_s.append(contestant.cold_s)
+        entry.cold_s.append(process.cold_s)
         for size, (real, noise) in self.chunks.items():
             if started.largest_batch is not None and size > started.largest_batch:
                 why = f"the engine was built for at most {started.largest_batch}"
                 if self._strict:
-                    raise OptionError(f"--batch-sizes: found {size} for {contestant.name}, but {why}")
+                    raise OptionError(f"--batch-sizes: found {size} for {process.name}, but {why}")
                 if first:
-                    self._leave_out(f"{contestant.name}, batches of {size}", why)
+                    self._leave_out(f"{process.name}, batches of {size}", why)
                 continue
-            contestant.hold(size, real, noise)
+            process.hold(size, real, noise)
             job = entry.jobs.setdefault(size, Job())
             # in rising order, because engines keep what they have taken once
-            job.peak_mib.append(contestant.memory_mib(size, LEAST_IN_A_ROUND))
-            trial = statistics.median(contestant.round(size, LEAST_IN_A_ROUND).real_ms)
+            job.peak_mib.append(process.memory_mib(size, LEAST_IN_A_ROUND))
+            trial = statistics.median(process.round(size, LEAST_IN_A_ROUND).real_ms)
             job.count = max(LEAST_IN_A_ROUND, min(MOST_IN_A_ROUND, round(1000 * ROUND_S / trial)))
             job.rounds.append([])
             job.paces_ms.append([])

@@ -48,8 +48,8 @@ def main() -> None:
         _connect(plan)
         ready = _survey(plan, answers)
         send(ready, answers)
-        errand: RunRequest = pickle.load(requests)
-        for said in _answers(plan, ready, errand):
+        request: RunRequest = pickle.load(requests)
+        for said in _answers(plan, ready, request):
             send(said, answers)
         send(Ended(), answers)
     except ParotidSegError as error:
@@ -160,11 +160,11 @@ def _described(model: Model, cpus: int) -> Ready | OutputFailure:
     return Ready(backend.contract, backend.model_sha256, backend.ran, size, 0, 0, ray.__version__)
 
 
-def _answers(plan: Plan, ready: Ready, errand: RunRequest) -> Iterator[CaseResult | OutputFailure]:
+def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResult | OutputFailure]:
     """What became of every case. Those that got lost with their actors are tried once more, each by itself."""
-    order = ActorConfig(plan.model, replace(errand, jobs=()), plan.cpus, ready.ran)
+    order = ActorConfig(plan.model, replace(request, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
-    left = {job.case.name: job for job in errand.jobs}
+    left = {job.case.name: job for job in request.jobs}
     for size in (scans_a_task(len(left), plan.cpus, ready.actors), 1):
         if not left:
             return

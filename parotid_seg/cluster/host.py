@@ -31,13 +31,13 @@ class ActorConfig:
 
     Attributes:
         model: see there.
-        errand: see there, without its jobs.
+        request: see there, without its jobs.
         cpus: cores that it has for itself.
         ran: what the model must run with, so that all masks are computed alike.
     """
 
     model: Model
-    errand: RunRequest
+    request: RunRequest
     cpus: int
     ran: ExecutionInfo
 
@@ -101,19 +101,19 @@ class _Cases:
     """
 
     def __init__(self, order: ActorConfig) -> None:
-        work, errand, model = order.errand.work, order.errand, order.model
-        if not (errand.out or (work.out / errand.token).is_file()):
+        work, request, model = order.request.work, order.request, order.model
+        if not (request.out or (work.out / request.token).is_file()):
             raise OutputError(f"not the folder that the command sees there; {SHARED}", path=work.out)
         backend = load_on_host(model, order.cpus)
         self._ran = backend.ran
         if (self._ran.precision, self._ran.device[:3]) != (order.ran.precision, order.ran.device[:3]):
             raise ModelError(f"{model.name} runs with {self._ran}, expected {order.ran} as elsewhere")
-        self._stage = Stage(work.out, errand.out, work.options.outputs)
+        self._stage = Stage(work.out, request.out, work.options.outputs)
         batches = Batcher[Worker](backend, model.batch_size or backend.batch_size, tta=model.tta)
         usual = Limits.of_machine(order.cpus)
         limits = replace(usual, scan_bytes=usual.scan_bytes * min(1.0, order.cpus / available_cores()))
-        self._crew = WorkerPool()
-        self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, self._crew)
+        self._worker_pool = WorkerPool()
+        self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, self._worker_pool)
 
     def do(self, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """Do cases."""
@@ -131,7 +131,7 @@ class _Cases:
 
     def end(self) -> None:
         """End the processes."""
-        self._crew.end()
+        self._worker_pool.end()
 
 
 SHARED = "scans and --out must be in storage that all hosts share, at the same path"

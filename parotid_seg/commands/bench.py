@@ -62,17 +62,17 @@ def bench(
     with one_line_errors(), extra("bench"), following(quiet) as line:
         from parotid_seg.bench.bench import BenchOptions
         from parotid_seg.bench.bench import bench as run
-        from parotid_seg.bench.contestants import contestants
         from parotid_seg.bench.inputs import scans_for
         from parotid_seg.bench.picture import draw
         from parotid_seg.bench.report import report
+        from parotid_seg.bench.selection import select_engines
         from parotid_seg.export.engine import runnable
         from parotid_seg.files import make_folder, write_text
         from parotid_seg.models import DEFAULT_MODEL
 
         options = BenchOptions(_sizes(batch_sizes), minutes, layers)
         file = model or DEFAULT_MODEL
-        found, contract, gpu = contestants(
+        found, contract, gpu = select_engines(
             file, backend or [], device, partial(runnable, report=line.say, progress=line.phase), line.say
         )
         measured_with = scans_for(scans, contract)

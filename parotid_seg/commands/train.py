@@ -79,7 +79,7 @@ def train(
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             open_data_sets(data, load_config(preset, config, **given), labelled)  # errors before torch is imported
 
-        from parotid_seg.train.ending import report_once
+        from parotid_seg.train.exit_status import report_once
         from parotid_seg.train.stages import train as run
 
         with report_once(out, print_error):

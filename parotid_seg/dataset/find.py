@@ -13,7 +13,7 @@ from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
 from parotid_seg.dicom.read.file import read_object
 from parotid_seg.dicom.read.find import find_series
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import read_input
@@ -162,7 +162,7 @@ def _candidate(
 
 def _patient_id(series: Series) -> str:
     path = series.slices[0].path
-    with discreet(path, "DICOM image"):
+    with phi_safe(path, "DICOM image"):
         header = read_object(path, ["PatientID"])
         return str(header.get("PatientID") or "").strip()
 

@@ -16,7 +16,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.rt_items import RoiItem, items_of
 from parotid_seg.dicom.read.rt_read import frames_of, read_structure_set, series_in
 from parotid_seg.dicom.read.series import Series
@@ -76,7 +76,7 @@ class StructureSet:
 def is_rtstruct(path: Path) -> bool:
     """Whether a file is an RTSTRUCT by its head; False for what is no DICOM."""
     try:
-        with discreet(path, "DICOM file"):
+        with phi_safe(path, "DICOM file"):
             with open_input(path) as file:
                 start = file.read(132)
             if start[128:] == b"DICM":
@@ -96,7 +96,7 @@ def read_structures(path: Path) -> StructureSet:
         ScanError: if it cannot be read.
     """
     found = read_structure_set(path)
-    with discreet(path, "RT structure set"):
+    with phi_safe(path, "RT structure set"):
         items = list(items_of(found))
         series = series_in(found)
         images = [image for each in series for image in each.get("ContourImageSequence") or ()]

@@ -9,6 +9,6 @@ Out: `contours` and `planes` are the geometry, `identity` and `references` what 
 `rtstruct` (`rt_append` to one that is there) and `seg` the objects, `rt_read` and `proof` the way back. `rt_items`
 tells whose contours are whose, `combined` what those of one slice enclose together.
 
-`series` is what both sides speak of, `discreet` keeps what files say about patients out of messages, `text`
+`series` is what both sides speak of, `phi_safe` keeps what files say about patients out of messages, `text`
 reads text whose character set is not the declared one.
 """

@@ -10,13 +10,13 @@ from typing import Any
 from parotid_seg.errors import InputError
 from parotid_seg.export.parity import Parity, ScanParity
 from parotid_seg.export.proof import summary_of, worst_of
-from parotid_seg.gate import GATES
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.cuda import import_pycuda
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from parotid_seg.runtime.engines.tensorrt.library import import_library
+from parotid_seg.tolerance import GATES
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,22 @@ from onnx import ModelProto
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
-from parotid_seg.export.census import of_layers, work_of
 from parotid_seg.export.engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
 from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
+from parotid_seg.export.ops_by_dtype import of_layers, work_of
 from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.export.triton import check_entry, write_repository
 from parotid_seg.export.triton_config import Serving
 from parotid_seg.files import atomic_write, make_folder
-from parotid_seg.gate import INT8_SCANS
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, sidecar_path
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
+from parotid_seg.tolerance import INT8_SCANS
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 
 AUTO, NONE = "auto", "none"

@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.gate import Difference, Gate, difference
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.pipeline.discovery import find_scans
@@ -23,6 +22,7 @@ from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask, Volume, Voxels
+from parotid_seg.tolerance import Difference, Tolerance, difference
 from parotid_seg.train.network import ParotidNet
 
 Run = Callable[[Inputs], Mask]
@@ -37,7 +37,7 @@ class ScanParity(Difference):
         scan: file name, of several channels the first.
         size: slices, rows and columns.
         batch_size: samples at once.
-        dsc_lost: see `Gate`; None without a contour.
+        dsc_lost: see `Tolerance`; None without a contour.
         not_finite: scores that are NaN or infinite; None where they were not asked for.
         passed: whether the gate admits it.
     """
@@ -49,7 +49,7 @@ class ScanParity(Difference):
     not_finite: int | None = None
     passed: bool = False
 
-    def judged(self, gate: Gate) -> ScanParity:
+    def judged(self, gate: Tolerance) -> ScanParity:
         """The same with `passed` decided."""
         lost_little = self.dsc_lost is None or self.dsc_lost <= gate.most_dsc_lost
         return replace(self, passed=gate.admits(self) and lost_little and not self.not_finite)
@@ -114,7 +114,7 @@ class Parity:
             yield from (chunk.inputs for chunk in made[: max(1, len(made) - 1)])
 
     def check(
-        self, run: Run, gate: Gate, scores: Callable[[Inputs], NDArray[np.float32]] | None = None
+        self, run: Run, gate: Tolerance, scores: Callable[[Inputs], NDArray[np.float32]] | None = None
     ) -> list[ScanParity]:
         """Compare an export on every scan, size and batch size, the last batches ragged.
 
@@ -136,7 +136,7 @@ class Parity:
                 found.append(row.judged(gate))
         return found
 
-    def quick(self, run: Run, gate: Gate) -> ScanParity:
+    def quick(self, run: Run, gate: Tolerance) -> ScanParity:
         """The first scan at the usual batch size only, to choose between many exports."""
         row = compare(
             self.comparisons[0],

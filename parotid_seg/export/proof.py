@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.export.candidates import Candidate, scores_of
-from parotid_seg.export.census import Census, of_graph, of_run
+from parotid_seg.export.ops_by_dtype import OpsByDtype, of_graph, of_run
 from parotid_seg.export.parity import Parity, Run, ScanParity
 from parotid_seg.export.picture import draw_difference
 from parotid_seg.files import scratch_folder
-from parotid_seg.gate import GATES
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.tolerance import GATES
 
 LEAST_SHARE = 0.9
 """Of the network's multiply-adds, in the type that was asked for; resampling may stay in FP32."""
@@ -44,8 +44,8 @@ class Proof:
     steps: tuple[str, ...]
     rows: tuple[ScanParity, ...]
     network: int
-    asked: Census
-    ran: Census
+    asked: OpsByDtype
+    ran: OpsByDtype
     for_cpu: bool = True
 
     @property

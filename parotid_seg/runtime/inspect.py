@@ -116,10 +116,10 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
         title, contract: the model that it is for.
         only: a DICOM file; if it is part of a scan, nothing else is described.
     """
-    from parotid_seg.dicom.read.phi_safe import discreet
+    from parotid_seg.dicom.read.phi_safe import phi_safe
 
     not_used: list[Skipped] = []
-    with discreet(places[0], "DICOM file"):
+    with phi_safe(places[0], "DICOM file"):
         scans, errors = find_scans(places, contract.channels, leave=not_used.append)
     if only and (own := [scan for scan in scans if only in _files_of(scan)]):
         scans, errors, not_used = own, [], []

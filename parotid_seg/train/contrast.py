@@ -58,7 +58,7 @@ class ContrastTrainer(Trainer):
         if source == SCRATCH:
             return
         transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.unet, PARTS, mirror=False))
-        self.processes.take_from_first(self.unet)
+        self.processes.broadcast_weights(self.unet)
         self.moco.slow.unet.load_state_dict(self.unet.state_dict())
         self.learnt |= set(transfer.taken)
         self.tell(transfer)

@@ -129,7 +129,7 @@ class Trainer(ABC):
         own = cases[self.processes.rank :: self.processes.count]
         for part in (own, cases):  # first each process decodes its part; then nothing is left, unless caches are apart
             patients = load_patients(self.data, part, self.cache, self.config.window_hu)
-            self.processes.meet()
+            self.processes.barrier()
         warning = doubts_line(patients)
         if warning and self.processes.first:
             self.report(warning)

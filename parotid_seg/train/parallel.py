@@ -105,7 +105,7 @@ class Processes:
         dist.broadcast_object_list(made, src=0, group=self.patient)
         return made[0]  # type: ignore[no-any-return]
 
-    def take_from_first(self, module: nn.Module) -> None:
+    def broadcast_weights(self, module: nn.Module) -> None:
         """Give a module the weights that it has in the first process."""
         if self.count > 1:
             state = self.broadcast_from_rank0(
@@ -113,7 +113,7 @@ class Processes:
             )
             module.load_state_dict(state)
 
-    def agree(self, what: str, own: object) -> None:
+    def assert_equal(self, what: str, own: object) -> None:
         """Make sure that all processes were given the same.
 
         Raises:
@@ -124,7 +124,7 @@ class Processes:
                 f"{what}: found others in process {self.rank} than in process 0, expected the same on every machine"
             )
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process is here."""
         if self.count > 1:
             dist.barrier(group=self.patient)

@@ -156,7 +156,7 @@ class SegmentTrainer(Trainer):
             return
         parts, labels = self.config.transfer, self.data.labels
         transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.net.unet, parts, labels=labels))
-        self.processes.take_from_first(self.net)
+        self.processes.broadcast_weights(self.net)
         self.average.load_state_dict(self.net.state_dict())
         self.tell(transfer)
 

@@ -68,7 +68,7 @@ def train(
             report(f"note: {note}")
     held = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
-    processes.agree("settings or patients", (config, same))
+    processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
     trainers = {}
     for stage, folder in folders.items():

@@ -1,4 +1,4 @@
-"""Engines for tests: made by name in a contestant's process, so they live in a module that it can import."""
+"""Engines for tests: made by name in a process's process, so they live in a module that it can import."""
 
 from __future__ import annotations
 

@@ -13,16 +13,16 @@ from onnx import numpy_helper
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export import export as module
 from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scores_of
-from parotid_seg.export.census import work_of
 from parotid_seg.export.export import ExportOptions, export
 from parotid_seg.export.onnx_file import to_onnx, with_contract
+from parotid_seg.export.ops_by_dtype import work_of
 from parotid_seg.export.parity import Parity, contour_of
 from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove
-from parotid_seg.gate import GATES, SAME
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in
+from parotid_seg.tolerance import GATES, SAME
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 

@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from parotid_seg.errors import ModelError
 from parotid_seg.export.candidates import run_of
-from parotid_seg.export.census import of_graph, of_run, work_of
 from parotid_seg.export.names import module_of
 from parotid_seg.export.onnx_file import halve_weights, to_onnx
+from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
 from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.export.quantise import quantise
 

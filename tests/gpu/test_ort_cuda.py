@@ -7,7 +7,6 @@ import onnxruntime
 import pytest
 
 from parotid_seg.errors import DeviceMemoryError
-from parotid_seg.gate import SAME, difference
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
@@ -18,6 +17,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCu
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.tolerance import SAME, difference
 
 pytestmark = [
     pytest.mark.gpu,

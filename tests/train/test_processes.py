@@ -118,9 +118,9 @@ def work(rank, folder):
     found["here"] = processes.here
     found["from first"] = processes.broadcast_from_rank0(lambda: rank)
     found["collected"] = processes.collected([rank, rank + 10])
-    processes.agree("settings", 1)
+    processes.assert_equal("settings", 1)
     try:
-        processes.agree("settings", rank)
+        processes.assert_equal("settings", rank)
         found["agree"] = ""
     except InputError as error:
         found["agree"] = str(error)

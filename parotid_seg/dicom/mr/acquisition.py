@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.read.file import fill_blank, read_object
 from parotid_seg.dicom.read.groups import images_in
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series, Slice
 from parotid_seg.dicom.read.values import Unusable, items_of, text_of, values_of, words_of
 from parotid_seg.errors import ScanError
@@ -95,7 +95,7 @@ def read_acquisition(series: Series) -> Acquisition:
 
 def acquisition_of(first: Slice) -> Acquisition:
     """As `read_acquisition`, of any image."""
-    with discreet(first.path, "DICOM image"):
+    with phi_safe(first.path, "DICOM image"):
         header = read_object(first.path, TAGS)
         fill_blank(header)
         if text_of(header, "SOPInstanceUID") != first.sop_instance_uid:

@@ -20,7 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.errors import ScanError
 from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import FREE_BYTES, MOST_EXPANSION
@@ -123,7 +123,7 @@ def read_dicom(path: Path, *, pixels: bool = False) -> DicomFile | None:
     Raises:
         ScanError: if it is and cannot be read.
     """
-    with discreet(path, "DICOM file"), _Bounded(path) as file:
+    with phi_safe(path, "DICOM file"), _Bounded(path) as file:
         start = file.read(HEAD)
         named = start[128:] == b"DICM"
         if not (named or _begins_as_data_set(start)):
@@ -140,7 +140,7 @@ def read_dicom(path: Path, *, pixels: bool = False) -> DicomFile | None:
 def kind_in_meta(path: Path) -> str:
     """The SOP class that a file's meta information names, whatever the rest is like; empty if it names none."""
     try:
-        with discreet(path, "DICOM file"), _Bounded(path) as file:
+        with phi_safe(path, "DICOM file"), _Bounded(path) as file:
             meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
             return str(meta.get("MediaStorageSOPClassUID") or "")
     except ScanError:
@@ -195,7 +195,7 @@ def fill_blank(header: Dataset) -> bool:
 def series_in_header(path: Path) -> str:
     """The SeriesInstanceUID of a file whose header cannot be read to its end; empty if it does not get that far."""
     try:
-        with discreet(path, "DICOM file"), _Bounded(path) as file:
+        with phi_safe(path, "DICOM file"), _Bounded(path) as file:
             last = Tag("SeriesInstanceUID")
             begun = read_partial(
                 file, stop_when=lambda tag, vr, length: tag > last or length > LONGEST_TEXT, force=True
@@ -219,7 +219,7 @@ def _stop(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
 
 
 def read_object(path: Path, tags: Iterable[str | BaseTag] | None = None, *, pixels: bool = False) -> FileDataset:
-    """A file's data set as pydicom reads it, within the limits of this module; call it within `discreet`.
+    """A file's data set as pydicom reads it, within the limits of this module; call it within `phi_safe`.
 
     Args:
         path: the file.

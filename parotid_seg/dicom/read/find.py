@@ -15,7 +15,7 @@ from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
 from parotid_seg.dicom.read.file import DicomFile, kind_in_meta, read_dicom, series_in_header
 from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, owner_of, series_number
 from parotid_seg.dicom.read.groups import MODALITIES
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series, series_key, series_title
 from parotid_seg.dicom.read.stack import Stack, stacks_of
 from parotid_seg.dicom.read.values import NotAnImage, Unusable, text_of, uid_of
@@ -173,7 +173,7 @@ def _gather(path: Path, gathered: _Gathered) -> None:
 
 def _other_than_images(path: Path, gathered: _Gathered) -> tuple[str, str]:
     """Gather the images of a CT or MR object; what else the file is if it is none, in words and as a kind."""
-    with discreet(path, "DICOM file"):
+    with phi_safe(path, "DICOM file"):
         if not path.is_file():
             return "no file", STRAY
         file = read_dicom(path)

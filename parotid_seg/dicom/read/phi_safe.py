@@ -1,7 +1,7 @@
 """Working on DICOM files without a word of what they say about the patient.
 
 pydicom and highdicom quote a file's text in warnings, log entries and errors of any type; none of that leaves
-`discreet`.
+`phi_safe`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ for _library in ("pydicom", "highdicom"):
 
 
 @contextmanager
-def discreet(path: Path, what: str) -> Iterator[None]:
+def phi_safe(path: Path, what: str) -> Iterator[None]:
     """Turn whatever is raised over a file's content into one line without any of that content.
 
     Args:

@@ -16,7 +16,7 @@ from parotid_seg.dicom.read.file import read_dicom
 from parotid_seg.dicom.read.frames import Frame, Frames, Words
 from parotid_seg.dicom.read.groups import images_in
 from parotid_seg.dicom.read.layout import Layout, layout_of, scaling_of
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.values import Unusable, integer_of, text_of, values_of
 from parotid_seg.errors import ScanError
@@ -88,7 +88,7 @@ def _read_files(series: Series, frames: Frames) -> _Volume:
     for index, each in enumerate(series.slices):
         wanted[each.path][each.frame or 0] = index
     for path, indices in wanted.items():
-        with discreet(path, "DICOM image"):
+        with phi_safe(path, "DICOM image"):
             try:
                 _read_file(path, series, indices, frames, volume)
             except Unusable as error:

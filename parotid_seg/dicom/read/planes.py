@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.read.file import fill_blank, read_object
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.geometry import EXACT
@@ -73,7 +73,7 @@ def read_planes(series: Series) -> tuple[Plane, ...]:
     headers: dict[Path, Dataset] = {}
     planes = []
     for each in series.slices:
-        with discreet(each.path, "DICOM image"):
+        with phi_safe(each.path, "DICOM image"):
             if each.path not in headers:
                 headers = {each.path: read_object(each.path, PLANE_TAGS)}
             header = headers[each.path]

@@ -22,7 +22,7 @@ from pydicom.uid import RTStructureSetStorage
 from parotid_seg.dicom.combined import combined
 from parotid_seg.dicom.contours import Points
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.rt_items import RoiItem, items_of
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
@@ -106,7 +106,7 @@ class Roi:
             raise ScanError(f"{self._where}: {self.fault}", path=self.path)
         series = self.series
         check_frame({self.frame_of_reference_uid}, series, self.path, f"{self._where}: ")
-        with discreet(self.path, "RT structure set"):
+        with phi_safe(self.path, "RT structure set"):
             placed = [self._placed(number) for number in range(len(self.contours))]
         usable = [each for each in placed if each.place is not None and len(each.points) >= 3]
         limit = (series.rows - 0.5, series.columns - 0.5)
@@ -193,7 +193,7 @@ def read_rtstruct(path: Path, series: Series) -> tuple[Roi, ...]:
         ScanError: if it cannot be read, is no structure set, or has no structure in the series' frame of reference.
     """
     dataset = read_structure_set(path)
-    with discreet(path, "RT structure set"):
+    with phi_safe(path, "RT structure set"):
         rois = tuple(_roi(each, dataset, path, series) for each in items_of(dataset))
     if rois:
         check_frame({each.frame_of_reference_uid for each in rois}, series, path)
@@ -267,7 +267,7 @@ def read_structure_set(path: Path) -> FileDataset:
     Raises:
         ScanError: if it cannot be read or is another object.
     """
-    with discreet(path, "RT structure set"):
+    with phi_safe(path, "RT structure set"):
         with strict_reading():  # else pydicom takes the end of a file that is cut off for the end of its content
             dataset = read_object(path, pixels=True)
         if dataset.SOPClassUID != RTStructureSetStorage:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
 
 from parotid_seg.dicom.read.file import fill_blank, read_object
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.text import decode_undeclared
 from parotid_seg.errors import ScanError
@@ -69,7 +69,7 @@ def read_source(series: Series) -> Dataset:
         ScanError: if it cannot be read, or has no frame of reference that a result could lie in.
     """
     path = series.slices[0].path
-    with discreet(path, "DICOM image"):
+    with phi_safe(path, "DICOM image"):
         header = read_object(path)
         fill_blank(header)
         if header.SOPInstanceUID != series.slices[0].sop_instance_uid:

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
 
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import check_not_read
@@ -62,7 +62,7 @@ def is_own_object(path: Path) -> bool:
     """Whether a file is a DICOM object that was written, or added to, here."""
     tags = ["Manufacturer", "ContributingEquipmentSequence"]
     try:
-        with discreet(path, "DICOM object"):
+        with phi_safe(path, "DICOM object"):
             header = read_object(path, tags)
             equipment = [header, *(header.get("ContributingEquipmentSequence") or ())]
             return any(each.get("Manufacturer") == MAKER for each in equipment)
@@ -100,7 +100,7 @@ def save(dataset: Dataset, path: Path, shown: Path) -> None:
     Raises:
         ScanError: if what was carried over cannot be encoded.
     """
-    with discreet(shown, "DICOM object"):
+    with phi_safe(shown, "DICOM object"):
         correct_ambiguous_vr(dataset, dataset.file_meta.TransferSyntaxUID.is_little_endian)
         content = BytesIO()
         dcmwrite(content, dataset, enforce_file_format=True)

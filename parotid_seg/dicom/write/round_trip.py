@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.contours import filled
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, plane_of_frame, read_planes
 from parotid_seg.dicom.read.rt_read import contour_points
 from parotid_seg.dicom.read.series import Series
@@ -62,7 +62,7 @@ def verify_round_trip(
     shown = shown or path
     planes = read_planes(series)
     _check_planes(planes, series, shown)
-    with discreet(shown, "DICOM object"):
+    with phi_safe(shown, "DICOM object"):
         written = pydicom.dcmread(path)
         source = read_object(series.slices[0].path, WHOSE)
         for keyword in WHOSE:

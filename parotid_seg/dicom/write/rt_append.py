@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.rt_items import items_of
 from parotid_seg.dicom.read.rt_read import check_frame, frames_of, read_structure_set
 from parotid_seg.dicom.read.series import Series
@@ -48,7 +48,7 @@ def opened(
         ScanError: if it cannot be read, is of another patient, study or frame of reference, or has a number twice.
     """
     dataset = read_structure_set(path)
-    with discreet(path, "RT structure set"):
+    with phi_safe(path, "RT structure set"):
         _check(path, dataset, series, source)
         for sequence, _ in NUMBERS:
             setattr(dataset, sequence, list(dataset.get(sequence) or ()))

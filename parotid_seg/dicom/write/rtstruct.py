@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from parotid_seg.dicom.contours import Points, outlines
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series, Slice
 from parotid_seg.dicom.write.identity import carry_identity, read_source
@@ -91,7 +91,7 @@ def _new(series: Series, source: Dataset, structures: tuple[Structure, ...], mod
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    with discreet(series.slices[0].path, "DICOM image"):
+    with phi_safe(series.slices[0].path, "DICOM image"):
         carry_identity(source, dataset, [model, *(each.name for each in structures)])
     dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, generate_uid()
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), SERIES_NUMBER

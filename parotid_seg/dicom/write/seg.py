@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from parotid_seg.dicom.read.phi_safe import discreet
+from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.identity import REQUIRED, carry_identity, read_source
@@ -63,7 +63,7 @@ def write_seg(
     check_mask(series, mask, labels, path)
     source, planes, structures = read_source(series), read_planes(series), structures_of(labels)
     stand_ins = [_stand_in(series, plane, planes) for plane in planes]
-    with discreet(path, "DICOM segmentation"):
+    with phi_safe(path, "DICOM segmentation"):
         dataset = Segmentation(
             source_images=stand_ins,
             pixel_array=mask,

@@ -11,13 +11,13 @@ import numpy as np
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import DeviceMemoryError, InputError
-from parotid_seg.gate import GATES, difference
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume
+from parotid_seg.tolerance import GATES, difference
 
 BUDGET_S = 2.0
 """For comparing engines, and again for comparing batch sizes; two rounds are made in any case."""

@@ -58,11 +58,11 @@ class LocalExecutor:
 
     def __init__(self, load: Callable[[], Backend], options: InferOptions, say: Callable[[str], None]) -> None:
         self._limits, self._tta = Limits.of_machine(options.workers), options.tta
-        self._crew = WorkerPool()
+        self._worker_pool = WorkerPool()
         try:
             backend = load()
         except BaseException:
-            self._crew.end()
+            self._worker_pool.end()
             raise
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
         self._batches = Batcher[Worker](backend, options.batch_size or backend.batch_size, tta=options.tta, say=say)
@@ -74,8 +74,8 @@ class LocalExecutor:
 
     def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
         """See `Pipeline.run`."""
-        return Pipeline(work, self._batches, self._limits, self._crew).run(jobs)
+        return Pipeline(work, self._batches, self._limits, self._worker_pool).run(jobs)
 
     def close(self) -> None:
         """End the workers."""
-        self._crew.end()
+        self._worker_pool.end()

@@ -113,12 +113,12 @@ def infer(
     """
     if not any(map(exists, scans)):
         raise OptionError("no such file or folder", path=next(iter(scans), None))
-    with closing(LocalExecutor(load, options, say)) as site:
-        return infer_at(site, scans, out, options, say=say, progress=progress)
+    with closing(LocalExecutor(load, options, say)) as executor:
+        return infer_at(executor, scans, out, options, say=say, progress=progress)
 
 
 def infer_at(
-    site: Executor,
+    executor: Executor,
     scans: Sequence[Path],
     out: Path,
     options: InferOptions,
@@ -133,7 +133,7 @@ def infer_at(
     with its reason and the others go on.
 
     Args:
-        site: does the cases.
+        executor: does the cases.
         scans: files and folders.
         out: output folder, made if missing.
         options: see `InferOptions`.
@@ -142,11 +142,11 @@ def infer_at(
         progress: told the outcome of every case.
 
     Raises:
-        ParotidSegError: before anything is done, if there is no scan at all; later, if the site cannot go on.
+        ParotidSegError: before anything is done, if there is no scan at all; later, if the executor cannot go on.
         OutputError: if results cannot be written; cases finished before stay whole.
     """
-    run = _Run(out, site, options, say, progress)
-    found, errors = find(scans, site.contract.channels, ignore=run.results(scans), leave=run.leave)
+    run = _Run(out, executor, options, say, progress)
+    found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), leave=run.leave)
     refused = [_refused(error) for error in errors]
     run.total = len(found) + len(refused)
     if not found:
@@ -162,18 +162,18 @@ def infer_at(
         cases = name_cases(found, run.journal.owners())
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
-        say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {site}")
+        say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
         try:
             if outdated := run.outdated(cases):
                 say(outdated)
             run.refuse(refused)
             run.do(cases)
         finally:
-            site.close()
+            executor.close()
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
-                write_itksnap_labels(site.contract.labels, out / LABELS)
-            write_summary(run.entries(cases), site.contract.labels, out / SUMMARY, patients)
+                write_itksnap_labels(executor.contract.labels, out / LABELS)
+            write_summary(run.entries(cases), executor.contract.labels, out / SUMMARY, patients)
             record = run.record(scans, options)
             write_record(record, out / RUN)
             results = results_of(run.all_entries(), record, patients or {})
@@ -188,24 +188,24 @@ class _Run:
     """What a run has come to."""
 
     def __init__(
-        self, out: Path, site: Executor, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
+        self, out: Path, executor: Executor, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
     ) -> None:
         self.begun = datetime.now(UTC)
         self.journal = Journal(out)
         self.counts = dict.fromkeys(STATUSES, 0)
         self.not_used: Counter[str] = Counter()
         self.total = 0
-        self._site, self._say, self._progress = site, say, progress
+        self._executor, self._say, self._progress = executor, say, progress
         self._entries: list[Entry] = []
         self._blocked: dict[str, str] = {}
         self.replaced = 0
-        computed = (f"rules {RULES_VERSION}", site.model_sha256, site.ran.precision, *options.fingerprint)
+        computed = (f"rules {RULES_VERSION}", executor.model_sha256, executor.ran.precision, *options.fingerprint)
         self.work = WorkerConfig(
             out,
-            site.contract,
+            executor.contract,
             (*computed, *options.outputs.fingerprint),
             options,
-            made_by=f"parotid-seg {VERSION}, model {site.model_sha256[:12]}",
+            made_by=f"parotid-seg {VERSION}, model {executor.model_sha256[:12]}",
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
@@ -275,12 +275,12 @@ class _Run:
             CaseRequest(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked
         ]
         before = {job.case.name for job in jobs if _is_done(job.known)}
-        for each in self._site.do(self.work, jobs):
+        for each in self._executor.do(self.work, jobs):
             entry = each.entry
             if each.status == "done":
                 self.replaced += entry.case in before
-                ran = asdict(each.ran or self._site.ran)
-                entry = replace(entry, **ran, model=self._site.model_sha256)
+                ran = asdict(each.ran or self._executor.ran)
+                entry = replace(entry, **ran, model=self._executor.model_sha256)
             if each.status != "skipped":
                 self.journal.add(entry)
             self.tell(each.status, entry, each.machine)
@@ -303,7 +303,7 @@ class _Run:
     def record(self, scans: Sequence[Path], options: InferOptions) -> RunRecord:
         """What the run was made with, and how its cases ended."""
         not_reached = self.total - len(self._entries)
-        return run_record(self._site, options, scans, self.begun, self.counts, not_reached, self.not_used)
+        return run_record(self._executor, options, scans, self.begun, self.counts, not_reached, self.not_used)
 
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:

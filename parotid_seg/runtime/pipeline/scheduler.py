@@ -95,11 +95,11 @@ class Pipeline:
         work: what they have in common.
         batches: the model.
         limits: see `Limits`.
-        crew: where workers come from.
+        worker_pool: where workers come from.
     """
 
-    def __init__(self, work: WorkerConfig, batches: Batcher[Worker], limits: Limits, crew: WorkerPool) -> None:
-        self._work, self._batches, self._limits, self._crew = work, batches, limits, crew
+    def __init__(self, work: WorkerConfig, batches: Batcher[Worker], limits: Limits, worker_pool: WorkerPool) -> None:
+        self._work, self._batches, self._limits, self._worker_pool = work, batches, limits, worker_pool
         self._at_work: dict[Worker, _Attempt | None] = {}
         self._again: deque[_Attempt] = deque()
         self._wanted = min(FIRST_WORKERS, limits.workers)
@@ -140,7 +140,7 @@ class Pipeline:
                 attempt = replace(attempt, voxels=voxels_of(attempt.job.case.scan))
                 if self._busy and not self._has_room(attempt):
                     return
-                worker = idle or self._crew.hire(self._work)
+                worker = idle or self._worker_pool.start_worker(self._work)
             except MachineError as error:
                 if not self._busy:  # else try again when another case has ended
                     (waiting or self._again).popleft()
@@ -164,7 +164,9 @@ class Pipeline:
         begun = time.monotonic()
         idle = not self._batches.busy
         try:
-            event: Event | None = self._crew.events.get(timeout=TICK_S) if idle else self._crew.events.get_nowait()
+            event: Event | None = (
+                self._worker_pool.events.get(timeout=TICK_S) if idle else self._worker_pool.events.get_nowait()
+            )
         except queue.Empty:
             event = None
         if idle and more and self._served:
@@ -172,7 +174,7 @@ class Pipeline:
         while event:
             yield from self._take(*event)
             try:
-                event = self._crew.events.get_nowait()
+                event = self._worker_pool.events.get_nowait()
             except queue.Empty:
                 event = None
         self._watch()

@@ -196,7 +196,7 @@ class WorkerPool:
             self._all.append(Worker(self.events))
         self._spare = list(self._all)
 
-    def hire(self, work: WorkerConfig) -> Worker:
+    def start_worker(self, work: WorkerConfig) -> Worker:
         """A worker for cases.
 
         Raises:

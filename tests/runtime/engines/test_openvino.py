@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.gate import GATES, difference
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import openvino as module
 from parotid_seg.runtime.engines.base import labels_of
@@ -18,6 +17,7 @@ from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16,
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.tolerance import GATES, difference
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is missing: pip install openvino"

@@ -14,7 +14,7 @@ import pytest
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.runtime.pipeline import worker_pool as crews
+from parotid_seg.runtime.pipeline import worker_pool
 from parotid_seg.runtime.pipeline.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.frames import HEADER, MAGIC, ProtocolError, read_head
@@ -234,7 +234,7 @@ def first_is_hostile(monkeypatch, tmp_path):
             hostile = [sys.executable, "-m", "tests.runtime.pipeline.hostile_worker", kind, str(harmed)]
             return hostile if len(started) == 1 else command_of(module)
 
-        monkeypatch.setattr(crews, "command_of", command)
+        monkeypatch.setattr(worker_pool, "command_of", command)
         return harmed
 
     return make

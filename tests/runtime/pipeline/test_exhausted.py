@@ -13,7 +13,7 @@ from parotid_seg.errors import EXHAUSTED, MachineError, system_reason
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.node.segmenting import segment_with
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline import case_runner as transaction
+from parotid_seg.runtime.pipeline import case_runner
 from parotid_seg.runtime.pipeline import scheduler as pipeline
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.scheduler import PUT_OFF_S
@@ -39,7 +39,7 @@ def test_a_worker_that_cannot_open_a_file_puts_the_case_off(cases, tmp_path, mon
     def exhausted(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files", "s0.nii.gz")
 
-    monkeypatch.setattr(transaction, where, exhausted)
+    monkeypatch.setattr(case_runner, where, exhausted)
     with pytest.raises(MachineError, match="Too many open files"):
         run_case(work(tmp_path), cases[0], None, lambda covered: pytest.fail("it was read"))
 

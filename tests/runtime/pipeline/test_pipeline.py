@@ -54,8 +54,8 @@ def work(out, **options) -> WorkerConfig:
 
 def run(out, cases, batches=None, limits=TWO, known=None, **options):
     jobs = [CaseRequest(case, (known or {}).get(case.name)) for case in cases]
-    with WorkerPool() as crew:
-        pipeline = Pipeline(work(out, **options), batches or Observed(), limits, crew)
+    with WorkerPool() as pool:
+        pipeline = Pipeline(work(out, **options), batches or Observed(), limits, pool)
         return {each.entry.case: each for each in pipeline.run(jobs)}
 
 
@@ -157,8 +157,8 @@ def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
     def look(worker):
         at_once.append(len(pipeline._busy))
 
-    with WorkerPool() as crew:
-        pipeline = Pipeline(work(tmp_path, pictures=False), Observed(look), Limits(workers=2, scan_bytes=1), crew)
+    with WorkerPool() as pool:
+        pipeline = Pipeline(work(tmp_path, pictures=False), Observed(look), Limits(workers=2, scan_bytes=1), pool)
         assert [each.status for each in pipeline.run(CaseRequest(case, None) for case in cases)] == ["done"] * len(
             cases
         )
@@ -193,8 +193,8 @@ def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, t
 
 def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
     batches = Observed()
-    with WorkerPool() as crew:
-        next(Pipeline(work(tmp_path), batches, TWO, crew).run(CaseRequest(case, None) for case in cases))
+    with WorkerPool() as pool:
+        next(Pipeline(work(tmp_path), batches, TWO, pool).run(CaseRequest(case, None) for case in cases))
     assert all(worker._process.returncode is not None for worker in batches.workers)
 
 

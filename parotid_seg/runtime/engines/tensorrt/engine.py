@@ -23,9 +23,9 @@ from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, E
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
 from parotid_seg.scan.chunks import Inputs
 
-LANES = 2
+SLOTS = 2
 """Chunks on the GPU at once: one is computed while the next goes in and the one before comes out. The network fills the
-GPU, and every lane has activations of its own, so a third would cost memory and gain little."""
+GPU, and every slot has activations of its own, so a third would cost memory and gain little."""
 
 
 def load(request: Request) -> Backend:
@@ -58,7 +58,7 @@ class TensorRtBackend:
         DeviceMemoryError: if the engine itself does not fit into the GPU's memory.
     """
 
-    queue_depth = LANES
+    queue_depth = SLOTS
 
     def __init__(self, engine: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
         sidecar = read_sidecar(engine)
@@ -76,7 +76,7 @@ class TensorRtBackend:
         self.ran = ExecutionInfo(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
         self._path, self._sidecar = engine, sidecar
         self._engine: Engine | None = None
-        self._lanes: list[ExecutionSlot] = []
+        self._slots: list[ExecutionSlot] = []
         self._turn = 0
         self._context: PrimaryContext | None = None
         try:
@@ -84,7 +84,7 @@ class TensorRtBackend:
                 self._context = PrimaryContext(cuda, device)
                 with self._context.current():
                     self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
-                    self._lanes = [ExecutionSlot(self._engine) for _ in range(LANES)]
+                    self._slots = [ExecutionSlot(self._engine) for _ in range(SLOTS)]
         except BaseException:
             self.close()
             raise
@@ -92,12 +92,12 @@ class TensorRtBackend:
     @property
     def allocations(self) -> int:
         """Buffers and execution contexts made so far; constant once no chunk is larger than those before."""
-        return sum(lane.allocations for lane in self._lanes)
+        return sum(slot.allocations for slot in self._slots)
 
     @property
     def replays(self) -> int:
         """How often a captured CUDA graph was launched; those of TensorRT-RTX are its own and not counted."""
-        return sum(lane.replays for lane in self._lanes)
+        return sum(slot.replays for slot in self._slots)
 
     def fits(self, inputs: Inputs) -> bool:
         """Whether a chunk is within what the engine was built for."""
@@ -114,29 +114,29 @@ class TensorRtBackend:
             ScanError: if the chunk is not within what the engine was built for.
             DeviceMemoryError: if the GPU's memory does not suffice; a smaller chunk may be handed in afterwards.
         """
-        inputs, lane, context = self._next(inputs)
+        inputs, slot, context = self._next(inputs)
         with context.current(), self._released_if_full():
-            chunk = lane.start(inputs, lambda: self._finish(lane))
+            chunk = slot.start(inputs, lambda: self._finish(slot))
         self._tell_capture_failure()
         return chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """A chunk by itself, timed by events of the device. Raises as `start`."""
-        inputs, lane, context = self._next(inputs)
+        inputs, slot, context = self._next(inputs)
         with context.current(), self._released_if_full():
-            found = lane.timed(inputs)
+            found = slot.timed(inputs)
         self._tell_capture_failure()
         return found
 
     def _next(self, inputs: Inputs) -> tuple[Inputs, ExecutionSlot, PrimaryContext]:
-        """A chunk as the engine takes it, and the lane whose turn it is."""
+        """A chunk as the engine takes it, and the slot whose turn it is."""
         if self._context is None or self._engine is None:
             raise ParotidSegError("the engine is closed", path=self._path)
         inputs = filled(inputs, self._sidecar.batch.min)
         check_shapes(inputs, self._path, self._sidecar)
-        lane = self._lanes[self._turn]
-        self._turn = (self._turn + 1) % len(self._lanes)
-        return inputs, lane, self._context
+        slot = self._slots[self._turn]
+        self._turn = (self._turn + 1) % len(self._slots)
+        return inputs, slot, self._context
 
     @contextmanager
     def _released_if_full(self) -> Iterator[None]:
@@ -144,7 +144,7 @@ class TensorRtBackend:
         try:
             yield
         except DeviceMemoryError:
-            for each in self._lanes:
+            for each in self._slots:
                 each.release()
             raise
 
@@ -155,20 +155,20 @@ class TensorRtBackend:
             self.ran = dataclasses.replace(self.ran, backend=f"{self.ran.backend}, CUDA graphs {self.graphs}")
 
     def close(self) -> None:
-        """Give the lanes, then the engine, then the GPU's context back. Chunks under way come out first."""
+        """Give the slots, then the engine, then the GPU's context back. Chunks under way come out first."""
         context, self._context = self._context, None
         if context is None:
             return
         with context.current():
-            while self._lanes:
-                self._lanes.pop().close()
+            while self._slots:
+                self._slots.pop().close()
             self._engine = None
         context.release()
 
-    def _finish(self, lane: ExecutionSlot) -> None:
+    def _finish(self, slot: ExecutionSlot) -> None:
         if self._context is not None:
             with self._context.current():
-                lane.finish()
+                slot.finish()
 
 
 def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: ModuleType) -> tuple[Engine, str]:
@@ -208,7 +208,7 @@ def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: Mo
 def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callable[[], Any], bool, str]:
     """What makes execution contexts, whether their work is to be captured, and what is to be said about that.
 
-    Their device memory is ours, so that all contexts of a lane share it.
+    Their device memory is ours, so that all contexts of a slot share it.
     """
     ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not described.captures:

@@ -1,4 +1,4 @@
-"""One lane of a TensorRT engine: a stream with its buffers, on which one chunk at a time goes in, through and out."""
+"""One slot of a TensorRT engine: a stream with its buffers, on which one chunk at a time goes in, through and out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, C
 from parotid_seg.scan.chunks import Inputs
 
 SHAPES = 4
-"""Sets of input shapes that a lane keeps ready: the first chunk of a scan, those in the middle, the last, one more."""
+"""Sets of input shapes that a slot keeps ready: the first chunk of a scan, those in the middle, the last, one more."""
 ALIGNED = 256
 """Bytes that TensorRT's memory is aligned to."""
 
 
 @dataclass
 class Engine:
-    """A loaded engine, as its lanes share it.
+    """A loaded engine, as its slots share it.
 
     Attributes:
         cuda: the module `pycuda.driver`.
@@ -36,7 +36,7 @@ class Engine:
         runtime, cuda_engine: the library's; the first must live as long as the second.
         new_context: makes an execution context without device memory of its own.
         inputs, outputs: names and types of its tensors; the output asked for is the first.
-        captures: whether lanes capture CUDA graphs; none does any more once that has failed.
+        captures: whether slots capture CUDA graphs; none does any more once that has failed.
         capture_failure: why it has failed.
     """
 
@@ -57,10 +57,10 @@ class Engine:
 
 
 class Chunk:
-    """A chunk that a lane was given.
+    """A chunk that a slot was given.
 
     Args:
-        wait: has the lane settle it.
+        wait: has the slot settle it.
     """
 
     def __init__(self, wait: Callable[[], None]) -> None:
@@ -68,7 +68,7 @@ class Chunk:
         self._settled: Output | Exception | None = None
 
     def settle(self, outcome: Output | Exception) -> None:
-        """Take the output, or the error in its place; from then on it holds on to no lane."""
+        """Take the output, or the error in its place; from then on it holds on to no slot."""
         self._settled, self._wait = outcome, None
 
     def result(self) -> Output:
@@ -91,9 +91,9 @@ class _Prepared:
 
     Attributes:
         context: the library's.
-        places: first byte and shape of each input and output in the lane's buffers.
+        places: first byte and shape of each input and output in the slot's buffers.
         bytes_in, bytes_out, scratch: what it needs of them.
-        views: the inputs in the host buffer; empty until the context knows the addresses of the lane's buffers.
+        views: the inputs in the host buffer; empty until the context knows the addresses of the slot's buffers.
         warm: whether the work was done once, which the library needs before it can be captured.
         graph: the captured work.
     """
@@ -108,7 +108,7 @@ class _Prepared:
     graph: CudaGraph | None = None
 
     def forget(self) -> None:
-        """Nothing of it holds on to the lane's buffers any more."""
+        """Nothing of it holds on to the slot's buffers any more."""
         if self.graph is not None:
             self.graph.destroy()
         self.views, self.warm, self.graph = {}, False, None
@@ -143,7 +143,7 @@ class ExecutionSlot:
             wait: how the chunk's `result` gets here.
 
         Raises:
-            DeviceMemoryError: if the GPU's memory does not suffice; `release` makes the lane usable again.
+            DeviceMemoryError: if the GPU's memory does not suffice; `release` makes the slot usable again.
             ModelError: if the library refuses the chunk.
         """
         self.finish()
@@ -203,7 +203,7 @@ class ExecutionSlot:
             self._free(name)
 
     def close(self) -> None:
-        """Give everything back; the lane is of no use afterwards."""
+        """Give everything back; the slot is of no use afterwards."""
         self.release()
         self._prepared.clear()
         self._stream = None

@@ -19,7 +19,7 @@ Runnable = Callable[[Path, str], Path]
 """A model file and a backend's name to the file that this backend runs: `export.engine.runnable`."""
 
 
-class Field(NamedTuple):
+class Selection(NamedTuple):
     """Who takes part.
 
     Attributes:
@@ -33,7 +33,7 @@ class Field(NamedTuple):
     gpu: int | None
 
 
-def contestants(model: Path, backends: Sequence[str], device: str, runnable: Runnable, say: Say) -> Field:
+def select_engines(model: Path, backends: Sequence[str], device: str, runnable: Runnable, say: Say) -> Selection:
     """The engines, and what they have in common.
 
     Args:
@@ -55,7 +55,7 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
     request = Request(model, contract, index, None, OUTPUTS[0], say)
     if model.suffix == ENGINE_FILE:
         request = replace(request, gpu=index or 0)
-        return Field(candidates(request), contract, request.gpu)
+        return Selection(candidates(request), contract, request.gpu)
     on_gpu = (
         [] if device == CPU else _on_gpu(replace(request, gpu=index or 0), engines, bool(backends), device, runnable)
     )
@@ -68,7 +68,7 @@ def contestants(model: Path, backends: Sequence[str], device: str, runnable: Run
             raise OptionError(
                 f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}"
             )
-    return Field(found, contract, (index or 0) if on_gpu else None)
+    return Selection(found, contract, (index or 0) if on_gpu else None)
 
 
 def _engine_named(backend: str) -> Engine:

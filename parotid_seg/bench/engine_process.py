@@ -1,4 +1,4 @@
-"""A contestant seen from the main process: its process, asked one question at a time."""
+"""The process of an engine, seen from the main process and asked one question at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from parotid_seg.scan.volume import Mask
 
 
-class Contestant:
+class EngineProcess:
     """One engine in a process of its own.
 
     Args:

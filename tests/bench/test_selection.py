@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from parotid_seg.bench import contestants as module
-from parotid_seg.bench.contestants import contestants
+from parotid_seg.bench import selection as module
+from parotid_seg.bench.selection import select_engines
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile
@@ -14,7 +14,7 @@ from tests.fake_cuda import ADA, write_engine
 
 
 def field(*backends, model=DEFAULT_MODEL, device="auto", runnable=lambda *_: None, say=print):
-    return contestants(model, backends, device, runnable, say)
+    return select_engines(model, backends, device, runnable, say)
 
 
 def names(*backends, **more):

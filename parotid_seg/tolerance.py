@@ -18,7 +18,7 @@ class Difference:
 
     Attributes:
         changed: voxels whose label differs.
-        changed_share, dsc, hd95_mm, volume_ml: see `Gate`.
+        changed_share, dsc, hd95_mm, volume_ml: see `Tolerance`.
     """
 
     changed: int
@@ -35,7 +35,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Tolerance:
     """How far a model's masks may be from the trained model's, on every scan, structure by structure.
 
     Attributes:
@@ -62,11 +62,13 @@ class Gate:
         )
 
 
-SAME = Gate(least_dsc=0.998, most_changed_share=0.002, most_hd95_mm=1.0, most_volume_ml=0.1, most_dsc_lost=0.002)
+SAME = Tolerance(least_dsc=0.998, most_changed_share=0.002, most_hd95_mm=1.0, most_volume_ml=0.1, most_dsc_lost=0.002)
 """Rounding of sums, and no more. Two readers of one scan agree at a DSC of about 0.87, a hundred times further apart;
 0.2 % of a 25 ml gland is 0.05 ml, a few voxels of its surface; an HD95 of 1 mm is reached when 5 % of the surface moves
 by a voxel."""
-QUANTISED = Gate(least_dsc=0.98, most_changed_share=0.03, most_hd95_mm=4.0, most_volume_ml=0.5, most_dsc_lost=0.005)
+QUANTISED = Tolerance(
+    least_dsc=0.98, most_changed_share=0.03, most_hd95_mm=4.0, most_volume_ml=0.5, most_dsc_lost=0.005
+)
 """Eight bits round visibly, but must not be seen in results: a fifth of the distance between two networks of one recipe
 (DSC 0.91), one voxel of an ordinary planning CT (4 mm), half a point of DSC against contours, 2 % of a gland."""
 GATES = {"fp32": SAME, "fp16": SAME, "bf16": QUANTISED, "int8": QUANTISED}

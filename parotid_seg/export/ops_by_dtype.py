@@ -21,7 +21,7 @@ WIDTHS = ("int8", "float16", "bfloat16", "float32", "unknown")
 
 
 @dataclass(frozen=True)
-class Census:
+class OpsByDtype:
     """Multiply-adds of one chunk by the type they are computed in.
 
     Attributes:
@@ -50,7 +50,7 @@ def work_of(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> dict[s
     return {node.name: node.multiply_adds for node in nodes if node.multiply_adds}
 
 
-def of_graph(model: ModelProto, work: Mapping[str, int]) -> Census:
+def of_graph(model: ModelProto, work: Mapping[str, int]) -> OpsByDtype:
     """What a graph asks for.
 
     A product of dequantised values counts as int8: it is what a runtime is meant to fuse them to.
@@ -75,10 +75,10 @@ def of_graph(model: ModelProto, work: Mapping[str, int]) -> Census:
     if sum(found.values()) != sum(work.values()):
         missing = work.keys() - {node.name for node in graph.node}
         raise ModelError(f"{len(missing)} nodes of the FP32 graph are not in this one, for example {min(missing)}")
-    return Census(dict(found))
+    return OpsByDtype(dict(found))
 
 
-def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> Census:
+def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> OpsByDtype:
     """What an engine's network computes in.
 
     Args:
@@ -99,13 +99,13 @@ def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> C
     missing = sum(work.values()) - sum(work[name] for name in counted)
     if missing > sum(work.values()) / 10:
         raise ModelError(f"{missing:,} of {sum(work.values()):,} multiply-adds are in no layer of the engine")
-    return Census(dict(found))
+    return OpsByDtype(dict(found))
 
 
-def of_run(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> Census:
+def of_run(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> OpsByDtype:
     """What onnxruntime's CPU provider does with a model after its own optimisation, from the profile of one run."""
     found: Counter[str] = Counter()
     for node in count_nodes(content, inputs, optimised=True):
         if node.multiply_adds:
             found[node.type] += node.multiply_adds
-    return Census(dict(found))
+    return OpsByDtype(dict(found))

@@ -6,12 +6,12 @@ import os
 import numpy as np
 import pytest
 
-from parotid_seg.bench.pace import (
+from parotid_seg.bench.machine_probe import (
     HANDOVERS,
     LEAST_ROUNDS,
     MOST_CORES,
     TRIES,
-    Pace,
+    MachineProbe,
     at_full_pace,
     best_pace,
     median_at_full_pace,
@@ -20,7 +20,7 @@ from parotid_seg.bench.pace import (
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be placed here")
 def test_the_work_is_done_on_each_core_in_turn():
-    with contextlib.closing(Pace()) as pace:
+    with contextlib.closing(MachineProbe()) as pace:
         assert pace.ms() > 0
         places = [thread.submit(os.sched_getaffinity, 0).result() for thread in pace._threads]
     np.testing.assert_array_equal(pace._memory, TRIES * HANDOVERS)
@@ -30,8 +30,8 @@ def test_the_work_is_done_on_each_core_in_turn():
 
 def test_what_disturbs_one_of_several_tries_does_not_count(monkeypatch):
     times = iter([3.0, 1.5, 9.0])
-    monkeypatch.setattr(Pace, "_once_ms", lambda _: next(times))
-    with contextlib.closing(Pace()) as pace:
+    monkeypatch.setattr(MachineProbe, "_once_ms", lambda _: next(times))
+    with contextlib.closing(MachineProbe()) as pace:
         assert pace.ms() == 1.5
 
 

@@ -36,7 +36,7 @@ Rounds = Sequence[Sequence[float]]
 """Milliseconds of each round, by launch."""
 
 
-class Pace:
+class MachineProbe:
     """One thread on each core, as far as the system lets threads be placed."""
 
     def __init__(self) -> None:

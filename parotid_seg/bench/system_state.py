@@ -38,7 +38,7 @@ NO_REASON = 1
 
 
 @dataclass(frozen=True)
-class Condition:
+class SystemState:
     """At one moment; None where the system does not tell.
 
     Attributes:
@@ -74,17 +74,17 @@ def about_machine(gpu: int | None = None) -> dict[str, Any]:
     }
 
 
-def condition(gpu: int | None = None) -> Condition:
+def system_state(gpu: int | None = None) -> SystemState:
     """How the machine is now.
 
     Args:
         gpu: number of the GPU to ask after.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return Condition(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else driver_says(gpu))
+    return SystemState(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else driver_says(gpu))
 
 
-def remarks(before: Condition, after: Condition, cores: int) -> list[str]:
+def remarks(before: SystemState, after: SystemState, cores: int) -> list[str]:
     """What of it may have disturbed a measurement, one short sentence each."""
     found = []
     if before.load is not None and before.load > 0.5 * cores:

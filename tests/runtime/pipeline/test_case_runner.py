@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import OutputError, ScanError
-from parotid_seg.runtime.pipeline import case_runner as transaction
+from parotid_seg.runtime.pipeline import case_runner
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import WorkerConfig
@@ -48,7 +48,7 @@ def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
     def too_large(*_):
         raise MemoryError
 
-    monkeypatch.setattr(transaction, "read_for_model", too_large)
+    monkeypatch.setattr(case_runner, "read_for_model", too_large)
     status, entry = run_case(work, case, None, everywhere)
     assert (status, entry.failure) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
 

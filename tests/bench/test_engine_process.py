@@ -1,4 +1,4 @@
-"""A contestant in its process: what it answers, and how it ends."""
+"""A process in its process: what it answers, and how it ends."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from slowed import Slowed
 
-from parotid_seg.bench.contestant import Contestant
+from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.parity import compare, reference_masks
 from parotid_seg.bench.stages import STAGES
@@ -26,9 +26,9 @@ def real(covered, contract):
 
 @pytest.fixture
 def plain(real):
-    contestant = Contestant(PLAIN, real[0])
-    yield contestant
-    contestant.end()
+    process = EngineProcess(PLAIN, real[0])
+    yield process
+    process.end()
 
 
 def test_it_starts_and_tells_its_times(plain, real):
@@ -78,7 +78,7 @@ def test_masks_are_compared_with_the_reference(plain, scan, real, contract):
     same = compare(reference, {scan: plain.labels(scan, 3)}, "fp32", labels)
     assert (same.within, same.scans) == (True, 1)
     assert same.dsc > 0.999
-    wrong = Contestant(candidate("wrong", engines.Wrong), real[0])
+    wrong = EngineProcess(candidate("wrong", engines.Wrong), real[0])
     other = compare(reference, {scan: wrong.labels(scan, 3)}, "fp32", labels)
     wrong.end()
     assert (other.within, other.dsc) == (False, 0.0)
@@ -86,11 +86,11 @@ def test_masks_are_compared_with_the_reference(plain, scan, real, contract):
 
 
 def test_several_under_way(real):
-    contestant = Contestant(candidate("ahead", engines.Ahead), real[0])
-    contestant.hold(2, real, real)
-    found = contestant.round(2, 2)
-    contestant.end()
-    assert contestant.started.queue_depth == 2
+    process = EngineProcess(candidate("ahead", engines.Ahead), real[0])
+    process.hold(2, real, real)
+    found = process.round(2, 2)
+    process.end()
+    assert process.started.queue_depth == 2
     assert len(found.ahead_ms) == 1
 
 
@@ -104,7 +104,7 @@ def test_several_under_way(real):
 )
 def test_one_that_cannot_start(real, make, words, capfd):
     with pytest.raises(ParotidSegError, match=words) as error:
-        Contestant(candidate("bad", make), real[0])
+        EngineProcess(candidate("bad", make), real[0])
     assert isinstance(error.value, ModelError) == (make is engines.refuse)
     assert ("Traceback" in capfd.readouterr().err) == (make is engines.stumble)  # a bug keeps it
 
@@ -118,13 +118,13 @@ def test_one_that_is_killed(plain):
 def test_an_engine_that_sleeps_is_slower(real):
     """By about as much as it sleeps."""
     both = {"plain": PLAIN, "slowed": candidate("slowed", partial(Slowed, 0.5))}
-    running = {name: Contestant(each, real[0]) for name, each in both.items()}
+    running = {name: EngineProcess(each, real[0]) for name, each in both.items()}
     times = {name: [] for name in both}
-    for contestant in running.values():
-        contestant.hold(2, real, real)
+    for process in running.values():
+        process.hold(2, real, real)
     for _ in range(10):
-        for name, contestant in running.items():
-            times[name] += contestant.round(2, 4).real_ms
-    for contestant in running.values():
-        contestant.end()
+        for name, process in running.items():
+            times[name] += process.round(2, 4).real_ms
+    for process in running.values():
+        process.end()
     assert 1.2 < np.median(times["slowed"]) / np.median(times["plain"]) < 2.5

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from parotid_seg.bench import condition as module
-from parotid_seg.bench.condition import Condition, about_machine, condition, gpu_memory_mib, remarks
+from parotid_seg.bench.system_state import SystemState, about_machine, gpu_memory_mib, remarks, system_state
 
-QUIET = Condition(cpu_mhz=2500.0, throttled=3, stolen_share=0.001, load=0.1, gpu=None)
+QUIET = SystemState(cpu_mhz=2500.0, throttled=3, stolen_share=0.001, load=0.1, gpu=None)
 SAID = "580.65.06, 81559 MiB, {used} MiB, 700.00 W, 1980 MHz, 1755 MHz, 41, {reasons}"
 
 
@@ -25,7 +25,7 @@ def driver(tmp_path, monkeypatch):
 
 
 def test_this_machine():
-    found = condition()
+    found = system_state()
     assert found.gpu is None
     assert found.load is None or found.load >= 0
     about = about_machine()
@@ -43,14 +43,14 @@ def test_clocks_heat_and_other_guests(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(module, "CPU_TIMES", tmp_path / "stat")
     monkeypatch.setattr(module, "SYSTEM", tmp_path)
-    found = condition()
+    found = system_state()
     assert (found.cpu_mhz, found.throttled, found.stolen_share) == (3000.0, 7, 0.1)
 
 
 def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     for name in ("CPU_INFO", "CPU_TIMES", "SYSTEM"):
         monkeypatch.setattr(module, name, tmp_path / "missing")
-    found = condition()
+    found = system_state()
     assert (found.cpu_mhz, found.throttled, found.stolen_share) == (None, None, None)
     assert remarks(found, found, 10_000) == []
 
@@ -67,12 +67,12 @@ def test_what_may_have_disturbed():
 
 def test_a_gpu(driver):
     driver(SAID.format(used=1234, reasons="0x0000000000000001"))
-    found = condition(0)
+    found = system_state(0)
     assert found.gpu["clocks.sm"] == "1755 MHz"
     assert gpu_memory_mib(0) == 1234
     assert remarks(QUIET, dataclasses.replace(QUIET, gpu=found.gpu), 2) == []
     driver(SAID.format(used=1, reasons="0x0000000000000021"))
-    assert remarks(QUIET, dataclasses.replace(QUIET, gpu=condition(0).gpu), 2) == [
+    assert remarks(QUIET, dataclasses.replace(QUIET, gpu=system_state(0).gpu), 2) == [
         "the GPU was slowed down (clocks_throttle_reasons.active 0x20)"
     ]
 
@@ -80,12 +80,12 @@ def test_a_gpu(driver):
 @pytest.mark.parametrize("said", ["", "NVIDIA-SMI has failed", "1, 2"])
 def test_a_driver_that_says_something_else(driver, said):
     driver(said, status=9)
-    assert condition(0).gpu is None
+    assert system_state(0).gpu is None
     assert gpu_memory_mib(0) is None
 
 
 def test_a_driver_that_does_not_tell_of_throttling(driver):
     driver(SAID.format(used="[N/A]", reasons="[N/A]"))
-    found = condition(0)
+    found = system_state(0)
     assert gpu_memory_mib(0) is None
     assert remarks(QUIET, dataclasses.replace(QUIET, gpu=found.gpu), 2) == []
