@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING
 from types import GenericAlias
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -53,16 +53,19 @@ def with_options(command: Command) -> Command:
 
 
 def _parameter(found: Declared) -> inspect.Parameter:
-    """What Typer reads of an option. One with several values is a list, empty by default."""
-    option, kind, default = found.option, found.type if found.option.parse is None else str, found.default
+    """What Typer reads of an option. One with several values is a list, empty by default. Bounds are the group's."""
+    option, kind, default, metavar = found.option, found.type, found.default, found.option.metavar
+    if get_origin(kind) is Literal:
+        kind, metavar = str, "|".join(get_args(kind))
+    elif option.parse is not None:
+        kind = str
     several = get_origin(kind) is tuple
     if several:
         kind, default = GenericAlias(list, get_args(kind)[:1]), []
     declaration = typer.Option(
         *option.spellings,
         help=option.help,
-        metavar=option.metavar or None,
-        min=option.least,
+        metavar=metavar or None,
         show_default=not several,
         rich_help_panel=found.panel,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -23,11 +23,11 @@ def listed(text: str | None) -> list[str] | None:
 
 
 @contextlib.contextmanager
-def one_line_errors(interrupted: str = "") -> Iterator[None]:
+def one_line_errors(interrupted: str | Callable[[], str] = "") -> Iterator[None]:
     """The one place where errors a user can mend become a line on stderr and an exit status of 1 or 2.
 
     Args:
-        interrupted: what is told after Ctrl-C.
+        interrupted: what is printed after Ctrl-C, or what makes that sentence then.
     """
     try:
         yield
@@ -35,7 +35,8 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         print_error(str(error))
         raise typer.Exit(error.exit_status) from error
     except KeyboardInterrupt:
-        print_error("; ".join(filter(None, ("interrupted", interrupted))))
+        advice = interrupted if isinstance(interrupted, str) else interrupted()
+        print_error("; ".join(filter(None, ("interrupted", advice))))
         raise typer.Exit(130) from None
 
 

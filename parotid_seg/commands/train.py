@@ -70,7 +70,13 @@ def train(
     RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With a start, RUN/transfer.json tells of every weight whether
     it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
     """
-    with one_line_errors("--resume goes on after the last finished epoch"), extra("train"), following(quiet) as line:
+
+    def advice() -> str:
+        from parotid_seg.train.settings import resume_advice
+
+        return resume_advice(out)
+
+    with one_line_errors(advice), extra("train"), following(quiet) as line:
         from parotid_seg.train.dataset import open_data_sets
         from parotid_seg.train.settings import load_config
 
@@ -93,4 +99,5 @@ def train(
                 resume=resume,
                 max_minutes=max_minutes,
                 report=line.say,
+                progress=line.phase,
             )

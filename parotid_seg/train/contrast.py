@@ -14,7 +14,7 @@ from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.config import PARTS, SCRATCH, ContrastConfig, TrainConfig
 from parotid_seg.train.dataset import DataSet
-from parotid_seg.train.loop import Report, Trainer, follow, parameter_groups
+from parotid_seg.train.loop import Progress, Report, Trainer, follow, parameter_groups
 from parotid_seg.train.moco import MomentumContrast, Pair
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.parallel import Processes
@@ -39,9 +39,16 @@ class ContrastTrainer(Trainer):
     schedule: ContrastConfig
 
     def __init__(
-        self, config: TrainConfig, data: DataSet, run: Path, processes: Processes, report: Report, cache: Path
+        self,
+        config: TrainConfig,
+        data: DataSet,
+        run: Path,
+        processes: Processes,
+        report: Report,
+        cache: Path,
+        progress: Progress = lambda *_: None,
     ) -> None:
-        super().__init__(config, data, run, processes, report, cache)
+        super().__init__(config, data, run, processes, report, cache, progress)
         channels = len(data.channels) * len(config.grid.offsets_mm)
         network = dataclasses.replace(config.network, drop_path=self.schedule.drop_path)
         self.unet = SwinUnet(network, config.grid.size, channels, len(data.labels))
@@ -104,6 +111,9 @@ class ContrastTrainer(Trainer):
         if self.processes.first:
             draw_pairs(self.pair, self.run / "samples.png")
         return {"momentum": self.schedule.momentum_at(self.step)}
+
+    def end_early(self) -> None:
+        """Each epoch leaves its `best.pt`."""
 
     @torch.no_grad()
     def _pair(self, batch: PairBatch, generator: torch.Generator) -> Pair:

@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.train.parallel import PATIENCE
+from parotid_seg.train.settings import resume_advice
 
 STORE_PATIENCE = timedelta(seconds=5)
 """For an answer of the store, which may be lost with its machine."""
@@ -60,8 +61,10 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
     def stop(number: int) -> None:
         if number == signal.SIGINT:
-            end(f"interrupted; {_advice(run)}", 130)
-        end(f"training stopped from outside, or because a process was lost ({here}); {_advice(run)}", 128 + number)
+            end(f"interrupted; {resume_advice(run)}", 130)
+        end(
+            f"training stopped from outside, or because a process was lost ({here}); {resume_advice(run)}", 128 + number
+        )
 
     _on_signal(stop)
     try:
@@ -73,7 +76,7 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
             time.sleep(SIGNAL_S)
             raise
         lost = f"a process was lost, or gave no sign for {PATIENCE.total_seconds() / 60:g} minutes"
-        end(f"training stopped: {lost} ({here}); {_advice(run)}", 1)
+        end(f"training stopped: {lost} ({here}); {resume_advice(run)}", 1)
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -89,14 +92,6 @@ def _is_first(store: Any) -> bool:
 def _is_of_connection(error: Exception) -> bool:
     """Whether an error means that another process does not answer; gloo's are known by their text alone."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
-
-
-def _advice(run: Path) -> str:
-    held = [*run.glob("last.pt"), *run.glob("*/last.pt")]
-    if not held:
-        return f"{run} holds no finished epoch on this machine"
-    newest = max(held, key=lambda path: path.stat().st_mtime)
-    return f"{newest} is whole, and --resume goes on with it"
 
 
 def _on_signal(stop: Callable[[int], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -29,6 +30,10 @@ from parotid_seg.train.settings import to_toml
 from parotid_seg.train.transfer import Transfer
 
 Report = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and of how many."""
+SILENCE_S = 60.0
+"""After so long without a line, one says how far the epoch is."""
 
 MOST_WORKERS = 8
 """Processes that draw slices for a GPU; on the CPU it is one, since the network needs the cores."""
@@ -50,8 +55,9 @@ class Trainer(ABC):
         data: the data set.
         run: folder for checkpoints, metrics and pictures.
         processes: this process among those that train.
-        report: told one line at a time what happens.
+        report: called with one line at a time about what happens.
         cache: folder for decoded scans.
+        progress: called after each step and each patient that is read.
     """
 
     curves: ClassVar[tuple[tuple[str, str], ...]]
@@ -61,11 +67,19 @@ class Trainer(ABC):
     optimizer: torch.optim.Optimizer
 
     def __init__(
-        self, config: TrainConfig, data: DataSet, run: Path, processes: Processes, report: Report, cache: Path
+        self,
+        config: TrainConfig,
+        data: DataSet,
+        run: Path,
+        processes: Processes,
+        report: Report,
+        cache: Path,
+        progress: Progress = lambda *_: None,
     ) -> None:
         self.config, self.data, self.run, self.cache = config, data, run, cache
         self.processes, self.device = processes, processes.device
         self.report = report if processes.first else lambda _: None
+        self.shown = progress if processes.first else lambda *_: None
         self.schedule = config.schedule
         self.places = processes.share(self.schedule.batch_size)
         spare = max(1, (os.cpu_count() or 1) // processes.here - 1)
@@ -103,6 +117,10 @@ class Trainer(ABC):
         """Checks, validation, pictures and `best.pt`; returns further figures to record."""
 
     @abstractmethod
+    def end_early(self) -> None:
+        """What a run leaves that ends before its schedule does."""
+
+    @abstractmethod
     def weights(self) -> dict[str, Tensor]:
         """The stage's result, by the names of `ParotidNet`."""
 
@@ -125,10 +143,12 @@ class Trainer(ABC):
             ScanError, InputError: if one cannot be used, or a label map is empty.
         """
         cases = (*self.data.train, *self.data.validation)
-        self.report(f"reading {len(cases)} patients")
+        held_out = f", validates on {len(self.data.validation)}: {', '.join(self.data.validation)}"
+        trained = f"stage {self.config.stages[-1]}: trains on {len(self.data.train)} patients"
+        self.report(trained + (held_out if self.data.validation else ""))
         own = cases[self.processes.rank :: self.processes.count]
         for part in (own, cases):  # first each process decodes its part; then nothing is left, unless caches are apart
-            patients = load_patients(self.data, part, self.cache, self.config.window_hu)
+            patients = load_patients(self.data, part, self.cache, self.config.window_hu, self._reading(len(part)))
             self.processes.barrier()
         warning = doubts_line(patients)
         if warning and self.processes.first:
@@ -137,6 +157,10 @@ class Trainer(ABC):
         mirrored = self.config.augment.mirror_probability > 0
         for note in check_labels(self.data, self.train, self.validation, mirrored):
             self.report(f"note: {note}")
+
+    def _reading(self, count: int) -> Callable[[str], None]:
+        numbers = iter(range(count))
+        return lambda case: self.shown(f"reading {case}", next(numbers), count)
 
     def resume(self) -> None:
         """Go on from `last.pt`.
@@ -147,9 +171,12 @@ class Trainer(ABC):
         checkpoint = self.processes.broadcast_from_rank0(lambda: load_checkpoint(self.run / "last.pt"))
         made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
         found = made, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
-        if found != (self.config, self.data.labels, self.data.channels, len(self.data.train)):
+        asked = self.config, self.data.labels, self.data.channels, len(self.data.train)
+        if found != asked:
+            last = self.run / "last.pt"
             raise InputError(
-                f"--resume: {self.run / 'last.pt'} was made with other settings; see {self.run / 'config.toml'}"
+                f"--resume: {last} was made with other settings: {_differences(found, asked)}; give the same again "
+                f"(--config {self.run / 'config.toml'}), or start a new run from it (--init {last} with another --out)"
             )
         try:
             done = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
@@ -200,6 +227,7 @@ class Trainer(ABC):
             self._epoch()
             late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
             if self.processes.any(late) and not self.finished:
+                self.end_early()
                 self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume goes on")
                 return False
         return True
@@ -211,8 +239,19 @@ class Trainer(ABC):
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         figures: list[dict[str, float]] = []
-        for batch in self.batches(range(self.step, self.step + self.schedule.steps_an_epoch)):
+        steps, said = self.schedule.steps_an_epoch, started
+        title = f"stage {self.config.stages[-1]}, epoch {self.epochs_done + 1} of {self.schedule.epochs}"
+        self.shown(title, 0, steps)
+        for batch in self.batches(range(self.step, self.step + steps)):
             figures.append(self._train_step(batch, generator))
+            self.shown(title, len(figures), steps)
+            if (now := time.monotonic()) - said >= SILENCE_S:
+                left = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
+                each, said = (now - started) / len(figures), now
+                self.report(
+                    f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
+                    f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * left)} of the stage"
+                )
         self.epochs_done += 1
         means = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
         record = {
@@ -267,6 +306,33 @@ class Trainer(ABC):
         )
         if self.processes.first:
             save_checkpoint(checkpoint, self.run / name)
+
+
+def duration(seconds: float) -> str:
+    """A duration to read, in the unit that suits it."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _differences(found: tuple[Any, ...], asked: tuple[Any, ...]) -> str:
+    """Which settings differ, with both values."""
+    names = ("settings", "labels", "channels", "train patients")
+    held, wanted = (dict(zip(names, each, strict=True)) for each in (found, asked))
+    for values in (held, wanted):
+        config = values.pop("settings")
+        values |= {
+            f"{group.name}.{name}" if dataclasses.is_dataclass(getattr(config, group.name)) else group.name: value
+            for group in dataclasses.fields(config)
+            for name, value in _values_of(getattr(config, group.name))
+        }
+    differing = [name for name in held if held[name] != wanted.get(name)]
+    return ", ".join(f"{name} (it has {held[name]}, now {wanted.get(name)})" for name in differing)
+
+
+def _values_of(value: Any) -> list[tuple[str, Any]]:
+    return [*dataclasses.asdict(value).items()] if dataclasses.is_dataclass(value) else [("", value)]  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.dataset import DataSet
-from parotid_seg.train.loop import Report, Trainer, follow, parameter_groups
+from parotid_seg.train.loop import Progress, Report, Trainer, follow, parameter_groups
 from parotid_seg.train.network import ParotidNet, SwinUnet, init_rare_class_bias
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient
@@ -134,9 +134,16 @@ class SegmentTrainer(Trainer):
     schedule: SegmentConfig
 
     def __init__(
-        self, config: TrainConfig, data: DataSet, run: Path, processes: Processes, report: Report, cache: Path
+        self,
+        config: TrainConfig,
+        data: DataSet,
+        run: Path,
+        processes: Processes,
+        report: Report,
+        cache: Path,
+        progress: Progress = lambda *_: None,
     ) -> None:
-        super().__init__(config, data, run, processes, report, cache)
+        super().__init__(config, data, run, processes, report, cache, progress)
         net = (
             build_network(config, len(data.channels), len(data.labels))
             .to(self.device)
@@ -215,6 +222,10 @@ class SegmentTrainer(Trainer):
         """Validate every few epochs, and keep the best."""
         if self.epochs_done % self.schedule.validate_every and self.epochs_done != self.schedule.epochs:
             return {}
+        return self._validate()
+
+    def _validate(self) -> dict[str, float]:
+        """Judge the moving average on the validation patients; it becomes `best.pt` if none was better."""
         started = time.monotonic()
         count = self.processes.count
         own = self.validation[self.processes.rank :: count]
@@ -232,6 +243,12 @@ class SegmentTrainer(Trainer):
             predicted = [mask for mask, _ in judged]
             draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
         return {**found, "validation_seconds": round(time.monotonic() - started, 1)}
+
+    def end_early(self) -> None:
+        """Validate if no epoch was, so that there is a `best.pt`."""
+        if self.best_dsc < 0:
+            self._validate()
+            self.save("last.pt", self.progress())
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN where the reference shows none.

@@ -45,6 +45,15 @@ of the Swin-Unet, the moving average of the weights, and an epoch's length (the 
 PRESETS = {"compact": TrainConfig(), "paper": PAPER}
 
 
+def resume_advice(run: Path) -> str:
+    """What can be resumed of a run that ended early."""
+    held = [*run.glob("last.pt"), *run.glob("*/last.pt")]
+    if not held:
+        return f"{run} holds no finished epoch on this machine"
+    newest = max(held, key=lambda path: path.stat().st_mtime)
+    return f"{newest} is whole, and --resume goes on with it"
+
+
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
     """A preset, with a TOML file's values over it, with keyword overrides of top-level values over both.
 

@@ -11,7 +11,7 @@ from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.dataset import open_data_sets
-from parotid_seg.train.loop import Report, Trainer
+from parotid_seg.train.loop import Progress, Report, Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
 
@@ -34,6 +34,7 @@ def train(
     max_minutes: float | None = None,
     cache: Path | None = None,
     report: Report = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> bool:
     """`parotid-seg train`: a new run in an empty folder, or the rest of one.
 
@@ -44,7 +45,7 @@ def train(
         data: folder of the data set.
         run: folder for checkpoints, metrics and pictures.
         labelled: use this many patients for the stage "segment" (few-label study).
-        device, report: see `Trainer`.
+        device, report, progress: see `Trainer`.
         resume: go on with what the folder holds. What it holds of earlier stages is used in any case.
         max_minutes: stop after the first epoch that ends later.
         cache: folder for decoded scans, which runs may share. Default: RUN/cache.
@@ -74,7 +75,7 @@ def train(
     for stage, folder in folders.items():
         kind = TRAINERS[stage]
         trainers[stage] = kind(
-            config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache"
+            config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache", progress
         )
         if stage in held:
             trainers[stage].resume()
@@ -105,7 +106,7 @@ def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
     if list(folders)[-1] in held and not resume:
         raise InputError("holds a run already; --resume goes on with it, or choose another --out", path=run)
     if resume and not held:
-        raise InputError(f"--resume: {run / 'last.pt'}: no such checkpoint")
+        raise InputError(f"--resume: {run} holds no checkpoint: no epoch was finished; start without it")
     for folder in folders.values():
         make_folder(folder)
         remove_orphans(folder)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from parotid_seg.bench import condition as module
+from parotid_seg.bench import system_state as module
 from parotid_seg.bench.system_state import SystemState, about_machine, gpu_memory_mib, remarks, system_state
 
 QUIET = SystemState(cpu_mhz=2500.0, throttled=3, stolen_share=0.001, load=0.1, gpu=None)

@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from parotid_seg.train import ending, parallel
+from parotid_seg.train import exit_status, parallel
 from tests.train.torchrun import without_pictures
 
 
 def command(*words):
     """Run it, in a process of its own."""
-    parallel.PATIENCE = ending.PATIENCE = timedelta(seconds=12)
+    parallel.PATIENCE = exit_status.PATIENCE = timedelta(seconds=12)
     without_pictures(*words)

@@ -1,6 +1,7 @@
 """Stages of a run: one starts from the other, finished ones are used again, other settings are refused."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -9,6 +10,7 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.loop import duration
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
 from tests.train.pictures import none_drawn
@@ -65,7 +67,7 @@ def test_the_second_stage_starts_from_the_first(balls, config, run):
     assert not train(config, balls, run, labelled=2, device="cpu", resume=True, max_minutes=0.0001)
     assert load_checkpoint(run / "last.pt").training["epochs"] == 2
     assert (run / "organs" / "last.pt").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match=r"run/last.pt was made with other settings"):
+    with pytest.raises(InputError, match=r"run/last.pt .* settings: train patients \(it has 2, now 3\)"):
         train(config, balls, run, labelled=3, device="cpu", resume=True)
 
 
@@ -117,7 +119,43 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(balls, short_config, command, tm
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    assert stderr == "parotid-seg: interrupted; --resume goes on after the last finished epoch\n"
+    last = tmp_path / "r" / "last.pt"
+    assert stderr == f"parotid-seg: interrupted; {last} is whole, and --resume goes on with it\n"
     held = load_checkpoint(tmp_path / "r" / "last.pt").progress["epochs_done"]
     done = command("train", *arguments, "--device", "cpu", "--resume", "--max-minutes", 0.001)
     assert f"stage segment: {held} of 400 epochs done" in done.stdout
+
+
+def test_a_run_says_who_is_held_out_and_how_far_it_is(balls, short_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("parotid_seg.train.loop.SILENCE_S", 0.0)
+    said, shown = [], []
+    run = tmp_path / "run"
+    config = load_config("compact", short_config, stages=["segment"])
+    done = train(
+        config,
+        balls,
+        run,
+        device="cpu",
+        max_minutes=0.0001,
+        report=said.append,
+        progress=lambda *each: shown.append(each),
+    )
+    assert not done
+    validated = sorted(json.loads((balls / "splits.json").read_text())["validation"])
+    assert any(line.endswith(f"validates on {len(validated)}: {', '.join(validated)}") for line in said)
+    steps = config.segment.images_per_epoch // config.segment.batch_size
+    assert re.fullmatch(
+        rf"stage segment, epoch 1 of \d+: 1 of {steps} steps, [\d.]+ s each; left: \d+ s of the epoch, .+ of the stage",
+        next(line for line in said if " steps, " in line),
+    )
+    assert (f"stage segment, epoch 1 of {config.segment.epochs}", steps, steps) in shown
+    assert (run / "best.pt").exists(), "though no validation was due"
+    assert load_checkpoint(run / "last.pt").progress["best_dsc"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "5 s"), (119, "119 s"), (150, "2.5 min"), (3600, "60 min"), (9000, "2.5 h"), (864000, "10 days")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

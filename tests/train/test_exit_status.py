@@ -30,7 +30,7 @@ def test_an_error_of_all_processes(balls, short_config, tmp_path):
     arguments = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
     assert ended(training(2, *arguments)) == (
         1,
-        [f"parotid-seg: --resume: {tmp_path / 'run' / 'last.pt'}: no such checkpoint"],
+        [f"parotid-seg: --resume: {tmp_path / 'run'} holds no checkpoint: no epoch was finished; start without it"],
     )
     arguments = balls, "--config", tmp_path / "none.toml", "--out", tmp_path / "run"
     status, lines = ended(training(2, *arguments))
