@@ -310,11 +310,8 @@ def _unknown(found: Any, record: Any, place: str) -> str:
     """Place of the first field that a type within the record does not have; empty if there is none."""
     pairs: Iterator[tuple[str, Any, Any]]
     if isinstance(found, dict) and not isinstance(record, dict):
-        names = (
-            {field.name for field in msgspec.structs.fields(record)}
-            if isinstance(record, msgspec.Struct)
-            else {field.name for field in dataclasses.fields(record)}
-        )
+        known = record.__struct_fields__ if isinstance(record, msgspec.Struct) else dataclasses.fields(record)
+        names = {each if isinstance(each, str) else each.name for each in known}
         for name in found:
             if name not in names:
                 return f"{place}.{name}"

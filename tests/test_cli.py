@@ -40,6 +40,7 @@ def test_the_inference_side_imports_no_training_package():
     )
     assert "onnxruntime" in found
     assert not found & {"torch", "timm", "onnx", "matplotlib"}
+    assert "jinja2" not in found, "only where a report is written"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -87,8 +87,9 @@ class Entry:
 
     @property
     def failure(self) -> str:
-        """Why it failed, with the path, in one line; empty if it did not."""
-        return f"{self.path}: {self.reason}" if self.path else self.reason
+        """Why it failed, with the path, in one line; empty if it did not. A series is named after its folder."""
+        place = (self.place, self.series) if self.path == self.source else (self.path,)
+        return ": ".join(filter(None, (*place, self.reason)))
 
 
 class Journal:

@@ -277,11 +277,12 @@ def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
     flags = entry.flags
     if ratio and ratio > LARGEST_RATIO:
         flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))
+    path = entry.place if entry.path == entry.source else entry.path
     ran = {"backend": entry.backend, "device": entry.device, "precision": entry.precision}
     return CaseRecord(
         case=entry.case,
         status="failed" if failed else "done",
-        failure=FailureRecord(reason=entry.reason, path=entry.path) if failed else None,
+        failure=FailureRecord(reason=entry.reason, path=path) if failed else None,
         scan=ScanRecord(
             source=entry.place,
             series=entry.series,

@@ -10,6 +10,7 @@ import pytest
 from parotid_seg.errors import RecordError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import record_text, write_record
+from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.results import read_results, results_of, schema_text
 from tests.runtime.report.records import entry, failed, run_of
 
@@ -66,6 +67,14 @@ def test_what_it_says_of_a_case(tmp_path):
         "model_sha256": "ab" * 32,
     }
     assert good["files"] == {"a.nii.gz": "ab" * 32, "a.seg.dcm": "cd" * 32}
+
+
+def test_a_series_that_failed_is_told_by_paths_that_exist_and_its_name(tmp_path):
+    place = "/scans/who/series-1f0c2a9b"
+    entry = Entry("ct", place, "", "failed", "cut off", place, series="CT series 3 (1f0c2a9b)")
+    case = read_results(written(tmp_path, entry)).cases[0]
+    assert (case.failure.path, case.scan.source, case.reason) == ("/scans/who", "/scans/who", "who: cut off")
+    assert entry.failure == "/scans/who: CT series 3 (1f0c2a9b): cut off"
 
 
 def test_it_is_read_as_it_was_written(tmp_path):
