@@ -1,6 +1,6 @@
 """The version of the rules that decide a mask beside the scan, the model and the options."""
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Of reading, locating, resampling and clean-up. Part of the journal's key, so that an upgrade which can change a mask,
 where it lies or its flags does the cases again.
 
