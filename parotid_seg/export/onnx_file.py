@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, Contract, Grid
 from parotid_seg.export.names import name_after_modules
-from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
+from parotid_seg.scan.input_spec import FREE, INPUT_SPECS, model_sizes
 from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
@@ -73,38 +73,23 @@ def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
 
 def _translate(net: ParotidNet, grid: Grid, channels: int) -> onnx.ModelProto:
     """Trace the network with torch's exporter; all sizes but the grid's and the number of channels stay free."""
-    depth, batch, out, height, width = 5, 3, 4, 20, 24
-    example = (
-        torch.zeros(channels, depth, height, width, dtype=torch.float16),
-        torch.tensor([[0.0, 1.0]] * channels),
-        torch.zeros(grid.size, height),
-        torch.zeros(grid.size, width),
-        torch.zeros(batch, len(grid.offsets_mm), depth),
-        torch.zeros(out, batch),
-        torch.zeros(height, grid.size),
-        torch.zeros(width, grid.size),
-    )
-    free = {name: torch.export.Dim(name, min=1) for name in ("depth", "batch", "out", "height", "width")}
+    sizes = {"depth": 5, "batch": 3, "out": 4, "height": 20, "width": 24} | model_sizes(grid, channels)
+    example = {spec.name: torch.from_numpy(np.zeros(spec.shape(sizes), spec.dtype)) for spec in INPUT_SPECS}
+    example["window"][:, 1] = 1.0
+    free = {name: torch.export.Dim(name, min=1) for name in FREE}
     shapes = {
-        "slices": {1: free["depth"], 2: free["height"], 3: free["width"]},
-        "window": {},
-        "rows": {1: free["height"]},
-        "columns": {1: free["width"]},
-        "neighbours": {0: free["batch"], 2: free["depth"]},
-        "slices_back": {0: free["out"], 1: free["batch"]},
-        "rows_back": {0: free["height"]},
-        "columns_back": {0: free["width"]},
+        spec.name: {index: free[axis] for index, axis in enumerate(spec.axes) if axis in free} for spec in INPUT_SPECS
     }
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             net,
-            example,
+            tuple(example.values()),
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=shapes,
-            input_names=list(INPUTS),
+            input_names=list(example),
             output_names=["labels", "probabilities"][: 1 + net.probabilities],
             verbose=False,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.engine_file import BatchProfile, Shape, Shapes
 from parotid_seg.scan.chunks import THINNEST_MM, most_slices, sample_step
+from parotid_seg.scan.input_spec import INPUT_SPECS, model_sizes
 
 SIDE = (16, 512, 1024)
 """Native rows and columns, smallest, usual and largest. CT comes as 512 x 512, exports of planning systems as 128 x 128
@@ -16,8 +17,8 @@ def input_shapes(contract: Contract, batch: BatchProfile) -> Shapes:
     """Smallest, usual and largest shape of every input, so that `scan.chunks.chunks` stays within them.
 
     It does for all scans with sides of `SIDE` and slices `THINNEST_MM` apart or more that are cut into chunks of
-    `batch.max` looks or fewer. The usual shape is a chunk of `batch.opt` from the middle of a scan with slices as far
-    apart as the network looks, 512 x 512.
+    `batch.max` samples or fewer. The usual shape is a chunk of `batch.opt` from the middle of a scan with slices as far
+    apart as the network samples, 512 x 512.
 
     Args:
         contract: the model's.
@@ -25,38 +26,29 @@ def input_shapes(contract: Contract, batch: BatchProfile) -> Shapes:
     """
     grid, channels = contract.grid, len(contract.channels)
     sizes = (
-        _shapes_of(grid, channels, looks=batch.min, slices_out=1, slices_in=1, side=SIDE[0]),
-        _sized(grid, channels, batch.opt, grid.slice_step_mm, SIDE[1], extra_looks=0),
-        _sized(grid, channels, batch.max, min(THINNEST_MM, grid.slice_step_mm), SIDE[2], extra_looks=1),
+        _shapes_of(grid, channels, samples=batch.min, slices_out=1, slices_in=1, side=SIDE[0]),
+        _sized(grid, channels, batch.opt, grid.slice_step_mm, SIDE[1], extra_samples=0),
+        _sized(grid, channels, batch.max, min(THINNEST_MM, grid.slice_step_mm), SIDE[2], extra_samples=1),
     )
     return {name: (sizes[0][name], sizes[1][name], sizes[2][name]) for name in sizes[0]}
 
 
 def _sized(
-    grid: Grid, channels: int, batch_size: int, distance_mm: float, side: int, *, extra_looks: int
+    grid: Grid, channels: int, batch_size: int, distance_mm: float, side: int, *, extra_samples: int
 ) -> dict[str, Shape]:
     """Shapes of the largest chunk of a scan with slices that far apart."""
     return _shapes_of(
         grid,
         channels,
-        looks=batch_size + extra_looks,
+        samples=batch_size + extra_samples,
         slices_out=batch_size * sample_step(distance_mm, grid),
-        slices_in=most_slices(grid, batch_size + extra_looks, distance_mm),
+        slices_in=most_slices(grid, batch_size + extra_samples, distance_mm),
         side=side,
     )
 
 
 def _shapes_of(
-    grid: Grid, channels: int, *, looks: int, slices_out: int, slices_in: int, side: int
+    grid: Grid, channels: int, *, samples: int, slices_out: int, slices_in: int, side: int
 ) -> dict[str, Shape]:
-    size = grid.size
-    return {
-        "slices": (channels, slices_in, side, side),
-        "window": (channels, 2),
-        "rows": (size, side),
-        "columns": (size, side),
-        "neighbours": (looks, len(grid.offsets_mm), slices_in),
-        "slices_back": (slices_out, looks),
-        "rows_back": (side, size),
-        "columns_back": (side, size),
-    }
+    free = {"depth": slices_in, "height": side, "width": side, "batch": samples, "out": slices_out}
+    return {spec.name: spec.shape(free | model_sizes(grid, channels)) for spec in INPUT_SPECS}

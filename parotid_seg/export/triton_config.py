@@ -15,10 +15,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.scan.input_spec import FREE, INPUT_SPECS, model_sizes
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -87,17 +89,10 @@ class Tensor:
 
 
 def tensors(contract: Contract) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Inputs and output of a model with this contract; `scan.grid.Chunk` tells what the axes are."""
-    channels, size, looks = len(contract.channels), contract.grid.size, len(contract.grid.offsets_mm)
-    inputs = (
-        Tensor("slices", "FP16", (channels, -1, -1, -1)),
-        Tensor("window", "FP32", (channels, 2)),
-        Tensor("rows", "FP32", (size, -1)),
-        Tensor("columns", "FP32", (size, -1)),
-        Tensor("neighbours", "FP32", (-1, looks, -1)),
-        Tensor("slices_back", "FP32", (-1, -1)),
-        Tensor("rows_back", "FP32", (-1, size)),
-        Tensor("columns_back", "FP32", (-1, size)),
+    """Inputs and output of a model with this contract; `scan.input_spec` tells what the axes are."""
+    sizes = dict.fromkeys(FREE, -1) | model_sizes(contract.grid, len(contract.channels))
+    inputs = tuple(
+        Tensor(spec.name, f"FP{8 * np.dtype(spec.dtype).itemsize}", spec.shape(sizes)) for spec in INPUT_SPECS
     )
     return inputs, Tensor("labels", "UINT8", (-1, -1, -1))
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from parotid_seg.bench import end_to_end, peaks, process, turns
+from parotid_seg.bench import end_to_end, engine_process, peaks, turns
 from parotid_seg.bench.bench import BenchOptions, bench
 from parotid_seg.bench.compare import compare_files
 from parotid_seg.bench.inputs import scans_for
@@ -29,7 +29,7 @@ def short(monkeypatch):
     monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2)
     monkeypatch.setitem(peaks.SIDE, "cpu", 768)
     monkeypatch.setattr(peaks, "COPIED_BYTES", 1 << 24)
-    monkeypatch.setattr(process, "subprocess", ForkedPrograms)
+    monkeypatch.setattr(engine_process, "subprocess", ForkedPrograms)
 
 
 def measured(contract, scan, candidates, sizes=(1, 2), **more):

@@ -15,7 +15,7 @@ from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext
-from parotid_seg.runtime.engines.tensorrt.engine import LANES, TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.engine import SLOTS, TensorRtBackend
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.chunks import chunks
 from parotid_seg.scan.intensity import in_windows
@@ -93,7 +93,7 @@ def test_the_packaged_model_on_the_example(library, tmp_path):
 
 def test_the_steady_state_makes_nothing_new(backend):
     inputs = inputs_of(scan())
-    for _ in range(2 * LANES):
+    for _ in range(2 * SLOTS):
         run(backend, inputs)
     made = backend.allocations
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_the_steady_state_makes_nothing_new(backend):
 def test_graphs_give_the_labels_that_were_there_without(backend, library, small):
     first, second = inputs_of(scan(seed=1)), inputs_of(scan(seed=2))
     expected = [run(backend, first), run(backend, second)]
-    for _ in range(2 * LANES):
+    for _ in range(2 * SLOTS):
         for inputs, wanted in zip((first, second), expected, strict=True):
             found = run(backend, inputs)
             if library == "tensorrt":  # TensorRT-RTX exchanges its kernels for better ones as it goes

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
 from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.input_spec import INPUT_SPECS
 from parotid_seg.scan.volume import Mask
 
-INPUTS = ("slices", "window", "rows", "columns", "neighbours", "slices_back", "rows_back", "columns_back")
+INPUTS = tuple(spec.name for spec in INPUT_SPECS)
 """The inputs every model has."""
 
 Output = Mask | NDArray[np.float32]

@@ -9,22 +9,13 @@ from numpy.typing import NDArray
 
 from parotid_seg.runtime.engines.base import Output
 from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.input_spec import INPUT_SPECS
 
 STEPS = {"depth": 8, "height": 32, "width": 32, "out": 8}
 """Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows in what the grid covers of
-them; a chunk has as many slices as its neighbours need. The batch stays as it is: a look more is work."""
+them; a chunk has as many slices as its neighbours need. The batch stays as it is: another sample is work."""
 
-AXES: dict[str, tuple[str | None, ...]] = {
-    "slices": (None, "depth", "height", "width"),
-    "window": (None, None),
-    "rows": (None, "height"),
-    "columns": (None, "width"),
-    "neighbours": (None, None, "depth"),
-    "slices_back": ("out", None),
-    "rows_back": ("height", None),
-    "columns_back": ("width", None),
-}
-"""Axes of the model's inputs that grow, by the names of `STEPS`."""
+AXES = {spec.name: spec.axes for spec in INPUT_SPECS}
 
 
 class Size(NamedTuple):
@@ -48,6 +39,6 @@ def pad_to_bucket(inputs: Inputs) -> tuple[Inputs, Size]:
     return {name: _grown(array, AXES[name]) for name, array in inputs.items()}, size
 
 
-def _grown(array: NDArray[Any], axes: tuple[str | None, ...]) -> NDArray[Any]:
-    more = [-size % STEPS[axis] if axis else 0 for size, axis in zip(array.shape, axes, strict=True)]
+def _grown(array: NDArray[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+    more = [-size % STEPS.get(axis, 1) for size, axis in zip(array.shape, axes, strict=True)]
     return np.pad(array, [(0, each) for each in more]) if any(more) else np.ascontiguousarray(array)

@@ -378,7 +378,7 @@ def test_a_wrong_command_line(head_file, tmp_path, told, words, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     one_line(capsys.readouterr().err, words)
     assert not (tmp_path / "out").exists()
 

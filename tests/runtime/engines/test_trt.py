@@ -112,7 +112,7 @@ def test_what_is_told(gpu, library, small):
     backend = TensorRtBackend(engine)
     title = {"tensorrt": "TensorRT 10.13.0", "tensorrt-rtx": "TensorRT-RTX 1.7.1"}[library]
     assert backend.ran == ExecutionInfo(title, f"cuda:0 {ADA.name}", "fp16")
-    assert (backend.batch_size, backend.largest_batch, backend.queue_depth) == (4, 8, module.LANES)
+    assert (backend.batch_size, backend.largest_batch, backend.queue_depth) == (4, 8, module.SLOTS)
     assert backend.contract == CONTRACT
     assert backend.model_sha256 == read_sidecar(engine).engine_sha256
     assert gpu.runtimes[0].engine_host_code_allowed
@@ -128,7 +128,7 @@ def test_chunks_overlap_and_may_be_waited_for_late_or_never(gpu, small):
     for number in (5, 0, 3, 1, 2, 4):
         np.testing.assert_array_equal(pending[number].result(), labels_of(reference, inputs[number]))
     assert pending[2].result() is pending[2].result()
-    assert len({stream for stream, _ in gpu.done}) == module.LANES
+    assert len({stream for stream, _ in gpu.done}) == module.SLOTS
     for stream in gpu.streams:
         steps = [what for where, what in gpu.done if where == stream]
         assert steps == ["in", "compute", "out"] * (len(steps) // 3)
@@ -181,8 +181,8 @@ def test_shapes_beyond_those_kept_ready_take_over_the_oldest_ones_place(gpu, sma
         inputs = inputs_of(scan(9, 24 + seed, 30, seed), 3)
         for _ in range(3):
             check(backend, reference, inputs)
-    assert len(gpu.contexts) == module.LANES * SHAPES
-    assert 0 < len(gpu.graphs) <= module.LANES * SHAPES
+    assert len(gpu.contexts) == module.SLOTS * SHAPES
+    assert 0 < len(gpu.graphs) <= module.SLOTS * SHAPES
     backend.close()
     assert gpu.graphs == {}
 
@@ -190,7 +190,7 @@ def test_shapes_beyond_those_kept_ready_take_over_the_oldest_ones_place(gpu, sma
 def test_graphs_are_captured_when_a_shape_comes_back_and_replayed(gpu, small):
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     first, second = inputs_of(scan(seed=1)), inputs_of(scan(seed=2))
-    run(backend, first[: module.LANES])
+    run(backend, first[: module.SLOTS])
     assert backend.replays == 0
     for each in (first, second, first, second):
         check(backend, reference, each)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.metrics import dice
-from parotid_seg.runtime.pipeline.writers import NIFTI, RTSTRUCT, SEG, SEG_LABELMAP
+from parotid_seg.runtime.formats.registry import NIFTI, RTSTRUCT
 from tests.dicom_example import write_image
 from tests.dicom_for_writers import dciodvfy_errors, needs_dciodvfy, needs_plastimatch
 from tests.dicom_series import lay
@@ -69,10 +69,10 @@ def test_plastimatch_draws_the_mask(laid, tmp_path):
 @pytest.mark.parametrize("laid", ["head to feet", "doubly oblique, 3 decimals", "thick slices, oblique"])
 def test_dciodvfy_finds_no_error_in_any_object(laid, tmp_path):
     affine, decimals = (LAID | ANISOTROPIC)[laid]
-    *_, files = written(tmp_path, affine, decimals, formats=(RTSTRUCT, SEG, SEG_LABELMAP))
+    *_, files = written(tmp_path, affine, decimals, formats=(RTSTRUCT, "seg", "seg-labelmap"))
     assert dciodvfy_errors(files[RTSTRUCT]) == []
-    assert dciodvfy_errors(files[SEG]) == []
-    errors = dciodvfy_errors(files[SEG_LABELMAP])
+    assert dciodvfy_errors(files["seg"]) == []
+    errors = dciodvfy_errors(files["seg-labelmap"])
     assert [each for each in errors if not any(words in each for words in NOT_KNOWN)] == []
 
 

@@ -16,7 +16,7 @@ from parotid_seg.runtime.pipeline.messages import CaseResult
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
-from tests.runtime.pipeline.test_transaction import everywhere
+from tests.runtime.pipeline.test_case_runner import everywhere
 
 OTHERS = ("summary.csv", "run.json", "report.html", "results.json", "itk-snap-labels.txt")
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from parotid_seg.runtime.report.cases import asymmetry
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
+from parotid_seg.runtime.report.results import ratio_of_sides
 from parotid_seg.runtime.segmentation.segment import postprocess, prepare
 from parotid_seg.scan.volume import Orientation, Volume
 
@@ -36,4 +36,4 @@ def test_swapped_glands_are_flagged(names):
 
 @pytest.mark.parametrize("names", NAMES)
 def test_glands_of_unequal_size_are_compared(names):
-    assert asymmetry({names[0]: 10.0, names[1]: 25.0, "tumour": 1.0}) == 2.5
+    assert ratio_of_sides({names[0]: 10.0, names[1]: 25.0, "tumour": 1.0}) == 2.5
