@@ -54,12 +54,26 @@ class Tolerance:
 
     def admits(self, found: Difference) -> bool:
         """Whether two masks are within all limits that need no contour; numbers that are not finite never are."""
-        return (
-            found.dsc >= self.least_dsc
-            and found.changed_share <= self.most_changed_share
-            and found.hd95_mm <= self.most_hd95_mm
-            and found.volume_ml <= self.most_volume_ml
+        return not self.exceeded(found)
+
+    def exceeded(self, found: Difference) -> tuple[str, ...]:
+        """The limits, of those that need no contour, that two masks are beyond, each with the number that was found."""
+        limits = (
+            (found.dsc >= self.least_dsc, f"DSC {found.dsc:.4f}, expected at least {self.least_dsc:g}"),
+            (
+                found.changed_share <= self.most_changed_share,
+                f"changed voxels {found.changed_share:.2%}, expected at most {self.most_changed_share:.1%}",
+            ),
+            (
+                found.hd95_mm <= self.most_hd95_mm,
+                f"HD95 {found.hd95_mm:.1f} mm, expected at most {self.most_hd95_mm:g}",
+            ),
+            (
+                found.volume_ml <= self.most_volume_ml,
+                f"{found.volume_ml:.2f} ml, expected at most {self.most_volume_ml:g}",
+            ),
         )
+        return tuple(words for within, words in limits if not within)
 
 
 SAME = Tolerance(least_dsc=0.998, most_changed_share=0.002, most_hd95_mm=1.0, most_volume_ml=0.1, most_dsc_lost=0.002)

@@ -39,7 +39,8 @@ class ScanParity(Difference):
         batch_size: samples at once.
         dsc_lost: see `Tolerance`; None without a contour.
         not_finite: scores that are NaN or infinite; None where they were not asked for.
-        passed: whether the gate admits it.
+        passed: whether it is within the tolerance.
+        exceeded: the limits that it is beyond, in words.
     """
 
     scan: str
@@ -48,20 +49,24 @@ class ScanParity(Difference):
     dsc_lost: float | None = None
     not_finite: int | None = None
     passed: bool = False
+    exceeded: tuple[str, ...] = ()
 
-    def judged(self, gate: Tolerance) -> ScanParity:
+    def judged(self, tolerance: Tolerance) -> ScanParity:
         """The same with `passed` decided."""
-        lost_little = self.dsc_lost is None or self.dsc_lost <= gate.most_dsc_lost
-        return replace(self, passed=gate.admits(self) and lost_little and not self.not_finite)
+        exceeded = [*tolerance.exceeded(self)]
+        if self.dsc_lost is not None and not self.dsc_lost <= tolerance.most_dsc_lost:
+            exceeded.append(
+                f"DSC against the contour lower by {self.dsc_lost:.4f}, at most {tolerance.most_dsc_lost:g}"
+            )
+        if self.not_finite:
+            exceeded.append(f"{self.not_finite} scores not finite, expected none")
+        return replace(self, passed=not exceeded, exceeded=tuple(exceeded))
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.size))
         lost = "" if self.dsc_lost is None else f", DSC against contour {0.0 - self.dsc_lost:+.4f}"
-        finite = f", {self.not_finite} scores not finite" if self.not_finite else ""
-        return (
-            f"{self.scan} ({size}), batches of {self.batch_size}: {super().__str__()}"
-            f"{lost}{finite}: {'passed' if self.passed else 'FAILED'}"
-        )
+        verdict = "passed" if self.passed else f"FAILED: {'; '.join(self.exceeded)}"
+        return f"{self.scan} ({size}), batches of {self.batch_size}: {super().__str__()}{lost}: {verdict}"
 
 
 class Comparison(NamedTuple):

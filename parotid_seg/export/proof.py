@@ -23,6 +23,12 @@ LEAST_SHARE = 0.9
 COMPUTED_ON_THE_CPU = ("fp32", "int8")
 """Types that onnxruntime's CPU provider computes in; FP16 products become FP32 ones, whatever the graph asks for."""
 
+ADVICE = {
+    "int8": "; try --precision fp16, or more and other scans for --verify: its scales are measured on them",
+    "fp16": "; try --precision fp32",
+}
+"""What to try where a precision fails."""
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -57,7 +63,7 @@ class Proof:
     def failure(self) -> str:
         """Why the candidate must not be used; empty if it may."""
         if not self.worst.passed:
-            return f"the exported model differs from the trained one: {self.worst}"
+            return f"the exported model differs from the trained one: {self.worst}{ADVICE.get(self.precision, '')}"
         wanted = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
         if self.asked.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
             return f"its graph asks for {self.asked}, {wanted}"

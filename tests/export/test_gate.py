@@ -16,13 +16,13 @@ from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scor
 from parotid_seg.export.export import ExportOptions, export
 from parotid_seg.export.onnx_file import to_onnx, with_contract
 from parotid_seg.export.ops_by_dtype import work_of
-from parotid_seg.export.parity import Parity, contour_of
+from parotid_seg.export.parity import Parity, ScanParity, contour_of
 from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in
-from parotid_seg.tolerance import GATES, SAME
+from parotid_seg.tolerance import GATES, QUANTISED, SAME
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 
@@ -243,3 +243,23 @@ def test_a_folder_without_scans(run, tmp_path):
     with pytest.raises(InputError, match=r"--verify: .*no scan"):
         export(run / "best.pt", tmp_path / "m.onnx", ExportOptions(verify=tmp_path / "empty"))
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_failure_names_the_limits_that_it_is_beyond():
+    row = ScanParity(
+        scan="a", size=(3, 4, 5), batch_size=2, changed=9, changed_share=0.04, dsc=0.97, hd95_mm=2.0, volume_ml=0.1,
+        dsc_lost=0.01, not_finite=3,
+    )  # fmt: skip
+    judged = row.judged(QUANTISED)
+    assert judged.exceeded == (
+        "DSC 0.9700, expected at least 0.98",
+        "changed voxels 4.00%, expected at most 3.0%",
+        "DSC against the contour lower by 0.0100, at most 0.005",
+        "3 scores not finite, expected none",
+    )
+    assert not judged.passed
+    assert str(judged).endswith(f"FAILED: {'; '.join(judged.exceeded)}")
+    fine = replace(row, changed_share=0.01, dsc=0.99, dsc_lost=0.0, not_finite=0).judged(QUANTISED)
+    assert (fine.passed, fine.exceeded) == (True, ())
+    broken = replace(row, dsc=float("nan")).judged(QUANTISED)
+    assert broken.exceeded[0] == "DSC nan, expected at least 0.98"
