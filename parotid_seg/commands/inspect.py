@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,20 @@ def inspect(
         Path | None,
         typer.Option("--model", metavar="FILE", help="The model that scans are for. Default: the packaged CT model."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; of a model or engine with its whole contract.")
+    ] = False,
 ) -> None:
     """Tell what a model, an engine or a scan is, and what 'parotid-seg infer' would do with it."""
     with one_line_errors():
         from parotid_seg.files import visible
+        from parotid_seg.runtime.inspect import contract_of
         from parotid_seg.runtime.inspect import inspect as run
 
-        for label, value in run(file, model).items():
+        facts = run(file, model)
+        if as_json:
+            contract = contract_of(file)
+            typer.echo(json.dumps(facts if contract is None else {**facts, "contract": contract}, indent=1))
+            return
+        for label, value in facts.items():
             typer.echo(visible(f"{label + ':':<24} {value}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from importlib import metadata
@@ -59,6 +60,14 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of pydicom quote files
         return _facts_of(path, model)
+
+
+def contract_of(path: Path) -> dict[str, Any] | None:
+    """The contract in a model file or an engine's sidecar, as it is written there; None of anything else."""
+    if path.suffix not in (".onnx", ".engine"):
+        return None
+    contract = read_sidecar(path).contract if path.suffix == ".engine" else read_model(path)[1]
+    return dict(json.loads(contract.to_json()))
 
 
 def _facts_of(path: Path, model: Path | None) -> Facts:

@@ -1,6 +1,7 @@
 """`inspect`: what any of our files is, and what an unknown one looks like."""
 
 import dataclasses
+import json
 
 import nibabel
 import numpy as np
@@ -104,3 +105,13 @@ def test_a_scan_tells_whether_it_is_taken_for_a_ct(tmp_path, example, shift, wor
     found = inspect(path)["would be"]
     assert found.startswith(words)
     assert (found == words) == (shift == 0)
+
+
+def test_json_has_the_facts_and_the_contract(command, scans):
+    found = json.loads(command("inspect", DEFAULT_MODEL, "--json").stdout)
+    assert found["kind"].startswith("ONNX model")
+    assert found["contract"]["labels"] == ["background", "parotid_left", "parotid_right"]
+    assert found["contract"]["grid"]["size"] == 96
+    scan = json.loads(command("inspect", next(scans.iterdir()), "--json").stdout)
+    assert "contract" not in scan
+    assert scan["would be"].startswith("segmented")
