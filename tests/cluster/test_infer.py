@@ -18,6 +18,7 @@ from parotid_seg.cluster.cluster import ClusterOptions, RayExecutor, model_for_h
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.pipeline.run import InferOptions
+from parotid_seg.runtime.report.results import read_results
 from tests.runtime.pipeline.test_infer import one_line, rows
 
 pytestmark = pytest.mark.slow
@@ -135,9 +136,12 @@ def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(m
     assert masks(out) == masks(alone)
     assert set(journalled(out).values()) == {1}
     assert {row["source"] for row in rows(out)} == {f"file://{path}" for path in many.iterdir()}
+    assert {case.scan.source for case in read_results(out / "results.json").cases} == {
+        row["source"] for row in rows(out)
+    }
     assert len(list((out / "pictures").glob("*.png"))) == 6
     assert {path.name for path in out.iterdir() if not path.name.endswith(".nii.gz")} == {
-        "journal.jsonl", "summary.csv", "run.json", "itk-snap-labels.txt", "pictures",
+        "journal.jsonl", "summary.csv", "results.json", "run.json", "itk-snap-labels.txt", "pictures",
     }  # fmt: skip
     (out / "s3.nii.gz").unlink()
     command("infer", *arguments)
