@@ -19,6 +19,7 @@ from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.report.results import read_results
 from tests.runtime.pipeline.test_infer import one_line, rows
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,9 @@ def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(m
     assert masks(out) == masks(alone)
     assert set(journalled(out).values()) == {1}
     assert {row["source"] for row in rows(out)} == {f"file://{path}" for path in many.iterdir()}
+    assert {case.scan.source for case in read_results(out / "results.json").cases} == {
+        row["source"] for row in rows(out)
+    }
     assert len(list((out / "pictures").glob("*.png"))) == 6
     assert {path.name for path in out.iterdir() if not path.name.endswith(".nii.gz")} == {
         "journal.jsonl", "summary.csv", "results.json", "run.json", "itk-snap-labels.txt", "pictures",

@@ -136,17 +136,14 @@ def _field(least_mm: float, boxes: Sequence[Box], spacing_mm: Sequence[float]) -
 
 def _whole(mask: Mask, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> list[_View]:
     """An axial and a coronal view of all structures, through the slices that cut most of them, then most voxels."""
-    if boxes:
-        around: Box = tuple(  # type: ignore[assignment]
-            slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)
-        )
-    else:
-        around = tuple(slice(0, size) for size in mask.shape)  # type: ignore[assignment]
+    low = [min((box[axis].start for box in boxes), default=0) for axis in range(3)]
+    high = [max((box[axis].stop for box in boxes), default=size) for axis, size in enumerate(mask.shape)]
+    around: Box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
     z, y, x = ((side.start + side.stop - 1) // 2 for side in around)
     field_mm = _field(WHOLE_FIELD_MM, [around] if boxes else [], spacing_mm)
     part = mask[around] > 0
-    slice_at = around[0].start + _best(part.sum(axis=(1, 2)), [box[0] for box in boxes], around[0].start)
-    row_at = around[1].start + _best(part.sum(axis=(0, 2)), [box[1] for box in boxes], around[1].start)
+    slice_at = _best(part.sum(axis=(1, 2)), [box[0] for box in boxes], low[0])
+    row_at = _best(part.sum(axis=(0, 2)), [box[1] for box in boxes], low[1])
     return [
         _View("axial", slice_at, (z, y, x), field_mm, f"{slice_at + 1}/{len(mask)}"),
         _View("coronal", row_at, (z, y, x), field_mm, "", (slice_at,)),
@@ -154,12 +151,18 @@ def _whole(mask: Mask, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> lis
 
 
 def _best(voxels: NDArray[np.intp], spans: Sequence[slice], start: int) -> int:
-    """The place that lies within most spans, and of those the one with most voxels; the middle if there are none."""
+    """The place that lies within most spans, and of those the one with most voxels; the middle if there are none.
+
+    Args:
+        voxels: of all structures, at each place from `start` on.
+        spans: of each structure.
+        start: the first place.
+    """
     if not spans:
-        return len(voxels) // 2
+        return start + len(voxels) // 2
     places = np.arange(len(voxels)) + start
     within = np.sum([(places >= span.start) & (places < span.stop) for span in spans], axis=0)
-    return int(np.lexsort((voxels, within))[-1])
+    return start + int(np.lexsort((voxels, within))[-1])
 
 
 def _views(mask: Mask, value: int, box: Box, field_mm: float) -> list[_View]:
