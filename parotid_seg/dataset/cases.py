@@ -20,6 +20,7 @@ from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dicom.read.volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in
+from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.nifti import NiftiScan
 
@@ -197,6 +198,6 @@ def _state(path: Path) -> tuple[int, int]:
 
 def _read(found: Candidate) -> NiftiScan:
     try:
-        return read_series(found.series)
+        return with_care((found.series,), read_series, found.series)
     except ScanError as error:
         raise _UnreadableScanError(error.reason, path=error.path) from error

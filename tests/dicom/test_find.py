@@ -239,9 +239,10 @@ def turned(dataset):
         (lambda dataset: setattr(dataset, "SOPInstanceUID", "no UID"), "no usable SOPInstanceUID"),
     ],
 )
-def test_one_bad_slice_refuses_its_series(tmp_path, change, said):
+@pytest.mark.parametrize("bad", [0, 4, 8], ids=["first", "middle", "last"])
+def test_one_bad_slice_refuses_its_series_wherever_it_lies(tmp_path, bad, change, said):
     write_series(
-        tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: change(dataset) if index == 8 else None
+        tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: change(dataset) if index == bad else None
     )
     message = refusal(tmp_path)
     assert message.startswith(f"{tmp_path / 'ct'}: CT series ")

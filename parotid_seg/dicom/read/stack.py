@@ -78,10 +78,10 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
     groups = _by_plane(sorted(frames, key=lambda each: (each.slice.path, each.slice.frame or 0)))
     if len(groups) > 1 and all(len(group) < FEWEST_SLICES for group in groups):
         raise NotAnImage(f"{sum(map(len, groups))} images in {len(groups)} planes, as of a localizer")
+    if len(groups) > 1 and min(map(len, groups)) < FEWEST_SLICES:
+        raise Unusable(_differences(groups))
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
-        if len(groups) > 1 and len(group) < FEWEST_SLICES:
-            raise Unusable(_differences(groups))
         kept, extra = _without_copies(group)
         _check_identity(kept)
         copies += extra

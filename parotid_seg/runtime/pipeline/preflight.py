@@ -7,6 +7,8 @@ from pathlib import Path
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
+from parotid_seg.flags import Flag
+from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.locate import Prepared
@@ -30,13 +32,17 @@ def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Prepared]
 def decision_on(scan: Scan, contract: Contract) -> str:
     """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
     try:
-        _, prepared = read_for_model(scan, contract)
+        flags = with_care(scan, _flags_of, scan, contract)
     except MemoryError:
         return "refused: there is not enough memory for it"
     except ScanError as error:
         return f"refused: {error.reason if error.path in (None, _path_of(scan)) else error}"
-    notes = sentences(prepared.flags)
+    notes = sentences(flags)
     return SEGMENTED + (f"; note: {notes}" if notes else "")
+
+
+def _flags_of(scan: Scan, contract: Contract) -> tuple[Flag, ...]:
+    return read_for_model(scan, contract)[1].flags
 
 
 def _path_of(scan: Scan) -> Path:
