@@ -90,12 +90,12 @@ def test_the_scans_raise_the_flags(usual):
         name: rows(name)["flag_codes"].split(";") for name in ("swapped", "cut", "edge", "small", "alone", "unknown")
     }
     assert codes == {
-        "swapped": ["same_valued", "sides_swapped", "uncertain"],
-        "cut": ["same_valued", "cut_by_scan_end", "uncertain"],
-        "edge": ["same_valued", "cut_by_scan_end", "cut_in_plane", "uncertain"],
+        "swapped": ["sides_swapped", "uncertain"],
+        "cut": ["cut_by_scan_end", "uncertain"],
+        "edge": ["cut_by_scan_end", "cut_in_plane", "uncertain"],
         "small": ["unusual_volume", "unusual_volume", "uncertain"],
         "alone": ["only_gland_on_other_side", "structure_missing", "uncertain"],
-        "unknown": ["sform_without_code", "same_valued", "uncertain"],
+        "unknown": ["sform_without_code", "uncertain"],
     }
     assert usual[0]["outcomes"][-1] == (0, 9, 2, 0, 3)
     assert [status for status, _, _ in usual[0]["order"]] == ["failed"] * 2 + ["check"] * 9
