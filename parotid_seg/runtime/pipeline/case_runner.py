@@ -96,7 +96,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         covered,
         scan.volume,
         work.contract,
-        clean_up=work.options.clean_up,
+        work.options,
         agreement=labelled.agreement,
     )
     if work.options.pictures:

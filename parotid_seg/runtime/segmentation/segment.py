@@ -72,9 +72,7 @@ def segment_volume(
     ask = asking(backend, batch_size or backend.batch_size, tta=options.tta)
     prepared = prepare(volume, backend.contract)
     covered, labelled = labels_of_scan(prepared, ask, options)
-    return postprocess(
-        labelled.labels, covered, volume, backend.contract, clean_up=options.clean_up, agreement=labelled.agreement
-    )
+    return postprocess(labelled.labels, covered, volume, backend.contract, options, agreement=labelled.agreement)
 
 
 def asking(backend: Backend, batch_size: int, *, tta: bool = False) -> Ask:
@@ -115,8 +113,8 @@ def postprocess(
     covered: CroppedScan,
     volume: Volume,
     contract: Contract,
+    options: SegmentationOptions = DEFAULTS,
     *,
-    clean_up: bool = True,
     agreement: Mapping[str, float] | None = None,
 ) -> Segmentation:
     """The result that follows from a scan's labels.
@@ -124,13 +122,13 @@ def postprocess(
     Args:
         labels: (D, h, w) where the grid covers the scan.
         covered, volume, contract: the scan, as it was prepared.
-        clean_up: see `scan.components.clean_labels`.
+        options: whether the labels are cleaned up.
         agreement: see `Segmentation`.
 
     Raises:
         ScanError: if the model looks for parotid glands and found none.
     """
-    if clean_up:
+    if options.clean_up:
         labels = clean_labels(labels, contract.labels)
     boxes = label_boxes(labels, len(contract.labels) - 1)
     volumes = {
