@@ -7,6 +7,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.write.objects import is_own_object
+from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.flags import Flag, FlagCode
@@ -275,3 +276,17 @@ def test_a_name_that_is_not_valid_in_its_character_set_is_not_changed(clinical, 
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
     found = pydicom.dcmread(tmp_path / "rt.dcm").StructureSetROISequence[1].get_item("ROIName")
     assert found.value == "Parótida".encode("latin-1")
+
+
+def test_a_set_that_names_no_frame_as_a_whole_is_added_to(clinical, series, mask, tmp_path):
+    """Most planning systems state the frame of reference of each structure only."""
+    changed(clinical, clinical, lambda dataset: delattr(dataset, "FrameOfReferenceUID"))
+    write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
+    verify_round_trip(tmp_path / "rt.dcm", series, mask, LABELS, "rtstruct")
+    assert pydicom.dcmread(tmp_path / "rt.dcm").FrameOfReferenceUID == series.frame_of_reference_uid
+
+
+def test_a_set_that_names_another_frame_as_a_whole_is_refused(clinical, series, mask, tmp_path):
+    changed(clinical, clinical, lambda dataset: setattr(dataset, "FrameOfReferenceUID", "1.2.3"))
+    with refused(ScanError, "as a whole in another frame of reference: found 1.2.3, expected"):
+        write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)

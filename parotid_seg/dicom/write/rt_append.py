@@ -69,6 +69,9 @@ def opened(
             if keyword in dataset:
                 del dataset[keyword]
         refer_to(series, dataset, source.get("NumberOfFrames"))
+        if not dataset.get("FrameOfReferenceUID"):  # of the whole set, which many leave out
+            dataset.FrameOfReferenceUID = series.frame_of_reference_uid
+            dataset.PositionReferenceIndicator = dataset.get("PositionReferenceIndicator") or ""
     without = sum(not each.roi.get("ReferencedFrameOfReferenceUID") for each in items)
     flags = (Flag(FlagCode.APPENDED_WITHOUT_FRAME, value=without),) if without else ()
     return dataset, structures, flags
@@ -85,6 +88,8 @@ def _check(path: Path, dataset: Dataset, series: Series, source: Dataset) -> Non
         str(each.get("ReferencedFrameOfReferenceUID") or "") for each in dataset.get("StructureSetROISequence") or ()
     }
     check_frame((frames_of(dataset) | stated) - {""}, series, path)
+    if whole := str(dataset.get("FrameOfReferenceUID") or ""):
+        check_frame({whole}, series, path, "as a whole ")
 
 
 def _check_numbers(dataset: Dataset, shown: list[str], path: Path) -> None:
