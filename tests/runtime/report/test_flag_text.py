@@ -116,7 +116,11 @@ READS = {
     "replace",
 }
 MATCHES = {"search", "match", "fullmatch", "sub", "findall", "finditer"}
-OTHERS_ERRORS = {"runtime/engines/onnxruntime/cuda.py", "runtime/engines/onnxruntime/io_binding.py", "train/exit_status.py"}
+OTHERS_ERRORS = {
+    "runtime/engines/onnxruntime/cuda.py",
+    "runtime/engines/onnxruntime/io_binding.py",
+    "train/exit_status.py",
+}
 """Modules that read the errors of libraries which give them no kind; our own have path and reason."""
 
 
