@@ -9,6 +9,7 @@ import numpy as np
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OptionError
+from parotid_seg.files import exists
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
@@ -31,6 +32,8 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
         wanted = ", ".join(contract.channels)
         raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+    if folder is not None and not exists(folder):
+        raise OptionError(f"--scans: {folder}: no such file or folder")
     found, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
     if not found:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.dicom.read.series import Series, series_key
-from parotid_seg.errors import OptionError, ScanError
+from parotid_seg.errors import ScanError
 from parotid_seg.files import exists
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
@@ -57,13 +57,8 @@ def find_scans(
     Returns:
         The scans, and an error for each argument that is missing or holds none, for each file of no use, and for each
         series and study that cannot be a scan.
-
-    Raises:
-        OptionError: if none of the arguments is there.
     """
     missing = [ScanError("no such file or folder", path=each) for each in arguments if not exists(each)]
-    if missing and len(missing) == len(arguments):
-        raise OptionError("; ".join(map(str, missing)))
     searched = search([each for each in arguments if exists(each)], ignore)
     below = {path for files in searched.below.values() for path in files}
     inside = _sort([path for path in searched.files if path in below], channels)

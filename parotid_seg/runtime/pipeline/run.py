@@ -112,7 +112,7 @@ def infer(
         ParotidSegError: if the model cannot be loaded, there is no scan at all, or results cannot be written.
     """
     if not any(map(exists, scans)):
-        raise OptionError("no such file or folder", path=next(iter(scans), None))
+        raise OptionError("; ".join(f"{scan}: no such file or folder" for scan in scans) or "no scan was named")
     with closing(LocalExecutor(load, options, say)) as executor:
         return infer_at(executor, scans, out, options, say=say, progress=progress)
 
