@@ -38,7 +38,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class EngineProcess:
+class Contestant:
     """Who runs.
 
     Attributes:
@@ -85,7 +85,7 @@ class Ground:
         return self.environments / name / "bin" / "python"
 
 
-def contestants(ground: Ground) -> dict[str, EngineProcess]:
+def contestants(ground: Ground) -> dict[str, Contestant]:
     """All of them by name, ours first."""
     return {**ours(ground), **monai(ground), **nnunet(ground)}
 
@@ -107,7 +107,7 @@ def chosen(everyone: Sequence[str], asked: Sequence[str]) -> list[str]:
     return [each for each in everyone if each in found or not asked]
 
 
-def ours(ground: Ground) -> dict[str, EngineProcess]:
+def ours(ground: Ground) -> dict[str, Contestant]:
     """`parotid-seg infer`, its model in bare engines, and its network in a plain loop."""
 
     def infer(*options: str) -> Callable[[Job], list[str]]:
@@ -128,10 +128,10 @@ def ours(ground: Ground) -> dict[str, EngineProcess]:
         cost = {"parameters": contract.cost["parameters"], "multiply_adds_a_window": contract.cost["multiply_adds"]}
         return {**cost, "window": window}
 
-    def row(title: str, command: Callable[[Job], list[str]], *, engine_only: bool = False) -> EngineProcess:
+    def row(title: str, command: Callable[[Job], list[str]], *, engine_only: bool = False) -> Contestant:
         environment = "race" if command is plain else OURS
         trained = not engine_only
-        return EngineProcess(title, PACKAGED, command, network, environment, trained, engine_only=engine_only)
+        return Contestant(title, PACKAGED, command, network, environment, trained, engine_only=engine_only)
 
     return {
         OURS: row("parotid-seg infer", infer()),
@@ -142,15 +142,15 @@ def ours(ground: Ground) -> dict[str, EngineProcess]:
     }
 
 
-def monai(ground: Ground) -> dict[str, EngineProcess]:
+def monai(ground: Ground) -> dict[str, Contestant]:
     """SwinUNETR in MONAI's sliding window."""
     python, script = str(ground.peer_python("monai")), str(HERE / "monai_infer.py")
 
-    def row(title: str, name: str, *, slow: bool = False) -> EngineProcess:
+    def row(title: str, name: str, *, slow: bool = False) -> Contestant:
         folder = ground.work / "monai" / name
         start = [python, script, "infer", name, str(folder)]
         make = [python, script, "make", name, str(folder)]
-        return EngineProcess(
+        return Contestant(
             title,
             RANDOM,
             lambda job: [*start, str(job.out), *map(str, job.scans)],
@@ -166,7 +166,7 @@ def monai(ground: Ground) -> dict[str, EngineProcess]:
     }
 
 
-def nnunet(ground: Ground) -> dict[str, EngineProcess]:
+def nnunet(ground: Ground) -> dict[str, Contestant]:
     """nnUNetv2_predict with its own plans."""
     peer = NnUnet(ground.environments / "nnunet", ground.work / "nnunet", ground.data)
     found = {}
@@ -175,7 +175,7 @@ def nnunet(ground: Ground) -> dict[str, EngineProcess]:
         for mirrored in (False, True):
             uses_trained = trained and not mirrored
             name = f"nnunet-{configuration.partition('_')[0]}{'-mirrored' if mirrored else ''}"
-            found[name] = EngineProcess(
+            found[name] = Contestant(
                 f"nnU-Net v2 {configuration}{', mirroring' if mirrored else ''}",
                 f"trained: {TRAINED_TRAINER}, {words_of(peer.training(configuration))}" if uses_trained else RANDOM,
                 partial(predict_with_nnunet, peer, configuration, trained=uses_trained, mirrored=mirrored),

@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import environments
 import report
-from contestants import EngineProcess, Ground, Job, chosen, contestants
+from contestants import Contestant, Ground, Job, chosen, contestants
 from nnunet import NnUnet
 from packaged_checkpoint import packaged_checkpoint
 from record import Record, machine
@@ -76,7 +76,7 @@ class Race:
     """
 
     def __init__(
-        self, everyone: dict[str, EngineProcess], scans: list[Path], labels: Path, work: Path, rules: Rules
+        self, everyone: dict[str, Contestant], scans: list[Path], labels: Path, work: Path, rules: Rules
     ) -> None:
         self.everyone, self.scans, self.labels, self.work, self.rules = everyone, scans, labels, work, rules
         self.last_count: dict[str, int] = {}
