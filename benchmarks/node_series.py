@@ -38,7 +38,7 @@ SLICES, FEW_SLICES = 8, 2
 """Of a series; with fewer than 8 the model is not asked."""
 EVERY = 50
 """Counts are taken after so many series."""
-LONGEST_S = 300.0
+LONGEST_S = 1200.0
 """For a series to be done; of a node that takes longer, the stacks of all threads are printed."""
 
 

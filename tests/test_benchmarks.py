@@ -45,6 +45,7 @@ COMMANDS: dict[str, list[str]] = {
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
     "kills.py": ["{whole}", "--kills", "2", "--scans", "2", "--out", "{out}/x.json"],
     "locate.py": ["{whole}", "--out", "{out}/x.json"],
+    "many_runs.py": ["--runs", "2", "--out", "{out}/x.json"],
     "native_sizes.py": ["{trained}", "{exported}", "--scans", "{one}", "--count", "1", "--out", "{out}/x.json"],
     "node_series.py": ["--series", "3", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt", "--scans", "{scans}"],

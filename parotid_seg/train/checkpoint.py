@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from parotid_seg.errors import InputError, OptionError
+from parotid_seg.errors import InputError
 from parotid_seg.files import atomic_write
 from parotid_seg.records import convert, parse, record_line
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.settings import merge
+from parotid_seg.train.torch_file import load_torch_file
 
 FORMAT = "parotid-seg checkpoint 1"
 LONGEST_SHOWN = 60
@@ -99,10 +98,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is a parotid-seg checkpoint, of this format or another."""
     try:
-        content = _load(path, "meta")
+        content = load_torch_file(path, values=False)
     except InputError:
         return False
-    return isinstance(content, dict) and str(content.get("format", "")).startswith("parotid-seg checkpoint")
+    found = content.get("format") if isinstance(content, dict) else None
+    return isinstance(found, str) and found.startswith("parotid-seg checkpoint")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -111,10 +111,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format; it names the field.
     """
-    content = _load(path, "cpu")
+    if not path.is_file():
+        raise OptionError("no such checkpoint", path=path)
+    content = load_torch_file(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise InputError(f"found format {str(found)[:LONGEST_SHOWN]!r}, expected {FORMAT!r}", path=path)
+        shown = found[:LONGEST_SHOWN] if isinstance(found, str) else type(found).__name__
+        raise InputError(f"found format {shown!r}, expected {FORMAT!r}", path=path)
     try:
         weights = checked_weights(content.pop("weights", None))
         promised = convert(content, _Content)
@@ -157,28 +160,4 @@ def checked_weights(found: object) -> dict[str, torch.Tensor]:
             raise InputError(
                 f"weights: found {type(value).__name__} by {type(name).__name__}, expected tensors by name"
             )
-        if value.layout != torch.strided or value.is_quantized or value.is_complex():
-            raise InputError(f"weights: {name[:LONGEST_SHOWN]!r}: expected an ordinary tensor of real numbers")
     return found
-
-
-def _load(path: Path, device: str) -> Any:
-    """What torch reads of a file, as data: no code in it is run.
-
-    Raises:
-        InputError: if it is missing or none that `torch.save` writes.
-    """
-    if not path.is_file():
-        raise OptionError("no such checkpoint", path=path)
-    if not zipfile.is_zipfile(path):
-        raise InputError("not a checkpoint: expected a file written by torch.save", path=path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist())
-        if not packed:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # those of torch are about damaged files, of which there is one line
-                return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
-        raise InputError(f"not a readable checkpoint ({type(error).__name__})", path=path) from error
-    raise InputError("not a checkpoint: its content is compressed, which torch.save never does", path=path)

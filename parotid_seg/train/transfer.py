@@ -9,15 +9,15 @@ arXiv 2208.12413 does the same).
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.layers import resize_rel_pos_bias_table
-from timm.models import adapt_input_conv, load_state_dict
+from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor
 
 from parotid_seg.errors import InputError, OptionError
@@ -25,6 +25,7 @@ from parotid_seg.records import write_record
 from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import PARTS
 from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.torch_file import load_torch_file
 
 IMAGENET = "imagenet"
 IMAGENET_MODELS = {
@@ -133,20 +134,29 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
         checkpoint = load_checkpoint(path)
         return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of torch are about damaged files, of which there is one line
-            weights = load_state_dict(source, device="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
-        raise InputError(f"--init {source}: not a readable weights file ({type(error).__name__})") from error
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"--init {source}: found no weights in it, expected tensors by name or under 'model'")
-    try:
-        return _encoder(checked_weights(weights), net), ()
+        return _encoder(checked_weights(_foreign(path)), net), ()
     except InputError as error:
         raise InputError(f"--init {source}: {error.reason}") from error
     except (IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:  # of timm, on other shapes
         reason = f"its weights do not fit a Swin Transformer ({type(error).__name__})"
         raise InputError(f"--init {source}: {reason}") from error
+
+
+def _foreign(path: Path) -> dict[str, Any]:
+    """What a file that is no checkpoint of ours has for weights, under the names of `timm` or the official ones."""
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_state_dict(str(path), device="cpu"))
+        except Exception as error:  # of safetensors, for a damaged file
+            raise InputError(f"not a readable weights file ({type(error).__name__})") from error
+    content = load_torch_file(path)
+    keys = content if isinstance(content, dict) else ()
+    key = next((each for each in ("state_dict_ema", "model_ema", "state_dict", "model") if each in keys), None)
+    weights = content if key is None else content[key]
+    if not isinstance(weights, dict) or not weights or not all(isinstance(each, Tensor) for each in weights.values()):
+        raise InputError("found no weights in it, expected tensors by name or under 'model'")
+    cleaned: dict[str, Any] = clean_state_dict({str(name): value for name, value in weights.items()})
+    return cleaned
 
 
 def _imagenet(width: int) -> Weights:

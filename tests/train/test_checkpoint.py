@@ -78,10 +78,10 @@ CONFIG = dataclasses.asdict(SMALL)
         ({"weights": [torch.zeros(1)]}, "weights: found list, expected tensors by name"),
         ({"weights": {"a": 1}}, "weights: found int by str"),
         ({"weights": {1: torch.zeros(1)}}, "weights: found Tensor by int"),
-        ({"weights": {"a": torch.zeros(2, 2).to_sparse()}}, "weights: 'a': expected an ordinary tensor"),
+        ({"weights": {"a": torch.zeros(2, 2).to_sparse()}}, "found 'torch._utils._rebuild_sparse_tensor' in it"),
         ({"surprise": 1}, "unknown field `$.surprise`"),
         ({"format": "parotid-seg checkpoint 0"}, f"found format 'parotid-seg checkpoint 0', expected {FORMAT!r}"),
-        ({"format": 5}, "found format '5'"),
+        ({"format": 5}, "found format 'int'"),
     ],
 )
 def test_missing_and_wrong_fields_are_one_line(path, changes, words):
@@ -97,7 +97,7 @@ def test_a_training_record_that_holds_itself(path):
     training = {}
     training["again"] = training
     changed(path, training=training)
-    with pytest.raises(InputError, match="within each other"):
+    with pytest.raises(InputError, match="within itself"):
         load_checkpoint(path)
 
 
@@ -139,7 +139,7 @@ def test_code_in_a_checkpoint_is_not_run(path, tmp_path):
             return print, ("run",)
 
     torch.save({"format": FORMAT, "labels": Evil()}, path)
-    with pytest.raises(InputError, match="not a readable checkpoint"):
+    with pytest.raises(InputError, match=r"found '__builtin__.print' in it"):
         load_checkpoint(path)
 
 

@@ -120,7 +120,7 @@ def test_our_checkpoint_fills_what_is_asked_for_and_the_classifier_only_of_the_s
     ("content", "words"),
     [
         (None, "expected scratch, imagenet or a weights file"),
-        (b"text", "not a readable weights file"),
+        (b"text", "expected a file written by torch.save"),
         ({"model": {}}, "found no weights"),
         ({"epoch": 3}, "found no weights"),
         ({"conv1.weight": torch.zeros(3)}, "no weight fits the model's encoder: the model has no such weight"),

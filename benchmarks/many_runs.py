@@ -1,0 +1,112 @@
+"""Whether many runs in one process hold on to anything: descriptors, threads, child processes, memory.
+
+    python benchmarks/many_runs.py --runs 200 --out FILE.json         # readers, writers, workers; no model
+    python benchmarks/many_runs.py --runs 20 --model --out FILE.json  # with the packaged model
+
+Each run does two made scans, one of which cannot be read, into a folder of its own, with two worker processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo, Times
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import infer
+from parotid_seg.scan.chunks import Inputs
+
+EVERY = 20
+"""Counts are taken after so many runs."""
+WORKERS = 2
+
+
+class Nothing:
+    """Stands in for a model: finds nothing anywhere."""
+
+    def __init__(self, real: Backend) -> None:
+        self.contract, self.model_sha256, self.batch_size = real.contract, real.model_sha256, 16
+        self.ran = ExecutionInfo("stand-in", "CPU", "none")
+        self.largest_batch: int | None = None
+        self.queue_depth = 1
+
+    def fits(self, inputs: Inputs) -> bool:
+        """Whatever it is."""
+        return True
+
+    def start(self, inputs: Inputs) -> Done:
+        """Background."""
+        return Done(np.zeros([len(inputs[name]) for name in ("slices_back", "rows_back", "columns_back")], np.uint8))
+
+    def timed(self, inputs: Inputs) -> tuple[np.ndarray, Times]:
+        """Background, in no time."""
+        return self.start(inputs).output, Times(0.0, 0.0, 0.0)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def held() -> dict[str, float]:
+    """Open descriptors, threads, child processes and MiB of memory of this process."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+        "children": len(children),
+        "mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
+    }
+
+
+def make_scans(folder: Path) -> list[Path]:
+    """A small CT of noise, and a file that is none."""
+    voxels = np.random.default_rng(0).integers(-100, 100, (48, 48, 12)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([4.0, 4.0, 5.0, 1.0])), folder / "noise.nii.gz")
+    (folder / "none.nii.gz").write_bytes(b"no scan")
+    return [folder / "noise.nii.gz", folder / "none.nii.gz"]
+
+
+def run(count: int, backend: Backend, folder: Path) -> list[dict[str, float]]:
+    """Do so many runs; the counts."""
+    scans = make_scans(folder)
+    options = InferOptions(workers=WORKERS)
+    counts, begun = [], time.perf_counter()
+    for number in range(1, count + 1):
+        summary = infer(scans, folder / f"out{number}", lambda: backend, options)
+        if (summary.done, summary.failed) != (1, 1):
+            raise SystemExit(f"run {number}: {summary.done} done and {summary.failed} failed, expected 1 and 1")
+        if number == 1 or number % EVERY == 0 or number == count:
+            counts.append({"runs": number, "seconds": round(time.perf_counter() - begun, 1), **held()})
+            print(counts[-1], flush=True)
+    return counts
+
+
+def main() -> None:
+    """Run, write, and fail if anything grew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--model", action="store_true", help="segment with the packaged model")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    real = load_backend(DEFAULT_MODEL, "onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        counts = run(options.runs, real if options.model else Nothing(real), Path(folder))
+    options.out.write_text(json.dumps({"runs": options.runs, "model": options.model, "counts": counts}, indent=1))
+    grown = [name for name in ("descriptors", "threads", "children") if counts[-1][name] > counts[0][name]]
+    if grown:
+        sys.exit(f"grew: {', '.join(grown)}")
+
+
+if __name__ == "__main__":
+    main()
