@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import atomic_write
 from parotid_seg.records import convert, parse, record_line
 from parotid_seg.train.config import TrainConfig
