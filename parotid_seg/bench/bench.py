@@ -77,8 +77,8 @@ def bench(
         scans: what to measure with.
         options: see `BenchOptions`.
         gpu: number of the GPU that takes part, if one does.
-        say: told what is done and left out.
-        progress: told phase, steps done and steps in all.
+        say: called with what is done and left out.
+        progress: called with phase, steps done and steps in all.
 
     Raises:
         InputError: if a batch size was asked for that an engine does not take, or no scan has so many slices.

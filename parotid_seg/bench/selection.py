@@ -41,7 +41,7 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         backends: some of `registry.ENGINES`; none means all that can be used here.
         device: see `load_backend`; "auto" is the CPU and the first GPU.
         runnable: see there.
-        say: told why something is not used.
+        say: called with one line about each thing that is not used.
 
     Raises:
         InputError: for a backend or device that there is none of, that is not installed, or that does not fit.

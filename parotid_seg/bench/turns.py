@@ -116,7 +116,7 @@ class Turns:
         contract: the model's.
         scans: where chunks come from.
         sizes: samples at once.
-        leave_out: told what cannot be measured, and why.
+        leave_out: called with what cannot be measured, and why.
         gpu: number of the GPU that takes part, if one does.
         strict: whether a size that an engine does not take is an error, because it was asked for.
 

@@ -59,7 +59,7 @@ class RayExecutor:
         workers: most actors, each with the model; None as many as there is room for.
         model: see `Model`.
         out: URL of the results; empty if they go to a folder.
-        say: told what is waited for, and what there is.
+        say: called with what is waited for, and what there is.
 
     Raises:
         ParotidSegError: if Ray is missing, the cluster cannot be reached, has no room, or cannot load the model.

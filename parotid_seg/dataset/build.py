@@ -89,8 +89,8 @@ def build(
         dicom: folders and files, searched at any depth.
         out: the data set's folder, made if missing.
         options: see `DataSetOptions`.
-        say: told of every case that is made, and of what somebody should look at, a line at a time.
-        progress: told what is being done, how much of it is done, and how much there is.
+        say: called with each case that is made, and of what somebody should look at, a line at a time.
+        progress: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
         InputError: if an argument is wrong, there is no CT series, or `out` holds something else.

@@ -41,7 +41,7 @@ class Making:
         out: the data set's folder.
         private: its cases.
         labels: names, in the order of their values from 1.
-        say, progress, leave: told of cases, of steps, and of what is not used.
+        say, progress, leave: called with cases, of steps, and of what is not used.
         made: cases made, or made again.
     """
 

@@ -61,7 +61,7 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
         places: folders and files, searched at any depth without hidden files; links are followed, see `search`.
         ignore: folders that are results.
         wanted: see `Wanted`.
-        left: told of each file, series, structure set and ROI that is of no use.
+        left: called with each file, series, structure set and ROI that is of no use.
 
     Raises:
         InputError: if a place is missing.

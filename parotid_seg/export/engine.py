@@ -56,8 +56,8 @@ def build_engine(
         library: "tensorrt", which needs the GPU that will run it, or "tensorrt-rtx", which needs none.
         profile: batch sizes, see `profile.input_shapes`.
         options: how to build it.
-        report: told one line at a time what happens.
-        progress: told what is being done, and how many of how many steps of the whole build are done.
+        report: called with one line about each thing that happens.
+        progress: called with what is being done, and how many of how many steps of the whole build are done.
         timing_cache: file that keeps how fast kernels were, for the next build on this GPU; made if missing.
         prove: given the engine under another name with its sidecar, before either appears; it raises what speaks
             against them, and what it returns becomes the sidecar's verification.

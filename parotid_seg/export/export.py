@@ -121,7 +121,7 @@ def export(
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
         options: see there.
-        report: told one line at a time what happens.
+        report: called with one line about each thing that happens.
         progress: of an engine's build; see `build_engine`.
 
     Raises:

@@ -66,7 +66,7 @@ def write_repository(
         serving: how to serve it; default: `Serving()`.
         verify: folder of scans, of which the first is used to compare a model with a request axis with the model
             itself. Default: the packaged example, a CT.
-        report: told one line at a time what happens.
+        report: called with one line about each thing that happens.
 
     Returns:
         The folder of the entry, `folder / serving.name`.

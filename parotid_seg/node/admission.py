@@ -23,7 +23,7 @@ from parotid_seg.node.options import ListenOptions, Say
 FIRST_PDU_S = 5.0
 """For a connection to send its association request."""
 LEAVING_S = 2.0
-"""For a peer that is turned away to close the connection."""
+"""For a peer that is rejected to close the connection."""
 LONGEST_REQUEST = 1 << 18
 """Bytes of an association request; one with all SOP classes and transfer syntaxes of this node has 10 kB."""
 MOST_OPENING = 16
@@ -103,7 +103,7 @@ class _Opening:
         origin: what it counts as, see `Admission._origin_of`.
         until: when it is closed (monotonic seconds).
         received: what came so far.
-        leaving: whether it was turned away, and waits for the peer to close it.
+        leaving: whether it was rejected, and waits for the peer to close it.
     """
 
     address: Address
@@ -120,7 +120,7 @@ class Admission:
         listener: the listening socket.
         options: the node's.
         hand_over: see `HandOver`.
-        notices: told who is turned away.
+        notices: called with who is rejected.
     """
 
     def __init__(self, listener: socket.socket, options: ListenOptions, hand_over: HandOver, notices: Notices) -> None:
@@ -199,11 +199,11 @@ class Admission:
             return
         opening.received += piece
         if opening.received[0] != ASSOCIATE_REQUEST:
-            self._turn_away(connection, UNEXPECTED_PDU, "what came first is no association request")
+            self._reject(connection, UNEXPECTED_PDU, "what came first is no association request")
         elif len(opening.received) >= 6:
             (length,) = struct.unpack_from(">L", opening.received, 2)
             if not TITLE.stop <= 6 + length <= LONGEST_REQUEST:
-                self._turn_away(connection, UNEXPECTED_PDU, "an association request of an impossible length")
+                self._reject(connection, UNEXPECTED_PDU, "an association request of an impossible length")
             elif len(opening.received) >= 6 + length:
                 self._decide(connection, opening)
 
@@ -212,13 +212,13 @@ class Admission:
         title = opening.received[TITLE].decode("ascii", "replace").strip()
         known = [each for each in self._options.callers if each.ae_title == title]
         if not known:
-            why = "turned away, this AE title is not allowed (--allow)"
-            self._turn_away(connection, UNKNOWN_CALLER, why, title)
+            why = "rejected, this AE title is not allowed (--allow)"
+            self._reject(connection, UNKNOWN_CALLER, why, title)
         elif not any(each.address in ("", opening.origin) for each in known):
-            why = "turned away, this AE title is not allowed at this address (--allow)"
-            self._turn_away(connection, UNKNOWN_CALLER, why, title)
+            why = "rejected, this AE title is not allowed at this address (--allow)"
+            self._reject(connection, UNKNOWN_CALLER, why, title)
         elif not self._has_room(opening.origin):
-            self._turn_away(connection, LIMIT_EXCEEDED, "turned away, there are too many associations", title)
+            self._reject(connection, LIMIT_EXCEEDED, "rejected, there are too many associations", title)
         else:
             self._forget(connection)
             try:
@@ -237,7 +237,7 @@ class Admission:
         unnamed = sum(count for each, count in counts.items() if each not in self._named)
         return counts[origin] < most and (origin in self._named or unnamed < most + SPARE_ASSOCIATIONS)
 
-    def _turn_away(self, connection: socket.socket, answer: bytes, why: str, title: str = "") -> None:
+    def _reject(self, connection: socket.socket, answer: bytes, why: str, title: str = "") -> None:
         opening = self._openings[connection]
         self._notices.say(opening.address[0], why, title=title)
         opening.leaving, opening.until = True, time.monotonic() + LEAVING_S

@@ -146,7 +146,7 @@ def handler_of(welcome: Callable[[Association], None]) -> type[RequestHandler]:
     """A class that makes bounded associations of connections.
 
     Args:
-        welcome: told of each, before anything is read from it.
+        welcome: called with each, before anything is read from it.
     """
     return type("Handler", (_Handler,), {"welcome": staticmethod(welcome)})
 

@@ -36,7 +36,7 @@ def listen(
     Args:
         options: see `ListenOptions`.
         segment: see `work.Segment`.
-        say: told what happens, a line at a time, from several threads.
+        say: called with one line about each thing that happens, from several threads.
         stop: another way to stop it. Signals reach a main thread only.
 
     Returns:

@@ -57,7 +57,7 @@ POLL_S = 0.2
 
 
 @dataclass
-class _Guest:
+class _Traffic:
     """What came of an association so far."""
 
     title: str = ""
@@ -71,7 +71,7 @@ class Reception:
 
     Args:
         options, inbox: the node's.
-        say: told what happens, a line at a time.
+        say: called with one line about each thing that happens.
 
     Raises:
         InputError: if the port cannot be listened on.
@@ -81,7 +81,7 @@ class Reception:
         _config.LOG_HANDLER_LEVEL = "none"  # else each PDU is put into words that nobody reads
         hush()
         self._options, self._inbox, self._say, self._notices = options, inbox, say, Notices(say)
-        self._guests: dict[Association, _Guest] = {}
+        self._traffic: dict[Association, _Traffic] = {}
         self._lock = threading.Lock()
         ae = AE(options.ae_title)
         ae.add_supported_context(Verification)
@@ -141,18 +141,18 @@ class Reception:
     def look_after(self) -> None:
         """See which associations are over."""
         with self._lock:
-            over = [(one, guest) for one, guest in self._guests.items() if one.ident and not one.is_alive()]
+            over = [(one, traffic) for one, traffic in self._traffic.items() if one.ident and not one.is_alive()]
             for association, _ in over:
-                del self._guests[association]
-        for association, guest in over:
+                del self._traffic[association]
+        for association, traffic in over:
             if isinstance(association.dimse, Messages):
                 association.dimse.discard()
             self._inbox.left(association)
-            for series, count in guest.taken.items():
-                self._say(f"{guest.title!r} at {guest.address}: {count} objects of series {series} received")
-            for reason, count in guest.refused.items():
+            for series, count in traffic.taken.items():
+                self._say(f"{traffic.title!r} at {traffic.address}: {count} objects of series {series} received")
+            for reason, count in traffic.refused.items():
                 if count > 1:
-                    self._notices.say(guest.address, f"objects refused in all: {reason}", guest.title, count)
+                    self._notices.say(traffic.address, f"objects refused in all: {reason}", traffic.title, count)
             if association.complaint:
                 self._notices.say(association.requestor.address, f"an association failed: {association.complaint}")
 
@@ -162,30 +162,30 @@ class Reception:
             return self._server.hand_over(connection, address, received)
         except Exception:
             with self._lock:
-                self._guests = {one: guest for one, guest in self._guests.items() if one.ident}
+                self._traffic = {one: traffic for one, traffic in self._traffic.items() if one.ident}
             raise
 
     def _welcome(self, association: Association) -> None:
         """A peer has connected."""
         association.dimse = Messages(association, self._inbox, self._options, SOP_CLASSES)
         with self._lock:
-            self._guests[association] = _Guest()
+            self._traffic[association] = _Traffic()
 
     def _came(self, event: Event) -> None:
         with self._lock:
-            guest, requestor = self._guests[event.assoc], event.assoc.requestor
-            guest.title, guest.address = str(requestor.ae_title), requestor.address
+            traffic, requestor = self._traffic[event.assoc], event.assoc.requestor
+            traffic.title, traffic.address = str(requestor.ae_title), requestor.address
 
     def _store(self, event: Event) -> int:
         """Take an object; the status to answer."""
-        guest, request = self._guests[event.assoc], event.request
+        traffic, request = self._traffic[event.assoc], event.request
         spool = request.DataSet
         assert isinstance(spool, Spool)
         try:
             file = spool.finish()
             found = identify(spool.path, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
             series = self._inbox.place(file, spool.path, found.series, found.sop_instance, event.assoc)
-            guest.taken[series] += 1
+            traffic.taken[series] += 1
             return 0x0000
         except Refused as error:
             refusal = error
@@ -193,8 +193,8 @@ class Reception:
             refusal = Refused(objects.OUT_OF_RESOURCES, f"it cannot be written ({error.strerror})")
         finally:
             spool.discard(objects.OVER)  # of what is in its place by now, nothing
-        guest.refused[refusal.reason] += 1
-        if guest.refused[refusal.reason] == 1:
+        traffic.refused[refusal.reason] += 1
+        if traffic.refused[refusal.reason] == 1:
             what = f"an object is refused: {refusal.reason} (status {refusal.status:04X})"
-            self._notices.say(guest.address, what, guest.title)
+            self._notices.say(traffic.address, what, traffic.title)
         return refusal.status

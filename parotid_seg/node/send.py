@@ -50,8 +50,8 @@ class Outbox:
         ae_title: the node's own.
         results: folder that has a folder of results for each series.
         ledger: the node's.
-        delivered: told of each series whose result the peer has.
-        say: told what happens, a line at a time.
+        delivered: called with each series whose result the peer has.
+        say: called with one line about each thing that happens.
     """
 
     def __init__(

@@ -64,8 +64,8 @@ class Work:
     Args:
         options, inbox, ledger: the node's.
         segment: see `Segment`.
-        deliver: told of a series whose result is to be sent.
-        say: told what happens, a line at a time.
+        deliver: called with a series whose result is to be sent.
+        say: called with one line about each thing that happens.
 
     Raises:
         OutputError: if the folder of results cannot be made or written to.

@@ -98,7 +98,7 @@ def evaluate(
 
     Args:
         predictions, references: folders of label maps, or one label map each.
-        progress: told each case's name.
+        progress: called with each case's name.
 
     Raises:
         InputError: if a folder is missing, a reference has no prediction or the reverse, or labels cannot be matched,

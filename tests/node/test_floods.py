@@ -123,13 +123,13 @@ def test_repeated_lines_are_counted(monkeypatch):
     lines: list[str] = []
     notices = Notices(lines.append)
     for number in range(100):
-        notices.say("10.0.0.1", "turned away", f"T{number}")
-    assert lines == ["'T0' at 10.0.0.1: turned away"]
+        notices.say("10.0.0.1", "rejected", f"T{number}")
+    assert lines == ["'T0' at 10.0.0.1: rejected"]
     notices._until = 0.0
     notices.flush()
-    assert lines[1:] == ["10.0.0.1: 99 times more: turned away"]
+    assert lines[1:] == ["10.0.0.1: 99 times more: rejected"]
     for number in range(10000):
-        notices.say(f"10.1.{number // 256}.{number % 256}", "turned away")
+        notices.say(f"10.1.{number // 256}.{number % 256}", "rejected")
     assert len(lines) < 600
 
 

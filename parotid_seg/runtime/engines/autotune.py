@@ -112,7 +112,7 @@ def choose(
         sizes: batch sizes to try.
         measure: tells what is to be known about them.
         place: file to keep the choice in.
-        say: told what was chosen and why, in one line.
+        say: called with what was chosen and why, in one line.
         today: the day.
 
     Raises:

@@ -164,7 +164,7 @@ def output_for(model: Path, tta: bool, say: Say = lambda _: None) -> str:
     Args:
         model: the .onnx or .engine file.
         tta: whether each sample's mirror image is computed, too.
-        say: told if there is nothing to average.
+        say: called with one line if there is nothing to average.
 
     Raises:
         ModelError: if the file is not a model of ours.

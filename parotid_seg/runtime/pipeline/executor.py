@@ -51,7 +51,7 @@ class LocalExecutor:
     Args:
         load: loads the model; the first worker starts meanwhile.
         options: batch size, most workers and test-time augmentation.
-        say: told one line if the batch has to become smaller.
+        say: called with one line if the batch has to become smaller.
     """
 
     about: Mapping[str, Any] = MappingProxyType({})

@@ -138,8 +138,8 @@ def infer_at(
         out: output folder, made if missing.
         options: see `InferOptions`.
         find: as `find_scans`.
-        say: told what is done, a line at a time.
-        progress: told the outcome of every case.
+        say: called with one line about each thing that is done.
+        progress: called with the outcome of every case.
 
     Raises:
         ParotidSegError: before anything is done, if there is no scan at all; later, if the executor cannot go on.

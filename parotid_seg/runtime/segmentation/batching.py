@@ -138,7 +138,7 @@ class Batcher(Generic[Key]):
         backend: the loaded model.
         batch_size: samples at once.
         tta: test-time augmentation.
-        say: told one line if the batch has to become smaller.
+        say: called with one line if the batch has to become smaller.
     """
 
     def __init__(

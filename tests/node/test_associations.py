@@ -40,7 +40,7 @@ def test_an_ae_title_that_is_not_allowed(start, tmp_path, allowed):
     refused = storescu(node, tmp_path / "ct")
     assert refused.returncode != 0
     assert "Calling AE Title Not Recognized" in refused.stderr
-    node.wait_for(lambda: any("'TESTER' at 127.0.0.1: turned away" in line for line in node.lines))
+    node.wait_for(lambda: any("'TESTER' at 127.0.0.1: rejected" in line for line in node.lines))
     assert any("nobody may connect" in line for line in node.lines) == (not allowed)
     assert list((node.options.out / "inbox").rglob("*.dcm")) == []
 
