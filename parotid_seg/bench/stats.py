@@ -75,9 +75,12 @@ def ratio_interval(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]
 
 def _drawn(launches: Sequence[Sequence[float]], random: np.random.Generator) -> NDArray[np.float64]:
     """Medians of so many resampled measurements."""
-    found = np.empty(DRAWS)
-    arrays = [np.asarray(launch, np.float64) for launch in launches]
-    for draw in range(DRAWS):
-        chosen = random.integers(len(arrays), size=len(arrays))
-        found[draw] = np.median(np.concatenate([random.choice(arrays[index], len(arrays[index])) for index in chosen]))
-    return found
+    lengths = np.array([len(launch) for launch in launches])
+    times = np.full((len(launches), lengths.max()), np.nan)
+    for row, launch in zip(times, launches, strict=True):
+        row[: len(launch)] = launch
+    chosen = random.integers(len(launches), size=(DRAWS, len(launches)))
+    count = lengths[chosen][..., None]
+    rounds = (random.random((*chosen.shape, times.shape[1])) * count).astype(np.intp)
+    drawn = np.where(np.arange(times.shape[1]) < count, times[chosen[..., None], rounds], np.nan)
+    return np.asarray(np.nanmedian(drawn.reshape(DRAWS, -1), axis=1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from timm.models.swin_transformer import SwinTransformer
@@ -13,8 +14,8 @@ from parotid_seg.train.stages import train
 
 FEW_STEPS = {
     "init": "scratch",
-    "contrast": {"epochs": 2, "images_per_epoch": 4, "batch_size": 4},
-    "segment": {"epochs": 1, "images_per_epoch": 4, "batch_size": 4, "validate_every": 1},
+    "contrast": {"epochs": 2, "images_per_epoch": 2, "batch_size": 2},
+    "segment": {"epochs": 1, "images_per_epoch": 2, "batch_size": 2, "validate_every": 1},
 }
 
 
@@ -42,13 +43,17 @@ def test_sizes_and_schedule_are_the_published_ones():
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_runs_and_resumes(balls, tmp_path):
+    data = shutil.copytree(balls, tmp_path / "data")
+    names = [path.name.removesuffix(".nii.gz") for path in sorted((data / "labelsTr").iterdir())]
+    (data / "splits.json").write_text(json.dumps({"train": names[:2], "validation": names[-1:]}))
+    run = tmp_path / "run"
     config = merge(load_config("paper"), FEW_STEPS, where="test")
-    assert not train(config, balls, tmp_path, device="cpu", labelled=1, max_minutes=1e-6)
-    assert load_checkpoint(tmp_path / "contrast" / "last.pt").training["epochs"] == 1
-    assert train(config, balls, tmp_path, device="cpu", labelled=1, resume=True)
-    records = [json.loads(line) for line in (tmp_path / "contrast" / "metrics.jsonl").read_text().splitlines()]
+    assert not train(config, data, run, device="cpu", labelled=1, max_minutes=1e-6)
+    assert load_checkpoint(run / "contrast" / "last.pt").training["epochs"] == 1
+    assert train(config, data, run, device="cpu", labelled=1, resume=True)
+    records = [json.loads(line) for line in (run / "contrast" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2]
-    assert load_checkpoint(tmp_path / "best.pt").network().unet.encoder.embed_dim == 96
-    account = json.loads((tmp_path / "transfer.json").read_text())
+    assert load_checkpoint(run / "best.pt").network().unet.encoder.embed_dim == 96
+    account = json.loads((run / "transfer.json").read_text())
     assert any(name.startswith("decoder.2.blocks") for name in account["taken"]), "the encoder's stages, mirrored"
-    assert dataclasses.asdict(load_checkpoint(tmp_path / "best.pt").config)["preset"] == "paper"
+    assert dataclasses.asdict(load_checkpoint(run / "best.pt").config)["preset"] == "paper"
