@@ -3,7 +3,7 @@
     python benchmarks/many_runs.py --runs 200 --out FILE.json         # readers, writers, workers; no model
     python benchmarks/many_runs.py --runs 20 --model --out FILE.json  # with the packaged model
 
-Each run does two made scans, one of which cannot be read, into a folder of its own, with two worker processes.
+Each run does two scans, one of which cannot be read, into a folder of its own, with two worker processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo, Times
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.options import InferOptions
@@ -32,8 +32,8 @@ EVERY = 20
 WORKERS = 2
 
 
-class Nothing:
-    """Stands in for a model: finds nothing anywhere."""
+class Fixed:
+    """Stands in for a model: finds two glands at fixed places."""
 
     def __init__(self, real: Backend) -> None:
         self.contract, self.model_sha256, self.batch_size = real.contract, real.model_sha256, 16
@@ -46,8 +46,12 @@ class Nothing:
         return True
 
     def start(self, inputs: Inputs) -> Done:
-        """Background."""
-        return Done(np.zeros([len(inputs[name]) for name in ("slices_back", "rows_back", "columns_back")], np.uint8))
+        """Two glands at fixed places."""
+        labels = np.zeros([len(inputs[name]) for name in ("slices_back", "rows_back", "columns_back")], np.uint8)
+        rows, columns = labels.shape[1:]
+        labels[:, rows // 2 : 2 * rows // 3, columns // 5 : columns // 3] = 2
+        labels[:, rows // 2 : 2 * rows // 3, 2 * columns // 3 : 4 * columns // 5] = 1
+        return Done(labels)
 
     def timed(self, inputs: Inputs) -> tuple[np.ndarray, Times]:
         """Background, in no time."""
@@ -69,17 +73,25 @@ def held() -> dict[str, float]:
     }
 
 
-def make_scans(folder: Path) -> list[Path]:
-    """A small CT of noise, and a file that is none."""
-    voxels = np.random.default_rng(0).integers(-100, 100, (48, 48, 12)).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([4.0, 4.0, 5.0, 1.0])), folder / "noise.nii.gz")
+def make_scans(folder: Path, real: bool) -> list[Path]:
+    """A small CT of air, fat, muscle and bone or, for the model, the example's; and a file that is none."""
+    if real:
+        image = nibabel.load(next((example_folder() / "imagesTr").glob("*.nii.gz"))).slicer[:, :, 70:110]
+    else:
+        random = np.random.default_rng(0)
+        voxels = np.full((44, 40, 24), -1000, np.int16)
+        voxels[2:42, 2:38] = random.normal(-105, 15, (40, 36, 24))
+        voxels[5:39, 5:35] = random.normal(40, 15, (34, 30, 24))
+        voxels[18:26, 28:34] = random.uniform(200, 1400, (8, 6, 24))
+        image = nibabel.Nifti1Image(voxels, np.diag([-5.0, -5.0, 5.0, 1.0]))
+    nibabel.save(image, folder / "head.nii.gz")
     (folder / "none.nii.gz").write_bytes(b"no scan")
-    return [folder / "noise.nii.gz", folder / "none.nii.gz"]
+    return [folder / "head.nii.gz", folder / "none.nii.gz"]
 
 
 def run(count: int, backend: Backend, folder: Path) -> list[dict[str, float]]:
     """Do so many runs; the counts."""
-    scans = make_scans(folder)
+    scans = make_scans(folder, not isinstance(backend, Fixed))
     options = InferOptions(workers=WORKERS)
     counts, begun = [], time.perf_counter()
     for number in range(1, count + 1):
@@ -101,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     real = load_backend(DEFAULT_MODEL, "onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
-        counts = run(options.runs, real if options.model else Nothing(real), Path(folder))
+        counts = run(options.runs, real if options.model else Fixed(real), Path(folder))
     options.out.write_text(json.dumps({"runs": options.runs, "model": options.model, "counts": counts}, indent=1))
     grown = [name for name in ("descriptors", "threads", "children") if counts[-1][name] > counts[0][name]]
     if grown:
