@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from resources import held
 
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo, Times
@@ -59,18 +58,6 @@ class Fixed:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def held() -> dict[str, float]:
-    """Open descriptors, threads, child processes and MiB of memory of this process."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {
-        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-        "threads": threading.active_count(),
-        "children": len(children),
-        "mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
-    }
 
 
 def make_scans(folder: Path, real: bool) -> list[Path]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
-import os
 import socket
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from resources import held
 
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.node.calling import Caller
@@ -40,18 +40,6 @@ EVERY = 50
 """Counts are taken after so many series."""
 LONGEST_S = 1200.0
 """For a series to be done; of a node that takes longer, the stacks of all threads are printed."""
-
-
-def held() -> dict[str, float]:
-    """Open descriptors, threads, child processes and MiB of memory of this process."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {
-        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-        "threads": threading.active_count(),
-        "children": len(children),
-        "mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
-    }
 
 
 def series(number: int, slices: int) -> list[Dataset]:

@@ -32,6 +32,7 @@ ELSEWHERE = {
     "gpu_engines.py": "test_gpu_benchmark.py",
     "gpu_record.py": "test_gpu_benchmark.py",
     "plain_loop.py": "run by runtime.py",
+    "resources.py": "imported by many_runs.py and node_series.py",
     "slowed.py": "not run, as bench_noise.py",
     "study.py": "test_the_study_trains_and_tests, below",
     "study_report.py": "test_the_study_s_tables_and_picture, below",

@@ -22,7 +22,7 @@ LEAST_LAUNCHES = 2
 """With undisturbed rounds; what differs from one start to the next is noise, too."""
 
 DISTURBED = 1.5
-"""Times as long as undisturbed that an engine takes at most while others slow the machine a little (see `pace`)."""
+"""Times as long as undisturbed that an engine takes at most under a little other work (see `machine_probe`)."""
 
 Rounds = tuple[tuple[float, ...], ...]
 TIMES = ("rounds_ms", "paces_ms")
@@ -38,9 +38,10 @@ class Change:
     Attributes:
         engine, batch_size: which.
         old_ms, new_ms: medians as they were measured.
-        ratio, low, high: times the old time that the new one takes, and its 95 % interval.
-        disturbed: whether too few rounds of either run were undisturbed: then it is of all rounds, and the interval is
-            as wide as if only one of the two had been disturbed. None if either run had a single launch.
+        ratio, low, high: times the old time that the new one takes, and its 95 % interval. None if either run had a
+            single launch.
+        disturbed: whether too few rounds of either run were undisturbed: then the ratio is of all rounds, and the
+            interval is as wide as if only one of the two had been disturbed.
     """
 
     engine: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,12 +11,10 @@ from torch import Tensor
 from parotid_seg.errors import InputError
 from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.checkpoint import Checkpoint
-from parotid_seg.train.config import PARTS, SCRATCH, ContrastConfig, TrainConfig
-from parotid_seg.train.dataset import DataSet
-from parotid_seg.train.loop import Progress, Report, Trainer, follow, parameter_groups
+from parotid_seg.train.config import PARTS, SCRATCH, ContrastConfig
+from parotid_seg.train.loop import Trainer, follow, parameter_groups
 from parotid_seg.train.moco import MomentumContrast, Pair
 from parotid_seg.train.network import SwinUnet
-from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import draw_pairs
 from parotid_seg.train.sampling import PairBatch, PairSampler
 from parotid_seg.train.transfer import start_from
@@ -38,17 +35,9 @@ class ContrastTrainer(Trainer):
     )
     schedule: ContrastConfig
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        data: DataSet,
-        run: Path,
-        processes: Processes,
-        report: Report,
-        cache: Path,
-        progress: Progress = lambda *_: None,
-    ) -> None:
-        super().__init__(config, data, run, processes, report, cache, progress)
+    def build(self) -> None:
+        """See `Trainer`."""
+        config, data, processes = self.config, self.data, self.processes
         channels = len(data.channels) * len(config.grid.offsets_mm)
         network = dataclasses.replace(config.network, drop_path=self.schedule.drop_path)
         self.unet = SwinUnet(network, config.grid.size, channels, len(data.labels))

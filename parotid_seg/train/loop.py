@@ -88,6 +88,11 @@ class Trainer(ABC):
         self.train: list[Patient] = []
         self.validation: list[Patient] = []
         torch.manual_seed(config.seed)
+        self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make `model`, `optimizer` and whatever else the stage trains with."""
 
     @abstractmethod
     def start(self, source: str) -> None:

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,9 @@ from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
-from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig, TrainConfig
-from parotid_seg.train.dataset import DataSet
-from parotid_seg.train.loop import Progress, Report, Trainer, follow, parameter_groups
+from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig
+from parotid_seg.train.loop import Trainer, follow, parameter_groups
 from parotid_seg.train.network import ParotidNet, SwinUnet, init_rare_class_bias
-from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
 from parotid_seg.train.precision import mixed_precision
@@ -133,17 +130,9 @@ class SegmentTrainer(Trainer):
     curves = (("loss", "training loss (CE + Dice)"), ("validation_dsc", "validation DSC"))
     schedule: SegmentConfig
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        data: DataSet,
-        run: Path,
-        processes: Processes,
-        report: Report,
-        cache: Path,
-        progress: Progress = lambda *_: None,
-    ) -> None:
-        super().__init__(config, data, run, processes, report, cache, progress)
+    def build(self) -> None:
+        """See `Trainer`."""
+        config, data, processes = self.config, self.data, self.processes
         net = (
             build_network(config, len(data.channels), len(data.labels))
             .to(self.device)
