@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from parotid_seg.errors import ScanError
 from parotid_seg.files import write_text
-from parotid_seg.scan import hounsfield
+from parotid_seg.scan import hounsfield, hu_template
 from parotid_seg.scan.nifti import read_nifti
 
 Intensities = NDArray[Any]
@@ -64,7 +64,7 @@ def main() -> None:
 def figures_of(voxels: Intensities) -> dict[str, float]:
     """What the limits are set on."""
     samples = hounsfield.examined(voxels)
-    found = hounsfield.appearance_of(hounsfield.histogram_of(samples))
+    found = hounsfield.appearance_of(hu_template.histogram_of(samples))
     if found is None:
         raise ScanError("shows no tissue")
     uneven = hounsfield.unevenness(samples, found.constants)

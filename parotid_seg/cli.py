@@ -69,7 +69,7 @@ def version() -> None:
 def main() -> None:
     """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 2."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:
         print_error(f"{error.format_message()} (see parotid-seg --help)")
         sys.exit(2)

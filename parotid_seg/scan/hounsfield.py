@@ -12,47 +12,42 @@ they are (crops, air around the patient, noise, resampling), with a margin: benc
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.hu_template import (
+    BIN,
+    FAT,
+    FIRST,
+    HIGH,
+    LAST,
+    LOW,
+    SCALE_RANGE,
+    SOFT,
+    SOFT_RANGE,
+    TISSUE,
+    Counts,
+    best_fit,
+    binned_shares,
+    constant_values,
+    count_between,
+    histogram_of,
+    likely_offsets,
+    moved,
+    soft_tissue_of,
+)
 from parotid_seg.scan.volume import Voxels
-
-Counts = NDArray[np.float64]
 
 MOST_SAMPLES = 1 << 18
 """Voxels that are examined: those of a regular lattice, so that the same scan always gives the same answer."""
-LOW, HIGH = -4096, 8192
-"""Range of the histogram of one unit a bin; what lies beyond is in its outermost bins."""
-FIRST, LAST, BIN = -1200, 2000, 10
-"""Range and width of the bins that are compared with the template."""
-SCALES = np.exp(np.arange(-0.96, 0.97, 0.06))
-"""Scales that are tried; 1 is among them."""
-LARGEST_OFFSET = 400
-"""Offsets up to this are tried in both directions, in steps of a bin."""
-UNEXPLAINED = 0.07
-"""Share of the voxels that the template leaves free to have any value."""
-MOST_AIR = 0.25
-"""Air and what is nearly air count as this share of the tissue at most: most of it lies around the patient."""
-
-TISSUE = -300
-"""Fat is near -100 HU and soft tissue near 40: with partial volume, tissue lies above this."""
-SOFT, FAT = 20.0, -113.0
-"""Where the template has soft tissue and fat: the medians of the 243 scans."""
 LEAST_TISSUE = 100
 """Fewer voxels of tissue among those examined show no patient; the 243 scans: 900 or more."""
-SOFT_RANGE = (-45.0, 90.0)
-"""Where soft tissue of a CT in HU lies; the 243 scans: -21 to 41. A contrast agent adds 20 to 40."""
 SHIFTED_RANGE = (-130.0, 180.0)
 """Beyond it a scan is refused, not flagged."""
-SCALE_RANGE = (0.74, 1.55)
-"""Scales of a CT in HU, or of a noisy one, whose peaks are wide. Some low-noise scans reach 0.57 because their fat is
-hardly seen; they are told from scaled ones by `LEAST_GAIN`."""
 LEAST_GAIN = 0.08
 """A smaller scale counts if it explains a voxel better by this log-likelihood than any in the range. The 243 scans:
 0.02 at most; scaled by 0.5: 0.15 or more."""
@@ -138,7 +133,7 @@ def appearance_of(histogram: Counts) -> Appearance | None:
     """What a histogram of one unit a bin from `LOW` to `HIGH` shows; None if it shows no tissue."""
     at = np.flatnonzero(histogram)
     lowest, highest = at[0] + LOW, at[-1] + LOW
-    constants = _constants(histogram)
+    constants = constant_values(histogram)
     kept = histogram.copy()
     kept[constants - LOW] = 0
     if kept[TISSUE - LOW :].sum() < LEAST_TISSUE:  # a drawing, not a scan: all of it has the same few values
@@ -147,11 +142,11 @@ def appearance_of(histogram: Counts) -> Appearance | None:
     if above < LEAST_TISSUE:
         return None
     values = np.arange(LOW, HIGH)
-    scale, offset, gain, best = _best_fit(_binned(kept))
+    scale, offset, gain, best = best_fit(binned_shares(kept))
     soft = SOFT * scale + offset
-    *_, mirrored = _best_fit(_binned(_moved(kept, -1.0, 0.0)))
+    *_, mirrored = best_fit(binned_shares(moved(kept, -1.0, 0.0)))
     dark = kept[values < soft - DARK].sum()
-    rarer = max(1.0, _between(kept, BUMP_BELOW))
+    rarer = max(1.0, count_between(kept, BUMP_BELOW))
     return Appearance(
         lowest=float(lowest),
         highest=float(highest),
@@ -164,7 +159,7 @@ def appearance_of(histogram: Counts) -> Appearance | None:
         mirrored_gain=mirrored - best,
         dark=float(dark / above),
         below_air=float(kept[: BELOW_AIR - LOW].sum() / kept.sum()),
-        bump=float(_between(kept, BUMP) / rarer),
+        bump=float(count_between(kept, BUMP) / rarer),
     )
 
 
@@ -277,20 +272,15 @@ def _soft_of(values: NDArray[np.int32]) -> float:
     """Where soft tissue lies among some voxels of tissue; NaN of few voxels."""
     if len(values) < LEAST_IN_PART:
         return np.nan
-    bins = (values.clip(FIRST, LAST - 1) - FIRST) // BIN
-    binned = np.bincount(bins, minlength=(LAST - FIRST) // BIN) / len(values)
-    scales = np.flatnonzero((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)
-    found = _log_templates()[scales] @ binned
-    at, shift = np.unravel_index(int(found.argmax()), found.shape)
-    return float(SOFT * SCALES[scales[at]] + BIN * shift - LARGEST_OFFSET)
+    return soft_tissue_of(np.bincount((values.clip(FIRST, LAST - 1) - FIRST) // BIN, minlength=(LAST - FIRST) // BIN))
 
 
 def _cause(histogram: Counts) -> str:
     """What was done to the intensities, if undoing it gives HU; it begins with a semicolon."""
     for scale, words in ((1.0, ""), (0.5, "scaled by 0.5"), (2.0, "scaled by 2"), (-1.0, "inverted")):
-        upright = _moved(histogram, 1 / scale, 0.0)
-        for offset in _likely_offsets(upright):
-            undone = appearance_of(_moved(upright, 1.0, -offset))
+        upright = moved(histogram, 1 / scale, 0.0)
+        for offset in likely_offsets(upright):
+            undone = appearance_of(moved(upright, 1.0, -offset))
             if undone is None or undone.scale < SCALE_RANGE[0] or _fault(undone) or _flags(undone):
                 continue
             shift = round((offset + undone.soft - SOFT) * scale, -1)
@@ -320,88 +310,3 @@ def examined(voxels: Voxels) -> NDArray[np.int32]:
     samples = voxels[:: steps[0], :: steps[1], :: steps[2]]
     whole: NDArray[np.int32] = np.rint(np.clip(samples, LOW, HIGH - 1)).astype(np.int32)
     return whole
-
-
-def histogram_of(samples: NDArray[np.int32]) -> Counts:
-    """Number of examined voxels for each intensity from `LOW` to `HIGH`."""
-    return np.bincount((samples - LOW).ravel(), minlength=HIGH - LOW).astype(np.float64)
-
-
-def _constants(histogram: Counts) -> NDArray[np.intp]:
-    """Values that many voxels have, and their neighbours have not: no noise, so no image."""
-    sums = np.concatenate([[0.0], np.cumsum(histogram)])
-    at = np.arange(len(histogram))
-    around = sums[np.minimum(at + 51, len(histogram))] - sums[np.maximum(at - 50, 0)]
-    return np.flatnonzero((histogram >= 0.002 * histogram.sum()) & (histogram >= 0.3 * around)) + LOW
-
-
-def _moved(histogram: Counts, scale: float, offset: float) -> Counts:
-    """The histogram of scaled and shifted intensities."""
-    at = np.flatnonzero(histogram)
-    moved = np.rint((at + LOW) * scale + offset).astype(np.int64) - LOW
-    counts: Counts = np.bincount(moved.clip(0, len(histogram) - 1), histogram[at], len(histogram)).astype(np.float64)
-    return counts
-
-
-def _between(histogram: Counts, ends: tuple[int, int]) -> float:
-    return float(histogram[ends[0] - LOW : ends[1] - LOW].sum())
-
-
-def _binned(histogram: Counts) -> Counts:
-    """Shares in the bins that are compared with the template, with little of the air."""
-    binned = histogram[FIRST - LOW : LAST - LOW].reshape(-1, BIN).sum(axis=1)
-    air = (TISSUE - FIRST) // BIN
-    most = MOST_AIR * binned[air:].sum()
-    if binned[:air].sum() > most:
-        binned[:air] *= most / binned[:air].sum()
-    shares: Counts = binned / max(1.0, binned.sum())
-    return shares
-
-
-def _template(intensity: Counts) -> Counts:
-    """Density of a head and neck CT in HU: its components were fitted to the mean of the 243 scans."""
-
-    def peak(centre: float, width: float) -> Counts:
-        values: Counts = np.exp(-0.5 * ((intensity - centre) / width) ** 2) / (width * np.sqrt(2 * np.pi))
-        return values
-
-    air = ((intensity > -1020) & (intensity < -150)) / 870
-    dense = np.where(intensity > 60, np.exp(-(intensity - 60).clip(0) / 300), 0.0) / 300
-    density: Counts = 0.14 * air + 0.06 * peak(-30, 50) + 0.22 * peak(FAT, 28) + 0.43 * peak(SOFT, 22) + 0.15 * dense
-    return density
-
-
-@functools.cache
-def _log_templates() -> NDArray[np.float64]:
-    """Log-likelihoods (scales, offsets, bins)."""
-    bins, steps = (LAST - FIRST) // BIN, LARGEST_OFFSET // BIN
-    centres = FIRST + BIN * (np.arange(-steps, bins + steps) + 0.5) - 0.5
-    tables = []
-    for scale in SCALES:
-        density = sliding_window_view(_template(centres / scale), bins)[::-1]  # the first has the lowest offset
-        density = density / density.sum(axis=1, keepdims=True)
-        tables.append(np.log((1 - UNEXPLAINED) * density + UNEXPLAINED / bins))
-    return np.stack(tables)
-
-
-def _best_fit(binned: Counts) -> tuple[float, float, float, float]:
-    """Scale and offset of the template that fits best, its gain over the best fit in HU, and its log-likelihood."""
-    found = _log_templates() @ binned
-    offsets = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET + 1, BIN)
-    at, shift = np.unravel_index(int(found.argmax()), found.shape)
-    soft = SOFT * SCALES[:, None] + offsets
-    in_hu = (soft >= SOFT_RANGE[0]) & (soft <= SOFT_RANGE[1])
-    in_hu &= ((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)[:, None]
-    best = float(found[at, shift])
-    return float(SCALES[at]), float(offsets[shift]), best - float(found[in_hu].max()), best
-
-
-def _likely_offsets(histogram: Counts) -> tuple[float, float]:
-    """Offsets at which a whole histogram may be HU: where the template fits best, and where the commonest is air."""
-    kept = histogram.copy()
-    kept[_constants(histogram) - LOW] = 0
-    binned = kept[: (HIGH - LOW) // BIN * BIN].reshape(-1, BIN).sum(axis=1)
-    centres = np.arange(FIRST, LAST, BIN, dtype=np.float64) + (BIN - 1) / 2
-    template = np.log1p(1e4 * _template(centres))
-    fits = sliding_window_view(np.sqrt(binned), len(template)) @ template
-    return float(LOW + BIN * int(fits.argmax()) - FIRST), float(LOW + BIN * int(binned.argmax()) + 1000)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.files import visible
+from parotid_seg.runtime.engines.registry import ENGINES
 from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentences
@@ -23,11 +24,7 @@ STATUSES = ("done", "skipped", "failed")
 STAGES = ("read", "segment", "write")
 PACKAGES = (
     "parotid-seg",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
+    *(package for engine in ENGINES.values() for package in engine.packages),
     "pycuda",
     "tritonclient",
     "ray",

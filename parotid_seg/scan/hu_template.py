@@ -1,0 +1,132 @@
+"""A scan's histogram, and the template of a head and neck CT that is laid over it: see `scan.hounsfield`."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Counts = NDArray[np.float64]
+
+LOW, HIGH = -4096, 8192
+"""Range of the histogram of one unit a bin; what lies beyond is in its outermost bins."""
+FIRST, LAST, BIN = -1200, 2000, 10
+"""Range and width of the bins that are compared with the template."""
+SCALES = np.exp(np.arange(-0.96, 0.97, 0.06))
+"""Scales that are tried; 1 is among them."""
+LARGEST_OFFSET = 400
+"""Offsets up to this are tried in both directions, in steps of a bin."""
+UNEXPLAINED = 0.07
+"""Share of the voxels that the template leaves free to have any value."""
+MOST_AIR = 0.25
+"""Air and what is nearly air count as this share of the tissue at most: most of it lies around the patient."""
+
+TISSUE = -300
+"""Fat is near -100 HU and soft tissue near 40: with partial volume, tissue lies above this."""
+SOFT, FAT = 20.0, -113.0
+"""Where the template has soft tissue and fat: the medians of the 243 scans."""
+SOFT_RANGE = (-45.0, 90.0)
+"""Where soft tissue of a CT in HU lies; the 243 scans: -21 to 41. A contrast agent adds 20 to 40."""
+SCALE_RANGE = (0.74, 1.55)
+"""Scales of a CT in HU, or of a noisy one, whose peaks are wide. Some low-noise scans reach 0.57 because their fat is
+hardly seen; they are told from scaled ones by `LEAST_GAIN`."""
+
+
+def histogram_of(samples: NDArray[np.int32]) -> Counts:
+    """Number of examined voxels for each intensity from `LOW` to `HIGH`."""
+    return np.bincount((samples - LOW).ravel(), minlength=HIGH - LOW).astype(np.float64)
+
+
+def constant_values(histogram: Counts) -> NDArray[np.intp]:
+    """Values that many voxels have, and their neighbours have not: no noise, so no image."""
+    sums = np.concatenate([[0.0], np.cumsum(histogram)])
+    at = np.arange(len(histogram))
+    around = sums[np.minimum(at + 51, len(histogram))] - sums[np.maximum(at - 50, 0)]
+    return np.flatnonzero((histogram >= 0.002 * histogram.sum()) & (histogram >= 0.3 * around)) + LOW
+
+
+def moved(histogram: Counts, scale: float, offset: float) -> Counts:
+    """The histogram of scaled and shifted intensities."""
+    at = np.flatnonzero(histogram)
+    places = np.rint((at + LOW) * scale + offset).astype(np.int64) - LOW
+    counts: Counts = np.bincount(places.clip(0, len(histogram) - 1), histogram[at], len(histogram)).astype(np.float64)
+    return counts
+
+
+def count_between(histogram: Counts, ends: tuple[int, int]) -> float:
+    """Voxels of intensities from the first end up to, but without, the second."""
+    return float(histogram[ends[0] - LOW : ends[1] - LOW].sum())
+
+
+def binned_shares(histogram: Counts) -> Counts:
+    """Shares in the bins that are compared with the template, with little of the air."""
+    binned = histogram[FIRST - LOW : LAST - LOW].reshape(-1, BIN).sum(axis=1)
+    air = (TISSUE - FIRST) // BIN
+    most = MOST_AIR * binned[air:].sum()
+    if binned[:air].sum() > most:
+        binned[:air] *= most / binned[:air].sum()
+    shares: Counts = binned / max(1.0, binned.sum())
+    return shares
+
+
+def template_density(intensity: Counts) -> Counts:
+    """Density of a head and neck CT in HU: its components were fitted to the mean of the 243 scans."""
+
+    def peak(centre: float, width: float) -> Counts:
+        values: Counts = np.exp(-0.5 * ((intensity - centre) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        return values
+
+    air = ((intensity > -1020) & (intensity < -150)) / 870
+    dense = np.where(intensity > 60, np.exp(-(intensity - 60).clip(0) / 300), 0.0) / 300
+    density: Counts = 0.14 * air + 0.06 * peak(-30, 50) + 0.22 * peak(FAT, 28) + 0.43 * peak(SOFT, 22) + 0.15 * dense
+    return density
+
+
+@functools.cache
+def log_templates() -> NDArray[np.float64]:
+    """Log-likelihoods (scales, offsets, bins)."""
+    bins, steps = (LAST - FIRST) // BIN, LARGEST_OFFSET // BIN
+    centres = FIRST + BIN * (np.arange(-steps, bins + steps) + 0.5) - 0.5
+    tables = []
+    for scale in SCALES:
+        density = sliding_window_view(template_density(centres / scale), bins)[::-1]  # the first has the lowest offset
+        density = density / density.sum(axis=1, keepdims=True)
+        tables.append(np.log((1 - UNEXPLAINED) * density + UNEXPLAINED / bins))
+    return np.stack(tables)
+
+
+def best_fit(binned: Counts) -> tuple[float, float, float, float]:
+    """Scale and offset of the template that fits best, its gain over the best fit in HU, and its log-likelihood."""
+    found = log_templates() @ binned
+    offsets = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET + 1, BIN)
+    at, shift = np.unravel_index(int(found.argmax()), found.shape)
+    soft = SOFT * SCALES[:, None] + offsets
+    in_hu = (soft >= SOFT_RANGE[0]) & (soft <= SOFT_RANGE[1])
+    in_hu &= ((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)[:, None]
+    best = float(found[at, shift])
+    return float(SCALES[at]), float(offsets[shift]), best - float(found[in_hu].max()), best
+
+
+def soft_tissue_of(counts: NDArray[np.integer]) -> float:
+    """Where soft tissue lies in a part of a scan in HU, by the template at the scales that such a scan has.
+
+    Args:
+        counts: voxels of tissue in the bins from `FIRST` to `LAST`.
+    """
+    scales = np.flatnonzero((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)
+    found = log_templates()[scales] @ (counts / counts.sum())
+    at, shift = np.unravel_index(int(found.argmax()), found.shape)
+    return float(SOFT * SCALES[scales[at]] + BIN * shift - LARGEST_OFFSET)
+
+
+def likely_offsets(histogram: Counts) -> tuple[float, float]:
+    """Offsets at which a whole histogram may be HU: where the template fits best, and where the commonest is air."""
+    kept = histogram.copy()
+    kept[constant_values(histogram) - LOW] = 0
+    binned = kept[: (HIGH - LOW) // BIN * BIN].reshape(-1, BIN).sum(axis=1)
+    centres = np.arange(FIRST, LAST, BIN, dtype=np.float64) + (BIN - 1) / 2
+    template = np.log1p(1e4 * template_density(centres))
+    fits = sliding_window_view(np.sqrt(binned), len(template)) @ template
+    return float(LOW + BIN * int(fits.argmax()) - FIRST), float(LOW + BIN * int(binned.argmax()) + 1000)
