@@ -52,16 +52,16 @@ def find_anywhere(
     channels: Sequence[str],
     ignore: Iterable[Path] = (),
     *,
-    leave: Callable[[Skipped], None] = lambda _: None,
+    skip: Callable[[Skipped], None] = lambda _: None,
     out: str = "",
 ) -> tuple[list[Scan], list[ScanError]]:
     """As `discovery.find_scans`, for URLs, too: of those NIfTI files only.
 
     Args:
-        arguments, channels, ignore, leave: see there.
+        arguments, channels, ignore, skip: see there.
         out: URL of the results; nothing below it is a scan.
     """
-    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, leave=leave)
+    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, skip=skip)
     scans = {place_of(scan[0]): scan for scan in found}
     for url in filter(None, map(url_of, arguments)):
         try:
@@ -79,7 +79,7 @@ def find_anywhere(
             )
         elif others:
             reason = "no NIfTI; DICOM is read from mounted storage only"
-            leave(Skipped(Path(url), reason, len(others), kind="other file", items=len(others)))
+            skip(Skipped(Path(url), reason, len(others), kind="other file", items=len(others)))
         scans |= {place_of(scan[0]): scan for scan in found}
         errors += wrong
     return list(scans.values()), errors

@@ -103,17 +103,17 @@ def build(
         raise OptionError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
     left: list[NotUsed] = []
 
-    def leave(found: NotUsed) -> None:
+    def skip(found: NotUsed) -> None:
         left.append(found)
         if found.wanted:
             say(f"left out: {found}")
 
     progress("headers", 0, 1)
-    candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), leave)
+    candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), skip)
     if not candidates:
         raise InputError(f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies")
     with opened(data, beside, names.labels) as private:
-        making = Making(data, private, names.labels, say, progress, leave)
+        making = Making(data, private, names.labels, say, progress, skip)
         cases = making.cases_of(candidates)
         scans = making.labelled(cases)
         splits, roles = _lists(private, read_splits(data / "splits.json"), options.validation)

@@ -41,7 +41,7 @@ class Making:
         out: the data set's folder.
         private: its cases.
         labels: names, in the order of their values from 1.
-        say, progress, leave: called with cases, of steps, and of what is not used.
+        say, progress, skip: called with cases, of steps, and of what is not used.
         made: cases made, or made again.
     """
 
@@ -50,7 +50,7 @@ class Making:
     labels: Sequence[str]
     say: Callable[[str], None]
     progress: Callable[[str, int, int], None]
-    leave: Callable[[NotUsed], None]
+    skip: Callable[[NotUsed], None]
     made: int = 0
 
     def cases_of(self, candidates: Sequence[Candidate]) -> dict[Candidate, Case]:
@@ -76,11 +76,11 @@ class Making:
                     self._label(found, found.contoured, case)
                     continue
             except _UnreadableScanError as error:
-                self.leave(NotUsed.because(SERIES, found.series.folder, error))
+                self.skip(NotUsed.because(SERIES, found.series.folder, error))
                 continue
             except ScanError as error:
                 assert found.contoured
-                self.leave(NotUsed.because(STRUCTURES, found.contoured.structures.path, error))
+                self.skip(NotUsed.because(STRUCTURES, found.contoured.structures.path, error))
             others[found] = self._without_files(case) if case.kind == LABELLED else case
         return others
 
@@ -98,12 +98,12 @@ class Making:
             self.progress("scans without contours", index, len(scans))
             if (role := roles.get(case.patient, TRAIN)) != TRAIN:
                 reason = f"without labels, and the patient is in the list {role!r}, of which nothing may be learnt"
-                self.leave(NotUsed(SERIES, found.series.folder, reason))
+                self.skip(NotUsed(SERIES, found.series.folder, reason))
                 continue
             try:
                 self._keep_scan(found, case)
             except ScanError as error:
-                self.leave(NotUsed.because(SERIES, found.series.folder, error))
+                self.skip(NotUsed.because(SERIES, found.series.folder, error))
 
     def _label(self, found: Candidate, contoured: Contoured, case: Case) -> None:
         key = _key(found)

@@ -129,7 +129,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
 
     not_used: list[Skipped] = []
     with phi_safe(places[0], "DICOM file"):
-        scans, errors = find_scans(places, contract.channels, leave=not_used.append)
+        scans, errors = find_scans(places, contract.channels, skip=not_used.append)
     if only and (own := [scan for scan in scans if only in _files_of(scan)]):
         scans, errors, not_used = own, [], []
     decisions = {place_of(scan[0]): decision_on(scan, contract) for scan in scans}

@@ -54,7 +54,7 @@ def test_scans_behind_a_url(bucket):
         bucket.pipe_file(f"/scans/{name}", b"x")
     told: list[str] = []
     scans, errors = find_anywhere(
-        [Path("memory://scans")], ["CT"], leave=lambda each: told.append(str(each)), out="memory://scans/a/out"
+        [Path("memory://scans")], ["CT"], skip=lambda each: told.append(str(each)), out="memory://scans/a/out"
     )
     assert [case.name for case in name_cases(scans, {})] == ["p2", "p1"]
     assert not errors

@@ -99,7 +99,7 @@ class _Gathered:
     derived: list[tuple[Owner, str, list[Path]]] = field(default_factory=list)
     reasons: dict[tuple[str, bool, Path | None], _Files] = field(default_factory=dict)
 
-    def leave(self, reason: str, *paths: Path, refused: bool = False, kind: str = "file", item: object = None) -> None:
+    def skip(self, reason: str, *paths: Path, refused: bool = False, kind: str = "file", item: object = None) -> None:
         """Leave out files; those of one reason become one line, of refused ones in each folder.
 
         Args:
@@ -138,7 +138,7 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     for (modality, uid), images in gathered.other_modality.items():
         title = series_title(modality, images[0][1], series_key(uid))
         reason, kind = f"{title}: the model takes {takes.words}", f"{modality} series"
-        gathered.leave(reason, *(path for path, _ in images), kind=kind, item=title)
+        gathered.skip(reason, *(path for path, _ in images), kind=kind, item=title)
     volumes = []
     for owner in dict.fromkeys((*gathered.frames, *gathered.unusable)):
         volumes += _volumes_of(owner, gathered)
@@ -158,17 +158,17 @@ def _gather(path: Path, gathered: _Gathered) -> None:
         modality = MODALITIES.get(sop_class, "")
         if not sop_class or modality in gathered.takes.modalities:
             gathered.unreadable[path] = series_in_header(path)
-            gathered.leave(error.reason, path, refused=True)
+            gathered.skip(error.reason, path, refused=True)
         elif modality:
             words = (
                 f"an image of {modality} that cannot be read ({error.reason}); the model takes {gathered.takes.words}"
             )
-            gathered.leave(words, path, kind=f"{modality} image")
+            gathered.skip(words, path, kind=f"{modality} image")
         else:
-            gathered.leave(f"{_words_for(sop_class)}; {error.reason}", path, kind=_name_of(sop_class))
+            gathered.skip(f"{_words_for(sop_class)}; {error.reason}", path, kind=_name_of(sop_class))
     else:
         if other:
-            gathered.leave(other, path, kind=kind)
+            gathered.skip(other, path, kind=kind)
 
 
 def _other_than_images(path: Path, gathered: _Gathered) -> tuple[str, str]:
@@ -206,7 +206,7 @@ def _gather_images(file: DicomFile, gathered: _Gathered) -> None:
         if frames:
             gathered.frames[owner] += frames
         for kind in sorted(others):
-            gathered.leave(f"{kind} images", file.path, kind=f"{kind} series", item=owner)
+            gathered.skip(f"{kind} images", file.path, kind=f"{kind} series", item=owner)
 
 
 def _words_for(sop_class: str) -> str:
@@ -227,7 +227,7 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     frames, unusable = gathered.frames.get(owner, []), gathered.unusable.get(owner, [])
     known = {frame.slice.sop_instance_uid for frame in frames}
     if damaged_copies := [path for path, _, uid in unusable if uid in known]:
-        gathered.leave("damaged copies of images that are used", *damaged_copies, kind="damaged copy")
+        gathered.skip("damaged copies of images that are used", *damaged_copies, kind="damaged copy")
         unusable = [each for each in unusable if each[2] not in known]
     paths = list(dict.fromkeys([*(frame.slice.path for frame in frames), *(path for path, _, _ in unusable)]))
     title = series_title(owner.modality, frames[0].number if frames else None, series_key(owner.series_uid))
@@ -243,7 +243,7 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
         return []
     if copies:
         images = (frame.slice.path for frame in copies)
-        gathered.leave("copies of images that are used", *images, kind="copied image")
+        gathered.skip("copies of images that are used", *images, kind="copied image")
     return [_volume_of(owner, stack) for stack in stacks]
 
 
@@ -255,19 +255,19 @@ def _leave_series(
     if isinstance(error, NotAnImage):
         single = len(paths) == 1
         reason, kind = (error.reason, "single image") if single else (f"{title}: {error.reason}", kind)
-        gathered.leave(reason, *paths, kind=kind, item=title)
+        gathered.skip(reason, *paths, kind=kind, item=title)
     elif sequence := _sequence_of_no_use(owner, frames, gathered.takes):
-        gathered.leave(f"{title}: {sequence}, the model takes {gathered.takes.words}", *paths, kind=kind, item=title)
+        gathered.skip(f"{title}: {sequence}, the model takes {gathered.takes.words}", *paths, kind=kind, item=title)
     elif _is_short(frames, paths):
         reason = f"{title}: {len(frames)} images over less than {MIN_DEPTH_MM:.0f} mm"
-        gathered.leave(reason, *paths, kind=kind, item=title)
+        gathered.skip(reason, *paths, kind=kind, item=title)
     elif frames and all(frame.derived for frame in frames):
         gathered.derived.append((owner, f"{title}: {error.reason}", list(paths)))
     else:
         folders = {path.parent for path in paths}
         beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
         why = f"; {beside.name} beside it cannot be read" if beside else ""
-        gathered.leave(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
+        gathered.skip(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
 
 
 def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
@@ -356,12 +356,12 @@ def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
     try:
         check_spacing(series.folder, spacing)
     except ScanError as error:
-        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, refused=True, kind=kind, item=series.key)
+        gathered.skip(f"{series.title}: {error.reason}", *volume.paths, refused=True, kind=kind, item=series.key)
         return False
     try:
         check_extent(series.folder, tuple(shape[axis] for axis in axes), tuple(spacing[list(axes)]))
     except ScanError as error:
-        gathered.leave(f"{series.title}: {error.reason}", *volume.paths, kind=kind, item=series.key)
+        gathered.skip(f"{series.title}: {error.reason}", *volume.paths, kind=kind, item=series.key)
         return False
     return True
 
@@ -373,14 +373,14 @@ def _without_derived(volumes: Sequence[_Volume], gathered: _Gathered) -> list[_V
     kept = []
     for volume in volumes:
         if volume.derived and _study(volume.owner) in original:
-            gathered.leave(reason, *volume.paths, kind="derived series", item=volume.series.key)
+            gathered.skip(reason, *volume.paths, kind="derived series", item=volume.series.key)
         else:
             kept.append(volume)
     for owner, why, paths in gathered.derived:
         if _study(owner) in original:
-            gathered.leave(reason, *paths, kind="derived series", item=owner)
+            gathered.skip(reason, *paths, kind="derived series", item=owner)
         else:
-            gathered.leave(why, *paths, refused=True, kind=f"{owner.modality} series", item=owner)
+            gathered.skip(why, *paths, refused=True, kind=f"{owner.modality} series", item=owner)
     return kept
 
 

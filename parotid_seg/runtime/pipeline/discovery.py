@@ -40,7 +40,7 @@ def find_scans(
     channels: Sequence[str],
     ignore: Iterable[Path] = (),
     *,
-    leave: Callable[[Skipped], None] = lambda _: None,
+    skip: Callable[[Skipped], None] = lambda _: None,
 ) -> tuple[list[Scan], list[ScanError]]:
     """Scans under the given files and folders, each once, in a fixed order.
 
@@ -52,7 +52,7 @@ def find_scans(
         arguments: files and folders.
         channels: the model's channel names.
         ignore: files and folders that are results, not scans.
-        leave: called with what is found and is no scan for the model, or is found a second time.
+        skip: called with what is found and is no scan for the model, or is found a second time.
 
     Returns:
         The scans, and an error for each argument that is missing or holds none, for each file of no use, and for each
@@ -79,7 +79,7 @@ def find_scans(
     if not scans and not errors:
         errors = list(map(_of_no_use, not_used))
     for each in not_used:
-        leave(each)
+        skip(each)
     return list(scans.values()), errors
 
 

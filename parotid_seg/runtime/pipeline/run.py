@@ -146,7 +146,7 @@ def infer_at(
         OutputError: if results cannot be written; cases finished before stay whole.
     """
     run = _Run(out, executor, options, say, progress)
-    found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), leave=run.leave)
+    found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
     refused = [_refused(error) for error in errors]
     run.total = len(found) + len(refused)
     if not found:
@@ -223,10 +223,10 @@ class _Run:
         if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
             reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
             path = found[0] if len(found) == 1 else out
-            self.leave(Skipped(path, reason, len(found), kind="mask", items=len(found), files=found))
+            self.skip(Skipped(path, reason, len(found), kind="mask", items=len(found), files=found))
         return masks
 
-    def leave(self, found: Skipped) -> None:
+    def skip(self, found: Skipped) -> None:
         """Tell and count what is found and is no scan for the model."""
         self._say(f"not used: {found}")
         self.not_used[found.kind] += found.items

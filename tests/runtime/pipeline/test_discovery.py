@@ -26,7 +26,7 @@ def found_in(*places, channels=CT):
     """Names of cases, errors, and things not used by kind."""
     counts = {}
     scans, errors = find_scans(
-        places, channels, leave=lambda each: counts.update({each.kind: counts.get(each.kind, 0) + each.items})
+        places, channels, skip=lambda each: counts.update({each.kind: counts.get(each.kind, 0) + each.items})
     )
     return [case.name for case in name_cases(scans, taken={})], [str(each) for each in errors], counts
 

@@ -26,7 +26,7 @@ CT, MR = ("CT",), ("T1", "T2", "STIR")
 def found_in(*folders, channels=MR):
     """Numbers of the scans' series, errors, and what is said, without the series' keys."""
     said = []
-    scans, errors = find_scans(folders, channels, leave=lambda each: said.append(f"not used: {each}"))
+    scans, errors = find_scans(folders, channels, skip=lambda each: said.append(f"not used: {each}"))
     lines = [re.sub(r" \([0-9a-f]{8}[a-z0-9-]*\)", "", str(each)) for each in (*errors, *said)]
     return [[series.number for series in scan] for scan in scans], lines[: len(errors)], lines[len(errors) :]
 
