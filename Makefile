@@ -6,7 +6,8 @@ PIP := -m pip install -q --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
 
 # Workers of pytest-xdist have a core each, and want 2 GB of memory.
-PARALLEL := -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+# A worker that crashes ends the run: xdist would start another one, and then wait for tests that have ended already.
+PARALLEL := -n logical --maxprocesses 8 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo check test lint docs gpu clean
 
