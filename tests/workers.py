@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -19,10 +21,14 @@ CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 def keep_to_own_cores() -> None:
     """Give this worker its share of the machine's cores.
 
-    onnxruntime, OpenVINO, torch and numpy start as many threads as there are cores to use, and so do the processes that
-    tests start. Without this, all workers together would start several times as many, which wait for each other.
+    onnxruntime, OpenVINO and torch start as many threads as there are cores to use, and so do the processes that tests
+    start. Without this, all workers together would start several times as many, which wait for each other. numpy's
+    OpenBLAS reads its number of threads before this runs, so the main process, which starts the workers, tells it.
     """
-    if WORKER is None or not hasattr(os, "sched_setaffinity"):
+    if WORKER is None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        return
+    if not hasattr(os, "sched_setaffinity"):
         return
     cores, count = sorted(CORES), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     number = int(WORKER.removeprefix("gw")) % count
@@ -63,3 +69,9 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
             make(folder)
             place.write_text(str(folder))
     return Path(place.read_text())
+
+
+def shared_value(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
+    """A picklable value that the first worker makes; each has a copy of its own."""
+    folder = shared_folder(factory, name, lambda place: (place / "value").write_bytes(pickle.dumps(make())))
+    return pickle.loads((folder / "value").read_bytes())

@@ -11,7 +11,7 @@ from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
-from tests.workers import shared_folder
+from tests.workers import shared_folder, shared_value
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +31,9 @@ def checkpoint(run):
 
 
 @pytest.fixture(scope="session")
-def translated(checkpoint):
+def translated(checkpoint, tmp_path_factory):
     """The FP32 graph and the contract without proof."""
-    return to_onnx(checkpoint)
+    return shared_value(tmp_path_factory, "translated", lambda: to_onnx(checkpoint))
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ def options(balls, small_config, tmp_path_factory):
     """Three epochs a stage without stochastic depth, which each process draws for itself."""
     path = tmp_path_factory.mktemp("config") / "still.toml"
     text = small_config.read_text().replace("[network]\n", "[network]\ndrop_path = 0.0\n")
-    contrast = CONTRAST.replace("epochs = 1", "epochs = 3\ndrop_path = 0.0")
+    contrast = CONTRAST.replace("epochs = 1", "epochs = 3\ndrop_path = 0.0").replace("= 32", "= 16", 1)
     dense = contrast.replace("[contrast]", "[dense]") + 'points = 8\ndense_negatives = "batch"\n'
-    text = text.replace("images_per_epoch = 640", "images_per_epoch = 64").replace("epochs = 4", "epochs = 3")
+    text = text.replace("images_per_epoch = 640", "images_per_epoch = 32").replace("epochs = 4", "epochs = 3")
     path.write_text(text + contrast + "queue = 8\n" + dense)
     return balls, "--config", path, "--out"
 

@@ -57,15 +57,21 @@ def scans():
     return [scan_at(80, 70), scan_at(75, 80), coarse, scan_at(81, 72), thin]
 
 
+@pytest.fixture(scope="module")
+def labels(scans):
+    """What each of them gives by itself."""
+    return [expected(scan) for scan in scans]
+
+
 @pytest.mark.parametrize("queue_depth", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
-def test_every_scan_gets_its_own_labels(scans, batch_size, queue_depth):
+def test_every_scan_gets_its_own_labels(scans, labels, batch_size, queue_depth):
     backend = Threshold(queue_depth=queue_depth)
     found = run(backend, scans, batch_size)
     assert sorted(found) == list(range(len(scans)))
-    for number, scan in enumerate(scans):
+    for number in range(len(scans)):
         assert found[number].labels.any()
-        np.testing.assert_array_equal(found[number].labels, expected(scan), err_msg=str(number))
+        np.testing.assert_array_equal(found[number].labels, labels[number], err_msg=str(number))
         assert found[number].seconds > 0
         assert found[number].agreement == {}
     assert max(backend.looks) <= batch_size + 1
@@ -77,12 +83,12 @@ def test_scans_of_one_spacing_share_batches_and_others_do_not(scans):
     assert backend.looks == [16, 7, 5], "21 slices of one spacing and 7 of another"
 
 
-def test_no_more_is_joined_than_the_engine_takes(scans):
+def test_no_more_is_joined_than_the_engine_takes(scans, labels):
     backend = Threshold()
     backend.most_slices = 10
     found = run(backend, scans[:2], 16)
     assert backend.looks == [7, 7]
-    np.testing.assert_array_equal(found[1].labels, expected(scans[1]))
+    np.testing.assert_array_equal(found[1].labels, labels[1])
 
 
 def test_the_engine_bounds_the_batch(scans):
@@ -92,12 +98,12 @@ def test_the_engine_bounds_the_batch(scans):
 
 
 @pytest.mark.parametrize("queue_depth", [1, 3])
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, queue_depth):
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans, labels, queue_depth):
     said = []
     backend = Threshold(memory=3, queue_depth=queue_depth)
     found = run(backend, scans, 12, say=said.append)
-    for number, scan in enumerate(scans):
-        np.testing.assert_array_equal(found[number].labels, expected(scan))
+    for number in range(len(scans)):
+        np.testing.assert_array_equal(found[number].labels, labels[number])
     assert said == [f"the GPU's memory is full; going on with batches of {size}" for size in (6, 3, 1)][: len(said)]
     assert len(said) >= 2
 
@@ -107,17 +113,17 @@ def test_not_even_one_slice_fits(scans):
         run(Threshold(memory=0), scans[:1], 4)
 
 
-def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans):
+def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans, labels):
     class Picky(Threshold):
         def start(self, inputs):
-            if len(inputs["rows_back"]) == expected(scans[2]).shape[1]:
+            if len(inputs["rows_back"]) == labels[2].shape[1]:
                 raise ScanError("rows of a chunk: found too many")
             return super().start(inputs)
 
     found = run(Picky(queue_depth=2), scans, 3)
     assert isinstance(found[2], ScanError)
     for number in (0, 1, 3, 4):
-        np.testing.assert_array_equal(found[number].labels, expected(scans[number]))
+        np.testing.assert_array_equal(found[number].labels, labels[number])
 
 
 def sides(inputs):
