@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
@@ -28,7 +29,7 @@ class Wrong(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs):
+    def start(self, inputs: Any) -> Done:
         return Done((3 - super().start(inputs).result()) % 3)
 
 
@@ -36,9 +37,9 @@ class Wrong(OnnxRuntimeBackend):
 class Pair:
     """A chunk that is computed when it is waited for."""
 
-    compute: partial
+    compute: partial[Any]
 
-    def result(self):
+    def result(self) -> Any:
         return self.compute()
 
 
@@ -50,26 +51,26 @@ class Ahead(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs):
+    def start(self, inputs: Any) -> Pair:
         return Pair(partial(lambda: super(Ahead, self).start(inputs).result()))
 
 
-def crash():
+def crash() -> None:
     """Ends the process while it loads."""
     os._exit(7)
 
 
-def refuse():
+def refuse() -> None:
     """Cannot be loaded."""
     raise ModelError("model.onnx: no such operator")
 
 
-def stumble():
+def stumble() -> None:
     """Meets a bug."""
     raise ZeroDivisionError("of a library")
 
 
-def candidate(name: str, make, precision: str = "fp32") -> Candidate:
+def candidate(name: str, make: Any, precision: str = "fp32") -> Candidate:
     """By name."""
     return Candidate(name, "onnxruntime", precision, DEFAULT_MODEL, make)
 
