@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -137,24 +138,24 @@ def _references(headers: Sequence[Dataset], frame: str, refers: bool) -> Dataset
     return item
 
 
-def rows(data, name="left_out.csv"):
+def rows(data: Path, name: str = "left_out.csv") -> list[Any]:
     with (data.with_name(f"{data.name}.private") / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def reasons(data, kind):
+def reasons(data: Path, kind: str) -> list[Any]:
     return [f"{row['name']}: {row['reason']}".removeprefix(": ") for row in rows(data) if row["kind"] == kind]
 
 
-def names(data, folder):
+def names(data: Path, folder: str) -> list[Any]:
     return sorted(path.name for path in (data / folder).iterdir())
 
 
-def case_from(data, folder: Path) -> str:
+def case_from(data: Path, folder: Path) -> str:
     return next(row["case"] for row in rows(data, "cases.csv") if row["folder"] == str(folder))
 
 
-def change_file(path, change):
+def change_file(path: Path, change: Callable[..., None]) -> None:
     dataset = pydicom.dcmread(path)
     change(dataset)
     dataset.save_as(path)
