@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def variants(content: bytes) -> list[bytes]:
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Callable[..., None]:
     path = tmp_path / "a.nrrd"
 
     def reading(content: bytes) -> None:
@@ -80,12 +82,12 @@ def read(tmp_path):
     return reading
 
 
-def test_good_files_are_read(read):
+def test_good_files_are_read(read: Callable[..., None]) -> None:
     for content in GOOD:
         read(content)
 
 
-def test_every_line_of_the_header_and_mutants(read, inputs):
+def test_every_line_of_the_header_and_mutants(read: Callable[..., None], inputs: Callable[[int], int]) -> None:
     seeds = [each for content in GOOD for each in variants(content)]
     with little_memory():
         for each in seeds:
