@@ -1,9 +1,14 @@
 """What is written, read by ITK: every format has the voxels where our own reader has them."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.planes import plane_of_frame, read_planes
 from parotid_seg.dicom.read.volume import find_series, read_series
@@ -20,15 +25,15 @@ TWICE = (0.98389614, 0.08608096, 0.15643447), (-0.11762236, 0.97165056, 0.205121
 """Directions of rows and columns turned about all three axes."""
 
 
-def rounded(decimals):
-    def change(_, dataset):
+def rounded(decimals: int) -> Callable[..., None]:
+    def change(_: object, dataset: pydicom.dataset.Dataset) -> None:
         dataset.ImageOrientationPatient = [f"{value:.{decimals}f}" for value in dataset.ImageOrientationPatient]
         dataset.ImagePositionPatient = [f"{value:.3f}" for value in dataset.ImagePositionPatient]
 
     return change
 
 
-def across(row, column):
+def across(row: Sequence[float], column: Sequence[float]) -> Any:
     """Both as unit vectors at a right angle, to machine precision."""
     row = np.array(row) / np.linalg.norm(row)
     column = np.array(column) - row * (row @ column)
@@ -51,9 +56,11 @@ OFF_MM = {2: 1.5, 3: 0.15}
 """How far rounded directions may put a corner voxel from where it was."""
 
 
-def written(tmp_path, affine, decimals=None, formats=tuple(FORMATS)):
+def written(
+    tmp_path: Path, affine: NDArray[np.float64], decimals: int | None = None, formats: tuple[str, ...] = tuple(FORMATS)
+) -> Any:
     """A series with a mask in some formats: the series, its scan, the mask and the files."""
-    options = {} if decimals is None else {"change": rounded(decimals)}
+    options: dict[str, Any] = {} if decimals is None else {"change": rounded(decimals)}
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), affine, **options)
     (series,) = find_series(paths).series
     scan = read_series(series)
@@ -63,7 +70,7 @@ def written(tmp_path, affine, decimals=None, formats=tuple(FORMATS)):
 
 
 @pytest.mark.parametrize("laid", LAID)
-def test_itk_has_every_format_where_we_have_it(tmp_path, laid):
+def test_itk_has_every_format_where_we_have_it(tmp_path: Path, laid: str) -> None:
     affine, decimals = LAID[laid]
     series, scan, mask, files = written(tmp_path, affine, decimals)
     stored = scan.volume.orientation.to_storage(mask)
@@ -85,7 +92,7 @@ def test_itk_has_every_format_where_we_have_it(tmp_path, laid):
             itk.read(files[name])
 
 
-def check_segments(path, series):
+def check_segments(path: Path, series: Any) -> None:
     """ITK takes the frames of all segments for one stack of 1 mm: only the first one's place and directions count."""
     first = plane_of_frame(pydicom.dcmread(path), 0)
     assert min(np.linalg.norm(first.position - each.position) for each in read_planes(series)) < 1e-6
@@ -96,7 +103,7 @@ def check_segments(path, series):
 
 
 @pytest.mark.parametrize("decimals", [2, 3])
-def test_rounded_directions_are_brought_to_right_angles(tmp_path, decimals):
+def test_rounded_directions_are_brought_to_right_angles(tmp_path: Path, decimals: int) -> None:
     series, scan, _, files = written(tmp_path, LAID["doubly oblique"][0], decimals)
     header = pydicom.dcmread(series.slices[0].path)
     assert abs(np.dot(header.ImageOrientationPatient[:3], header.ImageOrientationPatient[3:])) > 1e-4
@@ -114,7 +121,7 @@ def test_rounded_directions_are_brought_to_right_angles(tmp_path, decimals):
     np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-6)
 
 
-def test_of_a_tilted_gantry_itk_opens_the_nrrd_and_not_the_nifti(tmp_path):
+def test_of_a_tilted_gantry_itk_opens_the_nrrd_and_not_the_nifti(tmp_path: Path) -> None:
     tilted = lay(SPACING, column=(0, np.cos(0.3), -np.sin(0.3)), step=(0, 0, 3))
     _, scan, _, files = written(tmp_path, tilted, formats=(NIFTI, "nrrd", RTSTRUCT))
     assert FlagCode.SHEARED in {flag.code for flag in scan.volume.flags}
