@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -28,20 +30,20 @@ CONTRASTS = {
 }
 
 
-def draw(*shape):
+def draw(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def part(values, processes):
+def part(values: bytes, processes: Processes) -> bytes:
     own = len(values) // processes.count
     return values[processes.rank * own : (processes.rank + 1) * own]
 
 
-def gradients(module):
+def gradients(module: MomentumContrast | torch.nn.modules.container.Sequential | torch.nn.modules.conv.Conv2d) -> Any:
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
-def contrast(config, processes):
+def contrast(config: ContrastConfig, processes: Processes) -> Any:
     torch.manual_seed(0)
     network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
     moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
@@ -55,7 +57,7 @@ def contrast(config, processes):
     return {"loss": processes.mean({"": loss.item()})[""], **figures, **gradients(moco), "queue": moco.queue}
 
 
-def segmentation(processes, ignored=0):
+def segmentation(processes: Processes, ignored: int = 0) -> Any:
     """With one channel more some of each pixel is ignored, of the first images more than of the last."""
     torch.manual_seed(0)
     net = nn.Conv2d(3, 4, 3)
@@ -72,7 +74,7 @@ def segmentation(processes, ignored=0):
     return {"loss": processes.mean({"": loss.item()})[""], **gradients(net)}
 
 
-def batch_norm(kind, affine, processes):
+def batch_norm(kind: Any, affine: bool, processes: Processes) -> Any:
     torch.manual_seed(0)
     net = nn.Sequential(kind(5, affine=affine))
     if affine:
@@ -88,14 +90,14 @@ def batch_norm(kind, affine, processes):
     return {"outputs": outputs, "inputs": inputs.grad, **learnt, **dict(net.named_buffers())}
 
 
-def hardly_varying_features(processes):
+def hardly_varying_features(processes: Processes) -> Any:
     """In single precision: 300 + 1e-3 x something."""
     net = nn.Sequential(nn.BatchNorm1d(6)).float()
     net = common_batch_norm(net) if processes.count > 1 else net
     return net(part(300 + 1e-3 * draw(8, 6), processes).float()).detach()
 
 
-def work(rank, folder):
+def work(rank: Any, folder: Path) -> None:
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text()}
     environment |= {"RANK": str(rank), "WORLD_SIZE": str(COUNT), "LOCAL_WORLD_SIZE": str(COUNT)}
     torch.set_default_dtype(torch.float64)
@@ -129,14 +131,14 @@ def work(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "port").write_text(str(free_port()))
     mp.spawn(work, (folder,), COUNT)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
 
 
-def free_port():
+def free_port() -> Any:
     import socket
 
     with contextlib.closing(socket.socket()) as probe:
@@ -145,7 +147,7 @@ def free_port():
 
 
 @pytest.mark.parametrize("name", [*CONTRASTS, "segmentation", "segmentation, ignored"])
-def test_loss_and_gradient_are_those_of_the_whole_batch(found, name):
+def test_loss_and_gradient_are_those_of_the_whole_batch(found: list[Any], name: str) -> None:
     (alone, _), _ = found[0][name], found[1][name]
     assert len(alone) > 2
     for rank in range(COUNT):
@@ -155,14 +157,14 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(found, name):
     assert all(value.norm() > 1e-6 for key, value in alone.items() if key.endswith("weight"))
 
 
-def test_places_of_other_processes_are_negatives(found):
+def test_places_of_other_processes_are_negatives(found: list[Any]) -> None:
     loss = {name: found[0][name][1]["loss"] for name in CONTRASTS}
     assert loss["places of all images"] > loss["places of one image"] + 0.1
 
 
 @pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d"])
 @pytest.mark.parametrize("affine", [False, True])
-def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
+def test_the_common_batch_norm_is_that_of_the_whole_batch(found: list[Any], kind: str, affine: bool) -> None:
     alone = found[0][f"{kind} {affine}"][0]
     for rank in range(COUNT):
         processes = Processes(rank, COUNT, torch.device("cpu"))
@@ -173,12 +175,12 @@ def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
             torch.testing.assert_close(together[name], wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_the_common_batch_norm_of_features_that_hardly_vary(found):
+def test_the_common_batch_norm_of_features_that_hardly_vary(found: list[Any]) -> None:
     together = torch.cat([each["hardly varying"][1] for each in found])
     torch.testing.assert_close(together, found[0]["hardly varying"][0], rtol=0, atol=0.05)
 
 
-def test_what_the_first_process_has_and_what_all_have(found):
+def test_what_the_first_process_has_and_what_all_have(found: list[Any]) -> None:
     assert [each["from first"] for each in found] == [0, 0]
     assert [each["collected"] for each in found] == [[0, 10, 1, 11]] * 2
     assert [each["here"] for each in found] == [2, 2]
@@ -188,7 +190,7 @@ def test_what_the_first_process_has_and_what_all_have(found):
     ]
 
 
-def test_a_batch_that_cannot_be_split():
+def test_a_batch_that_cannot_be_split() -> None:
     with pytest.raises(InputError, match="expected a multiple of the 3 processes"):
         Processes(0, 3, torch.device("cpu")).share(8)
     assert list(Processes(1, 2, torch.device("cpu")).share(8)) == [4, 5, 6, 7]

@@ -7,6 +7,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_one_line(tmp_path, content):
+def test_hostile_files_are_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "best.pt"
     path.write_bytes(content)
     with little_memory():
@@ -126,12 +127,12 @@ def test_hostile_files_are_one_line(tmp_path, content):
             assert len(caught.value.reason) < 400
 
 
-def tensors_of(content: dict) -> list[torch.Tensor]:
+def tensors_of(content: dict[str, Any]) -> list[torch.Tensor]:
     single = [content[name] for name in ("parameter", "turned", "part", "scalar", "none")]
     return [*content["state"].values(), *single, *content["kinds"]]
 
 
-def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
+def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     content = {
@@ -154,7 +155,7 @@ def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
     assert found["turned"].untyped_storage().data_ptr() == found["part"].untyped_storage().data_ptr()
 
 
-def test_without_values_only_shapes_are_read(tmp_path):
+def test_without_values_only_shapes_are_read(tmp_path: Path) -> None:
     path = Path(tmp_path / "file.pt")
     torch.save({"format": FORMAT, "weights": {"a": torch.ones(3, 4)}}, path)
     assert is_checkpoint(path)
