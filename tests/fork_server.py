@@ -60,6 +60,7 @@ class Child:
         """Wait for its end."""
         if self.poll(timeout) is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -136,8 +137,9 @@ def _forked(connection: socket.socket) -> Request | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     running: dict[int, int] = {}
+    watched: list[socket.socket | int] = [connection, woken]
     while True:
-        ready, _, _ = select.select([connection, woken], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if woken in ready:
             os.read(woken, 4096)
             _reap(running)
