@@ -107,7 +107,7 @@ def write_series(
         affine: see `lay`; default: axial slices of 1 x 1 mm every 3 mm, feet to head.
         modality: "CT" or "MR".
         number: SeriesNumber.
-        slope, intercept: what is stored is (voxels - intercept) / slope, rounded; an MR object has neither.
+        slope, intercept: what is stored is np.subtract(voxels, intercept) / slope, rounded; an MR object has neither.
         dtype: of what is stored.
         bits_stored: BitsStored; default: all.
         transfer_syntax: RLE Lossless, JPEG-LS Lossless, JPEG 2000 Lossless (its encoder takes no slice smaller than
@@ -123,7 +123,7 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(len(voxels)).permutation(len(voxels))
     paths = []
-    for index, stored in enumerate((voxels - intercept) / slope if modality == "CT" else voxels):
+    for index, stored in enumerate(np.subtract(voxels, intercept) / slope if modality == "CT" else voxels):
         dataset = _dataset(folder.name + uids, modality, "", number)
         dataset.SOPInstanceUID = uid(folder.name, uids, "instance", str(index))
         dataset.InstanceNumber = int(order[index]) + 1
@@ -187,7 +187,7 @@ def write_enhanced(
             frame.PixelValueTransformationSequence = [rescale]
         frames.append(frame)
     dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
-    stored = (voxels[order] - intercept) / slope if modality == "CT" else voxels[order]
+    stored = np.subtract(voxels[order], intercept) / slope if modality == "CT" else voxels[order]
     _set_pixels(dataset, np.rint(stored).astype(np.uint16), None)
     dataset.NumberOfFrames = len(order)
     change(0, dataset)

@@ -119,7 +119,7 @@ class FakeGpu:
         self.failing: Exception | None = None
         self.contexts: list[FakeExecutionContext] = []
         self.configs: list[FakeRuntimeConfig] = []
-        self.runtimes: list[object] = []
+        self.runtimes: list[Any] = []
         self.driver = FakeDriver(self)
 
     def need_current(self) -> None:

@@ -75,16 +75,18 @@ def test_the_model_stays_loaded(
     monkeypatch: pytest.MonkeyPatch, expected: Segmentation, head: nibabel.Nifti1Image
 ) -> None:
     loaded: list[Any] = []
-    monkeypatch.setattr(api, "load_backend", lambda *a, **k: loaded.append(a) or real(*a, **k))
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        loaded.append(arguments)
+        return load_backend(*arguments, **options)
+
+    monkeypatch.setattr(api, "load_backend", load)
     api._loaded.cache_clear()
     for _ in range(2):
         found = parotid_seg.segment(head, backend="onnxruntime")
     np.testing.assert_array_equal(found.mask, expected.mask)
     assert len(loaded) == 1
     api._loaded.cache_clear()
-
-
-real = load_backend
 
 
 def test_test_time_augmentation_tells_how_certain_each_gland_is(

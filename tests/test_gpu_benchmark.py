@@ -142,7 +142,7 @@ def test_engines_on_a_gpu_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
     small = write_small_model(tmp_path / "small.onnx")
     options = argparse.Namespace(batch_sizes=[4], device="cuda")
-    contender = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)
+    contender: Any = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)
     inputs = inputs_of(scan(16))
     expected = [labels_of(OnnxRuntimeBackend(small), each) for each in inputs]
     for _ in range(2):

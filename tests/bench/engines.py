@@ -51,7 +51,7 @@ class Ahead(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs: Any) -> Pair:
+    def start(self, inputs: Any) -> Any:
         return Pair(partial(lambda: super(Ahead, self).start(inputs).result()))
 
 

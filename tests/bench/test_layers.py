@@ -205,7 +205,8 @@ def test_cuda_is_asked_for_as_it_was_loaded(chunk: Inputs, monkeypatch: pytest.M
         return time_nodes(content, inputs, repeats=repeats)
 
     backend = object.__new__(OnnxRuntimeCudaBackend)
-    backend._bound, backend.ran = type("Bound", (), {"index": 2}), ExecutionInfo("onnxruntime", "cuda:2", "fp32")
+    bound: Any = type("Bound", (), {"index": 2})
+    backend._bound, backend.ran = bound, ExecutionInfo("onnxruntime", "cuda:2", "fp32")
     monkeypatch.setattr(module, "time_apart", apart)
     check(profile_layers(DEFAULT_MODEL, backend, chunk, repeats=1), chunk)
     ((shape, repeats, (provider, options)),) = asked
@@ -214,7 +215,7 @@ def test_cuda_is_asked_for_as_it_was_loaded(chunk: Inputs, monkeypatch: pytest.M
     assert "enable_cuda_graph" not in options  # a replayed graph has no nodes
 
 
-TOLD = {
+TOLD: dict[str, tuple[float, dict[str, Any]]] = {
     "Reformatting CopyNode for Input Tensor 0 to to_grid/Cast": (0.25, {}),
     "to_grid/MatMul": (0.5, {"Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP32"}]}),
     "__myl_FcAdd_myl0_1": (
@@ -235,7 +236,7 @@ TOLD = {
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The packaged model on the fake, whose contexts report to a profiler and whose engines have an inspector."""
     gpu = fake_cuda.install(monkeypatch)
-    trt = sys.modules[request.param.replace("-", "_")]
+    trt: Any = sys.modules[request.param.replace("-", "_")]
     trt.IProfiler = type("IProfiler", (), {})
     if request.param == "tensorrt-rtx":
         trt.DynamicShapesKernelSpecializationStrategy = fake_cuda.made_enum("Strategy", ["LAZY", "EAGER", "NONE"])
@@ -249,6 +250,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
         return done
 
     class Inspector:
+        execution_context: Any = None
+
         def get_engine_information(self, form: Any) -> str:
             assert form is trt.LayerInformationFormat.JSON
             assert self.execution_context.shapes
@@ -293,10 +296,11 @@ def test_others_have_no_profile(chunk: Inputs) -> None:
     class Other:
         ran = ExecutionInfo("an engine 1.0", "cpu", "fp32")
 
+    other: Any = Other()
     with pytest.raises(InputError, match=r"an engine 1\.0: no profile"):
-        profile_layers(DEFAULT_MODEL, Other(), chunk)
+        profile_layers(DEFAULT_MODEL, other, chunk)
     with pytest.raises(InputError, match="repeats: found 0"):
-        profile_layers(DEFAULT_MODEL, Other(), chunk, repeats=0)
+        profile_layers(DEFAULT_MODEL, other, chunk, repeats=0)
 
 
 def test_it_needs_neither_torch_nor_onnx() -> None:

@@ -20,7 +20,7 @@ def field(
     *backends: str,
     model: Path = DEFAULT_MODEL,
     device: str = "auto",
-    runnable: Callable[..., Path | None] = lambda *_: None,
+    runnable: Callable[..., Any] = lambda *_: None,
     say: Any = print,
 ) -> module.Selection:
     return select_engines(model, backends, device, runnable, say)

@@ -129,6 +129,7 @@ def test_a_case_is_staged_and_delivered(bucket: Any, tmp_path: Path) -> None:
     stage = Stage(tmp_path / "unused", "memory://out", Outputs())
     job = CaseRequest(Case("a", (Path("memory://scans/a.nii.gz"),)), entry("a", "a.nii.gz"))
     (copied,) = stage.fetch([job])
+    assert isinstance(copied, CaseRequest)
     (source,) = copied.case.scan
     assert source.read_bytes() == b"scan"
     assert source.name == "a.nii.gz"
@@ -149,6 +150,7 @@ def test_an_error_names_the_url_and_not_the_copy(bucket: Any, tmp_path: Path) ->
     stage = Stage(tmp_path, "", Outputs())
     job = CaseRequest(Case("a", (Path("memory://scans/a.nii.gz"),)), None)
     (copied,) = stage.fetch([job])
+    assert isinstance(copied, CaseRequest)
     failed = CaseResult("failed", Entry("a", "", "", "failed", "damaged", str(copied.case.scan[0])))
     assert stage.deliver(job, failed, copied).entry.failure == "memory://scans/a.nii.gz: damaged"
     gone = CaseRequest(Case("b", (Path("memory://scans/b.nii.gz"),)), None)

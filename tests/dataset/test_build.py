@@ -117,7 +117,7 @@ def spoil(**options: Any) -> Callable[..., None]:
     return write
 
 
-def two(first: dict[str, str], second: Any) -> Callable[..., None]:
+def two(first: dict[str, Any], second: dict[str, Any]) -> Callable[..., None]:
     def write(folder: Path) -> None:
         images = write_study(folder, rois=None)
         write_structures(folder / "a.dcm", images, **first)

@@ -50,8 +50,8 @@ def two_acquisitions(
     off_mm: float,
     slices: int = SHAPE[0],
     modality: str = "CT",
-    first: dict[str, str] | None = None,
-    second: dict[str, str] | None = None,
+    first: dict[str, Any] | None = None,
+    second: dict[str, Any] | None = None,
 ) -> Any:
     """A series of two acquisitions, the second shifted along the slices' normal; the voxels of both."""
     first = {"AcquisitionNumber": 1} if first is None else first

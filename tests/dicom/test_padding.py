@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def stating(
     return change
 
 
-def in_corner(voxels: NDArray[np.int16], value: str) -> Any:
+def in_corner(voxels: NDArray[np.int16], value: int) -> Any:
     """The same with a corner outside the circle of reconstruction, and where that is."""
     corner = np.zeros(SHAPE, bool)
     corner[:, :10, :10] = np.add.outer(np.arange(10), np.arange(10)) < 10
@@ -51,7 +51,7 @@ def test_tissue_is_no_padding(tmp_path: Path, low: int, high: int | None, detail
     found, flags = read(write_series(tmp_path / "ct", voxels, dtype=np.int16, intercept=0, change=stating(low, high)))
     np.testing.assert_array_equal(found, voxels)
     share = np.mean((voxels >= low) & (voxels <= (low if high is None else high)))
-    assert flags == [Flag(FlagCode.PADDING_IN_BODY, value=pytest.approx(share), detail=detail)]
+    assert flags == [Flag(FlagCode.PADDING_IN_BODY, value=cast(float, pytest.approx(share)), detail=detail)]
 
 
 @pytest.mark.parametrize("value", [0, 50, 3071])

@@ -51,7 +51,7 @@ def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.Te
 SQUARE = ((10, 5), (10, 15), (20, 15), (20, 5))
 
 
-def with_contours(written: Path, out: Path, contours: list[Any], image: NDArray[Any] | None = None) -> Path:
+def with_contours(written: Path, out: Path, contours: list[Any], image: str | None = None) -> Path:
     """The first structure drawn otherwise: by type and points (slice, row, column) in the default series' voxels.
 
     All contours say that they were drawn on `image`, if that is given.
@@ -81,7 +81,7 @@ def square(index: float | NDArray[Any], *, grown: int = 0, shift: float = 0) -> 
     return np.stack([np.broadcast_to(index, 4), rows, columns], axis=1)
 
 
-def expected_square(index: float | NDArray[Any]) -> NDArray[np.bool_]:
+def expected_square(index: int) -> NDArray[np.bool_]:
     found = np.zeros(SHAPE, dtype=np.bool_)
     found[index, 11:21, 6:16] = True
     return found

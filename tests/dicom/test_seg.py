@@ -71,7 +71,7 @@ def by_highdicom(path: Path, series: Series) -> Any:
     options = {"combine_segments": True, "assert_missing_frames_are_empty": True}
     if series.slices[0].frame is None:
         return found.get_pixels_by_source_instance([each.sop_instance_uid for each in series.slices], **options)
-    frames = [each.frame + 1 for each in series.slices]
+    frames = [each.frame + 1 for each in series.slices if each.frame is not None]
     return found.get_pixels_by_source_frame(series.slices[0].sop_instance_uid, frames, **options)
 
 

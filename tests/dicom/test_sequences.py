@@ -9,7 +9,6 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.mr.acquisition import Acquisition
@@ -266,7 +265,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(values=st.dictionaries(st.sampled_from([*STIR, "ScanOptions", "ContrastBolusAgent", "ProtocolName"]), hostile))
-def test_whatever_stands_in_a_header_a_known_word_comes_out(plain: Any, values: NDArray[Any]) -> None:
+def test_whatever_stands_in_a_header_a_known_word_comes_out(plain: Any, values: dict[str, str]) -> None:
     series, dataset = plain[0], copy.deepcopy(plain[1])
     for keyword, text in values.items():
         dataset.add_new(keyword, "LO", text)  # another kind of value than it should have

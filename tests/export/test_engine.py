@@ -266,7 +266,12 @@ def test_a_full_disk_leaves_the_old_engine_whole(engine: Path, monkeypatch: pyte
 @rtx
 def test_the_sidecar_appears_last(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     appeared, rename = [], Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, to: (appeared.append(to.name), rename(path, to))[1])
+
+    def noted(path: Path, to: Path) -> Path:
+        appeared.append(to.name)
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", noted)
     build(small, small.with_suffix(".engine"))
     assert appeared == ["small.engine", "small.engine.json"]
 
@@ -294,7 +299,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("runs_on", ["this-gpu", "same-capability", "ampere-plus"])
 @pytest.mark.filterwarnings("ignore")
 def test_options_of_tensorrt(stand_in: None, small: Path, tmp_path: Path, runs_on: str) -> None:
-    options = {"runs_on": runs_on, "workspace_mib": 512}
+    options: dict[str, Any] = {"runs_on": runs_on, "workspace_mib": 512}
     sidecar = build(small, tmp_path / "m.engine", "tensorrt", options=options)
     assert (sidecar.gpu, sidecar.compute_capability, sidecar.cuda) == (ADA.name, (8, 9), "13.0")
     assert sidecar.options == EngineOptions(**options)

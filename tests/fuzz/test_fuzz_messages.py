@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,7 +31,7 @@ SMALL = (
     sent(OutputFailure("no space left")),
 )
 KNOWN: tuple[Asked, ...] = (ASKED, replace(ASKED, job=replace(JOB, known=DONE)), replace(ASKED, labelled=True))
-VALUES = (
+VALUES: tuple[Any, ...] = (
     *EXTREMES[:-1],
     *FLOATS,
     *PIECES,

@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # numpy's and nibabel's, over
 
 
 def image(
-    kind: Any = nibabel.Nifti1Image, dtype: type = np.int16, scaled: bool = False, order: str = "<"
+    kind: Any = nibabel.Nifti1Image, dtype: type = np.int16, scaled: bool = False, order: Literal["<", ">"] = "<"
 ) -> nibabel.Nifti1Image:
     values = np.random.default_rng(0).integers(0, 200, SHAPE).astype(np.dtype(dtype).newbyteorder(order))
     header = kind.header_class(endianness=order)

@@ -6,9 +6,11 @@ import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.formats import count_voxels_of, read_image
@@ -43,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # numpy's, over what is wrong
 
 
 def written(encoding: str, dtype: type = np.int16) -> bytes:
-    values = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
+    values: NDArray[Any] = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
     header = {
         "space": "left-posterior-superior",
         "space directions": np.diag([3.0, 2.0, 4.0]),

@@ -65,7 +65,7 @@ def test_a_replayed_graph_gives_what_its_own_chunk_asks_for(
     plain = OnnxRuntimeCudaBackend(DEFAULT_MODEL)
     plain._bound.graphs = False
     made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 8)]
-    mirrored = dataclasses.replace(volume, voxels=np.ascontiguousarray(volume.voxels[..., ::-1]))
+    mirrored = dataclasses.replace(volume, voxels=volume.voxels[..., ::-1].copy())
     made += [chunk.inputs for chunk in chunks(mirrored, windows, backend.contract.grid, 8)]
     for _ in range(3):
         for inputs in made:

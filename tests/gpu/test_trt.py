@@ -3,8 +3,9 @@
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext
 from parotid_seg.runtime.engines.tensorrt.engine import SLOTS, TensorRtBackend
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.export.small_model import write_small_model
@@ -65,15 +66,15 @@ def built(onnx_path: Path, library: str, batch: BatchProfile) -> Path:
 
 
 def check(
-    found: list[NDArray[np.uint8]],
+    found: Sequence[NDArray[Any]],
     reference: OnnxRuntimeBackend,
-    inputs: list[dict[str, NDArray[np.float16] | NDArray[np.float32]]],
+    inputs: Sequence[Inputs],
 ) -> None:
     """Labels are onnxruntime's but for sums that are rounded in another order, at the edge of a structure."""
     for got, each in zip(found, inputs, strict=True):
         expected = labels_of(reference, each)
         assert got.shape == expected.shape
-        assert np.mean(got != expected) <= 0.002 * max(np.mean(expected > 0), 0.05)
+        assert np.mean(got != expected) <= 0.002 * max(float(np.mean(expected > 0)), 0.05)
 
 
 def test_small_model_in_half_precision_at_several_sizes(backend: TensorRtBackend, small: Path) -> None:

@@ -117,8 +117,8 @@ def write_examination(folder: Path, name: str, rng: np.random.Generator) -> None
     for gland in glands:
         labels[ball(gland, 5.5)] = 1
     labels[ball(glands[rng.integers(2)] + rng.uniform(-1, 1, size=3), 3.8)] = 2
-    for channel, (tissue, gland, tumour) in enumerate([(0.4, 0.7, 0.7), (0.35, 0.6, 0.6), (0.4, 0.4, 1.0)]):
-        clean = np.select([labels == 2, labels == 1, head], [tumour, gland, tissue], 0.0)
+    for channel, (tissue, healthy, tumour) in enumerate([(0.4, 0.7, 0.7), (0.35, 0.6, 0.6), (0.4, 0.4, 1.0)]):
+        clean = np.select([labels == 2, labels == 1, head], [tumour, healthy, tissue], 0.0)
         noisy = np.abs(clean + rng.normal(0, 0.03, shape)) * 10 ** rng.uniform(-3, 4.5)
         image = nibabel.Nifti1Image(noisy.astype(np.float32), affine)
         nibabel.save(image, folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz")

@@ -28,7 +28,7 @@ def test_an_error_of_one_process(balls: Path, short_config: Path, tmp_path: Path
 
 
 def test_an_error_of_all_processes(balls: Path, short_config: Path, tmp_path: Path) -> None:
-    arguments = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
+    arguments: tuple[Path | str, ...] = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
     assert ended(training(2, *arguments)) == (
         1,
         [f"parotid-seg: --resume: {tmp_path / 'run'} holds no checkpoint: no epoch was finished; start without it"],

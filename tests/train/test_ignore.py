@@ -80,6 +80,7 @@ def test_a_step_of_training_holds_no_class_for_it(trainer: SegmentTrainer) -> No
 
 def test_ignored_voxels_are_not_validated_on(trainer: SegmentTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     patient = trainer.validation[0]
+    assert patient.ignored is not None
     found = np.where(patient.ignored, 2, patient.labels).astype(np.uint8)
     found[:FIRST_KNOWN, :, :25] = 1
     monkeypatch.setattr(segment, "segment_volume", lambda *_: found)

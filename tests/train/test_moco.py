@@ -28,7 +28,7 @@ def pair(places: int = 6) -> Pair:
     generator = torch.Generator().manual_seed(0)
     views = [torch.rand(4, 3, 56, 56, generator=generator) for _ in range(2)]
     at = [torch.randint(0, 56, (4, places, 2), generator=generator) for _ in range(2)]
-    return Pair(*views, *at, torch.rand(4, places, 2, generator=generator) * 200)
+    return Pair(views[0], views[1], at[0], at[1], torch.rand(4, places, 2, generator=generator) * 200)
 
 
 def test_slice_loss_by_hand() -> None:

@@ -1,6 +1,7 @@
 """How a training begins: matrices decay, and classifiers call little but background."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def model(request: pytest.FixtureRequest, small_config: Path) -> Supervised:
 
 
 def test_matrices_decay_and_every_parameter_is_in_one_group(model: Supervised) -> None:
-    groups = parameter_groups(model, 0.05)
+    groups: list[Any] = parameter_groups(model, 0.05)
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert len(decays) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():

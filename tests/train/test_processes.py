@@ -8,8 +8,8 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.batch_norm import common_batch_norm
@@ -34,12 +34,12 @@ def draw(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def part(values: bytes, processes: Processes) -> bytes:
+def part(values: torch.Tensor, processes: Processes) -> torch.Tensor:
     own = len(values) // processes.count
     return values[processes.rank * own : (processes.rank + 1) * own]
 
 
-def gradients(module: MomentumContrast | torch.nn.modules.container.Sequential | torch.nn.modules.conv.Conv2d) -> Any:
+def gradients(module: nn.Module) -> Any:
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
@@ -48,7 +48,7 @@ def contrast(config: ContrastConfig, processes: Processes) -> Any:
     network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
     moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
     at = [torch.randint(0, 56, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), *at, 200 * draw(4, 6, 2))
+    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), at[0], at[1], 200 * draw(4, 6, 2))
     wrapped = processes.wrapped(moco)
     for _ in range(2):  # the second time the queue holds keys of both processes
         moco.zero_grad()
@@ -76,10 +76,11 @@ def segmentation(processes: Processes, ignored: int = 0) -> Any:
 
 def batch_norm(kind: Any, affine: bool, processes: Processes) -> Any:
     torch.manual_seed(0)
-    net = nn.Sequential(kind(5, affine=affine))
+    norm = kind(5, affine=affine)
     if affine:
-        nn.init.uniform_(net[0].weight)
-        nn.init.uniform_(net[0].bias)
+        nn.init.uniform_(norm.weight)
+        nn.init.uniform_(norm.bias)
+    net: nn.Module = nn.Sequential(norm)
     net = common_batch_norm(net) if processes.count > 1 else net
     shape = (8, 5) if kind is nn.BatchNorm1d else (8, 5, 4, 3)
     scale = torch.tensor([1.0, 1.0, 100.0, 1e-3, 1.0]).view(1, 5, *[1] * (len(shape) - 2))
@@ -104,7 +105,7 @@ def work(rank: Any, folder: Path) -> None:
     torch.set_num_threads(1)
     with mock.patch.dict("os.environ", environment):
         processes = join("cpu")
-    found = {}
+    found: dict[str, Any] = {}
     with mock.patch("torch.autocast"), mock.patch("torch.Tensor.float", torch.Tensor.double):
         for name, config in CONTRASTS.items():
             found[name] = contrast(config, ALONE), contrast(config, processes)
@@ -134,7 +135,7 @@ def work(rank: Any, folder: Path) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "port").write_text(str(free_port()))
-    mp.spawn(work, (folder,), COUNT)
+    spawn(work, (folder,), COUNT)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
 
 

@@ -98,7 +98,7 @@ def test_different_native_sizes_share_a_batch(balls: Path, small_config: Path, t
     volume = patients[1].volume
     cropped = dataclasses.replace(
         patients[1],
-        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, :, 3:, :-5])),
+        volume=dataclasses.replace(volume, voxels=volume.voxels[:, :, 3:, :-5]),
         labels=np.asarray(patients[1].labels[:, 3:, :-5]),
     )
     images, targets, _ = sampler_of([patients[0], cropped], config, data, STILL)[0]
@@ -190,7 +190,7 @@ def test_processes_draw_an_epoch_between_them(
     patients = load_patients(data, data.train, tmp_path, config.window_hu)
     batch_size, names = 8, mirrored_labels(data.labels)
 
-    def sampler(places: int) -> PairSampler | SliceSampler:
+    def sampler(places: range) -> PairSampler | SliceSampler:
         if pairs:
             return PairSampler(patients, config, places, config.contrast.first, config.contrast.second)
         return SliceSampler(patients, config, places, config.segment, names, config.augment)

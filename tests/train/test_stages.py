@@ -87,7 +87,7 @@ def test_weights_really_come_over(balls: Path, config: TrainConfig, run: Path, m
     class SegmentBeginsError(Exception):
         pass
 
-    started = {}
+    started: dict[str, Any] = {}
     real = SegmentTrainer.start
 
     def start(self: Any, source: Any) -> None:
@@ -117,7 +117,7 @@ def test_wrong_stages(stages: list[str], words: str) -> None:
 def test_ctrl_c_is_one_line_and_the_run_resumes(balls: Path, short_config: Path, command: Run, tmp_path: Path) -> None:
     config = tmp_path / "long.toml"
     config.write_text(short_config.read_text().replace("epochs = 4", "epochs = 400"))
-    arguments = [balls, "--out", tmp_path / "r", "--config", config]
+    arguments: list[Path | str] = [balls, "--out", tmp_path / "r", "--config", config]
     process = training(1, *arguments)
     after(process, "epoch 1 ")
     process.send_signal(signal.SIGINT)
@@ -134,7 +134,8 @@ def test_a_run_says_who_is_held_out_and_how_far_it_is(
     balls: Path, short_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parotid_seg.train.loop.SILENCE_S", 0.0)
-    said, shown = [], []
+    said: list[str] = []
+    shown: list[Any] = []
     run = tmp_path / "run"
     config = load_config("compact", short_config, stages=["segment"])
     done = train(

@@ -36,7 +36,7 @@ def swin(config: TrainConfig, **changes: Any) -> SwinTransformer:
     return SwinTransformer(**{**settings, **changes})
 
 
-def official(model: SwinTransformer) -> dict[str, torch.Tensor]:
+def official(model: SwinTransformer) -> dict[str, dict[str, torch.Tensor]]:
     """The form of the official repository's files: under "model", downsampling one stage earlier, buffers included."""
     weights = {}
     for name, value in model.state_dict().items():

@@ -19,7 +19,10 @@ ONE_MACHINE = ("--standalone",)
 
 
 def training(
-    processes: int, *arguments: Path | str, launch: tuple[str] = ONE_MACHINE, program: Callable[..., None] | None = None
+    processes: int,
+    *arguments: Path | str,
+    launch: tuple[object, ...] = ONE_MACHINE,
+    program: Callable[..., None] | None = None,
 ) -> Forked:
     """One under way; of a single process without torchrun.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -17,7 +17,7 @@ from parotid_seg.errors import DeviceMemoryError, InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _kept as kept_choice
-from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -248,6 +248,11 @@ def test_the_place_depends_on_every_fact(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert cache_folder().parts[-2:] == (".cache", "parotid-seg")
 
 
+def as_backends(engines: Mapping[str, Engine]) -> Mapping[str, Backend]:
+    """They have of a backend what the measurement uses."""
+    return cast(Mapping[str, Backend], engines)
+
+
 def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     slow_first = iter([50.0, 0.5, 0.1, 0.5, *[0.5] * 99])
@@ -255,7 +260,7 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch)
         "steady": Engine("steady", clock, lambda looks: looks / 64),
         "slow at first": Engine("slow", clock, lambda looks: next(slow_first)),
     }
-    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(as_backends(engines))
     assert speeds == pytest.approx({"steady": 64.0, "slow at first": 16 / 0.3})
     assert [engine.runs for engine in engines.values()] == [3, 3], "the budget was gone after the least rounds"
 
@@ -263,10 +268,10 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch)
 def test_a_trial_ends_by_its_budget_or_its_rounds() -> None:
     clock = Clock()
     quick = Engine("quick", clock, lambda looks: 1e-4)
-    EngineBenchmark(CONTRACT, clock).speeds({"quick": quick})
+    EngineBenchmark(CONTRACT, clock).speeds(as_backends({"quick": quick}))
     assert quick.runs == MOST_ROUNDS + 1
     clock.now, medium = 0.0, Engine("medium", clock, lambda looks: 0.9)
-    EngineBenchmark(CONTRACT, clock).speeds({"medium": medium})
+    EngineBenchmark(CONTRACT, clock).speeds(as_backends({"medium": medium}))
     assert clock.now == pytest.approx(BUDGET_S, abs=0.9)
 
 
@@ -274,7 +279,7 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight() -> None
     clock = Clock()
     engine = Engine("ahead", clock, lambda looks: 1.0)
     engine.queue_depth = 2
-    assert EngineBenchmark(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
+    assert EngineBenchmark(CONTRACT, clock).speeds(as_backends({"ahead": engine}))["ahead"] == pytest.approx(16.0)
     assert engine.runs == 6
 
 
@@ -293,7 +298,7 @@ def test_the_batch_size_is_the_usual_one_unless_another_gains(
 ) -> None:
     clock = Clock()
     engine = Engine("any", clock, seconds, memory)
-    assert EngineBenchmark(CONTRACT, clock).batch_size(engine, (8, 16, 32)) == expected
+    assert EngineBenchmark(CONTRACT, clock).batch_size(cast(Backend, engine), (8, 16, 32)) == expected
 
 
 def test_the_usual_chunk_is_what_an_ordinary_ct_gives() -> None:
@@ -335,7 +340,7 @@ def test_what_cannot_be_compared_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
         def start(self, inputs: Inputs) -> Done:
             return Done(np.zeros_like(reference.start(inputs).result()))
 
-    assert "nothing is found" in trial.failure(Blind(), reference, "int8")
+    assert "nothing is found" in trial.failure(cast(Backend, Blind()), reference, "int8")
     other = EngineBenchmark(type(CONTRACT)(CONTRACT.labels, ("T1",), (None,), CONTRACT.grid))
     assert other.failure(reference, reference, "int8") == "not to be checked (the example scan is a CT)"
 

@@ -38,6 +38,7 @@ def net() -> ParotidNet:
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_packaged_models_count_agrees_with_torch(chunk: Inputs, net: ParotidNet, fused: bool) -> None:
     """Attention once as torch's one operator, whose flops its counter has a formula for, and once as its products."""
+    module: Any
     for module in net.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused

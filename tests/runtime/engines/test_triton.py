@@ -178,7 +178,7 @@ def test_more_than_a_message_can_hold_is_not_sent(
 
 
 def test_two_clients_at_once_get_their_own_masks(server: StandIn, local: OnnxRuntimeBackend, volume: Volume) -> None:
-    mirrored = dataclasses.replace(volume, voxels=np.ascontiguousarray(volume.voxels[..., ::-1]))
+    mirrored = dataclasses.replace(volume, voxels=volume.voxels[..., ::-1].copy())
     both = [volume, mirrored]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda each: segment_volume(TritonBackend(server.address), each).mask, both))

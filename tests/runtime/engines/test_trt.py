@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def inputs_of(volume: Volume, batch_size: int = 4, contract: Contract = CONTRACT
     return [chunk.inputs for chunk in chunks(volume, WINDOWS, contract.grid, batch_size)]
 
 
-def run(backend: TensorRtBackend, inputs: list[Inputs]) -> list[NDArray[Any]]:
+def run(backend: TensorRtBackend, inputs: Sequence[Inputs]) -> list[NDArray[Any]]:
     """Chunks through a backend as they should go: so many ahead, results in order."""
     under_way: deque[Pending] = deque()
     found = []
@@ -79,7 +80,7 @@ def run(backend: TensorRtBackend, inputs: list[Inputs]) -> list[NDArray[Any]]:
     return [*found, *(pending.result() for pending in under_way)]
 
 
-def check(backend: TensorRtBackend, reference: OnnxRuntimeBackend, inputs: list[Inputs]) -> None:
+def check(backend: TensorRtBackend, reference: OnnxRuntimeBackend, inputs: Sequence[Inputs]) -> None:
     expected = [labels_of(reference, each) for each in inputs]
     assert 0.05 < np.mean([each.mean() for each in expected]) < 0.95
     for got, wanted in zip(run(backend, inputs), expected, strict=True):
@@ -358,7 +359,7 @@ def test_the_host_programs_context_is_left_as_it_was(gpu: fake_cuda.FakeGpu, sma
     gpu.stack.append("the host program's")
     engine = engine_of(small)
 
-    def unchanged(made: TensorRtBackend | None) -> TensorRtBackend | None:
+    def unchanged(made: Any) -> Any:
         assert gpu.stack == ["the host program's"]
         return made
 

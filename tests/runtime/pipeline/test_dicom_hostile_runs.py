@@ -87,7 +87,7 @@ def write_all(folder: Path, image: Any) -> None:
     bomb(folder / "bomb")
 
 
-def capped(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+def capped(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
     def cap() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (CAP, CAP))
 
@@ -111,7 +111,16 @@ def hostile(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory)
     write_all(folder / "scans", few_slices(head))
     before = tree(folder)
     formats = [word for name in ("nifti", "rtstruct", "seg", "nrrd") for word in ("--format", name)]
-    words = ("infer", folder / "scans", "--out", folder / "out", "--backend", "onnxruntime", "--identify", *formats)
+    words: tuple[str | Path, ...] = (
+        "infer",
+        folder / "scans",
+        "--out",
+        folder / "out",
+        "--backend",
+        "onnxruntime",
+        "--identify",
+        *formats,
+    )
     done = capped(folder, *words)
     return folder, before, done
 
@@ -158,7 +167,7 @@ def test_nothing_is_written_but_results(hostile: Any) -> None:
 class Parsed(HTMLParser):
     """The tags of a page."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)

@@ -35,9 +35,9 @@ def rounded(decimals: int) -> Callable[..., None]:
 
 def across(row: Sequence[float], column: Sequence[float]) -> Any:
     """Both as unit vectors at a right angle, to machine precision."""
-    row = np.array(row) / np.linalg.norm(row)
-    column = np.array(column) - row * (row @ column)
-    return row, column / np.linalg.norm(column)
+    first = np.array(row) / np.linalg.norm(row)
+    second = np.array(column) - first * (first @ column)
+    return first, second / np.linalg.norm(second)
 
 
 ONCE = across((1, 0, 0), (0, np.cos(0.2), np.sin(0.2)))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,13 +150,14 @@ def test_no_line_hides_a_scan(tmp_path: Path, form: str, inside: bool) -> None:
         folder.mkdir()
     for name in ("a", "b"):
         (scans / f"{name}.nii").write_bytes(b"no scan, so that it fails at once")
-    foreign = {**GOOD, "case": "old"} | {
+    named: dict[str, dict[str, Any]] = {
         "absolute": {"mask": str(scans / "b.nii")},
         "relative": {"mask": "../in/b.nii"},
         "plain": {"mask": "b.nii"},
         "further": {"further": {"b.nii": "0"}},
         "source": {"case": "b", "source": str(scans / "a.nii")},
-    }[form]
+    }
+    foreign = {**GOOD, "case": "old"} | named[form]
     (out / NAME).write_text(json.dumps(foreign) + "\n")
     backend = load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")
     lines: list[str] = []

@@ -142,7 +142,7 @@ def write_channel_model(path: Path) -> Path:
     """A model whose label is the channel of the highest intensity, if that is above half of the window."""
     grid = Grid(size=32, spacing_mm=4.0, kernel_mm=4.0, offsets_mm=(0.0,))
     channels = len(MR)
-    steps = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Cast", ["slices"], "raw", {"to": TensorProto.FLOAT}),
         ("Unsqueeze", ["window", "last axis"], "windows", {}),
         ("Gather", ["windows", "zero"], "low", {"axis": 1}),

@@ -4,7 +4,7 @@ import re
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.formats.registry import FORMATS, Format, formats_help
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
+from parotid_seg.scan.nifti import NiftiScan
 from tests.dicom_series import ct_voxels, write_series
 
 
@@ -69,7 +70,7 @@ def test_a_new_format_is_a_module_and_a_line(tmp_path: Path, monkeypatch: pytest
     assert "nrrd (for 3D Slicer), count (voxels in numbers); of DICOM series also" in formats_help()
     outputs, mask = Outputs(("count",)), np.ones((2, 3, 4), np.uint8)
     outputs.check(tmp_path / "a.nii.gz")
-    outputs.write(mask, None, tmp_path / "a.nii.gz", ("background", "one"), "model", tmp_path / "a")
+    outputs.write(mask, cast(NiftiScan, None), tmp_path / "a.nii.gz", ("background", "one"), "model", tmp_path / "a")
     assert outputs.names("a") == ["a.count.txt"]
     assert (tmp_path / "a.count.txt").read_text() == "24"
     assert is_ours(tmp_path / "a.count.txt")

@@ -31,7 +31,16 @@ NOT_KNOWN = ("Information Object Not found", "SegmentNumber not monotonically in
 
 def by_plastimatch(structures: Path, series: Path, out: Path) -> nibabel.Nifti1Image:
     """A structure set as plastimatch draws it on a series."""
-    words = ["plastimatch", "convert", "--input", structures, "--referenced-ct", series, "--output-labelmap", out]
+    words: list[str | Path] = [
+        "plastimatch",
+        "convert",
+        "--input",
+        structures,
+        "--referenced-ct",
+        series,
+        "--output-labelmap",
+        out,
+    ]
     subprocess.run(words, check=True, capture_output=True, timeout=300)
     return nibabel.load(out)
 

@@ -1,7 +1,7 @@
 """What a run replaces: its own files by its own record, never a scan, and nothing behind a planted link."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class InThisProcess:
     contract = read_model(DEFAULT_MODEL)[1]
     model_sha256 = "0" * 64
     ran = ExecutionInfo("none", "cpu", "fp32")
-    about: dict[str, str] = {}  # noqa: RUF012
+    about: Mapping[str, Any] = {}
 
     def __init__(self, killed_after: int = 99) -> None:
         self.killed_after = killed_after

@@ -24,8 +24,8 @@ TURNED = np.array([[-4.7, 1.71, 0, 0], [-1.71, -4.7, 0, 0], [0, 0, 5.0, 0], [0, 
 
 def write(
     path: Path,
-    left: tuple[int, int, int] = (10, 18, 30),
-    right: tuple[int, int, int] = (10, 18, 8),
+    left: tuple[int, int, int] | None = (10, 18, 30),
+    right: tuple[int, int, int] | None = (10, 18, 8),
     size: tuple[int, int] = (5, 5),
     affine: NDArray[Any] = AFFINE,
     codes: int = 1,
@@ -38,7 +38,9 @@ def write(
 
 
 def drawn_voxels(
-    left: tuple[int, int, int] = (10, 18, 30), right: tuple[int, int, int] = (10, 18, 8), size: tuple[int, int] = (5, 5)
+    left: tuple[int, int, int] | None = (10, 18, 30),
+    right: tuple[int, int, int] | None = (10, 18, 8),
+    size: tuple[int, int] = (5, 5),
 ) -> NDArray[np.int16]:
     """A scan of 24 slices of 5 mm with two glands, cubes that begin at these voxels; None for no gland."""
     voxels = np.full((24, 40, 44), -1000, np.int16)

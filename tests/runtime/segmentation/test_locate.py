@@ -1,6 +1,6 @@
 """Structures are located on sparse samples; what is segmented around them is what looking everywhere gives."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
-from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
@@ -68,7 +68,7 @@ def head(
 def segmented(volume: Volume, backend: ByIntensity | None = None, **options: Any) -> Any:
     backend = backend or ByIntensity()
     prepared = Prepared(volume, HU, backend.contract)
-    covered, labelled = labels_of_scan(prepared, asking(backend, 16), SegmentationOptions(**options))
+    covered, labelled = labels_of_scan(prepared, asking(cast(Backend, backend), 16), SegmentationOptions(**options))
     assert labelled.computed == backend.computed
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labelled.labels
