@@ -107,7 +107,7 @@ def write_series(
         affine: see `lay`; default: axial slices of 1 x 1 mm every 3 mm, feet to head.
         modality: "CT" or "MR".
         number: SeriesNumber.
-        slope, intercept: what is stored is np.subtract(voxels, intercept) / slope, rounded; an MR object has neither.
+        slope, intercept: what is stored is (voxels - intercept) / slope, rounded; an MR object has neither.
         dtype: of what is stored.
         bits_stored: BitsStored; default: all.
         transfer_syntax: RLE Lossless, JPEG-LS Lossless, JPEG 2000 Lossless (its encoder takes no slice smaller than

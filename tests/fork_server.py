@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
 ANSWER = struct.Struct("!q")
@@ -179,7 +179,7 @@ def _begun(content: bytes, streams: list[int]) -> Request:
     return request
 
 
-def _text_stream(number: int) -> Any:
+def _text_stream(number: int) -> IO[str]:
     errors = "backslashreplace" if number == 2 else "strict"
     return open(number, "w", encoding="utf-8", errors=errors, buffering=1, closefd=False)
 

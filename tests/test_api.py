@@ -49,7 +49,7 @@ def test_an_image_gets_labels_in_its_own_order(
     np.testing.assert_array_equal(found.mask[::-1, :, ::-1], expected.mask)
 
 
-def flip(shape: Any) -> np.ndarray:
+def flip(shape: tuple[int, ...]) -> np.ndarray:
     matrix = np.diag([-1.0, 1.0, -1.0, 1.0])
     matrix[0, 3], matrix[2, 3] = shape[0] - 1, shape[2] - 1
     return matrix

@@ -84,7 +84,7 @@ def files(
     balls: Path,  # noqa: F811
     run: Path,  # noqa: F811
     translated: tuple[onnx.ModelProto, Contract],  # noqa: F811
-) -> Any:
+) -> dict[str, Any]:
     """What the scripts take: two scans of a few slices with their contours, a data set, and a small model."""
     folder = tmp_path_factory.mktemp("benchmarks")
     scans, labels, one = folder / "imagesTs", folder / "labelsTs", folder / "one"
@@ -127,7 +127,7 @@ def test_every_script_is_run_somewhere() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_script_runs(script: str, files: Any, tmp_path: Path) -> None:
+def test_a_script_runs(script: str, files: dict[str, Any], tmp_path: Path) -> None:
     words = [word.format(out=tmp_path, **files) for word in COMMANDS[script]]
     printed = run_script(script, *words)
     written = tmp_path / WRITES.get(script, "x.json")

@@ -57,7 +57,7 @@ def test_the_rate_of_the_best_validation_is_taken_and_then_tested(results: Calla
 
 
 def test_differences_are_paired_over_the_seeds_both_have(results: Callable[..., None]) -> None:
-    def scores(*dsc: float) -> Any:
+    def scores(*dsc: float) -> dict[str, dict[str, float]]:
         return {f"p{index}": dict.fromkeys(study.FIGURES, value) for index, value in enumerate(dsc)}
 
     for start, shift in (("scratch", 0.0), ("organs", 0.05)):

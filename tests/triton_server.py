@@ -28,7 +28,7 @@ TYPES = {"FP16": np.float16, "FP32": np.float32}
 DIED = 9
 
 
-class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
+class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """A server, from `with` to the end of its block.
 
     Args:

@@ -12,6 +12,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.scan.chunks import Inputs
 
 
 class Limited(OnnxRuntimeBackend):
@@ -29,7 +30,7 @@ class Wrong(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs: Any) -> Done:
+    def start(self, inputs: Inputs) -> Done:
         return Done((3 - super().start(inputs).result()) % 3)
 
 
@@ -51,7 +52,7 @@ class Ahead(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs: Any) -> Any:
+    def start(self, inputs: Inputs) -> Any:
         return Pair(partial(lambda: super(Ahead, self).start(inputs).result()))
 
 

@@ -15,7 +15,7 @@ from parotid_seg.errors import InputError
 from tests.command_line import Run
 
 
-def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float = 0.0, **more: Any) -> Any:
+def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float = 0.0, **more: Any) -> dict[str, Any]:
     """What compare reads of a result; `factors` by engine and batch size, `disturbed` a share of the rounds."""
     random = np.random.default_rng(seed)
 
@@ -37,7 +37,7 @@ def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float =
     }
 
 
-def with_paces(paces: list[Any]) -> Any:
+def with_paces(paces: list[Any]) -> dict[str, Any]:
     found = content(1, BOTH)
     found["rows"][0]["speeds"][0]["paces_ms"] = paces
     return found
@@ -45,7 +45,7 @@ def with_paces(paces: list[Any]) -> Any:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., Any]:
-    def write(name: str, found: Any) -> Path:
+    def write(name: str, found: dict[str, Any]) -> Path:
         path = tmp_path / name
         path.write_text(json.dumps(found) if isinstance(found, dict) else found)
         return path
@@ -118,7 +118,7 @@ def test_a_file_is_no_slower_than_itself(written: Callable[..., Any], command: R
 
 
 def test_a_single_launch_says_nothing(written: Callable[..., Any]) -> None:
-    def first_launches(seed: int) -> Any:
+    def first_launches(seed: int) -> dict[str, Any]:
         found = content(seed, BOTH)
         for row in found["rows"]:
             for speed in row["speeds"]:

@@ -49,7 +49,7 @@ def chunk() -> Inputs:
     return usual_chunk(CONTRACT, 2)
 
 
-def folded(*named: tuple[str, float], work: Any = None) -> Any:
+def folded(*named: tuple[str, float], work: Any = None) -> dict[str, float]:
     """Seconds by module of nodes (name, seconds) that ran one after the other."""
     found = fold([NodeTime(name, "", "fp32", seconds) for name, seconds in named], work or {})
     assert sum(layer.share for layer in found) == pytest.approx(1)
@@ -162,7 +162,7 @@ def test_onnxruntime_is_profiled_with_the_threads_it_was_loaded_with(
 ) -> None:
     asked = []
 
-    def timed(*_: object, repeats: Any, threads: Any) -> Timing:
+    def timed(*_: object, repeats: int, threads: Any) -> Timing:
         asked.append(threads)
         return time_nodes(CONTENT, chunk, repeats=repeats, threads=threads)
 
@@ -200,7 +200,7 @@ def test_cuda_is_timed_in_a_process_that_waits_for_its_kernels(chunk: Inputs) ->
 def test_cuda_is_asked_for_as_it_was_loaded(chunk: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def apart(content: Any, inputs: Any, repeats: Any, provider: Any) -> Timing:
+    def apart(content: Any, inputs: Inputs, repeats: int, provider: Any) -> Timing:
         asked.append((inputs["slices"].shape, repeats, provider))
         return time_nodes(content, inputs, repeats=repeats)
 

@@ -21,7 +21,7 @@ def field(
     model: Path = DEFAULT_MODEL,
     device: str = "auto",
     runnable: Callable[..., Any] = lambda *_: None,
-    say: Any = print,
+    say: Callable[[str], None] = print,
 ) -> module.Selection:
     return select_engines(model, backends, device, runnable, say)
 

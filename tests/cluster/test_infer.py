@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -154,7 +153,7 @@ def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(
     assert masks(out) == masks(alone)
 
 
-def refusal(capsys: Any, *arguments: object, status: int = 2) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 2) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["parotid-seg", "infer", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:

@@ -142,17 +142,17 @@ def edited(edit: Callable[..., list[Any]]) -> Callable[..., None]:
     return change
 
 
-def denser(points: Any) -> NDArray[Any]:
+def denser(points: NDArray[Any]) -> NDArray[Any]:
     after = np.roll(points, -1, axis=0)
     return np.concatenate([points + share * (after - points) for share in (0.0, 0.25, 0.6)], axis=1).reshape(-1, 3)
 
 
-def grown(points: Any, by_mm: float) -> Any:
+def grown(points: NDArray[Any], by_mm: float) -> NDArray[Any]:
     middle = points.mean(axis=0)
     return points + np.sign(points - middle) * np.array([by_mm, by_mm, 0.0])
 
 
-def moved(points: Any, by_mm: float) -> Any:
+def moved(points: NDArray[Any], by_mm: float) -> NDArray[Any]:
     return points + np.array([by_mm, 0.0, 0.0])
 
 
@@ -169,7 +169,7 @@ REPEATED = {
 
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_repeated_contour_counts_once(study: Callable[..., Any], name: str) -> None:
-    def edit(points: Any, place: Any) -> list[Any]:
+    def edit(points: NDArray[Any], place: Any) -> list[Any]:
         return REPEATED[name](points, place) if place in (1, 2, 4) else [points]
 
     built, mask, row, said = study(edited(edit))
@@ -189,7 +189,7 @@ def test_contours_that_overlap_in_part_are_joined_and_counted(study: Callable[..
     assert built.flagged == 1
 
 
-def halves(points: Any, place: object) -> Iterator[list[Any]]:
+def halves(points: NDArray[Any], place: object) -> Iterator[list[Any]]:
     (left, top), (right, bottom) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
     middle, height = (left + right) / 2, points[0, 2]
     for first, last in ((left, middle), (middle, right)):
@@ -223,7 +223,7 @@ def test_true_holes_stay_holes(study: Callable[..., Any], name: str) -> None:
 def test_three_nested_contours_are_a_ring_and_an_island(study: Callable[..., Any]) -> None:
     wide = (slice(2, 9), slice(2, 14), slice(11, 20))
 
-    def edit(points: Any, place: object) -> list[Any]:
+    def edit(points: NDArray[Any], place: object) -> list[Any]:
         return [grown(points, -3.0), points, grown(points, -1.0)]
 
     _, mask, _, _ = study(edited(edit), [("Parotid_L", wide), GLANDS[1]])

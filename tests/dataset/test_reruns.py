@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.dataset.build import DataSetOptions, build
 from parotid_seg.dataset.convert import write_volume
 from parotid_seg.errors import InputError
-from parotid_seg.scan.nifti import read_mask
+from parotid_seg.scan.nifti import NiftiScan, read_mask
 from parotid_seg.train.dataset import open_data_set
 from tests.dataset.studies import (
     GLANDS,
@@ -62,7 +63,7 @@ def test_a_scan_goes_once_its_patient_is_held_out(dicom: Path, data: Path) -> No
     assert json.loads((data / "splits.json").read_text()) == {"train": [], "validation": [], "test": sorted([a, b])}
 
 
-def times(data: Path) -> Any:
+def times(data: Path) -> dict[str, int]:
     return {
         path.name: path.stat().st_mtime_ns
         for folder in ("imagesTr", "labelsTr", "imagesUn")
@@ -138,7 +139,7 @@ def test_killed_between_two_files(dicom: Path, data: Path, monkeypatch: pytest.M
 
     written = write_volume
 
-    def stop(voxels: Any, scan: Any, path: Path) -> None:
+    def stop(voxels: NDArray[Any], scan: NiftiScan, path: Path) -> None:
         if path.parent.name == "imagesTr" and path.name.startswith("case_0002"):
             raise KeyboardInterrupt
         written(voxels, scan, path)

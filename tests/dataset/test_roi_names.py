@@ -144,13 +144,13 @@ def test_a_name_that_is_one_in_another_character_set() -> None:
     st.sampled_from([str.lower, str.upper, str.title]),
     st.booleans(),
 )
-def test_every_gland_with_every_side(gland: Any, side: Any, separator: Any, case: Any, turned: Any) -> None:
+def test_every_gland_with_every_side(gland: str, side: str, separator: str, case: Any, turned: bool) -> None:
     words = [gland, side[1]][:: -1 if turned else 1]
     assert parotid_meaning(case(separator.join(words))).label == LABEL_OF[side[0]]
 
 
 @given(st.sampled_from(["Parotid_L", "parotis re"]), st.text(min_size=1, max_size=6))
-def test_one_word_more_is_never_the_gland(name: str, more: Any) -> None:
+def test_one_word_more_is_never_the_gland(name: str, more: str) -> None:
     found = parotid_meaning(f"{name} {more}")
     assert found.label in ("", parotid_meaning(name).label)
     if any(sign.isdecimal() or sign in "+~^!" for sign in more):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian
 
 from parotid_seg.dicom.mr.sequences import sequence_of
@@ -52,7 +53,7 @@ def two_acquisitions(
     modality: str = "CT",
     first: dict[str, Any] | None = None,
     second: dict[str, Any] | None = None,
-) -> Any:
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """A series of two acquisitions, the second shifted along the slices' normal; the voxels of both."""
     first = {"AcquisitionNumber": 1} if first is None else first
     second = {"AcquisitionNumber": 2} if second is None else second

@@ -106,7 +106,7 @@ def with_pyjpegls_least(image: NDArray[Any], bits: int) -> bytes:
     return bytes(encode_array(image))
 
 
-def with_imagecodecs(image: NDArray[Any], bits: int) -> Any:
+def with_imagecodecs(image: NDArray[Any], bits: int) -> bytes:
     return pytest.importorskip("imagecodecs").ljpeg_encode(image, bitspersample=bits)
 
 

@@ -34,7 +34,7 @@ def expected_area(mask: NDArray[Any]) -> float:
     )
 
 
-def interpolated(mask: NDArray[Any], points: NDArray[np.float64]) -> Any:
+def interpolated(mask: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mask at points between its voxels' centres, linearly."""
     padded = np.pad(mask, 1).astype(float)
     points = points + 1.0
@@ -119,7 +119,7 @@ def test_no_voxel_no_outline() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(-3, 12), st.floats(-3, 12)), min_size=3, max_size=8))
-def test_any_polygon_is_filled_by_the_even_odd_rule(corners: Any) -> None:
+def test_any_polygon_is_filled_by_the_even_odd_rule(corners: list[tuple[float, float]]) -> None:
     points = np.round(np.array(corners), 6)
     found = filled([points], 9, 10)
     for row in range(9):

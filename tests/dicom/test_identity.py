@@ -33,7 +33,7 @@ def mask() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def written(series: Any, mask: NDArray[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(series: Series, mask: NDArray[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "rt.dcm"
     write_rtstruct(series, mask, LABELS, path, model=MODEL)
     return path

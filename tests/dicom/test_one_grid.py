@@ -42,7 +42,7 @@ def noise(points: NDArray[np.float64]) -> NDArray[Any]:
     return np.random.default_rng(1).integers(0, 2000, points.shape[:-1]).astype(float)
 
 
-def bound(affine: NDArray[Any]) -> Any:
+def bound(affine: NDArray[Any]) -> float:
     """How far linear interpolation may be off the phantom: second derivatives times spacing squared, over 8."""
     sharpest = 200 / 25**2 + 200 / 30**2 + 2 * 200 / (25 * 30) + 150 / 20**2
     return sharpest * (affine[:3, :3] ** 2).sum() / 8

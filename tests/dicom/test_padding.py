@@ -16,7 +16,7 @@ from tests.dicom_series import ct_voxels, write_series
 SHAPE = (7, 40, 44)
 
 
-def read(paths: list[Path]) -> Any:
+def read(paths: list[Path]) -> tuple[NDArray[Any], list[Flag]]:
     """Intensities (slices, rows, columns) of the one series, and its flags on padding."""
     volume = read_series(find_series(paths).series[0]).volume
     codes = (FlagCode.PADDING, FlagCode.PADDING_IN_BODY)
@@ -37,7 +37,7 @@ def stating(
     return change
 
 
-def in_corner(voxels: NDArray[np.int16], value: int) -> Any:
+def in_corner(voxels: NDArray[np.int16], value: int) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     """The same with a corner outside the circle of reconstruction, and where that is."""
     corner = np.zeros(SHAPE, bool)
     corner[:, :10, :10] = np.add.outer(np.arange(10), np.arange(10)) < 10

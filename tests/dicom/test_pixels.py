@@ -28,7 +28,7 @@ COMPRESSED = {RLELossless: "numpy", JPEGLSLossless: "jpeg_ls", JPEG2000Lossless:
 """And the module that encodes it."""
 
 
-def read(paths: list[Path]) -> Any:
+def read(paths: list[Path]) -> tuple[NDArray[Any], tuple[Flag, ...]]:
     """Intensities (slices, rows, columns) of the one series, and its flags."""
     found = find_series(paths)
     assert found.left_out == ()

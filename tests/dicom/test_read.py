@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +64,9 @@ def test_mask_lies_on_the_nifti_twins_voxels(tmp_path: Path, laid: str) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(turn=st.tuples(*[st.floats(-3, 3)] * 3), shear=st.tuples(*[st.floats(-1, 1)] * 2), backwards=st.booleans())
-def test_any_way_of_lying(tmp_path_factory: pytest.TempPathFactory, turn: Any, shear: Any, backwards: Any) -> None:
+def test_any_way_of_lying(
+    tmp_path_factory: pytest.TempPathFactory, turn: tuple[float, ...], shear: tuple[float, ...], backwards: bool
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     rotation = np.eye(3)
     for axis, angle in enumerate(turn):

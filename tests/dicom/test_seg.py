@@ -65,7 +65,7 @@ def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.Te
     return folder
 
 
-def by_highdicom(path: Path, series: Series) -> Any:
+def by_highdicom(path: Path, series: Series) -> NDArray[Any]:
     """The label map as highdicom lays it on the source's images."""
     found = highdicom.seg.segread(path)
     options = {"combine_segments": True, "assert_missing_frames_are_empty": True}

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.mr.acquisition import Acquisition
 from parotid_seg.dicom.mr.sequences import name_of, sequence_named, sequence_of
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import ScanError
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
@@ -257,7 +258,7 @@ hostile = st.text(max_size=12) | st.sampled_from(["SE", "GR", "IR", "T1", "FS", 
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Series, Dataset]:
     """A series, and its first slice's dataset."""
     (series,) = find_series(write_mr(tmp_path_factory.mktemp("study") / "mr", T1, shape=(7, 8, 8))).series
     return series, pydicom.dcmread(series.slices[0].path)
@@ -265,7 +266,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(values=st.dictionaries(st.sampled_from([*STIR, "ScanOptions", "ContrastBolusAgent", "ProtocolName"]), hostile))
-def test_whatever_stands_in_a_header_a_known_word_comes_out(plain: Any, values: dict[str, str]) -> None:
+def test_whatever_stands_in_a_header_a_known_word_comes_out(
+    plain: tuple[Series, Dataset], values: dict[str, str]
+) -> None:
     series, dataset = plain[0], copy.deepcopy(plain[1])
     for keyword, text in values.items():
         dataset.add_new(keyword, "LO", text)  # another kind of value than it should have

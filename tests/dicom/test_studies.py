@@ -26,7 +26,7 @@ def numbers(scans: list[tuple[Series, ...]]) -> list[Any]:
     return [[series.number for series in scan] for scan in scans]
 
 
-def chosen(folder: Path, channels: tuple[str, ...] = MR) -> Any:
+def chosen(folder: Path, channels: tuple[str, ...] = MR) -> tuple[list[list[int | None]], list[str]]:
     """Numbers of the series of the study's scan, and of what is left out with the reason."""
     scans, errors, left_out = scans_of(found_in(folder), channels)
     assert not errors

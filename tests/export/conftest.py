@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -44,7 +43,7 @@ def translated(checkpoint: Checkpoint) -> tuple[onnx.ModelProto, Contract]:
 def translated_before(monkeypatch: pytest.MonkeyPatch, translated: tuple[onnx.ModelProto, Contract]) -> None:
     """`export` takes the graph that is there, which saves seconds; `test_end_to_end` translates for itself."""
 
-    def copy(_: object, *, probabilities: Any) -> Any:
+    def copy(_: object, *, probabilities: bool) -> tuple[onnx.ModelProto, Contract]:
         assert not probabilities
         model = onnx.ModelProto()
         model.CopyFrom(translated[0])

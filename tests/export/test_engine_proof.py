@@ -54,7 +54,7 @@ def parity(small: Path, tmp_path: Path) -> Parity:
     return Parity(cast(ParotidNet, net), CONTRACT, tmp_path / "scans", BATCH)
 
 
-def other_labels(path: Path) -> Any:
+def other_labels(path: Path) -> bytes:
     """The small model, with another sign for its gland."""
     model = onnx.load(path)
     weight = next(each for each in model.graph.initializer if each.name == "weight")
@@ -62,7 +62,7 @@ def other_labels(path: Path) -> Any:
     return model.SerializeToString()
 
 
-def export_engine(small: Path, parity: Parity, said: list[Any] | None = None) -> Any:
+def export_engine(small: Path, parity: Parity, said: list[Any] | None = None) -> dict[str, Any]:
     """The end of `export`: an engine of a model that has passed."""
     record: dict[str, Any] = {}
     source: Any = SimpleNamespace(parity=parity, work={})

@@ -111,13 +111,13 @@ def overflowing(checkpoint: Checkpoint) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def overflowing_graph(overflowing: Checkpoint, two: Path) -> Any:
+def overflowing_graph(overflowing: Checkpoint, two: Path) -> tuple[onnx.ModelProto, Contract, Parity]:
     """Its graph and contract, and its masks."""
     model, contract = to_onnx(overflowing)
     return model, contract, Parity(overflowing.network(), contract, two / "imagesTr", BatchProfile(1, 7, 16))
 
 
-def test_overflowing_activations_fail_in_fp16(overflowing_graph: Any) -> None:
+def test_overflowing_activations_fail_in_fp16(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, contract, parity = overflowing_graph
     work = work_of(model.SerializeToString(), next(parity.inputs()))
     whole = prove(Candidate("fp32", model), with_contract(model, contract), parity, work)
@@ -128,7 +128,7 @@ def test_overflowing_activations_fail_in_fp16(overflowing_graph: Any) -> None:
     assert proof.rows[0].not_finite or proof.rows[1].not_finite
 
 
-def test_the_ladder_ends_where_the_overflow_is(overflowing_graph: Any) -> None:
+def test_the_ladder_ends_where_the_overflow_is(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, _, parity = overflowing_graph
     said: list[str] = []
     candidate = make("fp16", model, parity, said.append)

@@ -1,7 +1,6 @@
 """The exported graph: names that can be read, class probabilities, types, and what computes in them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -32,13 +31,13 @@ def chunk(parity: Parity) -> Mapping[str, NDArray[np.float16] | NDArray[np.float
 
 
 @pytest.fixture(scope="module")
-def before(checkpoint: Checkpoint) -> Any:
+def before(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The weights before any translation of this file."""
     return {name: value.clone() for name, value in checkpoint.weights.items()}
 
 
 @pytest.fixture(scope="module")
-def with_probabilities(checkpoint: Checkpoint, before: Any) -> onnx.onnx_ml_pb2.ModelProto:
+def with_probabilities(checkpoint: Checkpoint, before: dict[str, torch.Tensor]) -> onnx.ModelProto:
     return to_onnx(checkpoint, probabilities=True)[0]
 
 
@@ -68,14 +67,14 @@ def test_nodes_have_their_modules_names(translated: tuple[onnx.ModelProto, Contr
 
 
 def test_the_trained_model_is_left_as_it_was(
-    checkpoint: Checkpoint, before: Any, with_probabilities: onnx.onnx_ml_pb2.ModelProto
+    checkpoint: Checkpoint, before: dict[str, torch.Tensor], with_probabilities: onnx.ModelProto
 ) -> None:
     for name, value in checkpoint.weights.items():
         torch.testing.assert_close(value, before[name])
 
 
 def test_probabilities_are_the_labels(
-    with_probabilities: onnx.onnx_ml_pb2.ModelProto, chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
+    with_probabilities: onnx.ModelProto, chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
 ) -> None:
     session = onnxruntime.InferenceSession(with_probabilities.SerializeToString())
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
@@ -116,7 +115,7 @@ def test_fp16_is_where_it_is_asked_for(
     assert lowered.ByteSize() < 0.7 * translated[0].ByteSize()
 
 
-def test_an_output_keeps_its_type(with_probabilities: onnx.onnx_ml_pb2.ModelProto) -> None:
+def test_an_output_keeps_its_type(with_probabilities: onnx.ModelProto) -> None:
     lowered = lower(with_probabilities, "fp16", lambda _: False)
     onnx.checker.check_model(lowered, full_check=True)
     assert lowered.graph.output[1].type.tensor_type.elem_type == TensorProto.FLOAT

@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -52,7 +51,7 @@ def model(command: Run, run: Path, held_out: Path) -> Path:
     return path
 
 
-def rows(folder: Path) -> Any:
+def rows(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "summary.csv").open() as file:
         return {row["case"]: row for row in csv.DictReader(file)}
 

@@ -109,7 +109,7 @@ def write_examination(folder: Path, name: str, rng: np.random.Generator) -> None
     centre = 24 + rng.uniform(-3, 3, size=2)
     head = ((x - centre[0]) / 17) ** 2 + ((y - centre[1]) / 21) ** 2 < 1
 
-    def ball(at: NDArray[Any], radius: float) -> Any:
+    def ball(at: NDArray[Any], radius: float) -> NDArray[np.bool_]:
         return (x - at[0]) ** 2 + (y - at[1]) ** 2 + (0.75 * (z - at[2])) ** 2 < radius**2
 
     glands = [np.array([centre[0] + side * 10, centre[1], 12]) for side in (-1, 1)]

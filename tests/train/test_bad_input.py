@@ -25,12 +25,12 @@ def describe(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def channel_too_many(data: Any) -> list[str]:
+def channel_too_many(data: Path) -> list[str]:
     describe(data, channel_names={"0": "CT", "1": "PET"})
     return ["imagesTr/p0_0001.nii.gz: no such file: PET of case p0"]
 
 
-def label_outside(data: Any) -> list[str]:
+def label_outside(data: Path) -> list[str]:
     path = data / "labelsTr" / "p1.nii.gz"
     image = nibabel.load(path)
     labels = np.asarray(image.dataobj).copy()
@@ -39,17 +39,17 @@ def label_outside(data: Any) -> list[str]:
     return ["labelsTr/p1.nii.gz: found label 7, expected 0 to 2"]
 
 
-def label_missing(data: Any) -> list[str]:
+def label_missing(data: Path) -> list[str]:
     (data / "labelsTr" / "p2.nii.gz").unlink()
     return ["labelsTr/p2.nii.gz: no such file: the label map of case p2"]
 
 
-def scan_missing(data: Any) -> list[str]:
+def scan_missing(data: Path) -> list[str]:
     (data / "imagesTr" / "p2_0000.nii.gz").unlink()
     return ["splits.json: found patients that are not in imagesTr: p2"]
 
 
-def empty_label_maps(data: Any) -> list[str]:
+def empty_label_maps(data: Path) -> list[str]:
     for name in ("p1", "p4"):
         path = data / "labelsTr" / f"{name}.nii.gz"
         image = nibabel.load(path)
@@ -57,7 +57,7 @@ def empty_label_maps(data: Any) -> list[str]:
     return ["labelsTr: found no voxel of any label in the label maps of p1, p4, expected some in each"]
 
 
-def only_ignored(data: Any) -> list[str]:
+def only_ignored(data: Path) -> list[str]:
     describe(data, labels={"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": 3})
     path = data / "labelsTr" / "p5.nii.gz"
     image = nibabel.load(path)
@@ -65,29 +65,29 @@ def only_ignored(data: Any) -> list[str]:
     return ["labelsTr: found no voxel of any label in the label maps of p5, expected some in each"]
 
 
-def sides_that_do_not_pair(data: Any) -> list[str]:
+def sides_that_do_not_pair(data: Path) -> list[str]:
     describe(data, labels={"background": 0, "parotid_left": 1, "parotis_re": 2})
     return ["dataset.json: found no counterpart of the same name on the other side for parotid_left (left), parotis_re"]
 
 
-def in_two_lists(data: Any) -> list[str]:
+def in_two_lists(data: Path) -> list[str]:
     (data / "splits.json").write_text(json.dumps({"train": ["p0", "p1"], "validation": ["p1", "p2"]}))
     return ["splits.json: found patients more than once: p1 (train and validation)"]
 
 
-def scan_cut_short(data: Any) -> list[str]:
+def scan_cut_short(data: Path) -> list[str]:
     path = data / "imagesTr" / "p3_0000.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
     return ["imagesTr/p3_0000.nii.gz"]
 
 
-def unlabelled_scan_cut_short(data: Any) -> list[str]:
+def unlabelled_scan_cut_short(data: Path) -> list[str]:
     (data / "imagesUn").mkdir()
     (data / "imagesUn" / "u_0000.nii.gz").write_bytes((data / "imagesTr" / "p3_0000.nii.gz").read_bytes()[:500])
     return ["imagesUn/u_0000.nii.gz"]
 
 
-def only_air(data: Any) -> list[str]:
+def only_air(data: Path) -> list[str]:
     path = data / "imagesTr" / "p3_0000.nii.gz"
     image = nibabel.load(path)
     air = np.random.default_rng(0).integers(-1024, -900, image.shape, dtype=np.int16)
@@ -95,7 +95,7 @@ def only_air(data: Any) -> list[str]:
     return ["imagesTr/p3_0000.nii.gz: intensities", "show no patient"]
 
 
-def one_patient(data: Any) -> list[str]:
+def one_patient(data: Path) -> list[str]:
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()

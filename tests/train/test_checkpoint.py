@@ -140,7 +140,7 @@ def test_compressed_content_is_refused(path: Path, tmp_path: Path) -> None:
 
 def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path) -> None:
     class Evil:
-        def __reduce__(self) -> Any:
+        def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
             return print, ("run",)
 
     torch.save({"format": FORMAT, "labels": Evil()}, path)

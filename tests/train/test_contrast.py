@@ -148,8 +148,9 @@ def test_a_collapse_is_named(
     config = dataclasses.replace(contrast_config, stages=("contrast",))
     real = ContrastTrainer.start
 
-    def start(self: Any, source: Any) -> None:
+    def start(self: ContrastTrainer, source: Any) -> None:
         real(self, source)
+        norm: Any
         for norm in (self.unet.skip_norms[-1], self.moco.slow.unet.skip_norms[-1]):
             torch.nn.init.zeros_(norm.weight)
             torch.nn.init.ones_(norm.bias)

@@ -39,11 +39,11 @@ def part(values: torch.Tensor, processes: Processes) -> torch.Tensor:
     return values[processes.rank * own : (processes.rank + 1) * own]
 
 
-def gradients(module: nn.Module) -> Any:
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
-def contrast(config: ContrastConfig, processes: Processes) -> Any:
+def contrast(config: ContrastConfig, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(0)
     network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
     moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
@@ -57,7 +57,7 @@ def contrast(config: ContrastConfig, processes: Processes) -> Any:
     return {"loss": processes.mean({"": loss.item()})[""], **figures, **gradients(moco), "queue": moco.queue}
 
 
-def segmentation(processes: Processes, ignored: int = 0) -> Any:
+def segmentation(processes: Processes, ignored: int = 0) -> dict[str, Any]:
     """With one channel more some of each pixel is ignored, of the first images more than of the last."""
     torch.manual_seed(0)
     net = nn.Conv2d(3, 4, 3)
@@ -74,7 +74,7 @@ def segmentation(processes: Processes, ignored: int = 0) -> Any:
     return {"loss": processes.mean({"": loss.item()})[""], **gradients(net)}
 
 
-def batch_norm(kind: Any, affine: bool, processes: Processes) -> Any:
+def batch_norm(kind: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], affine: bool, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(0)
     norm = kind(5, affine=affine)
     if affine:
@@ -91,14 +91,14 @@ def batch_norm(kind: Any, affine: bool, processes: Processes) -> Any:
     return {"outputs": outputs, "inputs": inputs.grad, **learnt, **dict(net.named_buffers())}
 
 
-def hardly_varying_features(processes: Processes) -> Any:
+def hardly_varying_features(processes: Processes) -> torch.Tensor:
     """In single precision: 300 + 1e-3 x something."""
     net = nn.Sequential(nn.BatchNorm1d(6)).float()
     net = common_batch_norm(net) if processes.count > 1 else net
     return net(part(300 + 1e-3 * draw(8, 6), processes).float()).detach()
 
 
-def work(rank: Any, folder: Path) -> None:
+def work(rank: int, folder: Path) -> None:
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text()}
     environment |= {"RANK": str(rank), "WORLD_SIZE": str(COUNT), "LOCAL_WORLD_SIZE": str(COUNT)}
     torch.set_default_dtype(torch.float64)
@@ -139,7 +139,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
 
 
-def free_port() -> Any:
+def free_port() -> int:
     import socket
 
     with contextlib.closing(socket.socket()) as probe:

@@ -41,7 +41,7 @@ def drawn(balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFact
     data = open_data_set(balls)
     patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"), config.window_hu)
 
-    def draw(augment: AugmentConfig, names: Sequence[str] = ()) -> Any:
+    def draw(augment: AugmentConfig, names: Sequence[str] = ()) -> tuple[torch.Tensor, torch.Tensor, TrainConfig]:
         images, targets, _ = sampler_of(patients, config, data, augment, names)[0]
         return images, targets, config
 

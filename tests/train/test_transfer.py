@@ -157,7 +157,7 @@ def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(
     )
     real, asked = timm.create_model, []
 
-    def create(name: str, pretrained: Any) -> Any:
+    def create(name: str, pretrained: bool) -> Any:
         asked.append((name, pretrained))
         return real(name, pretrained=False)
 

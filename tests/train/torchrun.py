@@ -69,13 +69,14 @@ def _of_torchrun(program: Any, *words: Any) -> None:
     program(*words)
 
 
-def ended(process: subprocess.Popen[Any] | Forked, timeout: int = 300) -> Any:
+def ended(process: subprocess.Popen[Any] | Forked, timeout: int = 300) -> tuple[int, list[str]]:
     """Status, and our lines on stderr; among those of torchrun there must be no traceback of ours."""
     try:
         _, stderr = process.communicate(timeout=timeout)
     finally:
         process.kill()
     assert "parotid_seg/train" not in stderr, stderr
+    assert process.returncode is not None
     return process.returncode, [line for line in stderr.splitlines() if line.startswith("parotid-seg: ")]
 
 

@@ -6,8 +6,8 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ class Harm:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
         return Path.touch, (Path(self.path),)
 
 

@@ -1,7 +1,7 @@
 """A case by itself: whatever goes wrong with it is its own, and has a reason."""
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import nibabel
 import numpy as np
@@ -14,6 +14,7 @@ from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
@@ -32,7 +33,7 @@ def work(tmp_path: Path) -> WorkerConfig:
     return WorkerConfig(tmp_path / "out", Threshold().contract, ("model",), InferOptions(pictures=False))
 
 
-def everywhere(covered: Any) -> Prediction:
+def everywhere(covered: CroppedScan) -> Prediction:
     return Prediction(np.ones(covered.voxels.shape[1:], np.uint8), {}, 0.5)
 
 

@@ -59,7 +59,7 @@ def bomb(folder: Path) -> None:
         dataset.save_as(folder / f"{index}.dcm")
 
 
-def write_all(folder: Path, image: Any) -> None:
+def write_all(folder: Path, image: nibabel.Nifti1Image) -> None:
     """Files of all sorts; the names of their folders are what is wrong with them."""
     air = ct_voxels((8, 32, 36))
     write_image(folder / FOLDER, image, change=evil)
@@ -101,12 +101,14 @@ def capped(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[byte
     )
 
 
-def tree(folder: Path) -> Any:
+def tree(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if not path.is_relative_to(folder / "out")}
 
 
 @pytest.fixture(scope="module")
-def hostile(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def hostile(
+    head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]]:
     folder = tmp_path_factory.mktemp("hostile")
     write_all(folder / "scans", few_slices(head))
     before = tree(folder)
@@ -132,7 +134,9 @@ def lines(text: bytes) -> list[Any]:
     return [line for line in told if line]
 
 
-def test_each_costs_itself_one_line_and_the_good_one_is_done(hostile: Any) -> None:
+def test_each_costs_itself_one_line_and_the_good_one_is_done(
+    hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]],
+) -> None:
     folder, _, done = hostile
     assert done.returncode == 3, done.stderr
     told = lines(done.stderr)
@@ -145,7 +149,9 @@ def test_each_costs_itself_one_line_and_the_good_one_is_done(hostile: Any) -> No
     assert any("1 done, 0 done before, 7 failed" in line for line in lines(done.stdout))
 
 
-def test_nothing_is_written_but_results(hostile: Any) -> None:
+def test_nothing_is_written_but_results(
+    hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]],
+) -> None:
     folder, before, _ = hostile
     assert tree(folder) == before
     names = {path.name for path in (folder / "out").iterdir()}
@@ -172,11 +178,11 @@ class Parsed(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: Any, attrs: Any) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
 
-def test_nothing_runs_in_the_report(hostile: Any) -> None:
+def test_nothing_runs_in_the_report(hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]]) -> None:
     folder, _, _ = hostile
     text = (folder / "out" / "report.html").read_text("ascii")
     tags = Parsed(text).tags
@@ -193,7 +199,9 @@ def test_nothing_runs_in_the_report(hostile: Any) -> None:
     assert row["patient"].startswith("../../up/<script>")
 
 
-def test_inspect_tells_one_line_a_fact_whatever_the_size(hostile: Any) -> None:
+def test_inspect_tells_one_line_a_fact_whatever_the_size(
+    hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]],
+) -> None:
     folder, _, _ = hostile
     done = capped(folder, "inspect", folder / "scans")
     assert done.returncode == 0, done.stderr

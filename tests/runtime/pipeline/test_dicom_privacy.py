@@ -126,7 +126,9 @@ def test_the_search_finds_what_is_packed(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def place(
+    head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder with a marked series in all formats, report and pictures."""
     folder = tmp_path_factory.mktemp("marked")
     write_image(folder / "ct", few_slices(head), change=marked)
@@ -140,14 +142,14 @@ def infer(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return run(folder, "infer", folder / "ct", "--out", folder / "out", "--backend", "onnxruntime", *formats, *words)
 
 
-def test_the_marks_are_in_the_scan(place: Any) -> None:
+def test_the_marks_are_in_the_scan(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     content = next((folder / "ct").iterdir()).read_bytes()
     assert content.lower().count(MARK.casefold().encode()) > 3000
     assert all(tells((folder / "out" / f"ct{FORMATS[name].ending}").read_bytes()) for name in ("rtstruct", "seg"))
 
 
-def test_no_result_but_dicom_objects_tells_of_the_patient(place: Any) -> None:
+def test_no_result_but_dicom_objects_tells_of_the_patient(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = place
     kinds = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
     assert kinds >= {".gz", ".nrrd", ".dcm", ".png", ".webp", ".html", ".json", ".csv", ".jsonl", ".txt"}
@@ -156,7 +158,7 @@ def test_no_result_but_dicom_objects_tells_of_the_patient(place: Any) -> None:
     assert "[1/1] ct: " in done.stdout
 
 
-def test_neither_does_inspect(place: Any) -> None:
+def test_neither_does_inspect(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     for path in (folder / "ct", next((folder / "ct").iterdir())):
         told = run(folder, "inspect", path)
@@ -165,7 +167,7 @@ def test_neither_does_inspect(place: Any) -> None:
         assert not tells((told.stdout + told.stderr).encode())
 
 
-def test_identify_tells_it_where_it_says_and_nowhere_else(place: Any) -> None:
+def test_identify_tells_it_where_it_says_and_nowhere_else(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     done = infer(folder, "--identify")
     assert "1 done before" in done.stdout, "nothing is segmented again"

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def are_one(path: Path, twin: Path) -> None:
     assert np.count_nonzero(expected) == len(places)
 
 
-def times(out: Path) -> Any:
+def times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name.startswith("ct.")}
 
 
@@ -179,7 +180,7 @@ def test_what_is_wrong_with_an_appended_structure_set_is_flagged_or_refused(
     assert not list((tmp_path / "twice").glob("ct*"))
 
 
-def with_a_gap(folder: Path, image: Any) -> None:
+def with_a_gap(folder: Path, image: nibabel.Nifti1Image) -> None:
     paths = write_image(folder, image)
     paths[4].unlink()
 
@@ -190,7 +191,7 @@ def mixed(
     small: nibabel.Nifti1Image,
     everything: tuple[Path, Path, Ran],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Any:
+) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     """One folder with all sorts in it, by the command itself: the folder, the results' and what the command said."""
     folder = tmp_path_factory.mktemp("mixed")
     scans, out = folder / "scans", folder / "out"
@@ -209,7 +210,9 @@ def mixed(
     return scans, out, done
 
 
-def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(mixed: Any) -> None:
+def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(
+    mixed: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
     scans, out, done = mixed
     assert sorted(path.name for path in out.glob("*.nii.gz")) == ["nifti.nii.gz", "two_3.nii.gz", "two_4.nii.gz"]
     told = [line for line in done.stdout.splitlines() if line.startswith("not used: ")]
@@ -219,7 +222,9 @@ def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(mixed: Any) -> None
     assert "notes.txt" not in done.stdout + done.stderr
 
 
-def test_a_series_that_lacks_a_slice_fails_by_name_and_the_others_are_done(mixed: Any) -> None:
+def test_a_series_that_lacks_a_slice_fails_by_name_and_the_others_are_done(
+    mixed: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
     scans, _, done = mixed
     assert done.returncode == 3
     broken = [line for line in done.stderr.splitlines() if str(scans / "broken") in line]

@@ -25,7 +25,7 @@ from tests.dicom_series import ct_voxels, lay, save, uid, write_series
 CT = ("CT",)
 
 
-def found_in(*places: Path, channels: tuple[str] = CT) -> Any:
+def found_in(*places: Path, channels: tuple[str] = CT) -> tuple[list[str], list[str], dict[str, int]]:
     """Names of cases, errors, and things not used by kind."""
     counts = {}
     scans, errors = find_scans(

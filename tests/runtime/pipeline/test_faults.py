@@ -5,7 +5,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def infer(*arguments: Path | str, before: Callable[..., None] | None = None) -> 
     return Forked(partial(_run, before, words), server=LIGHT)
 
 
-def _run(before: Any, words: Any) -> None:
+def _run(before: Any, words: Sequence[str]) -> None:
     if before:
         before()
     run_command(*words)

@@ -11,10 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.planes import plane_of_frame, read_planes
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT
 from parotid_seg.runtime.pipeline.writers import Outputs
+from parotid_seg.scan.nifti import NiftiScan
 from tests import itk
 from tests.dicom_for_writers import LABELS, glands
 from tests.dicom_series import ct_voxels, lay, write_series
@@ -33,7 +35,7 @@ def rounded(decimals: int) -> Callable[..., None]:
     return change
 
 
-def across(row: Sequence[float], column: Sequence[float]) -> Any:
+def across(row: Sequence[float], column: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both as unit vectors at a right angle, to machine precision."""
     first = np.array(row) / np.linalg.norm(row)
     second = np.array(column) - first * (first @ column)
@@ -58,7 +60,7 @@ OFF_MM = {2: 1.5, 3: 0.15}
 
 def written(
     tmp_path: Path, affine: NDArray[np.float64], decimals: int | None = None, formats: tuple[str, ...] = tuple(FORMATS)
-) -> Any:
+) -> tuple[Series, NiftiScan, NDArray[np.uint8], dict[str, Path]]:
     """A series with a mask in some formats: the series, its scan, the mask and the files."""
     options: dict[str, Any] = {} if decimals is None else {"change": rounded(decimals)}
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), affine, **options)
@@ -92,7 +94,7 @@ def test_itk_has_every_format_where_we_have_it(tmp_path: Path, laid: str) -> Non
             itk.read(files[name])
 
 
-def check_segments(path: Path, series: Any) -> None:
+def check_segments(path: Path, series: Series) -> None:
     """ITK takes the frames of all segments for one stack of 1 mm: only the first one's place and directions count."""
     first = plane_of_frame(pydicom.dcmread(path), 0)
     assert min(np.linalg.norm(first.position - each.position) for each in read_planes(series)) < 1e-6
@@ -114,6 +116,7 @@ def test_rounded_directions_are_brought_to_right_angles(tmp_path: Path, decimals
     mask = nibabel.load(files[NIFTI])
     np.testing.assert_allclose(mask.get_sform(), mask.get_qform(), atol=1e-3)
     moved = {flag.code: flag.value for flag in scan.volume.flags}.get(FlagCode.SQUARED, 0.0)
+    assert moved is not None
     assert moved < OFF_MM[decimals]
     assert (FlagCode.SQUARED in {flag.code for flag in scan.volume.flags}) == (decimals == 2)
     segment = pydicom.dcmread(files["seg"]).SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]

@@ -27,7 +27,7 @@ from tests.mr_studies import DIFFUSION, SHAPE, STIR, T1, T2, points_of, write_mr
 CT, MR = ("CT",), ("T1", "T2", "STIR")
 
 
-def found_in(*folders: Path, channels: tuple[str, ...] = MR) -> Any:
+def found_in(*folders: Path, channels: tuple[str, ...] = MR) -> tuple[list[list[int | None]], list[str], list[str]]:
     """Numbers of the scans' series, errors, and what is said, without the series' keys."""
     said: list[str] = []
     scans, errors = find_scans(folders, channels, skip=lambda each: said.append(f"not used: {each}"))
@@ -129,7 +129,7 @@ AXIAL = lay((4.0, 3.0, 3.0), origin=(-64.5, -64.5, -26.0))
 def ball(number: int) -> Callable[..., NDArray[Any]]:
     """A body of 300 with a ball of 1000 at one of three places, and 200 at the others."""
 
-    def phantom(points: Any) -> NDArray[Any]:
+    def phantom(points: NDArray[Any]) -> NDArray[Any]:
         body = np.where(np.hypot(points[..., 0], points[..., 1]) < 55, 300.0, 0.0)
         for place, centre in enumerate(BRIGHT_MM):
             body[np.linalg.norm(points - centre, axis=-1) < 16] = 1000.0 if place == number else 200.0

@@ -16,7 +16,9 @@ from tests.runtime.pipeline.test_dicom_privacy import run, tellers, tells
 
 
 @pytest.fixture(scope="module")
-def place(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def place(
+    head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder with marked scans, one of them in a geometry that is not repeated as it stands, and their results."""
     folder = tmp_path_factory.mktemp("marked")
     (folder / "scans").mkdir()
@@ -36,7 +38,7 @@ def infer(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return run(folder, "infer", folder / "scans", "--out", folder / "out", "--backend", "onnxruntime", *formats, *words)
 
 
-def test_the_marks_are_in_the_scans(place: Any) -> None:
+def test_the_marks_are_in_the_scans(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     for path in (folder / "scans").iterdir():
         header, content = nibabel.load(path).header, gzip.decompress(path.read_bytes())
@@ -47,7 +49,7 @@ def test_the_marks_are_in_the_scans(place: Any) -> None:
         assert tells(path.read_bytes()[:40]), "gzip's name of the file"
 
 
-def test_no_result_tells_of_the_patient(place: Any) -> None:
+def test_no_result_tells_of_the_patient(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = place
     kinds = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
     assert kinds >= {".gz", ".nrrd", ".png", ".webp", ".html", ".json", ".csv", ".jsonl", ".txt"}
@@ -58,7 +60,7 @@ def test_no_result_tells_of_the_patient(place: Any) -> None:
     assert tellers(folder / "out") == set(), "NIfTI files identify nobody"
 
 
-def test_neither_do_inspect_and_evaluate(place: Any) -> None:
+def test_neither_do_inspect_and_evaluate(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     told = run(folder, "inspect", folder / "scans" / "a_0000.nii.gz")
     assert told.returncode == 0, told.stderr
@@ -71,7 +73,7 @@ def test_neither_do_inspect_and_evaluate(place: Any) -> None:
     assert not tells((told.stdout + told.stderr + (folder / "scores.json").read_text()).encode())
 
 
-def test_nor_does_a_refusal(place: Any) -> None:
+def test_nor_does_a_refusal(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     bad = folder / "bad"
     bad.mkdir()
@@ -98,7 +100,9 @@ def test_nor_does_a_refusal(place: Any) -> None:
     assert tellers(folder / "refused") == set()
 
 
-def test_nor_does_a_data_set_beside_whose_series_it_lies(place: Any, head: nibabel.Nifti1Image) -> None:
+def test_nor_does_a_data_set_beside_whose_series_it_lies(
+    place: tuple[Path, subprocess.CompletedProcess[str]], head: nibabel.Nifti1Image
+) -> None:
     folder, _ = place
     image = few_slices(head)
     write_image(folder / "study" / "ct", image)

@@ -15,7 +15,8 @@ import pytest
 from parotid_seg.errors import OutputError
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import WorkerPool
@@ -62,9 +63,9 @@ def run(
     cases: list[Case],
     batches: Observed | None = None,
     limits: Limits = TWO,
-    known: Any = None,
+    known: dict[str, Entry] | None = None,
     **options: Any,
-) -> Any:
+) -> dict[str, CaseResult]:
     jobs = [CaseRequest(case, (known or {}).get(case.name)) for case in cases]
     with WorkerPool() as pool:
         pipeline = Pipeline(work(out, **options), batches or Observed(), limits, pool)

@@ -6,7 +6,6 @@ the object, and expects segments to be numbered from 1, where PS3.3 lets those o
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -45,7 +44,7 @@ def by_plastimatch(structures: Path, series: Path, out: Path) -> nibabel.Nifti1I
     return nibabel.load(out)
 
 
-def on_voxels_of(image: Any, other: Any) -> np.ndarray:
+def on_voxels_of(image: nibabel.Nifti1Image, other: nibabel.Nifti1Image) -> np.ndarray:
     """Labels at the middles of another image's voxels; 0 beyond the image."""
     places = np.indices(other.shape).reshape(3, -1)
     at = np.linalg.inv(image.affine) @ other.affine @ np.vstack([places, np.ones(places.shape[1])])
@@ -56,7 +55,7 @@ def on_voxels_of(image: Any, other: Any) -> np.ndarray:
     return found.reshape(other.shape)
 
 
-def check_same_structures(found: Any, mask: Any) -> None:
+def check_same_structures(found: nibabel.Nifti1Image, mask: nibabel.Nifti1Image) -> None:
     """Raise AssertionError unless two images have the same structures in the same place."""
     ours, theirs = np.asarray(mask.dataobj), on_voxels_of(found, mask)
     sizes = [abs(np.linalg.det(image.affine[:3, :3])) for image in (mask, found)]

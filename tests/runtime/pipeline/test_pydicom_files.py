@@ -4,7 +4,6 @@ import re
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import pydicom.data
@@ -13,7 +12,7 @@ from pydicom.misc import is_dicom
 
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import find_scans
-from tests.dicom_example import few_slices, run, write_image
+from tests.dicom_example import Ran, few_slices, run, write_image
 
 SHIPPED = Path(pydicom.data.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -28,7 +27,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(model: Backend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ran(model: Backend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     """A run on all of them, with one good series among them."""
     folder = tmp_path_factory.mktemp("shipped")
     shutil.copytree(SHIPPED, folder / "scans", ignore=shutil.ignore_patterns("*.py", "*.pyc", "__pycache__"))
@@ -36,14 +35,14 @@ def ran(model: Backend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.Temp
     return folder, run(model, folder / "scans", folder / "out")
 
 
-def test_the_good_one_is_done(ran: Any) -> None:
+def test_the_good_one_is_done(ran: tuple[Path, Ran]) -> None:
     folder, went = ran
     assert went.outcomes["good"].status == "done"
     assert went.summary.exit_status == 3
     assert (folder / "out" / "good.nii.gz").exists()
 
 
-def test_every_file_is_told_of(ran: Any) -> None:
+def test_every_file_is_told_of(ran: tuple[Path, Ran]) -> None:
     folder, went = ran
     lines = [*went.errors, *(line for line in went.lines if line.startswith("not used: "))]
     counts = [int(found[1]) if (found := re.search(r" \((\d+) files\)$", line)) else 1 for line in lines]

@@ -1,7 +1,7 @@
 """What a run replaces: its own files by its own record, never a scan, and nothing behind a planted link."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.pipeline.case_runner import run_case
-from parotid_seg.runtime.pipeline.messages import CaseResult
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
@@ -34,7 +34,7 @@ class InThisProcess:
     def __init__(self, killed_after: int = 99) -> None:
         self.killed_after = killed_after
 
-    def do(self, work: Any, jobs: Any) -> Iterator[Any]:
+    def do(self, work: WorkerConfig, jobs: Iterable[CaseRequest]) -> Iterator[Any]:
         for number, job in enumerate(jobs):
             finished = CaseResult(*run_case(work, job.case, job.known, everywhere))
             if number == self.killed_after:

@@ -1,6 +1,6 @@
 """Scans with drawn glands, and an executor that finds them: runs without a model, equal on every machine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.case_runner import run_case
-from parotid_seg.runtime.pipeline.messages import CaseResult
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 
 LEFT, RIGHT = 400, 300
 """HU of the glands that are drawn into a scan, give or take `NOISE`."""
@@ -64,7 +65,7 @@ class Here:
     model_sha256, ran = "ab" * 32, ExecutionInfo("drawn", "cpu", "fp32")
     about: Mapping[str, object] = MappingProxyType({})
 
-    def do(self, work: Any, jobs: Any) -> Iterator[CaseResult]:
+    def do(self, work: WorkerConfig, jobs: Iterable[CaseRequest]) -> Iterator[CaseResult]:
         for job in jobs:
             yield CaseResult(*run_case(work, job.case, job.known, self.labelled))
 
@@ -74,7 +75,7 @@ class Here:
     def __str__(self) -> str:
         return str(self.ran)
 
-    def labelled(self, covered: Any) -> Prediction:
+    def labelled(self, covered: CroppedScan) -> Prediction:
         """Labels of what the model's grid covers of a scan."""
         left, right = (abs(covered.voxels[0].astype(np.float32) - value) <= NOISE for value in (LEFT, RIGHT))
         return Prediction((left + 2 * right).astype(np.uint8), self.agreement, 0.0)

@@ -46,11 +46,11 @@ def panel(pixels: NDArray[Any], row: str, column: int) -> NDArray[Any]:
     return pixels[top : top + PANEL_PX, left : left + PANEL_PX]
 
 
-def coloured(pixels: Any, value: int, off: int = 150) -> Any:
+def coloured(pixels: NDArray[Any], value: int, off: int = 150) -> NDArray[np.bool_]:
     return np.abs(pixels.astype(int) - COLOURS[value - 1]).sum(axis=-1) < off
 
 
-def size(pixels: Any, value: int) -> Any:
+def size(pixels: NDArray[Any], value: int) -> tuple[int, int]:
     """Width and height of a structure's outline."""
     rows, columns = np.nonzero(coloured(pixels, value))
     return int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
@@ -100,8 +100,8 @@ def test_a_large_and_a_small_gland_are_both_whole_in_the_first_row() -> None:
     mask[20:24, 40:50, 6:16] = 2  # 20 x 20 mm, 12 to 32 mm
     whole = panel(drawn(mask), "axial", 0)
     millimetres = PANEL_PX / (228 + 16)  # the glands reach over 228 mm
-    assert size(whole, 1) == (pytest.approx(60 * millimetres, abs=6), pytest.approx(100 * millimetres, abs=6))
-    assert size(whole, 2) == (pytest.approx(20 * millimetres, abs=6), pytest.approx(20 * millimetres, abs=6))
+    assert size(whole, 1) == pytest.approx((60 * millimetres, 100 * millimetres), abs=6)
+    assert size(whole, 2) == pytest.approx((20 * millimetres, 20 * millimetres), abs=6)
 
 
 def test_a_long_gland_is_whole() -> None:

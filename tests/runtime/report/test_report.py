@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,10 +35,10 @@ class Page(HTMLParser):
         self.texts: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
-    def handle_data(self, data: Any) -> None:
+    def handle_data(self, data: str) -> None:
         if self.tags[-1:] and self.tags[-1][0] not in ("style", "script"):
             self.texts.append(data)
 

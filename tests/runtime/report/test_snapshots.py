@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import nibabel
 import numpy as np
@@ -12,9 +12,10 @@ import pytest
 
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.runtime.pipeline.run import infer_at
+from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import read_results
 from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.terminal import outcome_text
 from tests.command_line import Run
@@ -54,7 +55,7 @@ def masked(text: str, folder: Path) -> str:
 class Example(Here):
     """Gives the example scan the labels of `tests/golden_mask.nii.gz`."""
 
-    def labelled(self, covered: Any) -> Prediction:
+    def labelled(self, covered: CroppedScan) -> Prediction:
         scan = read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
         labels = scan.volume.orientation.to_canonical(np.asarray(nibabel.load(MASK).dataobj))
         return Prediction(np.ascontiguousarray(labels[:, covered.rows, covered.columns]), {}, 0.0)
@@ -70,7 +71,7 @@ def run(site: Example | Mixed, scans: Path, out: Path) -> str:
     """Do a folder of scans, and give what the terminal shows of it."""
     said: list[str] = []
 
-    def progress(outcome: Any) -> None:
+    def progress(outcome: Outcome) -> None:
         said.append(outcome.entry.failure if outcome.status == "failed" else outcome_text(outcome))
 
     summary = infer_at(site, [scans], out, InferOptions(), say=said.append, progress=progress)

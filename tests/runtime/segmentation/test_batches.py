@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import DeviceMemoryError, ScanError
 from parotid_seg.runtime.engines.base import Backend, Done
-from parotid_seg.runtime.segmentation.batching import Batcher
-from parotid_seg.scan.chunks import crop_to_grid, segmented
+from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
+from parotid_seg.scan.chunks import Inputs, crop_to_grid, segmented
+from parotid_seg.scan.volume import Volume
 from tests.scan.test_chunks import scan_at, threshold
 from tests.scan.test_grid import HU, volume_of
 
@@ -35,17 +36,17 @@ class Threshold:
         self.looks: list[int] = []
         self.most_slices = 10**9
 
-    def fits(self, inputs: Any) -> Any:
+    def fits(self, inputs: Inputs) -> bool:
         return inputs["slices"].shape[1] <= self.most_slices
 
-    def start(self, inputs: Any) -> Done:
+    def start(self, inputs: Inputs) -> Done:
         if len(inputs["neighbours"]) > self.memory:
             raise DeviceMemoryError("the GPU's memory is full")
         self.looks.append(len(inputs["neighbours"]))
         return Done(self._run(inputs))
 
 
-def run(backend: Threshold, scans: list[Any], batch_size: int, **options: Any) -> Any:
+def run(backend: Threshold, scans: list[Any], batch_size: int, **options: Any) -> dict[int, Prediction]:
     batches: Batcher[Any] = Batcher(cast(Backend, backend), batch_size, **options)
     for number, scan in enumerate(scans):
         batches.add(number, crop_to_grid(scan, HU, GRID))
@@ -55,7 +56,7 @@ def run(backend: Threshold, scans: list[Any], batch_size: int, **options: Any) -
     return found
 
 
-def expected(scan: Any) -> NDArray[np.uint8]:
+def expected(scan: Volume) -> NDArray[np.uint8]:
     covered = crop_to_grid(scan, HU, GRID)
     return segmented(scan, HU, GRID, 64, threshold)[:, covered.rows, covered.columns]
 
@@ -120,7 +121,7 @@ def test_not_even_one_slice_fits(scans: list[Any]) -> None:
 
 def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans: list[Any]) -> None:
     class Picky(Threshold):
-        def start(self, inputs: Any) -> Done:
+        def start(self, inputs: Inputs) -> Done:
             if len(inputs["rows_back"]) == expected(scans[2]).shape[1]:
                 raise ScanError("rows of a chunk: found too many")
             return super().start(inputs)
@@ -131,7 +132,7 @@ def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans:
         np.testing.assert_array_equal(found[number].labels, expected(scans[number]))
 
 
-def sides(inputs: Any) -> NDArray[Any]:
+def sides(inputs: Inputs) -> NDArray[Any]:
     """Left of the grid's middle is 1, right of it 2; and so for any image."""
     labels = threshold(inputs)
     columns = np.argmax(inputs["columns_back"], axis=1)
@@ -147,7 +148,7 @@ def test_mirror_images_swap_sides_and_their_agreement_is_measured(scans: list[An
     assert flipped.agreement["parotid_left"] > 0.9
     assert flipped.agreement["parotid_right"] > 0.9
 
-    def one_sided(inputs: Any) -> NDArray[Any]:
+    def one_sided(inputs: Inputs) -> NDArray[Any]:
         return np.where(sides(inputs) == 1, 1, 0).astype(np.uint8)
 
     found = run(Threshold(run=one_sided, labels=labels), scans[:1], 4, tta=True)[0]
@@ -158,7 +159,7 @@ def test_test_time_augmentation_averages_probabilities(scans: list[Any]) -> None
     """A model that says 60 % left in the plain look and 90 % right of the same place in the mirror."""
     calls = []
 
-    def shares(inputs: Any) -> NDArray[np.float32]:
+    def shares(inputs: Inputs) -> NDArray[np.float32]:
         shape = (len(inputs["slices_back"]), len(inputs["rows_back"]), len(inputs["columns_back"]))
         calls.append(shape)
         values = (0.1, 0.6, 0.3) if len(calls) % 2 else (0.0, 0.9, 0.1)
@@ -173,7 +174,7 @@ def test_test_time_augmentation_averages_probabilities(scans: list[Any]) -> None
 def test_sparse_samples_take_no_more_slices_than_neighbouring_ones_of_thin_slices() -> None:
     shapes = []
 
-    def noting(inputs: Any) -> NDArray[Any]:
+    def noting(inputs: Inputs) -> NDArray[Any]:
         shapes.append((len(inputs["neighbours"]), inputs["slices"].shape[1]))
         return threshold(inputs)
 

@@ -12,6 +12,7 @@ from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Volume
@@ -33,10 +34,10 @@ class ByIntensity:
         self.largest_batch, self.queue_depth, self.most_slices = None, 1, most_slices
         self.computed = 0
 
-    def fits(self, inputs: Any) -> Any:
+    def fits(self, inputs: Inputs) -> bool:
         return inputs["slices"].shape[1] <= self.most_slices
 
-    def start(self, inputs: Any) -> Done:
+    def start(self, inputs: Inputs) -> Done:
         assert self.fits(inputs)
         self.computed += len(inputs["neighbours"])
         own = inputs["neighbours"][:, self.contract.grid.offsets_mm.index(0.0)]
@@ -65,7 +66,7 @@ def head(
     return volume_of(voxels, (distance_mm, step, step))
 
 
-def segmented(volume: Volume, backend: ByIntensity | None = None, **options: Any) -> Any:
+def segmented(volume: Volume, backend: ByIntensity | None = None, **options: Any) -> tuple[NDArray[np.uint8], int]:
     backend = backend or ByIntensity()
     prepared = Prepared(volume, HU, backend.contract)
     covered, labelled = labels_of_scan(prepared, asking(cast(Backend, backend), 16), SegmentationOptions(**options))

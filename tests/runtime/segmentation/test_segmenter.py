@@ -12,6 +12,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess, prepare, segment_volume
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.dicom_series import ct_voxels
 
@@ -34,7 +35,7 @@ class Fake:
     def fits(self, inputs: object) -> bool:
         return True
 
-    def start(self, inputs: Any) -> Done:
+    def start(self, inputs: Inputs) -> Done:
         self.windows.append(inputs["window"])
         return Done(np.stack([next(self.slices) for _ in range(len(inputs["slices_back"]))]))
 
