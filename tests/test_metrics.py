@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ def test_overlaps_of_half_shared_masks() -> None:
 @pytest.mark.parametrize(
     ("metric", "both_empty", "one_empty"), [(dice, 1.0, 0.0), (iou, 1.0, 0.0), (accuracy, 1.0, 0.0)]
 )
-def test_overlaps_of_empty_masks(metric: Callable[..., Any], both_empty: float, one_empty: float) -> None:
+def test_overlaps_of_empty_masks(metric: Callable[..., float], both_empty: float, one_empty: float) -> None:
     assert metric(EMPTY, EMPTY) == both_empty
     assert metric(EMPTY, ONE) == one_empty
     assert metric(ONE, EMPTY) == one_empty
@@ -99,7 +98,7 @@ def test_bad_spacing_is_refused(spacing: tuple[float, float, float]) -> None:
 
 
 @pytest.mark.parametrize("metric", [dice, iou, accuracy])
-def test_shapes_must_agree(metric: Callable[..., Any]) -> None:
+def test_shapes_must_agree(metric: Callable[..., float]) -> None:
     with pytest.raises(InputError, match="different shapes"):
         metric(ONE, np.zeros((2, 2, 2), bool))
 

@@ -28,7 +28,7 @@ print(json.dumps(sys.argv[1:]))
 
 
 @pytest.fixture
-def share(tmp_path: Path) -> Callable[..., Any]:
+def share(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Do a share with a stand-in for parotid-seg that prints what it was called with."""
     recorder = tmp_path / "recorder"
     recorder.write_text(RECORDER.format(python=sys.executable))
@@ -55,7 +55,7 @@ def scans_of(done: subprocess.CompletedProcess[str]) -> list[str]:
 @pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"])
 @pytest.mark.parametrize(("count", "shares"), [(10, 3), (3, 3), (1, 1), (100, 7)])
 def test_every_scan_is_in_exactly_one_share(
-    share: Callable[..., Any], tmp_path: Path, variable: str, count: int, shares: int
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, variable: str, count: int, shares: int
 ) -> None:
     names = [f'/data/Head & Neck/it\'s "{number}" *?.nii.gz' for number in range(count)]
     (tmp_path / "scans.txt").write_text("\n".join(names) + "\n")
@@ -65,20 +65,24 @@ def test_every_scan_is_in_exactly_one_share(
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\n\nb\n\n"])
-def test_empty_lines_and_a_last_line_without_end(share: Callable[..., Any], tmp_path: Path, text: str) -> None:
+def test_empty_lines_and_a_last_line_without_end(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, text: str
+) -> None:
     (tmp_path / "scans.txt").write_text(text)
     done = [share("scans.txt", "masks", 4, SLURM_ARRAY_TASK_ID=str(number)) for number in range(4)]
     found = [scans_of(each) for each in done if "no scans" not in each.stdout]
     assert found == [["a"], ["b"]]
 
 
-def test_a_share_without_scans_is_done(share: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_share_without_scans_is_done(share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     (tmp_path / "scans.txt").write_text("a\nb\n")
     done = share("scans.txt", "masks", 5, SLURM_ARRAY_TASK_ID="4")
     assert (done.returncode, done.stdout) == (0, "share 4: no scans\n")
 
 
-def test_what_is_called_and_where_the_masks_go(share: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_is_called_and_where_the_masks_go(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / "scans.txt").write_text("-a\n")
     done = share("scans.txt", "my masks", 1, "--format", "rtstruct", "--workers", "2", SLURM_ARRAY_TASK_ID="0")
     expected = ["--first", "infer", "--out", "my masks/0", "--format", "rtstruct", "--workers", "2", "--", "-a"]
@@ -96,7 +100,7 @@ def test_what_is_called_and_where_the_masks_go(share: Callable[..., Any], tmp_pa
     ],
 )
 def test_nothing_is_done_if_it_is_unclear_what(
-    share: Callable[..., Any],
+    share: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
     arguments: tuple[int | str, ...],
     environment: dict[str, str],
@@ -109,7 +113,9 @@ def test_nothing_is_done_if_it_is_unclear_what(
     assert done.stdout == ""
 
 
-def test_the_exit_status_is_that_of_infer(share: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_exit_status_is_that_of_infer(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / "scans.txt").write_text("a\n")
     failing = tmp_path / "failing"
     failing.write_text("#!/bin/sh\nexit 3\n")
@@ -139,7 +145,7 @@ def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_shares_of_real_scans_and_their_table(
-    share: Callable[..., Any], tmp_path: Path, head: nibabel.Nifti1Image
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, head: nibabel.Nifti1Image
 ) -> None:
     """Two scans of one name and one that is none, in two shares; then a second time."""
     for name in ("a b", "c"):
@@ -185,7 +191,9 @@ def job() -> dict[str, Any]:
     return yaml.safe_load((SCALE / "kubernetes.yaml").read_text())
 
 
-def test_the_job_counts_its_shares_alike_and_runs_the_script(tmp_path: Path, share: Callable[..., Any]) -> None:
+def test_the_job_counts_its_shares_alike_and_runs_the_script(
+    tmp_path: Path, share: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     spec = job()["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     bash, script, scans, masks, shares = container["command"]

@@ -19,7 +19,7 @@ def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float =
     """What compare reads of a result; `factors` by engine and batch size, `disturbed` a share of the rounds."""
     random = np.random.default_rng(seed)
 
-    def times(level: float, slow: NDArray[Any]) -> list[Any]:
+    def times(level: float, slow: NDArray[Any]) -> list[list[float]]:
         return [list(level * mood * (1 + 0.02 * random.gamma(1.0, 1.0, 15))) for mood in slow]
 
     rows: dict[str, Any] = {}
@@ -37,14 +37,14 @@ def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float =
     }
 
 
-def with_paces(paces: list[Any]) -> dict[str, Any]:
+def with_paces(paces: object) -> dict[str, Any]:
     found = content(1, BOTH)
     found["rows"][0]["speeds"][0]["paces_ms"] = paces
     return found
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., Any]:
+def written(tmp_path: Path) -> Callable[..., Path]:
     def write(name: str, found: dict[str, Any]) -> Path:
         path = tmp_path / name
         path.write_text(json.dumps(found) if isinstance(found, dict) else found)
@@ -56,7 +56,7 @@ def written(tmp_path: Path) -> Callable[..., Any]:
 BOTH = {("ORT", 1): 1.0, ("ORT", 16): 1.0, ("OV", 16): 0.7}
 
 
-def test_equal_runs(written: Callable[..., Any], command: Run) -> None:
+def test_equal_runs(written: Callable[..., Path], command: Run) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH))
     found = compare_files(old, new)
     assert [change.verdict for change in found.changes] == ["no change found"] * 3
@@ -66,7 +66,7 @@ def test_equal_runs(written: Callable[..., Any], command: Run) -> None:
     assert done.stdout.count("no change found") == 3
 
 
-def test_five_per_cent_slower(written: Callable[..., Any], command: Run) -> None:
+def test_five_per_cent_slower(written: Callable[..., Path], command: Run) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, {**BOTH, ("ORT", 16): 1.05}))
     assert [change.verdict for change in compare_files(old, new).changes] == [
@@ -81,7 +81,7 @@ def test_five_per_cent_slower(written: Callable[..., Any], command: Run) -> None
     assert command("bench", "compare", new, old).returncode == 0
 
 
-def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..., Any]) -> None:
+def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..., Path]) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=0.6))
     found = compare_files(old, new)
     assert found.pace == pytest.approx(1.0, rel=0.02)
@@ -91,7 +91,7 @@ def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..
     assert [change.verdict for change in compare_files(old, slower).changes][1] == "slower"
 
 
-def test_a_machine_that_never_came_to_rest_gives_no_verdict(written: Callable[..., Any], command: Run) -> None:
+def test_a_machine_that_never_came_to_rest_gives_no_verdict(written: Callable[..., Path], command: Run) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=1.0))
     found = compare_files(old, new)
     assert found.pace == pytest.approx(1.5, rel=0.02)
@@ -102,7 +102,7 @@ def test_a_machine_that_never_came_to_rest_gives_no_verdict(written: Callable[..
     assert "other work disturbed the machine, measure again when it rests" in done.stdout
 
 
-def test_a_large_change_shows_though_the_machine_never_came_to_rest(written: Callable[..., Any], command: Run) -> None:
+def test_a_large_change_shows_though_the_machine_never_came_to_rest(written: Callable[..., Path], command: Run) -> None:
     old = written("old.json", content(1, BOTH))
     much_faster = written("faster.json", content(2, {key: factor / 3 for key, factor in BOTH.items()}, disturbed=1.0))
     much_slower = written("slower.json", content(3, {key: factor * 3 for key, factor in BOTH.items()}, disturbed=1.0))
@@ -112,12 +112,12 @@ def test_a_large_change_shows_though_the_machine_never_came_to_rest(written: Cal
     assert command("bench", "compare", old, much_slower).returncode == 1
 
 
-def test_a_file_is_no_slower_than_itself(written: Callable[..., Any], command: Run) -> None:
+def test_a_file_is_no_slower_than_itself(written: Callable[..., Path], command: Run) -> None:
     disturbed = written("one.json", content(1, BOTH, disturbed=1.0))
     assert command("bench", "compare", disturbed, disturbed).returncode == 0
 
 
-def test_a_single_launch_says_nothing(written: Callable[..., Any]) -> None:
+def test_a_single_launch_says_nothing(written: Callable[..., Path]) -> None:
     def first_launches(seed: int) -> dict[str, Any]:
         found = content(seed, BOTH)
         for row in found["rows"]:
@@ -129,7 +129,7 @@ def test_a_single_launch_says_nothing(written: Callable[..., Any]) -> None:
     assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
 
 
-def test_an_engine_that_is_gone_is_told(written: Callable[..., Any]) -> None:
+def test_an_engine_that_is_gone_is_told(written: Callable[..., Path]) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, {("ORT", 1): 1.0, ("new", 1): 1.0}))
     found = compare_files(old, new)
@@ -141,7 +141,7 @@ def test_an_engine_that_is_gone_is_told(written: Callable[..., Any]) -> None:
     assert "new, batches of 1: new" in found.lines()
 
 
-def test_other_machines_and_models_are_told(written: Callable[..., Any]) -> None:
+def test_other_machines_and_models_are_told(written: Callable[..., Path]) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, BOTH, machine={"processor": "other", "cores": 2}, model={"sha256": "d" * 64}))
     notes = compare_files(old, new).notes
@@ -170,7 +170,7 @@ def test_other_machines_and_models_are_told(written: Callable[..., Any]) -> None
     ],
 )
 def test_files_that_are_none(
-    written: Callable[..., Any], command: Run, tmp_path: Path, found: str | dict[str, Any] | None, words: str
+    written: Callable[..., Path], command: Run, tmp_path: Path, found: str | dict[str, Any] | None, words: str
 ) -> None:
     old, new = written("old.json", content(1, BOTH)), tmp_path / "new.json"
     if found is not None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def real(covered: list[CroppedScan], contract: Contract) -> list[Inputs]:
 
 
 @pytest.fixture
-def plain(real: list[Inputs]) -> Iterator[Any]:
+def plain(real: list[Inputs]) -> Iterator[EngineProcess]:
     process = EngineProcess(PLAIN, real[0])
     yield process
     process.end()

@@ -26,7 +26,7 @@ def field(
     return select_engines(model, backends, device, runnable, say)
 
 
-def names(*backends: str, **more: Any) -> list[Any]:
+def names(*backends: str, **more: Any) -> list[str]:
     return [candidate.name for candidate in field(*backends, **more).candidates]
 
 

@@ -1,7 +1,6 @@
 """Percentiles, spreads, and telling a change from noise, on times that are made up."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from parotid_seg.bench.stats import Latency, median_spread, ratio_interval
 
 def launches(
     random: np.random.Generator, factor: float = 1.0, *, noise: float = 0.03, between: float = 0.005, rounds: int = 20
-) -> list[Any]:
+) -> list[list[float]]:
     """Three launches of rounds of 100 ms: each round disturbed upwards, each launch a little different."""
     return [
         list(100 * factor * (1 + between * random.standard_normal()) * (1 + noise * random.gamma(1.0, 1.0, rounds)))

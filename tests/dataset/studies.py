@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -138,16 +137,16 @@ def _references(headers: Sequence[Dataset], frame: str, refers: bool) -> Dataset
     return item
 
 
-def rows(data: Path, name: str = "left_out.csv") -> list[Any]:
+def rows(data: Path, name: str = "left_out.csv") -> list[dict[str, str]]:
     with (data.with_name(f"{data.name}.private") / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def reasons(data: Path, kind: str) -> list[Any]:
+def reasons(data: Path, kind: str) -> list[str]:
     return [f"{row['name']}: {row['reason']}".removeprefix(": ") for row in rows(data) if row["kind"] == kind]
 
 
-def names(data: Path, folder: str) -> list[Any]:
+def names(data: Path, folder: str) -> list[str]:
     return sorted(path.name for path in (data / folder).iterdir())
 
 

@@ -269,9 +269,9 @@ def test_overlaps_and_what_lies_beyond_are_told(dicom: Path, data: Path, tmp_pat
     write_structures(dicom / "b.dcm", images, affine=lay(origin=(-100, -120, -62)))
     build([dicom], tmp_path / "low")
     case = case_from(tmp_path / "low", dicom / "b")
-    (notes,) = [row["notes"] for row in rows(tmp_path / "low", "cases.csv") if row["case"] == case]
-    assert "left parotid: 1 of 6 contours" in notes
-    assert "right parotid: 2 of 6 contours" in notes
+    (low,) = [row["notes"] for row in rows(tmp_path / "low", "cases.csv") if row["case"] == case]
+    assert "left parotid: 1 of 6 contours" in low
+    assert "right parotid: 2 of 6 contours" in low
 
 
 def test_a_multi_frame_file(dicom: Path, data: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.build import Built, DataSetOptions, build
 from parotid_seg.scan.nifti import read_mask
 from tests.dataset.studies import (
     GLANDS,
@@ -29,13 +29,15 @@ from tests.dataset.studies import (
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
 OTHER_BOX = (slice(3, 9), slice(1, 3), slice(8, 12))
 """Of another structure, apart from both glands."""
+Made = tuple[Built, Any, dict[str, str], list[str]]
+"""What became of a study: the count, the mask or None, the row of cases.csv, and what was said."""
 
 
 @pytest.fixture
-def study(dicom: Path, data: Path) -> Callable[..., Any]:
+def study(dicom: Path, data: Path) -> Callable[..., Made]:
     """Write a study whose RTSTRUCT is changed, make a data set of it, and say what became of it."""
 
-    def run(change: Any, rois: Rois = GLANDS, **options: Any) -> Any:
+    def run(change: Callable[[Dataset], None], rois: Rois = GLANDS, **options: Any) -> Made:
         images = write_study(dicom / "a", rois=None)
         write_structures(dicom / "contours.dcm", images, rois, change=change)
         said: list[str] = []
@@ -72,7 +74,7 @@ def numbered(*numbers: int) -> Callable[..., None]:
     ids=["after", "before", "empty after", "empty before", "between"],
 )
 def test_a_number_used_twice_is_taken_apart_by_item(
-    study: Callable[..., Any], rois: list[tuple[str, tuple[slice, slice, slice] | None]]
+    study: Callable[..., Made], rois: list[tuple[str, tuple[slice, slice, slice] | None]]
 ) -> None:
     numbers = [2 if name == "Parotid_R" else 3 for name, _ in rois]
     built, mask, row, _ = study(numbered(*numbers), rois)
@@ -108,7 +110,7 @@ def contours_twice(dataset: Dataset) -> None:
 )
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_number_used_twice_that_cannot_be_taken_apart_is_refused_by_name(
-    study: Callable[..., Any], data: Path, change: Callable[..., None], found: str, partial: bool
+    study: Callable[..., Made], data: Path, change: Callable[..., None], found: str, partial: bool
 ) -> None:
     built, mask, row, said = study(change, [*GLANDS, ("GTVn_L", OTHER_BOX)], partial=partial)
     assert built.exit_status == 3
@@ -118,7 +120,7 @@ def test_a_number_used_twice_that_cannot_be_taken_apart_is_refused_by_name(
     assert (mask == 1).sum() == 0 if partial else mask is None
 
 
-def test_the_empty_one_of_two_with_a_number_has_no_contours(study: Callable[..., Any], data: Path) -> None:
+def test_the_empty_one_of_two_with_a_number_has_no_contours(study: Callable[..., Made], data: Path) -> None:
     rois = [("Parotid_L", None), GLANDS[1], ("GTVn_L", OTHER_BOX)]
     built, mask, _, _ = study(numbered(3, 2, 3), rois)
     assert (built.exit_status, mask) == (3, None)
@@ -168,8 +170,8 @@ REPEATED = {
 
 
 @pytest.mark.parametrize("name", REPEATED)
-def test_a_repeated_contour_counts_once(study: Callable[..., Any], name: str) -> None:
-    def edit(points: NDArray[Any], place: Any) -> list[Any]:
+def test_a_repeated_contour_counts_once(study: Callable[..., Made], name: str) -> None:
+    def edit(points: NDArray[Any], place: Any) -> list[NDArray[Any]]:
         return REPEATED[name](points, place) if place in (1, 2, 4) else [points]
 
     built, mask, row, said = study(edited(edit))
@@ -180,7 +182,7 @@ def test_a_repeated_contour_counts_once(study: Callable[..., Any], name: str) ->
     assert (built.flagged, built.exit_status) == (1, 0)
 
 
-def test_contours_that_overlap_in_part_are_joined_and_counted(study: Callable[..., Any]) -> None:
+def test_contours_that_overlap_in_part_are_joined_and_counted(study: Callable[..., Made]) -> None:
     built, mask, row, _ = study(edited(lambda points, place: [points, moved(points, 1.0)] if place < 2 else [points]))
     expected = box_mask(LEFT_BOX, RIGHT_BOX)
     expected[3:5, LEFT_BOX[1], 18] = 1
@@ -196,7 +198,7 @@ def halves(points: NDArray[Any], place: object) -> Iterator[list[Any]]:
         yield [(first, top, height), (last, top, height), (last, bottom, height), (first, bottom, height)]
 
 
-def test_two_halves_with_an_edge_in_common_are_whole(study: Callable[..., Any]) -> None:
+def test_two_halves_with_an_edge_in_common_are_whole(study: Callable[..., Made]) -> None:
     built, mask, row, _ = study(edited(lambda points, place: list(halves(points, place))))
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))
     assert "contour" not in row["notes"]
@@ -212,7 +214,7 @@ HOLED = {
 
 
 @pytest.mark.parametrize("name", HOLED)
-def test_true_holes_stay_holes(study: Callable[..., Any], name: str) -> None:
+def test_true_holes_stay_holes(study: Callable[..., Made], name: str) -> None:
     _, mask, row, _ = study(edited(lambda points, place: HOLED[name](points, grown(points, -1.0))))
     expected = box_mask(LEFT_BOX, RIGHT_BOX)
     expected[3:9, 5:11, 14:17] = 0
@@ -220,10 +222,10 @@ def test_true_holes_stay_holes(study: Callable[..., Any], name: str) -> None:
     assert ("repeats another one on 6 slices" in row["notes"]) == (name == "repeated")
 
 
-def test_three_nested_contours_are_a_ring_and_an_island(study: Callable[..., Any]) -> None:
+def test_three_nested_contours_are_a_ring_and_an_island(study: Callable[..., Made]) -> None:
     wide = (slice(2, 9), slice(2, 14), slice(11, 20))
 
-    def edit(points: NDArray[Any], place: object) -> list[Any]:
+    def edit(points: NDArray[Any], place: object) -> list[NDArray[Any]]:
         return [grown(points, -3.0), points, grown(points, -1.0)]
 
     _, mask, _, _ = study(edited(edit), [("Parotid_L", wide), GLANDS[1]])
@@ -249,7 +251,7 @@ TALL = (slice(0, 12), *LEFT_BOX[1:])
     ids=["one", "before the last", "every second", "irregular", "large", "small and large"],
 )
 def test_missing_slices_are_filled_and_counted_or_refused(
-    study: Callable[..., Any], data: Path, gone: list[int], found: int | None
+    study: Callable[..., Made], data: Path, gone: list[int], found: int | None
 ) -> None:
     def change(dataset: Dataset) -> None:
         contours = dataset.ROIContourSequence[0].ContourSequence
@@ -267,7 +269,7 @@ def test_missing_slices_are_filled_and_counted_or_refused(
     assert (built.flagged, row["look_at_it"]) == (1, "yes")
 
 
-def test_a_volume_that_no_such_organ_has_is_named(study: Callable[..., Any]) -> None:
+def test_a_volume_that_no_such_organ_has_is_named(study: Callable[..., Made]) -> None:
     """The boxes are glands of 0.7 and 0.4 ml."""
     _, _, row, said = study(lambda dataset: None)
     for note in ("left parotid of unusual volume (0.7 ml)", "right parotid of unusual volume (0.4 ml)"):
@@ -275,7 +277,7 @@ def test_a_volume_that_no_such_organ_has_is_named(study: Callable[..., Any]) -> 
         assert any(note in line for line in said)
 
 
-def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_note(study: Callable[..., Any]) -> None:
+def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_note(study: Callable[..., Made]) -> None:
     def change(dataset: Dataset) -> None:
         for roi in dataset.StructureSetROISequence:
             del roi.ReferencedFrameOfReferenceUID
@@ -363,7 +365,7 @@ def test_names_that_are_nearly_ours_are_shown(
 
 
 def test_a_name_nearly_ours_beside_both_glands_is_shown_and_a_margin_is_not(
-    study: Callable[..., Any], data: Path
+    study: Callable[..., Made], data: Path
 ) -> None:
     built, _, _, _ = study(
         lambda dataset: None, [*GLANDS, ("Paroitd_L", OTHER_BOX), ("Parotid_L_PRV", LEFT_BOX), ("Carotid_L", OTHER_BOX)]
@@ -391,14 +393,14 @@ def test_a_patients_name_in_another_character_set_is_not_told(dicom: Path, data:
     assert "(a name that tells who the patient is)" in [row["name"] for row in rows(data)]
 
 
-def test_notes_stay_with_a_case_that_is_not_made_again(study: Callable[..., Any], dicom: Path, data: Path) -> None:
+def test_notes_stay_with_a_case_that_is_not_made_again(study: Callable[..., Made], dicom: Path, data: Path) -> None:
     built, _, row, _ = study(edited(lambda points, place: [points, points[::-1]]))
     again = build([dicom], data)
     assert (again.made, again.flagged) == (0, built.flagged)
     assert rows(data, "cases.csv") == [row]
 
 
-def test_the_study_is_as_it_is_thought_to_be(study: Callable[..., Any]) -> None:
+def test_the_study_is_as_it_is_thought_to_be(study: Callable[..., Made]) -> None:
     """Without a fault nothing is noted but that the boxes are small for glands."""
     built, mask, row, _ = study(lambda dataset: None)
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))

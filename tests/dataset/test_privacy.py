@@ -3,7 +3,6 @@
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
@@ -28,7 +27,7 @@ def marked(index: object, dataset: pydicom.dataset.Dataset) -> None:
     dataset.InstitutionName, dataset.StationName, dataset.AccessionNumber = "Whisperfield", "XQROOM7", "XQROOM7"
 
 
-def contents(folder: Path) -> Iterator[Any]:
+def contents(folder: Path) -> Iterator[bytes]:
     """All that is in a folder: names and bytes, as they are and unpacked."""
     for path in folder.rglob("*"):
         yield str(path.relative_to(folder)).encode()

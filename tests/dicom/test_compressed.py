@@ -167,7 +167,7 @@ def write(path: Path, values: NDArray[Any], stored: int, signed: bool) -> Path:
     return write_enhanced(path, values, intercept=0, order=range(len(values)), change=change)
 
 
-def pack(path: Path, encode: Callable[..., Any], syntax: pydicom.uid.UID) -> Path:
+def pack(path: Path, encode: Callable[..., bytes], syntax: pydicom.uid.UID) -> Path:
     """The same file, compressed: `encode` gives a codestream of a frame's stored values."""
     dataset = pydicom.dcmread(path)
     dataset.PixelData = encapsulate([encode(frame) for frame in dataset.pixel_array])
@@ -186,7 +186,12 @@ def read(*paths: Path) -> tuple[NDArray[Any], Volume]:
 
 
 def compressed(
-    tmp_path: Path, values: NDArray[Any], encode: Callable[..., Any], syntax: pydicom.uid.UID, stored: int, signed: bool
+    tmp_path: Path,
+    values: NDArray[Any],
+    encode: Callable[..., bytes],
+    syntax: pydicom.uid.UID,
+    stored: int,
+    signed: bool,
 ) -> tuple[NDArray[Any], Volume]:
     """Voxels and volume read from the compressed series."""
     return read(pack(write(tmp_path / "plain.dcm", values, stored, signed), encode, syntax))

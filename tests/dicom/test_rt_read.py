@@ -51,7 +51,7 @@ def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.Te
 SQUARE = ((10, 5), (10, 15), (20, 15), (20, 5))
 
 
-def with_contours(written: Path, out: Path, contours: list[Any], image: str | None = None) -> Path:
+def with_contours(written: Path, out: Path, contours: list[tuple[str, Any]], image: str | None = None) -> Path:
     """The first structure drawn otherwise: by type and points (slice, row, column) in the default series' voxels.
 
     All contours say that they were drawn on `image`, if that is given.

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ def found_in(folder: Path) -> tuple[Series, ...]:
     return find_series(path for path in sorted(folder.rglob("*")) if path.is_file()).series
 
 
-def numbers(scans: list[tuple[Series, ...]]) -> list[Any]:
+def numbers(scans: list[tuple[Series, ...]]) -> list[list[int | None]]:
     return [[series.number for series in scan] for scan in scans]
 
 

@@ -52,7 +52,7 @@ def test_an_engine_that_would_compute_otherwise_is_not_built(
 ) -> None:
     real = describe_network
 
-    def in_fp32(*arguments: Any) -> list[Any]:
+    def in_fp32(*arguments: Any) -> list[dict[str, Any]]:
         return [{**layer, "inputs": ["float32"] * len(layer["inputs"])} for layer in real(*arguments)]
 
     monkeypatch.setattr(module, "describe_network", in_fp32)

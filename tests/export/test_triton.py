@@ -25,7 +25,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import sidecar_path
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
@@ -59,7 +59,7 @@ def entry(head_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def patients(head_folder: Path, contract: Contract) -> list[Any]:
+def patients(head_folder: Path, contract: Contract) -> list[Chunk]:
     """One chunk each of three patients of one shape; voxels, windows and matrices differ."""
     read = read_nifti(head_folder / "head_0000.nii.gz").volume
     volume, windows = in_windows(read, contract.channels, contract.windows)
@@ -164,7 +164,7 @@ def test_the_warm_up_request_runs(entry: Path) -> None:
 
 
 @pytest.mark.slow
-def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[Any]) -> None:
+def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[Chunk]) -> None:
     alone = OnnxRuntimeBackend(DEFAULT_MODEL)
     expected = np.stack([labels_of(alone, chunk.inputs) for chunk in patients])
     session = onnxruntime.InferenceSession(entry / "1" / "model.onnx", providers=["CPUExecutionProvider"])
@@ -176,7 +176,7 @@ def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[An
 
 
 @pytest.mark.slow
-def test_a_batched_model_that_mixes_requests_up_is_found(contract: Contract, patients: list[Any]) -> None:
+def test_a_batched_model_that_mixes_requests_up_is_found(contract: Contract, patients: list[Chunk]) -> None:
     batched = onnx.load_from_string(with_request_axis(CONTENT, contract))
     place = next(i for i, node in enumerate(batched.graph.node) if node.input and node.input[0] == "window")
     batched.graph.node[place].input[0] = "of_the_other"
@@ -191,7 +191,7 @@ def test_a_batched_model_that_mixes_requests_up_is_found(contract: Contract, pat
     check_batched(CONTENT, mixed, [(patients[0], patients[0])])
 
 
-def test_a_comparison_on_air_proves_nothing(contract: Contract, patients: list[Any]) -> None:
+def test_a_comparison_on_air_proves_nothing(contract: Contract, patients: list[Chunk]) -> None:
     air = dataclasses.replace(
         patients[0], inputs={**patients[0].inputs, "slices": np.full_like(patients[0].inputs["slices"], -1000)}
     )

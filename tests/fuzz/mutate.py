@@ -147,7 +147,7 @@ def _documents(content: bytes) -> list[bytes]:
     return [content]
 
 
-def _change_tree(lines: list[Any], chance: random.Random) -> None:
+def _change_tree(lines: list[str], chance: random.Random) -> None:
     """Change something at a random place of a random line."""
     holder: Any = lines
     place: Any = chance.randrange(len(lines))

@@ -198,7 +198,7 @@ class Process:
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
 
-    def wait_for(self, true: Callable[..., Any], seconds: float = 20.0) -> None:
+    def wait_for(self, true: Callable[[], object], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, self.lines

@@ -59,7 +59,7 @@ def test_places_the_second_view_does_not_show_are_not_matched() -> None:
     assert (at_first[0, :, 0] >= 8).all()
 
 
-def records(run: Path) -> list[Any]:
+def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -132,7 +132,7 @@ def work(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "port").write_text(str(free_port()))
     spawn(work, (folder,), COUNT)
@@ -148,7 +148,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("name", [*CONTRASTS, "segmentation", "segmentation, ignored"])
-def test_loss_and_gradient_are_those_of_the_whole_batch(found: list[Any], name: str) -> None:
+def test_loss_and_gradient_are_those_of_the_whole_batch(found: list[dict[str, Any]], name: str) -> None:
     (alone, _), _ = found[0][name], found[1][name]
     assert len(alone) > 2
     for rank in range(COUNT):
@@ -158,14 +158,14 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(found: list[Any], name: 
     assert all(value.norm() > 1e-6 for key, value in alone.items() if key.endswith("weight"))
 
 
-def test_places_of_other_processes_are_negatives(found: list[Any]) -> None:
+def test_places_of_other_processes_are_negatives(found: list[dict[str, Any]]) -> None:
     loss = {name: found[0][name][1]["loss"] for name in CONTRASTS}
     assert loss["places of all images"] > loss["places of one image"] + 0.1
 
 
 @pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d"])
 @pytest.mark.parametrize("affine", [False, True])
-def test_the_common_batch_norm_is_that_of_the_whole_batch(found: list[Any], kind: str, affine: bool) -> None:
+def test_the_common_batch_norm_is_that_of_the_whole_batch(found: list[dict[str, Any]], kind: str, affine: bool) -> None:
     alone = found[0][f"{kind} {affine}"][0]
     for rank in range(COUNT):
         processes = Processes(rank, COUNT, torch.device("cpu"))
@@ -176,12 +176,12 @@ def test_the_common_batch_norm_is_that_of_the_whole_batch(found: list[Any], kind
             torch.testing.assert_close(together[name], wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_the_common_batch_norm_of_features_that_hardly_vary(found: list[Any]) -> None:
+def test_the_common_batch_norm_of_features_that_hardly_vary(found: list[dict[str, Any]]) -> None:
     together = torch.cat([each["hardly varying"][1] for each in found])
     torch.testing.assert_close(together, found[0]["hardly varying"][0], rtol=0, atol=0.05)
 
 
-def test_what_the_first_process_has_and_what_all_have(found: list[Any]) -> None:
+def test_what_the_first_process_has_and_what_all_have(found: list[dict[str, Any]]) -> None:
     assert [each["from first"] for each in found] == [0, 0]
     assert [each["collected"] for each in found] == [[0, 10, 1, 11]] * 2
     assert [each["here"] for each in found] == [2, 2]

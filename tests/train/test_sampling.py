@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +35,9 @@ def sampler_of(
 
 
 @pytest.fixture(scope="module")
-def drawn(balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def drawn(
+    balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]]:
     config = load_config("compact", small_config)
     data = open_data_set(balls)
     patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"), config.window_hu)
@@ -54,7 +55,9 @@ def middle_column(target: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("names", ["parotid_left parotid_right", "Parotis_li. Parotis_re.", "Parotide_G Parotide_D"])
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
-def test_left_is_the_higher_column_mirrored_or_not(drawn: Callable[..., Any], mirror: float, names: str) -> None:
+def test_left_is_the_higher_column_mirrored_or_not(
+    drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]], mirror: float, names: str
+) -> None:
     _, targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=mirror), ("background", *names.split()))
     checked = 0
     for target in targets:
@@ -64,7 +67,7 @@ def test_left_is_the_higher_column_mirrored_or_not(drawn: Callable[..., Any], mi
     assert checked > 5
 
 
-def test_mirroring_mirrors_the_image(drawn: Callable[..., Any]) -> None:
+def test_mirroring_mirrors_the_image(drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]]) -> None:
     plain, targets, _ = drawn(STILL)
     mirrored, mirrored_targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=1.0))
     assert not torch.allclose(plain, mirrored, atol=0.05)
@@ -72,7 +75,9 @@ def test_mirroring_mirrors_the_image(drawn: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("augment", [STILL, AugmentConfig()])
-def test_targets_stay_on_the_bright_balls(drawn: Callable[..., Any], augment: AugmentConfig) -> None:
+def test_targets_stay_on_the_bright_balls(
+    drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]], augment: AugmentConfig
+) -> None:
     images, targets, config = drawn(dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5))
     augmenter = Augmenter(
         dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, ("CT",), config.window_hu
@@ -86,7 +91,7 @@ def test_targets_stay_on_the_bright_balls(drawn: Callable[..., Any], augment: Au
     assert images.max() <= 1
 
 
-def test_the_same_seed_draws_the_same(drawn: Callable[..., Any]) -> None:
+def test_the_same_seed_draws_the_same(drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]]) -> None:
     first, second = drawn(AugmentConfig()), drawn(AugmentConfig())
     torch.testing.assert_close(first[0], second[0])
 
@@ -121,7 +126,9 @@ def test_batches_come_in_order_and_do_not_depend_on_the_workers(
     assert not torch.equal(here[0].images, here[1].images)
 
 
-def test_only_a_couch_is_added_behind_the_body(drawn: Callable[..., Any]) -> None:
+def test_only_a_couch_is_added_behind_the_body(
+    drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]],
+) -> None:
     images, targets, config = drawn(STILL)
     couch = dataclasses.replace(STILL, couch_probability=1.0)
     draws = [Draws(torch.Generator().manual_seed(1)) for _ in range(2)]

@@ -35,7 +35,7 @@ class Engine:
         self,
         name: str = "",
         clock: Clock | None = None,
-        seconds: Callable[..., Any] = lambda looks: 1.0,
+        seconds: Callable[[int], float] = lambda looks: 1.0,
         memory: int = 10**9,
     ) -> None:
         self.name, self.clock, self.seconds, self.memory = name, clock, seconds, memory
@@ -294,7 +294,7 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight() -> None
     ],
 )
 def test_the_batch_size_is_the_usual_one_unless_another_gains(
-    seconds: Callable[..., Any], memory: int, expected: int
+    seconds: Callable[[int], float], memory: int, expected: int
 ) -> None:
     clock = Clock()
     engine = Engine("any", clock, seconds, memory)

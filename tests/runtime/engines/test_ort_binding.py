@@ -13,7 +13,7 @@ from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, IoBindingSession
 from parotid_seg.runtime.engines.padding import STEPS, pad_to_bucket
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 
@@ -29,7 +29,9 @@ def session() -> onnxruntime.InferenceSession:
 
 
 @pytest.fixture(scope="module")
-def scan(plain: OnnxRuntimeBackend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def scan(
+    plain: OnnxRuntimeBackend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> list[Inputs]:
     path = tmp_path_factory.mktemp("head") / "a.nii.gz"
     head.to_filename(path)
     contract = plain.contract
@@ -59,7 +61,7 @@ class Watched:
         self.released.append(graph)
 
 
-def test_padding_rounds_up_and_changes_no_label(plain: OnnxRuntimeBackend, scan: list[Any]) -> None:
+def test_padding_rounds_up_and_changes_no_label(plain: OnnxRuntimeBackend, scan: list[Inputs]) -> None:
     for inputs in scan:
         more, size = pad_to_bucket(inputs)
         assert more["slices"].shape[1] % STEPS["depth"] == more["rows_back"].shape[0] % STEPS["height"] == 0
@@ -71,21 +73,21 @@ def test_padding_rounds_up_and_changes_no_label(plain: OnnxRuntimeBackend, scan:
     assert any(labels_of(plain, inputs).any() for inputs in scan)
 
 
-def test_padding_leaves_what_fits_alone(scan: list[Any]) -> None:
+def test_padding_leaves_what_fits_alone(scan: list[Inputs]) -> None:
     once, _ = pad_to_bucket(scan[0])
     twice, size = pad_to_bucket(once)
     assert all(np.array_equal(once[name], twice[name]) for name in once)
     assert size == (len(once["slices_back"]), len(once["rows_back"]), len(once["columns_back"]))
 
 
-def test_probabilities_are_cut_like_labels(scan: list[Any]) -> None:
+def test_probabilities_are_cut_like_labels(scan: list[Inputs]) -> None:
     size = pad_to_bucket(scan[0])[1]
     scores = np.zeros((size.out + 3, 4, size.height + 5, size.width + 6), np.float32)
     assert size.of(scores).shape == (size.out, 4, size.height, size.width)
 
 
 def test_chunks_of_one_shape_do_not_leak_into_each_other(
-    plain: OnnxRuntimeBackend, session: onnxruntime.InferenceSession, scan: list[Any]
+    plain: OnnxRuntimeBackend, session: onnxruntime.InferenceSession, scan: list[Inputs]
 ) -> None:
     bound = IoBindingSession(session, "labels", "cpu")
     first = bound.run(scan[0])
@@ -96,7 +98,7 @@ def test_chunks_of_one_shape_do_not_leak_into_each_other(
 
 
 def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(
-    session: onnxruntime.InferenceSession, scan: list[Any]
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
 ) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
@@ -106,7 +108,7 @@ def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(
     assert watched.graphs == [WITHOUT_GRAPH, "1", WITHOUT_GRAPH, "1", "2"]
 
 
-def test_without_graphs_none_is_asked_for(session: onnxruntime.InferenceSession, scan: list[Any]) -> None:
+def test_without_graphs_none_is_asked_for(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu")
     for _ in range(3):
@@ -117,7 +119,7 @@ def test_without_graphs_none_is_asked_for(session: onnxruntime.InferenceSession,
 
 
 def test_only_the_latest_shapes_are_kept_and_their_graphs_released(
-    session: onnxruntime.InferenceSession, scan: list[Any]
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
 ) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu", graphs=True, keep=2)
@@ -142,7 +144,7 @@ def test_only_the_latest_shapes_are_kept_and_their_graphs_released(
     ],
 )
 def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(
-    session: onnxruntime.InferenceSession, scan: list[Any], words: str
+    session: onnxruntime.InferenceSession, scan: list[Inputs], words: str
 ) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
@@ -156,7 +158,7 @@ def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(
     assert bound.run(scan[0]).any() == bound.run(scan[0]).any()
 
 
-def test_other_failures_are_the_models(session: onnxruntime.InferenceSession, scan: list[Any]) -> None:
+def test_other_failures_are_the_models(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     watched = Watched(session)
     watched.failure = "something else"
     with pytest.raises(ModelError, match=r"onnxruntime cannot run the model \(something else\)"):

@@ -57,7 +57,7 @@ def test_heavy_nodes_on_the_cpu_are_refused(
         def __getattr__(self, name: str) -> Any:
             return getattr(on_cpu, name)
 
-        def get_providers(self) -> list[Any]:
+        def get_providers(self) -> list[str]:
             return [PROVIDER, "CPUExecutionProvider"]
 
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)

@@ -95,7 +95,7 @@ def one_line(text: str, *words: str) -> None:
     assert all(word in text for word in words), text
 
 
-def rows(folder: Path) -> list[Any]:
+def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open() as file:
         return list(csv.DictReader(file))
 

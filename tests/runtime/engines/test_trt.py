@@ -65,7 +65,7 @@ def scan(depth: int = 19, height: int = 40, width: int = 48, seed: int = 0) -> V
     return Volume(smooth, (3.0, 4.0, 4.0), Orientation((0, 1, 2), (False, False, False)))
 
 
-def inputs_of(volume: Volume, batch_size: int = 4, contract: Contract = CONTRACT) -> list[Any]:
+def inputs_of(volume: Volume, batch_size: int = 4, contract: Contract = CONTRACT) -> list[Inputs]:
     return [chunk.inputs for chunk in chunks(volume, WINDOWS, contract.grid, batch_size)]
 
 

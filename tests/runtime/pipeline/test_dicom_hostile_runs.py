@@ -6,7 +6,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -127,7 +126,7 @@ def hostile(
     return folder, before, done
 
 
-def lines(text: bytes) -> list[Any]:
+def lines(text: bytes) -> list[str]:
     """Lines of which none has anything in it that moves the cursor or turns letters round."""
     told = text.decode("utf-8").split("\n")
     assert all(line.isprintable() for line in told), told

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -81,7 +80,7 @@ def run(folder: Path, *words: Path | str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def contents(path: Path) -> Iterator[Any]:
+def contents(path: Path) -> Iterator[bytes]:
     """All that a file holds, what is compressed in it, too."""
     content = path.read_bytes()
     yield content

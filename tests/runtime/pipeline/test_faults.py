@@ -53,7 +53,7 @@ def many(tmp_path: Path, head: nibabel.Nifti1Image) -> Path:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Any]:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()

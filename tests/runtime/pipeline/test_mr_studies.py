@@ -35,7 +35,7 @@ def found_in(*folders: Path, channels: tuple[str, ...] = MR) -> tuple[list[list[
     return [[series.number for series in scan] for scan in scans], lines[: len(errors)], lines[len(errors) :]
 
 
-def names_of(*folders: Path, channels: tuple[str, ...] = MR) -> list[Any]:
+def names_of(*folders: Path, channels: tuple[str, ...] = MR) -> list[str]:
     scans, errors = find_scans(folders, channels)
     assert not errors
     return [case.name for case in name_cases(scans, taken={})]

@@ -34,7 +34,7 @@ class InThisProcess:
     def __init__(self, killed_after: int = 99) -> None:
         self.killed_after = killed_after
 
-    def do(self, work: WorkerConfig, jobs: Iterable[CaseRequest]) -> Iterator[Any]:
+    def do(self, work: WorkerConfig, jobs: Iterable[CaseRequest]) -> Iterator[CaseResult]:
         for number, job in enumerate(jobs):
             finished = CaseResult(*run_case(work, job.case, job.known, everywhere))
             if number == self.killed_after:

@@ -1,6 +1,6 @@
 """Batches: scans share them, whatever comes in comes out right, and a small memory makes them smaller."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -46,7 +46,7 @@ class Threshold:
         return Done(self._run(inputs))
 
 
-def run(backend: Threshold, scans: list[Any], batch_size: int, **options: Any) -> dict[int, Prediction]:
+def run(backend: Threshold, scans: Sequence[Volume], batch_size: int, **options: Any) -> dict[int, Prediction]:
     batches: Batcher[Any] = Batcher(cast(Backend, backend), batch_size, **options)
     for number, scan in enumerate(scans):
         batches.add(number, crop_to_grid(scan, HU, GRID))
@@ -62,7 +62,7 @@ def expected(scan: Volume) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def scans() -> list[Any]:
+def scans() -> list[Volume]:
     """Three of one spacing, one of another, one of thin slices."""
     coarse = volume_of(scan_at(80, 70).voxels[0], (3.0, 2.5, 2.4))
     thin = volume_of(scan_at(80, 70, (13, 160, 150)).voxels[0], (1.0, 2.4, 2.4))
@@ -71,7 +71,7 @@ def scans() -> list[Any]:
 
 @pytest.mark.parametrize("queue_depth", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
-def test_every_scan_gets_its_own_labels(scans: list[Any], batch_size: int, queue_depth: int) -> None:
+def test_every_scan_gets_its_own_labels(scans: list[Volume], batch_size: int, queue_depth: int) -> None:
     backend = Threshold(queue_depth=queue_depth)
     found = run(backend, scans, batch_size)
     assert sorted(found) == list(range(len(scans)))
@@ -83,13 +83,13 @@ def test_every_scan_gets_its_own_labels(scans: list[Any], batch_size: int, queue
     assert max(backend.looks) <= batch_size + 1
 
 
-def test_scans_of_one_spacing_share_batches_and_others_do_not(scans: list[Any]) -> None:
+def test_scans_of_one_spacing_share_batches_and_others_do_not(scans: list[Volume]) -> None:
     backend = Threshold()
     run(backend, scans[:4], 16)
     assert backend.looks == [16, 7, 5], "21 slices of one spacing and 7 of another"
 
 
-def test_no_more_is_joined_than_the_engine_takes(scans: list[Any]) -> None:
+def test_no_more_is_joined_than_the_engine_takes(scans: list[Volume]) -> None:
     backend = Threshold()
     backend.most_slices = 10
     found = run(backend, scans[:2], 16)
@@ -97,14 +97,14 @@ def test_no_more_is_joined_than_the_engine_takes(scans: list[Any]) -> None:
     np.testing.assert_array_equal(found[1].labels, expected(scans[1]))
 
 
-def test_the_engine_bounds_the_batch(scans: list[Any]) -> None:
+def test_the_engine_bounds_the_batch(scans: list[Volume]) -> None:
     backend = Threshold(most=2)
     run(backend, scans[:1], 16)
     assert backend.looks == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("queue_depth", [1, 3])
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans: list[Any], queue_depth: int) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans: list[Volume], queue_depth: int) -> None:
     said: list[str] = []
     backend = Threshold(memory=3, queue_depth=queue_depth)
     found = run(backend, scans, 12, say=said.append)
@@ -114,12 +114,12 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_done_again(scans: l
     assert len(said) >= 2
 
 
-def test_not_even_one_slice_fits(scans: list[Any]) -> None:
+def test_not_even_one_slice_fits(scans: list[Volume]) -> None:
     with pytest.raises(DeviceMemoryError, match="memory is full"):
         run(Threshold(memory=0), scans[:1], 4)
 
 
-def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans: list[Any]) -> None:
+def test_a_scan_that_the_engine_cannot_take_is_given_back_with_the_reason(scans: list[Volume]) -> None:
     class Picky(Threshold):
         def start(self, inputs: Inputs) -> Done:
             if len(inputs["rows_back"]) == expected(scans[2]).shape[1]:
@@ -140,7 +140,7 @@ def sides(inputs: Inputs) -> NDArray[Any]:
     return labels * side[None, None, :]
 
 
-def test_mirror_images_swap_sides_and_their_agreement_is_measured(scans: list[Any]) -> None:
+def test_mirror_images_swap_sides_and_their_agreement_is_measured(scans: list[Volume]) -> None:
     labels = ("background", "parotid_left", "parotid_right")
     plain = run(Threshold(run=sides, labels=labels), scans[:1], 4)[0]
     flipped = run(Threshold(run=sides, labels=labels), scans[:1], 4, tta=True)[0]
@@ -155,7 +155,7 @@ def test_mirror_images_swap_sides_and_their_agreement_is_measured(scans: list[An
     assert found.agreement == {"parotid_left": 0.0, "parotid_right": 0.0}
 
 
-def test_test_time_augmentation_averages_probabilities(scans: list[Any]) -> None:
+def test_test_time_augmentation_averages_probabilities(scans: list[Volume]) -> None:
     """A model that says 60 % left in the plain look and 90 % right of the same place in the mirror."""
     calls = []
 

@@ -1,7 +1,5 @@
 """Names of glands in any language say the same side to flags, reports and clean-up."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ GRID = Grid(size=16, spacing_mm=12.0, offsets_mm=(0,), slice_step_mm=1.0)
 NAMES = [("parotid_left", "parotid_right"), ("Parotis li.", "Parotis re."), ("Parótida izq", "Parótida der")]
 
 
-def flags_of(names: tuple[str, str], left: int, right: int) -> list[Any]:
+def flags_of(names: tuple[str, str], left: int, right: int) -> list[FlagCode]:
     """Flags on two glands of 8 ml that begin at these columns; columns run to the patient's left."""
     rng = np.random.default_rng(0)
     block = np.full((1, 10, 30, 30), -1000, np.float32)
