@@ -5,13 +5,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from parotid_seg.bench import layers as module
 from parotid_seg.bench.layers import UNNAMED, Layers, fold, profile_layers, rows, time_apart
@@ -135,7 +132,7 @@ def test_the_table_is_as_long_as_asked_for_and_loses_nothing() -> None:
     assert rows(layers, top=14) == list(found)
 
 
-def check(layers: Layers, chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]) -> None:
+def check(layers: Layers, chunk: Inputs) -> None:
     """What holds for any engine's profile of the packaged model."""
     assert layers.looks == 2
     assert sum(layer.seconds for layer in layers.layers) == pytest.approx(layers.seconds)

@@ -1,13 +1,10 @@
 """The exported graph: names that can be read, class probabilities, types, and what computes in them."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,13 +17,14 @@ from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
 from parotid_seg.export.parity import Parity
 from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.export.quantise import quantise
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def chunk(parity: Parity) -> Mapping[str, NDArray[np.float16] | NDArray[np.float32]]:
+def chunk(parity: Parity) -> Inputs:
     return next(parity.inputs())
 
 
@@ -42,9 +40,7 @@ def with_probabilities(checkpoint: Checkpoint, before: dict[str, torch.Tensor]) 
 
 
 @pytest.fixture(scope="module")
-def work(
-    translated: tuple[onnx.ModelProto, Contract], chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
-) -> dict[str, int]:
+def work(translated: tuple[onnx.ModelProto, Contract], chunk: Inputs) -> dict[str, int]:
     return work_of(translated[0].SerializeToString(), chunk)
 
 
@@ -73,9 +69,7 @@ def test_the_trained_model_is_left_as_it_was(
         torch.testing.assert_close(value, before[name])
 
 
-def test_probabilities_are_the_labels(
-    with_probabilities: onnx.ModelProto, chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]]
-) -> None:
+def test_probabilities_are_the_labels(with_probabilities: onnx.ModelProto, chunk: Inputs) -> None:
     session = onnxruntime.InferenceSession(with_probabilities.SerializeToString())
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
     assert shares.shape == (len(labels), 3, *labels.shape[1:])
@@ -96,7 +90,7 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 @pytest.mark.parametrize("rungs", [0, 1, 4])
 def test_fp16_is_where_it_is_asked_for(
     translated: tuple[onnx.ModelProto, Contract],
-    chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]],
+    chunk: Inputs,
     rungs: int,
 ) -> None:
     kept = LADDER[:rungs]
@@ -139,9 +133,7 @@ def test_a_weight_that_fp16_cannot_hold_is_named(translated: tuple[onnx.ModelPro
     lower(large, "fp16", LADDER[1].holds)
 
 
-def test_the_count_agrees_with_torch(
-    checkpoint: Checkpoint, chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]], work: dict[str, int]
-) -> None:
+def test_the_count_agrees_with_torch(checkpoint: Checkpoint, chunk: Inputs, work: dict[str, int]) -> None:
     net = checkpoint.network()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(**{name: torch.from_numpy(values) for name, values in chunk.items()})
@@ -150,7 +142,7 @@ def test_the_count_agrees_with_torch(
 
 def test_census_by_precision(
     translated: tuple[onnx.ModelProto, Contract],
-    chunk: Mapping[str, NDArray[np.float16] | NDArray[np.float32]],
+    chunk: Inputs,
     work: dict[str, int],
     parity: Parity,
 ) -> None:

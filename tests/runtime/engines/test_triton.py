@@ -17,7 +17,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from parotid_seg.cli import main
 from parotid_seg.contract import METADATA_KEY
@@ -31,7 +30,7 @@ from parotid_seg.runtime.engines.triton import CONTRACT_HASH_KEY, MODEL_HASH_KEY
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import prepare, segment_volume
-from parotid_seg.scan.chunks import SliceChunker, chunks
+from parotid_seg.scan.chunks import Inputs, SliceChunker, chunks
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
@@ -78,7 +77,7 @@ def local() -> OnnxRuntimeBackend:
 
 
 @pytest.fixture(scope="module")
-def chunk(volume: Volume, local: OnnxRuntimeBackend) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
+def chunk(volume: Volume, local: OnnxRuntimeBackend) -> Inputs:
     """The inputs of the first chunk."""
     covered = prepare(volume, local.contract).crop_to_grid()
     return SliceChunker(covered, local.contract.grid).chunk(0, 4).inputs
@@ -168,9 +167,7 @@ def test_what_the_server_does_not_take_is_sent_in_smaller_chunks(
     np.testing.assert_array_equal(found, segment_volume(local, volume, batch_size=4).mask)
 
 
-def test_more_than_a_message_can_hold_is_not_sent(
-    server: StandIn, chunk: dict[str, NDArray[np.float16] | NDArray[np.float32]]
-) -> None:
+def test_more_than_a_message_can_hold_is_not_sent(server: StandIn, chunk: Inputs) -> None:
     huge = np.broadcast_to(np.float16(0), (1, 4096, 512, 512))
     with pytest.raises(DeviceMemoryError, match="a request of 2048 MiB, expected less than 2047"):
         TritonBackend(server.address).start({**chunk, "slices": huge})
@@ -251,7 +248,7 @@ def test_a_server_that_dies_leaves_what_is_finished(repository: Path, head_file:
     assert (resumed.done, resumed.skipped, resumed.failed) == (1, 2, 0)
 
 
-def test_a_slow_server_times_out(repository: Path, chunk: dict[str, NDArray[np.float16] | NDArray[np.float32]]) -> None:
+def test_a_slow_server_times_out(repository: Path, chunk: Inputs) -> None:
     with StandIn(repository, delay_s=2.0) as server:
         backend = TritonBackend(server.address, computed_s=0.3)
         with pytest.raises(ParotidSegError, match=r"no answer within 0\.3 s; finished cases are kept") as caught:
@@ -326,18 +323,14 @@ def test_two_versions_have_one_contract_between_them(server: StandIn) -> None:
         TritonBackend(server.address)
 
 
-def test_a_version_that_goes_away_ends_the_run(
-    server: StandIn, chunk: dict[str, NDArray[np.float16] | NDArray[np.float32]]
-) -> None:
+def test_a_version_that_goes_away_ends_the_run(server: StandIn, chunk: Inputs) -> None:
     backend = TritonBackend(server.address)
     server.versions[NAME] = ["2"]
     with pytest.raises(ParotidSegError, match="version 1 is not at ready state"):
         backend.start(chunk).result()
 
 
-def test_a_chunk_that_the_model_does_not_take(
-    server: StandIn, chunk: dict[str, NDArray[np.float16] | NDArray[np.float32]]
-) -> None:
+def test_a_chunk_that_the_model_does_not_take(server: StandIn, chunk: Inputs) -> None:
     backend = TritonBackend(server.address)
     wrong = {**chunk, "rows": chunk["rows"][:-1]}
     with pytest.raises(ModelError, match=r"refused \(INVALID_ARGUMENT: unexpected shape for input 'rows'") as caught:
@@ -358,7 +351,7 @@ def test_a_chunk_that_the_model_does_not_take(
 )  # fmt: skip
 def test_answers_that_are_no_labels(
     repository: Path,
-    chunk: dict[str, NDArray[np.float16] | NDArray[np.float32]],
+    chunk: Inputs,
     edit: Callable[..., Any],
     message: str,
 ) -> None:
