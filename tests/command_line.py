@@ -10,11 +10,12 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import pytest
+import typer
 
-from parotid_seg.cli import main
+from parotid_seg.cli import app, main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
@@ -41,6 +42,12 @@ def own_process(*arguments: object, timeout: float = 300) -> subprocess.Complete
     """Run the command in a process of its own."""
     words = [sys.executable, "-m", "parotid_seg", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def subcommands() -> dict[str, Any]:
+    """The subcommands by name."""
+    commands: Any = typer.main.get_command(app)
+    return dict(commands.commands)
 
 
 def _status() -> int:
@@ -89,7 +96,7 @@ def _warnings_shown() -> Iterator[None]:
         warnings.resetwarnings()
         for category in IGNORED:
             warnings.simplefilter("ignore", category)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 

@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def snapshot(request) -> Callable[[str, str | Path], None]:
+def snapshot(request: pytest.FixtureRequest) -> Callable[[str, str | Path], None]:
     """Compares a text with what tests/snapshots, or another place, has of that name; --update-snapshots writes it."""
 
     def compare(text: str, name: str | Path) -> None:
@@ -71,7 +71,7 @@ def snapshot(request) -> Callable[[str, str | Path], None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory) -> Iterator[None]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Choices of engines are kept for the time of the tests, and not among the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory, "cache", lambda _: None)))
@@ -87,7 +87,7 @@ def forked_workers() -> Iterator[None]:
 
 
 @pytest.fixture
-def started_workers(monkeypatch) -> None:
+def started_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are started as those of users are, and not forked."""
     monkeypatch.setattr(worker_pool, "subprocess", subprocess)
 
@@ -103,14 +103,14 @@ def example_labels() -> nibabel.Nifti1Image:
 
 
 @pytest.fixture(scope="session")
-def head(example, example_labels) -> nibabel.Nifti1Image:
+def head(example: nibabel.Nifti1Image, example_labels: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
     """The example scan's slices around the glands, to be quick."""
     shown = np.flatnonzero(np.asarray(example_labels.dataobj).any(axis=(0, 1)))
     return example.slicer[:, :, max(0, shown[0] - 2) : shown[-1] + 3]
 
 
 @pytest.fixture
-def scans(tmp_path, head) -> Path:
+def scans(tmp_path: Path, head: nibabel.Nifti1Image) -> Path:
     """A folder with one good scan."""
     folder = tmp_path / "scans"
     folder.mkdir()

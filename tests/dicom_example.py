@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -31,7 +32,7 @@ def slices_of_image(image: nibabel.Nifti1Image) -> tuple[NDArray[np.int16], NDAr
     return np.asarray(image.dataobj).T, (LPS @ image.affine)[:, [2, 1, 0, 3]]
 
 
-def write_image(folder: Path, image: nibabel.Nifti1Image, **options: object) -> list[Path]:
+def write_image(folder: Path, image: nibabel.Nifti1Image, **options: Any) -> list[Path]:
     """Write an image as a series, see `write_series`."""
     return write_series(folder, *slices_of_image(image), **options)
 
@@ -94,7 +95,7 @@ def run(
     *formats: str,
     append: Path | None = None,
     plain: bool = True,
-    **options: object,
+    **options: Any,
 ) -> Ran:
     """Run `infer`.
 

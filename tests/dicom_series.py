@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 Change = Callable[[int, Dataset], None]
-Triple = Sequence[float]
+Triple = Sequence[float] | NDArray[np.float64]
 
 CLASSES = {
     ("CT", ""): "1.2.840.10008.5.1.4.1.1.2",
@@ -123,7 +123,7 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(len(voxels)).permutation(len(voxels))
     paths = []
-    for index, stored in enumerate((voxels - intercept) / slope if modality == "CT" else voxels):
+    for index, stored in enumerate(np.subtract(voxels, intercept) / slope if modality == "CT" else voxels):
         dataset = _dataset(folder.name + uids, modality, "", number)
         dataset.SOPInstanceUID = uid(folder.name, uids, "instance", str(index))
         dataset.InstanceNumber = int(order[index]) + 1
@@ -147,7 +147,7 @@ def write_enhanced(
     kind: str = "enhanced",
     slope: float = 1.0,
     intercept: float = -1024.0,
-    order: Sequence[int] | None = None,
+    order: Sequence[int] | NDArray[np.integer] | None = None,
     transfer_syntax: str = ExplicitVRLittleEndian,
     uids: str = "",
     change: Change = lambda index, dataset: None,
@@ -187,7 +187,7 @@ def write_enhanced(
             frame.PixelValueTransformationSequence = [rescale]
         frames.append(frame)
     dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
-    stored = (voxels[order] - intercept) / slope if modality == "CT" else voxels[order]
+    stored = np.subtract(voxels[order], intercept) / slope if modality == "CT" else voxels[order]
     _set_pixels(dataset, np.rint(stored).astype(np.uint16), None)
     dataset.NumberOfFrames = len(order)
     change(0, dataset)
@@ -248,7 +248,7 @@ def _lay_plane(
 ) -> None:
     """Where a slice lies, in the datasets that say so."""
     step, column, row, origin = affine[:3].T
-    spacing = np.linalg.norm(column), np.linalg.norm(row)
+    spacing = float(np.linalg.norm(column)), float(np.linalg.norm(row))
     normal = np.cross(row, column) / (spacing[0] * spacing[1])
     position.ImagePositionPatient = _decimals(origin + index * step)
     orientation.ImageOrientationPatient = _decimals([*(row / spacing[1]), *(column / spacing[0])])

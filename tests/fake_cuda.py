@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from parotid_seg.contract import Contract
 from parotid_seg.export import engine as engine_module
@@ -35,11 +37,11 @@ ADA = Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0")
 SCRATCH_OF_A_LOOK = 100_000
 
 
-def install(monkeypatch) -> FakeGpu:
+def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Put the fakes where `runtime.engines.tensorrt.engine` imports the real ones from."""
     gpu = FakeGpu()
     fakes = {described.module: fake_tensorrt(gpu, name) for name, described in trt_library.LIBRARIES.items()}
-    package = ModuleType("pycuda")
+    package: Any = ModuleType("pycuda")
     package.driver = fake_pycuda(gpu)
     fakes |= {"pycuda": package, "pycuda.driver": package.driver}
     for name, fake in fakes.items():
@@ -117,7 +119,7 @@ class FakeGpu:
         self.failing: Exception | None = None
         self.contexts: list[FakeExecutionContext] = []
         self.configs: list[FakeRuntimeConfig] = []
-        self.runtimes: list[object] = []
+        self.runtimes: list[Any] = []
         self.driver = FakeDriver(self)
 
     def need_current(self) -> None:
@@ -135,7 +137,7 @@ class FakeGpu:
 
 
 def fake_pycuda(gpu: FakeGpu) -> ModuleType:
-    module = ModuleType("pycuda.driver")
+    module: Any = ModuleType("pycuda.driver")
     module.Error, module.MemoryError = CudaError, CudaMemoryError
     module.init = lambda: None
 
@@ -255,12 +257,12 @@ class FakeDriver:
     def __init__(self, gpu: FakeGpu) -> None:
         self.gpu = gpu
 
-    def cuCtxPopCurrent_v2(self, popped) -> int:  # noqa: N802
+    def cuCtxPopCurrent_v2(self, popped: object) -> int:  # noqa: N802
         self.gpu.need_current()
         self.gpu.stack.pop()
         return 0
 
-    def cuStreamBeginCapture_v2(self, stream, mode: int) -> int:  # noqa: N802
+    def cuStreamBeginCapture_v2(self, stream: Any, mode: int) -> int:  # noqa: N802
         self.gpu.need_current()
         assert mode == 1
         if self.gpu.no_capture:
@@ -268,24 +270,24 @@ class FakeDriver:
         self.gpu.streams[stream.value].captured = []
         return 0
 
-    def cuStreamEndCapture(self, stream, graph) -> int:  # noqa: N802
+    def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:  # noqa: N802
         found = self.gpu.streams[stream.value]
         graph._obj.value = 1 + max(self.gpu.graphs, default=0)
-        self.gpu.graphs[graph._obj.value], found.captured = found.captured, None
+        self.gpu.graphs[graph._obj.value], found.captured = found.captured or [], None
         return 0
 
-    def cuGraphInstantiateWithFlags(self, executable, graph, flags) -> int:  # noqa: N802
+    def cuGraphInstantiateWithFlags(self, executable: Any, graph: Any, flags: Any) -> int:  # noqa: N802
         assert flags.value == 0
         executable._obj.value = 1 + max(self.gpu.graphs)
         self.gpu.graphs[executable._obj.value] = self.gpu.graphs[graph.value]
         return 0
 
-    def cuGraphLaunch(self, executable, stream) -> int:  # noqa: N802
+    def cuGraphLaunch(self, executable: Any, stream: Any) -> int:  # noqa: N802
         self.gpu.need_current()
         self.gpu.streams[stream.value].queue.extend(self.gpu.graphs[executable.value])
         return 0
 
-    def cuGraphDestroy(self, graph) -> int:  # noqa: N802
+    def cuGraphDestroy(self, graph: Any) -> int:  # noqa: N802
         self.gpu.need_current()
         del self.gpu.graphs[graph.value]
         return 0
@@ -293,16 +295,20 @@ class FakeDriver:
     cuGraphExecDestroy = cuGraphDestroy  # noqa: N815
 
 
+def made_enum(name: str, members: list[str]) -> Any:
+    return enum.Enum(name, members)
+
+
 def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
     described = trt_library.LIBRARIES[name]
-    module = ModuleType(described.module)
+    module: Any = ModuleType(described.module)
     module.__version__ = VERSIONS[name]
 
     class ILogger:
         Severity = enum.Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING"])
 
     class Runtime:
-        def __init__(self, log: object) -> None:
+        def __init__(self, log: Any) -> None:
             gpu.need_current()
             self.log = lambda text: log.log(ILogger.Severity.ERROR, text)
             gpu.runtimes.append(self)
@@ -318,16 +324,16 @@ def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
             return FakeEngine(gpu, module, self.log, content[len(PLAN) :])
 
     module.ILogger, module.Runtime = ILogger, Runtime
-    module.TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
-    module.DataType = enum.Enum("DataType", ["FLOAT", "HALF", "UINT8"])
+    module.TensorIOMode = made_enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
+    module.DataType = made_enum("DataType", ["FLOAT", "HALF", "UINT8"])
     module.nptype = {
         module.DataType.FLOAT: np.float32,
         module.DataType.HALF: np.float16,
         module.DataType.UINT8: np.uint8,
     }.__getitem__
-    module.ExecutionContextAllocationStrategy = enum.Enum("Strategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
+    module.ExecutionContextAllocationStrategy = made_enum("Strategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
     if described.captures:
-        module.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+        module.CudaGraphStrategy = made_enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
     return module
 
 
@@ -335,7 +341,9 @@ class FakeRuntimeConfig:
     """Of TensorRT-RTX."""
 
     def __init__(self) -> None:
-        self.cuda_graph_strategy, self.allocation, self.cache = None, None, None
+        self.cuda_graph_strategy: enum.Enum | None = None
+        self.allocation: enum.Enum | None = None
+        self.cache: object = None
 
     def set_execution_context_allocation_strategy(self, strategy: enum.Enum) -> None:
         self.allocation = strategy

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
 ANSWER = struct.Struct("!q")
@@ -60,6 +60,7 @@ class Child:
         """Wait for its end."""
         if self.poll(timeout) is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -136,8 +137,9 @@ def _forked(connection: socket.socket) -> Request | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     running: dict[int, int] = {}
+    watched: list[socket.socket | int] = [connection, woken]
     while True:
-        ready, _, _ = select.select([connection, woken], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if woken in ready:
             os.read(woken, 4096)
             _reap(running)
@@ -177,7 +179,7 @@ def _begun(content: bytes, streams: list[int]) -> Request:
     return request
 
 
-def _text_stream(number: int) -> Any:
+def _text_stream(number: int) -> IO[str]:
     errors = "backslashreplace" if number == 2 else "strict"
     return open(number, "w", encoding="utf-8", errors=errors, buffering=1, closefd=False)
 

@@ -145,7 +145,7 @@ def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) ->
 
 def here(words: Sequence[str], **_: object) -> None:
     """Run in this process what `subprocess.run` would start: `parotid-seg`, whoever launches it, or a script."""
-    _, *rest = words
+    rest = words[1:]
     try:
         if "parotid_seg" in rest:
             command(*rest[rest.index("parotid_seg") + 1 :])

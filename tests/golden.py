@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.segmentation.batching import Prediction
@@ -109,7 +110,7 @@ def located() -> dict[str, str]:
     """Where the search lays the grid in a made head aside of a torso, and which samples it begins with."""
     asked = []
     backend = ByIntensity()
-    ask = asking(backend, 16)
+    ask = asking(cast(Backend, backend), 16)
 
     def noting(covered: CroppedScan) -> Prediction:
         asked.append(" ".join(map(str, covered.samples or ("all",))))

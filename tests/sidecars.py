@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, sidecar_path
 
 
-def write_sidecar(engine: Path, contract: Contract, **told: object) -> None:
+def write_sidecar(engine: Path, contract: Contract, **told: Any) -> None:
     """The sidecar of an engine of TensorRT, or one that tells something else."""
     sidecar = Sidecar(
         contract=contract,

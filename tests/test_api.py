@@ -2,15 +2,20 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import parotid_seg
 from parotid_seg import api
-from parotid_seg.errors import InputError, ModelError, ScanError
+from parotid_seg.errors import InputError, ModelError, ParotidSegError, ScanError
 from parotid_seg.metrics import dice
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.segmentation.segment import Segmentation
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +24,23 @@ def segmenter() -> parotid_seg.Segmenter:
 
 
 @pytest.fixture(scope="module")
-def expected(segmenter, head):
+def expected(segmenter: parotid_seg.Segmenter, head: nibabel.Nifti1Image) -> Segmentation:
     return segmenter(head)
 
 
-def test_the_public_names():
+def test_the_public_names() -> None:
     assert parotid_seg.__all__ == ["Segmentation", "Segmenter", "__version__", "segment"]
     assert all(getattr(parotid_seg, name).__doc__ for name in parotid_seg.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = parotid_seg.nothing
 
 
-def test_an_image_gets_labels_in_its_own_order(expected, head, example_labels, segmenter):
+def test_an_image_gets_labels_in_its_own_order(
+    expected: Segmentation,
+    head: nibabel.Nifti1Image,
+    example_labels: nibabel.Nifti1Image,
+    segmenter: parotid_seg.Segmenter,
+) -> None:
     assert expected.mask.shape == head.shape
     assert expected.mask.dtype == np.uint8
     assert set(expected.volumes_ml) == {"parotid_left", "parotid_right"}
@@ -39,14 +49,16 @@ def test_an_image_gets_labels_in_its_own_order(expected, head, example_labels, s
     np.testing.assert_array_equal(found.mask[::-1, :, ::-1], expected.mask)
 
 
-def flip(shape) -> np.ndarray:
+def flip(shape: tuple[int, ...]) -> np.ndarray:
     matrix = np.diag([-1.0, 1.0, -1.0, 1.0])
     matrix[0, 3], matrix[2, 3] = shape[0] - 1, shape[2] - 1
     return matrix
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.int64])
-def test_an_array_with_its_spacing(expected, head, segmenter, dtype):
+def test_an_array_with_its_spacing(
+    expected: Segmentation, head: nibabel.Nifti1Image, segmenter: parotid_seg.Segmenter, dtype: type[np.number]
+) -> None:
     """(D, H, W): feet to head, front to back, right to left, as the image's RAS axes say."""
     ras = nibabel.as_closest_canonical(head)
     array = np.asarray(ras.dataobj)[::-1, ::-1].transpose(2, 1, 0).astype(dtype)
@@ -59,9 +71,16 @@ def test_an_array_with_its_spacing(expected, head, segmenter, dtype):
     assert left > right, "columns run to the patient's left"
 
 
-def test_the_model_stays_loaded(monkeypatch, expected, head):
-    loaded = []
-    monkeypatch.setattr(api, "load_backend", lambda *a, **k: loaded.append(a) or real(*a, **k))
+def test_the_model_stays_loaded(
+    monkeypatch: pytest.MonkeyPatch, expected: Segmentation, head: nibabel.Nifti1Image
+) -> None:
+    loaded: list[Any] = []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        loaded.append(arguments)
+        return load_backend(*arguments, **options)
+
+    monkeypatch.setattr(api, "load_backend", load)
     api._loaded.cache_clear()
     for _ in range(2):
         found = parotid_seg.segment(head, backend="onnxruntime")
@@ -70,10 +89,9 @@ def test_the_model_stays_loaded(monkeypatch, expected, head):
     api._loaded.cache_clear()
 
 
-real = api.load_backend
-
-
-def test_test_time_augmentation_tells_how_certain_each_gland_is(expected, head):
+def test_test_time_augmentation_tells_how_certain_each_gland_is(
+    expected: Segmentation, head: nibabel.Nifti1Image
+) -> None:
     found = parotid_seg.Segmenter(backend="onnxruntime", tta=True)(head)
     np.testing.assert_array_equal(found.mask, expected.mask)
     assert set(found.agreement) == set(expected.volumes_ml)
@@ -81,7 +99,7 @@ def test_test_time_augmentation_tells_how_certain_each_gland_is(expected, head):
     assert expected.agreement == {}
 
 
-def test_batch_size_changes_nothing(expected, head):
+def test_batch_size_changes_nothing(expected: Segmentation, head: nibabel.Nifti1Image) -> None:
     found = parotid_seg.Segmenter(backend="onnxruntime", batch_size=3)(head)
     assert dice(found.mask > 0, expected.mask > 0) > 0.999
 
@@ -99,12 +117,18 @@ def test_batch_size_changes_nothing(expected, head):
         (np.zeros((2, 20, 30, 30)) + np.arange(30), (3, 1, 1), ScanError, "channels: found 2, expected 1"),
     ],
 )
-def test_what_cannot_be_segmented(segmenter, scan, spacing, error, words):
+def test_what_cannot_be_segmented(
+    segmenter: parotid_seg.Segmenter,
+    scan: NDArray[Any],
+    spacing: tuple[int, ...] | None,
+    error: type[ParotidSegError],
+    words: str,
+) -> None:
     with pytest.raises(error, match=words):
         segmenter(scan, spacing_mm=spacing)
 
 
-def test_a_spacing_for_an_image_and_channels_apart(segmenter, head):
+def test_a_spacing_for_an_image_and_channels_apart(segmenter: parotid_seg.Segmenter, head: nibabel.Nifti1Image) -> None:
     with pytest.raises(InputError, match="which has its own"):
         segmenter(head, spacing_mm=(1, 1, 1))
     moved = head.affine.copy()
@@ -113,13 +137,13 @@ def test_a_spacing_for_an_image_and_channels_apart(segmenter, head):
         segmenter([head, nibabel.Nifti1Image(np.asarray(head.dataobj), moved)])
 
 
-def test_a_model_that_is_none(tmp_path):
+def test_a_model_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("no")
     with pytest.raises(ModelError, match="not an ONNX model"):
         parotid_seg.Segmenter(tmp_path / "m.onnx")
 
 
-def test_importing_the_package_imports_nothing_heavy():
+def test_importing_the_package_imports_nothing_heavy() -> None:
     program = "import sys, parotid_seg; print([m for m in ('numpy', 'onnxruntime', 'nibabel') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

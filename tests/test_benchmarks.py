@@ -13,9 +13,13 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+from typing import Any
+
+import onnx
 import study
 import study_report
 
+from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.models import example_folder
 from tests import forked
@@ -73,7 +77,14 @@ CONSTANTS: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, head, example_labels, balls, run, translated):  # noqa: F811
+def files(
+    tmp_path_factory: pytest.TempPathFactory,
+    head: nibabel.Nifti1Image,
+    example_labels: nibabel.Nifti1Image,
+    balls: Path,  # noqa: F811
+    run: Path,  # noqa: F811
+    translated: tuple[onnx.ModelProto, Contract],  # noqa: F811
+) -> dict[str, Any]:
     """What the scripts take: two scans of a few slices with their contours, a data set, and a small model."""
     folder = tmp_path_factory.mktemp("benchmarks")
     scans, labels, one = folder / "imagesTs", folder / "labelsTs", folder / "one"
@@ -109,14 +120,14 @@ def run_script(script: str, *words: str) -> str:
     return stdout
 
 
-def test_every_script_is_run_somewhere():
+def test_every_script_is_run_somewhere() -> None:
     scripts = {path.name for path in BENCHMARKS.glob("*.py")}
     assert scripts == COMMANDS.keys() | ELSEWHERE.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_script_runs(script, files, tmp_path):
+def test_a_script_runs(script: str, files: dict[str, Any], tmp_path: Path) -> None:
     words = [word.format(out=tmp_path, **files) for word in COMMANDS[script]]
     printed = run_script(script, *words)
     written = tmp_path / WRITES.get(script, "x.json")
@@ -127,7 +138,7 @@ def test_a_script_runs(script, files, tmp_path):
 
 
 @pytest.mark.slow
-def test_folds_are_disjoint_and_their_results_become_a_table(balls, short_config, tmp_path):  # noqa: F811
+def test_folds_are_disjoint_and_their_results_become_a_table(balls: Path, short_config: Path, tmp_path: Path) -> None:  # noqa: F811
     recipe = shutil.copy(short_config, tmp_path / "small.toml")
     words = [str(each) for each in (balls, recipe, "--folds", 0, "--runs", tmp_path / "runs")]
     words += ["--results", str(tmp_path / "results")]
@@ -144,9 +155,16 @@ def test_folds_are_disjoint_and_their_results_become_a_table(balls, short_config
     assert f"| small | 0 | {len(folds[0])} |" in table
 
 
+def done_by(name: str) -> dict[str, Any]:
+    """What the study has of a run."""
+    found = study.read(name)
+    assert found is not None
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
-def test_the_study_trains_and_tests(balls, tmp_path, monkeypatch):  # noqa: F811
+def test_the_study_trains_and_tests(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     data = tmp_path / "data"
     data.mkdir()
     for entry in balls.iterdir():
@@ -161,12 +179,12 @@ def test_the_study_trains_and_tests(balls, tmp_path, monkeypatch):  # noqa: F811
     run = study.Run("scratch", study.BOTH, 2, 2, 0, study.RATES[0])  # noqa: F811
     assert next(study.work(runs)) == run.name
     study.do(run.name, data, runs)
-    assert study.read(run.name)["minutes"] > 0
+    assert done_by(run.name)["minutes"] > 0
     study.do(f"test:{run.name}", data, runs)
-    assert set(study.read(run.name)["test"]) == {f"p{index}" for index in range(6)}
+    assert set(done_by(run.name)["test"]) == {f"p{index}" for index in range(6)}
 
 
-def test_the_study_s_tables_and_picture_come_from_the_committed_results(tmp_path):
+def test_the_study_s_tables_and_picture_come_from_the_committed_results(tmp_path: Path) -> None:
     page, picture = tmp_path / "study.md", tmp_path / "study.png"
     committed = (study_report.DOCS / "study.md").read_text()
     page.write_text(committed)

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import parotid_seg
+from tests.command_line import Run
 
 COMMANDS = ["infer", "train", "export", "evaluate", "inspect"]
 HEAVY = {"numpy", "torch", "nibabel", "onnxruntime", "scipy", "PIL", "onnx", "timm"}
@@ -19,7 +21,7 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
-def test_help_imports_nothing_heavy(arguments):
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys
 sys.argv = ["parotid-seg", *{arguments!r}]
@@ -32,7 +34,7 @@ except SystemExit as end:
     assert not modules_after(code) & HEAVY
 
 
-def test_the_inference_side_imports_no_training_package():
+def test_the_inference_side_imports_no_training_package() -> None:
     found = modules_after(
         "import parotid_seg.runtime.pipeline.run, parotid_seg.runtime.engines.onnxruntime.cpu; "
         "import parotid_seg.runtime.evaluate, "
@@ -44,7 +46,7 @@ def test_the_inference_side_imports_no_training_package():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_shows_an_example(command, name):
+def test_help_shows_an_example(command: Run, name: str) -> None:
     done = command(name, "--help")
     assert done.returncode == 0
     assert f"Example: parotid-seg {name}" in " ".join(done.stdout.replace("│", " ").split())
@@ -62,7 +64,7 @@ def test_help_shows_an_example(command, name):
         (["infer", "x", "--out", "y", "--bogus"], "No such option"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_exit_2(command, arguments, words):
+def test_a_wrong_command_line_is_one_line_and_exit_2(command: Run, arguments: list[str], words: str) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
@@ -70,11 +72,11 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(command, arguments, words):
 
 
 @pytest.mark.parametrize("words", [["version"], ["--version"]])
-def test_version(command, words):
+def test_version(command: Run, words: list[str]) -> None:
     assert command(*words).stdout == f"parotid-seg {parotid_seg.__version__}\n"
 
 
-def test_help_by_its_short_name(command):
+def test_help_by_its_short_name(command: Run) -> None:
     assert command("-h").stdout == command("--help").stdout
     assert command("infer", "-h").stdout == command("infer", "--help").stdout
 
@@ -89,12 +91,12 @@ for module in pkgutil.walk_packages(parotid_seg.__path__, "parotid_seg."):
 """
 
 
-def test_the_runtime_is_imported_where_there_is_no_unix():
+def test_the_runtime_is_imported_where_there_is_no_unix() -> None:
     absent = "import signal, sys; del signal.SIGKILL\nfor name in ('fcntl', 'resource'): sys.modules[name] = None\n"
     subprocess.run([sys.executable, "-W", "ignore", "-c", absent + IMPORT_ALL], check=True)
 
 
-def test_it_needs_no_metadata_of_its_own():
+def test_it_needs_no_metadata_of_its_own() -> None:
     """As in a checkout that is not installed."""
     hidden = """
 from importlib import metadata
@@ -110,7 +112,7 @@ metadata.version = version
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):
+def test_inspect_tells_of_models_and_scans(command: Run, scans: Path, tmp_path: Path) -> None:
     from parotid_seg.models import DEFAULT_MODEL
 
     model = command("inspect", DEFAULT_MODEL).stdout
@@ -125,7 +127,7 @@ def test_inspect_tells_of_models_and_scans(command, scans, tmp_path):
     assert "no such file" in wrong.stderr
 
 
-def test_a_missing_extra_is_named(tmp_path):
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from parotid_seg.cli import main; main()"
     words = [sys.executable, "-c", code, "export", str(tmp_path / "best.pt"), "--out", str(tmp_path / "m.onnx")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -134,16 +136,16 @@ def test_a_missing_extra_is_named(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_both_onnxruntimes_are_refused(monkeypatch):
+def test_both_onnxruntimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from parotid_seg.errors import ParotidSegError
     from parotid_seg.runtime.engines.onnxruntime import cpu as ort
 
-    monkeypatch.setattr(ort.metadata, "version", lambda name: "1.2.3")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3")
     with pytest.raises(ParotidSegError, match=r"pip install --no-deps onnxruntime-gpu==1\.2\.3"):
         ort.check_single_onnxruntime()
 
 
-def test_nothing_is_reported_to_anybody(tmp_path):
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
     """onnxruntime keeps what it is going to send in the user's cache folder."""
     load = "from parotid_seg.models import DEFAULT_MODEL; from parotid_seg.runtime.engines.load import load_backend; "
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}

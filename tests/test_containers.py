@@ -10,10 +10,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 
 import parotid_seg
-from parotid_seg.cli import app
+from tests.command_line import subcommands
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -42,15 +41,22 @@ def ignored(path: str) -> bool:
     return verdict
 
 
-def test_the_image_has_the_projects_version_licence_and_python():
+def found(pattern: str, text: str) -> str:
+    """The first group of the first match."""
+    match = re.search(pattern, text, flags=re.M)
+    assert match is not None, pattern
+    return match[1]
+
+
+def test_the_image_has_the_projects_version_licence_and_python() -> None:
     recipe, project = (ROOT / "Dockerfile").read_text(), PROJECT["project"]
-    assert re.search(r"^ARG VERSION=(.*)", recipe, flags=re.M)[1] == parotid_seg.__version__
-    assert re.search(r'image.licenses="(.*?)"', recipe)[1] == project["license"]
-    python = re.search(r"^ARG BASE=python:(3\.\d+)-", recipe, flags=re.M)[1]
+    assert found(r"^ARG VERSION=(.*)", recipe) == parotid_seg.__version__
+    assert found(r'image.licenses="(.*?)"', recipe) == project["license"]
+    python = found(r"^ARG BASE=python:(3\.\d+)-", recipe)
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]
 
 
-def test_the_build_gets_what_the_package_is_made_from_and_nothing_else():
+def test_the_build_gets_what_the_package_is_made_from_and_nothing_else() -> None:
     project, build = PROJECT["project"], PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     folders = [*build["packages"], *build["force-include"]]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
@@ -64,9 +70,9 @@ def test_the_build_gets_what_the_package_is_made_from_and_nothing_else():
     assert [path for path in others if not ignored(path)] == []
 
 
-def test_build_lines_of_the_docs_name_targets_and_arguments_that_exist():
+def test_build_lines_of_the_docs_name_targets_and_arguments_that_exist() -> None:
     builds = [line for line in shell_lines() if line.startswith("docker build")]
-    targets = {re.search(r"--target (\w+)", line)[1] for line in builds if "--target" in line}
+    targets = {found(r"--target (\w+)", line) for line in builds if "--target" in line}
     assert targets
     assert targets <= set(re.findall(r"^FROM .* AS (\S+)", (ROOT / "Dockerfile").read_text(), flags=re.M))
     text = (ROOT / "docs" / "scale.md").read_text()
@@ -85,9 +91,9 @@ def image_lines() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", image_lines(), ids=" ".join)
-def test_run_lines_of_the_docs_are_understood(words):
-    typer.main.get_command(app).commands[words[0]].make_context(words[0], words[1:])
+def test_run_lines_of_the_docs_are_understood(words: list[str]) -> None:
+    subcommands()[words[0]].make_context(words[0], words[1:])
 
 
-def test_run_lines_of_the_docs_are_found():
+def test_run_lines_of_the_docs_are_found() -> None:
     assert [words[0] for words in image_lines()] == ["infer", "infer", "listen", "infer"]

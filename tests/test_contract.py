@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ CONTRACT = Contract(
 )
 
 
-def test_round_trip():
+def test_round_trip() -> None:
     assert Contract.from_json(CONTRACT.to_json(), where="x") == CONTRACT
     several = dataclasses.replace(CONTRACT, channels=("CT", "T1"), windows=((-200.0, 300.0), None))
     assert Contract.from_json(several.to_json(), where="x") == several
@@ -54,7 +55,7 @@ def test_round_trip():
         ({"windows": [[-200, 300], None]}, "found 2 for 1 channels"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, words):
+def test_what_does_not_fit_is_refused(change: dict[str, Any], words: str) -> None:
     text = json.dumps({**dataclasses.asdict(CONTRACT), **change})
     with pytest.raises(ModelError, match=words) as caught:
         Contract.from_json(text, where="model.onnx")
@@ -62,13 +63,13 @@ def test_what_does_not_fit_is_refused(change, words):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "5", "null", "not json", "[" * 100_000, '{"schema_version": 5}'])
-def test_unreadable_contracts(text):
+def test_unreadable_contracts(text: str) -> None:
     with pytest.raises(ModelError, match="the model's contract is not usable") as caught:
         Contract.from_json(text, where="model.onnx")
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_field_is_refused():
+def test_a_missing_field_is_refused() -> None:
     values = dataclasses.asdict(CONTRACT)
     del values["labels"]
     with pytest.raises(ModelError, match="labels"):
@@ -76,6 +77,6 @@ def test_a_missing_field_is_refused():
 
 
 @pytest.mark.parametrize("values", [{"size": 0}, {"spacing_mm": float("nan")}, {"kernel_mm": -1}, {"offsets_mm": ()}])
-def test_grids_check_themselves(values):
+def test_grids_check_themselves(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="grid"):
         Grid(**values)

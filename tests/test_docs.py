@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -40,7 +41,7 @@ OF_THE_PACKAGE = [name for name, (words, _) in FOUND.items() if "benchmarks/" no
 OF_BENCHMARKS = [name for name, (words, whole) in FOUND.items() if "benchmarks/" in words[1] and whole]
 
 
-def test_the_reference_has_every_command_and_option():
+def test_the_reference_has_every_command_and_option() -> None:
     hooks = runpy.run_path(str(ROOT / "docs" / "reference" / "commands.py"))
     page = hooks["on_page_markdown"](hooks["MARK"], SimpleNamespace(file=SimpleNamespace(src_uri=hooks["PAGE"])))
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
@@ -58,12 +59,12 @@ class _ParsedError(Exception):
     """The script has read its command line; holds the words that it does not know."""
 
 
-def test_pages_have_commands():
+def test_pages_have_commands() -> None:
     assert len(FOUND) > 40
 
 
 @pytest.mark.parametrize("command", OF_THE_PACKAGE)
-def test_a_command_of_ours_is_understood(command):
+def test_a_command_of_ours_is_understood(command: str) -> None:
     words, whole = FOUND[command]
     words = [word.removesuffix("...") for word in words]
     arguments = words[words.index("parotid_seg") + 1 :] if "parotid_seg" in words else words[1:]
@@ -85,11 +86,11 @@ def test_a_command_of_ours_is_understood(command):
 
 
 @pytest.mark.parametrize("command", OF_BENCHMARKS)
-def test_a_benchmark_s_command_line_is_understood(command, monkeypatch):
+def test_a_benchmark_s_command_line_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, script, *arguments), _ = FOUND[command]
     parse = argparse.ArgumentParser.parse_known_args
 
-    def parse_and_stop(parser, given=None, namespace=None):
+    def parse_and_stop(parser: argparse.ArgumentParser, given: Any = None, namespace: Any = None) -> None:
         _, unknown = parse(parser, given, namespace)
         raise _ParsedError(unknown)
 

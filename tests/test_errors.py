@@ -1,6 +1,7 @@
 """What the operating system says reaches the user, and the name of a Python class does not."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -17,17 +18,17 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("error", "said"), REASONS)
-def test_what_the_system_said(tmp_path, error, said):
+def test_what_the_system_said(tmp_path: Path, error: OSError, said: str) -> None:
     assert system_reason(error) == said
     with pytest.raises(ScanError, match=rf"a\.dcm: cannot be read \({said}\)"), phi_safe(tmp_path / "a.dcm", "file"):
         raise error
 
 
-def test_a_nifti_file_that_the_system_cannot_read(tmp_path, monkeypatch):
+def test_a_nifti_file_that_the_system_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.nii"
     path.touch()
 
-    def fail(*_, **__):
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, None)
 
     monkeypatch.setattr("parotid_seg.scan.nifti_file.open_input", fail)

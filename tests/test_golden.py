@@ -1,6 +1,7 @@
 """Masks change only together with `RULES_VERSION`, so that an upgrade does the cases again that it changes."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -20,7 +21,7 @@ WHAT_TO_DO = (
 )
 
 
-def test_results_change_only_with_the_rules_version():
+def test_results_change_only_with_the_rules_version() -> None:
     known = json.loads(golden.GOLDEN.read_text())
     assert str(RULES_VERSION) in known, "RULES_VERSION is new: add its results with: python -m tests.golden"
     found = json.loads(json.dumps(golden.results()))
@@ -29,7 +30,7 @@ def test_results_change_only_with_the_rules_version():
     assert found.keys() == known[str(RULES_VERSION)].keys()
 
 
-def test_versions_are_added_and_never_overwritten(tmp_path, monkeypatch):
+def test_versions_are_added_and_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden, "GOLDEN", tmp_path / "golden.json")
     monkeypatch.setattr(golden, "write_example_mask", lambda: None)
     monkeypatch.setattr(golden, "results", lambda: {"scan": "first"})
@@ -45,7 +46,7 @@ def test_versions_are_added_and_never_overwritten(tmp_path, monkeypatch):
     }
 
 
-def test_the_packaged_model_marks_what_it_marked():
+def test_the_packaged_model_marks_what_it_marked() -> None:
     """Up to the few voxels in which processors and onnxruntime's versions differ."""
     scan = read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
     found = segment_volume(load_backend(DEFAULT_MODEL, "onnxruntime", "cpu"), scan.volume)

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from typing import Any
+
 import gpu
 import gpu_engines
 import gpu_record
@@ -35,28 +37,30 @@ SMALL = TrainConfig(
 
 
 @pytest.fixture
-def checkpoint(tmp_path) -> Path:
+def checkpoint(tmp_path: Path) -> Path:
     """A network that was not trained: it finds an organ wherever its random weights say so."""
     torch.manual_seed(0)
     net = build_network(SMALL, 1, 2)
-    torch.nn.init.zeros_(net.unet.classify.bias)
+    bias = net.unet.classify.bias
+    assert bias is not None
+    torch.nn.init.zeros_(bias)
     path = tmp_path / "random.pt"
     save_checkpoint(Checkpoint(SMALL, ("background", "organ"), ("CT",), {}, net.state_dict(), {}), path)
     return path
 
 
-def run(scans, checkpoint, out, *more) -> dict:
+def run(scans: Path, checkpoint: Path, out: Path, *more: int | str) -> dict[str, Any]:
     given = ["--checkpoint", checkpoint, "--out", out, "--device", "cpu", "--repeats", 1, *more]
     gpu.main([str(word) for word in (scans, *given)])
     return json.loads((out / "gpu.json").read_text())
 
 
-def left_out(found) -> str:
+def left_out(found: dict[str, Any]) -> str:
     return "\n".join(f"{each['what']}: {each['why']}" for each in found["left_out"])
 
 
 @pytest.mark.slow
-def test_everything_there_is_on_a_cpu(scans, checkpoint, tmp_path):
+def test_everything_there_is_on_a_cpu(scans: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--batch-sizes", 2, 500, "--workers", 1, "--many", 2, "--minutes", 5)
     found = run(scans, checkpoint, out, *options)
@@ -78,13 +82,15 @@ def test_everything_there_is_on_a_cpu(scans, checkpoint, tmp_path):
     assert "no GPU: a trial on a CPU" in read
 
 
-def test_without_time_everything_is_named_and_both_files_are_there(scans, checkpoint, tmp_path):
+def test_without_time_everything_is_named_and_both_files_are_there(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     found = run(scans, checkpoint, tmp_path / "out", "--minutes", 0)
     assert "peaks: no time left for it" in left_out(found)
     assert "model files: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
 
 
-def test_what_fails_is_named_and_the_others_go_on(tmp_path):
+def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     now = [0.0]
     record = Record(tmp_path, 1.0, clock=lambda: now[0])
     assert record.attempt("good", lambda: 7) == 7
@@ -96,13 +102,13 @@ def test_what_fails_is_named_and_the_others_go_on(tmp_path):
     assert names == ["bad", "early"]
 
 
-def test_a_compilation_is_stopped():
+def test_a_compilation_is_stopped() -> None:
     with pytest.raises(TimeoutError), within(0.05):
         time.sleep(5)
     time.sleep(0.1)  # nothing rings afterwards
 
 
-def test_changed_voxels():
+def test_changed_voxels() -> None:
     one, other = np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), np.uint8)
     one[0, :2] = 1
     other[0, :2, 1:] = 1
@@ -110,31 +116,33 @@ def test_changed_voxels():
     assert gpu.changed(None, [other])["changed_voxels"] is None
 
 
-def test_the_share_of_the_bus():
+def test_the_share_of_the_bus() -> None:
     bus = {"host_to_device_gb_s": 10.0, "device_to_host_gb_s": 5.0}
     assert gpu_record.share_of_bus(4.0, {"bytes_in": 3e6, "bytes_out": 1e6}, bus) == pytest.approx(0.5 / 4)
 
 
-def test_without_a_gpu_one_line_says_so(monkeypatch, scans, checkpoint, tmp_path):
+def test_without_a_gpu_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", list)
     with pytest.raises(SystemExit, match="found no NVIDIA GPU"):
         gpu.main([str(scans), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")])
 
 
-def test_versions_are_told_on_a_cpu():
+def test_versions_are_told_on_a_cpu() -> None:
     about = gpu_record.machine("cpu", 0)
     assert about["gpu"] is None
     assert about["more_versions"]["torch"]
 
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
-def test_engines_on_a_gpu_that_is_none(monkeypatch, tmp_path, library):
+def test_engines_on_a_gpu_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str) -> None:
     """They are built, run and timed without copies, and their labels are as before afterwards."""
     fake_cuda.install(monkeypatch)
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
     small = write_small_model(tmp_path / "small.onnx")
     options = argparse.Namespace(batch_sizes=[4], device="cuda")
-    contender = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)
+    contender: Any = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)
     inputs = inputs_of(scan(16))
     expected = [labels_of(OnnxRuntimeBackend(small), each) for each in inputs]
     for _ in range(2):
@@ -144,7 +152,7 @@ def test_engines_on_a_gpu_that_is_none(monkeypatch, tmp_path, library):
     contender.backend.close()
 
 
-def test_onnxruntime_is_timed_on_what_is_bound(tmp_path):
+def test_onnxruntime_is_timed_on_what_is_bound(tmp_path: Path) -> None:
     small = write_small_model(tmp_path / "small.onnx")
     session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     backend = OnnxRuntimeCudaBackend.__new__(OnnxRuntimeCudaBackend)

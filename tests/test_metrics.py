@@ -1,6 +1,7 @@
 """Metrics against masks small enough to work out by hand, with spacing that differs along each axis."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ EMPTY = voxels()
 ONE = voxels((1, 1, 1))
 
 
-def test_overlaps_of_half_shared_masks():
+def test_overlaps_of_half_shared_masks() -> None:
     a, b = voxels((0, 0, 0), (0, 0, 1)), voxels((0, 0, 1), (0, 0, 2))
     assert dice(a, b) == 0.5
     assert iou(a, b) == pytest.approx(1 / 3)
@@ -41,30 +42,30 @@ def test_overlaps_of_half_shared_masks():
 @pytest.mark.parametrize(
     ("metric", "both_empty", "one_empty"), [(dice, 1.0, 0.0), (iou, 1.0, 0.0), (accuracy, 1.0, 0.0)]
 )
-def test_overlaps_of_empty_masks(metric, both_empty, one_empty):
+def test_overlaps_of_empty_masks(metric: Callable[..., float], both_empty: float, one_empty: float) -> None:
     assert metric(EMPTY, EMPTY) == both_empty
     assert metric(EMPTY, ONE) == one_empty
     assert metric(ONE, EMPTY) == one_empty
 
 
 @pytest.mark.parametrize(("axis", "expected_mm"), [(0, 9.0), (1, 6.0), (2, 3.0)])
-def test_hausdorff_uses_the_spacing_of_each_axis(axis, expected_mm):
+def test_hausdorff_uses_the_spacing_of_each_axis(axis: int, expected_mm: float) -> None:
     moved = [1, 1, 1]
     moved[axis] += 3
-    assert hausdorff_mm(ONE, voxels(tuple(moved)), SPACING) == pytest.approx(expected_mm)
+    assert hausdorff_mm(ONE, voxels((moved[0], moved[1], moved[2])), SPACING) == pytest.approx(expected_mm)
 
 
-def test_hausdorff_is_the_larger_direction():
+def test_hausdorff_is_the_larger_direction() -> None:
     far = voxels((1, 1, 1), (4, 1, 1))
     assert hausdorff_mm(ONE, far, SPACING) == pytest.approx(9.0)
     assert hausdorff_mm(far, ONE, SPACING) == pytest.approx(9.0)
 
 
-def test_hausdorff_diagonal():
+def test_hausdorff_diagonal() -> None:
     assert hausdorff_mm(ONE, voxels((2, 2, 2)), SPACING) == pytest.approx(math.sqrt(9 + 4 + 1))
 
 
-def test_percentile_interpolates_between_surface_distances():
+def test_percentile_interpolates_between_surface_distances() -> None:
     reference = voxels((1, 1, 0))
     prediction = voxels(*[(1, 1, x) for x in range(6)])  # distances 0, 1, 2, 3, 4, 5 mm
     hd, hd95 = surface_distances_mm(prediction, reference, SPACING)
@@ -72,7 +73,7 @@ def test_percentile_interpolates_between_surface_distances():
     assert hd95 == pytest.approx(4.75)
 
 
-def test_inner_voxels_are_no_surface():
+def test_inner_voxels_are_no_surface() -> None:
     block, shell = np.zeros((7, 7, 7), bool), np.zeros((7, 7, 7), bool)
     block[1:6, 1:6, 1:6] = True
     shell[1:6, 1:6, 1:6] = True
@@ -80,29 +81,29 @@ def test_inner_voxels_are_no_surface():
     assert hausdorff_mm(block, shell, SPACING) == pytest.approx(2.0)
 
 
-def test_hausdorff_of_empty_masks():
+def test_hausdorff_of_empty_masks() -> None:
     assert surface_distances_mm(EMPTY, EMPTY, SPACING) == (0.0, 0.0)
     assert surface_distances_mm(EMPTY, ONE, SPACING) == (math.inf, math.inf)
     assert surface_distances_mm(ONE, EMPTY, SPACING) == (math.inf, math.inf)
 
 
-def test_volume():
+def test_volume() -> None:
     assert volume_ml(voxels((0, 0, 0), (5, 5, 5)), SPACING) == pytest.approx(0.012)
 
 
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (math.nan, 1.0, 1.0), (-1.0, 1.0, 1.0), (math.inf, 1.0, 1.0)])
-def test_bad_spacing_is_refused(spacing):
+def test_bad_spacing_is_refused(spacing: tuple[float, float, float]) -> None:
     with pytest.raises(InputError, match="spacing_mm"):
         hausdorff_mm(ONE, ONE, spacing)
 
 
 @pytest.mark.parametrize("metric", [dice, iou, accuracy])
-def test_shapes_must_agree(metric):
+def test_shapes_must_agree(metric: Callable[..., float]) -> None:
     with pytest.raises(InputError, match="different shapes"):
         metric(ONE, np.zeros((2, 2, 2), bool))
 
 
-def test_case_scores_by_hand():
+def test_case_scores_by_hand() -> None:
     reference = np.zeros((1, 2, 4), np.uint8)
     reference[0, 0] = (1, 1, 2, 2)
     prediction = np.zeros_like(reference)
@@ -118,7 +119,7 @@ def test_case_scores_by_hand():
     assert scores.labels["right"].hd_mm == pytest.approx(1.0)
 
 
-def test_bootstrap_interval_holds_the_mean_and_narrows():
+def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:
     few, many = [0.6, 0.7, 0.8, 0.9], [0.6, 0.7, 0.8, 0.9] * 25
     mean, low, high = bootstrap_mean(few)
     assert mean == pytest.approx(0.75)

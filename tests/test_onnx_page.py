@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import DEFAULT_MODEL
+from tests.command_line import Run
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "onnx" / "segment.py"
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-def test_the_example_gives_the_mask_of_infer(head, order, command, tmp_path, monkeypatch):
+def test_the_example_gives_the_mask_of_infer(
+    head: nibabel.Nifti1Image,
+    order: tuple[int, int, int],
+    command: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     axes = np.array([[axis, 1 - 2 * (axis % 2)] for axis in order])
     scan, mask, out = tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz", tmp_path / "out"
     nibabel.save(head.as_reoriented(axes), scan)
@@ -28,5 +35,5 @@ def test_the_example_gives_the_mask_of_infer(head, order, command, tmp_path, mon
     assert set(np.unique(plain.dataobj)) == {0, 1, 2}
 
 
-def test_the_example_is_as_short_as_the_page_says():
+def test_the_example_is_as_short_as_the_page_says() -> None:
     assert len(EXAMPLE.read_text().splitlines()) <= 60

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import typer
@@ -56,11 +56,11 @@ def run(*arguments: str) -> tuple[list[Options], int, str]:
     return seen, done.exit_code, done.output
 
 
-def test_without_options_a_group_is_as_python_makes_it():
+def test_without_options_a_group_is_as_python_makes_it() -> None:
     assert run()[0] == [Options()]
 
 
-def test_every_option_reaches_its_field():
+def test_every_option_reaches_its_field() -> None:
     arguments = ("--count", "2", "--old-name", "thick", "--name", "a", "--name", "b", "--size", "3x4", "--slow")
     assert run(*arguments)[0] == [Options(2, "thick", ("a", "b"), (3, 4), False)]
 
@@ -68,7 +68,7 @@ def test_every_option_reaches_its_field():
 @pytest.mark.parametrize(
     "arguments", [("--count", "0"), ("--count", "two"), ("--kind", "fat"), ("--size", "3"), ("--not-an-option", "1")]
 )
-def test_a_wrong_value_is_a_wrong_command_line(arguments):
+def test_a_wrong_value_is_a_wrong_command_line(arguments: tuple[str, str]) -> None:
     seen, status, _ = run(*arguments)
     assert (seen, status) == ([], 2)
 
@@ -81,17 +81,17 @@ def test_a_wrong_value_is_a_wrong_command_line(arguments):
         ({"kind": "fat"}, "--kind: found 'fat', expected one of: thick, thin"),
     ],
 )
-def test_python_is_held_to_the_same_bounds(wrong, words):
+def test_python_is_held_to_the_same_bounds(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Options(**wrong)
 
 
-def test_help_has_the_groups_headings():
+def test_help_has_the_groups_headings() -> None:
     output = run("--help")[2]
     assert output.index("Base") < output.index("--count") < output.index("More") < output.index("--name")
 
 
-def test_what_a_group_refuses_is_a_usage_error():
+def test_what_a_group_refuses_is_a_usage_error() -> None:
     @with_options
     def command(options: ModelOptions) -> None:
         raise AssertionError(options)
@@ -101,7 +101,7 @@ def test_what_a_group_refuses_is_a_usage_error():
         command(**(given | {"backend": "magic"}))
 
 
-def test_options_that_decide_a_mask_are_its_fingerprint():
+def test_options_that_decide_a_mask_are_its_fingerprint() -> None:
     assert InferOptions().fingerprint == SegmentationOptions().fingerprint == ("True", "False", "auto")
     assert InferOptions(batch_size=3, workers=1, overwrite=True).fingerprint == InferOptions().fingerprint
     others = [InferOptions(tta=True), InferOptions(search="full"), InferOptions(clean_up=False)]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,30 +12,31 @@ import pytest
 
 from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
-from parotid_seg.runtime.segmentation.segment import segment_volume
+from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.scan.grid import body_centre
-from parotid_seg.scan.nifti import read_mask, read_nifti
+from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti
 
 
 @pytest.fixture(scope="module")
-def backend():
+def backend() -> Backend:
     return load_backend(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
-def scan():
+def scan() -> NiftiScan:
     return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
 
 
 @pytest.fixture(scope="module")
-def expected(backend, scan):
+def expected(backend: Backend, scan: NiftiScan) -> Segmentation:
     """What it marks on the example."""
     return segment_volume(backend, scan.volume, batch_size=16)
 
 
-def test_it_is_small_verified_and_says_where_it_comes_from(backend):
+def test_it_is_small_verified_and_says_where_it_comes_from(backend: Backend) -> None:
     assert DEFAULT_MODEL.stat().st_size <= 20_000_000
     assert backend.contract.labels == ("background", "parotid_left", "parotid_right")
     assert backend.contract.training["data"] == "OpenKBP-Parotid"
@@ -42,13 +44,13 @@ def test_it_is_small_verified_and_says_where_it_comes_from(backend):
     onnx.checker.check_model(onnx.load(DEFAULT_MODEL), full_check=True)
 
 
-def test_its_comparison_names_it():
+def test_its_comparison_names_it() -> None:
     record = json.loads(DEFAULT_MODEL.with_suffix(".parity.json").read_text())
     assert record["passed"]
     assert record["model_sha256"] == hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
 
 
-def test_both_glands_of_the_example_are_found(backend, scan, expected):
+def test_both_glands_of_the_example_are_found(backend: Backend, scan: NiftiScan, expected: Segmentation) -> None:
     reference, spacing = read_mask(next((example_folder() / "labelsTr").glob("*.nii.gz")), like=scan)
     scores = score_case(expected.mask, reference, spacing, backend.contract.labels)
     for name, gland in scores.labels.items():
@@ -58,7 +60,9 @@ def test_both_glands_of_the_example_are_found(backend, scan, expected):
 
 
 @pytest.mark.slow
-def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, expected, tmp_path):
+def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(
+    backend: Backend, scan: NiftiScan, expected: Segmentation, tmp_path: Path
+) -> None:
     """Twice the resolution in plane: the mask must follow, not shrink, shift or fall apart."""
     coarse = nibabel.load(scan.path)
     fine = nibabel.Nifti1Image(
@@ -76,7 +80,9 @@ def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(backend, scan, e
 
 
 @pytest.mark.slow
-def test_thin_slices_of_the_same_patient_give_the_same_glands(backend, scan, expected):
+def test_thin_slices_of_the_same_patient_give_the_same_glands(
+    backend: Backend, scan: NiftiScan, expected: Segmentation
+) -> None:
     """Three times the slices: the network looks at a third of them and the masks between follow."""
     depth, spacing = scan.volume.shape[0], scan.volume.spacing_mm
     at = (np.arange(3 * depth) - 1) / 3
@@ -93,13 +99,15 @@ def test_thin_slices_of_the_same_patient_give_the_same_glands(backend, scan, exp
 
 
 @pytest.mark.slow
-def test_a_couch_and_noisy_air_are_not_marked(backend, scan, expected, monkeypatch):
+def test_a_couch_and_noisy_air_are_not_marked(
+    backend: Backend, scan: NiftiScan, expected: Segmentation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Put a table and scanner noise around the patient; the glands stay where they were and nothing else appears.
 
     The table draws the grid some millimetres towards it, and on voxels of 4.4 mm that alone changes a twentieth of a
     gland's outline; laid on the same place, the grid must give the same glands.
     """
-    voxels = np.array(scan.volume.voxels)
+    voxels = scan.volume.voxels.copy()
     rng = np.random.default_rng(0)
     air = voxels < -900
     voxels[air] = (-1000 + rng.normal(0, 30, size=int(air.sum()))).astype(np.int16)

@@ -3,7 +3,9 @@
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from parotid_seg.files import (
     write_bytes,
     write_text,
 )
+from tests.command_line import Run
 
 KINDS = {"FIFO": "a FIFO", "socket": "a socket", "device": "a device", "link": "a device", "folder": "a folder"}
 
@@ -43,14 +46,14 @@ def make(kind: str, path: Path) -> Path:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_but_a_regular_file_is_read(kind, tmp_path):
+def test_nothing_but_a_regular_file_is_read(kind: str, tmp_path: Path) -> None:
     path = make(kind, tmp_path / "x.nii")
     for read in (open_input, read_input, hash_file):
         with pytest.raises(OSError, match=f"found {KINDS[kind]}, expected a regular file"):
             read(path)
 
 
-def test_a_link_among_results_is_not_read(tmp_path):
+def test_a_link_among_results_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s")
     (tmp_path / "mask").symlink_to(tmp_path / "secret")
     assert read_input(tmp_path / "mask") == b"s"
@@ -59,7 +62,7 @@ def test_a_link_among_results_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_text, lambda text, path: write_bytes(text.encode(), path)])
-def test_a_link_is_replaced_and_not_what_it_leads_to(write, tmp_path):
+def test_a_link_is_replaced_and_not_what_it_leads_to(write: Callable[..., Any], tmp_path: Path) -> None:
     theirs, link, hard = tmp_path / "theirs", tmp_path / "a.csv", tmp_path / "b.csv"
     theirs.write_text("theirs")
     link.symlink_to(theirs)
@@ -70,7 +73,7 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(write, tmp_path):
     assert theirs.read_text() == "theirs"
 
 
-def test_a_temporary_name_cannot_be_foreseen(tmp_path):
+def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path) -> None:
     """Links are planted under the names that an older version would take."""
     victim = tmp_path / "victim"
     victim.write_text("theirs")
@@ -87,7 +90,7 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path):
     assert len(names) == 3
 
 
-def test_what_took_the_place_of_a_file_that_is_written_is_not_renamed(tmp_path):
+def test_what_took_the_place_of_a_file_that_is_written_is_not_renamed(tmp_path: Path) -> None:
     (tmp_path / "theirs").write_text("theirs")
     with (  # noqa: PT012
         pytest.raises(OutputError, match="another process has replaced"),
@@ -99,7 +102,7 @@ def test_what_took_the_place_of_a_file_that_is_written_is_not_renamed(tmp_path):
     assert (tmp_path / "theirs").read_text() == "theirs"
 
 
-def test_modes_are_those_of_the_umask(tmp_path):
+def test_modes_are_those_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_text("a", tmp_path / "a")
@@ -108,7 +111,7 @@ def test_modes_are_those_of_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_nothing_is_appended_through_links(tmp_path):
+def test_nothing_is_appended_through_links(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_bytes(b"1\n")
     (tmp_path / "link").symlink_to(theirs)
@@ -121,13 +124,13 @@ def test_nothing_is_appended_through_links(tmp_path):
 
 
 @pytest.mark.timeout(20)
-def test_nothing_is_appended_to_a_fifo(tmp_path):
+def test_nothing_is_appended_to_a_fifo(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "journal.jsonl")
     with pytest.raises(OSError, match="FIFO"):
         open_to_append(tmp_path / "journal.jsonl")
 
 
-def test_orphans_are_removed_in_real_folders_only(tmp_path):
+def test_orphans_are_removed_in_real_folders_only(tmp_path: Path) -> None:
     elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
     for folder in (elsewhere, out):
         folder.mkdir()
@@ -142,7 +145,7 @@ def test_orphans_are_removed_in_real_folders_only(tmp_path):
     assert len(list(elsewhere.iterdir())) == 4
 
 
-def test_a_folder_in_an_output_folder_is_no_link(tmp_path):
+def test_a_folder_in_an_output_folder_is_no_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "pictures").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OutputError, match="pictures: found a symbolic link, expected a folder"):
@@ -150,7 +153,7 @@ def test_a_folder_in_an_output_folder_is_no_link(tmp_path):
     assert make_folder_in(tmp_path, "other") == make_folder_in(tmp_path, "other")
 
 
-def test_a_lock_is_a_regular_file(tmp_path):
+def test_a_lock_is_a_regular_file(tmp_path: Path) -> None:
     (tmp_path / "theirs").write_text("theirs")
     (tmp_path / ".lock").symlink_to(tmp_path / "theirs")
     with pytest.raises(OutputError, match="found a symbolic link"), locked(tmp_path / ".lock", tmp_path):
@@ -159,7 +162,7 @@ def test_a_lock_is_a_regular_file(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["itself", "hard link", "symbolic link", "another path"])
-def test_what_is_read_is_not_written(way, tmp_path):
+def test_what_is_read_is_not_written(way: str, tmp_path: Path) -> None:
     read, out = tmp_path / "a", tmp_path / "b"
     read.write_text("a")
     if way == "hard link":
@@ -174,7 +177,7 @@ def test_what_is_read_is_not_written(way, tmp_path):
     check_not_read(tmp_path / "c", [read])
 
 
-def test_a_mask_is_not_replaced_by_its_scores(command, tmp_path):
+def test_a_mask_is_not_replaced_by_its_scores(command: Run, tmp_path: Path) -> None:
     mask = tmp_path / "a.nii.gz"
     mask.write_bytes(b"x")
     done = command("evaluate", mask, mask, "--out", mask)
@@ -182,7 +185,7 @@ def test_a_mask_is_not_replaced_by_its_scores(command, tmp_path):
     assert "one of the files that are read" in done.stderr
 
 
-def test_a_checkpoint_is_not_replaced_by_its_model(command, tmp_path):
+def test_a_checkpoint_is_not_replaced_by_its_model(command: Run, tmp_path: Path) -> None:
     checkpoint = tmp_path / "best.pt"
     checkpoint.write_bytes(b"x")
     (tmp_path / "link.onnx").symlink_to(checkpoint)
@@ -193,7 +196,7 @@ def test_a_checkpoint_is_not_replaced_by_its_model(command, tmp_path):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
-def test_commands_refuse_what_is_no_regular_file(kind, command, tmp_path):
+def test_commands_refuse_what_is_no_regular_file(kind: str, command: Run, tmp_path: Path) -> None:
     path = make(kind, tmp_path / "x.nii")
     infer = ["infer", path, "--out", tmp_path / "out", "--backend", "onnxruntime", "--device", "cpu"]
     for words in (infer, ["inspect", path], ["evaluate", path, path]):
@@ -205,7 +208,7 @@ def test_commands_refuse_what_is_no_regular_file(kind, command, tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_what_is_no_regular_file_in_a_folder_is_named(tmp_path):
+def test_what_is_no_regular_file_in_a_folder_is_named(tmp_path: Path) -> None:
     from parotid_seg.scan.search import search
 
     for kind in ("FIFO", "socket", "link"):

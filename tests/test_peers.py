@@ -14,6 +14,9 @@ import pytest
 
 PLACES = [str(Path(__file__).parents[1] / "benchmarks" / each) for each in (".", "peers")]
 sys.path[:0] = PLACES
+import platform
+from typing import Any
+
 import budget
 import contestants
 import environments
@@ -23,7 +26,8 @@ import report
 from budget import Schedule, Timing
 from contestants import Contestant
 from nnunet import NnUnet
-from race import Race, Record, Rules
+from race import Race, Rules
+from record import Record
 from watch import family
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="watch.py reads /proc")
@@ -38,7 +42,7 @@ SCHEDULE = Schedule("2d", "T", 160.0, 1, 12, (128, 128), 60, 70, Timing(2.0, 3.0
 
 @pytest.mark.parametrize("seconds", [600, 4800, 9600])
 @pytest.mark.parametrize("timing", [Timing(2.0, 2.5), Timing(30.0, 60.0), Timing(0.01, 1.0), Timing(150.0, 0.0)])
-def test_epochs_fill_the_budget_and_stay_within(seconds, timing):
+def test_epochs_fill_the_budget_and_stay_within(seconds: int, timing: Timing) -> None:
     epochs, iterations = budget.epochs_for(seconds, timing)
     an_epoch = iterations * timing.iteration + timing.rest
     assert epochs * an_epoch <= seconds
@@ -46,20 +50,20 @@ def test_epochs_fill_the_budget_and_stay_within(seconds, timing):
     assert 1 <= iterations <= budget.MOST_ITERATIONS
 
 
-def test_what_follows_an_epoch_takes_little_of_the_time():
+def test_what_follows_an_epoch_takes_little_of_the_time() -> None:
     for seconds, timing in ((9600, Timing(2.0, 2.5)), (180, Timing(2.0, 2.5)), (9600, Timing(30.0, 60.0))):
         epochs, _ = budget.epochs_for(seconds, timing)
         assert epochs * timing.rest <= 0.06 * seconds
     assert budget.epochs_for(9600, Timing(2.0, 2.5))[0] == budget.EPOCHS_WANTED
 
 
-def test_a_budget_that_is_too_short_is_refused():
+def test_a_budget_that_is_too_short_is_refused() -> None:
     assert budget.epochs_for(12, Timing(10.0, 2.0)) == (1, 1)
     with pytest.raises(ValueError, match="too short"):
         budget.epochs_for(11, Timing(10.0, 2.0))
 
 
-def test_a_schedule_is_kept_and_other_settings_refused(tmp_path):
+def test_a_schedule_is_kept_and_other_settings_refused(tmp_path: Path) -> None:
     path = tmp_path / "schedule.json"
     assert budget.read_schedule(path) is None
     budget.write_schedule(SCHEDULE, path)
@@ -74,7 +78,7 @@ def test_a_schedule_is_kept_and_other_settings_refused(tmp_path):
 
 
 @pytest.fixture
-def peer(tmp_path) -> NnUnet:
+def peer(tmp_path: Path) -> NnUnet:
     data = tmp_path / "Dataset007_Small"
     (data / "labelsTr").mkdir(parents=True)
     for name in NAMES:
@@ -82,7 +86,7 @@ def peer(tmp_path) -> NnUnet:
     return NnUnet(tmp_path / "environment", tmp_path / "work", data)
 
 
-def test_only_what_is_not_preprocessed_for_everyone_is_missing(peer):
+def test_only_what_is_not_preprocessed_for_everyone_is_missing(peer: NnUnet) -> None:
     assert peer.missing() == ["2d", "3d_fullres"]
     for configuration, names in (("2d", NAMES), ("3d_fullres", NAMES[:2])):
         folder = peer.preprocessed / f"nnUNetPlans_{configuration}"
@@ -94,7 +98,7 @@ def test_only_what_is_not_preprocessed_for_everyone_is_missing(peer):
     assert peer.missing() == ["3d_fullres"]
 
 
-def test_a_split_is_written_as_nnunet_reads_it(peer, tmp_path, monkeypatch):
+def test_a_split_is_written_as_nnunet_reads_it(peer: NnUnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NnUnet, "missing", lambda _: [])
     peer.preprocessed.mkdir(parents=True)
     (tmp_path / "splits.json").write_text(json.dumps({"train": ["a", "b"], "validation": ["c"]}))
@@ -105,7 +109,7 @@ def test_a_split_is_written_as_nnunet_reads_it(peer, tmp_path, monkeypatch):
     assert (peer.work / "raw" / "Dataset007_Small" / "labelsTr").is_dir()
 
 
-def test_predictions_name_model_and_mirroring(peer):
+def test_predictions_name_model_and_mirroring(peer: NnUnet) -> None:
     words = peer.predict("2d", Path("in"), Path("out"), trained=True, mirrored=False)
     assert f"nnUNet_results={peer.work / 'results'}" in words
     assert words[words.index("-tr") + 1] == nnunet.TRAINED_TRAINER
@@ -117,7 +121,7 @@ def test_predictions_name_model_and_mirroring(peer):
     assert replace(peer, data=Path("anything")).dataset == "Dataset101_Parotid"
 
 
-def test_a_training_counts_once_it_is_over_and_tells_its_time(peer):
+def test_a_training_counts_once_it_is_over_and_tells_its_time(peer: NnUnet) -> None:
     folder = peer.model("2d", nnunet.TRAINED_TRAINER)
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0" / "checkpoint_final.pth").touch()
@@ -134,10 +138,10 @@ def test_a_training_counts_once_it_is_over_and_tells_its_time(peer):
 # ------------------------------------------------------------------------------------------------- environments
 
 
-def test_an_environment_is_made_once(tmp_path, monkeypatch):
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
 
-    def run(command):
+    def run(command: Any) -> None:
         done.append(command)
         if "venv" in command:
             (Path(command[-1]) / "bin").mkdir(parents=True)
@@ -149,7 +153,7 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     for _ in range(2):
         environments.make("monai", tmp_path / "monai", run)
     assert len(done) == 2
-    monkeypatch.setattr(environments.platform, "python_version", lambda: "4.0")
+    monkeypatch.setattr(platform, "python_version", lambda: "4.0")
     environments.make("monai", tmp_path / "monai", run)
     assert len(done) == 4
     for _ in range(2):
@@ -163,14 +167,14 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     assert len(done) == 4
 
 
-def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(SystemExit, match="other files"):
         environments.make("monai", tmp_path, lambda _: None)
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_versions_are_pinned():
+def test_versions_are_pinned() -> None:
     for name in environments.NAMES:
         lines = (environments.HERE / f"{name}.txt").read_text().splitlines()
         assert all("==" in line for line in lines if not line.startswith("#"))
@@ -179,12 +183,12 @@ def test_versions_are_pinned():
 # ------------------------------------------------------------------------------------------------- report
 
 
-def row(one: float, many: float, *, scans: int = 10, **more) -> dict:
+def row(one: float, many: float, *, scans: int = 10, **more: Any) -> dict[str, Any]:
     known = {"one_s": [one], "many_s": [many], "scans": scans, "engine_only": False, "slow": False}
     return {"title": "it", "weights": "w", **known, **more}
 
 
-def test_start_up_and_a_scan_are_told_apart():
+def test_start_up_and_a_scan_are_told_apart() -> None:
     found = report.figures(row(3.0, 12.0) | {"one_s": [3.0, 99.0, 2.0], "many_s": [12.0, 11.0, 98.0]})
     assert (found["seconds"], found["start_up_s"], found["s_a_scan_after"]) == (12.0, 2.0, 1.0)
     assert (found["s_a_scan"], found["scans_a_second"]) == (1.2, 10 / 12)
@@ -194,13 +198,13 @@ def test_start_up_and_a_scan_are_told_apart():
     assert (alone["start_up_s"], alone["s_a_scan_after"]) == (0.5, 0.5)
 
 
-def record_of(**rows) -> dict:
+def record_of(**rows: Any) -> dict[str, Any]:
     found = {"settings": SETTINGS, "machine": MACHINE, "environments": {"ours": {"numpy": "1.2"}}, "contestants": rows}
     report.add_figures(found)
     return found
 
 
-def test_table_and_picture(tmp_path):
+def test_table_and_picture(tmp_path: Path) -> None:
     accuracy = {"dsc": {"mean": 0.79, "low": 0.77, "high": 0.81, "cases": 40}}
     found = record_of(
         ours=row(2.0, 11.0, title="ours", accuracy=accuracy),
@@ -222,7 +226,7 @@ def test_table_and_picture(tmp_path):
     assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_race_without_ours_has_no_ratios():
+def test_a_race_without_ours_has_no_ratios() -> None:
     found = record_of(other=row(2.0, 11.0))
     assert "times_ours" not in found["contestants"]["other"]
     assert "| it | 10 |" in report.table(found)
@@ -232,7 +236,7 @@ def test_a_race_without_ours_has_no_ratios():
 
 
 @pytest.fixture
-def scans(tmp_path, monkeypatch) -> list[Path]:
+def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(report, "draw", lambda _, picture: picture.touch())  # half a second each time
     for folder in ("imagesTs", "labelsTs"):
         (tmp_path / folder).mkdir()
@@ -244,7 +248,7 @@ def scans(tmp_path, monkeypatch) -> list[Path]:
     return sorted((tmp_path / "imagesTs").iterdir())
 
 
-def contestant(script: str, **more) -> Contestant:
+def contestant(script: str, **more: Any) -> Contestant:
     """A shell command that knows $in, $out and $n."""
     return Contestant(
         "it",
@@ -260,7 +264,7 @@ COPIES = "cp $in/* $out"
 """The scans here are their own masks."""
 
 
-def run(tmp_path, scans, everyone, **rules) -> dict:
+def run(tmp_path: Path, scans: list[Path], everyone: dict[str, Contestant], **rules: Any) -> dict[str, Any]:
     record = Record(tmp_path / "race.json", SETTINGS)
     record.found["machine"] = MACHINE
     known = {"slow_scans": 2, "repeats": 1, "slow_repeats": 1, "most_minutes": 1.0}
@@ -269,7 +273,7 @@ def run(tmp_path, scans, everyone, **rules) -> dict:
 
 
 @LINUX
-def test_who_fails_is_named_and_the_others_go_on(tmp_path, scans):
+def test_who_fails_is_named_and_the_others_go_on(tmp_path: Path, scans: list[Path]) -> None:
     everyone = {
         "ours": contestant(COPIES, trained=True),
         "bare-broken": contestant("echo no such engine; exit 3"),
@@ -278,7 +282,7 @@ def test_who_fails_is_named_and_the_others_go_on(tmp_path, scans):
         "nnunet-2d": contestant(COPIES, slow=True, trained=True),
         "plain-engine": contestant('echo noise; echo \'{"load_s": 0.5, "engine_s": 6.0}\'', engine_only=True),
     }
-    everyone["plain-unmade"] = replace(everyone["ours"], about=lambda: 1 / 0)
+    everyone["plain-unmade"] = replace(everyone["ours"], about=lambda: {"parameters": 1 / 0})
     found = run(tmp_path, scans, everyone)
     assert found["bare-broken"]["failed"] == "no such engine"
     assert found["monai-silent"]["failed"]
@@ -295,7 +299,7 @@ def test_who_fails_is_named_and_the_others_go_on(tmp_path, scans):
 
 
 @LINUX
-def test_a_race_that_was_cut_goes_on_where_it_was(tmp_path, scans):
+def test_a_race_that_was_cut_goes_on_where_it_was(tmp_path: Path, scans: list[Path]) -> None:
     counted = tmp_path / "counted"
     counts = f"echo $n >> {counted}; {COPIES}"
     everyone = {"ours": contestant(counts, trained=True), "monai-2d": contestant("exit 1")}
@@ -314,7 +318,7 @@ def test_a_race_that_was_cut_goes_on_where_it_was(tmp_path, scans):
 
 
 @LINUX
-def test_new_weights_begin_anew(tmp_path, scans):
+def test_new_weights_begin_anew(tmp_path: Path, scans: list[Path]) -> None:
     untrained = contestant(COPIES)
     assert "accuracy" not in run(tmp_path, scans, {"nnunet-2d": untrained})["nnunet-2d"]
     trained = replace(untrained, weights="trained", trained=True)
@@ -323,13 +327,13 @@ def test_new_weights_begin_anew(tmp_path, scans):
 
 
 @LINUX
-def test_who_takes_too_long_has_failed(tmp_path, scans):
+def test_who_takes_too_long_has_failed(tmp_path: Path, scans: list[Path]) -> None:
     found = run(tmp_path, scans, {"ours": contestant("sleep 30")}, most_minutes=1 / 60)
     assert "took longer than" in found["ours"]["failed"]
 
 
 @LINUX
-def test_nobody_goes_on_running_after_a_race_was_ended(monkeypatch):
+def test_nobody_goes_on_running_after_a_race_was_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as child:
         grandchild = int(child.stdout.readline())
         monkeypatch.setattr(race, "family", lambda own: [own, *family(child.pid)])
@@ -348,7 +352,7 @@ def runs(process: int) -> bool:
         return False
 
 
-def test_contestants_are_asked_for_by_their_beginning():
+def test_contestants_are_asked_for_by_their_beginning() -> None:
     everyone = ["ours", "ours-onnxruntime", "monai-2d", "monai-2d-onnxruntime", "monai-3d", "nnunet-2d"]
     assert contestants.chosen(everyone, []) == everyone
     assert contestants.chosen(everyone, ["monai-2d"]) == ["ours", "monai-2d"], "a whole name is only that one"

@@ -50,7 +50,7 @@ def written(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = Example(3, Inner("a", (0.5, 2.0)), {"left": Inner("b")}, ("x\udcff",))
     write_record(record, tmp_path / "record.json")
     assert read_record(tmp_path / "record.json", Example, version=2) == record
@@ -58,7 +58,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert (tmp_path / "record.json").read_bytes().endswith(b"}\n")
 
 
-def test_numbers_of_numpy_counters_and_paths_are_written(tmp_path):
+def test_numbers_of_numpy_counters_and_paths_are_written(tmp_path: Path) -> None:
     record = {"a": np.float64(0.5), "b": Counter({"x": 2}), "c": tmp_path, "d": (FlagCode.NOTHING_FOUND,)}
     expected = {"a": 0.5, "b": {"x": 2}, "c": str(tmp_path), "d": ["nothing_found"]}
     assert parse(record_line(record)) == parse(record_text(record)) == expected
@@ -96,7 +96,7 @@ def test_numbers_of_numpy_counters_and_paths_are_written(tmp_path):
         ('{"count": 1, "a\\nb": 2}', r"`$.a\u000ab`"),
     ],
 )
-def test_what_is_no_such_record_is_one_line(tmp_path, content, reason):
+def test_what_is_no_such_record_is_one_line(tmp_path: Path, content: bytes | str, reason: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(RecordError) as caught:
         read_record(path, Example)
@@ -106,17 +106,17 @@ def test_what_is_no_such_record_is_one_line(tmp_path, content, reason):
     assert len(caught.value.reason) < 400
 
 
-def test_brackets_within_texts_do_not_nest():
+def test_brackets_within_texts_do_not_nest() -> None:
     assert parse(json.dumps(['[{"\\' * 100])) == ['[{"\\' * 100]
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path):
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = written(tmp_path, " " * 100 + "{}")
     with pytest.raises(RecordError, match="found more than 100 bytes"):
         read_record(path, Example, most_bytes=100)
 
 
-def test_another_version_is_told_before_its_fields(tmp_path):
+def test_another_version_is_told_before_its_fields(tmp_path: Path) -> None:
     path = written(tmp_path, '{"count": 1, "new": 2, "schema_version": 3}')
     with pytest.raises(RecordError, match="found schema_version 3, expected 1 or 2; update"):
         read_record(path, Example, version=(1, 2), advice="update")
@@ -126,7 +126,7 @@ def test_another_version_is_told_before_its_fields(tmp_path):
         read_record(written(tmp_path, '{"count": 1, "schema_version": true}'), Example, version=1)
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(RecordError, match="expected a regular file"):
         read_record(tmp_path / "pipe.json", Example)
@@ -136,7 +136,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
         read_record(tmp_path, Example)
 
 
-def test_a_bad_line_costs_that_line_only(tmp_path):
+def test_a_bad_line_costs_that_line_only(tmp_path: Path) -> None:
     good = record_line(Example(1)), record_line(Example(2))
     bad = [b'{"count": "1"}', b"[" * 100_000, b"\xff\xfe", b'{"count": 1', b"x" * (LONGEST_LINE + 5)]
     path = written(tmp_path, good[0] + b"\n".join(bad) + b"\n\n" + good[1].rstrip(b"\n"))

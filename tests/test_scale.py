@@ -7,14 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import pytest
-import typer
 import yaml
 
-from parotid_seg.cli import app
+from tests.command_line import subcommands
 
 ROOT = Path(__file__).parents[1]
 SCALE = ROOT / "docs" / "scale"
@@ -27,33 +28,35 @@ print(json.dumps(sys.argv[1:]))
 
 
 @pytest.fixture
-def share(tmp_path):
+def share(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Do a share with a stand-in for parotid-seg that prints what it was called with."""
     recorder = tmp_path / "recorder"
     recorder.write_text(RECORDER.format(python=sys.executable))
     recorder.chmod(0o755)
 
-    def run(*arguments, **environment):
-        words = ["bash", SCALE / "share.sh", *map(str, arguments)]
+    def run(*arguments: Any, **environment: Any) -> subprocess.CompletedProcess[str]:
+        words = ["bash", str(SCALE / "share.sh"), *map(str, arguments)]
         environment = {"PATH": "/usr/bin:/bin", "PAROTID_SEG": f"{recorder} --first", **environment}
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     return run
 
 
-def handed_over(done) -> list[str]:
+def handed_over(done: subprocess.CompletedProcess[str]) -> list[str]:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def scans_of(done) -> list[str]:
+def scans_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     words = handed_over(done)
     return words[words.index("--") + 1 :]
 
 
 @pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"])
 @pytest.mark.parametrize(("count", "shares"), [(10, 3), (3, 3), (1, 1), (100, 7)])
-def test_every_scan_is_in_exactly_one_share(share, tmp_path, variable, count, shares):
+def test_every_scan_is_in_exactly_one_share(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, variable: str, count: int, shares: int
+) -> None:
     names = [f'/data/Head & Neck/it\'s "{number}" *?.nii.gz' for number in range(count)]
     (tmp_path / "scans.txt").write_text("\n".join(names) + "\n")
     found = [scans_of(share("scans.txt", "masks", shares, **{variable: str(each)})) for each in range(shares)]
@@ -62,20 +65,24 @@ def test_every_scan_is_in_exactly_one_share(share, tmp_path, variable, count, sh
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\n\nb\n\n"])
-def test_empty_lines_and_a_last_line_without_end(share, tmp_path, text):
+def test_empty_lines_and_a_last_line_without_end(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, text: str
+) -> None:
     (tmp_path / "scans.txt").write_text(text)
     done = [share("scans.txt", "masks", 4, SLURM_ARRAY_TASK_ID=str(number)) for number in range(4)]
     found = [scans_of(each) for each in done if "no scans" not in each.stdout]
     assert found == [["a"], ["b"]]
 
 
-def test_a_share_without_scans_is_done(share, tmp_path):
+def test_a_share_without_scans_is_done(share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     (tmp_path / "scans.txt").write_text("a\nb\n")
     done = share("scans.txt", "masks", 5, SLURM_ARRAY_TASK_ID="4")
     assert (done.returncode, done.stdout) == (0, "share 4: no scans\n")
 
 
-def test_what_is_called_and_where_the_masks_go(share, tmp_path):
+def test_what_is_called_and_where_the_masks_go(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / "scans.txt").write_text("-a\n")
     done = share("scans.txt", "my masks", 1, "--format", "rtstruct", "--workers", "2", SLURM_ARRAY_TASK_ID="0")
     expected = ["--first", "infer", "--out", "my masks/0", "--format", "rtstruct", "--workers", "2", "--", "-a"]
@@ -92,7 +99,13 @@ def test_what_is_called_and_where_the_masks_go(share, tmp_path):
         (("gone.txt", "masks", 3), {"SLURM_ARRAY_TASK_ID": "0"}, "gone.txt"),
     ],
 )
-def test_nothing_is_done_if_it_is_unclear_what(share, tmp_path, arguments, environment, words):
+def test_nothing_is_done_if_it_is_unclear_what(
+    share: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    arguments: tuple[int | str, ...],
+    environment: dict[str, str],
+    words: str,
+) -> None:
     (tmp_path / "scans.txt").write_text("a\n")
     done = share(*arguments, **environment)
     assert done.returncode == 1
@@ -100,7 +113,9 @@ def test_nothing_is_done_if_it_is_unclear_what(share, tmp_path, arguments, envir
     assert done.stdout == ""
 
 
-def test_the_exit_status_is_that_of_infer(share, tmp_path):
+def test_the_exit_status_is_that_of_infer(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / "scans.txt").write_text("a\n")
     failing = tmp_path / "failing"
     failing.write_text("#!/bin/sh\nexit 3\n")
@@ -108,28 +123,30 @@ def test_the_exit_status_is_that_of_infer(share, tmp_path):
     assert share("scans.txt", "m", 1, SLURM_ARRAY_TASK_ID="0", PAROTID_SEG=str(failing)).returncode == 3
 
 
-def test_infer_takes_the_place_of_the_script_so_that_signals_reach_it(tmp_path):
+def test_infer_takes_the_place_of_the_script_so_that_signals_reach_it(tmp_path: Path) -> None:
     (tmp_path / "scans.txt").write_text("a\n")
     teller = tmp_path / "teller"
     teller.write_text("#!/bin/sh\necho $$\n")
     teller.chmod(0o755)
     environment = {"PATH": "/usr/bin:/bin", "PAROTID_SEG": str(teller), "SLURM_ARRAY_TASK_ID": "0"}
-    words = ["bash", SCALE / "share.sh", tmp_path / "scans.txt", "masks", "1"]
+    words = ["bash", str(SCALE / "share.sh"), str(tmp_path / "scans.txt"), "masks", "1"]
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert int(process.communicate()[0]) == process.pid
 
 
-def gather(*arguments) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, SCALE / "gather.py", *map(str, arguments)]
+def gather(*arguments: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(SCALE / "gather.py"), *map(str, arguments)]
     return subprocess.run(words, capture_output=True, check=False, encoding="utf-8")
 
 
-def rows_of(done) -> list[dict[str, str]]:
+def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
 
 @pytest.mark.slow
-def test_shares_of_real_scans_and_their_table(share, tmp_path, head):
+def test_shares_of_real_scans_and_their_table(
+    share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, head: nibabel.Nifti1Image
+) -> None:
     """Two scans of one name and one that is none, in two shares; then a second time."""
     for name in ("a b", "c"):
         (tmp_path / name).mkdir()
@@ -157,7 +174,7 @@ def test_shares_of_real_scans_and_their_table(share, tmp_path, head):
     assert all((tmp_path / "masks" / row["share"] / row["mask"]).is_file() for row in rows_of(whole) if row["mask"])
 
 
-def test_tables_with_other_columns_and_more_than_nine_shares(tmp_path):
+def test_tables_with_other_columns_and_more_than_nine_shares(tmp_path: Path) -> None:
     for number, (columns, row) in enumerate(
         [("case,left_agreement,source", "a,0.95,/d/a"), ("case,source", "b,/d/b")] * 6
     ):
@@ -170,11 +187,13 @@ def test_tables_with_other_columns_and_more_than_nine_shares(tmp_path):
     assert done.stderr == "missing: /d/ab\nmissing: /e\n"
 
 
-def job() -> dict:
+def job() -> dict[str, Any]:
     return yaml.safe_load((SCALE / "kubernetes.yaml").read_text())
 
 
-def test_the_job_counts_its_shares_alike_and_runs_the_script(tmp_path, share):
+def test_the_job_counts_its_shares_alike_and_runs_the_script(
+    tmp_path: Path, share: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     spec = job()["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     bash, script, scans, masks, shares = container["command"]
@@ -188,12 +207,12 @@ def test_the_job_counts_its_shares_alike_and_runs_the_script(tmp_path, share):
     assert f"configmap {volumes['scripts']['configMap']['name']} " in (ROOT / "docs" / "scale.md").read_text()
 
 
-def test_the_job_s_arguments_are_those_of_infer():
+def test_the_job_s_arguments_are_those_of_infer() -> None:
     (container,) = job()["spec"]["template"]["spec"]["containers"]
     understood(["scan", "--out", "masks", *container["args"]])
 
 
-def test_the_job_is_locked_up_and_retries_what_may_help():
+def test_the_job_is_locked_up_and_retries_what_may_help() -> None:
     spec = job()["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
@@ -215,10 +234,10 @@ def test_the_job_is_locked_up_and_retries_what_may_help():
 
 
 def understood(words: list[str]) -> None:
-    typer.main.get_command(app).commands["infer"].make_context("infer", words)
+    subcommands()["infer"].make_context("infer", words)
 
 
-def test_the_lines_of_the_docs_for_slurm_are_understood():
+def test_the_lines_of_the_docs_for_slurm_are_understood() -> None:
     text = (ROOT / "docs" / "scale.md").read_text()
     lines = [shlex.split(line) for line in re.findall(r"sbatch --array=[^`\n]*", text)]
     assert len(lines) == 3

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.models import example_folder
+from tests.command_line import Run
 
 SCAN = example_folder() / "imagesTr"
 LABELS = example_folder() / "labelsTr"
@@ -82,7 +83,7 @@ VALUES = [
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, Path]:
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("usage")
     (folder / "empty").mkdir()
     (folder / "file.json").write_text("{}")
@@ -103,7 +104,7 @@ def filled(word: object, places: dict[str, Path]) -> str:
 
 
 @pytest.mark.parametrize("words", VALUES, ids=lambda words: " ".join(map(str, words)).replace(str(SCAN), "SCAN"))
-def test_a_wrong_value_is_exit_2(command, places, words):
+def test_a_wrong_value_is_exit_2(command: Run, places: dict[str, Path], words: tuple[Path | str, ...]) -> None:
     done = command(*(filled(word, places) for word in words))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     given = [filled(word, places) for word in words[1:]]

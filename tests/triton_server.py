@@ -28,7 +28,7 @@ TYPES = {"FP16": np.float16, "FP32": np.float32}
 DIED = 9
 
 
-class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
+class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """A server, from `with` to the end of its block.
 
     Args:
@@ -89,28 +89,28 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Serve until the process ends."""
         self._server.wait_for_termination()
 
-    def ServerMetadata(self, request, context):  # noqa: N802
+    def ServerMetadata(self, request: object, context: object) -> Any:  # noqa: N802
         return service_pb2.ServerMetadataResponse(name="triton", version=self.version)
 
-    def ModelReady(self, request, context):  # noqa: N802
+    def ModelReady(self, request: Any, context: object) -> Any:  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=request.name in self.configs and request.name not in self.unready)
 
-    def RepositoryIndex(self, request, context):  # noqa: N802
+    def RepositoryIndex(self, request: object, context: object) -> Any:  # noqa: N802
         response = service_pb2.RepositoryIndexResponse()
         for name in self.configs:
             response.models.add(name=name, version="1", state="LOADING" if name in self.unready else "READY")
         return response
 
-    def ModelMetadata(self, request, context):  # noqa: N802
+    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         config = self._config(request.name, context)
         return service_pb2.ModelMetadataResponse(
             name=config.name, versions=self.versions[request.name], platform=config.platform
         )
 
-    def ModelConfig(self, request, context):  # noqa: N802
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.ModelConfigResponse(config=self._config(request.name, context))
 
-    def ModelInfer(self, request, context):  # noqa: N802
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         config = self._config(request.model_name, context)
         if request.model_version not in ("", *self.versions[request.model_name]):
             context.abort(grpc.StatusCode.UNAVAILABLE, f"version {request.model_version} is not at ready state")

@@ -8,8 +8,10 @@ import nibabel
 import pytest
 
 from parotid_seg.bench.inputs import in_memory
+from parotid_seg.contract import Contract
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.scan.chunks import CroppedScan
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -17,22 +19,22 @@ sys.path.insert(0, str(BENCHMARKS))
 
 
 @pytest.fixture(autouse=True)
-def tests_can_be_imported(monkeypatch):
+def tests_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(BENCHMARKS))))
 
 
 @pytest.fixture(scope="session")
-def contract():
+def contract() -> Contract:
     return read_model(DEFAULT_MODEL)[1]
 
 
 @pytest.fixture(scope="session")
-def scan(head, tmp_path_factory):
+def scan(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path]:
     path = tmp_path_factory.mktemp("bench") / "head.nii.gz"
     nibabel.save(head, path)
     return (path,)
 
 
 @pytest.fixture(scope="session")
-def covered(scan, contract):
+def covered(scan: tuple[Path], contract: Contract) -> list[CroppedScan]:
     return in_memory([scan], contract)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.scan.chunks import Inputs
 
 
 class Limited(OnnxRuntimeBackend):
@@ -28,7 +30,7 @@ class Wrong(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs):
+    def start(self, inputs: Inputs) -> Done:
         return Done((3 - super().start(inputs).result()) % 3)
 
 
@@ -36,9 +38,9 @@ class Wrong(OnnxRuntimeBackend):
 class Pair:
     """A chunk that is computed when it is waited for."""
 
-    compute: partial
+    compute: partial[Any]
 
-    def result(self):
+    def result(self) -> Any:
         return self.compute()
 
 
@@ -50,26 +52,26 @@ class Ahead(OnnxRuntimeBackend):
     def __init__(self) -> None:
         super().__init__(DEFAULT_MODEL)
 
-    def start(self, inputs):
+    def start(self, inputs: Inputs) -> Any:
         return Pair(partial(lambda: super(Ahead, self).start(inputs).result()))
 
 
-def crash():
+def crash() -> None:
     """Ends the process while it loads."""
     os._exit(7)
 
 
-def refuse():
+def refuse() -> None:
     """Cannot be loaded."""
     raise ModelError("model.onnx: no such operator")
 
 
-def stumble():
+def stumble() -> None:
     """Meets a bug."""
     raise ZeroDivisionError("of a library")
 
 
-def candidate(name: str, make, precision: str = "fp32") -> Candidate:
+def candidate(name: str, make: Any, precision: str = "fp32") -> Candidate:
     """By name."""
     return Candidate(name, "onnxruntime", precision, DEFAULT_MODEL, make)
 

@@ -1,23 +1,28 @@
 """Two bench.json files: what got slower, and files that are none."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.bench.compare import compare_files
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.errors import InputError
+from tests.command_line import Run
 
 
-def content(seed, factors, disturbed=0.0, **more):
+def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float = 0.0, **more: Any) -> dict[str, Any]:
     """What compare reads of a result; `factors` by engine and batch size, `disturbed` a share of the rounds."""
     random = np.random.default_rng(seed)
 
-    def times(level, slow):
+    def times(level: float, slow: NDArray[Any]) -> list[list[float]]:
         return [list(level * mood * (1 + 0.02 * random.gamma(1.0, 1.0, 15))) for mood in slow]
 
-    rows = {}
+    rows: dict[str, Any] = {}
     for (engine, size), factor in factors.items():
         moods = 1 + 0.5 * (random.random((3, 15)) < disturbed)
         speed = {"rounds_ms": times(10 * size * factor, moods), "paces_ms": times(1.0, moods)}
@@ -32,15 +37,15 @@ def content(seed, factors, disturbed=0.0, **more):
     }
 
 
-def with_paces(paces):
+def with_paces(paces: object) -> dict[str, Any]:
     found = content(1, BOTH)
     found["rows"][0]["speeds"][0]["paces_ms"] = paces
     return found
 
 
 @pytest.fixture
-def written(tmp_path):
-    def write(name, found):
+def written(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, found: dict[str, Any]) -> Path:
         path = tmp_path / name
         path.write_text(json.dumps(found) if isinstance(found, dict) else found)
         return path
@@ -51,7 +56,7 @@ def written(tmp_path):
 BOTH = {("ORT", 1): 1.0, ("ORT", 16): 1.0, ("OV", 16): 0.7}
 
 
-def test_equal_runs(written, command):
+def test_equal_runs(written: Callable[..., Path], command: Run) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH))
     found = compare_files(old, new)
     assert [change.verdict for change in found.changes] == ["no change found"] * 3
@@ -61,7 +66,7 @@ def test_equal_runs(written, command):
     assert done.stdout.count("no change found") == 3
 
 
-def test_five_per_cent_slower(written, command):
+def test_five_per_cent_slower(written: Callable[..., Path], command: Run) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, {**BOTH, ("ORT", 16): 1.05}))
     assert [change.verdict for change in compare_files(old, new).changes] == [
@@ -76,7 +81,7 @@ def test_five_per_cent_slower(written, command):
     assert command("bench", "compare", new, old).returncode == 0
 
 
-def test_a_machine_that_is_slower_today_is_no_slower_engine(written):
+def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..., Path]) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=0.6))
     found = compare_files(old, new)
     assert found.pace == pytest.approx(1.0, rel=0.02)
@@ -86,7 +91,7 @@ def test_a_machine_that_is_slower_today_is_no_slower_engine(written):
     assert [change.verdict for change in compare_files(old, slower).changes][1] == "slower"
 
 
-def test_a_machine_that_never_came_to_rest_gives_no_verdict(written, command):
+def test_a_machine_that_never_came_to_rest_gives_no_verdict(written: Callable[..., Path], command: Run) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=1.0))
     found = compare_files(old, new)
     assert found.pace == pytest.approx(1.5, rel=0.02)
@@ -97,7 +102,7 @@ def test_a_machine_that_never_came_to_rest_gives_no_verdict(written, command):
     assert "other work disturbed the machine, measure again when it rests" in done.stdout
 
 
-def test_a_large_change_shows_though_the_machine_never_came_to_rest(written, command):
+def test_a_large_change_shows_though_the_machine_never_came_to_rest(written: Callable[..., Path], command: Run) -> None:
     old = written("old.json", content(1, BOTH))
     much_faster = written("faster.json", content(2, {key: factor / 3 for key, factor in BOTH.items()}, disturbed=1.0))
     much_slower = written("slower.json", content(3, {key: factor * 3 for key, factor in BOTH.items()}, disturbed=1.0))
@@ -107,13 +112,13 @@ def test_a_large_change_shows_though_the_machine_never_came_to_rest(written, com
     assert command("bench", "compare", old, much_slower).returncode == 1
 
 
-def test_a_file_is_no_slower_than_itself(written, command):
+def test_a_file_is_no_slower_than_itself(written: Callable[..., Path], command: Run) -> None:
     disturbed = written("one.json", content(1, BOTH, disturbed=1.0))
     assert command("bench", "compare", disturbed, disturbed).returncode == 0
 
 
-def test_a_single_launch_says_nothing(written):
-    def first_launches(seed):
+def test_a_single_launch_says_nothing(written: Callable[..., Path]) -> None:
+    def first_launches(seed: int) -> dict[str, Any]:
         found = content(seed, BOTH)
         for row in found["rows"]:
             for speed in row["speeds"]:
@@ -124,7 +129,7 @@ def test_a_single_launch_says_nothing(written):
     assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
 
 
-def test_an_engine_that_is_gone_is_told(written):
+def test_an_engine_that_is_gone_is_told(written: Callable[..., Path]) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, {("ORT", 1): 1.0, ("new", 1): 1.0}))
     found = compare_files(old, new)
@@ -136,7 +141,7 @@ def test_an_engine_that_is_gone_is_told(written):
     assert "new, batches of 1: new" in found.lines()
 
 
-def test_other_machines_and_models_are_told(written):
+def test_other_machines_and_models_are_told(written: Callable[..., Path]) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, BOTH, machine={"processor": "other", "cores": 2}, model={"sha256": "d" * 64}))
     notes = compare_files(old, new).notes
@@ -164,7 +169,9 @@ def test_other_machines_and_models_are_told(written):
         (content(1, {("other", 3): 1.0}), "has no engine and batch size in common"),
     ],
 )
-def test_files_that_are_none(written, command, tmp_path, found, words):
+def test_files_that_are_none(
+    written: Callable[..., Path], command: Run, tmp_path: Path, found: str | dict[str, Any] | None, words: str
+) -> None:
     old, new = written("old.json", content(1, BOTH)), tmp_path / "new.json"
     if found is not None:
         written("new.json", found)

@@ -1,6 +1,8 @@
 """A process in its process: what it answers, and how it ends."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.parity import compare, reference_masks
 from parotid_seg.bench.stages import STAGES
+from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.scan.chunks import CroppedScan, Inputs
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 
@@ -20,18 +24,18 @@ pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")
-def real(covered, contract):
+def real(covered: list[CroppedScan], contract: Contract) -> list[Inputs]:
     return rotation(covered, contract, 2)
 
 
 @pytest.fixture
-def plain(real):
+def plain(real: list[Inputs]) -> Iterator[EngineProcess]:
     process = EngineProcess(PLAIN, real[0])
     yield process
     process.end()
 
 
-def test_it_starts_and_tells_its_times(plain, real):
+def test_it_starts_and_tells_its_times(plain: EngineProcess, real: list[Inputs]) -> None:
     started = plain.started
     assert plain.cold_s > started.load_s + started.first_s
     assert started.again_s > 0
@@ -44,7 +48,7 @@ def test_it_starts_and_tells_its_times(plain, real):
     assert 50 < plain.memory_mib(2, 2) < 2000
 
 
-def test_chunks_follow_each_other_and_noise_has_their_shapes(real):
+def test_chunks_follow_each_other_and_noise_has_their_shapes(real: list[Inputs]) -> None:
     assert len({chunk["slices"].tobytes() for chunk in real}) == len(real) > 2
     noise = noise_like(real)
     for chunk, other in zip(real, noise, strict=True):
@@ -54,7 +58,7 @@ def test_chunks_follow_each_other_and_noise_has_their_shapes(real):
     assert len({chunk["slices"].tobytes() for chunk in noise}) == len(real)
 
 
-def test_its_stages_explain_the_whole(plain, scan):
+def test_its_stages_explain_the_whole(plain: EngineProcess, scan: tuple[Path]) -> None:
     found = plain.stages([scan, scan], 4)
     for each in found:
         assert tuple(each.seconds) == STAGES
@@ -62,7 +66,7 @@ def test_its_stages_explain_the_whole(plain, scan):
         assert each.seconds["compute"] > 0.3 * each.whole_s
 
 
-def test_whole_runs(plain, scan):
+def test_whole_runs(plain: EngineProcess, scan: tuple[Path]) -> None:
     assert 0 < plain.infer(scan[0].parent, 4) < 60
     scan[0].with_name("bad.nii.gz").write_bytes(b"no scan")
     try:
@@ -72,7 +76,9 @@ def test_whole_runs(plain, scan):
         scan[0].with_name("bad.nii.gz").unlink()
 
 
-def test_masks_are_compared_with_the_reference(plain, scan, real, contract):
+def test_masks_are_compared_with_the_reference(
+    plain: EngineProcess, scan: tuple[Path], real: list[Inputs], contract: Contract
+) -> None:
     reference = reference_masks(OnnxRuntimeBackend(DEFAULT_MODEL), [scan])
     labels = len(contract.labels)
     same = compare(reference, {scan: plain.labels(scan, 3)}, "fp32", labels)
@@ -85,7 +91,7 @@ def test_masks_are_compared_with_the_reference(plain, scan, real, contract):
     assert other.changed > 100
 
 
-def test_several_under_way(real):
+def test_several_under_way(real: list[Inputs]) -> None:
     process = EngineProcess(candidate("ahead", engines.Ahead), real[0])
     process.hold(2, real, real)
     found = process.round(2, 2)
@@ -102,24 +108,26 @@ def test_several_under_way(real):
         (engines.stumble, "unexpected ZeroDivisionError: of a library"),
     ],
 )
-def test_one_that_cannot_start(real, make, words, capfd):
+def test_one_that_cannot_start(
+    real: list[Inputs], make: Callable[..., None], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ParotidSegError, match=words) as error:
         EngineProcess(candidate("bad", make), real[0])
     assert isinstance(error.value, ModelError) == (make is engines.refuse)
     assert ("Traceback" in capfd.readouterr().err) == (make is engines.stumble)  # a bug keeps it
 
 
-def test_one_that_is_killed(plain):
+def test_one_that_is_killed(plain: EngineProcess) -> None:
     plain._process.kill()
     with pytest.raises(ParotidSegError, match="plain: its process was killed"):
         plain.round(2, 1)
 
 
-def test_an_engine_that_sleeps_is_slower(real):
+def test_an_engine_that_sleeps_is_slower(real: list[Inputs]) -> None:
     """By about as much as it sleeps."""
     both = {"plain": PLAIN, "slowed": candidate("slowed", partial(Slowed, 0.5))}
     running = {name: EngineProcess(each, real[0]) for name, each in both.items()}
-    times = {name: [] for name in both}
+    times: dict[str, list[float]] = {name: [] for name in both}
     for process in running.values():
         process.hold(2, real, real)
     for _ in range(10):

@@ -9,7 +9,7 @@ from parotid_seg.scan.chunks import CroppedScan
 GRID = Grid(size=56, spacing_mm=4.0, offsets_mm=(-3.0, 0.0, 3.0))
 
 
-def test_chunks_in_rotation_differ_and_have_one_shape():
+def test_chunks_in_rotation_differ_and_have_one_shape() -> None:
     rng = np.random.default_rng(0)
     voxels = rng.integers(-1000, 1000, (1, 60, 40, 40)).astype(np.float16)
     matrices = {name: np.eye(40, dtype=np.float32) for name in ("rows", "columns", "rows_back", "columns_back")}

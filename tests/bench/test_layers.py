@@ -1,11 +1,12 @@
 """Where time goes, as each engine's profiler tells it; TensorRT's on a GPU that is none (see `tests.fake_cuda`)."""
 
-import enum
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,11 @@ from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
-from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, count_nodes, time_nodes
+from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, Timing, count_nodes, time_nodes
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
 from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.scan.chunks import Inputs
 from tests import fake_cuda
 from tests.fake_cuda import write_engine
 
@@ -40,11 +42,11 @@ BLOCK = "unet.encoder.layers.1.blocks.0"
 
 
 @pytest.fixture(scope="module")
-def chunk():
+def chunk() -> Inputs:
     return usual_chunk(CONTRACT, 2)
 
 
-def folded(*named, work=None):
+def folded(*named: tuple[str, float], work: Any = None) -> dict[str, float]:
     """Seconds by module of nodes (name, seconds) that ran one after the other."""
     found = fold([NodeTime(name, "", "fp32", seconds) for name, seconds in named], work or {})
     assert sum(layer.share for layer in found) == pytest.approx(1)
@@ -70,7 +72,7 @@ def folded(*named, work=None):
         ("__myl_Fc_myl0_3 [ONNX Layer: unet.expand_half/Conv]\x1e[ONNX Layer: unet/Add]", "expand_half"),
     ],
 )
-def test_names_of_all_engines_tell_the_module(name, expected):
+def test_names_of_all_engines_tell_the_module(name: str, expected: str) -> None:
     assert folded(("unet.encoder.layers.0/Add", 2.0), (name, 1.0))[expected] == 1.0
 
 
@@ -83,7 +85,7 @@ def test_names_of_all_engines_tell_the_module(name, expected):
         "{ForeignNode[unet.encoder.patch_embed/Transpose...unet.decoder.1/Add]}",
     ],
 )
-def test_a_node_without_a_module_belongs_to_the_one_around_it_or_to_none(name):
+def test_a_node_without_a_module_belongs_to_the_one_around_it_or_to_none(name: str) -> None:
     inside = folded((f"{BLOCK}/Add", 1.0), (name, 2.0), (name, 4.0), (f"{BLOCK}/Add_2", 8.0))
     assert inside == {"encoder.layers.1": 15.0}
     between = folded((f"{BLOCK}/Add", 1.0), (name, 2.0), ("unet.decoder.0/Concat", 4.0))
@@ -96,13 +98,13 @@ def test_a_node_without_a_module_belongs_to_the_one_around_it_or_to_none(name):
     assert folded((name, 1.0)) == {UNNAMED: 1.0}
 
 
-def test_a_node_of_several_modules_counts_to_the_one_with_most_work():
+def test_a_node_of_several_modules_counts_to_the_one_with_most_work() -> None:
     name = "unet/DepthToSpace + unet/Add + unet.head_half.1/Conv"
     assert folded((name, 1.0)) == {"unet": 1.0}
     assert folded((name, 1.0), work={"unet": 0, "unet.head_half.1": 5}) == {"head_half": 1.0}
 
 
-def test_rates_and_types():
+def test_rates_and_types() -> None:
     nodes = [
         NodeTime(f"{BLOCK}.attn.qkv/MatMul", "", "int8", 0.5),
         NodeTime(f"{BLOCK}.norm1/LayerNormalization", "", "fp32", 1.5),
@@ -116,7 +118,7 @@ def test_rates_and_types():
     assert fold([NodeTime("__myl0", "", "fp16", 1.0)], {BLOCK: 7, "to_grid": 2})[0].multiply_adds == 9
 
 
-def test_the_table_is_as_long_as_asked_for_and_loses_nothing():
+def test_the_table_is_as_long_as_asked_for_and_loses_nothing() -> None:
     nodes = [NodeTime(f"unet.layer{i}/Conv", "", "fp32" if i else "bf16", 1.0 + i) for i in range(14)]
     found = fold(nodes, {f"unet.layer{i}": 10**9 for i in range(14)})
     layers = Layers(ExecutionInfo("an engine", "cpu", "fp32"), 1, 1, sum(node.seconds for node in nodes), 210.0, found)
@@ -130,7 +132,7 @@ def test_the_table_is_as_long_as_asked_for_and_loses_nothing():
     assert rows(layers, top=14) == list(found)
 
 
-def check(layers: Layers, chunk) -> None:
+def check(layers: Layers, chunk: Inputs) -> None:
     """What holds for any engine's profile of the packaged model."""
     assert layers.looks == 2
     assert sum(layer.seconds for layer in layers.layers) == pytest.approx(layers.seconds)
@@ -143,7 +145,7 @@ def check(layers: Layers, chunk) -> None:
     assert all(layer.seconds > 0 for layer in layers.layers)
 
 
-def test_onnxruntime(chunk):
+def test_onnxruntime(chunk: Inputs) -> None:
     backend = OnnxRuntimeBackend(DEFAULT_MODEL, threads=1)
     layers = profile_layers(DEFAULT_MODEL, backend, chunk, repeats=2)
     check(layers, chunk)
@@ -152,10 +154,12 @@ def test_onnxruntime(chunk):
     assert {layer.types for layer in layers.layers if layer.multiply_adds and layer.module != "to_grid"} == {("fp32",)}
 
 
-def test_onnxruntime_is_profiled_with_the_threads_it_was_loaded_with(chunk, monkeypatch):
+def test_onnxruntime_is_profiled_with_the_threads_it_was_loaded_with(
+    chunk: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def timed(*_, repeats, threads):
+    def timed(*_: object, repeats: int, threads: Any) -> Timing:
         asked.append(threads)
         return time_nodes(CONTENT, chunk, repeats=repeats, threads=threads)
 
@@ -166,7 +170,7 @@ def test_onnxruntime_is_profiled_with_the_threads_it_was_loaded_with(chunk, monk
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is missing: pip install openvino")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_openvino(chunk, precision):
+def test_openvino(chunk: Inputs, precision: str) -> None:
     if precision == "bf16" and not computes_bf16():
         pytest.skip("this CPU has no BF16")
     backend = OpenVinoBackend(DEFAULT_MODEL, precision=precision, threads=1, streams=2)
@@ -179,7 +183,7 @@ def test_openvino(chunk, precision):
     backend.close()
 
 
-def test_cuda_is_timed_in_a_process_that_waits_for_its_kernels(chunk):
+def test_cuda_is_timed_in_a_process_that_waits_for_its_kernels(chunk: Inputs) -> None:
     """The process and what comes back of it, on the CPU's provider."""
     timing = time_apart(CONTENT, chunk, 1, "CPUExecutionProvider")
     here = time_nodes(CONTENT, chunk, repeats=1)
@@ -190,15 +194,16 @@ def test_cuda_is_timed_in_a_process_that_waits_for_its_kernels(chunk):
         time_apart(CONTENT, chunk, 1, (PROVIDER, {"device_id": "0"}))
 
 
-def test_cuda_is_asked_for_as_it_was_loaded(chunk, monkeypatch):
+def test_cuda_is_asked_for_as_it_was_loaded(chunk: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def apart(content, inputs, repeats, provider):
+    def apart(content: Any, inputs: Inputs, repeats: int, provider: Any) -> Timing:
         asked.append((inputs["slices"].shape, repeats, provider))
         return time_nodes(content, inputs, repeats=repeats)
 
     backend = object.__new__(OnnxRuntimeCudaBackend)
-    backend._bound, backend.ran = type("Bound", (), {"index": 2}), ExecutionInfo("onnxruntime", "cuda:2", "fp32")
+    bound: Any = type("Bound", (), {"index": 2})
+    backend._bound, backend.ran = bound, ExecutionInfo("onnxruntime", "cuda:2", "fp32")
     monkeypatch.setattr(module, "time_apart", apart)
     check(profile_layers(DEFAULT_MODEL, backend, chunk, repeats=1), chunk)
     ((shape, repeats, (provider, options)),) = asked
@@ -207,7 +212,7 @@ def test_cuda_is_asked_for_as_it_was_loaded(chunk, monkeypatch):
     assert "enable_cuda_graph" not in options  # a replayed graph has no nodes
 
 
-TOLD = {
+TOLD: dict[str, tuple[float, dict[str, Any]]] = {
     "Reformatting CopyNode for Input Tensor 0 to to_grid/Cast": (0.25, {}),
     "to_grid/MatMul": (0.5, {"Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP32"}]}),
     "__myl_FcAdd_myl0_1": (
@@ -225,24 +230,26 @@ TOLD = {
 
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
-def engine(request, monkeypatch, tmp_path):
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The packaged model on the fake, whose contexts report to a profiler and whose engines have an inspector."""
     gpu = fake_cuda.install(monkeypatch)
-    trt = sys.modules[request.param.replace("-", "_")]
+    trt: Any = sys.modules[request.param.replace("-", "_")]
     trt.IProfiler = type("IProfiler", (), {})
     if request.param == "tensorrt-rtx":
-        trt.DynamicShapesKernelSpecializationStrategy = enum.Enum("Strategy", ["LAZY", "EAGER", "NONE"])
-    trt.LayerInformationFormat = enum.Enum("LayerInformationFormat", ["ONELINE", "JSON"])
+        trt.DynamicShapesKernelSpecializationStrategy = fake_cuda.made_enum("Strategy", ["LAZY", "EAGER", "NONE"])
+    trt.LayerInformationFormat = fake_cuda.made_enum("LayerInformationFormat", ["ONELINE", "JSON"])
     execute = fake_cuda.FakeExecutionContext.execute_async_v3
 
-    def reporting(context, stream):
+    def reporting(context: Any, stream: Any) -> bool:
         done = execute(context, stream)
         for name, (ms, _) in TOLD.items() if hasattr(context, "profiler") else ():
             context.profiler.report_layer_time(name, ms)
         return done
 
     class Inspector:
-        def get_engine_information(self, form):
+        execution_context: Any = None
+
+        def get_engine_information(self, form: Any) -> str:
             assert form is trt.LayerInformationFormat.JSON
             assert self.execution_context.shapes
             return json.dumps(
@@ -256,7 +263,7 @@ def engine(request, monkeypatch, tmp_path):
     return path, gpu
 
 
-def test_tensorrt(engine, chunk):
+def test_tensorrt(engine: Any, chunk: Inputs) -> None:
     path, gpu = engine
     backend = TensorRtBackend(path)
     expected, used = labels_of(backend, chunk), (gpu.used, gpu.host)
@@ -282,17 +289,18 @@ def test_tensorrt(engine, chunk):
     backend.close()
 
 
-def test_others_have_no_profile(chunk):
+def test_others_have_no_profile(chunk: Inputs) -> None:
     class Other:
         ran = ExecutionInfo("an engine 1.0", "cpu", "fp32")
 
+    other: Any = Other()
     with pytest.raises(InputError, match=r"an engine 1\.0: no profile"):
-        profile_layers(DEFAULT_MODEL, Other(), chunk)
+        profile_layers(DEFAULT_MODEL, other, chunk)
     with pytest.raises(InputError, match="repeats: found 0"):
-        profile_layers(DEFAULT_MODEL, Other(), chunk, repeats=0)
+        profile_layers(DEFAULT_MODEL, other, chunk, repeats=0)
 
 
-def test_it_needs_neither_torch_nor_onnx():
+def test_it_needs_neither_torch_nor_onnx() -> None:
     script = (
         "import sys\n"
         "for name in ('torch', 'timm', 'onnx', 'openvino', 'tensorrt', 'pycuda'): sys.modules[name] = None\n"

@@ -32,12 +32,12 @@ def product(precision: str) -> bytes:
 
 
 @pytest.mark.parametrize("precision", OPERATORS)
-def test_the_packaged_products_are_made_here(precision):
+def test_the_packaged_products_are_made_here(precision: str) -> None:
     packaged = onnx.load_from_string(Path(peaks.__file__).with_name(f"product-{precision}.onnx").read_bytes())
     assert packaged == onnx.load_from_string(product(precision))
 
 
-def test_products_are_right():
+def test_products_are_right() -> None:
     """A peak of something else would flatter nobody, but lie."""
     for precision in ("fp32", "int8"):
         factors = peaks._factors(precision, 64)
@@ -46,10 +46,11 @@ def test_products_are_right():
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_peaks_of_this_machine(monkeypatch):
+def test_peaks_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(peaks.SIDE, "cpu", 256)
     monkeypatch.setattr(peaks, "COPIED_BYTES", 1 << 24)
     found = peaks.measured_peaks()
     assert {"fp32", "int8"} <= found.gflops.keys() == found.by.keys()
     assert all(1 < each < 100_000 for each in found.gflops.values())
+    assert found.memory_gb_s is not None
     assert 0.5 < found.memory_gb_s < 5000

@@ -1,6 +1,9 @@
 """Which engines take part."""
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,27 +16,33 @@ from tests.export.small_model import CONTRACT, write_small_model
 from tests.fake_cuda import ADA, write_engine
 
 
-def field(*backends, model=DEFAULT_MODEL, device="auto", runnable=lambda *_: None, say=print):
+def field(
+    *backends: str,
+    model: Path = DEFAULT_MODEL,
+    device: str = "auto",
+    runnable: Callable[..., Any] = lambda *_: None,
+    say: Callable[[str], None] = print,
+) -> module.Selection:
     return select_engines(model, backends, device, runnable, say)
 
 
-def names(*backends, **more):
+def names(*backends: str, **more: Any) -> list[str]:
     return [candidate.name for candidate in field(*backends, **more).candidates]
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda index=0: ADA)
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [ADA])
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> Path:
     small = write_small_model(tmp_path / "small.onnx")
     return write_engine(tmp_path / "small.engine", small, CONTRACT, "tensorrt", BatchProfile(1, 4, 8))
 
 
-def test_all_that_are_installed():
+def test_all_that_are_installed() -> None:
     found = field()
     assert [candidate.name for candidate in found.candidates][:2] == ["onnxruntime FP32", "OpenVINO FP32"]
     assert found.gpu is None
@@ -44,7 +53,7 @@ def test_all_that_are_installed():
         backend.close()
 
 
-def test_those_that_are_named():
+def test_those_that_are_named() -> None:
     assert names("onnxruntime") == ["onnxruntime FP32"]
     assert set(names("openvino")) <= {"OpenVINO FP32", "OpenVINO BF16"}
     with pytest.raises(
@@ -53,15 +62,15 @@ def test_those_that_are_named():
         field("auto")
 
 
-def test_a_gpu_that_onnxruntime_cannot_use_is_told(gpu):
-    said = []
+def test_a_gpu_that_onnxruntime_cannot_use_is_told(gpu: None) -> None:
+    said: list[str] = []
     assert "onnxruntime FP32" in names(say=said.append)
     assert said[0].startswith(f"{ADA} is not used for the model file: onnxruntime ")
     with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
         field("onnxruntime", device="cuda")
 
 
-def test_engines(gpu, engine):
+def test_engines(gpu: None, engine: Path) -> None:
     small = engine.with_suffix(".onnx")
     assert names(model=engine) == ["TensorRT FP16"]
     assert names("tensorrt", model=engine) == ["TensorRT FP16"]
@@ -75,7 +84,7 @@ def test_engines(gpu, engine):
         field(model=engine, device="cpu")
 
 
-def test_what_cannot_be(tmp_path, monkeypatch):
+def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda index=0: None)
     with pytest.raises(InputError, match="--backend tensorrt: runs on NVIDIA GPUs, found none"):
         field("tensorrt")

@@ -8,7 +8,9 @@ import pytest
 from parotid_seg.bench.stats import Latency, median_spread, ratio_interval
 
 
-def launches(random, factor=1.0, *, noise=0.03, between=0.005, rounds=20):
+def launches(
+    random: np.random.Generator, factor: float = 1.0, *, noise: float = 0.03, between: float = 0.005, rounds: int = 20
+) -> list[list[float]]:
     """Three launches of rounds of 100 ms: each round disturbed upwards, each launch a little different."""
     return [
         list(100 * factor * (1 + between * random.standard_normal()) * (1 + noise * random.gamma(1.0, 1.0, rounds)))
@@ -16,12 +18,12 @@ def launches(random, factor=1.0, *, noise=0.03, between=0.005, rounds=20):
     ]
 
 
-def test_percentiles():
+def test_percentiles() -> None:
     found = Latency.of([float(each) for each in range(1, 102)])
     assert found == Latency(51.0, 91.0, 96.0, 100.0, 101)
 
 
-def test_the_spread_of_a_median():
+def test_the_spread_of_a_median() -> None:
     """It covers the true median about as often as it says, and gets narrower with more values."""
     random = np.random.default_rng(1)
     few, many = (random.gamma(2.0, 1.0, (400, count)) for count in (25, 400))
@@ -33,7 +35,7 @@ def test_the_spread_of_a_median():
     assert median_spread([2.0] * 50) == 0
 
 
-def test_equal_runs_are_equal_and_five_per_cent_are_found():
+def test_equal_runs_are_equal_and_five_per_cent_are_found() -> None:
     random = np.random.default_rng(2)
     alarms = found = 0
     for _ in range(40):
@@ -47,7 +49,7 @@ def test_equal_runs_are_equal_and_five_per_cent_are_found():
     assert found >= 36
 
 
-def test_what_differs_from_launch_to_launch_is_noise():
+def test_what_differs_from_launch_to_launch_is_noise() -> None:
     """Otherwise many rounds would make every difference between two starts a finding."""
     random = np.random.default_rng(3)
     alarms = 0

@@ -1,6 +1,8 @@
 """What the machine was doing, from files and a driver made for the test."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ SAID = "580.65.06, 81559 MiB, {used} MiB, 700.00 W, 1980 MHz, 1755 MHz, 41, {rea
 
 
 @pytest.fixture
-def driver(tmp_path, monkeypatch):
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A program named nvidia-smi that says this."""
 
     def say(text: str, status: int = 0) -> None:
@@ -24,7 +26,7 @@ def driver(tmp_path, monkeypatch):
     return say
 
 
-def test_this_machine():
+def test_this_machine() -> None:
     found = system_state()
     assert found.gpu is None
     assert found.load is None or found.load >= 0
@@ -33,7 +35,7 @@ def test_this_machine():
     assert about["versions"]["onnxruntime"]
 
 
-def test_clocks_heat_and_other_guests(tmp_path, monkeypatch):
+def test_clocks_heat_and_other_guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text("cpu MHz\t\t: 2000.0\ncpu MHz\t\t: 3000.0\ncpu MHz\t\t: 3100.0\nother: 7\n")
     (tmp_path / "stat").write_text("cpu  50 0 20 20 0 0 0 10 0 0\ncpu0 1 1 1\n")
     for core, count in enumerate((2, 5)):
@@ -47,7 +49,7 @@ def test_clocks_heat_and_other_guests(tmp_path, monkeypatch):
     assert (found.cpu_mhz, found.throttled, found.stolen_share) == (3000.0, 7, 0.1)
 
 
-def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
+def test_a_system_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CPU_INFO", "CPU_TIMES", "SYSTEM"):
         monkeypatch.setattr(module, name, tmp_path / "missing")
     found = system_state()
@@ -55,7 +57,7 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     assert remarks(found, found, 10_000) == []
 
 
-def test_what_may_have_disturbed():
+def test_what_may_have_disturbed() -> None:
     assert remarks(QUIET, QUIET, 2) == []
     busy = dataclasses.replace(QUIET, load=1.9)
     assert remarks(busy, QUIET, 2) == ["other work was going on at the start: a load of 1.9 on 2 cores"]
@@ -65,9 +67,10 @@ def test_what_may_have_disturbed():
     assert shared.startswith("other guests of the host take 5% of the cores' time")
 
 
-def test_a_gpu(driver):
+def test_a_gpu(driver: Callable[..., None]) -> None:
     driver(SAID.format(used=1234, reasons="0x0000000000000001"))
     found = system_state(0)
+    assert found.gpu is not None
     assert found.gpu["clocks.sm"] == "1755 MHz"
     assert gpu_memory_mib(0) == 1234
     assert remarks(QUIET, dataclasses.replace(QUIET, gpu=found.gpu), 2) == []
@@ -78,13 +81,13 @@ def test_a_gpu(driver):
 
 
 @pytest.mark.parametrize("said", ["", "NVIDIA-SMI has failed", "1, 2"])
-def test_a_driver_that_says_something_else(driver, said):
+def test_a_driver_that_says_something_else(driver: Callable[..., None], said: str) -> None:
     driver(said, status=9)
     assert system_state(0).gpu is None
     assert gpu_memory_mib(0) is None
 
 
-def test_a_driver_that_does_not_tell_of_throttling(driver):
+def test_a_driver_that_does_not_tell_of_throttling(driver: Callable[..., None]) -> None:
     driver(SAID.format(used="[N/A]", reasons="[N/A]"))
     found = system_state(0)
     assert gpu_memory_mib(0) is None

@@ -19,5 +19,5 @@ from parotid_seg.cluster.driver import MOST_TASKS, scans_a_task
         (10 * MOST_TASKS, 8, 4, 16),
     ],
 )
-def test_scans_a_task(scans, cpus, actors, size):
+def test_scans_a_task(scans: int, cpus: int, actors: int, size: int) -> None:
     assert scans_a_task(scans, cpus, actors) == size

@@ -1,25 +1,28 @@
 """An actor without its cluster: what it refuses, and that it says so instead of raising."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import pytest
 
 from parotid_seg.cluster.cluster import model_for_hosts
-from parotid_seg.cluster.host import VERSION, ActorConfig, Host, _Cases, load_on_host
+from parotid_seg.cluster.host import ActorConfig, Host, _Cases, load_on_host
 from parotid_seg.cluster.messages import RunRequest
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OutputError
+from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.journal import Entry, hash_file
+from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.version import VERSION
 from tests.sidecars import write_sidecar
 
 MODEL = model_for_hosts(ModelOptions(), InferOptions())
@@ -31,31 +34,33 @@ def contract() -> Contract:
     return read_model(DEFAULT_MODEL)[1]
 
 
-def errand(out, contract, token="token"):
+def errand(out: Path, contract: Contract, token: str = "token") -> RunRequest:
     (out / token).touch()
     return RunRequest(WorkerConfig(out, contract, ("decides",), InferOptions(pictures=False)), (), "", token)
 
 
-def test_another_version_of_the_package():
+def test_another_version_of_the_package() -> None:
     (answer,) = Host(None, "0.0.1")({"jobs": b""})
     said = pickle.loads(answer["said"])
     assert isinstance(said, OutputFailure)
     assert f"found parotid-seg {VERSION}, expected 0.0.1" in said.message
 
 
-def test_a_host_that_does_not_see_the_results(tmp_path, contract):
+def test_a_host_that_does_not_see_the_results(tmp_path: Path, contract: Contract) -> None:
     order = ActorConfig(MODEL, errand(tmp_path, contract), 1, RAN)
     (tmp_path / "token").unlink()
     with pytest.raises(OutputError, match="not the folder that the command sees there"):
         _Cases(order)
 
 
-def test_a_host_that_computes_otherwise(tmp_path, contract):
+def test_a_host_that_computes_otherwise(tmp_path: Path, contract: Contract) -> None:
     with pytest.raises(ModelError, match=r"expected .*fp16.* as elsewhere"):
         _Cases(ActorConfig(MODEL, errand(tmp_path, contract), 1, ExecutionInfo("onnxruntime", "cpu", "fp16")))
 
 
-def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
+def test_cases_are_done_and_a_scan_of_no_use_is_told(
+    tmp_path: Path, contract: Contract, head: nibabel.Nifti1Image
+) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     nibabel.save(head.slicer[:, :, 3:15], scans / "s.nii.gz")
@@ -72,17 +77,17 @@ def test_cases_are_done_and_a_scan_of_no_use_is_told(tmp_path, contract, head):
     cases.end()
 
 
-def test_a_bug_costs_its_scans_only():
+def test_a_bug_costs_its_scans_only() -> None:
     class Broken:
-        def do(self, jobs):
+        def do(self, jobs: object) -> Iterator[CaseResult]:
             yield CaseResult("done", Entry("a", "/a.nii", "", "done"))
             raise RuntimeError("engine")
 
-        def end(self):
+        def end(self) -> None:
             pass
 
     host = Host(None, VERSION)
-    host._cases = Broken()
+    host._cases = Broken()  # type: ignore[assignment]
     jobs = [CaseRequest(Case(name, (Path(f"/{name}.nii"),)), None) for name in "abc"]
     said = [pickle.loads(answer["said"]) for answer in host({"jobs": pickle.dumps(jobs)})]
     assert [(each.entry.case, each.status) for each in said] == [("a", "done"), ("b", "failed"), ("c", "failed")]
@@ -90,7 +95,7 @@ def test_a_bug_costs_its_scans_only():
     assert host._cases is None, "it starts afresh"
 
 
-def test_an_engine_travels_with_its_sidecar(tmp_path, contract):
+def test_an_engine_travels_with_its_sidecar(tmp_path: Path, contract: Contract) -> None:
     engine = tmp_path / "m.engine"
     engine.write_bytes(b"engine")
     write_sidecar(engine, contract)
@@ -105,7 +110,7 @@ def test_an_engine_travels_with_its_sidecar(tmp_path, contract):
         model_for_hosts(ModelOptions(engine), InferOptions())
 
 
-def test_the_model_travels_as_bytes():
+def test_the_model_travels_as_bytes() -> None:
     backend = load_on_host(MODEL, 1)
     assert backend.model_sha256 == hash_file(DEFAULT_MODEL)
     backend.close()

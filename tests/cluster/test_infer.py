@@ -20,13 +20,14 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.report.results import read_results
+from tests.command_line import Run
 from tests.runtime.pipeline.test_infer import one_line, rows
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory, head):
+def many(tmp_path_factory: pytest.TempPathFactory, head: nibabel.Nifti1Image) -> Path:
     """Six scans that differ, and one that is none."""
     folder = tmp_path_factory.mktemp("many")
     some = head.slicer[:, :, 3:15]
@@ -38,7 +39,7 @@ def many(tmp_path_factory, head):
 
 
 @pytest.fixture(scope="module")
-def alone(many, tmp_path_factory, command):
+def alone(many: Path, tmp_path_factory: pytest.TempPathFactory, command: Run) -> Path:
     """What one machine makes of them."""
     out = tmp_path_factory.mktemp("alone")
     assert command("infer", many, "--out", out, "--backend", "onnxruntime").returncode == 3
@@ -56,7 +57,7 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
 
 def after_the_first(process: "subprocess.Popen[str]") -> str:
     """What a run prints until its first case has ended."""
-    lines = []
+    lines: list[str] = []
     for line in process.stdout:
         lines.append(line)
         if line.startswith("["):
@@ -85,7 +86,7 @@ def journalled(out: Path) -> "Counter[str]":
     return Counter(entry["case"] for entry in entries if entry["status"] == "done")
 
 
-def test_results_are_those_of_one_machine(many, alone, tmp_path, command):
+def test_results_are_those_of_one_machine(many: Path, alone: Path, tmp_path: Path, command: Run) -> None:
     out = tmp_path / "out"
     done = command("infer", many, "--out", out, "--cluster", "local", "--workers", "2")
     assert done.returncode == 3, done.stderr
@@ -100,7 +101,7 @@ def test_results_are_those_of_one_machine(many, alone, tmp_path, command):
     assert not list(out.glob("**/.partial-*"))
 
 
-def test_a_lost_cluster_is_one_line_and_the_run_goes_on(many, alone, tmp_path, command):
+def test_a_lost_cluster_is_one_line_and_the_run_goes_on(many: Path, alone: Path, tmp_path: Path, command: Run) -> None:
     """On one machine, where another cluster would do as well: the test after this one has a second run on one."""
     out = tmp_path / "out"
     process = start(many, "--out", out, "--cluster", "local", "--workers", "1", "--worker-cpus", "2")
@@ -121,7 +122,9 @@ def test_a_lost_cluster_is_one_line_and_the_run_goes_on(many, alone, tmp_path, c
     assert set(journalled(out).values()) == {1}
 
 
-def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(many, alone, tmp_path, command):
+def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(
+    many: Path, alone: Path, tmp_path: Path, command: Run
+) -> None:
     out = tmp_path / "bucket" / "out"
     arguments = (f"file://{many}", "--out", f"file://{out}", "--cluster", "local", "--workers", "1")
     process = start(*arguments)
@@ -150,7 +153,7 @@ def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(m
     assert masks(out) == masks(alone)
 
 
-def refusal(capsys, *arguments: object, status: int = 2) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 2) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["parotid-seg", "infer", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
@@ -177,30 +180,32 @@ def refusal(capsys, *arguments: object, status: int = 2) -> str:
         (("--worker-cpus", "2"), "--worker-cpus: says what a worker of a cluster gets, expected --cluster"),
     ],
 )
-def test_options_that_cannot_be(many, tmp_path, capsys, options, told):
+def test_options_that_cannot_be(
+    many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], told: str
+) -> None:
     status = 1 if "reached" in told or "no host" in told else 2
     assert told in refusal(capsys, many, "--out", tmp_path / "out", *options, status=status)
     assert not (tmp_path / "out").exists()
 
 
-def test_urls_want_a_cluster(many, tmp_path, capsys):
+def test_urls_want_a_cluster(many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected --cluster" in refusal(capsys, "s3://bucket/scans", "--out", tmp_path / "out")
     assert "expected --cluster" in refusal(capsys, many, "--out", "s3://bucket/out")
 
 
-def test_without_ray(many, tmp_path, monkeypatch):
+def test_without_ray(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_for_hosts(ModelOptions(), InferOptions())
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'parotid-seg\[ray\]'"):
         RayExecutor(ClusterOptions("local"), None, model, "", print)
 
 
-def test_a_model_file_that_is_none(tmp_path):
+def test_a_model_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         model_for_hosts(ModelOptions(tmp_path / "none.onnx"), InferOptions())
 
 
-def test_one_machine_does_without_ray():
+def test_one_machine_does_without_ray() -> None:
     script = "import sys; import parotid_seg.runtime.pipeline.run; print({'ray', 'fsspec'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

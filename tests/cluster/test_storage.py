@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import nibabel
@@ -20,7 +22,7 @@ from parotid_seg.runtime.pipeline.writers import Outputs
 
 
 @pytest.fixture
-def bucket():
+def bucket() -> Iterator[Any]:
     """A service in memory."""
     system = fsspec.filesystem("memory")
     system.store.clear()
@@ -39,17 +41,17 @@ def bucket():
         ("C:/scans", ""),
     ],
 )
-def test_what_a_path_on_the_command_line_stands_for(written, url):
+def test_what_a_path_on_the_command_line_stands_for(written: str, url: str) -> None:
     assert url_of(Path(written)) == url
 
 
-def test_a_folder_that_looks_like_a_url_is_a_folder(tmp_path, monkeypatch):
+def test_a_folder_that_looks_like_a_url_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("s3:/here").mkdir(parents=True)
     assert url_of(Path("s3://here")) == ""
 
 
-def test_scans_behind_a_url(bucket):
+def test_scans_behind_a_url(bucket: Any) -> None:
     for name in ("a/p1_0000.nii.gz", "a/b/p2.nii", "a/.hidden/p3.nii", "a/.p4.nii", "a/notes.txt", "a/out/p1.nii.gz"):
         bucket.pipe_file(f"/scans/{name}", b"x")
     told: list[str] = []
@@ -61,7 +63,7 @@ def test_scans_behind_a_url(bucket):
     assert told == ["memory:/scans: no NIfTI; DICOM is read from mounted storage only"]
 
 
-def test_the_files_of_several_channels_are_one_case(bucket):
+def test_the_files_of_several_channels_are_one_case(bucket: Any) -> None:
     for name in ("p1_0000.nii.gz", "p1_0001.nii.gz", "p2_0000.nii.gz", "p2_0001.nii.gz"):
         bucket.pipe_file(f"/mr/{name}", b"x")
     scans, errors = find_anywhere([Path("memory://mr")], ["T1", "T2"])
@@ -72,7 +74,7 @@ def test_the_files_of_several_channels_are_one_case(bucket):
     assert not errors
 
 
-def test_urls_that_lead_nowhere(bucket, tmp_path):
+def test_urls_that_lead_nowhere(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe_file("/notes/a.txt", b"x")
     _, errors = find_anywhere([Path("memory://none"), Path("memory://notes"), tmp_path / "none"], ["CT"])
     assert sorted(str(error).split(": ")[1] for error in errors) == [
@@ -88,7 +90,7 @@ def entry(name: str, mask: str = "") -> Entry:
     return Entry(name, "", "key", "done", mask=mask)
 
 
-def test_results_are_mirrored_here_and_come_back(bucket, monkeypatch):
+def test_results_are_mirrored_here_and_come_back(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "SAVED_S", 0.2)
     bucket.pipe_file("/out/journal.jsonl", b"before\n")
     with mirrored("memory://out/") as mirror:
@@ -109,7 +111,7 @@ def test_results_are_mirrored_here_and_come_back(bucket, monkeypatch):
     assert sorted(path.rsplit("/", 1)[1] for path in bucket.find("/out")) == ["journal.jsonl", "summary.csv"]
 
 
-def test_one_run_at_a_time(bucket):
+def test_one_run_at_a_time(bucket: Any) -> None:
     with mirrored("memory://out"), pytest.raises(OutputError, match=r"memory://out: another run is working there"):
         Mirror("memory://out", Path("/nowhere"))
     seen = {"run": "elsewhere", "seen": time.time() - FORGOTTEN_S - 1}
@@ -121,12 +123,13 @@ def test_one_run_at_a_time(bucket):
         pass
 
 
-def test_a_case_is_staged_and_delivered(bucket, tmp_path):
+def test_a_case_is_staged_and_delivered(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe_file("/scans/a.nii.gz", b"scan")
     bucket.pipe_file("/out/a.nii.gz", b"old mask")
     stage = Stage(tmp_path / "unused", "memory://out", Outputs())
     job = CaseRequest(Case("a", (Path("memory://scans/a.nii.gz"),)), entry("a", "a.nii.gz"))
     (copied,) = stage.fetch([job])
+    assert isinstance(copied, CaseRequest)
     (source,) = copied.case.scan
     assert source.read_bytes() == b"scan"
     assert source.name == "a.nii.gz"
@@ -142,11 +145,12 @@ def test_a_case_is_staged_and_delivered(bucket, tmp_path):
     assert not list(stage.out.glob("*.nii.gz"))
 
 
-def test_an_error_names_the_url_and_not_the_copy(bucket, tmp_path):
+def test_an_error_names_the_url_and_not_the_copy(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe_file("/scans/a.nii.gz", b"scan")
     stage = Stage(tmp_path, "", Outputs())
     job = CaseRequest(Case("a", (Path("memory://scans/a.nii.gz"),)), None)
     (copied,) = stage.fetch([job])
+    assert isinstance(copied, CaseRequest)
     failed = CaseResult("failed", Entry("a", "", "", "failed", "damaged", str(copied.case.scan[0])))
     assert stage.deliver(job, failed, copied).entry.failure == "memory://scans/a.nii.gz: damaged"
     gone = CaseRequest(Case("b", (Path("memory://scans/b.nii.gz"),)), None)
@@ -155,7 +159,7 @@ def test_an_error_names_the_url_and_not_the_copy(bucket, tmp_path):
     assert ended.entry.source == "memory://scans/b.nii.gz"
 
 
-def test_results_that_cannot_be_written(tmp_path):
+def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be read or written"), mirrored(f"file://{tmp_path}/file/out"):
         pass
@@ -166,7 +170,7 @@ def test_results_that_cannot_be_written(tmp_path):
         stage.deliver(job, CaseResult("done", entry("a", "a.nii.gz")))
 
 
-def test_nifti_images_keep_their_names(bucket, tmp_path, head):
+def test_nifti_images_keep_their_names(bucket: Any, tmp_path: Path, head: nibabel.Nifti1Image) -> None:
     nibabel.save(head, tmp_path / "s.nii.gz")
     bucket.put_file(str(tmp_path / "s.nii.gz"), "/scans/deep/s_0000.nii.gz")
     stage = Stage(tmp_path, "", Outputs())
@@ -177,7 +181,7 @@ def test_nifti_images_keep_their_names(bucket, tmp_path, head):
 @pytest.mark.parametrize(
     "content", [b"[" * 100_000, b'{"run": 5, "seen": 1}', b'{"run": "a", "seen": 1e300}', b'{"run": "a"}', b"\xff"]
 )
-def test_a_damaged_word_of_another_run_is_no_run(bucket, tmp_path, content):
+def test_a_damaged_word_of_another_run_is_no_run(bucket: Any, tmp_path: Path, content: bytes) -> None:
     bucket.pipe_file("/out/running.json", content)
     Mirror("memory://out", tmp_path).leave()
     assert not bucket.exists("/out/running.json")

@@ -6,12 +6,12 @@ import pytest
 
 
 @pytest.fixture
-def dicom(tmp_path) -> Path:
+def dicom(tmp_path: Path) -> Path:
     folder = tmp_path / "dicom"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
+def data(tmp_path: Path) -> Path:
     return tmp_path / "Dataset7"

@@ -137,24 +137,24 @@ def _references(headers: Sequence[Dataset], frame: str, refers: bool) -> Dataset
     return item
 
 
-def rows(data, name="left_out.csv"):
+def rows(data: Path, name: str = "left_out.csv") -> list[dict[str, str]]:
     with (data.with_name(f"{data.name}.private") / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def reasons(data, kind):
+def reasons(data: Path, kind: str) -> list[str]:
     return [f"{row['name']}: {row['reason']}".removeprefix(": ") for row in rows(data) if row["kind"] == kind]
 
 
-def names(data, folder):
+def names(data: Path, folder: str) -> list[str]:
     return sorted(path.name for path in (data / folder).iterdir())
 
 
-def case_from(data, folder: Path) -> str:
+def case_from(data: Path, folder: Path) -> str:
     return next(row["case"] for row in rows(data, "cases.csv") if row["folder"] == str(folder))
 
 
-def change_file(path, change):
+def change_file(path: Path, change: Callable[..., None]) -> None:
     dataset = pydicom.dcmread(path)
     change(dataset)
     dataset.save_as(path)

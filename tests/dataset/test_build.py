@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -35,7 +37,7 @@ from tests.dicom_series import TILTED, ct_voxels, lay, write_enhanced, write_ser
 HU = (-200.0, 300.0)
 
 
-def test_studies_become_what_train_takes(dicom, data, tmp_path):
+def test_studies_become_what_train_takes(dicom: Path, data: Path, tmp_path: Path) -> None:
     for number in range(3):
         write_study(dicom / f"s{number}", patient=f"P{number}", seed=number)
     write_study(dicom / "bare", patient="P9", rois=None, seed=9)
@@ -79,7 +81,7 @@ LAYS = {
 
 @pytest.mark.parametrize("writer", ["hand", "own"])
 @pytest.mark.parametrize("name", LAYS)
-def test_labels_lie_where_the_contours_do(dicom, data, name, writer):
+def test_labels_lie_where_the_contours_do(dicom: Path, data: Path, name: str, writer: str) -> None:
     """Voxel by voxel in patient space, whatever way the slices run."""
     affine = LAYS[name]
     images = write_series(dicom / "study", ct_voxels(SHAPE), affine)
@@ -107,16 +109,16 @@ def test_labels_lie_where_the_contours_do(dicom, data, name, writer):
     assert labels.sum() == mask.sum()
 
 
-def spoil(**options):
-    def write(folder):
+def spoil(**options: Any) -> Callable[..., None]:
+    def write(folder: Path) -> None:
         images = write_study(folder, rois=None)
         write_structures(folder / "contours.dcm", images, **options)
 
     return write
 
 
-def two(first, second):
-    def write(folder):
+def two(first: dict[str, Any], second: dict[str, Any]) -> Callable[..., None]:
+    def write(folder: Path) -> None:
         images = write_study(folder, rois=None)
         write_structures(folder / "a.dcm", images, **first)
         write_structures(folder / "b.dcm", images, **second)
@@ -155,11 +157,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_contours_leave_a_scan_without_labels(dicom, data, name):
+def test_refused_contours_leave_a_scan_without_labels(dicom: Path, data: Path, name: str) -> None:
     write, words = REFUSED[name]
     write(dicom / "bad")
     write_study(dicom / "good", patient="P1", seed=1)
-    said = []
+    said: list[str] = []
     found = build([dicom], data, say=said.append)
     assert (found.labelled, found.unlabelled, found.exit_status) == (1, 1, 3)
     assert any(words in reason for reason in reasons(data, "structure set")), rows(data)
@@ -167,7 +169,7 @@ def test_refused_contours_leave_a_scan_without_labels(dicom, data, name):
     assert names(data, "labelsTr") == [f"{case_from(data, dicom / 'good')}.nii.gz"]
 
 
-def test_every_roi_not_used_is_listed(dicom, data):
+def test_every_roi_not_used_is_listed(dicom: Path, data: Path) -> None:
     rois = [*GLANDS, ("Mandible", LEFT_BOX), ("Parotid_L_PRV", LEFT_BOX), ("=1+1", RIGHT_BOX), ("Left Parotid", None)]
     write_study(dicom / "a", rois=rois)
     assert build([dicom], data).exit_status == 0
@@ -179,7 +181,7 @@ def test_every_roi_not_used_is_listed(dicom, data):
     ]
 
 
-def test_partial_keeps_a_scan_with_one_gland_on_its_own_side(dicom, data):
+def test_partial_keeps_a_scan_with_one_gland_on_its_own_side(dicom: Path, data: Path) -> None:
     write_study(dicom / "a", rois=GLANDS[:1])
     write_study(dicom / "b", patient="P1", rois=[("Parotid_L", RIGHT_BOX)])
     found = build([dicom], data, DataSetOptions(partial=True))
@@ -199,7 +201,14 @@ def test_partial_keeps_a_scan_with_one_gland_on_its_own_side(dicom, data):
         ({"label": "Plan"}, {"label": "Replan", "approval": "APPROVED"}, "Plan", "a"),
     ],
 )
-def test_which_of_several_structure_sets_counts(dicom, data, first, second, prefer, taken):
+def test_which_of_several_structure_sets_counts(
+    dicom: Path,
+    data: Path,
+    first: dict[str, str],
+    second: dict[str, str | tuple[tuple[str, tuple[slice, slice, slice]]]],
+    prefer: str | None,
+    taken: str,
+) -> None:
     two(first, second)(dicom / "study")
     assert build([dicom], data, DataSetOptions(prefer=prefer)).exit_status == 0
     (case,) = rows(data, "cases.csv")
@@ -207,7 +216,7 @@ def test_which_of_several_structure_sets_counts(dicom, data, first, second, pref
     assert len(reasons(data, "structure set")) == 1
 
 
-def test_contours_are_brought_to_their_series(dicom, data):
+def test_contours_are_brought_to_their_series(dicom: Path, data: Path) -> None:
     """By the images they name, else by the frame of reference; never by guessing."""
     images = write_study(dicom / "a", rois=None)
     write_structures(dicom / "elsewhere.dcm", images)
@@ -233,7 +242,7 @@ def test_contours_are_brought_to_their_series(dicom, data):
     ]
 
 
-def test_own_names_go_before_the_rules(dicom, data, tmp_path):
+def test_own_names_go_before_the_rules(dicom: Path, data: Path, tmp_path: Path) -> None:
     write_study(dicom / "a", rois=[*GLANDS, ("Gland final", (slice(4, 8), *LEFT_BOX[1:]))])
     table = tmp_path / "names.toml"
     table.write_text('parotid_left = ["gland FINAL"]')
@@ -243,7 +252,7 @@ def test_own_names_go_before_the_rules(dicom, data, tmp_path):
     np.testing.assert_array_equal(labels, box_mask((slice(4, 8), *LEFT_BOX[1:]), RIGHT_BOX))
 
 
-def test_overlaps_and_what_lies_beyond_are_told(dicom, data, tmp_path):
+def test_overlaps_and_what_lies_beyond_are_told(dicom: Path, data: Path, tmp_path: Path) -> None:
     """The later label has the voxels; what is drawn beyond the scan is dropped."""
     inner = (slice(4, 6), slice(6, 8), slice(14, 16))
     write_study(dicom / "a", rois=[*GLANDS, ("GTV", inner)])
@@ -260,12 +269,12 @@ def test_overlaps_and_what_lies_beyond_are_told(dicom, data, tmp_path):
     write_structures(dicom / "b.dcm", images, affine=lay(origin=(-100, -120, -62)))
     build([dicom], tmp_path / "low")
     case = case_from(tmp_path / "low", dicom / "b")
-    (notes,) = [row["notes"] for row in rows(tmp_path / "low", "cases.csv") if row["case"] == case]
-    assert "left parotid: 1 of 6 contours" in notes
-    assert "right parotid: 2 of 6 contours" in notes
+    (low,) = [row["notes"] for row in rows(tmp_path / "low", "cases.csv") if row["case"] == case]
+    assert "left parotid: 1 of 6 contours" in low
+    assert "right parotid: 2 of 6 contours" in low
 
 
-def test_a_multi_frame_file(dicom, data):
+def test_a_multi_frame_file(dicom: Path, data: Path) -> None:
     path = write_enhanced(dicom / "all.dcm", ct_voxels(SHAPE))
     write_structures(dicom / "contours.dcm", [path] * SHAPE[0])
     assert build([dicom], data).exit_status == 0
@@ -273,8 +282,8 @@ def test_a_multi_frame_file(dicom, data):
     np.testing.assert_array_equal(labels, box_mask(LEFT_BOX, RIGHT_BOX))
 
 
-def test_contours_on_derived_images_of_a_study_with_original_ones(dicom, data):
-    def derived(index, dataset):
+def test_contours_on_derived_images_of_a_study_with_original_ones(dicom: Path, data: Path) -> None:
+    def derived(index: object, dataset: pydicom.dataset.Dataset) -> None:
         dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
         dataset.StudyInstanceUID = original.StudyInstanceUID
 
@@ -290,7 +299,7 @@ def test_contours_on_derived_images_of_a_study_with_original_ones(dicom, data):
     assert [row["place"] for row in rows(data) if "derived" in row["reason"]] == [str(dicom / "c")]
 
 
-def test_what_this_package_drew_is_no_reference_until_somebody_approves_it(dicom, data):
+def test_what_this_package_drew_is_no_reference_until_somebody_approves_it(dicom: Path, data: Path) -> None:
     images = write_study(dicom / "a", rois=None)
     (series,) = find_series(images).series
     labels = ("background", "parotid_left", "parotid_right")
@@ -305,7 +314,7 @@ def test_what_this_package_drew_is_no_reference_until_somebody_approves_it(dicom
     assert build([dicom], data).labelled == 1
 
 
-def test_other_modalities_and_files_are_told_of(dicom, data):
+def test_other_modalities_and_files_are_told_of(dicom: Path, data: Path) -> None:
     write_study(dicom / "a")
     write_series(dicom / "mr", np.abs(ct_voxels(SHAPE)), modality="MR")
     (dicom / "notes.txt").write_text("nothing")
@@ -315,7 +324,7 @@ def test_other_modalities_and_files_are_told_of(dicom, data):
     assert "found modality MR, expected CT" in reasons(data, "series")
 
 
-def test_wrong_requests(dicom, data, tmp_path):
+def test_wrong_requests(dicom: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         build([dicom / "none"], data)
     with pytest.raises(InputError, match="found no CT series"):
@@ -336,7 +345,7 @@ def test_wrong_requests(dicom, data, tmp_path):
         build([dicom], data)
 
 
-def test_a_structure_set_without_a_file_header_and_a_damaged_one(dicom, data):
+def test_a_structure_set_without_a_file_header_and_a_damaged_one(dicom: Path, data: Path) -> None:
     """The one is used, the other told of, once."""
     write_study(dicom / "a")
     path = dicom / "a" / "contours.dcm"

@@ -1,18 +1,23 @@
 """RTSTRUCTs with the faults that planning systems, converters and people leave in them, as `dataset` reads them."""
 
 import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.build import Built, DataSetOptions, build
 from parotid_seg.scan.nifti import read_mask
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,
     RIGHT_BOX,
     SHAPE,
+    Rois,
     box_mask,
     change_file,
     reasons,
@@ -24,16 +29,18 @@ from tests.dataset.studies import (
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
 OTHER_BOX = (slice(3, 9), slice(1, 3), slice(8, 12))
 """Of another structure, apart from both glands."""
+Made = tuple[Built, Any, dict[str, str], list[str]]
+"""What became of a study: the count, the mask or None, the row of cases.csv, and what was said."""
 
 
 @pytest.fixture
-def study(dicom, data):
+def study(dicom: Path, data: Path) -> Callable[..., Made]:
     """Write a study whose RTSTRUCT is changed, make a data set of it, and say what became of it."""
 
-    def run(change, rois=GLANDS, **options):
+    def run(change: Callable[[Dataset], None], rois: Rois = GLANDS, **options: Any) -> Made:
         images = write_study(dicom / "a", rois=None)
         write_structures(dicom / "contours.dcm", images, rois, change=change)
-        said = []
+        said: list[str] = []
         built = build([dicom], data, DataSetOptions(**options), say=said.append)
         label = data / "labelsTr" / "case_0001.nii.gz"
         mask = read_mask(label)[0] if label.exists() else None
@@ -43,10 +50,10 @@ def study(dicom, data):
     return run
 
 
-def numbered(*numbers):
+def numbered(*numbers: int) -> Callable[..., None]:
     """Numbers of the structures, in both sequences."""
 
-    def change(dataset):
+    def change(dataset: Dataset) -> None:
         for roi, drawn, number in zip(
             dataset.StructureSetROISequence, dataset.ROIContourSequence, numbers, strict=True
         ):
@@ -66,7 +73,9 @@ def numbered(*numbers):
     ],
     ids=["after", "before", "empty after", "empty before", "between"],
 )
-def test_a_number_used_twice_is_taken_apart_by_item(study, rois):
+def test_a_number_used_twice_is_taken_apart_by_item(
+    study: Callable[..., Made], rois: list[tuple[str, tuple[slice, slice, slice] | None]]
+) -> None:
     numbers = [2 if name == "Parotid_R" else 3 for name, _ in rois]
     built, mask, row, _ = study(numbered(*numbers), rois)
     assert (built.labelled, built.flagged, built.exit_status) == (1, 1, 0)
@@ -75,17 +84,17 @@ def test_a_number_used_twice_is_taken_apart_by_item(study, rois):
     assert row["look_at_it"] == "yes"
 
 
-def one_item_less(dataset):
+def one_item_less(dataset: Dataset) -> None:
     numbered(3, 2, 3)(dataset)
     del dataset.ROIContourSequence[2]
 
 
-def other_order(dataset):
+def other_order(dataset: Dataset) -> None:
     numbered(3, 2, 3)(dataset)
     dataset.ROIContourSequence = [dataset.ROIContourSequence[place] for place in (1, 2, 0)]
 
 
-def contours_twice(dataset):
+def contours_twice(dataset: Dataset) -> None:
     more = copy.deepcopy(dataset.ROIContourSequence[2])
     more.ReferencedROINumber = 1
     dataset.ROIContourSequence.append(more)
@@ -100,7 +109,9 @@ def contours_twice(dataset):
     ],
 )
 @pytest.mark.parametrize("partial", [False, True])
-def test_a_number_used_twice_that_cannot_be_taken_apart_is_refused_by_name(study, data, change, found, partial):
+def test_a_number_used_twice_that_cannot_be_taken_apart_is_refused_by_name(
+    study: Callable[..., Made], data: Path, change: Callable[..., None], found: str, partial: bool
+) -> None:
     built, mask, row, said = study(change, [*GLANDS, ("GTVn_L", OTHER_BOX)], partial=partial)
     assert built.exit_status == 3
     assert any("Parotid_L" in line and found in line for line in said)
@@ -109,17 +120,17 @@ def test_a_number_used_twice_that_cannot_be_taken_apart_is_refused_by_name(study
     assert (mask == 1).sum() == 0 if partial else mask is None
 
 
-def test_the_empty_one_of_two_with_a_number_has_no_contours(study, data):
+def test_the_empty_one_of_two_with_a_number_has_no_contours(study: Callable[..., Made], data: Path) -> None:
     rois = [("Parotid_L", None), GLANDS[1], ("GTVn_L", OTHER_BOX)]
     built, mask, _, _ = study(numbered(3, 2, 3), rois)
     assert (built.exit_status, mask) == (3, None)
     assert "no contours of parotid_left" in reasons(data, "structure set")[0]
 
 
-def edited(edit):
+def edited(edit: Callable[..., list[Any]]) -> Callable[..., None]:
     """Contours of the left gland as an edit makes them, slice by slice: it gets points (N, 3) and the slice's place."""
 
-    def change(dataset):
+    def change(dataset: Dataset) -> None:
         made = []
         for place, contour in enumerate(dataset.ROIContourSequence[0].ContourSequence):
             points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
@@ -133,17 +144,17 @@ def edited(edit):
     return change
 
 
-def denser(points):
+def denser(points: NDArray[Any]) -> NDArray[Any]:
     after = np.roll(points, -1, axis=0)
     return np.concatenate([points + share * (after - points) for share in (0.0, 0.25, 0.6)], axis=1).reshape(-1, 3)
 
 
-def grown(points, by_mm):
+def grown(points: NDArray[Any], by_mm: float) -> NDArray[Any]:
     middle = points.mean(axis=0)
     return points + np.sign(points - middle) * np.array([by_mm, by_mm, 0.0])
 
 
-def moved(points, by_mm):
+def moved(points: NDArray[Any], by_mm: float) -> NDArray[Any]:
     return points + np.array([by_mm, 0.0, 0.0])
 
 
@@ -159,8 +170,8 @@ REPEATED = {
 
 
 @pytest.mark.parametrize("name", REPEATED)
-def test_a_repeated_contour_counts_once(study, name):
-    def edit(points, place):
+def test_a_repeated_contour_counts_once(study: Callable[..., Made], name: str) -> None:
+    def edit(points: NDArray[Any], place: Any) -> list[NDArray[Any]]:
         return REPEATED[name](points, place) if place in (1, 2, 4) else [points]
 
     built, mask, row, said = study(edited(edit))
@@ -171,7 +182,7 @@ def test_a_repeated_contour_counts_once(study, name):
     assert (built.flagged, built.exit_status) == (1, 0)
 
 
-def test_contours_that_overlap_in_part_are_joined_and_counted(study):
+def test_contours_that_overlap_in_part_are_joined_and_counted(study: Callable[..., Made]) -> None:
     built, mask, row, _ = study(edited(lambda points, place: [points, moved(points, 1.0)] if place < 2 else [points]))
     expected = box_mask(LEFT_BOX, RIGHT_BOX)
     expected[3:5, LEFT_BOX[1], 18] = 1
@@ -180,14 +191,14 @@ def test_contours_that_overlap_in_part_are_joined_and_counted(study):
     assert built.flagged == 1
 
 
-def halves(points, place):
+def halves(points: NDArray[Any], place: object) -> Iterator[list[Any]]:
     (left, top), (right, bottom) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
     middle, height = (left + right) / 2, points[0, 2]
     for first, last in ((left, middle), (middle, right)):
         yield [(first, top, height), (last, top, height), (last, bottom, height), (first, bottom, height)]
 
 
-def test_two_halves_with_an_edge_in_common_are_whole(study):
+def test_two_halves_with_an_edge_in_common_are_whole(study: Callable[..., Made]) -> None:
     built, mask, row, _ = study(edited(lambda points, place: list(halves(points, place))))
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))
     assert "contour" not in row["notes"]
@@ -203,7 +214,7 @@ HOLED = {
 
 
 @pytest.mark.parametrize("name", HOLED)
-def test_true_holes_stay_holes(study, name):
+def test_true_holes_stay_holes(study: Callable[..., Made], name: str) -> None:
     _, mask, row, _ = study(edited(lambda points, place: HOLED[name](points, grown(points, -1.0))))
     expected = box_mask(LEFT_BOX, RIGHT_BOX)
     expected[3:9, 5:11, 14:17] = 0
@@ -211,10 +222,10 @@ def test_true_holes_stay_holes(study, name):
     assert ("repeats another one on 6 slices" in row["notes"]) == (name == "repeated")
 
 
-def test_three_nested_contours_are_a_ring_and_an_island(study):
+def test_three_nested_contours_are_a_ring_and_an_island(study: Callable[..., Made]) -> None:
     wide = (slice(2, 9), slice(2, 14), slice(11, 20))
 
-    def edit(points, place):
+    def edit(points: NDArray[Any], place: object) -> list[NDArray[Any]]:
         return [grown(points, -3.0), points, grown(points, -1.0)]
 
     _, mask, _, _ = study(edited(edit), [("Parotid_L", wide), GLANDS[1]])
@@ -239,8 +250,10 @@ TALL = (slice(0, 12), *LEFT_BOX[1:])
     ],
     ids=["one", "before the last", "every second", "irregular", "large", "small and large"],
 )
-def test_missing_slices_are_filled_and_counted_or_refused(study, data, gone, found):
-    def change(dataset):
+def test_missing_slices_are_filled_and_counted_or_refused(
+    study: Callable[..., Made], data: Path, gone: list[int], found: int | None
+) -> None:
+    def change(dataset: Dataset) -> None:
         contours = dataset.ROIContourSequence[0].ContourSequence
         dataset.ROIContourSequence[0].ContourSequence = [each for n, each in enumerate(contours) if n not in gone]
 
@@ -256,7 +269,7 @@ def test_missing_slices_are_filled_and_counted_or_refused(study, data, gone, fou
     assert (built.flagged, row["look_at_it"]) == (1, "yes")
 
 
-def test_a_volume_that_no_such_organ_has_is_named(study):
+def test_a_volume_that_no_such_organ_has_is_named(study: Callable[..., Made]) -> None:
     """The boxes are glands of 0.7 and 0.4 ml."""
     _, _, row, said = study(lambda dataset: None)
     for note in ("left parotid of unusual volume (0.7 ml)", "right parotid of unusual volume (0.4 ml)"):
@@ -264,8 +277,8 @@ def test_a_volume_that_no_such_organ_has_is_named(study):
         assert any(note in line for line in said)
 
 
-def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_note(study):
-    def change(dataset):
+def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_note(study: Callable[..., Made]) -> None:
+    def change(dataset: Dataset) -> None:
         for roi in dataset.StructureSetROISequence:
             del roi.ReferencedFrameOfReferenceUID
 
@@ -275,11 +288,11 @@ def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_not
     assert row["notes"].count("no ReferencedFrameOfReferenceUID; the scan's is taken") == 2
 
 
-def named(dicom, left, right, declared):
+def named(dicom: Path, left: bytes, right: bytes, declared: str | None) -> None:
     """Rename the glands, byte by byte, and declare a character set."""
     path = dicom / "contours.dcm"
 
-    def declare(dataset):
+    def declare(dataset: Dataset) -> None:
         if declared is None:
             del dataset.SpecificCharacterSet
         else:
@@ -309,7 +322,9 @@ PLACEHOLDERS = [("LEFT" * 6, LEFT_BOX), ("RIGHT" * 5, RIGHT_BOX)]
         ("Parotide G", "Parotide D", "ascii", "ISO_IR 100"),
     ],
 )
-def test_names_are_read_whatever_character_set_is_declared(dicom, data, left, right, codec, declared):
+def test_names_are_read_whatever_character_set_is_declared(
+    dicom: Path, data: Path, left: str, right: str, codec: str, declared: str | None
+) -> None:
     images = write_study(dicom / "a", rois=None)
     write_structures(dicom / "contours.dcm", images, PLACEHOLDERS)
     named(dicom, left.encode(codec), right.encode(codec), declared)
@@ -334,11 +349,13 @@ def test_names_are_read_whatever_character_set_is_declared(dicom, data, left, ri
     ],
 )
 @pytest.mark.parametrize("partial", [False, True])
-def test_names_that_are_nearly_ours_are_shown(dicom, data, name, codec, declared, means, partial):
+def test_names_that_are_nearly_ours_are_shown(
+    dicom: Path, data: Path, name: str, codec: str, declared: str | None, means: str, partial: bool
+) -> None:
     images = write_study(dicom / "a", rois=None)
     write_structures(dicom / "contours.dcm", images, PLACEHOLDERS)
     named(dicom, name.encode(codec), b"Parotid_R", declared)
-    said = []
+    said: list[str] = []
     built = build([dicom], data, DataSetOptions(partial=partial), say=said.append)
     assert (built.labelled, built.exit_status) == (int(partial), 3)
     (row,) = [row for row in rows(data) if row["kind"] == "ROI"]
@@ -347,7 +364,9 @@ def test_names_that_are_nearly_ours_are_shown(dicom, data, name, codec, declared
     assert any(means in line for line in said)
 
 
-def test_a_name_nearly_ours_beside_both_glands_is_shown_and_a_margin_is_not(study, data):
+def test_a_name_nearly_ours_beside_both_glands_is_shown_and_a_margin_is_not(
+    study: Callable[..., Made], data: Path
+) -> None:
     built, _, _, _ = study(
         lambda dataset: None, [*GLANDS, ("Paroitd_L", OTHER_BOX), ("Parotid_L_PRV", LEFT_BOX), ("Carotid_L", OTHER_BOX)]
     )
@@ -355,18 +374,18 @@ def test_a_name_nearly_ours_beside_both_glands_is_shown_and_a_margin_is_not(stud
     assert [row["name"] for row in rows(data) if row["look_at_it"]] == ["Paroitd_L"]
 
 
-def test_a_patients_name_in_another_character_set_is_not_told(dicom, data):
+def test_a_patients_name_in_another_character_set_is_not_told(dicom: Path, data: Path) -> None:
     images = write_study(dicom / "a", rois=None)
     write_structures(dicom / "contours.dcm", images, [*GLANDS, ("X" * 20, OTHER_BOX)])
 
-    def rename(dataset):
+    def rename(dataset: Dataset) -> None:
         dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "YYYYYYYY"
 
     change_file(dicom / "contours.dcm", rename)
     content = (dicom / "contours.dcm").read_bytes()
     content = content.replace(b"YYYYYYYY", "Müller ".encode()).replace(b"X" * 20, "Boost Müller".encode().ljust(20))
     (dicom / "contours.dcm").write_bytes(content)
-    said = []
+    said: list[str] = []
     build([dicom], data, say=said.append)
     beside = data.with_name(f"{data.name}.private")
     for text in (*said, *(path.read_text() for path in beside.glob("*.*"))):
@@ -374,14 +393,14 @@ def test_a_patients_name_in_another_character_set_is_not_told(dicom, data):
     assert "(a name that tells who the patient is)" in [row["name"] for row in rows(data)]
 
 
-def test_notes_stay_with_a_case_that_is_not_made_again(study, dicom, data):
+def test_notes_stay_with_a_case_that_is_not_made_again(study: Callable[..., Made], dicom: Path, data: Path) -> None:
     built, _, row, _ = study(edited(lambda points, place: [points, points[::-1]]))
     again = build([dicom], data)
     assert (again.made, again.flagged) == (0, built.flagged)
     assert rows(data, "cases.csv") == [row]
 
 
-def test_the_study_is_as_it_is_thought_to_be(study):
+def test_the_study_is_as_it_is_thought_to_be(study: Callable[..., Made]) -> None:
     """Without a fault nothing is noted but that the boxes are small for glands."""
     built, mask, row, _ = study(lambda dataset: None)
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.dataset.gaps import without_gaps
 from parotid_seg.errors import ScanError
@@ -11,12 +12,12 @@ from parotid_seg.metrics import dice
 SPACING_MM = np.array([2.5, 1.0, 1.0])
 
 
-def ellipsoid(slices=24):
+def ellipsoid(slices: int = 24) -> NDArray[np.bool_]:
     z, y, x = np.meshgrid(np.linspace(-1, 1, slices), np.arange(50), np.arange(60), indexing="ij")
     return ((y - 24 - 4 * z) / 16) ** 2 + ((x - 30 + 3 * z) / 11) ** 2 + (z / 1.05) ** 2 < 1
 
 
-def interpolated(count, span):
+def interpolated(count: int, span: int) -> Flag:
     return Flag(FlagCode.SLICES_INTERPOLATED, value=count, detail=str(span))
 
 
@@ -33,7 +34,7 @@ def interpolated(count, span):
     ],
     ids=["none", "one", "before the last", "after the first", "every second", "irregular", "three of four"],
 )
-def test_small_gaps_are_filled_and_counted(gone, least):
+def test_small_gaps_are_filled_and_counted(gone: range | list[int], least: float) -> None:
     whole = ellipsoid()
     part = whole.copy()
     part[list(gone)] = False
@@ -45,7 +46,7 @@ def test_small_gaps_are_filled_and_counted(gone, least):
     assert found.any(axis=(1, 2)).all()
 
 
-def test_what_is_between_equal_slices_is_equal_holes_included():
+def test_what_is_between_equal_slices_is_equal_holes_included() -> None:
     part = np.zeros((5, 20, 20), dtype=np.bool_)
     part[[0, 4], 4:16, 4:16] = True
     part[[0, 4], 8:12, 8:12] = False
@@ -54,7 +55,7 @@ def test_what_is_between_equal_slices_is_equal_holes_included():
     assert flags == (interpolated(3, 5),)
 
 
-def test_the_ends_of_a_structure_stay_where_they_are():
+def test_the_ends_of_a_structure_stay_where_they_are() -> None:
     part = ellipsoid()
     part[20:] = False
     found, flags = without_gaps(part, SPACING_MM)
@@ -63,7 +64,7 @@ def test_the_ends_of_a_structure_stay_where_they_are():
 
 
 @pytest.mark.parametrize(("slice_mm", "most"), [(1.0, 9), (2.5, 3), (3.0, 2), (5.0, 1), (10.0, 0)])
-def test_large_gaps_are_refused(slice_mm, most):
+def test_large_gaps_are_refused(slice_mm: float, most: int) -> None:
     spacing_mm = np.array([slice_mm, 1.0, 1.0])
     for missing in (most, most + 1):
         part = ellipsoid()
@@ -75,7 +76,7 @@ def test_large_gaps_are_refused(slice_mm, most):
             assert without_gaps(part, spacing_mm)[0].any(axis=(1, 2)).all()
 
 
-def test_pieces_that_do_not_lie_above_each_other_are_left_apart():
+def test_pieces_that_do_not_lie_above_each_other_are_left_apart() -> None:
     part = np.zeros((12, 20, 20), dtype=np.bool_)
     part[0:3, 2:6, 2:6] = part[5:12, 12:18, 12:18] = True
     found, flags = without_gaps(part, SPACING_MM)
@@ -83,7 +84,7 @@ def test_pieces_that_do_not_lie_above_each_other_are_left_apart():
     assert flags == (Flag(FlagCode.SLICES_BETWEEN_PIECES, value=2),)
 
 
-def test_a_structure_at_the_edge_of_the_scan_and_one_without_voxels():
+def test_a_structure_at_the_edge_of_the_scan_and_one_without_voxels() -> None:
     part = np.zeros((3, 6, 7), dtype=np.bool_)
     part[[0, 2]] = True
     assert without_gaps(part, SPACING_MM)[0].all()

@@ -1,13 +1,14 @@
 """A data set from linked studies: all of them, each once, and links that lead nowhere are to be looked at."""
 
 import os
+from pathlib import Path
 
 from parotid_seg.dataset.build import build
 from tests.dataset.studies import names, rows, write_study
 from tests.dicom_series import ct_voxels, write_series
 
 
-def test_a_cohort_of_links_to_studies_is_whole(dicom, data, tmp_path):
+def test_a_cohort_of_links_to_studies_is_whole(dicom: Path, data: Path, tmp_path: Path) -> None:
     write_study(tmp_path / "store" / "p1", "1", seed=1)
     write_study(tmp_path / "store" / "p2", "2", seed=2)
     write_study(dicom / "p0", "0")
@@ -23,7 +24,7 @@ def test_a_cohort_of_links_to_studies_is_whole(dicom, data, tmp_path):
     assert told["p1 again"].endswith("which is searched")
 
 
-def test_hard_linked_studies_are_one_case(dicom, data):
+def test_hard_linked_studies_are_one_case(dicom: Path, data: Path) -> None:
     write_study(dicom / "p1")
     (dicom / "p2").mkdir()
     for path in sorted((dicom / "p1").iterdir()):
@@ -33,7 +34,7 @@ def test_hard_linked_studies_are_one_case(dicom, data):
     assert [(row["place"], row["look_at_it"]) for row in rows(data)] == [(str(dicom / "p2"), "")]
 
 
-def test_a_link_that_leads_nowhere_is_to_be_looked_at(dicom, data):
+def test_a_link_that_leads_nowhere_is_to_be_looked_at(dicom: Path, data: Path) -> None:
     write_study(dicom / "p1")
     (dicom / "p2").symlink_to("/gone/p2")
     built = build([dicom], data)
@@ -41,7 +42,7 @@ def test_a_link_that_leads_nowhere_is_to_be_looked_at(dicom, data):
     assert [row["place"] for row in rows(data) if row["look_at_it"]] == [str(dicom / "p2")]
 
 
-def test_an_mr_series_with_a_gap_is_not_to_be_looked_at(dicom, data):
+def test_an_mr_series_with_a_gap_is_not_to_be_looked_at(dicom: Path, data: Path) -> None:
     write_study(dicom / "p1")
     write_series(dicom / "mr", ct_voxels((12, 16, 20)) + 1000, modality="MR")[3].unlink()
     built = build([dicom], data)

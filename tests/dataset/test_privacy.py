@@ -1,6 +1,8 @@
 """What is written tells nothing of the patient, unless that is asked for."""
 
 import gzip
+from collections.abc import Iterator
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -19,13 +21,13 @@ HU = (-200.0, 300.0)
 MARKERS = ("ZEBEDEE", "MRN778899", "19510203", "Whisperfield", "XQROOM7")
 
 
-def marked(index, dataset):
+def marked(index: object, dataset: pydicom.dataset.Dataset) -> None:
     dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "ZEBEDEE^Quux", "MRN778899", "19510203"
     dataset.SeriesDescription, dataset.StudyDescription = "neck Whisperfield", "Whisperfield"
     dataset.InstitutionName, dataset.StationName, dataset.AccessionNumber = "Whisperfield", "XQROOM7", "XQROOM7"
 
 
-def contents(folder):
+def contents(folder: Path) -> Iterator[bytes]:
     """All that is in a folder: names and bytes, as they are and unpacked."""
     for path in folder.rglob("*"):
         yield str(path.relative_to(folder)).encode()
@@ -36,11 +38,11 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("identify", [False, True])
-def test_nothing_tells_who_the_patient_is(dicom, data, identify):
+def test_nothing_tells_who_the_patient_is(dicom: Path, data: Path, identify: bool) -> None:
     write_study(dicom / "a", change=marked, rois=[*GLANDS, ("Zebedee boost", LEFT_BOX)])
     write_study(dicom / "b", change=marked, rois=None, seed=1)
     write_study(dicom / "c", change=marked, rois=GLANDS[:1], seed=2)
-    said = []
+    said: list[str] = []
     build([dicom], data, DataSetOptions(identify=identify), say=said.append)
     beside = data.with_name(f"{data.name}.private")
     uids = [str(pydicom.dcmread(path).SeriesInstanceUID) for path in dicom.rglob("IM*.dcm")]

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.convert import write_volume
 from parotid_seg.errors import InputError
-from parotid_seg.scan.nifti import read_mask
+from parotid_seg.scan.nifti import NiftiScan, read_mask
 from parotid_seg.train.dataset import open_data_set
 from tests.dataset.studies import (
     GLANDS,
@@ -27,7 +31,7 @@ from tests.dataset.studies import (
 HU = (-200.0, 300.0)
 
 
-def test_patients_with_several_studies_stay_together(dicom, data):
+def test_patients_with_several_studies_stay_together(dicom: Path, data: Path) -> None:
     for number in range(8):
         write_study(dicom / f"s{number}", patient=f"P{number // 2}", seed=number)
     build([dicom], data, DataSetOptions(validation=1))
@@ -46,7 +50,7 @@ def test_patients_with_several_studies_stay_together(dicom, data):
     open_data_set(data, "contrast")
 
 
-def test_a_scan_goes_once_its_patient_is_held_out(dicom, data):
+def test_a_scan_goes_once_its_patient_is_held_out(dicom: Path, data: Path) -> None:
     write_study(dicom / "a", patient="P0")
     write_study(dicom / "a2", patient="P0", rois=None, seed=1)
     write_study(dicom / "b", patient="P1", seed=2)
@@ -59,7 +63,7 @@ def test_a_scan_goes_once_its_patient_is_held_out(dicom, data):
     assert json.loads((data / "splits.json").read_text()) == {"train": [], "validation": [], "test": sorted([a, b])}
 
 
-def times(data):
+def times(data: Path) -> dict[str, int]:
     return {
         path.name: path.stat().st_mtime_ns
         for folder in ("imagesTr", "labelsTr", "imagesUn")
@@ -67,7 +71,7 @@ def times(data):
     }
 
 
-def test_a_rerun_goes_on(dicom, data, monkeypatch):
+def test_a_rerun_goes_on(dicom: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_study(dicom / "a", seed=0)
     write_study(dicom / "b", patient="P1", rois=None, seed=1)
     assert build([dicom], data).made == 2
@@ -99,7 +103,7 @@ def test_a_rerun_goes_on(dicom, data, monkeypatch):
     assert build([dicom], data).made == 1, "what is missing is made again"
 
 
-def test_a_changed_case_is_made_again_and_may_lose_its_labels(dicom, data):
+def test_a_changed_case_is_made_again_and_may_lose_its_labels(dicom: Path, data: Path) -> None:
     write_study(dicom / "a", patient="P0")
     write_study(dicom / "b", patient="P1", seed=1)
     build([dicom], data)
@@ -116,7 +120,7 @@ def test_a_changed_case_is_made_again_and_may_lose_its_labels(dicom, data):
     assert case not in (data / "splits.json").read_text()
 
 
-def test_a_scan_that_cannot_be_read_any_more_keeps_its_case(dicom, data):
+def test_a_scan_that_cannot_be_read_any_more_keeps_its_case(dicom: Path, data: Path) -> None:
     images = write_study(dicom / "a")
     write_study(dicom / "b", patient="P1", seed=1)
     build([dicom], data)
@@ -127,15 +131,15 @@ def test_a_scan_that_cannot_be_read_any_more_keeps_its_case(dicom, data):
     assert times(data) == before
 
 
-def test_killed_between_two_files(dicom, data, monkeypatch):
+def test_killed_between_two_files(dicom: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A case without all of its files is none: the next run makes it, and train does not take it."""
     write_study(dicom / "a")
     write_study(dicom / "b", patient="P1", seed=1)
     from parotid_seg.dataset import cases
 
-    written = cases.write_volume
+    written = write_volume
 
-    def stop(voxels, scan, path):
+    def stop(voxels: NDArray[Any], scan: NiftiScan, path: Path) -> None:
         if path.parent.name == "imagesTr" and path.name.startswith("case_0002"):
             raise KeyboardInterrupt
         written(voxels, scan, path)
@@ -155,7 +159,7 @@ def test_killed_between_two_files(dicom, data, monkeypatch):
     open_data_set(data)
 
 
-def test_a_state_of_an_earlier_version_keeps_its_notes_until_its_cases_are_made_again(dicom, data):
+def test_a_state_of_an_earlier_version_keeps_its_notes_until_its_cases_are_made_again(dicom: Path, data: Path) -> None:
     write_study(dicom / "a")
     write_study(dicom / "b", patient="P1", seed=1)
     build([dicom], data)

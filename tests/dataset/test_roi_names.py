@@ -1,5 +1,8 @@
 """What names of structures mean."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +29,7 @@ from parotid_seg.scan.labels import PAROTID_GLAND, SIDES
         *("Parotide G", "parotide sx", "Parótida izq", "Parótida E", "Glandula parotidea sinistra", " Parotid_L "),
     ],
 )
-def test_left(name):
+def test_left(name: str) -> None:
     assert parotid_meaning(name).label == LEFT
 
 
@@ -37,7 +40,7 @@ def test_left(name):
         *("parotis re", "Parotid droite", "Parotide D", "parotide dx", "Parótida der", "Ohrspeicheldruese rechts"),
     ],
 )
-def test_right(name):
+def test_right(name: str) -> None:
     assert parotid_meaning(name).label == RIGHT
 
 
@@ -70,7 +73,7 @@ def test_right(name):
         ("腮腺", "means none", False),
     ],
 )
-def test_something_else(name, reason, gland):
+def test_something_else(name: str, reason: str, gland: bool) -> None:
     found = parotid_meaning(name)
     assert not found.label
     assert reason in found.reason
@@ -95,7 +98,7 @@ def test_something_else(name, reason, gland):
         ),
     ],
 )
-def test_nearly_ours(name, label):
+def test_nearly_ours(name: str, label: str) -> None:
     found = RoiNames().meaning(name)
     assert (found.label, found.near, found.gland) == ("", True, True)
     assert f"its name looks like {label}" in found.reason
@@ -117,18 +120,18 @@ def test_nearly_ours(name, label):
         ),
     ],
 )
-def test_not_even_nearly(name):
+def test_not_even_nearly(name: str) -> None:
     found = RoiNames().meaning(name)
     assert (found.label, found.near, found.gland) == ("", False, False)
 
 
 @pytest.mark.parametrize("name", ["Paroitd", "Paroitd_L_PRV", "腮腺 L", "右耳下腺", "Околоушная левая", "zParotid_L"])
-def test_names_that_speak_of_the_gland_and_no_more(name):
+def test_names_that_speak_of_the_gland_and_no_more(name: str) -> None:
     found = RoiNames().meaning(name)
     assert (found.label, found.near, found.gland) == ("", False, True)
 
 
-def test_a_name_that_is_one_in_another_character_set():
+def test_a_name_that_is_one_in_another_character_set() -> None:
     found = RoiNames().meaning("Par贸tida izq", ("ParÃ³tida izq", "Parótida izq"))
     assert (found.label, found.near) == ("", True)
     assert "in another character set its name means parotid_left" in found.reason
@@ -141,20 +144,20 @@ def test_a_name_that_is_one_in_another_character_set():
     st.sampled_from([str.lower, str.upper, str.title]),
     st.booleans(),
 )
-def test_every_gland_with_every_side(gland, side, separator, case, turned):
+def test_every_gland_with_every_side(gland: str, side: str, separator: str, case: Any, turned: bool) -> None:
     words = [gland, side[1]][:: -1 if turned else 1]
     assert parotid_meaning(case(separator.join(words))).label == LABEL_OF[side[0]]
 
 
 @given(st.sampled_from(["Parotid_L", "parotis re"]), st.text(min_size=1, max_size=6))
-def test_one_word_more_is_never_the_gland(name, more):
+def test_one_word_more_is_never_the_gland(name: str, more: str) -> None:
     found = parotid_meaning(f"{name} {more}")
     assert found.label in ("", parotid_meaning(name).label)
     if any(sign.isdecimal() or sign in "+~^!" for sign in more):
         assert not found.label
 
 
-def test_own_names_go_over_the_rules(tmp_path):
+def test_own_names_go_over_the_rules(tmp_path: Path) -> None:
     path = tmp_path / "names.toml"
     path.write_text('parotid_left = ["Ohr li", "PAR_L"]\ntumour = ["GTV"]\n')
     names = RoiNames((LEFT, RIGHT, "tumour"), read_names(path))
@@ -179,7 +182,7 @@ def test_own_names_go_over_the_rules(tmp_path):
         ((LEFT, RIGHT), {LEFT: ("Gland",), RIGHT: ("gland",)}, "'gland' under parotid_left and parotid_right"),
     ],
 )
-def test_wrong_labels(labels, own, words):
+def test_wrong_labels(labels: tuple[str, ...], own: dict[str, tuple[str]], words: str) -> None:
     with pytest.raises(InputError, match=words):
         RoiNames(labels, own)
 
@@ -193,7 +196,7 @@ def test_wrong_labels(labels, own, words):
         ("a = [1]", "expected a list"),
     ],
 )
-def test_wrong_table(tmp_path, text, words):
+def test_wrong_table(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "names.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=words):

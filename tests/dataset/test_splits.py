@@ -1,6 +1,8 @@
 """Patients stay together and stay in their list."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ PATIENTS = st.dictionaries(st.integers(0, 99).map("case_{:04d}".format), st.inte
 
 
 @given(PATIENTS, PATIENTS)
-def test_a_growing_set_never_trains_on_what_it_was_validated_on(first, more):
+def test_a_growing_set_never_trains_on_what_it_was_validated_on(first: Any, more: Any) -> None:
     grown = first | {case: patient for case, patient in more.items() if case not in first}
     before = assign(first, {}, None)
     after = assign(grown, before, None)
@@ -26,7 +28,7 @@ def test_a_growing_set_never_trains_on_what_it_was_validated_on(first, more):
     assert held_out >= (1 if everyone > 1 and len(before) > 1 else 0)
 
 
-def test_so_many_patients_are_held_out():
+def test_so_many_patients_are_held_out() -> None:
     patients = {f"case_{number:04d}": str(number % 10) for number in range(20)}
     assert sum(role == VALIDATION for role in assign(patients, {}, None).values()) == 2
     assert sum(role == VALIDATION for role in assign(patients, {}, 7).values()) == 7
@@ -37,7 +39,7 @@ def test_so_many_patients_are_held_out():
     assert assign({}, {}, None) == {}
 
 
-def test_a_list_of_the_users_own_is_kept():
+def test_a_list_of_the_users_own_is_kept() -> None:
     patients = {"case_0001": "a", "case_0002": "a", "case_0003": "b", "case_0004": "c"}
     roles = roles_of(patients, {"test": ["case_0001"], TRAIN: ["case_0003", "other"]})
     assert roles == {"a": "test", "b": TRAIN}
@@ -53,7 +55,7 @@ def test_a_list_of_the_users_own_is_kept():
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"train": 3}', '"x"', '{"train": [3]}', '{"train": ["a"], "train": ["b"]}', "[" * 100_000]
 )
-def test_a_broken_file(tmp_path, text):
+def test_a_broken_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "splits.json"
     assert read_splits(path) == {}
     path.write_text(text)

@@ -1,14 +1,19 @@
 """Several volumes in one series, slices that lie unevenly, blank identifiers, and kinds that come before geometry."""
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian
 
 from parotid_seg.dicom.mr.sequences import sequence_of
 from parotid_seg.dicom.mr.studies import kinds_taken
+from parotid_seg.dicom.read.find import Found
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
@@ -17,12 +22,12 @@ from tests.mr_studies import DIFFUSION, T1, write_mr
 SHAPE = (9, 16, 20)
 
 
-def found_in(folder, *channels):
+def found_in(folder: Path, *channels: str) -> Found:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return find_series(files, kinds_taken(channels)) if channels else find_series(files)
 
 
-def refusal(folder):
+def refusal(folder: Path) -> str:
     found = found_in(folder)
     assert found.series == ()
     (left,) = found.left_out
@@ -30,10 +35,10 @@ def refusal(folder):
     return left.reason
 
 
-def scanned(number, **attributes):
+def scanned(number: int, **attributes: Any) -> Callable[..., None]:
     """A change that makes images those of another acquisition of the same series."""
 
-    def change(index, dataset):
+    def change(index: int, dataset: pydicom.Dataset) -> None:
         dataset.SOPInstanceUID = uid("acquisition", str(number), str(index))
         for keyword, value in attributes.items():
             setattr(dataset, keyword, value)
@@ -41,7 +46,14 @@ def scanned(number, **attributes):
     return change
 
 
-def two_acquisitions(folder, off_mm, slices=SHAPE[0], modality="CT", first=None, second=None):
+def two_acquisitions(
+    folder: Path,
+    off_mm: float,
+    slices: int = SHAPE[0],
+    modality: str = "CT",
+    first: dict[str, Any] | None = None,
+    second: dict[str, Any] | None = None,
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """A series of two acquisitions, the second shifted along the slices' normal; the voxels of both."""
     first = {"AcquisitionNumber": 1} if first is None else first
     second = {"AcquisitionNumber": 2} if second is None else second
@@ -54,7 +66,7 @@ def two_acquisitions(folder, off_mm, slices=SHAPE[0], modality="CT", first=None,
 
 
 @pytest.mark.parametrize("off_mm", [0.0, 1.5, 15.0, 13.5, 16.0, 22.6, -13.5])
-def test_acquisitions_that_overlap_are_two_scans(tmp_path, off_mm):
+def test_acquisitions_that_overlap_are_two_scans(tmp_path: Path, off_mm: float) -> None:
     voxels = two_acquisitions(tmp_path / "ct", off_mm)
     found = found_in(tmp_path)
     assert found.left_out == ()
@@ -66,7 +78,7 @@ def test_acquisitions_that_overlap_are_two_scans(tmp_path, off_mm):
         assert scan.volume.flags == (Flag(FlagCode.PART_OF_SERIES, detail=series.part),)
 
 
-def test_three_acquisitions_of_which_each_overlaps_the_next(tmp_path):
+def test_three_acquisitions_of_which_each_overlaps_the_next(tmp_path: Path) -> None:
     for number in range(3):
         affine = lay(origin=(-100.0, -120.0, -50.0 + 22.5 * number))
         change = scanned(number, AcquisitionNumber=number + 1)
@@ -74,7 +86,7 @@ def test_three_acquisitions_of_which_each_overlaps_the_next(tmp_path):
     assert [series.part for series in found_in(tmp_path).series] == ["acquisition-1", "acquisition-2", "acquisition-3"]
 
 
-def test_acquisitions_that_follow_each_other_are_one_scan_and_a_gap_between_them_is_one(tmp_path):
+def test_acquisitions_that_follow_each_other_are_one_scan_and_a_gap_between_them_is_one(tmp_path: Path) -> None:
     two_acquisitions(tmp_path / "whole", 27.0)
     (series,) = found_in(tmp_path).series
     assert len(series.slices) == 18
@@ -82,7 +94,7 @@ def test_acquisitions_that_follow_each_other_are_one_scan_and_a_gap_between_them
     assert "1 slice missing, at -23.00 mm" in refusal(tmp_path / "gap")
 
 
-def test_slices_of_an_mr_series_that_are_taken_in_turns_are_one_scan(tmp_path):
+def test_slices_of_an_mr_series_that_are_taken_in_turns_are_one_scan(tmp_path: Path) -> None:
     two_acquisitions(tmp_path / "mr", 1.5, modality="MR")
     (series,) = found_in(tmp_path).series
     assert len(series.slices) == 18
@@ -98,14 +110,16 @@ def test_slices_of_an_mr_series_that_are_taken_in_turns_are_one_scan(tmp_path):
     ],
 )
 @pytest.mark.parametrize("off_mm", [0.0, 13.0])
-def test_what_tells_volumes_of_one_series_apart(tmp_path, first, second, parts, off_mm):
+def test_what_tells_volumes_of_one_series_apart(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str], parts: list[str], off_mm: float
+) -> None:
     two_acquisitions(tmp_path / "ct", off_mm, first=first, second=second)
     found = found_in(tmp_path)
     assert found.left_out == ()
     assert sorted(series.part for series in found.series) == parts
 
 
-def test_overlapping_acquisitions_that_nothing_tells_apart_are_refused_as_that(tmp_path):
+def test_overlapping_acquisitions_that_nothing_tells_apart_are_refused_as_that(tmp_path: Path) -> None:
     two_acquisitions(tmp_path / "ct", 13.5, second={})
     assert (
         "uneven: slices lie 1.5 mm (9 times) and 3 mm (8 times) apart, expected one distance; like two acquisitions of "
@@ -113,19 +127,19 @@ def test_overlapping_acquisitions_that_nothing_tells_apart_are_refused_as_that(t
     )
 
 
-def test_an_acquisition_with_a_gap_is_refused_for_that(tmp_path):
+def test_an_acquisition_with_a_gap_is_refused_for_that(tmp_path: Path) -> None:
     two_acquisitions(tmp_path / "ct", 13.5)
     next(iter(sorted((tmp_path / "ct").glob("B*4.dcm")))).unlink()
     assert "2 volumes in one series; by acquisition 1 slice missing" in refusal(tmp_path)
 
 
-def test_a_few_images_of_another_acquisition_among_the_slices_are_refused_for_their_number(tmp_path):
+def test_a_few_images_of_another_acquisition_among_the_slices_are_refused_for_their_number(tmp_path: Path) -> None:
     two_acquisitions(tmp_path / "ct", 13.5, slices=3)
     assert "by acquisition one has 3 images only, expected at least 5" in refusal(tmp_path)
 
 
-def test_acquisitions_in_one_multi_frame_file(tmp_path):
-    def change(_, dataset):
+def test_acquisitions_in_one_multi_frame_file(tmp_path: Path) -> None:
+    def change(_: object, dataset: pydicom.Dataset) -> None:
         for place, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             frame.FrameContentSequence[0].FrameAcquisitionNumber = 1 + place // 9
             z = -50.0 + 3 * (place % 9) + 13.5 * (place // 9)
@@ -135,11 +149,11 @@ def test_acquisitions_in_one_multi_frame_file(tmp_path):
     assert [series.part for series in found_in(tmp_path).series] == ["acquisition-1", "acquisition-2"]
 
 
-def spaced(steps_mm):
+def spaced(steps_mm: list[int]) -> Callable[..., None]:
     """A change of the slices' positions to these distances."""
     heights = [0.0, *itertools.accumulate(steps_mm)]
 
-    def change(index, dataset):
+    def change(index: int, dataset: pydicom.Dataset) -> None:
         dataset.ImagePositionPatient = [-100, -120, -50 + heights[index]]
 
     return change
@@ -157,7 +171,9 @@ def spaced(steps_mm):
         ([3, 3, 3, 12, 3, 3, 3, 3], "3 slices missing, at -38.00, -35.00, -32.00 mm"),
     ],
 )
-def test_two_distances_are_called_uneven_and_lost_slices_missing(tmp_path, steps_mm, said):
+def test_two_distances_are_called_uneven_and_lost_slices_missing(
+    tmp_path: Path, steps_mm: list[int], said: str
+) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=spaced(steps_mm))
     assert said in refusal(tmp_path)
 
@@ -165,7 +181,7 @@ def test_two_distances_are_called_uneven_and_lost_slices_missing(tmp_path, steps
 # --- blank identifiers
 
 
-def blank(path, keyword, value=""):
+def blank(path: Path, keyword: str, value: str | None = "") -> None:
     """Blank an attribute of a file, or take it away (None); the meta information stays."""
     dataset = pydicom.dcmread(path)
     if value is None:
@@ -177,7 +193,7 @@ def blank(path, keyword, value=""):
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SOPClassUID"])
 @pytest.mark.parametrize("value", ["", None])
-def test_blank_identifiers_are_those_of_the_meta_information(tmp_path, keyword, value):
+def test_blank_identifiers_are_those_of_the_meta_information(tmp_path: Path, keyword: str, value: str | None) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     known = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
     for path in paths[2:]:
@@ -191,7 +207,7 @@ def test_blank_identifiers_are_those_of_the_meta_information(tmp_path, keyword, 
     assert scan.volume.flags == (Flag(FlagCode.BLANK_IDENTIFIERS, value=7),)
 
 
-def test_blank_identifiers_of_an_mr_series_do_not_hide_its_sequence(tmp_path):
+def test_blank_identifiers_of_an_mr_series_do_not_hide_its_sequence(tmp_path: Path) -> None:
     for path in write_mr(tmp_path / "t1", T1):
         blank(path, "SOPInstanceUID")
     (series,) = found_in(tmp_path, "T1").series
@@ -199,7 +215,7 @@ def test_blank_identifiers_of_an_mr_series_do_not_hide_its_sequence(tmp_path):
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID"])
-def test_identifiers_that_are_nowhere_are_refused_with_the_way_out(tmp_path, keyword):
+def test_identifiers_that_are_nowhere_are_refused_with_the_way_out(tmp_path: Path, keyword: str) -> None:
     for path in write_series(tmp_path / "ct", ct_voxels(SHAPE), transfer_syntax=ImplicitVRLittleEndian):
         blank(path, keyword)
         content = path.read_bytes()
@@ -215,7 +231,7 @@ def test_identifiers_that_are_nowhere_are_refused_with_the_way_out(tmp_path, key
 
 
 @pytest.mark.parametrize("spoil", ["gap", "slice", "damaged"])
-def test_series_of_a_modality_that_is_not_taken_are_skipped_whatever_they_are_like(tmp_path, spoil):
+def test_series_of_a_modality_that_is_not_taken_are_skipped_whatever_they_are_like(tmp_path: Path, spoil: str) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE))
     paths = write_series(tmp_path / "mr", ct_voxels(SHAPE) + 1000, modality="MR")
     if spoil == "gap":
@@ -232,7 +248,7 @@ def test_series_of_a_modality_that_is_not_taken_are_skipped_whatever_they_are_li
     assert any(left.refused for left in found_in(tmp_path, "MR").left_out), "a model that takes it has to know"
 
 
-def test_a_sequence_that_is_not_taken_is_skipped_before_its_gap_is_judged(tmp_path):
+def test_a_sequence_that_is_not_taken_is_skipped_before_its_gap_is_judged(tmp_path: Path) -> None:
     write_mr(tmp_path / "t1", T1)
     write_mr(tmp_path / "dwi", DIFFUSION)[4].unlink()
     found = found_in(tmp_path, "T1")
@@ -243,8 +259,8 @@ def test_a_sequence_that_is_not_taken_is_skipped_before_its_gap_is_judged(tmp_pa
     assert any(each.refused for each in found_in(tmp_path, "MR").left_out)
 
 
-def test_derived_images_beside_original_ones_are_skipped_before_their_gap_is_judged(tmp_path):
-    def derived(_, dataset):
+def test_derived_images_beside_original_ones_are_skipped_before_their_gap_is_judged(tmp_path: Path) -> None:
+    def derived(_: object, dataset: pydicom.Dataset) -> None:
         dataset.ImageType = ["DERIVED", "SECONDARY", "REFORMATTED"]
         dataset.StudyInstanceUID = uid("ct", "study")
 
@@ -255,14 +271,14 @@ def test_derived_images_beside_original_ones_are_skipped_before_their_gap_is_jud
     assert "1 slice missing" in refusal(tmp_path / "reformatted")
 
 
-def test_a_few_images_over_a_short_way_are_skipped_before_their_distances_are_judged(tmp_path):
+def test_a_few_images_over_a_short_way_are_skipped_before_their_distances_are_judged(tmp_path: Path) -> None:
     write_series(tmp_path / "short", ct_voxels((4, 16, 20)), change=spaced([3, 5, 4]))
     (left,) = found_in(tmp_path).left_out
     assert not left.refused
     assert "4 images over less than 20 mm" in left.reason
 
 
-def test_damaged_files_of_different_folders_are_told_apart(tmp_path):
+def test_damaged_files_of_different_folders_are_told_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         paths = write_series(tmp_path / name, ct_voxels(SHAPE))
         paths[0].write_bytes(paths[0].read_bytes()[:400])
@@ -270,7 +286,7 @@ def test_damaged_files_of_different_folders_are_told_apart(tmp_path):
     assert sorted(refused) == ["a", "b"]
 
 
-def test_things_are_counted_by_kind(tmp_path):
+def test_things_are_counted_by_kind(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE))
     write_series(tmp_path / "mr", ct_voxels(SHAPE) + 1000, modality="MR")
     for number, sop_class in enumerate(["1.2.840.10008.5.1.4.1.1.481.3"] * 2 + ["1.2.840.10008.5.1.4.1.1.481.2"]):

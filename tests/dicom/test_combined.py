@@ -1,9 +1,13 @@
 """Contours of one slice together: repeats, holes, islands, and what overlaps in part."""
 
+from random import Random
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from parotid_seg.dicom.combined import Combined, Relation, combined, relation_of
 from parotid_seg.dicom.contours import filled, outlines
@@ -13,26 +17,26 @@ ROWS, COLUMNS = 60, 64
 MIDDLE = (29.3, 31.6)
 
 
-def circle(radius, middle=MIDDLE, count=90, first=0.0):
+def circle(radius: float, middle: tuple[float, float] = MIDDLE, count: int = 90, first: float = 0.0) -> NDArray[Any]:
     angles = first + np.linspace(0.0, 2.0 * np.pi, count, endpoint=False)
     return np.column_stack([middle[0] + radius * np.cos(angles), middle[1] + radius * np.sin(angles)])
 
 
-def box(top, bottom, left, right):
+def box(top: float, bottom: float, left: float, right: float) -> NDArray[Any]:
     return np.array([[top, left], [top, right], [bottom, right], [bottom, left]], dtype=float)
 
 
-def disc(radius, middle=MIDDLE):
+def disc(radius: float, middle: tuple[float, float] = MIDDLE) -> NDArray[Any]:
     """Voxels whose centres lie within a circle."""
     rows, columns = np.indices((ROWS, COLUMNS))
     return np.hypot(rows - middle[0], columns - middle[1]) < radius
 
 
-def keyhole(outer, inner):
+def keyhole(outer: NDArray[Any], inner: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([outer, outer[:1], inner, inner[:1]])
 
 
-def drawn(*contours, exclusive=False):
+def drawn(*contours: NDArray[Any], exclusive: bool = False) -> Combined:
     return combined(contours, ROWS, COLUMNS, exclusive=exclusive)
 
 
@@ -53,7 +57,7 @@ AGAIN = {
 
 @pytest.mark.parametrize("name", AGAIN)
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_a_repeated_contour_counts_once(name, exclusive):
+def test_a_repeated_contour_counts_once(name: str, exclusive: bool) -> None:
     for contours in ((GLAND, AGAIN[name]), (AGAIN[name], GLAND), (GLAND, AGAIN[name], GLAND[::-1])):
         found = drawn(*contours, exclusive=exclusive)
         assert found.repeated
@@ -64,14 +68,14 @@ def test_a_repeated_contour_counts_once(name, exclusive):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_contour_that_runs_round_more_than_once_counts_once(count):
+def test_a_contour_that_runs_round_more_than_once_counts_once(count: int) -> None:
     for points in (np.tile(GLAND, (count, 1)), np.concatenate([*(count - 1) * [GLAND, GLAND[:1]], GLAND])):
         found = drawn(points)
         assert np.array_equal(found.mask, drawn(GLAND).mask)
         assert found.repeated
 
 
-def test_coarse_copies_within_a_contour_take_nothing_away():
+def test_coarse_copies_within_a_contour_take_nothing_away() -> None:
     """With few points they lie inside, and touch the contour at each of them."""
     for count in range(5, 20):
         found = drawn(GLAND, circle(15.0, count=count))
@@ -80,27 +84,28 @@ def test_coarse_copies_within_a_contour_take_nothing_away():
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_holes_stay_holes_whether_as_keyhole_or_as_contour_of_their_own(turned):
+def test_holes_stay_holes_whether_as_keyhole_or_as_contour_of_their_own(turned: bool) -> None:
     inner = circle(7.0)[::-1] if turned else circle(7.0)
     ring = disc(15.0) & ~disc(7.0)
     for contours in ((GLAND, inner), (inner, GLAND), (keyhole(GLAND, inner),)):
         assert drawn(*contours) == approximately(ring)
 
 
-def approximately(mask, **flags):
+def approximately(mask: NDArray[Any], **flags: Any) -> Any:
     """A combination that differs by single voxels on the edges of polygons."""
 
     class Near:
-        def __eq__(self, other):
+        def __eq__(self, other: Any) -> bool:
             near = np.count_nonzero(other.mask ^ mask) <= 8
-            return near and other[1:] == Combined(mask, **flags)[1:]
+            return bool(near) and other[1:] == Combined(mask, **flags)[1:]
 
-        __hash__ = None
+        def __hash__(self) -> int:
+            raise TypeError
 
     return Near()
 
 
-def test_rings_islands_and_repeats_of_their_parts():
+def test_rings_islands_and_repeats_of_their_parts() -> None:
     ring = disc(15.0) & ~disc(10.0)
     assert drawn(GLAND, circle(10.0), circle(5.0)) == approximately(ring | disc(5.0))
     assert drawn(circle(5.0), GLAND, circle(10.0)) == approximately(ring | disc(5.0))
@@ -111,18 +116,18 @@ def test_rings_islands_and_repeats_of_their_parts():
     assert drawn(circle(20.0), *parts) == approximately(both, hollow=True)
 
 
-def test_a_contour_that_is_mostly_hole_is_noted():
+def test_a_contour_that_is_mostly_hole_is_noted() -> None:
     assert drawn(GLAND, circle(13.0)) == approximately(disc(15.0) & ~disc(13.0), hollow=True)
     assert not drawn(GLAND, circle(9.0)).hollow
 
 
-def test_two_holes_in_one_contour():
+def test_two_holes_in_one_contour() -> None:
     holes = [circle(4.0, (29.3, 24.0)), circle(4.0, (29.3, 39.0))]
     expected = disc(15.0) & ~disc(4.0, (29.3, 24.0)) & ~disc(4.0, (29.3, 39.0))
     assert drawn(holes[0], GLAND, holes[1]) == approximately(expected)
 
 
-def test_contours_that_overlap_in_part_are_joined():
+def test_contours_that_overlap_in_part_are_joined() -> None:
     other = (34.0, 37.0)
     both = disc(15.0) | disc(15.0, other)
     assert drawn(GLAND, circle(15.0, other)) == approximately(both, overlapping=True)
@@ -135,14 +140,14 @@ def test_contours_that_overlap_in_part_are_joined():
 
 @pytest.mark.parametrize("edge", [20.0, 20.004, 19.996, 20.5])
 @pytest.mark.parametrize("off", [0.0, -0.004, -0.02])
-def test_two_halves_that_share_an_edge_are_whole_and_nothing_is_noted(edge, off):
+def test_two_halves_that_share_an_edge_are_whole_and_nothing_is_noted(edge: float, off: float) -> None:
     left, right = box(10.2, 30.2, 10.2, edge), box(10.2, 30.2, edge + off, 30.2)
     found = drawn(left, right)
     assert np.array_equal(found.mask, drawn(box(10.2, 30.2, 10.2, 30.2)).mask)
     assert found[1:] == (False, False, False)
 
 
-def test_pieces_apart_and_contours_without_a_voxel():
+def test_pieces_apart_and_contours_without_a_voxel() -> None:
     tiny = box(5.2, 5.4, 5.2, 5.4)
     found = drawn(tiny, tiny, box(50.2, 55.2, 50.2, 55.2), circle(4.0, (10.0, 50.0)))
     assert found[1:] == (False, False, False)
@@ -151,7 +156,7 @@ def test_pieces_apart_and_contours_without_a_voxel():
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_small_contours_that_are_shifted_by_less_than_a_voxel_overlap_in_part(exclusive):
+def test_small_contours_that_are_shifted_by_less_than_a_voxel_overlap_in_part(exclusive: bool) -> None:
     """In coarse voxels a few millimetres are that; they are no copy."""
     one, other = box(10.2, 14.2, 10.2, 14.2), box(10.2, 14.2, 10.9, 14.9)
     found = drawn(one, other, exclusive=exclusive)
@@ -161,25 +166,25 @@ def test_small_contours_that_are_shifted_by_less_than_a_voxel_overlap_in_part(ex
     assert (found.repeated, found.overlapping) == (False, True)
 
 
-def test_a_wall_too_thin_for_the_voxels_does_not_make_a_small_structure_a_hole():
+def test_a_wall_too_thin_for_the_voxels_does_not_make_a_small_structure_a_hole() -> None:
     found = drawn(box(10.2, 15.2, 10.2, 15.2), box(10.7, 14.7, 10.7, 14.7))
     assert np.count_nonzero(found.mask) == 25
     assert found.overlapping
 
 
-def test_exclusive_contours_share_nothing():
+def test_exclusive_contours_share_nothing() -> None:
     other = (34.0, 37.0)
     assert drawn(GLAND, circle(15.0, other), exclusive=True) == approximately(
         disc(15.0) ^ disc(15.0, other), overlapping=True
     )
 
 
-def test_too_many_contours_that_overlap():
+def test_too_many_contours_that_overlap() -> None:
     with pytest.raises(ScanError, match="101 contours overlap in one slice, expected at most 100"):
         drawn(*(circle(15.0, (30.0, 30.0 + shift / 50)) for shift in range(101)))
 
 
-def test_how_two_contours_lie_to_one_another():
+def test_how_two_contours_lie_to_one_another() -> None:
     assert relation_of(GLAND, circle(8.0)) is Relation.AROUND
     assert relation_of(circle(8.0), GLAND) is Relation.INSIDE
     assert relation_of(GLAND, circle(15.0, (33.0, 33.0))) is Relation.OVERLAPS
@@ -200,7 +205,7 @@ boxes = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(boxes, min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_order_first_points_directions_and_repeats_change_nothing(contours, random):
+def test_order_first_points_directions_and_repeats_change_nothing(contours: list[NDArray[Any]], random: Random) -> None:
     found = drawn(*contours)
     others = [np.roll(each[:: random.choice([1, -1])], random.randrange(4), axis=0) for each in contours]
     others += [each for each in others if random.random() < 0.4]
@@ -217,7 +222,7 @@ def test_order_first_points_directions_and_repeats_change_nothing(contours, rand
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 0.8))
-def test_own_outlines_come_back_and_nothing_is_noted(seed, share):
+def test_own_outlines_come_back_and_nothing_is_noted(seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((14, 15)) < share
     found = combined(outlines(mask), 14, 15)
     assert np.array_equal(found.mask, mask)

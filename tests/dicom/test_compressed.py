@@ -7,11 +7,14 @@ the header. The same values are written uncompressed under the same header; both
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000,
@@ -32,6 +35,7 @@ from parotid_seg.dicom.read import decoders
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
+from parotid_seg.scan.volume import Volume
 from tests.dicom_series import save, write_enhanced
 
 SHAPE = (7, 32, 36)
@@ -59,7 +63,7 @@ DCMTK = {
 }
 
 
-def waves(bits, signed, share=1.0):
+def waves(bits: int, signed: bool, share: float = 1.0) -> NDArray[Any]:
     """Smooth values (slices, rows, columns) over the whole range of so many bits, or the lower share of it."""
     z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     found = np.sin(z + y / 5) + np.cos(x / 6 - z / 2)
@@ -67,7 +71,7 @@ def waves(bits, signed, share=1.0):
     return np.rint(found * ((1 << bits) - 1)).astype(np.int64) - ((1 << bits - 1) if signed else 0)
 
 
-def words(values, bits, signed):
+def words(values: NDArray[Any], bits: int, signed: bool) -> NDArray[Any]:
     """Values as words of as few bytes as so many bits take, negative ones cut to those bits if words are unsigned."""
     size = 1 if bits <= 8 else 2
     patterns = (values.astype(np.int64) & ((1 << bits) - 1)).astype(f"u{size}")
@@ -77,37 +81,37 @@ def words(values, bits, signed):
     return np.ascontiguousarray((patterns << above).view(f"i{size}") >> above)
 
 
-def with_openjpeg(image, bits):
+def with_openjpeg(image: NDArray[Any], bits: int) -> bytes:
     from openjpeg.utils import encode_array
 
     return encode_array(image, bits_stored=bits, photometric_interpretation=2)
 
 
-def with_openjpeg_in_a_box(image, bits):
+def with_openjpeg_in_a_box(image: NDArray[Any], bits: int) -> bytes:
     from openjpeg.utils import encode_array
 
     return encode_array(image, bits_stored=bits, photometric_interpretation=2, codec_format=1)
 
 
-def with_pyjpegls(image, bits):
+def with_pyjpegls(image: NDArray[Any], bits: int) -> bytes:
     from jpeg_ls import encode_buffer
 
     return bytes(encode_buffer(image.tobytes(), *image.shape, 1, bits))
 
 
-def with_pyjpegls_least(image, bits):
+def with_pyjpegls_least(image: NDArray[Any], bits: int) -> bytes:
     """With as many bits as the largest word takes, which vary from slice to slice."""
     from jpeg_ls import encode_array
 
     return bytes(encode_array(image))
 
 
-def with_imagecodecs(image, bits):
+def with_imagecodecs(image: NDArray[Any], bits: int) -> bytes:
     return pytest.importorskip("imagecodecs").ljpeg_encode(image, bitspersample=bits)
 
 
-def with_gdcm(syntax):
-    def encode(image, bits):
+def with_gdcm(syntax: pydicom.uid.UID) -> Callable[..., bytes]:
+    def encode(image: NDArray[Any], bits: int) -> bytes:
         gdcm = pytest.importorskip("gdcm")
         dataset = pydicom.Dataset()
         dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, "1.2.3"
@@ -151,10 +155,10 @@ PRECISIONS += [(16, 16), (13, 13), (12, 10), (13, 16)]
 """Of the codestream, and BitsStored."""
 
 
-def write(path, values, stored, signed):
+def write(path: Path, values: NDArray[Any], stored: int, signed: bool) -> Path:
     """The values as one uncompressed multi-frame file under such a header."""
 
-    def change(index, dataset):
+    def change(index: int, dataset: pydicom.Dataset) -> None:
         size = 1 if stored <= 8 else 2
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * size, stored, stored - 1
         dataset.PixelRepresentation = int(signed)
@@ -163,7 +167,7 @@ def write(path, values, stored, signed):
     return write_enhanced(path, values, intercept=0, order=range(len(values)), change=change)
 
 
-def pack(path, encode, syntax):
+def pack(path: Path, encode: Callable[..., bytes], syntax: pydicom.uid.UID) -> Path:
     """The same file, compressed: `encode` gives a codestream of a frame's stored values."""
     dataset = pydicom.dcmread(path)
     dataset.PixelData = encapsulate([encode(frame) for frame in dataset.pixel_array])
@@ -174,21 +178,28 @@ def pack(path, encode, syntax):
     return packed
 
 
-def read(*paths):
+def read(*paths: Path) -> tuple[NDArray[Any], Volume]:
     found = find_series(paths)
     assert found.left_out == ()
     volume = read_series(found.series[0]).volume
     return volume.orientation.to_storage(volume.voxels[0]).T, volume
 
 
-def compressed(tmp_path, values, encode, syntax, stored, signed):
+def compressed(
+    tmp_path: Path,
+    values: NDArray[Any],
+    encode: Callable[..., bytes],
+    syntax: pydicom.uid.UID,
+    stored: int,
+    signed: bool,
+) -> tuple[NDArray[Any], Volume]:
     """Voxels and volume read from the compressed series."""
     return read(pack(write(tmp_path / "plain.dcm", values, stored, signed), encode, syntax))
 
 
 @pytest.mark.parametrize("stored", sorted({stored for _, stored in PRECISIONS}))
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_uncompressed_twins(tmp_path, stored, signed):
+def test_the_uncompressed_twins(tmp_path: Path, stored: int, signed: bool) -> None:
     values = waves(stored, signed)
     voxels, volume = read(write(tmp_path / "plain.dcm", values, stored, signed))
     np.testing.assert_array_equal(voxels, values)
@@ -198,7 +209,7 @@ def test_the_uncompressed_twins(tmp_path, stored, signed):
 @pytest.mark.parametrize(("bits", "stored"), PRECISIONS)
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_encoder_precision_and_sign(tmp_path, name, signed, bits, stored):
+def test_every_encoder_precision_and_sign(tmp_path: Path, name: str, signed: bool, bits: int, stored: int) -> None:
     encode, syntax, kinds = ENCODERS[name]
     values = waves(min(bits, stored), signed)
     for kind in kinds:
@@ -216,7 +227,7 @@ def test_every_encoder_precision_and_sign(tmp_path, name, signed, bits, stored):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 13, 15])
 @pytest.mark.parametrize("name", ["openjpeg", "pyjpegls", "imagecodecs, JPEG SV1"])
-def test_values_of_0_and_more_may_take_all_bits_of_a_short_codestream(tmp_path, name, bits):
+def test_values_of_0_and_more_may_take_all_bits_of_a_short_codestream(tmp_path: Path, name: str, bits: int) -> None:
     """As encoders that count the bits of the largest value write them, under a header that says signed."""
     encode, syntax, _ = ENCODERS[name]
     values = waves(bits, signed=False)
@@ -229,7 +240,7 @@ def test_values_of_0_and_more_may_take_all_bits_of_a_short_codestream(tmp_path, 
 
 
 @pytest.mark.parametrize("offset", [-1024, 0])
-def test_encoders_that_count_the_bits_of_each_slice(tmp_path, offset):
+def test_encoders_that_count_the_bits_of_each_slice(tmp_path: Path, offset: int) -> None:
     """Slices of one series then differ in precision; the highest bit is set in some of them only."""
     values = waves(12, signed=False) + offset
     voxels, _ = compressed(
@@ -243,7 +254,7 @@ def test_encoders_that_count_the_bits_of_each_slice(tmp_path, offset):
     np.testing.assert_array_equal(voxels, values)
 
 
-def test_pixels_that_fit_one_sign_as_well_as_the_other_are_refused(tmp_path):
+def test_pixels_that_fit_one_sign_as_well_as_the_other_are_refused(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 1 << 12, SHAPE)
     with pytest.raises(ScanError, match=r"cannot be told .* a two's complement; found \d\d% of the pairs"):
         compressed(
@@ -257,17 +268,17 @@ def test_pixels_that_fit_one_sign_as_well_as_the_other_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_bits_beyond_those_stored_do_not_count(tmp_path, signed):
+def test_bits_beyond_those_stored_do_not_count(tmp_path: Path, signed: bool) -> None:
     """Whole words were compressed, with overlays or whatever else is in their upper bits."""
     values = waves(12, signed)
 
-    def encode(frame):
+    def encode(frame: NDArray[Any]) -> bytes:
         return with_openjpeg(words(frame & 0x0FFF | 0x5000, 16, signed=False), 16)
 
     np.testing.assert_array_equal(compressed(tmp_path, values, encode, JPEG2000Lossless, 12, signed)[0], values)
 
 
-def test_bits_that_count_may_be_the_highest(tmp_path):
+def test_bits_that_count_may_be_the_highest(tmp_path: Path) -> None:
     values = waves(12, signed=False)
     path = pack(
         write(tmp_path / "plain.dcm", values, 12, signed=False),
@@ -281,11 +292,11 @@ def test_bits_that_count_may_be_the_highest(tmp_path):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_loss_does_not_turn_the_brightest_into_the_darkest(tmp_path, signed):
+def test_loss_does_not_turn_the_brightest_into_the_darkest(tmp_path: Path, signed: bool) -> None:
     """A codestream of more bits than those stored may hold values a little beyond their range."""
     values = waves(12, signed)
 
-    def encode(frame):
+    def encode(frame: NDArray[Any]) -> bytes:
         image = frame.astype(np.int64)
         return with_openjpeg(words(np.where(image == values.max(), image + 3, image), 16, signed), 16)
 
@@ -295,7 +306,7 @@ def test_loss_does_not_turn_the_brightest_into_the_darkest(tmp_path, signed):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL])
-def test_high_throughput_jpeg_2000(tmp_path, syntax, bits, signed):
+def test_high_throughput_jpeg_2000(tmp_path: Path, syntax: pydicom.uid.UID, bits: int, signed: bool) -> None:
     codecs = pytest.importorskip("imagecodecs")
     for kind in (False, True):
         values = waves(bits, signed)
@@ -314,7 +325,7 @@ def test_high_throughput_jpeg_2000(tmp_path, syntax, bits, signed):
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", GDCM_NAMES)
-def test_files_of_gdcm(tmp_path, syntax, bits, signed):
+def test_files_of_gdcm(tmp_path: Path, syntax: pydicom.uid.UID, bits: int, signed: bool) -> None:
     """Its codestreams have 8 or 16 bits, whatever BitsStored is."""
     values = waves(bits, signed)
     voxels, volume = compressed(tmp_path, values, lambda frame: with_gdcm(syntax)(frame, bits), syntax, bits, signed)
@@ -326,7 +337,7 @@ def test_files_of_gdcm(tmp_path, syntax, bits, signed):
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", DCMTK)
-def test_files_of_dcmtk(tmp_path, syntax, bits, signed):
+def test_files_of_dcmtk(tmp_path: Path, syntax: pydicom.uid.UID, bits: int, signed: bool) -> None:
     values = waves(bits, signed)
     path = write(tmp_path / "plain.dcm", values, bits, signed)
     run_dcmtk(*DCMTK[syntax], path)
@@ -335,7 +346,7 @@ def test_files_of_dcmtk(tmp_path, syntax, bits, signed):
 
 
 @pytest.mark.parametrize(("syntax", "option"), [(JPEGBaseline8Bit, "+eb"), (JPEGExtended12Bit, "+ee")])
-def test_jpeg_with_loss_of_dcmtk(tmp_path, syntax, option):
+def test_jpeg_with_loss_of_dcmtk(tmp_path: Path, syntax: pydicom.uid.UID, option: str) -> None:
     bits = 8 if syntax == JPEGBaseline8Bit else 12
     values = waves(bits, signed=False)
     path = write(tmp_path / "plain.dcm", values, bits, signed=False)
@@ -345,14 +356,14 @@ def test_jpeg_with_loss_of_dcmtk(tmp_path, syntax, option):
     assert FlagCode.LOSSY_COMPRESSION in {flag.code for flag in volume.flags}
 
 
-def run_dcmtk(tool, *words):
+def run_dcmtk(tool: str, *words: Path | str) -> None:
     """Compress a file in place."""
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} (dcmtk) is not installed")
     subprocess.run([tool, *words, words[-1]], check=True, capture_output=True)
 
 
-def test_a_codestream_of_another_family_is_refused(tmp_path):
+def test_a_codestream_of_another_family_is_refused(tmp_path: Path) -> None:
     values = waves(12, signed=False)
     with pytest.raises(ScanError, match="found a JPEG-LS image, expected JPEG 2000"):
         compressed(tmp_path, values, lambda frame: with_pyjpegls(frame, 12), JPEG2000Lossless, 12, False)
@@ -367,7 +378,9 @@ def test_a_codestream_of_another_family_is_refused(tmp_path):
         (JPEGLosslessSV1, ("gdcm", "pylibjpeg"), "pip install python-gdcm"),
     ],
 )
-def test_a_decoder_that_is_not_installed_is_named(tmp_path, monkeypatch, syntax, modules, command):
+def test_a_decoder_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: pydicom.uid.UID, modules: tuple[str, ...], command: str
+) -> None:
     packed = pack(write(tmp_path / "plain.dcm", waves(12, signed=False), 12, signed=False), lambda _: b"\0\0", syntax)
     monkeypatch.setattr(decoders, "find_spec", lambda name: None if name in modules else name)
     decoders._pylibjpeg_plugins.cache_clear()
@@ -379,7 +392,7 @@ def test_a_decoder_that_is_not_installed_is_named(tmp_path, monkeypatch, syntax,
     assert left_out.reason.endswith(f"compressed as {syntax.name}, for which no decoder is installed: {command}")
 
 
-def test_a_decoder_of_pylibjpeg_is_taken_before_gdcm(monkeypatch):
+def test_a_decoder_of_pylibjpeg_is_taken_before_gdcm(monkeypatch: pytest.MonkeyPatch) -> None:
     """GDCM can end the process; a user may have installed pylibjpeg-libjpeg."""
     offered = {str(JPEGLosslessSV1): {"libjpeg": lambda content, version: content}}
     monkeypatch.setattr(decoders, "_pylibjpeg_plugins", lambda: offered)

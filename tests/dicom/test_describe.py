@@ -2,9 +2,12 @@
 
 import shutil
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 
 from parotid_seg.dicom.read.volume import find_series, read_series
@@ -36,7 +39,7 @@ SPOILT = [
 # fmt: on
 
 
-def plant(dataset):
+def plant(dataset: Dataset) -> None:
     """The mark in every text there is, whatever it should be."""
     for keyword in TEXTS:
         if keyword in ("RescaleType", "ImageType", "LossyImageCompression"):
@@ -45,10 +48,10 @@ def plant(dataset):
             dataset.add(pydicom.DataElement(keyword, "PN" if keyword.endswith("Name") else "LO", f"{MARK}^{keyword}"))
 
 
-def spoilt(keyword):
+def spoilt(keyword: str) -> Callable[..., None]:
     """A change that plants the mark everywhere, in one attribute of the last slice instead of what belongs there."""
 
-    def change(index, dataset):
+    def change(index: int, dataset: Dataset) -> None:
         plant(dataset)
         if index == SHAPE[0] - 1:
             dataset.add(pydicom.DataElement(tag_for_keyword(keyword), "LO", MARK))
@@ -58,7 +61,7 @@ def spoilt(keyword):
     return change
 
 
-def everything_said(folder) -> str:
+def everything_said(folder: Path) -> str:
     """Messages of finding, describing and reading."""
     found = find_series(path for path in folder.rglob("*") if path.is_file())
     said = [*map(str, found.left_out), *(series.title + series.key for series in found.series)]
@@ -73,7 +76,9 @@ def everything_said(folder) -> str:
 
 
 @pytest.mark.parametrize("keyword", SPOILT)
-def test_nothing_of_the_patient_is_said(tmp_path, capfd, caplog, keyword):
+def test_nothing_of_the_patient_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, keyword: str
+) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), change=spoilt(keyword))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -84,11 +89,15 @@ def test_nothing_of_the_patient_is_said(tmp_path, capfd, caplog, keyword):
     assert MARK not in said + caplog.text + "".join(capfd.readouterr()) + "".join(str(each.message) for each in warned)
 
 
-def test_nothing_of_the_patient_is_said_of_broken_pixels(tmp_path):
+def test_nothing_of_the_patient_is_said_of_broken_pixels(tmp_path: Path) -> None:
+    def planted(_: int, dataset: Dataset) -> None:
+        plant(dataset)
+        dataset.RescaleType = "HU"
+
     path = write_enhanced(
         tmp_path / "all.dcm",
         ct_voxels(SHAPE),
-        change=lambda index, dataset: (plant(dataset), setattr(dataset, "RescaleType", "HU")),
+        change=planted,
     )
     (series,) = find_series([path]).series
     dataset = pydicom.dcmread(path)
@@ -101,14 +110,14 @@ def test_nothing_of_the_patient_is_said_of_broken_pixels(tmp_path):
 
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "PatientBirthDate"])
-def test_a_description_that_names_the_patient_is_withheld(tmp_path, keyword, index):
+def test_a_description_that_names_the_patient_is_withheld(tmp_path: Path, keyword: str, index: int) -> None:
     value, description = {
         "PatientName": ("Meyer-Doe^Ilse", ["CT of doe", "MEYER neck", "for Ilse"]),
         "PatientID": ("MX-47 11", ["neck MX-47 11", "mx", "47"]),
         "PatientBirthDate": ("19700102", ["born 19700102", "19700102", "(19700102)"]),
     }[keyword]
 
-    def change(_, dataset):
+    def change(_: object, dataset: Dataset) -> None:
         setattr(dataset, keyword, value)
         dataset.SeriesDescription = description[index]
 
@@ -118,7 +127,7 @@ def test_a_description_that_names_the_patient_is_withheld(tmp_path, keyword, ind
     assert description[index] not in said
 
 
-def test_what_a_folder_holds(tmp_path):
+def test_what_a_folder_holds(tmp_path: Path) -> None:
     write_series(
         tmp_path / "ct",
         ct_voxels(SHAPE),
@@ -144,7 +153,7 @@ def test_what_a_folder_holds(tmp_path):
     assert "1 slice missing, at -41.00 mm" in facts["refused (1)"]
 
 
-def test_a_file_stands_for_its_series(tmp_path):
+def test_a_file_stands_for_its_series(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     write_series(tmp_path / "ct", ct_voxels(SHAPE), uids="2", names="B")
     shutil.copytree(tmp_path / "ct", tmp_path / "ct" / "deeper")  # not its folder
@@ -159,6 +168,6 @@ def test_a_file_stands_for_its_series(tmp_path):
     assert "1 slice missing" in facts["refused (1)"]
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gone: no such file"):
         inspect(tmp_path / "gone")

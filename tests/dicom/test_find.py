@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -30,10 +32,10 @@ def refusal(folder: Path) -> str:
     return str(left_out)
 
 
-def shifted(change_mm):
+def shifted(change_mm: Any) -> Callable[..., None]:
     """A change of the slices' positions, by the slice's number, in mm (x, y, z)."""
 
-    def change(index, dataset):
+    def change(index: int, dataset: Dataset) -> None:
         dataset.ImagePositionPatient = [
             float(old) + new for old, new in zip(dataset.ImagePositionPatient, change_mm(index), strict=True)
         ]
@@ -41,10 +43,10 @@ def shifted(change_mm):
     return change
 
 
-def phase(number, name):
+def phase(number: int, name: str | None) -> Callable[..., None]:
     """A change that makes images another phase of the same series by one attribute; None is none."""
 
-    def change(index, dataset):
+    def change(index: int, dataset: Dataset) -> None:
         dataset.SOPInstanceUID = uid("phase", str(number), str(index))
         if name == "ImageType":
             dataset.ImageType = ["ORIGINAL", "PRIMARY", "M" if number == 1 else "P"]
@@ -54,14 +56,14 @@ def phase(number, name):
     return change
 
 
-def test_order_comes_from_positions_not_from_names_or_numbers(tmp_path):
+def test_order_comes_from_positions_not_from_names_or_numbers(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     (series,) = find_series(sorted(paths, key=lambda path: path.name)).series
     assert [each.path for each in series.slices] == paths
     assert [path.name for path in paths] != sorted(path.name for path in paths)
 
 
-def test_two_series_in_one_folder_are_told_apart(tmp_path):
+def test_two_series_in_one_folder_are_told_apart(tmp_path: Path) -> None:
     first = write_series(tmp_path / "ct", ct_voxels(SHAPE), number=2, names="A")
     second = write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), number=1, uids="2", names="B")
     found = all_in(tmp_path)
@@ -71,8 +73,8 @@ def test_two_series_in_one_folder_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"])
-def test_one_series_uid_used_twice_makes_two_series(tmp_path, keyword):
-    def change(index, dataset):
+def test_one_series_uid_used_twice_makes_two_series(tmp_path: Path, keyword: str) -> None:
+    def change(index: int, dataset: Dataset) -> None:
         setattr(dataset, keyword, "1.2.3" if keyword.endswith("UID") else "Someone^Else")
         dataset.SOPInstanceUID = uid(keyword, str(index))
 
@@ -96,7 +98,7 @@ def test_one_series_uid_used_twice_makes_two_series(tmp_path, keyword):
         ("ImageType", ["1", "2"]),
     ],
 )
-def test_images_at_the_same_positions_are_told_apart_by_number(tmp_path, name, keys):
+def test_images_at_the_same_positions_are_told_apart_by_number(tmp_path: Path, name: str, keys: list[str]) -> None:
     first, second = ct_voxels(SHAPE), ct_voxels(SHAPE, 1)
     write_series(tmp_path / "mr", first + 1000, modality="MR", names="A", change=phase(1, name))
     write_series(tmp_path / "mr", second + 1000, modality="MR", names="B", change=phase(2, name))
@@ -109,21 +111,21 @@ def test_images_at_the_same_positions_are_told_apart_by_number(tmp_path, name, k
         assert Flag(FlagCode.PART_OF_SERIES, detail=series.part) in scan.volume.flags
 
 
-def test_images_at_the_same_positions_that_nothing_tells_apart_are_refused(tmp_path):
+def test_images_at_the_same_positions_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), names="A", change=phase(1, None))
     write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), names="B", change=phase(2, None))
     assert "up to 2 images at one position (at 9 positions), and no number tells them apart" in refusal(tmp_path)
 
 
-def test_a_phase_with_a_gap_is_refused(tmp_path):
+def test_a_phase_with_a_gap_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), names="A", change=phase(1, "AcquisitionNumber"))
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), names="B", change=phase(2, "AcquisitionNumber"))
     paths[4].unlink()
     assert "by acquisition 1 slice missing, at -38.00 mm" in refusal(tmp_path)
 
 
-def test_phases_in_one_multi_frame_file_are_told_apart(tmp_path):
-    def change(index, dataset):
+def test_phases_in_one_multi_frame_file_are_told_apart(tmp_path: Path) -> None:
+    def change(index: object, dataset: Dataset) -> None:
         for place, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             frame.FrameContentSequence[0].TemporalPositionIndex = 1 + place // 9
             frame.PlanePositionSequence = dataset.PerFrameFunctionalGroupsSequence[place % 9].PlanePositionSequence
@@ -140,7 +142,7 @@ def test_phases_in_one_multi_frame_file_are_told_apart(tmp_path):
         )
 
 
-def test_copies_are_used_once_and_told(tmp_path):
+def test_copies_are_used_once_and_told(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     shutil.copytree(tmp_path / "ct", tmp_path / "ct again")
     found = all_in(tmp_path)
@@ -149,7 +151,7 @@ def test_copies_are_used_once_and_told(tmp_path):
     assert str(found.left_out[0]) == f"{tmp_path / 'ct again'}: copies of images that are used (9 files)"
 
 
-def test_a_copy_under_another_uid_is_a_copy(tmp_path):
+def test_a_copy_under_another_uid_is_a_copy(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     dataset = pydicom.dcmread(paths[3])
     dataset.SOPInstanceUID = "1.2.3"
@@ -157,8 +159,8 @@ def test_a_copy_under_another_uid_is_a_copy(tmp_path):
     assert [left.reason for left in all_in(tmp_path).left_out] == ["copies of images that are used"]
 
 
-def test_a_shared_instance_uid_is_refused(tmp_path):
-    def change(index, dataset):
+def test_a_shared_instance_uid_is_refused(tmp_path: Path) -> None:
+    def change(index: int, dataset: Dataset) -> None:
         if index == 4:
             dataset.SOPInstanceUID = uid("ct", "", "instance", "5")
 
@@ -173,20 +175,20 @@ def test_a_shared_instance_uid_is_refused(tmp_path):
         ([2, 3, 6, 7], "4 slices missing, at -44.00, -41.00, -32.00, ... mm"),
     ],
 )
-def test_missing_slices_are_named_by_position(tmp_path, gone, said):
+def test_missing_slices_are_named_by_position(tmp_path: Path, gone: list[int], said: str) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     for index in gone:
         paths[index].unlink()
     assert said in refusal(tmp_path)
 
 
-def test_varying_spacing_is_refused(tmp_path):
+def test_varying_spacing_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=shifted(lambda index: (0, 0, max(0, index - 4))))
     assert "uneven: slices lie 3 mm (4 times) and 4 mm (4 times) apart, expected one distance" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("rounded", [4, 1])
-def test_rounded_positions_are_even(tmp_path, rounded):
+def test_rounded_positions_are_even(tmp_path: Path, rounded: int) -> None:
     step = 2.625
     moved = shifted(lambda index: (0, 0, round(step * index, rounded) - step * index))
     write_series(tmp_path / "ct", ct_voxels(SHAPE), lay((step, 1, 1)), change=moved)
@@ -194,7 +196,7 @@ def test_rounded_positions_are_even(tmp_path, rounded):
     assert read_series(series).volume.spacing_mm[0] == pytest.approx(step, abs=0.1 / 8)
 
 
-def test_rounding_aside_makes_no_tilted_gantry(tmp_path):
+def test_rounding_aside_makes_no_tilted_gantry(tmp_path: Path) -> None:
     moved = shifted(lambda index: (0.004 * index, 0.01 * (index % 2), 0))
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=moved)
     scan = read_series(all_in(tmp_path).series[0])
@@ -202,16 +204,16 @@ def test_rounding_aside_makes_no_tilted_gantry(tmp_path):
     assert int(scan.header["qform_code"]) == 1
 
 
-def test_slices_out_of_line_are_refused(tmp_path):
+def test_slices_out_of_line_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=shifted(lambda index: (5 * (index == 4), 0, 0)))
     assert "slices are shifted against each other by up to 5.00 mm" in refusal(tmp_path)
 
 
-def resized(dataset):
+def resized(dataset: Dataset) -> None:
     dataset.Rows, dataset.PixelData = 14, dataset.PixelData[: 14 * 20 * 2]
 
 
-def turned(dataset):
+def turned(dataset: Dataset) -> None:
     dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
 
 
@@ -240,7 +242,9 @@ def turned(dataset):
     ],
 )
 @pytest.mark.parametrize("bad", [0, 4, 8], ids=["first", "middle", "last"])
-def test_one_bad_slice_refuses_its_series_wherever_it_lies(tmp_path, bad, change, said):
+def test_one_bad_slice_refuses_its_series_wherever_it_lies(
+    tmp_path: Path, bad: int, change: Callable[..., Any], said: str
+) -> None:
     write_series(
         tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: change(dataset) if index == bad else None
     )
@@ -252,7 +256,7 @@ def test_one_bad_slice_refuses_its_series_wherever_it_lies(tmp_path, bad, change
         assert "1 of 9 files cannot be used, such as IM" in message
 
 
-def test_a_damaged_file_of_no_known_series_is_told_and_the_series_beside_it_are_flagged(tmp_path):
+def test_a_damaged_file_of_no_known_series_is_told_and_the_series_beside_it_are_flagged(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), uids="2", names="B")
     write_series(tmp_path / "other", ct_voxels(SHAPE))
@@ -266,7 +270,7 @@ def test_a_damaged_file_of_no_known_series_is_told_and_the_series_beside_it_are_
     assert (left.path, left.refused, left.reason) == (paths[-1], True, "cut off before SeriesInstanceUID")
 
 
-def test_a_damaged_file_refuses_the_series_that_has_a_gap_for_it_and_no_other(tmp_path):
+def test_a_damaged_file_refuses_the_series_that_has_a_gap_for_it_and_no_other(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), uids="2", names="B")
     paths[4].write_bytes(paths[4].read_bytes()[:400])
@@ -279,7 +283,7 @@ def test_a_damaged_file_refuses_the_series_that_has_a_gap_for_it_and_no_other(tm
     )
 
 
-def test_a_damaged_file_that_says_its_series_refuses_that_one(tmp_path):
+def test_a_damaged_file_that_says_its_series_refuses_that_one(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     write_series(tmp_path / "ct", ct_voxels(SHAPE, 1), uids="2", names="B")
     content = bytearray(paths[-1].read_bytes())
@@ -293,7 +297,7 @@ def test_a_damaged_file_that_says_its_series_refuses_that_one(tmp_path):
     )
 
 
-def test_a_damaged_copy_of_an_image_that_is_used_refuses_nothing(tmp_path):
+def test_a_damaged_copy_of_an_image_that_is_used_refuses_nothing(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     (tmp_path / "ct" / "part.dcm").write_bytes(paths[3].read_bytes()[:-100])
     found = all_in(tmp_path)
@@ -303,8 +307,8 @@ def test_a_damaged_copy_of_an_image_that_is_used_refuses_nothing(tmp_path):
     ]
 
 
-def test_complete_volumes_of_two_orientations_in_one_series_are_both_used(tmp_path):
-    def change(index, dataset):
+def test_complete_volumes_of_two_orientations_in_one_series_are_both_used(tmp_path: Path) -> None:
+    def change(index: int, dataset: Dataset) -> None:
         dataset.SOPInstanceUID = uid("sagittal", str(index))
 
     write_series(tmp_path / "mr", ct_voxels((9, 24, 24)) + 1000, modality="MR", names="A")
@@ -316,8 +320,8 @@ def test_complete_volumes_of_two_orientations_in_one_series_are_both_used(tmp_pa
 
 
 @pytest.mark.parametrize(("kind", "said"), [("LOCALIZER", "localizer"), ("MIP", "projection"), ("MOSAIC", "mosaic")])
-def test_images_of_other_kinds_are_left_out(tmp_path, kind, said):
-    def change(index, dataset):
+def test_images_of_other_kinds_are_left_out(tmp_path: Path, kind: str, said: str) -> None:
+    def change(index: int, dataset: Dataset) -> None:
         if index < 2:
             turned(dataset)
             dataset.ImageType = ["ORIGINAL", "PRIMARY", kind]
@@ -328,14 +332,14 @@ def test_images_of_other_kinds_are_left_out(tmp_path, kind, said):
     assert len(found.series[0].slices) == 9
 
 
-def test_a_few_images_in_each_of_three_planes_are_a_localizer_whatever_they_are_called(tmp_path):
+def test_a_few_images_in_each_of_three_planes_are_a_localizer_whatever_they_are_called(tmp_path: Path) -> None:
     for name, where in (
         ("axial", lay()),
         ("sagittal", lay(row=(0, 1, 0), column=(0, 0, -1))),
         ("coronal", lay(column=(0, 0, -1))),
     ):
 
-        def change(index, dataset, name=name):
+        def change(index: int, dataset: Dataset, name: str = name) -> None:
             dataset.SOPInstanceUID = uid(name, str(index))
 
         write_series(tmp_path / "mr", ct_voxels((3, 24, 24)) + 1000, where, modality="MR", names=name, change=change)
@@ -346,8 +350,8 @@ def test_a_few_images_in_each_of_three_planes_are_a_localizer_whatever_they_are_
     assert "9 images in 3 planes, as of a localizer" in str(left)
 
 
-def test_parts_of_a_dixon_sequence_count_as_original(tmp_path):
-    def water(index, dataset):
+def test_parts_of_a_dixon_sequence_count_as_original(tmp_path: Path) -> None:
+    def water(index: object, dataset: Dataset) -> None:
         dataset.ImageType = ["DERIVED", "PRIMARY", "DIXON", "WATER"]
         dataset.StudyInstanceUID = uid("t1", "study")
 
@@ -357,8 +361,8 @@ def test_parts_of_a_dixon_sequence_count_as_original(tmp_path):
     assert [series.folder.name for series in found.series] == ["t1", "water"]
 
 
-def test_derived_images_are_used_only_where_there_are_no_original_ones(tmp_path):
-    def derived(index, dataset):
+def test_derived_images_are_used_only_where_there_are_no_original_ones(tmp_path: Path) -> None:
+    def derived(index: object, dataset: Dataset) -> None:
         dataset.ImageType = ["DERIVED", "SECONDARY", "REFORMATTED"]
         dataset.StudyInstanceUID = uid("ct", "study")
 
@@ -373,7 +377,7 @@ def test_derived_images_are_used_only_where_there_are_no_original_ones(tmp_path)
     assert alone.folder.name == "reformatted"
 
 
-def test_what_is_no_scan_is_left_out_by_kind(tmp_path):
+def test_what_is_no_scan_is_left_out_by_kind(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE))
     for number, kind in enumerate([RTStructureSetStorage, RTStructureSetStorage, SecondaryCaptureImageStorage]):
         dataset = Dataset()
@@ -407,7 +411,9 @@ def test_what_is_no_scan_is_left_out_by_kind(tmp_path):
         (lambda dataset: setattr(dataset, "RescaleType", "Z_EFF"), "9 of 9 files cannot be used, such as IM"),
     ],
 )
-def test_series_that_are_no_scans_are_left_out_but_not_refused(tmp_path, change, said):
+def test_series_that_are_no_scans_are_left_out_but_not_refused(
+    tmp_path: Path, change: Callable[..., Any], said: str
+) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: change(dataset))
     (left_out,) = all_in(tmp_path).left_out
     assert said in left_out.reason
@@ -415,8 +421,8 @@ def test_series_that_are_no_scans_are_left_out_but_not_refused(tmp_path, change,
 
 
 @pytest.mark.parametrize("number", [2**31, "1e300", "<b>"])
-def test_series_numbers_that_are_none_are_not_shown(tmp_path, number):
-    def change(index, dataset):
+def test_series_numbers_that_are_none_are_not_shown(tmp_path: Path, number: int | str) -> None:
+    def change(index: object, dataset: Dataset) -> None:
         dataset.add(pydicom.DataElement("SeriesNumber", "LO", str(number)))
 
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=change)
@@ -425,7 +431,7 @@ def test_series_numbers_that_are_none_are_not_shown(tmp_path, number):
     assert series.title == f"CT series ({series.key})"
 
 
-def test_names_of_files_may_hold_anything(tmp_path, monkeypatch):
+def test_names_of_files_may_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("<b>\n\x1b[31m.dcm", "..dcm", "caf\udce9"):
         Path(name).write_text("stray")
@@ -434,7 +440,7 @@ def test_names_of_files_may_hold_anything(tmp_path, monkeypatch):
     assert [str(left) for left in find_series([relative, *absolute]).left_out] == [f"{tmp_path}: not DICOM (3 files)"]
 
 
-def test_series_without_preamble_and_meta_information_is_read(tmp_path):
+def test_series_without_preamble_and_meta_information_is_read(tmp_path: Path) -> None:
     for path in write_series(tmp_path / "ct", ct_voxels(SHAPE)):
         content = path.read_bytes()
         start = 132 + 12 + int.from_bytes(content[140:144], "little")
@@ -443,19 +449,19 @@ def test_series_without_preamble_and_meta_information_is_read(tmp_path):
     assert read_series(series).volume.shape == (9, 16, 20)
 
 
-def test_files_that_are_not_there_or_no_files_are_told(tmp_path):
+def test_files_that_are_not_there_or_no_files_are_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
     found = find_series([tmp_path / "pipe", tmp_path / "gone", tmp_path])
     assert [str(left) for left in found.left_out] == [f"{tmp_path.parent}: no file (3 files)"]
 
 
-def test_a_file_given_twice_counts_once(tmp_path):
+def test_a_file_given_twice_counts_once(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     found = find_series(paths + paths)
     assert found.left_out == ()
     assert len(found.series[0].slices) == 9
 
 
-def test_spacing_of_no_head_scan_is_refused(tmp_path):
+def test_spacing_of_no_head_scan_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), lay((30, 1, 1)))
     assert "found spacing (30.0, 1.0, 1.0) mm, expected 0.05 to 20.0 mm" in refusal(tmp_path)

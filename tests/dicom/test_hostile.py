@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,13 @@ SHIPPED = sorted(path for path in Path(pydicom.data.__file__).parent.rglob("*") 
 DEEP = 5000
 
 
-def refusal(paths) -> str:
+def refusal(paths: list[Path]) -> str:
     found = find_series(paths)
     assert found.series == ()
     return next(str(left) for left in found.left_out if left.refused)
 
 
-def try_all(paths) -> int:
+def try_all(paths: list[Path]) -> int:
     """Find and read what can be; the number of series."""
     found = find_series(paths)
     assert found.series or found.left_out
@@ -46,14 +47,14 @@ def try_all(paths) -> int:
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SHIPPED}), ids=lambda path: path.name)
-def test_every_file_that_ships_with_pydicom(folder):
+def test_every_file_that_ships_with_pydicom(folder: Path) -> None:
     paths = [path for path in SHIPPED if path.parent == folder]
     for path in paths:
         try_all([path])
     try_all(paths)
 
 
-def test_all_that_ships_with_pydicom_at_once():
+def test_all_that_ships_with_pydicom_at_once() -> None:
     found = find_series(SHIPPED)
     used = {each.path for series in found.series for each in series.slices}
     assert len(used) + sum(left.count for left in found.left_out) >= len(SHIPPED)
@@ -61,7 +62,7 @@ def test_all_that_ships_with_pydicom_at_once():
 
 
 @pytest.mark.parametrize("kind", ["series", "enhanced", "compressed"])
-def test_cut_and_overwritten_files(tmp_path, kind):
+def test_cut_and_overwritten_files(tmp_path: Path, kind: str) -> None:
     if kind == "series":
         paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     else:
@@ -84,8 +85,8 @@ def test_cut_and_overwritten_files(tmp_path, kind):
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
-def test_absurd_sizes_are_refused_before_room_is_made(tmp_path, syntax):
-    def change(index, dataset):
+def test_absurd_sizes_are_refused_before_room_is_made(tmp_path: Path, syntax: pydicom.uid.UID) -> None:
+    def change(index: object, dataset: pydicom.Dataset) -> None:
         dataset.Rows = dataset.Columns = 65535
 
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
@@ -94,20 +95,20 @@ def test_absurd_sizes_are_refused_before_room_is_made(tmp_path, syntax):
     assert "found 1 images of 65535 x 65535 voxels, expected at most" in refusal(paths)
 
 
-def spoil(path, change, index=0):
+def spoil(path: Path, change: Callable[..., None], index: int = 0) -> None:
     dataset = pydicom.dcmread(path)
     change(index, dataset)
     dataset.save_as(path)
 
 
-def test_sizes_beyond_the_files_are_refused(tmp_path):
+def test_sizes_beyond_the_files_are_refused(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     for path in paths:
         spoil(path, lambda index, dataset: setattr(dataset, "Rows", 8192))
     assert "cut off: found 2316 bytes of pixel data, expected 589824" in refusal(paths)
 
 
-def test_more_pixels_than_the_size_has_are_refused(tmp_path):
+def test_more_pixels_than_the_size_has_are_refused(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     for path in paths:
         spoil(path, lambda index, dataset: setattr(dataset, "Rows", 31))
@@ -117,7 +118,7 @@ def test_more_pixels_than_the_size_has_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("syntax", "rows"), [(RLELossless, 8192), (JPEG2000Lossless, 8192), (JPEG2000Lossless, 16)])
-def test_compressed_images_of_another_size_are_refused(tmp_path, syntax, rows):
+def test_compressed_images_of_another_size_are_refused(tmp_path: Path, syntax: pydicom.uid.UID, rows: int) -> None:
     pytest.importorskip("openjpeg")
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), transfer_syntax=syntax)
     for path in paths:
@@ -141,7 +142,9 @@ def test_compressed_images_of_another_size_are_refused(tmp_path, syntax, rows):
         (JPEGLSLossless, 15, 0x68, "a compressed image does not begin as one"),
     ],
 )
-def test_compressed_images_that_do_not_begin_as_such_are_refused(tmp_path, syntax, at, byte, said):
+def test_compressed_images_that_do_not_begin_as_such_are_refused(
+    tmp_path: Path, syntax: pydicom.uid.UID, at: int, byte: int, said: str
+) -> None:
     """A decoder may end the process over them."""
     pytest.importorskip("openjpeg")
     pytest.importorskip("jpeg_ls")
@@ -155,14 +158,14 @@ def test_compressed_images_that_do_not_begin_as_such_are_refused(tmp_path, synta
 
 
 @pytest.mark.parametrize("frames", [8, 10**9])
-def test_more_frames_than_there_are_is_refused(tmp_path, frames):
+def test_more_frames_than_there_are_is_refused(tmp_path: Path, frames: int) -> None:
     path = write_enhanced(tmp_path / "all.dcm", ct_voxels(SHAPE))
     spoil(path, lambda index, dataset: setattr(dataset, "NumberOfFrames", frames))
     said = "cut off: found" if frames == 8 else f"found {frames} images of 32 x 36 voxels"
     assert said in refusal([path])
 
 
-def test_a_length_of_gigabytes_in_a_small_file(tmp_path):
+def test_a_length_of_gigabytes_in_a_small_file(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), transfer_syntax=ImplicitVRLittleEndian)
     for tag in ((0x0008, 0x103E), (0x7FE0, 0x0010)):
         content = paths[2].read_bytes()
@@ -174,7 +177,7 @@ def test_a_length_of_gigabytes_in_a_small_file(tmp_path):
         paths[2].write_bytes(content)
 
 
-def test_text_without_end_is_refused(tmp_path):
+def test_text_without_end_is_refused(tmp_path: Path) -> None:
     paths = write_series(
         tmp_path / "ct",
         ct_voxels(SHAPE),
@@ -185,7 +188,7 @@ def test_text_without_end_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("tag", [(0x0009, 0x1001), (0x5200, 0x9229)])
-def test_sequences_without_end_are_refused(tmp_path, tag):
+def test_sequences_without_end_are_refused(tmp_path: Path, tag: tuple[int, int]) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE))
     content = paths[2].read_bytes()
     at = content.index(b"\x10\x00\x10\x00PN") if tag[0] == 9 else content.index(b"\xe0\x7f\x10\x00O")
@@ -194,7 +197,7 @@ def test_sequences_without_end_are_refused(tmp_path, tag):
     assert f"{paths[2].name}" in refusal(paths)
 
 
-def test_what_inflates_without_end_is_refused(tmp_path, monkeypatch):
+def test_what_inflates_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_file, "LARGEST_INFLATED", 2000)
     monkeypatch.setattr(dicom_file, "MOST_EXPANSION", 1)
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), transfer_syntax=DeflatedExplicitVRLittleEndian)
@@ -203,7 +206,7 @@ def test_what_inflates_without_end_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"])
 @pytest.mark.parametrize("value", ["../../etc/passwd", "1.2\0.3", "<b>1</b>", "1." * 60])
-def test_uids_that_are_none_are_refused(tmp_path, keyword, value):
+def test_uids_that_are_none_are_refused(tmp_path: Path, keyword: str, value: str) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels((7, 4, 4)))
     for path in paths[:2]:
         dataset = pydicom.dcmread(path)
@@ -215,7 +218,7 @@ def test_uids_that_are_none_are_refused(tmp_path, keyword, value):
     assert value not in message
 
 
-def test_numbers_that_are_none_are_refused(tmp_path):
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     for number, value in enumerate(["nan\\0\\0", "1e999\\0\\0", "1e300\\0\\0", "a\\b\\c", "1\\2", ""]):
         paths = write_series(tmp_path / str(number), ct_voxels((7, 4, 4)))
         dataset = pydicom.dcmread(paths[0])

@@ -1,8 +1,14 @@
 """Whose scan it is goes into the object as it stands in the source, and nowhere else."""
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from tests.dicom_for_writers import (
     LABELS,
@@ -17,17 +23,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, ove
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory):
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
     return make_series(tmp_path_factory.mktemp("series") / "ct")
 
 
 @pytest.fixture(scope="module")
-def mask():
+def mask() -> NDArray[np.uint8]:
     return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")
-def written(series, mask, tmp_path_factory):
+def written(series: Series, mask: NDArray[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "rt.dcm"
     write_rtstruct(series, mask, LABELS, path, model=MODEL)
     return path
@@ -43,10 +49,12 @@ def written(series, mask, tmp_path_factory):
         (None, b"M\xfcller^J", b"\xc4\xd6-1"),
     ],
 )
-def test_patient_and_character_set_are_carried_byte_for_byte(character_set, name, number, mask, tmp_path):
+def test_patient_and_character_set_are_carried_byte_for_byte(
+    character_set: str | list[str] | None, name: bytes, number: bytes, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     places = {b"N" * len(name): name, b"I" * len(number): number}
 
-    def patient(index, dataset):
+    def patient(index: object, dataset: pydicom.Dataset) -> None:
         dataset.PatientName, dataset.PatientID = ("N" * len(name)), ("I" * len(number))
         dataset.PatientBirthDate, dataset.PatientSex, dataset.PatientWeight = "19500101", "x?", "70.50 "
         dataset.StudyDescription, dataset.EthnicGroup = "Neck", "?"
@@ -68,8 +76,8 @@ def test_patient_and_character_set_are_carried_byte_for_byte(character_set, name
     assert found.get("SpecificCharacterSet") == source.get("SpecificCharacterSet")
 
 
-def test_labels_the_character_set_lacks_make_all_text_utf8(mask, tmp_path):
-    def patient(index, dataset):
+def test_labels_the_character_set_lacks_make_all_text_utf8(mask: NDArray[np.uint8], tmp_path: Path) -> None:
+    def patient(index: object, dataset: pydicom.Dataset) -> None:
         dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Jörg"
 
     series = make_series(tmp_path / "ct", change=patient)
@@ -80,8 +88,8 @@ def test_labels_the_character_set_lacks_make_all_text_utf8(mask, tmp_path):
     assert list(drawn(tmp_path / "rt.dcm", series)) == ["腮腺", "Parotid_R"]
 
 
-def test_patient_data_that_is_missing_is_empty(mask, tmp_path):
-    def patient(index, dataset):
+def test_patient_data_that_is_missing_is_empty(mask: NDArray[np.uint8], tmp_path: Path) -> None:
+    def patient(index: object, dataset: pydicom.Dataset) -> None:
         for keyword in ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"]:
             del dataset[keyword]
 

@@ -1,13 +1,18 @@
 """Sequences on different grids become channels that agree at every voxel of the first one."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from parotid_seg.dicom.mr import resample as one_grid
 from parotid_seg.dicom.mr.resample import read_on_one_grid, resampled
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
@@ -17,7 +22,7 @@ from tests.mr_studies import GRID, SHAPE, STIR, T1, T2, points_of, waves, write_
 LARGE = (32, 48, 48)
 
 
-def around(affine):
+def around(affine: NDArray[Any]) -> NDArray[Any]:
     """A grid of LARGE laid so that its middle is GRID's; it holds all of it."""
     middle = points_of(GRID, SHAPE).reshape(-1, 3).mean(axis=0)
     affine[:3, 3] += middle - points_of(affine, LARGE).reshape(-1, 3).mean(axis=0)
@@ -28,22 +33,22 @@ OBLIQUE = around(lay((5.0, 2.5, 2.5), row=TILTED[0], column=TILTED[1]))
 CORONAL = around(lay((4.0, 3.0, 3.0), row=(1, 0, 0), column=(0, 0, -1)))
 
 
-def series_in(folder):
+def series_in(folder: Path) -> Series:
     (series,) = find_series(sorted(folder.iterdir())).series
     return series
 
 
-def noise(points):
+def noise(points: NDArray[np.float64]) -> NDArray[Any]:
     return np.random.default_rng(1).integers(0, 2000, points.shape[:-1]).astype(float)
 
 
-def bound(affine):
+def bound(affine: NDArray[Any]) -> float:
     """How far linear interpolation may be off the phantom: second derivatives times spacing squared, over 8."""
     sharpest = 200 / 25**2 + 200 / 30**2 + 2 * 200 / (25 * 30) + 150 / 20**2
     return sharpest * (affine[:3, :3] ** 2).sum() / 8
 
 
-def test_channels_agree_with_the_phantom_wherever_their_slices_lay(tmp_path):
+def test_channels_agree_with_the_phantom_wherever_their_slices_lay(tmp_path: Path) -> None:
     write_mr(tmp_path / "t1", T1)
     write_mr(tmp_path / "t2", T2, OBLIQUE, shape=LARGE, phantom=lambda at: 2 * waves(at))
     write_mr(tmp_path / "stir", STIR, CORONAL, shape=LARGE, phantom=lambda at: 1000 - waves(at))
@@ -61,7 +66,7 @@ def test_channels_agree_with_the_phantom_wherever_their_slices_lay(tmp_path):
         assert off.mean() < 1, "the bound is for the worst voxel; half a voxel's shift would be 5"
 
 
-def test_the_mask_belongs_to_the_first_series(tmp_path):
+def test_the_mask_belongs_to_the_first_series(tmp_path: Path) -> None:
     write_mr(tmp_path / "t1", T1, OBLIQUE, shape=LARGE)
     write_mr(tmp_path / "t2", T2)
     t1, t2 = series_in(tmp_path / "t1"), series_in(tmp_path / "t2")
@@ -74,13 +79,13 @@ def test_the_mask_belongs_to_the_first_series(tmp_path):
     assert FlagCode.OBLIQUE in {flag.code for flag in scan.volume.flags}
 
 
-def test_the_first_ones_orientation_is_the_only_one_that_is_told(tmp_path):
+def test_the_first_ones_orientation_is_the_only_one_that_is_told(tmp_path: Path) -> None:
     write_mr(tmp_path / "t1", T1)
     write_mr(tmp_path / "t2", T2, OBLIQUE, shape=LARGE)
     assert read_on_one_grid(series_in(tmp_path / "t1"), [series_in(tmp_path / "t2")]).volume.flags == ()
 
 
-def test_the_same_voxels_are_not_touched(tmp_path, monkeypatch):
+def test_the_same_voxels_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_grid, "map_coordinates", None)
     nearly = GRID.copy()
     nearly[:3, 3] += 0.02
@@ -92,7 +97,7 @@ def test_the_same_voxels_are_not_touched(tmp_path, monkeypatch):
         assert np.array_equal(channel, read_series(series).volume.voxels[0])
 
 
-def test_the_same_voxels_stored_the_other_way_round_or_fewer_of_them_are_exact(tmp_path):
+def test_the_same_voxels_stored_the_other_way_round_or_fewer_of_them_are_exact(tmp_path: Path) -> None:
     """A lattice in common needs no interpolation, whatever order it is stored in."""
     turned = lay((4.0, 3.0, 3.0), row=(-1, 0, 0), column=(0, -1, 0), origin=(41.0, 34.0, -12.0))
     assert np.allclose(points_of(turned, SHAPE)[0, 0, 0], points_of(GRID, SHAPE)[2, -1, -1])
@@ -115,7 +120,7 @@ def test_the_same_voxels_stored_the_other_way_round_or_fewer_of_them_are_exact(t
         ("frame", (-40.0, -35.0, 2000.0), "has no place in common with"),
     ],
 )
-def test_series_that_share_no_place(tmp_path, frame, origin, words):
+def test_series_that_share_no_place(tmp_path: Path, frame: str, origin: tuple[float, float, float], words: str) -> None:
     write_mr(tmp_path / "t1", T1)
     write_mr(tmp_path / "t2", T2, lay((4.0, 3.0, 3.0), origin=origin), frame=frame)
     first, second = series_in(tmp_path / "t1"), series_in(tmp_path / "t2")
@@ -124,7 +129,7 @@ def test_series_that_share_no_place(tmp_path, frame, origin, words):
     assert str(caught.value) == f"{second.folder}: {second.title} {words} {first.title}"
 
 
-def test_without_a_frame_of_reference_none_is_shared(tmp_path):
+def test_without_a_frame_of_reference_none_is_shared(tmp_path: Path) -> None:
     write_mr(tmp_path / "t1", T1, frame="")
     write_mr(tmp_path / "t2", T2, frame="")
     with pytest.raises(ScanError, match="has not the frame of reference"):
@@ -137,7 +142,7 @@ origins = st.tuples(*[st.floats(-30, 30)] * 3)
 shapes = st.tuples(*[st.integers(2, 12)] * 3)
 
 
-def turned(angle, spacing, origin):
+def turned(angle: Any, spacing: Any, origin: Any) -> NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", angle, degrees=True).as_matrix() * spacing
     affine[:3, 3] = origin
@@ -149,10 +154,10 @@ grids = st.builds(turned, angles, spacings, origins)
 
 @settings(max_examples=80, deadline=None)
 @given(affine=grids, onto=grids, shape=shapes, target=shapes)
-def test_what_is_linear_comes_out_as_it_is(affine, onto, shape, target):
+def test_what_is_linear_comes_out_as_it_is(affine: NDArray[Any], onto: Any, shape: Any, target: Any) -> None:
     """Linear interpolation is exact of a linear phantom, so any grids will do."""
 
-    def phantom(points):
+    def phantom(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return points @ [3.0, -5.0, 7.0] + 11.0
 
     voxels = phantom(points_of(affine, shape)).astype(np.float32)
@@ -168,7 +173,7 @@ def test_what_is_linear_comes_out_as_it_is(affine, onto, shape, target):
     assert between.mean() - 1e-9 <= covered <= 1 - beyond.mean() + 1e-9
 
 
-def test_slabs_change_nothing(monkeypatch):
+def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     voxels = np.random.default_rng(0).normal(size=LARGE).astype(np.float32)
     at_once, covered = resampled(voxels, OBLIQUE, GRID, SHAPE)
     monkeypatch.setattr(one_grid, "SLAB_VOXELS", 2 * SHAPE[1] * SHAPE[2] + 1)
@@ -177,7 +182,7 @@ def test_slabs_change_nothing(monkeypatch):
     assert covered == again
 
 
-def test_rounding_only_to_whole_numbers():
+def test_rounding_only_to_whole_numbers() -> None:
     voxels = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
     halfway = np.eye(4)
     halfway[2, 3] = 0.6

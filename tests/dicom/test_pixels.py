@@ -1,8 +1,12 @@
 """Stored values become intensities: every transfer syntax, word and scaling, and padding that is no tissue."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -24,7 +28,7 @@ COMPRESSED = {RLELossless: "numpy", JPEGLSLossless: "jpeg_ls", JPEG2000Lossless:
 """And the module that encodes it."""
 
 
-def read(paths):
+def read(paths: list[Path]) -> tuple[NDArray[Any], tuple[Flag, ...]]:
     """Intensities (slices, rows, columns) of the one series, and its flags."""
     found = find_series(paths)
     assert found.left_out == ()
@@ -32,7 +36,7 @@ def read(paths):
     return volume.orientation.to_storage(volume.voxels[0]).T, volume.flags
 
 
-def words_of(dataset):
+def words_of(dataset: pydicom.Dataset) -> NDArray[Any]:
     """The stored words, to change in place."""
     words = np.frombuffer(dataset.PixelData, f"<{'ui'[dataset.PixelRepresentation]}{dataset.BitsAllocated // 8}").copy()
     return words.reshape(-1, dataset.Rows, dataset.Columns)
@@ -40,7 +44,7 @@ def words_of(dataset):
 
 @pytest.mark.parametrize("syntax", [*UNCOMPRESSED, *COMPRESSED])
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
-def test_every_transfer_syntax(tmp_path, syntax, dtype):
+def test_every_transfer_syntax(tmp_path: Path, syntax: pydicom.uid.UID, dtype: type[np.integer]) -> None:
     pytest.importorskip(COMPRESSED.get(syntax, "numpy"))
     voxels = ct_voxels(SHAPE)
     intercept = -1024 if dtype is np.uint16 else 0
@@ -50,7 +54,7 @@ def test_every_transfer_syntax(tmp_path, syntax, dtype):
 
 
 @pytest.mark.parametrize("syntax", [*UNCOMPRESSED, *COMPRESSED])
-def test_every_transfer_syntax_of_multi_frame_files(tmp_path, syntax):
+def test_every_transfer_syntax_of_multi_frame_files(tmp_path: Path, syntax: pydicom.uid.UID) -> None:
     pytest.importorskip(COMPRESSED.get(syntax, "numpy"))
     voxels = ct_voxels(SHAPE)
     path = write_enhanced(tmp_path / "all.dcm", voxels, order=[3, 0, 6, 1, 2, 5, 4], transfer_syntax=syntax)
@@ -58,7 +62,7 @@ def test_every_transfer_syntax_of_multi_frame_files(tmp_path, syntax):
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
-def test_jpeg_lossless(tmp_path, dtype):
+def test_jpeg_lossless(tmp_path: Path, dtype: type[np.integer]) -> None:
     gdcm = pytest.importorskip("gdcm")
     voxels = ct_voxels(SHAPE)
     paths = write_series(tmp_path / "ct", voxels, dtype=dtype, intercept=-1024 if dtype is np.uint16 else 0)
@@ -81,10 +85,12 @@ def test_jpeg_lossless(tmp_path, dtype):
     ("dtype", "bits", "intercept"), [(np.uint16, 12, -1024), (np.int16, 12, 0), (np.uint16, 12, 0), (np.int16, 16, 0)]
 )
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
-def test_bits_that_do_not_count_do_not_count(tmp_path, dtype, bits, intercept, syntax):
+def test_bits_that_do_not_count_do_not_count(
+    tmp_path: Path, dtype: type[np.integer], bits: int, intercept: int, syntax: pydicom.uid.UID
+) -> None:
     voxels = ct_voxels(SHAPE).clip(intercept, 2047)
 
-    def change(index, dataset):
+    def change(index: int, dataset: pydicom.Dataset) -> None:
         words = words_of(dataset).view(np.uint16)
         garbage = np.random.default_rng(index).integers(0, 1 << 16, size=words.shape).astype(np.uint16)
         counting = np.uint16((1 << bits) - 1)
@@ -94,10 +100,10 @@ def test_bits_that_do_not_count_do_not_count(tmp_path, dtype, bits, intercept, s
     np.testing.assert_array_equal(read(write_series(tmp_path / "ct", voxels, change=change, **written))[0], voxels)
 
 
-def test_bits_that_count_may_be_the_highest(tmp_path):
+def test_bits_that_count_may_be_the_highest(tmp_path: Path) -> None:
     voxels = ct_voxels(SHAPE).clip(-1024, 2047)
 
-    def change(index, dataset):
+    def change(index: object, dataset: pydicom.Dataset) -> None:
         dataset.HighBit, dataset.PixelData = 15, (words_of(dataset) << 4 | 9).tobytes()
 
     paths = write_series(tmp_path / "ct", voxels, bits_stored=12, change=change)
@@ -108,7 +114,7 @@ def test_bits_that_count_may_be_the_highest(tmp_path):
     ("slope", "intercept", "dtype"),
     [(1.0, -1024.0, np.int16), (2.0, -2048.0, np.int16), (0.5, 0.0, np.float32), (1.0, -0.5, np.float32)],
 )
-def test_slope_and_intercept(tmp_path, slope, intercept, dtype):
+def test_slope_and_intercept(tmp_path: Path, slope: float, intercept: float, dtype: type[np.number]) -> None:
     stored = np.arange(7 * 16 * 20).reshape(7, 16, 20)
     voxels = stored * slope + intercept
     found, _ = read(write_series(tmp_path / "ct", voxels, slope=slope, intercept=intercept))
@@ -116,7 +122,7 @@ def test_slope_and_intercept(tmp_path, slope, intercept, dtype):
     assert found.dtype == dtype
 
 
-def test_whole_numbers_that_do_not_fit_become_float32(tmp_path):
+def test_whole_numbers_that_do_not_fit_become_float32(tmp_path: Path) -> None:
     voxels = np.arange(7 * 16 * 20).reshape(7, 16, 20) + 40000
     found, _ = read(write_series(tmp_path / "ct", voxels, intercept=0))
     np.testing.assert_array_equal(found, voxels)
@@ -124,15 +130,15 @@ def test_whole_numbers_that_do_not_fit_become_float32(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 32])
-def test_words_of_other_sizes(tmp_path, bits):
+def test_words_of_other_sizes(tmp_path: Path, bits: int) -> None:
     voxels = ct_voxels(SHAPE).clip(-100, 150)
-    dtype = {8: np.uint8, 32: np.int32}[bits]
+    dtype: type[np.integer] = np.uint8 if bits == 8 else np.int32
     np.testing.assert_array_equal(read(write_series(tmp_path / "ct", voxels, dtype=dtype, intercept=-100))[0], voxels)
 
 
 @pytest.mark.parametrize("intercepts", [[-1024, -1000, 7, 0, 30000, -5, 1], [-1024, 0.5, 0, 1, 2, 3, 4]])
-def test_scaling_may_vary_from_slice_to_slice(tmp_path, intercepts):
-    def change(index, dataset):
+def test_scaling_may_vary_from_slice_to_slice(tmp_path: Path, intercepts: list[float]) -> None:
+    def change(index: int, dataset: pydicom.Dataset) -> None:
         dataset.RescaleIntercept = intercepts[index]
 
     voxels = ct_voxels(SHAPE)
@@ -140,8 +146,8 @@ def test_scaling_may_vary_from_slice_to_slice(tmp_path, intercepts):
     np.testing.assert_array_equal(found, voxels + 1024 + np.array(intercepts)[:, None, None])
 
 
-def test_scaling_may_vary_from_frame_to_frame(tmp_path):
-    def change(index, dataset):
+def test_scaling_may_vary_from_frame_to_frame(tmp_path: Path) -> None:
+    def change(index: object, dataset: pydicom.Dataset) -> None:
         for place, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             frame.PixelValueTransformationSequence[0].RescaleSlope = place + 1
 
@@ -160,10 +166,12 @@ def test_scaling_may_vary_from_frame_to_frame(tmp_path):
     ],
 )
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
-def test_padding_becomes_air(tmp_path, vr, value, limit, stored, syntax):
+def test_padding_becomes_air(
+    tmp_path: Path, vr: str, value: int, limit: int | None, stored: list[int], syntax: pydicom.uid.UID
+) -> None:
     voxels = ct_voxels(SHAPE)
 
-    def change(index, dataset):
+    def change(index: object, dataset: pydicom.Dataset) -> None:
         words = words_of(dataset)
         words[0, :5, :6] = np.resize(stored, (5, 6))
         dataset.PixelData = words.tobytes()
@@ -180,11 +188,11 @@ def test_padding_becomes_air(tmp_path, vr, value, limit, stored, syntax):
     assert flags == (Flag(FlagCode.PADDING, value=30 / (32 * 36), detail=str(voxels[rest].min())),)
 
 
-def test_padding_beyond_the_bits_that_count(tmp_path):
+def test_padding_beyond_the_bits_that_count(tmp_path: Path) -> None:
     """Such a value cannot be told from tissue once the upper bits are gone."""
     voxels = ct_voxels(SHAPE).clip(-1024, 2000)
 
-    def change(index, dataset):
+    def change(index: object, dataset: pydicom.Dataset) -> None:
         words = words_of(dataset)
         words[0, :4] = 0xF830
         dataset.PixelData, dataset.PixelPaddingValue = words.tobytes(), 0xF830
@@ -194,8 +202,8 @@ def test_padding_beyond_the_bits_that_count(tmp_path):
     assert np.unique(found[:, :4]).tolist() == [voxels[:, 4:].min()]
 
 
-def test_a_slice_that_is_all_padding_becomes_the_volumes_air(tmp_path):
-    def change(index, dataset):
+def test_a_slice_that_is_all_padding_becomes_the_volumes_air(tmp_path: Path) -> None:
+    def change(index: int, dataset: pydicom.Dataset) -> None:
         dataset.PixelPaddingValue = 5
         if index == 3:
             dataset.PixelData = np.full(SHAPE[1:], 5, np.uint16).tobytes()
@@ -206,7 +214,7 @@ def test_a_slice_that_is_all_padding_becomes_the_volumes_air(tmp_path):
     assert np.unique(found[3]).tolist() == [rest.min()]
 
 
-def test_a_series_that_is_all_padding_is_refused(tmp_path):
+def test_a_series_that_is_all_padding_is_refused(tmp_path: Path) -> None:
     paths = write_series(
         tmp_path / "ct", ct_voxels(SHAPE) * 0, change=lambda index, dataset: setattr(dataset, "PixelPaddingValue", 1024)
     )
@@ -214,7 +222,7 @@ def test_a_series_that_is_all_padding_is_refused(tmp_path):
         read(paths)
 
 
-def test_loss_is_told(tmp_path):
+def test_loss_is_told(tmp_path: Path) -> None:
     paths = write_series(
         tmp_path / "ct", ct_voxels(SHAPE), change=lambda index, dataset: setattr(dataset, "LossyImageCompression", "01")
     )

@@ -1,10 +1,17 @@
 """Objects that are not the mask they were made from."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ScanError
@@ -23,23 +30,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, ove
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory):
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
     return make_series(tmp_path_factory.mktemp("series") / "ct")
 
 
 @pytest.fixture(scope="module")
-def mask():
+def mask() -> NDArray[np.uint8]:
     return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")
-def written(series, mask, tmp_path_factory):
+def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "rt.dcm"
     write_rtstruct(series, mask, LABELS, path, model=MODEL)
     return path
 
 
-def shifted(affine, axis, voxels):
+def shifted(affine: NDArray[Any], axis: int, voxels: float) -> NDArray[Any]:
     moved = affine.copy()
     moved[:3, 3] += affine[:3, axis] * voxels
     return moved
@@ -55,34 +62,36 @@ def shifted(affine, axis, voxels):
     ],
     ids=["half a voxel", "a quarter of one", "order of slices", "rows for columns"],
 )
-def test_a_series_that_is_not_as_it_says_is_not_written(wrong, message, series, mask, tmp_path):
+def test_a_series_that_is_not_as_it_says_is_not_written(
+    wrong: Callable[..., Any], message: str, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     with refused(ScanError, message):
         write_rtstruct(wrong(series), mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
     assert not list(tmp_path.iterdir())
 
 
-def moved_contour(dataset, by=(0.0, 0.0, 0.0)):
+def moved_contour(dataset: Dataset, by: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
     contour = dataset.ROIContourSequence[0].ContourSequence[2]
     contour.ContourData = [f"{value:.4f}" for value in (numbers(contour) + by).ravel()]
 
 
-def contour_again(dataset, times):
+def contour_again(dataset: Dataset, times: int) -> None:
     contours = dataset.ROIContourSequence[0].ContourSequence
     contours.extend(times * [contours[2]])
 
 
-def number_twice(dataset):
+def number_twice(dataset: Dataset) -> None:
     dataset.StructureSetROISequence[0].ROINumber = dataset.StructureSetROISequence[1].ROINumber
 
 
-def contours_before(dataset):
+def contours_before(dataset: Dataset) -> None:
     """More contours under a number that is taken, before the right ones."""
     more = copy.deepcopy(dataset.ROIContourSequence[1])
     more.ReferencedROINumber = dataset.StructureSetROISequence[0].ROINumber
     dataset.ROIContourSequence.insert(0, more)
 
 
-def without_frame(dataset):
+def without_frame(dataset: Dataset) -> None:
     dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = ""
 
 
@@ -107,12 +116,14 @@ def without_frame(dataset):
         *("contour twice", "contour three times", "number twice", "contours twice", "frame"),
     ],
 )
-def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, series, mask, written, tmp_path):
+def test_the_proof_fails_for_an_object_that_is_not_the_mask(
+    change: Callable[..., Any], message: str, series: Series, mask: NDArray[np.uint8], written: Path, tmp_path: Path
+) -> None:
     verify_round_trip(written, series, mask, LABELS, "rtstruct")
     with refused(ScanError, message):
         verify_round_trip(changed(written, tmp_path / "rt.dcm", change), series, mask, LABELS, "rtstruct")
 
 
-def test_the_proof_tells_left_from_right(series, mask, written):
+def test_the_proof_tells_left_from_right(series: Series, mask: NDArray[np.uint8], written: Path) -> None:
     with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels otherwise \(DSC 0\.0"):
         verify_round_trip(written, series, (3 - mask) % 3, LABELS, "rtstruct")

@@ -1,6 +1,7 @@
 """DICOM in: a series is read as its NIfTI twin is, whatever way its slices lie and are stored."""
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
@@ -30,7 +32,7 @@ LAID = {
 }
 
 
-def only(files) -> object:
+def only(files: Iterable[Path]) -> Series:
     """The one series in files of which nothing is left out."""
     found = find_series(files)
     assert found.left_out == ()
@@ -39,7 +41,7 @@ def only(files) -> object:
 
 
 @pytest.mark.parametrize("laid", LAID)
-def test_volume_is_the_nifti_twins(tmp_path, laid):
+def test_volume_is_the_nifti_twins(tmp_path: Path, laid: str) -> None:
     voxels, affine = ct_voxels(SHAPE), LAID[laid]
     series = only(write_series(tmp_path / "ct", voxels, affine))
     scan, twin = read_series(series), read_nifti(write_twin(tmp_path / "twin.nii.gz", voxels, affine))
@@ -51,7 +53,7 @@ def test_volume_is_the_nifti_twins(tmp_path, laid):
 
 
 @pytest.mark.parametrize("laid", LAID)
-def test_mask_lies_on_the_nifti_twins_voxels(tmp_path, laid):
+def test_mask_lies_on_the_nifti_twins_voxels(tmp_path: Path, laid: str) -> None:
     voxels, affine = ct_voxels(SHAPE), LAID[laid]
     scan = read_series(only(write_series(tmp_path / "ct", voxels, affine)))
     twin = read_nifti(write_twin(tmp_path / "twin.nii.gz", voxels, affine))
@@ -62,7 +64,9 @@ def test_mask_lies_on_the_nifti_twins_voxels(tmp_path, laid):
 
 @settings(max_examples=10, deadline=None)
 @given(turn=st.tuples(*[st.floats(-3, 3)] * 3), shear=st.tuples(*[st.floats(-1, 1)] * 2), backwards=st.booleans())
-def test_any_way_of_lying(tmp_path_factory, turn, shear, backwards):
+def test_any_way_of_lying(
+    tmp_path_factory: pytest.TempPathFactory, turn: tuple[float, ...], shear: tuple[float, ...], backwards: bool
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     rotation = np.eye(3)
     for axis, angle in enumerate(turn):
@@ -82,7 +86,7 @@ def test_any_way_of_lying(tmp_path_factory, turn, shear, backwards):
 
 
 @pytest.mark.parametrize("laid", LAID)
-def test_slices_of_a_mask_are_the_files(tmp_path, laid):
+def test_slices_of_a_mask_are_the_files(tmp_path: Path, laid: str) -> None:
     voxels = ct_voxels(SHAPE)
     paths = write_series(tmp_path / "ct", voxels, LAID[laid])
     series = only(paths)
@@ -98,14 +102,14 @@ def test_slices_of_a_mask_are_the_files(tmp_path, laid):
         )
 
 
-def test_tilted_gantry_is_told(tmp_path):
+def test_tilted_gantry_is_told(tmp_path: Path) -> None:
     scan = read_series(only(write_series(tmp_path / "ct", ct_voxels(), LAID["tilted gantry"])))
     assert FlagCode.SHEARED in {flag.code for flag in scan.volume.flags}
     assert int(scan.header["qform_code"]) == 0
     assert int(scan.header["sform_code"]) == 1
 
 
-def test_sform_and_qform_are_set_where_nothing_is_sheared(tmp_path):
+def test_sform_and_qform_are_set_where_nothing_is_sheared(tmp_path: Path) -> None:
     scan = read_series(only(write_series(tmp_path / "ct", ct_voxels(SHAPE), LAID["oblique"])))
     np.testing.assert_allclose(scan.header.get_qform(), scan.header.get_sform(), atol=1e-3)
     assert int(scan.header["qform_code"]) == int(scan.header["sform_code"]) == 1
@@ -115,7 +119,7 @@ def test_sform_and_qform_are_set_where_nothing_is_sheared(tmp_path):
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize("kind", ["enhanced", "legacy"])
 @pytest.mark.parametrize("laid", ["axial", "oblique", "tilted gantry"])
-def test_multi_frame_is_the_nifti_twin(tmp_path, modality, kind, laid):
+def test_multi_frame_is_the_nifti_twin(tmp_path: Path, modality: str, kind: str, laid: str) -> None:
     voxels = ct_voxels(SHAPE) + (1000 if modality == "MR" else 0)
     order = np.random.default_rng(1).permutation(len(voxels))
     path = write_enhanced(tmp_path / "all.dcm", voxels, LAID[laid], modality=modality, kind=kind, order=order)
@@ -126,7 +130,7 @@ def test_multi_frame_is_the_nifti_twin(tmp_path, modality, kind, laid):
     assert [order[each.frame] for each in series.slices] == list(range(len(voxels)))
 
 
-def test_what_a_series_tells(tmp_path):
+def test_what_a_series_tells(tmp_path: Path) -> None:
     series = only(write_series(tmp_path / "case" / "ct", ct_voxels(), number=7))
     again = pickle.loads(pickle.dumps(series))
     assert (series.number, series.modality, series.description) == (7, "CT", "Neck 3.0")
@@ -139,7 +143,7 @@ def test_what_a_series_tells(tmp_path):
     assert series.voxels == 12 * 16 * 20
 
 
-def test_folder_is_the_deepest_that_holds_all_files(tmp_path):
+def test_folder_is_the_deepest_that_holds_all_files(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct" / "ct", ct_voxels())
     for path in paths[::2]:
         (tmp_path / "ct" / "more").mkdir(exist_ok=True)
@@ -147,14 +151,14 @@ def test_folder_is_the_deepest_that_holds_all_files(tmp_path):
     assert only(path for path in tmp_path.rglob("*") if path.is_file()).folder == tmp_path / "ct"
 
 
-def test_a_constant_series_is_refused(tmp_path):
+def test_a_constant_series_is_refused(tmp_path: Path) -> None:
     series = only(write_series(tmp_path / "ct", np.full((12, 16, 20), 40, np.int16)))
     with pytest.raises(ScanError, match=r"ct: CT series 3 \(\w{8}\): every voxel has the value 40"):
         read_series(series)
 
 
 @pytest.mark.parametrize("change", ["gone", "other image", "other size"])
-def test_a_file_that_changed_since_it_was_found_is_refused(tmp_path, change):
+def test_a_file_that_changed_since_it_was_found_is_refused(tmp_path: Path, change: str) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels())
     series = only(paths)
     if change == "gone":

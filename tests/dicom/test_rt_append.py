@@ -1,11 +1,17 @@
 """Structures added to a structure set that is there."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.objects import is_own_object
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
@@ -27,27 +33,27 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, ove
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory):
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
     return make_series(tmp_path_factory.mktemp("series") / "ct")
 
 
 @pytest.fixture(scope="module")
-def mask():
+def mask() -> NDArray[np.uint8]:
     return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")
-def written(series, mask, tmp_path_factory):
+def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "rt.dcm"
     write_rtstruct(series, mask, LABELS, path, model=MODEL)
     return path
 
 
 @pytest.fixture
-def clinical(written, tmp_path):
+def clinical(written: Path, tmp_path: Path) -> Path:
     """Another's structure set: approved, in explicit VR, with elements of its own and a structure of our name."""
 
-    def change(dataset):
+    def change(dataset: pydicom.Dataset) -> None:
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.Manufacturer, dataset.ManufacturerModelName = "Planner", "1"
         dataset.SpecificCharacterSet = "ISO_IR 100"
@@ -67,7 +73,9 @@ def clinical(written, tmp_path):
     return changed(written, tmp_path / "clinical.dcm", change)
 
 
-def test_structures_are_added_and_all_else_stays(clinical, series, mask, tmp_path):
+def test_structures_are_added_and_all_else_stays(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     content = clinical.read_bytes()
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
     assert clinical.read_bytes() == content
@@ -102,8 +110,10 @@ def test_structures_are_added_and_all_else_stays(clinical, series, mask, tmp_pat
     assert np.array_equal(found["Parotid_R"], mask == 2)
 
 
-def test_a_set_for_another_series_of_the_frame_of_reference_refers_to_both(clinical, series, mask, tmp_path):
-    def other(dataset):
+def test_a_set_for_another_series_of_the_frame_of_reference_refers_to_both(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def other(dataset: pydicom.Dataset) -> None:
         frame = dataset.ReferencedFrameOfReferenceSequence[0]
         frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
 
@@ -115,7 +125,9 @@ def test_a_set_for_another_series_of_the_frame_of_reference_refers_to_both(clini
     assert len(found[1].ContourImageSequence) == len(series.slices)
 
 
-def test_text_the_file_cannot_hold_makes_it_utf8(clinical, series, mask, tmp_path):
+def test_text_the_file_cannot_hold_makes_it_utf8(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     write_rtstruct(series, mask, ("b", "腮腺", "x"), tmp_path / "rt.dcm", model=MODEL, append=clinical)
     found = pydicom.dcmread(tmp_path / "rt.dcm")
     assert found.SpecificCharacterSet == "ISO_IR 192"
@@ -123,7 +135,7 @@ def test_text_the_file_cannot_hold_makes_it_utf8(clinical, series, mask, tmp_pat
     assert found.StructureSetROISequence[2].ROIName == "腮腺"
 
 
-def test_a_contour_too_long_for_explicit_vr_makes_it_implicit(clinical, tmp_path):
+def test_a_contour_too_long_for_explicit_vr_makes_it_implicit(clinical: Path, tmp_path: Path) -> None:
     shape = (12, 120, 120)
     uid = pydicom.dcmread(clinical).StudyInstanceUID
     series = make_series(tmp_path / "ct", shape)
@@ -150,31 +162,35 @@ def test_a_contour_too_long_for_explicit_vr_makes_it_implicit(clinical, tmp_path
         (lambda dataset: delattr(dataset.StructureSetROISequence[0], "ROINumber"), "found no ROINumber"),
     ],
 )
-def test_what_is_not_added_to(change, message, clinical, series, mask, tmp_path):
+def test_what_is_not_added_to(
+    change: Callable[..., Any], message: str, clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     with refused(ScanError, message):
         path = changed(clinical, tmp_path / "other.dcm", change)
         write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=path)
     assert not (tmp_path / "rt.dcm").exists()
 
 
-def test_a_set_in_another_frame_of_reference_is_not_added_to(clinical, series, mask, tmp_path):
+def test_a_set_in_another_frame_of_reference_is_not_added_to(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     changed(clinical, clinical, elsewhere)
     with refused(ScanError, "in another frame of reference: found 1.2.3, expected"):
         write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
 
 
-def test_a_set_is_never_written_over(clinical, series, mask):
+def test_a_set_is_never_written_over(clinical: Path, series: Series, mask: NDArray[np.uint8]) -> None:
     content = clinical.read_bytes()
     with pytest.raises(InputError, match="one of the files that are read"):
         write_rtstruct(series, mask, LABELS, clinical, model=MODEL, append=clinical)
     assert clinical.read_bytes() == content
 
 
-def number_twice(dataset):
+def number_twice(dataset: pydicom.Dataset) -> None:
     dataset.StructureSetROISequence[1].ROINumber = dataset.StructureSetROISequence[0].ROINumber
 
 
-def contours_twice(dataset):
+def contours_twice(dataset: pydicom.Dataset) -> None:
     dataset.ROIContourSequence[1].ReferencedROINumber = dataset.ROIContourSequence[0].ReferencedROINumber
 
 
@@ -185,15 +201,19 @@ def contours_twice(dataset):
         (contours_twice, "found the ReferencedROINumber 1 2 times (Parotid_L), expected once"),
     ],
 )
-def test_a_set_with_a_number_twice_is_not_added_to(change, message, clinical, series, mask, tmp_path):
+def test_a_set_with_a_number_twice_is_not_added_to(
+    change: Callable[..., None], message: str, clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     changed(clinical, clinical, change)
     with refused(ScanError, message):
         write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
     assert not (tmp_path / "rt.dcm").exists()
 
 
-def test_numbers_that_anything_refers_to_are_not_given_again(clinical, series, mask, tmp_path):
-    def orphan(dataset):
+def test_numbers_that_anything_refers_to_are_not_given_again(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def orphan(dataset: pydicom.Dataset) -> None:
         dataset.RTROIObservationsSequence[0].ReferencedROINumber = 2
         dataset.ROIContourSequence[1].ReferencedROINumber = 3
 
@@ -203,8 +223,10 @@ def test_numbers_that_anything_refers_to_are_not_given_again(clinical, series, m
     assert [each.ROINumber for each in found.StructureSetROISequence[2:]] == [4, 5]
 
 
-def test_structures_without_a_frame_of_reference_stay_as_they_are_and_are_noted(clinical, series, mask, tmp_path):
-    def without(dataset):
+def test_structures_without_a_frame_of_reference_stay_as_they_are_and_are_noted(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def without(dataset: pydicom.Dataset) -> None:
         for roi in dataset.StructureSetROISequence:
             del roi.ReferencedFrameOfReferenceUID
 
@@ -215,7 +237,7 @@ def test_structures_without_a_frame_of_reference_stay_as_they_are_and_are_noted(
     assert ["ReferencedFrameOfReferenceUID" in each for each in found.StructureSetROISequence] == [0, 0, 1, 1]
     assert np.array_equal(drawn(tmp_path / "rt.dcm", series)["Parotid_R"], mask == 2)
 
-    def nor_a_set(dataset):
+    def nor_a_set(dataset: pydicom.Dataset) -> None:
         del dataset.ReferencedFrameOfReferenceSequence
 
     changed(clinical, clinical, nor_a_set)
@@ -223,8 +245,10 @@ def test_structures_without_a_frame_of_reference_stay_as_they_are_and_are_noted(
         write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
 
 
-def test_contours_of_others_that_repeat_overlap_or_lack_slices_stay_as_they_are(clinical, series, mask, tmp_path):
-    def spoil(dataset):
+def test_contours_of_others_that_repeat_overlap_or_lack_slices_stay_as_they_are(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def spoil(dataset: pydicom.Dataset) -> None:
         contours = dataset.ROIContourSequence[0].ContourSequence
         contours.append(contours[1])
         del contours[3]
@@ -250,8 +274,17 @@ NAME = "Parótida".encode()
         (None, ("b", "腮腺", "x"), "ISO_IR 192", NAME),
     ],
 )
-def test_names_in_undeclared_utf8_stay_as_they_are(declared, labels, charset, after, clinical, series, mask, tmp_path):
-    def name(dataset):
+def test_names_in_undeclared_utf8_stay_as_they_are(
+    declared: str | None,
+    labels: tuple[str, str, str],
+    charset: str,
+    after: bytes,
+    clinical: Path,
+    series: Series,
+    mask: NDArray[np.uint8],
+    tmp_path: Path,
+) -> None:
+    def name(dataset: pydicom.Dataset) -> None:
         dataset.StructureSetROISequence[1].ROIName = "XXXXXXXXX"
         dataset.StructureSetLabel = "YYYYYYYYY"
         dataset.SpecificCharacterSet = declared
@@ -266,8 +299,10 @@ def test_names_in_undeclared_utf8_stay_as_they_are(declared, labels, charset, af
     assert found.get_item("StructureSetLabel").value.rstrip() == after
 
 
-def test_a_name_that_is_not_valid_in_its_character_set_is_not_changed(clinical, series, mask, tmp_path):
-    def name(dataset):
+def test_a_name_that_is_not_valid_in_its_character_set_is_not_changed(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def name(dataset: pydicom.Dataset) -> None:
         dataset.SpecificCharacterSet = "ISO_IR 192"
         dataset.StructureSetROISequence[1].ROIName = "XXXXXXXX"
 
@@ -278,7 +313,9 @@ def test_a_name_that_is_not_valid_in_its_character_set_is_not_changed(clinical, 
     assert found.value == "Parótida".encode("latin-1")
 
 
-def test_a_set_that_names_no_frame_as_a_whole_is_added_to(clinical, series, mask, tmp_path):
+def test_a_set_that_names_no_frame_as_a_whole_is_added_to(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     """Most planning systems state the frame of reference of each structure only."""
     changed(clinical, clinical, lambda dataset: delattr(dataset, "FrameOfReferenceUID"))
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
@@ -286,7 +323,9 @@ def test_a_set_that_names_no_frame_as_a_whole_is_added_to(clinical, series, mask
     assert pydicom.dcmread(tmp_path / "rt.dcm").FrameOfReferenceUID == series.frame_of_reference_uid
 
 
-def test_a_set_that_names_another_frame_as_a_whole_is_refused(clinical, series, mask, tmp_path):
+def test_a_set_that_names_another_frame_as_a_whole_is_refused(
+    clinical: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     changed(clinical, clinical, lambda dataset: setattr(dataset, "FrameOfReferenceUID", "1.2.3"))
     with refused(ScanError, "as a whole in another frame of reference: found 1.2.3, expected"):
         write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)

@@ -1,11 +1,17 @@
 """Structure sets of others as masks."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ParotidSegError, ScanError
 from parotid_seg.flags import Flag, FlagCode
@@ -26,17 +32,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, ove
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory):
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
     return make_series(tmp_path_factory.mktemp("series") / "ct")
 
 
 @pytest.fixture(scope="module")
-def mask():
+def mask() -> NDArray[np.uint8]:
     return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")
-def written(series, mask, tmp_path_factory):
+def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "rt.dcm"
     write_rtstruct(series, mask, LABELS, path, model=MODEL)
     return path
@@ -45,13 +51,13 @@ def written(series, mask, tmp_path_factory):
 SQUARE = ((10, 5), (10, 15), (20, 15), (20, 5))
 
 
-def with_contours(written, out, contours, image=None):
+def with_contours(written: Path, out: Path, contours: list[tuple[str, Any]], image: str | None = None) -> Path:
     """The first structure drawn otherwise: by type and points (slice, row, column) in the default series' voxels.
 
     All contours say that they were drawn on `image`, if that is given.
     """
 
-    def change(dataset):
+    def change(dataset: Dataset) -> None:
         items = []
         for kind, points in contours:
             item = Dataset()
@@ -68,21 +74,21 @@ def with_contours(written, out, contours, image=None):
     return changed(written, out, change)
 
 
-def square(index, *, grown=0, shift=0):
+def square(index: float | NDArray[Any], *, grown: int = 0, shift: float = 0) -> NDArray[Any]:
     rows, columns = np.array(SQUARE).T
     rows = np.where(rows == 10, 10 - grown, 20 + grown) + 0.5
     columns = np.where(columns == 5, 5 - grown, 15 + grown) + 0.5 + shift
     return np.stack([np.broadcast_to(index, 4), rows, columns], axis=1)
 
 
-def expected_square(index):
+def expected_square(index: int) -> NDArray[np.bool_]:
     found = np.zeros(SHAPE, dtype=np.bool_)
     found[index, 11:21, 6:16] = True
     return found
 
 
 @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
-def test_a_contour_within_another_is_a_hole(kind, written, series, tmp_path):
+def test_a_contour_within_another_is_a_hole(kind: str, written: Path, series: Series, tmp_path: Path) -> None:
     path = with_contours(written, tmp_path / "rt.dcm", [(kind, square(3)), (kind, square(3, grown=-3))])
     expected = expected_square(3)
     expected[3, 14:18, 9:13] = False
@@ -104,7 +110,9 @@ def test_a_contour_within_another_is_a_hole(kind, written, series, tmp_path):
         (square(3.2, grown=-99), Flag(FlagCode.CONTOURS_OVER_EDGE, value=1, detail="2")),
     ],
 )
-def test_what_is_left_out_is_told(extra, flag, written, series, tmp_path):
+def test_what_is_left_out_is_told(
+    extra: list[Any] | NDArray[Any], flag: Flag, written: Path, series: Series, tmp_path: Path
+) -> None:
     path = with_contours(written, tmp_path / "rt.dcm", [("CLOSED_PLANAR", square(3)), ("CLOSED_PLANAR", extra)])
     found = read_rtstruct(path, series)[0].drawn()
     assert found.flags == (flag,)
@@ -113,7 +121,9 @@ def test_what_is_left_out_is_told(extra, flag, written, series, tmp_path):
 
 
 @pytest.mark.parametrize(("named", "count"), [(3, 0), (None, 0), (7, 1)])
-def test_a_contour_that_names_the_image_of_another_slice_is_noted(named, count, written, series, tmp_path):
+def test_a_contour_that_names_the_image_of_another_slice_is_noted(
+    named: int | None, count: int, written: Path, series: Series, tmp_path: Path
+) -> None:
     image = "1.2.3" if named is None else series.slices[named].sop_instance_uid
     path = with_contours(written, tmp_path / "rt.dcm", [("CLOSED_PLANAR", square(3))], image=image)
     found = read_rtstruct(path, series)[0].drawn()
@@ -131,8 +141,8 @@ def test_a_contour_that_names_the_image_of_another_slice_is_noted(named, count, 
     ],
 )
 def test_contours_that_overlap_in_part_are_joined_unless_the_file_says_otherwise(
-    kind, code, shared, written, series, tmp_path
-):
+    kind: str, code: FlagCode, shared: bool, written: Path, series: Series, tmp_path: Path
+) -> None:
     contours = [(kind, square(index, shift=shift)) for index in (3, 4) for shift in (0, 5)]
     found = read_rtstruct(with_contours(written, tmp_path / "rt.dcm", contours), series)[0].drawn()
     expected = np.zeros(SHAPE, dtype=np.bool_)
@@ -142,46 +152,48 @@ def test_contours_that_overlap_in_part_are_joined_unless_the_file_says_otherwise
     assert found.flags == (Flag(code, value=2),)
 
 
-def test_more_overlapping_contours_than_any_organ_has_are_refused_by_name(written, series, tmp_path):
+def test_more_overlapping_contours_than_any_organ_has_are_refused_by_name(
+    written: Path, series: Series, tmp_path: Path
+) -> None:
     contours = [("CLOSED_PLANAR", square(3, shift=shift / 20)) for shift in range(120)]
     path = with_contours(written, tmp_path / "rt.dcm", contours)
     with refused(ScanError, "structure 'Parotid_L': 120 contours overlap in one slice, expected at most 100"):
         read_rtstruct(path, series)[0].drawn()
 
 
-def without_frames(dataset):
+def without_frames(dataset: Dataset) -> None:
     for roi in dataset.StructureSetROISequence:
         del roi.ReferencedFrameOfReferenceUID
 
 
-def without_images(dataset):
+def without_images(dataset: Dataset) -> None:
     for each in dataset.ROIContourSequence:
         for contour in each.ContourSequence:
             del contour.ContourImageSequence
 
 
-def another_frame(dataset):
+def another_frame(dataset: Dataset) -> None:
     dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.3"
 
 
-def one_frame_more(dataset):
+def one_frame_more(dataset: Dataset) -> None:
     more = Dataset()
     more.FrameOfReferenceUID = "1.2.3"
     dataset.ReferencedFrameOfReferenceSequence.append(more)
 
 
-def other_images(dataset):
+def other_images(dataset: Dataset) -> None:
     for each in dataset.ROIContourSequence:
         for contour in each.ContourSequence:
             contour.ContourImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
 
 
-def other_series(dataset):
+def other_series(dataset: Dataset) -> None:
     study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
     study.RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
 
 
-def no_frames_at_all(dataset):
+def no_frames_at_all(dataset: Dataset) -> None:
     del dataset.ReferencedFrameOfReferenceSequence
 
 
@@ -199,8 +211,15 @@ def no_frames_at_all(dataset):
         ([no_frames_at_all, without_images], False),
     ],
 )
-def test_a_structure_that_does_not_say_its_frame_of_reference(changes, fits, written, series, mask, tmp_path):
-    def change(dataset):
+def test_a_structure_that_does_not_say_its_frame_of_reference(
+    changes: list[Callable[..., None]],
+    fits: bool,
+    written: Path,
+    series: Series,
+    mask: NDArray[np.uint8],
+    tmp_path: Path,
+) -> None:
+    def change(dataset: Dataset) -> None:
         without_frames(dataset)
         for each in changes:
             each(dataset)
@@ -231,7 +250,9 @@ def test_a_structure_that_does_not_say_its_frame_of_reference(changes, fits, wri
         ([("CLOSED_PLANAR", square(np.inf))], "contour 1 of 1 is damaged"),
     ],
 )
-def test_structures_that_have_no_mask(contours, message, written, series, tmp_path):
+def test_structures_that_have_no_mask(
+    contours: list[tuple[str, NDArray[Any]]], message: str, written: Path, series: Series, tmp_path: Path
+) -> None:
     rois = read_rtstruct(with_contours(written, tmp_path / "rt.dcm", contours), series)
     with refused(ScanError, f"structure 'Parotid_L': {message}"):
         rois[0].drawn()
@@ -246,7 +267,7 @@ def test_structures_that_have_no_mask(contours, message, written, series, tmp_pa
         lambda contour: setattr(contour["ContourData"], "_value", ["1.0", "Doe^Jane", "3.0"]),
     ],
 )
-def test_damaged_contours_are_named(change, written, series, tmp_path):
+def test_damaged_contours_are_named(change: Callable[..., Any], written: Path, series: Series, tmp_path: Path) -> None:
     path = changed(
         written, tmp_path / "rt.dcm", lambda dataset: change(dataset.ROIContourSequence[0].ContourSequence[0])
     )
@@ -254,8 +275,8 @@ def test_damaged_contours_are_named(change, written, series, tmp_path):
         read_rtstruct(path, series)[0].drawn()
 
 
-def test_structures_in_another_frame_of_reference(written, series, tmp_path):
-    def one(dataset):
+def test_structures_in_another_frame_of_reference(written: Path, series: Series, tmp_path: Path) -> None:
+    def one(dataset: Dataset) -> None:
         dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
 
     rois = read_rtstruct(changed(written, tmp_path / "one.dcm", one), series)
@@ -266,8 +287,8 @@ def test_structures_in_another_frame_of_reference(written, series, tmp_path):
         read_rtstruct(changed(written, tmp_path / "all.dcm", elsewhere), series)
 
 
-def test_names_of_others_are_cleaned_and_may_be_alike(written, series, tmp_path):
-    def change(dataset):
+def test_names_of_others_are_cleaned_and_may_be_alike(written: Path, series: Series, tmp_path: Path) -> None:
+    def change(dataset: Dataset) -> None:
         for roi in dataset.StructureSetROISequence:
             roi.ROIName = "Gland\x1b[31m\n"
 
@@ -275,7 +296,7 @@ def test_names_of_others_are_cleaned_and_may_be_alike(written, series, tmp_path)
     assert [(roi.name, roi.number) for roi in rois] == [("Gland_[31m_", 1), ("Gland_[31m_", 2)]
 
 
-def test_files_that_are_no_structure_sets(written, series, tmp_path):
+def test_files_that_are_no_structure_sets(written: Path, series: Series, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="found SOP class CT Image Storage, expected an RT Structure Set"):
         read_rtstruct(series.slices[0].path, series)
     with pytest.raises(ScanError, match="No such file"):
@@ -288,8 +309,10 @@ def test_files_that_are_no_structure_sets(written, series, tmp_path):
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-def test_a_set_that_is_cut_off_is_never_taken_for_whole(explicit, written, series, tmp_path):
-    def other_encoding(dataset):
+def test_a_set_that_is_cut_off_is_never_taken_for_whole(
+    explicit: bool, written: Path, series: Series, tmp_path: Path
+) -> None:
+    def other_encoding(dataset: Dataset) -> None:
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset["ROIContourSequence"].is_undefined_length = True
 
@@ -302,7 +325,9 @@ def test_a_set_that_is_cut_off_is_never_taken_for_whole(explicit, written, serie
             read_rtstruct(tmp_path / "cut.dcm", series)
 
 
-def test_bytes_anywhere_changed_give_a_mask_or_one_line_that_names_nobody(written, series, tmp_path):
+def test_bytes_anywhere_changed_give_a_mask_or_one_line_that_names_nobody(
+    written: Path, series: Series, tmp_path: Path
+) -> None:
     content, random = written.read_bytes(), np.random.default_rng(0)
     others = 0
     for _ in range(60):

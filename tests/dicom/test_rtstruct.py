@@ -4,14 +4,17 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian
 
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.objects import is_own_object
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, OutputError, ScanError
@@ -38,17 +41,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, ove
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory):
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
     return make_series(tmp_path_factory.mktemp("series") / "ct")
 
 
 @pytest.fixture(scope="module")
-def mask():
+def mask() -> NDArray[np.uint8]:
     return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")
-def written(series, mask, tmp_path_factory):
+def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "rt.dcm"
     write_rtstruct(series, mask, LABELS, path, model=MODEL)
     return path
@@ -66,7 +69,7 @@ def written(series, mask, tmp_path_factory):
     ids=["axial", "fractions", "oblique", "gantry tilt", "sagittal"],
 )
 @pytest.mark.parametrize("enhanced", [False, True])
-def test_every_voxel_comes_back(affine, enhanced, mask, tmp_path):
+def test_every_voxel_comes_back(affine: NDArray[Any], enhanced: bool, mask: NDArray[np.uint8], tmp_path: Path) -> None:
     series = make_series(tmp_path / "ct", affine=affine, enhanced=enhanced)
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
     found = drawn(tmp_path / "rt.dcm", series)
@@ -75,7 +78,7 @@ def test_every_voxel_comes_back(affine, enhanced, mask, tmp_path):
     assert np.array_equal(found["Parotid_R"], mask == 2)
 
 
-def test_noise_with_holes_and_single_voxels_comes_back(series, tmp_path):
+def test_noise_with_holes_and_single_voxels_comes_back(series: Series, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).choice(3, size=SHAPE, p=(0.4, 0.3, 0.3)).astype(np.uint8)
     noise[1:-1] = 0
     noise[:, :, 12:] = 0
@@ -85,7 +88,7 @@ def test_noise_with_holes_and_single_voxels_comes_back(series, tmp_path):
     assert np.array_equal(found["Parotid_R"], noise == 2)
 
 
-def test_a_voxel_lies_where_the_affine_has_it(series, tmp_path):
+def test_a_voxel_lies_where_the_affine_has_it(series: Series, tmp_path: Path) -> None:
     mask = np.zeros(SHAPE, dtype=np.uint8)
     mask[4, 10, 20] = 1
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
@@ -97,7 +100,7 @@ def test_a_voxel_lies_where_the_affine_has_it(series, tmp_path):
     assert np.allclose(np.abs(points - centre).max(axis=0), (0.5, 0.5, 0.0), atol=1e-4)
 
 
-def test_contours_lie_in_the_planes_of_the_images_they_refer_to(series, written):
+def test_contours_lie_in_the_planes_of_the_images_they_refer_to(series: Series, written: Path) -> None:
     images = {each.sop_instance_uid: pydicom.dcmread(each.path) for each in series.slices}
     for roi in pydicom.dcmread(written).ROIContourSequence:
         for number, contour in enumerate(roi.ContourSequence, start=1):
@@ -110,8 +113,10 @@ def test_contours_lie_in_the_planes_of_the_images_they_refer_to(series, written)
             assert all(len(str(value)) <= 16 for value in contour.ContourData)
 
 
-def test_slices_that_are_not_spaced_to_the_last_digit_keep_their_contours(mask, tmp_path):
-    def jitter(index, dataset):
+def test_slices_that_are_not_spaced_to_the_last_digit_keep_their_contours(
+    mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def jitter(index: int, dataset: pydicom.Dataset) -> None:
         dataset.ImagePositionPatient[2] += 0.04 * (-1) ** index
 
     series = make_series(tmp_path / "ct", change=jitter)
@@ -121,7 +126,7 @@ def test_slices_that_are_not_spaced_to_the_last_digit_keep_their_contours(mask, 
     assert heights <= {float(pydicom.dcmread(each.path).ImagePositionPatient[2]) for each in series.slices}
 
 
-def test_what_the_structures_are(series, written):
+def test_what_the_structures_are(series: Series, written: Path) -> None:
     dataset = pydicom.dcmread(written)
     left, right = dataset.StructureSetROISequence
     assert (left.ROIName, right.ROIName) == ("Parotid_L", "Parotid_R")
@@ -144,7 +149,7 @@ def test_what_the_structures_are(series, written):
     assert not is_own_object(Path(__file__))
 
 
-def test_it_refers_to_every_slice(series, written):
+def test_it_refers_to_every_slice(series: Series, written: Path) -> None:
     (frame,) = pydicom.dcmread(written).ReferencedFrameOfReferenceSequence
     (study,) = frame.RTReferencedStudySequence
     (found,) = study.RTReferencedSeriesSequence
@@ -155,7 +160,7 @@ def test_it_refers_to_every_slice(series, written):
     assert images == {each.sop_instance_uid for each in series.slices}
 
 
-def test_frames_of_a_multi_frame_source(mask, tmp_path):
+def test_frames_of_a_multi_frame_source(mask: NDArray[np.uint8], tmp_path: Path) -> None:
     series = make_series(tmp_path / "ct", enhanced=True)
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
     dataset = pydicom.dcmread(tmp_path / "rt.dcm")
@@ -173,7 +178,9 @@ def test_frames_of_a_multi_frame_source(mask, tmp_path):
     assert list(image.ReferencedFrameNumber) == list(range(2, 13))
 
 
-def test_a_label_without_voxels_is_a_structure_without_contours(series, mask, tmp_path):
+def test_a_label_without_voxels_is_a_structure_without_contours(
+    series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     write_rtstruct(series, np.where(mask == 1, mask, 0), LABELS, tmp_path / "rt.dcm", model=MODEL)
     found = drawn(tmp_path / "rt.dcm", series)
     assert found["Parotid_L"].any()
@@ -181,7 +188,7 @@ def test_a_label_without_voxels_is_a_structure_without_contours(series, mask, tm
     assert "ContourSequence" not in pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[1]
 
 
-def test_what_cannot_be_written_leaves_no_file(series, mask, tmp_path):
+def test_what_cannot_be_written_leaves_no_file(series: Series, mask: NDArray[np.uint8], tmp_path: Path) -> None:
     path = tmp_path / "rt.dcm"
     with refused(InputError, "found a mask of shape (11, 32, 36), expected (12, 32, 36)"):
         write_rtstruct(series, mask[1:], LABELS, path, model=MODEL)
@@ -196,8 +203,8 @@ def test_what_cannot_be_written_leaves_no_file(series, mask, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_that_cannot_be_referred_to(mask, tmp_path):
-    def without(index, dataset):
+def test_a_source_that_cannot_be_referred_to(mask: NDArray[np.uint8], tmp_path: Path) -> None:
+    def without(index: object, dataset: pydicom.Dataset) -> None:
         del dataset.FrameOfReferenceUID
 
     series = make_series(tmp_path / "ct", change=without)
@@ -205,7 +212,7 @@ def test_a_source_that_cannot_be_referred_to(mask, tmp_path):
         write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
 
 
-def test_a_source_that_is_another_by_now(mask, tmp_path):
+def test_a_source_that_is_another_by_now(mask: NDArray[np.uint8], tmp_path: Path) -> None:
     series = make_series(tmp_path / "ct")
     shutil.copy(series.slices[5].path, series.slices[4].path)
     with refused(ScanError, "found another image than when the series was read"):
@@ -218,7 +225,9 @@ def test_a_source_that_is_another_by_now(mask, tmp_path):
 
 @needs_dciodvfy
 @pytest.mark.parametrize("kind", ["new", "added", "enhanced", "empty"])
-def test_dciodvfy_finds_no_error(kind, written, series, mask, tmp_path):
+def test_dciodvfy_finds_no_error(
+    kind: str, written: Path, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     path = tmp_path / "rt.dcm"
     source = make_series(tmp_path / "ct", enhanced=True) if kind == "enhanced" else series
     labels = np.zeros_like(mask) if kind == "empty" else mask
@@ -227,7 +236,7 @@ def test_dciodvfy_finds_no_error(kind, written, series, mask, tmp_path):
 
 
 @needs_dciodvfy
-def test_dciodvfy_would_find_one(written, tmp_path):
+def test_dciodvfy_would_find_one(written: Path, tmp_path: Path) -> None:
     path = changed(written, tmp_path / "rt.dcm", lambda dataset: delattr(dataset, "StructureSetLabel"))
     assert "StructureSetLabel" in "".join(dciodvfy_errors(path))
 
@@ -237,11 +246,13 @@ def test_dciodvfy_would_find_one(written, tmp_path):
     ("shape", "spacing", "least"),
     [((40, 100, 160), (2.5, 1.0, 1.0), 0.99), ((40, 26, 41), (2.5, 3.9, 3.9), 0.97)],
 )
-def test_plastimatch_draws_the_same_glands(shape, spacing, least, tmp_path):
+def test_plastimatch_draws_the_same_glands(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], least: float, tmp_path: Path
+) -> None:
     series, mask = make_series(tmp_path / "ct", shape, lay(spacing)), glands(shape)
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
     out = tmp_path / "labels.nii.gz"
-    words = ["plastimatch", "convert", "--input", tmp_path / "rt.dcm", "--referenced-ct", tmp_path / "ct"]
+    words = ["plastimatch", "convert", "--input", str(tmp_path / "rt.dcm"), "--referenced-ct", str(tmp_path / "ct")]
     subprocess.run([*words, "--output-labelmap", out], check=True, capture_output=True, timeout=120)
     image = nibabel.load(out)
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine[:, [2, 1, 0, 3]]

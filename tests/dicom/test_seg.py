@@ -1,16 +1,21 @@
 """DICOM segmentations as they are written, and what other programs make of them."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import highdicom
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.objects import is_own_object
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
@@ -32,7 +37,8 @@ from tests.dicom_for_writers import (
 )
 from tests.dicom_series import TILTED, lay
 
-KINDS = ("binary", "labelmap")
+Kind = Literal["binary", "labelmap"]
+KINDS: tuple[Kind, ...] = ("binary", "labelmap")
 LAYS = {
     "axial": lay((2.5, 0.9765625, 0.9765625), origin=(-249.51171875, -460.1, -1203.75)),
     "oblique": lay((3.0, 1.2, 0.7), row=TILTED[0], column=TILTED[1]),
@@ -42,44 +48,48 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, ove
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory):
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
     return make_series(tmp_path_factory.mktemp("series") / "ct")
 
 
 @pytest.fixture(scope="module")
-def mask():
+def mask() -> NDArray[np.uint8]:
     return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")
-def written(series, mask, tmp_path_factory):
+def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     for kind in KINDS:
         write_seg(series, mask, LABELS, folder / f"{kind}.dcm", model=MODEL, kind=kind)
     return folder
 
 
-def by_highdicom(path, series):
+def by_highdicom(path: Path, series: Series) -> NDArray[Any]:
     """The label map as highdicom lays it on the source's images."""
     found = highdicom.seg.segread(path)
     options = {"combine_segments": True, "assert_missing_frames_are_empty": True}
     if series.slices[0].frame is None:
         return found.get_pixels_by_source_instance([each.sop_instance_uid for each in series.slices], **options)
-    frames = [each.frame + 1 for each in series.slices]
+    frames = [each.frame + 1 for each in series.slices if each.frame is not None]
     return found.get_pixels_by_source_frame(series.slices[0].sop_instance_uid, frames, **options)
 
 
 @pytest.mark.parametrize("affine", LAYS.values(), ids=LAYS)
 @pytest.mark.parametrize("enhanced", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_highdicom_reads_every_voxel_back(kind, enhanced, affine, mask, tmp_path):
+def test_highdicom_reads_every_voxel_back(
+    kind: Kind, enhanced: bool, affine: NDArray[Any], mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     series = make_series(tmp_path / "ct", affine=affine, enhanced=enhanced)
     write_seg(series, mask, LABELS, tmp_path / "seg.dcm", model=MODEL, kind=kind)
     assert np.array_equal(by_highdicom(tmp_path / "seg.dcm", series), mask)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_voxels_lie_where_the_affine_has_them(kind, written, series, mask):
+def test_voxels_lie_where_the_affine_has_them(
+    kind: Kind, written: Path, series: Series, mask: NDArray[np.uint8]
+) -> None:
     volume = highdicom.seg.segread(written / f"{kind}.dcm").get_volume(combine_segments=True)
     for value in (1, 2):
         found, expected = (
@@ -93,7 +103,7 @@ def test_voxels_lie_where_the_affine_has_them(kind, written, series, mask):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_segments_are(kind, written):
+def test_what_the_segments_are(kind: Kind, written: Path) -> None:
     dataset = pydicom.dcmread(written / f"{kind}.dcm")
     described = dataset.SegmentSequence[-2:]
     assert [each.SegmentLabel for each in described] == ["Parotid_L", "Parotid_R"]
@@ -117,12 +127,12 @@ def test_what_the_segments_are(kind, written):
     assert is_own_object(written / f"{kind}.dcm")
 
 
-def referred(items):
+def referred(items: list[Any]) -> list[Any]:
     return [(each.ReferencedSOPInstanceUID, each.get("ReferencedFrameNumber")) for each in items]
 
 
 @pytest.mark.parametrize("enhanced", [False, True])
-def test_it_refers_to_the_source(enhanced, mask, tmp_path):
+def test_it_refers_to_the_source(enhanced: bool, mask: NDArray[np.uint8], tmp_path: Path) -> None:
     series = make_series(tmp_path / "ct", enhanced=enhanced)
     write_seg(series, mask, LABELS, tmp_path / "seg.dcm", model=MODEL)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
@@ -138,7 +148,7 @@ def test_it_refers_to_the_source(enhanced, mask, tmp_path):
         assert referred([source])[0] in frames
 
 
-def test_some_frames_of_a_multi_frame_source(mask, tmp_path):
+def test_some_frames_of_a_multi_frame_source(mask: NDArray[np.uint8], tmp_path: Path) -> None:
     whole = make_series(tmp_path / "ct", enhanced=True)
     series = replace(whole, slices=whole.slices[:-1])
     write_seg(series, mask[:-1], LABELS, tmp_path / "seg.dcm", model=MODEL)
@@ -147,7 +157,7 @@ def test_some_frames_of_a_multi_frame_source(mask, tmp_path):
     assert np.array_equal(by_highdicom(tmp_path / "seg.dcm", series), mask[:-1])
 
 
-def test_slices_of_a_tilted_gantry_are_no_3d_volume(mask, tmp_path):
+def test_slices_of_a_tilted_gantry_are_no_3d_volume(mask: NDArray[np.uint8], tmp_path: Path) -> None:
     series = make_series(tmp_path / "ct", affine=LAYS["gantry tilt"])
     write_seg(series, mask, LABELS, tmp_path / "seg.dcm", model=MODEL, kind="labelmap")
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
@@ -156,8 +166,8 @@ def test_slices_of_a_tilted_gantry_are_no_3d_volume(mask, tmp_path):
     assert measures.SliceThickness == pytest.approx(2.8)
 
 
-def test_slices_that_are_not_spaced_or_turned_to_the_last_digit(mask, tmp_path):
-    def jitter(index, dataset):
+def test_slices_that_are_not_spaced_or_turned_to_the_last_digit(mask: NDArray[np.uint8], tmp_path: Path) -> None:
+    def jitter(index: int, dataset: pydicom.Dataset) -> None:
         dataset.ImagePositionPatient[2] += 0.04 * (-1) ** index
         dataset.ImageOrientationPatient[4] = 1.0 - 1e-7 * (index % 3)
 
@@ -167,7 +177,9 @@ def test_slices_that_are_not_spaced_or_turned_to_the_last_digit(mask, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_without_voxels_are_described(kind, series, mask, tmp_path):
+def test_labels_without_voxels_are_described(
+    kind: Kind, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
     for labels in (np.where(mask == 2, mask, 0).astype(np.uint8), np.zeros_like(mask)):
         write_seg(series, labels, LABELS, tmp_path / "seg.dcm", model=MODEL, kind=kind)
         described = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[-2:]
@@ -175,8 +187,10 @@ def test_labels_without_voxels_are_described(kind, series, mask, tmp_path):
         assert np.array_equal(by_highdicom(tmp_path / "seg.dcm", series), labels)
 
 
-def test_a_patient_whose_data_is_not_as_the_standard_has_it(mask, tmp_path, caplog, capfd):
-    def patient(index, dataset):
+def test_a_patient_whose_data_is_not_as_the_standard_has_it(
+    mask: NDArray[np.uint8], tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def patient(index: object, dataset: pydicom.Dataset) -> None:
         dataset.PatientName = "Doe=Jane=4711=Doe^" + "Jane" * 30
         dataset.PatientSex, dataset.PatientBirthDate, dataset.StudyDate = "Doe?", "4711", "Jane"
         dataset.PatientWeight, dataset.StudyID = "70", "Doe" * 9
@@ -196,8 +210,8 @@ def test_a_patient_whose_data_is_not_as_the_standard_has_it(mask, tmp_path, capl
         assert found.get_item(keyword).value == source.get_item(keyword).value
 
 
-def test_labels_the_character_set_lacks_make_all_text_utf8(mask, tmp_path):
-    def patient(index, dataset):
+def test_labels_the_character_set_lacks_make_all_text_utf8(mask: NDArray[np.uint8], tmp_path: Path) -> None:
+    def patient(index: object, dataset: pydicom.Dataset) -> None:
         dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Jörg"
 
     series = make_series(tmp_path / "ct", change=patient)
@@ -207,7 +221,7 @@ def test_labels_the_character_set_lacks_make_all_text_utf8(mask, tmp_path):
     assert [each.SegmentLabel for each in found.SegmentSequence] == ["腮腺", "Parotid_R"]
 
 
-def test_what_cannot_be_written_leaves_no_file(series, mask, tmp_path):
+def test_what_cannot_be_written_leaves_no_file(series: Series, mask: NDArray[np.uint8], tmp_path: Path) -> None:
     with refused(InputError, "found a mask of shape (12, 31, 36), expected (12, 32, 36)"):
         write_seg(series, mask[:, 1:], LABELS, tmp_path / "seg.dcm", model=MODEL)
     moved = series.affine.copy()
@@ -219,17 +233,17 @@ def test_what_cannot_be_written_leaves_no_file(series, mask, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def another_pixel(dataset):
+def another_pixel(dataset: pydicom.Dataset) -> None:
     content = bytearray(dataset.PixelData)
     content[len(content) // 2] ^= 1
     dataset.PixelData = bytes(content)
 
 
-def another_place(dataset):
+def another_place(dataset: pydicom.Dataset) -> None:
     dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0].ImagePositionPatient[0] += 0.5
 
 
-def another_spacing(dataset):
+def another_spacing(dataset: pydicom.Dataset) -> None:
     dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [1.0, 1.1]
 
 
@@ -244,7 +258,15 @@ def another_spacing(dataset):
     ],
     ids=["pixel", "place", "spacing", "patient"],
 )
-def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, kind, series, mask, written, tmp_path):
+def test_the_proof_fails_for_an_object_that_is_not_the_mask(
+    change: Callable[..., Any],
+    message: str,
+    kind: Kind,
+    series: Series,
+    mask: NDArray[np.uint8],
+    written: Path,
+    tmp_path: Path,
+) -> None:
     verify_round_trip(written / f"{kind}.dcm", series, mask, LABELS, kind)
     path = changed(written / f"{kind}.dcm", tmp_path / "seg.dcm", change)
     with refused(ScanError, message):
@@ -253,7 +275,7 @@ def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, kin
 
 @needs_dciodvfy
 @pytest.mark.parametrize("source", [*LAYS, "enhanced", "empty"])
-def test_dciodvfy_finds_no_error(source, mask, tmp_path):
+def test_dciodvfy_finds_no_error(source: str, mask: NDArray[np.uint8], tmp_path: Path) -> None:
     series = make_series(tmp_path / "ct", affine=LAYS.get(source), enhanced=source == "enhanced")
     labels = np.zeros_like(mask) if source == "empty" else mask
     write_seg(series, labels, LABELS, tmp_path / "seg.dcm", model=MODEL)
@@ -261,6 +283,6 @@ def test_dciodvfy_finds_no_error(source, mask, tmp_path):
 
 
 @needs_dciodvfy
-def test_dciodvfy_would_find_one(written, tmp_path):
+def test_dciodvfy_would_find_one(written: Path, tmp_path: Path) -> None:
     path = changed(written / "binary.dcm", tmp_path / "seg.dcm", lambda dataset: delattr(dataset, "SegmentationType"))
     assert "SegmentationType" in "".join(dciodvfy_errors(path))

@@ -1,6 +1,9 @@
 """What sequence a series is, by its header, whatever is written in it."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -10,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.mr.acquisition import Acquisition
 from parotid_seg.dicom.mr.sequences import name_of, sequence_named, sequence_of
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import ScanError
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
@@ -21,11 +25,11 @@ VIBE = gradient_echo(5.6, 2.5, ["SK", "SP"])
 RESEARCH = {"ScanningSequence": "RM", "SequenceVariant": "NONE"}
 
 
-def described(text):
+def described(text: str) -> dict[str, str]:
     return {"SeriesDescription": text}
 
 
-def typed(*words):
+def typed(*words: str) -> dict[str, list[str]]:
     return {"ImageType": ["ORIGINAL", "PRIMARY", *words]}
 
 
@@ -104,13 +108,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("attributes", "expected"), CASES)
-def test_classic_series(tmp_path, attributes, expected):
+def test_classic_series(tmp_path: Path, attributes: dict[str, Any], expected: str) -> None:
     write_mr(tmp_path / "mr", attributes, shape=(7, 8, 8))
     (series,) = find_series((tmp_path / "mr").iterdir()).series
     assert sequence_of(series) == expected
 
 
-def enhanced(**attributes):
+def enhanced(**attributes: Any) -> Callable[..., None]:
     """Set attributes of the one functional group, or of the object, that holds each."""
     groups = {
         "AcquisitionContrast": "MRImageFrameTypeSequence",
@@ -124,7 +128,7 @@ def enhanced(**attributes):
         "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
     }
 
-    def change(_, dataset):
+    def change(_: object, dataset: Dataset) -> None:
         (shared,) = dataset.SharedFunctionalGroupsSequence
         for keyword, value in attributes.items():
             if keyword not in groups:
@@ -173,14 +177,14 @@ SPIN = {"EchoPulseSequence": "SPIN", "EchoPlanarPulseSequence": "NO"}
         ({"EchoPulseSequence": "GRADIENT", "TimeOfFlightContrast": "YES", "AcquisitionContrast": "T1"}, "angiography"),
     ],
 )
-def test_enhanced_series(tmp_path, attributes, expected):
+def test_enhanced_series(tmp_path: Path, attributes: dict[str, Any], expected: str) -> None:
     write_enhanced(tmp_path / "mr.dcm", ct_voxels((7, 8, 8)) + 1000, modality="MR", change=enhanced(**attributes))
     (series,) = find_series([tmp_path / "mr.dcm"]).series
     assert sequence_of(series) == expected
 
 
-def test_an_object_converted_from_classic_ones(tmp_path):
-    def change(_, dataset):
+def test_an_object_converted_from_classic_ones(tmp_path: Path) -> None:
+    def change(_: object, dataset: Dataset) -> None:
         (shared,) = dataset.SharedFunctionalGroupsSequence
         converted = Dataset()
         for keyword, value in STIR.items():
@@ -192,11 +196,11 @@ def test_an_object_converted_from_classic_ones(tmp_path):
     assert sequence_of(series) == "STIR"
 
 
-def test_each_volume_of_a_series_is_told_by_its_own_slices(tmp_path):
+def test_each_volume_of_a_series_is_told_by_its_own_slices(tmp_path: Path) -> None:
     """Proton density and T2 of one double echo; in phase and opposed phase of one Dixon sequence."""
 
-    def echo(number, attributes):
-        def change(_, dataset):
+    def echo(number: int, attributes: dict[str, Any]) -> Callable[..., None]:
+        def change(_: object, dataset: Dataset) -> None:
             dataset.SOPInstanceUID = uid(dataset.SOPInstanceUID, str(number))
             for keyword, value in attributes.items():
                 setattr(dataset, keyword, value)
@@ -210,10 +214,10 @@ def test_each_volume_of_a_series_is_told_by_its_own_slices(tmp_path):
     assert {each.part: sequence_of(each) for each in series} == {"echo-1": "PD", "echo-2": "T2"}
 
 
-def test_a_series_in_several_planes_is_a_localizer(tmp_path):
+def test_a_series_in_several_planes_is_a_localizer(tmp_path: Path) -> None:
     for name, affine in {"A": lay(), "B": lay((3, 1, 1), row=(0, 1, 0), column=(0, 0, -1))}.items():
 
-        def change(_, dataset, name=name):
+        def change(_: object, dataset: Dataset, name: str = name) -> None:
             dataset.SOPInstanceUID = uid(dataset.SOPInstanceUID, name)
             for keyword, value in VIBE.items():
                 setattr(dataset, keyword, value)
@@ -224,13 +228,13 @@ def test_a_series_in_several_planes_is_a_localizer(tmp_path):
     assert [sequence_of(each) for each in series] == ["localizer", "localizer"]
 
 
-def test_ct(tmp_path):
+def test_ct(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels())
     (series,) = find_series((tmp_path / "ct").iterdir()).series
     assert sequence_of(series) == "CT"
 
 
-def test_a_file_that_has_changed_since(tmp_path):
+def test_a_file_that_has_changed_since(tmp_path: Path) -> None:
     write_mr(tmp_path / "mr", T1 | {"PatientName": "Secret^Name"})
     (series,) = find_series((tmp_path / "mr").iterdir()).series
     path = series.slices[0].path
@@ -254,7 +258,7 @@ hostile = st.text(max_size=12) | st.sampled_from(["SE", "GR", "IR", "T1", "FS", 
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Series, Dataset]:
     """A series, and its first slice's dataset."""
     (series,) = find_series(write_mr(tmp_path_factory.mktemp("study") / "mr", T1, shape=(7, 8, 8))).series
     return series, pydicom.dcmread(series.slices[0].path)
@@ -262,7 +266,9 @@ def plain(tmp_path_factory):
 
 @settings(max_examples=60, deadline=None)
 @given(values=st.dictionaries(st.sampled_from([*STIR, "ScanOptions", "ContrastBolusAgent", "ProtocolName"]), hostile))
-def test_whatever_stands_in_a_header_a_known_word_comes_out(plain, values):
+def test_whatever_stands_in_a_header_a_known_word_comes_out(
+    plain: tuple[Series, Dataset], values: dict[str, str]
+) -> None:
     series, dataset = plain[0], copy.deepcopy(plain[1])
     for keyword, text in values.items():
         dataset.add_new(keyword, "LO", text)  # another kind of value than it should have
@@ -273,7 +279,7 @@ def test_whatever_stands_in_a_header_a_known_word_comes_out(plain, values):
 NOTHING = Acquisition(frozenset(), frozenset(), None, None, None, "", False, False, False, False, "")
 
 
-def test_nothing_at_all_is_unclear():
+def test_nothing_at_all_is_unclear() -> None:
     assert name_of(NOTHING) == "unclear"
 
 
@@ -293,11 +299,11 @@ def test_nothing_at_all_is_unclear():
         *((name, None) for name in ("", "T3", "ADC", "T12", "T2C", "STIR FS", "image", "T1T2", "PET", "T2*")),
     ],
 )
-def test_names_of_channels(channel, sequence):
+def test_names_of_channels(channel: str, sequence: str | None) -> None:
     assert sequence_named(channel) == sequence
 
 
-def test_every_sequence_is_a_channels_name_or_none():
+def test_every_sequence_is_a_channels_name_or_none() -> None:
     """What `sequence_of` answers can be asked for by the same word, or not at all."""
     channels = {"T1", "T1 FS", "T1C", "T1C FS", "T2", "T2 FS", "PD", "PD FS", "STIR", "FLAIR", "FLAIR FS"}
     assert {sequence_named(word) for word in channels} == channels

@@ -13,7 +13,7 @@ from parotid_seg.dicom.read.text import decoded
     "declared", [None, "ISO_IR 6", "ISO_IR 100", "ISO_IR 144", "ISO 8859-1", ["", "ISO 2022 IR 100"]]
 )
 @pytest.mark.parametrize("text", ["Parótida Izq", "Ohrspeicheldrüse links", "腮腺", "Glândula parótida direita"])
-def test_utf8_is_read_whatever_a_file_declares(text, declared):
+def test_utf8_is_read_whatever_a_file_declares(text: str, declared: str | list[str] | None) -> None:
     found = decoded(text.encode(), convert_encodings(declared))
     assert (found.value, found.undeclared) == (text, True)
 
@@ -34,7 +34,7 @@ def test_utf8_is_read_whatever_a_file_declares(text, declared):
         ("Parotid_L", "ascii", None),
     ],
 )
-def test_what_is_declared_rightly_stays(text, codec, declared):
+def test_what_is_declared_rightly_stays(text: str, codec: str, declared: str | list[str] | None) -> None:
     value = text.encode(codec)
     if codec == "euc_kr":
         value = b"\x1b$)C" + value
@@ -53,14 +53,14 @@ def test_what_is_declared_rightly_stays(text, codec, declared):
         ("Parótida".encode().decode("latin-1").encode(), "ISO_IR 192", "Parótida"),
     ],
 )
-def test_what_else_it_may_be_is_kept(value, declared, meant):
+def test_what_else_it_may_be_is_kept(value: bytes, declared: str | None, meant: str) -> None:
     found = decoded(value, convert_encodings(declared))
     assert found.value != meant
     assert meant in found.readings
 
 
 @given(st.text(st.characters(codec="latin-1", exclude_characters="\x1b")))
-def test_latin_text_is_never_taken_for_utf8_unless_it_is_valid(text):
+def test_latin_text_is_never_taken_for_utf8_unless_it_is_valid(text: str) -> None:
     value = text.encode("latin-1")
     found = decoded(value, ["latin_1"])
     try:

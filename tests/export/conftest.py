@@ -1,24 +1,27 @@
 """A small model, trained once for all workers, and what is made of it."""
 
 import shutil
+from pathlib import Path
 
 import onnx
 import pytest
 
+from parotid_seg.contract import Contract
 from parotid_seg.export import export as module
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile
-from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
+from tests.command_line import Run
 from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
 from tests.workers import shared_folder, shared_value
 
 
 @pytest.fixture(scope="session")
-def run(forked, balls, small_config, tmp_path_factory):  # noqa: F811
+def run(forked: Run, balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """The folder of a training run."""
 
-    def train(folder):
+    def train(folder: Path) -> None:
         done = forked("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
         assert done.returncode == 0, done.stderr
 
@@ -26,21 +29,22 @@ def run(forked, balls, small_config, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def checkpoint(run):
+def checkpoint(run: Path) -> Checkpoint:
     return load_checkpoint(run / "best.pt")
 
 
 @pytest.fixture(scope="session")
-def translated(checkpoint, tmp_path_factory):
+def translated(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, Contract]:
     """The FP32 graph and the contract without proof."""
-    return shared_value(tmp_path_factory, "translated", lambda: to_onnx(checkpoint))
+    made: tuple[onnx.ModelProto, Contract] = shared_value(tmp_path_factory, "translated", lambda: to_onnx(checkpoint))
+    return made
 
 
 @pytest.fixture
-def translated_before(monkeypatch, translated):
+def translated_before(monkeypatch: pytest.MonkeyPatch, translated: tuple[onnx.ModelProto, Contract]) -> None:
     """`export` takes the graph that is there, which saves seconds; `test_end_to_end` translates for itself."""
 
-    def copy(_, *, probabilities):
+    def copy(_: object, *, probabilities: bool) -> tuple[onnx.ModelProto, Contract]:
         assert not probabilities
         model = onnx.ModelProto()
         model.CopyFrom(translated[0])
@@ -50,7 +54,7 @@ def translated_before(monkeypatch, translated):
 
 
 @pytest.fixture(scope="session")
-def two(balls, tmp_path_factory):  # noqa: F811
+def two(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """A patient of the training and one of the validation, to prove models on."""
     folder = tmp_path_factory.mktemp("two")
     for place in ("imagesTr", "labelsTr"):
@@ -62,6 +66,6 @@ def two(balls, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def parity(checkpoint, translated, two):
+def parity(checkpoint: Checkpoint, translated: tuple[onnx.ModelProto, Contract], two: Path) -> Parity:
     """The trained model's masks, to compare with."""
     return Parity(checkpoint.network(), translated[1], two / "imagesTr", BatchProfile(1, 7, 16))

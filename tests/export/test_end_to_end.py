@@ -1,6 +1,7 @@
 """Train, export, infer, evaluate: the whole way on a data set made here, as a user walks it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,19 +11,20 @@ import torch
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
+from tests.command_line import Run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model(command, run, balls):
+def model(command: Run, run: Path, balls: Path) -> Path:
     path = run / "model.onnx"
     done = command("export", run / "best.pt", "--out", path, "--verify", balls / "imagesTr")
     assert done.returncode == 0, done.stderr
     return path
 
 
-def test_training_learns_and_leaves_what_it_promises(run):
+def test_training_learns_and_leaves_what_it_promises(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert records[-1]["loss"] < records[0]["loss"]
@@ -32,7 +34,9 @@ def test_training_learns_and_leaves_what_it_promises(run):
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, balls, short_config, tmp_path):
+def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(
+    command: Run, balls: Path, short_config: Path, tmp_path: Path
+) -> None:
     whole, cut = (("train", balls, "--out", tmp_path / name, "--config", short_config) for name in ("whole", "cut"))
     assert command(*whole, "--device", "cpu").returncode == 0
     again = command(*whole, "--device", "cpu")
@@ -52,7 +56,7 @@ def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(command, balls
     assert "holds no checkpoint: no epoch was finished" in nothing.stderr
 
 
-def test_the_model_file_describes_itself(model, balls):
+def test_the_model_file_describes_itself(model: Path, balls: Path) -> None:
     content = onnx.load(model)
     onnx.checker.check_model(content, full_check=True)
     contract = Contract.from_json({e.key: e.value for e in content.metadata_props}[METADATA_KEY], where="x")
@@ -68,7 +72,7 @@ def test_the_model_file_describes_itself(model, balls):
     assert not large, "large weights are stored in FP16"
 
 
-def test_masks_of_the_exported_model_are_right(command, model, balls, tmp_path):
+def test_masks_of_the_exported_model_are_right(command: Run, model: Path, balls: Path, tmp_path: Path) -> None:
     assert command("infer", balls / "imagesTr", "--out", tmp_path, "--model", model, "--no-clean-up").returncode == 0
     scored = command("evaluate", tmp_path, balls / "labelsTr", "--out", tmp_path / "scores.json")
     assert scored.returncode == 0, scored.stderr
@@ -76,7 +80,7 @@ def test_masks_of_the_exported_model_are_right(command, model, balls, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
-def test_bad_checkpoints(command, tmp_path, content):
+def test_bad_checkpoints(command: Run, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "best.pt"
     if content is not None:
         path.write_bytes(content)
@@ -86,7 +90,7 @@ def test_bad_checkpoints(command, tmp_path, content):
     assert str(path) in done.stderr
 
 
-def test_foreign_checkpoint(tmp_path):
+def test_foreign_checkpoint(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "x.pt")
     with pytest.raises(InputError, match="expected 'parotid-seg checkpoint 1'"):
         load_checkpoint(tmp_path / "x.pt")

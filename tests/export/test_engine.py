@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import onnx
@@ -19,7 +20,14 @@ from parotid_seg.export import engine as module
 from parotid_seg.export.engine import build_engine, usable_engine
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.engine_file import (
+    BatchProfile,
+    EngineOptions,
+    Sidecar,
+    read_engine,
+    read_sidecar,
+    sidecar_path,
+)
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt import library as trt_library
 from tests.export.small_model import CONTRACT, write_small_model
@@ -31,18 +39,18 @@ ADA = Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0")
 SMALL = BatchProfile(1, 2, 4)
 
 
-def build(onnx_path: Path, out: Path, library: str = "tensorrt-rtx", **kwargs):
+def build(onnx_path: Path, out: Path, library: str = "tensorrt-rtx", **kwargs: Any) -> Sidecar:
     options = EngineOptions(**kwargs.pop("options", {}))
     return build_engine(onnx_path, out, library=library, profile=SMALL, options=options, **kwargs)
 
 
 @pytest.fixture
-def small(tmp_path) -> Path:
+def small(tmp_path: Path) -> Path:
     return write_small_model(tmp_path / "small.onnx")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an engine of the small model."""
     folder = tmp_path_factory.mktemp("built")
     build(write_small_model(folder / "small.onnx"), folder / "small.engine")
@@ -50,7 +58,7 @@ def built(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def engine(built, tmp_path) -> Path:
+def engine(built: Path, tmp_path: Path) -> Path:
     """That engine, beside its model."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     return tmp_path / "small.engine"
@@ -62,8 +70,9 @@ def left(folder: Path) -> list[str]:
 
 @rtx
 @pytest.mark.slow
-def test_the_packaged_model_becomes_an_engine(tmp_path):
-    out, lines, steps = tmp_path / "made" / "parotid-ct.engine", [], []
+def test_the_packaged_model_becomes_an_engine(tmp_path: Path) -> None:
+    out, steps = tmp_path / "made" / "parotid-ct.engine", []
+    lines: list[str] = []
     sidecar = build_engine(
         DEFAULT_MODEL,
         out,
@@ -95,7 +104,7 @@ def test_the_packaged_model_becomes_an_engine(tmp_path):
 
 
 @rtx
-def test_names_of_layers_are_kept(engine):
+def test_names_of_layers_are_kept(engine: Path) -> None:
     assert b"look_at_the_gland" in engine.read_bytes()
 
 
@@ -103,7 +112,7 @@ def test_names_of_layers_are_kept(engine):
     ("runs_on", "level"),
     [("this-gpu", None), ("same-capability", "SAME_COMPUTE_CAPABILITY"), ("ampere-plus", "AMPERE_PLUS")],
 )
-def test_what_tensorrt_is_asked_for(runs_on, level):
+def test_what_tensorrt_is_asked_for(runs_on: str, level: str | None) -> None:
     trt, builder = MagicMock(), MagicMock()
     builder.create_builder_config.return_value.hardware_compatibility_level = None
     options = EngineOptions(runs_on=runs_on, workspace_mib=3, version_compatible=True)
@@ -118,7 +127,7 @@ def test_what_tensorrt_is_asked_for(runs_on, level):
 
 
 @rtx
-def test_memory_is_asked_for_by_the_shapes_at_hand():
+def test_memory_is_asked_for_by_the_shapes_at_hand() -> None:
     trt = trt_library.import_library("tensorrt-rtx")
     builder = trt.Builder(trt_library.log_of("tensorrt-rtx"))
     build = module._Build(trt, trt_library.LIBRARIES["tensorrt-rtx"], DEFAULT_MODEL, EngineOptions(), progress=None)
@@ -126,7 +135,7 @@ def test_memory_is_asked_for_by_the_shapes_at_hand():
 
 
 @pytest.mark.parametrize(("choices", "flags"), [({"STRONGLY_TYPED": 1}, 2), ({}, 0)])
-def test_networks_are_strongly_typed_where_that_is_a_choice(choices, flags):
+def test_networks_are_strongly_typed_where_that_is_a_choice(choices: dict[str, int], flags: int) -> None:
     trt, builder = MagicMock(), MagicMock()
     trt.NetworkDefinitionCreationFlag = SimpleNamespace(**choices)
     module.parse(trt, builder, b"", None, DEFAULT_MODEL)
@@ -134,7 +143,7 @@ def test_networks_are_strongly_typed_where_that_is_a_choice(choices, flags):
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_timings_of_another_gpu_or_version_are_not_used(tmp_path, fits):
+def test_timings_of_another_gpu_or_version_are_not_used(tmp_path: Path, fits: bool) -> None:
     config = MagicMock()
     config.create_timing_cache.side_effect = lambda kept: kept
     config.set_timing_cache.side_effect = lambda cache, _: fits or not cache
@@ -146,7 +155,7 @@ def test_timings_of_another_gpu_or_version_are_not_used(tmp_path, fits):
 
 @rtx
 @pytest.mark.parametrize("asked", [False, True])
-def test_single_precision_is_rounded_to_tf32_only_if_asked(asked):
+def test_single_precision_is_rounded_to_tf32_only_if_asked(asked: bool) -> None:
     """The library's own default is to round."""
     trt = trt_library.import_library("tensorrt-rtx")
     builder = trt.Builder(trt_library.log_of("tensorrt-rtx"))
@@ -157,8 +166,8 @@ def test_single_precision_is_rounded_to_tf32_only_if_asked(asked):
     assert build._configured(builder).get_flag(trt.BuilderFlag.TF32) == asked
 
 
-def test_a_missing_package_is_one_line(small, monkeypatch):
-    def missing(name):
+def test_a_missing_package_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named '{name}'\nsecond line")
 
     monkeypatch.setattr(importlib, "import_module", missing)
@@ -170,7 +179,7 @@ def test_a_missing_package_is_one_line(small, monkeypatch):
     )
 
 
-def test_tensorrt_needs_a_gpu(small, monkeypatch):
+def test_tensorrt_needs_a_gpu(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda: None)
     with pytest.raises(InputError, match="TensorRT: no NVIDIA GPU found"):
         build(small, small.with_suffix(".engine"), "tensorrt")
@@ -187,19 +196,21 @@ def test_tensorrt_needs_a_gpu(small, monkeypatch):
         ("tensorrt", {"workspace_mib": 0}, "found 0, expected at least 1"),
     ],
 )
-def test_what_a_library_does_not_offer_is_refused(small, library, options, words):
+def test_what_a_library_does_not_offer_is_refused(
+    small: Path, library: str, options: dict[str, int | str], words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         build(small, small.with_suffix(".engine"), library, options=options)
 
 
-def test_tensorrt_rtx_keeps_no_timings(small, tmp_path):
+def test_tensorrt_rtx_keeps_no_timings(small: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--timing-cache: TensorRT-RTX keeps none"):
         build(small, small.with_suffix(".engine"), timing_cache=tmp_path / "timings")
 
 
 @rtx
 @pytest.mark.parametrize("content", [b"", b"no model", None])
-def test_foreign_model_files(tmp_path, content):
+def test_foreign_model_files(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "m.onnx"
     if content is None:
         write_small_model(path, contract=None)
@@ -212,7 +223,7 @@ def test_foreign_model_files(tmp_path, content):
 
 
 @rtx
-def test_the_parser_is_quoted_in_one_line(tmp_path):
+def test_the_parser_is_quoted_in_one_line(tmp_path: Path) -> None:
     path = write_small_model(tmp_path / "m.onnx", extra=helper.make_node("Unheard", ["scores"], ["more"], name="odd"))
     with pytest.raises(ModelError, match=r"parser does not take it: .*name: odd and operator: Unheard") as caught:
         build(path, tmp_path / "m.engine")
@@ -220,7 +231,7 @@ def test_the_parser_is_quoted_in_one_line(tmp_path):
 
 
 @rtx
-def test_a_contract_of_another_grid_is_refused(tmp_path):
+def test_a_contract_of_another_grid_is_refused(tmp_path: Path) -> None:
     other = dataclasses.replace(CONTRACT, grid=dataclasses.replace(CONTRACT.grid, size=16))
     path = write_small_model(tmp_path / "m.onnx", contract=other)
     with pytest.raises(ModelError, match=r"TensorRT-RTX cannot build it: .*rows"):
@@ -228,7 +239,7 @@ def test_a_contract_of_another_grid_is_refused(tmp_path):
 
 
 @rtx
-def test_too_little_workspace_is_told_and_nothing_is_written(engine):
+def test_too_little_workspace_is_told_and_nothing_is_written(engine: Path) -> None:
     before = engine.read_bytes(), sidecar_path(engine).read_text()
     with pytest.raises(ModelError, match=r"cannot build it within a workspace of 1 MiB: .*workspace limit"):
         build(engine.with_suffix(".onnx"), engine, options={"workspace_mib": 1})
@@ -237,8 +248,8 @@ def test_too_little_workspace_is_told_and_nothing_is_written(engine):
 
 @rtx
 @pytest.mark.parametrize("writer", ["write_bytes", "write_text"])
-def test_a_full_disk_leaves_the_old_engine_whole(engine, monkeypatch, writer):
-    def full(path, content):
+def test_a_full_disk_leaves_the_old_engine_whole(engine: Path, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
+    def full(path: Path, content: object) -> None:
         with path.open("wb") as file:
             file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -253,16 +264,21 @@ def test_a_full_disk_leaves_the_old_engine_whole(engine, monkeypatch, writer):
 
 
 @rtx
-def test_the_sidecar_appears_last(small, monkeypatch):
+def test_the_sidecar_appears_last(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     appeared, rename = [], Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, to: (appeared.append(to.name), rename(path, to))[1])
+
+    def noted(path: Path, to: Path) -> Path:
+        appeared.append(to.name)
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", noted)
     build(small, small.with_suffix(".engine"))
     assert appeared == ["small.engine", "small.engine.json"]
 
 
 @rtx
-def test_ctrl_c_stops_a_build(small):
-    def interrupt(*_):
+def test_ctrl_c_stops_a_build(small: Path) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -272,7 +288,7 @@ def test_ctrl_c_stops_a_build(small):
 
 
 @pytest.fixture
-def stand_in(monkeypatch) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT's own options, which need a GPU, through TensorRT-RTX, which has the same interface."""
     tensorrt = dataclasses.replace(trt_library.LIBRARIES["tensorrt"], module="tensorrt_rtx")
     monkeypatch.setitem(trt_library.LIBRARIES, "tensorrt", tensorrt)
@@ -282,15 +298,15 @@ def stand_in(monkeypatch) -> None:
 @rtx
 @pytest.mark.parametrize("runs_on", ["this-gpu", "same-capability", "ampere-plus"])
 @pytest.mark.filterwarnings("ignore")
-def test_options_of_tensorrt(stand_in, small, tmp_path, runs_on):
-    options = {"runs_on": runs_on, "workspace_mib": 512}
+def test_options_of_tensorrt(stand_in: None, small: Path, tmp_path: Path, runs_on: str) -> None:
+    options: dict[str, Any] = {"runs_on": runs_on, "workspace_mib": 512}
     sidecar = build(small, tmp_path / "m.engine", "tensorrt", options=options)
     assert (sidecar.gpu, sidecar.compute_capability, sidecar.cuda) == (ADA.name, (8, 9), "13.0")
     assert sidecar.options == EngineOptions(**options)
 
 
 @rtx
-def test_a_version_compatible_engine_is_asked_for(stand_in, small, tmp_path):
+def test_a_version_compatible_engine_is_asked_for(stand_in: None, small: Path, tmp_path: Path) -> None:
     """TensorRT-RTX lacks the small runtime that such engines carry, and says so."""
     with pytest.raises(ModelError, match=r"TensorRT cannot build it: .*libnvinfer_lean"):
         build(small, tmp_path / "m.engine", "tensorrt", options={"version_compatible": True})
@@ -299,7 +315,7 @@ def test_a_version_compatible_engine_is_asked_for(stand_in, small, tmp_path):
 @rtx
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kept", [None, b"", b"another program's file"])
-def test_timings_are_kept_for_the_next_build(stand_in, small, tmp_path, kept):
+def test_timings_are_kept_for_the_next_build(stand_in: None, small: Path, tmp_path: Path, kept: bytes | None) -> None:
     timings = tmp_path / "timings"
     if kept is not None:
         timings.write_bytes(kept)
@@ -312,12 +328,12 @@ def test_timings_are_kept_for_the_next_build(stand_in, small, tmp_path, kept):
 
 
 @pytest.fixture
-def on_ada(monkeypatch) -> None:
+def on_ada(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda: ADA)
 
 
 @rtx
-def test_a_good_engine_is_used_as_it_is(on_ada, engine):
+def test_a_good_engine_is_used_as_it_is(on_ada: None, engine: Path) -> None:
     made = engine.stat().st_mtime_ns
     engine.with_suffix(".onnx").unlink()
     assert usable_engine(engine) == engine
@@ -325,8 +341,9 @@ def test_a_good_engine_is_used_as_it_is(on_ada, engine):
 
 
 @rtx
-def test_a_changed_engine_is_built_again(on_ada, engine):
-    good, lines = engine.read_bytes(), []
+def test_a_changed_engine_is_built_again(on_ada: None, engine: Path) -> None:
+    good = engine.read_bytes()
+    lines: list[str] = []
     engine.write_bytes(b"\0" + good[1:])
     with pytest.raises(ModelError, match="not the file its sidecar describes"):
         read_engine(engine, read_sidecar(engine))
@@ -336,10 +353,10 @@ def test_a_changed_engine_is_built_again(on_ada, engine):
 
 
 @rtx
-def test_another_version_of_the_library_builds_it_again_with_the_same_profile(on_ada, engine):
+def test_another_version_of_the_library_builds_it_again_with_the_same_profile(on_ada: None, engine: Path) -> None:
     old = dataclasses.replace(read_sidecar(engine), library_version="1.0.0.1")
     sidecar_path(engine).write_text(old.to_json())
-    lines = []
+    lines: list[str] = []
     usable_engine(engine, report=lines.append)
     version = importlib.import_module("tensorrt_rtx").__version__
     assert lines[0] == f"{engine}: built again: found TensorRT-RTX {version}, expected 1.0.0.1, which built it"
@@ -349,7 +366,7 @@ def test_another_version_of_the_library_builds_it_again_with_the_same_profile(on
 
 
 @rtx
-def test_a_changed_or_missing_onnx_file_is_not_built_from(on_ada, engine):
+def test_a_changed_or_missing_onnx_file_is_not_built_from(on_ada: None, engine: Path) -> None:
     engine.write_bytes(b"another")
     write_small_model(engine.with_suffix(".onnx"), contract=dataclasses.replace(CONTRACT, precision="fp32"))
     with pytest.raises(ModelError, match=r"its hash is not the one .*; not rebuilt: small.onnx is not the file it was"):
@@ -361,7 +378,7 @@ def test_a_changed_or_missing_onnx_file_is_not_built_from(on_ada, engine):
 
 
 @rtx
-def test_without_a_gpu_no_engine_is_usable_or_built(monkeypatch, engine):
+def test_without_a_gpu_no_engine_is_usable_or_built(monkeypatch: pytest.MonkeyPatch, engine: Path) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda: None)
     with pytest.raises(ModelError, match="no NVIDIA GPU found; not rebuilt: it could not be run here either"):
         usable_engine(engine)

@@ -1,6 +1,8 @@
 """The engine that runs a model here: beside it, from the cache, or built once; on a GPU that is none."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,34 +19,35 @@ BATCH = BatchProfile(1, 4, 8)
 
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch) -> fake_cuda.FakeGpu:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_cuda.FakeGpu:
     return fake_cuda.install(monkeypatch)
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path: Path) -> Path:
     (tmp_path / "models").mkdir()
     return write_small_model(tmp_path / "models" / "small.onnx")
 
 
 @pytest.fixture
-def ask(small, tmp_path):
+def ask(small: Path, tmp_path: Path) -> Any:
     """Ask for an engine; what is told is kept as `ask.said`."""
 
-    def ask(model=small, library="tensorrt", batch=BATCH):
-        ask.said = []
-        return engine_for(model, library, batch=batch, cache=tmp_path / "cache", report=ask.said.append)
+    def ask(model: Path = small, library: str = "tensorrt", batch: BatchProfile = BATCH) -> Path:
+        asking.said = []
+        return engine_for(model, library, batch=batch, cache=tmp_path / "cache", report=asking.said.append)
 
-    return ask
+    asking: Any = ask
+    return asking
 
 
-def beside(small, library="tensorrt"):
+def beside(small: Path, library: str = "tensorrt") -> Path:
     out = small.with_suffix(".engine")
     build_engine(small, out, library=library, profile=BATCH, options=EngineOptions())
     return out
 
 
-def test_one_is_built_into_the_cache_and_used_again(ask, small, tmp_path):
+def test_one_is_built_into_the_cache_and_used_again(ask: Any, small: Path, tmp_path: Path) -> None:
     first = ask()
     assert first.parent == tmp_path / "cache"
     sha256 = read_sidecar(first).onnx_sha256
@@ -58,7 +61,7 @@ def test_one_is_built_into_the_cache_and_used_again(ask, small, tmp_path):
     assert list(small.parent.iterdir()) == [small]
 
 
-def test_each_model_library_gpu_and_batch_has_its_own(ask, small, monkeypatch):
+def test_each_model_library_gpu_and_batch_has_its_own(ask: Any, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {ask(), ask(library="tensorrt-rtx"), ask(batch=BatchProfile(1, 2, 4))}
     monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA A10", (8, 6), "13.0"))
     found.add(ask())
@@ -67,7 +70,7 @@ def test_each_model_library_gpu_and_batch_has_its_own(ask, small, monkeypatch):
     assert len(found) == 5
 
 
-def test_one_in_the_cache_that_was_changed_is_built_again(ask):
+def test_one_in_the_cache_that_was_changed_is_built_again(ask: Any) -> None:
     cached = ask()
     cached.write_bytes(b"another")
     assert ask() == cached
@@ -78,14 +81,14 @@ def test_one_in_the_cache_that_was_changed_is_built_again(ask):
     TensorRtBackend(cached).close()
 
 
-def test_the_one_beside_the_model_is_taken(ask, small):
+def test_the_one_beside_the_model_is_taken(ask: Any, small: Path) -> None:
     out = beside(small)
     assert ask() == out
     assert ask(batch=BatchProfile()) == out
     assert ask.said == []
 
 
-def test_the_one_beside_the_model_is_built_again_if_it_does_not_fit(ask, small):
+def test_the_one_beside_the_model_is_built_again_if_it_does_not_fit(ask: Any, small: Path) -> None:
     out = beside(small)
     old = dataclasses.replace(read_sidecar(out), library_version="10.12.0")
     sidecar_path(out).write_text(old.to_json())
@@ -95,7 +98,9 @@ def test_the_one_beside_the_model_is_built_again_if_it_does_not_fit(ask, small):
 
 
 @pytest.mark.parametrize("why", ["another library", "another model", "no sidecar", "damaged sidecar"])
-def test_one_beside_the_model_that_is_not_its_own_is_left_alone(ask, small, tmp_path, why):
+def test_one_beside_the_model_that_is_not_its_own_is_left_alone(
+    ask: Any, small: Path, tmp_path: Path, why: str
+) -> None:
     out = beside(small, "tensorrt-rtx" if why == "another library" else "tensorrt")
     if why == "another model":
         write_small_model(small, dataclasses.replace(CONTRACT, labels=("background", "tumour")))
@@ -109,7 +114,7 @@ def test_one_beside_the_model_that_is_not_its_own_is_left_alone(ask, small, tmp_
     assert any(f"{out}: not used: " in line for line in ask.said) == (why == "damaged sidecar")
 
 
-def test_an_engine_file_is_taken_as_it_is_or_built_again(ask, small):
+def test_an_engine_file_is_taken_as_it_is_or_built_again(ask: Any, small: Path) -> None:
     out = beside(small)
     assert ask(out) == out
     out.write_bytes(b"another")
@@ -119,7 +124,7 @@ def test_an_engine_file_is_taken_as_it_is_or_built_again(ask, small):
         ask(out, "tensorrt-rtx")
 
 
-def test_without_a_gpu_none_is_made(ask, small, monkeypatch, tmp_path):
+def test_without_a_gpu_none_is_made(ask: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda: None)
     with pytest.raises(InputError, match=r"TensorRT: no NVIDIA GPU found to run .*small\.onnx on"):
         ask()

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ rtx = pytest.mark.skipif(
 
 
 @rtx
-def test_a_half_precision_convolution_is_seen_as_one(tmp_path):
+def test_a_half_precision_convolution_is_seen_as_one(tmp_path: Path) -> None:
     layers = describe_network(write_small_model(tmp_path / "small.onnx"), "tensorrt-rtx")
     (convolution,) = [layer for layer in layers if layer["type"] == "convolution"]
     assert convolution["name"] == "look_at_the_gland"
@@ -31,7 +33,7 @@ def test_a_half_precision_convolution_is_seen_as_one(tmp_path):
 
 
 @rtx
-def test_the_packaged_model_computes_in_single_precision():
+def test_the_packaged_model_computes_in_single_precision() -> None:
     layers = describe_network(DEFAULT_MODEL, "tensorrt-rtx")
     kinds = ("convolution", "matrix_multiply", "normalization", "softmax")
     found = Counter((layer["type"], layer["outputs"][0]) for layer in layers if layer["type"] in kinds)
@@ -40,13 +42,13 @@ def test_the_packaged_model_computes_in_single_precision():
 
 
 @rtx
-def test_what_is_no_engine_is_refused_in_one_line():
+def test_what_is_no_engine_is_refused_in_one_line() -> None:
     with pytest.raises(ModelError, match=r"^TensorRT-RTX \S+ does not load the engine: ") as caught:
         describe_layers(b"no engine", "tensorrt-rtx")
     assert "\n" not in str(caught.value)
 
 
-def test_what_inspectors_of_several_versions_write(monkeypatch):
+def test_what_inspectors_of_several_versions_write(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [
         {
             "Name": "conv",
@@ -65,7 +67,7 @@ def test_what_inspectors_of_several_versions_write(monkeypatch):
         },
         {"Name": "bare"},
     ]
-    given = {}
+    given: dict[str, Any] = {}
     context = SimpleNamespace(set_input_shape=given.__setitem__)
     inspector = SimpleNamespace(get_engine_information=lambda _: json.dumps({"Layers": layers}))
     loaded = SimpleNamespace(

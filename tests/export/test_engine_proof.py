@@ -2,7 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -18,6 +20,7 @@ from parotid_seg.export.engine import build_engine
 from parotid_seg.export.export import ExportOptions
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
+from parotid_seg.train.network import ParotidNet
 from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
 
@@ -25,17 +28,17 @@ BATCH = BatchProfile(1, 4, 8)
 
 
 @pytest.fixture
-def gpu(monkeypatch) -> fake_cuda.FakeGpu:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_cuda.FakeGpu:
     return fake_cuda.install(monkeypatch)
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path: Path) -> Path:
     return write_small_model(tmp_path / "small.onnx")
 
 
 @pytest.fixture
-def parity(small, tmp_path) -> Parity:
+def parity(small: Path, tmp_path: Path) -> Parity:
     """The small model stands for the trained one."""
     session = onnxruntime.InferenceSession(small)
     (tmp_path / "scans").mkdir()
@@ -45,13 +48,13 @@ def parity(small, tmp_path) -> Parity:
     voxels[8:12, 10:40, 3:16] = rng.normal(-105, 15, (4, 30, 13))  # fat
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([4.0, 4.0, 3.0, 1.0])), tmp_path / "scans" / "a.nii.gz")
 
-    def net(**inputs):
+    def net(**inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(session.run(["labels"], {name: each.numpy() for name, each in inputs.items()})[0])
 
-    return Parity(net, CONTRACT, tmp_path / "scans", BATCH)
+    return Parity(cast(ParotidNet, net), CONTRACT, tmp_path / "scans", BATCH)
 
 
-def other_labels(path):
+def other_labels(path: Path) -> bytes:
     """The small model, with another sign for its gland."""
     model = onnx.load(path)
     weight = next(each for each in model.graph.initializer if each.name == "weight")
@@ -59,11 +62,11 @@ def other_labels(path):
     return model.SerializeToString()
 
 
-def export_engine(small, parity, said=None):
+def export_engine(small: Path, parity: Parity, said: list[Any] | None = None) -> dict[str, Any]:
     """The end of `export`: an engine of a model that has passed."""
-    record = {}
-    source = SimpleNamespace(parity=parity, work={})
-    proof = SimpleNamespace(precision="fp16", network=0)
+    record: dict[str, Any] = {}
+    source: Any = SimpleNamespace(parity=parity, work={})
+    proof: Any = SimpleNamespace(precision="fp16", network=0)
     options = ExportOptions(engine="tensorrt-rtx", batch=BATCH)
     report = [].append if said is None else said.append
     try:
@@ -74,14 +77,16 @@ def export_engine(small, parity, said=None):
 
 
 @pytest.fixture(autouse=True)
-def uncounted(monkeypatch):
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting multiply-adds is another test's."""
     monkeypatch.setattr(export_module, "describe_network", lambda *_: [])
     monkeypatch.setattr(export_module, "of_layers", lambda *_: SimpleNamespace(macs={}))
 
 
-def test_an_engine_of_the_trained_model_passes_and_its_sidecar_says_so(gpu, small, parity):
-    said = []
+def test_an_engine_of_the_trained_model_passes_and_its_sidecar_says_so(
+    gpu: fake_cuda.FakeGpu, small: Path, parity: Parity
+) -> None:
+    said: list[str] = []
     record = export_engine(small, parity, said)
     engine = small.with_suffix(".engine")
     verification = read_sidecar(engine).verification
@@ -100,7 +105,9 @@ def test_an_engine_of_the_trained_model_passes_and_its_sidecar_says_so(gpu, smal
     assert (gpu.used, gpu.retained) == (0, 0)
 
 
-def test_an_engine_of_other_masks_does_not_appear_nor_stays_an_older_one(gpu, small, parity, monkeypatch):
+def test_an_engine_of_other_masks_does_not_appear_nor_stays_an_older_one(
+    gpu: fake_cuda.FakeGpu, small: Path, parity: Parity, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = small.with_suffix(".engine")
     export_engine(small, parity)
     monkeypatch.setattr(fake_cuda.FakeBuild, "run", lambda *_: fake_cuda.PLAN + other_labels(small))
@@ -120,8 +127,10 @@ def test_an_engine_of_other_masks_does_not_appear_nor_stays_an_older_one(gpu, sm
 
 
 @pytest.mark.parametrize("why", ["no GPU", "no PyCUDA"])
-def test_an_engine_that_cannot_be_run_here_says_so(gpu, small, parity, monkeypatch, why):
-    said = []
+def test_an_engine_that_cannot_be_run_here_says_so(
+    gpu: fake_cuda.FakeGpu, small: Path, parity: Parity, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    said: list[str] = []
     if why == "no GPU":
         monkeypatch.setattr(module, "find_gpu", lambda: None)
     else:
@@ -134,14 +143,14 @@ def test_an_engine_that_cannot_be_run_here_says_so(gpu, small, parity, monkeypat
     assert gpu.runtimes == []
 
 
-def test_an_engine_that_fails_on_the_way_is_not_left(gpu, small, parity):
+def test_an_engine_that_fails_on_the_way_is_not_left(gpu: fake_cuda.FakeGpu, small: Path, parity: Parity) -> None:
     gpu.limit = 1
     with pytest.raises(Exception, match="OutOfMemory"):
         export_engine(small, parity)
     assert not list(small.parent.glob("*.engine*"))
 
 
-def test_nothing_is_claimed_of_an_engine_that_nobody_asked_about(gpu, small):
+def test_nothing_is_claimed_of_an_engine_that_nobody_asked_about(gpu: fake_cuda.FakeGpu, small: Path) -> None:
     out = small.with_suffix(".engine")
     build_engine(small, out, library="tensorrt", profile=BATCH, options=EngineOptions())
     assert read_sidecar(out).verification == {}

@@ -4,14 +4,18 @@ import importlib.util
 import json
 import re
 import resource
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import export as module
+from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.export import ExportOptions, export
 from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
+from tests.command_line import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 rtx = pytest.mark.skipif(
@@ -19,14 +23,14 @@ rtx = pytest.mark.skipif(
 )
 
 
-def options(two, **more):
+def options(two: Path, **more: Any) -> ExportOptions:
     return ExportOptions(verify=two / "imagesTr", batch=BatchProfile(1, 4, 8), **more)
 
 
 @rtx
-def test_engines_are_built_in_the_types_asked_for(run, balls, tmp_path):
+def test_engines_are_built_in_the_types_asked_for(run: Path, balls: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "fp16", "int8"):
-        said = []
+        said: list[str] = []
         out = tmp_path / f"{precision}.onnx"
         export(run / "best.pt", out, options(balls, precision=precision, engine="tensorrt-rtx"), said.append)
         sidecar = read_sidecar(out.with_suffix(".engine"))
@@ -43,10 +47,12 @@ def test_engines_are_built_in_the_types_asked_for(run, balls, tmp_path):
 
 
 @rtx
-def test_an_engine_that_would_compute_otherwise_is_not_built(run, two, tmp_path, monkeypatch):
-    real = module.describe_network
+def test_an_engine_that_would_compute_otherwise_is_not_built(
+    run: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = describe_network
 
-    def in_fp32(*arguments):
+    def in_fp32(*arguments: Any) -> list[dict[str, Any]]:
         return [{**layer, "inputs": ["float32"] * len(layer["inputs"])} for layer in real(*arguments)]
 
     monkeypatch.setattr(module, "describe_network", in_fp32)
@@ -56,13 +62,13 @@ def test_an_engine_that_would_compute_otherwise_is_not_built(run, two, tmp_path,
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
-def test_tensorrt_without_a_gpu_is_told_before_any_work(run, two, tmp_path):
+def test_tensorrt_without_a_gpu_is_told_before_any_work(run: Path, two: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no NVIDIA GPU found; .*tensorrt-rtx builds without one"):
         export(run / "best.pt", tmp_path / "m.onnx", options(two, engine="tensorrt"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_triton_repository_comes_with_the_model(command, run, two, tmp_path):
+def test_a_triton_repository_comes_with_the_model(command: Run, run: Path, two: Path, tmp_path: Path) -> None:
     pytest.importorskip("tritonclient")
     words = ["export", run / "best.pt", "--out", tmp_path / "glands.onnx", "--verify", two / "imagesTr"]
     done = command(*words, "--triton", tmp_path / "repository", "--batch", 1, 4, 8)
@@ -74,13 +80,13 @@ def test_a_triton_repository_comes_with_the_model(command, run, two, tmp_path):
     assert len(again.stderr.splitlines()) == 1
 
 
-def test_batches_that_do_not_rise(command, run, tmp_path):
+def test_batches_that_do_not_rise(command: Run, run: Path, tmp_path: Path) -> None:
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--batch", 4, 2, 8)
     assert done.returncode == 2
     assert done.stderr == ("parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX\n")
 
 
-def test_the_record_is_plain_json(run, two, tmp_path):
+def test_the_record_is_plain_json(run: Path, two: Path, tmp_path: Path) -> None:
     export(run / "best.pt", tmp_path / "m.onnx", options(two))
     record = json.loads((tmp_path / "m.parity.json").read_text())
     assert record["passed"]
@@ -89,7 +95,7 @@ def test_the_record_is_plain_json(run, two, tmp_path):
 
 
 @pytest.mark.parametrize("largest", [1_000, 60_000])
-def test_a_full_disk_is_one_line_and_leaves_nothing(run, two, tmp_path, largest):
+def test_a_full_disk_is_one_line_and_leaves_nothing(run: Path, two: Path, tmp_path: Path, largest: int) -> None:
     """The temporary files do not fit at all, or the model does not; a limit on file sizes stands for a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
@@ -114,7 +120,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, two, tmp_path, largest)
         ),
     ],
 )
-def test_what_the_library_does_not_offer_is_told_before_any_work(command, run, tmp_path, words, line):
+def test_what_the_library_does_not_offer_is_told_before_any_work(
+    command: Run, run: Path, tmp_path: Path, words: tuple[int | str, ...], line: str
+) -> None:
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--engine", "tensorrt-rtx", *words)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

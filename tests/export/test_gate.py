@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export import export as module
 from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scores_of
@@ -23,11 +27,12 @@ from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in
 from parotid_seg.tolerance import GATES, QUANTISED, SAME
+from parotid_seg.train.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
 
 
-def changed(model: onnx.ModelProto, names: str, change) -> onnx.ModelProto:
+def changed(model: onnx.ModelProto, names: str, change: Callable[..., Any]) -> onnx.ModelProto:
     """A copy with some of the constants changed."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -43,7 +48,7 @@ def windowed_differently(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model that adds 60 to every intensity before windowing."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.graph.initializer.append(numpy_helper.from_array(np.float32(60), "shift"))
+    copy.graph.initializer.append(numpy_helper.from_array(np.array(60, np.float32), "shift"))
     node = next(node for node in copy.graph.node if node.op_type == "Max" and node.name.startswith("to_grid"))
     shift = onnx.helper.make_node("Add", [node.input[0], "shift"], ["shifted"], name="to_grid/Add")
     node.input[0] = "shifted"
@@ -66,7 +71,7 @@ def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 SABOTAGE = {
-    "scaled weight": lambda model: changed(model, "unet.classify.bias", lambda v: v + np.float32([0, 3, 0])),
+    "scaled weight": lambda model: changed(model, "unet.classify.bias", lambda v: v + np.array([0, 3, 0], np.float32)),
     "shifted window": windowed_differently,
     "swapped labels": lambda model: changed(model, "unet.classify", lambda v: v[[0, 2, 1]]),
     "mirrored axis": mirrored,
@@ -74,7 +79,14 @@ SABOTAGE = {
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGE)
-def test_a_sabotaged_model_is_not_written(sabotage, run, translated, two, tmp_path, monkeypatch):
+def test_a_sabotaged_model_is_not_written(
+    sabotage: str,
+    run: Path,
+    translated: tuple[onnx.ModelProto, Contract],
+    two: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, contract = translated
     monkeypatch.setattr(module, "to_onnx", lambda *_, **__: (SABOTAGE[sabotage](model), contract))
     out = tmp_path / "bad.onnx"
@@ -88,7 +100,7 @@ def test_a_sabotaged_model_is_not_written(sabotage, run, translated, two, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def overflowing(checkpoint):
+def overflowing(checkpoint: Checkpoint) -> Checkpoint:
     """The same function as the trained model, but with values around 100,000 between two layers."""
     weights = {name: value.clone() for name, value in checkpoint.weights.items()}
     block = "unet.encoder.layers.0.blocks.0.attn"
@@ -99,13 +111,13 @@ def overflowing(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def overflowing_graph(overflowing, two):
+def overflowing_graph(overflowing: Checkpoint, two: Path) -> tuple[onnx.ModelProto, Contract, Parity]:
     """Its graph and contract, and its masks."""
     model, contract = to_onnx(overflowing)
     return model, contract, Parity(overflowing.network(), contract, two / "imagesTr", BatchProfile(1, 7, 16))
 
 
-def test_overflowing_activations_fail_in_fp16(overflowing_graph):
+def test_overflowing_activations_fail_in_fp16(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, contract, parity = overflowing_graph
     work = work_of(model.SerializeToString(), next(parity.inputs()))
     whole = prove(Candidate("fp32", model), with_contract(model, contract), parity, work)
@@ -116,9 +128,9 @@ def test_overflowing_activations_fail_in_fp16(overflowing_graph):
     assert proof.rows[0].not_finite or proof.rows[1].not_finite
 
 
-def test_the_ladder_ends_where_the_overflow_is(overflowing_graph):
+def test_the_ladder_ends_where_the_overflow_is(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, _, parity = overflowing_graph
-    said = []
+    said: list[str] = []
     candidate = make("fp16", model, parity, said.append)
     assert any("blocks.0.attn" in kept for kept in candidate.kept)
     assert not any("decoder" in kept or "layers.1" in kept for kept in candidate.kept)
@@ -127,7 +139,9 @@ def test_the_ladder_ends_where_the_overflow_is(overflowing_graph):
     assert sum("FAILED" in step for step in said) >= 5
 
 
-def test_fp32_where_fp16_was_asked_fails(run, two, balls, tmp_path, monkeypatch):
+def test_fp32_where_fp16_was_asked_fails(
+    run: Path, two: Path, balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "make", lambda precision, model, *_, **__: Candidate(precision, model))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected fp16 in at least 90% of the network"):
         export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("fp16", verify=two / "imagesTr"))
@@ -137,8 +151,8 @@ def test_fp32_where_fp16_was_asked_fails(run, two, balls, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
-def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
-    said = []
+def test_precisions_pass_and_say_what_they_are(precision: str, run: Path, balls: Path, tmp_path: Path) -> None:
+    said: list[str] = []
     out = tmp_path / "m.onnx"
     proof = export(run / "best.pt", out, ExportOptions(precision, verify=balls / "imagesTr"), said.append)
     backend = load_backend(out, "onnxruntime", "cpu")
@@ -162,7 +176,7 @@ def test_precisions_pass_and_say_what_they_are(precision, run, balls, tmp_path):
 
 
 @pytest.fixture
-def few(balls, tmp_path):
+def few(balls: Path, tmp_path: Path) -> Path:
     """Four of the scans."""
     folder = tmp_path / "few"
     folder.mkdir()
@@ -172,7 +186,9 @@ def few(balls, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["none", "tensorrt-rtx"])
-def test_int8_is_refused_where_few_scans_can_speak_for_it(few, tmp_path, engine, monkeypatch):
+def test_int8_is_refused_where_few_scans_can_speak_for_it(
+    few: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "ready_to_build", lambda *_: None)
     monkeypatch.setattr(module, "load_checkpoint", lambda _: SimpleNamespace(channels=("CT",)))
     wanted = "--precision int8: expected --verify with at least 5 scans, found"
@@ -183,8 +199,8 @@ def test_int8_is_refused_where_few_scans_can_speak_for_it(few, tmp_path, engine,
     assert not list(tmp_path.glob("m.*"))
 
 
-def test_auto_does_not_consider_int8_on_few_scans_and_says_so(run, few, tmp_path):
-    said = []
+def test_auto_does_not_consider_int8_on_few_scans_and_says_so(run: Path, few: Path, tmp_path: Path) -> None:
+    said: list[str] = []
     out = tmp_path / "m.onnx"
     assert export(run / "best.pt", out, ExportOptions("auto", verify=few), said.append).precision == "fp32"
     reason = f"expected --verify with at least 5 scans, found 4 scans in {few}"
@@ -194,7 +210,9 @@ def test_auto_does_not_consider_int8_on_few_scans_and_says_so(run, few, tmp_path
     assert [each["precision"] for each in record["candidates"]] == ["fp32"]
 
 
-def test_a_slowed_candidate_is_not_taken(translated, parity, monkeypatch):
+def test_a_slowed_candidate_is_not_taken(
+    translated: tuple[onnx.ModelProto, Contract], parity: Parity, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen, speeds = fastest(
         [Candidate("fp32", translated[0]), Candidate("int8", translated[0])], next(parity.inputs())
     )
@@ -205,18 +223,18 @@ def test_a_slowed_candidate_is_not_taken(translated, parity, monkeypatch):
     assert fastest(pair, next(parity.inputs()))[0] is pair[0]
 
 
-def test_scores_are_what_labels_are_chosen_by(translated, parity):
+def test_scores_are_what_labels_are_chosen_by(translated: tuple[onnx.ModelProto, Contract], parity: Parity) -> None:
     inputs = next(parity.inputs())
     scores = scores_of(translated[0])(inputs)
     np.testing.assert_array_equal(scores.argmax(axis=1), run_of(translated[0])(inputs))
 
 
-def test_the_last_batch_is_ragged(parity):
+def test_the_last_batch_is_ragged(parity: Parity) -> None:
     depth = parity.comparisons[0].volume.shape[0]
     assert depth % 7 or depth % 16
 
 
-def test_contours_are_found_where_nnunet_has_them(tmp_path):
+def test_contours_are_found_where_nnunet_has_them(tmp_path: Path) -> None:
     for folder in ("imagesTs", "labelsTs"):
         (tmp_path / folder).mkdir()
     (tmp_path / "labelsTs" / "a.nii.gz").touch()
@@ -233,19 +251,19 @@ def test_contours_are_found_where_nnunet_has_them(tmp_path):
         ({"engine": "tflite"}, "--engine: found 'tflite', expected one of: none, tensorrt, tensorrt-rtx"),
     ],
 )
-def test_bad_options(options, words):
+def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         ExportOptions(**options)
 
 
-def test_a_folder_without_scans(run, tmp_path):
+def test_a_folder_without_scans(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"--verify: .*no scan"):
         export(run / "best.pt", tmp_path / "m.onnx", ExportOptions(verify=tmp_path / "empty"))
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_a_failure_names_the_limits_that_it_is_beyond():
+def test_a_failure_names_the_limits_that_it_is_beyond() -> None:
     row = ScanParity(
         scan="a", size=(3, 4, 5), batch_size=2, changed=9, changed_share=0.04, dsc=0.97, hd95_mm=2.0, volume_ml=0.1,
         dsc_lost=0.01, not_finite=3,

@@ -8,39 +8,43 @@ import torch
 from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
+from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
 from parotid_seg.export.candidates import run_of
 from parotid_seg.export.names import module_of
 from parotid_seg.export.onnx_file import halve_weights, to_onnx
 from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
+from parotid_seg.export.parity import Parity
 from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.export.quantise import quantise
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.train.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def chunk(parity):
+def chunk(parity: Parity) -> Inputs:
     return next(parity.inputs())
 
 
 @pytest.fixture(scope="module")
-def before(checkpoint):
+def before(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The weights before any translation of this file."""
     return {name: value.clone() for name, value in checkpoint.weights.items()}
 
 
 @pytest.fixture(scope="module")
-def with_probabilities(checkpoint, before):
+def with_probabilities(checkpoint: Checkpoint, before: dict[str, torch.Tensor]) -> onnx.ModelProto:
     return to_onnx(checkpoint, probabilities=True)[0]
 
 
 @pytest.fixture(scope="module")
-def work(translated, chunk):
+def work(translated: tuple[onnx.ModelProto, Contract], chunk: Inputs) -> dict[str, int]:
     return work_of(translated[0].SerializeToString(), chunk)
 
 
-def test_nodes_have_their_modules_names(translated, checkpoint):
+def test_nodes_have_their_modules_names(translated: tuple[onnx.ModelProto, Contract], checkpoint: Checkpoint) -> None:
     graph = translated[0].graph
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
@@ -58,12 +62,14 @@ def test_nodes_have_their_modules_names(translated, checkpoint):
     assert [entry.name for entry in graph.output] == ["labels"]
 
 
-def test_the_trained_model_is_left_as_it_was(checkpoint, before, with_probabilities):
+def test_the_trained_model_is_left_as_it_was(
+    checkpoint: Checkpoint, before: dict[str, torch.Tensor], with_probabilities: onnx.ModelProto
+) -> None:
     for name, value in checkpoint.weights.items():
         torch.testing.assert_close(value, before[name])
 
 
-def test_probabilities_are_the_labels(with_probabilities, chunk):
+def test_probabilities_are_the_labels(with_probabilities: onnx.ModelProto, chunk: Inputs) -> None:
     session = onnxruntime.InferenceSession(with_probabilities.SerializeToString())
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
     assert shares.shape == (len(labels), 3, *labels.shape[1:])
@@ -82,7 +88,11 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("rungs", [0, 1, 4])
-def test_fp16_is_where_it_is_asked_for(translated, chunk, rungs):
+def test_fp16_is_where_it_is_asked_for(
+    translated: tuple[onnx.ModelProto, Contract],
+    chunk: Inputs,
+    rungs: int,
+) -> None:
     kept = LADDER[:rungs]
     lowered = lower(translated[0], "fp16", lambda node: any(rung.holds(node) for rung in kept))
     onnx.checker.check_model(lowered, full_check=True)
@@ -99,20 +109,20 @@ def test_fp16_is_where_it_is_asked_for(translated, chunk, rungs):
     assert lowered.ByteSize() < 0.7 * translated[0].ByteSize()
 
 
-def test_an_output_keeps_its_type(with_probabilities):
+def test_an_output_keeps_its_type(with_probabilities: onnx.ModelProto) -> None:
     lowered = lower(with_probabilities, "fp16", lambda _: False)
     onnx.checker.check_model(lowered, full_check=True)
     assert lowered.graph.output[1].type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def test_bf16_needs_a_newer_opset_and_is_well_formed(translated):
+def test_bf16_needs_a_newer_opset_and_is_well_formed(translated: tuple[onnx.ModelProto, Contract]) -> None:
     newer = onnx.version_converter.convert_version(translated[0], 22)
     lowered = lower(newer, "bf16", LADDER[0].holds)
     onnx.checker.check_model(lowered, full_check=True)
     assert TensorProto.BFLOAT16 in types_of(lowered).values()
 
 
-def test_a_weight_that_fp16_cannot_hold_is_named(translated):
+def test_a_weight_that_fp16_cannot_hold_is_named(translated: tuple[onnx.ModelProto, Contract]) -> None:
     large = onnx.ModelProto()
     large.CopyFrom(translated[0])
     weight = next(each for each in large.graph.initializer if each.name == "unet.classify.weight")
@@ -123,14 +133,19 @@ def test_a_weight_that_fp16_cannot_hold_is_named(translated):
     lower(large, "fp16", LADDER[1].holds)
 
 
-def test_the_count_agrees_with_torch(checkpoint, chunk, work):
+def test_the_count_agrees_with_torch(checkpoint: Checkpoint, chunk: Inputs, work: dict[str, int]) -> None:
     net = checkpoint.network()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(**{name: torch.from_numpy(values) for name, values in chunk.items()})
     assert sum(work.values()) == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
 
 
-def test_census_by_precision(translated, chunk, work, parity):
+def test_census_by_precision(
+    translated: tuple[onnx.ModelProto, Contract],
+    chunk: Inputs,
+    work: dict[str, int],
+    parity: Parity,
+) -> None:
     model = translated[0]
     assert of_graph(model, work).macs == {"fp32": sum(work.values())}
     assert of_graph(halve_weights(model), work).share("fp32") == 1
@@ -147,7 +162,9 @@ def test_census_by_precision(translated, chunk, work, parity):
     assert of_graph(quantise(model, list(parity.inputs()), symmetric=True), work) == asked
 
 
-def test_a_census_of_another_graph_is_refused(translated, work):
+def test_a_census_of_another_graph_is_refused(
+    translated: tuple[onnx.ModelProto, Contract], work: dict[str, int]
+) -> None:
     other = onnx.ModelProto()
     other.CopyFrom(translated[0])
     next(node for node in other.graph.node if node.op_type == "Conv").name = "renamed"

@@ -1,16 +1,20 @@
 """What NIfTI headers of training data say about patients gets into no training run, no model and no engine."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
+from tests.command_line import Run
 from tests.nifti_marks import mark
 from tests.runtime.pipeline.test_dicom_privacy import tellers, tells
 
 pytestmark = pytest.mark.slow
 
 
-def test_neither_training_nor_export_tells_of_the_patients(command, balls, small_config, tmp_path):
+def test_neither_training_nor_export_tells_of_the_patients(
+    command: Run, balls: Path, small_config: Path, tmp_path: Path
+) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(balls, data)
     for path in data.rglob("*.nii.gz"):

@@ -1,5 +1,7 @@
 """An engine's shapes against the chunks that scans are really cut into."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +9,9 @@ from hypothesis import strategies as st
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
-from parotid_seg.export.profile import SIDE, THINNEST_MM, input_shapes
+from parotid_seg.export.profile import SIDE, input_shapes
 from parotid_seg.runtime.engines.engine_file import BatchProfile
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import THINNEST_MM, chunks
 from parotid_seg.scan.volume import Orientation, Volume
 
 HU = np.array([[-200.0, 300.0]], np.float32)
@@ -36,7 +38,7 @@ def shapes_of_chunks(grid: Grid, depth: int, distance_mm: float, batch_size: int
     most=st.integers(1, 24),
     share=st.floats(0, 1),
 )
-def test_no_chunk_of_any_scan_lies_outside(grid, depth, distance_mm, most, share):
+def test_no_chunk_of_any_scan_lies_outside(grid: Grid, depth: int, distance_mm: float, most: Any, share: Any) -> None:
     allowed = input_shapes(contract_of(grid), BatchProfile(1, most, most))
     for shapes in shapes_of_chunks(grid, depth, distance_mm, max(1, round(share * most))):
         assert shapes.keys() == allowed.keys()
@@ -45,7 +47,7 @@ def test_no_chunk_of_any_scan_lies_outside(grid, depth, distance_mm, most, share
             assert all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)), (name, shape, low, high)
 
 
-def test_the_largest_shapes_are_no_larger_than_the_thinnest_scan_needs():
+def test_the_largest_shapes_are_no_larger_than_the_thinnest_scan_needs() -> None:
     """A few slices too many are allowed: at the ends of the filter the weights are 0, and such slices are cut off."""
     grid, most = Grid(), 8
     largest = {name: three[2] for name, three in input_shapes(contract_of(grid), BatchProfile(1, 4, most)).items()}
@@ -54,7 +56,7 @@ def test_the_largest_shapes_are_no_larger_than_the_thinnest_scan_needs():
     assert largest["slices"][1] - max(shapes["slices"][1] for shapes in found) <= 3
 
 
-def test_the_usual_shape_is_a_chunk_of_a_usual_scan():
+def test_the_usual_shape_is_a_chunk_of_a_usual_scan() -> None:
     usual = {name: three[1] for name, three in input_shapes(contract_of(Grid()), BatchProfile(1, 16, 32)).items()}
     middle = shapes_of_chunks(Grid(), 90, 3.0, 16)[2]
     assert usual["neighbours"][:2] == middle["neighbours"][:2]
@@ -63,6 +65,6 @@ def test_the_usual_shape_is_a_chunk_of_a_usual_scan():
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 2), (2, 1, 4), (1, 5, 4), (-3, -2, -1)])
-def test_batches_must_rise_from_one(sizes):
+def test_batches_must_rise_from_one(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match=f"--batch: found {sizes[0]} {sizes[1]} {sizes[2]}, expected MIN OPT MAX"):
         BatchProfile(*sizes)

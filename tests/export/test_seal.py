@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import onnx
 import torch
@@ -13,7 +14,7 @@ from parotid_seg.runtime.engines.model_file import read_model, seal_of, sealed
 from tests.export.small_model import CONTRACT, write_small_model
 
 
-def test_a_file_of_an_older_version_gets_its_seal_when_it_is_written_again(tmp_path):
+def test_a_file_of_an_older_version_gets_its_seal_when_it_is_written_again(tmp_path: Path) -> None:
     path = write_small_model(tmp_path / "m.onnx")
     old = dataclasses.replace(CONTRACT, schema_version=UNSEALED_VERSION)
     path.write_bytes(with_contract(onnx.load(path), old))
@@ -23,7 +24,7 @@ def test_a_file_of_an_older_version_gets_its_seal_when_it_is_written_again(tmp_p
     assert seal_of(content + b"\x28\x01") != seal_of(content)
 
 
-def test_the_hash_of_weights_tells_checkpoints_apart():
+def test_the_hash_of_weights_tells_checkpoints_apart() -> None:
     weights = {"a": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(3)}
     found = weights_hash(weights)
     assert weights_hash(dict(reversed(weights.items()))) == found

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,13 +12,14 @@ import pytest
 from parotid_seg.errors import InputError
 from parotid_seg.export import export as module
 from parotid_seg.runtime.inspect import inspect
+from tests.command_line import Run
 from tests.train.conftest import CONTRAST, SMALL
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(forked, sequences, tmp_path_factory):
+def run(forked: Run, sequences: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = folder / "small.toml"
     settings = SMALL.replace("epochs = 4\n", "epochs = 6\n").replace("validate_every = 1", "validate_every = 3")
@@ -28,7 +30,7 @@ def run(forked, sequences, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def held_out(sequences, tmp_path_factory):
+def held_out(sequences: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The validation patients' files."""
     folder = tmp_path_factory.mktemp("held_out")
     shutil.copy(sequences / "dataset.json", folder)  # names the references' labels
@@ -41,7 +43,7 @@ def held_out(sequences, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(command, run, held_out):
+def model(command: Run, run: Path, held_out: Path) -> Path:
     path = run / "model.onnx"
     done = command("export", run / "best.pt", "--out", path, "--verify", held_out)
     assert done.returncode == 0, done.stderr
@@ -49,12 +51,14 @@ def model(command, run, held_out):
     return path
 
 
-def rows(folder):
+def rows(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "summary.csv").open() as file:
         return {row["case"]: row for row in csv.DictReader(file)}
 
 
-def test_gland_and_tumour_of_patients_it_has_not_seen(command, model, held_out, tmp_path):
+def test_gland_and_tumour_of_patients_it_has_not_seen(
+    command: Run, model: Path, held_out: Path, tmp_path: Path
+) -> None:
     """Without the third sequence not even the tumour's side is known, which allows a DSC of two thirds at best."""
     out = tmp_path / "out"
     done = command("infer", held_out / "imagesTr", "--out", out, "--model", model)
@@ -68,7 +72,9 @@ def test_gland_and_tumour_of_patients_it_has_not_seen(command, model, held_out, 
     assert (out / "pictures" / "m6.png").stat().st_size > 5_000
 
 
-def test_cases_that_are_not_whole_are_set_aside_in_one_line_each(command, model, held_out, tmp_path):
+def test_cases_that_are_not_whole_are_set_aside_in_one_line_each(
+    command: Run, model: Path, held_out: Path, tmp_path: Path
+) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     shutil.copytree(held_out / "imagesTr", scans)
     (scans / "m7_0001.nii.gz").unlink()
@@ -94,11 +100,11 @@ def test_cases_that_are_not_whole_are_set_aside_in_one_line_each(command, model,
     assert "1 done (1 of them again), 0 done before" in changed.stdout, "another file in any channel is other work"
 
 
-def test_the_model_tells_its_channels(model):
+def test_the_model_tells_its_channels(model: Path) -> None:
     assert inspect(model)["input"] == "; ".join(f"{name}, window from the scan" for name in ("T1", "T2", "STIR"))
 
 
-def test_the_packaged_ct_does_not_verify_an_mr_model(run, tmp_path):
+def test_the_packaged_ct_does_not_verify_an_mr_model(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--verify: the packaged example is a CT; .* T1, T2, STIR"):
         module.export(run / "best.pt", tmp_path / "made" / "m.onnx")
     assert not (tmp_path / "made").exists()

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import resource
 import sys
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -23,7 +25,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import sidecar_path
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
@@ -44,20 +46,20 @@ def contract() -> Contract:
 
 
 @pytest.fixture(scope="module")
-def head_folder(head, tmp_path_factory):
+def head_folder(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("head")
     nibabel.save(head, folder / "head_0000.nii.gz")
     return folder
 
 
 @pytest.fixture(scope="module")
-def entry(head_folder, tmp_path_factory):
+def entry(head_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged model with a request axis, as a user gets it."""
     return write_repository(tmp_path_factory.mktemp("served") / "repository", DEFAULT_MODEL, verify=head_folder)
 
 
 @pytest.fixture(scope="module")
-def patients(head_folder, contract):
+def patients(head_folder: Path, contract: Contract) -> list[Chunk]:
     """One chunk each of three patients of one shape; voxels, windows and matrices differ."""
     read = read_nifti(head_folder / "head_0000.nii.gz").volume
     volume, windows = in_windows(read, contract.channels, contract.windows)
@@ -67,11 +69,11 @@ def patients(head_folder, contract):
     return [list(chunks(each, window, contract.grid, 8))[1] for each, window in triples]
 
 
-def config_of(entry):
+def config_of(entry: Path) -> Any:
     return from_text((entry / "config.pbtxt").read_text(), where="test")
 
 
-def described(tensors, request_axis):
+def described(tensors: Any, request_axis: bool) -> list[Any]:
     """Name, ONNX type and sizes of what a configuration says, as the server hands it to the graph."""
     types = {"TYPE_FP16": onnx.TensorProto.FLOAT16, "TYPE_FP32": onnx.TensorProto.FLOAT, "TYPE_UINT8": 2}
     names = {number: name for name, number in _schema().DataType.items()}
@@ -79,7 +81,7 @@ def described(tensors, request_axis):
     return [(each.name, types[names[each.data_type]], [*leading, *each.dims]) for each in tensors]
 
 
-def in_graph(values):
+def in_graph(values: Any) -> list[Any]:
     return [
         (
             value.name,
@@ -90,14 +92,14 @@ def in_graph(values):
     ]
 
 
-def _schema():
+def _schema() -> Any:
     from tritonclient.grpc import model_config_pb2
 
     return model_config_pb2
 
 
 @pytest.mark.parametrize("max_requests", [0, 4])
-def test_the_configuration_is_the_graphs(entry, tmp_path, max_requests):
+def test_the_configuration_is_the_graphs(entry: Path, tmp_path: Path, max_requests: int) -> None:
     if max_requests == 0:
         entry = write_repository(tmp_path, DEFAULT_MODEL, PLAIN)
     config = config_of(entry)
@@ -116,7 +118,7 @@ def test_the_configuration_is_the_graphs(entry, tmp_path, max_requests):
     assert not config.response_cache.enable
 
 
-def test_without_a_request_axis_the_file_is_served_as_it_is(tmp_path):
+def test_without_a_request_axis_the_file_is_served_as_it_is(tmp_path: Path) -> None:
     entry = write_repository(tmp_path, DEFAULT_MODEL, dataclasses.replace(PLAIN, name="ct", version=7, warm_up=False))
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
         "ct/7/model.onnx",
@@ -127,12 +129,12 @@ def test_without_a_request_axis_the_file_is_served_as_it_is(tmp_path):
     assert not config_of(entry).model_warmup
 
 
-def test_labels_are_the_contracts(entry, contract):
+def test_labels_are_the_contracts(entry: Path, contract: Contract) -> None:
     (output,) = config_of(entry).output
     assert tuple((entry / output.label_filename).read_text().splitlines()) == contract.labels
 
 
-def test_a_client_finds_the_contract_and_the_hashes(entry, contract):
+def test_a_client_finds_the_contract_and_the_hashes(entry: Path, contract: Contract) -> None:
     parameters = {key: value.string_value for key, value in config_of(entry).parameters.items()}
     text = parameters[METADATA_KEY]
     assert Contract.from_json(text, where="parameters") == contract
@@ -143,7 +145,7 @@ def test_a_client_finds_the_contract_and_the_hashes(entry, contract):
     assert parameters["parotid_seg.model_sha256"] == hashlib.sha256(served).hexdigest()
 
 
-def test_the_warm_up_request_runs(entry):
+def test_the_warm_up_request_runs(entry: Path) -> None:
     config = config_of(entry)
     (warm,) = config.model_warmup
     types = {10: np.float16, 11: np.float32}
@@ -162,7 +164,7 @@ def test_the_warm_up_request_runs(entry):
 
 
 @pytest.mark.slow
-def test_joined_requests_get_what_each_gets_alone(entry, patients):
+def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[Chunk]) -> None:
     alone = OnnxRuntimeBackend(DEFAULT_MODEL)
     expected = np.stack([labels_of(alone, chunk.inputs) for chunk in patients])
     session = onnxruntime.InferenceSession(entry / "1" / "model.onnx", providers=["CPUExecutionProvider"])
@@ -174,7 +176,7 @@ def test_joined_requests_get_what_each_gets_alone(entry, patients):
 
 
 @pytest.mark.slow
-def test_a_batched_model_that_mixes_requests_up_is_found(contract, patients):
+def test_a_batched_model_that_mixes_requests_up_is_found(contract: Contract, patients: list[Chunk]) -> None:
     batched = onnx.load_from_string(with_request_axis(CONTENT, contract))
     place = next(i for i, node in enumerate(batched.graph.node) if node.input and node.input[0] == "window")
     batched.graph.node[place].input[0] = "of_the_other"
@@ -189,7 +191,7 @@ def test_a_batched_model_that_mixes_requests_up_is_found(contract, patients):
     check_batched(CONTENT, mixed, [(patients[0], patients[0])])
 
 
-def test_a_comparison_on_air_proves_nothing(contract, patients):
+def test_a_comparison_on_air_proves_nothing(contract: Contract, patients: list[Chunk]) -> None:
     air = dataclasses.replace(
         patients[0], inputs={**patients[0].inputs, "slices": np.full_like(patients[0].inputs["slices"], -1000)}
     )
@@ -197,7 +199,7 @@ def test_a_comparison_on_air_proves_nothing(contract, patients):
         check_batched(CONTENT, with_request_axis(CONTENT, contract), [(air, air)])
 
 
-def test_the_batched_file_is_refused_where_its_shapes_do_not_fit(entry):
+def test_the_batched_file_is_refused_where_its_shapes_do_not_fit(entry: Path) -> None:
     model = onnx.load(entry / "1" / "model.onnx")
     assert [each.key for each in model.metadata_props] == [BATCHED_KEY]
     with pytest.raises(ModelError, match="without parotid-seg's contract"):
@@ -213,7 +215,7 @@ def test_the_batched_file_is_refused_where_its_shapes_do_not_fit(entry):
         ("version_policy {", "version_policy ["),
     ],
 )
-def test_a_wrong_field_does_not_fit_the_schema(tmp_path, found, wrong):
+def test_a_wrong_field_does_not_fit_the_schema(tmp_path: Path, found: str, wrong: str) -> None:
     text = (write_repository(tmp_path, DEFAULT_MODEL, PLAIN) / "config.pbtxt").read_text()
     text = f"max_batch_size: 0\n{text}"
     assert from_text(text, where="good").name == "parotid-seg"
@@ -222,7 +224,7 @@ def test_a_wrong_field_does_not_fit_the_schema(tmp_path, found, wrong):
         from_text(text.replace(found, wrong, 1), where="bad.pbtxt")
 
 
-def test_an_entry_is_not_overwritten(tmp_path):
+def test_an_entry_is_not_overwritten(tmp_path: Path) -> None:
     entry = write_repository(tmp_path, DEFAULT_MODEL, PLAIN)
     before = (entry / "config.pbtxt").stat().st_mtime_ns
     for serving in (PLAIN, dataclasses.replace(PLAIN, version=2)):
@@ -232,7 +234,7 @@ def test_an_entry_is_not_overwritten(tmp_path):
     assert not (entry / "2").exists()
 
 
-def test_missing_tritonclient_is_one_line(tmp_path, monkeypatch):
+def test_missing_tritonclient_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
     with pytest.raises(ParotidSegError, match=r"pip install 'parotid-seg\[triton\]'") as caught:
         write_repository(tmp_path / "r", DEFAULT_MODEL, PLAIN)
@@ -240,7 +242,7 @@ def test_missing_tritonclient_is_one_line(tmp_path, monkeypatch):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))  # the model is larger, the rest is not
     try:
@@ -252,14 +254,14 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 
 @pytest.fixture
-def engine(tmp_path, contract):
+def engine(tmp_path: Path, contract: Contract) -> Path:
     path = tmp_path / "parotid-ct.engine"
     path.write_bytes(b"an engine")
     write_sidecar(path, contract)
     return path
 
 
-def test_an_engine_comes_with_its_sidecars_contract(engine, tmp_path):
+def test_an_engine_comes_with_its_sidecars_contract(engine: Path, tmp_path: Path) -> None:
     entry = write_repository(tmp_path / "r", engine)
     config = config_of(entry)
     assert (config.backend, config.platform) == ("tensorrt", "tensorrt_plan")
@@ -273,14 +275,16 @@ def test_an_engine_comes_with_its_sidecars_contract(engine, tmp_path):
     ("told", "message"),
     [({"library": "tensorrt-rtx"}, "tensorrt only"), ({"engine_sha256": "0" * 64}, "hash does not match")],
 )
-def test_an_engine_that_is_not_its_sidecars_or_not_tritons_is_refused(engine, contract, tmp_path, told, message):
+def test_an_engine_that_is_not_its_sidecars_or_not_tritons_is_refused(
+    engine: Path, contract: Contract, tmp_path: Path, told: dict[str, str], message: str
+) -> None:
     write_sidecar(engine, contract, **told)
     with pytest.raises((InputError, ModelError), match=message):
         write_repository(tmp_path / "bad", engine)
     assert not (tmp_path / "bad").exists()
 
 
-def test_an_engine_without_its_sidecar_is_refused(engine, tmp_path):
+def test_an_engine_without_its_sidecar_is_refused(engine: Path, tmp_path: Path) -> None:
     sidecar_path(engine).unlink()
     with pytest.raises(ModelError, match="no usable sidecar of the engine: cannot be read"):
         write_repository(tmp_path / "r", engine)
@@ -290,7 +294,7 @@ def test_an_engine_without_its_sidecar_is_refused(engine, tmp_path):
     ("serving", "message"),
     [(Serving(device="cpu"), "needs cuda"), (Serving(max_requests=4), "no request axis")],
 )
-def test_what_an_engine_cannot_do_is_refused(engine, tmp_path, serving, message):
+def test_what_an_engine_cannot_do_is_refused(engine: Path, tmp_path: Path, serving: Serving, message: str) -> None:
     with pytest.raises(InputError, match=message):
         write_repository(tmp_path / "r", engine, serving)
 
@@ -306,12 +310,12 @@ def test_what_an_engine_cannot_do_is_refused(engine, tmp_path, serving, message)
         ({"max_requests": 0, "delay_us": 5}, "joins none"),
     ],
 )
-def test_wrong_settings_are_told(wrong, message):
+def test_wrong_settings_are_told(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Serving(**wrong)
 
 
-def test_foreign_models_are_refused(tmp_path, contract):
+def test_foreign_models_are_refused(tmp_path: Path, contract: Contract) -> None:
     other = onnx.load_from_string(CONTENT)
     with pytest.raises(InputError, match=r"ending in \.onnx or \.engine"):
         write_repository(tmp_path / "r", tmp_path / "best.pt", PLAIN)
@@ -330,7 +334,7 @@ def test_foreign_models_are_refused(tmp_path, contract):
 
 
 @pytest.mark.slow
-def test_two_channels_and_a_half_precision_network(tmp_path):
+def test_two_channels_and_a_half_precision_network(tmp_path: Path) -> None:
     """An untrained network gives labels all over, and takes each of two channels through a window of its own."""
     (tmp_path / "small.toml").write_text(SMALL)
     config = load_config("compact", tmp_path / "small.toml")
@@ -353,7 +357,7 @@ def test_two_channels_and_a_half_precision_network(tmp_path):
     assert changed <= 0.002 * found
 
 
-def halve_first_convolution(model):
+def halve_first_convolution(model: onnx.ModelProto) -> None:
     """As a graph of mixed precision has it: a cast before the convolution, one after it, one on the scores."""
     graph = model.graph
     place = next(i for i, node in enumerate(graph.node) if node.op_type == "Conv")
@@ -367,7 +371,7 @@ def halve_first_convolution(model):
         graph.node.insert(place, node)
 
 
-def test_another_layout_gets_no_request_axis(contract):
+def test_another_layout_gets_no_request_axis(contract: Contract) -> None:
     model = onnx.load_from_string(CONTENT)
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[0] == "slices_back":

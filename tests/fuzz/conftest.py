@@ -13,7 +13,7 @@ from tests.fuzz.watch import WATCH, left_in
 
 
 @pytest.fixture
-def inputs(request, monkeypatch) -> Callable[[int], int]:
+def inputs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
     """How many inputs a loop takes: its own number, or what `--fuzz-inputs` says."""
     monkeypatch.setattr(mutate, "FIRST", request.config.getoption("--fuzz-first"))
     asked = request.config.getoption("--fuzz-inputs")
@@ -27,7 +27,7 @@ def folders() -> tuple[Path, ...]:
 
 
 @pytest.fixture(autouse=True)
-def watched(tmp_path, folders, monkeypatch) -> Iterator[None]:
+def watched(tmp_path: Path, folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails a test that writes elsewhere than in its folder, which is inside another that stays as it is."""
     current = tmp_path / "current"
     current.mkdir()

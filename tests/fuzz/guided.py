@@ -28,6 +28,8 @@ with atheris.instrument_imports(include=["parotid_seg"], enable_loader_override=
     from parotid_seg.scan.formats import read_image
     from parotid_seg.scan.nifti import read_nifti
 
+from typing import Any
+
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from tests.dataset.studies import write_study
 
@@ -47,7 +49,8 @@ def good(reader: str, folder: Path) -> list[bytes]:
     """Inputs to begin with."""
     if reader in ("dicom", "rtstruct"):
         write_study(folder)
-        images, sets = [], []
+        images: list[Any] = []
+        sets: list[Any] = []
         for path in folder.rglob("*.dcm"):
             (sets if b"RTSTRUCT" in path.read_bytes() else images).append(path.read_bytes())
         return images[:2] if reader == "dicom" else sets

@@ -56,7 +56,7 @@ def _place(content: bytearray, chance: random.Random) -> int:
     return chance.randrange(min(len(content), chance.choice((512, len(content)))) or 1) if content else 0
 
 
-def _flip(content: bytearray, chance: random.Random, _: Sequence[bytes]) -> None:
+def _flip(content: bytearray, chance: random.Random, __: Sequence[bytes]) -> None:
     for _ in range(chance.choice((1, 1, 4, 16))):
         if content:
             content[_place(content, chance)] ^= 1 << chance.randrange(8)
@@ -147,7 +147,7 @@ def _documents(content: bytes) -> list[bytes]:
     return [content]
 
 
-def _change_tree(lines: list[Any], chance: random.Random) -> None:
+def _change_tree(lines: list[str], chance: random.Random) -> None:
     """Change something at a random place of a random line."""
     holder: Any = lines
     place: Any = chance.randrange(len(lines))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -35,7 +37,7 @@ def with_pickled(content: bytes, changed: bytes) -> bytes:
     return made.getvalue()
 
 
-def test_checkpoints(tmp_path, inputs):
+def test_checkpoints(tmp_path: Path, inputs: Callable[[int], int]) -> None:
     path = tmp_path / "best.pt"
     net = build_network(SMALL, 1, len(LABELS))
     save_checkpoint(Checkpoint(SMALL, LABELS, ("CT",), {"data": "a"}, net.state_dict(), {}), path)
@@ -50,7 +52,7 @@ def test_checkpoints(tmp_path, inputs):
     feed(lambda changed: read(with_pickled(seed, changed)), [pickled(seed)], inputs(60), seed=1)
 
 
-def test_weights_to_start_from(tmp_path, inputs):
+def test_weights_to_start_from(tmp_path: Path, inputs: Callable[[int], int]) -> None:
     net = build_network(SMALL, 1, len(LABELS)).unet
     weights = {name: value for name, value in net.encoder.state_dict().items() if "index" not in name}
     path = tmp_path / "swin.pth"

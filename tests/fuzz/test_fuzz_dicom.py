@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ SYNTAXES = {
 pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, over what is wrong here on purpose
 
 
-def read_all(paths) -> None:
+def read_all(paths: list[Path]) -> None:
     """Find, describe and read; what is not found is in a line."""
     found = find_series(paths)
     assert found.series or found.left_out
@@ -56,7 +58,7 @@ def read_all(paths) -> None:
 
 
 @pytest.mark.parametrize("kind", [*SYNTAXES, "enhanced"])
-def test_mutants(kind, tmp_path, inputs):
+def test_mutants(kind: str, tmp_path: Path, inputs: Callable[[int], int]) -> None:
     if kind == "enhanced":
         paths = [write_enhanced(tmp_path / "all.dcm", ct_voxels(SHAPE), AFFINE)]
     else:

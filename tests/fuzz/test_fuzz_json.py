@@ -164,7 +164,7 @@ def run(folder: Path) -> tuple[Reader, list[bytes]]:
 @pytest.mark.parametrize(
     "kind", [contract, journal, node_state, choice, sidecar, bench, splits, private_state, labels, run]
 )
-def test_records(kind, tmp_path, inputs):
+def test_records(kind: Callable[..., tuple[Reader, list[bytes]]], tmp_path: Path, inputs: Callable[[int], int]) -> None:
     read, seeds = kind(tmp_path)
     for seed in seeds:
         read(seed)
@@ -173,13 +173,13 @@ def test_records(kind, tmp_path, inputs):
 
 
 @pytest.mark.parametrize("cases", [5, "a", [5], {"a": 1}])
-def test_a_private_state_whose_cases_are_no_list_of_objects(tmp_path, cases):
+def test_a_private_state_whose_cases_are_no_list_of_objects(tmp_path: Path, cases: Any) -> None:
     (tmp_path / STATE).write_text(json.dumps({"version": 1, "salt": "00", "labels": [], "cases": cases}))
     with pytest.raises(InputError, match=r"at `\$\.cases"):
         read_state(tmp_path)
 
 
-def test_a_label_whose_number_is_a_text_of_thousands_of_digits(tmp_path):
+def test_a_label_whose_number_is_a_text_of_thousands_of_digits(tmp_path: Path) -> None:
     content = {"labels": {"background": 0, "gland": "1" * 5000}}
     with pytest.raises(InputError, match="expected a whole number from 0 to 255"):
         read_label_set(content, tmp_path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,7 +31,7 @@ SMALL = (
     sent(OutputFailure("no space left")),
 )
 KNOWN: tuple[Asked, ...] = (ASKED, replace(ASKED, job=replace(JOB, known=DONE)), replace(ASKED, labelled=True))
-VALUES = (
+VALUES: tuple[Any, ...] = (
     *EXTREMES[:-1],
     *FLOATS,
     *PIECES,
@@ -65,12 +67,12 @@ def read(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("seeds", "usual"), [(SMALL, 5000), ((COVERED,), 300)])
-def test_changed_frames(inputs, seeds, usual):
+def test_changed_frames(inputs: Callable[[int], int], seeds: tuple[bytes, ...], usual: int) -> None:
     with little_memory():
         feed(read, seeds, inputs(usual))
 
 
-def test_changed_values(inputs):
+def test_changed_values(inputs: Callable[[int], int]) -> None:
     """Heads of answers whose values are others, of any type."""
     heads = [msgspec.msgpack.decode(read_head(io.BytesIO(frame), 1 << 22)[0]) for frame in (*SMALL, COVERED)]
 

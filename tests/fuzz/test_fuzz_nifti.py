@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -27,7 +30,9 @@ MOST_SECONDS = 10.0
 pytestmark = pytest.mark.filterwarnings("ignore")  # numpy's and nibabel's, over what is wrong here on purpose
 
 
-def image(kind=nibabel.Nifti1Image, dtype=np.int16, scaled=False, order="<") -> nibabel.Nifti1Image:
+def image(
+    kind: Any = nibabel.Nifti1Image, dtype: type = np.int16, scaled: bool = False, order: Literal["<", ">"] = "<"
+) -> nibabel.Nifti1Image:
     values = np.random.default_rng(0).integers(0, 200, SHAPE).astype(np.dtype(dtype).newbyteorder(order))
     header = kind.header_class(endianness=order)
     header.set_data_dtype(values.dtype)
@@ -78,7 +83,7 @@ def packed(content: bytes) -> bytes:
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Callable[..., None]:
     good = tmp_path / "good.nii"
     good.write_bytes(GOOD[0])
     path = tmp_path / "a.nii"
@@ -97,7 +102,7 @@ def read(tmp_path):
 
 
 @pytest.fixture
-def read_pair(tmp_path):
+def read_pair(tmp_path: Path) -> Callable[..., None]:
     header, voxels = tmp_path / "a.hdr", tmp_path / "a.img"
 
     def reading(content: bytes) -> None:
@@ -110,7 +115,7 @@ def read_pair(tmp_path):
     return reading
 
 
-def test_good_files_are_read(read):
+def test_good_files_are_read(read: Callable[..., None]) -> None:
     for content in GOOD:
         read(content)
 
@@ -118,7 +123,13 @@ def test_good_files_are_read(read):
 @pytest.mark.parametrize(
     ("content", "header"), [(GOOD[0], Nifti1Header), (GOOD[1], Nifti2Header)], ids=["NIfTI-1", "NIfTI-2"]
 )
-def test_every_number_of_the_header(content, header, read, read_pair, inputs):
+def test_every_number_of_the_header(
+    content: bytes,
+    header: type[nibabel.Nifti1Header],
+    read: Callable[..., None],
+    read_pair: Callable[..., None],
+    inputs: Callable[[int], int],
+) -> None:
     made, seen = variants(content, header), 0
     with little_memory():
         for each in made[:: max(1, len(made) // inputs(150))]:
@@ -129,7 +140,7 @@ def test_every_number_of_the_header(content, header, read, read_pair, inputs):
     assert seen
 
 
-def test_mutants(read, inputs):
+def test_mutants(read: Callable[..., None], inputs: Callable[[int], int]) -> None:
     seeds = [*GOOD, *variants(GOOD[0], Nifti1Header)[::7]]
     with little_memory():
         tally = feed(read, seeds, inputs(300), seed=1)
@@ -137,6 +148,6 @@ def test_mutants(read, inputs):
     assert tally.outcomes["ScanError"]
 
 
-def test_mutants_of_pairs(read_pair, inputs):
+def test_mutants_of_pairs(read_pair: Callable[..., None], inputs: Callable[[int], int]) -> None:
     with little_memory():
         assert feed(read_pair, [GOOD[0], GOOD[4]], inputs(200), seed=2).outcomes["ScanError"]

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def spoken(image: bytes) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for all loops."""
     running = Node(tmp_path_factory.mktemp("node") / "out", most_associations=AT_ONCE + 2)
     yield running
@@ -68,7 +68,7 @@ def node(tmp_path_factory) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory) -> bytes:
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The data set of a small CT image."""
     path = make_series(tmp_path_factory.mktemp("ct") / "ct", slices=1)[0]
     content = path.read_bytes()
@@ -76,7 +76,7 @@ def image(tmp_path_factory) -> bytes:
 
 
 @pytest.fixture
-def folders(node) -> tuple[Path, ...]:
+def folders(node: Node) -> tuple[Path, ...]:
     """Where the node may write."""
     return (node.options.out.parent,)
 
@@ -131,7 +131,7 @@ def loop(node: Node, count: int, first: list[bytes], rest: list[bytes] | None) -
 
 
 @pytest.fixture(autouse=True)
-def unharmed(node, tmp_path, monkeypatch) -> Iterator[None]:
+def unharmed(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """After a loop nothing is held, no thread has died of an error, lines are few and short, and the node does its
     work."""
     raised: list[str] = []
@@ -151,10 +151,10 @@ def unharmed(node, tmp_path, monkeypatch) -> Iterator[None]:
     node.wait_for_status(name_of(tmp_path / f"{tmp_path.name}-good"), DONE)
 
 
-def test_association_requests(node, image, inputs):
+def test_association_requests(node: Node, image: bytes, inputs: Callable[[int], int]) -> None:
     strange = [associate_request("STRANGER"), pdu(4, bytes(80)), b"GET / HTTP/1.0\r\n\r\n", b""]
     loop(node, inputs(300), [REQUEST, REQUEST, *strange], None)
 
 
-def test_messages(node, image, inputs):
+def test_messages(node: Node, image: bytes, inputs: Callable[[int], int]) -> None:
     loop(node, inputs(150), [REQUEST], spoken(image))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.formats import count_voxels_of, read_image
@@ -41,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # numpy's, over what is wrong
 
 
 def written(encoding: str, dtype: type = np.int16) -> bytes:
-    values = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
+    values: NDArray[Any] = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
     header = {
         "space": "left-posterior-superior",
         "space directions": np.diag([3.0, 2.0, 4.0]),
@@ -69,7 +73,7 @@ def variants(content: bytes) -> list[bytes]:
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Callable[..., None]:
     path = tmp_path / "a.nrrd"
 
     def reading(content: bytes) -> None:
@@ -80,12 +84,12 @@ def read(tmp_path):
     return reading
 
 
-def test_good_files_are_read(read):
+def test_good_files_are_read(read: Callable[..., None]) -> None:
     for content in GOOD:
         read(content)
 
 
-def test_every_line_of_the_header_and_mutants(read, inputs):
+def test_every_line_of_the_header_and_mutants(read: Callable[..., None], inputs: Callable[[int], int]) -> None:
     seeds = [each for content in GOOD for each in variants(content)]
     with little_memory():
         for each in seeds:

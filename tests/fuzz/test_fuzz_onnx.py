@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from tests.fuzz.mutate import feed
 
 
 @pytest.fixture
-def model(tmp_path) -> Path:
+def model(tmp_path: Path) -> Path:
     return write_small_model(tmp_path / "m.onnx")
 
 
-def test_changed_files(model, inputs):
+def test_changed_files(model: Path, inputs: Callable[[int], int]) -> None:
     seed = model.read_bytes()
 
     def read(content: bytes) -> None:
@@ -35,7 +36,7 @@ def test_changed_files(model, inputs):
     assert tally.outcomes["read"] <= tally.outcomes["ModelError"] // 100, "only what is no change is read"
 
 
-def test_graphs_that_are_sealed_after_the_change(model, inputs):
+def test_graphs_that_are_sealed_after_the_change(model: Path, inputs: Callable[[int], int]) -> None:
     """As an attacker makes them: onnxruntime sees whatever the seal and the contract do not forbid."""
     content = model.read_bytes()
     (graph,) = messages(content, GRAPH)
@@ -53,7 +54,7 @@ def test_graphs_that_are_sealed_after_the_change(model, inputs):
 
 
 @pytest.mark.parametrize("field", [b"\x08\x00", b"\x0a\x00", b"\x72\x00"], ids=["numbers", "texts", "metadata"])
-def test_a_file_of_fields_without_end_is_refused_soon(model, field):
+def test_a_file_of_fields_without_end_is_refused_soon(model: Path, field: bytes) -> None:
     model.write_bytes(field * (MOST_FIELDS + 1))
     with pytest.raises(ModelError, match="not an ONNX model"):
         read_model(model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -26,7 +28,7 @@ SEQUENCES = (b"\x06\x30\x20\x00", b"\x06\x30\x39\x00", b"\x06\x30\x10\x00")
 pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, over what is wrong here on purpose
 
 
-def named(index, dataset) -> None:
+def named(index: object, dataset: pydicom.dataset.Dataset) -> None:
     dataset.PatientName = NAME
 
 
@@ -44,7 +46,7 @@ def deeper(content: bytes, chance: random.Random) -> bytes:
     return start + b"".join(pieces)
 
 
-def test_mutants(tmp_path, inputs):
+def test_mutants(tmp_path: Path, inputs: Callable[[int], int]) -> None:
     images = write_study(tmp_path / "study", change=named)
     (series,) = find_series(images).series
     implicit = tmp_path / "study" / "contours.dcm"

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +46,7 @@ def watched() -> None:
 
 
 @pytest.fixture
-def outside(tmp_path, monkeypatch) -> Path:
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("inside", "outside", "outside/full"):
         (tmp_path / name).mkdir()
@@ -59,7 +61,9 @@ def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-def test_a_step_outside_is_refused_and_kept_even_if_the_error_is_caught(outside, step):
+def test_a_step_outside_is_refused_and_kept_even_if_the_error_is_caught(
+    outside: Path, step: Callable[..., Any]
+) -> None:
     before = everything_in(outside)
     with pytest.raises(AssertionError), WATCH.only_in(Path("inside")), contextlib.suppress(OSError):
         step(outside)
@@ -68,7 +72,7 @@ def test_a_step_outside_is_refused_and_kept_even_if_the_error_is_caught(outside,
     WATCH.found.clear()
 
 
-def test_steps_inside_and_reading_elsewhere_are_free(outside):
+def test_steps_inside_and_reading_elsewhere_are_free(outside: Path) -> None:
     with WATCH.only_in(Path("inside")):
         Path("inside/new").write_text((outside / "old").read_text())
         Path("inside/new").rename("inside/newer")
@@ -77,7 +81,7 @@ def test_steps_inside_and_reading_elsewhere_are_free(outside):
             nothing.write("x")
 
 
-def test_a_loop_names_the_input_that_did_it(outside):
+def test_a_loop_names_the_input_that_did_it(outside: Path) -> None:
     def read(content: bytes) -> None:
         if len(content) < 4:
             with contextlib.suppress(OSError):

@@ -78,7 +78,7 @@ class Watch:
         for path in arguments[: PATHS.get(event, 0)]:
             self._see(event, path)
 
-    def _see(self, event: str, path: Any) -> None:
+    def _see(self, event: str, path: str) -> None:
         """Of a path that is no open file's."""
         if isinstance(path, int) or os.fspath(path) in (os.devnull, os.fsencode(os.devnull)):
             return

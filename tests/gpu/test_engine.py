@@ -1,6 +1,8 @@
 """Engines on the GPU: built, loaded, their layers read. Run with: pytest -m gpu tests/gpu."""
 
 import importlib.util
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,7 @@ from parotid_seg.errors import ModelError
 from parotid_seg.export.engine import build_engine, usable_engine
 from parotid_seg.export.engine_layers import describe_layers
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_engine, read_sidecar
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from tests.export.small_model import write_small_model
@@ -17,19 +19,19 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(find_gpu() is None, reason="no
 
 
 @pytest.fixture(params=LIBRARIES)
-def library(request) -> str:
+def library(request: pytest.FixtureRequest) -> str:
     if importlib.util.find_spec(LIBRARIES[request.param].module) is None:
         pytest.skip(f"{request.param} is missing: pip install {request.param}")
     return request.param
 
 
-def build(onnx_path, out, library, **options):
+def build(onnx_path: Path, out: Path, library: str, **options: Any) -> Sidecar:
     return build_engine(
         onnx_path, out, library=library, profile=BatchProfile(1, 2, 4), options=EngineOptions(**options)
     )
 
 
-def test_the_packaged_model_is_built_and_used_as_it_is(library, tmp_path):
+def test_the_packaged_model_is_built_and_used_as_it_is(library: str, tmp_path: Path) -> None:
     out = tmp_path / "m.engine"
     sidecar = build(DEFAULT_MODEL, out, library)
     assert (sidecar.gpu is None) == (library == "tensorrt-rtx")
@@ -40,7 +42,7 @@ def test_the_packaged_model_is_built_and_used_as_it_is(library, tmp_path):
     assert any("float32" in (*layer["inputs"], *layer["outputs"]) for layer in layers)
 
 
-def test_half_precision_in_the_graph_is_half_precision_in_the_engine(library, tmp_path):
+def test_half_precision_in_the_graph_is_half_precision_in_the_engine(library: str, tmp_path: Path) -> None:
     out = tmp_path / "small.engine"
     sidecar = build(write_small_model(tmp_path / "small.onnx"), out, library)
     layers = describe_layers(read_engine(out, sidecar), library)
@@ -48,7 +50,7 @@ def test_half_precision_in_the_graph_is_half_precision_in_the_engine(library, tm
     assert any("look_at_the_gland" in layer["name"] for layer in layers)
 
 
-def test_a_changed_engine_is_built_again_and_loads(library, tmp_path):
+def test_a_changed_engine_is_built_again_and_loads(library: str, tmp_path: Path) -> None:
     out = tmp_path / "small.engine"
     build(write_small_model(tmp_path / "small.onnx"), out, library)
     out.write_bytes(b"another")
@@ -56,7 +58,7 @@ def test_a_changed_engine_is_built_again_and_loads(library, tmp_path):
     assert describe_layers(read_engine(out, read_sidecar(out)), library)
 
 
-def test_options_of_tensorrt(tmp_path):
+def test_options_of_tensorrt(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt") is None:
         pytest.skip("tensorrt is missing: pip install tensorrt")
     path, timings = write_small_model(tmp_path / "small.onnx"), tmp_path / "timings"
@@ -74,6 +76,6 @@ def test_options_of_tensorrt(tmp_path):
     assert timings.stat().st_size > 0
 
 
-def test_what_is_no_engine_is_refused(library):
+def test_what_is_no_engine_is_refused(library: str) -> None:
     with pytest.raises(ModelError, match="does not load the engine"):
         describe_layers(b"\0" * 4096, library)

@@ -3,9 +3,13 @@
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ScanError
 from parotid_seg.export.engine import build_engine, engine_for
@@ -17,7 +21,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext
 from parotid_seg.runtime.engines.tensorrt.engine import SLOTS, TensorRtBackend
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.export.small_model import write_small_model
@@ -32,44 +36,48 @@ BATCH = BatchProfile(1, 4, 8)
 
 
 @pytest.fixture(params=LIBRARIES, scope="module")
-def library(request) -> str:
+def library(request: pytest.FixtureRequest) -> str:
     if importlib.util.find_spec(LIBRARIES[request.param].module) is None:
         pytest.skip(f"{request.param} is missing: pip install {request.param}")
     return request.param
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("model") / "small.onnx")
 
 
 @pytest.fixture(scope="module")
-def engine(library, small):
+def engine(library: str, small: Path) -> Path:
     return built(small, library, BATCH)
 
 
 @pytest.fixture
-def backend(engine):
+def backend(engine: Path) -> Iterator[TensorRtBackend]:
     backend = TensorRtBackend(engine)
     yield backend
     backend.close()
 
 
-def built(onnx_path, library, batch):
+def built(onnx_path: Path, library: str, batch: BatchProfile) -> Path:
     out = onnx_path.with_name(f"{library}-{batch.min}.engine")
     build_engine(onnx_path, out, library=library, profile=batch, options=EngineOptions())
     return out
 
 
-def check(found, reference, inputs):
+def check(
+    found: Sequence[NDArray[Any]],
+    reference: OnnxRuntimeBackend,
+    inputs: Sequence[Inputs],
+) -> None:
     """Labels are onnxruntime's but for sums that are rounded in another order, at the edge of a structure."""
     for got, each in zip(found, inputs, strict=True):
         expected = labels_of(reference, each)
         assert got.shape == expected.shape
-        assert np.mean(got != expected) <= 0.002 * max(np.mean(expected > 0), 0.05)
+        assert np.mean(got != expected) <= 0.002 * max(float(np.mean(expected > 0)), 0.05)
 
 
-def test_small_model_in_half_precision_at_several_sizes(backend, small):
+def test_small_model_in_half_precision_at_several_sizes(backend: TensorRtBackend, small: Path) -> None:
     reference = OnnxRuntimeBackend(small)
     for seed, (size, batch_size) in enumerate([((19, 40, 48), 4), ((9, 96, 64), 8), ((5, 33, 17), 1)]):
         inputs = inputs_of(scan(*size, seed), batch_size)
@@ -78,7 +86,7 @@ def test_small_model_in_half_precision_at_several_sizes(backend, small):
     assert backend.ran.precision == "fp16"
 
 
-def test_the_packaged_model_on_the_example(library, tmp_path):
+def test_the_packaged_model_on_the_example(library: str, tmp_path: Path) -> None:
     engine = engine_for(DEFAULT_MODEL, library, batch=BatchProfile(), cache=tmp_path)
     assert engine_for(DEFAULT_MODEL, library, batch=BatchProfile(), cache=tmp_path) == engine
     backend, reference = TensorRtBackend(engine), OnnxRuntimeBackend(DEFAULT_MODEL)
@@ -91,7 +99,7 @@ def test_the_packaged_model_on_the_example(library, tmp_path):
     backend.close()
 
 
-def test_the_steady_state_makes_nothing_new(backend):
+def test_the_steady_state_makes_nothing_new(backend: TensorRtBackend) -> None:
     inputs = inputs_of(scan())
     for _ in range(2 * SLOTS):
         run(backend, inputs)
@@ -101,7 +109,7 @@ def test_the_steady_state_makes_nothing_new(backend):
     assert backend.allocations == made
 
 
-def test_graphs_give_the_labels_that_were_there_without(backend, library, small):
+def test_graphs_give_the_labels_that_were_there_without(backend: TensorRtBackend, library: str, small: Path) -> None:
     first, second = inputs_of(scan(seed=1)), inputs_of(scan(seed=2))
     expected = [run(backend, first), run(backend, second)]
     for _ in range(2 * SLOTS):
@@ -118,14 +126,14 @@ def test_graphs_give_the_labels_that_were_there_without(backend, library, small)
     check(run(backend, first), OnnxRuntimeBackend(small), first)
 
 
-def test_small_chunks_are_filled_up_to_the_engines_least_batch(library, small):
+def test_small_chunks_are_filled_up_to_the_engines_least_batch(library: str, small: Path) -> None:
     backend = TensorRtBackend(built(small, library, BatchProfile(3, 4, 8)))
     inputs = inputs_of(scan(9))  # 4, 4 and 1 looks
     check(run(backend, inputs), OnnxRuntimeBackend(small), inputs)
     backend.close()
 
 
-def test_too_little_gpu_memory_is_told_and_the_next_chunk_goes_on(backend, small):
+def test_too_little_gpu_memory_is_told_and_the_next_chunk_goes_on(backend: TensorRtBackend, small: Path) -> None:
     import pycuda.driver as cuda
 
     inputs, context = inputs_of(scan()), PrimaryContext(cuda, 0)
@@ -147,14 +155,14 @@ def test_too_little_gpu_memory_is_told_and_the_next_chunk_goes_on(backend, small
     check(run(backend, inputs), OnnxRuntimeBackend(small), inputs)
 
 
-def test_a_chunk_that_the_engine_was_not_built_for(backend, small):
+def test_a_chunk_that_the_engine_was_not_built_for(backend: TensorRtBackend, small: Path) -> None:
     with pytest.raises(ScanError, match="neighbours of a chunk: found 20 x 3 x 21, expected 1 x 3 x 1 to 9 x 3 x 73"):
         backend.start(inputs_of(scan(30), 20)[0])
     inputs = inputs_of(scan())
     check(run(backend, inputs), OnnxRuntimeBackend(small), inputs)
 
 
-def test_two_backends_in_one_process_and_one_closed_before_the_other(engine, small):
+def test_two_backends_in_one_process_and_one_closed_before_the_other(engine: Path, small: Path) -> None:
     first, second = TensorRtBackend(engine), TensorRtBackend(engine)
     inputs, reference = inputs_of(scan()), OnnxRuntimeBackend(small)
     for each in inputs:
@@ -169,7 +177,7 @@ def test_two_backends_in_one_process_and_one_closed_before_the_other(engine, sma
     third.close()
 
 
-def test_the_host_programs_context_stays_current(engine):
+def test_the_host_programs_context_stays_current(engine: Path) -> None:
     import pycuda.driver as cuda
 
     cuda.init()
@@ -184,7 +192,7 @@ def test_the_host_programs_context_stays_current(engine):
         host.pop()
 
 
-def test_no_torch_is_loaded(engine):
+def test_no_torch_is_loaded(engine: Path) -> None:
     code = (
         "import pathlib, sys; from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend; "
         f"TensorRtBackend(pathlib.Path({str(engine)!r})).close(); print({{'torch', 'onnx'}} & sys.modules.keys())"

@@ -1,17 +1,22 @@
 """What the node's tests share."""
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from parotid_seg.node import send as sending
+from parotid_seg.node.work import Segmented
 from tests.node.peers import Archive, Node, Process, fake_segment, free_port
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
     """Starts nodes, all in one folder unless told otherwise, and stops them."""
     nodes = []
 
-    def starter(segment=fake_segment, out=None, **options) -> Node:
+    def starter(segment: Callable[..., Segmented] = fake_segment, out: Path | None = None, **options: Any) -> Node:
         nodes.append(Node(out or tmp_path / "node", segment, **options))
         return nodes[-1]
 
@@ -22,22 +27,22 @@ def start(tmp_path):
 
 
 @pytest.fixture
-def archive():
+def archive() -> Iterator[Archive]:
     peer = Archive(free_port())
     yield peer
     peer.close()
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "FIRST_WAIT_S", 0.1)
 
 
 @pytest.fixture
-def start_process(tmp_path):
+def start_process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     nodes = []
 
-    def starter(archive_port=1, seconds=0.0, quiet_s=0.2) -> Process:
+    def starter(archive_port: int = 1, seconds: float = 0.0, quiet_s: float = 0.2) -> Process:
         nodes.append(Process(tmp_path / "node", archive_port, seconds, quiet_s))
         return nodes[-1]
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -34,7 +35,7 @@ BIRTH = "19010203"
 IDENTITY = "PAT-4711-ID"
 
 
-def make_series(folder: Path, slices: int = 3, **options: object) -> list[Path]:
+def make_series(folder: Path, slices: int = 3, **options: Any) -> list[Path]:
     """A small CT series; series of different folder names have different UIDs."""
 
     def mark(index: int, dataset: Dataset) -> None:
@@ -76,8 +77,8 @@ def fake_segment(folder: Path, out: Path) -> Segmented:
 class Node:
     """A node that runs in a thread."""
 
-    def __init__(self, out: Path, segment: Callable[[Path, Path], Segmented] = fake_segment, **options: object) -> None:
-        known = {"allowed": ("TESTER",), "quiet_s": 0.3, "spare_mib": 1, "silence_s": 20.0}
+    def __init__(self, out: Path, segment: Callable[[Path, Path], Segmented] = fake_segment, **options: Any) -> None:
+        known: dict[str, Any] = {"allowed": ("TESTER",), "quiet_s": 0.3, "spare_mib": 1, "silence_s": 20.0}
         self.options = ListenOptions(port=free_port(), out=out, **(known | options))
         self.lines: list[str] = []
         self.calls: list[str] = []
@@ -161,8 +162,8 @@ class Archive:
         self._server.shutdown()
 
 
-DCMTK = {tool: shutil.which(tool) for tool in ("storescu", "echoscu", "storescp")}
-dcmtk = pytest.mark.skipif(None in DCMTK.values(), reason="dcmtk's storescu, echoscu and storescp are not installed")
+DCMTK = {tool: shutil.which(tool) or "" for tool in ("storescu", "echoscu", "storescp")}
+dcmtk = pytest.mark.skipif("" in DCMTK.values(), reason="dcmtk's storescu, echoscu and storescp are not installed")
 
 
 def storescu(node: Node, folder: Path, *options: str, title: str = "TESTER") -> subprocess.CompletedProcess[str]:
@@ -197,7 +198,7 @@ class Process:
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
 
-    def wait_for(self, true, seconds=20.0) -> None:
+    def wait_for(self, true: Callable[[], object], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, self.lines

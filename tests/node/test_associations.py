@@ -4,6 +4,8 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -18,6 +20,7 @@ from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions
 from tests.node.peers import (
     NAME,
+    Node,
     associated,
     dcmtk,
     fake_segment,
@@ -34,7 +37,7 @@ SOP_CLASS_CT = "1.2.840.10008.5.1.4.1.1.2"
 
 @dcmtk
 @pytest.mark.parametrize("allowed", [("OTHER",), ()])
-def test_an_ae_title_that_is_not_allowed(start, tmp_path, allowed):
+def test_an_ae_title_that_is_not_allowed(start: Callable[..., Node], tmp_path: Path, allowed: tuple[str, ...]) -> None:
     node = start(allowed=allowed)
     make_series(tmp_path / "ct")
     refused = storescu(node, tmp_path / "ct")
@@ -45,7 +48,7 @@ def test_an_ae_title_that_is_not_allowed(start, tmp_path, allowed):
     assert list((node.options.out / "inbox").rglob("*.dcm")) == []
 
 
-def test_too_many_associations(start):
+def test_too_many_associations(start: Callable[..., Node]) -> None:
     node = start(most_associations=2)
     with associated(node.options.port) as first, associated(node.options.port) as second:
         assert first.is_established
@@ -55,7 +58,7 @@ def test_too_many_associations(start):
     node.wait_for(lambda: any("too many associations" in line for line in node.lines))
 
 
-def test_another_sop_class(start, tmp_path):
+def test_another_sop_class(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start()
     with associated(node.options.port, classes=(RTStructureSetStorage,)) as association:
         assert association.accepted_contexts == []
@@ -71,15 +74,15 @@ def test_another_sop_class(start, tmp_path):
     node.wait_for(lambda: any("its SOP class is not the one agreed on (status 0122)" in line for line in node.lines))
 
 
-def without_pixels(image):
+def without_pixels(image: pydicom.FileDataset) -> None:
     del image.PixelData
 
 
-def without_series(image):
+def without_series(image: pydicom.FileDataset) -> None:
     del image.SeriesInstanceUID
 
 
-def with_a_path(image):
+def with_a_path(image: pydicom.FileDataset) -> None:
     image["SeriesInstanceUID"]._value = "../../evil"
 
 
@@ -87,7 +90,9 @@ def with_a_path(image):
     ("damage", "status"), [(without_pixels, 0xC000), (without_series, 0xC000), (with_a_path, 0xC000)]
 )
 @pytest.mark.filterwarnings("ignore")
-def test_a_data_set_that_makes_no_sense(start, tmp_path, damage, status):
+def test_a_data_set_that_makes_no_sense(
+    start: Callable[..., Node], tmp_path: Path, damage: Callable[..., None], status: int
+) -> None:
     node = start()
     paths = make_series(tmp_path / "ct")
     image = pydicom.dcmread(paths[0])
@@ -101,7 +106,7 @@ def test_a_data_set_that_makes_no_sense(start, tmp_path, damage, status):
     names_nobody(node)
 
 
-def send_bytes(port: int, content: bytes, instance: str, monkeypatch) -> int:
+def send_bytes(port: int, content: bytes, instance: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Send a data set of any bytes under a CT image's name."""
     image = pydicom.Dataset()
     image.SOPClassUID, image.SOPInstanceUID = SOP_CLASS_CT, instance
@@ -112,7 +117,9 @@ def send_bytes(port: int, content: bytes, instance: str, monkeypatch) -> int:
         return association.send_c_store(image).Status
 
 
-def test_truncated_and_wild_data_sets(start, tmp_path, monkeypatch):
+def test_truncated_and_wild_data_sets(
+    start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = start()
     paths = make_series(tmp_path / "ct")
     whole = paths[0].read_bytes()
@@ -128,7 +135,7 @@ def test_truncated_and_wild_data_sets(start, tmp_path, monkeypatch):
     names_nobody(node)
 
 
-def test_an_object_that_is_too_large(start, tmp_path):
+def test_an_object_that_is_too_large(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start(largest_object_mib=1)
     (tmp_path / "ct").mkdir()
     paths = make_series(tmp_path / "ct", slices=2)
@@ -140,14 +147,16 @@ def test_an_object_that_is_too_large(start, tmp_path):
     assert any("it has more than 1 MiB (status A700)" in line for line in node.lines)
 
 
-def test_a_full_disk_is_told_once(start, tmp_path):
+def test_a_full_disk_is_told_once(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start(spare_mib=1 << 40)
     assert send(node.options.port, make_series(tmp_path / "ct")) == [0xA700] * 3
     node.wait_for(lambda: any("3 objects refused in all" in line for line in node.lines))
     assert sum("status A700" in line for line in node.lines) == 1
 
 
-def test_peers_that_are_silent_or_say_too_much(start, tmp_path, monkeypatch):
+def test_peers_that_are_silent_or_say_too_much(
+    start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(admission, "FIRST_PDU_S", 0.5)
     node = start(silence_s=0.5, most_associations=1)
     heads = (
@@ -169,30 +178,30 @@ def test_peers_that_are_silent_or_say_too_much(start, tmp_path, monkeypatch):
     assert send(node.options.port, make_series(tmp_path / "ct")) == [0] * 3
 
 
-def test_the_port_is_in_use(start, tmp_path):
+def test_the_port_is_in_use(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start()
     with pytest.raises(InputError, match=rf"127.0.0.1:{node.options.port} cannot be listened on: the port is in use"):
         listen(ListenOptions(port=node.options.port, out=tmp_path / "other"), fake_segment)
 
 
-def test_one_node_a_folder(start, monkeypatch):
+def test_one_node_a_folder(start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PATIENCE_S", 0.2)
     node = start()
     with pytest.raises(OutputError, match="another run is working in this folder"):
         listen(ListenOptions(port=free_port(), out=node.options.out), fake_segment)
 
 
-def test_an_address_of_no_interface(tmp_path):
+def test_an_address_of_no_interface(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no such address"):
         listen(ListenOptions(port=free_port(), out=tmp_path, host="192.0.2.1"), fake_segment)
 
 
-def test_an_open_node_warns(start):
+def test_an_open_node_warns(start: Callable[..., Node]) -> None:
     node = start(host="0.0.0.0")
     node.wait_for(lambda: any("can be reached from other machines" in line for line in node.lines))
 
 
-def test_nothing_is_loud(start, tmp_path, capfd):
+def test_nothing_is_loud(start: Callable[..., Node], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     node = start()
     with socket.create_connection(("127.0.0.1", node.options.port)) as wild:
         wild.sendall(os.urandom(4000))

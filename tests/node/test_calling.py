@@ -6,22 +6,27 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pynetdicom import Association, build_context
+from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from parotid_seg.node import bounds
 from parotid_seg.node import send as sending
+from parotid_seg.node.calling import _Answers
 from parotid_seg.node.ledger import SENT
 from parotid_seg.node.options import Peer
 from parotid_seg.node.work import Segmented
 from tests.node.hostile_peers import data, pdu
-from tests.node.peers import Archive, fake_segment, free_port, make_series, name_of, send
+from tests.node.peers import Archive, Node, fake_segment, free_port, make_series, name_of, send
 
 REQUEST_HEADER = 6
 
@@ -84,7 +89,7 @@ def accepting(request: bytes) -> bytes:
     return bytes(answer.encode())
 
 
-def large(folder, out) -> Segmented:
+def large(folder: Path, out: Path) -> Segmented:
     """A result that fits into no socket's buffers."""
     found = fake_segment(folder, out)
     result = pydicom.dcmread(found.files[0])
@@ -105,14 +110,14 @@ HANGING = {
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "NEGOTIATION_S", 0.5)
     monkeypatch.setattr(sending, "ANSWER_S", 0.5)
     monkeypatch.setattr(bounds, "CLOSING_S", 0.5)
 
 
 @pytest.mark.parametrize("stops", HANGING.values(), ids=HANGING)
-def test_a_peer_that_stops(start, tmp_path, impatient, stops):
+def test_a_peer_that_stops(start: Callable[..., Node], tmp_path: Path, impatient: None, stops: dict[str, Any]) -> None:
     before = threading.active_count()
     segment = large if stops == {"accepts": True} else fake_segment  # then it does not read all of it, either
     hanging = Hanging(free_port(), **stops)
@@ -128,7 +133,9 @@ def test_a_peer_that_stops(start, tmp_path, impatient, stops):
     assert archive.got  # twice, if an answer came later than this test is patient
 
 
-def test_no_thread_but_the_one_that_waits_gets_an_answer(start, archive, tmp_path, monkeypatch):
+def test_no_thread_but_the_one_that_waits_gets_an_answer(
+    start: Callable[..., Node], archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """pynetdicom's own thread is never paused here, and who waits is late."""
 
     class NeverPausing(threading.Event):
@@ -138,11 +145,11 @@ def test_no_thread_but_the_one_that_waits_gets_an_answer(start, archive, tmp_pat
 
     make, get = Association.__init__, DIMSEServiceProvider.get_msg
 
-    def made(self, *args, **options) -> None:
+    def made(self: Association, *args: ApplicationEntity | str, **options: Any) -> None:
         make(self, *args, **options)
         self._reactor_checkpoint = NeverPausing()
 
-    def late(self, block: bool = False) -> object:
+    def late(self: bounds.Messages | _Answers, block: bool = False) -> object:
         time.sleep(0.2 if block else 0.0)
         return get(self, block)
 

@@ -3,6 +3,8 @@
 import errno
 import socket
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pynetdicom import Association
@@ -13,7 +15,7 @@ from parotid_seg.node.admission import MOST_OPENING, SPARE_ASSOCIATIONS, Notices
 from parotid_seg.node.ledger import DONE
 from parotid_seg.node.options import Caller
 from tests.node.hostile_peers import Flood, associate_request, connect, data, pdu, received
-from tests.node.peers import associated, make_series, name_of, send
+from tests.node.peers import Node, associated, make_series, name_of, send
 
 SILENT = b""
 HALF = associate_request()[:30]
@@ -22,7 +24,7 @@ ALLOWED = associate_request()
 WILD = b"GET / HTTP/1.0\r\n\r\n"
 
 
-def send_all(node, tmp_path, count: int) -> None:
+def send_all(node: Node, tmp_path: Path, count: int) -> None:
     folders = [tmp_path / f"ct{number:02d}" for number in range(count)]
     for folder in folders:
         assert send(node.options.port, make_series(folder)) == [0] * 3
@@ -30,7 +32,7 @@ def send_all(node, tmp_path, count: int) -> None:
         node.wait_for_status(name_of(folder), DONE)
 
 
-def test_a_flood_from_another_address_keeps_nobody_out(start, tmp_path):
+def test_a_flood_from_another_address_keeps_nobody_out(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start(most_associations=4)
     before = threading.active_count()
     with Flood(node.options.port, ["127.0.0.2"], [SILENT, HALF, STRANGER, ALLOWED, WILD]) as flood:
@@ -43,7 +45,7 @@ def test_a_flood_from_another_address_keeps_nobody_out(start, tmp_path):
     assert all(len(line) < 200 for line in told)
 
 
-def test_a_flood_from_many_addresses_does_not_keep_out_a_named_one(start, tmp_path):
+def test_a_flood_from_many_addresses_does_not_keep_out_a_named_one(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start(most_associations=2, allowed=("TESTER@127.0.0.1", "GUEST"))
     sources = [f"127.0.0.{number}" for number in range(2, 60)]
     with Flood(node.options.port, sources, [SILENT, associate_request("GUEST"), ALLOWED]) as flood:
@@ -52,13 +54,15 @@ def test_a_flood_from_many_addresses_does_not_keep_out_a_named_one(start, tmp_pa
     assert any("'TESTER' at 127.0.0." in line and "not allowed at this address" in line for line in node.lines)
 
 
-def test_idle_connections_of_one_address_make_way_for_its_own_request(start, tmp_path):
+def test_idle_connections_of_one_address_make_way_for_its_own_request(
+    start: Callable[..., Node], tmp_path: Path
+) -> None:
     node = start(most_associations=1)
     with Flood(node.options.port, ["127.0.0.1"], [SILENT], MOST_OPENING + 20):
         send_all(node, tmp_path, 3)
 
 
-def test_an_allowed_title_from_another_address(start):
+def test_an_allowed_title_from_another_address(start: Callable[..., Node]) -> None:
     node = start(allowed=("TESTER@127.0.0.2",))
     with associated(node.options.port) as association:
         assert association.is_rejected
@@ -67,7 +71,7 @@ def test_an_allowed_title_from_another_address(start):
         assert peer.recv(1) == b"\x02"
 
 
-def test_what_came_first_is_answered_and_closed(start, monkeypatch):
+def test_what_came_first_is_answered_and_closed(start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "FIRST_PDU_S", 0.3)
     node = start()
     abort, reject = b"\x07\0\0\0\0\x04\0\0\x02\x02", b"\x03\0\0\0\0\x04\0\x01\x01\x03"
@@ -86,11 +90,13 @@ def test_what_came_first_is_answered_and_closed(start, monkeypatch):
             assert received(peer) == answer
 
 
-def test_no_descriptor_is_left_for_a_connection(start, tmp_path, monkeypatch):
+def test_no_descriptor_is_left_for_a_connection(
+    start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = start()
     real, tries = socket.socket.accept, []
 
-    def accept(listener: socket.socket):
+    def accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
         tries.append(1)
         if len(tries) < 5:
             raise OSError(errno.EMFILE, "Too many open files")
@@ -103,7 +109,9 @@ def test_no_descriptor_is_left_for_a_connection(start, tmp_path, monkeypatch):
     ]
 
 
-def test_no_thread_is_left_for_an_association(start, tmp_path, monkeypatch):
+def test_no_thread_is_left_for_an_association(
+    start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = start()
 
     def begin(*_: object) -> None:
@@ -118,7 +126,7 @@ def test_no_thread_is_left_for_an_association(start, tmp_path, monkeypatch):
     assert any("an association cannot be begun (RuntimeError)" in line for line in node.lines)
 
 
-def test_repeated_lines_are_counted(monkeypatch):
+def test_repeated_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "NOTICE_S", 1000.0)
     lines: list[str] = []
     notices = Notices(lines.append)
@@ -133,7 +141,7 @@ def test_repeated_lines_are_counted(monkeypatch):
     assert len(lines) < 600
 
 
-def test_who_may_connect():
+def test_who_may_connect() -> None:
     assert Caller.parse("CT1") == Caller("CT1")
     assert Caller.parse("CT1@10.0.0.5") == Caller("CT1", "10.0.0.5")
     assert Caller.parse("CT1@2001:DB8::1") == Caller("CT1", "2001:db8::1")

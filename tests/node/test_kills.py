@@ -4,6 +4,8 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.node.peers import Archive, Process, free_port, make_series, name_of, 
 
 
 @pytest.mark.slow
-def test_kill_9_again_and_again(start_process, tmp_path):
+def test_kill_9_again_and_again(start_process: Callable[..., Process], tmp_path: Path) -> None:
     archive = Archive(free_port())
     folders = [tmp_path / f"ct{number}" for number in range(4)]
     paths = {folder: make_series(folder) for folder in folders}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,14 +13,14 @@ NAME, HASH = "0123456789abcdef", "a" * 64
 OLD = {"status": DONE, "slices": {NAME: [HASH, 17]}, "reason": "", "results": ["a.dcm"], "deaths": 1}
 
 
-def test_there_and_back(tmp_path):
+def test_there_and_back(tmp_path: Path) -> None:
     ledger, record = Ledger(tmp_path), Record(DONE, {NAME: Slice(HASH, 17)}, results=("a.dcm",), deaths=1)
     ledger.put("s", record)
     assert ledger.get("s") == record
     assert list(ledger) == ["s"]
 
 
-def test_a_record_of_an_older_version_is_read(tmp_path):
+def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(OLD))
     assert Ledger(tmp_path).get("s") == Record(DONE, {NAME: Slice(HASH, 17)}, results=("a.dcm",), deaths=1)
 
@@ -40,6 +41,6 @@ def test_a_record_of_an_older_version_is_read(tmp_path):
         json.dumps({**OLD, "surprise": 1}),
     ],
 )
-def test_a_damaged_or_hostile_record_is_none(tmp_path, text):
+def test_a_damaged_or_hostile_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.json").write_text(text)
     assert Ledger(tmp_path).get("s") is None

@@ -2,21 +2,23 @@
 
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from parotid_seg.node.ledger import DONE, STARTED
-from tests.node.peers import associated, make_series, name_of, send
+from tests.node.peers import Process, associated, make_series, name_of, send
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_it_is_told_to_stop(start_process, number, status):
+def test_it_is_told_to_stop(start_process: Callable[..., Process], number: signal.Signals, status: int) -> None:
     node = start_process()
     assert node.end(number) == status
     node.wait_for(lambda: node.lines[-1] == "parotid-seg: stopped")
 
 
-def test_it_is_told_to_stop_in_the_middle_of_a_series(start_process, tmp_path):
+def test_it_is_told_to_stop_in_the_middle_of_a_series(start_process: Callable[..., Process], tmp_path: Path) -> None:
     node = start_process(seconds=1.5)
     send(node.port, make_series(tmp_path / "a"))
     node.wait_for(lambda: node.calls("begun"))
@@ -28,7 +30,7 @@ def test_it_is_told_to_stop_in_the_middle_of_a_series(start_process, tmp_path):
     assert node.status(name_of(tmp_path / "a")) == DONE
 
 
-def test_it_is_told_to_stop_twice(start_process, tmp_path):
+def test_it_is_told_to_stop_twice(start_process: Callable[..., Process], tmp_path: Path) -> None:
     node = start_process(seconds=30)
     send(node.port, make_series(tmp_path / "a"))
     node.wait_for(lambda: node.calls("begun"))

@@ -1,7 +1,9 @@
 """The node between its peers, pynetdicom and dcmtk: series come in, results go out, each once."""
 
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -10,10 +12,13 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from parotid_seg.errors import ScanError
 from parotid_seg.node.calling import Caller
 from parotid_seg.node.ledger import DONE, FAILED, SENT
+from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, write_enhanced
 from tests.node.peers import (
     DCMTK,
     NAME,
+    Archive,
+    Node,
     associated,
     dcmtk,
     fake_segment,
@@ -26,14 +31,14 @@ from tests.node.peers import (
 
 
 @dcmtk
-def test_echo(start):
+def test_echo(start: Callable[..., Node]) -> None:
     node = start()
     words = [DCMTK["echoscu"], "-aet", "TESTER", "127.0.0.1", str(node.options.port)]
     assert subprocess.run(words, timeout=30, check=False).returncode == 0
 
 
 @dcmtk
-def test_twenty_series_in_a_row(start, archive, tmp_path):
+def test_twenty_series_in_a_row(start: Callable[..., Node], archive: Archive, tmp_path: Path) -> None:
     node = start(send_to=archive.peer)
     folders = [tmp_path / f"ct{number:02d}" for number in range(20)]
     for folder in folders:
@@ -51,7 +56,7 @@ def test_twenty_series_in_a_row(start, archive, tmp_path):
     names_nobody(node)
 
 
-def test_four_at_once_interleaved(start, archive, tmp_path):
+def test_four_at_once_interleaved(start: Callable[..., Node], archive: Archive, tmp_path: Path) -> None:
     node = start(send_to=archive.peer)
     folders = [tmp_path / f"ct{number}" for number in range(4)]
     paths = [make_series(folder, slices=12) for folder in folders]
@@ -65,7 +70,9 @@ def test_four_at_once_interleaved(start, archive, tmp_path):
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
-def test_compressed_objects_are_kept_as_they_came(start, tmp_path, syntax):
+def test_compressed_objects_are_kept_as_they_came(
+    start: Callable[..., Node], tmp_path: Path, syntax: pydicom.uid.UID
+) -> None:
     paths = make_series(tmp_path / "ct", transfer_syntax=syntax)
     node = start(keep_received=True)
     ae = Caller("TESTER")
@@ -83,7 +90,7 @@ def test_compressed_objects_are_kept_as_they_came(start, tmp_path, syntax):
         assert found.file_meta.TransferSyntaxUID == syntax
 
 
-def test_one_multi_frame_object_and_mr(start, tmp_path):
+def test_one_multi_frame_object_and_mr(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start()
     one = write_enhanced(tmp_path / "all.dcm", ct_voxels((4, 8, 8)))
     mr = make_series(tmp_path / "mr", modality="MR")
@@ -92,7 +99,7 @@ def test_one_multi_frame_object_and_mr(start, tmp_path):
     node.wait_for(lambda: len(node.calls) == 2)
 
 
-def test_an_association_that_breaks_off_leaves_nothing_half(start, tmp_path):
+def test_an_association_that_breaks_off_leaves_nothing_half(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start()
     paths = make_series(tmp_path / "ct")
     with associated(node.options.port) as association:
@@ -106,8 +113,10 @@ def test_an_association_that_breaks_off_leaves_nothing_half(start, tmp_path):
     assert str(found.StructureSetDescription).endswith(" 3")
 
 
-def test_a_series_that_fails_does_not_stop_the_next(start, archive, tmp_path):
-    def segment(folder, out):
+def test_a_series_that_fails_does_not_stop_the_next(
+    start: Callable[..., Node], archive: Archive, tmp_path: Path
+) -> None:
+    def segment(folder: Path, out: Path) -> Segmented:
         kind = str(pydicom.dcmread(next(folder.glob("*.dcm"))).SeriesInstanceUID)
         if kind == str(pydicom.dcmread(bad[0]).SeriesInstanceUID):
             raise ScanError("slices are not evenly spaced")

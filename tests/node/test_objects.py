@@ -1,9 +1,12 @@
 """Received data sets: taken whole, or refused with a status, whatever they are."""
 
+from pathlib import Path
+
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from parotid_seg.node.objects import CANNOT_UNDERSTAND, DOES_NOT_MATCH, OUT_OF_RESOURCES, OVER, Refused, Spool, identify
@@ -13,21 +16,21 @@ SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian,
 
 
 @pytest.fixture(params=SYNTAXES, ids=[syntax.name for syntax in SYNTAXES])
-def image(request, tmp_path):
+def image(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, str, str]:
     """A file, and the UIDs that its request would name."""
     path = make_series(tmp_path / "ct", 1, transfer_syntax=request.param)[0]
     found = pydicom.dcmread(path)
     return path, str(found.SOPClassUID), str(found.SOPInstanceUID), str(found.SeriesInstanceUID)
 
 
-def test_a_whole_object(image):
+def test_a_whole_object(image: tuple[Path, str, str, str]) -> None:
     path, sop_class, sop_instance, series = image
     found = identify(path, sop_class, sop_instance)
     assert (found.sop_class, found.sop_instance, found.series) == (sop_class, sop_instance, series)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
-def test_a_truncated_object(image, share):
+def test_a_truncated_object(image: tuple[Path, str, str, str], share: float) -> None:
     path, sop_class, sop_instance, _ = image
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -36,7 +39,7 @@ def test_a_truncated_object(image, share):
     assert refusal.value.status in (CANNOT_UNDERSTAND, DOES_NOT_MATCH)
 
 
-def test_another_object_than_named(image):
+def test_another_object_than_named(image: tuple[Path, str, str, str]) -> None:
     path, sop_class, sop_instance, _ = image
     for named in ((sop_class, "1.2.3"), ("1.2.3", sop_instance)):
         with pytest.raises(Refused) as refusal:
@@ -47,7 +50,9 @@ def test_another_object_than_named(image):
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_objects_are_taken_or_refused_and_name_nobody(image, data):
+def test_damaged_objects_are_taken_or_refused_and_name_nobody(
+    image: tuple[Path, str, str, str], data: DataObject
+) -> None:
     path, sop_class, sop_instance, _ = image
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
@@ -63,7 +68,7 @@ def test_damaged_objects_are_taken_or_refused_and_name_nobody(image, data):
     assert NAME not in reason
 
 
-def test_a_spool_that_fills_the_disk(tmp_path):
+def test_a_spool_that_fills_the_disk(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "a.dcm", 1 << 20, lambda: b"head")
     spool.write(b"first")
     assert (tmp_path / "a.dcm").exists()
@@ -77,7 +82,7 @@ def test_a_spool_that_fills_the_disk(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_spool_that_was_let_go_takes_nothing_more(tmp_path):
+def test_a_spool_that_was_let_go_takes_nothing_more(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "a.dcm", 1 << 20, lambda: b"head")
     spool.write(b"first")
     spool.discard(OVER)
@@ -87,6 +92,6 @@ def test_a_spool_that_was_let_go_takes_nothing_more(tmp_path):
         spool.finish()
 
 
-def test_a_spool_without_a_data_set(tmp_path):
+def test_a_spool_without_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no data set"):
         Spool(tmp_path / "a.dcm", 1 << 20, lambda: b"head").finish()

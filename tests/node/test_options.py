@@ -1,6 +1,8 @@
 """What is refused before the node starts, each in one line."""
 
 import contextlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ from parotid_seg.node.options import ListenOptions, Peer
         ("PACS@[::1]:104", Peer("PACS", "::1", 104)),
     ],
 )
-def test_a_peer(text, peer):
+def test_a_peer(text: str, peer: Peer) -> None:
     assert Peer.parse(text) == peer
     assert str(peer) == text
 
@@ -46,14 +48,14 @@ def test_a_peer(text, peer):
         "PACS@host:١٠٤",
     ],
 )
-def test_no_peer(text):
+def test_no_peer(text: str) -> None:
     with pytest.raises(InputError, match=r"^--send-to: found") as error:
         Peer.parse(text)
     assert "\n" not in str(error.value)
 
 
 @given(st.text() | st.from_regex(r"[A-Z ]{1,17}@[a-z.:0-9]*:[0-9]{1,6}", fullmatch=True))
-def test_any_text_is_a_peer_or_an_error(text):
+def test_any_text_is_a_peer_or_an_error(text: str) -> None:
     with contextlib.suppress(InputError):
         peer = Peer.parse(text)
         assert Peer.parse(str(peer)) == peer
@@ -83,7 +85,7 @@ def test_any_text_is_a_peer_or_an_error(text):
         ("--spare-mib", {"spare_mib": -1}),
     ],
 )
-def test_what_is_refused(tmp_path, option, wrong):
+def test_what_is_refused(tmp_path: Path, option: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"^{option}: found .*, expected ") as error:
         ListenOptions(**{"port": 104, "out": tmp_path, **wrong})
     assert "\n" not in str(error.value)
@@ -92,5 +94,5 @@ def test_what_is_refused(tmp_path, option, wrong):
 @pytest.mark.parametrize(
     ("host", "exposed"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("10.0.0.5", True)]
 )
-def test_who_can_reach_it(tmp_path, host, exposed):
+def test_who_can_reach_it(tmp_path: Path, host: str, exposed: bool) -> None:
     assert ListenOptions(104, tmp_path, host=host).exposed == exposed

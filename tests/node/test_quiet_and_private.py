@@ -3,13 +3,14 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from parotid_seg.node.ledger import DONE
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu
-from tests.node.peers import make_series, name_of, send
+from tests.node.peers import Node, Process, make_series, name_of, send
 
 HOSTILE = [
     pdu(0x99, b""),
@@ -43,7 +44,9 @@ def event_report() -> bytes:
     return data(b"".join(elements))
 
 
-def test_hostile_peers_leave_one_line_each_and_no_traceback(start_process, tmp_path):
+def test_hostile_peers_leave_one_line_each_and_no_traceback(
+    start_process: Callable[..., Process], tmp_path: Path
+) -> None:
     node = start_process()
     peers = []
     for says in [*HOSTILE, event_report() * 50]:
@@ -62,7 +65,9 @@ def test_hostile_peers_leave_one_line_each_and_no_traceback(start_process, tmp_p
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_folders_and_files_are_for_the_nodes_user_only(start, tmp_path, before):
+def test_folders_and_files_are_for_the_nodes_user_only(
+    start: Callable[..., Node], tmp_path: Path, before: bool
+) -> None:
     if before:
         for name in ("inbox", "results", "state"):
             (tmp_path / "node" / name).mkdir(mode=0o755, parents=True)
@@ -83,7 +88,7 @@ def held() -> tuple[int, int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
-def test_series_leave_no_descriptor_thread_or_process_behind(start, tmp_path):
+def test_series_leave_no_descriptor_thread_or_process_behind(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start()
 
     def counts_after(numbers: range) -> tuple[int, int, int]:

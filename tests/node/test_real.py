@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -21,7 +24,7 @@ from tests.node.peers import BIRTH, DCMTK, IDENTITY, NAME, dcmtk, free_port
 PATIENCE_S = 90.0
 
 
-def wait_for(true, told):
+def wait_for(true: Callable[..., bool], told: Callable[..., str]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end, told()
@@ -29,11 +32,11 @@ def wait_for(true, told):
 
 
 @pytest.fixture
-def processes():
+def processes() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
     """Starts programs, and ends those that are still there."""
     started = []
 
-    def start(*words, **options):
+    def start(*words: Any, **options: Any) -> subprocess.Popen[Any]:
         started.append(subprocess.Popen(list(map(str, words)), **options))
         return started[-1]
 
@@ -43,13 +46,15 @@ def processes():
         process.wait()
 
 
-def mark(_, dataset):
+def mark(_: object, dataset: pydicom.dataset.Dataset) -> None:
     dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, IDENTITY, BIRTH
 
 
 @dcmtk
 @pytest.mark.slow
-def test_a_series_goes_in_and_its_contours_come_out(processes, head, tmp_path):
+def test_a_series_goes_in_and_its_contours_come_out(
+    processes: Callable[..., subprocess.Popen[Any]], head: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     write_image(tmp_path / "ct", few_slices(head), change=mark)
     got, out, log = tmp_path / "got", tmp_path / "node", tmp_path / "log"
     got.mkdir()

@@ -1,9 +1,14 @@
 """A series on disk through the ledger's states, without a network."""
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,24 +24,26 @@ QUIET_S = 0.05
 class Bench:
     """The working half of a node; `restarted` is the next one in the same folder."""
 
-    def __init__(self, out, segment=None, **options) -> None:
+    def __init__(self, out: Path, segment: Callable[..., Any] | None = None, **options: Any) -> None:
         self.options = ListenOptions(104, out, quiet_s=QUIET_S, **options)
         self.inbox, self.ledger = Inbox(out / "inbox", QUIET_S), Ledger(out / "state")
-        self.lines, self.calls, self.outgoing = [], [], []
+        self.lines: list[str] = []
+        self.calls: list[list[str]] = []
+        self.outgoing: list[str] = []
         self.segment = segment or self.write
         self.work = Work(self.options, self.inbox, self.ledger, self.call, self.outgoing.append, self.lines.append)
         self.work.recover()
 
-    def call(self, folder, out):
+    def call(self, folder: Path, out: Path) -> Segmented:
         self.calls.append(sorted(path.read_text() for path in folder.iterdir()))
         return self.segment(folder, out)
 
     @staticmethod
-    def write(folder, out):
+    def write(folder: Path, out: Path) -> Segmented:
         (out / "result.dcm").write_text(" ".join(sorted(path.read_text() for path in folder.iterdir())))
         return Segmented((out / "result.dcm",))
 
-    def receive(self, *contents, sender="one", series="1.2"):
+    def receive(self, *contents: str, sender: str = "one", series: str = "1.2") -> str:
         """Objects whose instance UID follows from the first letter of their content."""
         for content in contents:
             path = self.inbox.new_path()
@@ -46,7 +53,7 @@ class Bench:
         self.inbox.left(sender)
         return name
 
-    def run(self):
+    def run(self) -> list[str]:
         """Do whatever is ready."""
         time.sleep(QUIET_S * 1.5)
         done = []
@@ -55,23 +62,23 @@ class Bench:
             done.append(series)
         return done
 
-    def status(self, series):
+    def status(self, series: str) -> str:
         return self.ledger.get(series).status
 
-    def result(self, series):
+    def result(self, series: str) -> str:
         (name,) = self.ledger.get(series).results
         return (self.work.results / series / name).read_text()
 
-    def restarted(self, **options):
+    def restarted(self, **options: Any) -> Bench:
         return Bench(self.options.out, **options)
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_series_is_done_once_and_its_slices_go(bench):
+def test_a_series_is_done_once_and_its_slices_go(bench: Bench) -> None:
     series = bench.receive("a", "b")
     assert bench.run() == [series]
     assert (bench.status(series), bench.result(series)) == (DONE, "a b")
@@ -80,7 +87,7 @@ def test_a_series_is_done_once_and_its_slices_go(bench):
     assert again.run() == []
 
 
-def test_slices_are_kept_where_that_is_wanted(tmp_path):
+def test_slices_are_kept_where_that_is_wanted(tmp_path: Path) -> None:
     bench = Bench(tmp_path, keep_received=True)
     series = bench.receive("a", "b")
     bench.run()
@@ -92,7 +99,7 @@ def test_slices_are_kept_where_that_is_wanted(tmp_path):
     assert again.result(series) == "a b c"
 
 
-def test_it_waits_for_the_association_and_for_quiet(bench):
+def test_it_waits_for_the_association_and_for_quiet(bench: Bench) -> None:
     first, second = (bench.inbox.new_path() for _ in range(2))
     series = bench.inbox.place(first.open("xb"), first, "1.2", "1", "slow")
     assert bench.run() == []  # quiet, but open
@@ -104,14 +111,14 @@ def test_it_waits_for_the_association_and_for_quiet(bench):
     assert bench.run() == [series]
 
 
-def test_an_association_that_never_closes_does_not_hold_it_up_for_ever(bench):
+def test_an_association_that_never_closes_does_not_hold_it_up_for_ever(bench: Bench) -> None:
     path = bench.inbox.new_path()
     series = bench.inbox.place(path.open("xb"), path, "1.2", "1", "eternal")
     time.sleep(QUIET_S * PATIENCE)
     assert bench.inbox.take() == series
 
 
-def test_more_slices_after_it_was_done(bench):
+def test_more_slices_after_it_was_done(bench: Bench) -> None:
     series = bench.receive("a", "b")
     bench.run()
     bench.receive("c")
@@ -125,7 +132,7 @@ def test_more_slices_after_it_was_done(bench):
     assert (again.status(series), again.result(series)) == (DONE, "a b c")
 
 
-def test_slices_that_changed(bench):
+def test_slices_that_changed(bench: Bench) -> None:
     series = bench.receive("a", "b")
     bench.run()
     bench.receive("a", "b changed")
@@ -133,7 +140,7 @@ def test_slices_that_changed(bench):
     assert bench.result(series) == "a b changed"
 
 
-def test_it_comes_again_unchanged(bench):
+def test_it_comes_again_unchanged(bench: Bench) -> None:
     series = bench.receive("a", "b")
     bench.run()
     bench.receive("b")
@@ -143,7 +150,7 @@ def test_it_comes_again_unchanged(bench):
     assert bench.inbox.all_series() == []
 
 
-def test_it_comes_again_when_its_result_was_taken_away(bench):
+def test_it_comes_again_when_its_result_was_taken_away(bench: Bench) -> None:
     series = bench.receive("a", "b")
     bench.run()
     shutil.rmtree(bench.work.results / series)
@@ -153,8 +160,8 @@ def test_it_comes_again_when_its_result_was_taken_away(bench):
     assert len(bench.calls) == 2
 
 
-def test_a_failed_series_is_kept_and_done_when_more_comes(bench):
-    def gap(folder, out):
+def test_a_failed_series_is_kept_and_done_when_more_comes(bench: Bench) -> None:
+    def gap(folder: Path, out: Path) -> None:
         raise ScanError("a slice\nis missing")
 
     bench.segment = gap
@@ -168,8 +175,8 @@ def test_a_failed_series_is_kept_and_done_when_more_comes(bench):
     assert again.result(series) == "a b c"
 
 
-def test_slices_that_come_while_it_is_in_work(bench):
-    def slow(folder, out):
+def test_slices_that_come_while_it_is_in_work(bench: Bench) -> None:
+    def slow(folder: Path, out: Path) -> Segmented:
         if len(bench.calls) == 1:
             bench.receive("c")
         return bench.write(folder, out)
@@ -183,7 +190,7 @@ def test_slices_that_come_while_it_is_in_work(bench):
     assert bench.inbox.all_series() == []
 
 
-def test_slices_that_come_while_the_result_is_sent(tmp_path):
+def test_slices_that_come_while_the_result_is_sent(tmp_path: Path) -> None:
     bench = Bench(tmp_path, send_to=Peer("ARCHIVE", "127.0.0.1", 104))
     series = bench.receive("a", "b")
     bench.run()
@@ -201,10 +208,12 @@ def test_slices_that_come_while_the_result_is_sent(tmp_path):
     "error",
     [MachineError("no more open files"), OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOMEM, "")],
 )
-def test_a_machine_that_has_run_out_of_something_puts_it_off(bench, monkeypatch, error):
+def test_a_machine_that_has_run_out_of_something_puts_it_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr("parotid_seg.node.work.RETRY_S", 0.2)
 
-    def exhausted(folder, out):
+    def exhausted(folder: Path, out: Path) -> None:
         bench.segment = bench.write
         raise error
 
@@ -217,14 +226,14 @@ def test_a_machine_that_has_run_out_of_something_puts_it_off(bench, monkeypatch,
     assert (bench.status(series), bench.result(series), len(bench.calls)) == (DONE, "a", 2)
 
 
-def test_a_full_disk_puts_it_off(bench, monkeypatch):
+def test_a_full_disk_puts_it_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parotid_seg.node.work.RETRY_S", 0.2)
 
-    def full(folder, out):
+    def full(folder: Path, out: Path) -> None:
         bench.segment = other_full
         raise OutputError("no room")
 
-    def other_full(folder, out):
+    def other_full(folder: Path, out: Path) -> None:
         bench.segment = bench.write
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -248,18 +257,18 @@ def test_a_full_disk_puts_it_off(bench, monkeypatch):
         lambda folder, out: Segmented(tuple(folder.iterdir())),
     ],
 )
-def test_a_result_that_is_none(bench, wrong):
+def test_a_result_that_is_none(bench: Bench, wrong: Callable[..., Any]) -> None:
     bench.segment = wrong
     series = bench.receive("a")
     bench.run()
     assert (bench.status(series), bench.ledger.get(series).reason) == (FAILED, "there is no result")
 
 
-def test_a_series_that_kills_the_node_is_given_up(bench):
+def test_a_series_that_kills_the_node_is_given_up(bench: Bench) -> None:
     class Killed(BaseException):
         pass
 
-    def kill(folder, out):
+    def kill(folder: Path, out: Path) -> None:
         raise Killed
 
     series = bench.receive("a")
@@ -277,8 +286,8 @@ def test_a_series_that_kills_the_node_is_given_up(bench):
     assert bench.status(series) == DONE
 
 
-def test_an_interrupted_series_is_not_counted_as_a_death(bench):
-    def interrupt(folder, out):
+def test_an_interrupted_series_is_not_counted_as_a_death(bench: Bench) -> None:
+    def interrupt(folder: Path, out: Path) -> None:
         raise KeyboardInterrupt
 
     series = bench.receive("a")
@@ -291,7 +300,7 @@ def test_an_interrupted_series_is_not_counted_as_a_death(bench):
     assert bench.status(series) == DONE
 
 
-def test_what_was_done_and_not_sent_is_sent_after_a_restart(tmp_path):
+def test_what_was_done_and_not_sent_is_sent_after_a_restart(tmp_path: Path) -> None:
     peer = Peer("ARCHIVE", "127.0.0.1", 104)
     bench = Bench(tmp_path, send_to=peer)
     series = bench.receive("a")
@@ -301,12 +310,13 @@ def test_what_was_done_and_not_sent_is_sent_after_a_restart(tmp_path):
     again = bench.restarted(send_to=peer)
     assert (again.outgoing, again.run()) == ([series], [])
     record = again.ledger.get(series)
+    assert record is not None
     assert again.ledger.replace(series, record, Record(SENT, record.slices, results=record.results))
     last = again.restarted(send_to=peer)
     assert (last.outgoing, last.run(), last.inbox.all_series()) == ([], [], [])
 
 
-def test_old_slices_of_a_failed_series_are_removed(tmp_path):
+def test_old_slices_of_a_failed_series_are_removed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, segment=lambda folder, out: Segmented(reason="no gland"), keep_failed_days=1)
     old, new = bench.receive("a", series="1.2"), bench.receive("b", series="1.3")
     bench.run()
@@ -318,7 +328,7 @@ def test_old_slices_of_a_failed_series_are_removed(tmp_path):
     assert "old and are removed (no gland)" in bench.lines[-1]
 
 
-def test_half_written_things_of_a_killed_node_are_removed(bench):
+def test_half_written_things_of_a_killed_node_are_removed(bench: Bench) -> None:
     (bench.inbox.incoming / "0.dcm").write_text("half")
     (bench.work.results / ".partial-x").mkdir()
     (bench.ledger.folder / ".partial-1-x.json").write_text("{")
@@ -328,7 +338,7 @@ def test_half_written_things_of_a_killed_node_are_removed(bench):
     assert again.ledger.get("torn") is None
 
 
-def test_a_record_is_replaced_only_as_it_was_known(tmp_path):
+def test_a_record_is_replaced_only_as_it_was_known(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     one, other = Record(DONE, {"a": Slice("0", 1)}), Record(STARTED, {"a": Slice("0", 1), "b": Slice("1", 2)})
     ledger.put("s", one)

@@ -1,13 +1,18 @@
 """`parotid-seg evaluate`: the right pairs are compared, and wrong ones are refused."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.runtime.evaluate import evaluate
+from parotid_seg.runtime.evaluate import Evaluation, evaluate
+from tests.command_line import Run
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -18,13 +23,13 @@ def half_a_voxel() -> np.ndarray:
     return shift
 
 
-def save(path, labels, affine=AFFINE):
+def save(path: Path, labels: NDArray[np.uint8], affine: NDArray[np.float64] = AFFINE) -> None:
     path.parent.mkdir(exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(labels, affine), path)
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path: Path) -> Path:
     reference = np.zeros((10, 10, 10), np.uint8)
     reference[2:4, 2:4, 2:6], reference[6:8, 2:4, 2:6] = 1, 2
     moved = reference.copy()
@@ -36,7 +41,7 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_scores(command, folders):
+def test_scores(command: Run, folders: Path) -> None:
     out = folders / "scores.json"
     done = command("evaluate", folders / "predictions", folders / "references", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -51,7 +56,7 @@ def test_scores(command, folders):
     assert mean["low"] <= mean["mean"] <= mean["high"]
 
 
-def test_stored_in_another_order_is_the_same_mask(command, folders):
+def test_stored_in_another_order_is_the_same_mask(command: Run, folders: Path) -> None:
     path = folders / "predictions" / "a.nii.gz"
     image = nibabel.load(path)
     flipped = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
@@ -61,7 +66,7 @@ def test_stored_in_another_order_is_the_same_mask(command, folders):
     assert scores["cases"]["a"]["labels"]["parotid_left"]["dsc"] == 1
 
 
-def test_an_empty_prediction_is_counted_not_averaged(command, folders):
+def test_an_empty_prediction_is_counted_not_averaged(command: Run, folders: Path) -> None:
     save(folders / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8))
     command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
     scores = json.loads((folders / "scores.json").read_text())
@@ -87,7 +92,7 @@ def test_an_empty_prediction_is_counted_not_averaged(command, folders):
         (lambda f: save(f / "predictions" / "b.nii.gz", np.full((10, 10, 10), 7, np.uint8)), "found label 7"),
     ],
 )
-def test_wrong_pairs(command, folders, spoil, words):
+def test_wrong_pairs(command: Run, folders: Path, spoil: Callable[..., Any], words: str) -> None:
     spoil(folders)
     done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
     assert done.returncode == 1
@@ -96,18 +101,18 @@ def test_wrong_pairs(command, folders, spoil, words):
     assert not (folders / "scores.json").exists()
 
 
-def name_labels(folder, labels):
+def name_labels(folder: Path, labels: dict[str, int] | list[str] | dict[str, int | list[int]]) -> None:
     """Beside the masks, as nnU-Net leaves it."""
     content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def name_model(folder, *labels):
+def name_model(folder: Path, *labels: str) -> None:
     """Beside the masks, as `infer` leaves it."""
     (folder / "run.json").write_text(json.dumps({"model": {"contract": {"labels": ["background", *labels]}}}))
 
 
-def renumber(folder, table):
+def renumber(folder: Path, table: dict[int, int]) -> None:
     for path in folder.glob("*.nii.gz"):
         image = nibabel.load(path)
         labels = np.asarray(image.dataobj)
@@ -120,7 +125,7 @@ def renumber(folder, table):
 GLANDS = ("parotid_left", "parotid_right")
 
 
-def dsc_of_right(result):
+def dsc_of_right(result: Evaluation) -> float:
     return result.means["parotid_right dsc"].mean
 
 
@@ -135,7 +140,7 @@ def dsc_of_right(result):
     ],
 )
 @pytest.mark.parametrize("place", ["beside", "above"])
-def test_labels_are_matched_by_name(folders, labels, table, place):
+def test_labels_are_matched_by_name(folders: Path, labels: dict[str, int], table: dict[int, int], place: str) -> None:
     expected = evaluate(folders / "predictions", folders / "references")
     (folders / "set").mkdir()
     references = (folders / "references").rename(folders / "set" / "labelsTs")
@@ -154,14 +159,14 @@ def test_labels_are_matched_by_name(folders, labels, table, place):
     }
 
 
-def test_predictions_of_another_tool_are_matched_by_their_dataset_json(folders):
+def test_predictions_of_another_tool_are_matched_by_their_dataset_json(folders: Path) -> None:
     renumber(folders / "predictions", {1: 3, 2: 1})
     name_labels(folders / "predictions", {"background": 0, "parotid_right": 1, "tumour": 2, "parotid_left": 3})
     name_labels(folders / "references", {"background": 0, "parotid_left": 1, "parotid_right": 2})
     assert dsc_of_right(evaluate(folders / "predictions", folders / "references")) == pytest.approx((1 + 24 / 28) / 2)
 
 
-def test_labels_of_one_side_only_are_named_and_not_scored(command, folders):
+def test_labels_of_one_side_only_are_named_and_not_scored(command: Run, folders: Path) -> None:
     renumber(folders / "references", {1: 2, 2: 3})
     name_labels(folders / "references", {"background": 0, "brainstem": 1, "parotid_left": 2, "parotid_right": 3})
     name_model(folders / "predictions", *GLANDS, "tumour")
@@ -192,7 +197,13 @@ def test_labels_of_one_side_only_are_named_and_not_scored(command, folders):
         (None, {"background": 0, "gland": 1, "tumour": 2}, "references have 1 = gland, 2 = tumour"),
     ],
 )
-def test_what_cannot_be_matched_is_refused(command, folders, predicted, labels, told):
+def test_what_cannot_be_matched_is_refused(
+    command: Run,
+    folders: Path,
+    predicted: tuple[str, str] | None,
+    labels: list[str] | dict[str, int | list[int]],
+    told: str,
+) -> None:
     name_labels(folders / "references", labels)
     if predicted:
         name_model(folders / "predictions", *predicted)
@@ -203,7 +214,7 @@ def test_what_cannot_be_matched_is_refused(command, folders, predicted, labels, 
     assert not (folders / "scores.json").exists()
 
 
-def test_a_number_that_nothing_names_is_refused(folders):
+def test_a_number_that_nothing_names_is_refused(folders: Path) -> None:
     name_labels(folders / "references", {"background": 0, "parotid_left": 1, "parotid_right": 2})
     labels = np.zeros((10, 10, 10), np.uint8)
     labels[0, 0, 0] = 3
@@ -214,7 +225,7 @@ def test_a_number_that_nothing_names_is_refused(folders):
         evaluate(folders / "predictions", folders / "references")
 
 
-def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folders):
+def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folders: Path) -> None:
     notes = evaluate(folders / "predictions", folders / "references").notes
     assert notes == [
         f"{side} have 1 = parotid_left, 2 = parotid_right (nothing names them, so these are taken)"
@@ -223,7 +234,7 @@ def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folde
 
 
 @pytest.mark.parametrize("number", [3, 255])
-def test_ignored_voxels_are_in_no_figure(folders, number):
+def test_ignored_voxels_are_in_no_figure(folders: Path, number: int) -> None:
     """Whatever is predicted where the reference says "ignore", all figures are those of a perfect prediction."""
     name_labels(folders, {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": number})
     for case in "ab":
@@ -244,14 +255,14 @@ def test_ignored_voxels_are_in_no_figure(folders, number):
     assert any("'ignore': 4.8 ml in 2 cases" in note for note in result.notes)
 
 
-def test_a_case_of_nothing_but_ignored_voxels_is_refused(folders):
+def test_a_case_of_nothing_but_ignored_voxels_is_refused(folders: Path) -> None:
     name_labels(folders, {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": 3})
     save(folders / "references" / "b.nii.gz", np.full((10, 10, 10), 3, np.uint8))
     with pytest.raises(ScanError, match=r"b.nii.gz: every voxel is labelled 'ignore'"):
         evaluate(folders / "predictions", folders / "references")
 
 
-def test_what_is_absent_in_both_masks_raises_no_mean(command, folders):
+def test_what_is_absent_in_both_masks_raises_no_mean(command: Run, folders: Path) -> None:
     for side in ("predictions", "references"):
         labels = np.asarray(nibabel.load(folders / side / "b.nii.gz").dataobj).copy()
         labels[labels == 1] = 0
@@ -266,7 +277,7 @@ def test_what_is_absent_in_both_masks_raises_no_mean(command, folders):
     assert scores["cases"]["b"]["miou"] < 1
 
 
-def test_files_that_name_no_labels(folders):
+def test_files_that_name_no_labels(folders: Path) -> None:
     (folders / "predictions" / "run.json").write_text("{}")
     with pytest.raises(InputError, match=r"run.json: Object missing required field `model`; expected a file of infer"):
         evaluate(folders / "predictions", folders / "references")

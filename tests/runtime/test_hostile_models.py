@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -46,7 +48,7 @@ def fails_to_load(graph: onnx.GraphProto) -> None:
 
 
 def segment_with(path: Path) -> None:
-    batches = Batcher(OnnxRuntimeBackend(path, threads=1), 4)
+    batches: Batcher[Any] = Batcher(OnnxRuntimeBackend(path, threads=1), 4)
     batches.add(1, crop_to_grid(scan_at(80, 70), HU, GRID))
     while batches.busy:
         batches.step()
@@ -62,7 +64,9 @@ def segment_with(path: Path) -> None:
         (fails_to_load, "not an ONNX model that onnxruntime can load"),
     ],
 )
-def test_a_model_that_does_not_keep_its_promise_is_one_line(tmp_path, spoil, words):
+def test_a_model_that_does_not_keep_its_promise_is_one_line(
+    tmp_path: Path, spoil: Callable[..., None], words: str
+) -> None:
     path = write_small_model(tmp_path / "m.onnx", None)
     model = onnx.load(path)
     spoil(model.graph)

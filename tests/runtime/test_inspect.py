@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -13,11 +14,12 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.inspect import inspect
+from tests.command_line import Run
 from tests.dicom_series import ct_voxels, write_series
 from tests.sidecars import write_sidecar
 
 
-def test_a_model_tells_cost_census_and_proof():
+def test_a_model_tells_cost_census_and_proof() -> None:
     facts = inspect(DEFAULT_MODEL)
     assert facts["parameters"] == "4.57 million"
     assert facts["multiply-adds"] == "486 million a slice looked at"
@@ -27,7 +29,7 @@ def test_a_model_tells_cost_census_and_proof():
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> Path:
     path = tmp_path / "ct.engine"
     path.write_bytes(b"an engine")
     contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
@@ -37,7 +39,7 @@ def engine(tmp_path):
     return path
 
 
-def test_an_engine_tells_what_it_is_and_why_it_cannot_be_used(engine):
+def test_an_engine_tells_what_it_is_and_why_it_cannot_be_used(engine: Path) -> None:
     facts = inspect(engine)
     assert facts["kind"] == "engine of TensorRT 10.13.0, built on Some GPU, 8.9"
     assert facts["batches"] == "1 to 32, best at 8"
@@ -59,13 +61,15 @@ def test_an_engine_tells_what_it_is_and_why_it_cannot_be_used(engine):
         ),
     ],
 )
-def test_an_engine_tells_what_is_known_of_its_masks(engine, verification, words):
+def test_an_engine_tells_what_is_known_of_its_masks(
+    engine: Path, verification: dict[str, float | str], words: str
+) -> None:
     contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
     write_sidecar(engine, contract, verification=verification)
     assert inspect(engine)["masks"] == words
 
 
-def test_dicom_with_or_without_a_preamble(tmp_path):
+def test_dicom_with_or_without_a_preamble(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels((10, 24, 24)), transfer_syntax=ImplicitVRLittleEndian)
     assert "10 slices of 24 x 24 voxels" in str(inspect(paths[0]))
     content = paths[0].read_bytes()
@@ -84,7 +88,7 @@ def test_dicom_with_or_without_a_preamble(tmp_path):
         ("a", b"", "an empty file"),
     ],
 )
-def test_other_files(tmp_path, name, content, words):
+def test_other_files(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: found {words}.*, expected a model \(\.onnx\), an engine"):
@@ -99,7 +103,9 @@ def test_other_files(tmp_path, name, content, words):
         (1024, "refused: intensities are not HU: "),
     ],
 )
-def test_a_scan_tells_whether_it_is_taken_for_a_ct(tmp_path, example, shift, words):
+def test_a_scan_tells_whether_it_is_taken_for_a_ct(
+    tmp_path: Path, example: nibabel.Nifti1Image, shift: int, words: str
+) -> None:
     path = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.asarray(example.dataobj) + np.int16(shift), example.affine), path)
     found = inspect(path)["would be"]
@@ -107,7 +113,7 @@ def test_a_scan_tells_whether_it_is_taken_for_a_ct(tmp_path, example, shift, wor
     assert (found == words) == (shift == 0)
 
 
-def test_json_has_the_facts_and_the_contract(command, scans):
+def test_json_has_the_facts_and_the_contract(command: Run, scans: Path) -> None:
     found = json.loads(command("inspect", DEFAULT_MODEL, "--json").stdout)
     assert found["kind"].startswith("ONNX model")
     assert found["contract"]["labels"] == ["background", "parotid_left", "parotid_right"]

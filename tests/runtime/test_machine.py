@@ -1,6 +1,8 @@
 """Cores and memory are the container's, not the machine's."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,13 +12,13 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 
 
 @pytest.fixture
-def limits(tmp_path, monkeypatch):
+def limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Write what a container's cgroup would say of itself, on a machine of 64 cores."""
     monkeypatch.setattr(machine, "CGROUP_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(machine, "CGROUP_LIMIT", tmp_path / "memory.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
 
-    def write(cpu="", memory=""):
+    def write(cpu: str = "", memory: str = "") -> None:
         (tmp_path / "cpu.max").write_text(cpu)
         (tmp_path / "memory.max").write_text(memory)
 
@@ -37,23 +39,25 @@ def limits(tmp_path, monkeypatch):
         ("nonsense\n", 64),
     ],
 )
-def test_a_quota_of_processor_time_counts_as_cores(limits, quota, cores):
+def test_a_quota_of_processor_time_counts_as_cores(limits: Callable[..., None], quota: str, cores: int) -> None:
     limits(cpu=quota)
     assert machine.available_cores() == cores
 
 
-def test_without_a_container_all_cores_count(limits):
+def test_without_a_container_all_cores_count(limits: Callable[..., None]) -> None:
     assert machine.quota_cores() is None
     assert machine.available_cores() == 64
 
 
-def test_cores_that_are_named_to_the_process_bound_the_quota(limits, monkeypatch):
+def test_cores_that_are_named_to_the_process_bound_the_quota(
+    limits: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     limits(cpu="800000 100000\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
     assert machine.available_cores() == 2
 
 
-def test_memory_is_the_container_s(limits):
+def test_memory_is_the_container_s(limits: Callable[..., None]) -> None:
     whole = machine.memory_bytes()
     limits(memory="1048576\n")
     assert machine.memory_bytes() == 1048576
@@ -65,7 +69,9 @@ def test_memory_is_the_container_s(limits):
     ("quota", "named", "threads"),
     [("200000 100000\n", 64, 2), ("max 100000\n", 2, 2), ("400000 100000\n", 2, 2), ("max 100000\n", 64, 0)],
 )
-def test_onnxruntime_is_told_if_it_may_not_have_all_cores(limits, monkeypatch, quota, named, threads):
+def test_onnxruntime_is_told_if_it_may_not_have_all_cores(
+    limits: Callable[..., None], monkeypatch: pytest.MonkeyPatch, quota: str, named: int, threads: int
+) -> None:
     limits(cpu=quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(named)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)

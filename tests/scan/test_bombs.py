@@ -54,7 +54,7 @@ def read(path: Path, room: int = ROOM) -> str:
     return done.stdout.strip()
 
 
-def header(shape, dtype=np.int16) -> bytes:
+def header(shape: tuple[int, int, int], dtype: type[np.int16] = np.int16) -> bytes:
     made = nibabel.Nifti1Header()
     made.set_data_dtype(dtype)
     made.set_data_shape(shape)
@@ -78,7 +78,7 @@ def gzipped(start: bytes, zeros: int) -> bytes:
     return gzip.compress(b"")[:10] + packed(start, zeros) + bytes(8)
 
 
-def test_a_gzip_bomb_behind_a_small_header(tmp_path):
+def test_a_gzip_bomb_behind_a_small_header(tmp_path: Path) -> None:
     """3 GB that the header says nothing of: only what it says is unpacked."""
     path = tmp_path / "a.nii.gz"
     small = np.arange(20**3, dtype=np.int16).tobytes(order="F")
@@ -88,24 +88,24 @@ def test_a_gzip_bomb_behind_a_small_header(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_a_header_that_claims_more_than_the_file_holds(name, tmp_path):
+def test_a_header_that_claims_more_than_the_file_holds(name: str, tmp_path: Path) -> None:
     content = header((1000, 1000, 1000)) + bytes(1000)
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     assert "reading it would take 1907 MB of memory, expected at most 768 MB" in read(tmp_path / name)
 
 
-def test_a_header_that_claims_more_voxels_than_a_scan_may_have(tmp_path):
+def test_a_header_that_claims_more_voxels_than_a_scan_may_have(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(header((1200, 1200, 1200)))
     assert f"found {1200**3} voxels, expected at most {MOST_VOXELS}" in read(tmp_path / "a.nii")
 
 
-def test_a_bomb_whose_header_says_so(tmp_path):
+def test_a_bomb_whose_header_says_so(tmp_path: Path) -> None:
     """1.6 GB of zeros in 1.6 MB."""
     (tmp_path / "a.nii.gz").write_bytes(gzipped(header((1024, 1024, 800)), 1600 << 20))
     assert "reading it would take 1600 MB of memory, expected at most 768 MB" in read(tmp_path / "a.nii.gz")
 
 
-def test_a_scan_of_the_usual_size_needs_little_more_than_its_voxels(tmp_path):
+def test_a_scan_of_the_usual_size_needs_little_more_than_its_voxels(tmp_path: Path) -> None:
     """200 MB of voxels that shrink to nothing: read within 450 MB."""
     voxels = np.zeros((512, 512, 400), np.int16)
     voxels[::7] = 40
@@ -113,7 +113,7 @@ def test_a_scan_of_the_usual_size_needs_little_more_than_its_voxels(tmp_path):
     assert read(tmp_path / "a.nii.gz", 450 << 20) == "read"
 
 
-def test_a_pair_that_claims_more_than_its_image_holds(tmp_path):
+def test_a_pair_that_claims_more_than_its_image_holds(tmp_path: Path) -> None:
     (tmp_path / "a.hdr").write_bytes(header((1000, 1000, 1000))[:348].replace(b"n+1", b"ni1"))
     (tmp_path / "a.img").write_bytes(bytes(1000))
     assert "reading it would take 1907 MB" in read(tmp_path / "a.hdr")
@@ -126,19 +126,19 @@ NRRD = (
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
-def test_a_nrrd_header_that_claims_more_than_the_file_holds(encoding, tmp_path):
+def test_a_nrrd_header_that_claims_more_than_the_file_holds(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "a.nrrd").write_text(NRRD.format(sizes="1000 1000 1000", encoding=encoding))
     assert "reading it would take 5722 MB of memory, expected at most 768 MB" in read(tmp_path / "a.nrrd")
 
 
-def test_a_nrrd_bomb_behind_small_sizes(tmp_path):
+def test_a_nrrd_bomb_behind_small_sizes(tmp_path: Path) -> None:
     with (tmp_path / "a.nrrd").open("wb") as file:
         file.write(NRRD.format(sizes="20 20 20", encoding="gzip").encode())
         file.write(gzipped(b"", 1600 << 20))
     assert "found more than 16000 bytes, expected 16000" in read(tmp_path / "a.nrrd")
 
 
-def test_a_deflated_dicom_bomb(tmp_path):
+def test_a_deflated_dicom_bomb(tmp_path: Path) -> None:
     """1 MB that inflates to 1 GB."""
     paths = write_series(tmp_path / "ct", ct_voxels((7, 16, 16)), transfer_syntax=DeflatedExplicitVRLittleEndian)
     dataset = pydicom.dcmread(paths[0])
@@ -150,7 +150,7 @@ def test_a_deflated_dicom_bomb(tmp_path):
     assert "inflates to more than 256 MB" in read(tmp_path / "ct")
 
 
-def test_a_series_of_small_files_that_unpacks_to_much_more(tmp_path):
+def test_a_series_of_small_files_that_unpacks_to_much_more(tmp_path: Path) -> None:
     """18 files of half a MB with slices of 4096 x 4096."""
     (one,) = write_series(tmp_path / "one", np.full((1, 4096, 4096), 40), transfer_syntax=RLELossless)
     large = pydicom.dcmread(one)
@@ -164,7 +164,7 @@ def test_a_series_of_small_files_that_unpacks_to_much_more(tmp_path):
     assert "reading it would take 2016 MB of memory, expected at most 768 MB" in read(tmp_path / "ct")
 
 
-def test_the_limits_are_documented():
+def test_the_limits_are_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "runtime.md").read_text()
     for number in (f"{MOST_VOXELS}", f"{FREE_BYTES >> 20} MB", f"{MOST_EXPANSION} bytes"):
         assert number in text

@@ -1,7 +1,11 @@
 """Scans cut into chunks: everything is where it should be, once."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.contract import Grid
 from parotid_seg.scan.chunks import (
@@ -29,7 +33,9 @@ def ramp(depth: int, spacing_mm: float) -> Volume:
 @pytest.mark.parametrize(
     ("depth", "spacing", "every"), [(23, 2.0, 1), (30, 3.0, 1), (12, 5.0, 1), (80, 0.9, 3), (41, 1.5, 2), (7, 3.0, 1)]
 )
-def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batch_size, depth, spacing, every):
+def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(
+    batch_size: int, depth: int, spacing: float, every: int
+) -> None:
     grid = Grid()
     middle = grid.offsets_mm.index(0.0)
     end_mm = (depth - 1) * spacing
@@ -53,27 +59,27 @@ def test_chunks_cover_every_slice_once_and_everything_is_where_it_should_be(batc
 
 
 @pytest.mark.parametrize(("spacing", "looks"), [(0.9, 27), (1.0, 27), (1.5, 40), (2.0, 80), (3.0, 80), (5.0, 80)])
-def test_the_network_looks_at_thin_slices_every_few_millimetres_only(spacing, looks):
+def test_the_network_looks_at_thin_slices_every_few_millimetres_only(spacing: float, looks: int) -> None:
     chunk = next(chunks(ramp(80, spacing), HU, Grid(), 100))
     assert abs(len(chunk.inputs["neighbours"]) - looks) <= 1
     assert chunk.inputs["slices_back"].shape == (80, len(chunk.inputs["neighbours"]))
 
 
-def test_float16_is_exact_for_hounsfield_units_and_never_infinite():
+def test_float16_is_exact_for_hounsfield_units_and_never_infinite() -> None:
     exact = np.arange(-2048, 2049, dtype=np.int16)
     np.testing.assert_array_equal(as_float16(exact), exact)
     assert np.isfinite(as_float16(np.array([-32768, 32767], np.int16))).all()
     assert np.isfinite(as_float16(np.array([-1e9, 1e9], np.float32))).all()
 
 
-def test_only_what_the_grid_covers_goes_to_the_model_and_comes_back_in_its_place():
+def test_only_what_the_grid_covers_goes_to_the_model_and_comes_back_in_its_place() -> None:
     """A body of 150 mm off the centre of a field of 600 mm, segmented by a threshold on what the model would see."""
     voxels = np.full((6, 300, 300), -1000, np.int16)
     voxels[:, 40:115, 150:225] = 40
     volume, grid = volume_of(voxels, (3.0, 2.0, 2.0)), Grid()
     seen = []
 
-    def run(inputs):
+    def run(inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         seen.append(inputs["slices"].shape)
         in_plane = inputs["rows"] @ (inputs["slices"][0].astype(np.float32) > 0) @ inputs["columns"].T
         native = inputs["rows_back"] @ in_plane[: len(inputs["slices_back"])] @ inputs["columns_back"].T
@@ -94,7 +100,7 @@ def scan_at(row: int, column: int, shape: tuple[int, int, int] = (7, 160, 150)) 
     return volume_of(voxels, (3.0, 2.4, 2.4))
 
 
-def test_scans_of_one_spacing_share_matrices_wherever_the_patient_lies():
+def test_scans_of_one_spacing_share_matrices_wherever_the_patient_lies() -> None:
     one, other = (crop_to_grid(scan_at(*at), HU, Grid()) for at in ((80, 70), (75, 80)))
     assert one.voxels.shape == other.voxels.shape
     assert can_share(one, other)
@@ -105,7 +111,7 @@ def test_scans_of_one_spacing_share_matrices_wherever_the_patient_lies():
     assert not can_share(one, crop_to_grid(scan_at(30, 70), HU, Grid())), "the grid is cut by the end of the scan"
 
 
-def threshold(inputs):
+def threshold(inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """Labels by what a model would see: the images' middle channel above 0, taken back."""
     in_plane = inputs["rows"] @ inputs["slices"][0].astype(np.float32) @ inputs["columns"].T
     seen = np.tensordot(inputs["neighbours"][:, Grid().offsets_mm.index(0.0)], in_plane, axes=1) / 1000
@@ -113,7 +119,7 @@ def threshold(inputs):
     return (native > 0.05).astype(np.uint8)
 
 
-def test_joined_chunks_give_the_labels_of_each():
+def test_joined_chunks_give_the_labels_of_each() -> None:
     covered = [crop_to_grid(scan_at(*at), HU, Grid()) for at in ((80, 70), (75, 80), (82, 71))]
     parts = [next(cut(each, Grid(), size)) for each, size in zip(covered, (3, 7, 2), strict=True)]
     labels = threshold(joined([part.inputs for part in parts]))
@@ -121,7 +127,7 @@ def test_joined_chunks_give_the_labels_of_each():
     np.testing.assert_array_equal(labels, np.concatenate([threshold(part.inputs) for part in parts]))
 
 
-def test_chunks_of_any_size_from_anywhere():
+def test_chunks_of_any_size_from_anywhere() -> None:
     cutter = SliceChunker(crop_to_grid(scan_at(80, 70), HU, Grid()), Grid())
     assert [(chunk.slices, chunk.size) for chunk in (cutter.chunk(0, 1), cutter.chunk(3, 2), cutter.chunk(5, 9))] == [
         (slice(0, 1), 1),
@@ -130,7 +136,7 @@ def test_chunks_of_any_size_from_anywhere():
     ]
 
 
-def test_a_mirrored_look_sees_the_mirror_image_and_its_labels_come_back_in_place():
+def test_a_mirrored_look_sees_the_mirror_image_and_its_labels_come_back_in_place() -> None:
     chunk = next(chunks(scan_at(80, 70), HU, Grid(), 7))
     images = [
         each["rows"] @ each["slices"][0, 3].astype(np.float32) @ each["columns"].T

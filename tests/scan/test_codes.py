@@ -19,7 +19,7 @@ from tests.dicom_for_writers import (
 )
 
 
-def test_codes_are_those_of_the_standard():
+def test_codes_are_those_of_the_standard() -> None:
     known = {triple(getattr(codes.SCT, name)) for name in codes.SCT.dir()}
     known |= {triple(getattr(codes.DCM, name)) for name in ("ArtificialIntelligence", "ModifyingEquipment")}
     assert {code for _, code in ORGANS.values()} <= known
@@ -38,10 +38,10 @@ def test_codes_are_those_of_the_standard():
         (("b", "", " "), ["Structure_1", "Structure_2"]),
     ],
 )
-def test_names(labels, names):
+def test_names(labels: tuple[str, str, str], names: list[str]) -> None:
     assert [each.name for each in structures_of(labels)] == names
 
 
-def test_names_in_use_are_told_apart():
+def test_names_in_use_are_told_apart() -> None:
     found = structures_of(LABELS, taken=["PAROTID_L ", "parotid_l_1", "other"])
     assert [each.name for each in found] == ["Parotid_L_2", "Parotid_R"]

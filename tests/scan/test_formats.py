@@ -5,33 +5,36 @@ import io
 import re
 import tarfile
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import nrrd
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.sources import hash_source, voxels_of
 from parotid_seg.scan.formats import files_of_image, image_name, is_readable, is_segmentation, read_image, unread
-from parotid_seg.scan.nifti import read_nifti, write_mask
+from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 
 OBLIQUE = np.array([[0.0, -2.0, 0.6, 40], [1.5, 0.0, 0.0, -30], [0.0, 0.5, 2.9, -60], [0, 0, 0, 1]])
 SHAPE = (12, 10, 11)
 
 
-def voxels(dtype="int16"):
+def voxels(dtype: str = "int16") -> NDArray[Any]:
     return np.random.default_rng(0).integers(-1000, 1500, SHAPE).astype(dtype)
 
 
-def twin(path, stored, affine, slope=1.0, inter=0.0):
+def twin(path: Path, stored: NDArray[Any], affine: NDArray[Any], slope: float = 1.0, inter: float = 0.0) -> NiftiScan:
     image = nibabel.Nifti1Image(stored, affine)
     image.header.set_slope_inter(slope, inter)
     nibabel.save(image, path)
     return read_nifti(path)
 
 
-def is_one(found, expected):
+def is_one(found: NiftiScan, expected: NiftiScan) -> None:
     """Two scans have the same voxels at the same places."""
     np.testing.assert_array_equal(found.volume.voxels, expected.volume.voxels)
     assert found.volume.spacing_mm == pytest.approx(expected.volume.spacing_mm)
@@ -40,7 +43,9 @@ def is_one(found, expected):
 
 @pytest.mark.parametrize("image_class", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_a_pair_is_the_scan_that_its_single_file_is(tmp_path, image_class, order):
+def test_a_pair_is_the_scan_that_its_single_file_is(
+    tmp_path: Path, image_class: type[nibabel.Nifti1Pair], order: str
+) -> None:
     header = image_class.header_class(endianness=order)
     header.set_data_dtype(np.dtype(order + "i2"))
     image = image_class(voxels(), OBLIQUE, header)
@@ -59,7 +64,7 @@ def test_a_pair_is_the_scan_that_its_single_file_is(tmp_path, image_class, order
     np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-4)
 
 
-def test_a_pairs_slope_counts_and_both_files_are_hashed(tmp_path):
+def test_a_pairs_slope_counts_and_both_files_are_hashed(tmp_path: Path) -> None:
     image = nibabel.Nifti1Pair(voxels().astype(np.float64), OBLIQUE)
     image.set_data_dtype(np.int16)
     image.header.set_slope_inter(1.0, -24.0)
@@ -76,7 +81,7 @@ def test_a_pairs_slope_counts_and_both_files_are_hashed(tmp_path):
     assert hash_source(tmp_path / "a.hdr") != before
 
 
-def test_damaged_pairs_are_named(tmp_path):
+def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Pair(voxels(), OBLIQUE), tmp_path / "a.hdr")
     (tmp_path / "a.img").write_bytes((tmp_path / "a.img").read_bytes()[:-10])
     with pytest.raises(ScanError, match=r"a\.hdr: .*cannot be read"):
@@ -98,7 +103,7 @@ SPACES = {
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
 @pytest.mark.parametrize("dtype", ["int16", "float32", "int32"])
-def test_a_nrrd_file_is_the_scan_that_its_nifti_file_is(tmp_path, space, encoding, dtype):
+def test_a_nrrd_file_is_the_scan_that_its_nifti_file_is(tmp_path: Path, space: str, encoding: str, dtype: str) -> None:
     there = np.diag([*SPACES[space], 1]) @ OBLIQUE
     header = {"space": space, "space directions": there[:3, :3].T, "space origin": there[:3, 3], "encoding": encoding}
     nrrd.write(str(tmp_path / "a.nrrd"), voxels(dtype), header)
@@ -116,14 +121,16 @@ def test_a_nrrd_file_is_the_scan_that_its_nifti_file_is(tmp_path, space, encodin
         ({"space units": ["cm", "cm", "cm"]}, "found the units cm, cm, cm"),
     ],
 )
-def test_a_nrrd_file_that_does_not_say_where_it_lies_is_refused(tmp_path, change, said):
+def test_a_nrrd_file_that_does_not_say_where_it_lies_is_refused(
+    tmp_path: Path, change: dict[str, str | list[str] | None], said: str
+) -> None:
     header = {"space": "LPS", "space directions": np.diag([1.0, 1.0, 3.0]), "space origin": np.zeros(3)} | change
     nrrd.write(str(tmp_path / "a.nrrd"), voxels(), {key: value for key, value in header.items() if value is not None})
     with pytest.raises(ScanError, match=said):
         read_image(tmp_path / "a.nrrd")
 
 
-def test_damaged_nrrd_files_are_refused(tmp_path):
+def test_damaged_nrrd_files_are_refused(tmp_path: Path) -> None:
     header = {"space": "LPS", "space directions": np.diag([1.0, 1.0, 3.0]), "space origin": np.zeros(3)}
     nrrd.write(str(tmp_path / "a.nrrd"), voxels(), header)
     whole = (tmp_path / "a.nrrd").read_bytes()
@@ -137,17 +144,17 @@ def test_damaged_nrrd_files_are_refused(tmp_path):
         read_image(tmp_path / "b.nrrd")
 
 
-def test_segmentations_of_slicer_are_no_scans(tmp_path):
+def test_segmentations_of_slicer_are_no_scans(tmp_path: Path) -> None:
     assert is_segmentation(tmp_path / "a.seg.nrrd")
     assert not is_readable(tmp_path / "a.seg.nrrd")
 
 
-def content_of(name):
+def content_of(name: str) -> bytes:
     """What a file of a name holds."""
     inside = io.BytesIO()
     if name.startswith(("scans", "dicom", "code", "nested")):
         members = {"scans": "deep/a.nii.gz", "dicom": "IM0001", "code": "a.py", "nested": "b.tgz"}
-        member = members[name.split(".")[0]]
+        member = members[name.split(".", maxsplit=1)[0]]
         held = bytes(128) + b"DICM" + bytes(99) if name.startswith("dicom") else b"x" * 500
         if name.endswith(".zip"):
             with zipfile.ZipFile(inside, "w") as archive:
@@ -199,13 +206,13 @@ def content_of(name):
         ("code.tar.gz", "^$"),
     ],
 )
-def test_what_is_not_read_is_named_and_what_is_no_image_is_not(tmp_path, name, said):
+def test_what_is_not_read_is_named_and_what_is_no_image_is_not(tmp_path: Path, name: str, said: str) -> None:
     path = tmp_path / name
     path.write_bytes(content_of(name))
     assert not is_readable(path)
     assert re.search(said, unread(path))
 
 
-def test_names_without_endings(tmp_path):
+def test_names_without_endings(tmp_path: Path) -> None:
     names = {"a.nii.gz": "a", "b.HDR": "b", "c.nrrd": "c", "d.e.img": "d.e", "f": "f"}
     assert {name: image_name(tmp_path / name) for name in names} == names

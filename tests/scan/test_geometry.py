@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 
 from parotid_seg.errors import ScanError
-from parotid_seg.flags import FlagCode
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.scan.geometry import SLICE_RANGE_MM
-from parotid_seg.scan.nifti import check_same_voxels, is_own_mask, read_mask, read_nifti, write_mask
+from parotid_seg.scan.nifti import NiftiScan, check_same_voxels, is_own_mask, read_mask, read_nifti, write_mask
 from tests import itk
 
 SHAPE = (40, 44, 24)
@@ -31,7 +34,11 @@ def turned(x: float, y: float, z: float) -> np.ndarray:
     return result
 
 
-def laid(directions, spacing=SPACING, origin=(90.0, 80.0, -50.0)) -> np.ndarray:
+def laid(
+    directions: NDArray[Any],
+    spacing: ArrayLike = SPACING,
+    origin: ArrayLike = (90.0, 80.0, -50.0),
+) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = directions * np.array(spacing)
     affine[:3, 3] = origin
@@ -62,9 +69,9 @@ class Header:
     qform_code: int = 1
     pixdim: tuple[float, ...] | None = SPACING
     unit: int = 2
-    others: dict = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, path):
+    def write(self, path: Path) -> Path:
         """Write it, with voxels that are all different, byte by byte: nibabel would repair it."""
         header = nibabel.Nifti1Header()
         header.set_data_dtype(np.int16)
@@ -85,13 +92,13 @@ class Header:
         return path
 
 
-def scaled(affine, *factors):
+def scaled(affine: NDArray[Any], *factors: float) -> NDArray[Any]:
     result = affine.copy()
     result[:3, :3] *= factors
     return result
 
 
-def moved(affine, *offsets):
+def moved(affine: NDArray[Any], *offsets: float) -> NDArray[Any]:
     result = affine.copy()
     result[:3, 3] += offsets
     return result
@@ -143,12 +150,12 @@ CHOSEN = {
 }
 
 
-def flags_of(scan):
+def flags_of(scan: NiftiScan) -> tuple[Flag, ...]:
     return tuple(flag for flag in scan.volume.flags if flag.code is not FlagCode.OBLIQUE)
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_the_choice_is_flagged_and_the_mask_says_it_to_every_reader(tmp_path, name):
+def test_the_choice_is_flagged_and_the_mask_says_it_to_every_reader(tmp_path: Path, name: str) -> None:
     header, expected, codes = CHOSEN[name]
     path, mask = header.write(tmp_path / "a.nii"), tmp_path / "mask.nii.gz"
     scan = read_nifti(path)
@@ -190,7 +197,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused_by_what_is_wrong(tmp_path, name):
+def test_what_cannot_be_is_refused_by_what_is_wrong(tmp_path: Path, name: str) -> None:
     header, words = REFUSED[name]
     path = header.write(tmp_path / "a.nii")
     with pytest.raises(ScanError) as caught:
@@ -202,21 +209,21 @@ def test_what_cannot_be_is_refused_by_what_is_wrong(tmp_path, name):
         read_mask(path)
 
 
-def test_the_size_of_a_head_decides_nothing_where_nothing_disagrees(tmp_path):
+def test_the_size_of_a_head_decides_nothing_where_nothing_disagrees(tmp_path: Path) -> None:
     affine = laid(DIRECTIONS, (2, 2, 2))
     assert max(SHAPE) * 2 < SLICE_RANGE_MM[0]
     scan = read_nifti(Header(affine, qform=affine, pixdim=None).write(tmp_path / "a.nii"))
     assert flags_of(scan) == ()
 
 
-def test_an_sform_without_a_code_that_repeats_pixdim_says_nothing(tmp_path):
+def test_an_sform_without_a_code_that_repeats_pixdim_says_nothing(tmp_path: Path) -> None:
     scan = read_nifti(Header(laid(np.eye(3)), 0).write(tmp_path / "a.nii"))
     assert [flag.code for flag in flags_of(scan)] == [FlagCode.ORIENTATION_UNKNOWN]
     write_mask(np.zeros(scan.volume.shape, np.uint8), scan, tmp_path / "mask.nii.gz")
     assert itk.apart_mm(itk.read(tmp_path / "mask.nii.gz")[1], scan.geometry.affine, SHAPE) < 1e-3
 
 
-def test_a_sheared_scan_is_kept_sheared_and_flagged(tmp_path):
+def test_a_sheared_scan_is_kept_sheared_and_flagged(tmp_path: Path) -> None:
     pixdim = np.linalg.norm(SHEARED[:3, :3], axis=0)
     for name, header in {"a": Header(SHEARED, pixdim=pixdim), "b": Header(SHEARED, qform=TRUE)}.items():
         scan, mask = read_nifti(header.write(tmp_path / f"{name}.nii")), tmp_path / f"{name}.mask.nii.gz"
@@ -228,7 +235,7 @@ def test_a_sheared_scan_is_kept_sheared_and_flagged(tmp_path):
             itk.read(mask)
 
 
-def test_all_48_storage_orders_lie_where_itk_has_them(tmp_path):
+def test_all_48_storage_orders_lie_where_itk_has_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image = nibabel.Nifti1Image(rng.integers(-1000, 1500, SHAPE).astype(np.int16), TRUE)
     expected = None
@@ -246,7 +253,7 @@ def test_all_48_storage_orders_lie_where_itk_has_them(tmp_path):
         np.testing.assert_array_equal(voxels, np.asarray(nibabel.load(path).dataobj) > 0)
 
 
-def test_a_mask_has_nothing_else_of_the_header(tmp_path):
+def test_a_mask_has_nothing_else_of_the_header(tmp_path: Path) -> None:
     """Every byte of the header that is not about shape, unit, place or type is what a new header has."""
     texts = dict.fromkeys(("descrip", "aux_file", "db_name", "intent_name", "data_type"), b"Zqmarker")
     numbers = {"cal_max": 7, "cal_min": 7, "slice_code": 1, "slice_duration": 7, "toffset": 7, "glmax": 7, "glmin": 7,

@@ -19,12 +19,13 @@ UPRIGHT = Orientation((0, 1, 2), (False, False, False))
 HU = np.array([[-200.0, 300.0]], np.float32)
 
 
-def test_linear_interpolation_by_hand():
+def test_linear_interpolation_by_hand() -> None:
     matrix = resampling_matrix(axis_mm(4, 2.0), np.array([0.0, 1.0, 2.5, 6.0]), kernel_mm=2.0)
-    np.testing.assert_allclose(matrix, [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0.75, 0.25, 0], [0, 0, 0, 1]], atol=1e-6)
+    expected = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0.75, 0.25, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(matrix, expected, atol=1e-6)
 
 
-def test_outside_is_air_or_the_last_sample():
+def test_outside_is_air_or_the_last_sample() -> None:
     source, beyond = axis_mm(3, 1.0), np.array([-5.0, 10.0])
     np.testing.assert_array_equal(resampling_matrix(source, beyond, 1.0), np.zeros((2, 3)))
     np.testing.assert_allclose(resampling_matrix(source, beyond, 1.0, clamp=True), [[1, 0, 0], [0, 0, 1]])
@@ -36,7 +37,7 @@ def test_outside_is_air_or_the_last_sample():
     kernel=st.floats(0.1, 8.0),
     at=st.floats(0.3, 0.7),
 )
-def test_constants_stay_inside(size, spacing, kernel, at):
+def test_constants_stay_inside(size: int, spacing: float, kernel: float, at: float) -> None:
     source = axis_mm(size, spacing)
     target = np.array([source[-1] * at])
     row = resampling_matrix(source, target, kernel)[0]
@@ -46,7 +47,7 @@ def test_constants_stay_inside(size, spacing, kernel, at):
     assert (row >= 0).all()
 
 
-def test_a_fine_scan_is_smoothed_to_the_kernel():
+def test_a_fine_scan_is_smoothed_to_the_kernel() -> None:
     """A checkerboard finer than the kernel must come out flat, not as an alias."""
     source = axis_mm(200, 0.5)
     stripes = (np.arange(200) % 2).astype(np.float32)
@@ -54,12 +55,12 @@ def test_a_fine_scan_is_smoothed_to_the_kernel():
     np.testing.assert_allclose(coarse, 0.5, atol=0.01)
 
 
-def test_used_columns():
+def test_used_columns() -> None:
     assert used(np.array([[0, 0, 0.5, 0, 0], [0, 0, 0, 1, 0]], np.float32)) == slice(2, 4)
     assert used(np.zeros((3, 4), np.float32)) == slice(0, 1)
 
 
-def test_there_and_back_keeps_a_smooth_profile():
+def test_there_and_back_keeps_a_smooth_profile() -> None:
     grid = Grid()
     native = axis_mm(128, 3.9)
     model = native[-1] / 2 + grid_mm(grid)
@@ -73,7 +74,7 @@ def volume_of(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Vol
     return Volume(voxels[None], spacing_mm, UPRIGHT)
 
 
-def test_body_centre_ignores_a_couch():
+def test_body_centre_ignores_a_couch() -> None:
     voxels = np.full((4, 100, 120), -1000, np.int16)
     voxels[:, 20:60, 40:80] = 30
     free = body_centre(volume_of(voxels, (3.0, 2.0, 1.0)), HU)

@@ -1,7 +1,12 @@
 """Whether a CT is in HU follows from where its tissue lies, whatever its smallest value is."""
 
+from collections.abc import Callable
+from typing import Any
+
+import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from parotid_seg.errors import ScanError
@@ -13,24 +18,24 @@ NO_DATA = -1024
 
 
 @pytest.fixture(scope="module")
-def ct(example):
+def ct(example: nibabel.Nifti1Image) -> NDArray[Any]:
     """The example scan (D, H, W)."""
     return np.asarray(example.dataobj).astype(np.int16).transpose(2, 1, 0)[::-1]
 
 
-def noise(shape, deviation):
+def noise(shape: tuple[int, int, int], deviation: int) -> NDArray[Any]:
     return np.random.default_rng(0).normal(0, deviation, shape)
 
 
-def with_air(ct):
+def with_air(ct: NDArray[Any]) -> NDArray[Any]:
     return np.where(ct == NO_DATA, -1000 + noise(ct.shape, 15), ct).clip(NO_DATA, 3071).round()
 
 
-def middle(ct):
+def middle(ct: NDArray[Any]) -> NDArray[Any]:
     return ct[44:84, 50:80, 50:80]
 
 
-def codes(voxels):
+def codes(voxels: NDArray[Any]) -> list[FlagCode]:
     kept = voxels if voxels.dtype == np.int16 else voxels.astype(np.float32)
     return [flag.code for flag in check_hounsfield(kept)]
 
@@ -51,12 +56,12 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("change", HARMLESS)
-def test_a_ct_in_hu_is_accepted_whatever_is_around_the_patient(ct, change):
+def test_a_ct_in_hu_is_accepted_whatever_is_around_the_patient(ct: NDArray[Any], change: str) -> None:
     assert codes(HARMLESS[change](ct)) == []
 
 
 @pytest.mark.parametrize("value", [-200, 0, 40, 3071])
-def test_regions_of_one_value_that_tissue_has_are_flagged(ct, value):
+def test_regions_of_one_value_that_tissue_has_are_flagged(ct: NDArray[Any], value: int) -> None:
     """Set to 0 around the patient, the example's glands have 17 and 8 ml instead of 24 and 23."""
     around = ct == NO_DATA
     found = check_hounsfield(np.where(around, value, ct).astype(np.int16))
@@ -93,7 +98,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_not_in_hu_is_refused_by_name(ct, fault):
+def test_what_is_not_in_hu_is_refused_by_name(ct: NDArray[Any], fault: str) -> None:
     change, words = FAULTS[fault]
     with pytest.raises(ScanError, match=words):
         codes(change(ct))
@@ -112,24 +117,25 @@ def test_what_is_not_in_hu_is_refused_by_name(ct, fault):
     ],
     ids=["+100", "-100", "tissue +130", "noise", "a ramp", "-200 to 300", "-500 to 500"],
 )
-def test_what_may_not_be_in_hu_is_flagged(ct, change, code):
+def test_what_may_not_be_in_hu_is_flagged(ct: NDArray[Any], change: Callable[..., Any], code: FlagCode) -> None:
     assert code in codes(change(ct))
 
 
-def test_shading_is_told_by_how_much(ct):
+def test_shading_is_told_by_how_much(ct: NDArray[Any]) -> None:
     rows, columns = np.indices(ct.shape[1:]) - 63.5
     cup = 300 * ((np.hypot(rows, columns) / 25).clip(0, 1) ** 2 - 0.5)
     flags = check_hounsfield(np.where(ct == NO_DATA, ct, ct + cup).astype(np.float32))
     (uneven,) = (flag.value for flag in flags if flag.code == FlagCode.HU_UNEVEN)
+    assert uneven is not None
     assert uneven > 50
 
 
-def test_air_alone_shows_no_patient(ct):
+def test_air_alone_shows_no_patient(ct: NDArray[Any]) -> None:
     with pytest.raises(ScanError, match="show no patient: expected tissue above -300 HU"):
         codes(ct.clip(-1024, -400))
 
 
-def test_tissue_without_fat_or_air_cannot_be_judged():
+def test_tissue_without_fat_or_air_cannot_be_judged() -> None:
     """Only the number around it tells that this may be in HU."""
     head = np.full((20, 40, 40), -1000, np.int16)
     head[:, 8:32, 8:32] = 30 + noise((20, 24, 24), 20)
@@ -139,7 +145,7 @@ def test_tissue_without_fat_or_air_cannot_be_judged():
         codes(head)
 
 
-def test_a_large_scan_is_examined_on_a_lattice():
+def test_a_large_scan_is_examined_on_a_lattice() -> None:
     large = np.broadcast_to(np.arange(700, dtype=np.int16), (90, 600, 700))
     assert examined(large).size <= MOST_SAMPLES
     np.testing.assert_array_equal(examined(large), examined(large.astype(np.float32)))

@@ -35,7 +35,7 @@ from parotid_seg.scan.labels import (
         ("lparotid", ("parotid", "l"), "left", True),
     ],
 )
-def test_names(name, expected, side, parotid):
+def test_names(name: str, expected: tuple[str, ...], side: str, parotid: bool) -> None:
     assert sorted(words(name)) == sorted(expected)
     assert side_of(name) == side
     assert is_parotid(name) == parotid
@@ -50,7 +50,7 @@ Tumor_G basin order lingua rechecked ltd Glandula"""
 
 @pytest.mark.parametrize("pair", [pair.strip() for pair in PAIRS.split("|")])
 @pytest.mark.parametrize("form", ["Submand_{}", "{} eye", "Glnd.Lacrimal.{}", "Plexus-{}", "Parotis {}"])
-def test_sides_of_every_language_mirror(pair, form):
+def test_sides_of_every_language_mirror(pair: str, form: str) -> None:
     left, right = (form.format(side) for side in pair.split())
     names = ("background", right, "tumour", left)
     assert (side_of(left), side_of(right)) == ("left", "right")
@@ -59,12 +59,12 @@ def test_sides_of_every_language_mirror(pair, form):
 
 
 @pytest.mark.parametrize("name", NO_SIDES.split())
-def test_what_says_no_side(name):
+def test_what_says_no_side(name: str) -> None:
     assert not side_of(name)
     check_pairs(("background", name))
 
 
-def test_letters_mean_a_side_only_beside_the_gland_in_its_language():
+def test_letters_mean_a_side_only_beside_the_gland_in_its_language() -> None:
     assert [side_of(f"Parotide_{letter}") for letter in "GD"] == ["left", "right"]
     assert [side_of(f"Parótida {letter}") for letter in "IED"] == ["left", "left", "right"]
     assert mirrored_labels(("background", "Parotide_D", "Parotide_G")) == (0, 2, 1)
@@ -81,11 +81,11 @@ def test_letters_mean_a_side_only_beside_the_gland_in_its_language():
         (("background", "node_2_L", "node_3_R", "node_3_L", "node_2_R"), (0, 4, 3, 2, 1)),
     ],
 )
-def test_mirrored_labels(names, mirrored):
+def test_mirrored_labels(names: tuple[str, ...], mirrored: tuple[int, ...]) -> None:
     assert mirrored_labels(names) == mirrored
 
 
-def test_names_in_plain_words():
+def test_names_in_plain_words() -> None:
     names = ("parotid_left", "LeftParotid", "parotid", "tumour_2", "right_parotid")
     assert [plain_name(name) for name in names] == [
         "left parotid",
@@ -109,7 +109,7 @@ def test_names_in_plain_words():
         (["oeil_g", "oeil_d"], "oeil_g and oeil_d look like left and right"),
     ],
 )
-def test_sides_that_do_not_pair(names, told):
+def test_sides_that_do_not_pair(names: list[str], told: str) -> None:
     with pytest.raises(InputError) as error:
         check_pairs(("background", *names))
     assert told in str(error.value)
@@ -120,7 +120,7 @@ def test_sides_that_do_not_pair(names, told):
     "names",
     [["lesion_c", "lesion_d", "lesion_e"], ["vertebra_L1", "vertebra_L2"], ["bone", "bond"]],
 )
-def test_what_only_looks_a_little_like_sides(names):
+def test_what_only_looks_a_little_like_sides(names: list[str]) -> None:
     check_pairs(("background", *names))
 
 
@@ -134,11 +134,11 @@ def test_what_only_looks_a_little_like_sides(names):
         ("gland", "tumour", False),
     ],
 )
-def test_names_of_one_structure(name, other, same):
+def test_names_of_one_structure(name: str, other: str, same: bool) -> None:
     assert (structure_words(name) == structure_words(other)) == same
 
 
-def test_clean_up_and_codes_know_the_same_sides():
+def test_clean_up_and_codes_know_the_same_sides() -> None:
     names = ("background", "Parotis li", "Parotis re", "tumour_left_right")
     mask = np.zeros((1, 1, 20), np.uint8)
     mask[0, 0, [0, 1, 3]], mask[0, 0, [5, 6, 8]], mask[0, 0, [10, 11, 13]] = 1, 2, 3

@@ -4,10 +4,14 @@ import contextlib
 import gzip
 import itertools
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import atomic_write
@@ -21,11 +25,19 @@ from parotid_seg.scan.nifti import case_name, check_same_voxels, count_voxels, r
 SHAPE = (20, 22, 24)
 
 
-def ct(shape=SHAPE) -> np.ndarray:
+def ct(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return np.random.default_rng(0).integers(-1000, 1500, size=shape).astype(np.int16)
 
 
-def save(path, data, affine=None, *, sform=2, qform=1, change=lambda header: None):
+def save(
+    path: Path,
+    data: NDArray[Any],
+    affine: NDArray[Any] | None = None,
+    *,
+    sform: int = 2,
+    qform: int = 1,
+    change: Callable[..., Any] = lambda header: None,
+) -> Path:
     affine = np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine
     image = nibabel.Nifti1Image(data, affine)
     image.set_sform(affine, sform)
@@ -35,7 +47,7 @@ def save(path, data, affine=None, *, sform=2, qform=1, change=lambda header: Non
     return path
 
 
-def spoil(path, change):
+def spoil(path: Path, change: Callable[..., None]) -> Path:
     """Change a written .nii file's header in place: nibabel would repair it while saving."""
     with path.open("rb+") as file:
         header = nibabel.Nifti1Header.from_fileobj(file, check=False)
@@ -47,7 +59,7 @@ def spoil(path, change):
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("codes", [(1, 1), (4, 0), (0, 2), (2, 3), (0, 0)])
-def test_mask_repeats_the_geometry_exactly(tmp_path, ending, codes):
+def test_mask_repeats_the_geometry_exactly(tmp_path: Path, ending: str, codes: tuple[int, int]) -> None:
     turn = np.deg2rad(12)
     affine = np.array(
         [
@@ -74,7 +86,7 @@ def test_mask_repeats_the_geometry_exactly(tmp_path, ending, codes):
     assert (np.asarray(mask.dataobj) == 1).all()
 
 
-def test_mask_lands_on_its_voxels(tmp_path):
+def test_mask_lands_on_its_voxels(tmp_path: Path) -> None:
     """A label at one stored voxel comes back at that voxel, whatever the storage order."""
     affine = np.array([[0, 0, -2.0, 0], [3.0, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])
     data = ct()
@@ -95,7 +107,9 @@ def test_mask_lands_on_its_voxels(tmp_path):
         (np.float64, 2.0, 0.25, np.float32),
     ],
 )
-def test_slope_and_intercept(tmp_path, stored, slope, intercept, dtype):
+def test_slope_and_intercept(
+    tmp_path: Path, stored: type[np.number], slope: float | None, intercept: float | None, dtype: type[np.number]
+) -> None:
     raw = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(stored)
     path = tmp_path / "a.nii"
     image = nibabel.Nifti1Image(raw, np.diag([2.0, 2.0, 3.0, 1.0]))
@@ -108,13 +122,13 @@ def test_slope_and_intercept(tmp_path, stored, slope, intercept, dtype):
 
 
 @pytest.mark.parametrize(("unit", "scale"), [("mm", 1.0), ("meter", 1e-3), ("micron", 1e3), ("unknown", 1.0)])
-def test_units(tmp_path, unit, scale):
+def test_units(tmp_path: Path, unit: str, scale: float) -> None:
     affine = np.diag([2.0 * scale, 2.0 * scale, 3.0 * scale, 1.0])
     path = save(tmp_path / "a.nii.gz", ct(), affine, change=lambda header: header.set_xyzt_units(unit))
     assert read_nifti(path).volume.spacing_mm == pytest.approx((3.0, 2.0, 2.0), rel=1e-5)
 
 
-def test_sform_wins_over_a_disagreeing_qform_and_says_so(tmp_path):
+def test_sform_wins_over_a_disagreeing_qform_and_says_so(tmp_path: Path) -> None:
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     flipped = np.diag([-2.0, 2.0, 3.0, 1.0])
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct(), affine, change=lambda header: header.set_qform(flipped, 1)))
@@ -124,15 +138,15 @@ def test_sform_wins_over_a_disagreeing_qform_and_says_so(tmp_path):
     assert flag.value == pytest.approx(76.0)
 
 
-def test_singular_sform_yields_to_the_qform(tmp_path):
-    def flatten(header):
+def test_singular_sform_yields_to_the_qform(tmp_path: Path) -> None:
+    def flatten(header: nibabel.Nifti1Header) -> None:
         header["srow_x"] = 0
 
     scan = read_nifti(spoil(save(tmp_path / "a.nii", ct()), flatten))
     assert scan.volume.flags == (Flag(FlagCode.SFORM_UNUSABLE),)
 
 
-def test_unknown_orientation_tilt_and_shear_are_noted(tmp_path):
+def test_unknown_orientation_tilt_and_shear_are_noted(tmp_path: Path) -> None:
     unknown = read_nifti(save(tmp_path / "a.nii.gz", ct(), sform=0, qform=0))
     assert unknown.volume.flags == (Flag(FlagCode.ORIENTATION_UNKNOWN),)
     sheared = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -142,17 +156,17 @@ def test_unknown_orientation_tilt_and_shear_are_noted(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(9, 31), (64, 17)])
-def test_slices_of_any_size(tmp_path, size):
+def test_slices_of_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     assert read_nifti(save(tmp_path / "a.nii.gz", ct((*size, 12)))).volume.voxels.shape == (1, 12, size[1], size[0])
 
 
-def test_a_trailing_axis_of_one_is_kept_in_the_mask(tmp_path):
+def test_a_trailing_axis_of_one_is_kept_in_the_mask(tmp_path: Path) -> None:
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct((*SHAPE, 1))))
     write_mask(np.zeros(scan.volume.shape, np.uint8), scan, tmp_path / "mask.nii.gz")
     assert nibabel.load(tmp_path / "mask.nii.gz").shape == (*SHAPE, 1)
 
 
-def bad_files(folder):
+def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Name -> (path, words the error must hold)."""
     nan = ct().astype(np.float32)
     nan[0, 0, 0] = np.nan
@@ -167,10 +181,10 @@ def bad_files(folder):
     flat = np.diag([2.0, 2.0, 3.0, 1.0])
     flat[:3, 2] = flat[:3, 1]
 
-    def zero_spacing(header):
+    def zero_spacing(header: nibabel.Nifti1Header) -> None:
         header["pixdim"][1:4] = 0
 
-    def nan_spacing(header):
+    def nan_spacing(header: nibabel.Nifti1Header) -> None:
         header["pixdim"][1] = np.nan
 
     return {
@@ -220,7 +234,7 @@ def bad_files(folder):
         "metres called mm",
     ],
 )
-def test_bad_files_are_refused_in_one_line(tmp_path, name):
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
     path, words = bad_files(tmp_path)[name]
     with pytest.raises(ScanError) as caught:
         read_nifti(path)
@@ -245,8 +259,10 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name):
         ("scl_slope", 1e38, "found intensities from"),
     ],
 )
-def test_what_nibabel_raises_is_the_files_error(tmp_path, field, value, words):
-    def set_field(header):
+def test_what_nibabel_raises_is_the_files_error(
+    tmp_path: Path, field: str, value: float | tuple[int, ...], words: str | None
+) -> None:
+    def set_field(header: nibabel.Nifti1Header) -> None:
         header[field] = value
 
     path = save(tmp_path / "a.nii", ct())
@@ -266,7 +282,7 @@ def test_what_nibabel_raises_is_the_files_error(tmp_path, field, value, words):
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_more_voxels_than_the_header_says_are_flagged(tmp_path, name):
+def test_more_voxels_than_the_header_says_are_flagged(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, ct())
     content = path.read_bytes()
     plain = gzip.decompress(content) if name.endswith(".gz") else content
@@ -277,7 +293,7 @@ def test_more_voxels_than_the_header_says_are_flagged(tmp_path, name):
         np.testing.assert_array_equal(scan.volume.voxels, read_nifti(save(tmp_path / "b.nii", ct())).volume.voxels)
 
 
-def test_a_pair_with_more_voxels_is_flagged(tmp_path):
+def test_a_pair_with_more_voxels_is_flagged(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Pair(ct(), np.diag([-2.0, -2.0, 3.0, 1.0])), tmp_path / "a.hdr")
     with (tmp_path / "a.img").open("ab") as file:
         file.write(bytes(100))
@@ -287,7 +303,9 @@ def test_a_pair_with_more_voxels_is_flagged(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32])
 @pytest.mark.parametrize("scaling", [(2.0, -10.0), (0.5, 0.25), (1.0, 0.0), (1.0, 40000.0)])
 @pytest.mark.parametrize("slab", [1, 500, 1 << 22])
-def test_scaled_voxels_are_those_of_nibabel_whatever_the_slab(tmp_path, monkeypatch, dtype, scaling, slab):
+def test_scaled_voxels_are_those_of_nibabel_whatever_the_slab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type[np.number], scaling: tuple[float, float], slab: int
+) -> None:
     monkeypatch.setattr(intensities, "SLAB_VOXELS", slab)
     image = nibabel.Nifti1Image((ct() % 200).astype(dtype), np.diag([-2.0, -2.0, 3.0, 1.0]))
     image.header.set_slope_inter(*scaling)
@@ -301,7 +319,7 @@ def test_scaled_voxels_are_those_of_nibabel_whatever_the_slab(tmp_path, monkeypa
     np.testing.assert_array_equal(found, expected.astype(found.dtype))
 
 
-def test_mask_must_lie_on_its_scan(tmp_path):
+def test_mask_must_lie_on_its_scan(tmp_path: Path) -> None:
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
     labels = np.zeros(SHAPE, np.uint8)
     mask, spacing = read_mask(save(tmp_path / "same.nii.gz", labels), like=scan)
@@ -318,13 +336,13 @@ def test_mask_must_lie_on_its_scan(tmp_path):
         read_mask(save(tmp_path / "half.nii", np.full(SHAPE, 0.5, np.float32)))
 
 
-def fail_half_way(path):
+def fail_half_way(path: Path) -> None:
     with atomic_write(path) as partial:
         partial.write_bytes(b"x")
         raise ZeroDivisionError
 
 
-def test_no_half_written_mask_stays(tmp_path):
+def test_no_half_written_mask_stays(tmp_path: Path) -> None:
     scan = read_nifti(save(tmp_path / "a.nii.gz", ct()))
     with pytest.raises(OutputError, match="cannot be written"):
         write_mask(np.zeros(scan.volume.shape, np.uint8), scan, tmp_path / "nowhere" / "mask.nii.gz")
@@ -336,11 +354,11 @@ def test_no_half_written_mask_stays(tmp_path):
 @pytest.mark.parametrize(
     ("file", "case"), [("a.nii.gz", "a"), ("pt_1_0000.nii.gz", "pt_1"), ("x.y.nii", "x.y"), ("UP.NII.GZ", "UP")]
 )
-def test_case_names(tmp_path, file, case):
+def test_case_names(tmp_path: Path, file: str, case: str) -> None:
     assert case_name(tmp_path / file) == case
 
 
-def test_channels_become_one_volume_whatever_their_storage_order_and_type(tmp_path):
+def test_channels_become_one_volume_whatever_their_storage_order_and_type(tmp_path: Path) -> None:
     first, second = ct(), ct() / np.float32(7)
     paths = [save(tmp_path / "a_0000.nii.gz", first), tmp_path / "a_0001.nii.gz"]
     image = nibabel.load(save(tmp_path / "other.nii.gz", second))
@@ -363,7 +381,9 @@ def test_channels_become_one_volume_whatever_their_storage_order_and_type(tmp_pa
         (np.zeros(SHAPE, np.int16), None, "every voxel has the value 0"),
     ],
 )
-def test_channels_that_do_not_fit_are_named(tmp_path, data, affine, words):
+def test_channels_that_do_not_fit_are_named(
+    tmp_path: Path, data: NDArray[Any], affine: NDArray[Any] | None, words: str
+) -> None:
     first, second = save(tmp_path / "a_0000.nii.gz", ct()), save(tmp_path / "a_0001.nii.gz", data, affine)
     with pytest.raises(ScanError) as caught:
         read_nifti(first, second)
@@ -371,7 +391,7 @@ def test_channels_that_do_not_fit_are_named(tmp_path, data, affine, words):
     assert words in str(caught.value)
 
 
-def test_the_volume_of_a_voxel_of_sheared_axes(tmp_path):
+def test_the_volume_of_a_voxel_of_sheared_axes(tmp_path: Path) -> None:
     """A gantry tilted by 15 degrees: the slices are 3 mm apart along the tilted axis, so cos(15) of that in height."""
     tilt = np.radians(15)
     affine = np.diag([-1.0, -1.0, 3.0, 1.0])

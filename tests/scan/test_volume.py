@@ -23,7 +23,7 @@ def stored_as(ras: np.ndarray, axes: tuple[int, ...], signs: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize(("axes", "signs"), ORDERS)
-def test_all_48_storage_orders(axes, signs):
+def test_all_48_storage_orders(axes: tuple[int, int, int], signs: tuple[int, int, int]) -> None:
     ras = np.arange(2 * 3 * 4).reshape(2, 3, 4)
     expected = ras[::-1, ::-1, :].transpose(2, 1, 0)  # slices to S, rows to P, columns to L
     stored, affine = stored_as(ras, axes, signs)
@@ -33,7 +33,7 @@ def test_all_48_storage_orders(axes, signs):
     np.testing.assert_array_equal(orientation.to_storage(canonical), stored)
 
 
-def test_golden_left():
+def test_golden_left() -> None:
     """In a volume stored as RAS, index 0 of the first axis is the patient's left, so it is the last column here."""
     ras = np.zeros((3, 2, 2))
     ras[0] = 1
@@ -43,7 +43,7 @@ def test_golden_left():
 
 
 @pytest.mark.parametrize("degrees", [5, 20, 40])
-def test_oblique_goes_to_the_nearest_axes(degrees):
+def test_oblique_goes_to_the_nearest_axes(degrees: int) -> None:
     turn = np.deg2rad(degrees)
     affine = np.eye(4)
     affine[1:3, 1:3] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]

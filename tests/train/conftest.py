@@ -1,10 +1,14 @@
 """A data set small enough to train on in seconds: two bright balls, left and right of the middle of a head."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.train.pictures import none_drawn
 
@@ -46,7 +50,7 @@ features = 16
 """
 
 
-def write_patient(folder, name, rng):
+def write_patient(folder: Path, name: str, rng: np.random.Generator) -> None:
     shape, affine = (50, 50, 24), np.diag([-4.0, -4.0, 3.0, 1.0])
     x, y, z = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
     centre = 24 + rng.uniform(-3, 3, size=2)
@@ -64,7 +68,7 @@ def write_patient(folder, name, rng):
 
 
 @pytest.fixture(scope="session")
-def balls(tmp_path_factory):
+def balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("balls")
     for name in ("imagesTr", "labelsTr", "organsTr"):
         (folder / name).mkdir()
@@ -81,21 +85,21 @@ def balls(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_config(tmp_path_factory):
+def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "small.toml"
     path.write_text(SMALL)
     return path
 
 
 @pytest.fixture(scope="session")
-def short_config(tmp_path_factory):
+def short_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with epochs of a few steps, for runs that need to learn nothing."""
     path = tmp_path_factory.mktemp("config") / "short.toml"
     path.write_text(SMALL.replace("images_per_epoch = 640", "images_per_epoch = 32").replace("160", "32"))
     return path
 
 
-def write_examination(folder, name, rng):
+def write_examination(folder: Path, name: str, rng: np.random.Generator) -> None:
     """Three MR sequences of a head with a gland on either side, and in one of them a tumour that only STIR shows.
 
     Each sequence has a scale of its own, as scanners do, from 1e-3 to 3e4 for its brightest tissue.
@@ -105,7 +109,7 @@ def write_examination(folder, name, rng):
     centre = 24 + rng.uniform(-3, 3, size=2)
     head = ((x - centre[0]) / 17) ** 2 + ((y - centre[1]) / 21) ** 2 < 1
 
-    def ball(at, radius):
+    def ball(at: NDArray[Any], radius: float) -> NDArray[np.bool_]:
         return (x - at[0]) ** 2 + (y - at[1]) ** 2 + (0.75 * (z - at[2])) ** 2 < radius**2
 
     glands = [np.array([centre[0] + side * 10, centre[1], 12]) for side in (-1, 1)]
@@ -113,8 +117,8 @@ def write_examination(folder, name, rng):
     for gland in glands:
         labels[ball(gland, 5.5)] = 1
     labels[ball(glands[rng.integers(2)] + rng.uniform(-1, 1, size=3), 3.8)] = 2
-    for channel, (tissue, gland, tumour) in enumerate([(0.4, 0.7, 0.7), (0.35, 0.6, 0.6), (0.4, 0.4, 1.0)]):
-        clean = np.select([labels == 2, labels == 1, head], [tumour, gland, tissue], 0.0)
+    for channel, (tissue, healthy, tumour) in enumerate([(0.4, 0.7, 0.7), (0.35, 0.6, 0.6), (0.4, 0.4, 1.0)]):
+        clean = np.select([labels == 2, labels == 1, head], [tumour, healthy, tissue], 0.0)
         noisy = np.abs(clean + rng.normal(0, 0.03, shape)) * 10 ** rng.uniform(-3, 4.5)
         image = nibabel.Nifti1Image(noisy.astype(np.float32), affine)
         nibabel.save(image, folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz")
@@ -122,7 +126,7 @@ def write_examination(folder, name, rng):
 
 
 @pytest.fixture(scope="session")
-def sequences(tmp_path_factory):
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sequences")
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir()
@@ -139,7 +143,7 @@ def sequences(tmp_path_factory):
 
 
 @pytest.fixture
-def without_pictures():
+def without_pictures() -> Iterator[None]:
     """Trainings in this process draw none."""
     with none_drawn():
         yield

@@ -1,12 +1,13 @@
 """The `parotid-seg` command with little patience for processes that hang."""
 
 from datetime import timedelta
+from typing import Any
 
 from parotid_seg.train import exit_status, parallel
 from tests.train.torchrun import without_pictures
 
 
-def command(*words):
+def command(*words: Any) -> None:
     """Run it, in a process of its own."""
-    parallel.PATIENCE = exit_status.PATIENCE = timedelta(seconds=12)
+    parallel.PATIENCE = exit_status.PATIENCE = timedelta(seconds=12)  # type: ignore[attr-defined]
     without_pictures(*words)

@@ -2,30 +2,35 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
+from tests.command_line import Run
+
 
 @pytest.fixture
-def data(balls, tmp_path):
+def data(balls: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     shutil.copytree(balls, folder)
     return folder
 
 
-def describe(folder, **changes):
+def describe(folder: Path, **changes: Any) -> None:
     path = folder / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def channel_too_many(data):
+def channel_too_many(data: Path) -> list[str]:
     describe(data, channel_names={"0": "CT", "1": "PET"})
     return ["imagesTr/p0_0001.nii.gz: no such file: PET of case p0"]
 
 
-def label_outside(data):
+def label_outside(data: Path) -> list[str]:
     path = data / "labelsTr" / "p1.nii.gz"
     image = nibabel.load(path)
     labels = np.asarray(image.dataobj).copy()
@@ -34,17 +39,17 @@ def label_outside(data):
     return ["labelsTr/p1.nii.gz: found label 7, expected 0 to 2"]
 
 
-def label_missing(data):
+def label_missing(data: Path) -> list[str]:
     (data / "labelsTr" / "p2.nii.gz").unlink()
     return ["labelsTr/p2.nii.gz: no such file: the label map of case p2"]
 
 
-def scan_missing(data):
+def scan_missing(data: Path) -> list[str]:
     (data / "imagesTr" / "p2_0000.nii.gz").unlink()
     return ["splits.json: found patients that are not in imagesTr: p2"]
 
 
-def empty_label_maps(data):
+def empty_label_maps(data: Path) -> list[str]:
     for name in ("p1", "p4"):
         path = data / "labelsTr" / f"{name}.nii.gz"
         image = nibabel.load(path)
@@ -52,7 +57,7 @@ def empty_label_maps(data):
     return ["labelsTr: found no voxel of any label in the label maps of p1, p4, expected some in each"]
 
 
-def only_ignored(data):
+def only_ignored(data: Path) -> list[str]:
     describe(data, labels={"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": 3})
     path = data / "labelsTr" / "p5.nii.gz"
     image = nibabel.load(path)
@@ -60,29 +65,29 @@ def only_ignored(data):
     return ["labelsTr: found no voxel of any label in the label maps of p5, expected some in each"]
 
 
-def sides_that_do_not_pair(data):
+def sides_that_do_not_pair(data: Path) -> list[str]:
     describe(data, labels={"background": 0, "parotid_left": 1, "parotis_re": 2})
     return ["dataset.json: found no counterpart of the same name on the other side for parotid_left (left), parotis_re"]
 
 
-def in_two_lists(data):
+def in_two_lists(data: Path) -> list[str]:
     (data / "splits.json").write_text(json.dumps({"train": ["p0", "p1"], "validation": ["p1", "p2"]}))
     return ["splits.json: found patients more than once: p1 (train and validation)"]
 
 
-def scan_cut_short(data):
+def scan_cut_short(data: Path) -> list[str]:
     path = data / "imagesTr" / "p3_0000.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
     return ["imagesTr/p3_0000.nii.gz"]
 
 
-def unlabelled_scan_cut_short(data):
+def unlabelled_scan_cut_short(data: Path) -> list[str]:
     (data / "imagesUn").mkdir()
     (data / "imagesUn" / "u_0000.nii.gz").write_bytes((data / "imagesTr" / "p3_0000.nii.gz").read_bytes()[:500])
     return ["imagesUn/u_0000.nii.gz"]
 
 
-def only_air(data):
+def only_air(data: Path) -> list[str]:
     path = data / "imagesTr" / "p3_0000.nii.gz"
     image = nibabel.load(path)
     air = np.random.default_rng(0).integers(-1024, -900, image.shape, dtype=np.int16)
@@ -90,7 +95,7 @@ def only_air(data):
     return ["imagesTr/p3_0000.nii.gz: intensities", "show no patient"]
 
 
-def one_patient(data):
+def one_patient(data: Path) -> list[str]:
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
@@ -114,7 +119,9 @@ def one_patient(data):
         one_patient,
     ],
 )
-def test_one_line_and_nothing_trained(command, data, short_config, spoil, tmp_path):
+def test_one_line_and_nothing_trained(
+    command: Run, data: Path, short_config: Path, spoil: Callable[..., list[str]], tmp_path: Path
+) -> None:
     words = spoil(data)
     run = tmp_path / "run"
     done = command(
@@ -140,14 +147,16 @@ def test_one_line_and_nothing_trained(command, data, short_config, spoil, tmp_pa
         ("--seed", -1),
     ],
 )
-def test_a_wrong_value_is_exit_2(command, data, short_config, tmp_path, option, value):
+def test_a_wrong_value_is_exit_2(
+    command: Run, data: Path, short_config: Path, tmp_path: Path, option: str, value: int | str
+) -> None:
     done = command("train", data, "--out", tmp_path / "run", "--config", short_config, option, value)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert option in done.stderr
     assert "epoch" not in done.stdout
 
 
-def test_unknown_key(command, data, tmp_path):
+def test_unknown_key(command: Run, data: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[contrast]\ntemprature = 0.1\n")
     done = command("train", data, "--out", tmp_path / "run", "--config", config)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,23 +25,23 @@ LABELS = ("background", "parotid_left")
 
 
 @pytest.fixture(scope="module")
-def weights():
+def weights() -> dict[str, Any]:
     return build_network(SMALL, 1, len(LABELS)).state_dict()
 
 
 @pytest.fixture
-def path(tmp_path, weights):
+def path(tmp_path: Path, weights: dict[str, Any]) -> Path:
     save_checkpoint(Checkpoint(SMALL, LABELS, ("CT",), {"data": "a", "epochs": 3}, weights, {}), tmp_path / "best.pt")
     return tmp_path / "best.pt"
 
 
-def changed(path, **changes):
+def changed(path: Path, **changes: Any) -> None:
     """Write a checkpoint's content with some fields replaced; None removes one."""
     content = {**torch.load(path, weights_only=True), **changes}
     torch.save({name: value for name, value in content.items() if value is not None}, path)
 
 
-def test_there_and_back(path, weights):
+def test_there_and_back(path: Path, weights: dict[str, Any]) -> None:
     found = load_checkpoint(path)
     assert (found.config, found.labels, found.channels) == (SMALL, LABELS, ("CT",))
     assert found.training == {"data": "a", "epochs": 3}
@@ -84,7 +87,7 @@ CONFIG = dataclasses.asdict(SMALL)
         ({"format": 5}, "found format 'int'"),
     ],
 )
-def test_missing_and_wrong_fields_are_one_line(path, changes, words):
+def test_missing_and_wrong_fields_are_one_line(path: Path, changes: dict[str, Any], words: str) -> None:
     changed(path, **changes)
     with pytest.raises(InputError) as caught:
         load_checkpoint(path)
@@ -93,8 +96,8 @@ def test_missing_and_wrong_fields_are_one_line(path, changes, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_training_record_that_holds_itself(path):
-    training = {}
+def test_a_training_record_that_holds_itself(path: Path) -> None:
+    training: dict[str, Any] = {}
     training["again"] = training
     changed(path, training=training)
     with pytest.raises(InputError, match="within itself"):
@@ -111,20 +114,22 @@ def test_a_training_record_that_holds_itself(path):
     ],
     ids=["shape", "dtype", "unknown", "missing"],
 )
-def test_weights_of_another_network_are_one_line(path, weights, change, words):
+def test_weights_of_another_network_are_one_line(
+    path: Path, weights: dict[str, Any], change: Callable[..., Any], words: str
+) -> None:
     changed(path, weights=change(dict(weights)))
     with pytest.raises(InputError, match=words):
         load_checkpoint(path).network()
 
 
-def test_a_network_that_its_weights_do_not_fill_is_not_built(path):
+def test_a_network_that_its_weights_do_not_fill_is_not_built(path: Path) -> None:
     network = {"embed_dim": 4096, "depths": (2,) * 6, "heads": (1,) * 6}
     changed(path, config={**CONFIG, "grid": {"size": 2048, "offsets_mm": (0.0,)}, "network": network})
     with pytest.raises(InputError, match="found"):
         load_checkpoint(path).network()
 
 
-def test_compressed_content_is_refused(path, tmp_path):
+def test_compressed_content_is_refused(path: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.pt"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
@@ -133,9 +138,9 @@ def test_compressed_content_is_refused(path, tmp_path):
         load_checkpoint(packed)
 
 
-def test_code_in_a_checkpoint_is_not_run(path, tmp_path):
+def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path) -> None:
     class Evil:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
             return print, ("run",)
 
     torch.save({"format": FORMAT, "labels": Evil()}, path)
@@ -143,7 +148,7 @@ def test_code_in_a_checkpoint_is_not_run(path, tmp_path):
         load_checkpoint(path)
 
 
-def test_foreign_weights_of_other_shapes_do_not_start_a_network(tmp_path):
+def test_foreign_weights_of_other_shapes_do_not_start_a_network(tmp_path: Path) -> None:
     net = build_network(SMALL, 1, len(LABELS)).unet
     own = net.encoder.state_dict()
     bad = {name: torch.zeros(3) for name in own if name.endswith("relative_position_bias_table")}

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from parotid_seg.errors import InputError
 from parotid_seg.train.augment import Draws
 from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer, match
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.parallel import join
@@ -21,7 +24,7 @@ SHORT = {"epochs": 2, "images_per_epoch": 24, "batch_size": 8, "hidden": 32, "fe
 
 
 @pytest.fixture(scope="session")
-def contrast_config(small_config):
+def contrast_config(small_config: Path) -> TrainConfig:
     return merge(load_config("compact", small_config), {"contrast": SHORT, "dense": SHORT}, where="test")
 
 
@@ -32,7 +35,7 @@ def positions(shift_y: float, shift_x: float, mirror: bool = False, size: int = 
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_matched_places_show_the_same_point(mirror):
+def test_matched_places_show_the_same_point(mirror: bool) -> None:
     first, second = positions(0, 0), positions(6, -3, mirror)
     everywhere = torch.ones(1, 20, 20, dtype=torch.bool)
     wanted = everywhere.clone()
@@ -47,7 +50,7 @@ def test_matched_places_show_the_same_point(mirror):
     assert len({tuple(each) for each in at_first[0].tolist()}) == 10
 
 
-def test_places_the_second_view_does_not_show_are_not_matched():
+def test_places_the_second_view_does_not_show_are_not_matched() -> None:
     first = second = positions(0, 0)
     shown = torch.zeros(1, 20, 20, dtype=torch.bool)
     shown[:, 8:] = True
@@ -56,13 +59,13 @@ def test_places_the_second_view_does_not_show_are_not_matched():
     assert (at_first[0, :, 0] >= 8).all()
 
 
-def records(run):
+def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("stage", ["contrast", "dense"])
 @pytest.mark.slow
-def test_resumed_is_as_if_never_stopped(balls, contrast_config, stage, tmp_path):
+def test_resumed_is_as_if_never_stopped(balls: Path, contrast_config: TrainConfig, stage: str, tmp_path: Path) -> None:
     config = dataclasses.replace(contrast_config, stages=(stage,))
     cache = tmp_path / "cache"
     with none_drawn():
@@ -82,7 +85,7 @@ def test_resumed_is_as_if_never_stopped(balls, contrast_config, stage, tmp_path)
 
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
-def test_contrast_then_segment(balls, contrast_config, tmp_path):
+def test_contrast_then_segment(balls: Path, contrast_config: TrainConfig, tmp_path: Path) -> None:
     """The encoder comes from contrast, the decoder from the encoder's stages, the stem stays random."""
     quick = merge(
         contrast_config, {"segment": {"epochs": 1, "images_per_epoch": 16, "validate_every": 1}}, where="test"
@@ -105,7 +108,7 @@ def test_contrast_then_segment(balls, contrast_config, tmp_path):
 
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
-def test_what_contrast_does_not_train_is_handed_on(balls, contrast_config, tmp_path):
+def test_what_contrast_does_not_train_is_handed_on(balls: Path, contrast_config: TrainConfig, tmp_path: Path) -> None:
     quick = merge(contrast_config, {"organs": {"images_per_epoch": 16}}, where="test")
     config = dataclasses.replace(quick, stages=("organs", "contrast"))
     assert train(config, balls, tmp_path, device="cpu")
@@ -121,7 +124,7 @@ def test_what_contrast_does_not_train_is_handed_on(balls, contrast_config, tmp_p
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_scans_without_labels_are_used(balls, contrast_config, tmp_path):
+def test_scans_without_labels_are_used(balls: Path, contrast_config: TrainConfig, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for name in ("imagesTr", "labelsTr", "dataset.json", "splits.json"):
@@ -138,13 +141,16 @@ def test_scans_without_labels_are_used(balls, contrast_config, tmp_path):
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_collapse_is_named(balls, contrast_config, tmp_path, monkeypatch):
+def test_a_collapse_is_named(
+    balls: Path, contrast_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All features alike: the encoder's last norm gives the same whatever comes in."""
     config = dataclasses.replace(contrast_config, stages=("contrast",))
     real = ContrastTrainer.start
 
-    def start(self, source):
+    def start(self: ContrastTrainer, source: Any) -> None:
         real(self, source)
+        norm: Any
         for norm in (self.unet.skip_norms[-1], self.moco.slow.unet.skip_norms[-1]):
             torch.nn.init.zeros_(norm.weight)
             torch.nn.init.ones_(norm.bias)
@@ -155,7 +161,7 @@ def test_a_collapse_is_named(balls, contrast_config, tmp_path, monkeypatch):
         train(config, balls, tmp_path, device="cpu")
 
 
-def test_one_patient_cannot_be_contrasted(balls, tmp_path):
+def test_one_patient_cannot_be_contrasted(balls: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "imagesTr").mkdir(parents=True)
     for name in ("labelsTr", "dataset.json"):
@@ -166,7 +172,9 @@ def test_one_patient_cannot_be_contrasted(balls, tmp_path):
         open_data_set(data, "contrast")
 
 
-def test_the_learning_rate_and_loss_are_finite_from_the_first_step(balls, contrast_config, tmp_path):
+def test_the_learning_rate_and_loss_are_finite_from_the_first_step(
+    balls: Path, contrast_config: TrainConfig, tmp_path: Path
+) -> None:
     config = dataclasses.replace(contrast_config, stages=("contrast",)).for_stage("contrast")
     trainer = ContrastTrainer(
         config, open_data_set(balls, "contrast"), tmp_path, join("cpu"), lambda _: None, tmp_path / "cache"

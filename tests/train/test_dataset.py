@@ -6,12 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, ParotidSegError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.dataset import open_data_set, open_data_sets
 from parotid_seg.train.patients import check_labels, doubts_line, load_patients
@@ -21,11 +24,11 @@ HU = (-200.0, 300.0)
 
 
 @pytest.fixture
-def data(balls, tmp_path):
+def data(balls: Path, tmp_path: Path) -> Path:
     return shutil.copytree(balls, tmp_path / "data")
 
 
-def test_whole(balls, tmp_path):
+def test_whole(balls: Path, tmp_path: Path) -> None:
     data = open_data_set(balls)
     assert data.train == ("p0", "p1", "p2", "p3")
     assert mirrored_labels(data.labels) == (0, 2, 1)
@@ -37,7 +40,7 @@ def test_whole(balls, tmp_path):
     assert patient.shown_in == ((), tuple(range(7, 18)), tuple(range(7, 18)))
 
 
-def test_a_changed_scan_is_read_again(data, tmp_path):
+def test_a_changed_scan_is_read_again(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     load_patients(open_data_set(data), ["p0"], cache, HU)
     path = data / "imagesTr" / "p0_0000.nii.gz"
@@ -47,7 +50,7 @@ def test_a_changed_scan_is_read_again(data, tmp_path):
     assert again.volume.voxels.min() == -1019
 
 
-def test_without_splits_a_fifth_is_held_out(data):
+def test_without_splits_a_fifth_is_held_out(data: Path) -> None:
     (data / "splits.json").unlink()
     found = open_data_set(data)
     assert len(found.validation) == 1
@@ -55,7 +58,7 @@ def test_without_splits_a_fifth_is_held_out(data):
     assert open_data_set(data) == found
 
 
-def test_other_organs_are_those_that_are_not_to_be_segmented(balls, data, tmp_path):
+def test_other_organs_are_those_that_are_not_to_be_segmented(balls: Path, data: Path, tmp_path: Path) -> None:
     organs = open_data_set(balls, "organs")
     assert (organs.labels, organs.stored_values) == (("background", "Mandible"), (0, 5))
     found = load_patients(organs, ["p0"], tmp_path / "cache", HU)[0].labels
@@ -68,7 +71,7 @@ def test_other_organs_are_those_that_are_not_to_be_segmented(balls, data, tmp_pa
         open_data_set(data, "organs")
 
 
-def test_few_labels(balls):
+def test_few_labels(balls: Path) -> None:
     drawn = {seed: [set(open_data_set(balls, labelled=n, seed=seed).train) for n in (1, 2, 3, 4)] for seed in range(8)}
     for sets in drawn.values():
         assert [len(names) for names in sets] == [1, 2, 3, 4]
@@ -79,7 +82,7 @@ def test_few_labels(balls):
             open_data_set(balls, labelled=wrong)
 
 
-def test_one_patient_is_not_enough(data):
+def test_one_patient_is_not_enough(data: Path) -> None:
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
@@ -87,12 +90,12 @@ def test_one_patient_is_not_enough(data):
         open_data_set(data)
 
 
-def drop(folder, *files):
+def drop(folder: Path, *files: str) -> None:
     for name in files:
         (folder / f"{name}.nii.gz").unlink()
 
 
-def rewrite(path, **changes):
+def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -143,13 +146,13 @@ def rewrite(path, **changes):
         (lambda d: (d / "splits.json").write_text('{"train": []}'), "'validation'"),
     ],
 )
-def test_broken(data, spoil, words):
+def test_broken(data: Path, spoil: Callable[..., Any], words: str) -> None:
     spoil(data)
     with pytest.raises(InputError, match=words):
         open_data_set(data)
 
 
-def test_labels_must_lie_on_the_scan_and_be_known(data, tmp_path):
+def test_labels_must_lie_on_the_scan_and_be_known(data: Path, tmp_path: Path) -> None:
     path = data / "labelsTr" / "p0.nii.gz"
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([4.0, -4.0, 3.0, 1.0])), path)
@@ -182,7 +185,9 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("labels", "words"), FORMS)
-def test_labels_of_another_form_are_refused_by_name(data, labels, words):
+def test_labels_of_another_form_are_refused_by_name(
+    data: Path, labels: str | list[str] | dict[str, Any], words: str
+) -> None:
     rewrite(data / "dataset.json", labels=labels)
     with pytest.raises(InputError, match=words) as error:
         open_data_set(data)
@@ -190,14 +195,14 @@ def test_labels_of_another_form_are_refused_by_name(data, labels, words):
     assert not any(word in str(error.value) for word in ("Error(", "object has no", "NoneType", "dict"))
 
 
-def test_a_name_twice_is_refused(data):
+def test_a_name_twice_is_refused(data: Path) -> None:
     text = (data / "dataset.json").read_text().replace('"parotid_right": 2', '"parotid_left": 2')
     (data / "dataset.json").write_text(text)
     with pytest.raises(InputError, match="found 'parotid_left' twice in one object"):
         open_data_set(data)
 
 
-def test_the_file_stands_for_its_folder(data, tmp_path):
+def test_the_file_stands_for_its_folder(data: Path, tmp_path: Path) -> None:
     assert open_data_set(data / "dataset.json") == open_data_set(data)
     with pytest.raises(InputError, match=r"splits.json: a file, expected the folder of a data set"):
         open_data_set(data / "splits.json")
@@ -205,7 +210,7 @@ def test_the_file_stands_for_its_folder(data, tmp_path):
         open_data_set(tmp_path / "nowhere")
 
 
-def test_a_wrong_data_set_is_told_without_torch(data):
+def test_a_wrong_data_set_is_told_without_torch(data: Path) -> None:
     """Loading torch takes seconds."""
     rewrite(data / "dataset.json", labels=["background"])
     code = f"""
@@ -222,7 +227,7 @@ finally:
     assert done.stdout == "False\n"
 
 
-def test_scans_and_labels_that_are_not_used_are_told(data):
+def test_scans_and_labels_that_are_not_used_are_told(data: Path) -> None:
     drop(data, "labelsTr/p1", "labelsTr/p3")
     rewrite(data / "splits.json", train=["p0"], validation=["p4"])
     hint = "scans without labels belong in imagesUn"
@@ -235,7 +240,7 @@ def test_scans_and_labels_that_are_not_used_are_told(data):
     assert sorted((*found.train, *found.validation)) == ["p0", "p2", "p4", "p5"]
 
 
-def test_files_of_other_systems_are_no_cases(data):
+def test_files_of_other_systems_are_no_cases(data: Path) -> None:
     for folder, name in (("imagesTr", "._p0_0000.nii.gz"), ("labelsTr", "._p0.nii.gz")):
         (data / folder / name).write_bytes(b"")
     (data / "splits.json").unlink()
@@ -254,7 +259,9 @@ SIDES = {
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_sides_that_do_not_pair_are_refused_unless_nothing_is_mirrored(data, small_config, name):
+def test_sides_that_do_not_pair_are_refused_unless_nothing_is_mirrored(
+    data: Path, small_config: Path, name: str
+) -> None:
     labels, words = SIDES[name]
     rewrite(data / "dataset.json", labels=labels)
     config = load_config("compact", small_config)
@@ -266,7 +273,7 @@ def test_sides_that_do_not_pair_are_refused_unless_nothing_is_mirrored(data, sma
     assert open_data_sets(data, dataclasses.replace(config, augment=still))["segment"].labels == tuple(labels)
 
 
-def ignoring(folder, value=3, mark=lambda labels: labels[:, :, :9]):
+def ignoring(folder: Path, value: int = 3, mark: Any = lambda labels: labels[:, :, :9]) -> None:
     """Give a data set the label "ignore", and mark some voxels with it."""
     labels = {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": value}
     rewrite(folder / "dataset.json", labels=labels)
@@ -278,7 +285,7 @@ def ignoring(folder, value=3, mark=lambda labels: labels[:, :, :9]):
 
 
 @pytest.mark.parametrize("value", [3, 255])
-def test_ignore_is_no_label(data, tmp_path, value):
+def test_ignore_is_no_label(data: Path, tmp_path: Path, value: int) -> None:
     ignoring(data, value)
     found = open_data_set(data)
     assert found.labels == ("background", "parotid_left", "parotid_right")
@@ -287,6 +294,7 @@ def test_ignore_is_no_label(data, tmp_path, value):
     assert patient.labels.max() == 2
     assert patient.shown_in == ((), tuple(range(9, 18)), tuple(range(9, 18)))
     assert patient.known_slices == tuple(range(9, 24))
+    assert patient.ignored is not None
     assert patient.ignored[:9].all()
     assert not patient.ignored[9:].any()
     rewrite(data / "dataset.json", labels={"background": 0, "parotid_left": 1, "parotid_right": 2})
@@ -294,13 +302,13 @@ def test_ignore_is_no_label(data, tmp_path, value):
         load_patients(open_data_set(data), ["p0"], tmp_path / "cache", HU)
 
 
-def notes_on(folder, cache, mirrored=True):
+def notes_on(folder: Path, cache: Path, mirrored: bool = True) -> list[str]:
     data = open_data_set(folder)
     patients = load_patients(data, (*data.train, *data.validation), cache, HU)
     return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], mirrored)
 
 
-def test_a_side_that_no_name_says_is_told(data, tmp_path):
+def test_a_side_that_no_name_says_is_told(data: Path, tmp_path: Path) -> None:
     """In whatever language: it is seen from where the structures lie."""
     assert notes_on(data, tmp_path / "cache") == []
     rewrite(data / "dataset.json", labels={"background": 0, "左腮腺": 1, "右腮腺": 2})
@@ -310,17 +318,17 @@ def test_a_side_that_no_name_says_is_told(data, tmp_path):
     assert notes_on(data, tmp_path / "cache", mirrored=False) == []
 
 
-def test_a_label_that_no_training_patient_shows_is_told(data, tmp_path):
+def test_a_label_that_no_training_patient_shows_is_told(data: Path, tmp_path: Path) -> None:
     rewrite(data / "dataset.json", labels={"background": 0, "parotid_left": 1, "parotid_right": 2, "tumour": 3})
     assert notes_on(data, tmp_path / "cache") == ["no training patient's label map shows tumour"]
 
 
 @pytest.fixture
-def examinations(sequences, tmp_path):
+def examinations(sequences: Path, tmp_path: Path) -> Path:
     return shutil.copytree(sequences, tmp_path / "sequences")
 
 
-def test_sequences_come_together_on_one_scale(sequences, tmp_path):
+def test_sequences_come_together_on_one_scale(sequences: Path, tmp_path: Path) -> None:
     data = open_data_set(sequences)
     assert (data.channels, data.labels) == (("T1", "T2", "STIR"), ("background", "gland", "tumour"))
     for patient in load_patients(data, data.train, tmp_path, HU):
@@ -348,30 +356,32 @@ def test_sequences_come_together_on_one_scale(sequences, tmp_path):
         (lambda d: blank(d / "imagesTr" / "m1_0001.nii.gz"), ScanError, "m1_0001.nii.gz: every voxel has the value 7"),
     ],
 )
-def test_broken_sequences(examinations, tmp_path, spoil, error, words):
+def test_broken_sequences(
+    examinations: Path, tmp_path: Path, spoil: Callable[..., Any], error: type[ParotidSegError], words: str
+) -> None:
     spoil(examinations)
     with pytest.raises(error, match=words):
         load_patients(open_data_set(examinations), ["m0", "m1"], tmp_path / "cache", HU)
 
 
-def move(path):
+def move(path: Path) -> None:
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4, k=3) * 3), path)
 
 
-def relabel(path):
+def relabel(path: Path) -> None:
     image = nibabel.load(path)
     nibabel.save(
         nibabel.Nifti1Image(np.where(np.asarray(image.dataobj) == 2, 3, 0).astype(np.uint8), image.affine), path
     )
 
 
-def blank(path):
+def blank(path: Path) -> None:
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.int16), image.affine), path)
 
 
-def test_a_ct_that_is_not_in_hu_ends_training_before_it_begins(data, tmp_path):
+def test_a_ct_that_is_not_in_hu_ends_training_before_it_begins(data: Path, tmp_path: Path) -> None:
     path = data / "imagesTr" / "p0_0000.nii.gz"
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.train.torchrun import after, ended, training, workers
 pytestmark = pytest.mark.slow
 
 
-def test_an_error_of_one_process(balls, short_config, tmp_path):
+def test_an_error_of_one_process(balls: Path, short_config: Path, tmp_path: Path) -> None:
     """Each reads a part of the scans; this one is in the second's."""
     data = tmp_path / "data"
     shutil.copytree(balls, data)
@@ -26,8 +27,8 @@ def test_an_error_of_one_process(balls, short_config, tmp_path):
     assert "training stopped" not in lines[0]
 
 
-def test_an_error_of_all_processes(balls, short_config, tmp_path):
-    arguments = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
+def test_an_error_of_all_processes(balls: Path, short_config: Path, tmp_path: Path) -> None:
+    arguments: tuple[Path | str, ...] = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
     assert ended(training(2, *arguments)) == (
         1,
         [f"parotid-seg: --resume: {tmp_path / 'run'} holds no checkpoint: no epoch was finished; start without it"],
@@ -40,7 +41,7 @@ def test_an_error_of_all_processes(balls, short_config, tmp_path):
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_process_that_hangs(balls, small_config, interrupted, tmp_path):
+def test_a_process_that_hangs(balls: Path, small_config: Path, interrupted: bool, tmp_path: Path) -> None:
     """The other one gives up; Ctrl-C is answered even while it waits."""
     run = tmp_path / "run"
     process = training(2, balls, "--config", small_config, "--out", run, program=impatient.command)

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from parotid_seg.train import segment
 from parotid_seg.train.dataset import open_data_set
 from parotid_seg.train.parallel import join
+from parotid_seg.train.sampling import SliceSampler
 from parotid_seg.train.segment import SegmentTrainer
 from parotid_seg.train.settings import load_config
 
@@ -20,7 +23,7 @@ FIRST_KNOWN = 9
 
 
 @pytest.fixture
-def data(balls, tmp_path):
+def data(balls: Path, tmp_path: Path) -> Path:
     """Ignored: the lower slices, which show glands as well, and in all others everything to the patient's right."""
     folder = shutil.copytree(balls, tmp_path / "data")
     description = json.loads((folder / "dataset.json").read_text())
@@ -36,7 +39,7 @@ def data(balls, tmp_path):
 
 
 @pytest.fixture
-def trainer(data, small_config, tmp_path):
+def trainer(data: Path, small_config: Path, tmp_path: Path) -> SegmentTrainer:
     config = load_config("compact", small_config)
     still = dataclasses.replace(config.augment, volume_end_probability=0.0)
     config = dataclasses.replace(config, augment=still).for_stage("segment")
@@ -47,12 +50,12 @@ def trainer(data, small_config, tmp_path):
     return trainer
 
 
-def test_only_known_slices_are_drawn_and_ignored_pixels_are_marked(trainer):
+def test_only_known_slices_are_drawn_and_ignored_pixels_are_marked(trainer: SegmentTrainer) -> None:
     drawn = []
-    real = segment.SliceSampler._choose_slice
+    real = SliceSampler._choose_slice
 
-    class Watched(segment.SliceSampler):
-        def _choose_slice(self, patient, rng):
+    class Watched(SliceSampler):
+        def _choose_slice(self, patient: Any, rng: Any) -> int:
             drawn.append(real(self, patient, rng))
             return drawn[-1]
 
@@ -65,7 +68,7 @@ def test_only_known_slices_are_drawn_and_ignored_pixels_are_marked(trainer):
     assert targets[:, 3].amax(dim=(1, 2)).min() > 0.9
 
 
-def test_a_step_of_training_holds_no_class_for_it(trainer):
+def test_a_step_of_training_holds_no_class_for_it(trainer: SegmentTrainer) -> None:
     assert trainer.net.unet.classify.out_channels == 3
     batch = next(iter(trainer.batches(range(1))))
     loss, _ = trainer.loss(batch, torch.Generator().manual_seed(0))
@@ -75,8 +78,9 @@ def test_a_step_of_training_holds_no_class_for_it(trainer):
     assert trainer.data.labels == ("background", "parotid_left", "parotid_right")
 
 
-def test_ignored_voxels_are_not_validated_on(trainer, monkeypatch):
+def test_ignored_voxels_are_not_validated_on(trainer: SegmentTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     patient = trainer.validation[0]
+    assert patient.ignored is not None
     found = np.where(patient.ignored, 2, patient.labels).astype(np.uint8)
     found[:FIRST_KNOWN, :, :25] = 1
     monkeypatch.setattr(segment, "segment_volume", lambda *_: found)
@@ -84,7 +88,9 @@ def test_ignored_voxels_are_not_validated_on(trainer, monkeypatch):
     assert trainer._judge(patient)[1] == [1.0, 1.0]
 
 
-def test_a_structure_that_the_reference_lacks_raises_no_validation_score(trainer, monkeypatch):
+def test_a_structure_that_the_reference_lacks_raises_no_validation_score(
+    trainer: SegmentTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patient = trainer.validation[0]
     left_only = dataclasses.replace(
         patient, labels=np.where(patient.labels == 1, 1, 0), shown_in=((), patient.shown_in[1], ())

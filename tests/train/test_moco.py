@@ -28,10 +28,10 @@ def pair(places: int = 6) -> Pair:
     generator = torch.Generator().manual_seed(0)
     views = [torch.rand(4, 3, 56, 56, generator=generator) for _ in range(2)]
     at = [torch.randint(0, 56, (4, places, 2), generator=generator) for _ in range(2)]
-    return Pair(*views, *at, torch.rand(4, places, 2, generator=generator) * 200)
+    return Pair(views[0], views[1], at[0], at[1], torch.rand(4, places, 2, generator=generator) * 200)
 
 
-def test_slice_loss_by_hand():
+def test_slice_loss_by_hand() -> None:
     keys = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     queries = torch.tensor([[0.6, 0.8], [0.0, 1.0]])
     first = -math.log(math.exp(0.6 / 0.5) / (math.exp(0.6 / 0.5) + math.exp(0.8 / 0.5)))
@@ -40,13 +40,13 @@ def test_slice_loss_by_hand():
     assert float(slice_loss(queries, keys, NONE, 0.5)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_queue_adds_negatives():
+def test_a_queue_adds_negatives() -> None:
     keys, queue = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     expected = 2 * math.log((math.e + 1 + 1 / math.e) / math.e)
     assert float(slice_loss(keys, keys, queue, 1.0)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_place_loss_by_hand():
+def test_place_loss_by_hand() -> None:
     """Three places on a line, 10 mm apart: with 15 mm the middle one has no negatives, the outer ones have one."""
     vectors = F.normalize(torch.tensor([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]]), dim=-1)
     places_mm = torch.tensor([[[0.0, 0.0], [0.0, 10.0], [0.0, 20.0]]])
@@ -57,7 +57,7 @@ def test_place_loss_by_hand():
     assert float(place_loss(vectors, vectors, places_mm, 5, False, 1.0)) == pytest.approx(2 * every / 3, abs=1e-6)
 
 
-def test_places_of_other_images_are_negatives_if_asked():
+def test_places_of_other_images_are_negatives_if_asked() -> None:
     vectors = F.normalize(torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.0, -1.0]]]), dim=-1)
     places_mm = torch.tensor([[[0.0, 0.0], [0.0, 50.0]]] * 2)
     inside = 2 * math.log((math.e + 1) / math.e)
@@ -67,7 +67,7 @@ def test_places_of_other_images_are_negatives_if_asked():
 
 
 @pytest.mark.parametrize("across_images", [False, True])
-def test_the_part_of_a_batch_finds_its_keys_among_all(across_images):
+def test_the_part_of_a_batch_finds_its_keys_among_all(across_images: bool) -> None:
     """The mean of the parts' losses is the whole batch's."""
     generator = torch.Generator().manual_seed(0)
     queries, keys = (F.normalize(torch.rand(4, 3, 5, generator=generator), dim=-1) for _ in range(2))
@@ -83,7 +83,7 @@ def test_the_part_of_a_batch_finds_its_keys_among_all(across_images):
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
-def test_momentum_rises_to_one_along_a_cosine():
+def test_momentum_rises_to_one_along_a_cosine() -> None:
     config = dataclasses.replace(SMALL, epochs=10, images_per_epoch=40, momentum=0.9)
     momenta = [config.momentum_at(step) for step in range(config.steps + 1)]
     assert momenta[0] == pytest.approx(0.9)
@@ -92,7 +92,7 @@ def test_momentum_rises_to_one_along_a_cosine():
     assert momenta == sorted(momenta)
 
 
-def test_the_slow_branch_keeps_its_share():
+def test_the_slow_branch_keeps_its_share() -> None:
     moco = MomentumContrast(unet(), SMALL, ALONE)
     name = "encoder.layers.0.blocks.0.mlp.fc1.weight"
     before = moco.slow.unet.state_dict()[name].clone()
@@ -111,7 +111,9 @@ def test_the_slow_branch_keeps_its_share():
         (0.5, ("encoder.", "decoder.", "stem_full.", "head_full.", "skip_norms.1."), ("classify.",)),
     ],
 )
-def test_gradients_reach_what_is_contrasted_and_never_the_slow_branch(share, reached, not_reached):
+def test_gradients_reach_what_is_contrasted_and_never_the_slow_branch(
+    share: float, reached: tuple[str, ...], not_reached: tuple[str, ...]
+) -> None:
     moco = MomentumContrast(unet(), dataclasses.replace(SMALL, dense_share=share), ALONE)
     loss, measured = moco(pair())
     loss.backward()
@@ -125,7 +127,7 @@ def test_gradients_reach_what_is_contrasted_and_never_the_slow_branch(share, rea
     assert not unused
 
 
-def test_the_queue_holds_the_latest_keys():
+def test_the_queue_holds_the_latest_keys() -> None:
     moco = MomentumContrast(unet(), dataclasses.replace(SMALL, queue=12), ALONE)
     before = moco.queue.clone()
     moco(pair())
@@ -133,7 +135,7 @@ def test_the_queue_holds_the_latest_keys():
     torch.testing.assert_close(moco.queue.norm(dim=1), torch.ones(12))
 
 
-def test_learning_brings_the_views_together():
+def test_learning_brings_the_views_together() -> None:
     config = dataclasses.replace(SMALL, temperature=0.2)
     moco = MomentumContrast(unet(), config, ALONE)
     optimizer = torch.optim.AdamW([p for p in moco.parameters() if p.requires_grad], lr=3e-3)
@@ -151,7 +153,7 @@ def test_learning_brings_the_views_together():
     assert measured["matched"] == 1.0
 
 
-def test_figures_by_hand():
+def test_figures_by_hand() -> None:
     same = torch.ones(8, 4)
     keys = F.normalize(same, dim=1)
     collapsed = figures(same, keys, keys)

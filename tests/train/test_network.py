@@ -1,5 +1,7 @@
 """The network: shapes, size, and preprocessing layers that do what their docstrings say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,13 +19,13 @@ UPRIGHT = Orientation((0, 1, 2), (False, False, False))
 HU = [-200.0, 300.0]
 
 
-def test_the_compact_preset_is_compact():
+def test_the_compact_preset_is_compact() -> None:
     net = build_network(TrainConfig(), 1, 3)
     assert sum(parameter.numel() for parameter in net.parameters()) <= 12_000_000
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 33, 41), (1, 20, 128, 128), (3, 8, 30, 50)])
-def test_any_native_size_in_and_out(shape):
+def test_any_native_size_in_and_out(shape: tuple[int, int, int, int]) -> None:
     net = build_network(TrainConfig(), shape[0], 3).eval()
     windows = np.array([HU] * shape[0], np.float32)
     voxels = np.random.default_rng(0).integers(-1000, 1000, size=shape).astype(np.int16)
@@ -36,7 +38,7 @@ def test_any_native_size_in_and_out(shape):
         assert labels.dtype == torch.uint8
 
 
-def test_windows_and_channels():
+def test_windows_and_channels() -> None:
     """A volume of heights, twice: each image must show the height its offset names, in its own window."""
     grid = Grid(size=16, spacing_mm=2.0, offsets_mm=(-6, 0, 6))
     heights = np.arange(-30, 31, dtype=np.int16) * 10
@@ -52,13 +54,13 @@ def test_windows_and_channels():
     assert images[60].max() == pytest.approx(1.0)
 
 
-def test_a_native_slice_gets_the_mean_of_the_looks_beside_it():
+def test_a_native_slice_gets_the_mean_of_the_looks_beside_it() -> None:
     logits = torch.tensor([2.0, 4.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
     native = FromGrid()(logits, torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]]), torch.eye(4), torch.eye(4))
     torch.testing.assert_close(native[:, 1, 2, 3], torch.tensor([2.0, 3.5, 4.0]))
 
 
-def test_outside_the_grid_is_background():
+def test_outside_the_grid_is_background() -> None:
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 1] = 5
     back = torch.zeros(6, 4)
@@ -71,7 +73,7 @@ def test_outside_the_grid_is_background():
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
 
-def test_losses_by_hand():
+def test_losses_by_hand() -> None:
     targets = torch.zeros(1, 3, 2, 2)
     targets[0, 1, 0] = targets[0, 0, 1] = 1
     right = 50 * (targets * 2 - 1)
@@ -84,7 +86,7 @@ def test_losses_by_hand():
     assert float(dice_loss(even.softmax(1), targets, ALL)) == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_every_encoder_stage_is_classified_at_its_own_resolution(small_config):
+def test_every_encoder_stage_is_classified_at_its_own_resolution(small_config: Path) -> None:
     unet = build_network(load_config("compact", small_config), 1, 3).unet
     logits, *deep = Supervised(unet, encoder=True)(torch.rand(2, 3, 56, 56))
     assert logits.shape == (2, 3, 56, 56)
@@ -94,7 +96,7 @@ def test_every_encoder_stage_is_classified_at_its_own_resolution(small_config):
     assert len(Supervised(unet, encoder=False)(torch.rand(2, 3, 56, 56))) == 1
 
 
-def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background():
+def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background() -> None:
     targets = torch.zeros(1, 3, 2, 2)
     targets[0, 1, 0] = targets[0, 0, 1] = 1
     contoured = torch.tensor([[True, True, False]])
@@ -108,10 +110,11 @@ def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background():
     assert float(segmentation_loss(sure, targets, contoured, 1.0)) == pytest.approx(0, abs=1e-4)
     sure.requires_grad_()
     segmentation_loss(sure, targets, contoured, 0.4).backward()
+    assert sure.grad is not None
     assert torch.isfinite(sure.grad).all()
 
 
-def test_ignored_pixels_are_not_learnt():
+def test_ignored_pixels_are_not_learnt() -> None:
     """The loss is that of the other pixels alone, and what is said of ignored ones has no gradient."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 4, 4, generator=generator, requires_grad=True)
@@ -130,7 +133,7 @@ def test_ignored_pixels_are_not_learnt():
     assert float(segmentation_loss(logits, nothing, contoured, 0.4)) == pytest.approx(0, abs=1e-6)
 
 
-def test_learning_rate_rises_then_falls_to_zero(small_config):
+def test_learning_rate_rises_then_falls_to_zero(small_config: Path) -> None:
     segment = load_config("compact", small_config).segment
     steps = segment.epochs * segment.images_per_epoch // segment.batch_size
     rates = [segment.learning_rate_at(step) for step in range(steps)]
@@ -141,12 +144,12 @@ def test_learning_rate_rises_then_falls_to_zero(small_config):
     assert rates[-1] < 0.02 * segment.learning_rate
 
 
-def test_a_single_channel_is_windowed_resampled_and_stacked_as_by_the_formula():
+def test_a_single_channel_is_windowed_resampled_and_stacked_as_by_the_formula() -> None:
     rng = np.random.default_rng(0)
     volume = Volume(rng.integers(-1000, 1000, size=(1, 9, 30, 40)).astype(np.int16), (3.0, 2.0, 2.5), UPRIGHT)
     chunk = next(chunks(volume, np.array([HU], np.float32), TrainConfig().grid, 9))
     slices, rows, columns, neighbours = (chunk.inputs[name] for name in ("slices", "rows", "columns", "neighbours"))
-    windowed = (np.clip(slices[0].astype(np.float64), *HU) - HU[0]) / (HU[1] - HU[0])
+    windowed = (np.clip(slices[0].astype(np.float64), HU[0], HU[1]) - HU[0]) / (HU[1] - HU[0])
     expected = np.einsum("bkd,gy,dyx,hx->bkgh", neighbours, rows, windowed, columns, optimize=True)
     inputs = (torch.from_numpy(array) for array in (slices, chunk.inputs["window"], rows, columns, neighbours))
     np.testing.assert_allclose(ToGrid()(*inputs), expected, atol=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from timm.models.swin_transformer import SwinTransformer
@@ -19,7 +20,7 @@ FEW_STEPS = {
 }
 
 
-def test_sizes_and_schedule_are_the_published_ones():
+def test_sizes_and_schedule_are_the_published_ones() -> None:
     paper = load_config("paper")
     assert (paper.grid.size, paper.network.embed_dim, paper.network.depths) == (224, 96, (2, 2, 2, 2))
     assert (paper.network.heads, paper.network.window, paper.network.drop_path) == ((3, 6, 12, 24), 7, 0.2)
@@ -42,7 +43,7 @@ def test_sizes_and_schedule_are_the_published_ones():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
-def test_runs_and_resumes(balls, tmp_path):
+def test_runs_and_resumes(balls: Path, tmp_path: Path) -> None:
     data = shutil.copytree(balls, tmp_path / "data")
     names = [path.name.removesuffix(".nii.gz") for path in sorted((data / "labelsTr").iterdir())]
     (data / "splits.json").write_text(json.dumps({"train": names[:2], "validation": names[-1:]}))

@@ -6,10 +6,13 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parotid_seg.train.checkpoint import load_checkpoint
+from tests.forked import Forked
 from tests.train import double
 from tests.train.conftest import CONTRAST
 from tests.train.test_processes import free_port
@@ -25,7 +28,7 @@ AN_EPOCH = "--max-minutes", 1e-6
 
 
 @pytest.fixture(scope="module")
-def options(balls, small_config, tmp_path_factory):
+def options(balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path | str, ...]:
     """Three epochs a stage without stochastic depth, which each process draws for itself."""
     path = tmp_path_factory.mktemp("config") / "still.toml"
     text = small_config.read_text().replace("[network]\n", "[network]\ndrop_path = 0.0\n")
@@ -37,21 +40,21 @@ def options(balls, small_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exact(options, tmp_path_factory):
+def exact(options: tuple[Path | str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process in double precision."""
     run = tmp_path_factory.mktemp("exact") / "run"
     assert ended(training(1, *options, run, *ALL, program=DOUBLE)) == (0, [])
     return run
 
 
-def begun(run, exact):
+def begun(run: Path, exact: Path) -> Path:
     """A run whose earlier stages are done."""
     for stage in STAGES[:-1]:
         shutil.copytree(exact / stage, run / stage)
     return run
 
 
-def curve(folder):
+def curve(folder: Path) -> list[dict[str, Any]]:
     """A stage's records without times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     records = [{name: value for name, value in json.loads(line).items() if name not in UNEVEN} for line in lines]
@@ -59,12 +62,12 @@ def curve(folder):
     return records
 
 
-def curves(run):
+def curves(run: Path) -> dict[str, list[dict[str, Any]]]:
     """Of all stages."""
     return {stage: curve(run if stage == STAGES[-1] else run / stage) for stage in STAGES}
 
 
-def farthest(one, two):
+def farthest(one: dict[str, list[dict[str, Any]]], two: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """Largest relative distance of the loss in any epoch, by stage."""
     return {
         stage: max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(one[stage], two[stage], strict=True))
@@ -72,12 +75,14 @@ def farthest(one, two):
     }
 
 
-def assert_equal(found, expected):
+def assert_equal(found: Any, expected: Any) -> None:
     for record, wanted in zip(found, expected, strict=True):
         assert record == pytest.approx(wanted, rel=1e-8, abs=1e-8)
 
 
-def test_two_processes_learn_exactly_what_one_does(options, exact, tmp_path):
+def test_two_processes_learn_exactly_what_one_does(
+    options: tuple[Path | str, ...], exact: Path, tmp_path: Path
+) -> None:
     process = training(2, *options, tmp_path / "run", *ALL, program=DOUBLE)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
@@ -89,7 +94,7 @@ def test_two_processes_learn_exactly_what_one_does(options, exact, tmp_path):
         assert_equal(found[stage], expected[stage])
 
 
-def test_and_nearly_so_in_the_precision_of_training(options, tmp_path):
+def test_and_nearly_so_in_the_precision_of_training(options: tuple[Path | str, ...], tmp_path: Path) -> None:
     """bfloat16 rounds what is summed in another order; one process with one thread or two differs as much."""
     for processes in (1, 2):
         assert ended(training(processes, *options, tmp_path / str(processes), *ALL)) == (0, [])
@@ -100,13 +105,15 @@ def test_and_nearly_so_in_the_precision_of_training(options, tmp_path):
     assert distance["segment"] < 0.03
 
 
-def test_the_command_torchrun_starts_it(options, tmp_path):
+def test_the_command_torchrun_starts_it(options: tuple[Path | str, ...], tmp_path: Path) -> None:
     process = started(2, *options, tmp_path / "run", "--stages", "segment", *AN_EPOCH)
     assert ended(process) == (0, [])
     assert load_checkpoint(tmp_path / "run" / "last.pt").progress["epochs_done"] == 1
 
 
-def test_a_killed_process_ends_the_run_which_goes_on_with_one_and_with_two(options, exact, tmp_path):
+def test_a_killed_process_ends_the_run_which_goes_on_with_one_and_with_two(
+    options: tuple[Path | str, ...], exact: Path, tmp_path: Path
+) -> None:
     run, stages = tmp_path / "run", ("--stages", "contrast")
     assert_killed(training(2, *options, run, *stages, program=DOUBLE), run, lost=1)
     for processes, more in ((1, AN_EPOCH), (2, ())):
@@ -115,7 +122,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_one_and_with_two(optio
     assert_equal(curve(run), curve(exact / "contrast"))
 
 
-def test_nor_is_the_first_process_needed(options, exact, tmp_path):
+def test_nor_is_the_first_process_needed(options: tuple[Path | str, ...], exact: Path, tmp_path: Path) -> None:
     run = begun(tmp_path / "run", exact)
     assert_killed(training(2, *options, run, *ALL, program=DOUBLE), run, lost=0)
     with (run / "metrics.jsonl").open("a") as file:  # as if killed later, between a record and its checkpoint
@@ -126,7 +133,7 @@ def test_nor_is_the_first_process_needed(options, exact, tmp_path):
     assert not [*run.rglob(".partial-*")]
 
 
-def assert_killed(process, run, lost):
+def assert_killed(process: Forked, run: Path, lost: int) -> None:
     """Kill one of two processes in the second epoch: the run must end soon, with a line that helps."""
     after(process, "epoch 1 ")
     began = time.monotonic()
@@ -142,7 +149,7 @@ def assert_killed(process, run, lost):
     assert load_checkpoint(run / "last.pt").progress["epochs_done"] >= 1
 
 
-def test_two_machines_that_share_no_folder(options, exact, tmp_path):
+def test_two_machines_that_share_no_folder(options: tuple[Path | str, ...], exact: Path, tmp_path: Path) -> None:
     """The first one has the stages before and the checkpoints; the other gets from there what it needs."""
     runs = begun(tmp_path / "first", exact), tmp_path / "second"
     for more in (AN_EPOCH, ("--resume",)):

@@ -1,12 +1,16 @@
 """Pictures of a training run: what they show, whether there are one or many epochs, structures large or none."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from parotid_seg.scan.volume import Orientation, Volume
-from parotid_seg.train import plots
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import COLOURS, SLICES, draw_curves, draw_samples
 
@@ -15,17 +19,17 @@ FIGURES = (("loss", "training loss"), ("validation_dsc", "validation DSC"))
 
 
 @pytest.fixture
-def figures(monkeypatch) -> list:
+def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     """Figures that are drawn, kept open until the test ends."""
-    drawn = []
-    monkeypatch.setattr(plots.plt, "close", drawn.append)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plt, "close", drawn.append)
     yield drawn
     monkeypatch.undo()
     for figure in drawn:
-        plots.plt.close(figure)
+        plt.close(figure)
 
 
-def visible_points(panel) -> int:
+def visible_points(panel: Any) -> int:
     """Points of a panel that ink is spent on: of a line of one point only a marker."""
     return sum(
         len(line.get_xdata())
@@ -35,7 +39,7 @@ def visible_points(panel) -> int:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])
-def test_every_epoch_of_the_curves_can_be_seen(tmp_path, figures, epochs):
+def test_every_epoch_of_the_curves_can_be_seen(tmp_path: Path, figures: list[Figure], epochs: int) -> None:
     records = [{"epoch": number, "loss": 1 / number} for number in range(1, epochs + 1)]
     records[-1]["validation_dsc"] = 0.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
@@ -51,7 +55,7 @@ def patient(name: str, labels: np.ndarray) -> Patient:
     return Patient(name, volume, np.array([[-200.0, 300.0]]), labels, (64.0, 64.0), ((), ()), (), ())
 
 
-def test_a_row_a_patient_cropped_to_the_structures_with_a_legend(tmp_path, figures):
+def test_a_row_a_patient_cropped_to_the_structures_with_a_legend(tmp_path: Path, figures: list[Figure]) -> None:
     labels = np.zeros((30, 64, 64), np.uint8)
     labels[10:20, 30:36, 8:12] = 2
     labels[10:20, 30:36, 50:54] = 1
@@ -82,7 +86,7 @@ def test_a_row_a_patient_cropped_to_the_structures_with_a_legend(tmp_path, figur
     assert 10 < at[0] < at[-1] <= 20
 
 
-def test_a_patient_without_structures_is_shown_whole(tmp_path, figures):
+def test_a_patient_without_structures_is_shown_whole(tmp_path: Path, figures: list[Figure]) -> None:
     empty = np.zeros((30, 64, 64), np.uint8)
     draw_samples([patient("none", empty)], [empty], np.array([[np.nan, np.nan]]), LABELS, tmp_path / "samples.png")
     assert figures[0].axes[0].get_xlim() == (-7.5, 63 + 7.5)

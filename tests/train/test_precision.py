@@ -14,7 +14,9 @@ from parotid_seg.train.precision import computes_in_bfloat16, mixed_precision
         ({"cpu_name": "bf16"}, False),
     ],
 )
-def test_a_cpu_computes_in_bfloat16_if_it_can(monkeypatch, capabilities, expected):
+def test_a_cpu_computes_in_bfloat16_if_it_can(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool | str], expected: bool
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     cpu = torch.device("cpu")
     assert computes_in_bfloat16(cpu) is expected
@@ -23,5 +25,5 @@ def test_a_cpu_computes_in_bfloat16_if_it_can(monkeypatch, capabilities, expecte
         assert (images @ weights).dtype == (torch.bfloat16 if expected else torch.float32)
 
 
-def test_a_gpu_computes_in_bfloat16():
+def test_a_gpu_computes_in_bfloat16() -> None:
     assert computes_in_bfloat16(torch.device("cuda"))

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.batch_norm import common_batch_norm
@@ -28,25 +30,25 @@ CONTRASTS = {
 }
 
 
-def draw(*shape):
+def draw(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def part(values, processes):
+def part(values: torch.Tensor, processes: Processes) -> torch.Tensor:
     own = len(values) // processes.count
     return values[processes.rank * own : (processes.rank + 1) * own]
 
 
-def gradients(module):
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
-def contrast(config, processes):
+def contrast(config: ContrastConfig, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(0)
     network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
     moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
     at = [torch.randint(0, 56, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), *at, 200 * draw(4, 6, 2))
+    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), at[0], at[1], 200 * draw(4, 6, 2))
     wrapped = processes.wrapped(moco)
     for _ in range(2):  # the second time the queue holds keys of both processes
         moco.zero_grad()
@@ -55,7 +57,7 @@ def contrast(config, processes):
     return {"loss": processes.mean({"": loss.item()})[""], **figures, **gradients(moco), "queue": moco.queue}
 
 
-def segmentation(processes, ignored=0):
+def segmentation(processes: Processes, ignored: int = 0) -> dict[str, Any]:
     """With one channel more some of each pixel is ignored, of the first images more than of the last."""
     torch.manual_seed(0)
     net = nn.Conv2d(3, 4, 3)
@@ -72,12 +74,13 @@ def segmentation(processes, ignored=0):
     return {"loss": processes.mean({"": loss.item()})[""], **gradients(net)}
 
 
-def batch_norm(kind, affine, processes):
+def batch_norm(kind: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], affine: bool, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(0)
-    net = nn.Sequential(kind(5, affine=affine))
+    norm = kind(5, affine=affine)
     if affine:
-        nn.init.uniform_(net[0].weight)
-        nn.init.uniform_(net[0].bias)
+        nn.init.uniform_(norm.weight)
+        nn.init.uniform_(norm.bias)
+    net: nn.Module = nn.Sequential(norm)
     net = common_batch_norm(net) if processes.count > 1 else net
     shape = (8, 5) if kind is nn.BatchNorm1d else (8, 5, 4, 3)
     scale = torch.tensor([1.0, 1.0, 100.0, 1e-3, 1.0]).view(1, 5, *[1] * (len(shape) - 2))
@@ -88,21 +91,21 @@ def batch_norm(kind, affine, processes):
     return {"outputs": outputs, "inputs": inputs.grad, **learnt, **dict(net.named_buffers())}
 
 
-def hardly_varying_features(processes):
+def hardly_varying_features(processes: Processes) -> torch.Tensor:
     """In single precision: 300 + 1e-3 x something."""
     net = nn.Sequential(nn.BatchNorm1d(6)).float()
     net = common_batch_norm(net) if processes.count > 1 else net
     return net(part(300 + 1e-3 * draw(8, 6), processes).float()).detach()
 
 
-def work(rank, folder):
+def work(rank: int, folder: Path) -> None:
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text()}
     environment |= {"RANK": str(rank), "WORLD_SIZE": str(COUNT), "LOCAL_WORLD_SIZE": str(COUNT)}
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     with mock.patch.dict("os.environ", environment):
         processes = join("cpu")
-    found = {}
+    found: dict[str, Any] = {}
     with mock.patch("torch.autocast"), mock.patch("torch.Tensor.float", torch.Tensor.double):
         for name, config in CONTRASTS.items():
             found[name] = contrast(config, ALONE), contrast(config, processes)
@@ -129,14 +132,14 @@ def work(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "port").write_text(str(free_port()))
-    mp.spawn(work, (folder,), COUNT)
+    spawn(work, (folder,), COUNT)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
 
 
-def free_port():
+def free_port() -> int:
     import socket
 
     with contextlib.closing(socket.socket()) as probe:
@@ -145,7 +148,7 @@ def free_port():
 
 
 @pytest.mark.parametrize("name", [*CONTRASTS, "segmentation", "segmentation, ignored"])
-def test_loss_and_gradient_are_those_of_the_whole_batch(found, name):
+def test_loss_and_gradient_are_those_of_the_whole_batch(found: list[dict[str, Any]], name: str) -> None:
     (alone, _), _ = found[0][name], found[1][name]
     assert len(alone) > 2
     for rank in range(COUNT):
@@ -155,14 +158,14 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(found, name):
     assert all(value.norm() > 1e-6 for key, value in alone.items() if key.endswith("weight"))
 
 
-def test_places_of_other_processes_are_negatives(found):
+def test_places_of_other_processes_are_negatives(found: list[dict[str, Any]]) -> None:
     loss = {name: found[0][name][1]["loss"] for name in CONTRASTS}
     assert loss["places of all images"] > loss["places of one image"] + 0.1
 
 
 @pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d"])
 @pytest.mark.parametrize("affine", [False, True])
-def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
+def test_the_common_batch_norm_is_that_of_the_whole_batch(found: list[dict[str, Any]], kind: str, affine: bool) -> None:
     alone = found[0][f"{kind} {affine}"][0]
     for rank in range(COUNT):
         processes = Processes(rank, COUNT, torch.device("cpu"))
@@ -173,12 +176,12 @@ def test_the_common_batch_norm_is_that_of_the_whole_batch(found, kind, affine):
             torch.testing.assert_close(together[name], wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_the_common_batch_norm_of_features_that_hardly_vary(found):
+def test_the_common_batch_norm_of_features_that_hardly_vary(found: list[dict[str, Any]]) -> None:
     together = torch.cat([each["hardly varying"][1] for each in found])
     torch.testing.assert_close(together, found[0]["hardly varying"][0], rtol=0, atol=0.05)
 
 
-def test_what_the_first_process_has_and_what_all_have(found):
+def test_what_the_first_process_has_and_what_all_have(found: list[dict[str, Any]]) -> None:
     assert [each["from first"] for each in found] == [0, 0]
     assert [each["collected"] for each in found] == [[0, 10, 1, 11]] * 2
     assert [each["here"] for each in found] == [2, 2]
@@ -188,7 +191,7 @@ def test_what_the_first_process_has_and_what_all_have(found):
     ]
 
 
-def test_a_batch_that_cannot_be_split():
+def test_a_batch_that_cannot_be_split() -> None:
     with pytest.raises(InputError, match="expected a multiple of the 3 processes"):
         Processes(0, 3, torch.device("cpu")).share(8)
     assert list(Processes(1, 2, torch.device("cpu")).share(8)) == [4, 5, 6, 7]

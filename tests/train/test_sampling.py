@@ -1,6 +1,8 @@
 """Drawn slices: images and targets stay on each other, and a mirrored scan swaps its labels."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ import torch
 from parotid_seg.contract import Grid
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.augment import Augmenter, Draws
-from parotid_seg.train.config import AugmentConfig
-from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.config import AugmentConfig, TrainConfig
+from parotid_seg.train.dataset import DataSet, open_data_set
 from parotid_seg.train.parallel import Processes
-from parotid_seg.train.patients import load_patients
+from parotid_seg.train.patients import Patient, load_patients
 from parotid_seg.train.sampling import PairSampler, SliceSampler
 from parotid_seg.train.settings import load_config
 
@@ -22,7 +24,9 @@ STILL = AugmentConfig(
 )  # fmt: skip
 
 
-def sampler_of(patients, config, data, augment, names=()) -> SliceSampler:
+def sampler_of(
+    patients: list[Patient], config: TrainConfig, data: DataSet, augment: AugmentConfig, names: Sequence[str] = ()
+) -> SliceSampler:
     """Of slices that show a gland."""
     names = names or data.labels
     segment = dataclasses.replace(config.segment, gland_share=1.0, border_share=0.0)
@@ -31,12 +35,14 @@ def sampler_of(patients, config, data, augment, names=()) -> SliceSampler:
 
 
 @pytest.fixture(scope="module")
-def drawn(balls, small_config, tmp_path_factory):
+def drawn(
+    balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]]:
     config = load_config("compact", small_config)
     data = open_data_set(balls)
     patients = load_patients(data, data.train, tmp_path_factory.mktemp("cache"), config.window_hu)
 
-    def draw(augment: AugmentConfig, names=()):
+    def draw(augment: AugmentConfig, names: Sequence[str] = ()) -> tuple[torch.Tensor, torch.Tensor, TrainConfig]:
         images, targets, _ = sampler_of(patients, config, data, augment, names)[0]
         return images, targets, config
 
@@ -49,7 +55,9 @@ def middle_column(target: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("names", ["parotid_left parotid_right", "Parotis_li. Parotis_re.", "Parotide_G Parotide_D"])
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
-def test_left_is_the_higher_column_mirrored_or_not(drawn, mirror, names):
+def test_left_is_the_higher_column_mirrored_or_not(
+    drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]], mirror: float, names: str
+) -> None:
     _, targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=mirror), ("background", *names.split()))
     checked = 0
     for target in targets:
@@ -59,7 +67,7 @@ def test_left_is_the_higher_column_mirrored_or_not(drawn, mirror, names):
     assert checked > 5
 
 
-def test_mirroring_mirrors_the_image(drawn):
+def test_mirroring_mirrors_the_image(drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]]) -> None:
     plain, targets, _ = drawn(STILL)
     mirrored, mirrored_targets, _ = drawn(dataclasses.replace(STILL, mirror_probability=1.0))
     assert not torch.allclose(plain, mirrored, atol=0.05)
@@ -67,7 +75,9 @@ def test_mirroring_mirrors_the_image(drawn):
 
 
 @pytest.mark.parametrize("augment", [STILL, AugmentConfig()])
-def test_targets_stay_on_the_bright_balls(drawn, augment):
+def test_targets_stay_on_the_bright_balls(
+    drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]], augment: AugmentConfig
+) -> None:
     images, targets, config = drawn(dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5))
     augmenter = Augmenter(
         dataclasses.replace(augment, contrast=0.05, offset_hu=0, noise_hu=5), config.grid, ("CT",), config.window_hu
@@ -81,19 +91,19 @@ def test_targets_stay_on_the_bright_balls(drawn, augment):
     assert images.max() <= 1
 
 
-def test_the_same_seed_draws_the_same(drawn):
+def test_the_same_seed_draws_the_same(drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]]) -> None:
     first, second = drawn(AugmentConfig()), drawn(AugmentConfig())
     torch.testing.assert_close(first[0], second[0])
 
 
-def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
+def test_different_native_sizes_share_a_batch(balls: Path, small_config: Path, tmp_path: Path) -> None:
     config = load_config("compact", small_config)
     data = open_data_set(balls)
     patients = load_patients(data, data.train[:2], tmp_path, config.window_hu)
     volume = patients[1].volume
     cropped = dataclasses.replace(
         patients[1],
-        volume=dataclasses.replace(volume, voxels=np.asarray(volume.voxels[:, :, 3:, :-5])),
+        volume=dataclasses.replace(volume, voxels=volume.voxels[:, :, 3:, :-5]),
         labels=np.asarray(patients[1].labels[:, 3:, :-5]),
     )
     images, targets, _ = sampler_of([patients[0], cropped], config, data, STILL)[0]
@@ -101,7 +111,9 @@ def test_different_native_sizes_share_a_batch(balls, small_config, tmp_path):
     assert torch.isfinite(images).all()
 
 
-def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_config, tmp_path):
+def test_batches_come_in_order_and_do_not_depend_on_the_workers(
+    balls: Path, small_config: Path, tmp_path: Path
+) -> None:
     config = load_config("compact", small_config)
     data = open_data_set(balls)
     sampler = sampler_of(load_patients(data, data.train, tmp_path, config.window_hu), config, data, AugmentConfig())
@@ -114,7 +126,9 @@ def test_batches_come_in_order_and_do_not_depend_on_the_workers(balls, small_con
     assert not torch.equal(here[0].images, here[1].images)
 
 
-def test_only_a_couch_is_added_behind_the_body(drawn):
+def test_only_a_couch_is_added_behind_the_body(
+    drawn: Callable[..., tuple[torch.Tensor, torch.Tensor, TrainConfig]],
+) -> None:
     images, targets, config = drawn(STILL)
     couch = dataclasses.replace(STILL, couch_probability=1.0)
     draws = [Draws(torch.Generator().manual_seed(1)) for _ in range(2)]
@@ -125,7 +139,7 @@ def test_only_a_couch_is_added_behind_the_body(drawn):
     assert ((changed - plain) > 0.05).any(dim=(1, 2, 3)).sum() >= len(images) // 2
 
 
-def test_images_of_several_channels_are_channel_by_channel(sequences, small_config, tmp_path):
+def test_images_of_several_channels_are_channel_by_channel(sequences: Path, small_config: Path, tmp_path: Path) -> None:
     config = load_config("compact", small_config)
     data = open_data_set(sequences)
     images, targets, _ = sampler_of(
@@ -140,7 +154,7 @@ def test_images_of_several_channels_are_channel_by_channel(sequences, small_conf
     assert not torch.equal(t1, t2)
 
 
-def augmented(images, channels, augment, seed=0):
+def augmented(images: torch.Tensor, channels: tuple[str, ...], augment: AugmentConfig, seed: int = 0) -> torch.Tensor:
     targets = torch.zeros(len(images), 2, *images.shape[2:])
     targets[:, 0] = 1
     grid = Grid(size=images.shape[-1], spacing_mm=4.0)
@@ -148,7 +162,7 @@ def augmented(images, channels, augment, seed=0):
     return augmenter(images, targets, Draws(torch.Generator().manual_seed(seed)))[0]
 
 
-def test_intensities_change_for_each_channel_by_itself():
+def test_intensities_change_for_each_channel_by_itself() -> None:
     rng = torch.Generator().manual_seed(0)
     one = torch.rand(16, 3, 40, 40, generator=rng)
     images = torch.cat([one, torch.zeros_like(one), one], dim=1)
@@ -157,11 +171,11 @@ def test_intensities_change_for_each_channel_by_itself():
     assert (first - third).abs().mean() > 0.01
 
 
-def test_a_channel_without_units_counts_500_hu_wide():
+def test_a_channel_without_units_counts_500_hu_wide() -> None:
     assert Augmenter(AugmentConfig(), Grid(), ("CT", "T1"), (-400.0, 600.0)).hu_ranges == [1000.0, 500.0]
 
 
-def test_couches_are_painted_on_ct_only():
+def test_couches_are_painted_on_ct_only() -> None:
     images = torch.zeros(32, 2, 40, 40)
     images[:, :, 10:20, 10:30] = 0.5
     couch = dataclasses.replace(STILL, couch_probability=1.0)
@@ -174,14 +188,16 @@ def test_couches_are_painted_on_ct_only():
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("pairs", [False, True])
-def test_processes_draw_an_epoch_between_them(balls, small_config, tmp_path, count, pairs):
+def test_processes_draw_an_epoch_between_them(
+    balls: Path, small_config: Path, tmp_path: Path, count: int, pairs: bool
+) -> None:
     """Together exactly what one process draws, and nothing twice."""
     config = load_config("compact", small_config)
     data = open_data_set(balls)
     patients = load_patients(data, data.train, tmp_path, config.window_hu)
     batch_size, names = 8, mirrored_labels(data.labels)
 
-    def sampler(places):
+    def sampler(places: range) -> PairSampler | SliceSampler:
         if pairs:
             return PairSampler(patients, config, places, config.contrast.first, config.contrast.second)
         return SliceSampler(patients, config, places, config.segment, names, config.augment)

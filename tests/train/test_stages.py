@@ -4,15 +4,19 @@ import json
 import re
 import shutil
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.loop import duration
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
+from tests.command_line import Run
 from tests.train.pictures import none_drawn
 from tests.train.torchrun import after, training
 
@@ -20,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
 
 
 @pytest.fixture(scope="module")
-def first_stage(command, balls, short_config, tmp_path_factory):
+def first_stage(command: Run, balls: Path, short_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose time was over after the first of its two stages."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = ("--config", short_config, "--device", "cpu", "--stages", "organs,segment", "--labelled", 2)
@@ -33,16 +37,16 @@ def first_stage(command, balls, short_config, tmp_path_factory):
 
 
 @pytest.fixture
-def run(first_stage, tmp_path):
+def run(first_stage: Path, tmp_path: Path) -> Path:
     return shutil.copytree(first_stage, tmp_path / "run")
 
 
 @pytest.fixture
-def config(short_config):
+def config(short_config: Path) -> TrainConfig:
     return load_config("compact", short_config, stages=["organs", "segment"])
 
 
-def test_the_second_stage_starts_from_the_first(balls, config, run):
+def test_the_second_stage_starts_from_the_first(balls: Path, config: TrainConfig, run: Path) -> None:
     organs = load_checkpoint(run / "organs" / "last.pt")
     assert organs.labels == ("background", "Mandible")
     record = json.loads((run / "organs" / "metrics.jsonl").read_text())
@@ -51,7 +55,7 @@ def test_the_second_stage_starts_from_the_first(balls, config, run):
         (name.startswith("unet.") and "unet.classify" in name) or "classify" not in name for name in organs.weights
     )
     assert organs.training["train_patients"] == 4
-    said = []
+    said: list[str] = []
     assert not train(config, balls, run, labelled=2, device="cpu", max_minutes=0.0001, report=said.append)
     assert "stage organs: 1 of 1 epochs done" in said
     account = json.loads((run / "transfer.json").read_text())
@@ -71,22 +75,22 @@ def test_the_second_stage_starts_from_the_first(balls, config, run):
         train(config, balls, run, labelled=3, device="cpu", resume=True)
 
 
-def test_a_stage_of_other_settings_is_not_used(balls, short_config, run):
+def test_a_stage_of_other_settings_is_not_used(balls: Path, short_config: Path, run: Path) -> None:
     other = load_config("compact", short_config, stages=["organs", "segment"], seed=9)
     with pytest.raises(InputError, match=r"organs/last.pt was made with other settings"):
         train(other, balls, run, labelled=2, device="cpu", resume=True)
 
 
-def test_weights_really_come_over(balls, config, run, monkeypatch):
+def test_weights_really_come_over(balls: Path, config: TrainConfig, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from parotid_seg.train.segment import SegmentTrainer
 
     class SegmentBeginsError(Exception):
         pass
 
-    started = {}
+    started: dict[str, Any] = {}
     real = SegmentTrainer.start
 
-    def start(self, source):
+    def start(self: Any, source: Any) -> None:
         real(self, source)
         if self.run == run:
             started.update((name, value.clone()) for name, value in self.net.state_dict().items())
@@ -105,15 +109,15 @@ def test_weights_really_come_over(balls, config, run, monkeypatch):
 @pytest.mark.parametrize(
     ("stages", "words"), [(["segment", "organs"], "in this order"), (["dance"], "dance"), ([], "one or more")]
 )
-def test_wrong_stages(stages, words):
+def test_wrong_stages(stages: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_config("compact", stages=stages)
 
 
-def test_ctrl_c_is_one_line_and_the_run_resumes(balls, short_config, command, tmp_path):
+def test_ctrl_c_is_one_line_and_the_run_resumes(balls: Path, short_config: Path, command: Run, tmp_path: Path) -> None:
     config = tmp_path / "long.toml"
     config.write_text(short_config.read_text().replace("epochs = 4", "epochs = 400"))
-    arguments = [balls, "--out", tmp_path / "r", "--config", config]
+    arguments: list[Path | str] = [balls, "--out", tmp_path / "r", "--config", config]
     process = training(1, *arguments)
     after(process, "epoch 1 ")
     process.send_signal(signal.SIGINT)
@@ -126,9 +130,12 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(balls, short_config, command, tm
     assert f"stage segment: {held} of 400 epochs done" in done.stdout
 
 
-def test_a_run_says_who_is_held_out_and_how_far_it_is(balls, short_config, tmp_path, monkeypatch):
+def test_a_run_says_who_is_held_out_and_how_far_it_is(
+    balls: Path, short_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("parotid_seg.train.loop.SILENCE_S", 0.0)
-    said, shown = [], []
+    said: list[str] = []
+    shown: list[Any] = []
     run = tmp_path / "run"
     config = load_config("compact", short_config, stages=["segment"])
     done = train(
@@ -157,5 +164,5 @@ def test_a_run_says_who_is_held_out_and_how_far_it_is(balls, short_config, tmp_p
     ("seconds", "text"),
     [(5, "5 s"), (119, "119 s"), (150, "2.5 min"), (3600, "60 min"), (9000, "2.5 h"), (864000, "10 days")],
 )
-def test_durations(seconds, text):
+def test_durations(seconds: int, text: str) -> None:
     assert duration(seconds) == text

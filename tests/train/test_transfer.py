@@ -1,6 +1,9 @@
 """First weights from other models: what fits is taken, everything else is accounted for, nothing fits is an error."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -9,29 +12,31 @@ from timm.models.swin_transformer import SwinTransformer
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.transfer import part_of, start_from
+from tests.command_line import Run
 
 
 @pytest.fixture
-def config(small_config):
+def config(small_config: Path) -> TrainConfig:
     return load_config("compact", small_config)
 
 
 @pytest.fixture
-def net(config) -> SwinUnet:
+def net(config: TrainConfig) -> SwinUnet:
     return build_network(config, 1, 3).unet
 
 
-def swin(config, **changes) -> SwinTransformer:
+def swin(config: TrainConfig, **changes: Any) -> SwinTransformer:
     network = config.network
     settings = {"depths": network.depths, "num_heads": network.heads, "window_size": network.window}
     settings |= {"img_size": config.grid.size, "embed_dim": network.embed_dim, "num_classes": 5}
     return SwinTransformer(**{**settings, **changes})
 
 
-def official(model: SwinTransformer) -> dict:
+def official(model: SwinTransformer) -> dict[str, dict[str, torch.Tensor]]:
     """The form of the official repository's files: under "model", downsampling one stage earlier, buffers included."""
     weights = {}
     for name, value in model.state_dict().items():
@@ -44,7 +49,9 @@ def official(model: SwinTransformer) -> dict:
 
 
 @pytest.mark.parametrize("form", [official, lambda model: model.state_dict()])
-def test_an_encoder_file_fills_the_encoder_and_is_mirrored_into_the_decoder(config, net, tmp_path, form):
+def test_an_encoder_file_fills_the_encoder_and_is_mirrored_into_the_decoder(
+    config: TrainConfig, net: SwinUnet, tmp_path: Path, form: Callable[..., Any]
+) -> None:
     source = swin(config)
     path = tmp_path / "swin.pth"
     torch.save(form(source), path)
@@ -65,7 +72,7 @@ def test_an_encoder_file_fills_the_encoder_and_is_mirrored_into_the_decoder(conf
     assert "classify.weight" in transfer.random
 
 
-def test_only_the_part_that_was_asked_for_is_filled(config, net, tmp_path):
+def test_only_the_part_that_was_asked_for_is_filled(config: TrainConfig, net: SwinUnet, tmp_path: Path) -> None:
     torch.save(swin(config).state_dict(), tmp_path / "swin.pth")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     transfer = start_from(str(tmp_path / "swin.pth"), net, ("encoder",))
@@ -76,7 +83,7 @@ def test_only_the_part_that_was_asked_for_is_filled(config, net, tmp_path):
     assert any("only encoder was asked for" in reason for reason in transfer.left_out.values())
 
 
-def test_other_window_channels_and_depth(config, net, tmp_path):
+def test_other_window_channels_and_depth(config: TrainConfig, net: SwinUnet, tmp_path: Path) -> None:
     """A wider window is interpolated, more blocks than the model has are named, channels are adapted."""
     wide = swin(config, window_size=7, depths=(1, 3))
     torch.save(official(wide), tmp_path / "swin.pth")
@@ -104,8 +111,8 @@ GLANDS = ("background", "parotid_left", "parotid_right")
     ],
 )
 def test_our_checkpoint_fills_what_is_asked_for_and_the_classifier_only_of_the_same_labels(
-    config, net, tmp_path, labels, parts, new
-):
+    config: TrainConfig, net: SwinUnet, tmp_path: Path, labels: tuple[str, ...], parts: tuple[str, ...], new: set[str]
+) -> None:
     source = build_network(config, 1, len(labels))
     save_checkpoint(Checkpoint(config, labels, ("CT",), {}, source.state_dict(), {}), tmp_path / "best.pt")
     transfer = start_from(str(tmp_path / "best.pt"), net, parts, labels=GLANDS)
@@ -127,7 +134,9 @@ def test_our_checkpoint_fills_what_is_asked_for_and_the_classifier_only_of_the_s
         ({"layers.0.blocks.0.norm1.weight": torch.zeros(3)}, r"its shape \(3,\) differs from the model's \(16,\)"),
     ],
 )
-def test_a_start_that_fits_nothing_is_an_error(net, tmp_path, content, words):
+def test_a_start_that_fits_nothing_is_an_error(
+    net: SwinUnet, tmp_path: Path, content: bytes | dict[str, Any] | None, words: str
+) -> None:
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -137,7 +146,9 @@ def test_a_start_that_fits_nothing_is_an_error(net, tmp_path, content, words):
         start_from(str(path), net, ("encoder", "decoder"))
 
 
-def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(net, monkeypatch):
+def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(
+    net: SwinUnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"embed_dim 16, expected one of 96, 128, 192"):
         start_from("imagenet", net, ("encoder",))
     config = load_config("compact")
@@ -146,7 +157,7 @@ def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(net, monk
     )
     real, asked = timm.create_model, []
 
-    def create(name, pretrained):
+    def create(name: str, pretrained: bool) -> Any:
         asked.append((name, pretrained))
         return real(name, pretrained=False)
 
@@ -156,7 +167,7 @@ def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(net, monk
     assert transfer.left_out["encoder.layers.2.blocks.5.norm1.weight"] == "the model has no such weight"
     assert sum(part_of(name) == "encoder" for name in transfer.taken) > 100
 
-    def offline(name, pretrained):
+    def offline(name: object, pretrained: object) -> None:
         raise RuntimeError("no route to host\nand more")
 
     monkeypatch.setattr(timm, "create_model", offline)
@@ -166,7 +177,9 @@ def test_imagenet_weights_are_fetched_by_timm_for_the_published_widths(net, monk
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
-def test_train_prints_and_saves_the_account(command, balls, short_config, config, tmp_path):
+def test_train_prints_and_saves_the_account(
+    command: Run, balls: Path, short_config: Path, config: TrainConfig, tmp_path: Path
+) -> None:
     torch.save(official(swin(config)), tmp_path / "swin.pth")
     run = ("train", balls, "--out", tmp_path / "run", "--config", short_config, "--device", "cpu")
     done = command(*run, "--init", tmp_path / "swin.pth", "--transfer", "encoder", "--max-minutes", 0.001)

@@ -4,8 +4,10 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from torch.distributed import run as torchrun
@@ -16,7 +18,12 @@ from tests.train.pictures import none_drawn
 ONE_MACHINE = ("--standalone",)
 
 
-def training(processes, *arguments, launch=ONE_MACHINE, program=None):
+def training(
+    processes: int,
+    *arguments: Path | str,
+    launch: tuple[object, ...] = ONE_MACHINE,
+    program: Callable[..., None] | None = None,
+) -> Forked:
     """One under way; of a single process without torchrun.
 
     The processes are forked, which saves each of them the imports; all else is torchrun's own code. The function
@@ -30,24 +37,24 @@ def training(processes, *arguments, launch=ONE_MACHINE, program=None):
     return Forked(partial(_launched, options, program, words), {"OMP_NUM_THREADS": "1"})
 
 
-def without_pictures(*words):
+def without_pictures(*words: Any) -> None:
     """The `parotid-seg` command, in a process of its own."""
     none_drawn()
     command(*words)
 
 
-def started(processes, *arguments):
+def started(processes: int, *arguments: Any) -> subprocess.Popen[str]:
     """One under way that the command `torchrun` has started on one machine."""
     words = [sys.executable, "-m", "torch.distributed.run", *ONE_MACHINE, "--nproc-per-node", processes]
     words += ["-m", "parotid_seg", "train", *arguments, "--device", "cpu"]
     return subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _launched(options, program, words):
+def _launched(options: Any, program: Any, words: Any) -> None:
     """The command `torchrun`, but for how it starts a process."""
     real = torchrun.config_from_args
 
-    def forking(arguments):
+    def forking(arguments: bytes) -> Any:
         config, _, _ = real(arguments)
         config.start_method = "fork"
         return config, _of_torchrun, [program, *words]
@@ -56,23 +63,24 @@ def _launched(options, program, words):
         torchrun.main([*options, "-m", "parotid_seg"])
 
 
-def _of_torchrun(program, *words):
+def _of_torchrun(program: Any, *words: Any) -> None:
     """Run a program under a name that `workers` finds."""
     Path("/proc/self/comm").write_text(f"rank {os.environ['RANK']}")
     program(*words)
 
 
-def ended(process, timeout=300):
+def ended(process: subprocess.Popen[Any] | Forked, timeout: int = 300) -> tuple[int, list[str]]:
     """Status, and our lines on stderr; among those of torchrun there must be no traceback of ours."""
     try:
         _, stderr = process.communicate(timeout=timeout)
     finally:
         process.kill()
     assert "parotid_seg/train" not in stderr, stderr
+    assert process.returncode is not None
     return process.returncode, [line for line in stderr.splitlines() if line.startswith("parotid-seg: ")]
 
 
-def after(process, start):
+def after(process: Forked, start: str) -> None:
     """Read a training's output up to a line."""
     for line in process.stdout:
         if line.startswith(start):
@@ -80,7 +88,7 @@ def after(process, start):
     raise AssertionError(process.stderr.read())
 
 
-def workers(process):
+def workers(process: Forked) -> dict[int, int]:
     """Process IDs by rank."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):

@@ -1,7 +1,13 @@
 """The choice between engines, with engines and a clock that only pretend: nothing is timed for real."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Mapping
 from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -11,10 +17,11 @@ from parotid_seg.errors import DeviceMemoryError, InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _kept as kept_choice
-from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.scan.chunks import Inputs
 
 CONTRACT = read_model(DEFAULT_MODEL)[1]
 
@@ -24,11 +31,17 @@ class Engine:
 
     queue_depth = 1
 
-    def __init__(self, name="", clock=None, seconds=lambda looks: 1.0, memory=10**9):
+    def __init__(
+        self,
+        name: str = "",
+        clock: Clock | None = None,
+        seconds: Callable[[int], float] = lambda looks: 1.0,
+        memory: int = 10**9,
+    ) -> None:
         self.name, self.clock, self.seconds, self.memory = name, clock, seconds, memory
         self.batch_size, self.closed, self.runs = 16, False, 0
 
-    def start(self, inputs):
+    def start(self, inputs: Inputs) -> Done:
         looks = len(inputs["neighbours"])
         if looks > self.memory:
             raise DeviceMemoryError("too many")
@@ -36,32 +49,33 @@ class Engine:
         self.clock.now += self.seconds(looks)
         return Done(np.zeros((1, 1, 1), np.uint8))
 
-    def close(self):
+    def close(self) -> None:
         self.closed = True
 
 
 class Clock:
     now = 0.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 class Measured:
     """What is known of the engines beforehand."""
 
-    def __init__(self, speeds, failures=None, batch_size=16):
+    def __init__(self, speeds: dict[str, int], failures: dict[str, str] | None = None, batch_size: int = 16) -> None:
         self.known, self.failures, self.best_size = speeds, failures or {}, batch_size
-        self.timed, self.compared = 0, []
+        self.timed = 0
+        self.compared: list[tuple[str, str, str]] = []
 
-    def speeds(self, backends):
+    def speeds(self, backends: dict[str, Engine]) -> dict[str, int]:
         self.timed += 1
         return {name: self.known[name] for name in backends}
 
-    def batch_size(self, backend, sizes):
+    def batch_size(self, backend: Engine, sizes: tuple[int, int, int]) -> int:
         return self.best_size
 
-    def failure(self, reference, other, precision):
+    def failure(self, reference: Engine, other: Engine, precision: str) -> str:
         self.compared.append((reference.name, other.name, precision))
         return self.failures.get(other.name, "")
 
@@ -69,21 +83,22 @@ class Measured:
 class Choosing:
     """`choose` with candidates of the given precisions, and what it said."""
 
-    def __init__(self, place, precisions, measured, precision="fp32"):
+    def __init__(self, place: Path, precisions: list[tuple[str, str]], measured: Any, precision: str = "fp32") -> None:
         self.place, self.measured, self.precision = place, measured, precision
-        self.loaded, self.said, self.broken = [], [], {}
+        self.loaded: list[Engine] = []
+        self.said: list[str] = []
+        self.broken: dict[str, str] = {}
         self.candidates = [
-            Candidate(name, "onnxruntime", kind, DEFAULT_MODEL, lambda name=name: self.make(name))
-            for name, kind in precisions
+            Candidate(name, "onnxruntime", kind, DEFAULT_MODEL, partial(self.make, name)) for name, kind in precisions
         ]
 
-    def make(self, name):
+    def make(self, name: str) -> Any:
         if name in self.broken:
             raise ModelError(self.broken[name])
         self.loaded.append(Engine(name))
         return self.loaded[-1]
 
-    def __call__(self):
+    def __call__(self) -> Any:
         return choose(
             self.candidates, self.precision, (8, 16, 32), self.measured, self.place, self.said.append,
             today=lambda: date(2026, 11, 24),
@@ -94,8 +109,13 @@ PRECISIONS = [("ort", "fp32"), ("ort int8", "int8"), ("ov", "fp32"), ("ov bf16",
 
 
 @pytest.fixture
-def choosing(tmp_path):
-    def make(speeds, failures=None, precisions=PRECISIONS, **options):
+def choosing(tmp_path: Path) -> Callable[..., Choosing]:
+    def make(
+        speeds: tuple[int, ...],
+        failures: dict[str, str] | None = None,
+        precisions: list[tuple[str, str]] = PRECISIONS,
+        **options: Any,
+    ) -> Choosing:
         known = dict(zip([name for name, _ in precisions], speeds, strict=True))
         return Choosing(tmp_path / "cache" / "a.json", precisions, Measured(known, failures), **options)
 
@@ -112,7 +132,9 @@ def choosing(tmp_path):
         ((30, 20, 30.1, 25), "ov"),  # of one precision the fastest, however little it is
     ],
 )
-def test_the_fastest_is_taken_and_a_lower_precision_only_if_it_is_worth_it(choosing, speeds, expected):
+def test_the_fastest_is_taken_and_a_lower_precision_only_if_it_is_worth_it(
+    choosing: Callable[..., Choosing], speeds: tuple[int, int, float, int], expected: str
+) -> None:
     run = choosing(speeds)
     chosen = run()
     assert chosen.name == expected
@@ -122,7 +144,7 @@ def test_the_fastest_is_taken_and_a_lower_precision_only_if_it_is_worth_it(choos
     )
 
 
-def test_other_masks_rule_a_faster_engine_out_and_the_next_is_tried(choosing):
+def test_other_masks_rule_a_faster_engine_out_and_the_next_is_tried(choosing: Callable[..., Choosing]) -> None:
     run = choosing((30, 43, 20, 60), {"ov bf16": "other masks"})
     assert run().name == "ort int8"
     assert run.measured.compared == [("ort", "ov bf16", "bf16"), ("ort", "ort int8", "int8")]
@@ -131,18 +153,18 @@ def test_other_masks_rule_a_faster_engine_out_and_the_next_is_tried(choosing):
     assert "\n" not in run.said[0]
 
 
-def test_masks_of_the_same_precision_are_not_compared(choosing):
+def test_masks_of_the_same_precision_are_not_compared(choosing: Callable[..., Choosing]) -> None:
     run = choosing((30, 1, 60, 1))
     assert run().name == "ov"
     assert not run.measured.compared
 
 
-def test_for_a_model_in_half_precision_bf16_is_lower_and_fp32_is_not(choosing):
+def test_for_a_model_in_half_precision_bf16_is_lower_and_fp32_is_not(choosing: Callable[..., Choosing]) -> None:
     precisions = [("ort", "fp16"), ("ov", "fp32"), ("ov bf16", "bf16")]
     assert choosing((30, 31, 33), precisions=precisions, precision="fp16")().name == "ov"
 
 
-def test_the_choice_is_kept_and_not_measured_again(choosing):
+def test_the_choice_is_kept_and_not_measured_again(choosing: Callable[..., Choosing]) -> None:
     first = choosing((30, 43, 38, 60))
     first.measured.best_size = 32
     first()
@@ -171,7 +193,9 @@ KEPT = {"name": "ov", "batch_size": 8, "looks_per_s": {"ov": 1}, "refused": {}, 
         json.dumps({**KEPT, "batch_size": 0}),
     ],
 )
-def test_what_cannot_be_used_of_an_earlier_choice_is_measured_again(choosing, content):
+def test_what_cannot_be_used_of_an_earlier_choice_is_measured_again(
+    choosing: Callable[..., Choosing], content: str
+) -> None:
     run = choosing((99, 1, 1, 1))
     run.place.parent.mkdir()
     run.place.write_text(content)
@@ -180,18 +204,18 @@ def test_what_cannot_be_used_of_an_earlier_choice_is_measured_again(choosing, co
     assert json.loads(run.place.read_text())["name"] == "ort"
 
 
-def test_a_folder_that_cannot_be_written_is_told(choosing):
+def test_a_folder_that_cannot_be_written_is_told(choosing: Callable[..., Choosing]) -> None:
     run = choosing((30, 1, 60, 1))
     run.place.parent.write_text("a file where the folder should be")
     assert run().name == "ov"
     assert "not kept, so that the next run may choose another: " in run.said[0]
 
 
-def test_of_two_that_measure_at_once_both_take_what_was_kept_first(choosing):
+def test_of_two_that_measure_at_once_both_take_what_was_kept_first(choosing: Callable[..., Choosing]) -> None:
     run, other = choosing((30, 1, 60, 1)), choosing((99, 1, 1, 1))
     measure = run.measured.speeds
 
-    def meanwhile(backends):
+    def meanwhile(backends: dict[str, Engine]) -> dict[str, int]:
         other()
         return measure(backends)
 
@@ -200,7 +224,7 @@ def test_of_two_that_measure_at_once_both_take_what_was_kept_first(choosing):
     assert [engine.name for engine in run.loaded if not engine.closed] == ["ort"]
 
 
-def test_an_engine_that_does_not_load_is_told_but_the_reference_must(choosing):
+def test_an_engine_that_does_not_load_is_told_but_the_reference_must(choosing: Callable[..., Choosing]) -> None:
     run = choosing((30, 1, 60, 70))
     run.broken = {"ov": "no", "ov bf16": "that neither"}
     assert run().name == "ort"
@@ -212,7 +236,7 @@ def test_an_engine_that_does_not_load_is_told_but_the_reference_must(choosing):
         run()
 
 
-def test_the_place_depends_on_every_fact(monkeypatch, tmp_path):
+def test_the_place_depends_on_every_fact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     facts = {"cpu": "a", "cores": 2, "candidates": ["x", "y"]}
     assert place_for(facts) == place_for(dict(reversed(facts.items())))
@@ -224,33 +248,38 @@ def test_the_place_depends_on_every_fact(monkeypatch, tmp_path):
         assert cache_folder().parts[-2:] == (".cache", "parotid-seg")
 
 
-def test_speeds_are_medians_after_a_first_round(monkeypatch):
+def as_backends(engines: Mapping[str, Engine]) -> Mapping[str, Backend]:
+    """They have of a backend what the measurement uses."""
+    return cast(Mapping[str, Backend], engines)
+
+
+def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     slow_first = iter([50.0, 0.5, 0.1, 0.5, *[0.5] * 99])
     engines = {
         "steady": Engine("steady", clock, lambda looks: looks / 64),
         "slow at first": Engine("slow", clock, lambda looks: next(slow_first)),
     }
-    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(as_backends(engines))
     assert speeds == pytest.approx({"steady": 64.0, "slow at first": 16 / 0.3})
     assert [engine.runs for engine in engines.values()] == [3, 3], "the budget was gone after the least rounds"
 
 
-def test_a_trial_ends_by_its_budget_or_its_rounds():
+def test_a_trial_ends_by_its_budget_or_its_rounds() -> None:
     clock = Clock()
     quick = Engine("quick", clock, lambda looks: 1e-4)
-    EngineBenchmark(CONTRACT, clock).speeds({"quick": quick})
+    EngineBenchmark(CONTRACT, clock).speeds(as_backends({"quick": quick}))
     assert quick.runs == MOST_ROUNDS + 1
     clock.now, medium = 0.0, Engine("medium", clock, lambda looks: 0.9)
-    EngineBenchmark(CONTRACT, clock).speeds({"medium": medium})
+    EngineBenchmark(CONTRACT, clock).speeds(as_backends({"medium": medium}))
     assert clock.now == pytest.approx(BUDGET_S, abs=0.9)
 
 
-def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight():
+def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight() -> None:
     clock = Clock()
     engine = Engine("ahead", clock, lambda looks: 1.0)
     engine.queue_depth = 2
-    assert EngineBenchmark(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
+    assert EngineBenchmark(CONTRACT, clock).speeds(as_backends({"ahead": engine}))["ahead"] == pytest.approx(16.0)
     assert engine.runs == 6
 
 
@@ -264,13 +293,15 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight():
         (lambda looks: looks, 8, 1),
     ],
 )
-def test_the_batch_size_is_the_usual_one_unless_another_gains(seconds, memory, expected):
+def test_the_batch_size_is_the_usual_one_unless_another_gains(
+    seconds: Callable[[int], float], memory: int, expected: int
+) -> None:
     clock = Clock()
     engine = Engine("any", clock, seconds, memory)
-    assert EngineBenchmark(CONTRACT, clock).batch_size(engine, (8, 16, 32)) == expected
+    assert EngineBenchmark(CONTRACT, clock).batch_size(cast(Backend, engine), (8, 16, 32)) == expected
 
 
-def test_the_usual_chunk_is_what_an_ordinary_ct_gives():
+def test_the_usual_chunk_is_what_an_ordinary_ct_gives() -> None:
     inputs = usual_chunk(CONTRACT, 8)
     assert len(inputs["neighbours"]) == 8
     assert inputs["slices"].shape[0] == 1
@@ -282,12 +313,12 @@ def test_the_usual_chunk_is_what_an_ordinary_ct_gives():
 class Backwards(OnnxRuntimeBackend):
     """The packaged model with left and right exchanged."""
 
-    def start(self, inputs):
+    def start(self, inputs: Inputs) -> Done:
         return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
 
 
 @pytest.fixture
-def short_example(head, tmp_path, monkeypatch):
+def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example scan cut to the slices around the glands, to be quick."""
     (tmp_path / "imagesTr").mkdir()
     nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
@@ -295,25 +326,25 @@ def short_example(head, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("short_example")
-def test_masks_are_compared_on_the_example_scan():
+def test_masks_are_compared_on_the_example_scan() -> None:
     trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
     assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
     assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
 
 
 @pytest.mark.usefixtures("short_example")
-def test_what_cannot_be_compared_is_not_taken(monkeypatch):
+def test_what_cannot_be_compared_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
 
     class Blind(Engine):
-        def start(self, inputs):
+        def start(self, inputs: Inputs) -> Done:
             return Done(np.zeros_like(reference.start(inputs).result()))
 
-    assert "nothing is found" in trial.failure(Blind(), reference, "int8")
+    assert "nothing is found" in trial.failure(cast(Backend, Blind()), reference, "int8")
     other = EngineBenchmark(type(CONTRACT)(CONTRACT.labels, ("T1",), (None,), CONTRACT.grid))
     assert other.failure(reference, reference, "int8") == "not to be checked (the example scan is a CT)"
 
-    def missing():
+    def missing() -> None:
         raise InputError("the example scan is not installed")
 
     monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", missing)
@@ -334,7 +365,7 @@ def test_what_cannot_be_compared_is_not_taken(monkeypatch):
         {"surprise": 1},
     ],
 )
-def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path, changes):
+def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path: Path, changes: dict[str, Any]) -> None:
     good = {
         "name": "a",
         "batch_size": 8,

@@ -6,6 +6,8 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,12 +53,12 @@ RTX = dataclasses.replace(
 )
 
 
-def with_options(**changed) -> Sidecar:
+def with_options(**changed: Any) -> Sidecar:
     return dataclasses.replace(SIDECAR, options=dataclasses.replace(SIDECAR.options, **changed))
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> Path:
     path = tmp_path / "m.engine"
     path.write_bytes(ENGINE)
     path.with_name("m.onnx").write_bytes(ONNX)
@@ -65,14 +67,14 @@ def engine(tmp_path):
 
 
 @pytest.mark.parametrize("sidecar", [SIDECAR, RTX, with_options(version_compatible=True, tf32=True)])
-def test_there_and_back(engine, sidecar):
+def test_there_and_back(engine: Path, sidecar: Sidecar) -> None:
     sidecar_path(engine).write_text(sidecar.to_json())
     assert sidecar_path(engine).name == "m.engine.json"
     assert read_sidecar(engine) == sidecar
     assert read_engine(engine, sidecar) == ENGINE
 
 
-def test_any_change_of_the_sidecar_is_found(engine):
+def test_any_change_of_the_sidecar_is_found(engine: Path) -> None:
     path = sidecar_path(engine)
     content = json.loads(path.read_text())
     changes = {
@@ -90,13 +92,13 @@ def test_any_change_of_the_sidecar_is_found(engine):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "null", "{}", '{"checksum": 1}', "{"])
-def test_what_is_no_sidecar(engine, text):
+def test_what_is_no_sidecar(engine: Path, text: str) -> None:
     sidecar_path(engine).write_text(text)
     with pytest.raises(ModelError, match=r"m\.engine\.json: not an engine's sidecar"):
         read_sidecar(engine)
 
 
-def test_binary_and_missing_sidecars(engine):
+def test_binary_and_missing_sidecars(engine: Path) -> None:
     sidecar_path(engine).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match="no UTF-8"):
         read_sidecar(engine)
@@ -105,7 +107,7 @@ def test_binary_and_missing_sidecars(engine):
         read_sidecar(engine)
 
 
-def test_another_schema_version(engine):
+def test_another_schema_version(engine: Path) -> None:
     sidecar_path(engine).write_text(dataclasses.replace(SIDECAR, schema_version=9).to_json())
     with pytest.raises(ModelError, match="found schema_version 9, expected 2; build the engine again"):
         read_sidecar(engine)
@@ -124,7 +126,7 @@ def test_another_schema_version(engine):
         ("library", "other", "found 'other', expected one of: tensorrt, tensorrt-rtx"),
     ],
 )
-def test_a_whole_sidecar_that_makes_no_sense(engine, name, value, words):
+def test_a_whole_sidecar_that_makes_no_sense(engine: Path, name: str, value: Any, words: str) -> None:
     content = {**json.loads(SIDECAR.to_json()), name: value}
     del content["checksum"]
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -134,13 +136,13 @@ def test_a_whole_sidecar_that_makes_no_sense(engine, name, value, words):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": 1e999}', '{"a": 1, "a": 2}'])
-def test_hostile_sidecars(engine, text):
+def test_hostile_sidecars(engine: Path, text: str) -> None:
     sidecar_path(engine).write_text(text)
     with pytest.raises(ModelError, match=r"m\.engine\.json: not an engine's sidecar: found"):
         read_sidecar(engine)
 
 
-def test_an_engine_is_refused_beside_another_model_than_its_own(engine):
+def test_an_engine_is_refused_beside_another_model_than_its_own(engine: Path) -> None:
     assert check_engine(engine, SIDECAR, SIDECAR.library_version, ADA) == ()
     engine.with_name("m.onnx").write_bytes(ONNX + b"\0")
     reasons = check_engine(engine, SIDECAR, SIDECAR.library_version, ADA)
@@ -149,7 +151,7 @@ def test_an_engine_is_refused_beside_another_model_than_its_own(engine):
     assert check_engine(engine, SIDECAR, SIDECAR.library_version, ADA) == ()
 
 
-def test_only_the_described_engine_is_read(engine):
+def test_only_the_described_engine_is_read(engine: Path) -> None:
     engine.write_bytes(ENGINE + b"\0")
     with pytest.raises(ModelError, match="not the file its sidecar describes"):
         read_engine(engine, SIDECAR)
@@ -176,7 +178,7 @@ def test_only_the_described_engine_is_read(engine):
         (RTX, None, "TensorRT-RTX is not installed"),
     ],
 )
-def test_the_library(engine, sidecar, version, reason):
+def test_the_library(engine: Path, sidecar: Sidecar, version: str | None, reason: str | None) -> None:
     assert check_engine(engine, sidecar, version, ADA) == (() if reason is None else (reason,))
 
 
@@ -195,17 +197,17 @@ def test_the_library(engine, sidecar, version, reason):
         (RTX, TESLA, "expected compute capability 8.0 or newer"),
     ],
 )
-def test_the_gpu(engine, sidecar, gpu, reason):
+def test_the_gpu(engine: Path, sidecar: Sidecar, gpu: Gpu | None, reason: str | None) -> None:
     found = check_engine(engine, sidecar, "10.12.0.36", gpu)
     assert found == () if reason is None else len(found) == 1 and found[0].endswith(reason)
 
 
-def test_all_reasons_are_told(engine):
+def test_all_reasons_are_told(engine: Path) -> None:
     engine.write_bytes(b"")
     assert len(check_engine(engine, SIDECAR, "9.0", TESLA)) == 3
 
 
-def test_built_again_from_the_same_onnx_file_only(engine):
+def test_built_again_from_the_same_onnx_file_only(engine: Path) -> None:
     assert judge_engine(engine, SIDECAR, "10.12.0.36", ADA).reasons == ()
     other = judge_engine(engine, SIDECAR, "10.13", ADA)
     assert (other.rebuild_from, other.options, other.not_rebuilt) == (engine.with_name("m.onnx"), SIDECAR.options, "")
@@ -220,7 +222,7 @@ def test_built_again_from_the_same_onnx_file_only(engine):
     )
 
 
-def test_an_engine_is_not_built_again_for_what_would_not_run_either(engine):
+def test_an_engine_is_not_built_again_for_what_would_not_run_either(engine: Path) -> None:
     for version, gpu in ((None, ADA), ("10.13", None)):
         assert judge_engine(engine, SIDECAR, version, gpu).not_rebuilt == "it could not be run here either"
     old = judge_engine(engine, RTX, "10.12.0.36", TESLA)
@@ -228,7 +230,7 @@ def test_an_engine_is_not_built_again_for_what_would_not_run_either(engine):
     assert old.not_rebuilt == "TensorRT-RTX makes no engines for Tesla T4 (compute capability 7.5)"
 
 
-def test_an_engine_for_newer_gpus_becomes_one_for_this_one(engine):
+def test_an_engine_for_newer_gpus_becomes_one_for_this_one(engine: Path) -> None:
     portable = with_options(runs_on="ampere-plus")
     assert judge_engine(engine, portable, "10.12.0.36", TESLA).options == SIDECAR.options
 
@@ -239,31 +241,31 @@ class Driver:
     def __init__(self, gpus: int) -> None:
         self.gpus = gpus
 
-    def cuInit(self, _):  # noqa: N802
+    def cuInit(self, _: object) -> int:  # noqa: N802
         return 0
 
-    def cuDeviceGet(self, device, index):  # noqa: N802
+    def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
         return 0 if index < self.gpus else 101
 
-    def cuDeviceGetName(self, name, size, device):  # noqa: N802
+    def cuDeviceGetName(self, name: ctypes.Array[ctypes.c_char], size: int, device: ctypes.c_int) -> int:  # noqa: N802
         name.value = b"NVIDIA RTX A4000"
         return 0
 
-    def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: ctypes.c_int) -> int:  # noqa: N802
         value._obj.value = {75: 8, 76: 6}[attribute]
         return 0
 
-    def cuDriverGetVersion(self, value):  # noqa: N802
+    def cuDriverGetVersion(self, value: Any) -> int:  # noqa: N802
         value._obj.value = 12080
         return 0
 
 
-def test_the_gpu_is_asked_of_the_driver(monkeypatch):
+def test_the_gpu_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(1))
     assert find_gpu() == Gpu("NVIDIA RTX A4000", (8, 6), "12.8")
     assert find_gpu(1) is None
 
-    def missing(_):
+    def missing(_: object) -> None:
         raise OSError("no such library")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
@@ -271,12 +273,12 @@ def test_the_gpu_is_asked_of_the_driver(monkeypatch):
 
 
 @pytest.mark.parametrize("workspace", [0, -5])
-def test_options_check_themselves(workspace):
+def test_options_check_themselves(workspace: int) -> None:
     with pytest.raises(InputError, match="--workspace-mib: found"):
         EngineOptions(workspace_mib=workspace)
 
 
-def test_reading_sidecars_loads_neither_torch_nor_onnx_nor_tensorrt():
+def test_reading_sidecars_loads_neither_torch_nor_onnx_nor_tensorrt() -> None:
     code = "import parotid_seg.runtime.engines.engine_file, sys; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"} & set(done.stdout.split())

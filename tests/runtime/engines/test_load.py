@@ -1,17 +1,23 @@
 """Which engine and device a model goes to: what was asked for or one clear line, never something else in silence."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import load, openvino
 from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.load import facts_of, load_backend
 from parotid_seg.runtime.engines.model_file import graph_hash, read_model
@@ -32,23 +38,28 @@ class Loaded:
     queue_depth = 1
     batch_size = 16
 
-    def __init__(self, kind, file, contract=CONTRACT, **how):
+    def __init__(self, kind: str, file: Path, contract: Contract = CONTRACT, **how: Any) -> None:
         self.kind, self.file, self.contract, self.how = kind, file, contract, how
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
+def loaded(*arguments: Any, **options: Any) -> Any:
+    """What `load_backend` loads where the engines are stand-ins."""
+    return load_backend(*arguments, **options)
+
+
 @pytest.fixture
-def said():
+def said() -> list[str]:
     return []
 
 
 @pytest.fixture
-def gpus(monkeypatch):
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Say which GPUs there are."""
 
-    def there_are(*found):
+    def there_are(*found: Gpu) -> None:
         monkeypatch.setattr(load, "find_gpus", lambda: list(found))
         monkeypatch.setattr(load, "find_gpu", lambda index=0: found[index] if index < len(found) else None)
 
@@ -57,37 +68,37 @@ def gpus(monkeypatch):
 
 
 @pytest.fixture
-def cuda(monkeypatch):
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """An onnxruntime with CUDA."""
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
     monkeypatch.setattr(ort_cuda, "OnnxRuntimeCudaBackend", lambda file, **how: Loaded("cuda", file, **how))
 
 
 @pytest.fixture(autouse=True)
-def no_trial(monkeypatch, request):
+def no_trial(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Nothing here may measure; a test that expects a choice says how it ends."""
 
-    def choose(found, *_):
+    def choose(found: list[Candidate], *_: object) -> None:
         raise AssertionError(f"a trial of {[candidate.name for candidate in found]}")
 
     monkeypatch.setattr(load, "choose", choose)
 
 
 @pytest.fixture
-def openvino_there(monkeypatch):
+def openvino_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """An OpenVINO that loads anything."""
-    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
     monkeypatch.setattr(openvino, "OpenVinoBackend", lambda file, **how: Loaded("openvino", file, **how))
 
 
 @pytest.fixture
-def without_openvino(monkeypatch):
-    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: None)
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> Path:
     path = tmp_path / "m.engine"
     path.write_bytes(b"an engine")
     write_sidecar(path, CONTRACT)
@@ -95,13 +106,13 @@ def engine(tmp_path):
 
 
 @pytest.fixture
-def tensorrt(monkeypatch):
-    module = ModuleType("parotid_seg.runtime.engines.tensorrt.engine")
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("parotid_seg.runtime.engines.tensorrt.engine")
     module.load = lambda asked: Loaded("tensorrt", asked.model, device=asked.gpu, output=asked.output)
     monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.engine", module)
 
 
-def write_model(path, graph=b"", **told):
+def write_model(path: Path, graph: bytes = b"", **told: Any) -> Path:
     """A file with a contract, a hash and a seal that fit, but nothing to compute."""
     contract = dataclasses.replace(CONTRACT, graph_sha256=graph_hash(model_bytes(None, graph)), **told)
     path.write_bytes(model_bytes(contract.to_json(), graph))
@@ -125,7 +136,7 @@ def write_model(path, graph=b"", **told):
         ("tensorrt-rtx", "cuda", "parotid-seg export --engine tensorrt-rtx builds one"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(gpus, backend, device, words):
+def test_what_makes_no_sense_is_one_line(gpus: Callable[..., None], backend: str, device: str, words: str) -> None:
     gpus(GPU, GPU)
     with pytest.raises(InputError, match=words) as caught:
         load_backend(DEFAULT_MODEL, backend, device)
@@ -133,16 +144,16 @@ def test_what_makes_no_sense_is_one_line(gpus, backend, device, words):
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
-def test_cuda_without_a_gpu_is_an_error(gpus, backend):
+def test_cuda_without_a_gpu_is_an_error(gpus: Callable[..., None], backend: str) -> None:
     with pytest.raises(InputError, match="--device cuda: found no NVIDIA GPU"):
         load_backend(DEFAULT_MODEL, backend, "cuda")
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
 def test_cuda_without_the_provider_is_an_error_but_auto_says_so_and_takes_the_cpu(
-    gpus, monkeypatch, said, without_openvino, backend
-):
-    def missing():
+    gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, said: list[str], without_openvino: None, backend: str
+) -> None:
+    def missing() -> None:
         raise InputError("onnxruntime has no CUDA: pip install it")
 
     gpus(GPU)
@@ -156,43 +167,58 @@ def test_cuda_without_the_provider_is_an_error_but_auto_says_so_and_takes_the_cp
 
 @pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
-def test_a_gpu_is_used_by_its_number(gpus, cuda, said, backend, device, index):
+def test_a_gpu_is_used_by_its_number(
+    gpus: Callable[..., None], cuda: None, said: list[str], backend: str, device: str, index: int
+) -> None:
     gpus(GPU, GPU)
-    found = load_backend(DEFAULT_MODEL, backend, device, say=said.append)
+    found = loaded(DEFAULT_MODEL, backend, device, say=said.append)
     assert (found.kind, found.file, found.how) == ("cuda", DEFAULT_MODEL, {"device": index, "output": "labels"})
 
 
-def test_the_cpu_is_used_if_asked_for_though_there_is_a_gpu(gpus, cuda, without_openvino):
+def test_the_cpu_is_used_if_asked_for_though_there_is_a_gpu(
+    gpus: Callable[..., None], cuda: None, without_openvino: None
+) -> None:
     gpus(GPU)
     for backend in ("auto", "onnxruntime"):
         assert load_backend(DEFAULT_MODEL, backend, "cpu").ran.device == "cpu"
 
 
-def test_by_name_it_is_exactly_this_file_and_no_trial(gpus, openvino_there, tmp_path, said):
+def test_by_name_it_is_exactly_this_file_and_no_trial(
+    gpus: Callable[..., None], openvino_there: None, tmp_path: Path, said: list[str]
+) -> None:
     model = tmp_path / "m.onnx"
     shutil.copy(DEFAULT_MODEL, model)
     write_model(tmp_path / "m.int8.onnx", precision="int8")
     found = load_backend(model, "onnxruntime", say=said.append)
     assert (type(found), found.ran.precision) == (OnnxRuntimeBackend, "fp32")
-    found = load_backend(model, "openvino", threads=3, say=said.append)
+    found = loaded(model, "openvino", threads=3, say=said.append)
     assert (found.kind, found.file, found.how) == ("openvino", model, {"threads": 3, "output": "labels"})
     assert not said
 
 
-def test_a_single_engine_needs_no_trial(gpus, without_openvino, said):
+def test_a_single_engine_needs_no_trial(gpus: Callable[..., None], without_openvino: None, said: list[str]) -> None:
     assert load_backend(DEFAULT_MODEL, say=said.append).ran.backend.startswith("onnxruntime ")
     assert said == ["onnxruntime FP32: the only engine for this model here"]
 
 
-def test_several_engines_are_tried(gpus, openvino_there, monkeypatch, said):
+def test_several_engines_are_tried(
+    gpus: Callable[..., None], openvino_there: None, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     asked = []
 
-    def choose(found, precision, sizes, measure, place, say):
+    def choose(
+        found: list[Candidate],
+        precision: str,
+        sizes: tuple[int, int, int],
+        measure: EngineBenchmark,
+        place: Path,
+        say: Callable[[str], None],
+    ) -> Any:
         asked.append(([each.name for each in found], precision, sizes, measure.contract, place))
         return found[-1].make()
 
     monkeypatch.setattr(load, "choose", choose)
-    assert load_backend(DEFAULT_MODEL, threads=3).how["precision"] == "bf16"
+    assert loaded(DEFAULT_MODEL, threads=3).how["precision"] == "bf16"
     load_backend(DEFAULT_MODEL, threads=2)
     names, precision, sizes, contract, place = asked[0]
     assert names == ["onnxruntime FP32", "OpenVINO FP32", "OpenVINO BF16"]
@@ -203,7 +229,9 @@ def test_several_engines_are_tried(gpus, openvino_there, monkeypatch, said):
     assert place != asked[2][-1], "so are other engines"
 
 
-def test_an_unverified_model_is_refused_whatever_would_run_it(gpus, tmp_path, tensorrt):
+def test_an_unverified_model_is_refused_whatever_would_run_it(
+    gpus: Callable[..., None], tmp_path: Path, tensorrt: None
+) -> None:
     path = write_model(tmp_path / "m.onnx", verification={})
     for backend in ("auto", "onnxruntime", "openvino"):
         with pytest.raises(ModelError, match="not verified: "):
@@ -213,28 +241,30 @@ def test_an_unverified_model_is_refused_whatever_would_run_it(gpus, tmp_path, te
     write_sidecar(engine, dataclasses.replace(CONTRACT, verification={}))
     with pytest.raises(ModelError, match="not verified: "):
         load_backend(engine)
-    assert load_backend(engine, allow_unverified=True).kind == "tensorrt"
+    assert loaded(engine, allow_unverified=True).kind == "tensorrt"
 
 
 @pytest.mark.parametrize(("backend", "device", "index"), [("auto", "auto", 0), ("tensorrt", "cuda:1", 1)])
-def test_an_engine_goes_to_its_library(gpus, engine, tensorrt, backend, device, index):
+def test_an_engine_goes_to_its_library(
+    gpus: Callable[..., None], engine: Path, tensorrt: None, backend: str, device: str, index: int
+) -> None:
     gpus(GPU, GPU)
-    found = load_backend(engine, backend, device)
+    found = loaded(engine, backend, device)
     assert (found.kind, found.file, found.how) == ("tensorrt", engine, {"device": index, "output": "labels"})
 
 
 @pytest.mark.parametrize("backend", [name for name in ENGINES if name != "tensorrt"])
-def test_an_engine_of_another_library_is_refused(gpus, engine, backend):
+def test_an_engine_of_another_library_is_refused(gpus: Callable[..., None], engine: Path, backend: str) -> None:
     with pytest.raises(InputError, match=rf"--backend {backend}: found m.engine, an engine for tensorrt$"):
         load_backend(engine, backend)
 
 
-def test_an_engine_on_the_cpu_is_refused(engine):
+def test_an_engine_on_the_cpu_is_refused(engine: Path) -> None:
     with pytest.raises(InputError, match=r"--device cpu: found m.engine, an engine, expected auto or cuda"):
         load_backend(engine, device="cpu")
 
 
-def test_a_missing_file_is_an_error_before_anything_else(tmp_path, gpus):
+def test_a_missing_file_is_an_error_before_anything_else(tmp_path: Path, gpus: Callable[..., None]) -> None:
     with pytest.raises(ModelError, match=r"no\.onnx: no usable model file: cannot be read"):
         load_backend(tmp_path / "no.onnx")
     with pytest.raises(ModelError, match="no such engine file"):
@@ -252,22 +282,24 @@ def test_a_missing_file_is_an_error_before_anything_else(tmp_path, gpus):
         ({"precision": "int8", "verification": {}}, "not verified"),
     ],
 )
-def test_a_variant_beside_the_model_is_used_if_it_is_the_same_model(tmp_path, said, told, words):
+def test_a_variant_beside_the_model_is_used_if_it_is_the_same_model(
+    tmp_path: Path, said: list[str], told: dict[str, Any], words: str | None
+) -> None:
     path = write_model(tmp_path / "m.int8.onnx", **told)
     found = variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append)
     assert found == (None if words else path)
-    assert all(words in line and str(path) in line for line in said)
+    assert all((words or "") in line and str(path) in line for line in said)
     assert len(said) == bool(words)
 
 
-def test_a_variant_that_was_changed_is_told(tmp_path, said):
+def test_a_variant_that_was_changed_is_told(tmp_path: Path, said: list[str]) -> None:
     path = write_model(tmp_path / "m.int8.onnx", precision="int8")
     path.write_bytes(path.read_bytes().replace(b"graph", b"grape", 1))
     assert variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append) is None
     assert "the file was changed or damaged" in said[0]
 
 
-def test_no_variant_is_no_word(tmp_path, said):
+def test_no_variant_is_no_word(tmp_path: Path, said: list[str]) -> None:
     assert variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append) is None
     assert not said
 
@@ -276,7 +308,9 @@ def names_of(found: list[Candidate]) -> list[str]:
     return [candidate.name for candidate in found]
 
 
-def test_engines_on_the_cpu(tmp_path, said, openvino_there, monkeypatch):
+def test_engines_on_the_cpu(
+    tmp_path: Path, said: list[str], openvino_there: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_model(tmp_path / "m.int8.onnx", precision="int8")
     write_model(tmp_path / "m.fp16.onnx", precision="fp16")
     model = tmp_path / "m.onnx"
@@ -288,7 +322,7 @@ def test_engines_on_the_cpu(tmp_path, said, openvino_there, monkeypatch):
     assert names_of(alone) == ["onnxruntime INT8"], "its masks are proven for onnxruntime only"
     assert not said
 
-    def broken():
+    def broken() -> None:
         raise InputError("OpenVINO does not load")
 
     monkeypatch.setattr(openvino, "computes_bf16", broken)
@@ -296,16 +330,17 @@ def test_engines_on_the_cpu(tmp_path, said, openvino_there, monkeypatch):
     assert said == ["OpenVINO is not used: OpenVINO does not load"]
 
 
-def test_engines_on_the_gpu(tmp_path, said, cuda):
+def test_engines_on_the_gpu(tmp_path: Path, said: list[str], cuda: None) -> None:
     model = tmp_path / "m.onnx"
     assert names_of(candidates(Request(model, CONTRACT, 1, None, "labels", said.append))) == ["onnxruntime CUDA FP32"]
     half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
     found = candidates(Request(model, CONTRACT, 1, None, "labels", said.append))
     assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
-    assert (found[1].make().file, found[1].make().how) == (half, {"device": 1, "output": "labels"})
+    made: Any = found[1].make()
+    assert (made.file, made.how) == (half, {"device": 1, "output": "labels"})
 
 
-def test_a_choice_depends_on_the_files_and_the_versions(tmp_path, monkeypatch):
+def test_a_choice_depends_on_the_files_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_model(tmp_path / "m.onnx")
     first = facts_of(model)
     write_model(tmp_path / "m.int8.onnx", precision="int8")

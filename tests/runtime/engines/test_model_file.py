@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -34,14 +37,14 @@ def contract_for(graph: bytes = b"", **changes: object) -> str:
     return json.dumps({**json.loads(text), "graph_sha256": graph_hash(model(None, graph)), **changes})
 
 
-def test_the_packaged_model_is_as_it_was_exported():
+def test_the_packaged_model_is_as_it_was_exported() -> None:
     content, contract = read_model(DEFAULT_MODEL)
     assert contract.graph_sha256 == graph_hash(content)
     assert contract.labels == ("background", "parotid_left", "parotid_right")
     assert sealed(content) == content
 
 
-def test_a_changed_graph_is_refused(tmp_path):
+def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model(contract_for()))
     assert read_model(path)[1].graph_sha256 == hashlib.sha256(encoded(2, b"graph")).hexdigest()
@@ -60,7 +63,7 @@ def test_a_changed_graph_is_refused(tmp_path):
     ],
     ids=["window", "label", "grid", "version"],
 )
-def test_a_changed_contract_is_refused(tmp_path, old, new):
+def test_a_changed_contract_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
     content = DEFAULT_MODEL.read_bytes()
     assert old in content
     path = tmp_path / "m.onnx"
@@ -79,7 +82,7 @@ def add_a_function(content: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("change", [change_operator_set, add_a_function])
-def test_what_lies_beside_contract_and_graph_is_sealed_too(tmp_path, change):
+def test_what_lies_beside_contract_and_graph_is_sealed_too(tmp_path: Path, change: Callable[..., None]) -> None:
     content = onnx.load(DEFAULT_MODEL)
     change(content)
     path = tmp_path / "m.onnx"
@@ -88,13 +91,13 @@ def test_what_lies_beside_contract_and_graph_is_sealed_too(tmp_path, change):
         read_model(path)
 
 
-def test_a_file_that_is_only_written_anew_is_read(tmp_path):
+def test_a_file_that_is_only_written_anew_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(onnx.load(DEFAULT_MODEL), path)
     assert read_model(path)[1] == read_model(DEFAULT_MODEL)[1]
 
 
-def test_a_model_without_its_seal_is_refused(tmp_path):
+def test_a_model_without_its_seal_is_refused(tmp_path: Path) -> None:
     content = onnx.load(DEFAULT_MODEL)
     (seal,) = (each for each in content.metadata_props if each.key == SEAL_KEY)
     content.metadata_props.remove(seal)
@@ -104,7 +107,7 @@ def test_a_model_without_its_seal_is_refused(tmp_path):
         read_model(path)
 
 
-def old_model(path) -> None:
+def old_model(path: Path) -> None:
     """The packaged model as a version before the seal wrote it."""
     content = onnx.load(DEFAULT_MODEL)
     text = {each.key: each.value for each in content.metadata_props}[METADATA_KEY]
@@ -114,7 +117,7 @@ def old_model(path) -> None:
     onnx.save(content, path)
 
 
-def test_a_file_of_the_version_before_the_seal_is_read_and_that_is_said(tmp_path):
+def test_a_file_of_the_version_before_the_seal_is_read_and_that_is_said(tmp_path: Path) -> None:
     path = tmp_path / "old.onnx"
     old_model(path)
     assert read_model(path)[1].schema_version == UNSEALED_VERSION
@@ -123,7 +126,7 @@ def test_a_file_of_the_version_before_the_seal_is_read_and_that_is_said(tmp_path
     assert [line for line in said if line.startswith("old.onnx: exported by an older version, without a seal")]
 
 
-def test_an_old_files_graph_is_still_checked(tmp_path):
+def test_an_old_files_graph_is_still_checked(tmp_path: Path) -> None:
     path = tmp_path / "old.onnx"
     old_model(path)
     content = bytearray(path.read_bytes())
@@ -133,7 +136,7 @@ def test_an_old_files_graph_is_still_checked(tmp_path):
         read_model(path)
 
 
-def test_metadata_of_the_same_name_twice_is_refused(tmp_path):
+def test_metadata_of_the_same_name_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(sealed(model(contract_for()) + entry(METADATA_KEY, contract_for())))
     with pytest.raises(ModelError, match="not an ONNX model"):
@@ -151,7 +154,7 @@ def with_initializer(tensor: TensorProto) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph([], "g", [], [], [tensor]))
 
 
-def within_node(**attribute: object) -> onnx.ModelProto:
+def within_node(**attribute: Any) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph([helper.make_node("Any", [], ["x"], **attribute)], "g", [], []))
 
 
@@ -194,7 +197,7 @@ EXTERNAL = {
 
 
 @pytest.mark.parametrize("content", EXTERNAL.values(), ids=EXTERNAL)
-def test_weights_in_other_files_are_refused_wherever_they_are_named(tmp_path, content):
+def test_weights_in_other_files_are_refused_wherever_they_are_named(tmp_path: Path, content: onnx.ModelProto) -> None:
     helper.set_model_props(
         content,
         {METADATA_KEY: contract_for(graph_sha256=hashlib.sha256(content.graph.SerializeToString()).hexdigest())},
@@ -205,13 +208,13 @@ def test_weights_in_other_files_are_refused_wherever_they_are_named(tmp_path, co
         load_backend(path)
 
 
-def test_a_model_with_all_of_its_weights_is_not_external():
+def test_a_model_with_all_of_its_weights_is_not_external() -> None:
     assert not has_external_data(DEFAULT_MODEL.read_bytes())
     assert not has_external_data(with_initializer(helper.make_tensor("w", 1, [1], [0.0])).SerializeToString())
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.9])
-def test_a_flipped_bit_is_noticed(tmp_path, where):
+def test_a_flipped_bit_is_noticed(tmp_path: Path, where: float) -> None:
     content = bytearray(DEFAULT_MODEL.read_bytes())
     content[int(where * len(content))] ^= 1
     (tmp_path / "m.onnx").write_bytes(content)
@@ -220,19 +223,19 @@ def test_a_flipped_bit_is_noticed(tmp_path, where):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\xff" * 40, DEFAULT_MODEL.read_bytes()[:100_000], model(None)[:9]])
-def test_what_is_no_model(tmp_path, content):
+def test_what_is_no_model(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX model"):
         read_model(tmp_path / "m.onnx")
 
 
-def test_a_foreign_model(tmp_path):
+def test_a_foreign_model(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(model(None))
     with pytest.raises(ModelError, match="without parotid-seg's contract"):
         read_model(tmp_path / "m.onnx")
 
 
-def test_a_checkpoint_is_named_with_the_command_that_makes_a_model_of_it(tmp_path):
+def test_a_checkpoint_is_named_with_the_command_that_makes_a_model_of_it(tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
     path.write_bytes(b"PK\x03\x04 and more")
     with pytest.raises(ModelError, match=r"best.pt: a training run's checkpoint .*; parotid-seg export makes a model"):

@@ -1,12 +1,17 @@
 """OpenVINO runs the packaged model: FP32 gives onnxruntime's masks, BF16 stays within its gate."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
@@ -15,8 +20,9 @@ from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16, import_openvino
 from parotid_seg.scan.chunks import chunks, segmented
-from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.tolerance import GATES, difference
 
 needs_openvino = pytest.mark.skipif(
@@ -25,26 +31,32 @@ needs_openvino = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference() -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
-def scan(reference, head, tmp_path_factory):
+def scan(
+    reference: OnnxRuntimeBackend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Volume, Windows]:
     path = tmp_path_factory.mktemp("head") / "a.nii.gz"
     head.to_filename(path)
     contract = reference.contract
     return in_windows(read_nifti(path).volume, contract.channels, contract.windows)
 
 
-def mask_of(backend, scan, batch_size=8):
+def mask_of(
+    backend: OnnxRuntimeBackend | OpenVinoBackend, scan: tuple[Volume, NDArray[Any]], batch_size: int = 8
+) -> Mask:
     volume, windows = scan
     return segmented(volume, windows, backend.contract.grid, batch_size, lambda chunk: labels_of(backend, chunk))
 
 
 @needs_openvino
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_gives_the_masks_and_says_what_it_computed_in(reference, scan, precision):
+def test_it_gives_the_masks_and_says_what_it_computed_in(
+    reference: OnnxRuntimeBackend, scan: tuple[Volume, Windows], precision: str
+) -> None:
     if precision == "bf16" and not computes_bf16():
         pytest.skip("this CPU has no BF16")
     backend = OpenVinoBackend(DEFAULT_MODEL, precision=precision)
@@ -59,12 +71,12 @@ def test_it_gives_the_masks_and_says_what_it_computed_in(reference, scan, precis
 
 
 @needs_openvino
-def test_another_type_than_asked_for_is_an_error(monkeypatch):
+def test_another_type_than_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Compiled:
-        def __init__(self, real):
+        def __init__(self, real: Any) -> None:
             self._real = real
 
-        def get_property(self, name):
+        def get_property(self, name: object) -> Any:
             return import_openvino().Type.f16
 
     real = import_openvino().Core.compile_model
@@ -74,7 +86,9 @@ def test_another_type_than_asked_for_is_an_error(monkeypatch):
 
 
 @needs_openvino
-def test_chunks_handed_in_ahead_come_back_in_their_places(reference, scan):
+def test_chunks_handed_in_ahead_come_back_in_their_places(
+    reference: OnnxRuntimeBackend, scan: tuple[Volume, Windows]
+) -> None:
     volume, windows = scan
     backend = OpenVinoBackend(DEFAULT_MODEL, streams=2)
     assert backend.queue_depth == 2
@@ -86,11 +100,14 @@ def test_chunks_handed_in_ahead_come_back_in_their_places(reference, scan):
 
 
 @needs_openvino
-def test_the_model_is_loaded_anew_after_many_shapes_even_with_chunks_under_way(reference, scan, monkeypatch):
+def test_the_model_is_loaded_anew_after_many_shapes_even_with_chunks_under_way(
+    reference: OnnxRuntimeBackend, scan: tuple[Volume, Windows], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MOST_SHAPES", 2)
     volume, windows = scan
     backend = OpenVinoBackend(DEFAULT_MODEL)
-    loaded, first = backend._compiled, None
+    loaded = backend._compiled
+    first: Any = None
     for batch_size in (1, 2, 3):
         inputs = next(chunks(volume, windows, backend.contract.grid, batch_size)).inputs
         first = first or (inputs, backend.start(inputs))
@@ -103,22 +120,22 @@ def test_the_model_is_loaded_anew_after_many_shapes_even_with_chunks_under_way(r
 
 
 @needs_openvino
-def test_what_the_model_does_not_have_is_an_error():
+def test_what_the_model_does_not_have_is_an_error() -> None:
     with pytest.raises(ModelError, match="found outputs labels, expected probabilities"):
         OpenVinoBackend(DEFAULT_MODEL, output="probabilities")
 
 
-def test_without_the_package_the_line_that_installs_it(monkeypatch):
-    def missing(name):
+def test_without_the_package_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(module.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(InputError, match=r"package openvino is missing .*: pip install openvino$"):
         OpenVinoBackend(DEFAULT_MODEL)
 
 
 @needs_openvino
-def test_importing_it_reports_nothing(tmp_path):
+def test_importing_it_reports_nothing(tmp_path: Path) -> None:
     (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('it was going to tell')")
     code = "from parotid_seg.runtime.engines.openvino import import_openvino; import_openvino().Core()"
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

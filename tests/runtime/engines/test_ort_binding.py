@@ -1,5 +1,8 @@
 """Bound inputs and outputs, tried on the CPU: the same code that runs on a GPU, but for the device's name."""
 
+from typing import Any
+
+import nibabel
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,23 +13,25 @@ from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, IoBindingSession
 from parotid_seg.runtime.engines.padding import STEPS, pad_to_bucket
-from parotid_seg.scan.chunks import chunks
+from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 
 
 @pytest.fixture(scope="module")
-def plain():
+def plain() -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
-def session():
+def session() -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(DEFAULT_MODEL, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
-def scan(plain, head, tmp_path_factory):
+def scan(
+    plain: OnnxRuntimeBackend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> list[Inputs]:
     path = tmp_path_factory.mktemp("head") / "a.nii.gz"
     head.to_filename(path)
     contract = plain.contract
@@ -37,23 +42,26 @@ def scan(plain, head, tmp_path_factory):
 class Watched:
     """A session that notes the graph asked for in every run, and can fail."""
 
-    def __init__(self, session):
-        self._session, self.graphs, self.released, self.failure = session, [], [], None
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.graphs: list[str] = []
+        self.released: list[int] = []
+        self.failure: str | None = None
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def run_with_iobinding(self, binding, options):
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
         self.graphs.append(options.get_run_config_entry("gpu_graph_id"))
         if self.failure:
             raise RuntimeError(self.failure)
         self._session.run_with_iobinding(binding, options)
 
-    def release_captured_graph(self, graph):
+    def release_captured_graph(self, graph: int) -> None:
         self.released.append(graph)
 
 
-def test_padding_rounds_up_and_changes_no_label(plain, scan):
+def test_padding_rounds_up_and_changes_no_label(plain: OnnxRuntimeBackend, scan: list[Inputs]) -> None:
     for inputs in scan:
         more, size = pad_to_bucket(inputs)
         assert more["slices"].shape[1] % STEPS["depth"] == more["rows_back"].shape[0] % STEPS["height"] == 0
@@ -65,20 +73,22 @@ def test_padding_rounds_up_and_changes_no_label(plain, scan):
     assert any(labels_of(plain, inputs).any() for inputs in scan)
 
 
-def test_padding_leaves_what_fits_alone(scan):
+def test_padding_leaves_what_fits_alone(scan: list[Inputs]) -> None:
     once, _ = pad_to_bucket(scan[0])
     twice, size = pad_to_bucket(once)
     assert all(np.array_equal(once[name], twice[name]) for name in once)
     assert size == (len(once["slices_back"]), len(once["rows_back"]), len(once["columns_back"]))
 
 
-def test_probabilities_are_cut_like_labels(scan):
+def test_probabilities_are_cut_like_labels(scan: list[Inputs]) -> None:
     size = pad_to_bucket(scan[0])[1]
     scores = np.zeros((size.out + 3, 4, size.height + 5, size.width + 6), np.float32)
     assert size.of(scores).shape == (size.out, 4, size.height, size.width)
 
 
-def test_chunks_of_one_shape_do_not_leak_into_each_other(plain, session, scan):
+def test_chunks_of_one_shape_do_not_leak_into_each_other(
+    plain: OnnxRuntimeBackend, session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
     bound = IoBindingSession(session, "labels", "cpu")
     first = bound.run(scan[0])
     kept = first.copy()
@@ -87,7 +97,9 @@ def test_chunks_of_one_shape_do_not_leak_into_each_other(plain, session, scan):
     np.testing.assert_array_equal(first, kept, err_msg="the output is the caller's own")
 
 
-def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(session, scan):
+def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
     shorter = {**scan[0], "neighbours": scan[0]["neighbours"][:3], "slices_back": scan[0]["slices_back"][:, :3]}
@@ -96,7 +108,7 @@ def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(session
     assert watched.graphs == [WITHOUT_GRAPH, "1", WITHOUT_GRAPH, "1", "2"]
 
 
-def test_without_graphs_none_is_asked_for(session, scan):
+def test_without_graphs_none_is_asked_for(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu")
     for _ in range(3):
@@ -106,7 +118,9 @@ def test_without_graphs_none_is_asked_for(session, scan):
     assert not watched.released
 
 
-def test_only_the_latest_shapes_are_kept_and_their_graphs_released(session, scan):
+def test_only_the_latest_shapes_are_kept_and_their_graphs_released(
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu", graphs=True, keep=2)
     sizes = [
@@ -129,7 +143,9 @@ def test_only_the_latest_shapes_are_kept_and_their_graphs_released(session, scan
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
     ],
 )
-def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(session, scan, words):
+def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(
+    session: onnxruntime.InferenceSession, scan: list[Inputs], words: str
+) -> None:
     watched = Watched(session)
     bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
     bound.run(scan[0])
@@ -142,7 +158,7 @@ def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(session, scan, wo
     assert bound.run(scan[0]).any() == bound.run(scan[0]).any()
 
 
-def test_other_failures_are_the_models(session, scan):
+def test_other_failures_are_the_models(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     watched = Watched(session)
     watched.failure = "something else"
     with pytest.raises(ModelError, match=r"onnxruntime cannot run the model \(something else\)"):

@@ -1,5 +1,9 @@
 """CUDA that was asked for and does not run is an error, with the line that mends it; no GPU is needed to see that."""
 
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
 import onnxruntime
 import pytest
 
@@ -17,12 +21,12 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import (
 
 
 @pytest.fixture(scope="module")
-def on_cpu():
+def on_cpu() -> onnxruntime.InferenceSession:
     content = DEFAULT_MODEL.read_bytes()
     return make_session(DEFAULT_MODEL, content, recorded(session_options()), ["CPUExecutionProvider"])
 
 
-def test_the_package_without_cuda_is_named_with_the_line_that_exchanges_it():
+def test_the_package_without_cuda_is_named_with_the_line_that_exchanges_it() -> None:
     if PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("this environment has onnxruntime-gpu")
     with pytest.raises(InputError) as caught:
@@ -34,7 +38,9 @@ def test_the_package_without_cuda_is_named_with_the_line_that_exchanges_it():
     assert "\n" not in text
 
 
-def test_a_session_that_fell_back_to_the_cpu_is_refused(monkeypatch, on_cpu):
+def test_a_session_that_fell_back_to_the_cpu_is_refused(
+    monkeypatch: pytest.MonkeyPatch, on_cpu: onnxruntime.InferenceSession
+) -> None:
     """What onnxruntime-gpu does where CUDA's libraries are missing: a session without CUDA, and no exception."""
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
     monkeypatch.setattr(ort_cuda, "_session", lambda *_: on_cpu)
@@ -42,14 +48,16 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(monkeypatch, on_cpu):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL)
 
 
-def test_heavy_nodes_on_the_cpu_are_refused(monkeypatch, on_cpu):
+def test_heavy_nodes_on_the_cpu_are_refused(
+    monkeypatch: pytest.MonkeyPatch, on_cpu: onnxruntime.InferenceSession
+) -> None:
     class Half:
         """A session that says it has CUDA and computes on the CPU."""
 
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Any:
             return getattr(on_cpu, name)
 
-        def get_providers(self):
+        def get_providers(self) -> list[str]:
             return [PROVIDER, "CPUExecutionProvider"]
 
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
@@ -58,7 +66,7 @@ def test_heavy_nodes_on_the_cpu_are_refused(monkeypatch, on_cpu):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL)
 
 
-def test_where_nodes_run_is_counted(on_cpu):
+def test_where_nodes_run_is_counted(on_cpu: onnxruntime.InferenceSession) -> None:
     found = heavy_nodes(on_cpu, on="CPUExecutionProvider")
     assert found["Conv"] == 8
     assert found["LayerNormalization"] == 32
@@ -66,11 +74,11 @@ def test_where_nodes_run_is_counted(on_cpu):
     assert not heavy_nodes(on_cpu, on=PROVIDER)
 
 
-def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monkeypatch):
+def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def session(reason):
-        def make(model, content, provider):
+    def session(reason: str) -> Callable[..., None]:
+        def make(model: object, content: object, provider: Any) -> None:
             asked.append(provider)
             raise ModelError(reason)
 
@@ -96,10 +104,10 @@ def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monke
         ("libcuda.so.1: cannot open shared object file", "it comes with the NVIDIA driver"),
     ],
 )
-def test_the_missing_library_is_named(monkeypatch, reason, words):
-    def fail(_):
+def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, reason: str, words: str) -> None:
+    def fail(_: object) -> None:
         raise OSError(reason)
 
-    monkeypatch.setattr(ort_cuda.ctypes, "CDLL", fail)
+    monkeypatch.setattr(ctypes, "CDLL", fail)
     assert why_not().startswith(reason)
     assert words in why_not()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,7 @@ from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER
 from parotid_seg.runtime.engines.onnxruntime.profile import count, count_nodes, time_nodes
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.config import NetworkConfig
 from parotid_seg.train.network import ParotidNet
 
@@ -23,19 +25,20 @@ CONTENT, CONTRACT = read_model(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
-def chunk():
+def chunk() -> Inputs:
     return usual_chunk(CONTRACT, 2)
 
 
 @pytest.fixture(scope="module")
-def net():
+def net() -> ParotidNet:
     """The packaged model's architecture without its weights."""
     return ParotidNet(NetworkConfig(), CONTRACT.grid, len(CONTRACT.channels), len(CONTRACT.labels)).eval()
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_packaged_models_count_agrees_with_torch(chunk, net, fused):
+def test_the_packaged_models_count_agrees_with_torch(chunk: Inputs, net: ParotidNet, fused: bool) -> None:
     """Attention once as torch's one operator, whose flops its counter has a formula for, and once as its products."""
+    module: Any
     for module in net.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused
@@ -48,7 +51,7 @@ def test_the_packaged_models_count_agrees_with_torch(chunk, net, fused):
     assert count(CONTENT, chunk).multiply_adds == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
 
 
-def test_the_count_is_the_same_in_every_form_of_the_graph(chunk):
+def test_the_count_is_the_same_in_every_form_of_the_graph(chunk: Inputs) -> None:
     counted = count(CONTENT, chunk).multiply_adds
     written, optimised = (count_nodes(CONTENT, chunk, optimised=each) for each in (False, True))
     assert sum(node.multiply_adds for node in written) == counted
@@ -57,7 +60,7 @@ def test_the_count_is_the_same_in_every_form_of_the_graph(chunk):
     assert counted <= padded < 1.01 * counted
 
 
-def test_bytes_of_the_packaged_model(chunk, net):
+def test_bytes_of_the_packaged_model(chunk: Inputs, net: ParotidNet) -> None:
     counted = count(CONTENT, chunk)
     values = sum(parameter.numel() for parameter in net.parameters())
     assert 4 * values < counted.weight_bytes < 1.05 * 4 * values  # the rest are masks and biases of attention
@@ -73,7 +76,7 @@ def test_bytes_of_the_packaged_model(chunk, net):
     assert activations > 10 * counted.boundary_bytes
 
 
-def by_hand(weight=(5, 4)) -> bytes:
+def by_hand(weight: tuple[int, int] = (5, 4)) -> bytes:
     """slices (2, 5) x weight -> a sum with itself -> seen in another shape -> labels."""
     graph = helper.make_graph(
         [
@@ -95,7 +98,7 @@ def by_hand(weight=(5, 4)) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_a_graph_counted_by_hand():
+def test_a_graph_counted_by_hand() -> None:
     inputs = {"slices": np.ones((2, 5), np.float32)}
     counted = count(by_hand(), inputs)
     assert counted.multiply_adds == 2 * 5 * 4
@@ -109,7 +112,7 @@ def test_a_graph_counted_by_hand():
     assert nodes["unet/MatMul"].operator == "MatMul"
 
 
-def test_nodes_are_timed(chunk):
+def test_nodes_are_timed(chunk: Inputs) -> None:
     timing = time_nodes(CONTENT, chunk, repeats=2, threads=1)
     assert {node.name for node in timing.nodes} == {node.name for node in count_nodes(CONTENT, chunk, optimised=True)}
     assert min(node.seconds for node in timing.nodes) >= 0
@@ -118,17 +121,17 @@ def test_nodes_are_timed(chunk):
     assert products > 10 * sum(node.seconds for node in timing.nodes if node.operator == "Squeeze")
 
 
-def test_seconds_are_the_mean_of_the_runs_after_the_first(monkeypatch):
+def test_seconds_are_the_mean_of_the_runs_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a profile that says what each run took: 1000, 100, then 10 and 20 microseconds a node."""
     inputs = {"slices": np.ones((2, 5), np.float32)}
     real, durations = onnxruntime.InferenceSession.end_profiling, iter((1000, 100, 10, 20))
 
-    def end_profiling(session):
+    def end_profiling(session: Any) -> Path:
         path = Path(real(session))
         events, now = json.loads(path.read_text()), next(durations)
         for event in events:
             event["dur"] = now
-            now = next(durations, None) if event["name"] == "model_run" else now
+            now = next(durations, 0) if event["name"] == "model_run" else now
         path.write_text(json.dumps(events))
         return path
 
@@ -137,17 +140,17 @@ def test_seconds_are_the_mean_of_the_runs_after_the_first(monkeypatch):
     assert [node.seconds for node in timing.nodes] == pytest.approx([15e-6] * len(timing.nodes))
 
 
-def test_a_graph_that_does_not_run_is_told_in_one_line():
+def test_a_graph_that_does_not_run_is_told_in_one_line() -> None:
     with pytest.raises(OutputError, match="no way to run the graph") as caught:
         count(by_hand(weight=(6, 4)), {"slices": np.ones((2, 5), np.float32)})
     assert "\n" not in str(caught.value)
 
 
-def test_it_does_not_fall_back_to_the_cpu(monkeypatch):
+def test_it_does_not_fall_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What onnxruntime-gpu does where CUDA does not load: a session without it, and no exception."""
     real = onnxruntime.InferenceSession
 
-    def fallen_back(content, options, **_):
+    def fallen_back(content: Any, options: Any, **_: object) -> Any:
         return real(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fallen_back)

@@ -9,8 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -26,12 +28,13 @@ from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.triton import CONTRACT_HASH_KEY, MODEL_HASH_KEY, TritonBackend, check_address
 from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.runtime.pipeline.run import infer
+from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import prepare, segment_volume
-from parotid_seg.scan.chunks import SliceChunker, chunks
-from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.chunks import Inputs, SliceChunker, chunks
+from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
+from tests.command_line import Run
 from tests.dicom_series import ct_voxels
 from tests.triton_server import DIED, StandIn
 
@@ -40,7 +43,7 @@ MODEL_SHA256 = hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged model as it is."""
     folder = tmp_path_factory.mktemp("served") / "plain"
     write_repository(folder, DEFAULT_MODEL, Serving(max_requests=0, device="cpu"))
@@ -48,7 +51,7 @@ def repository(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def batched(head_file, tmp_path_factory):
+def batched(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged model with a request axis: another file, so another model, under the same name."""
     folder = tmp_path_factory.mktemp("served") / "batched"
     write_repository(folder, DEFAULT_MODEL, Serving(max_requests=4, device="cpu"), verify=head_file.parent)
@@ -56,7 +59,7 @@ def batched(head_file, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def head_file(head, tmp_path_factory):
+def head_file(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dozen slices through the glands, to be quick."""
     path = tmp_path_factory.mktemp("head") / "head_0000.nii.gz"
     nibabel.save(head.slicer[:, :, 3:15], path)
@@ -64,39 +67,41 @@ def head_file(head, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def volume(head_file):
+def volume(head_file: Path) -> Volume:
     return read_nifti(head_file).volume
 
 
 @pytest.fixture(scope="module")
-def local():
+def local() -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
-def chunk(volume, local):
+def chunk(volume: Volume, local: OnnxRuntimeBackend) -> Inputs:
     """The inputs of the first chunk."""
     covered = prepare(volume, local.contract).crop_to_grid()
     return SliceChunker(covered, local.contract.grid).chunk(0, 4).inputs
 
 
 @pytest.fixture
-def server(repository):
+def server(repository: Path) -> Iterator[Any]:
     with StandIn(repository) as running:
         yield running
 
 
-def one_line(text, *words):
+def one_line(text: str, *words: str) -> None:
     assert len(text.splitlines()) == 1, text
     assert all(word in text for word in words), text
 
 
-def rows(folder):
+def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def test_masks_of_the_example_scan_are_those_of_a_local_run(repository, local, example, tmp_path):
+def test_masks_of_the_example_scan_are_those_of_a_local_run(
+    repository: Path, local: OnnxRuntimeBackend, example: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     nibabel.save(example, tmp_path / "example.nii.gz")
     volume = read_nifti(tmp_path / "example.nii.gz").volume
     expected = segment_volume(local, volume)
@@ -110,7 +115,9 @@ def test_masks_of_the_example_scan_are_those_of_a_local_run(repository, local, e
     assert server.most_at_once > 1
 
 
-def test_a_model_with_a_request_axis_gives_the_same_masks(batched, local, volume):
+def test_a_model_with_a_request_axis_gives_the_same_masks(
+    batched: Path, local: OnnxRuntimeBackend, volume: Volume
+) -> None:
     expected = segment_volume(local, volume).mask
     with StandIn(batched) as server:
         found = segment_volume(TritonBackend(server.address), volume).mask
@@ -118,7 +125,7 @@ def test_a_model_with_a_request_axis_gives_the_same_masks(batched, local, volume
     assert np.count_nonzero(expected) > 500
 
 
-def test_it_tells_what_runs(server, local):
+def test_it_tells_what_runs(server: StandIn, local: OnnxRuntimeBackend) -> None:
     backend = TritonBackend(server.address)
     assert backend.contract == local.contract
     assert backend.model_sha256 == MODEL_SHA256
@@ -129,20 +136,24 @@ def test_it_tells_what_runs(server, local):
     assert times.compute > 0
 
 
-def an_empty_scan(size):
+def an_empty_scan(size: int) -> tuple[Volume, Windows]:
     voxels = ct_voxels((16, size, size))[None]
     volume = Volume(voxels, (3.0, 0.4, 0.4), Orientation((0, 1, 2), (False,) * 3))
     return in_windows(volume, ("CT",), ((-100.0, 300.0),))
 
 
-def test_requests_and_answers_larger_than_grpcs_own_limit_go_through(server, local):
+def test_requests_and_answers_larger_than_grpcs_own_limit_go_through(
+    server: StandIn, local: OnnxRuntimeBackend
+) -> None:
     inputs = next(chunks(*an_empty_scan(512), local.contract.grid, 16)).inputs
     labels = labels_of(TritonBackend(server.address), inputs)
     assert inputs["slices"].nbytes >= 2 * labels.nbytes >= 2 * 4 * 2**20
     assert not labels.any()
 
 
-def test_what_the_server_does_not_take_is_sent_in_smaller_chunks(repository, local, example, tmp_path):
+def test_what_the_server_does_not_take_is_sent_in_smaller_chunks(
+    repository: Path, local: OnnxRuntimeBackend, example: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     nibabel.save(example.slicer[:, :, 20:60:2], tmp_path / "coarse.nii.gz")
     volume = read_nifti(tmp_path / "coarse.nii.gz").volume
     inputs = SliceChunker(prepare(volume, local.contract).crop_to_grid(), local.contract.grid).chunk(0, 16).inputs
@@ -156,26 +167,32 @@ def test_what_the_server_does_not_take_is_sent_in_smaller_chunks(repository, loc
     np.testing.assert_array_equal(found, segment_volume(local, volume, batch_size=4).mask)
 
 
-def test_more_than_a_message_can_hold_is_not_sent(server, chunk):
+def test_more_than_a_message_can_hold_is_not_sent(server: StandIn, chunk: Inputs) -> None:
     huge = np.broadcast_to(np.float16(0), (1, 4096, 512, 512))
     with pytest.raises(DeviceMemoryError, match="a request of 2048 MiB, expected less than 2047"):
         TritonBackend(server.address).start({**chunk, "slices": huge})
     assert not server.answered
 
 
-def test_two_clients_at_once_get_their_own_masks(server, local, volume):
-    mirrored = dataclasses.replace(volume, voxels=np.ascontiguousarray(volume.voxels[..., ::-1]))
+def test_two_clients_at_once_get_their_own_masks(server: StandIn, local: OnnxRuntimeBackend, volume: Volume) -> None:
+    mirrored = dataclasses.replace(volume, voxels=volume.voxels[..., ::-1].copy())
     both = [volume, mirrored]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda each: segment_volume(TritonBackend(server.address), each).mask, both))
     for mask, each in zip(found, both, strict=True):
         np.testing.assert_array_equal(mask, segment_volume(local, each).mask)
-    assert not np.array_equal(*found)
+    assert not np.array_equal(found[0], found[1])
 
 
 def test_a_folder_of_scans_resumes_and_another_model_redoes_it(
-    command, repository, batched, head_file, volume, local, tmp_path
-):
+    command: Run,
+    repository: Path,
+    batched: Path,
+    head_file: Path,
+    volume: Volume,
+    local: OnnxRuntimeBackend,
+    tmp_path: Path,
+) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     for name in ("one", "two"):
@@ -198,11 +215,11 @@ def test_a_folder_of_scans_resumes_and_another_model_redoes_it(
     assert (redone.done, redone.skipped) == (1, 0)
 
 
-def run(scans, out, address, options):
+def run(scans: Path, out: Path, address: str, options: InferOptions) -> Summary:
     return infer([scans], out, lambda: TritonBackend(address), options)
 
 
-def test_a_server_that_shuts_down_is_one_line(command, repository, head_file, tmp_path):
+def test_a_server_that_shuts_down_is_one_line(command: Run, repository: Path, head_file: Path, tmp_path: Path) -> None:
     with StandIn(repository, stops=True) as server:
         ended = command("infer", head_file, "--out", tmp_path / "out", "--triton", server.address)
     assert ended.returncode == 1
@@ -210,7 +227,7 @@ def test_a_server_that_shuts_down_is_one_line(command, repository, head_file, tm
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-def test_a_server_that_dies_leaves_what_is_finished(repository, head_file, tmp_path):
+def test_a_server_that_dies_leaves_what_is_finished(repository: Path, head_file: Path, tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     for name in ("a", "b", "c"):
@@ -231,7 +248,7 @@ def test_a_server_that_dies_leaves_what_is_finished(repository, head_file, tmp_p
     assert (resumed.done, resumed.skipped, resumed.failed) == (1, 2, 0)
 
 
-def test_a_slow_server_times_out(repository, chunk):
+def test_a_slow_server_times_out(repository: Path, chunk: Inputs) -> None:
     with StandIn(repository, delay_s=2.0) as server:
         backend = TritonBackend(server.address, computed_s=0.3)
         with pytest.raises(ParotidSegError, match=r"no answer within 0\.3 s; finished cases are kept") as caught:
@@ -239,7 +256,7 @@ def test_a_slow_server_times_out(repository, chunk):
     one_line(str(caught.value), server.address, NAME)
 
 
-def test_a_server_that_is_not_there():
+def test_a_server_that_is_not_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -248,7 +265,7 @@ def test_a_server_that_is_not_there():
     one_line(str(caught.value), address, "8001", "without TLS")
 
 
-def test_a_server_that_says_nothing(monkeypatch):
+def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parotid_seg.runtime.engines.triton.ASKED_S", 0.3)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
@@ -258,7 +275,7 @@ def test_a_server_that_says_nothing(monkeypatch):
     one_line(str(caught.value))
 
 
-def test_a_model_that_is_not_there_or_not_ready(server):
+def test_a_model_that_is_not_there_or_not_ready(server: StandIn) -> None:
     with pytest.raises(ModelError, match=r"model mine: no such model is ready there; ready are: parotid-seg$"):
         TritonBackend(server.address, "mine")
     server.unready.add(NAME)
@@ -266,7 +283,7 @@ def test_a_model_that_is_not_there_or_not_ready(server):
         TritonBackend(server.address)
 
 
-def changed_contract(config, **fields):
+def changed_contract(config: Any, **fields: Any) -> None:
     """The configuration with another contract and its hash."""
     values = config.parameters
     text = json.dumps({**json.loads(values[METADATA_KEY].string_value), **fields})
@@ -287,7 +304,7 @@ def changed_contract(config, **fields):
         (lambda config: setattr(config.output[0], "name", "scores"), "found outputs scores, expected labels"),
     ],
 )
-def test_a_model_that_is_none_of_ours(server, change, message):
+def test_a_model_that_is_none_of_ours(server: StandIn, change: Callable[..., Any], message: str) -> None:
     change(server.configs[NAME])
     with pytest.raises(ModelError, match=message) as caught:
         TritonBackend(server.address)
@@ -295,25 +312,25 @@ def test_a_model_that_is_none_of_ours(server, change, message):
     assert str(caught.value).isprintable()
 
 
-def test_an_unverified_model_is_used_if_that_is_wanted(server):
+def test_an_unverified_model_is_used_if_that_is_wanted(server: StandIn) -> None:
     changed_contract(server.configs[NAME], verification={})
     assert not TritonBackend(server.address, allow_unverified=True).contract.verification
 
 
-def test_two_versions_have_one_contract_between_them(server):
+def test_two_versions_have_one_contract_between_them(server: StandIn) -> None:
     server.versions[NAME] = ["1", "2"]
     with pytest.raises(ModelError, match="found versions 1, 2, expected one"):
         TritonBackend(server.address)
 
 
-def test_a_version_that_goes_away_ends_the_run(server, chunk):
+def test_a_version_that_goes_away_ends_the_run(server: StandIn, chunk: Inputs) -> None:
     backend = TritonBackend(server.address)
     server.versions[NAME] = ["2"]
     with pytest.raises(ParotidSegError, match="version 1 is not at ready state"):
         backend.start(chunk).result()
 
 
-def test_a_chunk_that_the_model_does_not_take(server, chunk):
+def test_a_chunk_that_the_model_does_not_take(server: StandIn, chunk: Inputs) -> None:
     backend = TritonBackend(server.address)
     wrong = {**chunk, "rows": chunk["rows"][:-1]}
     with pytest.raises(ModelError, match=r"refused \(INVALID_ARGUMENT: unexpected shape for input 'rows'") as caught:
@@ -332,20 +349,25 @@ def test_a_chunk_that_the_model_does_not_take(server, chunk):
         (lambda answer: answer.ClearField("outputs"), "found no labels"),
     ],
 )  # fmt: skip
-def test_answers_that_are_no_labels(repository, chunk, edit, message):
+def test_answers_that_are_no_labels(
+    repository: Path,
+    chunk: Inputs,
+    edit: Callable[..., Any],
+    message: str,
+) -> None:
     with StandIn(repository, edit=edit) as server, pytest.raises(ModelError, match=message) as caught:
         TritonBackend(server.address).start(chunk).result()
     one_line(str(caught.value), server.address)
 
 
-def test_a_hostile_version_is_one_plain_line(repository):
+def test_a_hostile_version_is_one_plain_line(repository: Path) -> None:
     with StandIn(repository, version="2\n\x1b[31m") as server:
         told = TritonBackend(server.address).ran.backend
     assert told.isprintable()
 
 
 @pytest.mark.parametrize("good", ["localhost:8001", "10.0.0.7:1", "[::1]:65535", "gpu_1.ward-3.example:8001"])
-def test_addresses(good):
+def test_addresses(good: str) -> None:
     assert check_address(good) == good
 
 
@@ -355,7 +377,7 @@ def test_addresses(good):
      "grpc://a:1", "dns:///a:1", "unix:/tmp/socket", "a:b:1", "::1:8001", "[::g]:1", "[]:1", "a b:1", "a:1\n", "a:٣",
      "-a:1", "a:+1", "user@a:1", "a\x1b:1"],
 )  # fmt: skip
-def test_no_addresses(bad):
+def test_no_addresses(bad: str) -> None:
     with pytest.raises(InputError, match="--triton: found") as caught:
         check_address(bad)
     one_line(str(caught.value), "expected HOST:PORT")
@@ -373,7 +395,14 @@ def test_no_addresses(bad):
         ),
     ],
 )
-def test_a_wrong_command_line(head_file, tmp_path, told, words, monkeypatch, capsys):
+def test_a_wrong_command_line(
+    head_file: Path,
+    tmp_path: Path,
+    told: tuple[Path | str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     line = ("parotid-seg", "infer", head_file, "--out", tmp_path / "out", *told)
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
     with pytest.raises(SystemExit) as ended:
@@ -383,14 +412,14 @@ def test_a_wrong_command_line(head_file, tmp_path, told, words, monkeypatch, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_client_is_one_line(monkeypatch):
+def test_a_missing_client_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tritonclient", None)
     with pytest.raises(InputError, match=r"pip install 'parotid-seg\[triton\]'") as caught:
         TritonBackend("localhost:8001")
     one_line(str(caught.value))
 
 
-def test_a_proxy_gets_nothing(server, monkeypatch):
+def test_a_proxy_gets_nothing(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "grpc_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

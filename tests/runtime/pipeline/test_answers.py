@@ -5,8 +5,10 @@ import pickle
 import queue
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,13 +56,13 @@ DONE = Entry(
 )
 
 
-def sent(answer, work=WORK, job=JOB) -> bytes:
+def sent(answer: Any, work: WorkerConfig = WORK, job: CaseRequest = JOB) -> bytes:
     stream = io.BytesIO()
     send_answer(answer, work, job, stream)
     return stream.getvalue()
 
 
-def heard(content: bytes, asked=ASKED):
+def heard(content: bytes, asked: Asked = ASKED) -> Any:
     stream = io.BytesIO(content)
     answer = next_answer(stream, asked)
     assert not stream.read()
@@ -72,12 +74,12 @@ def frame(answer: object, arrays: bytes = b"") -> bytes:
     return HEADER.pack(MAGIC, len(head), len(arrays)) + head + arrays
 
 
-def head_of(answer) -> dict[str, object]:
+def head_of(answer: object) -> dict[str, object]:
     """What an answer is made of, to be changed."""
     return msgspec.msgpack.decode(read_head(io.BytesIO(sent(answer)), 1 << 20)[0])
 
 
-def test_every_answer_comes_as_it_was_sent():
+def test_every_answer_comes_as_it_was_sent() -> None:
     others = (
         CaseResult("done", DONE),
         CaseResult("failed", failed(JOB.case, "cut off", "c" * 64)),
@@ -91,7 +93,7 @@ def test_every_answer_comes_as_it_was_sent():
     assert heard(sent(CaseResult("skipped", DONE)), known) == CaseResult("skipped", DONE)
 
 
-def test_a_scan_comes_as_it_was_sent():
+def test_a_scan_comes_as_it_was_sent() -> None:
     covered = prepare(SCAN, CONTRACT).crop_to_grid()
     found = heard(sent(covered))
     assert found.voxels.dtype == np.float16
@@ -103,7 +105,7 @@ def test_a_scan_comes_as_it_was_sent():
         assert np.array_equal(found.in_plane[name], matrix)
 
 
-def test_every_request_comes_as_it_was_sent():
+def test_every_request_comes_as_it_was_sent() -> None:
     stream = io.BytesIO()
     labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)[:, :, ::2]
     for request in (WORK, JOB, Prediction(labels, {"left": 0.5}, 2.0), ScanError("too large", path="/a")):
@@ -120,13 +122,13 @@ def test_every_request_comes_as_it_was_sent():
         next_request(stream)
 
 
-def test_a_path_of_another_file_becomes_part_of_the_reason():
+def test_a_path_of_another_file_becomes_part_of_the_reason() -> None:
     answer = CaseResult("failed", failed(JOB.case, "is missing", path="/elsewhere/raw.bin"))
     entry = heard(sent(answer)).entry
     assert (entry.path, entry.reason) == ("/scans/s0.nii.gz", "/elsewhere/raw.bin: is missing")
 
 
-def test_long_texts_are_cut():
+def test_long_texts_are_cut() -> None:
     assert heard(sent(OutputFailure("ü" * 10000))).message == "ü" * LONGEST_TEXT
 
 
@@ -188,12 +190,12 @@ MANY = 1 << 40
         pickle.dumps({"a": "pickle of some length"}),
     ],
 )
-def test_anything_else_is_no_answer(content):
+def test_anything_else_is_no_answer(content: bytes) -> None:
     with pytest.raises(ProtocolError):
         next_answer(io.BytesIO(content), ASKED)
 
 
-def test_a_scan_whose_arrays_are_not_finite_or_short():
+def test_a_scan_whose_arrays_are_not_finite_or_short() -> None:
     whole = sent(prepare(SCAN, CONTRACT).crop_to_grid())
     with pytest.raises(ProtocolError, match="not finite"):
         next_answer(io.BytesIO(whole[:-4] + b"\xff\xff\xff\x7f"), ASKED)
@@ -201,7 +203,7 @@ def test_a_scan_whose_arrays_are_not_finite_or_short():
         next_answer(io.BytesIO(whole[:-1]), ASKED)
 
 
-def test_labels_of_a_scan_are_not_asked_for_without_end():
+def test_labels_of_a_scan_are_not_asked_for_without_end() -> None:
     whole = sent(prepare(SCAN, CONTRACT).crop_to_grid())
     next_answer(io.BytesIO(whole), replace(ASKED, labelled=MOST_QUESTIONS - 1))
     with pytest.raises(ProtocolError, match=f"labels were given {MOST_QUESTIONS} times"):
@@ -209,21 +211,21 @@ def test_labels_of_a_scan_are_not_asked_for_without_end():
 
 
 @pytest.mark.parametrize("samples", [(0, 2, 6), (6,), None])
-def test_samples_come_as_they_were_sent(samples):
+def test_samples_come_as_they_were_sent(samples: tuple[int, ...] | None) -> None:
     covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples, grow=True)
     found = heard(sent(covered))
     assert (found.samples, found.grow) == (samples, True)
 
 
 @pytest.mark.parametrize("samples", [(), (7,), (2, 2), (3, 1), (2**40,)])
-def test_samples_that_the_scan_has_not_are_refused(samples):
+def test_samples_that_the_scan_has_not_are_refused(samples: tuple[int, ...]) -> None:
     covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples)
     with pytest.raises(ProtocolError):
         next_answer(io.BytesIO(sent(covered)), ASKED)
 
 
 @pytest.fixture
-def first_is_hostile(monkeypatch, tmp_path):
+def first_is_hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
     """Makes the first process a hostile one of a kind; those after it are not."""
 
     def make(kind: str) -> Path:
@@ -243,7 +245,12 @@ def first_is_hostile(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["a pickle", "a pickle in a frame", "a huge head", "huge arrays", "a huge scan", "a foreign path"]
 )
-def test_a_worker_that_was_taken_over_costs_its_case_only(cases, tmp_path, first_is_hostile, kind):  # noqa: F811
+def test_a_worker_that_was_taken_over_costs_its_case_only(
+    cases: list[Case],  # noqa: F811
+    tmp_path: Path,
+    first_is_hostile: Callable[..., Path],
+    kind: str,
+) -> None:
     harmed = first_is_hostile(kind)
     finished = run(tmp_path, cases[:2], Observed(), pictures=False)
     assert not harmed.exists()
@@ -254,7 +261,9 @@ def test_a_worker_that_was_taken_over_costs_its_case_only(cases, tmp_path, first
     assert harmed.exists()  # the pickle does what it is for
 
 
-def test_a_worker_whose_child_keeps_its_output_open_is_ended_all_the_same(first_is_hostile):
+def test_a_worker_whose_child_keeps_its_output_open_is_ended_all_the_same(
+    first_is_hostile: Callable[..., Path],
+) -> None:
     started = first_is_hostile("a child that holds on")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     worker = Worker(events)

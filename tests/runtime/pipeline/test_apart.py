@@ -10,30 +10,31 @@ from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline import apart as module
 from parotid_seg.runtime.pipeline.apart import apart, with_care
+from tests.command_line import Run
 from tests.dicom_series import ct_voxels, lay, write_series
 
 SHAPE = (12, 32, 36)
 
 
-def test_a_process_that_ends_is_an_error_with_its_cause():
+def test_a_process_that_ends_is_an_error_with_its_cause() -> None:
     with pytest.raises(ScanError, match=r"scan: pixels that cannot be decoded: its process was ended by SIGABRT$"):
         apart(os.abort, path=Path("scan"))
 
 
-def test_results_and_errors_come_back():
+def test_results_and_errors_come_back() -> None:
     assert apart(divmod, 7, 2, path=Path("scan")) == (3, 1)
     with pytest.raises(FileNotFoundError):
         apart(os.stat, "/gone/for/good", path=Path("scan"))
 
 
-def test_what_takes_too_long_is_ended(monkeypatch):
+def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SLOWEST_S", 0.01)
     with pytest.raises(ScanError, match="no end after 0 s"):
         apart(os.getpid, path=Path("scan"))
 
 
 @pytest.mark.parametrize("decoder", ["python-gdcm", "pylibjpeg-libjpeg"])
-def test_only_what_gdcm_decodes_is_read_apart(decoder, tmp_path, monkeypatch):
+def test_only_what_gdcm_decodes_is_read_apart(decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (series,) = find_series(write_series(tmp_path / "ct", ct_voxels(SHAPE), lay())).series
     syntax = "1.2.840.10008.1.2.4.70"
     monkeypatch.setattr(module, "read_file_meta_info", lambda path: {"TransferSyntaxUID": syntax})
@@ -44,7 +45,9 @@ def test_only_what_gdcm_decodes_is_read_apart(decoder, tmp_path, monkeypatch):
     assert with_care((tmp_path / "scan.nii.gz",), os.getpid) == os.getpid()
 
 
-def test_inspect_and_dataset_read_with_care(command, example_dicom, tmp_path, monkeypatch):
+def test_inspect_and_dataset_read_with_care(
+    command: Run, example_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both go on after a scan whose process has ended."""
     monkeypatch.setattr(module, "_may_end_process", lambda series: True)
     monkeypatch.setattr(module, "command_of", lambda name: ["sh", "-c", "kill -ABRT $$"])
@@ -58,6 +61,6 @@ def test_inspect_and_dataset_read_with_care(command, example_dicom, tmp_path, mo
 
 
 @pytest.fixture
-def example_dicom(tmp_path) -> Path:
+def example_dicom(tmp_path: Path) -> Path:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), lay())
     return tmp_path / "ct"

@@ -1,5 +1,8 @@
 """A case by itself: whatever goes wrong with it is its own, and has a reason."""
 
+from pathlib import Path
+from typing import NoReturn
+
 import nibabel
 import numpy as np
 import pytest
@@ -11,12 +14,13 @@ from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
 
 @pytest.fixture
-def case(tmp_path) -> Case:
+def case(tmp_path: Path) -> Case:
     path = tmp_path / "s.nii.gz"
     voxels = scan_at(70, 75).voxels[0]
     nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([-2.4, -2.4, 3.0, 1.0])), path)
@@ -24,16 +28,16 @@ def case(tmp_path) -> Case:
 
 
 @pytest.fixture
-def work(tmp_path) -> WorkerConfig:
+def work(tmp_path: Path) -> WorkerConfig:
     (tmp_path / "out").mkdir()
     return WorkerConfig(tmp_path / "out", Threshold().contract, ("model",), InferOptions(pictures=False))
 
 
-def everywhere(covered) -> Prediction:
+def everywhere(covered: CroppedScan) -> Prediction:
     return Prediction(np.ones(covered.voxels.shape[1:], np.uint8), {}, 0.5)
 
 
-def test_done_and_done_before_and_undone_by_other_options(case, work):
+def test_done_and_done_before_and_undone_by_other_options(case: Case, work: WorkerConfig) -> None:
     status, entry = run_case(work, case, None, everywhere)
     assert status == "done"
     assert entry.seconds["segment"] == 0.5
@@ -44,8 +48,10 @@ def test_done_and_done_before_and_undone_by_other_options(case, work):
     assert (work.settings == entry.settings) != (other.settings == entry.settings)
 
 
-def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
-    def too_large(*_):
+def test_a_scan_for_which_there_is_not_enough_memory(
+    case: Case, work: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(case_runner, "read_for_model", too_large)
@@ -53,8 +59,10 @@ def test_a_scan_for_which_there_is_not_enough_memory(case, work, monkeypatch):
     assert (status, entry.failure) == ("failed", f"{case.scan[0]}: there is not enough memory for it")
 
 
-def test_a_bug_costs_the_case_and_leaves_its_traceback(case, work, capsys):
-    def bug(_):
+def test_a_bug_costs_the_case_and_leaves_its_traceback(
+    case: Case, work: WorkerConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bug(_: object) -> NoReturn:
         raise KeyError("/folder/of/somebody")
 
     status, entry = run_case(work, case, None, bug)
@@ -67,8 +75,8 @@ def test_a_bug_costs_the_case_and_leaves_its_traceback(case, work, capsys):
     assert not list(work.out.iterdir())
 
 
-def test_a_scan_that_the_engine_refuses(case, work):
-    def refuse(_):
+def test_a_scan_that_the_engine_refuses(case: Case, work: WorkerConfig) -> None:
+    def refuse(_: object) -> NoReturn:
         raise ScanError("m.engine: slices of a chunk: found 9, expected 1 to 4")
 
     assert run_case(work, case, None, refuse)[1].failure == (
@@ -76,7 +84,7 @@ def test_a_scan_that_the_engine_refuses(case, work):
     )
 
 
-def test_results_that_cannot_be_written_stop_the_run(case, work):
+def test_results_that_cannot_be_written_stop_the_run(case: Case, work: WorkerConfig) -> None:
     work.out.rmdir()
     with pytest.raises(OutputError, match="cannot be written"):
         run_case(work, case, None, everywhere)

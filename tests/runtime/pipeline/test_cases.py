@@ -17,7 +17,7 @@ def touch(path: Path) -> Path:
     return path.resolve()
 
 
-def test_folders_are_searched_at_any_depth_and_each_scan_is_taken_once(tmp_path):
+def test_folders_are_searched_at_any_depth_and_each_scan_is_taken_once(tmp_path: Path) -> None:
     deep = touch(tmp_path / "a" / "b" / "c" / "x.nii.gz")
     plain = touch(tmp_path / "y.nii")
     for other in (".hidden.nii.gz", "notes.txt", ".git/z.nii.gz"):
@@ -27,13 +27,13 @@ def test_folders_are_searched_at_any_depth_and_each_scan_is_taken_once(tmp_path)
     assert not errors
 
 
-def test_results_are_no_scans(tmp_path):
+def test_results_are_no_scans(tmp_path: Path) -> None:
     scan, mask = touch(tmp_path / "x.nii.gz"), touch(tmp_path / "masks" / "x.nii.gz")
     assert find_scans([tmp_path], CT, ignore=[mask.parent])[0] == [(scan,)]
     assert find_scans([tmp_path], CT, ignore=[mask])[0] == [(scan,)]
 
 
-def test_what_holds_no_scan_is_named(tmp_path):
+def test_what_holds_no_scan_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     text = touch(tmp_path / "notes.txt")
     good = touch(tmp_path / "x.nii")
@@ -43,18 +43,18 @@ def test_what_holds_no_scan_is_named(tmp_path):
     assert all(word in str(error) for word, error in zip(words, errors, strict=True))
 
 
-def test_equal_names_are_told_apart():
+def test_equal_names_are_told_apart() -> None:
     paths = [Path("/d/p1/ct.nii.gz"), Path("/d/p2/ct.nii.gz"), Path("/d/p2/other_0000.nii.gz"), Path("/e/p1/ct.nii")]
     names = [case.name for case in name_cases([(path,) for path in paths], taken={})]
     assert names == ["d_p1_ct", "p2_ct", "other", "e_p1_ct"]
 
 
-def test_same_folder_same_stem():
+def test_same_folder_same_stem() -> None:
     names = [case.name for case in name_cases([(Path("/d/ct.nii"),), (Path("/d/ct.nii.gz"),)], taken={})]
     assert len(set(names)) == 2
 
 
-def test_names_in_use_stay_with_their_scans():
+def test_names_in_use_stay_with_their_scans() -> None:
     taken = {"ct": Path("/d/p1/ct.nii.gz")}
     cases = name_cases([(Path("/d/p2/ct.nii.gz"),), (Path("/d/p1/ct.nii.gz"),)], taken)
     assert {case.scan[0]: case.name for case in cases}[Path("/d/p1/ct.nii.gz")] == "ct"
@@ -62,7 +62,7 @@ def test_names_in_use_stay_with_their_scans():
     assert [case.name for case in name_cases([(Path("/d/p3/ct.nii.gz"),)], taken)] == ["ct-2"]
 
 
-def test_the_channels_of_a_case_are_one_scan_in_their_order(tmp_path):
+def test_the_channels_of_a_case_are_one_scan_in_their_order(tmp_path: Path) -> None:
     a = tuple(touch(tmp_path / f"a_000{channel}.nii.gz") for channel in range(3))
     b = tuple(touch(tmp_path / "deep" / f"b_000{channel}.nii{'.gz' if channel else ''}") for channel in range(3))
     assert find_scans([tmp_path], MR) == ([a, b], [])
@@ -70,7 +70,7 @@ def test_the_channels_of_a_case_are_one_scan_in_their_order(tmp_path):
     assert [case.name for case in name_cases([a, b], taken={})] == ["a", "b"]
 
 
-def test_a_missing_channel_stays_listed_for_the_case_to_fail(tmp_path):
+def test_a_missing_channel_stays_listed_for_the_case_to_fail(tmp_path: Path) -> None:
     here = touch(tmp_path / "a_0001.nii.gz")
     ((first, second, third),), errors = find_scans([tmp_path], MR)
     assert (first.name, second, third.name) == ("a_0000.nii.gz", here, "a_0002.nii.gz")
@@ -84,7 +84,9 @@ def test_a_missing_channel_stays_listed_for_the_case_to_fail(tmp_path):
         ("plain.nii.gz", MR, "the model takes 3 channels (T1, T2, STIR), expected files CASE_0000 to CASE_0002"),
     ],
 )
-def test_files_that_the_model_does_not_take_are_named(tmp_path, name, channels, words):
+def test_files_that_the_model_does_not_take_are_named(
+    tmp_path: Path, name: str, channels: tuple[str, str, str], words: str
+) -> None:
     case = tuple(touch(tmp_path / f"a_000{channel}.nii.gz") for channel in range(len(channels)))
     other = touch(tmp_path / name)
     scans, (error,) = find_scans([tmp_path], channels)
@@ -93,13 +95,13 @@ def test_files_that_the_model_does_not_take_are_named(tmp_path, name, channels, 
     assert words in str(error)
 
 
-def test_numbered_scans_of_one_channel(tmp_path):
+def test_numbered_scans_of_one_channel(tmp_path: Path) -> None:
     scans = [(touch(tmp_path / f"p_000{number}.nii.gz"),) for number in range(3)]
     assert find_scans([tmp_path], CT) == (scans, [])
     assert [case.name for case in name_cases(scans, taken={})] == ["p", "p_0001", "p_0002"]
 
 
-def test_files_of_a_series_named_one_by_one_are_its_slices(tmp_path):
+def test_files_of_a_series_named_one_by_one_are_its_slices(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "ct", ct_voxels((9, 24, 24)))
     text = touch(tmp_path / "notes.txt")
     scans, errors = find_scans([*paths, text, Path("x" * 300)], CT)

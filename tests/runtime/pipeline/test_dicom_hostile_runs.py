@@ -5,12 +5,15 @@ import resource
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline import worker_pool
 from tests.dicom_example import every_text, few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
@@ -36,12 +39,12 @@ HUGE = 4096
 """Rows and columns of an image that is a few thousand bytes in its file."""
 
 
-def evil(_, dataset):
+def evil(_: object, dataset: pydicom.dataset.Dataset) -> None:
     for element in every_text(TEXTS):
         dataset[element.tag] = element
 
 
-def bomb(folder):
+def bomb(folder: Path) -> None:
     """So many large images, each a few thousand bytes long, that they are gigabytes in memory."""
     (path,) = write_series(
         folder, np.zeros((1, HUGE, HUGE), np.int16), lay((1, 0.1, 0.1)), transfer_syntax=JPEGLSLossless
@@ -55,7 +58,7 @@ def bomb(folder):
         dataset.save_as(folder / f"{index}.dcm")
 
 
-def write_all(folder, image):
+def write_all(folder: Path, image: nibabel.Nifti1Image) -> None:
     """Files of all sorts; the names of their folders are what is wrong with them."""
     air = ct_voxels((8, 32, 36))
     write_image(folder / FOLDER, image, change=evil)
@@ -83,8 +86,8 @@ def write_all(folder, image):
     bomb(folder / "bomb")
 
 
-def capped(folder, *words):
-    def cap():
+def capped(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
+    def cap() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (CAP, CAP))
 
     return subprocess.run(
@@ -97,29 +100,42 @@ def capped(folder, *words):
     )
 
 
-def tree(folder):
+def tree(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if not path.is_relative_to(folder / "out")}
 
 
 @pytest.fixture(scope="module")
-def hostile(head, tmp_path_factory):
+def hostile(
+    head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]]:
     folder = tmp_path_factory.mktemp("hostile")
     write_all(folder / "scans", few_slices(head))
     before = tree(folder)
     formats = [word for name in ("nifti", "rtstruct", "seg", "nrrd") for word in ("--format", name)]
-    words = ("infer", folder / "scans", "--out", folder / "out", "--backend", "onnxruntime", "--identify", *formats)
+    words: tuple[str | Path, ...] = (
+        "infer",
+        folder / "scans",
+        "--out",
+        folder / "out",
+        "--backend",
+        "onnxruntime",
+        "--identify",
+        *formats,
+    )
     done = capped(folder, *words)
     return folder, before, done
 
 
-def lines(text):
+def lines(text: bytes) -> list[str]:
     """Lines of which none has anything in it that moves the cursor or turns letters round."""
     told = text.decode("utf-8").split("\n")
     assert all(line.isprintable() for line in told), told
     return [line for line in told if line]
 
 
-def test_each_costs_itself_one_line_and_the_good_one_is_done(hostile):
+def test_each_costs_itself_one_line_and_the_good_one_is_done(
+    hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]],
+) -> None:
     folder, _, done = hostile
     assert done.returncode == 3, done.stderr
     told = lines(done.stderr)
@@ -132,7 +148,9 @@ def test_each_costs_itself_one_line_and_the_good_one_is_done(hostile):
     assert any("1 done, 0 done before, 7 failed" in line for line in lines(done.stdout))
 
 
-def test_nothing_is_written_but_results(hostile):
+def test_nothing_is_written_but_results(
+    hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]],
+) -> None:
     folder, before, _ = hostile
     assert tree(folder) == before
     names = {path.name for path in (folder / "out").iterdir()}
@@ -154,16 +172,16 @@ def test_nothing_is_written_but_results(hostile):
 class Parsed(HTMLParser):
     """The tags of a page."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.tags = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
 
-def test_nothing_runs_in_the_report(hostile):
+def test_nothing_runs_in_the_report(hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]]) -> None:
     folder, _, _ = hostile
     text = (folder / "out" / "report.html").read_text("ascii")
     tags = Parsed(text).tags
@@ -180,7 +198,9 @@ def test_nothing_runs_in_the_report(hostile):
     assert row["patient"].startswith("../../up/<script>")
 
 
-def test_inspect_tells_one_line_a_fact_whatever_the_size(hostile):
+def test_inspect_tells_one_line_a_fact_whatever_the_size(
+    hostile: tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]],
+) -> None:
     folder, _, _ = hostile
     done = capped(folder, "inspect", folder / "scans")
     assert done.returncode == 0, done.stderr
@@ -190,7 +210,9 @@ def test_inspect_tells_one_line_a_fact_whatever_the_size(hostile):
     assert not done.stderr
 
 
-def test_a_library_that_ends_the_process_costs_its_case_only(model, head, tmp_path, monkeypatch):
+def test_a_library_that_ends_the_process_costs_its_case_only(
+    model: Backend, head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """C++ codecs may do that, over files nobody has seen yet."""
     image = few_slices(head)
     for name in ("fatal", "good"):

@@ -7,12 +7,16 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 from PIL.PngImagePlugin import PngInfo
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.file import ATTRIBUTES
@@ -45,7 +49,7 @@ PROMISED = {"summary.csv", "report.html", "results.json"}
 SHOWN = (MARK.casefold(), BORN, "1931-02-07")
 
 
-def marked(_, dataset):
+def marked(_: object, dataset: Dataset) -> None:
     """Put marks everywhere: into the file's own attributes, items of items and private ones."""
     for element in every_text(TEXTS):
         dataset[element.tag] = element
@@ -60,7 +64,7 @@ def marked(_, dataset):
     dataset.PatientBirthDate = BORN
 
 
-def run(folder, *words):
+def run(folder: Path, *words: Path | str) -> subprocess.CompletedProcess[str]:
     """A command, with its own places for temporary files and for what is kept."""
     places = {"TMPDIR": folder / "tmp", "XDG_CACHE_HOME": folder / "cache"}
     for place in places.values():
@@ -76,7 +80,7 @@ def run(folder, *words):
     )
 
 
-def contents(path):
+def contents(path: Path) -> Iterator[bytes]:
     """All that a file holds, what is compressed in it, too."""
     content = path.read_bytes()
     yield content
@@ -89,13 +93,13 @@ def contents(path):
             yield repr((image.info, dict(image.getexif()))).encode()
 
 
-def tells(content):
+def tells(content: bytes) -> bool:
     """Whether some bytes tell of the patient, in whatever encoding."""
     forms = (content, content.replace(b"\0", b""))
     return any(word.encode() in form.lower() for form in forms for word in SHOWN)
 
 
-def tellers(*folders):
+def tellers(*folders: Path) -> set[str]:
     """Files that tell of the patient, by what is in them or by their name; DICOM objects may."""
     found = set()
     for folder in folders:
@@ -106,7 +110,7 @@ def tellers(*folders):
     return found
 
 
-def test_the_search_finds_what_is_packed(tmp_path):
+def test_the_search_finds_what_is_packed(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"x{MARK.lower()}x")
     (tmp_path / "b.txt").write_text(MARK, encoding="utf-16")
     (tmp_path / "c.nii.gz").write_bytes(gzip.compress(f"a {MARK.upper()}".encode()))
@@ -121,7 +125,9 @@ def test_the_search_finds_what_is_packed(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def place(head, tmp_path_factory):
+def place(
+    head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder with a marked series in all formats, report and pictures."""
     folder = tmp_path_factory.mktemp("marked")
     write_image(folder / "ct", few_slices(head), change=marked)
@@ -130,19 +136,19 @@ def place(head, tmp_path_factory):
     return folder, done
 
 
-def infer(folder, *words):
+def infer(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     formats = [word for name in FORMATS for word in ("--format", name)]
     return run(folder, "infer", folder / "ct", "--out", folder / "out", "--backend", "onnxruntime", *formats, *words)
 
 
-def test_the_marks_are_in_the_scan(place):
+def test_the_marks_are_in_the_scan(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     content = next((folder / "ct").iterdir()).read_bytes()
     assert content.lower().count(MARK.casefold().encode()) > 3000
     assert all(tells((folder / "out" / f"ct{FORMATS[name].ending}").read_bytes()) for name in ("rtstruct", "seg"))
 
 
-def test_no_result_but_dicom_objects_tells_of_the_patient(place):
+def test_no_result_but_dicom_objects_tells_of_the_patient(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = place
     kinds = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
     assert kinds >= {".gz", ".nrrd", ".dcm", ".png", ".webp", ".html", ".json", ".csv", ".jsonl", ".txt"}
@@ -151,7 +157,7 @@ def test_no_result_but_dicom_objects_tells_of_the_patient(place):
     assert "[1/1] ct: " in done.stdout
 
 
-def test_neither_does_inspect(place):
+def test_neither_does_inspect(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     for path in (folder / "ct", next((folder / "ct").iterdir())):
         told = run(folder, "inspect", path)
@@ -160,7 +166,7 @@ def test_neither_does_inspect(place):
         assert not tells((told.stdout + told.stderr).encode())
 
 
-def test_identify_tells_it_where_it_says_and_nowhere_else(place):
+def test_identify_tells_it_where_it_says_and_nowhere_else(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     done = infer(folder, "--identify")
     assert "1 done before" in done.stdout, "nothing is segmented again"
@@ -181,12 +187,12 @@ def test_identify_tells_it_where_it_says_and_nowhere_else(place):
 NUMBERS = sorted({*ATTRIBUTES, "BitsAllocated", "PixelData"} - {"SOPClassUID"})
 
 
-def test_no_message_quotes_a_file_that_cannot_be_read(tmp_path):
+def test_no_message_quotes_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A series for each attribute that is read, in which that attribute holds a mark instead of what belongs there."""
     air = np.clip(ct_voxels((3, 16, 16)), -1000, -400)
 
-    def spoil(keyword):
-        def change(index, dataset):
+    def spoil(keyword: str) -> Callable[..., None]:
+        def change(index: object, dataset: Dataset) -> None:
             dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = TEXTS["PN"], MARK, BORN
             dataset["PixelData"].VR = "OW"
             if keyword in dataset:

@@ -2,6 +2,9 @@
 
 import csv
 import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel
@@ -9,53 +12,60 @@ import nrrd
 import numpy as np
 import pydicom
 import pytest
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.registry import FORMATS
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
-from tests.dicom_example import few_slices, resampled, run, slices_of_image, write_image
+from tests.command_line import Run
+from tests.dicom_example import Ran, few_slices, resampled, run, slices_of_image, write_image
 from tests.dicom_series import lay, write_series, write_twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def series_in(folder):
+def series_in(folder: Path) -> Series:
     (series,) = find_series(sorted(folder.iterdir())).series
     return series
 
 
-def stored(path):
+def stored(path: Path) -> NDArray[Any]:
     """A mask as slices, rows and columns, if the scan was stored as a series."""
     return np.asarray(nibabel.load(path).dataobj).T
 
 
-def are_one(path, twin):
+def are_one(path: Path, twin: Path) -> None:
     """Two masks label the same places in the patient, however they are stored."""
     ours, theirs = nibabel.load(path), nibabel.load(twin)
     labels, expected = np.asarray(ours.dataobj), np.asarray(theirs.dataobj)
     assert set(np.unique(labels)) == {0, 1, 2}
     places = np.argwhere(labels)
-    there = nibabel.affines.apply_affine(np.linalg.inv(theirs.affine) @ ours.affine, places)
+    there = apply_affine(np.linalg.inv(theirs.affine) @ ours.affine, places)
     assert np.abs(there - np.rint(there)).max() < 0.01, "voxels lie on voxels"
     np.testing.assert_array_equal(expected[tuple(np.rint(there).astype(int).T)], labels[tuple(places.T)])
     assert np.count_nonzero(expected) == len(places)
 
 
-def times(out):
+def times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name.startswith("ct.")}
 
 
 @pytest.fixture(scope="module")
-def small(head):
+def small(head: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
     return few_slices(head)
 
 
 @pytest.fixture(scope="module")
-def everything(model, head, tmp_path_factory):
+def everything(
+    model: Backend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Ran]:
     """The example's series in all formats: its folder, the results' and the run."""
     folder = tmp_path_factory.mktemp("everything")
     write_image(folder / "ct", head)
@@ -63,11 +73,13 @@ def everything(model, head, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mask(everything):
+def mask(everything: tuple[Path, Path, Ran]) -> NDArray[Any]:
     return stored(everything[1] / "ct.nii.gz")
 
 
-def test_the_mask_is_that_of_the_same_scan_as_nifti(everything, mask, model, head, tmp_path):
+def test_the_mask_is_that_of_the_same_scan_as_nifti(
+    everything: tuple[Path, Path, Ran], mask: NDArray[Any], model: Backend, head: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     _, out, ran = everything
     assert ran.statuses == {"ct": "done"}
     nibabel.save(head, tmp_path / "scan.nii.gz")
@@ -76,7 +88,7 @@ def test_the_mask_is_that_of_the_same_scan_as_nifti(everything, mask, model, hea
     are_one(out / "ct.nii.gz", tmp_path / "out" / "scan.nii.gz")
 
 
-def test_the_structure_set_holds_the_mask(everything, mask):
+def test_the_structure_set_holds_the_mask(everything: tuple[Path, Path, Ran], mask: NDArray[Any]) -> None:
     folder, out, _ = everything
     rois = {roi.name: roi.drawn() for roi in read_rtstruct(out / "ct.rtstruct.dcm", series_in(folder))}
     assert list(rois) == ["Parotid_L", "Parotid_R"]
@@ -86,7 +98,7 @@ def test_the_structure_set_holds_the_mask(everything, mask):
 
 
 @pytest.mark.parametrize("kind", ["seg", "seg-labelmap"])
-def test_the_segmentation_holds_the_mask(everything, mask, kind):
+def test_the_segmentation_holds_the_mask(everything: tuple[Path, Path, Ran], mask: NDArray[Any], kind: str) -> None:
     folder, out, _ = everything
     found = highdicom.seg.segread(out / f"ct{FORMATS[kind].ending}")
     slices = [each.sop_instance_uid for each in series_in(folder).slices]
@@ -94,7 +106,7 @@ def test_the_segmentation_holds_the_mask(everything, mask, kind):
     np.testing.assert_array_equal(pixels, mask)
 
 
-def test_the_nrrd_holds_the_mask_where_it_lies(everything, mask):
+def test_the_nrrd_holds_the_mask_where_it_lies(everything: tuple[Path, Path, Ran], mask: NDArray[Any]) -> None:
     _, out, _ = everything
     voxels, header = nrrd.read(str(out / "ct.seg.nrrd"))
     np.testing.assert_array_equal(voxels.T, mask)
@@ -104,10 +116,10 @@ def test_the_nrrd_holds_the_mask_where_it_lies(everything, mask):
     np.testing.assert_allclose(header["space origin"], affine[:3, 3], atol=1e-4)
 
 
-def test_runs_resume(model, small, tmp_path):
+def test_runs_resume(model: Backend, small: nibabel.Nifti1Image, tmp_path: Path) -> None:
     files, out = write_image(tmp_path / "ct", small), tmp_path / "out"
 
-    def again(*formats, **options):
+    def again(*formats: str, **options: Any) -> dict[str, str]:
         return run(model, tmp_path / "ct", out, *formats, **options).statuses
 
     formats = ("nifti", "rtstruct")
@@ -128,7 +140,9 @@ def test_runs_resume(model, small, tmp_path):
     assert again("rtstruct", "seg") == {"ct": "skipped"}
 
 
-def test_append_adds_to_a_structure_set_of_the_scan_and_to_no_other(model, small, everything, tmp_path):
+def test_append_adds_to_a_structure_set_of_the_scan_and_to_no_other(
+    model: Backend, small: nibabel.Nifti1Image, everything: tuple[Path, Path, Ran], tmp_path: Path
+) -> None:
     write_image(tmp_path / "ct", small, uids="another")
     first = run(model, tmp_path / "ct", tmp_path / "first", "rtstruct")
     assert first.statuses == {"ct": "done"}
@@ -146,7 +160,9 @@ def test_append_adds_to_a_structure_set_of_the_scan_and_to_no_other(model, small
     assert not list((tmp_path / "wrong").glob("ct*"))
 
 
-def test_what_is_wrong_with_an_appended_structure_set_is_flagged_or_refused(model, small, tmp_path):
+def test_what_is_wrong_with_an_appended_structure_set_is_flagged_or_refused(
+    model: Backend, small: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     write_image(tmp_path / "ct", small, uids="another")
     run(model, tmp_path / "ct", tmp_path / "first", "rtstruct")
     there = tmp_path / "first" / "ct.rtstruct.dcm"
@@ -164,13 +180,18 @@ def test_what_is_wrong_with_an_appended_structure_set_is_flagged_or_refused(mode
     assert not list((tmp_path / "twice").glob("ct*"))
 
 
-def with_a_gap(folder, image):
+def with_a_gap(folder: Path, image: nibabel.Nifti1Image) -> None:
     paths = write_image(folder, image)
     paths[4].unlink()
 
 
 @pytest.fixture(scope="module")
-def mixed(command, small, everything, tmp_path_factory):
+def mixed(
+    command: Run,
+    small: nibabel.Nifti1Image,
+    everything: tuple[Path, Path, Ran],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     """One folder with all sorts in it, by the command itself: the folder, the results' and what the command said."""
     folder = tmp_path_factory.mktemp("mixed")
     scans, out = folder / "scans", folder / "out"
@@ -189,7 +210,9 @@ def mixed(command, small, everything, tmp_path_factory):
     return scans, out, done
 
 
-def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(mixed):
+def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(
+    mixed: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
     scans, out, done = mixed
     assert sorted(path.name for path in out.glob("*.nii.gz")) == ["nifti.nii.gz", "two_3.nii.gz", "two_4.nii.gz"]
     told = [line for line in done.stdout.splitlines() if line.startswith("not used: ")]
@@ -199,7 +222,9 @@ def test_all_scans_of_a_folder_are_done_and_the_rest_is_told(mixed):
     assert "notes.txt" not in done.stdout + done.stderr
 
 
-def test_a_series_that_lacks_a_slice_fails_by_name_and_the_others_are_done(mixed):
+def test_a_series_that_lacks_a_slice_fails_by_name_and_the_others_are_done(
+    mixed: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
     scans, _, done = mixed
     assert done.returncode == 3
     broken = [line for line in done.stderr.splitlines() if str(scans / "broken") in line]
@@ -209,7 +234,7 @@ def test_a_series_that_lacks_a_slice_fails_by_name_and_the_others_are_done(mixed
     assert "Traceback" not in done.stderr
 
 
-def test_a_nifti_file_cannot_become_a_structure_set(model, small, tmp_path):
+def test_a_nifti_file_cannot_become_a_structure_set(model: Backend, small: nibabel.Nifti1Image, tmp_path: Path) -> None:
     nibabel.save(small, tmp_path / "scan.nii.gz")
     ran = run(model, tmp_path / "scan.nii.gz", tmp_path / "out", "nifti", "rtstruct")
     assert ran.summary.exit_status == 1
@@ -233,7 +258,7 @@ SLICES = (14, 72, 72)
 
 
 @pytest.fixture(scope="module")
-def laid(model, head, tmp_path_factory):
+def laid(model: Backend, head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Series of slices that lie in all ways through the example's glands, and their NIfTI twins: masks of both."""
     folder = tmp_path_factory.mktemp("laid")
     middle = (slices_of_image(head)[1] @ [*((np.array(head.shape[::-1]) - 1) / 2), 1])[:3]
@@ -250,24 +275,25 @@ def laid(model, head, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LAID)
-def test_slices_that_lie_otherwise_give_the_mask_of_their_twin(laid, name):
+def test_slices_that_lie_otherwise_give_the_mask_of_their_twin(laid: Path, name: str) -> None:
     are_one(laid / "out" / f"{name}.nii.gz", laid / "twins-out" / f"{name}.nii.gz")
     mask, series = stored(laid / "out" / f"{name}.nii.gz"), series_in(laid / "series" / name)
     for value, roi in enumerate(read_rtstruct(laid / "out" / f"{name}.rtstruct.dcm", series), start=1):
         np.testing.assert_array_equal(roi.drawn().mask, mask == value)
 
 
-def test_left_stays_left(laid):
+def test_left_stays_left(laid: Path) -> None:
     for name in LAID:
         image = nibabel.load(laid / "out" / f"{name}.nii.gz")
         left, right = (
-            nibabel.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj) == value)).mean(axis=0)
-            for value in (1, 2)
+            apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj) == value)).mean(axis=0) for value in (1, 2)
         )
         assert left[0] < right[0], "x runs to the patient's right"
 
 
-def test_what_is_no_scan_is_told_by_its_path_whatever_that_looks_like(model, small, tmp_path):
+def test_what_is_no_scan_is_told_by_its_path_whatever_that_looks_like(
+    model: Backend, small: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     nibabel.save(small, tmp_path / "scan.nii.gz")
     empty, missing = tmp_path / "a: b: c", tmp_path / "d: e.dcm"
     empty.mkdir()
@@ -278,10 +304,10 @@ def test_what_is_no_scan_is_told_by_its_path_whatever_that_looks_like(model, sma
     assert sources == {str(empty), str(missing)}
 
 
-def test_if_nothing_is_of_use_each_reason_is_a_line(model, small, tmp_path):
+def test_if_nothing_is_of_use_each_reason_is_a_line(model: Backend, small: nibabel.Nifti1Image, tmp_path: Path) -> None:
     for name in ("one", "two"):
         with_a_gap(tmp_path / "scans" / name, small)
-    told = []
+    told: list[Any] = []
     with pytest.raises(InputError, match="nothing was segmented: none of 2"):
         infer([tmp_path / "scans"], tmp_path / "out", lambda: model, InferOptions(), progress=told.append)
     assert [outcome.number for outcome in told] == [1, 2]
@@ -289,7 +315,9 @@ def test_if_nothing_is_of_use_each_reason_is_a_line(model, small, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_files_of_others_stay(model, small, everything, tmp_path):
+def test_files_of_others_stay(
+    model: Backend, small: nibabel.Nifti1Image, everything: tuple[Path, Path, Ran], tmp_path: Path
+) -> None:
     """A structure set that was there before, whatever the run before wrote; and one that is read is not written."""
     write_image(tmp_path / "ct", small)
     out = tmp_path / "out"

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.errors import InputError
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.inspect import inspect
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
 from parotid_seg.runtime.pipeline.options import InferOptions
@@ -22,7 +25,7 @@ from tests.dicom_series import ct_voxels, lay, save, uid, write_series
 CT = ("CT",)
 
 
-def found_in(*places, channels=CT):
+def found_in(*places: Path, channels: tuple[str] = CT) -> tuple[list[str], list[str], dict[str, int]]:
     """Names of cases, errors, and things not used by kind."""
     counts = {}
     scans, errors = find_scans(
@@ -31,13 +34,13 @@ def found_in(*places, channels=CT):
     return [case.name for case in name_cases(scans, taken={})], [str(each) for each in errors], counts
 
 
-def touch(path):
+def touch(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
     return path
 
 
-def test_a_cohort_of_links_is_whole_and_each_scan_counts_once(tmp_path):
+def test_a_cohort_of_links_is_whole_and_each_scan_counts_once(tmp_path: Path) -> None:
     touch(tmp_path / "store" / "p1" / "p1.nii.gz")
     write_series(tmp_path / "store" / "1.2.840", ct_voxels((9, 16, 20)))
     cohort = tmp_path / "cohort"
@@ -54,14 +57,14 @@ def test_a_cohort_of_links_is_whole_and_each_scan_counts_once(tmp_path):
     assert sorted(found_in(cohort / "p1", cohort, cohort / "p0.nii.gz")[0]) == ["p0", "p1", "p2"]
 
 
-def test_hard_linked_series_are_read_once(tmp_path):
+def test_hard_linked_series_are_read_once(tmp_path: Path) -> None:
     for path in write_series(tmp_path / "a", ct_voxels((9, 16, 20))):
         (tmp_path / "b").mkdir(exist_ok=True)
         os.link(path, tmp_path / "b" / path.name)
     assert found_in(tmp_path) == (["a"], [], {"repeated file": 9})
 
 
-def test_links_that_lead_nowhere_are_failed_cases(tmp_path):
+def test_links_that_lead_nowhere_are_failed_cases(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz")
     (tmp_path / "p2").symlink_to("/gone")
     names, (error,), _ = found_in(tmp_path)
@@ -71,7 +74,7 @@ def test_links_that_lead_nowhere_are_failed_cases(tmp_path):
     assert found_in(tmp_path)[1] == [error], "and the folder is not called empty besides"
 
 
-def test_formats_that_are_not_read_are_failed_cases_and_other_files_are_not(tmp_path):
+def test_formats_that_are_not_read_are_failed_cases_and_other_files_are_not(tmp_path: Path) -> None:
     image = nibabel.Nifti1Pair(ct_voxels((12, 16, 20)), np.diag([1.0, 1.0, 3.0, 1.0]))
     nibabel.save(image, tmp_path / "pair.hdr")
     for name in ("a.nii.gz", "b.mha", "c.nrrd", "d.nii.bz2", "e.seg.nrrd", "a.json", "a.csv", "a.txt", "a.png"):
@@ -85,7 +88,7 @@ def test_formats_that_are_not_read_are_failed_cases_and_other_files_are_not(tmp_
     assert found_in(tmp_path / "b.mha")[1] == [f"{tmp_path / 'b.mha'}: not read: MetaImage; convert it to NIfTI"]
 
 
-def test_files_that_are_named_one_by_one_are_told_one_by_one(tmp_path):
+def test_files_that_are_named_one_by_one_are_told_one_by_one(tmp_path: Path) -> None:
     files = [touch(tmp_path / name) for name in ("a.nii.gz", "notes.txt", "b.mha", "c.csv")]
     names, errors, _ = found_in(*files)
     assert names == ["a"]
@@ -96,13 +99,13 @@ def test_files_that_are_named_one_by_one_are_told_one_by_one(tmp_path):
     ]
 
 
-def test_a_dicom_file_is_dicom_whatever_it_is_called(tmp_path):
+def test_a_dicom_file_is_dicom_whatever_it_is_called(tmp_path: Path) -> None:
     for number, path in enumerate(write_series(tmp_path / "ct", ct_voxels((9, 16, 20)))):
         path.rename(path.with_name(f"{number}.{('img', 'mha', 'zip')[number % 3]}"))
     assert found_in(tmp_path) == (["ct"], [], {})
 
 
-def test_a_series_may_lie_in_several_folders_that_are_named(tmp_path):
+def test_a_series_may_lie_in_several_folders_that_are_named(tmp_path: Path) -> None:
     for number, path in enumerate(write_series(tmp_path / "ct", ct_voxels((10, 16, 20)))):
         (tmp_path / "ct" / f"half {number % 2}").mkdir(exist_ok=True)
         path.rename(path.parent / f"half {number % 2}" / path.name)
@@ -110,11 +113,11 @@ def test_a_series_may_lie_in_several_folders_that_are_named(tmp_path):
     assert found_in(*halves) == (["ct"], [], {}) == found_in(halves[0], tmp_path / "ct")
 
 
-def test_what_the_model_never_takes_is_no_failed_case_however_it_is_named(tmp_path):
+def test_what_the_model_never_takes_is_no_failed_case_however_it_is_named(tmp_path: Path) -> None:
     ct = write_series(tmp_path / "ct", ct_voxels((9, 16, 20)))
     mr = write_series(tmp_path / "mr", ct_voxels((9, 16, 20)) + 1000, modality="MR")
     mr.pop(4).unlink()
-    expected = (["ct"], [], {"MR series": 1})
+    expected: tuple[list[str], list[str], dict[str, int]] = (["ct"], [], {"MR series": 1})
     assert found_in(tmp_path) == expected
     assert found_in(*ct, *mr) == expected
     names, (error,), _ = found_in(*mr)
@@ -123,7 +126,7 @@ def test_what_the_model_never_takes_is_no_failed_case_however_it_is_named(tmp_pa
     assert "the model takes CT" in found_in(tmp_path / "mr")[1][0]
 
 
-def test_the_last_line_accounts_for_everything(tmp_path):
+def test_the_last_line_accounts_for_everything(tmp_path: Path) -> None:
     summary = Summary(
         3, 0, 1, tmp_path, not_used={"RT structure set": 1, "MR series": 2, "RT dose": 2, "damaged copy": 2}
     )
@@ -134,7 +137,7 @@ def test_the_last_line_accounts_for_everything(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mixed(head, tmp_path_factory):
+def mixed(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a scan of each kind: usable, refused in several ways, and not used."""
     folder = tmp_path_factory.mktemp("mixed") / "scans"
     small = few_slices(head)
@@ -156,10 +159,10 @@ def mixed(head, tmp_path_factory):
     return folder
 
 
-def test_inspect_says_what_infer_does(mixed, model, tmp_path):
+def test_inspect_says_what_infer_does(mixed: Path, model: Backend, tmp_path: Path) -> None:
     facts = inspect(mixed)
-    lines = []
-    done = []
+    lines: list[str] = []
+    done: list[Any] = []
     summary = infer(
         [mixed],
         tmp_path / "out",
@@ -190,7 +193,9 @@ def test_inspect_says_what_infer_does(mixed, model, tmp_path):
     assert record["cases"] == {"done": summary.done, "skipped": 0, "failed": summary.failed}
 
 
-def test_what_is_not_of_the_models_kind_changes_no_exit_status(model, head, tmp_path):
+def test_what_is_not_of_the_models_kind_changes_no_exit_status(
+    model: Backend, head: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     small = few_slices(head)
     write_image(tmp_path / "scans" / "ct", small)
     write_image(tmp_path / "scans" / "mr", small, modality="MR", dtype=np.int16)[3].unlink()
@@ -199,7 +204,7 @@ def test_what_is_not_of_the_models_kind_changes_no_exit_status(model, head, tmp_
     assert str(ran.summary) == "1 done, 0 done before, 0 failed, 1 not used (1 MR series)"
 
 
-def test_inspect_for_another_model(tmp_path, mixed):
+def test_inspect_for_another_model(tmp_path: Path, mixed: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         inspect(tmp_path / "gone")
     facts = inspect(mixed / "mr")
@@ -207,13 +212,15 @@ def test_inspect_for_another_model(tmp_path, mixed):
     assert "the model takes CT" in facts["refused (1)"]
 
 
-def test_inspect_of_single_files(tmp_path, mixed):
+def test_inspect_of_single_files(tmp_path: Path, mixed: Path) -> None:
     assert inspect(mixed / "file.nii.gz")["would be"].startswith("segmented")
     with pytest.raises(InputError, match=r"scan\.mha: not read: MetaImage; convert it to NIfTI"):
         inspect(mixed / "scan.mha")
 
 
-def test_pairs_and_nrrd_give_the_masks_of_their_nifti_files(model, head, tmp_path):
+def test_pairs_and_nrrd_give_the_masks_of_their_nifti_files(
+    model: Backend, head: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     import nrrd
 
     small = few_slices(head, 12)

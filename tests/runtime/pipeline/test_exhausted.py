@@ -6,6 +6,7 @@ import resource
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline import case_runner
 from parotid_seg.runtime.pipeline import scheduler as pipeline
 from parotid_seg.runtime.pipeline.case_runner import run_case
+from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.scheduler import PUT_OFF_S
 from tests.runtime.pipeline.test_pipeline import cases, check_masks, run, work  # noqa: F401 (a fixture)
 
@@ -23,19 +25,24 @@ pytestmark = pytest.mark.usefixtures("started_workers")
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "PUT_OFF_S", (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize("number", sorted(EXHAUSTED))
-def test_what_the_machine_lacks_is_no_reason_against_a_file(number):
+def test_what_the_machine_lacks_is_no_reason_against_a_file(number: int) -> None:
     with pytest.raises(MachineError, match="nothing is wrong with the scan"):
         system_reason(OSError(number, os.strerror(number)))
     assert system_reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
 
 
 @pytest.mark.parametrize("where", ["hash_source", "read_for_model"])
-def test_a_worker_that_cannot_open_a_file_puts_the_case_off(cases, tmp_path, monkeypatch, where):  # noqa: F811
+def test_a_worker_that_cannot_open_a_file_puts_the_case_off(
+    cases: list[Case],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
     def exhausted(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files", "s0.nii.gz")
 
@@ -44,10 +51,15 @@ def test_a_worker_that_cannot_open_a_file_puts_the_case_off(cases, tmp_path, mon
         run_case(work(tmp_path), cases[0], None, lambda covered: pytest.fail("it was read"))
 
 
-def test_workers_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+def test_workers_that_cannot_be_started_at_first(
+    cases: list[Case],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+) -> None:
     real, tries = subprocess.Popen, []
 
-    def popen(*arguments, **options):
+    def popen(*arguments: Any, **options: Any) -> subprocess.Popen[Any]:
         tries.append(1)
         if len(tries) < 4:
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
@@ -59,7 +71,12 @@ def test_workers_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, i
     check_masks(tmp_path, cases[:2])
 
 
-def test_workers_that_can_never_be_started(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+def test_workers_that_can_never_be_started(
+    cases: list[Case],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+) -> None:
     def popen(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -72,7 +89,12 @@ def test_workers_that_can_never_be_started(cases, tmp_path, monkeypatch, impatie
     )
 
 
-def test_threads_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+def test_threads_that_cannot_be_started_at_first(
+    cases: list[Case],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+) -> None:
     real, tries = threading.Thread.start, []
 
     def start(thread: threading.Thread) -> None:
@@ -87,7 +109,7 @@ def test_threads_that_cannot_be_started_at_first(cases, tmp_path, monkeypatch, i
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
-def test_no_descriptor_is_left_for_a_while(cases, tmp_path):  # noqa: F811
+def test_no_descriptor_is_left_for_a_while(cases: list[Case], tmp_path: Path) -> None:  # noqa: F811
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -102,7 +124,12 @@ def test_no_descriptor_is_left_for_a_while(cases, tmp_path):  # noqa: F811
     check_masks(tmp_path, cases[:2])
 
 
-def test_the_node_puts_such_a_series_off(cases, tmp_path, monkeypatch, impatient):  # noqa: F811
+def test_the_node_puts_such_a_series_off(
+    cases: list[Case],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+) -> None:
     """`segment_with` raises what `node.work` puts off, instead of a reason of failure."""
     segment = segment_with(load_backend(DEFAULT_MODEL, "onnxruntime"))
     (tmp_path / "scans").mkdir()

@@ -5,14 +5,17 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
 from parotid_seg.runtime.pipeline.journal import Journal
+from tests.command_line import Run
 from tests.forked import LIGHT, Forked
 from tests.forked import command as run_command
 from tests.runtime.pipeline.test_infer import one_line
@@ -20,13 +23,13 @@ from tests.runtime.pipeline.test_infer import one_line
 pytestmark = pytest.mark.slow
 
 
-def infer(*arguments, before=None) -> Forked:
+def infer(*arguments: Path | str, before: Callable[..., None] | None = None) -> Forked:
     """A run under way in a process of its own, which calls `before` first."""
     words = ["infer", *map(str, arguments), "--backend", "onnxruntime"]
     return Forked(partial(_run, before, words), server=LIGHT)
 
 
-def _run(before, words) -> None:
+def _run(before: Any, words: Sequence[str]) -> None:
     if before:
         before()
     run_command(*words)
@@ -38,7 +41,7 @@ def statuses(out: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def many(tmp_path, head) -> Path:
+def many(tmp_path: Path, head: nibabel.Nifti1Image) -> Path:
     """Six scans of a few slices that differ."""
     folder = tmp_path / "many"
     folder.mkdir()
@@ -50,7 +53,7 @@ def many(tmp_path, head) -> Path:
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -67,7 +70,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True, capture_output=True)
 
 
-def test_a_full_disk_stops_the_run_with_the_finished_cases_whole(many, small_disk, command):
+def test_a_full_disk_stops_the_run_with_the_finished_cases_whole(many: Path, small_disk: Path, command: Run) -> None:
     words = ("infer", many, "--out", small_disk, "--backend", "onnxruntime")
     stopped = command(*words)
     assert stopped.returncode == 1
@@ -90,7 +93,7 @@ def obey_modes() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
-def test_a_folder_that_turns_read_only(many, tmp_path, command):
+def test_a_folder_that_turns_read_only(many: Path, tmp_path: Path, command: Run) -> None:
     out = tmp_path / "out"
     process = infer(many, "--out", out, "--workers", "1", before=obey_modes)
     for line in process.stdout:
@@ -110,7 +113,7 @@ def test_a_folder_that_turns_read_only(many, tmp_path, command):
     assert not list(out.glob("**/.partial-*"))
 
 
-def test_names_of_any_kind_and_links_in_circles(tmp_path, head, command):
+def test_names_of_any_kind_and_links_in_circles(tmp_path: Path, head: nibabel.Nifti1Image, command: Run) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     (scans / "deep").mkdir(parents=True)
     long = "x" * 240
@@ -132,7 +135,7 @@ def test_names_of_any_kind_and_links_in_circles(tmp_path, head, command):
     assert "4 done before" in command(*words).stdout
 
 
-def test_two_runs_in_one_folder(many, tmp_path):
+def test_two_runs_in_one_folder(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with Journal(out).writing():
@@ -143,7 +146,7 @@ def test_two_runs_in_one_folder(many, tmp_path):
     assert {path.name for path in out.iterdir()} == {".lock", "journal.jsonl"}
 
 
-def test_scans_that_vanish_half_way_cost_only_themselves(many, tmp_path):
+def test_scans_that_vanish_half_way_cost_only_themselves(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = infer(many, "--out", out, "--workers", "1")
     for line in process.stdout:
@@ -156,7 +159,7 @@ def test_scans_that_vanish_half_way_cost_only_themselves(many, tmp_path):
     assert [status for _, status in sorted(statuses(out).items())] == ["done"] * 5 + ["failed"]
 
 
-def test_a_reader_that_goes_away(many, tmp_path, command):
+def test_a_reader_that_goes_away(many: Path, tmp_path: Path, command: Run) -> None:
     """`parotid-seg infer ... | head -1`: the run ends or goes on, without a traceback, and nothing is half-written."""
     out = tmp_path / "out"
     process = infer(many, "--out", out, "--workers", "1")

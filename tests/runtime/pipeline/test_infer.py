@@ -19,12 +19,14 @@ from onnx import helper
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_nifti
+from tests.command_line import Run
 from tests.dicom_series import ct_voxels
 from tests.scan.test_nifti import bad_files, ct, save
 from tests.scan.test_volume import ORDERS, stored_as
@@ -45,7 +47,9 @@ def one_line(text: str, *words: str) -> None:
     assert "Traceback" not in text
 
 
-def test_a_scan_becomes_a_mask_in_its_own_geometry(process, scans, tmp_path, head):
+def test_a_scan_becomes_a_mask_in_its_own_geometry(
+    process: Run, scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
+) -> None:
     done = process("infer", scans, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     mask = nibabel.load(tmp_path / "out" / "good.nii.gz")
@@ -64,7 +68,7 @@ def test_a_scan_becomes_a_mask_in_its_own_geometry(process, scans, tmp_path, hea
 
 
 @pytest.mark.slow
-def test_all_48_storage_orders_give_the_same_mask(head, tmp_path):
+def test_all_48_storage_orders_give_the_same_mask(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     """Voxel for voxel after mapping back; and left is the patient's left in each."""
     backend = load_backend(DEFAULT_MODEL, "onnxruntime")
     ras = nibabel.as_closest_canonical(head)
@@ -90,7 +94,7 @@ def test_all_48_storage_orders_give_the_same_mask(head, tmp_path):
 
 
 @pytest.mark.slow
-def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_path):
+def test_bad_scans_are_set_aside_and_the_good_one_is_done(command: Run, scans: Path, tmp_path: Path) -> None:
     bad = bad_files(tmp_path)
     save(scans / "air.nii.gz", ct() // 1000 - 900)
     save(scans / "counts.nii.gz", ct() + 1024)
@@ -113,14 +117,14 @@ def test_bad_scans_are_set_aside_and_the_good_one_is_done(command, scans, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["text", "truncated gz", "4-D", "NaN", "singular", "missing"])
-def test_one_bad_scan_alone_is_exit_1(command, tmp_path, name):
+def test_one_bad_scan_alone_is_exit_1(command: Run, tmp_path: Path, name: str) -> None:
     path, words = bad_files(tmp_path)[name]
     done = command("infer", path, "--out", tmp_path / "out", *HERE)
     assert done.returncode == (2 if name == "missing" else 1)
     one_line(done.stderr, str(path) if name != "missing" else "no such file", words)
 
 
-def test_empty_folder(command, tmp_path):
+def test_empty_folder(command: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = command("infer", tmp_path / "empty", "--out", tmp_path / "out", *HERE)
     assert done.returncode == 1
@@ -128,7 +132,7 @@ def test_empty_folder(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_rerun_resumes_and_overwrite_redoes(command, scans, tmp_path):
+def test_rerun_resumes_and_overwrite_redoes(command: Run, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command("infer", scans, "--out", out, *HERE)
     first = (out / "good.nii.gz").stat().st_mtime_ns
@@ -146,7 +150,9 @@ def test_rerun_resumes_and_overwrite_redoes(command, scans, tmp_path):
     assert "1 done (1 of them again), 0 done before, 0 failed" in over.stdout
 
 
-def test_what_other_options_replace_is_told_before_it_is_done(scans, tmp_path, head):
+def test_what_other_options_replace_is_told_before_it_is_done(
+    scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
+) -> None:
     nibabel.save(head.slicer[:, :, 1:], scans / "second_0000.nii.gz")
     backend = load_backend(DEFAULT_MODEL)
     options = InferOptions(pictures=False, report=False)
@@ -170,7 +176,9 @@ def test_what_other_options_replace_is_told_before_it_is_done(scans, tmp_path, h
     assert (summary.done, summary.replaced, summary.skipped) == (1, 0, 2)
 
 
-def test_an_upgrade_whose_rules_changed_does_the_cases_again(scans, tmp_path, monkeypatch):
+def test_an_upgrade_whose_rules_changed_does_the_cases_again(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = load_backend(DEFAULT_MODEL)
     options = InferOptions(pictures=False, report=False)
     for rules, expected in ((RULES_VERSION, (1, 0, 0)), (RULES_VERSION, (0, 0, 1)), (RULES_VERSION + 1, (1, 1, 0))):
@@ -179,7 +187,7 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(scans, tmp_path, mo
         assert (summary.done, summary.replaced, summary.skipped) == expected
 
 
-def test_a_hostile_file_does_not_end_the_run(model, scans, tmp_path):
+def test_a_hostile_file_does_not_end_the_run(model: Backend, scans: Path, tmp_path: Path) -> None:
     """Its voxels are counted in the main process."""
     content = bytearray(gzip.decompress(next(scans.iterdir()).read_bytes())[:2500])
     for name, value in (("a", float("-inf")), ("b", float("inf")), ("c", 3e38)):
@@ -191,7 +199,7 @@ def test_a_hostile_file_does_not_end_the_run(model, scans, tmp_path):
 
 
 @pytest.mark.slow
-def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command, scans):
+def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command: Run, scans: Path) -> None:
     first = command("infer", scans, "--out", scans, *HERE)
     assert first.returncode == 0, first.stderr
     again = command("infer", scans, "--out", scans, *HERE)
@@ -205,7 +213,9 @@ def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(comman
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp_path):
+def test_a_killed_run_resumes_without_redoing_or_half_writing(
+    command: Run, head: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     for index in range(4):
@@ -234,7 +244,7 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(command, head, tmp
 
 
 @pytest.mark.slow
-def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
+def test_a_mask_whose_journal_line_was_lost_is_redone(command: Run, scans: Path, tmp_path: Path) -> None:
     """Killed between the mask's rename and the journal's line."""
     out = tmp_path / "out"
     command("infer", scans, "--out", out, *HERE)
@@ -247,7 +257,7 @@ def test_a_mask_whose_journal_line_was_lost_is_redone(command, scans, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_finished_cases(head, tmp_path):
+def test_ctrl_c_keeps_finished_cases(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     nibabel.save(head, scans / "s0.nii.gz")
@@ -269,7 +279,7 @@ def test_ctrl_c_keeps_finished_cases(head, tmp_path):
     assert rows(out)[0]["status"] == "done"
 
 
-def test_output_folder_that_cannot_be_written(command, scans, tmp_path):
+def test_output_folder_that_cannot_be_written(command: Run, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = command("infer", scans, "--out", tmp_path / "file" / "out", *HERE)
     assert done.returncode == 1
@@ -299,7 +309,7 @@ def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 @pytest.mark.parametrize("name", ["missing", "text", "foreign", "other version"])
-def test_bad_models(command, scans, tmp_path, name):
+def test_bad_models(command: Run, scans: Path, tmp_path: Path, name: str) -> None:
     path, words = bad_models(tmp_path)[name]
     done = command("infer", scans, "--out", tmp_path / "out", "--model", path)
     assert done.returncode == (2 if name == "missing" else 1)
@@ -315,14 +325,14 @@ def test_bad_models(command, scans, tmp_path, name):
         ("--batch-size", "0", "at least 1"),
     ],
 )
-def test_bad_options(command, scans, tmp_path, option, value, words):
+def test_bad_options(command: Run, scans: Path, tmp_path: Path, option: str, value: str, words: str) -> None:
     done = command("infer", scans, "--out", tmp_path / "out", option, value)
     assert done.returncode == 2
     one_line(done.stderr, option, value, words)
 
 
 @pytest.mark.slow
-def test_test_time_augmentation_by_its_old_name(command, scans, tmp_path):
+def test_test_time_augmentation_by_its_old_name(command: Run, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = command(
         "infer", scans, "--out", out, "--flips", "--workers", "1", "--no-pictures", "--backend", "onnxruntime"
@@ -339,7 +349,7 @@ def test_test_time_augmentation_by_its_old_name(command, scans, tmp_path):
 
 
 @pytest.mark.slow
-def test_batch_size_changes_no_voxel(head, tmp_path):
+def test_batch_size_changes_no_voxel(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     nibabel.save(head, tmp_path / "a.nii.gz")
     volume = read_nifti(tmp_path / "a.nii.gz").volume
     backend = load_backend(DEFAULT_MODEL)

@@ -1,15 +1,22 @@
 """What is written, read by ITK: every format has the voxels where our own reader has them."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.planes import plane_of_frame, read_planes
+from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT
 from parotid_seg.runtime.pipeline.writers import Outputs
+from parotid_seg.scan.nifti import NiftiScan
 from tests import itk
 from tests.dicom_for_writers import LABELS, glands
 from tests.dicom_series import ct_voxels, lay, write_series
@@ -20,19 +27,19 @@ TWICE = (0.98389614, 0.08608096, 0.15643447), (-0.11762236, 0.97165056, 0.205121
 """Directions of rows and columns turned about all three axes."""
 
 
-def rounded(decimals):
-    def change(_, dataset):
+def rounded(decimals: int) -> Callable[..., None]:
+    def change(_: object, dataset: pydicom.dataset.Dataset) -> None:
         dataset.ImageOrientationPatient = [f"{value:.{decimals}f}" for value in dataset.ImageOrientationPatient]
         dataset.ImagePositionPatient = [f"{value:.3f}" for value in dataset.ImagePositionPatient]
 
     return change
 
 
-def across(row, column):
+def across(row: Sequence[float], column: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both as unit vectors at a right angle, to machine precision."""
-    row = np.array(row) / np.linalg.norm(row)
-    column = np.array(column) - row * (row @ column)
-    return row, column / np.linalg.norm(column)
+    first = np.array(row) / np.linalg.norm(row)
+    second = np.array(column) - first * (first @ column)
+    return first, second / np.linalg.norm(second)
 
 
 ONCE = across((1, 0, 0), (0, np.cos(0.2), np.sin(0.2)))
@@ -51,9 +58,11 @@ OFF_MM = {2: 1.5, 3: 0.15}
 """How far rounded directions may put a corner voxel from where it was."""
 
 
-def written(tmp_path, affine, decimals=None, formats=tuple(FORMATS)):
+def written(
+    tmp_path: Path, affine: NDArray[np.float64], decimals: int | None = None, formats: tuple[str, ...] = tuple(FORMATS)
+) -> tuple[Series, NiftiScan, NDArray[np.uint8], dict[str, Path]]:
     """A series with a mask in some formats: the series, its scan, the mask and the files."""
-    options = {} if decimals is None else {"change": rounded(decimals)}
+    options: dict[str, Any] = {} if decimals is None else {"change": rounded(decimals)}
     paths = write_series(tmp_path / "ct", ct_voxels(SHAPE), affine, **options)
     (series,) = find_series(paths).series
     scan = read_series(series)
@@ -63,7 +72,7 @@ def written(tmp_path, affine, decimals=None, formats=tuple(FORMATS)):
 
 
 @pytest.mark.parametrize("laid", LAID)
-def test_itk_has_every_format_where_we_have_it(tmp_path, laid):
+def test_itk_has_every_format_where_we_have_it(tmp_path: Path, laid: str) -> None:
     affine, decimals = LAID[laid]
     series, scan, mask, files = written(tmp_path, affine, decimals)
     stored = scan.volume.orientation.to_storage(mask)
@@ -85,7 +94,7 @@ def test_itk_has_every_format_where_we_have_it(tmp_path, laid):
             itk.read(files[name])
 
 
-def check_segments(path, series):
+def check_segments(path: Path, series: Series) -> None:
     """ITK takes the frames of all segments for one stack of 1 mm: only the first one's place and directions count."""
     first = plane_of_frame(pydicom.dcmread(path), 0)
     assert min(np.linalg.norm(first.position - each.position) for each in read_planes(series)) < 1e-6
@@ -96,7 +105,7 @@ def check_segments(path, series):
 
 
 @pytest.mark.parametrize("decimals", [2, 3])
-def test_rounded_directions_are_brought_to_right_angles(tmp_path, decimals):
+def test_rounded_directions_are_brought_to_right_angles(tmp_path: Path, decimals: int) -> None:
     series, scan, _, files = written(tmp_path, LAID["doubly oblique"][0], decimals)
     header = pydicom.dcmread(series.slices[0].path)
     assert abs(np.dot(header.ImageOrientationPatient[:3], header.ImageOrientationPatient[3:])) > 1e-4
@@ -107,6 +116,7 @@ def test_rounded_directions_are_brought_to_right_angles(tmp_path, decimals):
     mask = nibabel.load(files[NIFTI])
     np.testing.assert_allclose(mask.get_sform(), mask.get_qform(), atol=1e-3)
     moved = {flag.code: flag.value for flag in scan.volume.flags}.get(FlagCode.SQUARED, 0.0)
+    assert moved is not None
     assert moved < OFF_MM[decimals]
     assert (FlagCode.SQUARED in {flag.code for flag in scan.volume.flags}) == (decimals == 2)
     segment = pydicom.dcmread(files["seg"]).SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
@@ -114,7 +124,7 @@ def test_rounded_directions_are_brought_to_right_angles(tmp_path, decimals):
     np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-6)
 
 
-def test_of_a_tilted_gantry_itk_opens_the_nrrd_and_not_the_nifti(tmp_path):
+def test_of_a_tilted_gantry_itk_opens_the_nrrd_and_not_the_nifti(tmp_path: Path) -> None:
     tilted = lay(SPACING, column=(0, np.cos(0.3), -np.sin(0.3)), step=(0, 0, 3))
     _, scan, _, files = written(tmp_path, tilted, formats=(NIFTI, "nrrd", RTSTRUCT))
     assert FlagCode.SHEARED in {flag.code for flag in scan.volume.flags}

@@ -4,21 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parotid_seg import files
 from parotid_seg.errors import OutputError
+from parotid_seg.files import hash_file
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.records import is_plain_name
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal, hash_file, is_whole
+from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal, is_whole
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
 
-def done(folder, case="a", key="k") -> Entry:
+def done(folder: Path, case: str = "a", key: str = "k") -> Entry:
     mask = folder / f"{case}.nii.gz"
     mask.write_bytes(b"mask")
     return Entry(
@@ -32,14 +35,14 @@ def done(folder, case="a", key="k") -> Entry:
     )
 
 
-def write(folder, *entries) -> None:
+def write(folder: Path, *entries: Entry) -> None:
     journal = Journal(folder)
     with journal.writing():
         for entry in entries:
             journal.add(entry)
 
 
-def test_done_work_is_found_again(tmp_path):
+def test_done_work_is_found_again(tmp_path: Path) -> None:
     entry = done(tmp_path)
     write(tmp_path, entry)
     journal = Journal(tmp_path)
@@ -48,7 +51,7 @@ def test_done_work_is_found_again(tmp_path):
     assert str(journal.owners()["a"]) == "/scans/a.nii.gz"
 
 
-def test_lines_of_versions_that_kept_sentences(tmp_path):
+def test_lines_of_versions_that_kept_sentences(tmp_path: Path) -> None:
     line = {"case": "a", "source": "/who/a.nii", "key": "k", "status": "done", "flags": ["left and right look swapped"]}
     failed = {"case": "b", "source": "/who/b.nii", "key": "k", "status": "failed", "reason": "/who/b.nii: cut off"}
     (tmp_path / NAME).write_text(f"{json.dumps(line)}\n{json.dumps(failed)}\n")
@@ -57,7 +60,7 @@ def test_lines_of_versions_that_kept_sentences(tmp_path):
     assert "/who" not in found["b"].failure, "a report names no folder"
 
 
-def test_a_mask_that_changed_or_went_is_not_whole(tmp_path):
+def test_a_mask_that_changed_or_went_is_not_whole(tmp_path: Path) -> None:
     entry = done(tmp_path)
     (tmp_path / "a.nii.gz").write_bytes(b"half")
     assert not is_whole(entry, tmp_path)
@@ -65,7 +68,7 @@ def test_a_mask_that_changed_or_went_is_not_whole(tmp_path):
     assert not is_whole(entry, tmp_path)
 
 
-def test_a_torn_last_line_costs_one_case_and_no_more(tmp_path):
+def test_a_torn_last_line_costs_one_case_and_no_more(tmp_path: Path) -> None:
     write(tmp_path, done(tmp_path, "a"), done(tmp_path, "b"))
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-20])
@@ -104,7 +107,7 @@ GOOD = {"case": "a", "source": "/a", "key": "k", "status": "done", "mask": "a.ni
         json.dumps({**GOOD, "surprise": 1}),
     ],
 )
-def test_a_hostile_line_costs_itself_and_is_reported(tmp_path, line):
+def test_a_hostile_line_costs_itself_and_is_reported(tmp_path: Path, line: str) -> None:
     write(tmp_path, done(tmp_path, "before"))
     with (tmp_path / NAME).open("a") as file:
         file.write(f"{line}\n")
@@ -116,7 +119,7 @@ def test_a_hostile_line_costs_itself_and_is_reported(tmp_path, line):
     assert "\n" not in reason
 
 
-def test_names_of_files_that_are_no_text_are_read_back(tmp_path):
+def test_names_of_files_that_are_no_text_are_read_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"a\xff:b\\c")
     entry = done(tmp_path, name)
     write(tmp_path, entry)
@@ -124,11 +127,11 @@ def test_names_of_files_that_are_no_text_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/", "a/b", "./a", "../a", "a\0b"])
-def test_names_that_are_paths(name):
+def test_names_that_are_paths(name: str) -> None:
     assert not is_plain_name(name)
 
 
-def test_a_journal_that_is_a_link_or_a_pipe_is_no_journal(tmp_path):
+def test_a_journal_that_is_a_link_or_a_pipe_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / NAME).symlink_to("elsewhere")
     with pytest.raises(OutputError, match=r"journal\.jsonl: cannot be read"):
@@ -141,19 +144,20 @@ def test_a_journal_that_is_a_link_or_a_pipe_is_no_journal(tmp_path):
 
 @pytest.mark.parametrize("inside", [False, True], ids=["scans elsewhere", "scans in the output folder"])
 @pytest.mark.parametrize("form", ["absolute", "relative", "plain", "further", "source"])
-def test_no_line_hides_a_scan(tmp_path, form, inside):
+def test_no_line_hides_a_scan(tmp_path: Path, form: str, inside: bool) -> None:
     scans, out = tmp_path / "in", tmp_path / ("in" if inside else "out")
     for folder in {scans, out}:
         folder.mkdir()
     for name in ("a", "b"):
         (scans / f"{name}.nii").write_bytes(b"no scan, so that it fails at once")
-    foreign = {**GOOD, "case": "old"} | {
+    named: dict[str, dict[str, Any]] = {
         "absolute": {"mask": str(scans / "b.nii")},
         "relative": {"mask": "../in/b.nii"},
         "plain": {"mask": "b.nii"},
         "further": {"further": {"b.nii": "0"}},
         "source": {"case": "b", "source": str(scans / "a.nii")},
-    }[form]
+    }
+    foreign = {**GOOD, "case": "old"} | named[form]
     (out / NAME).write_text(json.dumps(foreign) + "\n")
     backend = load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")
     lines: list[str] = []
@@ -163,7 +167,7 @@ def test_no_line_hides_a_scan(tmp_path, form, inside):
     assert (NAME in "".join(lines)) == (form in ("absolute", "relative"))
 
 
-def test_masks_among_the_scans_are_counted(tmp_path):
+def test_masks_among_the_scans_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(b"no scan, so that it fails at once")
     write(tmp_path, done(tmp_path, "old"))
     backend = load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")
@@ -174,23 +178,23 @@ def test_masks_among_the_scans_are_counted(tmp_path):
     assert f"not used: {tmp_path / 'old.nii.gz'}: a mask that an earlier run made" in lines
 
 
-def test_the_last_line_of_a_case_counts(tmp_path):
+def test_the_last_line_of_a_case_counts(tmp_path: Path) -> None:
     write(tmp_path, done(tmp_path), Entry("a", "/scans/a.nii.gz", "k", "failed", reason="cut off"))
     assert not is_whole(Journal(tmp_path).entries["a"], tmp_path)
 
 
-def test_unwritable_folder(tmp_path):
+def test_unwritable_folder(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     (tmp_path / NAME).mkdir()
     with pytest.raises(OutputError, match="cannot be written"), journal.writing():
         pass
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with journal.writing(), open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
         journal._file.close()
-        journal._file = full
+        journal._file = full  # type: ignore[assignment]
         with pytest.raises(OutputError, match=r"journal.jsonl: cannot be written \(No space left"):
             journal.add(done(tmp_path))
 
@@ -205,7 +209,9 @@ with Journal(Path(sys.argv[1])).writing():
 """
 
 
-def test_a_second_run_is_refused_until_the_first_one_is_gone_however_it_went(tmp_path, monkeypatch):
+def test_a_second_run_is_refused_until_the_first_one_is_gone_however_it_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "PATIENCE_S", 0.2)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

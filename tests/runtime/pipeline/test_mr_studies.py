@@ -2,12 +2,15 @@
 
 import csv
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
@@ -17,27 +20,28 @@ from parotid_seg.runtime.pipeline.case_runner import key_of
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
 from parotid_seg.runtime.pipeline.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
+from tests.command_line import Run
 from tests.dicom_series import TILTED, ct_voxels, lay, write_series
 from tests.mr_studies import DIFFUSION, SHAPE, STIR, T1, T2, points_of, write_mr, write_study
 
 CT, MR = ("CT",), ("T1", "T2", "STIR")
 
 
-def found_in(*folders, channels=MR):
+def found_in(*folders: Path, channels: tuple[str, ...] = MR) -> tuple[list[list[int | None]], list[str], list[str]]:
     """Numbers of the scans' series, errors, and what is said, without the series' keys."""
-    said = []
+    said: list[str] = []
     scans, errors = find_scans(folders, channels, skip=lambda each: said.append(f"not used: {each}"))
     lines = [re.sub(r" \([0-9a-f]{8}[a-z0-9-]*\)", "", str(each)) for each in (*errors, *said)]
     return [[series.number for series in scan] for scan in scans], lines[: len(errors)], lines[len(errors) :]
 
 
-def names_of(*folders, channels=MR):
+def names_of(*folders: Path, channels: tuple[str, ...] = MR) -> list[str]:
     scans, errors = find_scans(folders, channels)
     assert not errors
     return [case.name for case in name_cases(scans, taken={})]
 
 
-def test_a_ct_model_takes_the_ct_of_a_folder_with_both(tmp_path):
+def test_a_ct_model_takes_the_ct_of_a_folder_with_both(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(), number=1)
     write_study(tmp_path / "mr")
     scans, errors, said = found_in(tmp_path, channels=CT)
@@ -50,7 +54,7 @@ def test_a_ct_model_takes_the_ct_of_a_folder_with_both(tmp_path):
     assert names_of(tmp_path, channels=CT) == ["ct"]
 
 
-def test_an_mr_model_takes_the_mr_of_a_folder_with_both(tmp_path):
+def test_an_mr_model_takes_the_mr_of_a_folder_with_both(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels(), number=1)
     write_study(tmp_path / "mr")
     scans, errors, said = found_in(tmp_path)
@@ -60,7 +64,7 @@ def test_an_mr_model_takes_the_mr_of_a_folder_with_both(tmp_path):
     assert found_in(tmp_path, channels=("T2",))[0] == [[4]]
 
 
-def test_a_folder_of_the_other_modality_only_is_an_error_that_says_so(tmp_path):
+def test_a_folder_of_the_other_modality_only_is_an_error_that_says_so(tmp_path: Path) -> None:
     write_mr(tmp_path / "t1", T1)
     scans, (error,), _ = found_in(tmp_path, channels=CT)
     assert not scans
@@ -70,14 +74,14 @@ def test_a_folder_of_the_other_modality_only_is_an_error_that_says_so(tmp_path):
     )
 
 
-def test_series_of_a_study_that_are_named_one_by_one_are_one_case(tmp_path):
+def test_series_of_a_study_that_are_named_one_by_one_are_one_case(tmp_path: Path) -> None:
     write_study(tmp_path)
     folders = [tmp_path / name for name in ("stir", "t1", "t2")]
     assert found_in(*folders, tmp_path / "t1") == ([[3, 4, 5]], [], [])
     assert names_of(*folders) == [tmp_path.name]
 
 
-def test_a_case_is_called_after_the_studys_folder(tmp_path):
+def test_a_case_is_called_after_the_studys_folder(tmp_path: Path) -> None:
     write_study(tmp_path / "p1" / "mr", study="a")
     write_study(tmp_path / "p2" / "mr", study="b")
     write_study(tmp_path / "p3", study="c")
@@ -91,18 +95,18 @@ def test_a_case_is_called_after_the_studys_folder(tmp_path):
     assert sorted(set(names) - {first, second}) == ["p1_mr", "p2_mr", "p3"]
 
 
-def test_what_a_scan_takes_of_memory(tmp_path):
+def test_what_a_scan_takes_of_memory(tmp_path: Path) -> None:
     write_study(tmp_path)
     ((scan,), _) = find_scans([tmp_path], MR)
     assert voxels_of(scan) == 4 * np.prod(SHAPE), "three channels, and the one that is being resampled"
     assert read_scan(scan).volume.voxels.shape == (3, *SHAPE)
 
 
-def test_another_image_in_any_channel_is_other_work(tmp_path):
+def test_another_image_in_any_channel_is_other_work(tmp_path: Path) -> None:
     write_study(tmp_path / "study")
     work = WorkerConfig(tmp_path, Contract(("background", "gland"), MR, (None, None, None), Grid()), ("model",))
 
-    def key():
+    def key() -> str:
         ((scan,), _) = find_scans([tmp_path / "study"], MR)
         return key_of(scan, work)
 
@@ -122,10 +126,10 @@ WIDE = (14, 44, 44)
 AXIAL = lay((4.0, 3.0, 3.0), origin=(-64.5, -64.5, -26.0))
 
 
-def ball(number):
+def ball(number: int) -> Callable[..., NDArray[Any]]:
     """A body of 300 with a ball of 1000 at one of three places, and 200 at the others."""
 
-    def phantom(points):
+    def phantom(points: NDArray[Any]) -> NDArray[Any]:
         body = np.where(np.hypot(points[..., 0], points[..., 1]) < 55, 300.0, 0.0)
         for place, centre in enumerate(BRIGHT_MM):
             body[np.linalg.norm(points - centre, axis=-1) < 16] = 1000.0 if place == number else 200.0
@@ -138,7 +142,7 @@ def write_channel_model(path: Path) -> Path:
     """A model whose label is the channel of the highest intensity, if that is above half of the window."""
     grid = Grid(size=32, spacing_mm=4.0, kernel_mm=4.0, offsets_mm=(0.0,))
     channels = len(MR)
-    steps = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Cast", ["slices"], "raw", {"to": TensorProto.FLOAT}),
         ("Unsqueeze", ["window", "last axis"], "windows", {}),
         ("Gather", ["windows", "zero"], "low", {"axis": 1}),
@@ -215,7 +219,7 @@ def write_channel_model(path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_sequences_on_three_grids_give_one_mask_on_the_first_ones_slices(command, tmp_path):
+def test_sequences_on_three_grids_give_one_mask_on_the_first_ones_slices(command: Run, tmp_path: Path) -> None:
     study = tmp_path / "studies" / "p1"
     oblique = lay((4.0, 3.0, 3.0), row=TILTED[0], column=TILTED[1])
     oblique[:3, 3] -= points_of(oblique, (48, 60, 60)).reshape(-1, 3).mean(axis=0)

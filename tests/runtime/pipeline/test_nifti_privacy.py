@@ -2,6 +2,9 @@
 
 import gzip
 import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,7 +16,9 @@ from tests.runtime.pipeline.test_dicom_privacy import run, tellers, tells
 
 
 @pytest.fixture(scope="module")
-def place(head, tmp_path_factory):
+def place(
+    head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder with marked scans, one of them in a geometry that is not repeated as it stands, and their results."""
     folder = tmp_path_factory.mktemp("marked")
     (folder / "scans").mkdir()
@@ -28,12 +33,12 @@ def place(head, tmp_path_factory):
     return folder, done
 
 
-def infer(folder, *words):
+def infer(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     formats = ("--format", "nifti", "--format", "nrrd")
     return run(folder, "infer", folder / "scans", "--out", folder / "out", "--backend", "onnxruntime", *formats, *words)
 
 
-def test_the_marks_are_in_the_scans(place):
+def test_the_marks_are_in_the_scans(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     for path in (folder / "scans").iterdir():
         header, content = nibabel.load(path).header, gzip.decompress(path.read_bytes())
@@ -44,7 +49,7 @@ def test_the_marks_are_in_the_scans(place):
         assert tells(path.read_bytes()[:40]), "gzip's name of the file"
 
 
-def test_no_result_tells_of_the_patient(place):
+def test_no_result_tells_of_the_patient(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = place
     kinds = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
     assert kinds >= {".gz", ".nrrd", ".png", ".webp", ".html", ".json", ".csv", ".jsonl", ".txt"}
@@ -55,7 +60,7 @@ def test_no_result_tells_of_the_patient(place):
     assert tellers(folder / "out") == set(), "NIfTI files identify nobody"
 
 
-def test_neither_do_inspect_and_evaluate(place):
+def test_neither_do_inspect_and_evaluate(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     told = run(folder, "inspect", folder / "scans" / "a_0000.nii.gz")
     assert told.returncode == 0, told.stderr
@@ -68,12 +73,12 @@ def test_neither_do_inspect_and_evaluate(place):
     assert not tells((told.stdout + told.stderr + (folder / "scores.json").read_text()).encode())
 
 
-def test_nor_does_a_refusal(place):
+def test_nor_does_a_refusal(place: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = place
     bad = folder / "bad"
     bad.mkdir()
     scan = nibabel.load(folder / "scans" / "a_0000.nii.gz")
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "unit": {"xyzt_units": 5},
         "spacing": {"pixdim": [1, -1, 1, 1, 0, 0, 0, 0], "sform_code": 0},
         "axes": {"srow_x": 0, "qform_code": 0},
@@ -95,7 +100,9 @@ def test_nor_does_a_refusal(place):
     assert tellers(folder / "refused") == set()
 
 
-def test_nor_does_a_data_set_beside_whose_series_it_lies(place, head):
+def test_nor_does_a_data_set_beside_whose_series_it_lies(
+    place: tuple[Path, subprocess.CompletedProcess[str]], head: nibabel.Nifti1Image
+) -> None:
     folder, _ = place
     image = few_slices(head)
     write_image(folder / "study" / "ct", image)

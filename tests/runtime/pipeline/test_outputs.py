@@ -3,6 +3,8 @@
 import re
 import sys
 import types
+from pathlib import Path
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.formats.registry import FORMATS, Format, formats_help
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
+from parotid_seg.scan.nifti import NiftiScan
 from tests.dicom_series import ct_voxels, write_series
 
 
@@ -23,12 +26,12 @@ from tests.dicom_series import ct_voxels, write_series
         ((), "--format: expected at least one format"),
     ],
 )
-def test_formats_that_there_are_not(formats, words):
+def test_formats_that_there_are_not(formats: tuple[str, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Outputs(formats)
 
 
-def test_what_can_be_appended_to(tmp_path):
+def test_what_can_be_appended_to(tmp_path: Path) -> None:
     there = tmp_path / "rt.dcm"
     there.write_bytes(b"a")
     with pytest.raises(InputError, match="expected --format rtstruct beside it"):
@@ -45,21 +48,21 @@ def test_what_can_be_appended_to(tmp_path):
         _ = gone.fingerprint
 
 
-def test_nothing_decides_by_default():
+def test_nothing_decides_by_default() -> None:
     """Masks of runs before there were formats count as done."""
     assert Outputs().fingerprint == ()
 
 
 @pytest.mark.parametrize("name", ["rtstruct", "seg", "seg-labelmap"])
-def test_a_nifti_file_has_no_slices_to_refer_to(tmp_path, name):
+def test_a_nifti_file_has_no_slices_to_refer_to(tmp_path: Path, name: str) -> None:
     Outputs(("nifti", "nrrd")).check(tmp_path / "a.nii.gz")
     with pytest.raises(ScanError, match=f"a.nii.gz: a NIfTI file; --format {name} refers to DICOM slices"):
         Outputs(("nifti", name)).check(tmp_path / "a.nii.gz")
 
 
-def test_a_new_format_is_a_module_and_a_line(tmp_path, monkeypatch):
+def test_a_new_format_is_a_module_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a contributor adds: a module with two functions, and its line in the registry."""
-    added = types.ModuleType("parotid_seg.runtime.formats.count_output")
+    added: Any = types.ModuleType("parotid_seg.runtime.formats.count_output")
     added.write = lambda result, path: path.write_text(str(int(result.mask.sum()))) and ()
     added.is_ours = lambda path: path.read_text().isdigit()
     monkeypatch.setitem(sys.modules, added.__name__, added)
@@ -67,20 +70,20 @@ def test_a_new_format_is_a_module_and_a_line(tmp_path, monkeypatch):
     assert "nrrd (for 3D Slicer), count (voxels in numbers); of DICOM series also" in formats_help()
     outputs, mask = Outputs(("count",)), np.ones((2, 3, 4), np.uint8)
     outputs.check(tmp_path / "a.nii.gz")
-    outputs.write(mask, None, tmp_path / "a.nii.gz", ("background", "one"), "model", tmp_path / "a")
+    outputs.write(mask, cast(NiftiScan, None), tmp_path / "a.nii.gz", ("background", "one"), "model", tmp_path / "a")
     assert outputs.names("a") == ["a.count.txt"]
     assert (tmp_path / "a.count.txt").read_text() == "24"
     assert is_ours(tmp_path / "a.count.txt")
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_module_of_a_format_has_both_functions(name):
+def test_the_module_of_a_format_has_both_functions(name: str) -> None:
     module = FORMATS[name].load()
     assert callable(module.write)
     assert callable(module.is_ours)
 
 
-def test_whose_files_are_not_ours(tmp_path):
+def test_whose_files_are_not_ours(tmp_path: Path) -> None:
     """What is ours is tried by runs that write it."""
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
     (image,) = write_series(tmp_path / "ct", ct_voxels((1, 16, 16)))

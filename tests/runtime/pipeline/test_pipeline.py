@@ -4,14 +4,19 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import nibabel
 import numpy as np
 import pytest
 
 from parotid_seg.errors import OutputError
+from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import WorkerPool
@@ -23,7 +28,7 @@ TWO = Limits(workers=2, scan_bytes=1e9)
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory) -> list[Case]:
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     folder = tmp_path_factory.mktemp("scans")
     made = []
     for number in range(5):
@@ -35,31 +40,39 @@ def cases(tmp_path_factory) -> list[Case]:
     return made
 
 
-class Observed(Batcher):
+class Observed(Batcher[Any]):
     """Tells of every scan that is handed in."""
 
-    def __init__(self, seen=lambda worker: None) -> None:
-        super().__init__(Threshold(), 4)
-        self.seen, self.workers = seen, set()
+    def __init__(self, seen: Callable[..., None] = lambda worker: None) -> None:
+        super().__init__(cast(Backend, Threshold()), 4)
+        self.seen = seen
+        self.workers: set[Any] = set()
 
-    def add(self, key, covered):
+    def add(self, key: Any, covered: Any) -> None:
         self.workers.add(key)
         super().add(key, covered)
         self.seen(key)
 
 
-def work(out, **options) -> WorkerConfig:
+def work(out: Path, **options: Any) -> WorkerConfig:
     return WorkerConfig(out, Threshold().contract, ("model",), InferOptions(**options))
 
 
-def run(out, cases, batches=None, limits=TWO, known=None, **options):
+def run(
+    out: Path,
+    cases: list[Case],
+    batches: Observed | None = None,
+    limits: Limits = TWO,
+    known: dict[str, Entry] | None = None,
+    **options: Any,
+) -> dict[str, CaseResult]:
     jobs = [CaseRequest(case, (known or {}).get(case.name)) for case in cases]
     with WorkerPool() as pool:
         pipeline = Pipeline(work(out, **options), batches or Observed(), limits, pool)
         return {each.entry.case: each for each in pipeline.run(jobs)}
 
 
-def check_masks(out, cases) -> None:
+def check_masks(out: Path, cases: list[Case]) -> None:
     for case in cases:
         mask = np.asarray(nibabel.load(out / f"{case.name}.nii.gz").dataobj)
         scan = np.asarray(nibabel.load(case.scan[0]).dataobj)
@@ -68,11 +81,11 @@ def check_masks(out, cases) -> None:
     assert not list(out.glob("**/.partial-*"))
 
 
-def pid(worker) -> int:
+def pid(worker: Any) -> int:
     return worker._process.pid
 
 
-def test_all_cases_are_done_by_as_few_workers_as_are_needed(cases, tmp_path):
+def test_all_cases_are_done_by_as_few_workers_as_are_needed(cases: list[Case], tmp_path: Path) -> None:
     batches = Observed()
     finished = run(tmp_path, cases, batches)
     assert {each.status for each in finished.values()} == {"done"}
@@ -84,7 +97,7 @@ def test_all_cases_are_done_by_as_few_workers_as_are_needed(cases, tmp_path):
         assert (tmp_path / "pictures" / f"{each.entry.case}.png").exists()
 
 
-def test_what_is_done_is_not_done_again(cases, tmp_path):
+def test_what_is_done_is_not_done_again(cases: list[Case], tmp_path: Path) -> None:
     first = run(tmp_path, cases[:2], pictures=False)
     known = {name: each.entry for name, each in first.items()}
     batches = Observed()
@@ -96,10 +109,10 @@ def test_what_is_done_is_not_done_again(cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases, tmp_path):
-    killed = []
+def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases: list[Case], tmp_path: Path) -> None:
+    killed: list[int] = []
 
-    def kill_first(worker):
+    def kill_first(worker: Any) -> None:
         if not killed:
             killed.append(worker.job.case.name)
             os.kill(pid(worker), signal.SIGKILL)
@@ -112,8 +125,10 @@ def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done(cases, tmp_path):
-    def kill(worker):
+def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    def kill(worker: Any) -> None:
         if worker.job.case.name == "s1":
             os.kill(pid(worker), signal.SIGKILL)
 
@@ -128,10 +143,10 @@ def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_replaced(cases, tmp_path):
-    stopped = []
+def test_a_worker_that_hangs_is_replaced(cases: list[Case], tmp_path: Path) -> None:
+    stopped: list[int] = []
 
-    def stop_first(worker):
+    def stop_first(worker: Any) -> None:
         if not stopped:
             stopped.append(worker)
             os.kill(pid(worker), signal.SIGSTOP)
@@ -143,7 +158,7 @@ def test_a_worker_that_hangs_is_replaced(cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_case_that_always_hangs_is_set_aside(cases, tmp_path):
+def test_a_case_that_always_hangs_is_set_aside(cases: list[Case], tmp_path: Path) -> None:
     finished = run(
         tmp_path, cases[:1], Observed(lambda worker: os.kill(pid(worker), signal.SIGSTOP)), Limits(1, 1e9, slowest_s=6)
     )
@@ -151,10 +166,10 @@ def test_a_case_that_always_hangs_is_set_aside(cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
+def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases: list[Case], tmp_path: Path) -> None:
     at_once = []
 
-    def look(worker):
+    def look(worker: object) -> None:
         at_once.append(len(pipeline._busy))
 
     with WorkerPool() as pool:
@@ -165,7 +180,7 @@ def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases, tmp_path):
     assert max(at_once) == 1
 
 
-def test_a_corrupt_scan_and_one_that_vanishes_cost_only_themselves(cases, tmp_path):
+def test_a_corrupt_scan_and_one_that_vanishes_cost_only_themselves(cases: list[Case], tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "scans" / "bad.nii.gz").write_bytes(cases[0].scan[0].read_bytes()[:5000])
@@ -177,10 +192,10 @@ def test_a_corrupt_scan_and_one_that_vanishes_cost_only_themselves(cases, tmp_pa
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["s0.nii.gz", "s1.nii.gz"]
 
 
-def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, tmp_path):
+def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases: list[Case], tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    def replace_by_a_file(_worker):
+    def replace_by_a_file(_worker: object) -> None:
         if not out.exists():
             out.write_text("in the way")
 
@@ -191,7 +206,7 @@ def test_an_output_folder_that_goes_stops_the_run_and_leaves_no_process(cases, t
         assert worker._process.returncode is not None
 
 
-def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
+def test_workers_end_when_the_run_is_given_up(cases: list[Case], tmp_path: Path) -> None:
     batches = Observed()
     with WorkerPool() as pool:
         next(Pipeline(work(tmp_path), batches, TWO, pool).run(CaseRequest(case, None) for case in cases))
@@ -199,12 +214,14 @@ def test_workers_end_when_the_run_is_given_up(cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_more_is_started_when_the_engine_waits(cases, tmp_path, monkeypatch):
+def test_a_worker_more_is_started_when_the_engine_waits(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers held up for a moment while one scan is already through."""
     monkeypatch.setattr("parotid_seg.runtime.pipeline.scheduler.STARVED_S", 0.3)
-    held = []
+    held: list[Any] = []
 
-    def hold(worker):
+    def hold(worker: Any) -> None:
         if len(held) < 2:
             held.append(worker)
             os.kill(pid(worker), signal.SIGSTOP)
@@ -217,7 +234,7 @@ def test_a_worker_more_is_started_when_the_engine_waits(cases, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_outlive_the_run(tmp_path, cases):
+def test_a_worker_does_not_outlive_the_run(tmp_path: Path, cases: list[Case]) -> None:
     """Killed with the main process, whatever it was doing: nothing is written into the folder afterwards."""
     import subprocess
     import sys

@@ -5,6 +5,7 @@ the object, and expects segments to be numbered from 1, where PS3.3 lets those o
 """
 
 import subprocess
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.formats.registry import NIFTI, RTSTRUCT
+from tests.command_line import Run
 from tests.dicom_example import write_image
 from tests.dicom_for_writers import dciodvfy_errors, needs_dciodvfy, needs_plastimatch
 from tests.dicom_series import lay
@@ -26,14 +28,23 @@ ANISOTROPIC = {
 NOT_KNOWN = ("Information Object Not found", "SegmentNumber not monotonically increasing")
 
 
-def by_plastimatch(structures, series, out) -> nibabel.Nifti1Image:
+def by_plastimatch(structures: Path, series: Path, out: Path) -> nibabel.Nifti1Image:
     """A structure set as plastimatch draws it on a series."""
-    words = ["plastimatch", "convert", "--input", structures, "--referenced-ct", series, "--output-labelmap", out]
+    words: list[str | Path] = [
+        "plastimatch",
+        "convert",
+        "--input",
+        structures,
+        "--referenced-ct",
+        series,
+        "--output-labelmap",
+        out,
+    ]
     subprocess.run(words, check=True, capture_output=True, timeout=300)
     return nibabel.load(out)
 
 
-def on_voxels_of(image, other) -> np.ndarray:
+def on_voxels_of(image: nibabel.Nifti1Image, other: nibabel.Nifti1Image) -> np.ndarray:
     """Labels at the middles of another image's voxels; 0 beyond the image."""
     places = np.indices(other.shape).reshape(3, -1)
     at = np.linalg.inv(image.affine) @ other.affine @ np.vstack([places, np.ones(places.shape[1])])
@@ -44,7 +55,7 @@ def on_voxels_of(image, other) -> np.ndarray:
     return found.reshape(other.shape)
 
 
-def check_same_structures(found, mask) -> None:
+def check_same_structures(found: nibabel.Nifti1Image, mask: nibabel.Nifti1Image) -> None:
     """Raise AssertionError unless two images have the same structures in the same place."""
     ours, theirs = np.asarray(mask.dataobj), on_voxels_of(found, mask)
     sizes = [abs(np.linalg.det(image.affine[:3, :3])) for image in (mask, found)]
@@ -58,7 +69,7 @@ def check_same_structures(found, mask) -> None:
 
 @needs_plastimatch
 @pytest.mark.parametrize("laid", [*LAID, *ANISOTROPIC])
-def test_plastimatch_draws_the_mask(laid, tmp_path):
+def test_plastimatch_draws_the_mask(laid: str, tmp_path: Path) -> None:
     affine, decimals = (LAID | ANISOTROPIC)[laid]
     *_, files = written(tmp_path, affine, decimals, formats=(NIFTI, RTSTRUCT))
     found = by_plastimatch(files[RTSTRUCT], tmp_path / "ct", tmp_path / "labels.nii.gz")
@@ -67,7 +78,7 @@ def test_plastimatch_draws_the_mask(laid, tmp_path):
 
 @needs_dciodvfy
 @pytest.mark.parametrize("laid", ["head to feet", "doubly oblique, 3 decimals", "thick slices, oblique"])
-def test_dciodvfy_finds_no_error_in_any_object(laid, tmp_path):
+def test_dciodvfy_finds_no_error_in_any_object(laid: str, tmp_path: Path) -> None:
     affine, decimals = (LAID | ANISOTROPIC)[laid]
     *_, files = written(tmp_path, affine, decimals, formats=(RTSTRUCT, "seg", "seg-labelmap"))
     assert dciodvfy_errors(files[RTSTRUCT]) == []
@@ -78,7 +89,9 @@ def test_dciodvfy_finds_no_error_in_any_object(laid, tmp_path):
 
 @needs_plastimatch
 @pytest.mark.slow
-def test_the_example_as_a_series_gives_plastimatch_the_mask_of_infer(command, head, tmp_path):
+def test_the_example_as_a_series_gives_plastimatch_the_mask_of_infer(
+    command: Run, head: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
     write_image(tmp_path / "ct", head)
     formats = ("--format", "nifti", "--format", "rtstruct", "--backend", "onnxruntime", "--device", "cpu")
     done = command("infer", tmp_path / "ct", "--out", tmp_path / "out", *formats)

@@ -23,7 +23,7 @@ def held() -> tuple[int, int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
-def test_runs_leave_no_descriptor_thread_or_process_behind(tmp_path):
+def test_runs_leave_no_descriptor_thread_or_process_behind(tmp_path: Path) -> None:
     backend = load_backend(DEFAULT_MODEL, "onnxruntime")
     (tmp_path / "no_scan.nii").write_bytes(b"no scan")
     options = InferOptions(workers=2, pictures=False, report=False)

@@ -1,7 +1,9 @@
 """What a run replaces: its own files by its own record, never a scan, and nothing behind a planted link."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,7 +14,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.pipeline.case_runner import run_case
-from parotid_seg.runtime.pipeline.messages import CaseResult
+from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
@@ -27,12 +29,12 @@ class InThisProcess:
     contract = read_model(DEFAULT_MODEL)[1]
     model_sha256 = "0" * 64
     ran = ExecutionInfo("none", "cpu", "fp32")
-    about: dict[str, str] = {}  # noqa: RUF012
+    about: Mapping[str, Any] = {}
 
     def __init__(self, killed_after: int = 99) -> None:
         self.killed_after = killed_after
 
-    def do(self, work, jobs):
+    def do(self, work: WorkerConfig, jobs: Iterable[CaseRequest]) -> Iterator[CaseResult]:
         for number, job in enumerate(jobs):
             finished = CaseResult(*run_case(work, job.case, job.known, everywhere))
             if number == self.killed_after:
@@ -49,8 +51,8 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def run(told):
-    def running(scans: Path | list[Path], out: Path, site: InThisProcess | None = None, **options) -> Summary:
+def run(told: list[str]) -> Callable[..., Summary]:
+    def running(scans: Path | list[Path], out: Path, site: InThisProcess | None = None, **options: Any) -> Summary:
         told.clear()
         places = scans if isinstance(scans, list) else [scans]
         return infer_at(
@@ -65,12 +67,12 @@ def run(told):
 
 
 @pytest.fixture
-def out(tmp_path) -> Path:
+def out(tmp_path: Path) -> Path:
     (tmp_path / "out").mkdir()
     return tmp_path / "out"
 
 
-def test_own_files_are_replaced_and_a_rerun_skips(run, scans, out):
+def test_own_files_are_replaced_and_a_rerun_skips(run: Callable[..., Summary], scans: Path, out: Path) -> None:
     assert run(scans, out).done == 1
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
     assert {path.name for path in before} >= {*OTHERS, "good.nii.gz"}
@@ -79,7 +81,7 @@ def test_own_files_are_replaced_and_a_rerun_skips(run, scans, out):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_files_of_others_stay(name, run, scans, out):
+def test_files_of_others_stay(name: str, run: Callable[..., Summary], scans: Path, out: Path) -> None:
     (out / name).write_text("theirs")
     with pytest.raises(OutputError, match=f"{name}: exists and was not written by parotid-seg"):
         run(scans, out)
@@ -88,7 +90,9 @@ def test_files_of_others_stay(name, run, scans, out):
 
 
 @pytest.mark.parametrize("name", ["good.nii.gz", "pictures/good.png", "pictures/good.webp"])
-def test_a_case_is_refused_where_somebody_elses_file_is(name, run, told, scans, out):
+def test_a_case_is_refused_where_somebody_elses_file_is(
+    name: str, run: Callable[..., Summary], told: list[str], scans: Path, out: Path
+) -> None:
     (out / "pictures").mkdir()
     (out / name).write_text("theirs")
     assert run(scans, out).failed == 1
@@ -96,7 +100,9 @@ def test_a_case_is_refused_where_somebody_elses_file_is(name, run, told, scans, 
     assert (out / name).read_text() == "theirs"
 
 
-def test_a_header_proves_nothing(run, told, scans, out, head):
+def test_a_header_proves_nothing(
+    run: Callable[..., Summary], told: list[str], scans: Path, out: Path, head: nibabel.Nifti1Image
+) -> None:
     """A mask of ours that a person has corrected elsewhere and put here is not replaced."""
     corrected = nibabel.Nifti1Image(np.zeros(head.shape, np.uint8), head.affine)
     corrected.header["descrip"] = MASK_NOTE
@@ -107,7 +113,7 @@ def test_a_header_proves_nothing(run, told, scans, out, head):
     assert (out / "good.nii.gz").read_bytes() == before
 
 
-def test_a_run_that_was_killed_finds_its_own_files_again(run, scans, out):
+def test_a_run_that_was_killed_finds_its_own_files_again(run: Callable[..., Summary], scans: Path, out: Path) -> None:
     """The mask is there, the journal does not have it."""
     with pytest.raises(KeyboardInterrupt):
         run(scans, out, InThisProcess(killed_after=0))
@@ -116,7 +122,9 @@ def test_a_run_that_was_killed_finds_its_own_files_again(run, scans, out):
     assert run(scans, out).done == 1
 
 
-def test_a_name_that_was_not_used_is_free_for_others(run, told, scans, out, head):
+def test_a_name_that_was_not_used_is_free_for_others(
+    run: Callable[..., Summary], told: list[str], scans: Path, out: Path, head: nibabel.Nifti1Image
+) -> None:
     good = next(scans.iterdir())
     content = good.read_bytes()
     good.write_bytes(content[:1000])
@@ -127,14 +135,14 @@ def test_a_name_that_was_not_used_is_free_for_others(run, told, scans, out, head
     assert "was not written by parotid-seg" in told[0]
 
 
-def test_a_folder_of_an_older_version_goes_on(run, scans, out):
+def test_a_folder_of_an_older_version_goes_on(run: Callable[..., Summary], scans: Path, out: Path) -> None:
     assert run(scans, out).done == 1
     (out / ".written.json").unlink()
     assert run(scans, out).skipped == 1
     assert run(scans, out, overwrite=True).done == 1
 
 
-def test_a_result_of_an_older_version_does_not_grow_old(run, scans, out):
+def test_a_result_of_an_older_version_does_not_grow_old(run: Callable[..., Summary], scans: Path, out: Path) -> None:
     run(scans, out)
     (out / "report.json").write_text("{}")
     run(scans, out)
@@ -146,7 +154,9 @@ def test_a_result_of_an_older_version_does_not_grow_old(run, scans, out):
     assert "report.json" not in json.loads((out / ".written.json").read_text())
 
 
-def test_results_of_others_stay_in_a_folder_of_an_older_version(run, scans, out):
+def test_results_of_others_stay_in_a_folder_of_an_older_version(
+    run: Callable[..., Summary], scans: Path, out: Path
+) -> None:
     run(scans, out)
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     older = [{name: value for name, value in line.items() if name not in ("shape", "spacing_mm")} for line in lines]
@@ -159,7 +169,7 @@ def test_results_of_others_stay_in_a_folder_of_an_older_version(run, scans, out)
 
 
 @pytest.mark.parametrize("content", [b"{", b"5", b'["a", 5]', b"[" * 100_000, b"\xff"])
-def test_a_damaged_record_is_none(content, run, scans, out):
+def test_a_damaged_record_is_none(content: bytes, run: Callable[..., Summary], scans: Path, out: Path) -> None:
     (out / ".written.json").write_bytes(content)
     (out / "summary.csv").write_text("theirs")
     with pytest.raises(OutputError, match=r"summary\.csv: exists"):
@@ -167,7 +177,9 @@ def test_a_damaged_record_is_none(content, run, scans, out):
 
 
 @pytest.mark.parametrize("way", ["the same folder", "hard link", "symbolic link"])
-def test_a_scan_is_never_replaced(way, run, told, scans, out):
+def test_a_scan_is_never_replaced(
+    way: str, run: Callable[..., Summary], told: list[str], scans: Path, out: Path
+) -> None:
     """Not even if the record says that it is a mask of ours."""
     scan = next(scans.iterdir()).rename(scans / "good.nii.gz")
     before = scan.read_bytes()
@@ -184,7 +196,9 @@ def test_a_scan_is_never_replaced(way, run, told, scans, out):
 
 
 @pytest.mark.parametrize("name", ["journal.jsonl", ".lock", ".written.json"])
-def test_links_for_records_are_refused(name, run, scans, out, tmp_path):
+def test_links_for_records_are_refused(
+    name: str, run: Callable[..., Summary], scans: Path, out: Path, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("theirs\n")
     (out / name).symlink_to(victim)
@@ -193,7 +207,9 @@ def test_links_for_records_are_refused(name, run, scans, out, tmp_path):
     assert victim.read_text() == "theirs\n"
 
 
-def test_a_link_for_pictures_is_not_followed(run, scans, out, tmp_path):
+def test_a_link_for_pictures_is_not_followed(
+    run: Callable[..., Summary], scans: Path, out: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     orphan = elsewhere / ".partial-1-x"
@@ -204,7 +220,9 @@ def test_a_link_for_pictures_is_not_followed(run, scans, out, tmp_path):
     assert [path.name for path in elsewhere.iterdir()] == [orphan.name]
 
 
-def test_a_journal_with_another_name_elsewhere_keeps_that_as_it_is(run, scans, out, tmp_path):
+def test_a_journal_with_another_name_elsewhere_keeps_that_as_it_is(
+    run: Callable[..., Summary], scans: Path, out: Path, tmp_path: Path
+) -> None:
     run(scans, out)
     backup = tmp_path / "backup.jsonl"
     backup.hardlink_to(out / "journal.jsonl")
@@ -214,7 +232,9 @@ def test_a_journal_with_another_name_elsewhere_keeps_that_as_it_is(run, scans, o
     assert (out / "journal.jsonl").read_bytes().startswith(before)
 
 
-def test_a_secret_behind_a_link_is_not_in_the_report(run, scans, out, tmp_path):
+def test_a_secret_behind_a_link_is_not_in_the_report(
+    run: Callable[..., Summary], scans: Path, out: Path, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"a secret of somebody")
     run(scans, out)

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.report.results import ModelRecord, RunRecord, results_of
+from parotid_seg.runtime.report.results import CaseRecord, ModelRecord, RunRecord, results_of
 
 LABELS = ("background", "parotid_left", "parotid_right")
 
 
-def entry(case="a", left=30.0, right=28.0, **changes) -> Entry:
+def entry(case: str = "a", left: float = 30.0, right: float = 28.0, **changes: Any) -> Entry:
     """A case that is done."""
     sizes = {"parotid_left": left, "parotid_right": right}
     seconds = {"read": 0.1, "segment": 0.5, "write": 0.2}
@@ -19,12 +20,14 @@ def entry(case="a", left=30.0, right=28.0, **changes) -> Entry:
     return replace(made, backend="onnxruntime 1.32.0", device="cpu", precision="fp32", model="ab" * 32, **changes)
 
 
-def failed(case="broken", reason="not a NIfTI file", path="/scans/who/broken.nii.gz") -> Entry:
+def failed(case: str = "broken", reason: str = "not a NIfTI file", path: str = "/scans/who/broken.nii.gz") -> Entry:
     """A case that failed."""
     return Entry(case, "/scans/who/broken.nii.gz", "", "failed", reason, path)
 
 
-def run_of(labels=LABELS, engine="onnxruntime 1.32.0", not_reached=0) -> RunRecord:
+def run_of(
+    labels: tuple[str, str, str] = LABELS, engine: str = "onnxruntime 1.32.0", not_reached: int = 0
+) -> RunRecord:
     """What a run was made with."""
     return RunRecord(
         begun="2026-11-28T12:00:00+00:00",
@@ -40,6 +43,6 @@ def run_of(labels=LABELS, engine="onnxruntime 1.32.0", not_reached=0) -> RunReco
     )
 
 
-def judged(case: Entry):
+def judged(case: Entry) -> CaseRecord:
     """A case as results.json has it."""
     return results_of([case], run_of()).cases[0]

@@ -32,17 +32,17 @@ def flags_made() -> Iterator[tuple[FlagCode, set[str], str]]:
                 code = node.args[0]
                 if not (isinstance(code, ast.Attribute) and getattr(code.value, "id", "") == "FlagCode"):
                     continue  # one of several, or read from a file or a message
-                given = {*FIELDS[: len(node.args)], *(each.arg for each in node.keywords)}
+                given = {*FIELDS[: len(node.args)], *(each.arg for each in node.keywords if each.arg)}
                 yield FlagCode[code.attr], given, f"{path}:{node.lineno}"
 
 
-def test_every_code_has_a_sentence_and_no_sentence_lacks_a_code():
+def test_every_code_has_a_sentence_and_no_sentence_lacks_a_code() -> None:
     assert set(TEXTS) == set(FlagCode)
     assert len({text.sentence for text in TEXTS.values()}) == len(FlagCode)
     assert all(1 <= severity_of(code) <= 16 for code in FlagCode)
 
 
-def test_every_code_is_raised_somewhere():
+def test_every_code_is_raised_somewhere() -> None:
     own = (PACKAGE / "flags.py", PACKAGE / "runtime" / "report" / "flag_text.py")
     named = {
         node.attr
@@ -54,7 +54,7 @@ def test_every_code_is_raised_somewhere():
     assert set(FlagCode.__members__) <= named
 
 
-def test_producers_give_what_the_sentences_name():
+def test_producers_give_what_the_sentences_name() -> None:
     for code, given, where in flags_made():
         later = (
             {"structure"} if "/dicom/read/rt_" in where or "/dataset/" in where else set()
@@ -63,7 +63,7 @@ def test_producers_give_what_the_sentences_name():
 
 
 @pytest.mark.parametrize("code", FlagCode)
-def test_sentences_can_be_formatted(code):
+def test_sentences_can_be_formatted(code: FlagCode) -> None:
     fields = fields_of(code)
     assert fields <= set(FIELDS)
     for value in (0.0, -3.25, 1e9, 0.0625):
@@ -75,13 +75,13 @@ def test_sentences_can_be_formatted(code):
     assert sentences([flag, flag]) == f"{told}; {told}"
 
 
-def test_a_flag_as_text_is_data_and_no_sentence():
+def test_a_flag_as_text_is_data_and_no_sentence() -> None:
     flag = Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 70.5)
     assert str(flag) == repr(flag)
     assert "Flag(" in str(flag)
 
 
-def test_no_other_module_holds_the_sentences():
+def test_no_other_module_holds_the_sentences() -> None:
     """The report's and the terminal's sentences on flags are made of codes, all of them."""
     fragments = {
         text.strip(" ;,.()")
@@ -131,7 +131,7 @@ def is_text_of_error(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in {"reason", "failure"}
 
 
-def test_no_decision_reads_an_error_s_text():
+def test_no_decision_reads_an_error_s_text() -> None:
     found = []
     for path, tree in MODULES.items():
         if str(path.relative_to(PACKAGE)) in OTHERS_ERRORS:

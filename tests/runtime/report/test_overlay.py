@@ -1,11 +1,14 @@
 """The picture of a case: every structure from end to end, sides are the viewer's, edges of the scan do no harm."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from parotid_seg.runtime.report.overlay import (
-    COLOURS,
     FIELD_MM,
     GAP_PX,
     INK,
@@ -15,6 +18,7 @@ from parotid_seg.runtime.report.overlay import (
     draw_case,
     save_picture,
 )
+from parotid_seg.scan.codes import COLOURS
 from parotid_seg.scan.volume import Orientation, Volume
 
 LABELS = ("background", "parotid_left", "parotid_right")
@@ -22,17 +26,19 @@ SPACING = (3.0, 2.0, 2.0)
 ROWS = ("axial", "first", "middle", "last", "coronal", "sagittal")
 
 
-def volume(shape=(40, 64, 64), spacing=SPACING) -> Volume:
+def volume(shape: tuple[int, int, int] = (40, 64, 64), spacing: tuple[float, float, float] = SPACING) -> Volume:
     voxels = np.full((1, *shape), -1000, np.int16)
     voxels[:, 2:-2, 8:-8, 8:-8] = 40
     return Volume(voxels, spacing, Orientation((0, 1, 2), (False, False, False)))
 
 
-def drawn(mask, names=LABELS, spacing=SPACING) -> np.ndarray:
+def drawn(
+    mask: NDArray[np.uint8], names: tuple[str, ...] = LABELS, spacing: tuple[float, float, float] = SPACING
+) -> np.ndarray:
     return np.asarray(draw_case(volume(mask.shape, spacing), (-160, 240), mask, names, {}, "a case"))
 
 
-def panel(pixels, row, column):
+def panel(pixels: NDArray[Any], row: str, column: int) -> NDArray[Any]:
     """The panel of a row of `ROWS`, without its frame."""
     number = ROWS.index(row)
     top = TITLE_PX * (2 if number else 1) + number * (PANEL_PX + GAP_PX)
@@ -40,17 +46,17 @@ def panel(pixels, row, column):
     return pixels[top : top + PANEL_PX, left : left + PANEL_PX]
 
 
-def coloured(pixels, value, off=150):
+def coloured(pixels: NDArray[Any], value: int, off: int = 150) -> NDArray[np.bool_]:
     return np.abs(pixels.astype(int) - COLOURS[value - 1]).sum(axis=-1) < off
 
 
-def size(pixels, value):
+def size(pixels: NDArray[Any], value: int) -> tuple[int, int]:
     """Width and height of a structure's outline."""
     rows, columns = np.nonzero(coloured(pixels, value))
     return int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
 
-def test_a_column_a_gland_the_patients_right_one_first():
+def test_a_column_a_gland_the_patients_right_one_first() -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
     mask[10:20, 20:30, 40:50] = 1
     mask[12:22, 20:30, 12:20] = 2
@@ -64,7 +70,7 @@ def test_a_column_a_gland_the_patients_right_one_first():
         assert right.max() < PANEL_PX / 2 < left.min(), "both are in both views of the first row, right on the left"
 
 
-def test_first_middle_and_last_slice_of_a_gland():
+def test_first_middle_and_last_slice_of_a_gland() -> None:
     """A gland that is narrow at its lower end and wide at its upper one; half of its voxels lie above the middle."""
     mask = np.zeros((40, 64, 64), np.uint8)
     for at, width in zip(range(10, 21), range(4, 26, 2), strict=True):
@@ -76,7 +82,7 @@ def test_first_middle_and_last_slice_of_a_gland():
 
 
 @pytest.mark.parametrize("row", ["coronal", "sagittal"])
-def test_those_slices_are_marked_where_the_gland_ends(row):
+def test_those_slices_are_marked_where_the_gland_ends(row: str) -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
     mask[10:20, 20:30, 24:40] = 1
     shown = panel(drawn(mask), row, 0)
@@ -88,17 +94,17 @@ def test_those_slices_are_marked_where_the_gland_ends(row):
     assert rows[-1] - marks[-1] == pytest.approx(slice_px / 2, abs=2)
 
 
-def test_a_large_and_a_small_gland_are_both_whole_in_the_first_row():
+def test_a_large_and_a_small_gland_are_both_whole_in_the_first_row() -> None:
     mask = np.zeros((60, 90, 130), np.uint8)
     mask[10:50, 20:70, 90:120] = 1  # 100 x 60 mm, 180 to 240 mm from the left edge
     mask[20:24, 40:50, 6:16] = 2  # 20 x 20 mm, 12 to 32 mm
     whole = panel(drawn(mask), "axial", 0)
     millimetres = PANEL_PX / (228 + 16)  # the glands reach over 228 mm
-    assert size(whole, 1) == (pytest.approx(60 * millimetres, abs=6), pytest.approx(100 * millimetres, abs=6))
-    assert size(whole, 2) == (pytest.approx(20 * millimetres, abs=6), pytest.approx(20 * millimetres, abs=6))
+    assert size(whole, 1) == pytest.approx((60 * millimetres, 100 * millimetres), abs=6)
+    assert size(whole, 2) == pytest.approx((20 * millimetres, 20 * millimetres), abs=6)
 
 
-def test_a_long_gland_is_whole():
+def test_a_long_gland_is_whole() -> None:
     mask = np.zeros((60, 90, 130), np.uint8)
     mask[5:55, 20:80, 90:100] = 1  # 150 mm high, 120 mm deep
     mask[20:24, 40:50, 6:16] = 2
@@ -109,14 +115,14 @@ def test_a_long_gland_is_whole():
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (0.5, 4.4, 4.4), (8.0, 0.4, 0.4)])
-def test_at_the_scans_corner_and_none_at_all(spacing):
+def test_at_the_scans_corner_and_none_at_all(spacing: tuple[float, float, float]) -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
     assert len(drawn(mask, spacing=spacing)) < 2 * PANEL_PX, "the scan without columns"
     mask[0, 0, 0] = mask[-1, -1, -1] = 1
     assert len(drawn(mask, spacing=spacing)) > 6 * PANEL_PX
 
 
-def test_names_of_both_sides_or_none_stand_between():
+def test_names_of_both_sides_or_none_stand_between() -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
     mask[10:20, 20:30, 12:22], mask[10:20, 20:30, 26:36], mask[10:20, 20:30, 42:52] = 3, 1, 2
     pixels = drawn(mask, ("background", "left_and_right", "left", "right"))
@@ -125,7 +131,7 @@ def test_names_of_both_sides_or_none_stand_between():
         assert outlines == [at == column for at in range(3)]
 
 
-def test_letters_can_be_read_on_bone():
+def test_letters_can_be_read_on_bone() -> None:
     """Around the first row's letters is a dark ground, however bright the scan is."""
     bright = Volume(np.full((1, 40, 64, 64), 3000, np.int16), SPACING, Orientation((0, 1, 2), (False, False, False)))
     mask = np.zeros((40, 64, 64), np.uint8)
@@ -136,7 +142,7 @@ def test_letters_can_be_read_on_bone():
     assert 0.3 < dark < 0.95, "light letters on a dark ground"
 
 
-def test_both_files_are_of_the_same_picture(tmp_path):
+def test_both_files_are_of_the_same_picture(tmp_path: Path) -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
     mask[10:20, 20:30, 40:50] = 1
     picture = draw_case(volume(), (-160, 240), mask, LABELS, {"parotid_left": 12.0}, "a")

@@ -1,8 +1,11 @@
 """Whose a scan is, for --identify."""
 
 import csv
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.runtime.pipeline.discovery import Case
@@ -17,10 +20,10 @@ from tests.runtime.report.records import LABELS, run_of
 EVIL = "=<b>Doe\u202e\n"
 
 
-def case_of(folder, **texts):
+def case_of(folder: Path, **texts: Any) -> Case:
     """A case of a series whose headers have some texts."""
 
-    def change(_, dataset):
+    def change(_: object, dataset: Dataset) -> None:
         for keyword, text in texts.items():
             setattr(dataset, keyword, text)
 
@@ -39,13 +42,13 @@ def case_of(folder, **texts):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
-def test_what_the_file_says(tmp_path, texts, told):
+def test_what_the_file_says(tmp_path: Path, texts: tuple[str, str, str], told: str) -> None:
     name, number, born = texts
     case = case_of(tmp_path / "ct", PatientName=name, PatientID=number, PatientBirthDate=born)
     assert str(patients_of([case])["ct"]) == told
 
 
-def test_scans_that_say_nothing(tmp_path):
+def test_scans_that_say_nothing(tmp_path: Path) -> None:
     anonymous = case_of(tmp_path / "anonymous", PatientName="", PatientID="", PatientBirthDate="")
     gone, nifti = case_of(tmp_path / "gone"), Case("nifti", (tmp_path / "a.nii.gz",))
     for each in gone.scan[0].slices:
@@ -54,7 +57,7 @@ def test_scans_that_say_nothing(tmp_path):
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Any:
     """Summary and report of two cases and of one that is unknown; the table and the patients of results.json."""
     entries = [
         Entry("a", "/a", "", "done", mask="a.nii.gz", mask_sha256="a", volumes_ml=dict.fromkeys(LABELS[1:], 20.0)),
@@ -71,12 +74,12 @@ def written(tmp_path):
     return rows, {case.scan.source: case.patient for case in results.cases}
 
 
-def test_the_summary(written):
+def test_the_summary(written: Any) -> None:
     told = "=<b>Doe\\u202e\\u000a, ID 4711, born 1950-01-02"
     assert written[0] == {"/a": f"'{told}", "/b": "Roe, born unknown", "/c": ""}
 
 
-def test_the_report(written, tmp_path):
+def test_the_report(written: Any, tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text("ascii")
     assert text.count("<bdi>=&lt;b&gt;Doe\\u202e\\u000a, ID 4711, born 1950-01-02</bdi>") == 2, "in table and section"
     assert text.count("<bdi>Roe, born unknown</bdi>") == 2
@@ -84,7 +87,7 @@ def test_the_report(written, tmp_path):
     assert "<b>Doe" not in text
 
 
-def test_the_results(written):
+def test_the_results(written: Any) -> None:
     assert written[1] == {
         "/a": Patient(EVIL, "4711", "1950-01-02"),
         "/b": Patient("Roe", "", "unknown"),
@@ -92,7 +95,7 @@ def test_the_results(written):
     }, "as they stand in the file"
 
 
-def test_by_default_nobody_is_told(tmp_path):
+def test_by_default_nobody_is_told(tmp_path: Path) -> None:
     write_summary([Entry("b", "/b", "", "failed")], LABELS, tmp_path / "summary.csv")
     results = results_of([Entry("b", "/b", "", "failed")], run_of())
     write_report(results, tmp_path)

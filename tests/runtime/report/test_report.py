@@ -15,7 +15,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.build import write_report
 from parotid_seg.runtime.report.flag_text import severity_of
-from parotid_seg.runtime.report.results import LARGEST_RATIO, results_of
+from parotid_seg.runtime.report.results import LARGEST_RATIO, RunRecord, results_of
 from parotid_seg.runtime.segmentation.segment import _flags
 from tests.runtime.report.records import LABELS, entry, failed, judged, run_of
 
@@ -23,7 +23,7 @@ EVIL = (
     "<img src=x onerror=document.title='hit'>\"'&\u202e\u2028\x07\udcff<!--</style></script>"
     "<script>document.title='hit'</script><b id=hit>"
 )
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 
 class Page(HTMLParser):
@@ -35,10 +35,10 @@ class Page(HTMLParser):
         self.texts: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         if self.tags[-1:] and self.tags[-1][0] not in ("style", "script"):
             self.texts.append(data)
 
@@ -46,7 +46,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def made(folder, entries, picture_bytes=0, run=None) -> tuple[Page, str]:
+def made(folder: Path, entries: list[Entry], picture_bytes: int = 0, run: RunRecord | None = None) -> tuple[Page, str]:
     (folder / "pictures").mkdir(exist_ok=True)
     for each in entries:
         if each.mask and "/" not in each.mask:
@@ -58,7 +58,7 @@ def made(folder, entries, picture_bytes=0, run=None) -> tuple[Page, str]:
     return Page(text), text
 
 
-def test_it_loads_nothing_and_runs_only_its_own_script(tmp_path):
+def test_it_loads_nothing_and_runs_only_its_own_script(tmp_path: Path) -> None:
     page, text = made(tmp_path, [entry(), failed()], 1000)
     for _, attributes in page.tags:
         for name in ("src", "srcset", "data", "action", "style", "onclick", "onload"):
@@ -66,13 +66,13 @@ def test_it_loads_nothing_and_runs_only_its_own_script(tmp_path):
         assert (attributes.get("href") or "#").startswith(("#", "./"))
     assert not re.search(r"https?://|@import|url\(", text)
     assert not page.all("link")
-    (policy,) = (meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    (policy,) = (meta["content"] or "" for meta in page.all("meta") if meta.get("http-equiv"))
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert len(page.all("script")) == 1
 
 
-def test_the_policy_names_the_hashes_of_what_is_in_the_page(tmp_path):
+def test_the_policy_names_the_hashes_of_what_is_in_the_page(tmp_path: Path) -> None:
     import base64
     import hashlib
 
@@ -83,7 +83,7 @@ def test_the_policy_names_the_hashes_of_what_is_in_the_page(tmp_path):
         assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in text
 
 
-def hostile(folder) -> tuple[Page, str]:
+def hostile(folder: Path) -> tuple[Page, str]:
     """A report in which everything that comes from outside is hostile."""
     evil = EVIL.replace("/", "")
     entries = [
@@ -95,7 +95,7 @@ def hostile(folder) -> tuple[Page, str]:
     return made(folder, entries, 10, run_of(("background", EVIL, "parotid_left"), EVIL))
 
 
-def test_hostile_texts_are_shown_and_do_nothing(tmp_path):
+def test_hostile_texts_are_shown_and_do_nothing(tmp_path: Path) -> None:
     page, _ = hostile(tmp_path)
     assert len(page.all("script")) == 1
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
@@ -108,15 +108,15 @@ def test_hostile_texts_are_shown_and_do_nothing(tmp_path):
 
 def opened(page: Path) -> str:
     """The page as Chromium has it once its scripts have run."""
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-    options += ("--disable-background-networking", "--disable-component-update")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    options += ["--disable-background-networking", "--disable-component-update"]
     with tempfile.TemporaryDirectory() as profile:
         command = [BROWSER, *options, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
         return subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.decode()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_in_a_browser_its_own_script_runs_and_no_other(tmp_path):
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
+def test_in_a_browser_its_own_script_runs_and_no_other(tmp_path: Path) -> None:
     hostile(tmp_path)
     text = opened(tmp_path / "report.html")
     page = Page(text)
@@ -139,8 +139,8 @@ document.title = told.join("; ");
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_sorting_by_the_list_and_by_the_headings(tmp_path):
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
+def test_sorting_by_the_list_and_by_the_headings(tmp_path: Path) -> None:
     entries = [
         entry("c10", 30, 20),
         entry("c9", 30, 29),
@@ -156,7 +156,7 @@ def test_sorting_by_the_list_and_by_the_headings(tmp_path):
     ]
 
 
-def test_names_in_letters_of_all_kinds(tmp_path):
+def test_names_in_letters_of_all_kinds(tmp_path: Path) -> None:
     page, text = made(tmp_path, [entry("Müller-李"), entry("שלום 12")])
     assert text.isascii()
     assert {"Müller-李", "שלום 12"} <= set(page.texts)
@@ -165,7 +165,7 @@ def test_names_in_letters_of_all_kinds(tmp_path):
     assert text.count(f"<bdi>{''.join(f'&#{ord(letter)};' for letter in 'שלום')} 12</bdi>") == 2
 
 
-def test_worst_first():
+def test_worst_first() -> None:
     cases = [
         entry("fine"),
         entry("unequal", 30, 20),
@@ -183,7 +183,7 @@ def test_worst_first():
     assert judged(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
 
 
-def test_flags_that_runs_give_have_their_severity():
+def test_flags_that_runs_give_have_their_severity() -> None:
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[0, :2] = 1
     (missing,) = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
@@ -193,7 +193,7 @@ def test_flags_that_runs_give_have_their_severity():
     assert [severity_of(flag.code) for flag in (missing, none, cut, unusual, sheared)] == [8, 8, 4, 3, 1]
 
 
-def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
+def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path: Path) -> None:
     page, _ = made(
         tmp_path,
         [
@@ -214,7 +214,7 @@ def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path):
     assert "right parotid missing (0.0 ml)" in page.texts
 
 
-def test_no_folder_of_a_scan_is_named(tmp_path):
+def test_no_folder_of_a_scan_is_named(tmp_path: Path) -> None:
     made(tmp_path, [failed(), entry(), replace(failed("slice"), path="/scans/who/ct/7.dcm", source="/scans/who/ct")])
     text = (tmp_path / "report.html").read_text()
     assert "/scans" not in text
@@ -227,13 +227,13 @@ def test_no_folder_of_a_scan_is_named(tmp_path):
     ("path", "told", "name"),
     [(".", ".: none", "."), ("..", "..: none", ".."), ("/b.nii", "b.nii: none", "b.nii"), ("", "none", "")],
 )
-def test_arguments_that_are_no_scans(path, told, name):
+def test_arguments_that_are_no_scans(path: str, told: str, name: str) -> None:
     case = judged(Entry("", path, "", "failed", "none", path))
     assert (case.name, case.reason) == (name, told)
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 250_000), (40, 10_000_000), (1000, 14_000_000)])
-def test_size(tmp_path, count, most):
+def test_size(tmp_path: Path, count: int, most: int) -> None:
     """Pictures of 100 kB are three times what they are."""
     page, text = made(tmp_path, [entry(f"case-{index:04d}") for index in range(count)], 100_000)
     assert len(text) < most
@@ -243,7 +243,7 @@ def test_size(tmp_path, count, most):
     assert "./pictures/case-0000.webp" in text
 
 
-def test_a_case_without_pictures_and_a_mask_that_is_gone(tmp_path):
+def test_a_case_without_pictures_and_a_mask_that_is_gone(tmp_path: Path) -> None:
     page, text = made(tmp_path, [entry("here"), replace(entry("gone"), mask="")])
     assert "here" in text
     assert "gone" not in text
@@ -251,7 +251,7 @@ def test_a_case_without_pictures_and_a_mask_that_is_gone(tmp_path):
     made(tmp_path, [])
 
 
-def test_files_in_other_formats_are_linked_as_far_as_they_are_there(tmp_path):
+def test_files_in_other_formats_are_linked_as_far_as_they_are_there(tmp_path: Path) -> None:
     (tmp_path / "a.seg.dcm").write_bytes(b"seg")
     further = {"a.seg.dcm": "1", "a.rtstruct.dcm": "2"}
     page, _ = made(tmp_path, [replace(entry(), further=further)])
@@ -259,7 +259,7 @@ def test_files_in_other_formats_are_linked_as_far_as_they_are_there(tmp_path):
     assert links == ["./a.nii.gz", "./a.seg.dcm"]
 
 
-def test_what_the_run_did_not_come_to_and_what_another_model_did(tmp_path):
+def test_what_the_run_did_not_come_to_and_what_another_model_did(tmp_path: Path) -> None:
     _, text = made(tmp_path, [replace(entry(), model="cd" * 32)], run=run_of(not_reached=7))
     assert "<b>7</b>not done" in text
     assert "another one, <code>cdcdcdcdcdcd</code>" in text

@@ -1,13 +1,16 @@
 """The report of a run, of a rerun, and of none."""
 
+from pathlib import Path
+
 import pytest
 
 from parotid_seg.runtime.report.results import read_results
+from tests.command_line import Run
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_rerun_reports_all_cases_of_the_folder(command, scans, tmp_path):
+def test_a_rerun_reports_all_cases_of_the_folder(command: Run, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (scans / "text.nii.gz").write_text("hello")
     first = command("infer", scans, "--out", out, "--backend", "onnxruntime")
@@ -25,7 +28,7 @@ def test_a_rerun_reports_all_cases_of_the_folder(command, scans, tmp_path):
     assert [case.case for case in read_results(out / "results.json").cases] == ["text", "good"]
 
 
-def test_no_report(command, scans, tmp_path):
+def test_no_report(command: Run, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = command("infer", scans, "--out", out, "--no-report", "--backend", "onnxruntime")
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
 """results.json: what its types say, read strictly, and what the schema in docs says."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -29,12 +31,12 @@ CASE = replace(
 )
 
 
-def written(folder, *cases):
+def written(folder: Path, *cases: Entry) -> Path:
     write_record(results_of(cases or [CASE, failed()], run_of()), folder / "results.json")
     return folder / "results.json"
 
 
-def test_what_it_says_of_a_case(tmp_path):
+def test_what_it_says_of_a_case(tmp_path: Path) -> None:
     bad, good = json.loads(written(tmp_path).read_text())["cases"]
     assert (bad["case"], bad["status"], bad["structures"], bad["engine"]) == ("broken", "failed", [], None)
     assert bad["failure"] == {"reason": "not a NIfTI file", "path": "/scans/who/broken.nii.gz"}
@@ -69,7 +71,7 @@ def test_what_it_says_of_a_case(tmp_path):
     assert good["files"] == {"a.nii.gz": "ab" * 32, "a.seg.dcm": "cd" * 32}
 
 
-def test_a_series_that_failed_is_told_by_paths_that_exist_and_its_name(tmp_path):
+def test_a_series_that_failed_is_told_by_paths_that_exist_and_its_name(tmp_path: Path) -> None:
     place = "/scans/who/series-1f0c2a9b"
     entry = Entry("ct", place, "", "failed", "cut off", place, series="CT series 3 (1f0c2a9b)")
     case = read_results(written(tmp_path, entry)).cases[0]
@@ -77,14 +79,14 @@ def test_a_series_that_failed_is_told_by_paths_that_exist_and_its_name(tmp_path)
     assert entry.failure == "/scans/who: CT series 3 (1f0c2a9b): cut off"
 
 
-def test_it_is_read_as_it_was_written(tmp_path):
+def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = written(tmp_path)
     assert path.read_bytes().isascii()
     assert record_text(read_results(path)) == path.read_text()
     assert read_results(path) == results_of([CASE, failed()], run_of())
 
 
-def test_names_come_back_as_they_are(tmp_path):
+def test_names_come_back_as_they_are(tmp_path: Path) -> None:
     evil = "a\u202e\udcff\n<b>"
     case = read_results(written(tmp_path, replace(CASE, source=f"/{evil}", series=""))).cases[0]
     assert case.scan.source == f"/{evil}"
@@ -99,18 +101,20 @@ def test_names_come_back_as_they_are(tmp_path):
         ({"run": None}, r"Expected `object`, got `null` - at `\$.run`"),
     ],
 )
-def test_anything_else_is_refused(tmp_path, change, words):
+def test_anything_else_is_refused(
+    tmp_path: Path, change: dict[str, int | list[dict[Any, Any]] | None], words: str
+) -> None:
     path = written(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RecordError, match=words):
         read_results(path)
 
 
-def test_the_schema_in_docs_is_that_of_the_types(snapshot):
+def test_the_schema_in_docs_is_that_of_the_types(snapshot: Callable[[str, str | Path], None]) -> None:
     snapshot(schema_text(), SCHEMA)
 
 
-def test_the_file_fits_the_schema(tmp_path):
+def test_the_file_fits_the_schema(tmp_path: Path) -> None:
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     content = json.loads(written(tmp_path).read_text())
@@ -120,7 +124,7 @@ def test_the_file_fits_the_schema(tmp_path):
         jsonschema.validate(content, schema, jsonschema.Draft202012Validator)
 
 
-def test_ratio_and_structures_of_other_names(tmp_path):
+def test_ratio_and_structures_of_other_names(tmp_path: Path) -> None:
     case = read_results(written(tmp_path, replace(CASE, volumes_ml={"left_right_parotid": 9.0, "tumour": 1.0}))).cases[
         0
     ]

@@ -31,7 +31,7 @@ WORDS = MappingProxyType(
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scans that raise every flag of a segmented CT, some several, and some that fail."""
     folder = tmp_path_factory.mktemp("scans")
     write(folder / "good.nii.gz")
@@ -58,7 +58,7 @@ def without(content: Any, *names: str) -> Any:
 def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
     """All that a run, and the same again, decide; and what they say on flags."""
     told: list[str] = []
-    outcomes = []
+    outcomes: list[Any] = []
     for _ in range(2):
         summary = infer_at(Here(), [scans], out, InferOptions(), say=told.append, progress=outcomes.append)
         outcomes.append((summary.done, summary.skipped, summary.failed, summary.replaced, summary.exit_status))
@@ -80,11 +80,11 @@ def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.fixture(scope="module")
-def usual(scans, tmp_path_factory) -> tuple[dict[str, Any], str]:
+def usual(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     return run(scans, tmp_path_factory.mktemp("usual") / "out")
 
 
-def test_the_scans_raise_the_flags(usual):
+def test_the_scans_raise_the_flags(usual: tuple[dict[str, Any], str]) -> None:
     rows: Callable[[str], dict[str, str]] = {row["case"]: row for row in usual[0]["rows"]}.__getitem__
     codes = {
         name: rows(name)["flag_codes"].split(";") for name in ("swapped", "cut", "edge", "small", "alone", "unknown")
@@ -104,7 +104,9 @@ def test_the_scans_raise_the_flags(usual):
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_other_words_change_no_decision(words, scans, usual, tmp_path, monkeypatch):
+def test_other_words_change_no_decision(
+    words: str, scans: Path, usual: tuple[dict[str, Any], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flag_text, "TEXTS", WORDS[words])
     decided, said = run(scans, tmp_path / "out")
     assert said != usual[1]

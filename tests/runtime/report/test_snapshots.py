@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.pipeline.run import InferOptions, infer_at
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import read_results
 from parotid_seg.runtime.segmentation.batching import Prediction
+from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.terminal import outcome_text
+from tests.command_line import Run
 from tests.dicom_series import ct_voxels, write_series
 from tests.golden import MASK
 from tests.runtime.report.drawn import Here, drawn_voxels, write
@@ -52,7 +55,7 @@ def masked(text: str, folder: Path) -> str:
 class Example(Here):
     """Gives the example scan the labels of `tests/golden_mask.nii.gz`."""
 
-    def labelled(self, covered) -> Prediction:
+    def labelled(self, covered: CroppedScan) -> Prediction:
         scan = read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
         labels = scan.volume.orientation.to_canonical(np.asarray(nibabel.load(MASK).dataobj))
         return Prediction(np.ascontiguousarray(labels[:, covered.rows, covered.columns]), {}, 0.0)
@@ -64,11 +67,11 @@ class Mixed(Here):
     agreement: ClassVar[dict[str, float]] = {"parotid_left": 0.97, "parotid_right": 0.98}
 
 
-def run(site, scans: Path, out: Path) -> str:
+def run(site: Example | Mixed, scans: Path, out: Path) -> str:
     """Do a folder of scans, and give what the terminal shows of it."""
     said: list[str] = []
 
-    def progress(outcome):
+    def progress(outcome: Outcome) -> None:
         said.append(outcome.entry.failure if outcome.status == "failed" else outcome_text(outcome))
 
     summary = infer_at(site, [scans], out, InferOptions(), say=said.append, progress=progress)
@@ -76,14 +79,14 @@ def run(site, scans: Path, out: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def example_run(tmp_path_factory) -> tuple[Path, Path, str]:
+def example_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     folder = tmp_path_factory.mktemp("example")
     scans = example_folder() / "imagesTr"
     return scans.parent.parent, folder / "out", run(Example(), scans, folder / "out")
 
 
 @pytest.fixture(scope="module")
-def mixed_run(tmp_path_factory) -> tuple[Path, Path, str]:
+def mixed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """A scan that fails, some that are flagged, one that was done before, a DICOM series, and one that is no scan."""
     folder = tmp_path_factory.mktemp("mixed")
     scans = folder / "scans"
@@ -103,19 +106,21 @@ def mixed_run(tmp_path_factory) -> tuple[Path, Path, str]:
 
 @pytest.mark.parametrize("name", ["report.html", "results.json", "summary.csv", "run.json"])
 @pytest.mark.parametrize("which", ["example", "mixed"])
-def test_files(which, name, snapshot, request):
+def test_files(
+    which: str, name: str, snapshot: Callable[[str, str | Path], None], request: pytest.FixtureRequest
+) -> None:
     folder, out, _ = request.getfixturevalue(f"{which}_run")
     text = (out / name).read_bytes().decode("utf-8").replace("\r\n", "\n")
     snapshot(masked(masked(text, out.parent), folder), f"{which}/{name}")
 
 
 @pytest.mark.parametrize("which", ["example", "mixed"])
-def test_terminal(which, snapshot, request):
+def test_terminal(which: str, snapshot: Callable[[str, str | Path], None], request: pytest.FixtureRequest) -> None:
     folder, out, said = request.getfixturevalue(f"{which}_run")
     snapshot(masked(masked(said, out.parent), folder), f"{which}/terminal.txt")
 
 
-def test_every_source_is_a_path_that_exists(mixed_run):
+def test_every_source_is_a_path_that_exists(mixed_run: tuple[Path, Path, str]) -> None:
     _, out, _ = mixed_run
     cases = read_results(out / "results.json").cases
     assert {case.status for case in cases} == {"done", "failed"}
@@ -123,7 +128,7 @@ def test_every_source_is_a_path_that_exists(mixed_run):
     assert len({case.scan.series for case in cases}) == 2, "files, and the DICOM series"
 
 
-def test_structures_come_in_one_order_everywhere(mixed_run):
+def test_structures_come_in_one_order_everywhere(mixed_run: tuple[Path, Path, str]) -> None:
     _, out, said = mixed_run
     page = (out / "report.html").read_text()
     texts = [
@@ -141,7 +146,9 @@ def test_structures_come_in_one_order_everywhere(mixed_run):
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_help(name, command, snapshot, monkeypatch):
+def test_help(
+    name: str, command: Run, snapshot: Callable[[str, str | Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = command(*name.split(), "--help")
     assert done.returncode == 0

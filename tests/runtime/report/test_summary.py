@@ -19,7 +19,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
-def test_no_text_is_a_formula(tmp_path, first):
+def test_no_text_is_a_formula(tmp_path: Path, first: str) -> None:
     evil = f'{first}HYPERLINK("http:x?"&A1,"see")'
     sizes = {"parotid_left": 20.0, evil: 3.0}
     entry = Entry(
@@ -44,7 +44,7 @@ def test_no_text_is_a_formula(tmp_path, first):
     assert not any(text.startswith(first) for cell in row.items() for text in cell)
 
 
-def test_other_texts_stay(tmp_path):
+def test_other_texts_stay(tmp_path: Path) -> None:
     entry = Entry("a-1", "/scans/a=1.nii.gz", "", "failed", 'no "CT", only\nthis')
     write_summary([entry], LABELS, tmp_path / "summary.csv")
     (row,) = read(tmp_path / "summary.csv")
@@ -53,7 +53,7 @@ def test_other_texts_stay(tmp_path):
     assert csv_safe("") == ""
 
 
-def test_it_is_utf8_with_its_own_line_ends(tmp_path):
+def test_it_is_utf8_with_its_own_line_ends(tmp_path: Path) -> None:
     write_summary([Entry("Müller-李", "/Größe.nii", "", "done")], LABELS, tmp_path / "summary.csv")
     content = (tmp_path / "summary.csv").read_bytes()
     assert content.count(b"\r\n") == content.count(b"\n") == 2
@@ -61,7 +61,7 @@ def test_it_is_utf8_with_its_own_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "\n", "\r"])
-def test_no_part_of_a_text_is_a_formula_where_spreadsheets_split(tmp_path, separator):
+def test_no_part_of_a_text_is_a_formula_where_spreadsheets_split(tmp_path: Path, separator: str) -> None:
     evil = separator.join(("x", "=1+1", ' "@y', "\uff0bz", "-5 mm"))
     write_summary([Entry(evil, f"/{evil}", "", "failed", evil)], LABELS, tmp_path / "summary.csv")
     (row,) = read(tmp_path / "summary.csv")
@@ -69,6 +69,6 @@ def test_no_part_of_a_text_is_a_formula_where_spreadsheets_split(tmp_path, separ
     assert (row["case"], row["source"], row["reason"]) == (expected, f"/{expected}", expected)
 
 
-def test_every_cell_is_quoted(tmp_path):
+def test_every_cell_is_quoted(tmp_path: Path) -> None:
     write_csv([["a", "b"], [1, None], [2.5, "c,d"]], tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes() == b'"a","b"\r\n"1",""\r\n"2.5","c,d"\r\n'

@@ -1,14 +1,18 @@
 """Structures are located on sparse samples; what is segmented around them is what looking everywhere gives."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
-from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Volume
@@ -25,15 +29,15 @@ class ByIntensity:
         computed: samples so far.
     """
 
-    def __init__(self, labels=PAROTIDS, most_slices=10**9) -> None:
+    def __init__(self, labels: tuple[str, str, str] = PAROTIDS, most_slices: int = 10**9) -> None:
         self.contract = Contract(labels, ("CT",), ((-200.0, 300.0),), Grid())
         self.largest_batch, self.queue_depth, self.most_slices = None, 1, most_slices
         self.computed = 0
 
-    def fits(self, inputs):
+    def fits(self, inputs: Inputs) -> bool:
         return inputs["slices"].shape[1] <= self.most_slices
 
-    def start(self, inputs):
+    def start(self, inputs: Inputs) -> Done:
         assert self.fits(inputs)
         self.computed += len(inputs["neighbours"])
         own = inputs["neighbours"][:, self.contract.grid.offsets_mm.index(0.0)]
@@ -43,7 +47,12 @@ class ByIntensity:
         return Done(np.where(covered, labels, 0).astype(np.uint8))
 
 
-def head(distance_mm=3.0, aside_mm=0.0, below_mm=0.0, heights_mm=(45.0, 45.0)) -> Volume:
+def head(
+    distance_mm: float = 3.0,
+    aside_mm: float = 0.0,
+    below_mm: float = 0.0,
+    heights_mm: tuple[float, float] = (45.0, 45.0),
+) -> Volume:
     """A head 160 mm wide with its two glands, aside of the middle of a field of view of 700 mm, above a torso."""
     depth, size, step = round((240 + below_mm) / distance_mm), 140, 5.0
     z = (np.arange(depth) * distance_mm - below_mm)[:, None, None]
@@ -57,24 +66,24 @@ def head(distance_mm=3.0, aside_mm=0.0, below_mm=0.0, heights_mm=(45.0, 45.0)) -
     return volume_of(voxels, (distance_mm, step, step))
 
 
-def segmented(volume, backend=None, **options):
+def segmented(volume: Volume, backend: ByIntensity | None = None, **options: Any) -> tuple[NDArray[np.uint8], int]:
     backend = backend or ByIntensity()
     prepared = Prepared(volume, HU, backend.contract)
-    covered, labelled = labels_of_scan(prepared, asking(backend, 16), SegmentationOptions(**options))
+    covered, labelled = labels_of_scan(prepared, asking(cast(Backend, backend), 16), SegmentationOptions(**options))
     assert labelled.computed == backend.computed
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labelled.labels
     return keep_largest_components(mask, backend.contract.labels), labelled.computed
 
 
-def glands(volume):
+def glands(volume: Volume) -> NDArray[Any]:
     found = np.select([volume.voxels[0] == LEFT, volume.voxels[0] == RIGHT], [1, 2], 0)
     assert all((found == value).any() for value in (1, 2))
     return found
 
 
 @pytest.mark.parametrize("distance_mm", [0.7, 1.0, 1.5, 2.5, 3.0, 5.0])
-def test_a_third_is_computed_and_nothing_changes(distance_mm):
+def test_a_third_is_computed_and_nothing_changes(distance_mm: float) -> None:
     volume = head(distance_mm)
     everywhere, all_samples = segmented(volume, search="full")
     found, computed = segmented(volume)
@@ -85,7 +94,7 @@ def test_a_third_is_computed_and_nothing_changes(distance_mm):
 
 
 @pytest.mark.parametrize("aside_mm", [-160.0, -85.0, -40.0, 0.0, 25.0, 60.0, 120.0])
-def test_a_head_is_found_wherever_it_lies(aside_mm):
+def test_a_head_is_found_wherever_it_lies(aside_mm: float) -> None:
     volume = head(aside_mm=aside_mm, below_mm=600)
     found, computed = segmented(volume)
     np.testing.assert_array_equal(found, glands(volume))
@@ -93,14 +102,14 @@ def test_a_head_is_found_wherever_it_lies(aside_mm):
 
 
 @pytest.mark.parametrize("columns", [4, 8, 20, 60])
-def test_a_strip_of_0_hu_beside_the_patient_moves_nothing(columns):
+def test_a_strip_of_0_hu_beside_the_patient_moves_nothing(columns: int) -> None:
     volume = head()
     wider = np.pad(volume.voxels[0], ((0, 0), (0, 0), (0, columns)))
     found, _ = segmented(volume_of(wider, volume.spacing_mm))
     np.testing.assert_array_equal(found[:, :, :-columns], segmented(volume)[0])
 
 
-def test_everywhere_is_looked_before_a_gland_is_called_missing():
+def test_everywhere_is_looked_before_a_gland_is_called_missing() -> None:
     """One gland lies between two sparse samples; another patient has only one."""
     volume = head(heights_mm=(45.0, 9.0))
     found, computed = segmented(volume)
@@ -112,7 +121,7 @@ def test_everywhere_is_looked_before_a_gland_is_called_missing():
     assert computed > len(voxels)
 
 
-def test_a_scan_without_a_head_is_looked_at_everywhere():
+def test_a_scan_without_a_head_is_looked_at_everywhere() -> None:
     voxels = np.where(head().voxels[0] > -500, 40, -1000).astype(np.int16)
     found, computed = segmented(volume_of(voxels, (3.0, 5.0, 5.0)))
     assert not found.any()
@@ -121,7 +130,7 @@ def test_a_scan_without_a_head_is_looked_at_everywhere():
     assert not segmented(air)[0].any()
 
 
-def test_a_larger_piece_elsewhere_in_the_gland_s_slices_is_kept():
+def test_a_larger_piece_elsewhere_in_the_gland_s_slices_is_kept() -> None:
     """What is found beside the gland counts, as it does everywhere."""
     volume = head()
     voxels = volume.voxels[0].copy()
@@ -134,7 +143,7 @@ def test_a_larger_piece_elsewhere_in_the_gland_s_slices_is_kept():
     ("labels", "options"),
     [(("background", "gland", "tumour"), {}), (PAROTIDS, {"clean_up": False}), (PAROTIDS, {"search": "full"})],
 )
-def test_all_is_computed_where_small_pieces_count(labels, options):
+def test_all_is_computed_where_small_pieces_count(labels: tuple[str, str, str], options: dict[str, bool | str]) -> None:
     volume = head()
     assert all(map(side_of, labels[1:])) == bool(options)
     found, computed = segmented(volume, ByIntensity(labels), **options)
@@ -142,12 +151,12 @@ def test_all_is_computed_where_small_pieces_count(labels, options):
     np.testing.assert_array_equal(found, glands(volume))
 
 
-def test_an_engine_gets_no_more_slices_than_it_takes():
+def test_an_engine_gets_no_more_slices_than_it_takes() -> None:
     volume = head()
     found, _ = segmented(volume, ByIntensity(most_slices=40))
     np.testing.assert_array_equal(found, glands(volume))
 
 
-def test_an_unknown_search_is_refused():
+def test_an_unknown_search_is_refused() -> None:
     with pytest.raises(InputError, match="--search: found 'fast', expected one of: auto, full"):
-        SegmentationOptions(search="fast")
+        SegmentationOptions(search="fast")  # type: ignore[arg-type]

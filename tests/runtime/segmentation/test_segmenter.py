@@ -1,6 +1,7 @@
 """What is said about a result: only of parotid glands is it known how large they are and that they must be there."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
-from parotid_seg.runtime.segmentation.segment import postprocess, prepare, segment_volume
+from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess, prepare, segment_volume
+from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.dicom_series import ct_voxels
 
@@ -27,13 +29,13 @@ class Fake:
             labels, channels, windows, Grid(size=16, spacing_mm=12.0, offsets_mm=(0,), slice_step_mm=1.0)
         )
         self.slices = iter(mask)
-        self.windows = []
+        self.windows: list[Any] = []
         self.queue_depth, self.largest_batch = 1, None
 
-    def fits(self, inputs):
+    def fits(self, inputs: object) -> bool:
         return True
 
-    def start(self, inputs):
+    def start(self, inputs: Inputs) -> Done:
         self.windows.append(inputs["window"])
         return Done(np.stack([next(self.slices) for _ in range(len(inputs["slices_back"]))]))
 
@@ -48,11 +50,13 @@ def scan(*scales: float) -> Volume:
     return Volume(np.stack(voxels), (5.0, 5.0, 5.0), Orientation((0, 1, 2), (False, False, False)))
 
 
-def segment(mask, labels, *scales, channels):
-    return segment_volume(Fake(mask, labels, channels), scan(*scales), SegmentationOptions(search="full"), batch_size=4)
+def segment(mask: np.ndarray, labels: tuple[str, ...], *scales: float, channels: tuple[str, ...]) -> Segmentation:
+    return segment_volume(
+        cast(Backend, Fake(mask, labels, channels)), scan(*scales), SegmentationOptions(search="full"), batch_size=4
+    )
 
 
-def test_an_absent_tumour_is_no_error_and_no_flag():
+def test_an_absent_tumour_is_no_error_and_no_flag() -> None:
     mask = np.zeros((10, 30, 30), np.uint8)
     mask[4:6, 8:12, 8:12] = 1
     found = segment(mask, ("background", "gland", "tumour"), 1e-3, 2e4, channels=("T1", "T2"))
@@ -60,7 +64,7 @@ def test_an_absent_tumour_is_no_error_and_no_flag():
     assert found.flags == ()
 
 
-def test_nothing_at_all_is_flagged_or_for_parotids_an_error():
+def test_nothing_at_all_is_flagged_or_for_parotids_an_error() -> None:
     empty = np.zeros((10, 30, 30), np.uint8)
     found = segment(empty, ("background", "gland", "tumour"), 5.0, channels=("T1",))
     assert found.flags == (Flag(FlagCode.NOTHING_FOUND, "gland"), Flag(FlagCode.NOTHING_FOUND, "tumour"))
@@ -70,7 +74,7 @@ def test_nothing_at_all_is_flagged_or_for_parotids_an_error():
         segment(empty, PAROTIDS, 0, channels=("CT",))
 
 
-def test_unusual_parotids_are_flagged():
+def test_unusual_parotids_are_flagged() -> None:
     mask = np.zeros((10, 30, 30), np.uint8)
     mask[0:2, 8:12, 18:22] = 1
     flags = segment(mask, PAROTIDS, 0, channels=("CT",)).flags
@@ -81,7 +85,7 @@ def test_unusual_parotids_are_flagged():
     )
 
 
-def test_only_the_ct_among_the_channels_must_be_in_hu():
+def test_only_the_ct_among_the_channels_must_be_in_hu() -> None:
     mask = np.ones((10, 30, 30), np.uint8)
     assert segment(mask, ("background", "gland"), 700.0, 0, channels=("T1", "CT")).volumes_ml["gland"] > 0
     with pytest.raises(ScanError, match="are not HU"):
@@ -90,14 +94,14 @@ def test_only_the_ct_among_the_channels_must_be_in_hu():
         segment(mask, ("background", "gland"), 700.0, channels=("T1", "CT"))
 
 
-def test_the_windows_are_handed_to_the_model():
+def test_the_windows_are_handed_to_the_model() -> None:
     backend = Fake(np.ones((10, 30, 30), np.uint8), ("background", "gland"), ("CT", "T1"))
-    segment_volume(backend, scan(0, 3e-3), SegmentationOptions(search="full"), batch_size=4)
+    segment_volume(cast(Backend, backend), scan(0, 3e-3), SegmentationOptions(search="full"), batch_size=4)
     for window in backend.windows:
         np.testing.assert_array_equal(window, [HU, (0, 1000)])
 
 
-def test_a_gland_on_which_the_mirror_disagrees_is_flagged():
+def test_a_gland_on_which_the_mirror_disagrees_is_flagged() -> None:
     mask = np.zeros((10, 30, 30), np.uint8)
     mask[3:8, 8:12, 8:12], mask[3:8, 8:12, 18:22] = 2, 1
     volume = scan(0)
@@ -119,7 +123,7 @@ def glands(left: int | None, right: int | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("names", [("parotid_left", "parotid_right"), ("LeftParotid", "RightParotid")])
-def test_glands_that_changed_sides_are_flagged(names):
+def test_glands_that_changed_sides_are_flagged(names: tuple[str, str]) -> None:
     labels = ("background", *names)
     for order in (labels, (labels[0], *labels[:0:-1])):
         left = next(name for name in names if "left" in name.lower())
@@ -131,8 +135,8 @@ def test_glands_that_changed_sides_are_flagged(names):
 
 
 @pytest.mark.parametrize("channel", ["CT", "T1"])
-def test_one_gland_alone_is_compared_with_the_middle_of_the_body(channel):
-    def flags(left, right):
+def test_one_gland_alone_is_compared_with_the_middle_of_the_body(channel: str) -> None:
+    def flags(left: int | None, right: int | None) -> tuple[Flag, ...]:
         return segment(glands(left, right), PAROTIDS, 0 if channel == "CT" else 7.0, channels=(channel,)).flags
 
     beyond, missing = FlagCode.ONLY_GLAND_ON_OTHER_SIDE, FlagCode.STRUCTURE_MISSING
@@ -143,7 +147,7 @@ def test_one_gland_alone_is_compared_with_the_middle_of_the_body(channel):
         assert flag.code is missing, "on its side, or near the middle"
 
 
-def test_a_speck_on_the_other_side_is_no_gland():
+def test_a_speck_on_the_other_side_is_no_gland() -> None:
     mask = glands(18, None)
     mask[5, 14, 24] = 2
     assert segment(mask, PAROTIDS, 0, channels=("CT",)).flags == (
@@ -165,7 +169,7 @@ def cropped(volume: Volume, rows: slice, columns: slice) -> Volume:
         (slice(None), slice(10, None), ("parotid_right",)),
     ],
 )
-def test_a_scan_that_ends_within_a_gland_is_flagged(rows, columns, cut):
+def test_a_scan_that_ends_within_a_gland_is_flagged(rows: slice, columns: slice, cut: tuple[str, ...]) -> None:
     volume, mask = cropped(scan(0), rows, columns), glands(18, 8)[:, rows, columns]
     contract = replace(Fake(mask, PAROTIDS, ("CT",)).contract, grid=Grid(size=48, spacing_mm=4.0, offsets_mm=(0,)))
     covered = prepare(volume, contract).crop_to_grid()
@@ -175,7 +179,7 @@ def test_a_scan_that_ends_within_a_gland_is_flagged(rows, columns, cut):
 
 
 @pytest.mark.parametrize(("step_mm", "size"), [(5.0, 100), (1.0, 400), (0.5, 600)])
-def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
+def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm: float, size: int) -> None:
     """Whatever the spacing, and though the grid's filter reaches over its last pixel."""
     grid = Grid(size=16, spacing_mm=2.25, kernel_mm=4.0, offsets_mm=(0,))
     contract = Contract(("background", "gland"), ("CT",), (HU,), grid)
@@ -193,6 +197,6 @@ def test_a_gland_at_the_edge_of_the_grid_is_flagged(step_mm, size):
         assert (Flag(FlagCode.CUT_IN_PLANE, "gland") in flags) == expected, column
 
 
-def test_structures_that_are_no_parotid_glands_may_lie_anywhere():
+def test_structures_that_are_no_parotid_glands_may_lie_anywhere() -> None:
     labels = ("background", "eye_left", "eye_right")
     assert segment(glands(8, 18), labels, 5.0, channels=("T1",)).flags == ()

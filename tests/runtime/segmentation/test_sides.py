@@ -13,7 +13,7 @@ GRID = Grid(size=16, spacing_mm=12.0, offsets_mm=(0,), slice_step_mm=1.0)
 NAMES = [("parotid_left", "parotid_right"), ("Parotis li.", "Parotis re."), ("Parótida izq", "Parótida der")]
 
 
-def flags_of(names, left, right):
+def flags_of(names: tuple[str, str], left: int, right: int) -> list[FlagCode]:
     """Flags on two glands of 8 ml that begin at these columns; columns run to the patient's left."""
     rng = np.random.default_rng(0)
     block = np.full((1, 10, 30, 30), -1000, np.float32)
@@ -29,11 +29,11 @@ def flags_of(names, left, right):
 
 
 @pytest.mark.parametrize("names", NAMES)
-def test_swapped_glands_are_flagged(names):
+def test_swapped_glands_are_flagged(names: tuple[str, str]) -> None:
     assert FlagCode.SIDES_SWAPPED in flags_of(names, left=8, right=18)
     assert FlagCode.SIDES_SWAPPED not in flags_of(names, left=18, right=8)
 
 
 @pytest.mark.parametrize("names", NAMES)
-def test_glands_of_unequal_size_are_compared(names):
+def test_glands_of_unequal_size_are_compared(names: tuple[str, str]) -> None:
     assert ratio_of_sides({names[0]: 10.0, names[1]: 25.0, "tumour": 1.0}) == 2.5
