@@ -104,9 +104,9 @@ class Segmenter:
         else:
             images = _images_of_array(cast(ArrayLike, scan), spacing_mm)
         volume = _volume_of(images)
-        found = self._segment(volume)
-        mask = volume.orientation.to_storage(found.mask).reshape(images[0].shape)
-        return replace(found, mask=np.ascontiguousarray(mask))
+        result = self._segment(volume)
+        mask = volume.orientation.to_storage(result.mask).reshape(images[0].shape)
+        return replace(result, mask=np.ascontiguousarray(mask))
 
 
 def segment(

@@ -44,8 +44,8 @@ bench_app.callback()(bench)
 bench_app.command(epilog="Example: parotid-seg bench compare before/bench.json after/bench.json")(compare)
 
 
-def _version_asked(asked: bool) -> None:
-    if asked:
+def _version_asked(requested: bool) -> None:
+    if requested:
         version()
         raise typer.Exit
 

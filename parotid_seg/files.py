@@ -362,9 +362,9 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
     """
     if is_taken(file) and not is_real_file(file):
         raise OutputError(f"found {special_kind(file.lstat().st_mode)}, expected a regular file", path=file)
-    held = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
+    lock = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
     try:
-        held.acquire()
+        lock.acquire()
     except Timeout:
         raise OutputError(
             "another run is working in this folder; wait for its end or choose another --out", path=folder
@@ -374,13 +374,13 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        held.release()
+        lock.release()
 
 
 def visible(text: object) -> str:
     """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
-    told = str(text)
-    return told if told.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in told)
+    shown = str(text)
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
 def exists(path: Path) -> bool:

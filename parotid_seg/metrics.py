@@ -173,38 +173,38 @@ def score_case(
         InputError: if shapes differ, a spacing is not positive and finite, or every voxel is ignored.
     """
     _check_shapes(prediction, reference)
-    known: Binary = np.ones(reference.shape, np.bool_)
+    scored: Binary = np.ones(reference.shape, np.bool_)
     if ignored is not None:
         _check_shapes(prediction, ignored)
-        known = ~ignored
-        prediction, reference = np.where(known, prediction, 0), np.where(known, reference, 0)
-    if not known.any():
+        scored = ~ignored
+        prediction, reference = np.where(scored, prediction, 0), np.where(scored, reference, 0)
+    if not scored.any():
         raise InputError("every voxel is ignored, expected some to score")
     labels = {
         name: _score_label(prediction == value, reference == value, spacing_mm)
         for value, name in enumerate(names[1:], start=1)
     }
     shown = [scores for scores in labels.values() if not scores.absent]
-    background = (prediction == 0) & known, (reference == 0) & known
+    background = (prediction == 0) & scored, (reference == 0) & scored
     return CaseScores(
-        mpa=float(np.mean((prediction == reference)[known])),
+        mpa=float(np.mean((prediction == reference)[scored])),
         macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in shown)])),
         miou=float(np.mean([iou(*background), *(scores.iou for scores in shown)])),
         labels=labels,
-        ignored_ml=volume_ml(~known, spacing_mm),
+        ignored_ml=volume_ml(~scored, spacing_mm),
     )
 
 
-def _score_label(found: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
-    volume, reference_volume = volume_ml(found, spacing_mm), volume_ml(expected, spacing_mm)
-    hd, hd95 = surface_distances_mm(found, expected, spacing_mm)
+def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
+    volume, reference_volume = volume_ml(predicted, spacing_mm), volume_ml(expected, spacing_mm)
+    hd, hd95 = surface_distances_mm(predicted, expected, spacing_mm)
     if not volume and not reference_volume:
         nan = float("nan")
         return LabelScores(nan, nan, nan, nan, nan, volume, reference_volume, nan)
     return LabelScores(
-        dsc=dice(found, expected),
-        iou=iou(found, expected),
-        accuracy=accuracy(found, expected),
+        dsc=dice(predicted, expected),
+        iou=iou(predicted, expected),
+        accuracy=accuracy(predicted, expected),
         hd_mm=hd,
         hd95_mm=hd95,
         volume_ml=volume,

@@ -46,7 +46,7 @@ def read_record(
     version: int | Sequence[int] | None = None,
     version_field: str = "schema_version",
     advice: str = "",
-    upgrade: Callable[[Any], Any] = lambda found: found,
+    upgrade: Callable[[Any], Any] = lambda content: content,
 ) -> T:
     """The record that a JSON file holds.
 
@@ -65,9 +65,9 @@ def read_record(
         RecordError: if it cannot be read, or is not such a record; its path is the file.
     """
     try:
-        found = parse(read_bytes(path, most_bytes, follow=follow))
+        content = parse(read_bytes(path, most_bytes, follow=follow))
         return convert(
-            found,
+            content,
             kind,
             unknown_fields=unknown_fields,
             version=version,
@@ -136,19 +136,19 @@ def parse(content: bytes | str) -> Any:
 
 
 def convert(
-    found: Any,
+    content: Any,
     kind: type[T],
     *,
     unknown_fields: bool = False,
     version: int | Sequence[int] | None = None,
     version_field: str = "schema_version",
     advice: str = "",
-    upgrade: Callable[[Any], Any] = lambda found: found,
+    upgrade: Callable[[Any], Any] = lambda content: content,
 ) -> T:
     """A parsed record as a dataclass, its types checked and never coerced.
 
     Args:
-        found: from `parse`, or any tree of dictionaries, lists and plain values.
+        content: from `parse`, or any tree of dictionaries, lists and plain values.
         kind, unknown_fields, version, version_field, advice, upgrade: as in `read_record`.
 
     Raises:
@@ -157,10 +157,10 @@ def convert(
     """
     try:
         if version is not None:
-            _check_version(found, [version] if isinstance(version, int) else version, version_field, advice)
-        found = upgrade(found)
-        record = msgspec.convert(found, kind)
-        field = "" if unknown_fields else _unknown(found, record, "$")
+            _check_version(content, [version] if isinstance(version, int) else version, version_field, advice)
+        content = upgrade(content)
+        record = msgspec.convert(content, kind)
+        field = "" if unknown_fields else _unknown(content, record, "$")
     except RecordError:
         raise
     except msgspec.ValidationError as error:
@@ -225,11 +225,11 @@ def _as_plain(value: Any) -> Any:
     return os.fspath(value)
 
 
-def _check_version(found: Any, versions: Sequence[int], name: str, advice: str) -> None:
+def _check_version(content: Any, versions: Sequence[int], name: str, advice: str) -> None:
     then = f"; {advice}" if advice else ""
-    if not isinstance(found, dict) or name not in found:
+    if not isinstance(content, dict) or name not in content:
         raise RecordError(f"found no {name}, expected {_listed(versions)}{then}")
-    version = found[name]
+    version = content[name]
     if type(version) is not int or version not in versions:
         raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {_listed(versions)}{then}")
 
@@ -306,23 +306,25 @@ def _no_constant(text: str) -> float:
     raise RecordError(f"found {text}, expected a finite number")
 
 
-def _unknown(found: Any, record: Any, place: str) -> str:
+def _unknown(content: Any, record: Any, place: str) -> str:
     """Place of the first field that a type within the record does not have; empty if there is none."""
     pairs: Iterator[tuple[str, Any, Any]]
-    if isinstance(found, dict) and not isinstance(record, dict):
-        known = record.__struct_fields__ if isinstance(record, msgspec.Struct) else dataclasses.fields(record)
-        names = {each if isinstance(each, str) else each.name for each in known}
-        for name in found:
+    if isinstance(content, dict) and not isinstance(record, dict):
+        fields_of_record = (
+            record.__struct_fields__ if isinstance(record, msgspec.Struct) else dataclasses.fields(record)
+        )
+        names = {each if isinstance(each, str) else each.name for each in fields_of_record}
+        for name in content:
             if name not in names:
                 return f"{place}.{name}"
-        pairs = ((f"{place}.{name}", each, getattr(record, name)) for name, each in found.items())
-    elif isinstance(found, dict) and isinstance(record, dict):
-        pairs = ((f"{place}[...]", each, record.get(name)) for name, each in found.items())
-    elif isinstance(found, list) and isinstance(record, list | tuple):
-        pairs = ((f"{place}[{at}]", *pair) for at, pair in enumerate(zip(found, record, strict=False)))
+        pairs = ((f"{place}.{name}", each, getattr(record, name)) for name, each in content.items())
+    elif isinstance(content, dict) and isinstance(record, dict):
+        pairs = ((f"{place}[...]", each, record.get(name)) for name, each in content.items())
+    elif isinstance(content, list) and isinstance(record, list | tuple):
+        pairs = ((f"{place}[{at}]", *pair) for at, pair in enumerate(zip(content, record, strict=False)))
     else:
         return ""
-    fields = (_unknown(each, made, at) for at, each, made in pairs if isinstance(each, dict | list))
+    fields = (_unknown(each, part, at) for at, each, part in pairs if isinstance(each, dict | list))
     return next(filter(None, fields), "")
 
 

@@ -18,8 +18,8 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 def available_cores() -> int:
     """Cores that this process may use; a container or a batch system may give it fewer than the machine has."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(found, quota_cores() or found)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, quota_cores() or cores)
 
 
 def quota_cores() -> int | None:
@@ -47,22 +47,22 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 
 def memory_bytes() -> int:
     """Memory of the machine, or of the container if it may use less."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        return min(found, int(CGROUP_LIMIT.read_text()))
+        return min(physical, int(CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):  # no container, or "max"
-        return found
+        return physical
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Versions of those packages that are installed, and of ours, which runs without being installed, too."""
-    found = {}
+    versions = {}
     for package in packages:
         if package == "parotid-seg":
-            found[package] = VERSION
+            versions[package] = VERSION
             continue
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -52,25 +52,25 @@ class Tolerance:
     most_volume_ml: float
     most_dsc_lost: float
 
-    def admits(self, found: Difference) -> bool:
+    def admits(self, difference: Difference) -> bool:
         """Whether two masks are within all limits that need no contour; numbers that are not finite never are."""
-        return not self.exceeded(found)
+        return not self.exceeded(difference)
 
-    def exceeded(self, found: Difference) -> tuple[str, ...]:
+    def exceeded(self, difference: Difference) -> tuple[str, ...]:
         """The limits, of those that need no contour, that two masks are beyond, each with the number that was found."""
         limits = (
-            (found.dsc >= self.least_dsc, f"DSC {found.dsc:.4f}, expected at least {self.least_dsc:g}"),
+            (difference.dsc >= self.least_dsc, f"DSC {difference.dsc:.4f}, expected at least {self.least_dsc:g}"),
             (
-                found.changed_share <= self.most_changed_share,
-                f"changed voxels {found.changed_share:.2%}, expected at most {self.most_changed_share:.1%}",
+                difference.changed_share <= self.most_changed_share,
+                f"changed voxels {difference.changed_share:.2%}, expected at most {self.most_changed_share:.1%}",
             ),
             (
-                found.hd95_mm <= self.most_hd95_mm,
-                f"HD95 {found.hd95_mm:.1f} mm, expected at most {self.most_hd95_mm:g}",
+                difference.hd95_mm <= self.most_hd95_mm,
+                f"HD95 {difference.hd95_mm:.1f} mm, expected at most {self.most_hd95_mm:g}",
             ),
             (
-                found.volume_ml <= self.most_volume_ml,
-                f"{found.volume_ml:.2f} ml, expected at most {self.most_volume_ml:g}",
+                difference.volume_ml <= self.most_volume_ml,
+                f"{difference.volume_ml:.2f} ml, expected at most {self.most_volume_ml:g}",
             ),
         )
         return tuple(words for within, words in limits if not within)
@@ -93,18 +93,18 @@ INT8_SCANS = 5
 a checkpoint passed on the packaged example and failed on five further patients (2026-11-28)."""
 
 
-def difference(expected: Labels, found: Labels, spacing_mm: Spacing, count: int) -> Difference:
+def difference(expected: Labels, actual: Labels, spacing_mm: Spacing, count: int) -> Difference:
     """Compare two masks of one scan.
 
     Args:
-        expected, found: labels (D, H, W).
+        expected, actual: labels (D, H, W).
         spacing_mm: of the scan, same axes.
         count: number of labels, background included.
     """
-    changed = int(np.count_nonzero(expected != found))
-    either = int(np.count_nonzero((expected > 0) | (found > 0)))
+    changed = int(np.count_nonzero(expected != actual))
+    either = int(np.count_nonzero((expected > 0) | (actual > 0)))
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    pairs = [(expected == value, found == value) for value in range(1, count)]
+    pairs = [(expected == value, actual == value) for value in range(1, count)]
     return Difference(
         changed=changed,
         changed_share=changed / either if either else 0.0,

@@ -157,13 +157,13 @@ class _Bench:
 
     def _peaks(self) -> dict[str, Peaks]:
         """By device."""
-        found = {"cpu": measured_peaks()}
+        peaks = {"cpu": measured_peaks()}
         if self._gpu is not None:
             try:
-                found["cuda"] = measured_peaks("cuda", self._gpu)
+                peaks["cuda"] = measured_peaks("cuda", self._gpu)
             except Exception as error:  # whatever onnxruntime raises where it has no CUDA
                 self._leave_out("peaks of the GPU", " ".join(str(error).split()))
-        return found
+        return peaks
 
     def _counts(self) -> dict[int, Count]:
         """What a chunk of each batch size asks for; none for an engine, whose graph is not at hand."""
@@ -180,12 +180,12 @@ class _Bench:
         return reference_masks(OnnxRuntimeBackend(self._model), self._scans[:PARITY_SCANS])
 
     def _parities(self, running: dict[str, EngineProcess], references: Masks) -> dict[str, dict[int, Parity]]:
-        found: dict[str, dict[int, Parity]] = {}
+        parities: dict[str, dict[int, Parity]] = {}
         labels = len(self._contract.labels)
         for number, (name, entry) in enumerate(list(self._turns.entries.items())):
             self._progress("masks", number, len(running))
             with self._turns.left_out_if_failing(name):
-                found[name] = {
+                parities[name] = {
                     size: compare(
                         references,
                         {scan: running[name].labels(scan, size) for scan in references},
@@ -194,17 +194,17 @@ class _Bench:
                     )
                     for size in entry.jobs
                 }
-        return found
+        return parities
 
     def _layers(self, running: dict[str, EngineProcess]) -> dict[str, Layers]:
-        found = {}
+        times_by_module = {}
         for name, entry in list(self._turns.entries.items()):
             try:
                 chunk = self._turns.chunks[entry.best_size][0][0]
-                found[name] = running[name].layers(entry.candidate.file, chunk)
+                times_by_module[name] = running[name].layers(entry.candidate.file, chunk)
             except ParotidSegError as error:
                 self._leave_out(f"layers of {name}", str(error))
-        return found
+        return times_by_module
 
     def _row(
         self,
@@ -221,19 +221,19 @@ class _Bench:
         def speed(size: int, job: Job) -> Speed:
             real, _ = self._turns.chunks[size]
             slices = len(real[0]["slices_back"])
-            every = [found for launch in job.rounds for found in launch]
-            queue_depth = [each for found in every for each in found.ahead_ms]
+            every = [run for launch in job.rounds for run in launch]
+            queue_depth = [each for run in every for each in run.ahead_ms]
             latency = Latency.of(job.real_ms)
             ahead_ms = statistics.median(queue_depth) if queue_depth else None
-            found = None
+            point = None
             if device_peaks and size in counts:
-                found = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
+                point = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
             return Speed(
                 batch_size=size,
                 chunks=len(real),
                 slices=slices,
                 real=latency,
-                noise=Latency.of([each for found in every for each in found.noise_ms]),
+                noise=Latency.of([each for run in every for each in run.noise_ms]),
                 ahead_ms=ahead_ms,
                 median_ms=job.median_ms,
                 slices_a_second=1000 * slices / job.median_ms,
@@ -243,7 +243,7 @@ class _Bench:
                 paces_ms=tuple(tuple(launch) for launch in job.paces_ms if launch),
                 peak_mib=statistics.median(job.peak_mib),
                 gpu_mib=job.gpu_mib,
-                roofline=found,
+                roofline=point,
                 parity=parities.get(size),
             )
 

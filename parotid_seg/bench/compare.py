@@ -84,21 +84,21 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """To be read."""
-        found = [f"note: {note}; the comparison says little" for note in self.notes]
-        found.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
+        lines = [f"note: {note}; the comparison says little" for note in self.notes]
+        lines.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
         for each in self.changes:
             change = "a single launch says too little, measure again with more --minutes"
             if each.ratio is not None:
                 change = f"{each.ratio - 1:+.1%} ({each.low - 1:+.1%} to {each.high - 1:+.1%})"
             if each.disturbed:
                 change += "; other work disturbed the machine, measure again when it rests"
-            found.append(
+            lines.append(
                 f"{each.engine}, batches of {each.batch_size}: {each.verdict}: {each.old_ms:.1f} ms, now "
                 f"{each.new_ms:.1f} ms; {change}"
             )
         for words, keys in (("gone", self.only_old), ("new", self.only_new)):
-            found += [f"{engine}, batches of {size}: {words}" for engine, size in keys]
-        return found
+            lines += [f"{engine}, batches of {size}: {words}" for engine, size in keys]
+        return lines
 
     @property
     def slower(self) -> bool:

@@ -62,14 +62,14 @@ def end_to_end(
             for name, entry in list(turns.entries.items()):
                 with turns.left_out_if_failing(name):
                     seconds[name].append(running[name].infer(folder, entry.best_size) / count)
-    found = {}
+    results = {}
     for number, (name, entry) in enumerate(list(turns.entries.items())):
         progress("scans alone", number, len(seconds))
         with turns.left_out_if_failing(name):
             stages = running[name].stages([scans[0], *_some(scans)], entry.best_size)[1:]  # the first is to warm up
             whole_s = float(np.mean([each.whole_s for each in stages]))
             stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
-            found[name] = EndToEnd(
+            results[name] = EndToEnd(
                 batch_size=entry.best_size,
                 scans=count,
                 scans_s=tuple(seconds[name]),
@@ -78,7 +78,7 @@ def end_to_end(
                 stages_s=stages_s,
                 explained=sum(stages_s.values()) / whole_s,
             )
-    return found
+    return results
 
 
 def _some(scans: Sequence[Scan]) -> list[Scan]:

@@ -30,17 +30,17 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
         InputError: if there is none, or the example scan is no scan for this model.
     """
     if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
-        wanted = ", ".join(contract.channels)
-        raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        channels = ", ".join(contract.channels)
+        raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {channels}")
     if folder is not None and not exists(folder):
         raise OptionError(f"--scans: {folder}: no such file or folder")
-    found, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
-    if not found:
+    scans, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
+    if not scans:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")
-    for scan in found:
+    for scan in scans:
         if not all(isinstance(source, Path) for source in scan):
             raise InputError(f"--scans: {place_of(scan[0])}: a DICOM series, expected NIfTI files to measure with")
-    return found
+    return scans
 
 
 def in_memory(scans: Sequence[Scan], contract: Contract) -> list[CroppedScan]:
@@ -68,9 +68,9 @@ def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) 
 def noise_like(chunks: Sequence[Inputs], seed: int = 0) -> list[Inputs]:
     """The same chunks with noise for intensities, as far as the model's windows reach."""
     random = np.random.default_rng(seed)
-    found: list[Inputs] = []
+    noise_chunks: list[Inputs] = []
     for chunk in chunks:
         low, high = (chunk["window"][:, side].reshape(-1, 1, 1, 1) for side in (0, 1))
         slices = random.uniform(low, high, chunk["slices"].shape).astype(np.float16)
-        found.append({**chunk, "slices": slices})
-    return found
+        noise_chunks.append({**chunk, "slices": slices})
+    return noise_chunks

@@ -151,9 +151,9 @@ def fold(nodes: Sequence[NodeTime], work: Mapping[str, int]) -> tuple[Layer, ...
         nodes: in the order in which they ran.
         work: multiply-adds by module. A node made of nodes of several modules counts to the one with most of them.
     """
-    found = [_folded(_module(node.name, work)) for node in nodes]
-    before = [*accumulate(found, lambda last, module: module or last, initial=ENTRANCE)][1:]
-    after = [*accumulate(reversed(found), lambda last, module: module or last, initial=EXIT)][:0:-1]
+    modules = [_folded(_module(node.name, work)) for node in nodes]
+    before = [*accumulate(modules, lambda last, module: module or last, initial=ENTRANCE)][1:]
+    after = [*accumulate(reversed(modules), lambda last, module: module or last, initial=EXIT)][:0:-1]
     by_module: dict[str, list[NodeTime]] = defaultdict(list)
     for node, last, following in zip(nodes, before, after, strict=True):
         by_module[last if last == following else UNNAMED].append(node)
@@ -194,8 +194,8 @@ def _gflops(macs: int, seconds: float) -> float:
     return 2 * macs / seconds / 1e9 if seconds else 0.0
 
 
-def _type(said: str) -> str:
-    match = TYPE.search(said.lower())
+def _type(text: str) -> str:
+    match = TYPE.search(text.lower())
     return WORDS[match[0]] if match else "unknown"
 
 
@@ -314,5 +314,7 @@ def _inspected(trt: Any, cuda_engine: Any, context: Any) -> dict[str, dict[str, 
 def _described(name: str, seconds: float, about: Mapping[str, Any]) -> NodeTime:
     """A layer with the nodes of the model file that it was made of, which the inspector notes beside it."""
     tensor: Mapping[str, Any] = next(iter(about.get("Inputs", [])), {})
-    said = " ".join(str(value) for key, value in tensor.items() if "type" in key.lower() or "format" in key.lower())
-    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), _type(said), seconds)
+    type_text = " ".join(
+        str(value) for key, value in tensor.items() if "type" in key.lower() or "format" in key.lower()
+    )
+    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), _type(type_text), seconds)

@@ -79,14 +79,14 @@ def at_full_pace(rounds_ms: Rounds, paces_ms: Rounds, best_ms: float) -> list[li
         paces_ms: the machine's pace in the same rounds.
         best_ms: see `best_pace`.
     """
-    found = [
+    undisturbed = [
         [time_ms for time_ms, pace_ms in zip(rounds, paces, strict=True) if pace_ms <= FULL_PACE * best_ms]
         for rounds, paces in zip(rounds_ms, paces_ms, strict=True)
     ]
-    return [launch for launch in found if len(launch) >= LEAST_ROUNDS]
+    return [launch for launch in undisturbed if len(launch) >= LEAST_ROUNDS]
 
 
 def median_at_full_pace(rounds_ms: Rounds, paces_ms: Rounds) -> float:
     """Median in ms of the undisturbed rounds; of all rounds if there are too few."""
-    found = at_full_pace(rounds_ms, paces_ms, best_pace(paces_ms)) or rounds_ms
-    return statistics.median(each for launch in found for each in launch)
+    rounds = at_full_pace(rounds_ms, paces_ms, best_pace(paces_ms)) or rounds_ms
+    return statistics.median(each for launch in rounds for each in launch)

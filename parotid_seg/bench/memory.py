@@ -19,8 +19,8 @@ def peak_mib() -> float:
         return int(line.split()[1]) / 1024
     import resource  # on Unix only
 
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found / MIB if sys.platform == "darwin" else found / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def forget_peak() -> None:

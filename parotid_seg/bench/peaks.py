@@ -138,9 +138,9 @@ def _copy_gb_s() -> float:
 def _least_s(work: Callable[[], object]) -> float:
     """The shortest of some times: whatever disturbs makes them longer."""
     work()
-    found = []
+    seconds = []
     for _ in range(REPEATS):
         begun = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begun)
-    return min(found)
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)

@@ -61,14 +61,12 @@ class Job:
     @property
     def real_ms(self) -> list[float]:
         """Of all chunks of scans."""
-        return [each for launch in self.rounds for found in launch for each in found.real_ms]
+        return [each for launch in self.rounds for run in launch for each in run.real_ms]
 
     @property
     def medians_ms(self) -> list[list[float]]:
         """Of each round, by launch; with several chunks under way where the engine takes them."""
-        return [
-            [statistics.median(found.ahead_ms or found.real_ms) for found in launch] for launch in self.rounds if launch
-        ]
+        return [[statistics.median(run.ahead_ms or run.real_ms) for run in launch] for launch in self.rounds if launch]
 
     @property
     def undisturbed_ms(self) -> list[list[float]]:

@@ -115,9 +115,9 @@ class RayExecutor:
         token = work.out / f".partial-{uuid.uuid4().hex}-shared"
         token.touch(exist_ok=False)
         self._send(RunRequest(work, tuple(jobs), self._out, token.name))
-        while not isinstance(said := self._received(), Ended):
-            assert isinstance(said, CaseResult)
-            yield said
+        while not isinstance(answer := self._received(), Ended):
+            assert isinstance(answer, CaseResult)
+            yield answer
 
     def close(self) -> None:
         """End the client, and with it what it started on the hosts."""
@@ -154,10 +154,10 @@ class RayExecutor:
 
     def _why(self) -> str:
         """How the client ended, and its last word."""
-        told = cause(self._process.wait())
+        reason = cause(self._process.wait())
         lines = self._log.read_text(errors="replace").splitlines()
-        last = RAY_LOG.sub("", next((line for line in reversed(lines) if line.strip()), "")).strip()
-        return f"{told} ({last.partition('. ')[0][:200]})" if last else told
+        last_line = RAY_LOG.sub("", next((line for line in reversed(lines) if line.strip()), "")).strip()
+        return f"{reason} ({last_line.partition('. ')[0][:200]})" if last_line else reason
 
 
 def infer_on_cluster(

@@ -49,8 +49,8 @@ def main() -> None:
         ready = _survey(plan, answers)
         send(ready, answers)
         request: RunRequest = pickle.load(requests)
-        for said in _answers(plan, ready, request):
-            send(said, answers)
+        for answer in _answers(plan, ready, request):
+            send(answer, answers)
         send(Ended(), answers)
     except ParotidSegError as error:
         send(OutputFailure(str(error)), answers)
@@ -90,9 +90,9 @@ def _connect(plan: Plan) -> None:
     try:
         ray.init(address=plan.address, **quiet)
     except Exception as error:  # Ray has a kind for each of the ways in which that can fail
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"--cluster {plan.address}: no cluster that this machine is part of ({told}); join it with: "
+            f"--cluster {plan.address}: no cluster that this machine is part of ({reason}); join it with: "
             "ray start --address HOST:PORT; if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
 
@@ -111,14 +111,16 @@ def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    asked = [
+    versions = [
         ray.remote(_version).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote() for there in on
     ]
-    for node, version in zip(nodes, asked, strict=True):
-        where = node["NodeManagerAddress"]
-        found = _got(version, f"an answer of host {where}", answers)
-        if found != VERSION:
-            raise InputError(f"host {where}: found parotid-seg {found}, expected {VERSION}, as the command itself")
+    for node, version in zip(nodes, versions, strict=True):
+        host = node["NodeManagerAddress"]
+        host_version = _got(version, f"an answer of host {host}", answers)
+        if host_version != VERSION:
+            raise InputError(
+                f"host {host}: found parotid-seg {host_version}, expected {VERSION}, as the command itself"
+            )
     loading = ray.remote(_described).options(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=TRIES)
     ready: Ready | OutputFailure = _got(
         loading.remote(plan.model, plan.cpus), f"a worker's room, {plan.cpus} free CPUs", answers
@@ -164,17 +166,17 @@ def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResu
     """What became of every case. Those that got lost with their actors are tried once more, each by itself."""
     order = ActorConfig(plan.model, replace(request, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
-    left = {job.case.name: job for job in request.jobs}
-    for size in (scans_a_task(len(left), plan.cpus, ready.actors), 1):
-        if not left:
+    remaining = {job.case.name: job for job in request.jobs}
+    for size in (scans_a_task(len(remaining), plan.cpus, ready.actors), 1):
+        if not remaining:
             return
-        for said in _streamed(list(left.values()), size, reference, plan, ready):
-            if isinstance(said, CaseResult):
-                del left[said.entry.case]
-            yield said
-            if isinstance(said, OutputFailure):
+        for answer in _streamed(list(remaining.values()), size, reference, plan, ready):
+            if isinstance(answer, CaseResult):
+                del remaining[answer.entry.case]
+            yield answer
+            if isinstance(answer, OutputFailure):
                 return
-    for job in left.values():
+    for job in remaining.values():
         reason = f"set aside: its worker died {TRIES} times, and {TRIES} times again"
         yield CaseResult("failed", failed(job.case, reason))
 
@@ -202,7 +204,7 @@ def _streamed(
         initial_size=actors,
         max_tasks_in_flight_per_actor=AHEAD,
     )
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
         Host,
         fn_constructor_args=(order, VERSION),
         compute=pool,
@@ -211,5 +213,5 @@ def _streamed(
         max_restarts=-1,
         max_task_retries=TRIES - 1,
     )
-    for row in done.iter_rows():
-        yield pickle.loads(row["said"])
+    for row in results.iter_rows():
+        yield pickle.loads(row["answer"])

@@ -62,12 +62,12 @@ class Host:
             row: `jobs`, pickled.
 
         Returns:
-            A row for each case, `said`, a pickled `CaseResult`; or one `OutputFailure`.
+            A row for each case, `answer`, a pickled `CaseResult`; or one `OutputFailure`.
         """
-        return [{"said": pickle.dumps(said)} for said in self._said(row["jobs"])]
+        return [{"answer": pickle.dumps(answer)} for answer in self._said(row["jobs"])]
 
     def _said(self, row: bytes) -> Iterator[CaseResult | OutputFailure]:
-        left: dict[str, CaseRequest] = {}
+        remaining: dict[str, CaseRequest] = {}
         try:
             if self._version != VERSION:
                 raise OutputError(f"found parotid-seg {VERSION}, expected {self._version} as where the command runs")
@@ -76,9 +76,9 @@ class Host:
 
                 self._cases = _Cases(pickle.loads(ray.get(self._order)))
             jobs: list[CaseRequest] = pickle.loads(row)
-            left = {job.case.name: job for job in jobs}
+            remaining = {job.case.name: job for job in jobs}
             for finished in self._cases.do(jobs):
-                del left[finished.entry.case]
+                del remaining[finished.entry.case]
                 yield finished
         except ParotidSegError as error:
             yield OutputFailure(f"host {platform.node()}: {error}")
@@ -87,9 +87,9 @@ class Host:
             if self._cases:
                 self._cases.end()
                 self._cases = None
-            for job in left.values():
-                where = f"host {platform.node()}, whose Ray log tells where"
-                yield CaseResult("failed", failed(job.case, f"unexpected {type(error).__name__} on {where}"))
+            for job in remaining.values():
+                place = f"host {platform.node()}, whose Ray log tells where"
+                yield CaseResult("failed", failed(job.case, f"unexpected {type(error).__name__} on {place}"))
 
 
 class _Cases:
@@ -123,11 +123,11 @@ class _Cases:
                 raise OutputError(f"no such folder, which the command sees; {SHARED}", path=source.parent)
         fetched = self._stage.fetch(jobs)
         yield from (each for each in fetched if isinstance(each, CaseResult))
-        known = {job.case.name: job for job in jobs}
+        requests = {job.case.name: job for job in jobs}
         copies = {each.case.name: each for each in fetched if isinstance(each, CaseRequest)}
         for finished in self._pipeline.run(copies.values()):
             name = finished.entry.case
-            yield replace(self._stage.deliver(known[name], finished, copies[name]), ran=self._ran)
+            yield replace(self._stage.deliver(requests[name], finished, copies[name]), ran=self._ran)
 
     def end(self) -> None:
         """End the processes."""

@@ -46,8 +46,8 @@ class ClusterOptions(OptionGroup, panel="Cluster"):
         """
         super().__post_init__()
         if self.cluster is None:
-            for option, given in (("--worker-cpus", self.worker_cpus), ("--worker-gpus", self.worker_gpus)):
-                if given is not None:
+            for option, value in (("--worker-cpus", self.worker_cpus), ("--worker-gpus", self.worker_gpus)):
+                if value is not None:
                     raise OptionError(f"{option}: says what a worker of a cluster gets, expected --cluster as well")
         elif not ADDRESS.fullmatch(self.cluster):
             raise OptionError(f"--cluster: found {self.cluster!r}, expected local, auto or HOST:PORT")

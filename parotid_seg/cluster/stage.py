@@ -47,22 +47,22 @@ class Stage:
             url = url_of(error.path) if error.path else None
             return self.deliver(job, CaseResult("failed", failed(case, error.reason, path=url)))
         if self._url:
-            known = {job.known.mask, *job.known.further} if job.known else set()
-            for name in filter(None, {*known, *self._outputs.names(case.name)}):
+            recorded = {job.known.mask, *job.known.further} if job.known else set()
+            for name in filter(None, {*recorded, *self._outputs.names(case.name)}):
                 self._get_result(name)
-                if self._is_foreign(name, name in known, job):
+                if self._is_foreign(name, name in recorded, job):
                     reason = f"{name} exists and was not written by parotid-seg; move it or choose another --out"
                     return self.deliver(job, CaseResult("failed", failed(case, reason)))
         return replace(job, case=Case(case.name, scan))
 
-    def _is_foreign(self, name: str, known: bool, job: CaseRequest) -> bool:
+    def _is_foreign(self, name: str, recorded: bool, job: CaseRequest) -> bool:
         """Whether there is a file of that name behind the URL that must not be replaced: a scan, or another's.
 
         There is no record of what a killed run has uploaded, so a file that says that it is ours is taken for that.
         """
         read = {url_of(source) for source in job.case.scan if isinstance(source, Path)}
         there = self.out / name
-        return f"{self._url}/{name}" in read or (there.exists() and not known and not is_ours(there))
+        return f"{self._url}/{name}" in read or (there.exists() and not recorded and not is_ours(there))
 
     def _copied(self, source: Path) -> Path:
         url = url_of(source)

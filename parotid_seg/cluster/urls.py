@@ -25,10 +25,10 @@ URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 def url_of(path: Path) -> str:
     """The URL that a path was written as; empty if it is a path."""
-    found = URL.fullmatch(str(path))
-    if found is None or exists(path):
+    match = URL.fullmatch(str(path))
+    if match is None or exists(path):
         return ""
-    return f"{found[1]}://{'/' if found[1] in ('file', 'local') else ''}{found[2]}"
+    return f"{match[1]}://{'/' if match[1] in ('file', 'local') else ''}{match[2]}"
 
 
 def opened(url: str) -> tuple[Any, str]:
@@ -61,26 +61,26 @@ def find_anywhere(
         arguments, channels, ignore, skip: see there.
         out: URL of the results; nothing below it is a scan.
     """
-    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, skip=skip)
-    scans = {place_of(scan[0]): scan for scan in found}
+    found_scans, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, skip=skip)
+    scans = {place_of(scan[0]): scan for scan in found_scans}
     for url in filter(None, map(url_of, arguments)):
         try:
             files = [file for file in _files_below(url) if not (out and file.is_relative_to(Path(out)))]
         except ScanError as error:
             errors.append(error)
             continue
-        found, wrong = scans_in_files(filter(is_nifti, files), channels)
+        found_scans, wrong = scans_in_files(filter(is_nifti, files), channels)
         others = [file for file in files if not is_nifti(file)]
         errors += [ScanError(reason, path=file) for file in others if (reason := unread_by_name(file))]
         others = [file for file in others if not unread_by_name(file)]
-        if not found and not wrong:
+        if not found_scans and not wrong:
             errors.append(
                 ScanError(f"{url}: no scan there, expected NIfTI files (.nii, .nii.gz); {len(others)} other files")
             )
         elif others:
             reason = "no NIfTI; DICOM is read from mounted storage only"
             skip(Skipped(Path(url), reason, len(others), kind="other file", items=len(others)))
-        scans |= {place_of(scan[0]): scan for scan in found}
+        scans |= {place_of(scan[0]): scan for scan in found_scans}
         errors += wrong
     return list(scans.values()), errors
 

@@ -72,12 +72,12 @@ def bench(
 
         options = BenchOptions(_sizes(batch_sizes), minutes, layers)
         file = model or DEFAULT_MODEL
-        found, contract, gpu = select_engines(
+        selection, contract, gpu = select_engines(
             file, backend or [], device, partial(runnable, report=line.say, progress=line.phase), line.say
         )
         measured_with = scans_for(scans, contract)
         make_folder(out)
-        result = run(file, contract, found, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
+        result = run(file, contract, selection, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
         write_text(result.to_json(), out / "bench.json")
         write_text(report(result), out / "bench.md")
         draw(result, out / "bench.png")
@@ -101,11 +101,11 @@ def compare(
     with one_line_errors():
         from parotid_seg.bench.compare import compare_files
 
-        found = compare_files(old, new)
+        comparison = compare_files(old, new)
         if not quiet:
-            for text in found.lines():
+            for text in comparison.lines():
                 typer.echo(text)
-    raise typer.Exit(1 if found.slower else 3 if found.undecided else 0)
+    raise typer.Exit(1 if comparison.slower else 3 if comparison.undecided else 0)
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

@@ -80,16 +80,16 @@ def train(
         from parotid_seg.train.dataset import open_data_sets
         from parotid_seg.train.settings import load_config
 
-        asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
-        given = {name: value for name, value in asked.items() if value is not None}
+        options = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
+        overrides = {name: value for name, value in options.items() if value is not None}
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            open_data_sets(data, load_config(preset, config, **given), labelled)  # errors before torch is imported
+            open_data_sets(data, load_config(preset, config, **overrides), labelled)  # errors before torch is imported
 
         from parotid_seg.train.exit_status import report_once
         from parotid_seg.train.stages import train as run
 
         with report_once(out, print_error):
-            settings = load_config(preset, config, **given)
+            settings = load_config(preset, config, **overrides)
             run(
                 settings,
                 data,

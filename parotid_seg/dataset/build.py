@@ -101,12 +101,12 @@ def build(
     beside = (options.private or data.with_name(f"{data.name}.private")).resolve()
     if beside.is_relative_to(data):
         raise OptionError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
-    left: list[NotUsed] = []
+    not_used: list[NotUsed] = []
 
-    def skip(found: NotUsed) -> None:
-        left.append(found)
-        if found.wanted:
-            say(f"left out: {found}")
+    def skip(item: NotUsed) -> None:
+        not_used.append(item)
+        if item.wanted:
+            say(f"left out: {item}")
 
     progress("headers", 0, 1)
     candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), skip)
@@ -123,12 +123,12 @@ def build(
         making.unlabelled(scans, roles)
         write_record(splits, data / "splits.json")
         write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
-        write_left_out(left, beside / "left_out.csv")
+        write_left_out(not_used, beside / "left_out.csv")
         write_record(_description(data, private, splits), data / "dataset.json")
         counts = Counter(case.kind for case in private.cases.values())
-    look_at = sum(found.wanted for found in left)
+    look_at = sum(found.wanted for found in not_used)
     flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())
-    return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(left), look_at, beside)
+    return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
 
 
 def _lists(private: Private, earlier: Splits, validation: int | None) -> tuple[Splits, dict[str, str]]:
@@ -167,9 +167,9 @@ def _identities(cases: Mapping[Candidate, Case]) -> dict[str, dict[str, str]]:
     """For each case of this run who and what it is."""
     return {
         case.name: {
-            "patient_id": found.patient_id,
-            "study_uid": found.series.study_uid,
-            "series_uid": found.series.series_uid,
+            "patient_id": candidate.patient_id,
+            "study_uid": candidate.series.study_uid,
+            "series_uid": candidate.series.series_uid,
         }
-        for found, case in cases.items()
+        for candidate, case in cases.items()
     }

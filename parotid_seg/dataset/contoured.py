@@ -53,29 +53,29 @@ def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_re
         frame_of_reference_uid: of the series; contours in another one do not count.
     """
     meanings = [(roi, names.meaning(roi.name.value, roi.name.readings)) for roi in structures.rois]
-    named = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
+    labels_by_user = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
     rois: dict[str, tuple[Roi, ...]] = {}
     others = []
     for roi, meaning in meanings:
-        reason, wanted = meaning.reason, meaning.near
+        reason, look_at_it = meaning.reason, meaning.near
         if meaning.label and roi.fault:
-            reason, wanted = roi.fault, True
+            reason, look_at_it = roi.fault, True
         elif meaning.label and not roi.contours:
             reason = "it has no contours"
         elif meaning.label and roi.own and structures.approval != APPROVED:
             reason = f"{MAKER} drew it and nobody has approved it"
-        elif meaning.label and meaning.label in named and not meaning.own:
+        elif meaning.label and meaning.label in labels_by_user and not meaning.own:
             reason = f"another ROI is {meaning.label} by --names"
         elif meaning.label and roi.frame_of_reference_uid not in ("", frame_of_reference_uid):
-            reason, wanted = "its contours are in another frame of reference than the series", True
+            reason, look_at_it = "its contours are in another frame of reference than the series", True
         if reason:
-            others.append((roi, meaning, reason, wanted))
+            others.append((roi, meaning, reason, look_at_it))
         else:
             rois[meaning.label] = (*rois.get(meaning.label, ()), roi)
     lacks = any(label not in rois for label in names.labels)
     unused = tuple(
-        Unused(roi.shown, reason, wanted or (lacks and meaning.gland and not meaning.label and roi.contours > 0))
-        for roi, meaning, reason, wanted in others
+        Unused(roi.shown, reason, look_at_it or (lacks and meaning.gland and not meaning.label and roi.contours > 0))
+        for roi, meaning, reason, look_at_it in others
     )
     near = any(meaning.gland and not roi.own for roi, meaning in meanings)
     return Contoured(structures, by, rois, unused, near)
@@ -94,9 +94,9 @@ def choose(candidates: Sequence[Contoured], prefer: str | None) -> Contoured:
     """
 
     def rank(each: Contoured) -> tuple[bool, int, bool, str]:
-        found = each.structures
-        preferred = prefer is not None and found.label.strip().casefold() == prefer.strip().casefold()
-        return preferred, len(each.rois), found.approval == APPROVED, found.made
+        structures = each.structures
+        preferred = prefer is not None and structures.label.strip().casefold() == prefer.strip().casefold()
+        return preferred, len(each.rois), structures.approval == APPROVED, structures.made
 
     ranked = sorted(candidates, key=rank, reverse=True)
     equal = [each for each in ranked if rank(each) == rank(ranked[0])]

@@ -42,7 +42,7 @@ def without_gaps(
     shown = np.flatnonzero(inside.any(axis=(1, 2)))
     if not len(shown):
         raise ScanError("its contours enclose no voxel of the scan")
-    whole, filled_in, between, span = inside.copy(), 0, 0, int(shown[-1] - shown[0]) + 1
+    filled, filled_in, between, span = inside.copy(), 0, 0, int(shown[-1] - shown[0]) + 1
     for before, after in pairwise(map(int, shown)):
         missing, apart_mm = after - before - 1, (after - before) * float(spacing_mm[0])
         if not missing:
@@ -56,12 +56,12 @@ def without_gaps(
             )
         else:
             filled_in += missing
-            whole[before + 1 : after] = _between(inside[before], inside[after], missing, spacing_mm[1:])
-    found = (
+            filled[before + 1 : after] = _between(inside[before], inside[after], missing, spacing_mm[1:])
+    flags = (
         Flag(FlagCode.SLICES_INTERPOLATED, value=filled_in, detail=str(span)),
         Flag(FlagCode.SLICES_BETWEEN_PIECES, value=between),
     )
-    return whole, tuple(flag for flag in found if flag.value)
+    return filled, tuple(flag for flag in flags if flag.value)
 
 
 def _between(
@@ -72,11 +72,11 @@ def _between(
     low, high = np.maximum(places.min(axis=0) - 1, 0), places.max(axis=0) + 2
     window = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
     one, other = (_signed_mm(each[window], spacing_mm) for each in (first, last))
-    found = np.zeros((count, *first.shape), dtype=np.bool_)
+    shapes = np.zeros((count, *first.shape), dtype=np.bool_)
     for number in range(count):
         share = (number + 1) / (count + 1)
-        found[number][window] = (1.0 - share) * one + share * other > 0.0
-    return found
+        shapes[number][window] = (1.0 - share) * one + share * other > 0.0
+    return shapes
 
 
 def _signed_mm(inside: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,11 +44,11 @@ class NotUsed:
         return ": ".join(filter(None, (f"{self.kind} {self.place}", self.name, self.reason)))
 
 
-def write_left_out(found: Iterable[NotUsed], path: Path) -> None:
+def write_left_out(items: Iterable[NotUsed], path: Path) -> None:
     """Write a row for each; no cell is a formula.
 
     Raises:
         OutputError: if that fails.
     """
-    rows = [[each.kind, each.name, each.reason, "yes" if each.wanted else "", str(each.place)] for each in found]
+    rows = [[each.kind, each.name, each.reason, "yes" if each.wanted else "", str(each.place)] for each in items]
     write_csv([["kind", "name", "reason", "look_at_it", "place"], *rows], path)

@@ -185,13 +185,13 @@ def _read(folder: Path) -> Private:
     return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases})
 
 
-def _of_this_version(found: Any) -> Any:
+def _of_this_version(content: Any) -> Any:
     """The state's content; an earlier version kept sentences as the notes of a case."""
-    cases = found.get("cases") if isinstance(found, dict) else None
+    cases = content.get("cases") if isinstance(content, dict) else None
     for case in cases if isinstance(cases, list) else ():
         if isinstance(case, dict) and isinstance(notes := case.pop("notes", None), list):
             case["flags"] = [{"code": FlagCode.OLD_VERSION, "detail": note} for note in notes]
-    return found
+    return content
 
 
 def write_cases(
@@ -218,7 +218,7 @@ def write_cases(
         labelled = case.kind == LABELLED
         row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
         look = "yes" if labelled and case.to_look_at else ""
-        told = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
-        told += [identities.get(case.name, {}).get(column, "") for column in further]
-        rows.append([*row, *told])
+        further_values = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
+        further_values += [identities.get(case.name, {}).get(column, "") for column in further]
+        rows.append([*row, *further_values])
     write_csv(rows, path)

@@ -122,27 +122,27 @@ class RoiNames:
         for label, names in self.own.items():
             if _folded(name) in map(_folded, names):
                 return Meaning(label, own=True, gland=True)
-        found = parotid_meaning(name)
-        if found.label in self.labels:
-            return found
-        if found.label:
-            return Meaning(reason=f"{found.label} is not among the labels", gland=True)
-        meant = next(filter(None, (parotid_meaning(reading).label for reading in readings)), "")
-        near = meant or next(filter(None, map(resembled, (name, *readings))), "")
+        by_rules = parotid_meaning(name)
+        if by_rules.label in self.labels:
+            return by_rules
+        if by_rules.label:
+            return Meaning(reason=f"{by_rules.label} is not among the labels", gland=True)
+        likely_label = next(filter(None, (parotid_meaning(reading).label for reading in readings)), "")
+        near = likely_label or next(filter(None, map(resembled, (name, *readings))), "")
         if near:
-            how = "in another character set its name means" if meant else "its name looks like"
+            how = "in another character set its name means" if likely_label else "its name looks like"
             return Meaning(reason=f"{how} {near}; --names can say what it is", gland=True, near=True)
-        return replace(found, gland=found.gland or any(map(_speaks_of_gland, (name, *readings))))
+        return replace(by_rules, gland=by_rules.gland or any(map(_speaks_of_gland, (name, *readings))))
 
 
 def parotid_meaning(name: str) -> Meaning:
     """What a name means by the rules: a left or right parotid gland, or neither."""
-    found = words(name)
-    both = [word for word in found if word in BOTH]
+    name_words = words(name)
+    both = [word for word in name_words if word in BOTH]
     if not is_parotid(name) and not any(word.startswith("parotid") for word in both):
-        return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(found))
+        return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(name_words))
     sides = side_words(name)
-    more = [word for word in found if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
+    more = [word for word in name_words if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
     if more:
         return Meaning(reason=f"its name says more than gland and side: {' '.join(more)}", gland=True)
     if both or len(set(sides.values())) > 1:
@@ -198,13 +198,13 @@ def _gland_like(word: str) -> str:
 
 def _side_like(word: str) -> str:
     """The side that a word is, or is like; empty if there is none."""
-    found = [side for side, table in SIDES.items() if word in table]
-    if not found and len(word) >= SHORTEST_SIDE_TYPO:
+    sides = [side for side, table in SIDES.items() if word in table]
+    if not sides and len(word) >= SHORTEST_SIDE_TYPO:
         alike = {
             side: max(SequenceMatcher(None, word, known).ratio() for known in table) for side, table in SIDES.items()
         }
-        found = [side for side, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
-    return found[0] if len(found) == 1 else ""
+        sides = [side for side, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
+    return sides[0] if len(sides) == 1 else ""
 
 
 def _speaks_of_gland(name: str) -> bool:

@@ -69,7 +69,7 @@ def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: 
         InputError: if none would be left to train on.
     """
     everyone = list(dict.fromkeys(patients[case] for case in sorted(patients)))
-    wanted = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
+    held_out_target = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
     if everyone and validation is not None and not 1 <= validation < len(everyone):
         raise OptionError(
             f"--validation: found {validation}, expected 1 to {len(everyone) - 1}: there are {len(everyone)} patients "
@@ -78,7 +78,7 @@ def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: 
     roles = {patient: earlier[patient] for patient in everyone if patient in earlier}
     for patient in everyone:
         held_out = sum(role == VALIDATION for role in roles.values())
-        roles.setdefault(patient, VALIDATION if held_out < wanted and len(everyone) > 1 else TRAIN)
+        roles.setdefault(patient, VALIDATION if held_out < held_out_target and len(everyone) > 1 else TRAIN)
     return roles
 
 

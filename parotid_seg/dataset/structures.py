@@ -95,42 +95,42 @@ def read_structures(path: Path) -> StructureSet:
     Raises:
         ScanError: if it cannot be read.
     """
-    found = read_structure_set(path)
+    dataset = read_structure_set(path)
     with phi_safe(path, "RT structure set"):
-        items = list(items_of(found))
-        series = series_in(found)
+        items = list(items_of(dataset))
+        series = series_in(dataset)
         images = [image for each in series for image in each.get("ContourImageSequence") or ()]
         if not images:
             contours = [contour for each in items for contour in each.contours]
             images = [image for contour in contours for image in contour.get("ContourImageSequence") or ()]
-        rois = tuple(_roi(place, item, found) for place, item in enumerate(items))
+        rois = tuple(_roi(place, item, dataset) for place, item in enumerate(items))
         return StructureSet(
             path=path,
-            sop_instance_uid=str(found.SOPInstanceUID),
-            label=text_of(found, "StructureSetLabel", found).value,
-            approval=str(found.get("ApprovalStatus") or ""),
-            made=_moment(found, "StructureSet") or _moment(found, "InstanceCreation"),
+            sop_instance_uid=str(dataset.SOPInstanceUID),
+            label=text_of(dataset, "StructureSetLabel", dataset).value,
+            approval=str(dataset.get("ApprovalStatus") or ""),
+            made=_moment(dataset, "StructureSet") or _moment(dataset, "InstanceCreation"),
             rois=rois,
             series_uids=frozenset(str(each.SeriesInstanceUID) for each in series),
             instance_uids=frozenset(str(image.ReferencedSOPInstanceUID) for image in images),
-            frame_uids=frozenset(frames_of(found) | {roi.frame_of_reference_uid for roi in rois}) - {""},
-            patient_id=str(found.get("PatientID") or "").strip(),
+            frame_uids=frozenset(frames_of(dataset) | {roi.frame_of_reference_uid for roi in rois}) - {""},
+            patient_id=str(dataset.get("PatientID") or "").strip(),
         )
 
 
-def series_of(structures: StructureSet, found: Sequence[Series]) -> tuple[Series, str]:
+def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Series, str]:
     """The series that a set was drawn on, and what told so: "images", "series" or "frame of reference".
 
     Raises:
         ScanError: if none of those found is, or if it could be any of several.
     """
     shown = Counter(
-        {each: len(structures.instance_uids & {image.sop_instance_uid for image in each.slices}) for each in found}
+        {each: len(structures.instance_uids & {image.sop_instance_uid for image in each.slices}) for each in series}
     )
     ways = {
         "images": [each for each, count in shown.items() if count and count == max(shown.values())],
-        "series": [each for each in found if each.series_uid in structures.series_uids],
-        "frame of reference": [each for each in found if each.frame_of_reference_uid in structures.frame_uids],
+        "series": [each for each in series if each.series_uid in structures.series_uids],
+        "frame of reference": [each for each in series if each.frame_of_reference_uid in structures.frame_uids],
     }
     for way, candidates in ways.items():
         if len(candidates) == 1:
@@ -142,8 +142,8 @@ def series_of(structures: StructureSet, found: Sequence[Series]) -> tuple[Series
 
 def _roi(place: int, item: RoiItem, dataset: Dataset) -> Roi:
     frame = str(item.roi.get("ReferencedFrameOfReferenceUID") or "")
-    own = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
-    return Roi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, own)
+    made_here = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
+    return Roi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, made_here)
 
 
 def _has_points(contour: Dataset) -> bool:

@@ -184,11 +184,11 @@ def _union(contours: Sequence[_Contour], rows: int, columns: int) -> Area:
 def _compared(contours: Sequence[_Contour]) -> NDArray[np.int64]:
     """Values of `Relation` (contours, contours): how the first lies to the second."""
     turned = {Relation.INSIDE: Relation.AROUND, Relation.AROUND: Relation.INSIDE}
-    found = np.full((len(contours), len(contours)), Relation.APART.value)
+    relations = np.full((len(contours), len(contours)), Relation.APART.value)
     for one, other in combinations(range(len(contours)), 2):
         relation = relation_of(contours[one].points, contours[other].points)
-        found[one, other], found[other, one] = relation.value, turned.get(relation, relation).value
-    return found
+        relations[one, other], relations[other, one] = relation.value, turned.get(relation, relation).value
+    return relations
 
 
 def _nested(areas: Sequence[Area], within: Area) -> tuple[Area, bool]:

@@ -119,8 +119,8 @@ def with_request_axis(content: bytes, contract: Contract) -> bytes:
     batched.producer_name = model.producer_name
     helper.set_model_props(batched, {BATCHED_KEY: contract.to_json()})
     onnx.checker.check_model(batched, full_check=True)
-    made: bytes = batched.SerializeToString(deterministic=True)
-    return made
+    serialized: bytes = batched.SerializeToString(deterministic=True)
+    return serialized
 
 
 def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, Chunk]]) -> tuple[int, int]:
@@ -139,20 +139,20 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
     one, both = (
         onnxruntime.InferenceSession(each, _quiet(), providers=["CPUExecutionProvider"]) for each in (content, batched)
     )
-    found = changed = 0
+    labelled = changed = 0
     for pair in pairs:
         expected: Mask = np.stack([one.run(["labels"], chunk.inputs)[0] for chunk in pair])
         labels: Mask = both.run(["labels"], stacked([chunk.inputs for chunk in pair]))[0]
-        found += int(np.count_nonzero((expected > 0) | (labels > 0)))
+        labelled += int(np.count_nonzero((expected > 0) | (labels > 0)))
         changed += int(np.count_nonzero(expected != labels))
-    if not found:
+    if not labelled:
         raise ModelError("the model finds nothing in the scan that the batched one is compared on; name another")
-    if changed > SAME.most_changed_share * found:
+    if changed > SAME.most_changed_share * labelled:
         raise ModelError(
-            f"the batched model differs from the model in {changed} of {found} labelled voxels, "
+            f"the batched model differs from the model in {changed} of {labelled} labelled voxels, "
             f"expected at most {SAME.most_changed_share:.1%}"
         )
-    return found, changed
+    return labelled, changed
 
 
 def stacked(requests: list[dict[str, NDArray[np.float16] | NDArray[np.float32]]]) -> dict[str, NDArray[np.generic]]:

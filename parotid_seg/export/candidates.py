@@ -59,8 +59,8 @@ def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, s
         return _lowest(model, parity, report)
     if precision == "int8":
         report("measuring ranges for INT8 and comparing")
-        kept = ("resampling", "last layer", "everything but products and convolutions")
-        return Candidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), kept)
+        fp32_parts = ("resampling", "last layer", "everything but products and convolutions")
+        return Candidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), fp32_parts)
     return Candidate(precision, model)
 
 
@@ -84,8 +84,8 @@ def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
     session = _session(watched)
 
     def scores(inputs: Inputs) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = session.run([choice.input[0]], dict(inputs))[0]
-        return found
+        result: NDArray[np.float32] = session.run([choice.input[0]], dict(inputs))[0]
+        return result
 
     return scores
 
@@ -106,7 +106,7 @@ def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate,
             started = time.perf_counter()
             run(inputs)
             seconds.append(time.perf_counter() - started)
-        turns.append([seconds[0] / own for own in seconds])
+        turns.append([seconds[0] / candidate_seconds for candidate_seconds in seconds])
     speeds = np.median(turns[1:], axis=0)  # the first is to warm up
     best = int(np.argmax(speeds))
     chosen = candidates[best if speeds[best] > 1 + LEAST_GAIN else 0]
@@ -132,11 +132,11 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
 
     for count in range(len(LADDER) + 1):
         rungs = LADDER[:count]
-        kept = tuple(rung.name for rung in rungs)
-        words = f"{' and '.join(kept) or 'nothing'} in FP32"
+        fp32_parts = tuple(rung.name for rung in rungs)
+        words = f"{' and '.join(fp32_parts) or 'nothing'} in FP32"
         lowered = passes(lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs), words)  # type: ignore[misc]
         if lowered is not None:
-            return Candidate("fp16", lowered, kept, tuple(steps))
+            return Candidate("fp16", lowered, fp32_parts, tuple(steps))
     modules = list(dict.fromkeys(module_of(node.name) for node in model.graph.node if node.op_type != "Cast"))
 
     def needed(among: list[str]) -> list[str]:

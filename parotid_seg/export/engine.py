@@ -199,9 +199,9 @@ def engine_for(
     """
     described = library_named(library)
     if model.suffix == ".engine":
-        found = library_named(read_sidecar(model).library)
-        if found is not described:
-            raise InputError(f"found an engine of {found.title}, expected one of {described.title}", path=model)
+        required = library_named(read_sidecar(model).library)
+        if required is not described:
+            raise InputError(f"found an engine of {required.title}, expected one of {described.title}", path=model)
         return usable_engine(model, report=report, progress=progress)
     gpu = find_gpu()
     if gpu is None:
@@ -314,15 +314,15 @@ def parse(trt: ModuleType, builder: Any, content: bytes, log: Any, path: Path) -
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
-        said = "; ".join(" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors))
-        raise ModelError(f"{trt.__name__}'s parser does not take it: {said}", path=path)
+        errors = "; ".join(" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors))
+        raise ModelError(f"{trt.__name__}'s parser does not take it: {errors}", path=path)
     return network, parser
 
 
 def _load_timings(config: Any, path: Path) -> Any:
     """The timing cache of a file; a new one if the file is missing or is another GPU's or version's."""
-    kept = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(kept)
+    stored = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(stored)
     if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)

@@ -113,7 +113,7 @@ def _said_of(tensor: dict[str, Any]) -> str:
     return next((str(tensor[field]) for field in fields if field in tensor), "")
 
 
-def _plain(said: str) -> str:
+def _plain(text: str) -> str:
     """One spelling for "HALF", "Half" and "Row major linear FP16 format (kLINEAR)"; "unknown" if it names no type."""
-    words = re.findall(r"[a-z]+\d*", said.lower())
+    words = re.findall(r"[a-z]+\d*", text.lower())
     return next((PLAIN[word] for word in words if word in PLAIN), "unknown")

@@ -276,15 +276,15 @@ def _add_engine(
     engine = out.with_suffix(".engine")
 
     def gate(trial: Path) -> dict[str, Any]:
-        found = prove_engine(trial, source.parity)
-        record["engine"] = found.record()
-        for line in found.lines():
+        engine_proof = prove_engine(trial, source.parity)
+        record["engine"] = engine_proof.record()
+        for line in engine_proof.lines():
             report(line)
-        if found.failure:
+        if engine_proof.failure:
             for old in (engine, sidecar_path(engine)):
                 old.unlink(missing_ok=True)
-            raise ModelError(f"not written: {found.failure}; see {out.with_suffix('.parity.json')}", path=engine)
-        return found.summary()
+            raise ModelError(f"not written: {engine_proof.failure}; see {out.with_suffix('.parity.json')}", path=engine)
+        return engine_proof.summary()
 
     build_engine(
         out,
@@ -310,6 +310,6 @@ def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
 
 def _example_for(checkpoint: Checkpoint) -> Path:
     if len(checkpoint.channels) != 1 or not is_ct(checkpoint.channels[0]):
-        wanted = ", ".join(checkpoint.channels)
-        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        channels = ", ".join(checkpoint.channels)
+        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {channels}")
     return example_folder()

@@ -54,11 +54,11 @@ def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onn
 
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of trained weights: names, types, shapes and values. Files of one checkpoint have the same in common."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
@@ -128,9 +128,9 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             helper.make_node("Cast", [stored], [weight.name], name=f"{weight.name}/Cast", to=TensorProto.FLOAT)
         )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
-    made = {cast.output[0] for cast in casts}
-    kept = [value for value in graph.value_info if value.name not in made]
-    for items, new in ((graph.node, [*casts, *graph.node]), (graph.value_info, kept)):
+    cast_outputs = {cast.output[0] for cast in casts}
+    remaining = [value for value in graph.value_info if value.name not in cast_outputs]
+    for items, new in ((graph.node, [*casts, *graph.node]), (graph.value_info, remaining)):
         del items[:]
         items.extend(new)
     return halved

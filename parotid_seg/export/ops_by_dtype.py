@@ -66,16 +66,16 @@ def of_graph(model: ModelProto, work: Mapping[str, int]) -> OpsByDtype:
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
     kinds |= {weight.name: weight.data_type for weight in graph.initializer}
     dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    found: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
     for node in graph.node:
         if node.name in work:
             kind = TensorProto.DataType.Name(kinds[node.input[0]]).lower()
             quantised = dequantised.issuperset(node.input[:2])
-            found["int8" if quantised else TYPES.get(kind, kind)] += work[node.name]
-    if sum(found.values()) != sum(work.values()):
+            operations["int8" if quantised else TYPES.get(kind, kind)] += work[node.name]
+    if sum(operations.values()) != sum(work.values()):
         missing = work.keys() - {node.name for node in graph.node}
         raise ModelError(f"{len(missing)} nodes of the FP32 graph are not in this one, for example {min(missing)}")
-    return OpsByDtype(dict(found))
+    return OpsByDtype(dict(operations))
 
 
 def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> OpsByDtype:
@@ -88,24 +88,24 @@ def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> O
     Raises:
         ModelError: if more than a tenth of the work is in no layer.
     """
-    found: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
     counted = set()
     for layer in layers:
         for name in work.keys() & set(re.split(r"[+\s,()\[\]]+", layer["name"])):
             factors = set(layer["inputs"][:2])
             kind = layer["inputs"][0] if len(factors) == 1 else max(factors, key=WIDTHS.index)
-            found[TYPES[kind]] += work[name]
+            operations[TYPES[kind]] += work[name]
             counted.add(name)
     missing = sum(work.values()) - sum(work[name] for name in counted)
     if missing > sum(work.values()) / 10:
         raise ModelError(f"{missing:,} of {sum(work.values()):,} multiply-adds are in no layer of the engine")
-    return OpsByDtype(dict(found))
+    return OpsByDtype(dict(operations))
 
 
 def of_run(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> OpsByDtype:
     """What onnxruntime's CPU provider does with a model after its own optimisation, from the profile of one run."""
-    found: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
     for node in count_nodes(content, inputs, optimised=True):
         if node.multiply_adds:
-            found[node.type] += node.multiply_adds
-    return OpsByDtype(dict(found))
+            operations[node.type] += node.multiply_adds
+    return OpsByDtype(dict(operations))

@@ -115,8 +115,8 @@ class Parity:
     def inputs(self) -> Iterator[Inputs]:
         """Chunks of every scan at the usual batch size, without its ragged last one, to calibrate on and to time."""
         for each in self.comparisons:
-            made = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
-            yield from (chunk.inputs for chunk in made[: max(1, len(made) - 1)])
+            scan_chunks = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
+            yield from (chunk.inputs for chunk in scan_chunks[: max(1, len(scan_chunks) - 1)])
 
     def check(
         self, run: Run, gate: Tolerance, scores: Callable[[Inputs], NDArray[np.float32]] | None = None
@@ -126,7 +126,7 @@ class Parity:
         Args:
             scores: gives what the labels are chosen by, to look for NaN in the first scan.
         """
-        found = []
+        rows = []
         for number, comparison in enumerate(self.comparisons):
             sizes = (
                 dict.fromkeys((self.batch.min, self.batch.opt, self.batch.max))
@@ -138,8 +138,8 @@ class Parity:
                 row = compare(comparison, labels, batch_size, len(self.contract.labels))
                 if scores is not None and number == 0 and batch_size == self.batch.opt:
                     row = replace(row, not_finite=self._not_finite(scores, comparison))
-                found.append(row.judged(gate))
-        return found
+                rows.append(row.judged(gate))
+        return rows
 
     def quick(self, run: Run, gate: Tolerance) -> ScanParity:
         """The first scan at the usual batch size only, to choose between many exports."""
@@ -161,8 +161,8 @@ class Parity:
         return segmented(comparison.volume, comparison.windows, self.contract.grid, batch_size, run)
 
     def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: Comparison) -> int:
-        made = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
-        return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in made)
+        scan_chunks = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
+        return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in scan_chunks)
 
 
 def scans_in(place: Path, channels: Sequence[str]) -> list[Scan]:

@@ -54,8 +54,8 @@ LADDER = (
 
 def is_within(node: NodeProto, modules: Iterable[str]) -> bool:
     """Whether a node belongs to one of these modules, or to a module within; "" is the outside of all modules."""
-    own = module_of(node.name)
-    return any(own == module or (module and own.startswith(f"{module}.")) for module in modules)
+    node_module = module_of(node.name)
+    return any(node_module == module or (module and node_module.startswith(f"{module}.")) for module in modules)
 
 
 def lower(model: ModelProto, precision: str, keep: Callable[[NodeProto], bool]) -> ModelProto:
@@ -111,10 +111,10 @@ class _Lowering:
                     node.output[list(node.output).index(name)] = inner
                     self.nodes.append(_cast(inner, name, TensorProto.FLOAT))
         used = {name for node in self.nodes for name in node.input}
-        kept = [weight for weight in self.graph.initializer if weight.name in used]
+        used_weights = [weight for weight in self.graph.initializer if weight.name in used]
         for field, items in (
             (self.graph.node, self.nodes),
-            (self.graph.initializer, kept),
+            (self.graph.initializer, used_weights),
             (self.graph.value_info, []),
         ):
             del field[:]

@@ -64,12 +64,12 @@ class Proof:
         """Why the candidate must not be used; empty if it may."""
         if not self.worst.passed:
             return f"the exported model differs from the trained one: {self.worst}{ADVICE.get(self.precision, '')}"
-        wanted = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
+        expected = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
         if self.asked.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
-            return f"its graph asks for {self.asked}, {wanted}"
+            return f"its graph asks for {self.asked}, {expected}"
         on_cpu = self.for_cpu and self.precision in COMPUTED_ON_THE_CPU
         if on_cpu and self.ran.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
-            return f"onnxruntime computes {self.ran}, {wanted}"
+            return f"onnxruntime computes {self.ran}, {expected}"
         return ""
 
     def lines(self) -> list[str]:
@@ -119,9 +119,9 @@ def prove(
     """
     with _loaded(content) as run:
         rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
-    asked, ran = of_graph(candidate.model, work), of_run(content, next(parity.inputs()))
+    in_graph, in_run = of_graph(candidate.model, work), of_run(content, next(parity.inputs()))
     network = sum(macs for name, macs in work.items() if name.startswith("unet."))
-    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, asked, ran, for_cpu)
+    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, in_graph, in_run, for_cpu)
 
 
 def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> None:

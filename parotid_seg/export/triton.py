@@ -141,17 +141,19 @@ def _check_layout(content: bytes, contract: Contract, model: Path) -> None:
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kinds: dict[int, str] = {TensorProto.FLOAT16: "FP16", TensorProto.FLOAT: "FP32", TensorProto.UINT8: "UINT8"}
-    found = value.type.tensor_type
-    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim)
-    return Tensor(value.name, kinds.get(found.elem_type) or TensorProto.DataType.Name(found.elem_type), dims)
+    tensor_type = value.type.tensor_type
+    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor_type.shape.dim)
+    return Tensor(
+        value.name, kinds.get(tensor_type.elem_type) or TensorProto.DataType.Name(tensor_type.elem_type), dims
+    )
 
 
 def _batched(content: bytes, contract: Contract, verify: Path | None, report: Callable[[str], None]) -> bytes:
     """The model with a request axis, once it has given the model's labels for two patients at once."""
     if verify is None:
         if not all(map(is_ct, contract.channels)) or len(contract.channels) != 1:
-            wanted = ", ".join(contract.channels)
-            reason = f"the packaged example is a CT; name a folder of scans of the model's: {wanted}"
+            channels = ", ".join(contract.channels)
+            reason = f"the packaged example is a CT; name a folder of scans of the model's: {channels}"
             raise OptionError(f"--verify: {reason}")
         verify = example_folder()
     scans, errors = find_scans([verify], contract.channels, ignore=verify.glob("**/labelsT[rs]"))
@@ -164,8 +166,8 @@ def _batched(content: bytes, contract: Contract, verify: Path | None, report: Ca
     batched = with_request_axis(content, contract)
     report(f"comparing the model with a request axis with the model on {place_of(scans[0][0]).name}")
     both = zip(*(chunks(each, windows, contract.grid, 8) for each in (volume, other)), strict=True)
-    found, changed = check_batched(content, batched, both)
-    report(f"{changed} of {found} labelled voxels changed")
+    labelled, changed = check_batched(content, batched, both)
+    report(f"{changed} of {labelled} labelled voxels changed")
     return batched
 
 

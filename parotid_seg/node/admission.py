@@ -78,8 +78,8 @@ class Notices:
                 self._more[key] += 1
                 return
             self._more[key] = 0
-        where = f"{title!r} at {key[0]}" if title else key[0]
-        self._say(f"{where}: {count} {what}" if count else f"{where}: {what}")
+        caller = f"{title!r} at {key[0]}" if title else key[0]
+        self._say(f"{caller}: {count} {what}" if count else f"{caller}: {what}")
 
     def flush(self) -> None:
         """Say how often lines would have been repeated, if it is time."""
@@ -210,11 +210,11 @@ class Admission:
     def _decide(self, connection: socket.socket, opening: _Opening) -> None:
         """Let a caller in or turn it away, its request being there."""
         title = opening.received[TITLE].decode("ascii", "replace").strip()
-        known = [each for each in self._options.callers if each.ae_title == title]
-        if not known:
+        callers = [each for each in self._options.callers if each.ae_title == title]
+        if not callers:
             why = "rejected, this AE title is not allowed (--allow)"
             self._reject(connection, UNKNOWN_CALLER, why, title)
-        elif not any(each.address in ("", opening.origin) for each in known):
+        elif not any(each.address in ("", opening.origin) for each in callers):
             why = "rejected, this AE title is not allowed at this address (--allow)"
             self._reject(connection, UNKNOWN_CALLER, why, title)
         elif not self._has_room(opening.origin):

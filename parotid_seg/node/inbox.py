@@ -136,11 +136,11 @@ class Inbox:
 
     def times(self, series: str) -> dict[str, int]:
         """When each object of a series was written, in ns, by its name; of objects that are removed meanwhile, none."""
-        found = {}
+        times = {}
         for path in sorted(self.path_of(series).glob("*.dcm")):
             with contextlib.suppress(FileNotFoundError):
-                found[path.stem] = path.stat().st_mtime_ns
-        return found
+                times[path.stem] = path.stat().st_mtime_ns
+        return times
 
     def slices(self, series: str) -> dict[str, Slice]:
         """What is on disk of a series, by name.
@@ -148,11 +148,11 @@ class Inbox:
         Raises:
             OSError: if it cannot be read.
         """
-        found = {}
+        slices = {}
         for name, mtime_ns in self.times(series).items():
             with (self.path_of(series) / f"{name}.dcm").open("rb") as file:
-                found[name] = Slice(hashlib.file_digest(file, "sha256").hexdigest(), mtime_ns)
-        return found
+                slices[name] = Slice(hashlib.file_digest(file, "sha256").hexdigest(), mtime_ns)
+        return slices
 
     def remove(self, series: str) -> bool:
         """Remove a series' objects, unless it is in work or something came of it since; whether it did."""

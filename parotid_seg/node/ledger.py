@@ -92,14 +92,14 @@ class Ledger:
         with self._lock:
             self._write(series, record)
 
-    def replace(self, series: str, known: Record, record: Record) -> bool:
+    def replace(self, series: str, expected: Record, record: Record) -> bool:
         """Record a series, unless it has another record by now.
 
         Raises:
             OutputError: if it cannot be written.
         """
         with self._lock:
-            if self.get(series) != known:
+            if self.get(series) != expected:
                 return False
             self._write(series, record)
             return True
@@ -115,18 +115,18 @@ class Ledger:
         sync_folder(self.folder)
 
 
-def _of_this_version(found: Any) -> Any:
+def _of_this_version(content: Any) -> Any:
     """A record's content; older versions kept a slice as a list."""
-    slices = found.get("slices") if isinstance(found, dict) else None
+    slices = content.get("slices") if isinstance(content, dict) else None
     if not isinstance(slices, dict):
-        return found
+        return content
     of_now = {
         name: dict(zip(("sha256", "mtime_ns"), each, strict=True))
         if isinstance(each, list) and len(each) == 2
         else each
         for name, each in slices.items()
     }
-    return {**found, "slices": of_now}
+    return {**content, "slices": of_now}
 
 
 def short_hash(uid: str) -> str:

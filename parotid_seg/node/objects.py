@@ -128,18 +128,18 @@ def identify(path: Path, sop_class: str, sop_instance: str) -> Identity:
     try:
         with path.open("rb") as file:
             header = read_partial(file, lambda tag, vr, length: tag in PIXELS, specific_tags=list(WANTED))
-            found = Identity(*(str(header[tag].value) if tag in header else "" for tag in WANTED))
+            identity = Identity(*(str(header[tag].value) if tag in header else "" for tag in WANTED))
             implicit, little = header.original_encoding
-            whole = _pixels_are_whole(file, implicit, little, path.stat().st_size)
+            pixels_whole = _pixels_are_whole(file, implicit, little, path.stat().st_size)
     except Exception as error:  # whatever a hostile data set does to the parser; its text may hold what the file says
         raise Refused(CANNOT_UNDERSTAND, f"its data set cannot be read ({type(error).__name__})") from error
-    if not UID.fullmatch(found.series):
+    if not UID.fullmatch(identity.series):
         raise Refused(CANNOT_UNDERSTAND, "its data set has no valid SeriesInstanceUID")
-    if (found.sop_class, found.sop_instance) != (sop_class, sop_instance):
+    if (identity.sop_class, identity.sop_instance) != (sop_class, sop_instance):
         raise Refused(DOES_NOT_MATCH, "its data set is another object than the request names")
-    if not whole:
+    if not pixels_whole:
         raise Refused(CANNOT_UNDERSTAND, "its pixels are missing or cut off")
-    return found
+    return identity
 
 
 def _pixels_are_whole(file: BinaryIO, implicit: bool | None, little: bool | None, size: int) -> bool:

@@ -42,8 +42,8 @@ class Peer:
         ae_title, _, address = text.rpartition("@")
         host, _, port = address.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        whole = ae_title and host and port.isascii() and port.isdecimal()
-        if not whole or not (HOST_NAME.fullmatch(host) or _address(host)):
+        complete = ae_title and host and port.isascii() and port.isdecimal()
+        if not complete or not (HOST_NAME.fullmatch(host) or _address(host)):
             raise OptionError(f"--send-to: found {text!r}, expected AE@HOST:PORT, for example PACS@10.0.0.5:104")
         check_ae_title(ae_title, "--send-to")
         check_port(int(port), "--send-to")

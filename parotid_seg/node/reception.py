@@ -104,8 +104,8 @@ class Reception:
                 request_handler=handler_of(self._welcome),
             )
         except OSError as error:
-            known = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
-            reason = known.get(error.errno or 0, error.strerror)
+            reasons = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
+            reason = reasons.get(error.errno or 0, error.strerror)
             raise InputError(f"--port: {options.host}:{options.port} cannot be listened on: {reason}") from error
         self._admission = Admission(self._server.socket, options, self._begin, self._notices)
 
@@ -183,8 +183,8 @@ class Reception:
         assert isinstance(spool, Spool)
         try:
             file = spool.finish()
-            found = identify(spool.path, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-            series = self._inbox.place(file, spool.path, found.series, found.sop_instance, event.assoc)
+            identity = identify(spool.path, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+            series = self._inbox.place(file, spool.path, identity.series, identity.sop_instance, event.assoc)
             traffic.taken[series] += 1
             return 0x0000
         except Refused as error:

@@ -177,7 +177,7 @@ class Outbox:
         """An association for files of these SOP classes and transfer syntaxes. Raises _Away."""
         self._ae.requested_contexts = []
         for sop_class in sorted({sop_class for sop_class, _ in kinds}):
-            syntaxes = {syntax for known, syntax in kinds if known == sop_class}
+            syntaxes = {syntax for kind, syntax in kinds if kind == sop_class}
             plain = {str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)}
             for syntax in sorted(syntaxes - plain):
                 self._ae.add_requested_context(sop_class, syntax)

@@ -95,10 +95,10 @@ class Work:
             if record is not None and record.status == STARTED:
                 record = replace(record, deaths=record.deaths + 1)
                 self._ledger.put(series, record)
-            known = {name: found.mtime_ns for name, found in record.slices.items()} if record else {}
+            recorded_times = {name: found.mtime_ns for name, found in record.slices.items()} if record else {}
             if record is not None and record.status == STARTED:
                 self._inbox.expect(series)
-            elif any(known.get(name) != at for name, at in times.items()):
+            elif any(recorded_times.get(name) != at for name, at in times.items()):
                 self._inbox.expect(series, self._options.quiet_s)  # whoever was sending it will want to go on
             elif record and (record.status == SENT or (record.status == DONE and self._options.send_to is None)):
                 self.delivered(series)
@@ -109,16 +109,16 @@ class Work:
 
     def do(self, series: str) -> None:
         """Do a series that was taken from the inbox."""
-        kept = False
+        result_only_kept = False
         try:
-            kept = self._do(series) and self._options.send_to is None
+            result_only_kept = self._do(series) and self._options.send_to is None
         except (OSError, OutputError, MachineError) as error:
             why = "" if isinstance(error, MachineError) else ", files cannot be read or written"
             self._say(f"series {series}: put off{why}: {error}")
             self._inbox.expect(series, RETRY_S)
         finally:
             self._inbox.finish(series)
-        if kept:
+        if result_only_kept:
             self.delivered(series)
 
     def delivered(self, series: str) -> None:
@@ -146,23 +146,23 @@ class Work:
         slices = self._inbox.slices(series)
         if not slices:
             return False
-        known = self._ledger.get(series)
-        if known is not None and known.status != STARTED:
-            added = [name for name, found in slices.items() if not _is_known(name, found, known)]
-            missing = [name for name in known.slices if name not in slices]
-            if not added and known.status in (DONE, SENT, REFUSED) and self._is_whole(series, known):
+        record = self._ledger.get(series)
+        if record is not None and record.status != STARTED:
+            added = [name for name, found in slices.items() if not _is_known(name, found, record)]
+            missing = [name for name in record.slices if name not in slices]
+            if not added and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
                 self._say(f"series {series}: came again unchanged, is not segmented again")
-                self._have(series, replace(known, slices=known.slices | slices))
+                self._have(series, replace(record, slices=record.slices | slices))
                 return True
             if missing:
                 reason = (
                     f"{len(missing)} slices that were received before are removed by now; "
                     f"found {len(slices)}, expected the whole series again"
                 )
-                self._ledger.put(series, replace(known, status=INCOMPLETE, reason=reason))
+                self._ledger.put(series, replace(record, status=INCOMPLETE, reason=reason))
                 self._say(f"series {series}: not segmented: {reason}")
                 return False
-        deaths = known.deaths if known is not None and known.status == STARTED else 0
+        deaths = record.deaths if record is not None and record.status == STARTED else 0
         return self._segment_series(series, Record(STARTED, slices, deaths=deaths))
 
     def _have(self, series: str, record: Record) -> None:
@@ -201,8 +201,10 @@ class Work:
     def _try_to_segment(self, series: str, scratch: Path) -> Segmented:
         try:
             segmented = self._segment(self._inbox.path_of(series), scratch)
-            whole = segmented.files and all(path.is_relative_to(scratch) and path.is_file() for path in segmented.files)
-            return segmented if segmented.reason or whole else Segmented(reason="there is no result")
+            complete = segmented.files and all(
+                path.is_relative_to(scratch) and path.is_file() for path in segmented.files
+            )
+            return segmented if segmented.reason or complete else Segmented(reason="there is no result")
         except (OutputError, MachineError):
             raise
         except OSError as error:
@@ -214,8 +216,10 @@ class Work:
         except MemoryError:
             return Segmented(reason="there is not enough memory for it")
         except Exception as error:  # a bug, of which the text may hold what the files say
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            return Segmented(reason=f"unexpected {type(error).__name__} in {Path(where.filename).name}:{where.lineno}")
+            last_call = traceback.extract_tb(error.__traceback__)[-1]
+            return Segmented(
+                reason=f"unexpected {type(error).__name__} in {Path(last_call.filename).name}:{last_call.lineno}"
+            )
 
     def _keep(self, series: str, files: tuple[Path, ...], scratch: Path) -> tuple[str, ...]:
         """Make a whole result the series' result, in the place of an older one."""

@@ -83,8 +83,8 @@ def _facts_of(path: Path, model: Path | None) -> Facts:
         return _describe_slice(path, model)
     if reason := unread(path):
         raise InputError(reason, path=path)
-    wanted = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
-    raise InputError(f"found {_kind_of(path)}, {wanted}", path=path)
+    expected = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
+    raise InputError(f"found {_kind_of(path)}, {expected}", path=path)
 
 
 def _contract_for(model: Path | None) -> tuple[str, Contract]:
@@ -104,8 +104,8 @@ def _describe_slice(path: Path, model: Path | None) -> Facts:
     """A DICOM file stands for its series: the slices are looked for in its folder."""
     title, contract = _contract_for(model)
     beside = [each for each in sorted(path.parent.iterdir()) if each.is_file() and _is_dicom(each)]
-    found = _describe_found(beside, title, contract, only=path.resolve())
-    return {"file": str(path), "kind": "DICOM file; what follows is about its series in this folder", **found}
+    facts = _describe_found(beside, title, contract, only=path.resolve())
+    return {"file": str(path), "kind": "DICOM file; what follows is about its series in this folder", **facts}
 
 
 def _is_dicom(path: Path) -> bool:
@@ -130,14 +130,14 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     not_used: list[Skipped] = []
     with phi_safe(places[0], "DICOM file"):
         scans, errors = find_scans(places, contract.channels, skip=not_used.append)
-    if only and (own := [scan for scan in scans if only in _files_of(scan)]):
-        scans, errors, not_used = own, [], []
+    if only and (scans_of_file := [scan for scan in scans if only in _files_of(scan)]):
+        scans, errors, not_used = scans_of_file, [], []
     decisions = {place_of(scan[0]): decision_on(scan, contract) for scan in scans}
-    taken = sum(each.startswith(SEGMENTED) for each in decisions.values())
-    refused = len(errors) + len(decisions) - taken
+    segmented = sum(each.startswith(SEGMENTED) for each in decisions.values())
+    refused = len(errors) + len(decisions) - segmented
     facts = {
         "for": title,
-        "infer would": f"segment {taken}, refuse {refused}, not use {sum(each.items for each in not_used)}",
+        "infer would": f"segment {segmented}, refuse {refused}, not use {sum(each.items for each in not_used)}",
     }
     for scan in scans:
         source = scan[0]
@@ -241,9 +241,9 @@ def _describe_scan(path: Path, model: Path | None) -> Facts:
     scan = read_scan((path,))
     facts = describe(scan)
     facts["notes"] = sentences(scan.volume.flags) or "none"
-    found, errors = find_scans([path], contract.channels)
+    scans, errors = find_scans([path], contract.channels)
     refused = f"refused: {errors[0].reason}" if errors else ""
-    return facts | {"for": title, "would be": refused or decision_on(found[0], contract)}
+    return facts | {"for": title, "would be": refused or decision_on(scans[0], contract)}
 
 
 def _kind_of(path: Path) -> str:

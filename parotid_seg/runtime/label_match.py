@@ -43,8 +43,8 @@ class NamedLabels:
         unknown = sorted({int(value) for value in np.unique(mask)} - self.labels.known)
         if unknown:
             numbers = ", ".join(map(str, unknown))
-            known = ", ".join(map(str, sorted(self.labels.known)))
-            raise ScanError(f"found label {numbers}, expected one of {known}: {self}", path=path)
+            expected = ", ".join(map(str, sorted(self.labels.known)))
+            raise ScanError(f"found label {numbers}, expected one of {expected}: {self}", path=path)
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,16 @@ def match_labels(predictions: Path, references: Path) -> LabelMatch:
         InputError: if a file that names labels is wrong, if labels cannot be told apart, or if none match.
     """
     found, expected = _labels_beside(predictions, "predictions"), _labels_beside(references, "references")
-    for named, other, place in ((found, expected, references), (expected, found, predictions)):
-        if named.source is not None and other.source is None and not _agrees_with_default(named.labels):
+    for named_side, unnamed_side, place in ((found, expected, references), (expected, found, predictions)):
+        if (
+            named_side.source is not None
+            and unnamed_side.source is None
+            and not _agrees_with_default(named_side.labels)
+        ):
             expects = "expected run.json or dataset.json beside them"
-            raise InputError(f"nothing names the labels of these {other.what}, {expects}: {named}", path=place)
+            raise InputError(
+                f"nothing names the labels of these {unnamed_side.what}, {expects}: {named_side}", path=place
+            )
     pairs: dict[str, str] = {}
     for name in found.labels.values:
         same = [other for other in expected.labels.values if other == name] or [

@@ -29,8 +29,8 @@ def label_boxes(mask: Mask, count: int) -> Sequence[Box | None]:
     part[0] = _span(mask.reshape(len(mask), -1).max(axis=1, initial=0))
     plane = mask[part[0]].max(axis=0, initial=0)
     part[1], part[2] = _span(plane.max(axis=1, initial=0)), _span(plane.max(axis=0, initial=0))
-    found = ndimage.find_objects(mask[tuple(part)], max_label=count)
-    return [_moved(box, part) if box else None for box in found]
+    boxes = ndimage.find_objects(mask[tuple(part)], max_label=count)
+    return [_moved(box, part) if box else None for box in boxes]
 
 
 def _span(values: Mask) -> slice:

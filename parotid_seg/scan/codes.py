@@ -81,7 +81,7 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
         taken: names that are in use already; whatever would get one of them is numbered, as Parotid_L_1.
     """
     used = {_compared(name) for name in taken}
-    found = []
+    structures = []
     for value, label in enumerate(labels[1:], start=1):
         suffix, side = SIDES.get(side_of(label), ("", None))
         both = len(set(side_words(label).values())) > 1
@@ -90,8 +90,8 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
         name = _told_apart(name, used)
         used.add(_compared(name))
         colour = COLOURS[(value - 1) % len(COLOURS)]
-        found.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
-    return tuple(found)
+        structures.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
+    return tuple(structures)
 
 
 def plain(text: str) -> str:

@@ -91,8 +91,8 @@ def unread(path: Path) -> str:
     """
     name = path.name.lower()
     if name.endswith(ARCHIVES):
-        held = _held_by(path)
-        return f"not read: {held}; unpack it" if held else ""
+        wrapper = _held_by(path)
+        return f"not read: {wrapper}; unpack it" if wrapper else ""
     if name.endswith(PAIR):
         found = _pair_without(path, NAMES[path.suffix.lower()])
         return f"not read: {found}; convert it to NIfTI" if found else ""
@@ -105,17 +105,17 @@ def unread_by_name(path: Path) -> str:
     if name.endswith(COMPRESSED):
         inner = name.rpartition(".")[0]
         return f"not read: compressed otherwise than .nii.gz ({path.suffix}); unpack it" * inner.endswith(INSIDE)
-    found = next((what for ending, what in NAMES.items() if name.endswith(ending)), "")
-    return f"not read: {found}; convert it to NIfTI" if found else ""
+    description = next((kind for ending, kind in NAMES.items() if name.endswith(ending)), "")
+    return f"not read: {description}; convert it to NIfTI" if description else ""
 
 
-def _pair_without(path: Path, found: str) -> str:
+def _pair_without(path: Path, description: str) -> str:
     """What a file named as one of a pair is; empty if it is none, or the other one stands for both."""
     if path.suffix.lower() == ".img":
-        return "" if any(path.with_suffix(each).exists() for each in (".hdr", ".HDR")) else found
+        return "" if any(path.with_suffix(each).exists() for each in (".hdr", ".HDR")) else description
     if _pair_class(path) is not None:
         return "the header of a NIfTI pair without its .img file"
-    return found if _is_analyze(path) else ""
+    return description if _is_analyze(path) else ""
 
 
 def _pair_class(path: Path) -> type[Nifti1Image] | None:
@@ -140,8 +140,8 @@ def _start(path: Path) -> bytes:
 
 def _image_of(header: Path) -> Path | None:
     """The second file of a pair."""
-    found = (header.with_suffix(ending) for ending in (".img", ".IMG"))
-    return next((path for path in found if path.is_file()), None)
+    candidates = (header.with_suffix(ending) for ending in (".img", ".IMG"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _held_by(path: Path) -> str:
@@ -214,13 +214,13 @@ def _read_pair(path: Path) -> Stored:
         raise ScanError("not a NIfTI pair: expected an .hdr file and the .img file of the same name", path=path)
     size = SIZES[image_class]
     with foreign(path, "nibabel", DAMAGED_PAIR):
-        found = image_class.header_class(_start(path)[:size], check=False)
-        if (np.asarray(found["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
+        pair_header = image_class.header_class(_start(path)[:size], check=False)
+        if (np.asarray(pair_header["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
             raise ScanError("found a voxel spacing of 0, expected positive numbers", path=path)
-        offset = max(0, int(found["vox_offset"]))
-        found["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
-        found["vox_offset"] = size + 4
-        header = image_class.header_class(found.binaryblock, endianness=found.endianness)
+        offset = max(0, int(pair_header["vox_offset"]))
+        pair_header["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
+        pair_header["vox_offset"] = size + 4
+        header = image_class.header_class(pair_header.binaryblock, endianness=pair_header.endianness)
     with foreign(second, "Python", DAMAGED_PAIR), open_input(second) as file:
         shape, dtype, _, scaling = layout_in(header, path, os.fstat(file.fileno()).st_size)
         length = math.prod(shape) * dtype.itemsize

@@ -92,9 +92,9 @@ def geometry_of(header: Nifti1Header, path: Path) -> Geometry:
 def right_angled(affine: Affine, shape: Sequence[int]) -> Affine:
     """The nearest affine whose axes are at right angles, with the same spacing and the same middle of the volume."""
     lengths = _lengths(affine)
-    left, _, right = np.linalg.svd(affine[:3, :3] / lengths)
+    u, _, vt = np.linalg.svd(affine[:3, :3] / lengths)
     upright = affine.copy()
-    upright[:3, :3] = (left @ right) * lengths
+    upright[:3, :3] = (u @ vt) * lengths
     middle = (np.array(shape[:3]) - 1) / 2
     upright[:3, 3] += (affine[:3, :3] - upright[:3, :3]) @ middle
     return upright

@@ -114,8 +114,8 @@ def axis_on_grid(size: int, spacing_mm: float, centre: int, grid: Grid) -> Axis:
     back = resampling_matrix(model_mm, native_mm, spacing_mm)
     reached = used(np.concatenate([there, back.T]))
     first, stop = max(0, centre - reach + reached.start), min(size, centre - reach + reached.stop)
-    kept = slice(first - centre + reach, stop - centre + reach)
-    return Axis(slice(first, stop), np.ascontiguousarray(there[:, kept]), np.ascontiguousarray(back[kept]))
+    columns = slice(first - centre + reach, stop - centre + reach)
+    return Axis(slice(first, stop), np.ascontiguousarray(there[:, columns]), np.ascontiguousarray(back[columns]))
 
 
 def used(weights: Matrix) -> slice:

@@ -134,51 +134,51 @@ def appearance_of(histogram: Counts) -> Appearance | None:
     at = np.flatnonzero(histogram)
     lowest, highest = at[0] + LOW, at[-1] + LOW
     constants = constant_values(histogram)
-    kept = histogram.copy()
-    kept[constants - LOW] = 0
-    if kept[TISSUE - LOW :].sum() < LEAST_TISSUE:  # a drawing, not a scan: all of it has the same few values
-        kept = histogram
-    above = kept[TISSUE - LOW :].sum()
+    tissue_counts = histogram.copy()
+    tissue_counts[constants - LOW] = 0
+    if tissue_counts[TISSUE - LOW :].sum() < LEAST_TISSUE:  # a drawing, not a scan: all of it has the same few values
+        tissue_counts = histogram
+    above = tissue_counts[TISSUE - LOW :].sum()
     if above < LEAST_TISSUE:
         return None
     values = np.arange(LOW, HIGH)
-    scale, offset, gain, best = best_fit(binned_shares(kept))
+    scale, offset, gain, best = best_fit(binned_shares(tissue_counts))
     soft = SOFT * scale + offset
-    *_, mirrored = best_fit(binned_shares(moved(kept, -1.0, 0.0)))
-    dark = kept[values < soft - DARK].sum()
-    rarer = max(1.0, count_between(kept, BUMP_BELOW))
+    *_, mirrored = best_fit(binned_shares(moved(tissue_counts, -1.0, 0.0)))
+    dark = tissue_counts[values < soft - DARK].sum()
+    rarer = max(1.0, count_between(tissue_counts, BUMP_BELOW))
     return Appearance(
         lowest=float(lowest),
         highest=float(highest),
         constants=tuple(map(int, constants)),
-        tissue=float(above / kept.sum()),
+        tissue=float(above / tissue_counts.sum()),
         soft=soft,
         fat=FAT * scale + offset,
         scale=scale,
         gain=gain,
         mirrored_gain=mirrored - best,
         dark=float(dark / above),
-        below_air=float(kept[: BELOW_AIR - LOW].sum() / kept.sum()),
-        bump=float(count_between(kept, BUMP) / rarer),
+        below_air=float(tissue_counts[: BELOW_AIR - LOW].sum() / tissue_counts.sum()),
+        bump=float(count_between(tissue_counts, BUMP) / rarer),
     )
 
 
-def _fault(found: Appearance) -> str:
+def _fault(appearance: Appearance) -> str:
     """Why the intensities cannot be HU; empty if they can."""
-    near = f"soft tissue is at {found.soft:.0f} and fat at {found.fat:.0f}, expected about 40 and -100"
-    clipped_at = _clipped(found)[0]
+    near = f"soft tissue is at {appearance.soft:.0f} and fat at {appearance.fat:.0f}, expected about 40 and -100"
+    clipped_at = _clipped(appearance)[0]
     reasons = (
         (
-            found.below_air > MOST_BELOW_AIR,
-            f"{found.below_air:.0%} of them lie below {BELOW_AIR}, expected air at -1000",
+            appearance.below_air > MOST_BELOW_AIR,
+            f"{appearance.below_air:.0%} of them lie below {BELOW_AIR}, expected air at -1000",
         ),
-        (found.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
-        (not SHIFTED_RANGE[0] <= found.soft <= SHIFTED_RANGE[1], near),
+        (appearance.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
+        (not SHIFTED_RANGE[0] <= appearance.soft <= SHIFTED_RANGE[1], near),
         (
-            found.dark < LEAST_DARK and not _air_is_constant(found),
-            f"found {found.lowest:g} to {found.highest:g}, expected fat near -100 or air near -1000",
+            appearance.dark < LEAST_DARK and not _air_is_constant(appearance),
+            f"found {appearance.lowest:g} to {appearance.highest:g}, expected fat near -100 or air near -1000",
         ),
-        (found.dark >= LEAST_DARK and found.scale < SCALE_RANGE[0] and found.gain > LEAST_GAIN, near),
+        (appearance.dark >= LEAST_DARK and appearance.scale < SCALE_RANGE[0] and appearance.gain > LEAST_GAIN, near),
         (
             clipped_at is not None and clipped_at > NEEDED_LOW,
             f"clipped at {clipped_at}, expected values down to {NEEDED_LOW} at least: air counts as tissue otherwise",
@@ -187,50 +187,52 @@ def _fault(found: Appearance) -> str:
     return next((words for holds, words in reasons if holds), "")
 
 
-def _flags(found: Appearance) -> tuple[Flag, ...]:
+def _flags(appearance: Appearance) -> tuple[Flag, ...]:
     """What is doubtful about intensities that may be HU."""
     flags = []
-    if not SOFT_RANGE[0] <= found.soft <= SOFT_RANGE[1]:
-        flags.append(Flag(FlagCode.HU_SHIFTED, value=found.soft))
-    elif found.scale > SCALE_RANGE[1]:
-        flags.append(Flag(FlagCode.HU_SPREAD, value=found.scale))
-    elif found.dark < LEAST_DARK:
+    if not SOFT_RANGE[0] <= appearance.soft <= SOFT_RANGE[1]:
+        flags.append(Flag(FlagCode.HU_SHIFTED, value=appearance.soft))
+    elif appearance.scale > SCALE_RANGE[1]:
+        flags.append(Flag(FlagCode.HU_SPREAD, value=appearance.scale))
+    elif appearance.dark < LEAST_DARK:
         flags.append(Flag(FlagCode.HU_UNKNOWN))
-    elif found.mirrored_gain > LEAST_MIRRORED:
+    elif appearance.mirrored_gain > LEAST_MIRRORED:
         flags.append(Flag(FlagCode.HU_INVERTED))
-    ends = _clipped(found)
+    ends = _clipped(appearance)
     if ends != (None, None):
         detail = " and ".join(str(end) for end in ends if end is not None)
         flags.append(Flag(FlagCode.HU_CLIPPED, detail=detail))
     return tuple(flags)
 
 
-def _same_valued(histogram: Counts, found: Appearance) -> tuple[Flag, ...]:
+def _same_valued(histogram: Counts, appearance: Appearance) -> tuple[Flag, ...]:
     """A flag on whole regions of one value that tissue has, too: the model sees tissue there."""
-    counts = {value: histogram[value - LOW] for value in found.constants if TISSUE < value not in _clipped(found)}
+    counts = {
+        value: histogram[value - LOW] for value in appearance.constants if TISSUE < value not in _clipped(appearance)
+    }
     share = sum(counts.values()) / histogram.sum()
     if share < LEAST_SAME or histogram[TISSUE - LOW :].sum() - sum(counts.values()) < LEAST_TISSUE:
         return ()
     return (Flag(FlagCode.SAME_VALUED, value=float(share), detail=" and ".join(map(str, counts))),)
 
 
-def _air_is_constant(found: Appearance) -> bool:
+def _air_is_constant(appearance: Appearance) -> bool:
     """Whether the air around the patient was set to a number that is air in HU."""
-    return any(-1100 <= value <= -900 for value in found.constants)
+    return any(-1100 <= value <= -900 for value in appearance.constants)
 
 
-def _clipped(found: Appearance) -> tuple[int | None, int | None]:
+def _clipped(appearance: Appearance) -> tuple[int | None, int | None]:
     """The lowest and the highest value, each if many voxels share it and a CT in HU goes on beyond it."""
-    low, high = int(found.lowest), int(found.highest)
+    low, high = int(appearance.lowest), int(appearance.highest)
     return (
-        low if low in found.constants and low > CLIPPED_LOW else None,
-        high if high in found.constants and high < CLIPPED_HIGH else None,
+        low if low in appearance.constants and low > CLIPPED_LOW else None,
+        high if high in appearance.constants and high < CLIPPED_HIGH else None,
     )
 
 
-def _uneven(samples: NDArray[np.int32], found: Appearance) -> tuple[Flag, ...]:
+def _uneven(samples: NDArray[np.int32], appearance: Appearance) -> tuple[Flag, ...]:
     """A flag if soft tissue lies elsewhere in one part of the body than in another."""
-    spread = unevenness(samples, found.constants)
+    spread = unevenness(samples, appearance.constants)
     return (Flag(FlagCode.HU_UNEVEN, value=spread),) if spread > MOST_UNEVEN else ()
 
 
@@ -286,11 +288,11 @@ def _cause(histogram: Counts) -> str:
             shift = round((offset + undone.soft - SOFT) * scale, -1)
             if abs(abs(shift) - INTERCEPT) <= INTERCEPT_ERROR:
                 shift = float(np.copysign(INTERCEPT, shift))
-            done = [words] if words else []
+            changes = [words] if words else []
             if abs(shift) >= 100:
-                done.append(f"shifted by about {shift:+.0f}")
+                changes.append(f"shifted by about {shift:+.0f}")
             hint = "is the rescale intercept missing?" if abs(shift) > 800 and scale == 1 else ""
-            return f"; they look like HU {' and '.join(done)}{'; ' if hint else ''}{hint}" if done else ""
+            return f"; they look like HU {' and '.join(changes)}{'; ' if hint else ''}{hint}" if changes else ""
     return ""
 
 
@@ -308,5 +310,5 @@ def examined(voxels: Voxels) -> NDArray[np.int32]:
         longest = max(range(3), key=lambda axis: voxels.shape[axis] / steps[axis])
         steps[longest] += 1
     samples = voxels[:: steps[0], :: steps[1], :: steps[2]]
-    whole: NDArray[np.int32] = np.rint(np.clip(samples, LOW, HIGH - 1)).astype(np.int32)
-    return whole
+    integers: NDArray[np.int32] = np.rint(np.clip(samples, LOW, HIGH - 1)).astype(np.int32)
+    return integers

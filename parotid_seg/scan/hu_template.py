@@ -99,14 +99,14 @@ def log_templates() -> NDArray[np.float64]:
 
 def best_fit(binned: Counts) -> tuple[float, float, float, float]:
     """Scale and offset of the template that fits best, its gain over the best fit in HU, and its log-likelihood."""
-    found = log_templates() @ binned
+    likelihoods = log_templates() @ binned
     offsets = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET + 1, BIN)
-    at, shift = np.unravel_index(int(found.argmax()), found.shape)
+    at, shift = np.unravel_index(int(likelihoods.argmax()), likelihoods.shape)
     soft = SOFT * SCALES[:, None] + offsets
     in_hu = (soft >= SOFT_RANGE[0]) & (soft <= SOFT_RANGE[1])
     in_hu &= ((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)[:, None]
-    best = float(found[at, shift])
-    return float(SCALES[at]), float(offsets[shift]), best - float(found[in_hu].max()), best
+    best = float(likelihoods[at, shift])
+    return float(SCALES[at]), float(offsets[shift]), best - float(likelihoods[in_hu].max()), best
 
 
 def soft_tissue_of(counts: NDArray[np.integer]) -> float:
@@ -116,16 +116,16 @@ def soft_tissue_of(counts: NDArray[np.integer]) -> float:
         counts: voxels of tissue in the bins from `FIRST` to `LAST`.
     """
     scales = np.flatnonzero((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)
-    found = log_templates()[scales] @ (counts / counts.sum())
-    at, shift = np.unravel_index(int(found.argmax()), found.shape)
+    likelihoods = log_templates()[scales] @ (counts / counts.sum())
+    at, shift = np.unravel_index(int(likelihoods.argmax()), likelihoods.shape)
     return float(SOFT * SCALES[scales[at]] + BIN * shift - LARGEST_OFFSET)
 
 
 def likely_offsets(histogram: Counts) -> tuple[float, float]:
     """Offsets at which a whole histogram may be HU: where the template fits best, and where the commonest is air."""
-    kept = histogram.copy()
-    kept[constant_values(histogram) - LOW] = 0
-    binned = kept[: (HIGH - LOW) // BIN * BIN].reshape(-1, BIN).sum(axis=1)
+    without_constants = histogram.copy()
+    without_constants[constant_values(histogram) - LOW] = 0
+    binned = without_constants[: (HIGH - LOW) // BIN * BIN].reshape(-1, BIN).sum(axis=1)
     centres = np.arange(FIRST, LAST, BIN, dtype=np.float64) + (BIN - 1) / 2
     template = np.log1p(1e4 * template_density(centres))
     fits = sliding_window_view(np.sqrt(binned), len(template)) @ template

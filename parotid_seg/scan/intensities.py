@@ -58,14 +58,14 @@ def _scaled(stored: NDArray[np.generic], scaling: tuple[float, float], path: Pat
     low, high = np.min([end for end, _ in ends]), np.max([end for _, end in ends])
     _check(path, low, high, map(values, slabs), stored.size, constant_allowed)
     if low >= LOWEST and high <= HIGHEST:
-        whole = np.empty_like(stored, dtype=np.int16, subok=False)
-        for target, slab in zip(_slabs(whole), slabs, strict=True):
+        integers = np.empty_like(stored, dtype=np.int16, subok=False)
+        for target, slab in zip(_slabs(integers), slabs, strict=True):
             exact = values(slab)
             target[...] = exact
             if not np.array_equal(target, exact):
                 break
         else:
-            return whole
+            return integers
     floats = np.empty_like(stored, dtype=np.float32, subok=False)
     for target, slab in zip(_slabs(floats), slabs, strict=True):
         target[...] = values(slab)

@@ -88,14 +88,14 @@ def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window |
         volume = dataclasses.replace(volume, flags=(*volume.flags, *doubts))
     if None not in fixed:
         return volume, np.array(fixed, np.float32)
-    kept, windows = [], []
+    scaled, windows = [], []
     for voxels, window, channel in zip(volume.voxels, fixed, channels, strict=True):
         if window is None:
-            kept.append(_scaled(voxels, window_of(voxels, None, channel)))
+            scaled.append(_scaled(voxels, window_of(voxels, None, channel)))
         else:
-            kept.append(voxels)
+            scaled.append(voxels)
         windows.append(window or SCALED_WINDOW)
-    return dataclasses.replace(volume, voxels=np.stack(kept)), np.array(windows, np.float32)
+    return dataclasses.replace(volume, voxels=np.stack(scaled)), np.array(windows, np.float32)
 
 
 def _scaled(voxels: Voxels, window: Window) -> NDArray[np.int16]:

@@ -73,7 +73,7 @@ def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") 
             raise wrong(f"{name!r}: found {value}, a region of several labels; expected one number, not a region")
         if number is None:
             raise wrong(f"{name!r}: found {_shown(value)}, expected a whole number from 0 to {LARGEST_VALUE}")
-        if other := next((each for each, taken in values.items() if taken == number), None):
+        if other := next((each for each, used in values.items() if used == number), None):
             raise wrong(f"{other!r} and {name!r}: found the number {number} twice, expected different numbers")
         values[name] = number
     background = [name for name, value in values.items() if value == 0 or name.casefold() == BACKGROUND]

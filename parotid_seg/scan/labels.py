@@ -58,13 +58,13 @@ def side_words(name: str) -> dict[str, str]:
     """The words of a name that say a side, and "left" or "right" for each."""
     tokens = list(_tokens(name))
     letters = {letter: side for word, _ in tokens for letter, side in LETTERS.get(word, {}).items()}
-    found = {}
+    sides = {}
     for index, (word, numbered) in enumerate(tokens):
         side = letters.get(word) or next((side for side, table in SIDES.items() if word in table), "")
         in_the_middle = word in AT_AN_END and 0 < index < len(tokens) - 1
         if side and not in_the_middle and not (numbered and len(word) == 1):
-            found[word] = side
-    return found
+            sides[word] = side
+    return sides
 
 
 def side_of(name: str) -> str:
@@ -82,14 +82,16 @@ def structure_words(name: str) -> frozenset[str]:
     Two names mean the same structure if these words and `side_of` are the same.
     """
     sides = side_words(name)
-    kept = frozenset("parotid" if word in PAROTID_GLAND else word for word in words(name) if word not in sides)
-    return kept - FILLERS or kept
+    name_words = frozenset("parotid" if word in PAROTID_GLAND else word for word in words(name) if word not in sides)
+    return name_words - FILLERS or name_words
 
 
 def plain_name(name: str) -> str:
     """The name of a structure in plain words: parotid_left and LeftParotid are both "left parotid"."""
-    found = [word.lower() if word.istitle() else word for word in re.sub(r"(?<=[a-z])(?=[A-Z])|_+", " ", name).split()]
-    return " ".join(sorted(found, key=lambda word: word not in {"left", "right"}))
+    name_words = [
+        word.lower() if word.istitle() else word for word in re.sub(r"(?<=[a-z])(?=[A-Z])|_+", " ", name).split()
+    ]
+    return " ".join(sorted(name_words, key=lambda word: word not in {"left", "right"}))
 
 
 def is_parotid(name: str) -> bool:
@@ -99,11 +101,11 @@ def is_parotid(name: str) -> bool:
 
 def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:
     """For each label the one it becomes in a mirrored scan: names that differ in their side only change places."""
-    said = [_paired_by(name) for name in names]
-    other = {LEFT: RIGHT, RIGHT: LEFT}
+    parts = [_paired_by(name) for name in names]
+    opposite = {LEFT: RIGHT, RIGHT: LEFT}
     return tuple(
-        said.index(partner) if side and (partner := (rest, other[side])) in said else value
-        for value, (rest, side) in enumerate(said)
+        parts.index(partner) if side and (partner := (rest, opposite[side])) in parts else value
+        for value, (rest, side) in enumerate(parts)
     )
 
 
@@ -125,14 +127,14 @@ def check_pairs(names: Sequence[str]) -> None:
         "expected pairs such as parotid_left and parotid_right, which change places in mirrored scans, or "
         "mirror_probability = 0 in the table [augment] of --config"
     )
-    said = [_paired_by(name) for name in names]
-    twice = [name for name, each in zip(names, said, strict=True) if each[1] and said.count(each) > 1]
+    parts = [_paired_by(name) for name in names]
+    twice = [name for name, each in zip(names, parts, strict=True) if each[1] and parts.count(each) > 1]
     if twice:
         raise InputError(f"labels {', '.join(twice)} are the same side of the same structure; {way_out}")
     partners = mirrored_labels(names)
     alone = [
         f"{name} ({side})"
-        for value, (name, (_, side)) in enumerate(zip(names, said, strict=True))
+        for value, (name, (_, side)) in enumerate(zip(names, parts, strict=True))
         if side and partners[value] == value
     ]
     if alone:
@@ -154,17 +156,17 @@ def _only_a_letter_apart(names: Sequence[str]) -> tuple[str, ...]:
     variants: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
         text = without_accents(name).lower()
-        for found in re.finditer(r"(?<![a-z])[a-z](?![a-z])|(?<![a-z])[lr]|[lr](?![a-z])", text):
-            variants.setdefault((text[: found.start()], text[found.end() :]), {})[found.group()] = name
-    return next((tuple(found.values()) for found in variants.values() if set(found) in PAIRED_LETTERS), ())
+        for match in re.finditer(r"(?<![a-z])[a-z](?![a-z])|(?<![a-z])[lr]|[lr](?![a-z])", text):
+            variants.setdefault((text[: match.start()], text[match.end() :]), {})[match.group()] = name
+    return next((tuple(pair.values()) for pair in variants.values() if set(pair) in PAIRED_LETTERS), ())
 
 
 def _tokens(name: str) -> Iterator[tuple[str, bool]]:
     """The words of a name, and of each whether a number follows at once."""
     plain = without_accents(name)
-    for found in WORD.finditer(plain):
-        for word in _apart(found.group().lower()):
-            yield word, plain[found.end() : found.end() + 1].isdecimal()
+    for match in WORD.finditer(plain):
+        for word in _apart(match.group().lower()):
+            yield word, plain[match.end() : match.end() + 1].isdecimal()
 
 
 def _apart(word: str) -> tuple[str, ...]:

@@ -182,12 +182,14 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
         ScanError: as `read_nifti`, if a value is no whole number from 0 to 255, or if the map does not lie on the
             voxels of the scan `like`.
     """
-    found = read_stored(path, labels=True)
-    affine = _geometry_of(found.header, path).affine
+    stored_file = read_stored(path, labels=True)
+    affine = _geometry_of(stored_file.header, path).affine
     orientation = Orientation.from_affine(affine)
-    stored: NDArray[np.generic] = found.voxels.reshape(shape_in(path, found.voxels.shape, found.voxels.dtype))
-    if stored.dtype != np.uint8 or found.scaling:
-        stored = intensities_of(stored, found.scaling, path, constant_allowed=True)
+    stored: NDArray[np.generic] = stored_file.voxels.reshape(
+        shape_in(path, stored_file.voxels.shape, stored_file.voxels.dtype)
+    )
+    if stored.dtype != np.uint8 or stored_file.scaling:
+        stored = intensities_of(stored, stored_file.scaling, path, constant_allowed=True)
     labels = stored.astype(np.uint8, copy=False)
     if labels is not stored and not np.array_equal(labels, stored):
         raise ScanError("not a label map: found values that are not whole numbers from 0 to 255", path=path)

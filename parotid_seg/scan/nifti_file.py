@@ -122,8 +122,8 @@ def read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
 def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
     """Which NIfTI a file is by its first bytes, and its header."""
     with foreign(path, "nibabel", "not a readable NIfTI file"):
-        known = (each for each in (Nifti1Image, Nifti2Image) if each.header_class.may_contain_header(start))
-        image_class = next(known, None)
+        classes = (each for each in (Nifti1Image, Nifti2Image) if each.header_class.may_contain_header(start))
+        image_class = next(classes, None)
         if image_class is None:
             raise ScanError("not a readable NIfTI file (its first bytes are no NIfTI header)", path=path)
         stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)

@@ -101,8 +101,8 @@ def _voxels(file: IO[bytes], header: dict[str, Any], path: Path) -> NDArray[np.g
         content = unpacked.read(length)
         more = unpacked.read(1)
     if len(content) < length or more:
-        found = f"more than {length}" if more else len(content)
-        raise ScanError(f"{DAMAGED}: found {found} bytes, expected {length}", path=path)
+        byte_count = f"more than {length}" if more else len(content)
+        raise ScanError(f"{DAMAGED}: found {byte_count} bytes, expected {length}", path=path)
     return np.ndarray(shape, dtype, content, order="F")
 
 

@@ -105,12 +105,12 @@ def search(places: Iterable[Path], ignore: Iterable[Path] = ()) -> Searched:
         ignore: files and folders to leave aside.
     """
     walk = _Walk({os.path.realpath(path) for path in ignore})
-    named = list(dict.fromkeys(map(absolute, places)))
-    for place in named:
+    starts = list(dict.fromkeys(map(absolute, places)))
+    for place in starts:
         if place.is_dir():
             walk.below[place] = []
             walk.add_folder(_Folder(place, os.path.realpath(place), place))
-    for place in named:
+    for place in starts:
         if not place.is_dir():
             walk.add_named(place)
     walk.follow_links()
@@ -155,26 +155,26 @@ class _Walk:
             except OSError as error:
                 self._leave(folder.path, f"the folder cannot be listed ({system_reason(error)})", "folder", True)
                 continue
-            known = self._folders.setdefault(_identity_of(status, folder.real), folder.path)
-            if known != folder.path:
-                self._leave(folder.path, f"the same folder as {known}, which is searched", "repeated folder")
-                self._also_below[folder.place].add(known)
+            first_path = self._folders.setdefault(_identity_of(status, folder.real), folder.path)
+            if first_path != folder.path:
+                self._leave(folder.path, f"the same folder as {first_path}, which is searched", "repeated folder")
+                self._also_below[folder.place].add(first_path)
                 continue
             further = []
             for entry in entries:
-                found = _Folder(folder.path / entry.name, os.path.join(folder.real, entry.name), folder.place)  # noqa: PTH118
-                if entry.name.startswith(".") or found.real in self._ignored:
+                candidate = _Folder(folder.path / entry.name, os.path.join(folder.real, entry.name), folder.place)  # noqa: PTH118
+                if entry.name.startswith(".") or candidate.real in self._ignored:
                     continue
                 if entry.is_symlink():
-                    self._links.append(found)
+                    self._links.append(candidate)
                 elif entry.is_dir(follow_symlinks=False):
-                    further.append(found)
+                    further.append(candidate)
                 elif entry.is_file(follow_symlinks=False):
                     number = entry.inode()
-                    self.add_file(found.path, (status.st_dev, number) if number else found.real, folder.place)
+                    self.add_file(candidate.path, (status.st_dev, number) if number else candidate.real, folder.place)
                 else:
                     kind = special_kind(entry.stat(follow_symlinks=False).st_mode)
-                    self._leave(found.path, f"found {kind}, expected a regular file", SPECIAL)
+                    self._leave(candidate.path, f"found {kind}, expected a regular file", SPECIAL)
             waiting += reversed(further)
 
     def add_named(self, path: Path) -> None:
@@ -187,11 +187,11 @@ class _Walk:
 
     def add_file(self, path: Path, identity: Identity, place: Path | None) -> None:
         """Take a file, unless it is there already."""
-        known = self.files.setdefault(identity, path)
+        first_path = self.files.setdefault(identity, path)
         if place is not None:
-            self.below[place].append(known)
-        if known != path and path.suffix.lower() not in NO_SCANS:
-            self._repeated[path.parent, known.parent].append((path, known))
+            self.below[place].append(first_path)
+        if first_path != path and path.suffix.lower() not in NO_SCANS:
+            self._repeated[path.parent, first_path.parent].append((path, first_path))
 
     def follow_links(self) -> None:
         """Take what the links lead to, and the links in there."""
@@ -216,17 +216,17 @@ class _Walk:
                 self._follow(link, _identity_of(status, real), real)
             else:
                 self._leave(link.path, f"a link to {special_kind(status.st_mode)}", "link")
-        for place, known in self._also_below.items():
-            self.below[place] += [path for path in self.files.values() if {path, *path.parents} & known]
+        for place, folders in self._also_below.items():
+            self.below[place] += [path for path in self.files.values() if {path, *path.parents} & folders]
 
     def _follow(self, link: _Folder, identity: Identity, real: str) -> None:
         holds = Path(link.real).parent
         if any(identity == _identity(folder) for folder in (holds, *holds.parents)):
             self._leave(link.path, "a link to a folder that it lies in; it is not followed", "link")
         elif identity in self._folders:
-            known = self._folders[identity]
-            self._leave(link.path, f"a link to {known}, which is searched", "link")
-            self._also_below[link.place].add(known)
+            searched = self._folders[identity]
+            self._leave(link.path, f"a link to {searched}, which is searched", "link")
+            self._also_below[link.place].add(searched)
         else:
             self.add_folder(_Folder(link.path, real, link.place))
 
@@ -236,8 +236,8 @@ class _Walk:
     def left_out(self) -> list[Skipped]:
         """What is not used; files of one folder that are those of another are one entry."""
         for (folder, other), pairs in self._repeated.items():
-            (first, known), count = pairs[0], len(pairs)
-            reason = f"the same file as {known}" if count == 1 else f"the same files as in {other}"
+            (first, first_path), count = pairs[0], len(pairs)
+            reason = f"the same file as {first_path}" if count == 1 else f"the same files as in {other}"
             files = tuple(path for path, _ in pairs)
             path = first if count == 1 else folder
             self._left_out.append(Skipped(path, reason, count, False, "repeated file", count, files))

@@ -34,17 +34,17 @@ class Draws:
     def __init__(self, generator: torch.Generator, rank: int = 0, count: int = 1) -> None:
         self.generator, self.rank, self.count = generator, rank, count
 
-    def uniform(self, own: int, *shape: int) -> Tensor:
+    def uniform(self, count: int, *shape: int) -> Tensor:
         """(own, *shape) in 0..1."""
-        return self._part(torch.rand, own, shape)
+        return self._part(torch.rand, count, shape)
 
-    def normal(self, own: int, *shape: int) -> Tensor:
+    def normal(self, count: int, *shape: int) -> Tensor:
         """(own, *shape) of mean 0 and variance 1."""
-        return self._part(torch.randn, own, shape)
+        return self._part(torch.randn, count, shape)
 
-    def _part(self, draw: Callable[..., Tensor], own: int, shape: tuple[int, ...]) -> Tensor:
-        drawn = draw(self.count * own, *shape, generator=self.generator, device=self.generator.device)
-        return drawn[self.rank * own : (self.rank + 1) * own]
+    def _part(self, draw: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
+        drawn = draw(self.count * count, *shape, generator=self.generator, device=self.generator.device)
+        return drawn[self.rank * count : (self.rank + 1) * count]
 
 
 class Augmenter:
@@ -113,9 +113,9 @@ class Augmenter:
         shell = inside & ((rows < top + wall) | (rows > top + thickness - wall))
         density = self._uniform(images, 0.0, 0.9, draws)
         filling = density * (self._uniform(images, 0, 1, draws) < 0.3)
-        wanted = self._uniform(images, 0, 1, draws) < self.config.couch_probability
+        with_couch = self._uniform(images, 0, 1, draws) < self.config.couch_probability
         support = torch.where(shell, density, torch.where(inside, filling, torch.zeros_like(density)))
-        return torch.maximum(images, support * wanted)
+        return torch.maximum(images, support * with_couch)
 
     def _field_of_view(self, images: Tensor, draws: Draws) -> Tensor:
         """Cut a round reconstruction field, off the centre."""

@@ -60,11 +60,11 @@ class Checkpoint:
         for name, found in self.weights.items():
             if name not in expected:
                 raise InputError(f"found the weight {name[:LONGEST_SHOWN]!r}, which its network does not have")
-            wanted = expected[name]
-            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            expected_weight = expected[name]
+            if (found.shape, found.dtype) != (expected_weight.shape, expected_weight.dtype):
                 raise InputError(
-                    f"{name}: found {tuple(found.shape)} of {found.dtype}, expected {tuple(wanted.shape)} of "
-                    f"{wanted.dtype}, as its configuration says"
+                    f"{name}: found {tuple(found.shape)} of {found.dtype}, expected {tuple(expected_weight.shape)} of "
+                    f"{expected_weight.dtype}, as its configuration says"
                 )
         net = build_network(self.config, len(self.channels), len(self.labels))
         net.load_state_dict(self.weights)
@@ -101,8 +101,8 @@ def is_checkpoint(path: Path) -> bool:
         content = load_torch_file(path, values=False)
     except InputError:
         return False
-    found = content.get("format") if isinstance(content, dict) else None
-    return isinstance(found, str) and found.startswith("parotid-seg checkpoint")
+    file_format = content.get("format") if isinstance(content, dict) else None
+    return isinstance(file_format, str) and file_format.startswith("parotid-seg checkpoint")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -114,9 +114,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise OptionError("no such checkpoint", path=path)
     content = load_torch_file(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        shown = found[:LONGEST_SHOWN] if isinstance(found, str) else type(found).__name__
+    file_format = content.get("format") if isinstance(content, dict) else None
+    if file_format != FORMAT:
+        shown = file_format[:LONGEST_SHOWN] if isinstance(file_format, str) else type(file_format).__name__
         raise InputError(f"found format {shown!r}, expected {FORMAT!r}", path=path)
     try:
         weights = checked_weights(content.pop("weights", None))
@@ -147,17 +147,17 @@ class _Content:
     progress: dict[str, Any]
 
 
-def checked_weights(found: object) -> dict[str, torch.Tensor]:
+def checked_weights(weights: object) -> dict[str, torch.Tensor]:
     """Weights by name, once each is an ordinary tensor.
 
     Raises:
         InputError: if they are something else.
     """
-    if not isinstance(found, dict) or not found:
-        raise InputError(f"weights: found {type(found).__name__}, expected tensors by name")
-    for name, value in found.items():
+    if not isinstance(weights, dict) or not weights:
+        raise InputError(f"weights: found {type(weights).__name__}, expected tensors by name")
+    for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise InputError(
                 f"weights: found {type(value).__name__} by {type(name).__name__}, expected tensors by name"
             )
-    return found
+    return weights

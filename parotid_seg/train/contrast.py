@@ -119,8 +119,8 @@ class ContrastTrainer(Trainer):
             none = first.new_zeros(len(first), 0, 2, dtype=torch.long)
             return Pair(first, second, none, none, first_mm)
         tissue = first[:, first.shape[1] // 2] > TISSUE
-        wanted = first_shown & tissue
-        return Pair(first, second, *match(first_mm, wanted, second_mm, second_shown, self.schedule.points, draws))
+        candidates = first_shown & tissue
+        return Pair(first, second, *match(first_mm, candidates, second_mm, second_shown, self.schedule.points, draws))
 
 
 def match(

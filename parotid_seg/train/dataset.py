@@ -82,7 +82,7 @@ def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = Non
     Raises:
         InputError: also if scans are to be mirrored and labels that say a side do not come in pairs.
     """
-    found = {}
+    data_sets = {}
     for stage in config.stages:
         data = open_data_set(folder, stage, labelled if stage == "segment" else None, config.seed)
         if data.label_folder and config.augment.mirror_probability > 0:
@@ -90,8 +90,8 @@ def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = Non
                 check_pairs(data.labels)
             except InputError as error:
                 raise InputError(error.reason, path=data.folder / "dataset.json") from error
-        found[stage] = data
-    return found
+        data_sets[stage] = data
+    return data_sets
 
 
 def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
@@ -120,8 +120,8 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     train, validation, notes = _split(folder, ending, bool(label_folder))
     unlabelled: list[str] = []
     if stage in UNLABELLED_STAGES:
-        known = {*train, *validation}
-        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in known]
+        labelled_cases = {*train, *validation}
+        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in labelled_cases]
         train, validation = [*train, *unlabelled], []
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
@@ -161,9 +161,9 @@ def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str],
 
 def named(cases: Iterable[str]) -> str:
     """Names of patients for a message, as many as a line holds."""
-    found = list(cases)
-    more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
-    return ", ".join(found[:MOST_NAMES]) + more
+    names = list(cases)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _folder(place: Path) -> Path:
@@ -171,8 +171,8 @@ def _folder(place: Path) -> Path:
     if place.is_file() and place.name == "dataset.json":
         return place.parent
     if not place.is_dir():
-        found = "a file" if place.exists() else "no such folder"
-        raise OptionError(f"{found}, expected the folder of a data set in nnU-Net's raw layout", path=place)
+        reason = "a file" if place.exists() else "no such folder"
+        raise OptionError(f"{reason}, expected the folder of a data set in nnU-Net's raw layout", path=place)
     return place
 
 
@@ -223,8 +223,8 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         used = (*splits["train"], *(splits["validation"] if needs_labels else ()))
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
-        rest = images - {case for cases in splits.values() for case in cases}
-        return splits["train"], splits["validation"], _unused(rest, maps)
+        unassigned = images - {case for cases in splits.values() for case in cases}
+        return splits["train"], splits["validation"], _unused(unassigned, maps)
     cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
@@ -276,12 +276,12 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _check_files(data: DataSet) -> None:
     """Raise InputError unless every case has its label map and the file of every channel, and no more."""
     cases = (*data.train, *data.validation)
-    wanted = {
+    expected = {
         channel: {case: data.image_path(case, index) for case in cases} for index, channel in enumerate(data.channels)
     }
     if data.label_folder:
-        wanted["the label map"] = {case: data.label_path(case) for case in cases}
-    for content, paths in wanted.items():
+        expected["the label map"] = {case: data.label_path(case) for case in cases}
+    for content, paths in expected.items():
         if lost := [case for case, path in paths.items() if not path.exists()]:
             raise InputError(f"no such file: {content} of case {named(lost)}", path=paths[lost[0]])
     for case in cases:
@@ -300,11 +300,13 @@ def _other_organs(description: Mapping[str, Any], labels: LabelSet, path: Path) 
         raise InputError("found no key 'organ_labels', which the stage organs needs", path=path)
     if isinstance(organs, dict) and BACKGROUND not in organs:
         organs = {BACKGROUND: 0, **organs}
-    found = read_label_set({"organ_labels": organs}, path, "organ_labels")
-    known = {(structure_words(name), side_of(name)) for name in labels.values}
+    organ_labels = read_label_set({"organ_labels": organs}, path, "organ_labels")
+    trained = {(structure_words(name), side_of(name)) for name in labels.values}
     others = {
-        name: value for name, value in found.values.items() if (structure_words(name), side_of(name)) not in known
+        name: value
+        for name, value in organ_labels.values.items()
+        if (structure_words(name), side_of(name)) not in trained
     }
     if not others:
         raise InputError("organ_labels: found no organ that is not among the labels, expected some", path=path)
-    return LabelSet(others, found.ignore)
+    return LabelSet(others, organ_labels.ignore)

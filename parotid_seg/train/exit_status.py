@@ -48,7 +48,7 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
         return
     store, rank, count = next(iter(rendezvous("env://")))
     store.set_timeout(STORE_PATIENCE)
-    here = f"noticed by process {rank} of {count}"
+    noticed_by = f"noticed by process {rank} of {count}"
     once = threading.Lock()
 
     def end(line: str, status: int) -> NoReturn:
@@ -63,7 +63,8 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
         if number == signal.SIGINT:
             end(f"interrupted; {resume_advice(run)}", 130)
         end(
-            f"training stopped from outside, or because a process was lost ({here}); {resume_advice(run)}", 128 + number
+            f"training stopped from outside, or because a process was lost ({noticed_by}); {resume_advice(run)}",
+            128 + number,
         )
 
     _on_signal(stop)
@@ -76,7 +77,7 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
             time.sleep(SIGNAL_S)
             raise
         lost = f"a process was lost, or gave no sign for {PATIENCE.total_seconds() / 60:g} minutes"
-        end(f"training stopped: {lost} ({here}); {resume_advice(run)}", 1)
+        end(f"training stopped: {lost} ({noticed_by}); {resume_advice(run)}", 1)
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -101,19 +102,19 @@ def _on_signal(stop: Callable[[int], None]) -> None:
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    wanted = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM)
 
     def listen() -> None:
         with sender:
-            while (number := receiver.recv(1)[0]) not in wanted:
+            while (number := receiver.recv(1)[0]) not in signals:
                 pass
         stop(number)
 
     def leave_alone() -> None:
-        for each in wanted:
+        for each in signals:
             signal.signal(each, signal.SIG_DFL)
 
-    for each in wanted:
+    for each in signals:
         signal.signal(each, lambda *_: None)
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=leave_alone)  # those that draw slices share the socket

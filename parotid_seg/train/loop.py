@@ -151,8 +151,9 @@ class Trainer(ABC):
         held_out = f", validates on {len(self.data.validation)}: {', '.join(self.data.validation)}"
         trained = f"stage {self.config.stages[-1]}: trains on {len(self.data.train)} patients"
         self.report(trained + (held_out if self.data.validation else ""))
-        own = cases[self.processes.rank :: self.processes.count]
-        for part in (own, cases):  # first each process decodes its part; then nothing is left, unless caches are apart
+        own_cases = cases[self.processes.rank :: self.processes.count]
+        # First each process decodes its share. The second pass finds the rest in the cache, unless caches are separate.
+        for part in (own_cases, cases):
             patients = load_patients(self.data, part, self.cache, self.config.window_hu, self._reading(len(part)))
             self.processes.barrier()
         warning = doubts_line(patients)
@@ -174,18 +175,19 @@ class Trainer(ABC):
             InputError: if there is none, or it was made with other settings.
         """
         checkpoint = self.processes.broadcast_from_rank0(lambda: load_checkpoint(self.run / "last.pt"))
-        made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
-        found = made, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
-        asked = self.config, self.data.labels, self.data.channels, len(self.data.train)
-        if found != asked:
+        saved = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
+        saved_settings = saved, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
+        current = self.config, self.data.labels, self.data.channels, len(self.data.train)
+        if saved_settings != current:
             last = self.run / "last.pt"
             raise InputError(
-                f"--resume: {last} was made with other settings: {_differences(found, asked)}; give the same again "
+                f"--resume: {last} was made with other settings: {_differences(saved_settings, current)}; "
+                "give the same again "
                 f"(--config {self.run / 'config.toml'}), or start a new run from it (--init {last} with another --out)"
             )
         try:
-            done = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
-            self.epochs_done, self.step = done.epochs_done, done.step
+            progress = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
+            self.epochs_done, self.step = progress.epochs_done, progress.step
             self.optimizer.load_state_dict(checkpoint.progress["optimizer"])
             self.restore(checkpoint)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, RecordError) as error:
@@ -244,18 +246,18 @@ class Trainer(ABC):
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         figures: list[dict[str, float]] = []
-        steps, said = self.schedule.steps_an_epoch, started
+        steps, reported = self.schedule.steps_an_epoch, started
         title = f"stage {self.config.stages[-1]}, epoch {self.epochs_done + 1} of {self.schedule.epochs}"
         self.shown(title, 0, steps)
         for batch in self.batches(range(self.step, self.step + steps)):
             figures.append(self._train_step(batch, generator))
             self.shown(title, len(figures), steps)
-            if (now := time.monotonic()) - said >= SILENCE_S:
-                left = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
-                each, said = (now - started) / len(figures), now
+            if (now := time.monotonic()) - reported >= SILENCE_S:
+                in_stage = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
+                each, reported = (now - started) / len(figures), now
                 self.report(
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
-                    f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * left)} of the stage"
+                    f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * in_stage)} of the stage"
                 )
         self.epochs_done += 1
         means = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
@@ -321,19 +323,19 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _differences(found: tuple[Any, ...], asked: tuple[Any, ...]) -> str:
+def _differences(saved: tuple[Any, ...], current: tuple[Any, ...]) -> str:
     """Which settings differ, with both values."""
     names = ("settings", "labels", "channels", "train patients")
-    held, wanted = (dict(zip(names, each, strict=True)) for each in (found, asked))
-    for values in (held, wanted):
+    saved_values, current_values = (dict(zip(names, each, strict=True)) for each in (saved, current))
+    for values in (saved_values, current_values):
         config = values.pop("settings")
         values |= {
             f"{group.name}.{name}" if dataclasses.is_dataclass(getattr(config, group.name)) else group.name: value
             for group in dataclasses.fields(config)
             for name, value in _values_of(getattr(config, group.name))
         }
-    differing = [name for name in held if held[name] != wanted.get(name)]
-    return ", ".join(f"{name} (it has {held[name]}, now {wanted.get(name)})" for name in differing)
+    differing = [name for name in saved_values if saved_values[name] != current_values.get(name)]
+    return ", ".join(f"{name} (it has {saved_values[name]}, now {current_values.get(name)})" for name in differing)
 
 
 def _values_of(value: Any) -> list[tuple[str, Any]]:

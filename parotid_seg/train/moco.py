@@ -166,8 +166,8 @@ def slice_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float,
         queue: (Q, D), further keys that belong to no query.
         first: which key is the first query's; the others follow.
     """
-    own = torch.arange(len(queries), device=queries.device) + first
-    return 2 * temperature * F.cross_entropy(queries @ torch.cat([keys, queue]).T / temperature, own)
+    targets = torch.arange(len(queries), device=queries.device) + first
+    return 2 * temperature * F.cross_entropy(queries @ torch.cat([keys, queue]).T / temperature, targets)
 
 
 def place_loss(
@@ -196,13 +196,13 @@ def place_loss(
         logits = queries.flatten(0, 1) @ keys.flatten(0, 1).T / temperature
         before, after = first * points, (len(keys) - first - count) * points
         near = F.pad(torch.block_diag(*near), (before, after))  # type: ignore[no-untyped-call]
-        own = torch.arange(count * points, device=queries.device) + before
+        targets = torch.arange(count * points, device=queries.device) + before
     else:
         keys = keys[first : first + count]
         logits = (queries @ keys.transpose(1, 2) / temperature).flatten(0, 1)
         near = near.flatten(0, 1)
-        own = torch.arange(points, device=queries.device).repeat(count)
-    return 2 * temperature * F.cross_entropy(logits.masked_fill(near, -math.inf), own)
+        targets = torch.arange(points, device=queries.device).repeat(count)
+    return 2 * temperature * F.cross_entropy(logits.masked_fill(near, -math.inf), targets)
 
 
 @torch.no_grad()
@@ -223,8 +223,8 @@ def figures(features: Tensor, queries: Tensor, keys: Tensor) -> dict[str, float]
     pointing = F.normalize(features, dim=1)
     spread = (pointing - pointing.mean(dim=0)).square().sum(dim=1).mean().sqrt()
     first, second = keys.chunk(2)
-    wanted = torch.cat([second, first])
-    alignment = (queries - wanted).square().sum(dim=1).mean()
+    partners = torch.cat([second, first])
+    alignment = (queries - partners).square().sum(dim=1).mean()
     most = second[:MOST_COMPARED]
     uniformity = torch.pdist(most).square().mul(-2).exp().mean().log()
     nearest = (queries[: len(most)] @ most.T).argmax(dim=1)

@@ -58,8 +58,8 @@ class Processes:
         """
         if batch_size % self.count:
             raise InputError(f"batch_size: found {batch_size}, expected a multiple of the {self.count} processes")
-        own = batch_size // self.count
-        return range(self.rank * own, (self.rank + 1) * own)
+        share = batch_size // self.count
+        return range(self.rank * share, (self.rank + 1) * share)
 
     def draws(self, generator: torch.Generator) -> Draws:
         """Random numbers for this process's part of a batch."""
@@ -101,9 +101,9 @@ class Processes:
         """What the first process makes, for all: it alone needs to have the run's files."""
         if self.count == 1:
             return make()
-        made: list[Any] = [make() if self.first else None]
-        dist.broadcast_object_list(made, src=0, group=self.patient)
-        return made[0]  # type: ignore[no-any-return]
+        box: list[Any] = [make() if self.first else None]
+        dist.broadcast_object_list(box, src=0, group=self.patient)
+        return box[0]  # type: ignore[no-any-return]
 
     def broadcast_weights(self, module: nn.Module) -> None:
         """Give a module the weights that it has in the first process."""
@@ -113,13 +113,13 @@ class Processes:
             )
             module.load_state_dict(state)
 
-    def assert_equal(self, what: str, own: object) -> None:
+    def assert_equal(self, what: str, value: object) -> None:
         """Make sure that all processes were given the same.
 
         Raises:
             InputError: in one that was given something else than the first.
         """
-        if self.broadcast_from_rank0(lambda: own) != own:
+        if self.broadcast_from_rank0(lambda: value) != value:
             raise InputError(
                 f"{what}: found others in process {self.rank} than in process 0, expected the same on every machine"
             )
@@ -148,16 +148,16 @@ def join(device: str) -> Processes:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    found = _device(device)
+    chosen = _device(device)
     if count == 1:
-        return Processes(0, 1, found)
-    if found.type == "cuda":
-        found = torch.device("cuda", local)
-        torch.cuda.set_device(found)
+        return Processes(0, 1, chosen)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    return Processes(dist.get_rank(), count, found, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), patient)
+    return Processes(dist.get_rank(), count, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), patient)
 
 
 def keep_freed_memory() -> None:

@@ -208,13 +208,13 @@ def _mapped(path: Path, dimensions: int) -> NDArray[Any]:
         InputError: if it is no array of so many dimensions.
     """
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header raises whatever its bytes mean to Python's parser
         reason = f"not a decoded scan ({type(error).__name__}); remove its folder, it is made again"
         raise InputError(reason, path=path) from error
-    if found.ndim != dimensions:
-        raise InputError(f"found {found.ndim} dimensions, expected {dimensions}; remove its folder", path=path)
-    return found
+    if array.ndim != dimensions:
+        raise InputError(f"found {array.ndim} dimensions, expected {dimensions}; remove its folder", path=path)
+    return array
 
 
 def _key(*files: Path, values: Sequence[object] = ()) -> str:

@@ -37,17 +37,22 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
         picture: the file to make.
         figures: for each panel the prefix of the figures' names, and the axis' label.
     """
-    found = read_lines(metrics, dict[str, float])
-    records = [record for record in found if isinstance(record, dict) and "epoch" in record]
+    parsed = read_lines(metrics, dict[str, float])
+    records = [record for record in parsed if isinstance(record, dict) and "epoch" in record]
     names = list(dict.fromkeys(name for record in records for name in record))
     figure, panels = plt.subplots(1, len(figures), figsize=(5 * len(figures), 3.6), layout="constrained")
     for panel, (prefix, label) in zip(panels, figures, strict=True):
         lines = [name for name in names if name.startswith(prefix) or name.startswith(f"places_{prefix}")]
         for name in lines:
-            known = [record for record in records if name in record]
-            style = ".-" if len(known) < max(len(records), FEWEST_FOR_A_LINE) else "-"
+            with_figure = [record for record in records if name in record]
+            style = ".-" if len(with_figure) < max(len(records), FEWEST_FOR_A_LINE) else "-"
             title = name.removeprefix(prefix).strip("_").replace("_", " ") or "all"
-            panel.plot([record["epoch"] for record in known], [record[name] for record in known], style, label=title)
+            panel.plot(
+                [record["epoch"] for record in with_figure],
+                [record[name] for record in with_figure],
+                style,
+                label=title,
+            )
         panel.set(xlabel="epoch", ylabel=label)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)

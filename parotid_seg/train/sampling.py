@@ -86,14 +86,14 @@ def view(
     neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
     rows = resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)
     columns = resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)
-    seen = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is beyond the grid
-    voxels = patient.volume.voxels[:, first:last][(slice(None), *seen)]
+    used_ranges = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is beyond the grid
+    voxels = patient.volume.voxels[:, first:last][(slice(None), *used_ranges)]
     image = to_grid(
         torch.from_numpy(voxels.astype(np.float32)),
         torch.from_numpy(patient.windows),
-        torch.from_numpy(rows[:, seen[1]]),
-        torch.from_numpy(columns[:, seen[2]]),
-        torch.from_numpy(neighbours[None, :, seen[0]]),
+        torch.from_numpy(rows[:, used_ranges[1]]),
+        torch.from_numpy(columns[:, used_ranges[2]]),
+        torch.from_numpy(neighbours[None, :, used_ranges[0]]),
     )[0]
     return View(image, rows_mm, columns_mm, mirrored)
 
@@ -160,9 +160,9 @@ class SliceSampler(Sampler[Batch]):
     def _draw(self, rng: np.random.Generator) -> Batch:
         patient = self._patient(rng)
         index = self._choose_slice(patient, rng)
-        seen = self._view(patient, index, self.amount, bool(rng.random() < self.amount.mirror_probability), rng)
-        targets = torch.from_numpy(self._targets(patient, index, seen))
-        return Batch(seen.image, targets, self._contoured(patient, seen.mirrored))
+        view = self._view(patient, index, self.amount, bool(rng.random() < self.amount.mirror_probability), rng)
+        targets = torch.from_numpy(self._targets(patient, index, view))
+        return Batch(view.image, targets, self._contoured(patient, view.mirrored))
 
     def _choose_slice(self, patient: Patient, rng: np.random.Generator) -> int:
         structures = [slices for slices in patient.shown_in if slices]
@@ -183,20 +183,20 @@ class SliceSampler(Sampler[Batch]):
                 contoured[self.mirrored_labels[value] if mirror else value] = bool(patient.shown_in[value])
         return contoured
 
-    def _targets(self, patient: Patient, index: int, seen: View) -> Matrix:
+    def _targets(self, patient: Patient, index: int, view: View) -> Matrix:
         _, height, width = patient.volume.shape
         _, spacing_y, spacing_x = patient.volume.spacing_mm
         labels = patient.labels[index]
         classes, size = len(self.mirrored_labels), self.config.grid.size
         places = [
-            (self.mirrored_labels[value] if seen.mirrored else value, labels == value) for value in range(1, classes)
+            (self.mirrored_labels[value] if view.mirrored else value, labels == value) for value in range(1, classes)
         ]
         if patient.ignored is not None:
             places.append((classes, patient.ignored[index]))
         targets = np.zeros((classes + (patient.ignored is not None), size, size), np.float32)
         if any(inside.any() for _, inside in places):
-            rows = resampling_matrix(axis_mm(height, spacing_y), seen.rows_mm, 0.0)
-            columns = resampling_matrix(axis_mm(width, spacing_x), seen.columns_mm, 0.0)
+            rows = resampling_matrix(axis_mm(height, spacing_y), view.rows_mm, 0.0)
+            columns = resampling_matrix(axis_mm(width, spacing_x), view.columns_mm, 0.0)
             for becomes, inside in places:
                 targets[becomes] = rows @ inside.astype(np.float32) @ columns.T
         targets[0] = 1.0 - targets[1:].sum(axis=0)
@@ -241,7 +241,7 @@ class PairSampler(Sampler[PairBatch]):
         patient = self._patient(rng)
         index = int(rng.choice(patient.body_slices))
         mirrored = bool(rng.random() < self.first.mirror_probability)
-        seen = [self._view(patient, index, amount, mirrored, rng) for amount in (self.first, self.second)]
+        views = [self._view(patient, index, amount, mirrored, rng) for amount in (self.first, self.second)]
         positions_mm = [
             torch.from_numpy(
                 np.stack(
@@ -250,6 +250,6 @@ class PairSampler(Sampler[PairBatch]):
                     )
                 ).astype(np.float32)
             )
-            for each in seen
+            for each in views
         ]
-        return PairBatch(*(each.image for each in seen), *positions_mm)
+        return PairBatch(*(each.image for each in views), *positions_mm)

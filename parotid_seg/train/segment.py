@@ -54,8 +54,8 @@ def segmentation_loss(
     classes = logits.shape[1]
     weight: Tensor | float = 1.0
     if targets.shape[1] > classes:  # the mean over the pixels of all processes that are not ignored
-        known = 1.0 - targets[:, classes]
-        weight = add(torch.ones_like(known).sum()) / add(known.sum()).clamp(min=1.0)
+        labelled = 1.0 - targets[:, classes]
+        weight = add(torch.ones_like(labelled).sum()) / add(labelled.sum()).clamp(min=1.0)
     shares = logits.log_softmax(dim=1)
     away = shares.masked_fill(contoured[:, :, None, None], -math.inf)
     background = torch.cat([shares[:, :1], away[:, 1:]], dim=1).logsumexp(dim=1, keepdim=True)
@@ -217,21 +217,21 @@ class SegmentTrainer(Trainer):
         """Judge the moving average on the validation patients; it becomes `best.pt` if none was better."""
         started = time.monotonic()
         count = self.processes.count
-        own = self.validation[self.processes.rank :: count]
-        judged = self.processes.collected([self._judge(patient) for patient in own])
+        own_patients = self.validation[self.processes.rank :: count]
+        judged = self.processes.collected([self._judge(patient) for patient in own_patients])
         patients = [patient for rank in range(count) for patient in self.validation[rank::count]]
         scores = np.array([row for _, row in judged])
-        found = {"validation_dsc": float(np.nanmean(scores))}
+        figures = {"validation_dsc": float(np.nanmean(scores))}
         for name, column in zip(self.data.labels[1:], scores.T, strict=True):
             if not np.isnan(column).all():  # contoured in some validation patient
-                found[f"validation_dsc_{name}"] = float(np.nanmean(column))
-        if found["validation_dsc"] > self.best_dsc:
-            self.best_dsc = found["validation_dsc"]
-            self.save("best.pt", {}, **found)
+                figures[f"validation_dsc_{name}"] = float(np.nanmean(column))
+        if figures["validation_dsc"] > self.best_dsc:
+            self.best_dsc = figures["validation_dsc"]
+            self.save("best.pt", {}, **figures)
         if self.processes.first:
             predicted = [mask for mask, _ in judged]
             draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
-        return {**found, "validation_seconds": round(time.monotonic() - started, 1)}
+        return {**figures, "validation_seconds": round(time.monotonic() - started, 1)}
 
     def end_early(self) -> None:
         """Validate if no epoch was, so that there is a `best.pt`."""

@@ -47,10 +47,10 @@ PRESETS = {"compact": TrainConfig(), "paper": PAPER}
 
 def resume_advice(run: Path) -> str:
     """What can be resumed of a run that ended early."""
-    held = [*run.glob("last.pt"), *run.glob("*/last.pt")]
-    if not held:
+    checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
+    if not checkpoints:
         return f"{run} holds no finished epoch on this machine"
-    newest = max(held, key=lambda path: path.stat().st_mtime)
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
     return f"{newest} is whole, and --resume goes on with it"
 
 
@@ -83,13 +83,13 @@ def merge(config: C, values: dict[str, Any], *, where: str) -> C:
     Raises:
         InputError: for an unknown key, a value of another type than the field's, or a number that is not finite.
     """
-    known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
+    current = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
     hints = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(known)}")
-        default = known[key]
+        if key not in current:
+            raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(current)}")
+        default = current[key]
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
                 raise InputError(f"{where}: {key}: found {value!r}, expected a table")

@@ -67,7 +67,7 @@ def train(
     for note in dict.fromkeys(note for each in data_sets.values() for note in each.notes):
         if processes.first:
             report(f"note: {note}")
-    held = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
+    started_stages = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
@@ -77,19 +77,19 @@ def train(
         trainers[stage] = kind(
             config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache", progress
         )
-        if stage in held:
+        if stage in started_stages:
             trainers[stage].resume()
     unfinished = {stage: trainer for stage, trainer in trainers.items() if not trainer.finished}
     for trainer in unfinished.values():
         trainer.load()
     source = config.init
     for stage, trainer in trainers.items():
-        if stage not in held:
+        if stage not in started_stages:
             trainer.start(source)
         if processes.first:
             report(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
-        left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
-        if stage in unfinished and not trainer.fit(left):
+        minutes_left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
+        if stage in unfinished and not trainer.fit(minutes_left):
             return False
         late = processes.any(max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes)
         if late and stage in unfinished and folders[stage] != run:
@@ -102,12 +102,12 @@ def train(
 
 def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
     """The stages that the run's folder holds, which is made if it is not there."""
-    held = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
-    if list(folders)[-1] in held and not resume:
+    started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
+    if list(folders)[-1] in started_stages and not resume:
         raise InputError("holds a run already; --resume goes on with it, or choose another --out", path=run)
-    if resume and not held:
+    if resume and not started_stages:
         raise InputError(f"--resume: {run} holds no checkpoint: no epoch was finished; start without it")
     for folder in folders.values():
         make_folder(folder)
         remove_orphans(folder)
-    return held
+    return started_stages

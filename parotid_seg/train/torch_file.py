@@ -109,20 +109,21 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
             raise InputError(f"found {len(self._records)} parts, expected at most {MOST_RECORDS}")
         if sum(each.file_size for each in self._records.values()) > size:
             raise InputError("its parts have more bytes together than the file, expected fewer")
-        found = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(found) != 1 or self._records[found[0]].file_size > LONGEST_DESCRIPTION:
+        descriptions = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(descriptions) != 1 or self._records[descriptions[0]].file_size > LONGEST_DESCRIPTION:
             raise InputError(
-                f"found {len(found)} descriptions of its tensors, expected one, of at most {LONGEST_DESCRIPTION} bytes"
+                f"found {len(descriptions)} descriptions of its tensors, "
+                f"expected one, of at most {LONGEST_DESCRIPTION} bytes"
             )
-        self._folder = found[0].removesuffix("data.pkl")
+        self._folder = descriptions[0].removesuffix("data.pkl")
         order = f"{self._folder}byteorder"
         if order in self._records and self._record(order, 16) != sys.byteorder.encode():
             raise InputError(f"its byte order is not this machine's, {sys.byteorder}")
-        super().__init__(io.BytesIO(self._record(found[0], LONGEST_DESCRIPTION)))
+        super().__init__(io.BytesIO(self._record(descriptions[0], LONGEST_DESCRIPTION)))
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name; called by `load`."""
-        known: dict[tuple[str, str], Any] = {
+        classes: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): _ordered,
             ("torch", "Size"): tuple,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -130,8 +131,8 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
         }
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        if (module, name) in known:
-            return known[module, name]
+        if (module, name) in classes:
+            return classes[module, name]
         shown = f"{module}.{name}"[:LONGEST_SHOWN]
         raise InputError(f"found {shown!r} in it, expected only numbers, texts, lists, dictionaries and tensors")
 
@@ -208,34 +209,34 @@ def _check_key(key: object) -> None:
         raise InputError(f"found a dictionary with a {type(key).__name__} for a key, expected texts and numbers")
 
 
-def _are_sizes(found: Any) -> bool:
-    if not isinstance(found, tuple) or len(found) > MOST_DIMENSIONS:
+def _are_sizes(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) > MOST_DIMENSIONS:
         return False
-    return all(type(each) is int and 0 <= each < 1 << 62 for each in found)
+    return all(type(each) is int and 0 <= each < 1 << 62 for each in value)
 
 
 def _check_extent(content: Any) -> None:
     """Raise InputError for what is too deep, or too much if each value is counted as often as it is named."""
-    known: dict[int, tuple[int, int]] = {}
+    extents: dict[int, tuple[int, int]] = {}
     """Values in a list, tuple or dictionary and its depth, by identity; 0 of one that is not counted yet."""
     waiting: list[tuple[Any, bool]] = [(content, False)]
     while waiting:
-        found, counted = waiting.pop()
-        if not isinstance(found, dict | list | tuple):
+        container, counted = waiting.pop()
+        if not isinstance(container, dict | list | tuple):
             continue
-        inside = list(found.values()) if isinstance(found, dict) else found
+        inside = list(container.values()) if isinstance(container, dict) else container
         if counted:
-            sizes = [known.get(id(each), (1, 0)) for each in inside]
+            sizes = [extents.get(id(each), (1, 0)) for each in inside]
             values, depth = 1 + sum(size for size, _ in sizes), 1 + max((deep for _, deep in sizes), default=0)
-            known[id(found)] = values, depth
+            extents[id(container)] = values, depth
             if depth > DEEPEST or values > MOST_VALUES:
                 raise InputError(
                     f"found lists and dictionaries within each other, {depth} deep and with {values} values, "
                     f"expected at most {DEEPEST} and {MOST_VALUES}"
                 )
-        elif id(found) not in known:
-            known[id(found)] = 0, 0
-            waiting.append((found, True))
+        elif id(container) not in extents:
+            extents[id(container)] = 0, 0
+            waiting.append((container, True))
             waiting += ((each, False) for each in inside)
-        elif known[id(found)] == (0, 0):
+        elif extents[id(container)] == (0, 0):
             raise InputError("found a list or dictionary within itself, expected none")

@@ -101,18 +101,18 @@ def start_from(
         offered |= _mirrored(offered, net) if mirror else {}
         parts = parts if mirror else tuple(part for part in parts if part != "decoder")
     classifier = ("classifier",) if "decoder" in parts and labels == offered_labels else ()
-    own = net.state_dict()
+    weights = net.state_dict()
     taken: Weights = {}
     left_out = {}
     for name, value in offered.items():
-        if name not in own:
+        if name not in weights:
             left_out[name] = "the model has no such weight"
         elif part_of(name) == "classifier" and not classifier:
             left_out[name] = "a classifier is of use only with its decoder and for the same labels"
         elif part_of(name) not in (*parts, *classifier):
             left_out[name] = f"only {' and '.join(parts)} was asked for"
-        elif value.shape != own[name].shape:
-            left_out[name] = f"its shape {tuple(value.shape)} differs from the model's {tuple(own[name].shape)}"
+        elif value.shape != weights[name].shape:
+            left_out[name] = f"its shape {tuple(value.shape)} differs from the model's {tuple(weights[name].shape)}"
         else:
             taken[name] = value
     for part in parts:
@@ -120,7 +120,7 @@ def start_from(
             reason = next(iter(left_out.values()), "it holds no weights")
             raise InputError(f"--init {source}: no weight fits the model's {part}: {reason}")
     net.load_state_dict(taken, strict=False)
-    return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in own if name not in taken))
+    return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in weights if name not in taken))
 
 
 def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
@@ -161,8 +161,8 @@ def _foreign(path: Path) -> dict[str, Any]:
 
 def _imagenet(width: int) -> Weights:
     if width not in IMAGENET_MODELS:
-        known = ", ".join(map(str, IMAGENET_MODELS))
-        raise InputError(f"--init imagenet: found network.embed_dim {width}, expected one of {known}, as published")
+        widths = ", ".join(map(str, IMAGENET_MODELS))
+        raise InputError(f"--init imagenet: found network.embed_dim {width}, expected one of {widths}, as published")
     try:
         model = timm.create_model(IMAGENET_MODELS[width], pretrained=True)
     except Exception as error:  # the hub's client raises classes of several packages
@@ -185,15 +185,15 @@ def _mirrored(encoder: Weights, net: SwinUnet) -> Weights:
     stages = len(net.decoder)
     mirrored = {}
     for name, value in encoder.items():
-        found = re.fullmatch(r"encoder\.layers\.(\d+)\.(blocks\..+)", name)
-        if found and int(found[1]) < stages:
-            mirrored[f"decoder.{stages - 1 - int(found[1])}.{found[2]}"] = value
+        match = re.fullmatch(r"encoder\.layers\.(\d+)\.(blocks\..+)", name)
+        if match and int(match[1]) < stages:
+            mirrored[f"decoder.{stages - 1 - int(match[1])}.{match[2]}"] = value
     return mirrored
 
 
 def _as_timm(weights: Weights, net: SwinUnet) -> Weights:
     """Names and sizes as in timm's Swin Transformer of the network's window and channels."""
-    own = net.encoder.state_dict()
+    state = net.encoder.state_dict()
     official = "layers.0.downsample.reduction.weight" in weights  # it downsamples at a stage's end, timm at its start
     converted = {}
     for name, value in weights.items():
@@ -201,15 +201,15 @@ def _as_timm(weights: Weights, net: SwinUnet) -> Weights:
             continue  # computed, not learnt
         later = r"layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample"
         new_name = re.sub(*later, name) if official else name
-        converted[new_name] = _fitted(new_name, value, own[new_name].shape) if new_name in own else value
+        converted[new_name] = _fitted(new_name, value, state[new_name].shape) if new_name in state else value
     return converted
 
 
-def _fitted(name: str, value: Tensor, wanted: torch.Size) -> Tensor:
+def _fitted(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     """Position biases for another window and filters for other channels, the way timm adapts them."""
-    if name.endswith("relative_position_bias_table") and value.shape[0] != wanted[0]:
-        side = (int(wanted[0] ** 0.5) + 1) // 2
-        return resize_rel_pos_bias_table(value, (side, side), (wanted[0], value.shape[1]))  # type: ignore[no-any-return]
-    if name == "patch_embed.proj.weight" and value.shape[1] == 3 != wanted[1]:
-        return adapt_input_conv(wanted[1], value)  # type: ignore[no-any-return]
+    if name.endswith("relative_position_bias_table") and value.shape[0] != shape[0]:
+        side = (int(shape[0] ** 0.5) + 1) // 2
+        return resize_rel_pos_bias_table(value, (side, side), (shape[0], value.shape[1]))  # type: ignore[no-any-return]
+    if name == "patch_embed.proj.weight" and value.shape[1] == 3 != shape[1]:
+        return adapt_input_conv(shape[1], value)  # type: ignore[no-any-return]
     return value

@@ -141,9 +141,9 @@ def _acquisition(places: Sequence[Dataset]) -> Acquisition:
 
 
 def _has_agent(places: Sequence[Dataset], words: Callable[[str], frozenset[str]]) -> bool:
-    named = words("ContrastBolusAgent") - NO_AGENT
+    agents = words("ContrastBolusAgent") - NO_AGENT
     listed = _first(places, "ContrastBolusAgentSequence", items_of)
-    return bool(named) or (bool(listed) and "NO" not in words("ContrastBolusAgentAdministered"))
+    return bool(agents) or (bool(listed) and "NO" not in words("ContrastBolusAgentAdministered"))
 
 
 def _first(places: Sequence[Dataset], keyword: str, read: Callable[[Dataset, str], Iterable[T]]) -> list[T]:

@@ -49,8 +49,8 @@ def read_on_one_grid(first: Series, further: Sequence[Series]) -> NiftiScan:
         if not first.frame_of_reference_uid or each.frame_of_reference_uid != first.frame_of_reference_uid:
             raise ScanError(f"{each.title} has not the frame of reference of {first.title}", path=each.folder)
         voxels, flags, decoders = read_voxels(each)
-        whole = voxels.dtype == scan.volume.voxels.dtype == np.int16
-        voxels, covered = resampled(voxels, each.affine, first.affine, shape, whole=whole)
+        integer = voxels.dtype == scan.volume.voxels.dtype == np.int16
+        voxels, covered = resampled(voxels, each.affine, first.affine, shape, whole=integer)
         if not covered:
             raise ScanError(f"{each.title} has no place in common with {first.title}", path=each.folder)
         if covered < COVERED:

@@ -106,13 +106,13 @@ def sequence_named(channel: str) -> str | None:
     bare = re.sub(r"[\s_+./()-]", "", channel.casefold())
     if bare in ("mr", "mri"):
         return ANY
-    found = CHANNEL.fullmatch(bare)
-    if found is None:
+    match = CHANNEL.fullmatch(bare)
+    if match is None:
         return None
-    name = "PD" if found[1] == "protondensity" else found[1].upper()
-    if (found[2] and name != "T1") or (found[3] and name == "STIR"):
+    name = "PD" if match[1] == "protondensity" else match[1].upper()
+    if (match[2] and name != "T1") or (match[3] and name == "STIR"):
         return None
-    return name + AGENT * bool(found[2]) + FAT_SUPPRESSED * bool(found[3])
+    return name + AGENT * bool(match[2]) + FAT_SUPPRESSED * bool(match[3])
 
 
 def sequence_of(series: Series) -> str:
@@ -197,7 +197,7 @@ def _by_times(how: Acquisition) -> str:
 
 def _by_words(words: frozenset[str]) -> str:
     """The one sequence that a description names."""
-    found = {CALLED[word] for word in words if word in CALLED}
-    if found & {"STIR", "FLAIR"}:
-        found -= {"T2"}  # as in "T2 FLAIR"
-    return found.pop() if len(found) == 1 else UNCLEAR
+    sequences = {CALLED[word] for word in words if word in CALLED}
+    if sequences & {"STIR", "FLAIR"}:
+        sequences -= {"T2"}  # as in "T2 FLAIR"
+    return sequences.pop() if len(sequences) == 1 else UNCLEAR

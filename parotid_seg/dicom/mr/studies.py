@@ -37,8 +37,8 @@ def kinds_taken(channels: Sequence[str]) -> Takes:
     """The kinds of series that a model takes, by its channels' names."""
     modalities = frozenset("CT" if is_ct(channel) else "MR" for channel in channels)
     sequences = {sequence_named(channel) for channel in channels}
-    known = None if sequences & {None, ANY} else frozenset(filter(None, sequences))
-    return Takes(modalities, known, ", ".join(map(plain, channels)))
+    mr_sequences = None if sequences & {None, ANY} else frozenset(filter(None, sequences))
+    return Takes(modalities, mr_sequences, ", ".join(map(plain, channels)))
 
 
 def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[Skipped]]:
@@ -57,7 +57,7 @@ def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Sc
     scans: list[Scan] = []
     errors: list[ScanError] = []
     left_out: list[Skipped] = []
-    wanted = [sequence_named(channel) for channel in channels]
+    sequences = [sequence_named(channel) for channel in channels]
     studies = defaultdict(list)
     for each in series:
         studies[each.study_uid or str(each.folder)].append(each)
@@ -65,11 +65,11 @@ def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Sc
         study, copies = _without_copies(all_of_study) if len(channels) > 1 else (all_of_study, [])
         left_out += [_left_out(each, "copies of images that are used") for each in copies]
         try:
-            found, unused = _scans_of_study(study, channels, wanted)
+            study_scans, unused = _scans_of_study(study, channels, sequences)
         except ScanError as error:
             errors.append(error)
         else:
-            scans += found
+            scans += study_scans
             left_out += unused
     return scans, errors, left_out
 
@@ -81,27 +81,27 @@ def folder_of(series: Sequence[Series]) -> Path:
 
 def _without_copies(study: Sequence[Series]) -> tuple[list[Series], list[Series]]:
     """Series, and those that consist of the same images as an earlier one."""
-    kept: dict[tuple[tuple[str, int | None], ...], Series] = {}
+    originals: dict[tuple[tuple[str, int | None], ...], Series] = {}
     copies = []
     for each in study:
         images = tuple((one.sop_instance_uid, one.frame) for one in each.slices)
-        if kept.setdefault(images, each) is not each:
+        if originals.setdefault(images, each) is not each:
             copies.append(each)
-    return list(kept.values()), copies
+    return list(originals.values()), copies
 
 
 def _scans_of_study(
-    study: Sequence[Series], channels: Sequence[str], wanted: Sequence[str | None]
+    study: Sequence[Series], channels: Sequence[str], expected: Sequence[str | None]
 ) -> tuple[list[Scan], list[Skipped]]:
     """The scans of a study, and what is left out of it.
 
     Raises:
         ScanError: if there are none.
     """
-    if wanted in (["CT"], [ANY]):
+    if expected in (["CT"], [ANY]):
         return [(each,) for each in study], []
     folder, title = folder_of(study), _title_of(study[0].study_uid)
-    for channel, sequence in zip(channels, wanted, strict=True):
+    for channel, sequence in zip(channels, expected, strict=True):
         if sequence is None or (sequence == ANY and len(channels) > 1):
             raise ScanError(
                 f"{title}: the model's channel {plain(channel)} names no MR sequence that DICOM headers tell, expected "
@@ -109,7 +109,7 @@ def _scans_of_study(
                 path=folder,
             )
     sequences = {each: sequence_of(each) for each in study}
-    candidates = [[each for each in study if sequences[each] == sequence] for sequence in wanted]
+    candidates = [[each for each in study if sequences[each] == sequence] for sequence in expected]
     missing = [channel for channel, some in zip(channels, candidates, strict=True) if not some]
     if missing:
         raise ScanError(
@@ -118,7 +118,7 @@ def _scans_of_study(
             path=folder,
         )
     if len(channels) == 1:
-        taken = dict.fromkeys(candidates[0])
+        used = dict.fromkeys(candidates[0])
         scans: list[Scan] = [(each,) for each in candidates[0]]
     else:
         try:
@@ -126,10 +126,12 @@ def _scans_of_study(
             scan = tuple(_chosen(candidates, channels))
         except ScanError as error:
             raise ScanError(f"{title}: {error.reason}", path=folder) from None
-        scans, taken = [scan], dict.fromkeys(scan)
-    instead = {sequences[each]: each for each in taken}
+        scans, used = [scan], dict.fromkeys(scan)
+    used_by_sequence = {sequences[each]: each for each in used}
     return scans, [
-        _left_out(each, _why_not(each, sequences[each], channels, instead)) for each in study if each not in taken
+        _left_out(each, _why_not(each, sequences[each], channels, used_by_sequence))
+        for each in study
+        if each not in used
     ]
 
 
@@ -140,8 +142,8 @@ def _title_of(study_uid: str) -> str:
 
 def _listed(sequences: Sequences) -> str:
     """Series with what they are, by number."""
-    told = sorted(sequences.items(), key=lambda item: (item[0].number or 0, item[0].title))
-    return ", ".join(f"{sequence}: {each.title}" for each, sequence in told)
+    in_order = sorted(sequences.items(), key=lambda item: (item[0].number or 0, item[0].title))
+    return ", ".join(f"{sequence}: {each.title}" for each, sequence in in_order)
 
 
 def _check_frame_of_reference(candidates: Sequence[Sequence[Series]], sequences: Sequences) -> None:
@@ -152,8 +154,8 @@ def _check_frame_of_reference(candidates: Sequence[Sequence[Series]], sequences:
     if "" in frames:
         raise ScanError(f"no frame of reference in {_listed(frames[''])}; expected one for all channels")
     if len(frames) > 1:
-        found = "; ".join(map(_listed, frames.values()))
-        raise ScanError(f"found {len(frames)} frames of reference ({found}), expected one for all channels")
+        listed = "; ".join(map(_listed, frames.values()))
+        raise ScanError(f"found {len(frames)} frames of reference ({listed}), expected one for all channels")
 
 
 def _chosen(candidates: Sequence[Sequence[Series]], channels: Sequence[str]) -> list[Series]:
@@ -169,11 +171,11 @@ def _chosen(candidates: Sequence[Sequence[Series]], channels: Sequence[str]) -> 
     common = max(PREFERRED, key=lambda plane: sum(plane in each for each in planes))
     chosen = []
     for channel, some in zip(channels, candidates, strict=True):
-        left = [each for each in some if _plane_of(each) == common] or list(some)
-        first, *others = sorted(left, key=_reach_mm, reverse=True)
+        in_plane = [each for each in some if _plane_of(each) == common] or list(some)
+        first, *others = sorted(in_plane, key=_reach_mm, reverse=True)
         rivals = [each for each in others if _reach_mm(each) * COVERS_MORE > _reach_mm(first)]
         if rivals:
-            titles = " and ".join(each.title for each in left if each is first or each in rivals)
+            titles = " and ".join(each.title for each in in_plane if each is first or each in rivals)
             raise ScanError(f"{len(rivals) + 1} series could be {channel}, expected one: {titles}")
         chosen.append(first)
     return chosen
@@ -191,19 +193,19 @@ def _reach_mm(series: Series) -> float:
     return step * len(series.slices)
 
 
-def _why_not(series: Series, sequence: str, channels: Sequence[str], instead: Mapping[str, Series]) -> str:
+def _why_not(series: Series, sequence: str, channels: Sequence[str], used_by_sequence: Mapping[str, Series]) -> str:
     """Why a series is not used.
 
     Args:
         series: the series.
         sequence: what it is.
         channels: the model's channel names.
-        instead: what is used, by sequence.
+        used_by_sequence: what is used, by sequence.
     """
-    if sequence not in instead:
+    if sequence not in used_by_sequence:
         return f"{sequence}, the model takes {', '.join(channels)}"
-    taken = instead[sequence]
-    return f"{sequence}, {_extent(series)}; taken was {taken.title}, {_extent(taken)}"
+    used = used_by_sequence[sequence]
+    return f"{sequence}, {_extent(series)}; taken was {used.title}, {_extent(used)}"
 
 
 def _extent(series: Series) -> str:

@@ -76,17 +76,17 @@ def _jpeg(content: bytes) -> Codestream | None:
     """A JPEG or JPEG-LS image whose header is whole up to where its pixels begin."""
     if not content.startswith(START_OF_IMAGE):
         return None
-    found, at = None, 2
+    codestream, at = None, 2
     while at + 10 <= len(content) and content[at] == 0xFF and content[at + 1] >= 0xC0:
         marker = content[at + 1]
         if marker == 0xFF:  # any number of these may come before a marker
             at += 1
             continue
         if marker == START_OF_SCAN:
-            return found
+            return codestream
         if marker in JPEG_FRAMES or marker == JPEG_LS_FRAME:
             rows, columns = (int.from_bytes(content[at + each : at + each + 2]) for each in (5, 7))
             family = JPEG_LS if marker == JPEG_LS_FRAME else JPEG
-            found = Codestream(family, rows, columns, content[at + 9], content[at + 4], None, content)
+            codestream = Codestream(family, rows, columns, content[at + 9], content[at + 4], None, content)
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return None

@@ -81,8 +81,8 @@ def _pylibjpeg_plugins() -> dict[str, dict[str, Callable[..., bytearray]]]:
         return {}
     from pylibjpeg.utils import get_pixel_data_decoders
 
-    found: dict[str, dict[str, Callable[..., bytearray]]] = get_pixel_data_decoders(version=2)
-    return found
+    plugins: dict[str, dict[str, Callable[..., bytearray]]] = get_pixel_data_decoders(version=2)
+    return plugins
 
 
 def _with_pyjpegls(image: Codestream) -> bytes | bytearray:
@@ -100,12 +100,12 @@ def _with_gdcm(syntax: UID, image: Codestream) -> bytes:
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetValue(fragments.__ref__())
-    found = gdcm.Image()
-    found.SetNumberOfDimensions(2)
-    found.SetDimensions((image.columns, image.rows, 1))
-    found.SetDataElement(element)
-    found.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    found.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
-    found.SetPixelFormat(gdcm.PixelFormat(1, 8 if image.bits <= 8 else 16, image.bits, image.bits - 1, 0))
-    pixels: bytes = found.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns a char* as str
+    gdcm_image = gdcm.Image()
+    gdcm_image.SetNumberOfDimensions(2)
+    gdcm_image.SetDimensions((image.columns, image.rows, 1))
+    gdcm_image.SetDataElement(element)
+    gdcm_image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    gdcm_image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    gdcm_image.SetPixelFormat(gdcm.PixelFormat(1, 8 if image.bits <= 8 else 16, image.bits, image.bits - 1, 0))
+    pixels: bytes = gdcm_image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns a char* as str
     return pixels

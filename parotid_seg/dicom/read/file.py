@@ -125,16 +125,16 @@ def read_dicom(path: Path, *, pixels: bool = False) -> DicomFile | None:
     """
     with phi_safe(path, "DICOM file"), _Bounded(path) as file:
         start = file.read(HEAD)
-        named = start[128:] == b"DICM"
-        if not (named or _begins_as_data_set(start)):
+        has_magic = start[128:] == b"DICM"
+        if not (has_magic or _begins_as_data_set(start)):
             return None
         try:
-            found = _read(path, file, pixels)
+            dicom = _read(path, file, pixels)
         except Exception:
-            if named:
+            if has_magic:
                 raise
             return None
-    return found if named or "SOPClassUID" in found.header else None
+    return dicom if has_magic or "SOPClassUID" in dicom.header else None
 
 
 def kind_in_meta(path: Path) -> str:
@@ -168,11 +168,11 @@ def _read(path: Path, file: _Bounded, pixels: bool) -> DicomFile:
         return header, at, len(header.get("PixelData") or b"") if pixels else source.seek(0, os.SEEK_END) - at
 
     try:
-        header, at, left = read(file)
+        header, at, pixel_bytes = read(file)
     except _Deflated:
-        header, _, left = read(_inflated(file, path))
+        header, _, pixel_bytes = read(_inflated(file, path))
         at = 0
-    return DicomFile(path, header, _syntax(header), at, left, fill_blank(header))
+    return DicomFile(path, header, _syntax(header), at, pixel_bytes, fill_blank(header))
 
 
 def fill_blank(header: Dataset) -> bool:
@@ -186,8 +186,8 @@ def fill_blank(header: Dataset) -> bool:
         element = header.get_item(keyword)
         value = None if element is None else element.value
         blank = not (value.strip(b" \0") if isinstance(value, bytes) else str(value or "").strip(" \0"))
-        if blank and (known := str(header.file_meta.get(in_meta) or "")):
-            setattr(header, keyword, known)
+        if blank and (meta_value := str(header.file_meta.get(in_meta) or "")):
+            setattr(header, keyword, meta_value)
             filled = True
     return filled
 
@@ -230,22 +230,22 @@ def read_object(path: Path, tags: Iterable[str | BaseTag] | None = None, *, pixe
         ScanError: if it grows beyond a limit.
         Exception: of any type, if it cannot be read.
     """
-    wanted = None if tags is None else list(tags)
+    tag_list = None if tags is None else list(tags)
     with _Bounded(path) as file:
         try:
-            found = dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
+            dataset = dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=tag_list)
         except _Deflated:
             content = _inflated(file, path)
-            found = dcmread(content, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
-            found.file_meta = read_file_meta_info(path)
-        _check_sequences(found, file.size, path)
-    found.filename, found.buffer = str(path), None
-    return found
+            dataset = dcmread(content, stop_before_pixels=not pixels, force=True, specific_tags=tag_list)
+            dataset.file_meta = read_file_meta_info(path)
+        _check_sequences(dataset, file.size, path)
+    dataset.filename, dataset.buffer = str(path), None
+    return dataset
 
 
-def _check_sequences(found: Dataset, size: int, path: Path) -> None:
+def _check_sequences(dataset: Dataset, size: int, path: Path) -> None:
     """Raise ScanError if sequences that are not decoded yet have more items than a file of a size may."""
-    raw = (each for each in found.elements() if isinstance(each, RawDataElement) and each.tag not in _PIXELS)
+    raw = (each for each in dataset.elements() if isinstance(each, RawDataElement) and each.tag not in _PIXELS)
     values = [each.value for each in raw if isinstance(each.value, bytes)]
     _check_items(sum(value.count(item) for value in values for item in ITEMS), size, path)
 
@@ -269,9 +269,9 @@ def _inflated(file: _Bounded, path: Path) -> io.BytesIO:
 
 
 def _syntax(header: Dataset) -> UID:
-    named = header.file_meta.get("TransferSyntaxUID")
-    if named:
-        return UID(str(named))
+    uid = header.file_meta.get("TransferSyntaxUID")
+    if uid:
+        return UID(str(uid))
     implicit, little = header.original_encoding
     if implicit:
         return ImplicitVRLittleEndian

@@ -113,12 +113,12 @@ class _Gathered:
             files.items.add(path if item is None else item)
 
     def left_out(self) -> tuple[Skipped, ...]:
-        made = []
-        for (reason, refused, _), found in self.reasons.items():
-            files = tuple(dict.fromkeys(found.paths))
+        skipped = []
+        for (reason, refused, _), group in self.reasons.items():
+            files = tuple(dict.fromkeys(group.paths))
             place = files[0] if len(files) == 1 else folder_of_files(files)
-            made.append(Skipped(place, reason, len(files), refused, found.kind, len(found.items), files))
-        return tuple(sorted(made, key=lambda each: not each.refused))
+            skipped.append(Skipped(place, reason, len(files), refused, group.kind, len(group.items), files))
+        return tuple(sorted(skipped, key=lambda each: not each.refused))
 
 
 def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
@@ -144,9 +144,9 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
         volumes += _volumes_of(owner, gathered)
     volumes = [each for each in _told_apart(volumes) if _is_head_scan(each, gathered)]
     volumes = _without_derived(volumes, gathered)
-    found = [_beside_damaged(each, gathered) for each in volumes]
-    found.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
-    return Found(tuple(found), gathered.left_out())
+    series = [_beside_damaged(each, gathered) for each in volumes]
+    series.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
+    return Found(tuple(series), gathered.left_out())
 
 
 def _gather(path: Path, gathered: _Gathered) -> None:
@@ -225,10 +225,10 @@ def _name_of(sop_class: str) -> str:
 def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     """The volumes of one series; none if an image of it cannot be used."""
     frames, unusable = gathered.frames.get(owner, []), gathered.unusable.get(owner, [])
-    known = {frame.slice.sop_instance_uid for frame in frames}
-    if damaged_copies := [path for path, _, uid in unusable if uid in known]:
+    readable_uids = {frame.slice.sop_instance_uid for frame in frames}
+    if damaged_copies := [path for path, _, uid in unusable if uid in readable_uids]:
         gathered.skip("damaged copies of images that are used", *damaged_copies, kind="damaged copy")
-        unusable = [each for each in unusable if each[2] not in known]
+        unusable = [each for each in unusable if each[2] not in readable_uids]
     paths = list(dict.fromkeys([*(frame.slice.path for frame in frames), *(path for path, _, _ in unusable)]))
     title = series_title(owner.modality, frames[0].number if frames else None, series_key(owner.series_uid))
     try:
@@ -325,16 +325,16 @@ def _told_apart(volumes: Sequence[_Volume]) -> list[_Volume]:
     by_uid = defaultdict(list)
     for volume in volumes:
         by_uid[volume.series.series_uid].append(volume)
-    told = []
+    distinct = []
     for alike in by_uid.values():
-        taken: set[str] = set()
+        used_parts: set[str] = set()
         for number, volume in enumerate(alike, start=1):
             part = volume.series.part
-            if len(alike) > 1 and (not part or part in taken):
+            if len(alike) > 1 and (not part or part in used_parts):
                 part = f"{part}-{number}".strip("-")
-            taken.add(part)
-            told.append(replace(volume, series=replace(volume.series, part=part if len(alike) > 1 else "")))
-    return told
+            used_parts.add(part)
+            distinct.append(replace(volume, series=replace(volume.series, part=part if len(alike) > 1 else "")))
+    return distinct
 
 
 def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
@@ -370,18 +370,18 @@ def _without_derived(volumes: Sequence[_Volume], gathered: _Gathered) -> list[_V
     """Original volumes, and derived ones of studies that have none."""
     original = {_study(each.owner) for each in volumes if not each.derived}
     reason = "images derived from others of a study that has original ones"
-    kept = []
+    remaining = []
     for volume in volumes:
         if volume.derived and _study(volume.owner) in original:
             gathered.skip(reason, *volume.paths, kind="derived series", item=volume.series.key)
         else:
-            kept.append(volume)
+            remaining.append(volume)
     for owner, why, paths in gathered.derived:
         if _study(owner) in original:
             gathered.skip(reason, *paths, kind="derived series", item=owner)
         else:
             gathered.skip(why, *paths, refused=True, kind=f"{owner.modality} series", item=owner)
-    return kept
+    return remaining
 
 
 def _study(owner: Owner) -> tuple[str, str, str]:

@@ -193,8 +193,8 @@ def _spacing(place: Place) -> tuple[float, ...]:
 
 
 def _orientation(place: Place) -> tuple[float, ...]:
-    found = numbers_of(place("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    row, column = found[:3], found[3:]
+    cosines = numbers_of(place("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    row, column = cosines[:3], cosines[3:]
     lengths = math.hypot(*row), math.hypot(*column)
     across = sum(a * b for a, b in zip(row, column, strict=True))
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(across)) > SKEW:

@@ -99,8 +99,8 @@ class Frames:
 
     def flags(self) -> list[Flag]:
         """What a person should know about the decoding."""
-        meant = "a two's complement" if self._cut else "values of 0 and more"
-        return [Flag(FlagCode.SIGN_FROM_PIXELS, detail=meant)] if self._pairs else []
+        reading = "a two's complement" if self._cut else "values of 0 and more"
+        return [Flag(FlagCode.SIGN_FROM_PIXELS, detail=reading)] if self._pairs else []
 
     def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[Frame]:
         syntax = file.transfer_syntax
@@ -140,8 +140,8 @@ def _steps(patterns: NDArray[np.unsignedinteger], bits: int) -> NDArray[np.int64
     As a two's complement they lie 2 ** bits minus that apart.
     """
     high, values = patterns >> (bits - 1) == 1, patterns.astype(np.int64)
-    found = (np.abs(np.diff(values, axis=axis)[np.diff(high, axis=axis)]) for axis in (0, 1))
-    return np.concatenate(list(found))
+    steps = (np.abs(np.diff(values, axis=axis)[np.diff(high, axis=axis)]) for axis in (0, 1))
+    return np.concatenate(list(steps))
 
 
 def _plain(file: DicomFile, layout: Layout) -> Iterator[Frame]:
@@ -185,10 +185,10 @@ def _codestreams(header: Dataset, layout: Layout) -> Iterator[Codestream]:
         content = next(contents, None)
         if content is None:
             raise Unusable(f"found {number} compressed images, expected {layout.frames}")
-        found = codestream_of(content)
-        if found is None:
+        codestream = codestream_of(content)
+        if codestream is None:
             raise Unusable("a compressed image does not begin as one")
-        yield found
+        yield codestream
 
 
 def _check(image: Codestream, family: str, layout: Layout) -> None:

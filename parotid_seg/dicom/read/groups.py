@@ -46,15 +46,15 @@ def images_in(header: Dataset) -> Iterator[tuple[int | None, Place]]:
         yield None, lambda sequence: header
         return
     shared = item_of(header, "SharedFunctionalGroupsSequence") or Dataset()
-    own, frames = items_of(header, "PerFrameFunctionalGroupsSequence"), integer_of(header, "NumberOfFrames")
-    if len(own) != frames:
-        raise Unusable(f"functional groups of {len(own)} frames, expected {frames}")
-    for index, groups in enumerate(own):
+    per_frame, frames = items_of(header, "PerFrameFunctionalGroupsSequence"), integer_of(header, "NumberOfFrames")
+    if len(per_frame) != frames:
+        raise Unusable(f"functional groups of {len(per_frame)} frames, expected {frames}")
+    for index, groups in enumerate(per_frame):
         yield index, _in_groups(groups, shared)
 
 
-def _in_groups(own: Dataset, shared: Dataset) -> Place:
+def _in_groups(per_frame: Dataset, shared: Dataset) -> Place:
     def place(sequence: str) -> Dataset:
-        return item_of(own, sequence) or item_of(shared, sequence) or Dataset()
+        return item_of(per_frame, sequence) or item_of(shared, sequence) or Dataset()
 
     return place

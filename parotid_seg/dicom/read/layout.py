@@ -131,5 +131,7 @@ def _check_decoder(syntax: UID) -> None:
     try:
         get_decoder(syntax)
     except NotImplementedError:
-        known = str(syntax) in UID_dictionary
-        raise Unusable(f"stored as {syntax.name if known else 'something unknown'}, which cannot be read") from None
+        is_known_syntax = str(syntax) in UID_dictionary
+        raise Unusable(
+            f"stored as {syntax.name if is_known_syntax else 'something unknown'}, which cannot be read"
+        ) from None

@@ -84,10 +84,10 @@ def _check_room(series: Series) -> None:
 
 def _read_files(series: Series, frames: Frames) -> _Volume:
     volume = _Volume((len(series.slices), series.rows, series.columns), series.modality == "CT")
-    wanted: dict[Path, dict[int, int]] = defaultdict(dict)
+    frames_by_file: dict[Path, dict[int, int]] = defaultdict(dict)
     for index, each in enumerate(series.slices):
-        wanted[each.path][each.frame or 0] = index
-    for path, indices in wanted.items():
+        frames_by_file[each.path][each.frame or 0] = index
+    for path, indices in frames_by_file.items():
         with phi_safe(path, "DICOM image"):
             try:
                 _read_file(path, series, indices, frames, volume)
@@ -192,9 +192,9 @@ class _Volume:
         if self._ct and highest <= HIGHEST_AIR_HU:
             return stated
         padded = _outside(values, stated)
-        kept = int(np.count_nonzero(stated)) - int(np.count_nonzero(padded))
-        if kept:
-            self._kept[str(padding)] += kept
+        not_padding = int(np.count_nonzero(stated)) - int(np.count_nonzero(padded))
+        if not_padding:
+            self._kept[str(padding)] += not_padding
         return padded
 
 

@@ -97,9 +97,9 @@ def plane_of_frame(header: Dataset, frame: int | None) -> Plane:
         )
     cosines = np.array(orientation.ImageOrientationPatient, dtype=np.float64)
     row_mm, column_mm = (float(value) for value in measures.PixelSpacing)
-    found = np.array(position.ImagePositionPatient, dtype=np.float64)
+    position_mm = np.array(position.ImagePositionPatient, dtype=np.float64)
     row, column = at_right_angle(*(each / np.linalg.norm(each) for each in (cosines[:3], cosines[3:])))
-    return Plane(found, row, column, (row_mm, column_mm))
+    return Plane(position_mm, row, column, (row_mm, column_mm))
 
 
 def at_right_angle(row: Vector, column: Vector) -> tuple[Vector, Vector]:

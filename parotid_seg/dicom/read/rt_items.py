@@ -91,8 +91,8 @@ def _own(
         return with_contours[0], "", ()
     if len(sharing) > 1 and len(items) == len(sharing) and in_order:
         return items[place], "", (Flag(FlagCode.NUMBER_TWICE, value=len(sharing)),)
-    found = f"{len(sharing)} structures ({', '.join(sharing)})" if len(sharing) > 1 else "one structure"
-    return (), f"found the ROINumber {number} for {found} and for contours of {len(items)}, expected it once each", ()
+    owners = f"{len(sharing)} structures ({', '.join(sharing)})" if len(sharing) > 1 else "one structure"
+    return (), f"found the ROINumber {number} for {owners} and for contours of {len(items)}, expected it once each", ()
 
 
 def secrets_of(header: Dataset) -> list[str]:

@@ -139,25 +139,25 @@ class Roi:
         for index, closed in slices.items():
             exclusive = all(each.exclusive for each in closed)
             try:
-                found = combined([each.points for each in closed], series.rows, series.columns, exclusive=exclusive)
+                region = combined([each.points for each in closed], series.rows, series.columns, exclusive=exclusive)
             except ScanError as error:
                 raise ScanError(f"{self._where}: {error.reason}", path=self.path) from None
-            mask[index] = found.mask
+            mask[index] = region.mask
             overlapping = FlagCode.CONTOURS_EXCLUSIVE if exclusive else FlagCode.CONTOURS_OVERLAP
-            noted.update({FlagCode.CONTOURS_REPEATED} if found.repeated else ())
-            noted.update({overlapping} if found.overlapping else ())
-            noted.update({FlagCode.CONTOURS_HOLLOW} if found.hollow else ())
+            noted.update({FlagCode.CONTOURS_REPEATED} if region.repeated else ())
+            noted.update({overlapping} if region.overlapping else ())
+            noted.update({FlagCode.CONTOURS_HOLLOW} if region.hollow else ())
         return mask, noted
 
     def _placed(self, number: int) -> _Contour:
         """A contour where it lies in the series."""
-        contour, where = self.contours[number], f"{self._where}: contour {number + 1} of {len(self.contours)}"
+        contour, title = self.contours[number], f"{self._where}: contour {number + 1} of {len(self.contours)}"
         kind, points = plain(str(contour.ContourGeometricType)), contour_points(contour)
         images = images_of(contour)
         if kind not in CLOSED:
-            raise ScanError(f"{where} is of type {kind[:20]}, expected {CLOSED[0]}", path=self.path)
+            raise ScanError(f"{title} is of type {kind[:20]}, expected {CLOSED[0]}", path=self.path)
         if points is None:
-            raise ScanError(f"{where} is damaged, expected three finite numbers for each of its points", path=self.path)
+            raise ScanError(f"{title} is damaged, expected three finite numbers for each of its points", path=self.path)
         voxels = points @ self._to_voxels[:3, :3].T + self._to_voxels[:3, 3]
         depths, last = voxels[:, 0], len(self.series.slices) - 1
         if len(points) < 3 or (depths < -OFF_SLICE).all() or (depths > last + OFF_SLICE).all():
@@ -167,7 +167,7 @@ class Roi:
         if off > OFF_SLICE:
             lies = "between slices" if np.ptp(depths) < OFF_SLICE else "across slices"
             raise ScanError(
-                f"{where} lies {lies}, {off:.2f} of their distance off the next one, expected at most {OFF_SLICE}",
+                f"{title} lies {lies}, {off:.2f} of their distance off the next one, expected at most {OFF_SLICE}",
                 path=self.path,
             )
         return _Contour(index, voxels[:, 1:], kind in EXCLUSIVE, images)
@@ -244,18 +244,18 @@ def series_in(dataset: Dataset) -> list[Dataset]:
     ]
 
 
-def check_frame(found: set[str], series: Series, path: Path, where: str = "") -> None:
+def check_frame(frame_uids: set[str], series: Series, path: Path, where: str = "") -> None:
     """Raise ScanError unless a series' frame of reference is among some.
 
     Args:
-        found: UIDs; an empty one is none.
+        frame_uids: UIDs; an empty one is none.
         series: the scan.
         path: the structure set.
         where: what of it, for the error.
     """
     expected = series.frame_of_reference_uid
-    if not expected or expected not in found:
-        names = ", ".join(sorted(map(plain_uid, found))) or "none"
+    if not expected or expected not in frame_uids:
+        names = ", ".join(sorted(map(plain_uid, frame_uids))) or "none"
         raise ScanError(
             f"{where}in another frame of reference: found {names}, expected {plain_uid(expected)}", path=path
         )
@@ -290,7 +290,11 @@ def contour_points(contour: Dataset) -> NDArray[np.float64] | None:
         numbers = [float(each) for each in text.strip(b" \0").split(b"\\")] if text else []  # quicker than pydicom
     except ValueError:
         return None
-    said = contour.get("NumberOfContourPoints")
-    if len(numbers) % 3 or not np.isfinite(numbers).all() or (said is not None and said != len(numbers) // 3):
+    stated_count = contour.get("NumberOfContourPoints")
+    if (
+        len(numbers) % 3
+        or not np.isfinite(numbers).all()
+        or (stated_count is not None and stated_count != len(numbers) // 3)
+    ):
         return None
     return np.array(numbers).reshape(-1, 3)

@@ -82,11 +82,11 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
         raise Unusable(_differences(groups))
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
-        kept, extra = _without_copies(group)
-        _check_identity(kept)
+        distinct, extra = _without_copies(group)
+        _check_identity(distinct)
         copies += extra
         plane = f"plane-{number}" if len(groups) > 1 else ""
-        stacks += [_stack(part, "-".join(filter(None, (plane, name)))) for part, name in _parts(kept)]
+        stacks += [_stack(part, "-".join(filter(None, (plane, name)))) for part, name in _parts(distinct)]
     return stacks, copies
 
 
@@ -136,7 +136,7 @@ def _differences(groups: Sequence[Sequence[Frame]]) -> str:
 
 def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
     """Images, and those that are an earlier one again: same position, same numbers, same content."""
-    kept: list[Frame] = []
+    originals: list[Frame] = []
     copies: list[Frame] = []
     alike = defaultdict(list)
     for frame in frames:
@@ -149,9 +149,9 @@ def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
             path = frame.slice.path
             if len(group) > 1 and path not in hashes:
                 hashes[path] = _hash_pixels(path, frame.pixels_at)
-            (copies if hashes.get(path) in seen else kept).append(frame)
+            (copies if hashes.get(path) in seen else originals).append(frame)
             seen.add(hashes.get(path))
-    return kept, copies
+    return originals, copies
 
 
 def _hash_pixels(path: Path, at: int) -> str:

@@ -88,9 +88,9 @@ def decoded(value: bytes, encodings: list[str]) -> Text:
     text, utf8 = decode_bytes(value, encodings, TEXT_VR_DELIMS), _strictly(value, UTF8)
     name = codecs.lookup(encodings[0]).name
     undeclared = bool(utf8) and name != UTF8 and ESCAPE not in value and (name.startswith(ONE_BYTE) or LOST in text)
-    found = utf8 if undeclared else text
-    others = dict.fromkeys((text, utf8, *_otherwise(value), *_decoded_twice(found)))
-    return Text(found, undeclared, tuple(each for each in others if each and each != found))
+    decoded_text = utf8 if undeclared else text
+    others = dict.fromkeys((text, utf8, *_otherwise(value), *_decoded_twice(decoded_text)))
+    return Text(decoded_text, undeclared, tuple(each for each in others if each and each != decoded_text))
 
 
 def _otherwise(value: bytes) -> Iterator[str]:

@@ -29,12 +29,12 @@ def image_references(series: Series, frames_in_file: int | None) -> list[Dataset
     for each in series.slices:
         if each.frame is not None:
             frames.setdefault(each.sop_instance_uid, []).append(each.frame + 1)
-    found = {each.sop_instance_uid: slice_reference(each) for each in series.slices}
+    references = {each.sop_instance_uid: slice_reference(each) for each in series.slices}
     for uid, numbers in frames.items():
-        del found[uid].ReferencedFrameNumber
+        del references[uid].ReferencedFrameNumber
         if len(numbers) != frames_in_file:
-            found[uid].ReferencedFrameNumber = sorted(numbers)
-    return list(found.values())
+            references[uid].ReferencedFrameNumber = sorted(numbers)
+    return list(references.values())
 
 
 def refer_to(series: Series, structure_set: Dataset, frames_in_file: int | None) -> None:
@@ -45,11 +45,11 @@ def refer_to(series: Series, structure_set: Dataset, frames_in_file: int | None)
     study = _item(frame, "RTReferencedStudySequence", "ReferencedSOPInstanceUID", series.study_uid)
     if "ReferencedSOPClassUID" not in study:
         study.ReferencedSOPClassUID = STUDY_CLASS
-    found = _item(study, "RTReferencedSeriesSequence", "SeriesInstanceUID", series.series_uid)
-    images = list(found.get("ContourImageSequence") or ())
+    referenced_series = _item(study, "RTReferencedSeriesSequence", "SeriesInstanceUID", series.series_uid)
+    images = list(referenced_series.get("ContourImageSequence") or ())
     there = {each.get("ReferencedSOPInstanceUID") for each in images}
     new = [each for each in image_references(series, frames_in_file) if each.ReferencedSOPInstanceUID not in there]
-    found.ContourImageSequence = [*images, *new]
+    referenced_series.ContourImageSequence = [*images, *new]
 
 
 def _item(dataset: Dataset, sequence: str, key: str, value: str) -> Dataset:

@@ -70,8 +70,8 @@ def verify_round_trip(
                 raise ScanError(f"found another {keyword} than in {series.slices[0].path.name}", path=shown)
         _check_names(written, labels, kind, shown)
         read = _read_contours if kind == "rtstruct" else _read_segments
-        for value, found in enumerate(read(written, series, planes, len(labels) - 1, shown), start=1):
-            _compare(found, mask == value, planes, series, shown, labels[value])
+        for value, structure in enumerate(read(written, series, planes, len(labels) - 1, shown), start=1):
+            _compare(structure, mask == value, planes, series, shown, labels[value])
 
 
 def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> None:
@@ -117,7 +117,7 @@ def _read_contours(
     numbers = Counter(int(each.ROINumber) for each in written.StructureSetROISequence)
     drawn = [(int(each.ReferencedROINumber), each) for each in written.ROIContourSequence]
     for roi in written.StructureSetROISequence[-count:]:
-        found: Slices = {}
+        slices: Slices = {}
         items, count = [each for number, each in drawn if number == roi.ROINumber], numbers[int(roi.ROINumber)]
         if (count, len(items)) != (1, 1):
             raise ScanError(
@@ -141,13 +141,13 @@ def _read_contours(
                     path=shown,
                 )
             enclosed = filled([voxels], series.rows, series.columns)
-            if index in found and (found[index] & enclosed).any():
+            if index in slices and (slices[index] & enclosed).any():
                 raise ScanError(
                     f"{shown}: found contours that overlap on {series.slices[index].path}, which not all programs read "
                     "alike"
                 )
-            found[index] = found[index] | enclosed if index in found else enclosed
-        yield found
+            slices[index] = slices[index] | enclosed if index in slices else enclosed
+        yield slices
 
 
 def _read_segments(
@@ -156,7 +156,7 @@ def _read_segments(
     """Voxels of all segments, each frame in the slice that lies where the frame says it does."""
     positions, corners = np.stack([each.position for each in planes]), _corners(series)
     pixels = written.pixel_array.reshape(-1, written.Rows, written.Columns)
-    found: dict[int, Mask] = {}
+    slices: dict[int, Mask] = {}
     for number, frame in enumerate(pixels):
         plane = plane_of_frame(written, number)
         index = int(np.argmin(np.linalg.norm(positions - plane.position, axis=1)))
@@ -169,21 +169,21 @@ def _read_segments(
             )
         segment = written.PerFrameFunctionalGroupsSequence[number].get("SegmentIdentificationSequence")
         if segment:
-            found[index] = np.where(frame > 0, int(segment[0].ReferencedSegmentNumber), found.get(index, 0))
+            slices[index] = np.where(frame > 0, int(segment[0].ReferencedSegmentNumber), slices.get(index, 0))
         else:
-            found[index] = frame
-    yield from ({index: frame == value for index, frame in found.items()} for value in range(1, count + 1))
+            slices[index] = frame
+    yield from ({index: frame == value for index, frame in slices.items()} for value in range(1, count + 1))
 
 
 def _compare(
-    found: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ...], series: Series, shown: Path, label: str
+    slices: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ...], series: Series, shown: Path, label: str
 ) -> None:
     """Raise ScanError if voxels, volume or place of a structure differ."""
-    places = np.array(sorted({*found, *np.flatnonzero(expected.any(axis=(1, 2))).tolist()}), dtype=np.int64)
+    places = np.array(sorted({*slices, *np.flatnonzero(expected.any(axis=(1, 2))).tolist()}), dtype=np.int64)
     if not len(places):
         return
     none = np.zeros((series.rows, series.columns), dtype=np.bool_)
-    read, expected = np.stack([found.get(int(place), none) for place in places]), expected[places]
+    read, expected = np.stack([slices.get(int(place), none) for place in places]), expected[places]
     dsc = dice(read, expected)
     if dsc < LEAST_DSC:
         other = int(np.count_nonzero(read != expected))

@@ -88,8 +88,8 @@ def _check(path: Path, dataset: Dataset, series: Series, source: Dataset) -> Non
         str(each.get("ReferencedFrameOfReferenceUID") or "") for each in dataset.get("StructureSetROISequence") or ()
     }
     check_frame((frames_of(dataset) | stated) - {""}, series, path)
-    if whole := str(dataset.get("FrameOfReferenceUID") or ""):
-        check_frame({whole}, series, path, "as a whole ")
+    if frame_uid := str(dataset.get("FrameOfReferenceUID") or ""):
+        check_frame({frame_uid}, series, path, "as a whole ")
 
 
 def _check_numbers(dataset: Dataset, shown: list[str], path: Path) -> None:

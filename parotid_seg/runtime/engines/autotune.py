@@ -119,24 +119,24 @@ def choose(
         ParotidSegError: if the first candidate cannot be loaded, or the one that was chosen before.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
-    kept = _kept(place, by_name)
-    if kept is None:
+    stored = _kept(place, by_name)
+    if stored is None:
         choice, chosen = _tried(candidates, precision, sizes, measure, today())
-        kept = _kept(place, by_name)  # another process may have been faster; both must take the same
-        if kept is not None:
+        stored = _kept(place, by_name)  # another process may have been faster; both must take the same
+        if stored is not None:
             chosen.close()
-    if kept is not None:
-        chosen = by_name[kept.name].make()
-        chosen.batch_size = kept.batch_size
-        say(f"{kept} (measured on this machine {kept.measured}, kept in {place})")
+    if stored is not None:
+        chosen = by_name[stored.name].make()
+        chosen.batch_size = stored.batch_size
+        say(f"{stored} (measured on this machine {stored.measured}, kept in {place})")
         return chosen
-    where = f"kept in {place}"
+    kept_where = f"kept in {place}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_record(choice, place)
     except (OutputError, OSError) as error:
-        where = f"not kept, so that the next run may choose another: {error}"
-    say(f"{choice} (measured on this machine just now, {where})")
+        kept_where = f"not kept, so that the next run may choose another: {error}"
+    say(f"{choice} (measured on this machine just now, {kept_where})")
     return chosen
 
 

@@ -56,9 +56,9 @@ class EngineBenchmark:
             runs[str(size)] = (backend, chunk)
         if str(USUAL_BATCH) not in runs:
             return 1  # hardly any memory; larger ones are for the user to try
-        found = self._timed(runs)
-        best = max(found, key=lambda size: found[size])
-        return int(best) if found[best] >= BATCH_GAIN * found[str(USUAL_BATCH)] else USUAL_BATCH
+        speeds = self._timed(runs)
+        best = max(speeds, key=lambda size: speeds[size])
+        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(USUAL_BATCH)] else USUAL_BATCH
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
         """Why another's masks are not those of the reference, by the gate of its precision; empty if they are."""

@@ -139,11 +139,11 @@ class Sidecar:
             ModelError: if it is damaged, changed by hand, or of another schema version.
         """
         try:
-            found = convert(parse(text), dict[str, Any], version=SCHEMA_VERSION, advice="build the engine again")
-            checksum = found.pop("checksum", None)
-            if checksum != _checksum(found):
+            fields = convert(parse(text), dict[str, Any], version=SCHEMA_VERSION, advice="build the engine again")
+            checksum = fields.pop("checksum", None)
+            if checksum != _checksum(fields):
                 raise ModelError(f"{where}: changed since it was written (its checksum does not match); build again")
-            return convert(found, cls)
+            return convert(fields, cls)
         except RecordError as error:
             raise ModelError(f"{where}: not an engine's sidecar: {error.reason}") from error
 
@@ -219,8 +219,8 @@ def check_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
         library_version: of the sidecar's library, None if that is not installed.
         gpu: the GPU to run it on, None if there is none.
     """
-    found = (_judge_file(engine, sidecar), _judge_library(sidecar, library_version), _judge_gpu(sidecar, gpu))
-    return tuple(reason for reason in found if reason)
+    reasons = (_judge_file(engine, sidecar), _judge_library(sidecar, library_version), _judge_gpu(sidecar, gpu))
+    return tuple(reason for reason in reasons if reason)
 
 
 def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> Verdict:
@@ -235,8 +235,8 @@ def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
         return Verdict(reasons, not_rebuilt=f"no {sidecar.onnx_name} beside it")
     if hash_file(onnx) != sidecar.onnx_sha256:
         return Verdict(reasons, not_rebuilt=f"{onnx.name} is not the file it was built from (its hash does not match)")
-    library, asked = LIBRARIES[sidecar.library], sidecar.options.runs_on
-    for runs_on in (asked, *library.runs_on):
+    library, requested = LIBRARIES[sidecar.library], sidecar.options.runs_on
+    for runs_on in (requested, *library.runs_on):
         if runs_on and (runs_on != "ampere-plus" or gpu.compute_capability >= AMPERE):
             return Verdict(reasons, onnx, dataclasses.replace(sidecar.options, runs_on=runs_on))
     return Verdict(reasons, not_rebuilt=f"{library.title} makes no engines for {gpu}")

@@ -65,7 +65,7 @@ def find_gpu(index: int = 0) -> Gpu | None:
 
 def find_gpus() -> list[Gpu]:
     """All GPUs of this machine, by number."""
-    found: list[Gpu] = []
-    while (gpu := find_gpu(len(found))) is not None:
-        found.append(gpu)
-    return found
+    gpus: list[Gpu] = []
+    while (gpu := find_gpu(len(gpus))) is not None:
+        gpus.append(gpu)
+    return gpus

@@ -129,17 +129,17 @@ def _load(engine: Engine | None, request: Request) -> Backend:
     """By name exactly this file; else the best of all candidates."""
     if engine is not None:
         return engine.implementation().load(request)
-    found = candidates(request)
-    if len(found) == 1:
-        loaded = found[0].make()
-        request.say(f"{found[0].name}: the only engine for this model here")
+    available = candidates(request)
+    if len(available) == 1:
+        loaded = available[0].make()
+        request.say(f"{available[0].name}: the only engine for this model here")
         return loaded
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
-    names = [candidate.name for candidate in found]
+    names = [candidate.name for candidate in available]
     place = place_for({**facts_of(request.model), **_machine(request), "output": request.output, "candidates": names})
     sizes, contract = BATCHES[CPU if request.gpu is None else CUDA], request.contract
-    return choose(found, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
+    return choose(available, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
 
 
 def _machine(request: Request) -> dict[str, object]:
@@ -194,6 +194,6 @@ def gpu_index(device: str) -> int | None:
     if not gpus:
         raise OptionError(f"--device {device}: found no NVIDIA GPU, expected one that its driver shows (nvidia-smi -L)")
     if index >= len(gpus):
-        found = ", ".join(f"cuda:{each} {gpu}" for each, gpu in enumerate(gpus))
-        raise OptionError(f"--device {device}: no such GPU, found {found}")
+        listed = ", ".join(f"cuda:{each} {gpu}" for each, gpu in enumerate(gpus))
+        raise OptionError(f"--device {device}: no such GPU, found {listed}")
     return index

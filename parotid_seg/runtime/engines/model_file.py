@@ -57,7 +57,7 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
         kind = ModelError if path.is_file() else MissingModelError
         raise kind(f"no usable model file: {error.reason}", path=path) from error
     try:
-        texts, found, external = metadata(content), graph_hash(content), has_external_data(content)
+        texts, graph_sha256, external = metadata(content), graph_hash(content), has_external_data(content)
     except ValueError as error:
         raise ModelError(_no_model(content), path=path) from error
     if external:
@@ -65,9 +65,9 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     if METADATA_KEY not in texts:
         raise ModelError("an ONNX model, but without parotid-seg's contract in its metadata", path=path)
     contract = Contract.from_json(texts[METADATA_KEY], where=str(path))
-    if found != contract.graph_sha256:
+    if graph_sha256 != contract.graph_sha256:
         raise ModelError(
-            f"found a graph of SHA-256 {found[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
+            f"found a graph of SHA-256 {graph_sha256[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
             "the file was changed or damaged",
             path=path,
         )
@@ -150,13 +150,13 @@ def has_external_data(content: bytes) -> bool:
     Raises:
         ValueError: if it is no ONNX file.
     """
-    waiting, seen = [("model", memoryview(content))], 0
+    waiting, fields_read = [("model", memoryview(content))], 0
     while waiting:
         kind, message = waiting.pop()
         places = PLACES_OF_TENSORS[kind]
         for each in fields(message):
-            seen += 1
-            if seen > MOST_FIELDS:
+            fields_read += 1
+            if fields_read > MOST_FIELDS:
                 raise ValueError("more fields than any model has")
             if kind == "tensor":
                 if each.number == EXTERNAL_DATA or (each.number == DATA_LOCATION and each.value != 0):
@@ -174,9 +174,9 @@ def _graph(content: bytes) -> memoryview:
 
 
 def _without_seal(content: bytes) -> bytes:
-    kept, at = [], 0
+    parts, at = [], 0
     for each in fields(content):
         if each.number == METADATA and isinstance(each.value, memoryview) and text(each.value, 1) == SEAL_KEY:
-            kept.append(content[at : each.begin])
+            parts.append(content[at : each.begin])
             at = each.end
-    return b"".join((*kept, content[at:]))
+    return b"".join((*parts, content[at:]))

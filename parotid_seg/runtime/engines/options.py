@@ -49,12 +49,12 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
         from parotid_seg.runtime.engines.triton import check_address
 
         check_address(self.triton)
-        given = {
+        used = {
             "--model": self.model is not None,
             "--backend": self.backend != "auto",
             "--device": self.device != "auto",
         }
-        if both := [option for option, is_given in given.items() if is_given]:
+        if both := [option for option, is_given in used.items() if is_given]:
             raise OptionError(f"--triton: the server has the model and runs it, expected no {' and no '.join(both)}")
 
     @property

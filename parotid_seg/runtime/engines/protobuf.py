@@ -68,10 +68,10 @@ def text(message: bytes | memoryview, number: int) -> str:
     Raises:
         ValueError: as `fields`, if it is there twice, or if it is no text.
     """
-    found = messages(message, number)
-    if len(found) > 1:
+    fields = messages(message, number)
+    if len(fields) > 1:
         raise ValueError("a field is there twice")
-    return bytes(found[0]).decode() if found else ""
+    return bytes(fields[0]).decode() if fields else ""
 
 
 def encoded(number: int, value: bytes) -> bytes:

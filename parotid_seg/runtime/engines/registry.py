@@ -131,5 +131,5 @@ def candidates(request: Request, engines: Sequence[Engine] = tuple(ENGINES.value
     """
     device = CPU if request.gpu is None else CUDA
     able = [engine for engine in engines if device in engine.devices and engine.runs == request.model.suffix]
-    found = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
-    return [each for engine, each in found if each.backend == engine.name]
+    pairs = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
+    return [each for engine, each in pairs if each.backend == engine.name]

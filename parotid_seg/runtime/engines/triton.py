@@ -149,8 +149,8 @@ class TritonBackend:
         expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)
         found = ("no labels", ()) if output is None else (output.datatype, tuple(output.shape))
         if found != expected:
-            told = f"{plain(found[0])[:20]} of shape {found[1][:8]}"
-            raise ModelError(f"{self._where}: found {told}, expected {expected[0]} of shape {expected[1]}")
+            shown = f"{plain(found[0])[:20]} of shape {found[1][:8]}"
+            raise ModelError(f"{self._where}: found {shown}, expected {expected[0]} of shape {expected[1]}")
         try:
             labels: Mask = result.as_numpy(OUTPUTS[0])
         except ValueError as error:  # numpy's word on what is no array of this shape
@@ -246,8 +246,8 @@ def check_address(text: str) -> str:
     Raises:
         InputError: if it is anything else, a URL for example.
     """
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]{1,5})", text)
-    if found is None or not 1 <= int(found[2]) <= 65535 or not _is_host(found[1]):
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]{1,5})", text)
+    if match is None or not 1 <= int(match[2]) <= 65535 or not _is_host(match[1]):
         raise OptionError(
             f"--triton: found {plain(text)[:LONGEST_REASON]!r}, expected HOST:PORT, as localhost:8001 or [::1]:8001, "
             "without a scheme"

@@ -160,31 +160,31 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
     """
     head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
     try:
-        found = _DECODER.decode(head)
+        answer = _DECODER.decode(head)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"found no answer of a known type ({' '.join(str(error).split())[:200]})") from error
-    if found.case != _bytes(asked.job.case.name):
+    if answer.case != _bytes(asked.job.case.name):
         raise ProtocolError("found an answer on another case than was asked about")
-    if isinstance(found, _Covered):
-        return _read_covered(stream, array_bytes, found, asked)
+    if isinstance(answer, _Covered):
+        return _read_covered(stream, array_bytes, answer, asked)
     read_arrays(stream, array_bytes, [])
-    if isinstance(found, _Done):
-        return CaseResult("done", _entry_of(found, asked))
-    if isinstance(found, _Skipped):
+    if isinstance(answer, _Done):
+        return CaseResult("done", _entry_of(answer, asked))
+    if isinstance(answer, _Skipped):
         known = asked.job.known
         if known is None or known.status != "done" or asked.work.options.overwrite:
             raise ProtocolError("found that the case was done before, which it was not")
         return CaseResult("skipped", known)
-    if isinstance(found, _PutOff):
-        return PutOff(_text(found.reason))
-    if isinstance(found, _Stopped):
-        return OutputFailure(_text(found.message))
-    path = Path(os.fsdecode(found.path))
+    if isinstance(answer, _PutOff):
+        return PutOff(_text(answer.reason))
+    if isinstance(answer, _Stopped):
+        return OutputFailure(_text(answer.message))
+    path = Path(os.fsdecode(answer.path))
     if not _is_named(path, asked.work, asked.job):
         raise ProtocolError("found the path of a file that is not the case's")
-    if found.key and not (len(found.key) == 64 and set(found.key) <= set("0123456789abcdef")):
+    if answer.key and not (len(answer.key) == 64 and set(answer.key) <= set("0123456789abcdef")):
         raise ProtocolError("found a key that is no SHA-256")
-    return CaseResult("failed", failed(asked.job.case, _text(found.reason), found.key, path=path))
+    return CaseResult("failed", failed(asked.job.case, _text(answer.reason), answer.key, path=path))
 
 
 def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: WorkerConfig, job: CaseRequest) -> _Answer:
@@ -216,48 +216,50 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
     )
 
 
-def _entry_of(found: _Done, asked: Asked) -> Entry:
-    work, case = asked.work, asked.job.case
+def _entry_of(done: _Done, question: Asked) -> Entry:
+    work, case = question.work, question.job.case
     names, structures = work.options.outputs.names(case.name), work.contract.labels[1:]
-    if len(found.files) != len(names):
-        raise ProtocolError(f"found {len(found.files)} files, expected {len(names)}")
-    if set(found.volumes_ml) != set(structures) or not set(found.agreement) <= set(structures):
+    if len(done.files) != len(names):
+        raise ProtocolError(f"found {len(done.files)} files, expected {len(names)}")
+    if set(done.volumes_ml) != set(structures) or not set(done.agreement) <= set(structures):
         raise ProtocolError("found other structures than the model's")
     return Entry(
         case=case.name,
         source=str(place_of(case.scan[0])),
-        key=found.key,
+        key=done.key,
         status="done",
         mask=names[0],
-        mask_sha256=found.files[0],
-        further=dict(zip(names[1:], found.files[1:], strict=True)),
-        volumes_ml={name: found.volumes_ml[name] for name in structures},
-        agreement={name: found.agreement[name] for name in structures if name in found.agreement},
-        flags=tuple(Flag(each.code, _text(each.structure), each.value, _text(each.detail)) for each in found.flags),
-        seconds={"read": found.read, "segment": found.segment, "write": found.write},
+        mask_sha256=done.files[0],
+        further=dict(zip(names[1:], done.files[1:], strict=True)),
+        volumes_ml={name: done.volumes_ml[name] for name in structures},
+        agreement={name: done.agreement[name] for name in structures if name in done.agreement},
+        flags=tuple(Flag(each.code, _text(each.structure), each.value, _text(each.detail)) for each in done.flags),
+        seconds={"read": done.read, "segment": done.segment, "write": done.write},
         settings=work.settings,
-        decoders=found.decoders,
+        decoders=done.decoders,
         series=series_of(case.scan[0]),
-        shape=found.shape,
-        spacing_mm=found.spacing_mm,
+        shape=done.shape,
+        spacing_mm=done.spacing_mm,
     )
 
 
-def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: Asked) -> CroppedScan:
-    contract = asked.work.contract
-    channels, depth, height, width = found.shape
-    if asked.labelled >= MOST_QUESTIONS:
-        raise ProtocolError(f"found a scan for which labels were given {asked.labelled} times")
+def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, question: Asked) -> CroppedScan:
+    contract = question.work.contract
+    channels, depth, height, width = covered.shape
+    if question.labelled >= MOST_QUESTIONS:
+        raise ProtocolError(f"found a scan for which labels were given {question.labelled} times")
     if channels != len(contract.channels) or depth > MOST_SLICES or max(height, width) > LONGEST_SIDE:
         raise ProtocolError(
-            f"found voxels of shape {found.shape}, expected {len(contract.channels)} channels of a scan"
+            f"found voxels of shape {covered.shape}, expected {len(contract.channels)} channels of a scan"
         )
-    if channels * depth * height * width > asked.voxels:
-        raise ProtocolError(f"found voxels of shape {found.shape}, expected at most {asked.voxels} as in the header")
-    count = -(-depth // sample_step(found.distance_mm, contract.grid))
-    if found.samples and not all(low < high for low, high in itertools.pairwise((-1, *found.samples, count))):
-        raise ProtocolError(f"found samples {str(found.samples)[:200]}, expected rising ones below {count}")
-    types = _types_of(found.shape, contract)
+    if channels * depth * height * width > question.voxels:
+        raise ProtocolError(
+            f"found voxels of shape {covered.shape}, expected at most {question.voxels} as in the header"
+        )
+    count = -(-depth // sample_step(covered.distance_mm, contract.grid))
+    if covered.samples and not all(low < high for low, high in itertools.pairwise((-1, *covered.samples, count))):
+        raise ProtocolError(f"found samples {str(covered.samples)[:200]}, expected rising ones below {count}")
+    types = _types_of(covered.shape, contract)
     voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
         raise ProtocolError("found a window or a matrix that is not finite")
@@ -265,12 +267,12 @@ def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: A
     return CroppedScan(
         voxels,
         windows,
-        found.distance_mm,
-        slice(found.first_row, found.first_row + height),
-        slice(found.first_column, found.first_column + width),
+        covered.distance_mm,
+        slice(covered.first_row, covered.first_row + height),
+        slice(covered.first_column, covered.first_column + width),
         {"rows": rows, "columns": columns, "rows_back": rows_back, "columns_back": columns_back},
-        samples=found.samples,
-        grow=found.grow,
+        samples=covered.samples,
+        grow=covered.grow,
     )
 
 

@@ -54,7 +54,7 @@ def apart(function: Callable[..., T], *arguments: object, path: Path) -> T:
     """
     content = pickle.dumps((function, arguments), protocol=pickle.HIGHEST_PROTOCOL)
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command_of(__name__),
             input=content,
             stdout=subprocess.PIPE,
@@ -64,9 +64,9 @@ def apart(function: Callable[..., T], *arguments: object, path: Path) -> T:
         )
     except subprocess.TimeoutExpired:
         raise ScanError(f"pixels that cannot be decoded: no end after {SLOWEST_S:.0f} s", path=path) from None
-    if done.returncode:
-        raise ScanError(f"pixels that cannot be decoded: {cause(done.returncode)}", path=path)
-    answer: T | Exception = pickle.loads(done.stdout)
+    if process.returncode:
+        raise ScanError(f"pixels that cannot be decoded: {cause(process.returncode)}", path=path)
+    answer: T | Exception = pickle.loads(process.stdout)
     if isinstance(answer, Exception):
         raise answer
     return answer

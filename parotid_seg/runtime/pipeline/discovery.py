@@ -108,8 +108,8 @@ def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
     images = [path for path in files if is_readable(path)]
     masks = [path for path in files if is_segmentation(path)]
     scans, errors = scans_in_files(images, channels)
-    known = {*images, *masks}
-    series, refused, others = _in_dicom([path for path in files if path not in known], channels)
+    nifti_files = {*images, *masks}
+    series, refused, others = _in_dicom([path for path in files if path not in nifti_files], channels)
     strays = [path for each in others if each.kind == STRAY for path in each.files]
     not_read = {path: reason for path in strays if (reason := unread(path))}
     errors += [each.as_error() for each in refused]
@@ -158,9 +158,9 @@ def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[Skippe
     return errors
 
 
-def _of_no_use(found: Skipped) -> ScanError:
+def _of_no_use(skipped: Skipped) -> ScanError:
     """Files that were named one by one, but are no scan."""
-    return found.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
+    return skipped.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
 
 
 def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
@@ -171,11 +171,11 @@ def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
     """
     if len(channels) == 1:
         return (path,)
-    found = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
+    match = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
     takes = f"the model takes {len(channels)} channels ({', '.join(channels)})"
-    if found is None:
+    if match is None:
         raise ScanError(f"{takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}", path=path)
-    stem, number, ending = found[1], int(found[2]), found[3]
+    stem, number, ending = match[1], int(match[2]), match[3]
     if number >= len(channels):
         raise ScanError(f"one more sequence of case {stem}, but {takes}; it was left out", path=path)
     return tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
@@ -200,22 +200,24 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
         taken: names that the output folder already uses, and the places of the scans they belong to.
     """
     by_place = {place_of(scan[0]): scan for scan in scans}
-    named = {place: _place_named(scan) for place, scan in by_place.items()}
-    uses = Counter(named.values())
-    own = {place: _own_name(scan, named[place], uses[named[place]] == 1) for place, scan in by_place.items()}
-    names = {place: _short(name) for place, name in own.items()}
-    above = {place: path.parts[1:-1] for place, path in named.items()}
+    name_paths = {place: _place_named(scan) for place, scan in by_place.items()}
+    uses = Counter(name_paths.values())
+    own_names = {
+        place: _own_name(scan, name_paths[place], uses[name_paths[place]] == 1) for place, scan in by_place.items()
+    }
+    names = {place: _short(name) for place, name in own_names.items()}
+    above = {place: path.parts[1:-1] for place, path in name_paths.items()}
     depth = 1
     while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
         for place, name in names.items():
             if name in doubled and len(above[place]) >= depth:
-                names[place] = _short("_".join((*above[place][-depth:], own[place])))
+                names[place] = _short("_".join((*above[place][-depth:], own_names[place])))
         depth += 1
     owners = dict(taken)
-    known = {place: name for name, place in taken.items()}
+    earlier_names = {place: name for name, place in taken.items()}
     cases = []
     for place, scan in by_place.items():
-        name = known.get(place, names[place])
+        name = earlier_names.get(place, names[place])
         number = 2
         while owners.get(name, place) != place:
             name = f"{names[place]}-{number}"
@@ -234,21 +236,21 @@ def _place_named(scan: Scan) -> Path:
     return folder_of([each for each in scan if isinstance(each, Series)])
 
 
-def _own_name(scan: Scan, named: Path, alone: bool) -> str:
+def _own_name(scan: Scan, name_path: Path, alone: bool) -> str:
     """A name without folders above.
 
     Args:
         scan: the scan.
-        named: see `_place_named`.
+        name_path: see `_place_named`.
         alone: whether no other scan has this place.
     """
     source = scan[0]
     if not isinstance(source, Series):
         return image_name(source).removesuffix("_0000")
     if alone:
-        return named.name
-    told = series_key(source.study_uid) if len(scan) > 1 else source.number
-    return f"{named.name}_{source.key if told is None else told}"
+        return name_path.name
+    number = series_key(source.study_uid) if len(scan) > 1 else source.number
+    return f"{name_path.name}_{source.key if number is None else number}"
 
 
 def _short(name: str) -> str:

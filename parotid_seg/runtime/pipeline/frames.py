@@ -75,18 +75,18 @@ def read_arrays(
     expected = sum(np.dtype(kind).itemsize * int(np.prod(shape, dtype=np.int64)) for kind, shape in arrays)
     if found_bytes != expected:
         raise ProtocolError(f"found {found_bytes} bytes of arrays, expected {expected}")
-    made: list[NDArray[Any]] = [np.empty(shape, kind) for kind, shape in arrays]
-    for array in made:
+    results: list[NDArray[Any]] = [np.empty(shape, kind) for kind, shape in arrays]
+    for array in results:
         if array.size:
             _fill(stream, _bytes_of(array))
-    return made
+    return results
 
 
 def _read(stream: IO[bytes], count: int) -> bytes:
-    found = stream.read(count)
-    if len(found) < count:
+    content = stream.read(count)
+    if len(content) < count:
         raise EOFError
-    return found
+    return content
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

@@ -164,16 +164,16 @@ class Journal:
             raise OutputError(error.reason, path=path) from error
 
 
-def _of_this_version(found: Any) -> Any:
+def _of_this_version(content: Any) -> Any:
     """A journal line's content; versions that wrote no `settings` kept flags as sentences, and paths within reasons."""
-    if not isinstance(found, dict):
-        return found
-    upgraded = dict(found)
-    if isinstance(flags := found.get("flags"), list):
+    if not isinstance(content, dict):
+        return content
+    upgraded = dict(content)
+    if isinstance(flags := content.get("flags"), list):
         upgraded["flags"] = [
             {"code": FlagCode.OLD_VERSION, "detail": flag} if isinstance(flag, str) else flag for flag in flags
         ]
-    if found.get("reason") and "path" not in found:
+    if content.get("reason") and "path" not in content:
         upgraded["reason"] = FAILED_BEFORE
     return upgraded
 

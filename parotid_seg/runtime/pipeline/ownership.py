@@ -46,9 +46,9 @@ class Written:
 
     def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
         self._folder = folder.resolve()
-        known, recorded = list(entries), self._read()
-        self._names = set(_written_without_record(known) if recorded is None else recorded)
-        for entry in (each for each in known if each.status == "done"):
+        journalled, recorded = list(entries), self._read()
+        self._names = set(_written_without_record(journalled) if recorded is None else recorded)
+        for entry in (each for each in journalled if each.status == "done"):
             self._names.update((entry.mask, *entry.further, *_pictures(entry.case)))
 
     def _read(self) -> list[str] | None:

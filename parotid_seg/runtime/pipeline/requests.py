@@ -58,11 +58,11 @@ def next_request(stream: IO[bytes]) -> WorkerConfig | CaseRequest | Prediction:
         ScanError: if that is the request: there are no labels.
     """
     head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
-    found = _DECODER.decode(head)
-    if isinstance(found, _Labels):
-        (labels,) = read_arrays(stream, array_bytes, [(np.uint8, found.shape)])
-        return Prediction(labels, found.agreement, found.seconds, found.computed)
-    request: WorkerConfig | CaseRequest | ScanError = pickle.loads(found.content)
+    message = _DECODER.decode(head)
+    if isinstance(message, _Labels):
+        (labels,) = read_arrays(stream, array_bytes, [(np.uint8, message.shape)])
+        return Prediction(labels, message.agreement, message.seconds, message.computed)
+    request: WorkerConfig | CaseRequest | ScanError = pickle.loads(message.content)
     if isinstance(request, ScanError):
         raise request
     return request

@@ -146,10 +146,10 @@ def infer_at(
         OutputError: if results cannot be written; cases finished before stay whole.
     """
     run = _Run(out, executor, options, say, progress)
-    found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
+    scans_found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
     refused = [_refused(error) for error in errors]
-    run.total = len(found) + len(refused)
-    if not found:
+    run.total = len(scans_found) + len(refused)
+    if not scans_found:
         if len(refused) < 2:
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
@@ -159,7 +159,7 @@ def infer_at(
         if lost := run.journal.unusable:
             say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
-        cases = name_cases(found, run.journal.owners())
+        cases = name_cases(scans_found, run.journal.owners())
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
@@ -218,18 +218,18 @@ class _Run:
         places = [scan.resolve() for scan in scans]
         if not any(place.is_relative_to(out) for place in places):
             return [out]
-        named = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
-        masks = [path for path, sha256 in named.items() if is_result(path, sha256)]
-        if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
-            reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
-            path = found[0] if len(found) == 1 else out
-            self.skip(Skipped(path, reason, len(found), kind="mask", items=len(found), files=found))
+        hashes = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
+        masks = [path for path, sha256 in hashes.items() if is_result(path, sha256)]
+        if own_masks := tuple(path for path in masks if {path, *path.parents} & {*places}):
+            reason = "a mask that an earlier run made" if len(own_masks) == 1 else "masks that earlier runs made"
+            path = own_masks[0] if len(own_masks) == 1 else out
+            self.skip(Skipped(path, reason, len(own_masks), kind="mask", items=len(own_masks), files=own_masks))
         return masks
 
-    def skip(self, found: Skipped) -> None:
+    def skip(self, skipped: Skipped) -> None:
         """Tell and count what is found and is no scan for the model."""
-        self._say(f"not used: {found}")
-        self.not_used[found.kind] += found.items
+        self._say(f"not used: {skipped}")
+        self.not_used[skipped.kind] += skipped.items
 
     def refuse(self, entries: Iterable[Entry]) -> None:
         """Tell what is no scan, though it should be one."""
@@ -238,11 +238,11 @@ class _Run:
 
     def outdated(self, cases: Iterable[Case]) -> str:
         """A sentence on the cases whose masks will be replaced whatever their scans hold; empty if there are none."""
-        known = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
+        done = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
         if self.work.options.overwrite:
-            count, why = len(known), "as --overwrite asks for"
+            count, why = len(done), "as --overwrite asks for"
         else:
-            count = sum(entry.settings != self.work.settings for entry in known)
+            count = sum(entry.settings != self.work.settings for entry in done)
             why = "another model, other options or another version of parotid-seg made them"
         cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
         return f"{cases_are} made again, and replaced: {why}" if count else ""
@@ -257,11 +257,11 @@ class _Run:
         names = self.written.check_run(self.work)
         inputs = Inputs(cases)
         for case in cases:
-            own = names_of(case.name, self.work)
-            if reason := self.written.why_not(own, inputs):
+            case_names = names_of(case.name, self.work)
+            if reason := self.written.why_not(case_names, inputs):
                 self._blocked[case.name] = reason
             else:
-                names += own
+                names += case_names
         self.written.claim(names)
 
     def do(self, cases: Sequence[Case]) -> None:

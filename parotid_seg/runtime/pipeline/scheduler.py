@@ -180,25 +180,25 @@ class Pipeline:
         self._watch()
 
     def _take(
-        self, worker: Worker, said: CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied
+        self, worker: Worker, event: CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied
     ) -> Iterator[CaseResult]:
-        if isinstance(said, CroppedScan):
+        if isinstance(event, CroppedScan):
             self._served = True
-            self._batches.add(worker, said)
-        elif isinstance(said, CaseResult):
+            self._batches.add(worker, event)
+        elif isinstance(event, CaseResult):
             self._at_work[worker] = None
-            yield said
-        elif isinstance(said, PutOff):
+            yield event
+        elif isinstance(event, PutOff):
             attempt, self._at_work[worker] = self._at_work[worker], None
             if attempt:
-                yield from self._put_off(attempt, said.reason)
-        elif isinstance(said, OutputFailure):
-            raise OutputError(said.message)
+                yield from self._put_off(attempt, event.reason)
+        elif isinstance(event, OutputFailure):
+            raise OutputError(event.message)
         else:
             attempt = self._at_work.pop(worker)
-            if attempt and (said.invalid or attempt.deaths):
-                tries = "" if said.invalid else ", tried twice"
-                yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {said.reason}"))
+            if attempt and (event.invalid or attempt.deaths):
+                tries = "" if event.invalid else ", tried twice"
+                yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {event.reason}"))
             elif attempt:
                 self._again.append(replace(attempt, alone=True, deaths=1))
 

@@ -131,9 +131,9 @@ class Worker:
             send_request(self._next_request(), requests)
             while True:
                 request = self._next_request()
-                asked = self._asked(request)
+                question = self._asked(request)
                 send_request(request, requests)
-                answer = next_answer(answers, asked)
+                answer = next_answer(answers, question)
                 self.since = None
                 self._events.put((self, answer))
         except ProtocolError as error:
@@ -171,14 +171,14 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
     It is a socket, which unlike a pipe can be shut down at this end, whoever else holds the other one.
     """
-    ours, theirs = socket.socketpair()
-    with theirs:
+    parent_end, worker_end = socket.socketpair()
+    with worker_end:
         try:
             command, environment = command_of("parotid_seg.runtime.pipeline.worker"), {**os.environ, **ONE_THREAD}
-            end = theirs.fileno()
-            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), ours
+            end = worker_end.fileno()
+            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), parent_end
         except BaseException:
-            ours.close()
+            parent_end.close()
             raise
 
 

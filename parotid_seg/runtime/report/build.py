@@ -51,7 +51,7 @@ def write_report(results: Results, out: Path) -> None:
 def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
     """The cases whose files are there, with their pictures: embedded as long as there is room, then linked."""
     room = EMBEDDED_CHARACTERS
-    found = []
+    shown_cases = []
     for case in cases:
         masks = [name for name in case.files if _lies_in(out, name)]
         failed = case.status == "failed"
@@ -64,8 +64,8 @@ def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
             content = base64.b64encode(read_input(out / PICTURES / view, follow=False)).decode()
         room -= len(content)
         embedded = f"data:image/webp;base64,{content}" if content and room >= 0 else ""
-        found.append(Shown(case, embedded, tuple(masks), tuple(f"{PICTURES}/{name}" for name in pictures)))
-    return found
+        shown_cases.append(Shown(case, embedded, tuple(masks), tuple(f"{PICTURES}/{name}" for name in pictures)))
+    return shown_cases
 
 
 def _lies_in(folder: Path, name: str) -> bool:

@@ -92,8 +92,8 @@ def draw_case(
     sheet = Image.new("RGB", (pages * step + GAP_PX, TITLE_PX + rows * step + (TITLE_PX if columns else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP_PX + 2, 3), title, fill=INK, font=_font(15))
-    whole = _whole(mask, [box for _, box in columns], volume.spacing_mm)
-    placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(whole)]
+    overview = _whole(mask, [box for _, box in columns], volume.spacing_mm)
+    placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(overview)]
     field_mm = _field(FIELD_MM, [box for _, box in columns], volume.spacing_mm)
     for place, (value, box) in enumerate(columns):
         left, top = GAP_PX + place * step, TITLE_PX + step
@@ -124,8 +124,8 @@ def _columns(boxes: Sequence[Box | None], names: Sequence[str]) -> list[tuple[in
         side = side_of(names[column[0]])
         return (side == "left") - (side == "right")
 
-    found = [(value, box) for value, box in enumerate(boxes, start=1) if box]
-    return sorted(found, key=from_the_right)[:MOST_STRUCTURES]
+    structures = [(value, box) for value, box in enumerate(boxes, start=1) if box]
+    return sorted(structures, key=from_the_right)[:MOST_STRUCTURES]
 
 
 def _field(least_mm: float, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> float:
@@ -185,9 +185,9 @@ def _panel(volume: Volume, window: Window, mask: Mask, view: _View) -> Image.Ima
     if view.plane != "axial":
         centre = (len(image) - 1 - centre[0], centre[1])
     reach = [round(view.field_mm / 2 / step) for step in steps_mm]
-    kept = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
-    row, column = (side.start - at + far for side, at, far in zip(kept, centre, reach, strict=True))
-    part, marks = image[kept[0], kept[1]], labels[kept[0], kept[1]]
+    shown = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
+    row, column = (side.start - at + far for side, at, far in zip(shown, centre, reach, strict=True))
+    part, marks = image[shown[0], shown[1]], labels[shown[0], shown[1]]
     grey = np.zeros((2 * reach[0] + 1, 2 * reach[1] + 1), np.uint8)
     inside = (slice(row, row + part.shape[0]), slice(column, column + part.shape[1]))
     grey[inside] = np.clip((part.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
@@ -197,8 +197,8 @@ def _panel(volume: Volume, window: Window, mask: Mask, view: _View) -> Image.Ima
     pixels = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)
     for value in np.flatnonzero(np.bincount(marks.ravel()))[1:] if marks.any() else ():
         share = Image.fromarray(np.where(structures == value, 255, 0).astype(np.uint8))
-        whole = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
-        pixels[whole & ~_shrunk(_shrunk(whole))] = _colour(int(value))
+        filled = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
+        pixels[filled & ~_shrunk(_shrunk(filled))] = _colour(int(value))
     return Image.fromarray(pixels)
 
 

@@ -55,7 +55,7 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -63,8 +63,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"plain_name": plain_name, "link": _link, "last_part": lambda path: Path(path).name}
-    return made
+    environment.filters |= {"plain_name": plain_name, "link": _link, "last_part": lambda path: Path(path).name}
+    return environment
 
 
 def _seen(value: object) -> object:

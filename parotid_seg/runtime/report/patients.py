@@ -27,21 +27,21 @@ class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     birth_date: str = ""
 
     def __str__(self) -> str:
-        told = (self.name, self.id and f"ID {self.id}", self.birth_date and f"born {self.birth_date}")
-        return ", ".join(filter(None, told))
+        parts = (self.name, self.id and f"ID {self.id}", self.birth_date and f"born {self.birth_date}")
+        return ", ".join(filter(None, parts))
 
 
 def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
     """The patients of DICOM scans by case, as far as the scans' files can be read."""
-    found = {}
+    patients = {}
     for case in cases:
         series = case.scan[0]
         if isinstance(series, Series):
             with contextlib.suppress(ScanError):  # the case will fail for it
                 patient = _patient_of(series)
                 if str(patient):
-                    found[case.name] = patient
-    return found
+                    patients[case.name] = patient
+    return patients
 
 
 def _patient_of(series: Series) -> Patient:

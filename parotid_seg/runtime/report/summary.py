@@ -66,19 +66,19 @@ def write_summary(
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
     series = ["series"] if any(entry.series for entry in entries) else []
-    who, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
-    heads = ["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran]
+    patient_heads, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
+    heads = ["case", *patient_heads, "status", *volumes, *agreement, *flagged, *times, *ran]
     rows: list[list[object]] = [[*heads, "reason", "mask", "source", *series]]
     for entry in entries:
         codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
-        told = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
-        told += [entry.series for _ in series]
-        whose = [] if patients is None else [visible(patients.get(entry.case, ""))]
+        run_values = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
+        run_values += [entry.series for _ in series]
+        patient_values = [] if patients is None else [visible(patients.get(entry.case, ""))]
         flags = [sentences(entry.flags), codes]
-        rows.append([entry.case, *whose, entry.status, *sizes, *alike, *flags, *seconds, *told])
+        rows.append([entry.case, *patient_values, entry.status, *sizes, *alike, *flags, *seconds, *run_values])
     write_csv(rows, path)
 
 

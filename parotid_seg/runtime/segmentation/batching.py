@@ -278,16 +278,16 @@ class Batcher(Generic[Key]):
         first = 0
         in_all = sum(chunk.size for _, chunk in batch.parts)
         for scan, chunk in batch.parts:
-            here = slice(first, first + chunk.count)
+            samples = slice(first, first + chunk.count)
             waited = bool(scan.todo)
-            scan.take_in(chunk, labels[here])
+            scan.take_in(chunk, labels[samples])
             if scan.todo and not waited and not scan.refused:
                 self._scans.append(scan)
             scan.seconds += seconds * chunk.size / in_all
             scan.computed += chunk.size
             if len(masks) == 2:
-                scan.alike += _alike(masks[0][here], masks[1][here], len(self._mirrored))
-            first = here.stop
+                scan.alike += _alike(masks[0][samples], masks[1][samples], len(self._mirrored))
+            first = samples.stop
             if scan.complete:
                 complete.append((scan.key, Prediction(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
         return complete

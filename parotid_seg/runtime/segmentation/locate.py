@@ -143,19 +143,19 @@ class _Search:
 
     def labels(self) -> tuple[CroppedScan, Prediction]:
         """See `labels_of_scan`."""
-        seen = self._settled(self._look(self._middle, self._sparse[::2]))
-        if not seen.complete:
-            seen = max(seen, self._settled(self._look(seen.place, self._sparse)), key=_Seen.rank)
-        for place in () if seen.complete else self._tiles():
-            seen = max(seen, self._settled(self._look(place, self._sparse[::2])), key=_Seen.rank)
-            if seen.complete:
+        view = self._settled(self._look(self._middle, self._sparse[::2]))
+        if not view.complete:
+            view = max(view, self._settled(self._look(view.place, self._sparse)), key=_Seen.rank)
+        for place in () if view.complete else self._tiles():
+            view = max(view, self._settled(self._look(place, self._sparse[::2])), key=_Seen.rank)
+            if view.complete:
                 break
-        if seen.complete:
-            covered = replace(seen.covered, samples=seen.found, grow=True)
+        if view.complete:
+            covered = replace(view.covered, samples=view.found, grow=True)
             labelled = self._asked(covered)
             if self._is_whole(labelled.labels):
                 return covered, self._total(labelled)
-        return seen.covered, self._total(self._asked(seen.covered))
+        return view.covered, self._total(self._asked(view.covered))
 
     def _asked(self, covered: CroppedScan) -> Prediction:
         labelled = self._ask(covered)
@@ -171,18 +171,20 @@ class _Search:
         """Compute some samples with the grid at a place, and the sparse ones beside those that hold a structure."""
         covered = self._prepared.crop_to_grid(place)
         labels = self._labels_of(covered, samples)
-        found = [sample for sample, mask in labels.items() if mask.any()]
-        near = {each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in found)}
+        with_structure = [sample for sample, mask in labels.items() if mask.any()]
+        near = {
+            each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in with_structure)
+        }
         labels |= self._labels_of(covered, sorted(near - set(labels)))
         labels = dict(sorted(labels.items()))
         names = self._prepared.contract.labels
-        found = [sample for sample, mask in labels.items() if mask.any()]
+        with_structure = [sample for sample, mask in labels.items() if mask.any()]
         pieces = clean_labels(np.stack(list(labels.values())), names)
         boxes = tuple(label_boxes(pieces, len(names) - 1))
         spacing, contract = self._volume.spacing_mm, self._prepared.contract
         cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
         slices = self._step * np.array(list(labels), np.intp)
-        return _Seen(place, covered, tuple(found), slices, pieces, boxes, cut)
+        return _Seen(place, covered, tuple(with_structure), slices, pieces, boxes, cut)
 
     def _labels_of(self, covered: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
         """Labels (h, w) of single samples, by their numbers."""
@@ -191,24 +193,24 @@ class _Search:
         labels = self._asked(replace(covered, samples=tuple(samples))).labels
         return {sample: labels[sample * self._step] for sample in samples}
 
-    def _settled(self, seen: _Seen) -> _Seen:
+    def _settled(self, view: _Seen) -> _Seen:
         """Lay the grid on the middle of the head whose structures were found, and look again where that moves it."""
         for _ in range(3):
-            place = self._head_around(seen)
-            if place == seen.place:
+            place = self._head_around(view)
+            if place == view.place:
                 break
-            seen = self._look(place, seen.found)
-        return seen
+            view = self._look(place, view.found)
+        return view
 
-    def _head_around(self, seen: _Seen) -> Place:
+    def _head_around(self, view: _Seen) -> Place:
         """The middle of the head around what was found; the place where that was found if it is nothing."""
-        boxes = [box for box in seen.boxes if box]
+        boxes = [box for box in view.boxes if box]
         if not boxes:
-            return seen.place
+            return view.place
         distance_mm, row_mm, column_mm = self._volume.spacing_mm
-        middle = float(np.average(seen.slices, weights=np.count_nonzero(seen.labels, axis=(1, 2))))
-        row = seen.covered.rows.start + _middle_of([box[1] for box in boxes])
-        column = seen.covered.columns.start + _middle_of([box[2] for box in boxes])
+        middle = float(np.average(view.slices, weights=np.count_nonzero(view.labels, axis=(1, 2))))
+        row = view.covered.rows.start + _middle_of([box[1] for box in boxes])
+        column = view.covered.columns.start + _middle_of([box[2] for box in boxes])
         half_mm = self._grid.size * self._grid.spacing_mm / 2
         below, above = (length / distance_mm for length in HEAD_MM)
         around_row, around_column = (_around(at, ASIDE_MM / step) for at, step in ((row, row_mm), (column, column_mm)))

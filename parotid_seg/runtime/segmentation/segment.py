@@ -137,12 +137,12 @@ def postprocess(
     }
     parotids = {name: size for name, size in volumes.items() if is_parotid(name)}
     if parotids and all(size < SMALLEST_GLAND_ML for size in parotids.values()):
-        found = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
+        sizes = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
         doubts = [flag for flag in volume.flags if flag.code in DOUBTFUL_PLACE]
         if doubts:
-            raise ScanError(f"no parotid gland found ({found}), and the header may be wrong: {sentences(doubts)}")
-        wanted = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
-        raise ScanError(f"no parotid gland found ({found}); does the scan show the head, and is it {wanted}?")
+            raise ScanError(f"no parotid gland found ({sizes}), and the header may be wrong: {sentences(doubts)}")
+        expected = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
+        raise ScanError(f"no parotid gland found ({sizes}); does the scan show the head, and is it {expected}?")
     unsure = (
         Flag(FlagCode.UNCERTAIN, name, dsc)
         for name, dsc in (agreement or {}).items()
@@ -197,16 +197,16 @@ def _swapped(
         covered: the scan.
         column_mm: between its columns.
     """
-    found = {
+    glands = {
         side_of(name): (name, box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
         for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1)
         if box and is_parotid(name) and side_of(name)
     }
-    if len(found) == 2:
-        (name, _, left), (_, _, right) = found["left"], found["right"]
+    if len(glands) == 2:
+        (name, _, left), (_, _, right) = glands["left"], glands["right"]
         off_mm = (right - left) * column_mm
         return [Flag(FlagCode.SIDES_SWAPPED, name, off_mm)] if off_mm > 0 else []
-    for side, (name, box, column) in found.items():
+    for side, (name, box, column) in glands.items():
         tissue = covered.voxels[0, box[0]] > covered.windows[0, 0]
         off_mm = (_middle(tissue.sum(axis=(0, 1))) - column) * column_mm * (1 if side == "left" else -1)
         if off_mm > WRONG_SIDE_MM:

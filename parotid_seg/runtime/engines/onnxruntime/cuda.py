@@ -86,11 +86,11 @@ class OnnxRuntimeCudaBackend:
             raise InputError(f"onnxruntime {onnxruntime.__version__}: CUDA does not run: {why_not()}")
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
         check_names(inputs, outputs, output, where=str(model))
-        left = heavy_nodes(session, on="CPUExecutionProvider")
-        if left:
-            found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+        on_cpu = heavy_nodes(session, on="CPUExecutionProvider")
+        if on_cpu:
+            nodes = ", ".join(f"{count} {kind}" for kind, count in sorted(on_cpu.items()))
             raise ModelError(
-                f"onnxruntime {onnxruntime.__version__} would run {found} of it on the CPU, expected all on "
+                f"onnxruntime {onnxruntime.__version__} would run {nodes} of it on the CPU, expected all on "
                 f"{PROVIDER}; use another version of it, or --device cpu",
                 path=model,
             )
@@ -121,10 +121,10 @@ class OnnxRuntimeCudaBackend:
 
 def check_provider() -> None:
     """Raise InputError if the installed onnxruntime is one without CUDA."""
-    found = onnxruntime.get_available_providers()
-    if PROVIDER not in found:
+    providers = onnxruntime.get_available_providers()
+    if PROVIDER not in providers:
         raise InputError(
-            f"onnxruntime {onnxruntime.__version__} has no {PROVIDER}, found {', '.join(found)}; the package "
+            f"onnxruntime {onnxruntime.__version__} has no {PROVIDER}, found {', '.join(providers)}; the package "
             f"onnxruntime-gpu has: {INSTALL}"
         )
 

@@ -48,20 +48,20 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
     if not path.is_file() or path == model:
         return None
     try:
-        found = read_model(path)[1]
+        other = read_model(path)[1]
     except ModelError as error:
         say(f"not used: {error}")
         return None
-    if found.schema_version != contract.schema_version:
+    if other.schema_version != contract.schema_version:
         say(
-            f"{path}: not used: contract of schema version {found.schema_version}, expected {contract.schema_version}, "
+            f"{path}: not used: contract of schema version {other.schema_version}, expected {contract.schema_version}, "
             f"that of {model.name}; export it again"
         )
         return None
-    ours = replace(found, **{name: getattr(contract, name) for name in DIFFERENT})
-    if found.precision != precision or ours != contract:
+    comparable = replace(other, **{name: getattr(contract, name) for name in DIFFERENT})
+    if other.precision != precision or comparable != contract:
         say(f"{path}: not used: not the model of {model.name} in {precision.upper()}; export both from one checkpoint")
-    elif not found.verification:
+    elif not other.verification:
         say(f"{path}: not used: not verified")
     else:
         return path

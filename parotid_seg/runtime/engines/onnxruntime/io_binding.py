@@ -135,12 +135,12 @@ class IoBindingSession:
         values = {name: self._value(chunk[name].shape, chunk[name].dtype.type) for name in INPUTS}
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
-        named = {
+        sizes = {
             "out": len(chunk["slices_back"]),
             "height": len(chunk["rows_back"]),
             "width": len(chunk["columns_back"]),
         }
-        shape = [each if isinstance(each, int) else named[each] for each in self._output.shape]
+        shape = [each if isinstance(each, int) else sizes[each] for each in self._output.shape]
         output = self._value(shape, np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
         binding.bind_ortvalue_output(self._output.name, output)
         return _Place(binding, values, output, str(next(self._ids)))

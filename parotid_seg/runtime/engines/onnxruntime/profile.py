@@ -207,9 +207,9 @@ def _profiled(
             raise OutputError(
                 f"no room for temporary files, or no way to run the graph ({reason})", path=folder
             ) from error
-    wanted, found = providers[0] if isinstance(providers[0], str) else providers[0][0], session.get_providers()[0]
-    if found != wanted:
-        raise InputError(f"onnxruntime {onnxruntime.__version__}: runs on {found}, expected {wanted}")
+    expected, found = providers[0] if isinstance(providers[0], str) else providers[0][0], session.get_providers()[0]
+    if found != expected:
+        raise InputError(f"onnxruntime {onnxruntime.__version__}: runs on {found}, expected {expected}")
     runs: list[list[dict[str, Any]]] = [[]]
     for event in events:
         if event["name"] == "model_run":  # told at its end

@@ -124,9 +124,9 @@ class TensorRtBackend:
         """A chunk by itself, timed by events of the device. Raises as `start`."""
         inputs, slot, context = self._next(inputs)
         with context.current(), self._released_if_full():
-            found = slot.timed(inputs)
+            result = slot.timed(inputs)
         self._tell_capture_failure()
-        return found
+        return result
 
     def _next(self, inputs: Inputs) -> tuple[Inputs, ExecutionSlot, PrimaryContext]:
         """A chunk as the engine takes it, and the slot whose turn it is."""
@@ -210,11 +210,11 @@ def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callabl
 
     Their device memory is ours, so that all contexts of a slot share it.
     """
-    ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not described.captures:
-        return lambda: loaded.create_execution_context(ours), True, "captured when shapes repeat"
+        return lambda: loaded.create_execution_context(user_managed), True, "captured when shapes repeat"
     config = loaded.create_runtime_config()
-    config.set_execution_context_allocation_strategy(ours)
+    config.set_execution_context_allocation_strategy(user_managed)
     cache = config.create_runtime_cache()
     config.set_runtime_cache(cache)  # kernels are compiled for the first context and found by the others
     strategies = getattr(trt, "CudaGraphStrategy", None)  # there since 1.2

@@ -308,9 +308,9 @@ class ExecutionSlot:
 
 def refusal(name: str, what: str, log: Any) -> ParotidSegError:
     """The error for what a library did not do, in the words of its log."""
-    said = log.said()
-    kind = DeviceMemoryError if re.search(r"out ?of ?memory", said, re.IGNORECASE) else ModelError
-    return kind(f"{name}: {what}: {said}")
+    log_text = log.said()
+    kind = DeviceMemoryError if re.search(r"out ?of ?memory", log_text, re.IGNORECASE) else ModelError
+    return kind(f"{name}: {what}: {log_text}")
 
 
 @contextmanager
