@@ -57,7 +57,7 @@ def options(
         typer.Option("--version", callback=_version_asked, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Options of `parotid-seg` itself; its help is the one of `app`."""
+    """Options of `parotid-seg` itself; `app` has its help text."""
 
 
 @app.command()
@@ -67,7 +67,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 2."""
+    """Entry point of the `parotid-seg` command; a wrong command line prints one line and gives exit status 2."""
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:

@@ -41,7 +41,7 @@ class BenchOptions:
 
     Attributes:
         batch_sizes: samples at once; None means `USUAL_SIZES`, as far as an engine takes them.
-        minutes: for the turns in all; masks, whole runs and profiles come on top.
+        minutes: for all turns together; masks, whole runs and profiles take additional time.
         layers: whether to profile the engines layer by layer.
     """
 
@@ -71,13 +71,13 @@ def bench(
     """Measure engines.
 
     Args:
-        model: the file that was asked for; an .onnx file is the reference for the masks of all.
+        model: the requested file; an .onnx file is the reference for the masks of all engines.
         contract: its contract.
         candidates: the engines.
         scans: what to measure with.
         options: see `BenchOptions`.
         gpu: number of the GPU that takes part, if one does.
-        say: called with what is done and left out.
+        say: called with each step and each skipped engine or batch size.
         progress: called with phase, steps done and steps in all.
 
     Raises:
@@ -166,7 +166,7 @@ class _Bench:
         return peaks
 
     def _counts(self) -> dict[int, Count]:
-        """What a chunk of each batch size asks for; none for an engine, whose graph is not at hand."""
+        """Operations in a chunk of each batch size; empty for an engine, whose graph is not available."""
         if self._model.suffix == ".engine":
             return {}
         content = self._model.read_bytes()

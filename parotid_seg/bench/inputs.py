@@ -1,4 +1,4 @@
-"""What is measured with: chunks of real scans, and of noise in their shapes."""
+"""Inputs of the measurements: chunks of real scans, and of noise in the same shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     """The scans to measure with: those of a folder, or the example scan.
 
     Raises:
-        InputError: if there is none, or the example scan is no scan for this model.
+        InputError: if there is no scan, or the example scan does not fit the model.
     """
     if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
         channels = ", ".join(contract.channels)
@@ -47,7 +47,7 @@ def in_memory(scans: Sequence[Scan], contract: Contract) -> list[CroppedScan]:
     """Scans, as far as the model's grid covers them.
 
     Raises:
-        ScanError: if one cannot be read or is none for this model.
+        ScanError: if one cannot be read or does not fit the model.
     """
     return [prepare(read_scan(scan).volume, contract).crop_to_grid() for scan in scans]
 
@@ -66,7 +66,7 @@ def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) 
 
 
 def noise_like(chunks: Sequence[Inputs], seed: int = 0) -> list[Inputs]:
-    """The same chunks with noise for intensities, as far as the model's windows reach."""
+    """The same chunks with noise in place of intensities, within the model's windows."""
     random = np.random.default_rng(seed)
     noise_chunks: list[Inputs] = []
     for chunk in chunks:

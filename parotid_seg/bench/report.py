@@ -1,4 +1,4 @@
-"""A result to be read: bench.md, and the same on the terminal."""
+"""A result as text: bench.md, and the same on the terminal."""
 
 from __future__ import annotations
 

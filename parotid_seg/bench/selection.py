@@ -1,4 +1,4 @@
-"""Which engines take part: those that are installed and run the model here, or those that were named."""
+"""Which engines are measured: those that are installed and run the model here, or those named by the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Runnable = Callable[[Path, str], Path]
 
 
 class Selection(NamedTuple):
-    """Who takes part.
+    """The engines to measure.
 
     Attributes:
         candidates: the engines.
@@ -44,8 +44,8 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         say: called with one line about each thing that is not used.
 
     Raises:
-        InputError: for a backend or device that there is none of, that is not installed, or that does not fit.
-        ModelError: if the file is no model of ours.
+        InputError: for a backend or device that does not exist, is not installed, or does not fit.
+        ModelError: if the file is not a parotid-seg model.
     """
     engines = [_engine_named(backend) for backend in backends] or list(ENGINES.values())
     index = gpu_index(device)

@@ -1,4 +1,4 @@
-"""What the machine was doing meanwhile, as far as it tells: clocks, throttling, other work."""
+"""The machine's state during a measurement: clocks, throttling, other work."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ NO_REASON = 1
 
 @dataclass(frozen=True)
 class SystemState:
-    """At one moment; None where the system does not tell.
+    """The state at one moment; None where the system does not report a value.
 
     Attributes:
         cpu_mhz: median clock of the cores.
         throttled: how often cores were slowed down by heat since the system's start.
         stolen_share: of all cores' time since the system's start, taken by the host's other guests.
         load: processes that were running or waiting, mean of the last minute.
-        gpu: what nvidia-smi tells, by `ASKED_OF_THE_DRIVER`.
+        gpu: values from nvidia-smi, by `ASKED_OF_THE_DRIVER`.
     """
 
     cpu_mhz: float | None
@@ -60,7 +60,7 @@ def about_machine(gpu: int | None = None) -> dict[str, Any]:
     """Processor, cores, memory, GPU, system and versions of what takes part.
 
     Args:
-        gpu: number of the GPU to ask after.
+        gpu: number of the GPU to describe.
     """
     device = None if gpu is None else find_gpu(gpu)
     return {
@@ -78,14 +78,14 @@ def system_state(gpu: int | None = None) -> SystemState:
     """How the machine is now.
 
     Args:
-        gpu: number of the GPU to ask after.
+        gpu: number of the GPU to describe.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return SystemState(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else driver_says(gpu))
 
 
 def remarks(before: SystemState, after: SystemState, cores: int) -> list[str]:
-    """What of it may have disturbed a measurement, one short sentence each."""
+    """What may have disturbed a measurement, one short sentence each."""
     sentences = []
     if before.load is not None and before.load > 0.5 * cores:
         sentences.append(f"other work was going on at the start: a load of {before.load:.1f} on {cores} cores")
@@ -105,7 +105,7 @@ def remarks(before: SystemState, after: SystemState, cores: int) -> list[str]:
 
 
 def driver_says(gpu: int) -> dict[str, str] | None:
-    """What nvidia-smi tells of a GPU; None where it is not there or tells something else."""
+    """Values from nvidia-smi of a GPU; None where it is missing or its output has another form."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = f"--query-gpu={','.join(ASKED_OF_THE_DRIVER)}"
@@ -119,7 +119,7 @@ def driver_says(gpu: int) -> dict[str, str] | None:
 
 
 def gpu_memory_mib(gpu: int) -> float | None:
-    """Memory of a GPU that is in use, by all its processes; None where the driver does not tell."""
+    """Memory of a GPU that is in use, by all its processes; None where the driver does not report it."""
     match = re.match(r"(\d+) MiB", (driver_says(gpu) or {}).get("memory.used", ""))
     return float(match[1]) if match else None
 

@@ -22,24 +22,24 @@ from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
 
 REACHED_S = 5.0
-"""For a connection to the cluster's head."""
+"""Seconds for a connection to the cluster's head."""
 PATIENCE_S = 10.0
-"""Without an answer for so long the user is told what is waited for."""
+"""Seconds without an answer after which the user is informed what the run waits for."""
 TRIES = 4
-"""Of a task whose actor dies: what kills it may be the task."""
+"""Tries of a task whose actor dies, because the task itself may kill it."""
 STORE_BYTES = 2**28
-"""Of a local cluster's object store: what travels is the model, and a few hundred bytes a case."""
+"""Bytes of a local cluster's object store, which holds the model and a few hundred bytes per case."""
 AHEAD = 2
-"""Tasks that an actor has, the one it is at included."""
+"""Tasks queued at an actor, the running one included."""
 MOST_TASKS = 20_000
-"""Ray Data takes more than a millisecond to make one, before the first begins."""
+"""Most tasks: Ray Data takes more than a millisecond to create one, before the first begins."""
 TASKS_AN_ACTOR = 4
-"""At least, if there are so many cases, so that all end at about the same time."""
+"""Least tasks of an actor, if there are so many cases, so that all actors end at about the same time."""
 
 
 def main() -> None:
     """Serve one run."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # and so `ray.shutdown`, whoever has ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # runs `ray.shutdown` in any case
     requests, answers = ends(parent_gone=signal.SIGTERM)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -89,7 +89,7 @@ def _connect(plan: Plan) -> None:
             ) from error
     try:
         ray.init(address=plan.address, **quiet)
-    except Exception as error:  # Ray has a kind for each of the ways in which that can fail
+    except Exception as error:  # Ray raises many different types here
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"--cluster {plan.address}: no cluster that this machine is part of ({reason}); join it with: "
@@ -98,7 +98,7 @@ def _connect(plan: Plan) -> None:
 
 
 def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
-    """See that there is room, that every host has this package, and how the model runs on one."""
+    """Check that there is room and that every host has this package version; load the model on one host."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     room = sum(_actors_on(node["Resources"], plan) for node in nodes)
     if not room:
@@ -136,7 +136,7 @@ def _actors_on(resources: dict[str, float], plan: Plan) -> int:
 
 
 def _got(reference: Any, expected: str, answers: IO[bytes]) -> Any:
-    """What a task gives; if it takes long, the user is told what is waited for."""
+    """A task's result; if it takes long, the user is informed what the run waits for."""
     if not ray.wait([reference], timeout=PATIENCE_S)[0]:
         send(Told(f"waiting for {expected}"), answers)
     try:
@@ -152,7 +152,7 @@ def _version() -> str:
 
 
 def _described(model: Model, cpus: int) -> Ready | OutputFailure:
-    """On a host: load the model once, and tell about it."""
+    """On a host: load the model once, and describe it."""
     try:
         backend = load_on_host(model, cpus)
     except ParotidSegError as error:
@@ -163,7 +163,7 @@ def _described(model: Model, cpus: int) -> Ready | OutputFailure:
 
 
 def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResult | OutputFailure]:
-    """What became of every case. Those that got lost with their actors are tried once more, each by itself."""
+    """The result of every case. Cases that were lost with their actors are tried once more, each in its own task."""
     order = ActorConfig(plan.model, replace(request, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
     remaining = {job.case.name: job for job in request.jobs}
@@ -182,8 +182,8 @@ def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResu
 
 
 def scans_a_task(scans: int, cpus: int, actors: int) -> int:
-    """How many to hand out at a time: enough for an actor's processes to overlap, few enough to spread them evenly and
-    to lose little with an actor, and of very many so many that the tasks stay `MOST_TASKS`."""
+    """Scans per task: enough for an actor's processes to overlap, and few enough to spread them evenly and to lose few
+    with an actor. For very many scans, so many that there are at most `MOST_TASKS` tasks."""
     enough = AHEAD * cpus
     spread = -(-scans // (TASKS_AN_ACTOR * actors))
     return max(1, min(enough, spread), -(-scans // MOST_TASKS))
@@ -192,7 +192,7 @@ def scans_a_task(scans: int, cpus: int, actors: int) -> int:
 def _streamed(
     jobs: list[CaseRequest], size: int, order: Any, plan: Plan, ready: Ready
 ) -> Iterator[CaseResult | OutputFailure]:
-    """What actors say of cases, so many a task; nothing of tasks that were tried too often."""
+    """The actors' results, with so many cases per task; no results for tasks that failed too often."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1

@@ -14,7 +14,7 @@ ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
 
 @dataclass(frozen=True)
 class ClusterOptions(OptionGroup, panel="Cluster"):
-    """Which cluster, and what each worker of it gets; without an address there is none."""
+    """The cluster and the resources of each worker; without an address the run is local."""
 
     cluster: Annotated[
         str | None,
@@ -42,7 +42,7 @@ class ClusterOptions(OptionGroup, panel="Cluster"):
         """Check that the options fit each other.
 
         Raises:
-            OptionError: for what is no address, a share of GPUs that cannot be had, or workers without a cluster.
+            OptionError: for an invalid address, an invalid share of GPUs, or worker options without a cluster.
         """
         super().__post_init__()
         if self.cluster is None:

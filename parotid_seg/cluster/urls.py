@@ -1,7 +1,7 @@
-"""What lies behind URLs: s3://, gs:// and whatever else fsspec knows.
+"""Files behind URLs: s3://, gs:// and every other scheme that fsspec knows.
 
-A path on the command line has lost one slash of two: s3:/bucket/scan.nii.gz. As such it names a scan wherever a path
-does; `url_of` tells what it stands for.
+`Path` merges the two slashes of a URL: s3:/bucket/scan.nii.gz. In this form a URL is used like any path; `url_of`
+restores it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
-"""Two letters at least: C:/ is a drive."""
+"""At least two letters before the colon: C:/ is a drive."""
 
 
 def url_of(path: Path) -> str:
@@ -55,7 +55,7 @@ def find_anywhere(
     skip: Callable[[Skipped], None] = lambda _: None,
     out: str = "",
 ) -> tuple[list[Scan], list[ScanError]]:
-    """As `discovery.find_scans`, for URLs, too: of those NIfTI files only.
+    """As `discovery.find_scans`, and for URLs, below which it finds NIfTI files only.
 
     Args:
         arguments, channels, ignore, skip: see there.
@@ -86,7 +86,7 @@ def find_anywhere(
 
 
 def _files_below(url: str) -> list[Path]:
-    """A file, or of all in a folder at any depth, hidden ones left out.
+    """A file, or all files in a folder at any depth except hidden ones.
 
     Raises:
         ScanError: if there is nothing, or it cannot be listed.
@@ -94,7 +94,7 @@ def _files_below(url: str) -> list[Path]:
     system, root = opened(url)
     try:
         names = system.find(root)
-    except Exception as error:  # each service's client has errors of its own
+    except Exception as error:  # each storage client has its own error types
         raise ScanError(f"{url}: cannot be listed ({told(error)})") from error
     if not names:
         raise ScanError(f"{url}: no such file or folder")
@@ -103,5 +103,5 @@ def _files_below(url: str) -> list[Path]:
 
 
 def told(error: Exception) -> str:
-    """What a service's client says, in a line."""
+    """The message of a storage client's error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

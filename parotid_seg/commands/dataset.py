@@ -16,7 +16,7 @@ def dataset(
         list[Path], typer.Argument(metavar="DICOM_DIR...", help="Folders of DICOM studies, searched at any depth.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun goes on with it.")
+        Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun continues it.")
     ],
     labels: Annotated[
         str, typer.Option("--labels", metavar="LIST", help="Labels, in the order of their values from 1.")
@@ -64,12 +64,12 @@ def dataset(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a data set for 'parotid-seg train' of DICOM studies with RTSTRUCT contours.
+    """Make a data set for 'parotid-seg train' from DICOM studies with RTSTRUCT contours.
 
-    Writes DATA in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr, imagesUn (scans without contours of use) and
-    splits.json, all scans of a patient in one list. DATA.private/cases.csv tells where each case is from and what is
-    wrong with its contours, DATA.private/left_out.csv every series, RTSTRUCT and ROI that was not used, and why. Exit
-    status: 0 all done, 1 nothing done, 3 something was left out that should be of use, 130 interrupted.
+    Writes DATA in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr, imagesUn (scans without usable contours) and
+    splits.json, with all scans of a patient in one list. DATA.private/cases.csv lists the source of each case and the
+    problems of its contours; DATA.private/left_out.csv lists every series, RTSTRUCT and ROI that was not used, and why.
+    Exit status: 0 all done, 1 nothing done, 3 something that looks usable was not used, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"), following(quiet) as line:
         from parotid_seg.dataset.build import DataSetOptions, build

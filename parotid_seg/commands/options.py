@@ -21,8 +21,8 @@ Command = Callable[..., None]
 def with_options(command: Command) -> Command:
     """A Typer command from a function that takes options in groups.
 
-    A parameter whose type is an `OptionGroup` becomes one command-line option for each of the group's. What the group
-    refuses is a wrong command line.
+    A parameter whose type is an `OptionGroup` becomes one command-line option for each field of the group. Values that
+    the group rejects are reported as a wrong command line.
 
     Args:
         command: a function; its type hints are evaluated.
@@ -48,14 +48,14 @@ def with_options(command: Command) -> Command:
                 raise UsageError(str(error)) from error
         command(**values_by_name)
 
-    del flat.__wrapped__  # its parameters are other ones
+    del flat.__wrapped__  # its parameters differ from `flat`'s
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
 
 
 def _parameter(item: Declared) -> inspect.Parameter:
-    """What Typer reads of an option. One with several values is a list, empty by default. Bounds are the group's."""
+    """An option as Typer needs it. With several values it is a list, empty by default. The group checks bounds."""
     option, kind, default, metavar = item.option, item.type, item.default, item.option.metavar
     if get_origin(kind) is Literal:
         kind, metavar = str, "|".join(get_args(kind))
@@ -80,7 +80,7 @@ def _parameter(item: Declared) -> inspect.Parameter:
 
 
 def _value(item: Declared, value: Any) -> Any:
-    """The value of a field, of what Typer has read."""
+    """The value of a field, from what Typer has read."""
     if isinstance(value, list):
         return tuple(value)
     return value if value is None or item.option.parse is None else item.option.parse(value)

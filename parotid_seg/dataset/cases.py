@@ -1,7 +1,7 @@
 """Scans become cases of a data set, each whole or not at all.
 
-A case's files are made again if its images, its contours or their meaning have changed. The old ones go first, so that
-a data set in which labels and scan do not belong together is never taken for whole.
+A case's files are made again if its images, its contours or their meaning have changed. The old files are removed
+first, so that labels and scan of a case always belong together.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from parotid_seg.scan.nifti import NiftiScan
 
 ENDING = ".nii.gz"
 FORMAT = 2
-"""Of what is made of a scan and its contours: raised whenever that can change, so that all cases are made again."""
+"""Version of the conversion: raised whenever its result can change, so that all cases are made again."""
 
 
 class _UnreadableScanError(ScanError):
-    """The scan itself cannot be read, whatever its contours are."""
+    """The scan itself cannot be read, independent of its contours."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Making:
         out: the data set's folder.
         private: its cases.
         labels: names, in the order of their values from 1.
-        say, progress, skip: called with cases, of steps, and of what is not used.
+        say, progress, skip: called with lines for the user, with steps, and with unused items.
         made: cases made, or made again.
     """
 
@@ -54,7 +54,7 @@ class Making:
     made: int = 0
 
     def cases_of(self, candidates: Sequence[Candidate]) -> dict[Candidate, Case]:
-        """The case of each scan; new ones are numbered in an order that tells nothing of patients and folders."""
+        """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders."""
         ordered = sorted(candidates, key=lambda each: hashlib.sha256(_name(each).encode()).hexdigest())
         pseudonym = self.private.pseudonym
         return {each: self.private.case_of(pseudonym(_name(each)), pseudonym(each.patient_id)) for each in ordered}
@@ -63,8 +63,8 @@ class Making:
         """Make the cases with labels.
 
         Returns:
-            Those that are none and can be scans without labels. A case whose scan cannot be read is not among them;
-            what is there of it stays.
+            Scans without usable contours, which can become cases without labels. A scan that cannot be read is not
+            among them; its existing files stay.
         """
         for folder in FOLDERS:
             make_folder_in(self.out, folder)
@@ -85,7 +85,7 @@ class Making:
         return others
 
     def unlabelled(self, scans: Mapping[Candidate, Case], roles: Mapping[str, str]) -> None:
-        """Make the cases without labels; none of a patient that is held out.
+        """Make the cases without labels, except those of held-out patients.
 
         Args:
             scans: see `labelled`.
@@ -150,7 +150,7 @@ class Making:
         return (case.kind, case.key) == (kind, key) and all(path.is_file() for path in files)
 
     def _without_files(self, case: Case) -> Case:
-        """Remove what is there of a case."""
+        """Remove the files of a case."""
         case = Case(case.name, case.series, case.patient)
         self.private.keep(case)
         for path in (*(self._image_path(case, kind) for kind in (LABELLED, UNLABELLED)), self._label_path(case)):
@@ -168,12 +168,12 @@ class Making:
 
 
 def _name(candidate: Candidate) -> str:
-    """What tells a scan from all others."""
+    """A unique identifier of a scan."""
     return f"{candidate.series.series_uid} {candidate.series.part}"
 
 
 def _key(candidate: Candidate) -> str:
-    """Of what a case's files are made from: which images and contours, in files of which sizes and dates.
+    """Key of a case's sources: which images and contours, in files of which sizes and dates.
 
     Raises:
         ScanError: if a file is gone.

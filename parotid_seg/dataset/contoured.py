@@ -1,4 +1,4 @@
-"""Which ROIs of a structure set are which labels, and which of several structure sets counts."""
+"""Assigns the ROIs of a structure set to labels, and chooses one of several structure sets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ APPROVED, REJECTED = "APPROVED", "REJECTED"
 
 @dataclass(frozen=True)
 class Unused:
-    """A ROI that is no label.
+    """A ROI that is not used as a label.
 
     Attributes:
         shown: its name for lists.
         reason: why not.
-        wanted: whether it may have been meant as one, so that somebody should look at it.
+        wanted: whether it may have been meant as one and needs review.
     """
 
     shown: str = field(repr=False)
@@ -30,13 +30,13 @@ class Unused:
 
 @dataclass(frozen=True)
 class Contoured:
-    """What a structure set has of the labels.
+    """The labels in a structure set.
 
     Attributes:
-        by: how it was found to be the series' own: "images", "series" or "frame of reference".
+        by: how it was matched to the series: "images", "series" or "frame of reference".
         rois: for each label the contoured ROIs whose names mean it.
         unused: the other ROIs.
-        near: whether the name of any ROI that somebody else has drawn speaks of a gland.
+        near: whether the name of any ROI that was not drawn by this package mentions a gland.
     """
 
     structures: StructureSet
@@ -47,10 +47,10 @@ class Contoured:
 
 
 def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_reference_uid: str) -> Contoured:
-    """Which ROIs of a set are which labels, by their names; the user's names go over those of the rules.
+    """Assign the ROIs of a set to labels by name; the user's names override the rules.
 
     Args:
-        frame_of_reference_uid: of the series; contours in another one do not count.
+        frame_of_reference_uid: of the series; contours in another frame of reference do not count.
     """
     meanings = [(roi, names.meaning(roi.name.value, roi.name.readings)) for roi in structures.rois]
     labels_by_user = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
@@ -82,15 +82,15 @@ def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_re
 
 
 def choose(candidates: Sequence[Contoured], prefer: str | None) -> Contoured:
-    """The structure set that counts, of several of one series.
+    """Choose one of several structure sets of a series.
 
-    The one whose label is `prefer`; else one with more of the labels; else an approved one; else the newest.
+    The one whose label is `prefer`; else the one with the most labels; else an approved one; else the newest.
 
     Args:
-        candidates: sets that have at least one of the labels each.
+        candidates: sets with at least one of the labels each.
 
     Raises:
-        ScanError: if that does not tell.
+        ScanError: if these rules do not decide.
     """
 
     def rank(each: Contoured) -> tuple[bool, int, bool, str]:

@@ -1,4 +1,4 @@
-"""Which scans are in some folders, whose they are, and which contours are theirs."""
+"""Finds the scans in some folders, their patients, and their contours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from parotid_seg.scan.search import Skipped, search
 
 MODALITY = "CT"
 Left = Callable[[NotUsed], None]
-"""Told of what is not used."""
+"""Called with each item that is not used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Candidate:
     """A scan that can become a case.
 
     Attributes:
-        patient_id: PatientID, or the study's UID if there is none: who is not told apart must not be mixed up.
-        contoured: the structure set that counts; None if there is none of use.
+        patient_id: PatientID, or the study's UID if there is none, so that different patients are never merged.
+        contoured: the chosen structure set; None if there is no usable one.
     """
 
     series: Series
@@ -41,12 +41,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What makes contours usable.
+    """Conditions for usable contours.
 
     Attributes:
         names: the labels, and the names that mean them.
         partial: whether a scan may lack some of the labels.
-        prefer: label of the structure set to take, of several.
+        prefer: label of the structure set to choose, of several.
     """
 
     names: RoiNames
@@ -55,13 +55,13 @@ class Wanted:
 
 
 def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Left) -> list[Candidate]:
-    """CT series under some folders, each with the contours that count.
+    """CT series under some folders, each with its chosen structure set.
 
     Args:
         places: folders and files, searched at any depth without hidden files; links are followed, see `search`.
         ignore: folders that are results.
         wanted: see `Wanted`.
-        skip: called with each file, series, structure set and ROI that is of no use.
+        skip: called with each file, series, structure set and ROI that is not used.
 
     Raises:
         InputError: if a place is missing.
@@ -90,7 +90,7 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
 
 
 def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Left) -> list[Path]:
-    """Every file that is no NIfTI, once."""
+    """Every file except NIfTI files, once."""
     for place in places:
         if not place.exists():
             raise OptionError("no such file or folder", path=place)
@@ -101,7 +101,7 @@ def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Left) -> list[P
 
 
 def _structure_sets(paths: Iterable[Path], skip: Left) -> list[StructureSet]:
-    """Structure sets, of equal files one."""
+    """Structure sets, without copies of a file."""
     sets: dict[bytes, StructureSet] = {}
     for path in paths:
         try:
@@ -120,10 +120,10 @@ def _structure_sets(paths: Iterable[Path], skip: Left) -> list[StructureSet]:
 def _series_and_drawn_on(
     files: Sequence[Path], sets: Sequence[StructureSet]
 ) -> tuple[list[Series], tuple[Skipped, ...]]:
-    """Series, and what files are left out.
+    """Series, and the files that are not used.
 
-    Where a study has original images, `find_series` leaves out those derived from them. But contours may be drawn on
-    these, so whatever a structure set needs and has not found is looked for among the files left out.
+    Where a study has original images, `find_series` skips images derived from them. But contours may be drawn on
+    derived images, so images that a structure set refers to are also searched among the skipped files.
     """
     found = find_series(files)
     image_uids = {each.sop_instance_uid for series in found.series for each in series.slices}
@@ -172,7 +172,7 @@ def _patient_id(series: Series) -> str:
 def _contoured(
     series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Left
 ) -> Contoured | None:
-    """The structure set that counts, or None if none is of use; what is not used is told."""
+    """The chosen structure set, or None if there is no usable one; the others are passed to `skip`."""
     usable = []
     for structures, by in sets:
         contoured = read_meaning(structures, by, wanted.names, series.frame_of_reference_uid)

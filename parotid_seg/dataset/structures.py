@@ -1,7 +1,7 @@
-"""RTSTRUCT files: what they contour, and of which series. No contour is drawn here.
+"""RTSTRUCT files: their structures and the series they refer to. No contour is drawn here.
 
-An RTSTRUCT names the images it was drawn on (Referenced Frame of Reference Sequence, DICOM PS3.3, C.8.8.5). Where those
-are not among the files, for example because UIDs were changed, the frame of reference may still tell.
+An RTSTRUCT names the images it was drawn on (Referenced Frame of Reference Sequence, DICOM PS3.3, C.8.8.5). If those are
+not among the files, for example because UIDs were changed, the frame of reference may still identify the series.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Roi:
     """One structure of a set.
 
     Attributes:
-        place: in the set, from 0.
-        name: as it stands in the file, and what else that may mean.
-        shown: the name for messages and lists: on one line, and not if it names the patient.
-        contours: how many it has.
+        place: index in the set, from 0.
+        name: as in the file, with other readings of its bytes.
+        shown: the name for messages and lists: on one line, and hidden if it contains the patient's name.
+        contours: number of contours.
         frame_of_reference_uid: of its contours.
-        fault: why its contours cannot be told from those of other structures; empty if they can.
+        fault: why its contours cannot be separated from those of other structures; empty if they can.
         own: whether this package drew it.
     """
 
@@ -56,9 +56,9 @@ class StructureSet:
     Attributes:
         label: StructureSetLabel.
         approval: ApprovalStatus.
-        made: date and time, which order as texts; empty if there is none.
+        made: date and time as sortable text; empty if there is none.
         patient_id: PatientID.
-        series_uids, instance_uids, frame_uids: what it refers to: series, images, frames of reference.
+        series_uids, instance_uids, frame_uids: series, images and frames of reference that it refers to.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class StructureSet:
 
 
 def is_rtstruct(path: Path) -> bool:
-    """Whether a file is an RTSTRUCT by its head; False for what is no DICOM."""
+    """Whether a file is an RTSTRUCT by its header; False if it is not DICOM."""
     try:
         with phi_safe(path, "DICOM file"):
             with open_input(path) as file:
@@ -90,7 +90,7 @@ def is_rtstruct(path: Path) -> bool:
 
 
 def read_structures(path: Path) -> StructureSet:
-    """What an RTSTRUCT contains and refers to.
+    """Read the structures of an RTSTRUCT and its references.
 
     Raises:
         ScanError: if it cannot be read.
@@ -119,10 +119,10 @@ def read_structures(path: Path) -> StructureSet:
 
 
 def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Series, str]:
-    """The series that a set was drawn on, and what told so: "images", "series" or "frame of reference".
+    """The series that a set was drawn on, and how it was identified: "images", "series" or "frame of reference".
 
     Raises:
-        ScanError: if none of those found is, or if it could be any of several.
+        ScanError: if it is not among the given series, or several fit.
     """
     shown = Counter(
         {each: len(structures.instance_uids & {image.sop_instance_uid for image in each.slices}) for each in series}
@@ -147,11 +147,11 @@ def _roi(place: int, item: RoiItem, dataset: Dataset) -> Roi:
 
 
 def _has_points(contour: Dataset) -> bool:
-    """Whether a contour has any; the numbers are not decoded."""
+    """Whether a contour has any points; the numbers are not decoded."""
     return "ContourData" in contour and bool(contour.get_item("ContourData").value)
 
 
 def _moment(header: Dataset, what: str) -> str:
-    """Date and time as digits that order as texts."""
+    """Date and time as sortable digits."""
     date, time = (str(header.get(what + part) or "") for part in ("Date", "Time"))
     return f"{date}{time.ljust(6, '0')}" if date.isdecimal() and len(date) == 8 else ""

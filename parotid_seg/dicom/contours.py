@@ -1,8 +1,8 @@
 """One slice of a mask as outlines, and outlines as a mask.
 
 Outlines run halfway between the centres of voxels inside and outside (marching squares), in coordinates of voxel
-centres: (row, column), with (0, 0) the centre of the first voxel. No centre lies on an outline or nearer to one than a
-third of a voxel, so the mask comes back from its outlines voxel for voxel.
+centres: (row, column), with (0, 0) the centre of the first voxel. Every centre is at least a third of a voxel away from
+all outlines, so the outlines reproduce the mask exactly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Points = NDArray[np.float64]
 """Corners (N, 2) of a closed outline as row and column; the last is joined to the first."""
 
 BLOCK = 1024
-"""Edges that are rasterised at once: bounds the memory, whatever the outline."""
+"""Edges that are rasterised at once; bounds the memory."""
 SAME_DECIMALS = 6
-"""Of a voxel: a corner on a voxel's centre is on it, whatever the last bits of an affine do."""
+"""Decimals of voxel coordinates that count; removes the rounding errors of an affine."""
 
 
 def outlines(inside: NDArray[np.bool_]) -> list[Points]:
@@ -56,9 +56,9 @@ def _corners(ring: Points) -> Points:
 def _joined(rings: list[Points]) -> Points:
     """An outer ring with its holes joined to it.
 
-    From the topmost, of these the rightmost corner of a hole a channel runs to the right, between two rows of voxels,
-    to what it meets first. That is the outer ring or a hole whose own corner lies higher or further right and which
-    has been joined before, because holes are taken in that order.
+    A channel starts at the topmost corner of a hole (of several the rightmost) and runs to the right, between two rows
+    of voxels, to the first ring that it meets. That is the outer ring or a hole that is already joined, because holes
+    are joined in the order of their topmost, rightmost corners.
     """
     ring = rings[0]
     holes = [np.roll(hole, -_channel_start(hole), axis=0) for hole in rings[1:]]
@@ -75,7 +75,7 @@ def _channel_start(hole: Points) -> int:
 
 
 def _met(ring: Points, start: NDArray[np.float64]) -> tuple[int, float]:
-    """The first edge (its number) of a ring that a line to the right from a point meets, and the column there."""
+    """Index of the first edge of a ring that a line to the right from a point meets, and the column of that point."""
     starts, ends = ring, np.roll(ring, -1, axis=0)
     low, high = np.minimum(starts[:, 0], ends[:, 0]), np.maximum(starts[:, 0], ends[:, 0])
     crossing = np.flatnonzero((low <= start[0]) & (high >= start[0]) & (low < high))
@@ -89,8 +89,8 @@ def _met(ring: Points, start: NDArray[np.float64]) -> tuple[int, float]:
 def filled(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.bool_]:
     """The voxels of one slice whose centres lie inside an odd number of outlines (even-odd rule).
 
-    Exact but for rounding: every edge is cut with every row of centres. A centre on an outline counts as inside if
-    the inside lies to its right or, on a horizontal edge, below. What lies beyond the slice is left out.
+    Exact except for rounding: every edge is intersected with every row of centres. A centre on an outline counts as
+    inside if the inside lies to its right or, on a horizontal edge, below. Parts outside the slice are ignored.
 
     Args:
         closed: outlines in coordinates of voxel centres.

@@ -1,4 +1,4 @@
-"""One trained model in several precisions: the least FP32 that the gate allows, and the choice of the fastest."""
+"""One trained model in several precisions: the least FP32 that passes the tolerance, and the choice of the fastest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parotid_seg.tolerance import GATES
 PRECISIONS = ("fp32", "fp16", "int8")
 TIMED_TURNS = 9
 LEAST_GAIN = 0.05
-"""Of speed, for another precision than FP32 to be taken: less is noise on a shared machine."""
+"""Least gain in speed for which another precision than FP32 is chosen; less is noise on a shared machine."""
 
 Report = Callable[[str], None]
 
@@ -35,8 +35,8 @@ class Candidate:
     Attributes:
         precision: one of `PRECISIONS`.
         model: the graph.
-        kept: what stays in FP32 of it: rungs of the ladder, operators or modules.
-        steps: what was tried on the way, a line each.
+        kept: the parts that stay in FP32: FP32 fallbacks, operators or modules.
+        steps: the tried variants, a line each.
     """
 
     precision: str
@@ -53,7 +53,7 @@ def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, s
         symmetric: see `quantise`.
 
     Raises:
-        ModelError: if FP16 fails the gate however much stays in FP32.
+        ModelError: if FP16 fails the tolerance even with all FP32 fallbacks.
     """
     if precision == "fp16":
         return _lowest(model, parity, report)
@@ -76,7 +76,7 @@ def run_of(model: ModelProto) -> Run:
 
 
 def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
-    """What a graph chooses its labels by, as a function of a chunk."""
+    """The scores from which a graph chooses its labels, as a function of a chunk."""
     watched = ModelProto()
     watched.CopyFrom(model)
     choice = next(node for node in watched.graph.node if node.op_type == "ArgMax")
@@ -93,7 +93,7 @@ def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
 def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate, dict[str, float]]:
     """The candidate that takes least time for a chunk on this machine's CPU, and the speed of each over the first's.
 
-    They are timed in turns, and a turn's times are compared with each other only: a shared machine's speed drifts.
+    Candidates are timed in turns, and only times of the same turn are compared, because a shared machine's speed drifts.
 
     Args:
         candidates: FP32 first; another is taken only if it is faster by more than `LEAST_GAIN`.
@@ -115,7 +115,7 @@ def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate,
 
 
 def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
-    """FP16 with as little FP32 as passes: rung by rung, then module by module."""
+    """FP16 with as little FP32 as passes: first one FP32 fallback after the other, then single modules."""
     steps: list[str] = []
 
     def passes(keep: Callable[[NodeProto], bool], words: str) -> ModelProto | None:

@@ -1,4 +1,4 @@
-"""Names in the exported graph: nodes and values after the modules they come from, so that a profile can be read."""
+"""Names nodes and values of the exported graph after their modules, so that a profile can be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection
 from onnx import ModelProto, NodeProto, numpy_helper
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes the modules around a node: from the outermost inwards, and the traced operation."""
+"""Metadata of torch's exporter with the modules around a node, from the outermost inwards, and the traced operation."""
 
 
 def name_after_modules(model: ModelProto, parameters: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""The gate: an exported model is the trained one only if both give the same masks of real scans."""
+"""Compares an exported model with the trained one: both must give the same masks of real scans, within a tolerance."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ScanParity(Difference):
     """Exported against trained model on one scan; the worst structure's figures.
 
     Attributes:
-        scan: file name, of several channels the first.
+        scan: file name, with several channels that of the first.
         size: slices, rows and columns.
         batch_size: samples at once.
         dsc_lost: see `Tolerance`; None without a contour.
-        not_finite: scores that are NaN or infinite; None where they were not asked for.
-        passed: whether it is within the tolerance.
-        exceeded: the limits that it is beyond, in words.
+        not_finite: number of scores that are NaN or infinite; None if they were not computed.
+        passed: whether the comparison is within the tolerance.
+        exceeded: the exceeded limits, in words.
     """
 
     scan: str
@@ -52,7 +52,7 @@ class ScanParity(Difference):
     exceeded: tuple[str, ...] = ()
 
     def judged(self, tolerance: Tolerance) -> ScanParity:
-        """The same with `passed` decided."""
+        """A copy with `passed` and `exceeded` set."""
         exceeded = [*tolerance.exceeded(self)]
         if self.dsc_lost is not None and not self.dsc_lost <= tolerance.most_dsc_lost:
             exceeded.append(
@@ -70,7 +70,7 @@ class ScanParity(Difference):
 
 
 class Comparison(NamedTuple):
-    """What a case of the gate is about: a scan at a size, with what the trained model makes of it."""
+    """A scan at one size, with the trained model's mask."""
 
     scan: str
     volume: Volume
@@ -80,7 +80,7 @@ class Comparison(NamedTuple):
 
 
 class Parity:
-    """The trained model's masks of some scans, made once, to compare any number of exports with.
+    """The trained model's masks of some scans, computed once, to compare any number of exports with.
 
     The first scan is compared at three native sizes and at every batch size of the profile, the others as they are at
     the middle one.

@@ -1,7 +1,7 @@
-"""Which MR series of a study become the channels of one scan.
+"""Chooses the MR series of a study that become the channels of one scan.
 
-A study is refused by name rather than guessed at: if a sequence is missing, if several series could be one channel, if
-they do not share a frame of reference.
+Nothing is guessed: a study is refused if a sequence is missing, if several series could be one channel, or if they do
+not share a frame of reference.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.search import Skipped
 
 PLANES = ("sagittal", "coronal", "axial")
-"""By the patient's axis (x, y, z) that is nearest to the slices' normal."""
+"""Planes by the patient's axis (x, y, z) that is nearest to the slices' normal."""
 PREFERRED = ("axial", "coronal", "sagittal")
 COVERS_MORE = 1.25
-"""How many times as far as any other of its plane a stack of slices reaches that is taken instead of them."""
+"""A series is chosen over others of its plane if its slices extend at least so many times as far."""
 
 Sequences = Mapping[Series, str]
-"""What each series is."""
+"""The sequence of each series."""
 Scan = tuple[Series, ...]
 """The series of a scan's channels, in the model's order."""
 
@@ -42,17 +42,17 @@ def kinds_taken(channels: Sequence[str]) -> Takes:
 
 
 def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[Skipped]]:
-    """The scans that some series are for a model.
+    """Group series into scans for a model.
 
-    For a model of several channels a study is one scan: a series for each channel, in the channels' order. For one of
-    one channel every series of its sequence is a scan.
+    For a model with several channels a study is one scan: a series for each channel, in the channels' order. For a model
+    with one channel every series of its sequence is a scan.
 
     Args:
         series: of the modalities that the model takes.
         channels: the model's channel names.
 
     Returns:
-        The scans; an error for each study that is none; and the series of the others that are not used.
+        The scans; an error for each study that cannot be used; and the unused series of the other studies.
     """
     scans: list[Scan] = []
     errors: list[ScanError] = []
@@ -80,7 +80,7 @@ def folder_of(series: Sequence[Series]) -> Path:
 
 
 def _without_copies(study: Sequence[Series]) -> tuple[list[Series], list[Series]]:
-    """Series, and those that consist of the same images as an earlier one."""
+    """Series without repetitions, and the series that repeat the images of an earlier one."""
     originals: dict[tuple[tuple[str, int | None], ...], Series] = {}
     copies = []
     for each in study:
@@ -93,7 +93,7 @@ def _without_copies(study: Sequence[Series]) -> tuple[list[Series], list[Series]
 def _scans_of_study(
     study: Sequence[Series], channels: Sequence[str], expected: Sequence[str | None]
 ) -> tuple[list[Scan], list[Skipped]]:
-    """The scans of a study, and what is left out of it.
+    """The scans of a study, and its unused series.
 
     Raises:
         ScanError: if there are none.
@@ -136,18 +136,18 @@ def _scans_of_study(
 
 
 def _title_of(study_uid: str) -> str:
-    """What messages call a study, such as "study 1f0c2a9b"."""
+    """A study's title in messages, such as "study 1f0c2a9b"."""
     return f"study {series_key(study_uid)}" if study_uid else "study without a UID"
 
 
 def _listed(sequences: Sequences) -> str:
-    """Series with what they are, by number."""
+    """Series with their sequences, by number."""
     in_order = sorted(sequences.items(), key=lambda item: (item[0].number or 0, item[0].title))
     return ", ".join(f"{sequence}: {each.title}" for each, sequence in in_order)
 
 
 def _check_frame_of_reference(candidates: Sequence[Sequence[Series]], sequences: Sequences) -> None:
-    """Raise ScanError unless series have one frame of reference: voxels of two do not lie in one space."""
+    """Raise ScanError unless all series have the same frame of reference, because others share no coordinates."""
     frames: dict[str, dict[Series, str]] = defaultdict(dict)
     for each in (each for some in candidates for each in some):
         frames[each.frame_of_reference_uid][each] = sequences[each]
@@ -161,11 +161,11 @@ def _check_frame_of_reference(candidates: Sequence[Sequence[Series]], sequences:
 def _chosen(candidates: Sequence[Sequence[Series]], channels: Sequence[str]) -> list[Series]:
     """A series for each channel.
 
-    Of several those count that lie in the plane in which most channels have one, axial before coronal before sagittal;
-    of these the one that reaches farthest along its slices' normal, by `COVERS_MORE`.
+    Of several series, those in the plane that most channels have are preferred (axial before coronal before sagittal);
+    of these the one that extends farthest along its slices' normal, by the factor `COVERS_MORE`.
 
     Raises:
-        ScanError: if several are left.
+        ScanError: if several remain.
     """
     planes = [{_plane_of(each) for each in some} for some in candidates]
     common = max(PREFERRED, key=lambda plane: sum(plane in each for each in planes))
@@ -187,7 +187,7 @@ def _plane_of(series: Series) -> str:
 
 
 def _reach_mm(series: Series) -> float:
-    """How far the slices reach along their normal."""
+    """Extent of the slices along their normal, in mm."""
     normal = np.cross(series.affine[:3, 2], series.affine[:3, 1])
     step = abs(float(series.affine[:3, 0] @ normal)) / float(np.linalg.norm(normal))
     return step * len(series.slices)
@@ -198,9 +198,9 @@ def _why_not(series: Series, sequence: str, channels: Sequence[str], used_by_seq
 
     Args:
         series: the series.
-        sequence: what it is.
+        sequence: its sequence.
         channels: the model's channel names.
-        used_by_sequence: what is used, by sequence.
+        used_by_sequence: the used series, by sequence.
     """
     if sequence not in used_by_sequence:
         return f"{sequence}, the model takes {', '.join(channels)}"
