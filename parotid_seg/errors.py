@@ -12,9 +12,8 @@
     └── DeviceMemoryError  a batch that does not fit into the GPU's memory
 
 Every message is one line that states what, where, what was found and what was expected. `commands/shared.py` catches
-`ParotidSegError` once and exits with its `exit_status`: 2 for a wrong command line, even if it is detected late, else 1.
-A batch catches `ScanError` for each case and continues.
-"""
+`ParotidSegError` once and exits with its `exit_status`: 2 for a wrong command line, even if it is detected late, else
+1. A batch catches `ScanError` for each case and continues."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ RESET_PEAK = "5"
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process in MiB since `forget_peak`; since its start where that is unsupported."""
+    """The largest resident set of this process in MiB since `forget_peak`; since its start where that is
+    unsupported."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -42,9 +42,9 @@ def bench(
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option("--minutes", metavar="N", help="Most minutes for the chunks; whole scans and masks take additional time."),
+        typer.Option("--minutes", metavar="N", help="Most minutes for the chunks; whole scans and masks come on top."),
     ] = 3.0,
-    layers: Annotated[bool, typer.Option("--layers", help="Also report where the time goes within the network.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also time the layers of the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how fast a model runs on this machine, by engine, precision and batch size, and where the time goes.

@@ -15,9 +15,7 @@ def dataset(
     dicom: Annotated[
         list[Path], typer.Argument(metavar="DICOM_DIR...", help="Folders of DICOM studies, searched at any depth.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun continues it.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun continues it.")],
     labels: Annotated[
         str, typer.Option("--labels", metavar="LIST", help="Labels, in the order of their values from 1.")
     ] = "parotid_left,parotid_right",
@@ -26,15 +24,15 @@ def dataset(
         typer.Option(
             "--names",
             metavar="FILE.toml",
-            help='Which ROI names mean a label: label = ["name", ...], in upper or lower case. Goes over the built-in '
-            "rules, which know the parotid glands only.",
+            help='Which ROI names mean a label: label = ["name", ...], in upper or lower case. Overrides the '
+            "built-in rules, which cover the parotid glands only.",
         ),
     ] = None,
     partial: Annotated[
         bool,
         typer.Option(
             "--partial",
-            help="Keep scans without contours of some labels; training takes what is missing for background.",
+            help="Keep scans without contours of some labels; training treats the missing structures as background.",
         ),
     ] = False,
     prefer: Annotated[

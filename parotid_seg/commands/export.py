@@ -19,7 +19,7 @@ def export(
         typer.Option(
             "--precision",
             help="Type the network computes in: fp32, fp16, int8, or auto for the fastest on this CPU that passes; "
-            "int8 only with five scans or more in --verify.",
+            "int8 needs five scans or more in --verify.",
         ),
     ] = "fp32",
     weights: Annotated[

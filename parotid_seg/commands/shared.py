@@ -12,7 +12,8 @@ from parotid_seg.errors import ParotidSegError
 from parotid_seg.terminal import print_error
 
 UsageError: Any = typer.BadParameter.__bases__[0]
-"""A wrong command line. Typer's vendored click and the separate package each have such a class; this is the one used."""
+"""A wrong command line. Typer's vendored click and the separate package each have such a class; this is the one
+used."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 

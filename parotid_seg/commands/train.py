@@ -21,15 +21,17 @@ def train(
             "--preset", help="compact (the packaged model's) or paper (Swin-T widths, 224 px, the published schedule)."
         ),
     ] = "compact",
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings that override the preset.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings that override the preset.")
+    ] = None,
     stages: Annotated[
         str | None,
         typer.Option(
             "--stages",
             metavar="LIST",
-            help="Some of organs,contrast,dense,segment in this order. organs: pre-training on DATA/organsTr; contrast, "
-            "dense: contrastive pre-training of the encoder, of the decoder, without labels; segment: training on the "
-            "labels. Default: contrast,segment.",
+            help="Some of organs,contrast,dense,segment in this order. organs: pre-training on DATA/organsTr; "
+            "contrast, dense: contrastive pre-training of the encoder, of the decoder, without labels; segment: "
+            "training on the labels. Default: contrast,segment.",
         ),
     ] = None,
     init: Annotated[
@@ -37,7 +39,7 @@ def train(
         typer.Option(
             "--init",
             metavar="NAME_OR_FILE",
-            help="Initial weights of the first stage: scratch, imagenet (timm), or a weights file. Default: the preset's.",
+            help="Initial weights of the first stage: scratch, imagenet (timm), or a file. Default: the preset's.",
         ),
     ] = None,
     transfer: Annotated[
@@ -57,7 +59,9 @@ def train(
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            "--max-minutes", metavar="N", help="Stop after the first epoch that ends after N minutes; --resume continues."
+            "--max-minutes",
+            metavar="N",
+            help="Stop after the first epoch that ends after N minutes; --resume continues.",
         ),
     ] = None,
     quiet: Quiet = False,

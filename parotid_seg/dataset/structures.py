@@ -1,7 +1,7 @@
 """RTSTRUCT files: their structures and the series they refer to. No contour is drawn here.
 
-An RTSTRUCT names the images it was drawn on (Referenced Frame of Reference Sequence, DICOM PS3.3, C.8.8.5). If those are
-not among the files, for example because UIDs were changed, the frame of reference may still identify the series.
+An RTSTRUCT names the images it was drawn on (Referenced Frame of Reference Sequence, DICOM PS3.3, C.8.8.5). If those
+are not among the files, for example because UIDs were changed, the frame of reference may still identify the series.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from parotid_seg.errors import ScanError
 FINE = 4
 """Subdivisions of a voxel along each side, in which areas are compared."""
 CLEAR, SAME = 1, 3
-"""In these subdivisions: least distance of a hole from the edge around it, and most difference of a repeated contour."""
+"""In these subdivisions: least distance of a hole from the edge around it, and most difference of a repeated
+contour."""
 SHARED = 0.85
 """Least share of the union that a contour and its repetition have in common."""
 SQUARE = np.ones((3, 3), dtype=np.bool_)

@@ -93,7 +93,8 @@ def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
 def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate, dict[str, float]]:
     """The candidate that takes least time for a chunk on this machine's CPU, and the speed of each over the first's.
 
-    Candidates are timed in turns, and only times of the same turn are compared, because a shared machine's speed drifts.
+    Candidates are timed in turns, and only times of the same turn are compared, because a shared machine's speed
+    drifts.
 
     Args:
         candidates: FP32 first; another is taken only if it is faster by more than `LEAST_GAIN`.

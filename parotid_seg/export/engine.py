@@ -153,7 +153,8 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
 
 
 def runnable(model: Path, backend: str, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
-    """The file to load for a model and a backend: the model itself, or an engine built from it if the backend needs one.
+    """The file to load for a model and a backend: the model itself, or an engine built from it if the backend needs
+    one.
 
     Args:
         model: model file or engine.
@@ -356,7 +357,8 @@ def _monitor(trt: ModuleType, progress: Progress) -> Any:
             return self.stopped_by is None
 
         def _tell(self, phase: str) -> None:
-            """Call `progress`. An exception must not pass through the library: it stops the build and is raised afterwards."""
+            """Call `progress`. Its exception must not pass through the library: it stops the build and is raised
+            later."""
             if self.stopped_by is not None:
                 return
             try:

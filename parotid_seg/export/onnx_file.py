@@ -1,4 +1,5 @@
-"""Converts a checkpoint to one self-describing ONNX file: raw intensities in, labels out, the contract in its metadata."""
+"""Converts a checkpoint to one self-describing ONNX file: raw intensities in, labels out, the contract in its
+metadata."""
 
 from __future__ import annotations
 

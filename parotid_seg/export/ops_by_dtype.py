@@ -45,7 +45,8 @@ class OpsByDtype:
 
 
 def work_of(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, int]:
-    """Multiply-adds of each node of an FP32 graph for one chunk, by the node's name, from a run without optimisation."""
+    """Multiply-adds of each node of an FP32 graph for one chunk, by the node's name, from a run without
+    optimisation."""
     nodes = count_nodes(content, inputs, optimised=False)
     return {node.name: node.multiply_adds for node in nodes if node.multiply_adds}
 

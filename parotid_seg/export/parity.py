@@ -82,13 +82,13 @@ class Comparison(NamedTuple):
 class Parity:
     """The trained model's masks of some scans, computed once, to compare any number of exports with.
 
-    The first scan is compared at three native sizes and at every batch size of the profile, the others as they are at
-    the middle one.
+    The first scan is compared at three native sizes and at every batch size of the profile, the others at their own
+    size and the usual batch size.
 
     Args:
         net: the trained model, in FP32.
         contract: of the export.
-        place: folder of scans, with contours in `labelsTr` or `labelsTs` beside `imagesTr` or `imagesTs` if there are.
+        place: folder of scans, optionally with contours in `labelsTr` or `labelsTs` beside `imagesTr` or `imagesTs`.
         batch: numbers of samples at once.
 
     Raises:
@@ -113,7 +113,7 @@ class Parity:
                 self.comparisons.append(Comparison(place_of(first).name, each, windows, expected, outline))
 
     def inputs(self) -> Iterator[Inputs]:
-        """Chunks of every scan at the usual batch size, without its ragged last one, to calibrate on and to time."""
+        """Chunks of every scan at the usual batch size, without a shorter last one, for calibration and timing."""
         for each in self.comparisons:
             scan_chunks = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
             yield from (chunk.inputs for chunk in scan_chunks[: max(1, len(scan_chunks) - 1)])
@@ -121,10 +121,10 @@ class Parity:
     def check(
         self, run: Run, gate: Tolerance, scores: Callable[[Inputs], NDArray[np.float32]] | None = None
     ) -> list[ScanParity]:
-        """Compare an export on every scan, size and batch size, the last batches ragged.
+        """Compare an export on every scan, size and batch size, with shorter last batches.
 
         Args:
-            scores: gives what the labels are chosen by, to look for NaN in the first scan.
+            scores: computes the scores of the labels, to check the first scan for NaN.
         """
         rows = []
         for number, comparison in enumerate(self.comparisons):
@@ -166,10 +166,10 @@ class Parity:
 
 
 def scans_in(place: Path, channels: Sequence[str]) -> list[Scan]:
-    """The scans of a folder to verify on; nnU-Net's label folders are none.
+    """The scans of a folder to verify on, without nnU-Net's label folders.
 
     Raises:
-        InputError: if there is none, or something that cannot be one.
+        InputError: if there is none, or a file cannot be a scan.
     """
     scans, errors = find_scans([place], channels, ignore=place.glob("**/labelsT[rs]"))
     if errors or not scans:
@@ -188,7 +188,7 @@ def contour_of(scan: Path, channels: Sequence[str]) -> Path | None:
 
 
 def compare(comparison: Comparison, labels: Mask, batch_size: int, count: int) -> ScanParity:
-    """One export's labels (D, H, W) against the trained model's; `passed` is still to be decided."""
+    """Compare one export's labels (D, H, W) with the trained model's; `passed` is not set yet."""
     lost = None
     if comparison.contour is not None:
         lost = max(
@@ -206,14 +206,16 @@ def compare(comparison: Comparison, labels: Mask, batch_size: int, count: int) -
 
 
 def resized(voxels: Voxels, factor: float) -> Voxels:
-    """Voxels (C, D, H, W) linearly resampled to more or fewer rows and columns, like a scan of another matrix."""
+    """Voxels (C, D, H, W) linearly resampled to more or fewer rows and columns, like a scan with another matrix
+    size."""
     zoom = (1.0, 1.0, factor, factor)
     finer = ndimage.zoom(voxels.astype(np.float32), zoom, order=1, grid_mode=True, mode="nearest")
     return finer.round().astype(np.int16) if voxels.dtype == np.int16 else finer
 
 
 def _sizes(volume: Volume, contour: Mask | None, batch: int) -> Iterator[tuple[Volume, Mask | None]]:
-    """A scan as it is, finer, and cut to fewer rows than columns; one slice shorter if all would fill the batches."""
+    """A scan unchanged, finer, and cropped to fewer rows than columns; one slice shorter if all batches would be
+    full."""
     stop = volume.shape[0] - (volume.shape[0] % batch == 0 and volume.shape[0] > 1)
     voxels, contour = volume.voxels[:, :stop], None if contour is None else contour[:stop]
     whole = replace(volume, voxels=voxels)

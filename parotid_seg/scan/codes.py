@@ -1,4 +1,4 @@
-"""What structures are called in DICOM: names (TG-263), colours, and codes that do not depend on a language.
+"""Structures in DICOM: names (TG-263), colours, and codes that are independent of a language.
 
 Codes are SNOMED CT ("SCT") and DICOM's own ("DCM") as DICOM's CID lists have them: CID 7150 and 7151 for category and
 structure, CID 244 for the side, CID 7162 for algorithms, CID 7005 for equipment.
@@ -17,11 +17,11 @@ from parotid_seg.scan.labels import side_of, side_words, structure_words
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
 """Red, green and blue by label, starting with label 1; further labels start over."""
 LONGEST_LINE = 64
-"""Characters of a LO value."""
+"""Most characters of a LO value."""
 
 
 class Coded(NamedTuple):
-    """A code: its value, whose it is, and what it means."""
+    """A code: its value, its scheme, and its meaning."""
 
     value: str
     scheme: str
@@ -46,22 +46,22 @@ ORGANS = {
     frozenset({"esophagus"}): ("Esophagus", Coded("32849002", "SCT", "Esophagus")),
     frozenset({"larynx"}): ("Larynx", Coded("4596009", "SCT", "Larynx")),
 }
-"""By `structure_words` of a label: the name and the structure's code."""
+"""Name and code of organs, by `structure_words` of a label."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A label as DICOM has it.
+    """A label in DICOM.
 
     Attributes:
         value: in the mask.
         label: its name in the model.
-        name: TG-263 name, such as Parotid_L, if the structure is known; else the label, without what a LO value may not
-            hold. Different for every structure of a mask.
+        name: TG-263 name, such as Parotid_L, if the structure is known; else the label without characters that a LO
+            value may not contain. Unique within a mask.
         colour: red, green, blue.
         known: whether the label's words name an organ.
-        code: of the structure; "Organ" for one that is not known.
-        side: code of the side, if the label tells one.
+        code: of the structure; "Organ" for an unknown one.
+        side: code of the side, if the label has one.
     """
 
     value: int
@@ -78,7 +78,7 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
 
     Args:
         labels: names by value, background first.
-        taken: names that are in use already; whatever would get one of them is numbered, as Parotid_L_1.
+        taken: names that are already in use; a structure that would get one of them is numbered, as Parotid_L_1.
     """
     used = {_compared(name) for name in taken}
     structures = []
@@ -95,12 +95,12 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
 
 
 def plain(text: str) -> str:
-    """Text of anyone's as it may stand in a message or a LO value: on one line, without control characters."""
+    """Untrusted text for a message or a LO value: on one line, without control characters."""
     return "".join("_" if c == "\\" or (unicodedata.category(c)[0] in "CZ" and c != " ") else c for c in text)
 
 
 def plain_uid(uid: str) -> str:
-    """A UID of anyone's as it may stand in a message; "none" if there is none."""
+    """An untrusted UID for a message; "none" if there is none."""
     return re.sub(r"[^0-9.]", "?", uid)[:64] or "none"
 
 
@@ -110,5 +110,5 @@ def _told_apart(name: str, used: set[str]) -> str:
 
 
 def _compared(name: str) -> str:
-    """Names that differ in case or outer spaces only are one to many systems."""
+    """A name for comparison: many systems ignore case and outer spaces."""
     return name.strip().casefold()

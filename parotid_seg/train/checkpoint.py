@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, written whole or not at all, read without running code."""
+"""Checkpoints: written completely or not at all, and read without running code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from parotid_seg.train.torch_file import load_torch_file
 
 FORMAT = "parotid-seg checkpoint 1"
 LONGEST_SHOWN = 60
-"""Characters of a name or value in a message."""
+"""Most characters of a name or value in a message."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and where it comes from.
+    """A trained model and its origin.
 
     Attributes:
         config: the resolved training configuration.
         labels, channels: as in the contract.
         training: data set, patients, epochs and scores, for the contract.
-        weights: state of `ParotidNet` (moving average), or what a stage of contrast has of it.
+        weights: state of `ParotidNet` (moving average), or the part that a contrastive stage trains.
         progress: state to resume from; empty in `best.pt`.
     """
 
@@ -45,10 +45,10 @@ class Checkpoint:
         """The model with its weights, ready to run (eval mode).
 
         Raises:
-            InputError: if the checkpoint is of a stage that trains no whole model, or its weights are not those of the
-                network that its configuration describes.
+            InputError: if the checkpoint is of a stage without a complete model, or its weights do not fit the network
+                of its configuration.
         """
-        with torch.device("meta"):  # sizes only: what they promise may not fit into memory
+        with torch.device("meta"):  # sizes only, because the network may not fit into memory
             expected = build_network(self.config, len(self.channels), len(self.labels)).state_dict()
         missing = expected.keys() - self.weights.keys()
         if missing:
@@ -72,12 +72,12 @@ class Checkpoint:
 
 
 def build_network(config: TrainConfig, channels: int, classes: int) -> ParotidNet:
-    """A new, randomly initialised model for scans of so many channels."""
+    """A new, randomly initialised model for scans with a number of channels."""
     return ParotidNet(config.network, config.grid, channels, classes)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint beside its final name, then rename it.
+    """Write a checkpoint under a temporary name, then rename it.
 
     Raises:
         OutputError: if it cannot be written.
@@ -109,7 +109,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format; it names the field.
+        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format, with the field.
     """
     if not path.is_file():
         raise OptionError("no such checkpoint", path=path)
@@ -129,7 +129,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             weights=weights,
             progress=promised.progress,
         )
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # of `record_line`
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # from `record_line`
         raise InputError("training: found what JSON cannot hold, expected texts and numbers", path=path) from error
     except InputError as error:
         raise InputError(error.reason, path=path) from error
@@ -137,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a checkpoint file holds beside its weights; see `Checkpoint`."""
+    """The content of a checkpoint file besides its weights; see `Checkpoint`."""
 
     format: str
     config: dict[str, Any]
@@ -148,10 +148,10 @@ class _Content:
 
 
 def checked_weights(weights: object) -> dict[str, torch.Tensor]:
-    """Weights by name, once each is an ordinary tensor.
+    """Weights by name, after a check that each is an ordinary tensor.
 
     Raises:
-        InputError: if they are something else.
+        InputError: if they are not.
     """
     if not isinstance(weights, dict) or not weights:
         raise InputError(f"weights: found {type(weights).__name__}, expected tensors by name")

@@ -1,7 +1,7 @@
-"""How a run of several processes ends before its time: in one line, told by the process that notices first.
+"""Ends a run of several processes early with one line, printed by the process that detects the failure first.
 
-An error in one process, or its loss, ends all of them: the others find its connections closed, or torchrun ends them.
-Which of them tells is settled in the store through which they found each other.
+An error or the loss of one process ends all of them: the others find its connections closed, or torchrun ends them.
+They agree on the reporting process through the store of their rendezvous.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from parotid_seg.train.parallel import PATIENCE
 from parotid_seg.train.settings import resume_advice
 
 STORE_PATIENCE = timedelta(seconds=5)
-"""For an answer of the store, which may be lost with its machine."""
+"""Seconds for an answer of the store, which may be lost with its machine."""
 
 SIGNAL_S = 1.0
-"""Until a signal is told that came at the same time as an error: torchrun ends the processes that draw slices as well,
-which torch makes an error."""
+"""Seconds to wait for a signal that arrives together with an error: torchrun also ends the processes that draw slices,
+which torch reports as an error."""
 
 
 @contextlib.contextmanager
 def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Where several processes train: whatever ends one of them, a single one tells it, and the exit status is not 0.
+    """With several processes: if one ends early, a single one reports it, and the exit status is not 0.
 
     Bugs keep their traceback in every process that has them.
 
     Args:
         run: the run's folder.
-        tell: is told the line.
+        tell: called with the line.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -52,7 +52,7 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
     once = threading.Lock()
 
     def end(line: str, status: int) -> NoReturn:
-        """Without what Python does at its end, which may wait for processes that are gone."""
+        """End at once, without Python's clean-up at exit, which may wait for processes that are gone."""
         with once:
             if _is_first(store):
                 tell(line)
@@ -83,7 +83,7 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _is_first(store: Any) -> bool:
-    """Whether no other process has asked before. Where the store is lost, each counts as first."""
+    """Whether this process is the first to report. If the store is lost, each counts as first."""
     try:
         return bool(store.add("told", 1) == 1)
     except (RuntimeError, dist.DistError):
@@ -91,12 +91,12 @@ def _is_first(store: Any) -> bool:
 
 
 def _is_of_connection(error: Exception) -> bool:
-    """Whether an error means that another process does not answer; gloo's are known by their text alone."""
+    """Whether an error means that another process does not answer; gloo's are recognised by their text only."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _on_signal(stop: Callable[[int], None]) -> None:
-    """Call `stop` on Ctrl-C and on torchrun's word to end, even while the main thread waits for another process.
+    """Call `stop` on Ctrl-C and on torchrun's signal to end, even while the main thread waits for another process.
 
     Python's own handlers would wait for the main thread. Its C handler writes the signal's number to a socket at once.
     """
@@ -117,5 +117,5 @@ def _on_signal(stop: Callable[[int], None]) -> None:
     for each in signals:
         signal.signal(each, lambda *_: None)
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=leave_alone)  # those that draw slices share the socket
+    os.register_at_fork(after_in_child=leave_alone)  # processes that draw slices share the socket
     threading.Thread(target=listen, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A training run stage by stage: each starts from the one before, and a finished one is not redone."""
+"""Runs training stage by stage: each starts from the previous one, and finished stages are not repeated."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def train(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> bool:
-    """`parotid-seg train`: a new run in an empty folder, or the rest of one.
+    """`parotid-seg train`: start a new run in an empty folder, or resume one.
 
-    The last stage of `config.stages` leaves its checkpoints in `run`, an earlier one in a folder of its name below it.
+    The last stage of `config.stages` writes its checkpoints to `run`, an earlier one to a subfolder with its name.
 
     Args:
         config: the resolved configuration.
@@ -46,8 +46,8 @@ def train(
         run: folder for checkpoints, metrics and pictures.
         labelled: use this many patients for the stage "segment" (few-label study).
         device, report, progress: see `Trainer`.
-        resume: go on with what the folder holds. What it holds of earlier stages is used in any case.
-        max_minutes: stop after the first epoch that ends later.
+        resume: continue the run in the folder. Checkpoints of earlier stages in it are used in any case.
+        max_minutes: stop after the first epoch that ends after this time.
         cache: folder for decoded scans, which runs may share. Default: RUN/cache.
 
     Returns:
@@ -55,7 +55,7 @@ def train(
 
     Raises:
         InputError: if the folder holds a run already and `resume` is off, or none and it is on; if a stage in it was
-            made with other settings; and for an unusable data set or start, before anything is trained.
+            trained with other settings; and for unusable data or initial weights, before anything is trained.
         OutputError: if the folder cannot be written to.
     """
     if max_minutes is not None and not max_minutes >= 0:
@@ -68,7 +68,7 @@ def train(
         if processes.first:
             report(f"note: {note}")
     started_stages = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
-    same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
+    same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # machines' folders may differ
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
     trainers = {}
@@ -101,7 +101,7 @@ def train(
 
 
 def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
-    """The stages that the run's folder holds, which is made if it is not there."""
+    """The stages in the run's folder, which is made if missing."""
     started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
     if list(folders)[-1] in started_stages and not resume:
         raise InputError("holds a run already; --resume goes on with it, or choose another --out", path=run)

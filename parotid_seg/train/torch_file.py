@@ -1,8 +1,8 @@
-"""Reads files of `torch.save` as data: numbers, texts, lists, dictionaries and ordinary tensors, and nothing else.
+"""Reads files of `torch.save` as data only: numbers, texts, lists, dictionaries and ordinary tensors.
 
-`torch.load(weights_only=True)` runs no code of a file, but takes its word for sizes: it reads beyond a tensor's values
-if the file says that there are more, and makes a buffer of 2^33 bytes of 30 bytes of file. Here nothing is made that is
-not in the file.
+`torch.load(weights_only=True)` runs no code of a file, but trusts its sizes: it reads beyond a tensor's values if the
+file states that there are more, and allocates 2^33 bytes for 30 bytes of file. This module allocates nothing that the
+file does not contain.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DTYPES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-"""Of what torch calls the values of a tensor."""
+"""Types by torch's names of storage classes."""
 OPCODES = (
     *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
     *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE),
@@ -41,31 +41,32 @@ OPCODES = (
     *(pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS, pickle.BINPERSID),
     *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD),
 )
-"""What `torch.save` uses of pickle."""
+"""Pickle opcodes that `torch.save` uses."""
 BY_PICKLE: dict[int, Any] = dict(pickle._Unpickler.dispatch)
-"""What makes something of each code."""
+"""Handlers of these opcodes."""
 LONGEST_DESCRIPTION = 2 << 20
-"""Bytes of what describes the tensors; that of a network of 1,000 of them has 0.1 MiB."""
+"""Most bytes of the tensors' description; for a network of 1,000 tensors it has 0.1 MiB."""
 MOST_RECORDS = 100_000
 DEEPEST = 32
 MOST_VALUES = 1_000_000
-"""Each counted as often as it is named."""
+"""Most values, each counted as often as it is referenced."""
 MOST_COPIES = 4
-"""How much all tensors may have together, in sizes of the file: those that share values count each."""
+"""Most bytes of all tensors together, as a multiple of the file's size; tensors that share values all count."""
 MOST_DIMENSIONS = 64
 LONGEST_SHOWN = 60
-"""Characters of a name in a message."""
+"""Most characters of a name in a message."""
 
 
 def load_torch_file(path: Path, *, values: bool = True) -> Any:
-    """What `torch.save` put into a file, its tensors on the CPU.
+    """The content of a file of `torch.save`, with tensors on the CPU.
 
     Args:
         path: of the file, of torch 1.6 or later.
-        values: read the tensors' values; else they are on the device "meta" and have none.
+        values: read the tensors' values; otherwise they are on the device "meta" and have none.
 
     Raises:
-        InputError: if it is none, is damaged, or holds anything but numbers, texts, lists, dictionaries and tensors.
+        InputError: if it is not such a file, is damaged, or holds anything except numbers, texts, lists, dictionaries
+            and tensors.
     """
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise InputError("expected a file written by torch.save, of torch 1.6 or later", path=path)
@@ -76,7 +77,7 @@ def load_torch_file(path: Path, *, values: bool = True) -> Any:
             return content
     except InputError as error:
         raise InputError(error.reason, path=path) from error
-    except Exception as error:  # whatever a damaged file means to the unpickler
+    except Exception as error:  # any error of the unpickler on a damaged file
         raise InputError(f"not a readable file of torch.save ({type(error).__name__})", path=path) from error
 
 
@@ -87,8 +88,8 @@ class _Storage:
     values: torch.Tensor
 
 
-class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for whatever a file promises
-    """Makes the content of an archive.
+class _Reader(pickle._Unpickler):  # in Python, because the C version allocates any size stated in a file
+    """Reads the content of an archive.
 
     Args:
         archive: opened.
@@ -122,7 +123,7 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
         super().__init__(io.BytesIO(self._record(descriptions[0], LONGEST_DESCRIPTION)))
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; called by `load`."""
+        """The object for a class name; called by `load`."""
         classes: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): _ordered,
             ("torch", "Size"): tuple,
@@ -182,7 +183,7 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
         return torch.as_strided(storage.values, size, stride, offset)
 
     def _build(self) -> None:
-        """What a dictionary has beside its items, such as versions of modules, is left."""
+        """Ignore attributes of a dictionary, such as versions of modules."""
         self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict:
             raise InputError(f"found attributes of {type(self.stack[-1]).__name__}, expected none")
@@ -200,7 +201,7 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
 
 
 def _ordered() -> OrderedDict[Any, Any]:
-    """An empty dictionary; its items come one by one, and are checked."""
+    """An empty dictionary; its items are added one by one, with checks."""
     return OrderedDict()
 
 
@@ -216,9 +217,9 @@ def _are_sizes(value: Any) -> bool:
 
 
 def _check_extent(content: Any) -> None:
-    """Raise InputError for what is too deep, or too much if each value is counted as often as it is named."""
+    """Raise InputError for content that is nested too deeply, or has too many values, counting each reference."""
     extents: dict[int, tuple[int, int]] = {}
-    """Values in a list, tuple or dictionary and its depth, by identity; 0 of one that is not counted yet."""
+    """Number of values in a list, tuple or dictionary and its depth, by identity; 0 if not counted yet."""
     waiting: list[tuple[Any, bool]] = [(content, False)]
     while waiting:
         container, counted = waiting.pop()

@@ -25,8 +25,8 @@ FLUID_NULL_MS = 1500.0
 """Inversion times in ms from which on fluid is suppressed."""
 SHORT_TR_MS, LONG_TR_MS = 1000.0, 1500.0
 SHORT_TE_MS, LONG_TE_MS = 40.0, 60.0
-"""Limits of TR and TE in ms for spin echoes: T1 if both are short, T2 if both are long, PD if only TR is long; values in
-between decide nothing."""
+"""Limits of TR and TE in ms for spin echoes: T1 if both are short, T2 if both are long, PD if only TR is long; values
+in between decide nothing."""
 GRADIENT_TR_MS, GRADIENT_TE_MS, STAR_TE_MS = 400.0, 8.0, 12.0
 """Limits in ms for gradient echoes: T1 up to these TR and TE if spoiled or prepared; T2* from the last TE on."""
 

@@ -44,8 +44,8 @@ def kinds_taken(channels: Sequence[str]) -> Takes:
 def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError], list[Skipped]]:
     """Group series into scans for a model.
 
-    For a model with several channels a study is one scan: a series for each channel, in the channels' order. For a model
-    with one channel every series of its sequence is a scan.
+    For a model with several channels a study is one scan: a series for each channel, in the channels' order. For a
+    model with one channel every series of its sequence is a scan.
 
     Args:
         series: of the modalities that the model takes.

@@ -92,8 +92,8 @@ class _Deflated(Exception):  # noqa: N818
 
 
 class _Bounded(io.BufferedReader):
-    """A file reader that never reads beyond the end of the file, whatever length the header states, and limits the items of
-    sequences to `MOST_ITEMS`."""
+    """A file reader that never reads beyond the end of the file, whatever length the header states, and limits the
+    items of sequences to `MOST_ITEMS`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(open_input(path).detach())
@@ -194,7 +194,8 @@ def fill_blank(header: Dataset) -> bool:
 
 
 def series_in_header(path: Path) -> str:
-    """The SeriesInstanceUID of a file whose header cannot be read to its end; empty if it ends before that attribute."""
+    """The SeriesInstanceUID of a file whose header cannot be read to its end; empty if it ends before that
+    attribute."""
     try:
         with phi_safe(path, "DICOM file"), _Bounded(path) as file:
             last = Tag("SeriesInstanceUID")

@@ -125,8 +125,9 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     """Find CT and MR series among files of any kind and name, in any number of folders.
 
     Only headers are read. Images of one series are separated by patient, study, frame of reference, size, spacing and
-    orientation, and ordered by position. Series with a missing slice, or with one that does not fit, are refused. Images
-    derived from others, such as reformats, are used if the study has no complete original series of the modality.
+    orientation, and ordered by position. Series with a missing slice, or with one that does not fit, are refused.
+    Images derived from others, such as reformats, are used if the study has no complete original series of the
+    modality.
 
     Args:
         files: of any kind.

@@ -1,4 +1,5 @@
-"""The images of a DICOM file: the series of each, its position, and what distinguishes it from others at its position."""
+"""The images of a DICOM file: the series of each, its position, and what distinguishes it from others at its
+position."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ Place = Callable[[str], Dataset]
 
 
 def images_in(header: Dataset) -> Iterator[tuple[int | None, Place]]:
-    """The images of a CT or MR object: index of the frame (None in a classic object), and a function that finds its groups.
+    """The images of a CT or MR object: index of the frame (None in a classic object), and a function that finds its
+    groups.
 
     Raises:
         Unusable: if the functional groups are missing, or their number differs from that of the frames.

@@ -57,8 +57,8 @@ class Pixels(NamedTuple):
 def read_voxels(series: Series) -> Pixels:
     """Read the pixels of a series.
 
-    Padding is replaced by the lowest intensity of the other voxels, which is air in a CT. Voxels inside the patient that
-    have a padding value stay as they are, see `_outside`.
+    Padding is replaced by the lowest intensity of the other voxels, which is air in a CT. Voxels inside the patient
+    that have a padding value stay as they are, see `_outside`.
 
     Raises:
         ScanError: if a file cannot be read, or has changed since the series was found.
@@ -228,9 +228,8 @@ def _modulo(number: float) -> np.int16:
 def _significant(frame: Frame, layout: Layout, syntax: UID) -> Words:
     """Stored values without the unused bits (DICOM PS3.5, 8.1.1).
 
-    Codestreams mostly have the stored bits only. If a lossy one has more bits, values that it moved out of the range are
-    clipped to it; dropping their high bits would turn the brightest into the darkest.
-    """
+    Codestreams mostly have the stored bits only. If a lossy one has more bits, values that it moved out of the range
+    are clipped to it; dropping their high bits would turn the brightest into the darkest."""
     words = frame.words
     above, unused = layout.allocated - 1 - layout.high, layout.allocated - layout.stored
     if unused == 0 or frame.bits <= layout.high:

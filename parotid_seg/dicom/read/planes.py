@@ -50,7 +50,8 @@ class Plane:
         return normal / np.linalg.norm(normal)
 
     def to_voxels(self, points: Vector) -> tuple[Vector, Vector]:
-        """Convert points (N, 3) in mm to rows and columns (N, 2) in voxels, with their distances (N,) from the plane in mm."""
+        """Convert points (N, 3) in mm to rows and columns (N, 2) in voxels, with their distances (N,) from the plane in
+        mm."""
         offsets = points - self.position
         return offsets @ np.linalg.pinv(self._steps), offsets @ self.normal
 

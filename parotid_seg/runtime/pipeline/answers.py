@@ -1,8 +1,8 @@
-"""What a worker may answer, as frames, and the checks that the main process makes of it.
+"""The answers of a worker, as frames, and the checks of the main process.
 
-A worker reads foreign files with decoders written in C, so the main process believes nothing that it says: every value
-has a type and a range, arrays have the shapes that follow from the scan and the model, and names of files come from
-the main process. Whatever it already knows, a worker cannot say at all.
+A worker reads untrusted files with decoders written in C, so the main process does not trust its answers: every value
+has a type and a range, arrays must have the shapes that follow from the scan and the model, and file names come from
+the main process. Answers contain nothing that the main process already knows.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from parotid_seg.runtime.pipeline.sources import place_of, series_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
 LONGEST_TEXT = 4000
-"""Characters of a reason or of a flag's detail; a worker cuts what is longer."""
+"""Most characters of a reason or of a flag's detail; a worker truncates longer ones."""
 MOST_QUESTIONS = 1000
-"""How often a worker may ask for labels of one scan: the search lays the grid at some places over all tissue."""
+"""How often a worker may request labels of one scan: the search places the grid at several positions over the
+tissue."""
 LONGEST_SIDE = 16384
-"""Voxels along a row or a column of what the model's grid covers of a scan."""
+"""Most voxels along a row or a column of the part of a scan within the model's grid."""
 
 _Text = Annotated[bytes, msgspec.Meta(max_length=4 * LONGEST_TEXT)]
-"""UTF-8; surrogates, which stand for bytes of file names that are no UTF-8, are encoded like other characters."""
+"""UTF-8 in which surrogates (bytes of file names that are not UTF-8) are encoded like other characters."""
 _Path = Annotated[bytes, msgspec.Meta(max_length=16384)]
-"""As the file system has it."""
+"""A path in the file system's encoding."""
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 _Name = Annotated[str, msgspec.Meta(max_length=1000)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -55,7 +56,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
-    """A `CroppedScan`, for which labels are wanted; `_arrays_of` follow."""
+    """A `CroppedScan` to be labelled; the arrays of `_arrays_of` follow."""
 
     shape: tuple[_Size, _Size, _Size, _Size]
     distance_mm: _Distance
@@ -75,7 +76,7 @@ class _Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
-    """The mask and its files are there: see `Entry`."""
+    """The mask and its files are written: see `Entry`."""
 
     key: _Sha256
     files: Annotated[tuple[_Sha256, ...], msgspec.Meta(max_length=16)]
@@ -91,11 +92,11 @@ class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
 
 
 class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
-    """It was done before, and its files are whole."""
+    """The case was done before, and its files are complete."""
 
 
 class _Failed(_Answer, tag="failed", frozen=True, forbid_unknown_fields=True):
-    """The case was set aside."""
+    """The case failed."""
 
     key: str
     reason: _Text
@@ -120,13 +121,13 @@ _DECODER = msgspec.msgpack.Decoder(_Covered | _Done | _Skipped | _Failed | _PutO
 
 @dataclass(frozen=True)
 class Asked:
-    """What a worker was asked, against which its answer is checked.
+    """The request to a worker, against which its answer is checked.
 
     Attributes:
         work: see there.
         job: see there.
-        voxels: of the case's scan, by its header; the model is not given more.
-        labelled: how often it has had labels.
+        voxels: of the case's scan, by its header; the model gets at most so many.
+        labelled: how often the scan has been labelled.
     """
 
     work: WorkerConfig
@@ -156,7 +157,7 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
 
     Raises:
         EOFError: if the stream ends.
-        ProtocolError: if the worker may not say that.
+        ProtocolError: if the answer is not allowed.
     """
     head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
     try:
@@ -277,7 +278,7 @@ def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, questi
 
 
 def _arrays_of(covered: CroppedScan) -> list[NDArray[Any]]:
-    """In the order and of the types of `_types_of`."""
+    """The arrays in the order and with the types of `_types_of`."""
     matrices = (covered.in_plane[name] for name in ("rows", "columns", "rows_back", "columns_back"))
     return [covered.voxels, covered.windows, *matrices]
 
@@ -290,7 +291,7 @@ def _types_of(shape: tuple[int, int, int, int], contract: Contract) -> list[tupl
 
 
 def _is_named(path: Path, work: WorkerConfig, job: CaseRequest) -> bool:
-    """Whether a path is one that a case's failure can be about: a file of the scan or beside one, or a result."""
+    """Whether a path can be the cause of a case's failure: a file of the scan or beside one, or a result."""
     folders = {work.out}
     for source in job.case.scan:
         files = [each.path for each in source.slices] if isinstance(source, Series) else [source]

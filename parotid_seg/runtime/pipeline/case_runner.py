@@ -1,4 +1,4 @@
-"""A case from scan to mask: done before, done now as a whole, or failed with its reason."""
+"""Runs a case from scan to mask: done before, completely done now, or failed with a reason."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from parotid_seg.scan.intensity import window_of
 
 
 def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) -> tuple[str, Entry]:
-    """Do a case.
+    """Run a case.
 
     Args:
-        work, case: what to do.
-        earlier: what the journal has of the case.
-        ask: gives the labels.
+        work, case: configuration and case.
+        earlier: the journal's entry of the case.
+        ask: computes the labels.
 
     Returns:
-        "done", "skipped" (done before) or "failed", and what is to be known of it.
+        "done", "skipped" (done before) or "failed", and the case's entry.
 
     Raises:
         OutputError: if results cannot be written at all.
-        MachineError: if the machine has run out of open files or the like.
+        MachineError: if a resource of the machine is exhausted, such as open files.
     """
     key, begun = "", time.perf_counter()
     try:
@@ -47,7 +47,7 @@ def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) ->
         reason = "there is not enough memory for it"
     except (OutputError, MachineError, EOFError, BrokenPipeError):
         raise
-    except Exception as error:  # a bug; the other scans need not wait until it is mended
+    except Exception as error:  # a bug; the other scans go on
         if isinstance(error, OSError) and error.errno in EXHAUSTED:
             raise MachineError.of(error) from error
         reason = f"unexpected {_bug(error, case)}"
@@ -55,9 +55,9 @@ def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) ->
 
 
 def _bug(error: Exception, case: Case) -> str:
-    """Print where an error was raised, and give its kind: its text may name folders, and quote a scan's file.
+    """Print an error's traceback, and return its type only, because its text may name folders and quote a scan's file.
 
-    Of DICOM files the text is not printed either.
+    For DICOM files the text is not printed either.
     """
     if any(isinstance(source, Series) for source in case.scan):
         traceback.print_tb(error.__traceback__)
@@ -67,7 +67,7 @@ def _bug(error: Exception, case: Case) -> str:
 
 
 def key_of(scan: Scan, work: WorkerConfig) -> str:
-    """Hash over everything that decides the mask.
+    """Hash of everything that determines the mask.
 
     Raises:
         ScanError: if a file cannot be read.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InferOptions(SegmentationOptions, panel="Run and output"):
-    """How scans are segmented, and what is written. The object travels from the command to every worker."""
+    """How scans are segmented, and what is written. The object is passed from the command to every worker."""
 
     batch_size: Annotated[
         int | None,
@@ -67,7 +67,7 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
         """Check the values.
 
         Raises:
-            OptionError: as `OptionGroup`, and for formats that there are not or that do not fit each other.
+            OptionError: as `OptionGroup`, and for unknown formats or formats that do not fit each other.
         """
         super().__post_init__()
         _ = self.outputs
@@ -81,5 +81,5 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
 
     @property
     def views(self) -> bool:
-        """Whether pictures are saved for the report, too."""
+        """Whether pictures are also saved for the report."""
         return self.pictures and self.report

@@ -1,7 +1,7 @@
-"""Flags in English, and how grave each is: the only place that does either.
+"""English sentences and severities of flags, which are defined here only.
 
-Decisions are made by `FlagCode`. The sentences here are read by people only, and a test proves that: it rewords all of
-them and compares every decision.
+Decisions are made by `FlagCode`. The sentences are for readers only; a test verifies this: it rewords all of them and
+compares every decision.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from parotid_seg.scan.labels import plain_name
 
 
 class FlagText(NamedTuple):
-    """Severity of a code (16: the mask is likely to be wrong; 1: good to know), and its sentence.
+    """Severity of a code (16: the mask is probably wrong; 1: for information), and its sentence.
 
-    The sentence may name `structure`, `value` and `detail`, see `Flag`.
+    The sentence may contain `structure`, `value` and `detail`, see `Flag`.
     """
 
     severity: int
@@ -40,12 +40,12 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.SFORM_WITHOUT_CODE: FlagText(
         8,
-        "no orientation in the header (sform and qform codes are 0); the sform that is there was used: left and right "
+        "no orientation in the header (sform and qform codes are 0); the sform was used anyway: left and right "
         "may be swapped",
     ),
     FlagCode.AXES_DISAGREE: FlagText(
         8,
-        "sform and qform send the voxel axes to different sides ({detail}); the sform was used, as NIfTI-1 gives it "
+        "sform and qform map the voxel axes to different sides ({detail}); the sform was used, as NIfTI-1 gives it "
         "precedence: left and right may be swapped",
     ),
     FlagCode.SPACING_DISAGREE: FlagText(
@@ -88,7 +88,7 @@ TEXTS: dict[FlagCode, FlagText] = {
         3, "{detail} in the scan's folder cannot be read and may be the scan's first or last slice"
     ),
     FlagCode.MORE_VOXELS: FlagText(
-        2, "the file holds more voxels than its header says; those beyond the header's sizes were not read"
+        2, "the file holds more voxels than stated in its header; the additional ones were not read"
     ),
     FlagCode.SIDES_DIFFER: FlagText(2, "sides differ (the larger gland is {value:.2f} times the smaller)"),
     FlagCode.SFORM_QFORM_DISAGREE: FlagText(
@@ -113,12 +113,12 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.PART_OF_SERIES: FlagText(1, "one of several volumes of its series ({detail})"),
     FlagCode.CHANNEL_PARTLY_COVERED: FlagText(
-        1, "a sequence covers {value:.0%} of the first one ({detail}); what it lacks counts as air"
+        1, "a sequence covers {value:.0%} of the first one ({detail}); the rest counts as air"
     ),
     FlagCode.BLANK_IDENTIFIERS: FlagText(
         1, "{value:.0f} DICOM files have blank identifiers; those of their file meta information were used"
     ),
-    FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed with loss"),
+    FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed lossily"),
     FlagCode.CONTOURS_OVERLAP: FlagText(
         4, "{structure}: contours overlap in part on {value:.0f} slices; they are joined there"
     ),
@@ -174,17 +174,17 @@ TEXTS: dict[FlagCode, FlagText] = {
 
 
 def severity_of(code: FlagCode) -> int:
-    """How grave a flag is, 1 to 16."""
+    """The severity of a flag, 1 to 16."""
     return TEXTS[code].severity
 
 
 def sentence(flag: Flag) -> str:
-    """A flag for people, in one line."""
+    """A flag as one line of English."""
     return TEXTS[flag.code].sentence.format(
         structure=plain_name(flag.structure), value=0.0 if flag.value is None else flag.value, detail=flag.detail
     )
 
 
 def sentences(flags: Iterable[Flag]) -> str:
-    """Flags for people, in one line."""
+    """Flags as one line of English."""
     return "; ".join(map(sentence, flags))

@@ -1,4 +1,4 @@
-"""Whose a DICOM scan is. Only `infer --identify` asks, and tells it nowhere but in summary.csv and the report."""
+"""The patients of DICOM scans, used by `infer --identify` only and shown only in summary.csv and the report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from parotid_seg.runtime.pipeline.discovery import Case
 
 
 class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A patient as the file says: untrusted text, empty where there is none.
+    """A patient as in the file: untrusted text, empty where it is missing.
 
     Attributes:
-        name: with its parts apart by "^", as in the file.
+        name: with its parts separated by "^", as in the file.
         id: PatientID.
-        birth_date: YYYY-MM-DD; what the file says if that is no date.
+        birth_date: YYYY-MM-DD; the file's text if it is not a date.
     """
 
     name: str = ""
@@ -32,7 +32,7 @@ class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
-    """The patients of DICOM scans by case, as far as the scans' files can be read."""
+    """The patients of DICOM scans by case; unreadable files are skipped."""
     patients = {}
     for case in cases:
         series = case.scan[0]
@@ -62,7 +62,7 @@ def _patient_of(series: Series) -> Patient:
 
 
 def _iso(text: str) -> str:
-    """A date such as 19500102 as 1950-01-02; anything else as it is."""
+    """A date such as 19500102 as 1950-01-02; other text unchanged."""
     try:
         return date.fromisoformat(text).isoformat() if len(text) == 8 and text.isdigit() else text
     except ValueError:

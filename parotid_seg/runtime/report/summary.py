@@ -1,4 +1,4 @@
-"""summary.csv, a row a case, and what run.json and results.json say of the run."""
+"""summary.csv with a row per case, and the record of the run in run.json and results.json."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def write_summary(
     path: Path,
     patients: Mapping[str, Patient] | None = None,
 ) -> None:
-    """Write a row a case: status, volumes in ml, flags in words and by code, seconds by stage, what ran.
+    """Write a row per case: status, volumes in ml, flags as text and codes, seconds by stage, engine.
 
-    The last column, which DICOM series a scan is, is there only if some scan is one.
+    The last column, the DICOM series of a scan, exists only if some scan is a DICOM series.
 
     Args:
         entries: of the cases.
         labels: names by value.
         path: the file to make.
-        patients: by case, for a column of their own; None for none.
+        patients: by case, for an additional column; None for no such column.
 
     Raises:
         OutputError: if that fails.
@@ -91,13 +91,13 @@ def run_record(
     not_reached: int,
     not_used: Mapping[str, int],
 ) -> RunRecord:
-    """What a run was made with, at its end.
+    """The record of a run, at its end.
 
     Args:
-        site: what did the cases.
+        site: the executor of the cases.
         options: a dataclass.
-        scans: what was asked for.
-        begun: when.
+        scans: the scans of the command line.
+        begun: start time.
         cases, not_reached, not_used: see `RunRecord`.
     """
     return RunRecord(

@@ -1,4 +1,4 @@
-"""Options that decide the voxels of a mask."""
+"""Options that determine the voxels of a mask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SegmentationOptions(OptionGroup, panel="Segmentation"):
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
-        """What of the options decides a mask."""
+        """The options that determine a mask."""
         return tuple(str(getattr(self, field.name)) for field in fields(SegmentationOptions))
 
 

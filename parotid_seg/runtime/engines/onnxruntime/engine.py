@@ -15,9 +15,9 @@ from parotid_seg.runtime.engines.onnxruntime import cpu, cuda
 from parotid_seg.runtime.engines.registry import Request
 
 FASTER = {"cpu": "int8", "cuda": "fp16"}
-"""The lower precision that may be worth its rounding, by device."""
+"""The lower precision that is tried, by device."""
 DIFFERENT = ("precision", "weights", "graph_sha256", "cost", "verification")
-"""What the contracts of one model in two precisions need not share."""
+"""Fields that may differ between the contracts of one model in two precisions."""
 
 
 def load(request: Request) -> Backend:
@@ -43,7 +43,7 @@ def candidates(request: Request) -> list[Candidate]:
 
 
 def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path | None:
-    """The same model in another precision, as `NAME.int8.onnx` beside `NAME.onnx`; None if there is none to be used."""
+    """The same model in another precision, as `NAME.int8.onnx` beside `NAME.onnx`; None if there is no usable one."""
     path = model.with_suffix(f".{precision}.onnx")
     if not path.is_file() or path == model:
         return None
