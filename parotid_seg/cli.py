@@ -44,7 +44,7 @@ bench_app.callback()(bench)
 bench_app.command(epilog="Example: parotid-seg bench compare before/bench.json after/bench.json")(compare)
 
 
-def _version_asked(requested: bool) -> None:
+def _print_version(requested: bool) -> None:
     if requested:
         version()
         raise typer.Exit
@@ -54,7 +54,7 @@ def _version_asked(requested: bool) -> None:
 def options(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_version_asked, is_eager=True, help="Print the version."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Options of `parotid-seg` itself; `app` has its help text."""

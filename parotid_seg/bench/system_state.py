@@ -81,7 +81,7 @@ def system_state(gpu: int | None = None) -> SystemState:
         gpu: number of the GPU to describe.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return SystemState(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else driver_says(gpu))
+    return SystemState(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else nvidia_smi_values(gpu))
 
 
 def remarks(before: SystemState, after: SystemState, cores: int) -> list[str]:
@@ -104,7 +104,7 @@ def remarks(before: SystemState, after: SystemState, cores: int) -> list[str]:
     return sentences
 
 
-def driver_says(gpu: int) -> dict[str, str] | None:
+def nvidia_smi_values(gpu: int) -> dict[str, str] | None:
     """Values from nvidia-smi of a GPU; None where it is missing or its output has another form."""
     if shutil.which("nvidia-smi") is None:
         return None
@@ -120,7 +120,7 @@ def driver_says(gpu: int) -> dict[str, str] | None:
 
 def gpu_memory_mib(gpu: int) -> float | None:
     """Memory of a GPU that is in use, by all its processes; None where the driver does not report it."""
-    match = re.match(r"(\d+) MiB", (driver_says(gpu) or {}).get("memory.used", ""))
+    match = re.match(r"(\d+) MiB", (nvidia_smi_values(gpu) or {}).get("memory.used", ""))
     return float(match[1]) if match else None
 
 

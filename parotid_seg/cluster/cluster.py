@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
+from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
@@ -134,7 +134,7 @@ class RayExecutor:
             send(message, self._process.stdin)
 
     def _received(self) -> Any:
-        """The next message that is not a `Told`.
+        """The next message that is not a `Notice`.
 
         Raises:
             OutputError: if the client stopped.
@@ -148,7 +148,7 @@ class RayExecutor:
                 raise ParotidSegError(f"--cluster {self._plan.address}: lost: {self._why()}; {RESUMES}") from error
             if isinstance(message, OutputFailure):
                 raise OutputError(message.message)
-            if not isinstance(message, Told):
+            if not isinstance(message, Notice):
                 return message
             self._say(message.text)
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import ray
 
 from parotid_seg.cluster.host import ActorConfig, Host, load_on_host
-from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
+from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.worker_stdio import ends, send
@@ -138,7 +138,7 @@ def _actors_on(resources: dict[str, float], plan: Plan) -> int:
 def _got(reference: Any, expected: str, answers: IO[bytes]) -> Any:
     """A task's result; if it takes long, the user is informed what the run waits for."""
     if not ray.wait([reference], timeout=PATIENCE_S)[0]:
-        send(Told(f"waiting for {expected}"), answers)
+        send(Notice(f"waiting for {expected}"), answers)
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:

@@ -64,9 +64,9 @@ class Host:
         Returns:
             A row for each case, `answer`, a pickled `CaseResult`; or one `OutputFailure`.
         """
-        return [{"answer": pickle.dumps(answer)} for answer in self._said(row["jobs"])]
+        return [{"answer": pickle.dumps(answer)} for answer in self._results(row["jobs"])]
 
-    def _said(self, row: bytes) -> Iterator[CaseResult | OutputFailure]:
+    def _results(self, row: bytes) -> Iterator[CaseResult | OutputFailure]:
         remaining: dict[str, CaseRequest] = {}
         try:
             if self._version != VERSION:

@@ -1,6 +1,6 @@
 """Messages between the command's process and the cluster's client, pickled, through pipes.
 
-The client gets a `Plan`, may send messages for the user (`Told`), and answers `Ready`. Then it gets a `RunRequest`,
+The client gets a `Plan`, may send messages for the user (`Notice`), and answers `Ready`. Then it gets a `RunRequest`,
 answers with the result of every case, and ends with `Ended`. Instead of any answer there may be an `OutputFailure`.
 """
 
@@ -58,7 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Told:
+class Notice:
     """A line for the user."""
 
     text: str

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from parotid_seg.cluster.urls import opened, told
+from parotid_seg.cluster.urls import error_text, opened
 from parotid_seg.errors import OutputError, RecordError
 from parotid_seg.files import scratch_folder, visible
 from parotid_seg.records import convert, parse, record_line
@@ -127,4 +127,4 @@ class Mirror:
         except OutputError:
             raise
         except Exception as error:  # each storage client has its own error types
-            raise OutputError(f"{self.url}: cannot be read or written ({told(error)})") from error
+            raise OutputError(f"{self.url}: cannot be read or written ({error_text(error)})") from error

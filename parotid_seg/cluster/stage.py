@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from parotid_seg.cluster.urls import opened, told, url_of
+from parotid_seg.cluster.urls import error_text, opened, url_of
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, CaseResult, failed, views_of
@@ -76,7 +76,7 @@ class Stage:
         except FileNotFoundError as error:
             raise ScanError("no such file", path=source) from error
         except Exception as error:  # each storage client has its own error types
-            raise ScanError(f"cannot be read ({told(error)})", path=source) from error
+            raise ScanError(f"cannot be read ({error_text(error)})", path=source) from error
         return folder / source.name
 
     def _get_result(self, name: str) -> None:
@@ -86,7 +86,7 @@ class Stage:
         except FileNotFoundError:
             (self.out / name).unlink(missing_ok=True)
         except Exception as error:  # each storage client has its own error types
-            raise OutputError(f"{self._url}/{name}: cannot be read ({told(error)})") from error
+            raise OutputError(f"{self._url}/{name}: cannot be read ({error_text(error)})") from error
 
     def deliver(self, job: CaseRequest, finished: CaseResult, copied: CaseRequest | None = None) -> CaseResult:
         """Upload a case's files, the mask last, and remove the copies.
@@ -123,4 +123,4 @@ class Stage:
         try:
             system.put_file(str(self.out / name), f"{root}/{name}")
         except Exception as error:  # each storage client has its own error types
-            raise OutputError(f"{self._url}/{name}: cannot be written ({told(error)})") from error
+            raise OutputError(f"{self._url}/{name}: cannot be written ({error_text(error)})") from error

@@ -95,13 +95,13 @@ def _files_below(url: str) -> list[Path]:
     try:
         names = system.find(root)
     except Exception as error:  # each storage client has its own error types
-        raise ScanError(f"{url}: cannot be listed ({told(error)})") from error
+        raise ScanError(f"{url}: cannot be listed ({error_text(error)})") from error
     if not names:
         raise ScanError(f"{url}: no such file or folder")
     shown = [name for name in sorted(names) if not re.search(r"/\.", name.removeprefix(root))]
     return [Path(system.unstrip_protocol(name)) for name in shown]
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The message of a storage client's error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -21,7 +21,7 @@ from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped, search
 
 MODALITY = "CT"
-Left = Callable[[NotUsed], None]
+Skip = Callable[[NotUsed], None]
 """Called with each item that is not used."""
 
 
@@ -54,7 +54,7 @@ class Wanted:
     prefer: str | None = None
 
 
-def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Left) -> list[Candidate]:
+def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Skip) -> list[Candidate]:
     """CT series under some folders, each with its chosen structure set.
 
     Args:
@@ -89,7 +89,7 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     return [each for each in candidates if each is not None]
 
 
-def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Left) -> list[Path]:
+def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Skip) -> list[Path]:
     """Every file except NIfTI files, once."""
     for place in places:
         if not place.exists():
@@ -100,7 +100,7 @@ def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Left) -> list[P
     return [path for path in searched.files if not is_nifti(path)]
 
 
-def _structure_sets(paths: Iterable[Path], skip: Left) -> list[StructureSet]:
+def _structure_sets(paths: Iterable[Path], skip: Skip) -> list[StructureSet]:
     """Structure sets, without copies of a file."""
     sets: dict[bytes, StructureSet] = {}
     for path in paths:
@@ -139,7 +139,7 @@ def _series_and_drawn_on(
 
 
 def _candidate(
-    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Left
+    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
 ) -> Candidate | None:
     if series.modality != MODALITY:
         reason = f"found modality {series.modality}, expected {MODALITY}"
@@ -170,7 +170,7 @@ def _patient_id(series: Series) -> str:
 
 
 def _contoured(
-    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Left
+    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
 ) -> Contoured | None:
     """The chosen structure set, or None if there is no usable one; the others are passed to `skip`."""
     usable = []
@@ -181,7 +181,7 @@ def _contoured(
         elif not contoured.rois:
             reason = "no ROI with contours has a name that means one of the labels"
             skip(NotUsed(STRUCTURES, structures.path, reason, wanted=contoured.near))
-            _leave_rois(contoured, skip)
+            _skip_unused_rois(contoured, skip)
         else:
             usable.append(contoured)
     if not usable:
@@ -195,7 +195,7 @@ def _contoured(
     for each in usable:
         if each is not chosen:
             skip(NotUsed(STRUCTURES, each.structures.path, f"of the same series counts {chosen.structures.path}"))
-    _leave_rois(chosen, skip)
+    _skip_unused_rois(chosen, skip)
     if reason := _unfit(chosen, wanted):
         skip(NotUsed(STRUCTURES, chosen.structures.path, reason, wanted=True))
         return None
@@ -215,6 +215,6 @@ def _unfit(contoured: Contoured, wanted: Wanted) -> str:
     return ""
 
 
-def _leave_rois(contoured: Contoured, skip: Left) -> None:
+def _skip_unused_rois(contoured: Contoured, skip: Skip) -> None:
     for each in contoured.unused:
         skip(NotUsed(ROI, contoured.structures.path, each.reason, name=each.shown, wanted=each.wanted))

@@ -102,12 +102,12 @@ def _engine_layer(entry: dict[str, Any]) -> Layer:
     return {
         "name": entry["Name"],
         "type": entry.get("LayerType", "unknown"),
-        "inputs": [_plain(_said_of(tensor)) for tensor in entry.get("Inputs", [])],
-        "outputs": [_plain(_said_of(tensor)) for tensor in entry.get("Outputs", [])],
+        "inputs": [_plain(_type_text(tensor)) for tensor in entry.get("Inputs", [])],
+        "outputs": [_plain(_type_text(tensor)) for tensor in entry.get("Outputs", [])],
     }
 
 
-def _said_of(tensor: dict[str, Any]) -> str:
+def _type_text(tensor: dict[str, Any]) -> str:
     """The inspector's text on a tensor's type; the field's name differs between versions."""
     fields = ("DataType", "Datatype", "Format/Datatype", "Format")
     return next((str(tensor[field]) for field in fields if field in tensor), "")

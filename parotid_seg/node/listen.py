@@ -56,7 +56,7 @@ def _listen(options: ListenOptions, segment: Segment, say: Say, stop: threading.
         warnings.simplefilter("ignore")  # pydicom's warnings contain data from files
         node = _Node(options, segment, _careful(say))
         with contextlib.suppress(KeyboardInterrupt):  # a second signal
-            node.run(lambda: signals.told or (stop is not None and stop.is_set()))
+            node.run(lambda: signals.received or (stop is not None and stop.is_set()))
         return 130 if signals.number == signal.SIGINT else 0
 
 
@@ -167,7 +167,7 @@ class _Signals:
         self._before: dict[int, object] = {}
 
     @property
-    def told(self) -> bool:
+    def received(self) -> bool:
         return self.number != 0
 
     def __enter__(self) -> _Signals:

@@ -87,7 +87,7 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
         both = len(set(side_words(label).values())) > 1
         organ = None if both else ORGANS.get(structure_words(label))
         name = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
-        name = _told_apart(name, used)
+        name = _unique(name, used)
         used.add(_compared(name))
         colour = COLOURS[(value - 1) % len(COLOURS)]
         structures.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
@@ -104,7 +104,7 @@ def plain_uid(uid: str) -> str:
     return re.sub(r"[^0-9.]", "?", uid)[:64] or "none"
 
 
-def _told_apart(name: str, used: set[str]) -> str:
+def _unique(name: str, used: set[str]) -> str:
     numbers = (f"{name[: LONGEST_LINE - 5]}_{number}" for number in range(1, len(used) + 1))
     return next(each for each in (name, *numbers) if _compared(each) not in used)
 

@@ -123,7 +123,7 @@ def header_in_place(header: Nifti1Header, geometry: Geometry, dtype: DTypeLike, 
         if header[code] > 0:
             for name in (code, *fields):
                 fresh[name] = header[name]
-    if not _says(fresh, geometry.affine):
+    if not _agrees(fresh, geometry.affine):
         _set(fresh, geometry)
     return fresh
 
@@ -283,7 +283,7 @@ def _position_flags(affine: Affine, shear: float) -> list[Flag]:
     return flags
 
 
-def _says(header: Nifti1Header, affine: Affine) -> bool:
+def _agrees(header: Nifti1Header, affine: Affine) -> bool:
     """Whether a header has a transform, and all its transforms agree with an affine in mm."""
     unit_mm = MM_PER_UNIT[header.get_xyzt_units()[0]]
     transforms = [header.get_sform()] if header["sform_code"] > 0 else []

@@ -154,11 +154,11 @@ class _Walk:
                 status = folder.path.stat()
                 entries = sorted(os.scandir(folder.path), key=lambda entry: entry.name)
             except OSError as error:
-                self._leave(folder.path, f"the folder cannot be listed ({system_reason(error)})", "folder", True)
+                self._skip(folder.path, f"the folder cannot be listed ({system_reason(error)})", "folder", True)
                 continue
             first_path = self._folders.setdefault(_identity_of(status, folder.real), folder.path)
             if first_path != folder.path:
-                self._leave(folder.path, f"the same folder as {first_path}, which is searched", "repeated folder")
+                self._skip(folder.path, f"the same folder as {first_path}, which is searched", "repeated folder")
                 self._also_below[folder.place].add(first_path)
                 continue
             further = []
@@ -175,14 +175,14 @@ class _Walk:
                     self.add_file(candidate.path, (status.st_dev, number) if number else candidate.real, folder.place)
                 else:
                     kind = special_kind(entry.stat(follow_symlinks=False).st_mode)
-                    self._leave(candidate.path, f"found {kind}, expected a regular file", SPECIAL)
+                    self._skip(candidate.path, f"found {kind}, expected a regular file", SPECIAL)
             waiting += reversed(further)
 
     def add_named(self, path: Path) -> None:
         """Add a file that was given directly; it is refused if it is not a regular file."""
         kind = special_kind(path.stat().st_mode) if path.exists() else ""
         if kind:
-            self._leave(path, f"found {kind}, expected a regular file", SPECIAL, True)
+            self._skip(path, f"found {kind}, expected a regular file", SPECIAL, True)
         else:
             self.add_file(path, _identity(path), None)
 
@@ -209,29 +209,29 @@ class _Walk:
                 status = link.path.stat()
             except OSError as error:
                 if link.path.suffix.lower() not in NO_SCANS:
-                    self._leave(link.path, f"a link that leads nowhere ({system_reason(error)})", "link", True)
+                    self._skip(link.path, f"a link that leads nowhere ({system_reason(error)})", "link", True)
                 continue
             if link.path.is_file():
                 self.add_file(link.path, _identity_of(status, real), link.place)
             elif link.path.is_dir():
                 self._follow(link, _identity_of(status, real), real)
             else:
-                self._leave(link.path, f"a link to {special_kind(status.st_mode)}", "link")
+                self._skip(link.path, f"a link to {special_kind(status.st_mode)}", "link")
         for place, folders in self._also_below.items():
             self.below[place] += [path for path in self.files.values() if {path, *path.parents} & folders]
 
     def _follow(self, link: _Folder, identity: Identity, real: str) -> None:
         holds = Path(link.real).parent
         if any(identity == _identity(folder) for folder in (holds, *holds.parents)):
-            self._leave(link.path, "a link to a folder that it lies in; it is not followed", "link")
+            self._skip(link.path, "a link to a folder that it lies in; it is not followed", "link")
         elif identity in self._folders:
             searched = self._folders[identity]
-            self._leave(link.path, f"a link to {searched}, which is searched", "link")
+            self._skip(link.path, f"a link to {searched}, which is searched", "link")
             self._also_below[link.place].add(searched)
         else:
             self.add_folder(_Folder(link.path, real, link.place))
 
-    def _leave(self, path: Path, reason: str, kind: str, refused: bool = False) -> None:
+    def _skip(self, path: Path, reason: str, kind: str, refused: bool = False) -> None:
         self._left_out.append(Skipped(path, reason, 1, refused, kind, 1, (path,)))
 
     def left_out(self) -> list[Skipped]:

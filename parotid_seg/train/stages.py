@@ -67,7 +67,7 @@ def train(
     for note in dict.fromkeys(note for each in data_sets.values() for note in each.notes):
         if processes.first:
             report(f"note: {note}")
-    started_stages = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
+    started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # machines' folders may differ
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
@@ -100,7 +100,7 @@ def train(
     return True
 
 
-def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
+def _started_stages(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
     """The stages in the run's folder, which is made if missing."""
     started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
     if list(folders)[-1] in started_stages and not resume:

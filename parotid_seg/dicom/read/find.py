@@ -143,7 +143,7 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     volumes = []
     for owner in dict.fromkeys((*gathered.frames, *gathered.unusable)):
         volumes += _volumes_of(owner, gathered)
-    volumes = [each for each in _told_apart(volumes) if _is_head_scan(each, gathered)]
+    volumes = [each for each in _with_distinct_keys(volumes) if _is_head_scan(each, gathered)]
     volumes = _without_derived(volumes, gathered)
     series = [_beside_damaged(each, gathered) for each in volumes]
     series.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
@@ -240,7 +240,7 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
             raise Unusable(f"{lost.name}, one of its files, cannot be read")
         stacks, copies = stacks_of(frames)
     except Unusable as error:
-        _leave_series(owner, title, frames, paths, error, gathered)
+        _skip_series(owner, title, frames, paths, error, gathered)
         return []
     if copies:
         images = (frame.slice.path for frame in copies)
@@ -248,7 +248,7 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     return [_volume_of(owner, stack) for stack in stacks]
 
 
-def _leave_series(
+def _skip_series(
     owner: Owner, title: str, frames: Sequence[Frame], paths: Sequence[Path], error: Unusable, gathered: _Gathered
 ) -> None:
     """Skip a series that forms no volume; it is refused unless it would not be used anyway."""
@@ -321,7 +321,7 @@ def _volume_of(owner: Owner, stack: Stack) -> _Volume:
     return _Volume(owner, series, all(frame.derived for frame in stack.frames))
 
 
-def _told_apart(volumes: Sequence[_Volume]) -> list[_Volume]:
+def _with_distinct_keys(volumes: Sequence[_Volume]) -> list[_Volume]:
     """Volumes with different keys, also where several belong to one series."""
     by_uid = defaultdict(list)
     for volume in volumes:

@@ -55,7 +55,7 @@ def items_of(dataset: Dataset) -> Iterator[RoiItem]:
     numbers = [int(each.ROINumber) for each in rois]
     in_order = _common(numbers, [number for number, _ in drawn]) == _common([number for number, _ in drawn], numbers)
     names, secrets = [text_of(each, "ROIName", dataset) for each in rois], secrets_of(dataset)
-    shown = [SECRET if tells(name, secrets) else plain(name.value) for name in names]
+    shown = [SECRET if contains_any(name, secrets) else plain(name.value) for name in names]
     seen = Counter[int]()
     for roi, number, name, title in zip(rois, numbers, names, shown, strict=True):
         place, seen[number] = seen[number], seen[number] + 1
@@ -103,6 +103,6 @@ def secrets_of(header: Dataset) -> list[str]:
     return [secret.casefold() for secret in (*names, *others) if len(secret) >= SHORTEST_SECRET]
 
 
-def tells(text: Text, secrets: Iterable[str]) -> bool:
+def contains_any(text: Text, secrets: Iterable[str]) -> bool:
     """Whether a text contains one of some secrets."""
     return any(secret in reading.casefold() for secret in secrets for reading in (text.value, *text.readings))

@@ -119,10 +119,12 @@ def choose(
         ParotidSegError: if the first candidate, or the one of a stored choice, cannot be loaded.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
-    stored = _kept(place, by_name)
+    stored = _stored_choice(place, by_name)
     if stored is None:
         choice, chosen = _tried(candidates, precision, sizes, measure, today())
-        stored = _kept(place, by_name)  # another process may have stored its choice first; both must use the same
+        stored = _stored_choice(
+            place, by_name
+        )  # another process may have stored its choice first; both must use the same
         if stored is not None:
             chosen.close()
     if stored is not None:
@@ -176,7 +178,7 @@ def _tried(
     return Choice(best, chosen.batch_size, rounded, refused, day.isoformat()), chosen
 
 
-def _kept(place: Path, names: Mapping[str, object]) -> Choice | None:
+def _stored_choice(place: Path, names: Mapping[str, object]) -> Choice | None:
     """A stored choice; None if there is no usable one."""
     try:
         choice = read_record(place, Choice, version=SCHEMA_VERSION)

@@ -131,7 +131,7 @@ class Worker:
             send_request(self._next_request(), requests)
             while True:
                 request = self._next_request()
-                question = self._asked(request)
+                question = self._question_of(request)
                 send_request(request, requests)
                 answer = next_answer(answers, question)
                 self.since = None
@@ -152,7 +152,7 @@ class Worker:
                 each.close()
         self._events.put((self, WorkerDied(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
 
-    def _asked(self, request: _Request) -> Asked:
+    def _question_of(self, request: _Request) -> Asked:
         assert self._work is not None
         assert self.job is not None
         self._labelled = 0 if isinstance(request, CaseRequest) else self._labelled + 1

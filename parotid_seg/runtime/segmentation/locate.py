@@ -97,7 +97,7 @@ def labels_of_scan(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Found:
     """Result of the sparse search with the grid at one place.
 
     Attributes:
@@ -143,21 +143,21 @@ class _Search:
 
     def labels(self) -> tuple[CroppedScan, Prediction]:
         """See `labels_of_scan`."""
-        view = self._settled(self._look(self._middle, self._sparse[::2]))
+        view = self._settled(self._search_at(self._middle, self._sparse[::2]))
         if not view.complete:
-            view = max(view, self._settled(self._look(view.place, self._sparse)), key=_Seen.rank)
+            view = max(view, self._settled(self._search_at(view.place, self._sparse)), key=_Found.rank)
         for place in () if view.complete else self._tiles():
-            view = max(view, self._settled(self._look(place, self._sparse[::2])), key=_Seen.rank)
+            view = max(view, self._settled(self._search_at(place, self._sparse[::2])), key=_Found.rank)
             if view.complete:
                 break
         if view.complete:
             covered = replace(view.covered, samples=view.found, grow=True)
-            labelled = self._asked(covered)
+            labelled = self._labels_from_model(covered)
             if self._is_whole(labelled.labels):
                 return covered, self._total(labelled)
-        return view.covered, self._total(self._asked(view.covered))
+        return view.covered, self._total(self._labels_from_model(view.covered))
 
-    def _asked(self, covered: CroppedScan) -> Prediction:
+    def _labels_from_model(self, covered: CroppedScan) -> Prediction:
         labelled = self._ask(covered)
         self._seconds += labelled.seconds
         self._computed += labelled.computed
@@ -167,7 +167,7 @@ class _Search:
         """A prediction with the cost of the whole search."""
         return replace(labelled, seconds=self._seconds, computed=self._computed)
 
-    def _look(self, place: Place, samples: Sequence[int]) -> _Seen:
+    def _search_at(self, place: Place, samples: Sequence[int]) -> _Found:
         """Compute some samples with the grid at a place, and the sparse samples next to those with a structure."""
         covered = self._prepared.crop_to_grid(place)
         labels = self._labels_of(covered, samples)
@@ -184,25 +184,25 @@ class _Search:
         spacing, contract = self._volume.spacing_mm, self._prepared.contract
         cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
         slices = self._step * np.array(list(labels), np.intp)
-        return _Seen(place, covered, tuple(with_structure), slices, pieces, boxes, cut)
+        return _Found(place, covered, tuple(with_structure), slices, pieces, boxes, cut)
 
     def _labels_of(self, covered: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
         """Labels (h, w) of single samples, by index."""
         if not samples:
             return {}
-        labels = self._asked(replace(covered, samples=tuple(samples))).labels
+        labels = self._labels_from_model(replace(covered, samples=tuple(samples))).labels
         return {sample: labels[sample * self._step] for sample in samples}
 
-    def _settled(self, view: _Seen) -> _Seen:
+    def _settled(self, view: _Found) -> _Found:
         """Centre the grid on the head around the structures found, and search again if that moves it."""
         for _ in range(3):
             place = self._head_around(view)
             if place == view.place:
                 break
-            view = self._look(place, view.found)
+            view = self._search_at(place, view.found)
         return view
 
-    def _head_around(self, view: _Seen) -> Place:
+    def _head_around(self, view: _Found) -> Place:
         """The middle of the head around the structures found; the present place if there are none."""
         boxes = [box for box in view.boxes if box]
         if not boxes:

@@ -19,7 +19,13 @@ from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
-from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, ExecutionSlot, memory_told, refusal
+from parotid_seg.runtime.engines.tensorrt.execution_slot import (
+    Chunk,
+    Engine,
+    ExecutionSlot,
+    device_memory_errors,
+    refusal,
+)
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
 from parotid_seg.scan.chunks import Inputs
 
@@ -80,7 +86,7 @@ class TensorRtBackend:
         self._turn = 0
         self._context: PrimaryContext | None = None
         try:
-            with memory_told(cuda, self.ran.backend, str(engine)):
+            with device_memory_errors(cuda, self.ran.backend, str(engine)):
                 self._context = PrimaryContext(cuda, device)
                 with self._context.current():
                     self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)

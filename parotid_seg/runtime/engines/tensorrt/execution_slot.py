@@ -148,7 +148,9 @@ class ExecutionSlot:
         """
         self.finish()
         self._engine.log.clear()
-        with memory_told(self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} looks"):
+        with device_memory_errors(
+            self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} looks"
+        ):
             prepared = self._prepare(tuple(inputs[name].shape for name in self._engine.inputs))
             self._fit(prepared)
             for name, view in prepared.views.items():
@@ -186,7 +188,7 @@ class ExecutionSlot:
         if chunk is None or prepared is None:
             return
         try:
-            with memory_told(self._engine.cuda, self._engine.name, "a chunk"):
+            with device_memory_errors(self._engine.cuda, self._engine.name, "a chunk"):
                 self._stream.synchronize()
             name, dtype = next(iter(self._engine.outputs.items()))
             _, shape = prepared.places[name]
@@ -316,7 +318,7 @@ def refusal(name: str, what: str, log: Any) -> ParotidSegError:
 
 
 @contextmanager
-def memory_told(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
+def device_memory_errors(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
     """Convert PyCUDA's out-of-memory error to `DeviceMemoryError`."""
     try:
         yield
