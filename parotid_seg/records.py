@@ -130,7 +130,7 @@ def parse(content: bytes | str) -> Any:
             text, object_pairs_hook=_unique, parse_float=_finite, parse_int=_integer, parse_constant=_no_constant
         )
     except UnicodeDecodeError as error:
-        raise RecordError(f"not JSON: found bytes at {error.start} that are no UTF-8") from error
+        raise RecordError(f"not JSON: found bytes at {error.start} that are not UTF-8") from error
     except ValueError as error:
         raise RecordError(_short(f"not JSON: {error}")) from error
 

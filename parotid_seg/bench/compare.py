@@ -83,10 +83,10 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The comparison as text, one line each."""
-        lines = [f"note: {note}; the comparison says little" for note in self.notes]
+        lines = [f"note: {note}; the comparison is not reliable" for note in self.notes]
         lines.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
         for each in self.changes:
-            change = "a single launch says too little, measure again with more --minutes"
+            change = "a single launch is not enough, measure again with more --minutes"
             if each.ratio is not None:
                 change = f"{each.ratio - 1:+.1%} ({each.low - 1:+.1%} to {each.high - 1:+.1%})"
             if each.disturbed:

@@ -211,7 +211,7 @@ def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Ti
         return _on_openvino(backend, pad_to_bucket(inputs)[0], repeats)
     if isinstance(backend, TensorRtBackend):
         return _on_tensorrt(backend, inputs, repeats)
-    raise InputError(f"{backend.ran.backend}: no profile: it does not tell the times of its layers")
+    raise InputError(f"{backend.ran.backend}: no profile: it does not report the times of its layers")
 
 
 def time_apart(content: bytes, chunk: Inputs, repeats: int, provider: Provider) -> Timing:

@@ -146,9 +146,9 @@ class Turns:
             if real:
                 self.chunks[size] = real, noise_like(real)
             else:
-                leave_out(f"batches of {size}", "no scan has so many slices to look at; name longer ones (--scans)")
+                leave_out(f"batches of {size}", "no scan has so many slices; name longer scans (--scans)")
         if not self.chunks:
-            raise OptionError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
+            raise OptionError("--batch-sizes: no scan has so many slices; name longer scans (--scans)")
 
     @contextlib.contextmanager
     def launched(self) -> Iterator[dict[str, EngineProcess]]:

@@ -180,7 +180,7 @@ def infer_on_cluster(
         with closing(RayExecutor(cluster, options.workers, on_hosts, "", say)) as executor:
             return infer_at(executor, scans, out.resolve(), options, find=find_anywhere, say=say, progress=progress)
     if options.report:
-        say(f"no report.html: its pictures would have to come back from {url}")
+        say(f"no report.html: its pictures would have to be downloaded from {url}")
         options = replace(options, report=False)
     with mirrored(url) as mirror, closing(RayExecutor(cluster, options.workers, on_hosts, mirror.url, say)) as executor:
         find = partial(find_anywhere, out=mirror.url)

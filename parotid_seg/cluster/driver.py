@@ -177,7 +177,7 @@ def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResu
             if isinstance(answer, OutputFailure):
                 return
     for job in remaining.values():
-        reason = f"set aside: its worker died {TRIES} times, and {TRIES} times again"
+        reason = f"failed: its worker died {TRIES} times, and {TRIES} times again"
         yield CaseResult("failed", failed(job.case, reason))
 
 

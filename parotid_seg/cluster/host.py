@@ -88,7 +88,7 @@ class Host:
                 self._cases.end()
                 self._cases = None
             for job in remaining.values():
-                place = f"host {platform.node()}, whose Ray log tells where"
+                place = f"host {platform.node()}, see its Ray log for details"
                 yield CaseResult("failed", failed(job.case, f"unexpected {type(error).__name__} on {place}"))
 
 

@@ -20,7 +20,7 @@ class ClusterOptions(OptionGroup, panel="Cluster"):
         str | None,
         Option(
             "--cluster",
-            "Do the scans on a Ray cluster: HOST:PORT of its head, auto (the one this machine is in) or local "
+            "Run on a Ray cluster: HOST:PORT of its head, auto (the one this machine is in) or local "
             "(this machine's cores). SCAN and DIR may be URLs then (s3://, gs://).",
             metavar="ADDRESS",
         ),
@@ -48,7 +48,7 @@ class ClusterOptions(OptionGroup, panel="Cluster"):
         if self.cluster is None:
             for option, value in (("--worker-cpus", self.worker_cpus), ("--worker-gpus", self.worker_gpus)):
                 if value is not None:
-                    raise OptionError(f"{option}: says what a worker of a cluster gets, expected --cluster as well")
+                    raise OptionError(f"{option}: sets the resources of a cluster's worker, expected --cluster as well")
         elif not ADDRESS.fullmatch(self.cluster):
             raise OptionError(f"--cluster: found {self.cluster!r}, expected local, auto or HOST:PORT")
         if self.worker_gpus is not None and self.worker_gpus > 1 and self.worker_gpus % 1:

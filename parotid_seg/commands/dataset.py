@@ -54,7 +54,9 @@ def dataset(
     private: Annotated[
         Path | None,
         typer.Option(
-            "--private", metavar="DIR", help="Folder for what is not to be passed on with DATA. Default: DATA.private."
+            "--private",
+            metavar="DIR",
+            help="Folder for records that must not be passed on with DATA. Default: DATA.private.",
         ),
     ] = None,
     identify: Annotated[
@@ -85,9 +87,9 @@ def dataset(
         counts = f"{built.labelled} scans with contours, {built.unlabelled} without ({built.made} made now)"
         if built.flagged:
             line.say(
-                f"{built.flagged} of the scans with contours to look at: see their notes in {built.private}/cases.csv"
+                f"{built.flagged} of the scans with contours need review: see their notes in {built.private}/cases.csv"
             )
         line.say(
-            f"{counts}; {built.left_out} things left out, {built.look_at} to look at: {built.private}/left_out.csv"
+            f"{counts}; {built.left_out} items not used, {built.look_at} need review: {built.private}/left_out.csv"
         )
     raise typer.Exit(built.exit_status)

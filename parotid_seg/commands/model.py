@@ -40,7 +40,7 @@ def load_model(
     served = TritonBackend(options.triton, name, allow_unverified=options.allow_unverified)
     if tta:
         say(
-            "a served model gives no probabilities to average: --tta tells how certain the masks are and leaves them "
-            "as they are"
+            "a served model gives no probabilities to average: --tta only reports how certain the masks are and does "
+            "not change them"
         )
     return served

@@ -107,7 +107,7 @@ def build(
     def skip(item: NotUsed) -> None:
         not_used.append(item)
         if item.wanted:
-            say(f"left out: {item}")
+            say(f"not used: {item}")
 
     progress("headers", 0, 1)
     candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), skip)

@@ -150,11 +150,7 @@ def _candidate(
     patient_id, structure_sets = _patient_id(series), []
     for structures, by in sets:
         if patient_id and structures.patient_id and structures.patient_id != patient_id:
-            skip(
-                NotUsed(
-                    STRUCTURES, structures.path, "its PatientID is another one than that of its series", wanted=True
-                )
-            )
+            skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", wanted=True))
         else:
             structure_sets.append((structures, by))
     return Candidate(
@@ -194,7 +190,13 @@ def _contoured(
         return None
     for each in usable:
         if each is not chosen:
-            skip(NotUsed(STRUCTURES, each.structures.path, f"of the same series counts {chosen.structures.path}"))
+            skip(
+                NotUsed(
+                    STRUCTURES,
+                    each.structures.path,
+                    f"another structure set of the series is used: {chosen.structures.path}",
+                )
+            )
     _skip_unused_rois(chosen, skip)
     if reason := _unfit(chosen, wanted):
         skip(NotUsed(STRUCTURES, chosen.structures.path, reason, wanted=True))

@@ -148,7 +148,7 @@ def parotid_meaning(name: str) -> Meaning:
     if both or len(set(sides.values())) > 1:
         return Meaning(reason="its name means both sides", gland=True)
     if not sides:
-        return Meaning(reason="its name tells no side", gland=True)
+        return Meaning(reason="its name has no side", gland=True)
     return Meaning(LABEL_OF[side_of(name)], gland=True)
 
 

@@ -171,7 +171,7 @@ def export(
             candidate, speeds = fastest([each[0] for each in passed], next(source.parity.inputs()))
         proof = next(each[1] for each in passed if each[0] is candidate)
         record["speed_over_fp32"] = speeds
-        report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
+        report(f"speed on this CPU over fp32: {speeds}; chosen: {candidate.precision}")
     verified = dataclasses.replace(source.contract, verification={**versions, **proof.summary()})
     content = _file(candidate, verified, options.weights)
     record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}

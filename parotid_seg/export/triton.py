@@ -123,7 +123,7 @@ def check_entry(folder: Path, serving: Serving) -> Path:
     """The folder of a new entry. Raises InputError if it exists already, ParotidSegError if tritonclient is missing."""
     entry = folder / serving.name
     if entry.exists():
-        raise InputError("there is an entry of this name; choose another name, or remove the entry first", path=entry)
+        raise InputError("an entry of this name exists; choose another name, or remove the entry first", path=entry)
     schema()
     return entry
 

@@ -199,7 +199,7 @@ class Admission:
             return
         opening.received += piece
         if opening.received[0] != ASSOCIATE_REQUEST:
-            self._reject(connection, UNEXPECTED_PDU, "what came first is no association request")
+            self._reject(connection, UNEXPECTED_PDU, "the first bytes are not an association request")
         elif len(opening.received) >= 6:
             (length,) = struct.unpack_from(">L", opening.received, 2)
             if not TITLE.stop <= 6 + length <= LONGEST_REQUEST:

@@ -248,7 +248,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
     def _begin(self, message: DIMSEMessage) -> bytes:
         """The bytes before a data set in a file (DICOM PS3.10, section 7.1), if the data set is acceptable."""
         if not isinstance(message, C_STORE_RQ):
-            raise Refused(objects.UNRECOGNISED_OPERATION, "it is no C-STORE request")
+            raise Refused(objects.UNRECOGNISED_OPERATION, "it is not a C-STORE request")
         accepted = {context.context_id: context for context in self.assoc.accepted_contexts}
         context = accepted.get(message.context_id)
         sop_class = str(message.command_set.get("AffectedSOPClassUID"))

@@ -89,7 +89,7 @@ class ListenOptions(OptionGroup, panel="Node"):
         tuple[str, ...],
         Option(
             "--allow",
-            "AE title that may connect, from that address only; repeatable. Without one nobody may.",
+            "AE title that may connect, from that address only; repeatable. Without this option no node may connect.",
             metavar="AE[@ADDRESS]",
         ),
     ] = ()
@@ -106,14 +106,14 @@ class ListenOptions(OptionGroup, panel="Node"):
         str,
         Option(
             "--host",
-            "Address to listen on. DICOM neither checks who connects nor encrypts: see docs/listen.md.",
+            "Address to listen on. DICOM neither authenticates nor encrypts: see docs/listen.md.",
             metavar="ADDRESS",
         ),
     ] = "127.0.0.1"
     ae_title: Annotated[str, Option("--ae-title", "The node's own AE title.", metavar="AE")] = "PAROTID-SEG"
     quiet_s: Annotated[
         float,
-        Option("--quiet-seconds", "A series is complete once nothing more came for so long.", metavar="S", least=0),
+        Option("--quiet-seconds", "A series is complete when no object arrived for S seconds.", metavar="S", least=0),
     ] = 30.0
     keep_received: Annotated[
         bool,
@@ -123,7 +123,7 @@ class ListenOptions(OptionGroup, panel="Node"):
         float,
         Option(
             "--keep-failed-days",
-            "How long slices of series that could not be segmented are kept.",
+            "Days for which slices of series that could not be segmented are kept.",
             metavar="N",
             least=0,
         ),
@@ -132,8 +132,8 @@ class ListenOptions(OptionGroup, panel="Node"):
         int,
         Option(
             "--max-associations",
-            "Of one address at the same time; more are rejected. Addresses that --allow does not name have four more "
-            "together.",
+            "Most associations of one address at the same time; more are rejected. Addresses that --allow does not "
+            "name have four more together.",
             metavar="N",
             least=1,
         ),
@@ -142,11 +142,11 @@ class ListenOptions(OptionGroup, panel="Node"):
         int, Option("--max-object-mib", "Larger objects are refused.", metavar="N", least=1)
     ] = 1024
     spare_mib: Annotated[
-        int, Option("--spare-mib", "With less free space on the disk, objects are refused.", metavar="N", least=0)
+        int, Option("--spare-mib", "Objects are refused if less disk space is free.", metavar="N", least=0)
     ] = 1024
     silence_s: Annotated[
         float,
-        Option("--silence-seconds", "An association in which nothing comes for so long is ended.", metavar="S"),
+        Option("--silence-seconds", "An association without data for S seconds is ended.", metavar="S"),
     ] = 60.0
 
     def __post_init__(self) -> None:

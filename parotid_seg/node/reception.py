@@ -119,7 +119,7 @@ class Reception:
         finally:
             self._admission.close()
             self._server.server_close()
-            self._say("stopping: no new association is taken")
+            self._say("stopping: no new association is accepted")
 
     def close(self, grace_s: float) -> None:
         """Wait so long for associations to end, then end them."""

@@ -144,7 +144,7 @@ class Outbox:
         if refusals < MOST_REFUSALS:
             return
         self._forget(series)
-        self._say(f"series {series}: set aside; it is sent again after a restart, or when the series comes again")
+        self._say(f"series {series}: given up; it is sent again after a restart, or when the series is received again")
         try:
             self._ledger.replace(series, record, replace(record, status=REFUSED, reason=reason))
         except OutputError as error:
@@ -187,7 +187,7 @@ class Outbox:
         except OSError as error:
             raise _Away(f"cannot be reached ({error.strerror})") from error
         if not association.is_established:
-            raise _Away("does not let us in" if association.is_rejected else "cannot be reached")
+            raise _Away("rejects the association" if association.is_rejected else "cannot be reached")
         self._open = association
         try:
             yield association

@@ -151,7 +151,7 @@ class Work:
             added = [name for name, found in slices.items() if not _is_known(name, found, record)]
             missing = [name for name in record.slices if name not in slices]
             if not added and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
-                self._say(f"series {series}: came again unchanged, is not segmented again")
+                self._say(f"series {series}: received again unchanged, is not segmented again")
                 self._have(series, replace(record, slices=record.slices | slices))
                 return True
             if missing:

@@ -105,7 +105,7 @@ def _describe_slice(path: Path, model: Path | None) -> Facts:
     title, contract = _contract_for(model)
     beside = [each for each in sorted(path.parent.iterdir()) if each.is_file() and _is_dicom(each)]
     facts = _describe_found(beside, title, contract, only=path.resolve())
-    return {"file": str(path), "kind": "DICOM file; what follows is about its series in this folder", **facts}
+    return {"file": str(path), "kind": "DICOM file; the rest describes its series in this folder", **facts}
 
 
 def _is_dicom(path: Path) -> bool:
@@ -217,7 +217,7 @@ def _describe_contract(contract: Contract) -> Facts:
         "input": "; ".join(map(_describe_channel, contract.channels, contract.windows)),
         "grid": f"{grid.size} x {grid.size} at {grid.spacing_mm:g} mm, neighbours at "
         + ", ".join(f"{offset:g}" for offset in grid.offsets_mm)
-        + f" mm, a look every {grid.slice_step_mm:g} mm at most",
+        + f" mm, a sample every {grid.slice_step_mm:g} mm at most",
         "computes in": contract.precision
         + (f"; multiply-adds {', '.join(f'{share:.1%} {kind}' for kind, share in shares)}" if shares else ""),
         "weights": f"stored in {contract.weights}",

@@ -25,7 +25,7 @@ MOST_EXPANSION = 64
 CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (RecursionError, "it is nested too deeply"),
     (OverflowError, "a number in it is out of range"),
-    (UnicodeError, "text in it has another encoding than it says"),
+    (UnicodeError, "text in it has another encoding than declared"),
     ((EOFError, struct.error), "it ends too early"),
     ((zlib.error, isal_zlib.error), "its compressed data are damaged"),
     (KeyError, "a code in it is unknown"),

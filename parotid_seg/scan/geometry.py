@@ -225,7 +225,7 @@ def _doubt(sform: Affine, header: Nifti1Header, unit_mm: float) -> str:
     if code in TEMPLATES:
         return f"an sform of code {code} leads to a template's space"
     if _is_default(_lengths(sform)):
-        return "1 along every axis is what an sform has that was never set"
+        return "an sform that was never set has 1 along every axis"
     if not _is_of_head(sform, header, unit_mm):
         low, high = SLICE_RANGE_MM
         width, height = _slice_size(sform, header)

@@ -157,7 +157,7 @@ def scan_of(
 
 
 def _geometry_of(header: Nifti1Header, path: Path) -> Geometry:
-    with foreign(path, "nibabel", "a header that does not say where the voxels lie"):
+    with foreign(path, "nibabel", "a header without usable geometry"):
         return geometry_of(header, path)
 
 

@@ -126,7 +126,7 @@ def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Heade
         classes = (each for each in (Nifti1Image, Nifti2Image) if each.header_class.may_contain_header(start))
         image_class = next(classes, None)
         if image_class is None:
-            raise ScanError("not a readable NIfTI file (its first bytes are no NIfTI header)", path=path)
+            raise ScanError("not a readable NIfTI file (its first bytes are not a NIfTI header)", path=path)
         stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)
         spacing = stored["pixdim"][1:4]
     if not np.isfinite(spacing).all() or (spacing == 0).any():  # nibabel would repair a spacing of 0 to 1
@@ -136,7 +136,7 @@ def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Heade
     if (spacing < 0).any() and stored["sform_code"] <= 0:  # nibabel would drop the sign
         raise ScanError(
             f"found voxel spacing {spacing.tolist()} in the header (pixdim), expected positive numbers: a negative one "
-            "may mean a mirrored axis, and no sform says whether it does",
+            "may mean a mirrored axis, and there is no sform to decide it",
             path=path,
         )
     with foreign(path, "nibabel", "not a readable NIfTI file"):

@@ -64,7 +64,7 @@ class Checkpoint:
             if (found.shape, found.dtype) != (expected_weight.shape, expected_weight.dtype):
                 raise InputError(
                     f"{name}: found {tuple(found.shape)} of {found.dtype}, expected {tuple(expected_weight.shape)} of "
-                    f"{expected_weight.dtype}, as its configuration says"
+                    f"{expected_weight.dtype}, as in its configuration"
                 )
         net = build_network(self.config, len(self.channels), len(self.labels))
         net.load_state_dict(self.weights)

@@ -235,7 +235,7 @@ class Trainer(ABC):
             late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
             if self.processes.any(late) and not self.finished:
                 self.end_early()
-                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume goes on")
+                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume continues")
                 return False
         return True
 

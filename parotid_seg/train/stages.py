@@ -94,7 +94,7 @@ def train(
         late = processes.any(max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes)
         if late and stage in unfinished and folders[stage] != run:
             if processes.first:
-                report(f"stopped after stage {stage}; --resume goes on")
+                report(f"stopped after stage {stage}; --resume continues")
             return False
         source = str(folders[stage] / "best.pt")
     return True
@@ -104,7 +104,7 @@ def _started_stages(run: Path, folders: dict[str, Path], resume: bool) -> list[s
     """The stages in the run's folder, which is made if missing."""
     started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
     if list(folders)[-1] in started_stages and not resume:
-        raise InputError("holds a run already; --resume goes on with it, or choose another --out", path=run)
+        raise InputError("holds a run already; --resume continues it, or choose another --out", path=run)
     if resume and not started_stages:
         raise InputError(f"--resume: {run} holds no checkpoint: no epoch was finished; start without it")
     for folder in folders.values():

@@ -147,7 +147,9 @@ class _Reader(pickle._Unpickler):  # in Python, because the C version allocates 
             or not isinstance(key, str)
             or type(count) is not int
         ):
-            raise InputError("found tensors' values that are described as torch.save does not, expected as it does")
+            raise InputError(
+                "found a description of tensors' values that torch.save does not write, expected one that it writes"
+            )
         record = self._records.get(name)
         if record is None or not 0 <= count * dtype.itemsize <= record.file_size:
             there = "none" if record is None else f"{record.file_size} bytes"
@@ -172,11 +174,13 @@ class _Reader(pickle._Unpickler):  # in Python, because the C version allocates 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
         """A tensor of some values."""
         if not isinstance(storage, _Storage) or not all(_are_sizes(each) for each in ((offset,), size, stride)):
-            raise InputError("found a tensor that is described as torch.save does not, expected as it does")
+            raise InputError(
+                "found a description of a tensor that torch.save does not write, expected one that it writes"
+            )
         count, there = math.prod(size), len(storage.values)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if count > there or (count and last >= there):
-            raise InputError(f"found a tensor of more values than the {there} that are there for it")
+            raise InputError(f"found a tensor of more values than the {there} in the file")
         self._left -= count * storage.values.dtype.itemsize
         if self._left < 0:
             raise InputError(f"its tensors have more than {MOST_COPIES} times the bytes of the file, expected fewer")

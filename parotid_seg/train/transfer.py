@@ -62,7 +62,7 @@ class Transfer:
             taken, random = (sum(part_of(name) == part for name in names) for names in (self.taken, self.random))
             lines.append(f"{part}: {taken} of {taken + random} weights from {self.source}")
         reasons = list(self.left_out.values())
-        lines += [f"left out: {reasons.count(reason)} because {reason}" for reason in dict.fromkeys(reasons)]
+        lines += [f"not used: {reasons.count(reason)} because {reason}" for reason in dict.fromkeys(reasons)]
         return lines
 
     def save(self, path: Path) -> None:
@@ -107,7 +107,7 @@ def start_from(
         if name not in weights:
             left_out[name] = "the model has no such weight"
         elif part_of(name) == "classifier" and not classifier:
-            left_out[name] = "a classifier is of use only with its decoder and for the same labels"
+            left_out[name] = "a classifier is only used with its decoder and for the same labels"
         elif part_of(name) not in (*parts, *classifier):
             left_out[name] = f"only {' and '.join(parts)} was asked for"
         elif value.shape != weights[name].shape:

@@ -89,8 +89,8 @@ def without_frame(dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence.pop(1), "voxels otherwise (DSC 0.9"),
-        (lambda dataset: moved_contour(dataset, (1.0, 0.0, 0.0)), "voxels otherwise (DSC 0.9"),
+        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence.pop(1), "voxels that differ (DSC 0.9"),
+        (lambda dataset: moved_contour(dataset, (1.0, 0.0, 0.0)), "voxels that differ (DSC 0.9"),
         (lambda dataset: moved_contour(dataset, (0.0, 0.0, 3.0)), "found a contour 3.000 mm off the plane of"),
         (lambda dataset: dataset.ROIContourSequence[0].ContourSequence[0].ContourData.pop(), "no list of points"),
         (lambda dataset: dataset.StructureSetROISequence.reverse(), "found the name 'Parotid_R' for parotid_left"),
@@ -114,5 +114,5 @@ def test_the_proof_fails_for_an_object_that_is_not_the_mask(change, message, ser
 
 
 def test_the_proof_tells_left_from_right(series, mask, written):
-    with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels otherwise \(DSC 0\.0"):
+    with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels that differ \(DSC 0\.0"):
         verify_round_trip(written, series, (3 - mask) % 3, LABELS, "rtstruct")

@@ -91,7 +91,7 @@ class Frames:
         share = self._pairs_cut / self._pairs
         if 1 - CLEAR < share < CLEAR:
             raise Unusable(
-                "signed pixels in unsigned compressed images of fewer bits: it cannot be told whether they are a two's "
+                "signed pixels in unsigned compressed images of fewer bits: it is unclear whether they are a two's "
                 f"complement; found {share:.0%} of the pairs of neighbours that fit one, expected at least {CLEAR:.0%} "
                 f"or at most {1 - CLEAR:.0%}"
             )

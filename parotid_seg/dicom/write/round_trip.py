@@ -132,7 +132,7 @@ def _read_contours(
             index = places[str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame) - 1]
             points = contour_points(contour)
             if points is None:
-                raise ScanError("found a contour that is no list of points", path=shown)
+                raise ScanError("found a contour that is not a list of points", path=shown)
             voxels, off_mm = planes[index].to_voxels(points)
             if np.abs(off_mm).max() > OFF_MM:
                 raise ScanError(
@@ -188,7 +188,7 @@ def _compare(
     if dsc < LEAST_DSC:
         other = int(np.count_nonzero(read != expected))
         raise ScanError(
-            f"{label}: found {other} voxels otherwise (DSC {dsc:.4f}), expected a DSC of {LEAST_DSC}", path=shown
+            f"{label}: found {other} voxels that differ (DSC {dsc:.4f}), expected a DSC of {LEAST_DSC}", path=shown
         )
     if not expected.any():
         return

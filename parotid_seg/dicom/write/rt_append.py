@@ -110,6 +110,6 @@ def _check_numbers(dataset: Dataset, shown: list[str], path: Path) -> None:
             names = [name for name, its in zip(shown, numbers["ROINumber"], strict=True) if its == number]
             raise ScanError(
                 f"found the {keyword} {number} {count} times ({', '.join(names) or 'no name'}), expected once: "
-                "structures that share a number are taken for one another, so nothing is added to them",
+                "structures that share a number can be confused, so nothing is added to them",
                 path=path,
             )

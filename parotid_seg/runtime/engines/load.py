@@ -175,8 +175,8 @@ def output_for(model: Path, tta: bool, say: Say = lambda _: None) -> str:
     if model.suffix != ".engine" and probabilities in output_names(model):
         return probabilities
     say(
-        f"{model.name} gives no probabilities to average: --tta tells how certain the masks are and leaves them as "
-        "they are"
+        f"{model.name} gives no probabilities to average: --tta only reports how certain the masks are and does not "
+        "change them"
     )
     return labels
 

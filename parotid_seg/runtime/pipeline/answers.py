@@ -184,7 +184,7 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
     if not _is_named(path, asked.work, asked.job):
         raise ProtocolError("found the path of a file that is not the case's")
     if answer.key and not (len(answer.key) == 64 and set(answer.key) <= set("0123456789abcdef")):
-        raise ProtocolError("found a key that is no SHA-256")
+        raise ProtocolError("found a key that is not a SHA-256")
     return CaseResult("failed", failed(asked.job.case, _text(answer.reason), answer.key, path=path))
 
 
@@ -307,4 +307,4 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise ProtocolError("found a text that is no UTF-8") from error
+        raise ProtocolError("found a text that is not UTF-8") from error

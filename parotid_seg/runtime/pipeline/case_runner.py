@@ -63,7 +63,7 @@ def _bug(error: Exception, case: Case) -> str:
         traceback.print_tb(error.__traceback__)
     else:
         traceback.print_exc()
-    return f"{type(error).__name__}; the lines before tell where"
+    return f"{type(error).__name__}; see the traceback above"
 
 
 def key_of(scan: Scan, work: WorkerConfig) -> str:

@@ -178,7 +178,7 @@ def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
         raise ScanError(f"{takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}", path=path)
     stem, number, ending = match[1], int(match[2]), match[3]
     if number >= len(channels):
-        raise ScanError(f"one more sequence of case {stem}, but {takes}; it was left out", path=path)
+        raise ScanError(f"one more sequence of case {stem}, but {takes}; it was not used", path=path)
     return tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
 
 

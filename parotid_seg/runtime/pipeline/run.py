@@ -157,7 +157,7 @@ def infer_at(
     make_folder(out)
     with run.journal.writing():
         if lost := run.journal.unusable:
-            say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
+            say(f"{out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(scans_found, run.journal.owners())
         run.claim(cases)

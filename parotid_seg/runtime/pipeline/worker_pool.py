@@ -36,7 +36,7 @@ class WorkerDied:
 
     Attributes:
         reason: why.
-        invalid: whether it was ended because of an invalid answer; its case is not tried again then.
+        invalid: whether it was ended because of an answer that is not valid; its case is not tried again then.
     """
 
     reason: str
@@ -144,7 +144,7 @@ class Worker:
             pass
         except Exception as error:  # a bug; without an event the run would wait for ever
             traceback.print_exc()
-            invalid = f"unexpected {type(error).__name__} over what its process says"
+            invalid = f"unexpected {type(error).__name__} while handling its process' answer"
         self._process.kill()
         status = self._process.wait()
         for each in (requests, answers, self._connection):

@@ -21,8 +21,8 @@ class SegmentationOptions(OptionGroup, panel="Segmentation"):
         bool,
         Option(
             ("--tta", "--flips"),
-            "Test-time augmentation: segment the mirror image, too, and report how far both agree on each gland. "
-            "Twice the time. (--flips: its old name.)",
+            "Test-time augmentation: also segment the mirror image, and report how far both agree on each gland. "
+            "Takes twice the time. (--flips: its old name.)",
         ),
     ] = False
     search: Annotated[

@@ -156,7 +156,9 @@ def why_not() -> str:
         reason = " ".join(str(error).split())  # the dynamic linker names the first missing library
         driver = "libcuda.so" in reason or "nvcuda.dll" in reason
         return f"{reason}; it comes with " + ("the NVIDIA driver" if driver else f"this: {INSTALL}")
-    return f"its libraries load, but it takes no session; does the driver fit CUDA {onnxruntime.cuda_version}?"
+    return (
+        f"its libraries load, but no session can be created; does the driver support CUDA {onnxruntime.cuda_version}?"
+    )
 
 
 def _session(model: Path, content: bytes, provider: dict[str, str]) -> onnxruntime.InferenceSession:

@@ -119,7 +119,7 @@ class IoBindingSession:
             self.clear()
             looks, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
             raise DeviceMemoryError(
-                f"{looks} looks at {depth} x {height} x {width} voxels do not fit into the memory of "
+                f"{looks} samples of {depth} x {height} x {width} voxels do not fit into the memory of "
                 f"{self.device}:{self.index}; fewer at once may (--batch-size)"
             ) from error
 

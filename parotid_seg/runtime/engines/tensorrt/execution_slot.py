@@ -149,7 +149,7 @@ class ExecutionSlot:
         self.finish()
         self._engine.log.clear()
         with device_memory_errors(
-            self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} looks"
+            self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} samples"
         ):
             prepared = self._prepare(tuple(inputs[name].shape for name in self._engine.inputs))
             self._fit(prepared)

@@ -115,6 +115,6 @@ def log_of(name: str) -> Any:
                 self._internal.append(" ".join(message.split()))
 
         def said(self) -> str:
-            return next(iter((*self._errors, *self._internal)), "it does not say why")
+            return next(iter((*self._errors, *self._internal)), "it gives no reason")
 
     return Log()
