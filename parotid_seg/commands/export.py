@@ -75,12 +75,12 @@ def export(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a checkpoint into one self-describing ONNX file, proven to be the same model.
+    """Export a checkpoint to one self-describing ONNX file that is verified against the trained model.
 
     The file and the trained model segment the same scans, at several native sizes and batch sizes. If their masks
-    differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
-    written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
-    differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
+    differ by more than the tolerance, or the network does not compute in the requested precision, the file is not
+    written and the exit status is 1. MODEL.parity.json holds the comparison; if it failed, MODEL.parity.png shows the
+    differences. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
     pip install 'parotid-seg[export]'; to build engines also [tensorrt] or [rtx], for --triton also [triton].
     """
     with one_line_errors(), extra("export"), following(quiet) as line:
