@@ -261,7 +261,7 @@ def sweep(
     for size in options.batch_sizes:
         inputs = rotation(scans, contract, size)
         if not inputs:
-            record.leave_out(f"batches of {size}", "no scan has so many slices to look at")
+            record.leave_out(f"batches of {size}", "no scan has so many slices")
             continue
         work = partial(sweep_size, inputs, ready, entries, record, options.repeats)
         result = record.attempt(f"batches of {size}", work, until=SHARE_OF_SWEEP)

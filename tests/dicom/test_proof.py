@@ -92,7 +92,7 @@ def without_frame(dataset):
         (lambda dataset: dataset.ROIContourSequence[0].ContourSequence.pop(1), "voxels that differ (DSC 0.9"),
         (lambda dataset: moved_contour(dataset, (1.0, 0.0, 0.0)), "voxels that differ (DSC 0.9"),
         (lambda dataset: moved_contour(dataset, (0.0, 0.0, 3.0)), "found a contour 3.000 mm off the plane of"),
-        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence[0].ContourData.pop(), "no list of points"),
+        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence[0].ContourData.pop(), "not a list of points"),
         (lambda dataset: dataset.StructureSetROISequence.reverse(), "found the name 'Parotid_R' for parotid_left"),
         (lambda dataset: setattr(dataset, "PatientID", "0815"), "found another PatientID than in"),
         (lambda dataset: setattr(dataset, "StudyInstanceUID", "1.2"), "found another StudyInstanceUID than in"),
