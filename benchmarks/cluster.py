@@ -274,7 +274,7 @@ def tasks(_: Path, __: Path, ___: dict[str, str]) -> dict[str, Any]:
 
     class Nothing:
         def __call__(self, row: dict[str, bytes]) -> list[dict[str, bytes]]:
-            return [{"said": row["jobs"]}] * 2
+            return [{"answer": row["jobs"]}] * 2
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
     ray.data.DataContext.get_current().enable_progress_bars = False

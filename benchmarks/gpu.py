@@ -33,7 +33,7 @@ from gpu_record import Record, machine, percentiles, share_of_bus, traffic, with
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory, rotation
 from parotid_seg.bench.peaks import Peaks
 from parotid_seg.bench.roofline import roofline
-from parotid_seg.bench.system_state import driver_says
+from parotid_seg.bench.system_state import nvidia_smi_values
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.export.engine import build_engine
@@ -261,7 +261,7 @@ def sweep(
     for size in options.batch_sizes:
         inputs = rotation(scans, contract, size)
         if not inputs:
-            record.leave_out(f"batches of {size}", "no scan has so many slices to look at")
+            record.leave_out(f"batches of {size}", "no scan has so many slices")
             continue
         work = partial(sweep_size, inputs, ready, entries, record, options.repeats)
         result = record.attempt(f"batches of {size}", work, until=SHARE_OF_SWEEP)
@@ -351,7 +351,7 @@ def measure(options: argparse.Namespace, record: Record) -> None:
     ready = load_all(found, record)
     sweep(options, covered, models["fp32"], contract, ready, found, record)
     if options.device != "cpu":
-        record.add("driver_after_the_sweep", driver_says(index))
+        record.add("driver_after_the_sweep", nvidia_smi_values(index))
     record.attempt("trace and end to end", lambda: after_sweep(options, scans, covered, contract, ready, found, record))
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parotid_seg.bench.system_state import about_machine, driver_says
+from parotid_seg.bench.system_state import about_machine, nvidia_smi_values
 from parotid_seg.files import write_text
 from parotid_seg.system import versions_of
 
@@ -96,7 +96,7 @@ def machine(device: str, index: int) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "device": device,
         **about_machine(None if device == "cpu" else index),
-        "driver": None if device == "cpu" else driver_says(index),
+        "driver": None if device == "cpu" else nvidia_smi_values(index),
         "more_versions": versions_of(MORE_PACKAGES),
     }
 

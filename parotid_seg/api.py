@@ -43,8 +43,8 @@ class Segmenter:
         model: model file; None is the packaged CT model.
         backend: "auto" or the name of an engine, see `load_backend`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        allow_unverified: whether a model may be used that `parotid-seg export` has not proven.
-        batch_size: slices at once; None is what the engine is fastest with.
+        allow_unverified: whether a model may be used that `parotid-seg export` has not verified.
+        batch_size: slices at once; None for the number with which the engine is fastest.
         tta: test-time augmentation: segment the mirror image, too, see `Segmentation.agreement`.
         clean_up: keep only the largest piece of each left or right structure.
         search: "auto" finds the structures in every 24 mm of a scan first, then segments around them; "full" segments
@@ -52,7 +52,7 @@ class Segmenter:
         flips: the old name of `tta`, accepted for one release.
 
     Raises:
-        ParotidSegError: if the model cannot be loaded or run as asked.
+        ParotidSegError: if the model cannot be loaded or run as requested.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Segmenter:
 
         Raises:
             InputError: for an array without its spacing, or an image with another one.
-            ScanError: if it is not a scan that the model can segment.
+            ScanError: if the model cannot segment it.
         """
         if isinstance(scan, SpatialImage):
             scan = [scan]
@@ -104,9 +104,9 @@ class Segmenter:
         else:
             images = _images_of_array(cast(ArrayLike, scan), spacing_mm)
         volume = _volume_of(images)
-        found = self._segment(volume)
-        mask = volume.orientation.to_storage(found.mask).reshape(images[0].shape)
-        return replace(found, mask=np.ascontiguousarray(mask))
+        result = self._segment(volume)
+        mask = volume.orientation.to_storage(result.mask).reshape(images[0].shape)
+        return replace(result, mask=np.ascontiguousarray(mask))
 
 
 def segment(
@@ -122,7 +122,7 @@ def segment(
     search: Search = "auto",
     flips: bool = False,
 ) -> Segmentation:
-    """Segment a scan with a model that stays loaded between calls: `Segmenter` made once, and called.
+    """Segment a scan with a model that stays loaded between calls (a cached `Segmenter`).
 
     Args:
         scan: see `Segmenter.__call__`.
@@ -130,7 +130,7 @@ def segment(
         model: model file; None is the packaged CT model. This and what follows: see `Segmenter`.
         backend: "auto" or the name of an engine.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        batch_size: slices at once; None is what the engine is fastest with.
+        batch_size: slices at once; None for the number with which the engine is fastest.
         tta: test-time augmentation.
         clean_up: keep only the largest piece of each left or right structure.
         search: "auto" or "full".

@@ -44,8 +44,8 @@ bench_app.callback()(bench)
 bench_app.command(epilog="Example: parotid-seg bench compare before/bench.json after/bench.json")(compare)
 
 
-def _version_asked(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         version()
         raise typer.Exit
 
@@ -54,10 +54,10 @@ def _version_asked(asked: bool) -> None:
 def options(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_version_asked, is_eager=True, help="Print the version."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Options of `parotid-seg` itself; its help is the one of `app`."""
+    """Options of `parotid-seg` itself; `app` has its help text."""
 
 
 @app.command()
@@ -67,7 +67,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point of the `parotid-seg` command; a wrong command line is one line and exit status 2."""
+    """Entry point of the `parotid-seg` command; a wrong command line prints one line and gives exit status 2."""
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:

@@ -1,7 +1,7 @@
-"""What a model file promises: the one page that training, export and runtime agree on.
+"""The contract of a model file: the description that training, export and runtime share.
 
-The contract travels as JSON in the ONNX file's `metadata_props`. Runtime reads it and never guesses: whatever is
-missing or of another version is an error that says what was expected.
+The contract is stored as JSON in the ONNX file's `metadata_props`. The runtime reads it and never guesses: a missing
+field or another version is an error that states what was expected.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from parotid_seg.records import convert, parse
 METADATA_KEY = "parotid_seg.contract"
 SCHEMA_VERSION = 5
 UNSEALED_VERSION = 4
-"""Of the same fields. Files of this version carry no seal (see `runtime.engines.model_file`): a hash protects their
-graph, and nothing the contract."""
+"""An earlier version with the same fields. Its files have no seal (see `runtime.engines.model_file`): a hash protects
+their graph, but nothing protects the contract."""
 READABLE_VERSIONS = (SCHEMA_VERSION, UNSEALED_VERSION)
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_GRID = 2048
-"""Pixels along a side."""
+"""Most pixels along a side."""
 MOST_LABELS = 256
 """Label maps hold bytes."""
 BACKGROUND = "background"
 """The name of label 0."""
 IGNORE = "ignore"
-"""nnU-Net's name of voxels of which nothing is known. It is never a label of a model."""
+"""nnU-Net's name for unlabelled voxels. It is never a label of a model."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Grid:
         offsets_mm: positions along the patient's axis, relative to the slice to segment, that become the
             network's input channels (2.5-D).
         slice_kernel_mm: half width of the filter between slices.
-        slice_step_mm: the network looks at every n-th slice, as far apart as this allows (at every slice of a scan
-            whose slices lie further apart); scores in between are interpolated.
+        slice_step_mm: largest distance between the slices that the network segments, every n-th of the scan (every
+            slice if they lie further apart); scores in between are interpolated.
     """
 
     size: int = 96
@@ -75,15 +75,15 @@ class Contract:
         labels: label names by value, from 0 (background) upwards without a gap.
         channels: modality of each input channel, for example ("CT",) or ("T1", "T2", "STIR").
         windows: for each channel the intensities mapped to 0 and 1 at the network's entrance, HU for CT; None where
-            they come from the scan itself (see `scan.intensity.window_of`). Beyond them is clipped.
+            they come from the scan itself (see `scan.intensity.window_of`). Intensities outside are clipped.
         grid: the model's sampling of a scan.
         precision: type the network computes in ("fp32", "fp16", "int8").
         weights: type the weights are stored in ("fp32", "fp16").
         opset: ONNX operator set.
         graph_sha256: SHA-256 of the file's graph, weights included, as `graph_hash` computes it.
         training: data, preset, epochs and scores, as written by `parotid-seg train`.
-        cost: "parameters" of the network, and "multiply_adds" of a look at one slice, resampling included.
-        verification: record of the checks that `parotid-seg export` made; empty before them.
+        cost: "parameters" of the network, and "multiply_adds" of one sample (one slice), resampling included.
+        verification: record of the checks of `parotid-seg export`; empty before them.
         schema_version: version of this schema.
     """
 
@@ -129,8 +129,8 @@ class Contract:
         """Read a contract back.
 
         Args:
-            text: what `to_json` wrote, in this schema version or `UNSEALED_VERSION`.
-            where: what the error begins with.
+            text: JSON from `to_json`, in this schema version or `UNSEALED_VERSION`.
+            where: beginning of error messages.
 
         Raises:
             ModelError: if it is of another schema version, incomplete, has a value of another type, or has fields that

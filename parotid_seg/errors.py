@@ -1,20 +1,19 @@
-"""What a user can get wrong. Everything else that is raised is a bug and keeps its traceback.
+"""Errors that a user can fix. Any other exception is a bug and keeps its traceback.
 
     ParotidSegError
     ├── InputError         an argument, a configuration or a data set
-    │   ├── OptionError    an option or argument of a command, whatever the scans and the machine are
+    │   ├── OptionError    an option or argument of a command, independent of scans and machine
     │   └── RecordError    a JSON file or a line of one
     ├── ScanError          one scan: unreadable, or not what the model expects
     ├── ModelError         a model file: foreign, damaged, or of another contract version
-    │   └── MissingModelError  a model file that is not there; an OptionError, too
+    │   └── MissingModelError  a missing model file; an OptionError, too
     ├── OutputError        a result that cannot be written
-    ├── MachineError       no more open files, processes or memory: nothing is wrong with the scan
+    ├── MachineError       no more open files, processes or memory; the scan may be fine
     └── DeviceMemoryError  a batch that does not fit into the GPU's memory
 
-Every message is one line that says what, where, what was found and what was expected. `commands/shared.py` catches
-`ParotidSegError` once and exits with its `exit_status`: 2 for a wrong command line, however late that is found, else 1.
-A batch catches `ScanError` case by case and goes on.
-"""
+Every message is one line that states what, where, what was found and what was expected. `commands/shared.py` catches
+`ParotidSegError` once and exits with its `exit_status`: 2 for a wrong command line, even if it is detected late, else
+1. A batch catches `ScanError` for each case and continues."""
 
 from __future__ import annotations
 
@@ -23,16 +22,16 @@ import os
 from pathlib import Path
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-"""Errors of the system that say that the machine, or what it lets this user have, has run out."""
+"""Errors of the system which mean that a resource of the machine, or a limit of the user, is exhausted."""
 
 
 class ParotidSegError(Exception):
-    """Base of all errors that a user can mend.
+    """Base of all errors that a user can fix.
 
     Attributes:
         reason: what was found and what was expected, without the path.
         path: the file or folder the error is about; None where there is none.
-        exit_status: what a command that it ends exits with.
+        exit_status: exit status of a command that ends with it.
     """
 
     exit_status = 1
@@ -51,13 +50,13 @@ class InputError(ParotidSegError):
 
 
 class OptionError(InputError):
-    """An option or argument of a command has a value that it cannot have, or names a file that is not there."""
+    """An option or argument of a command has an invalid value, or names a missing file."""
 
     exit_status = 2
 
 
 class RecordError(InputError):
-    """A JSON file, or a line of one, cannot be read or is not the record that was expected."""
+    """A JSON file, or a line of one, cannot be read or is not the expected record."""
 
 
 class ScanError(ParotidSegError):
@@ -69,7 +68,7 @@ class ModelError(ParotidSegError):
 
 
 class MissingModelError(ModelError, OptionError):
-    """There is no model file of the name that was given."""
+    """There is no model file of the given name."""
 
 
 class OutputError(ParotidSegError):
@@ -81,7 +80,7 @@ class MachineError(ParotidSegError):
 
     @classmethod
     def of(cls, error: OSError) -> MachineError:
-        """The error that one of the system's in `EXHAUSTED` stands for."""
+        """The error for a system error in `EXHAUSTED`."""
         return cls(f"this machine has run out of something ({error.strerror}); nothing is wrong with the scan")
 
 
@@ -90,10 +89,10 @@ class DeviceMemoryError(ParotidSegError):
 
 
 def system_reason(error: OSError) -> str:
-    """What the operating system said when something failed; never the name of a Python class.
+    """The operating system's message for a failure; never the name of a Python class.
 
     Raises:
-        MachineError: if the machine has run out of something, which is no reason to refuse a file.
+        MachineError: if a resource is exhausted, which is no reason to refuse a file.
     """
     if error.errno in EXHAUSTED:
         raise MachineError.of(error) from error
@@ -101,5 +100,5 @@ def system_reason(error: OSError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library's error says; the error's class where it says nothing."""
+    """The first line of a library's error message; the error's class if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,7 +1,7 @@
-"""The one place where files are opened, written and removed.
+"""Opens, writes and removes all files of the package.
 
-Results are whole or absent: a file is written beside its final name under a random one, synced, then renamed. What is
-read is a regular file. No symbolic link in an output folder is followed: not for writing, reading back or deleting.
+Results are complete or absent: a file is written under a random name beside its final one, synced, then renamed. Only
+regular files are read. No symbolic link in an output folder is followed: not for writing, reading back or deleting.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from filelock import FileLock, Timeout
 from parotid_seg.errors import OptionError, OutputError
 
 LONGEST_NAME = 200
-"""Bytes; file systems take 255."""
+"""Most bytes of a name; file systems allow 255."""
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 PATIENCE_S = 3.0
-"""A killed run's last process may live on for a moment."""
+"""Seconds to wait for a lock; the last process of a killed run may live on for a moment."""
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 CLOSED_IN_CHILDREN = getattr(os, "O_CLOEXEC", 0)
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)
-"""Opening a FIFO does not wait for its other end."""
+"""Flags for opening files; opening a FIFO does not wait for its other end."""
 BINARY = getattr(os, "O_BINARY", 0)
 PARTIAL = re.compile(r"\.partial-([0-9]+|[0-9a-f]{16}|[0-9a-f]{32})-.*", re.DOTALL)
-"""Names of files that are being written; older versions put the process's number where the random one stands."""
+"""Names of files that are being written; older versions used the process ID in place of the random part."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -43,28 +43,28 @@ KINDS = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISLNK, "a symbolic link"),
 )
-"""What a path may lead to that is no regular file."""
+"""Names of file types other than regular files."""
 
 Identity = tuple[int, int]
-"""Device and number of a file: what it is, whatever path, hard link or symbolic link leads to it."""
+"""Device and inode number of a file: its identity, independent of path, hard links and symbolic links."""
 
 
 def special_kind(mode: int) -> str:
-    """What a file with a mode (`st_mode`) is if it is no regular file, such as "a FIFO"; empty if it is one."""
+    """The type of a file by its mode (`st_mode`), such as "a FIFO"; empty for a regular file."""
     if stat.S_ISREG(mode):
         return ""
     return next((kind for is_kind, kind in KINDS if is_kind(mode)), "a special file")
 
 
 def open_input(path: Path, *, follow: bool = True) -> io.BufferedReader:
-    """Open a regular file to read; nothing else is opened, and nothing blocks.
+    """Open a regular file for reading; other file types are not opened, and nothing blocks.
 
     Args:
         path: the file.
-        follow: whether it may be a symbolic link; False for what lies in an output folder.
+        follow: whether it may be a symbolic link; False for files in an output folder.
 
     Raises:
-        OSError: if it is missing, cannot be read, or is no regular file.
+        OSError: if it is missing, cannot be read, or is not a regular file.
     """
     if not follow and path.is_symlink():
         raise OSError(errno.ELOOP, "found a symbolic link, expected a regular file", str(path))
@@ -105,7 +105,7 @@ def hash_file(path: Path, *, follow: bool = True) -> str:
 
 
 def is_real_file(path: Path) -> bool:
-    """Whether there is a regular file of that name, and no link to one."""
+    """Whether there is a regular file of that name, not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def is_real_file(path: Path) -> bool:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether there is anything of that name, be it a link that leads nowhere."""
+    """Whether there is anything of that name, including a broken link."""
     try:
         path.lstat()
     except (OSError, ValueError):
@@ -122,7 +122,7 @@ def is_taken(path: Path) -> bool:
 
 
 def identity_of(path: Path) -> Identity | None:
-    """What a path leads to; None if that is nothing, or the file system numbers no files."""
+    """Identity of the file that a path leads to; None if there is none, or the file system has no inode numbers."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -139,7 +139,7 @@ def size_of(path: Path) -> int:
 
 
 def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
-    """Raise OptionError if a file that is to be written is one of those that are read, by whatever path or link."""
+    """Raise OptionError if an output file is one of the input files, by any path or link."""
     target = identity_of(path)
     for each in inputs:
         if path.absolute() == each.absolute() or (target is not None and identity_of(each) == target):
@@ -148,9 +148,9 @@ def check_not_read(path: Path, inputs: Iterable[Path]) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A new, empty file to write to, which becomes `path` once the block ends without an error.
+    """A new, empty file to write to, which becomes `path` when the block ends without an error.
 
-    Its name is random, and it is made exclusively. If `path` is a link, the link is replaced and not what it leads to.
+    Its name is random, and it is created exclusively. If `path` is a link, the link is replaced, not its target.
 
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
@@ -173,7 +173,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(content: bytes | memoryview, path: Path) -> None:
-    """Write a file whole or not at all; see `atomic_write`.
+    """Write a file completely or not at all; see `atomic_write`.
 
     Raises:
         OutputError: if that fails.
@@ -192,10 +192,10 @@ def write_bytes(content: bytes | memoryview, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    r"""Write a text file whole, in UTF-8 whatever the locale is, with the line ends that the text has.
+    r"""Write a text file completely or not at all, in UTF-8 independent of the locale, with the text's line ends.
 
-    Bytes of file names that are no UTF-8 (Python holds them as lone surrogates) become escapes such as \xff, so that
-    the file can be read.
+    Bytes of file names that are not UTF-8 (lone surrogates in Python) become escapes such as \xff, so that the file is
+    readable.
 
     Raises:
         OutputError: if that fails.
@@ -205,13 +205,12 @@ def write_text(text: str, path: Path) -> None:
 
 
 def open_to_append(path: Path) -> io.BufferedRandom:
-    """Open a file of ours to read and to add to; it is made if it is missing.
+    """Open one of the package's files for reading and appending; it is made if missing.
 
-    A symbolic link is refused. A file that has other names (hard links) is copied first, so that theirs stay as they
-    are.
+    A symbolic link is refused. A file with other names (hard links) is copied first, so that these stay unchanged.
 
     Raises:
-        OSError: if it is no regular file or cannot be opened.
+        OSError: if it is not a regular file or cannot be opened.
         OutputError: if it cannot be copied.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | AT_ONCE | CLOSED_IN_CHILDREN | BINARY | NO_LINK
@@ -230,13 +229,13 @@ def open_to_append(path: Path) -> io.BufferedRandom:
 
 
 def _create(path: Path) -> int:
-    """A descriptor of a new file; nothing may be there."""
+    """A descriptor of a new file; nothing may exist at the path."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | CLOSED_IN_CHILDREN | BINARY | NO_LINK
     return os.open(path, flags, 0o666)
 
 
 def _beside(path: Path) -> Path:
-    """A random name in the same folder; of a name that may become too long with it, a hash and the ending."""
+    """A random name in the same folder; if it would be too long, a hash of the name and the ending."""
     name = path.name
     content = os.fsencode(name)
     if len(content) > LONGEST_NAME:
@@ -246,13 +245,13 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `path` once the block ends without an error.
+    """A temporary folder to fill, which becomes `path` when the block ends without an error.
 
     Args:
-        path: a folder that is not there yet, in one that is.
+        path: a folder that does not exist, in a folder that does.
 
     Raises:
-        OutputError: if it cannot be written, for example because the disk is full, or if `path` is there by then.
+        OutputError: if it cannot be written, for example because the disk is full, or if `path` exists by then.
     """
     partial = _beside(path)
     try:
@@ -274,7 +273,7 @@ def scratch_folder() -> Iterator[Path]:
     """A temporary folder, removed afterwards.
 
     Raises:
-        OutputError: if there is no room for it, or for what is written in it.
+        OutputError: if there is no room for it or its content.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="parotid-seg-") as folder:
@@ -286,10 +285,10 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, and make sure that files can be made in it.
+    """Make a folder and its parents, and check that files can be made in it.
 
     Raises:
-        OutputError: if not.
+        OutputError: if that fails.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -301,10 +300,10 @@ def make_folder(path: Path) -> None:
 
 
 def make_folder_in(folder: Path, name: str) -> Path:
-    """Make a folder in an output folder, unless it is there.
+    """Make a folder in an output folder, unless it exists.
 
     Raises:
-        OutputError: if it cannot be made, or something else of that name is there, such as a link to a folder.
+        OutputError: if it cannot be made, or something else has that name, such as a link to a folder.
     """
     path = folder / name
     try:
@@ -317,7 +316,7 @@ def make_folder_in(folder: Path, name: str) -> Path:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove files that killed processes left half-written in a folder that nobody else is writing to.
+    """Remove incomplete files of killed processes in a folder that no other process writes to.
 
     Nothing is done if the folder is missing or a link.
     """
@@ -332,7 +331,7 @@ def remove_orphans(folder: Path) -> None:
 
 
 def _remove_in(folder: Path, name: str) -> None:
-    """Remove a file, or a link itself, in a folder that is no link."""
+    """Remove a file, or a link itself, in a folder that is not a link."""
     if os.unlink not in os.supports_dir_fd:  # Windows
         (folder / name).unlink(missing_ok=True)
         return
@@ -350,21 +349,21 @@ def _remove_in(folder: Path, name: str) -> None:
 
 @contextmanager
 def locked(file: Path, folder: Path) -> Iterator[None]:
-    """Have a folder to oneself until the block ends or the process does, however it ends.
+    """Lock a folder until the block or the process ends.
 
     Args:
-        file: what is locked; it is made, and stays, because removing it would let two runs lock different files.
-        folder: what the error names.
+        file: the lock file; it is made, and stays, because removing it would let two runs lock different files.
+        folder: the folder for error messages.
 
     Raises:
-        OutputError: if another process holds it, even after `PATIENCE_S`, if it is no regular file, or if the file
-            system has no locks.
+        OutputError: if another process still holds the lock after `PATIENCE_S`, if the file is not a regular file, or
+            if the file system has no locks.
     """
     if is_taken(file) and not is_real_file(file):
         raise OutputError(f"found {special_kind(file.lstat().st_mode)}, expected a regular file", path=file)
-    held = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
+    lock = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
     try:
-        held.acquire()
+        lock.acquire()
     except Timeout:
         raise OutputError(
             "another run is working in this folder; wait for its end or choose another --out", path=folder
@@ -374,17 +373,17 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        held.release()
+        lock.release()
 
 
 def visible(text: object) -> str:
-    """A text with the characters that cannot be seen, or that turn others round, told by their numbers."""
-    told = str(text)
-    return told if told.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in told)
+    """A text in which invisible and direction-changing characters are replaced by escapes such as \\u202e."""
+    shown = str(text)
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder of that name; names that are too long are none's."""
+    """Whether there is a file or folder of that name; False for names that are too long."""
     try:
         return path.exists()
     except (OSError, ValueError):

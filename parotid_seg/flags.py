@@ -1,4 +1,4 @@
-"""What a person should look at in a result, as data. Only `runtime.report.flag_text` turns it into English.
+"""Flags: points of a result that need review, as data. Only `runtime.report.flag_text` turns them into English.
 
 Nothing outside that module reads or compares a flag's sentence, so rewording one changes no decision.
 """
@@ -10,18 +10,18 @@ from enum import StrEnum
 
 
 class FlagCode(StrEnum):
-    """What was noticed. The values are written to journal.jsonl and the reports; they never change."""
+    """Codes of flags. The values are written to journal.jsonl and the reports; they never change."""
 
     SIDES_SWAPPED = "sides_swapped"
     """The left gland lies to the patient's right of the right one; value: by how many mm."""
     ONLY_GLAND_ON_OTHER_SIDE = "only_gland_on_other_side"
     """The only gland lies on the other side of the middle; value: by how many mm."""
     STRUCTURE_MISSING = "structure_missing"
-    """A parotid gland was not found; value: what was found, in ml."""
+    """A parotid gland was not found; value: the volume found, in ml."""
     NOTHING_FOUND = "nothing_found"
     """None of the model's structures was found."""
     ORIENTATION_UNKNOWN = "orientation_unknown"
-    """The file does not say how the patient lies."""
+    """The file does not state the patient's orientation."""
     UNCERTAIN = "uncertain"
     """Test-time augmentation disagrees; value: DSC between the two predictions."""
     CUT_BY_SCAN_END = "cut_by_scan_end"
@@ -29,97 +29,97 @@ class FlagCode(StrEnum):
     CUT_IN_PLANE = "cut_in_plane"
     """A structure touches the edge of the model's field of view or of the scan within a slice."""
     UNUSUAL_VOLUME = "unusual_volume"
-    """A parotid gland of a size that hardly any patient has; value: ml."""
+    """A parotid gland has an unusual volume; value: ml."""
     SIDES_DIFFER = "sides_differ"
     """Volume of the larger gland over that of the smaller; value: the ratio."""
     SFORM_QFORM_DISAGREE = "sform_qform_disagree"
-    """NIfTI's two affines differ; value: by how many mm; detail: the one that was used."""
+    """NIfTI's two affines differ; value: by how many mm; detail: the used one."""
     AXES_DISAGREE = "axes_disagree"
-    """NIfTI's two affines send a voxel axis to different sides of the patient; value: by how many mm they differ;
-    detail: where the axes run by sform and by qform."""
+    """NIfTI's two affines map a voxel axis to different sides of the patient; value: by how many mm they differ;
+    detail: the axes' directions by sform and by qform."""
     SPACING_DISAGREE = "spacing_disagree"
     """NIfTI's sform and pixdim have different spacings, and the sform was used; detail: both."""
     PIXDIM_STALE = "pixdim_stale"
-    """The same, but pixdim cannot be the patient's; detail: both."""
+    """The same, but the spacing in pixdim is impossible; detail: both."""
     SFORM_STALE = "sform_stale"
-    """The same, but the sform cannot be the patient's, so the qform was used; detail: both."""
+    """The same, but the spacing in the sform is impossible, so the qform was used; detail: both."""
     SFORM_WITHOUT_CODE = "sform_without_code"
-    """Sform and qform codes are 0, and the sform that is there was used."""
+    """Sform and qform codes are 0, and the sform was used anyway."""
     SFORM_UNUSABLE = "sform_unusable"
     """The sform is singular or not finite, so the qform was used."""
     QFORM_UNUSABLE = "qform_unusable"
     """The qform is damaged and was not used."""
     MORE_VOXELS = "more_voxels"
-    """A NIfTI file holds more voxels than its header says; those beyond are not read."""
+    """A NIfTI file holds more voxels than stated in its header; the additional ones are not read."""
     OBLIQUE = "oblique"
-    """The voxel axes are turned against the patient's; value: degrees."""
+    """The voxel axes are rotated against the patient's axes; value: degrees."""
     SQUARED = "squared"
-    """The voxel axes were nearly at right angles and were brought there; value: how far voxels moved, in mm at most."""
+    """The voxel axes were nearly at right angles and were corrected; value: largest shift of a voxel in mm."""
     SHEARED = "sheared"
     """The voxel axes are not at right angles (gantry tilt); value: degrees."""
     PART_OF_SERIES = "part_of_series"
-    """A DICOM series holds several volumes, and this is one of them; detail: which."""
+    """A DICOM series holds several volumes, of which this is one; detail: which."""
     DAMAGED_FILE_BESIDE = "damaged_file_beside"
     """A file in a series' folder cannot be read and may be its first or last slice; detail: the file's name."""
     BLANK_IDENTIFIERS = "blank_identifiers"
     """DICOM files without SOPInstanceUID or SOPClassUID, taken from the file meta information; value: files."""
     CHANNEL_PARTLY_COVERED = "channel_partly_covered"
-    """A sequence does not reach over the whole first one; value: share covered; detail: both titles."""
+    """A sequence does not cover the whole first one; value: share covered; detail: both titles."""
     LOSSY_COMPRESSION = "lossy_compression"
-    """The pixels were compressed with loss."""
+    """The pixels were compressed lossily."""
     SIGN_FROM_PIXELS = "sign_from_pixels"
-    """Whether pixels are signed was decided by the pixels; detail: what they were read as."""
+    """The signedness of pixels was inferred from their values; detail: the chosen reading."""
     HU_SHIFTED = "hu_shifted"
-    """Soft tissue of a CT lies off its place; value: where it lies, in the scan's unit, which should be HU."""
+    """Soft tissue of a CT has an unusual intensity; value: that intensity, in the scan's unit, which should be HU."""
     HU_SPREAD = "hu_spread"
-    """A CT's histogram is wider than tissue in HU; value: how many times."""
+    """A CT's histogram is wider than that of tissue in HU; value: the factor."""
     HU_UNEVEN = "hu_uneven"
-    """Soft tissue of a CT lies elsewhere in one part of a slice than in another; value: by how many HU."""
+    """Soft tissue of a CT has different intensities in different parts of a slice; value: difference in HU."""
     HU_INVERTED = "hu_inverted"
     """Inverted, the intensities of a CT would look more like HU."""
     HU_CLIPPED = "hu_clipped"
     """A CT was clipped; detail: at which values."""
     SAME_VALUED = "same_valued"
-    """Regions of a CT have one and the same value, which tissue has, too; value: their share of the voxels; detail: the
+    """Whole regions of a CT have one value that tissue has, too; value: their share of the voxels; detail: the
     value."""
     HU_UNKNOWN = "hu_unknown"
-    """A CT shows neither fat nor air with noise, so nothing tells whether it is in HU."""
+    """A CT shows neither fat nor noisy air, so its unit cannot be verified."""
     PADDING_IN_BODY = "padding_in_body"
-    """The file calls voxels inside the patient padding; value: their share; detail: the stored value or range."""
+    """The file declares voxels inside the patient as padding; value: their share; detail: the stored value or range."""
     PADDING = "padding"
-    """Voxels that DICOM calls padding; value: their share; detail: what they count as."""
+    """Voxels that DICOM declares as padding; value: their share; detail: the intensity they get."""
     NUMBER_TWICE = "number_twice"
-    """A structure's ROINumber is that of others, too; value: how many share it."""
+    """Several structures have the same ROINumber; value: how many."""
     FRAME_NOT_STATED = "frame_not_stated"
-    """A structure does not say in which frame of reference it lies; the images it was drawn on tell."""
+    """A structure does not state its frame of reference; it was taken from the images that it was drawn on."""
     NAME_NOT_DECLARED = "name_not_declared"
-    """The name of a structure is in UTF-8, and its file declares another character set or none."""
+    """The name of a structure is in UTF-8, but its file declares another character set or none."""
     CONTOURS_TOO_SHORT = "contours_too_short"
     """Contours of fewer than three points; value: how many; detail: of how many."""
     CONTOURS_BEYOND_SCAN = "contours_beyond_scan"
     """Contours beyond the first or the last slice; value: how many; detail: of how many."""
     CONTOURS_OF_OTHER_IMAGES = "contours_of_other_images"
-    """Contours that name the image of another slice than that they lie on; value: how many; detail: of how many."""
+    """Contours that refer to the image of another slice than their own; value: how many; detail: of how many."""
     CONTOURS_OVER_EDGE = "contours_over_edge"
-    """Contours that reach over the edges of their slices; value: how many; detail: of how many."""
+    """Contours that extend beyond the edges of their slices; value: how many; detail: of how many."""
     CONTOURS_REPEATED = "contours_repeated"
     """A contour repeats another one of its structure; value: on how many slices."""
     CONTOURS_OVERLAP = "contours_overlap"
     """Contours of a structure overlap in part and are joined; value: on how many slices."""
     CONTOURS_EXCLUSIVE = "contours_exclusive"
-    """Contours of type CLOSEDPLANAR_XOR overlap in part, so what they have in common is outside; value: slices."""
+    """Contours of type CLOSEDPLANAR_XOR overlap in part, so their intersection is outside; value: slices."""
     CONTOURS_HOLLOW = "contours_hollow"
-    """Holes take most of what a contour encloses; value: on how many slices."""
+    """Holes take most of a contour's area; value: on how many slices."""
     SLICES_INTERPOLATED = "slices_interpolated"
     """Slices without contours between a structure's ends are filled; value: how many; detail: of how many."""
     SLICES_BETWEEN_PIECES = "slices_between_pieces"
-    """Slices without contours between two pieces of a structure that do not lie above each other; value: how many."""
+    """Slices without contours between two pieces of a structure that do not overlap in the plane; value: how many."""
     APPENDED_WITHOUT_FRAME = "appended_without_frame"
-    """Structures of the RTSTRUCT that was added to do not say in which frame of reference they lie; value: how many."""
+    """Structures of the extended RTSTRUCT do not state their frame of reference; value: how many."""
     LABELS_OVERLAP = "labels_overlap"
-    """Voxels of a structure are in an earlier label, too; value: how many; detail: that label."""
+    """Voxels of a structure are also in an earlier label; value: how many; detail: that label."""
     OLD_VERSION = "old_version"
-    """Noticed by a version of the program that kept sentences only; detail: the sentence."""
+    """A flag of an older version, which stored only sentences; detail: the sentence."""
 
 
 DOUBTFUL_PLACE = frozenset(
@@ -131,18 +131,18 @@ DOUBTFUL_PLACE = frozenset(
         FlagCode.SFORM_STALE,
     }
 )
-"""A scan with one of these may lie otherwise than it was read, or have another size."""
+"""Flags of scans whose orientation or size may differ from what was read."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One thing that was noticed.
+    """One point of a result that needs review.
 
     Attributes:
-        code: what.
-        structure: the label it is about; empty if it is about the scan.
-        value: its figure, in the unit that `FlagCode` states; None if it has none.
-        detail: a name or number that the sentence repeats; never compared with anything.
+        code: what was noticed.
+        structure: the label concerned; empty if it concerns the scan.
+        value: a number in the unit stated in `FlagCode`; None if there is none.
+        detail: a name or number for the sentence; never compared with anything.
     """
 
     code: FlagCode

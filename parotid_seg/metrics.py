@@ -1,12 +1,12 @@
-"""How well a mask agrees with a reference: every figure the project reports, defined once.
+"""Agreement of a mask with a reference: the definitions of all figures that the project reports.
 
 Voxel overlaps follow the usual definitions; surface distances are taken between the boundary voxels' centres, in mm,
 with the scan's spacing along each axis.
 
-Empty masks are defined here and nowhere else. As sets of voxels two empty masks are equal (`dice` 1, distance 0), which
-comparisons of two predictions need; one empty mask disagrees wholly (DSC 0, distance infinite). Against a reference two
-empty masks say nothing about a prediction: a structure that is absent in both has no figures (NaN), so that it never
-raises a mean. nnU-Net does the same.
+The handling of empty masks is defined here only. As sets of voxels two empty masks are equal (`dice` 1, distance 0), as
+needed for comparisons of two predictions; if only one is empty they disagree completely (DSC 0, distance infinite). In
+an evaluation, a structure that is absent in prediction and reference has no figures (NaN), so that it never raises a
+mean. nnU-Net does the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Agreement of one structure in one case; NaN but for the volumes if the structure is absent in both masks.
+    """Agreement of one structure in one case; all but the volumes are NaN if the structure is absent in both masks.
 
     Attributes:
         dsc: Dice similarity coefficient, 0 to 1.
@@ -54,14 +54,14 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Agreement of one case over all labels. Structures that are absent in both masks are in none of the means.
+    """Agreement of one case over all labels. Means exclude structures that are absent in both masks.
 
     Attributes:
-        mpa: share of all voxels, background included, that carry the right label (the papers' MPA).
+        mpa: share of all voxels, background included, that have the right label (the papers' MPA).
         macc: mean over the labels, background included, of the share of the reference's voxels found (mAcc).
         miou: mean over the labels, background included, of intersection over union.
         labels: scores of each structure by its name.
-        ignored_ml: volume of the voxels that are not scored, because nothing is known of them.
+        ignored_ml: volume of the voxels that are not scored, because the reference leaves them unlabelled.
     """
 
     mpa: float
@@ -94,7 +94,7 @@ def iou(prediction: Binary, reference: Binary) -> float:
 
 
 def accuracy(prediction: Binary, reference: Binary) -> float:
-    """Share of the reference's voxels that the prediction holds too (recall).
+    """Share of the reference's voxels that are also in the prediction (recall).
 
     Returns:
         For an empty reference 1.0 if the prediction is empty as well, else 0.0.
@@ -167,44 +167,44 @@ def score_case(
         reference: label map of the same shape.
         spacing_mm: voxel size along the same axes.
         names: label names by value, background first.
-        ignored: (D, H, W), voxels that are in none of the figures, as if neither mask showed anything there.
+        ignored: (D, H, W), voxels that are excluded from all figures.
 
     Raises:
         InputError: if shapes differ, a spacing is not positive and finite, or every voxel is ignored.
     """
     _check_shapes(prediction, reference)
-    known: Binary = np.ones(reference.shape, np.bool_)
+    scored: Binary = np.ones(reference.shape, np.bool_)
     if ignored is not None:
         _check_shapes(prediction, ignored)
-        known = ~ignored
-        prediction, reference = np.where(known, prediction, 0), np.where(known, reference, 0)
-    if not known.any():
+        scored = ~ignored
+        prediction, reference = np.where(scored, prediction, 0), np.where(scored, reference, 0)
+    if not scored.any():
         raise InputError("every voxel is ignored, expected some to score")
     labels = {
         name: _score_label(prediction == value, reference == value, spacing_mm)
         for value, name in enumerate(names[1:], start=1)
     }
     shown = [scores for scores in labels.values() if not scores.absent]
-    background = (prediction == 0) & known, (reference == 0) & known
+    background = (prediction == 0) & scored, (reference == 0) & scored
     return CaseScores(
-        mpa=float(np.mean((prediction == reference)[known])),
+        mpa=float(np.mean((prediction == reference)[scored])),
         macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in shown)])),
         miou=float(np.mean([iou(*background), *(scores.iou for scores in shown)])),
         labels=labels,
-        ignored_ml=volume_ml(~known, spacing_mm),
+        ignored_ml=volume_ml(~scored, spacing_mm),
     )
 
 
-def _score_label(found: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
-    volume, reference_volume = volume_ml(found, spacing_mm), volume_ml(expected, spacing_mm)
-    hd, hd95 = surface_distances_mm(found, expected, spacing_mm)
+def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
+    volume, reference_volume = volume_ml(predicted, spacing_mm), volume_ml(expected, spacing_mm)
+    hd, hd95 = surface_distances_mm(predicted, expected, spacing_mm)
     if not volume and not reference_volume:
         nan = float("nan")
         return LabelScores(nan, nan, nan, nan, nan, volume, reference_volume, nan)
     return LabelScores(
-        dsc=dice(found, expected),
-        iou=iou(found, expected),
-        accuracy=accuracy(found, expected),
+        dsc=dice(predicted, expected),
+        iou=iou(predicted, expected),
+        accuracy=accuracy(predicted, expected),
         hd_mm=hd,
         hd95_mm=hd95,
         volume_ml=volume,

@@ -1,7 +1,7 @@
-"""Options, declared once: fields of frozen dataclasses that say how the command line names, explains and bounds them.
+"""Options, declared once as fields of frozen dataclasses with their command-line names, help texts and bounds.
 
-A command takes such a dataclass as a parameter (see `commands.options`), Python code makes one itself, and the same
-object travels to where its fields are read.
+A command takes such a dataclass as a parameter (see `commands.options`), Python code creates one directly, and the same
+object is passed on to the code that reads its fields.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Option:
     """How a field is given on the command line.
 
     Attributes:
-        names: such as "--workers", or "--report/--no-report" for a switch; all spellings that are accepted.
+        names: all accepted spellings, such as "--workers", or "--report/--no-report" for a switch.
         help: one or two sentences.
-        metavar: what stands for the value in the help; empty for the type's own.
-        least: the smallest number that is allowed; None if any is.
-        parse: makes the value from text; raises OptionError if it cannot. None for what the type itself reads.
+        metavar: placeholder of the value in the help; empty for the type's own.
+        least: the smallest allowed number; None for any.
+        parse: makes the value from text; raises OptionError if it cannot. None if the type itself parses text.
     """
 
     names: str | tuple[str, ...]
@@ -43,7 +43,7 @@ class Declared(NamedTuple):
 
     Attributes:
         name, type: of the field.
-        default: its value if none is given; `dataclasses.MISSING` if one must be.
+        default: its value if none is given; `dataclasses.MISSING` if one is required.
         option: see there.
         panel: heading in the help of the class that declares it.
     """
@@ -64,10 +64,10 @@ class OptionGroup:
         cls.panel = panel
 
     def __post_init__(self) -> None:
-        """Check the values against what is declared.
+        """Check the values against the declarations.
 
         Raises:
-            OptionError: for a number below the smallest, or a word that is none of those expected.
+            OptionError: for a number below the smallest, or an unexpected word.
         """
         for name, kind, _, option, _ in declared(type(self)):
             value, spelling = getattr(self, name), option.spellings[0]

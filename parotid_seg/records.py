@@ -1,8 +1,8 @@
-"""JSON records: the one strict reader of every JSON file and line that the package reads, and the way they are written.
+"""Strict reading and writing of JSON records, for every JSON file and line of the package.
 
-A record may come from anybody: a shared folder, an old version, a machine that lost power. So its size and depth are
-bounded before it is parsed, its names are unique, its numbers are finite and fit 64 bits, and its types are exactly
-those of a dataclass (`true` is no number, "1" is none either). Anything else is one `RecordError` of one line.
+Records are untrusted: they may come from a shared folder, an old version, or a machine that lost power. Size and depth
+are limited before parsing, names must be unique, numbers must be finite and fit 64 bits, and types must be exactly
+those of a dataclass (neither `true` nor "1" is a number). Anything else is a `RecordError` of one line.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from parotid_seg.errors import ParotidSegError, RecordError, system_reason
 from parotid_seg.files import open_input, visible, write_text
 
 MOST_BYTES = 16 * 2**20
-"""Of a file, unless the caller says otherwise."""
+"""Most bytes of a file, unless the caller sets another limit."""
 LONGEST_LINE = 2**20
-"""Bytes of a line of a file of lines."""
+"""Most bytes of a line of a file of lines."""
 DEEPEST = 32
-"""Lists and objects within each other."""
+"""Deepest nesting of lists and objects."""
 LONGEST_REASON = 300
-"""Characters; a reason may quote the file."""
+"""Most characters of a reason, which may quote the file."""
 WIDEST_INTEGER = 64
-"""Bits, the sign included."""
+"""Most bits of an integer, the sign included."""
 
 T = TypeVar("T")
 
@@ -46,28 +46,28 @@ def read_record(
     version: int | Sequence[int] | None = None,
     version_field: str = "schema_version",
     advice: str = "",
-    upgrade: Callable[[Any], Any] = lambda found: found,
+    upgrade: Callable[[Any], Any] = lambda content: content,
 ) -> T:
-    """The record that a JSON file holds.
+    """Read the record in a JSON file.
 
     Args:
         path: a regular file in UTF-8, with or without a byte order mark.
         kind: a dataclass, a msgspec.Struct, or a type such as `dict[str, list[str]]`.
         most_bytes: size of the largest file that is read.
-        follow: whether the file may be a symbolic link; False for what lies in an output folder.
-        unknown_fields: whether the file may have fields that `kind` has not; they are ignored then.
-        version: the version or versions that the record may have; None if it has none.
+        follow: whether the file may be a symbolic link; False for files in an output folder.
+        unknown_fields: whether the file may have fields that `kind` does not have; they are ignored then.
+        version: the accepted version or versions; None if the record has no version.
         version_field: the name of the field with the version.
-        advice: what to do about another version, the end of the error's sentence.
-        upgrade: makes a record of this version from one of an older version; is given the parsed JSON.
+        advice: advice for another version, the end of the error's sentence.
+        upgrade: converts parsed JSON of an older version to this version.
 
     Raises:
         RecordError: if it cannot be read, or is not such a record; its path is the file.
     """
     try:
-        found = parse(read_bytes(path, most_bytes, follow=follow))
+        content = parse(read_bytes(path, most_bytes, follow=follow))
         return convert(
-            found,
+            content,
             kind,
             unknown_fields=unknown_fields,
             version=version,
@@ -82,7 +82,7 @@ def read_record(
 def read_lines(
     path: Path, kind: type[T], *, follow: bool = True, upgrade: Callable[[Any], Any] = lambda found: found
 ) -> Iterator[T | RecordError]:
-    """The records of a file with one a line, and a `RecordError` for each line that is none.
+    """Read a file with one record per line; an invalid line gives a `RecordError` in its place.
 
     A torn, foreign or hostile line costs that line only. Empty lines are skipped.
 
@@ -107,7 +107,7 @@ def read_bytes(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
     """The content of a regular file of at most so many bytes; see `read_record`.
 
     Raises:
-        RecordError: if it cannot be read, is something else than a file, or larger.
+        RecordError: if it cannot be read, is not a regular file, or is larger.
     """
     with _opened(path, follow) as file:
         content = file.read(most_bytes + 1)
@@ -120,8 +120,8 @@ def parse(content: bytes | str) -> Any:
     """JSON text as dictionaries, lists, texts, finite numbers, booleans and None.
 
     Raises:
-        RecordError: if it is no JSON, nests deeper than `DEEPEST`, has a name twice in an object, or a number that is
-            not finite or an integer wider than `WIDEST_INTEGER` bits.
+        RecordError: if it is not JSON, nests deeper than `DEEPEST`, has a name twice in an object, or has a number that
+            is not finite or an integer wider than `WIDEST_INTEGER` bits.
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
@@ -130,25 +130,25 @@ def parse(content: bytes | str) -> Any:
             text, object_pairs_hook=_unique, parse_float=_finite, parse_int=_integer, parse_constant=_no_constant
         )
     except UnicodeDecodeError as error:
-        raise RecordError(f"not JSON: found bytes at {error.start} that are no UTF-8") from error
+        raise RecordError(f"not JSON: found bytes at {error.start} that are not UTF-8") from error
     except ValueError as error:
         raise RecordError(_short(f"not JSON: {error}")) from error
 
 
 def convert(
-    found: Any,
+    content: Any,
     kind: type[T],
     *,
     unknown_fields: bool = False,
     version: int | Sequence[int] | None = None,
     version_field: str = "schema_version",
     advice: str = "",
-    upgrade: Callable[[Any], Any] = lambda found: found,
+    upgrade: Callable[[Any], Any] = lambda content: content,
 ) -> T:
-    """A parsed record as a dataclass, its types checked and never coerced.
+    """Convert a parsed record to a dataclass; types are checked and never coerced.
 
     Args:
-        found: from `parse`, or any tree of dictionaries, lists and plain values.
+        content: the result of `parse`, or any tree of dictionaries, lists and plain values.
         kind, unknown_fields, version, version_field, advice, upgrade: as in `read_record`.
 
     Raises:
@@ -157,10 +157,10 @@ def convert(
     """
     try:
         if version is not None:
-            _check_version(found, [version] if isinstance(version, int) else version, version_field, advice)
-        found = upgrade(found)
-        record = msgspec.convert(found, kind)
-        field = "" if unknown_fields else _unknown(found, record, "$")
+            _check_version(content, [version] if isinstance(version, int) else version, version_field, advice)
+        content = upgrade(content)
+        record = msgspec.convert(content, kind)
+        field = "" if unknown_fields else _unknown(content, record, "$")
     except RecordError:
         raise
     except msgspec.ValidationError as error:
@@ -177,10 +177,10 @@ def convert(
 
 
 def record_text(record: object) -> str:
-    """A record as JSON text: a line a field, in the order of the fields, with a line end.
+    """A record as JSON text: one line per field, in the order of the fields, with a line end.
 
     Args:
-        record: a dataclass, or anything of dictionaries, lists and plain values; paths become texts.
+        record: a dataclass, or a tree of dictionaries, lists and plain values; paths become text.
 
     Raises:
         ValueError: for a number that is not finite.
@@ -194,12 +194,12 @@ def record_line(record: object) -> bytes:
 
 
 def canonical(record: object) -> bytes:
-    """A record as JSON with its names in alphabetical order, to be hashed; the same for tuples and lists."""
+    """A record as JSON for hashing: names in alphabetical order, tuples equal to lists."""
     return json.dumps(_plain(record), sort_keys=True, allow_nan=False).encode("ascii")
 
 
 def write_record(record: object, path: Path) -> None:
-    """Write a record whole or not at all; see `record_text`.
+    """Write a record completely or not at all; see `record_text`.
 
     Raises:
         OutputError: if that fails.
@@ -208,7 +208,7 @@ def write_record(record: object, path: Path) -> None:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a text is the name of a file in a folder: no path, no drive, no `..`."""
+    """Whether a text is a plain file name: no path, no drive, no `..`."""
     return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
 
 
@@ -217,7 +217,7 @@ def _plain(record: object) -> Any:
 
 
 def _as_plain(value: Any) -> Any:
-    """What stands for a value that is neither plain nor a dataclass: NumPy's float64 is a float, for example."""
+    """The plain form of a value that is neither plain nor a dataclass; for example float for NumPy's float64."""
     kinds: tuple[type[Any], ...] = (dict, float, int, str)
     for kind in kinds:
         if isinstance(value, kind):
@@ -225,11 +225,11 @@ def _as_plain(value: Any) -> Any:
     return os.fspath(value)
 
 
-def _check_version(found: Any, versions: Sequence[int], name: str, advice: str) -> None:
+def _check_version(content: Any, versions: Sequence[int], name: str, advice: str) -> None:
     then = f"; {advice}" if advice else ""
-    if not isinstance(found, dict) or name not in found:
+    if not isinstance(content, dict) or name not in content:
         raise RecordError(f"found no {name}, expected {_listed(versions)}{then}")
-    version = found[name]
+    version = content[name]
     if type(version) is not int or version not in versions:
         raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {_listed(versions)}{then}")
 
@@ -240,7 +240,7 @@ def _listed(versions: Sequence[int]) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path, follow: bool) -> Iterator[BinaryIO]:
-    """A regular file."""
+    """Open a regular file."""
     try:
         with open_input(path, follow=follow) as file:
             yield file
@@ -251,7 +251,7 @@ def _opened(path: Path, follow: bool) -> Iterator[BinaryIO]:
 
 
 def _lines(path: Path, follow: bool) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one that is too long, which is never held as a whole."""
+    """Lines without their ends; None for a line that is too long, which is never held in memory as a whole."""
     with _opened(path, follow) as file:
         while line := file.readline(LONGEST_LINE + 1):
             if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
@@ -306,26 +306,28 @@ def _no_constant(text: str) -> float:
     raise RecordError(f"found {text}, expected a finite number")
 
 
-def _unknown(found: Any, record: Any, place: str) -> str:
-    """Place of the first field that a type within the record does not have; empty if there is none."""
+def _unknown(content: Any, record: Any, place: str) -> str:
+    """Path of the first field that is unknown to its type in the record; empty if there is none."""
     pairs: Iterator[tuple[str, Any, Any]]
-    if isinstance(found, dict) and not isinstance(record, dict):
-        known = record.__struct_fields__ if isinstance(record, msgspec.Struct) else dataclasses.fields(record)
-        names = {each if isinstance(each, str) else each.name for each in known}
-        for name in found:
+    if isinstance(content, dict) and not isinstance(record, dict):
+        fields_of_record = (
+            record.__struct_fields__ if isinstance(record, msgspec.Struct) else dataclasses.fields(record)
+        )
+        names = {each if isinstance(each, str) else each.name for each in fields_of_record}
+        for name in content:
             if name not in names:
                 return f"{place}.{name}"
-        pairs = ((f"{place}.{name}", each, getattr(record, name)) for name, each in found.items())
-    elif isinstance(found, dict) and isinstance(record, dict):
-        pairs = ((f"{place}[...]", each, record.get(name)) for name, each in found.items())
-    elif isinstance(found, list) and isinstance(record, list | tuple):
-        pairs = ((f"{place}[{at}]", *pair) for at, pair in enumerate(zip(found, record, strict=False)))
+        pairs = ((f"{place}.{name}", each, getattr(record, name)) for name, each in content.items())
+    elif isinstance(content, dict) and isinstance(record, dict):
+        pairs = ((f"{place}[...]", each, record.get(name)) for name, each in content.items())
+    elif isinstance(content, list) and isinstance(record, list | tuple):
+        pairs = ((f"{place}[{at}]", *pair) for at, pair in enumerate(zip(content, record, strict=False)))
     else:
         return ""
-    fields = (_unknown(each, made, at) for at, each, made in pairs if isinstance(each, dict | list))
+    fields = (_unknown(each, part, at) for at, each, part in pairs if isinstance(each, dict | list))
     return next(filter(None, fields), "")
 
 
 def _short(reason: str) -> str:
-    """A reason in one line of bounded length; it may quote anything."""
+    """A reason as one line of limited length."""
     return visible(reason[:LONGEST_REASON])

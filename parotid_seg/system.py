@@ -1,4 +1,4 @@
-"""What this machine has: processor, cores, memory and packages."""
+"""Properties of this machine: processor, cores, memory and packages."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from parotid_seg.version import VERSION
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where a container on Linux finds its own limits."""
+"""Files with the limits of a container on Linux."""
 
 
 def available_cores() -> int:
-    """Cores that this process may use; a container or a batch system may give it fewer than the machine has."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(found, quota_cores() or found)
+    """Number of cores that this process may use; a container or a batch system may allow fewer than the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, quota_cores() or cores)
 
 
 def quota_cores() -> int | None:
-    """Cores that a container's quota of processor time is worth, begun ones counted; None if there is no quota.
+    """Cores equivalent to a container's quota of processor time, rounded up; None if there is no quota.
 
-    `docker run --cpus` and limits of Kubernetes are such quotas. They show the process all cores of the machine, and
-    stop it for the rest of each period (mostly 0.1 s) in which its threads have used up its time together.
+    `docker run --cpus` and limits of Kubernetes are such quotas. The process still sees all cores of the machine, but
+    is paused for the rest of each period (usually 0.1 s) in which its threads together have used up the quota.
     """
     try:
         quota_us, period_us = map(int, CGROUP_QUOTA.read_text().split())
@@ -36,7 +36,7 @@ def quota_cores() -> int | None:
 
 
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system reports it."""
     try:
         lines = info.read_text().splitlines()
     except OSError:
@@ -46,23 +46,23 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def memory_bytes() -> int:
-    """Memory of the machine, or of the container if it may use less."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory of the machine, or of the container if its limit is lower."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        return min(found, int(CGROUP_LIMIT.read_text()))
+        return min(physical, int(CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):  # no container, or "max"
-        return found
+        return physical
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed, and of ours, which runs without being installed, too."""
-    found = {}
+    """Versions of the installed packages among those given, and of parotid-seg, which need not be installed."""
+    versions = {}
     for package in packages:
         if package == "parotid-seg":
-            found[package] = VERSION
+            versions[package] = VERSION
             continue
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""CSV files: one writer for all, and no cell that a spreadsheet runs as a formula."""
+"""Writes CSV files in which no cell can act as a spreadsheet formula."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from parotid_seg.files import write_text
 
 FORMULA = frozenset("=+-@\t\r\n")
-"""First characters of what a spreadsheet runs as a formula, or looks behind for one (OWASP, "CSV Injection")."""
+"""First characters of text that a spreadsheet may treat as a formula (OWASP, "CSV Injection")."""
 SEPARATORS = ";\t\r\n"
-"""Where a spreadsheet that expects another separator than the comma splits a cell, whatever quotes are around it."""
+"""Separators at which a spreadsheet may split a cell if it does not expect commas, despite quotes."""
 
 
 def write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
-    """Write a table whole: every cell is quoted, and no text is a formula, see `csv_safe`.
+    """Write a table completely or not at all: every cell is quoted, and no text is a formula, see `csv_safe`.
 
     Args:
         rows: the names of the columns, then the cells; numbers stay numbers, None is an empty cell.
@@ -35,10 +35,10 @@ def write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
 
 
 def csv_safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula, nor any part of it where one may split it (`SEPARATORS`).
+    """A text that no spreadsheet treats as a formula, as a whole or split at one of `SEPARATORS`.
 
-    An apostrophe is put in front of what begins like a formula. Full-width forms of these characters count as well:
-    spreadsheets in Japanese take them for the same.
+    Text that begins like a formula gets an apostrophe in front. Full-width forms of these characters count as well,
+    because Japanese spreadsheets treat them alike.
     """
     parts = re.split(f"([{SEPARATORS}])", text)
     parts[::2] = map(_guarded, parts[::2])
@@ -47,6 +47,6 @@ def csv_safe(text: str) -> str:
 
 
 def _guarded(part: str) -> str:
-    """A part of a cell with an apostrophe in front if it begins like a formula, be it after quotes or spaces."""
+    """A part of a cell with an apostrophe in front if it begins like a formula, also after quotes or spaces."""
     first = part.lstrip(' "')[:1]
     return f"'{part}" if unicodedata.normalize("NFKC", first) in FORMULA else part

@@ -1,4 +1,4 @@
-"""What users see of a command while it runs and when it ends."""
+"""Output of commands for users: progress, results and errors."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ class Line:
         self._task = self._bar.add_task("scans", total=None, visible=False)
 
     def start(self) -> None:
-        """Show the bar, if there is a terminal."""
+        """Show the bar, if the output is a terminal."""
         self._bar.start()
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Tell something in one line, unless the user wants it quiet."""
+        """Print one line, unless the user has set --quiet."""
         if not self._quiet:
             self._console.print(visible(text))
 
     def error(self, text: str) -> None:
-        """Tell what went wrong."""
+        """Print an error."""
         if self._bar.disable:
             print_error(text)
         else:
             self._console.print(f"parotid-seg: {visible(text)}")
 
     def phase(self, text: str, done: int, steps: int) -> None:
-        """Set the bar: what is being done, and how far."""
+        """Set the bar's text and progress."""
         self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
 
     def advance(self, total: int) -> None:
-        """One more of so many scans."""
+        """Advance the bar by one scan."""
         self._bar.update(self._task, total=total, advance=1, visible=True)
 
 
@@ -69,12 +69,12 @@ def following(quiet: bool) -> Iterator[Line]:
 
 
 def print_error(text: str) -> None:
-    """One line on standard error; names of files may hold anything."""
+    """Print one line on standard error, with control characters of file names replaced."""
     print(f"parotid-seg: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def outcome_text(outcome: Outcome) -> str:
-    """How a case ended, in one line."""
+    """The outcome of a case in one line."""
     from parotid_seg.runtime.report.flag_text import sentences
 
     entry = outcome.entry
@@ -85,7 +85,7 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """Figures by case and label, and their means."""
+    """Print the figures by case and label, and their means."""
     from rich.console import Console
     from rich.table import Table
 

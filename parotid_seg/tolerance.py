@@ -1,6 +1,6 @@
-"""How far apart two masks of one scan may be: the measure and the limits, for exporting and for choosing an engine.
+"""The tolerance for differences between two masks of one scan: measures and limits, for export and choice of an engine.
 
-What computes in another type or on another engine is the same model only as far as it gives the same masks.
+An export in another precision or on another engine counts as the same model only if it gives the same masks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from parotid_seg.metrics import Labels, Spacing, dice, hausdorff_mm
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One mask of a scan against another; the worst structure's figures.
+    """The difference between two masks of a scan; figures of the worst structure.
 
     Attributes:
-        changed: voxels whose label differs.
+        changed: number of voxels whose label differs.
         changed_share, dsc, hd95_mm, volume_ml: see `Tolerance`.
     """
 
@@ -36,14 +36,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a model's masks may be from the trained model's, on every scan, structure by structure.
+    """Limits for the difference between a model's masks and the trained model's, on every scan and for each structure.
 
     Attributes:
         least_dsc: between the two masks.
-        most_changed_share: changed voxels over those that either mask calls a structure.
+        most_changed_share: changed voxels over voxels with a structure in either mask.
         most_hd95_mm: between the two masks.
         most_volume_ml: difference of the volumes.
-        most_dsc_lost: against a contour, where there is one.
+        most_dsc_lost: loss of DSC with a contour, if there is one.
     """
 
     least_dsc: float
@@ -52,59 +52,60 @@ class Tolerance:
     most_volume_ml: float
     most_dsc_lost: float
 
-    def admits(self, found: Difference) -> bool:
-        """Whether two masks are within all limits that need no contour; numbers that are not finite never are."""
-        return not self.exceeded(found)
+    def admits(self, difference: Difference) -> bool:
+        """Whether two masks are within all limits that need no contour; numbers that are not finite exceed them."""
+        return not self.exceeded(difference)
 
-    def exceeded(self, found: Difference) -> tuple[str, ...]:
-        """The limits, of those that need no contour, that two masks are beyond, each with the number that was found."""
+    def exceeded(self, difference: Difference) -> tuple[str, ...]:
+        """The exceeded limits, of those that need no contour, each with the number found."""
         limits = (
-            (found.dsc >= self.least_dsc, f"DSC {found.dsc:.4f}, expected at least {self.least_dsc:g}"),
+            (difference.dsc >= self.least_dsc, f"DSC {difference.dsc:.4f}, expected at least {self.least_dsc:g}"),
             (
-                found.changed_share <= self.most_changed_share,
-                f"changed voxels {found.changed_share:.2%}, expected at most {self.most_changed_share:.1%}",
+                difference.changed_share <= self.most_changed_share,
+                f"changed voxels {difference.changed_share:.2%}, expected at most {self.most_changed_share:.1%}",
             ),
             (
-                found.hd95_mm <= self.most_hd95_mm,
-                f"HD95 {found.hd95_mm:.1f} mm, expected at most {self.most_hd95_mm:g}",
+                difference.hd95_mm <= self.most_hd95_mm,
+                f"HD95 {difference.hd95_mm:.1f} mm, expected at most {self.most_hd95_mm:g}",
             ),
             (
-                found.volume_ml <= self.most_volume_ml,
-                f"{found.volume_ml:.2f} ml, expected at most {self.most_volume_ml:g}",
+                difference.volume_ml <= self.most_volume_ml,
+                f"{difference.volume_ml:.2f} ml, expected at most {self.most_volume_ml:g}",
             ),
         )
         return tuple(words for within, words in limits if not within)
 
 
 SAME = Tolerance(least_dsc=0.998, most_changed_share=0.002, most_hd95_mm=1.0, most_volume_ml=0.1, most_dsc_lost=0.002)
-"""Rounding of sums, and no more. Two readers of one scan agree at a DSC of about 0.87, a hundred times further apart;
-0.2 % of a 25 ml gland is 0.05 ml, a few voxels of its surface; an HD95 of 1 mm is reached when 5 % of the surface moves
-by a voxel."""
+"""Tolerance for rounding of sums only. Two readers of one scan agree with a DSC of about 0.87, a hundred times further
+apart; 0.2 % of a 25 ml gland is 0.05 ml, a few voxels of its surface; an HD95 of 1 mm means that 5 % of the surface
+moves by a voxel."""
 QUANTISED = Tolerance(
     least_dsc=0.98, most_changed_share=0.03, most_hd95_mm=4.0, most_volume_ml=0.5, most_dsc_lost=0.005
 )
-"""Eight bits round visibly, but must not be seen in results: a fifth of the distance between two networks of one recipe
-(DSC 0.91), one voxel of an ordinary planning CT (4 mm), half a point of DSC against contours, 2 % of a gland."""
+"""Tolerance for eight bits, whose rounding is measurable but must not matter: a fifth of the difference between two
+trainings of one recipe (DSC 0.91), one voxel of an ordinary planning CT (4 mm), half a point of DSC with contours, 2 %
+of a gland."""
 GATES = {"fp32": SAME, "fp16": SAME, "bf16": QUANTISED, "int8": QUANTISED}
-"""By the type that the network computes in. BF16 keeps eight significant bits, as INT8 does."""
+"""Tolerances by the type that the network computes in. BF16 has eight significant bits, like INT8."""
 
 INT8_SCANS = 5
-"""Scans that INT8 has to pass on. Its scales are measured on those same scans, and what passes on one fails on others:
-a checkpoint passed on the packaged example and failed on five further patients (2026-11-28)."""
+"""Fewest scans for the verification of INT8. Its scales are calibrated on the same scans, and a model that passes on
+one may fail on others: a checkpoint passed on the packaged example and failed on five further patients (2026-11-28)."""
 
 
-def difference(expected: Labels, found: Labels, spacing_mm: Spacing, count: int) -> Difference:
+def difference(expected: Labels, actual: Labels, spacing_mm: Spacing, count: int) -> Difference:
     """Compare two masks of one scan.
 
     Args:
-        expected, found: labels (D, H, W).
+        expected, actual: labels (D, H, W).
         spacing_mm: of the scan, same axes.
         count: number of labels, background included.
     """
-    changed = int(np.count_nonzero(expected != found))
-    either = int(np.count_nonzero((expected > 0) | (found > 0)))
+    changed = int(np.count_nonzero(expected != actual))
+    either = int(np.count_nonzero((expected > 0) | (actual > 0)))
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    pairs = [(expected == value, found == value) for value in range(1, count)]
+    pairs = [(expected == value, actual == value) for value in range(1, count)]
     return Difference(
         changed=changed,
         changed_share=changed / either if either else 0.0,

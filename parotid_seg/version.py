@@ -1,4 +1,4 @@
-"""The version, which also holds where the package is not installed, as in a checkout on PYTHONPATH."""
+"""The version, also available if the package is not installed, as in a checkout on PYTHONPATH."""
 
 VERSION = "0.1.0"
-"""What pyproject.toml reads, too."""
+"""Also read by pyproject.toml."""

@@ -69,7 +69,7 @@ def test_numbers_of_numpy_counters_and_paths_are_written(tmp_path: Path) -> None
     [
         ("", "not JSON: "),
         ("{", "not JSON: "),
-        (b'{"count": "\xff"}', "no UTF-8"),
+        (b'{"count": "\xff"}', "not UTF-8"),
         ("5", "Expected `object`, got `int`"),
         ("{}", "missing required field `count`"),
         ('{"count": "3"}', "Expected `int`, got `str` - at `$.count`"),

@@ -41,7 +41,7 @@ class BenchOptions:
 
     Attributes:
         batch_sizes: samples at once; None means `USUAL_SIZES`, as far as an engine takes them.
-        minutes: for the turns in all; masks, whole runs and profiles come on top.
+        minutes: for all turns together; masks, whole runs and profiles take additional time.
         layers: whether to profile the engines layer by layer.
     """
 
@@ -71,13 +71,13 @@ def bench(
     """Measure engines.
 
     Args:
-        model: the file that was asked for; an .onnx file is the reference for the masks of all.
+        model: the requested file; an .onnx file is the reference for the masks of all engines.
         contract: its contract.
         candidates: the engines.
         scans: what to measure with.
         options: see `BenchOptions`.
         gpu: number of the GPU that takes part, if one does.
-        say: called with what is done and left out.
+        say: called with each step and each skipped engine or batch size.
         progress: called with phase, steps done and steps in all.
 
     Raises:
@@ -157,16 +157,16 @@ class _Bench:
 
     def _peaks(self) -> dict[str, Peaks]:
         """By device."""
-        found = {"cpu": measured_peaks()}
+        peaks = {"cpu": measured_peaks()}
         if self._gpu is not None:
             try:
-                found["cuda"] = measured_peaks("cuda", self._gpu)
+                peaks["cuda"] = measured_peaks("cuda", self._gpu)
             except Exception as error:  # whatever onnxruntime raises where it has no CUDA
                 self._leave_out("peaks of the GPU", " ".join(str(error).split()))
-        return found
+        return peaks
 
     def _counts(self) -> dict[int, Count]:
-        """What a chunk of each batch size asks for; none for an engine, whose graph is not at hand."""
+        """Operations in a chunk of each batch size; empty for an engine, whose graph is not available."""
         if self._model.suffix == ".engine":
             return {}
         content = self._model.read_bytes()
@@ -180,12 +180,12 @@ class _Bench:
         return reference_masks(OnnxRuntimeBackend(self._model), self._scans[:PARITY_SCANS])
 
     def _parities(self, running: dict[str, EngineProcess], references: Masks) -> dict[str, dict[int, Parity]]:
-        found: dict[str, dict[int, Parity]] = {}
+        parities: dict[str, dict[int, Parity]] = {}
         labels = len(self._contract.labels)
         for number, (name, entry) in enumerate(list(self._turns.entries.items())):
             self._progress("masks", number, len(running))
             with self._turns.left_out_if_failing(name):
-                found[name] = {
+                parities[name] = {
                     size: compare(
                         references,
                         {scan: running[name].labels(scan, size) for scan in references},
@@ -194,17 +194,17 @@ class _Bench:
                     )
                     for size in entry.jobs
                 }
-        return found
+        return parities
 
     def _layers(self, running: dict[str, EngineProcess]) -> dict[str, Layers]:
-        found = {}
+        times_by_module = {}
         for name, entry in list(self._turns.entries.items()):
             try:
                 chunk = self._turns.chunks[entry.best_size][0][0]
-                found[name] = running[name].layers(entry.candidate.file, chunk)
+                times_by_module[name] = running[name].layers(entry.candidate.file, chunk)
             except ParotidSegError as error:
                 self._leave_out(f"layers of {name}", str(error))
-        return found
+        return times_by_module
 
     def _row(
         self,
@@ -221,19 +221,19 @@ class _Bench:
         def speed(size: int, job: Job) -> Speed:
             real, _ = self._turns.chunks[size]
             slices = len(real[0]["slices_back"])
-            every = [found for launch in job.rounds for found in launch]
-            queue_depth = [each for found in every for each in found.ahead_ms]
+            every = [run for launch in job.rounds for run in launch]
+            queue_depth = [each for run in every for each in run.ahead_ms]
             latency = Latency.of(job.real_ms)
             ahead_ms = statistics.median(queue_depth) if queue_depth else None
-            found = None
+            point = None
             if device_peaks and size in counts:
-                found = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
+                point = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
             return Speed(
                 batch_size=size,
                 chunks=len(real),
                 slices=slices,
                 real=latency,
-                noise=Latency.of([each for found in every for each in found.noise_ms]),
+                noise=Latency.of([each for run in every for each in run.noise_ms]),
                 ahead_ms=ahead_ms,
                 median_ms=job.median_ms,
                 slices_a_second=1000 * slices / job.median_ms,
@@ -243,7 +243,7 @@ class _Bench:
                 paces_ms=tuple(tuple(launch) for launch in job.paces_ms if launch),
                 peak_mib=statistics.median(job.peak_mib),
                 gpu_mib=job.gpu_mib,
-                roofline=found,
+                roofline=point,
                 parity=parities.get(size),
             )
 

@@ -1,6 +1,6 @@
-"""The program of an engine's process: one engine loaded, and what can be asked of it.
+"""The program of an engine's process: loads one engine and answers questions about it.
 
-There is a process for each engine, so that memory is its own, its start is a real one, and one that crashes ends alone.
+Each engine has its own process, so that memory and start-up time are the engine's alone and a crash ends only it.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Round:
 
 
 class Child:
-    """What can be asked. Every public method is a question, and `start` is the first."""
+    """Answers the questions. Every public method is a question; `start` comes first."""
 
     def __init__(self) -> None:
         self._backend: Backend
         self._chunks: dict[int, tuple[deque[Inputs], deque[Inputs]]] = {}
 
     def start(self, make: Callable[[], Backend], chunk: Inputs) -> Started:
-        """Load the model and take a chunk; then the same again, and keep the first."""
+        """Load the model and run a chunk; then repeat both, and keep the first model."""
         begun = time.perf_counter()
         self._backend = backend = make()
         loaded = time.perf_counter()
@@ -96,7 +96,7 @@ class Child:
         return peak_mib()
 
     def round(self, batch_size: int, count: int) -> Round:
-        """Take so many chunks, one by one, and a few of noise after them."""
+        """Run so many chunks, one by one, followed by a few of noise."""
         real, noise = self._chunks[batch_size]
         times = tuple(self._ms(real) for _ in range(count))
         of_noise = tuple(self._ms(noise) for _ in range(-(-count // 4)))
@@ -144,7 +144,7 @@ class Child:
         return 1000 * (time.perf_counter() - begun)
 
     def _ahead_ms(self, chunks: Sequence[Inputs]) -> float:
-        """Milliseconds a chunk, with as many under way as the backend likes."""
+        """Milliseconds per chunk, with as many in flight as the backend's queue depth allows."""
         pending: deque[Pending] = deque()
         begun = time.perf_counter()
         for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Two results: what got slower, beyond what either of them would get slower by chance."""
+"""Compare two results: what got slower by more than chance explains."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_record
 
 LEAST_CHANGE = 0.02
-"""Of the time. Less is of no interest, and what remains of a machine's moods would be found as well."""
+"""Share of the time. Smaller changes do not matter, and remaining drift of the machine would show up as one."""
 
 LEAST_LAUNCHES = 2
-"""With undisturbed rounds; what differs from one start to the next is noise, too."""
+"""With undisturbed rounds; differences between starts of a process are noise, too."""
 
 DISTURBED = 1.5
-"""Times as long as undisturbed that an engine takes at most under a little other work (see `machine_probe`)."""
+"""Factor by which a little other work slows an engine down at most (see `machine_probe`)."""
 
 Rounds = tuple[tuple[float, ...], ...]
 TIMES = ("rounds_ms", "paces_ms")
@@ -38,8 +38,7 @@ class Change:
     Attributes:
         engine, batch_size: which.
         old_ms, new_ms: medians as they were measured.
-        ratio, low, high: times the old time that the new one takes, and its 95 % interval. None if either run had a
-            single launch.
+        ratio, low, high: new time over old time, and its 95 % interval. None if either run had a single launch.
         disturbed: whether too few rounds of either run were undisturbed: then the ratio is of all rounds, and the
             interval is as wide as if only one of the two had been disturbed.
     """
@@ -72,7 +71,7 @@ class Comparison:
     Attributes:
         changes: of what is in both.
         only_old, only_new: what is in one of them.
-        pace: times the old machine's time that the same piece of work took in the new run, both at their best.
+        pace: time for the machine probe's work in the new run over that in the old run, both at their best.
         notes: what makes the comparison doubtful.
     """
 
@@ -83,22 +82,22 @@ class Comparison:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """To be read."""
-        found = [f"note: {note}; the comparison says little" for note in self.notes]
-        found.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
+        """The comparison as text, one line each."""
+        lines = [f"note: {note}; the comparison is not reliable" for note in self.notes]
+        lines.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
         for each in self.changes:
-            change = "a single launch says too little, measure again with more --minutes"
+            change = "a single launch is not enough, measure again with more --minutes"
             if each.ratio is not None:
                 change = f"{each.ratio - 1:+.1%} ({each.low - 1:+.1%} to {each.high - 1:+.1%})"
             if each.disturbed:
                 change += "; other work disturbed the machine, measure again when it rests"
-            found.append(
+            lines.append(
                 f"{each.engine}, batches of {each.batch_size}: {each.verdict}: {each.old_ms:.1f} ms, now "
                 f"{each.new_ms:.1f} ms; {change}"
             )
         for words, keys in (("gone", self.only_old), ("new", self.only_new)):
-            found += [f"{engine}, batches of {size}: {words}" for engine, size in keys]
-        return found
+            lines += [f"{engine}, batches of {size}: {words}" for engine, size in keys]
+        return lines
 
     @property
     def slower(self) -> bool:
@@ -107,7 +106,7 @@ class Comparison:
 
     @property
     def undecided(self) -> bool:
-        """Whether there is something that the measurements cannot tell."""
+        """Whether the measurements leave a change undecided."""
         return any(change.verdict == "cannot tell" for change in self.changes)
 
 
@@ -145,7 +144,7 @@ class _Model:
 
 @dataclass(frozen=True)
 class _File:
-    """What is needed of a bench.json as it is written."""
+    """The fields read from a bench.json, as stored."""
 
     schema: str
     machine: _Machine
@@ -159,7 +158,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Old:
-    """What is needed of a bench.json."""
+    """The fields read from a bench.json."""
 
     path: Path
     processor: str
@@ -179,7 +178,7 @@ def compare_files(old: Path, new: Path) -> Comparison:
 
     Raises:
         OptionError: if one is missing.
-        InputError: if one is none, or has another schema version.
+        InputError: if one is not a bench.json, or has another schema version.
     """
     for path in (old, new):
         if not path.exists():

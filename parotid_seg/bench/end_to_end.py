@@ -22,12 +22,12 @@ RUNS, SCANS_A_RUN = 3, 8
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """With the batch size of the most slices a second.
+    """Results with the batch size that gives the most slices a second.
 
     Attributes:
         batch_size: samples at once.
         scans: how many a run of `parotid-seg infer` had.
-        scans_s: seconds a scan of each run, its model loaded beforehand.
+        scans_s: seconds per scan in each run, its model loaded beforehand.
         scans_a_second: by the median of them.
         alone_s: mean seconds of a scan with nothing beside it, from its file to its mask.
         stages_s: the same by stage.
@@ -49,7 +49,7 @@ def end_to_end(
     """Measure all engines that still take part.
 
     Args:
-        turns: what is known of them; one that fails is left out there.
+        turns: the engines and their results so far; an engine that fails is removed from it.
         running: their processes.
         scans: what to segment, in copies if they are few.
         progress: see `turns.Progress`.
@@ -62,14 +62,14 @@ def end_to_end(
             for name, entry in list(turns.entries.items()):
                 with turns.left_out_if_failing(name):
                     seconds[name].append(running[name].infer(folder, entry.best_size) / count)
-    found = {}
+    results = {}
     for number, (name, entry) in enumerate(list(turns.entries.items())):
         progress("scans alone", number, len(seconds))
         with turns.left_out_if_failing(name):
             stages = running[name].stages([scans[0], *_some(scans)], entry.best_size)[1:]  # the first is to warm up
             whole_s = float(np.mean([each.whole_s for each in stages]))
             stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
-            found[name] = EndToEnd(
+            results[name] = EndToEnd(
                 batch_size=entry.best_size,
                 scans=count,
                 scans_s=tuple(seconds[name]),
@@ -78,7 +78,7 @@ def end_to_end(
                 stages_s=stages_s,
                 explained=sum(stages_s.values()) / whole_s,
             )
-    return found
+    return results
 
 
 def _some(scans: Sequence[Scan]) -> list[Scan]:

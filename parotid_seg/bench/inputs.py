@@ -1,4 +1,4 @@
-"""What is measured with: chunks of real scans, and of noise in their shapes."""
+"""Inputs of the measurements: chunks of real scans, and of noise in the same shapes."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     """The scans to measure with: those of a folder, or the example scan.
 
     Raises:
-        InputError: if there is none, or the example scan is no scan for this model.
+        InputError: if there is no scan, or the example scan does not fit the model.
     """
     if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
-        wanted = ", ".join(contract.channels)
-        raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        channels = ", ".join(contract.channels)
+        raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {channels}")
     if folder is not None and not exists(folder):
         raise OptionError(f"--scans: {folder}: no such file or folder")
-    found, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
-    if not found:
+    scans, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
+    if not scans:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")
-    for scan in found:
+    for scan in scans:
         if not all(isinstance(source, Path) for source in scan):
             raise InputError(f"--scans: {place_of(scan[0])}: a DICOM series, expected NIfTI files to measure with")
-    return found
+    return scans
 
 
 def in_memory(scans: Sequence[Scan], contract: Contract) -> list[CroppedScan]:
     """Scans, as far as the model's grid covers them.
 
     Raises:
-        ScanError: if one cannot be read or is none for this model.
+        ScanError: if one cannot be read or does not fit the model.
     """
     return [prepare(read_scan(scan).volume, contract).crop_to_grid() for scan in scans]
 
@@ -66,11 +66,11 @@ def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) 
 
 
 def noise_like(chunks: Sequence[Inputs], seed: int = 0) -> list[Inputs]:
-    """The same chunks with noise for intensities, as far as the model's windows reach."""
+    """The same chunks with noise in place of intensities, within the model's windows."""
     random = np.random.default_rng(seed)
-    found: list[Inputs] = []
+    noise_chunks: list[Inputs] = []
     for chunk in chunks:
         low, high = (chunk["window"][:, side].reshape(-1, 1, 1, 1) for side in (0, 1))
         slices = random.uniform(low, high, chunk["slices"].shape).astype(np.float16)
-        found.append({**chunk, "slices": slices})
-    return found
+        noise_chunks.append({**chunk, "slices": slices})
+    return noise_chunks

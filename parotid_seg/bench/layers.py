@@ -1,4 +1,4 @@
-"""Where a chunk's time goes: what an engine's own profiler tells, folded by the modules of the network."""
+"""Where a chunk's time goes: the report of an engine's own profiler, summed by module of the network."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from parotid_seg.scan.chunks import Inputs
 MODULE = re.compile(r"((?:to_grid|unet|from_grid)(?:\.\w+)*)/\w")
 """A node is named <module>/<operator> by the export (`export.names`); engines add to names, and join several."""
 FOLDED = re.compile(r"(?:unet\.)?((?:encoder\.layers|decoder)\.\d+|encoder\.\w+|\w+)")
-"""What is told of a module: a stage of the encoder or the decoder, or a layer outside of them."""
+"""The unit of the report: a stage of the encoder or the decoder, or a layer outside of them."""
 ENTRANCE, EXIT = "to_grid", "from_grid"
 UNNAMED = "unnamed"
-"""In place of a module: for the time of nodes of which it cannot be told."""
+"""In place of a module: for the time of nodes whose module is unknown."""
 TYPE = re.compile(r"bf16|bfloat16|f16|fp16|float16|half|u8|i8|int8|f32|fp32|float")
-"""How OpenVINO ("brgemm_avx512_f32") and TensorRT ("Row major linear FP16 format") tell types."""
+"""How OpenVINO ("brgemm_avx512_f32") and TensorRT ("Row major linear FP16 format") name types."""
 WORDS = {
     **{"bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "fp16": "fp16", "float16": "fp16", "half": "fp16"},
     **{"u8": "int8", "i8": "int8", "int8": "int8", "f32": "fp32", "fp32": "fp32", "float": "fp32"},
 }
 LEAST_SHARE = 0.01
-"""Of a layer's time, for a type to be told."""
+"""Least share of a layer's time for a type to be reported."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Layers:
 
     Attributes:
         ran: the engine.
-        looks: of the chunk.
+        looks: samples in the chunk.
         repeats: runs that times are the mean of.
         seconds: of all layers.
         wall_seconds: of the same runs by the clock, with the profiler at work and, on a GPU, with the copies.
@@ -93,27 +93,27 @@ class Layers:
 
     @property
     def covered(self) -> float:
-        """How much of the time by the clock the layers account for."""
+        """Share of the wall-clock time that the layers account for."""
         return self.seconds / self.wall_seconds
 
     @property
     def named(self) -> float:
-        """How much of the layers' time is in nodes of known modules."""
+        """Share of the layers' time in nodes of known modules."""
         return 1.0 - sum(layer.share for layer in self.layers if layer.module == UNNAMED)
 
 
 def profile_layers(model: Path, backend: Backend, inputs: Inputs, *, repeats: int = 5) -> Layers:
-    """Profile a chunk on an engine like the loaded one. That is a second one, because profilers cost time.
+    """Profile a chunk on a second engine like the loaded one, because profiling costs time.
 
     Args:
-        model: the .onnx file that was loaded; of an engine the one it was built of, or the engine itself, and then
+        model: the loaded .onnx file; for an engine the file it was built from, or the engine itself, and then
             multiply-adds are not known.
-        backend: what was loaded: tells engine, type and threads, and can be used afterwards.
+        backend: the loaded backend; it gives engine, type and threads, and stays usable.
         inputs: the chunk.
         repeats: runs to take the mean of, after a few others.
 
     Raises:
-        InputError: if there is no profiler for it, or nothing to repeat.
+        InputError: if there is no profiler for it, or `repeats` is below 1.
         ModelError: as `read_model`.
         OutputError: as `profile.count_nodes`.
         DeviceMemoryError: if the GPU's memory does not suffice for a second one.
@@ -131,7 +131,7 @@ def profile_layers(model: Path, backend: Backend, inputs: Inputs, *, repeats: in
 
 
 def rows(layers: Layers, top: int = 10) -> list[Layer]:
-    """A table: the layers that take most time, and all others as one."""
+    """Rows of a table: the layers that take most time, and all others as one row."""
     first, others = layers.layers[:top], layers.layers[top:]
     if not others:
         return list(first)
@@ -151,9 +151,9 @@ def fold(nodes: Sequence[NodeTime], work: Mapping[str, int]) -> tuple[Layer, ...
         nodes: in the order in which they ran.
         work: multiply-adds by module. A node made of nodes of several modules counts to the one with most of them.
     """
-    found = [_folded(_module(node.name, work)) for node in nodes]
-    before = [*accumulate(found, lambda last, module: module or last, initial=ENTRANCE)][1:]
-    after = [*accumulate(reversed(found), lambda last, module: module or last, initial=EXIT)][:0:-1]
+    modules = [_folded(_module(node.name, work)) for node in nodes]
+    before = [*accumulate(modules, lambda last, module: module or last, initial=ENTRANCE)][1:]
+    after = [*accumulate(reversed(modules), lambda last, module: module or last, initial=EXIT)][:0:-1]
     by_module: dict[str, list[NodeTime]] = defaultdict(list)
     for node, last, following in zip(nodes, before, after, strict=True):
         by_module[last if last == following else UNNAMED].append(node)
@@ -178,7 +178,7 @@ def _layer(module: str, nodes: Sequence[NodeTime], macs: int, total: float) -> L
 
 
 def _module(name: str, work: Mapping[str, int]) -> str:
-    """The module that a node's name tells, of several the one with most work; empty if none can be told."""
+    """The module in a node's name; of several the one with most work; empty if there is none."""
     modules = MODULE.findall(name)
     if "..." in name and len({_folded(module) for module in modules}) > 1:
         return ""  # TensorRT's {ForeignNode[first...last]} is everything between two nodes
@@ -194,13 +194,13 @@ def _gflops(macs: int, seconds: float) -> float:
     return 2 * macs / seconds / 1e9 if seconds else 0.0
 
 
-def _type(said: str) -> str:
-    match = TYPE.search(said.lower())
+def _type(text: str) -> str:
+    match = TYPE.search(text.lower())
     return WORDS[match[0]] if match else "unknown"
 
 
 def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Timing:
-    """What the profiler of an engine tells."""
+    """The report of an engine's profiler."""
     if isinstance(backend, OnnxRuntimeBackend):
         threads = backend._session.get_session_options().intra_op_num_threads
         return time_nodes(content, inputs, repeats=repeats, threads=threads)
@@ -211,14 +211,14 @@ def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Ti
         return _on_openvino(backend, pad_to_bucket(inputs)[0], repeats)
     if isinstance(backend, TensorRtBackend):
         return _on_tensorrt(backend, inputs, repeats)
-    raise InputError(f"{backend.ran.backend}: no profile: it does not tell the times of its layers")
+    raise InputError(f"{backend.ran.backend}: no profile: it does not report the times of its layers")
 
 
 def time_apart(content: bytes, chunk: Inputs, repeats: int, provider: Provider) -> Timing:
     """`time_nodes` in a process of its own in which CUDA waits for every kernel.
 
-    onnxruntime's packages are built without its profiler of kernels, and so tell how long it took to launch them. CUDA
-    waits only if that was asked for before it is loaded.
+    onnxruntime's packages are built without its profiler of kernels and report the time to launch them. CUDA waits only
+    if this is set before it is loaded.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_wait_for_kernels) as pool:
@@ -231,7 +231,7 @@ def _wait_for_kernels() -> None:
 
 
 def _on_openvino(backend: OpenVinoBackend, chunk: Inputs, repeats: int) -> Timing:
-    """OpenVINO tells the mean of all runs since a model was loaded, so that of the first ones is taken off."""
+    """OpenVINO reports the mean of all runs since the model was loaded; the share of the first runs is subtracted."""
     config = {**backend._config, "PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     request = backend._core.compile_model(backend._graph, "CPU", config).create_infer_request()
     for _ in range(WARM):
@@ -250,7 +250,7 @@ def _on_openvino(backend: OpenVinoBackend, chunk: Inputs, repeats: int) -> Timin
 
 
 def _on_tensorrt(backend: TensorRtBackend, inputs: Inputs, repeats: int) -> Timing:
-    """A lane of its own, whose contexts have a profiler."""
+    """Profile in a separate execution slot whose contexts have a profiler."""
     if backend._engine is None or backend._context is None:
         raise ParotidSegError(f"{backend._path}: the engine is closed")
     trt, engine = import_library(backend._sidecar.library), backend._engine
@@ -288,9 +288,9 @@ def _on_tensorrt(backend: TensorRtBackend, inputs: Inputs, repeats: int) -> Timi
 
 
 def _uncaptured(trt: Any, cuda_engine: Any) -> Any:
-    """A context without memory of its own and without CUDA graphs, in which layers cannot be told apart.
+    """A context without memory of its own and without CUDA graphs, which would merge the layers.
 
-    TensorRT-RTX would run fallback kernels until it has compiled those for a shape; it is asked to wait for them.
+    TensorRT-RTX would run fallback kernels until it has compiled those for a shape; it is set to wait for them.
     """
     how = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
@@ -303,7 +303,7 @@ def _uncaptured(trt: Any, cuda_engine: Any) -> Any:
 
 
 def _inspected(trt: Any, cuda_engine: Any, context: Any) -> dict[str, dict[str, Any]]:
-    """What the inspector tells of layers by name; of an engine built without details it knows the names only."""
+    """The inspector's information on layers by name; for an engine built without details, names only."""
     inspector = cuda_engine.create_engine_inspector()
     inspector.execution_context = context
     # not from a file: the library says this of an engine whose hash was checked, and which runs as a program anyway
@@ -314,5 +314,7 @@ def _inspected(trt: Any, cuda_engine: Any, context: Any) -> dict[str, dict[str, 
 def _described(name: str, seconds: float, about: Mapping[str, Any]) -> NodeTime:
     """A layer with the nodes of the model file that it was made of, which the inspector notes beside it."""
     tensor: Mapping[str, Any] = next(iter(about.get("Inputs", [])), {})
-    said = " ".join(str(value) for key, value in tensor.items() if "type" in key.lower() or "format" in key.lower())
-    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), _type(said), seconds)
+    type_text = " ".join(
+        str(value) for key, value in tensor.items() if "type" in key.lower() or "format" in key.lower()
+    )
+    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), _type(type_text), seconds)

@@ -1,8 +1,8 @@
-"""How fast the machine is just now, by a piece of work that is always the same: cores handing memory to each other.
+"""The current speed of the machine, measured with fixed work: cores pass memory to each other.
 
-A shared machine has moods. Where a guest's cores are far from each other on the host, for seconds or minutes, an engine
-whose threads share activations takes up to half longer, while products of matrices and work on one core take as long as
-ever; so those would not tell. Handing over does: in such a minute both are slow, in the next both are fast.
+The speed of a shared machine varies. While a virtual machine's cores are far apart on the host, for seconds or minutes,
+an engine whose threads share activations takes up to half longer, but matrix products and work on one core do not, so
+they cannot detect this. Passing memory between cores slows down at the same times as the engine.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 from parotid_seg.system import available_cores
 
 BYTES = 1 << 20
-"""Handed over: what fits into the nearest cache of each core."""
+"""Bytes that are passed: they fit into the nearest cache of each core."""
 MOST_CORES = 8
 HANDOVERS = 24
 TRIES = 3
-"""The shortest counts, because everything else that disturbs makes it longer."""
+"""Repeats, of which the shortest counts, because every disturbance makes one longer."""
 CALM_S = 0.005
-"""Threads of an engine look out for new work a while before they sleep."""
+"""Wait before a measurement: threads of an engine poll for new work before they sleep."""
 FULL_PACE = 1.2
-"""Times the best pace up to which the machine is called undisturbed. Its moods differ by 1.4 and more."""
+"""Largest multiple of the best pace that counts as undisturbed. Slow phases differ from it by 1.4 and more."""
 BEST = 5
-"""Percentile of a run's paces that is called its best."""
+"""Percentile of a run's paces that counts as its best."""
 LEAST_ROUNDS = 3
-"""Undisturbed ones, for a launch to count."""
+"""Least undisturbed rounds for a launch to count."""
 
 Rounds = Sequence[Sequence[float]]
 """Milliseconds of each round, by launch."""
@@ -72,21 +72,21 @@ def best_pace(paces_ms: Rounds) -> float:
 
 
 def at_full_pace(rounds_ms: Rounds, paces_ms: Rounds, best_ms: float) -> list[list[float]]:
-    """The rounds in which the machine was undisturbed, by launch; launches that have only a few are left out.
+    """The rounds in which the machine was undisturbed, by launch; launches with too few of them are skipped.
 
     Args:
         rounds_ms: times of an engine.
         paces_ms: the machine's pace in the same rounds.
         best_ms: see `best_pace`.
     """
-    found = [
+    undisturbed = [
         [time_ms for time_ms, pace_ms in zip(rounds, paces, strict=True) if pace_ms <= FULL_PACE * best_ms]
         for rounds, paces in zip(rounds_ms, paces_ms, strict=True)
     ]
-    return [launch for launch in found if len(launch) >= LEAST_ROUNDS]
+    return [launch for launch in undisturbed if len(launch) >= LEAST_ROUNDS]
 
 
 def median_at_full_pace(rounds_ms: Rounds, paces_ms: Rounds) -> float:
     """Median in ms of the undisturbed rounds; of all rounds if there are too few."""
-    found = at_full_pace(rounds_ms, paces_ms, best_pace(paces_ms)) or rounds_ms
-    return statistics.median(each for launch in found for each in launch)
+    rounds = at_full_pace(rounds_ms, paces_ms, best_pace(paces_ms)) or rounds_ms
+    return statistics.median(each for launch in rounds for each in launch)

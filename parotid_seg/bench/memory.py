@@ -1,4 +1,4 @@
-"""How much memory this process takes, and took at most."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ RESET_PEAK = "5"
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process since `forget_peak`, or where that cannot be done since its start."""
+    """The largest resident set of this process in MiB since `forget_peak`; since its start where that is
+    unsupported."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     import resource  # on Unix only
 
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found / MIB if sys.platform == "darwin" else found / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def forget_peak() -> None:
-    """Let the peak be what is taken now, where the system allows it (Linux)."""
+    """Reset the peak to the current use, where the system supports it (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)

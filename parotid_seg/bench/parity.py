@@ -23,9 +23,9 @@ class Parity:
     """The scan whose masks differ most.
 
     Attributes:
-        changed, changed_share, dsc, hd95_mm, volume_ml: see `gate.Difference`.
+        changed, changed_share, dsc, hd95_mm, volume_ml: see `tolerance.Difference`.
         scans: how many were compared.
-        within: whether all of them are within the gate of the precision.
+        within: whether all of them are within the tolerance of the precision.
     """
 
     changed: int
@@ -49,7 +49,7 @@ def labels_of_scan(backend: Backend, scan: Scan, batch_size: int) -> Mask:
 
 
 def reference_masks(backend: Backend, scans: Sequence[Scan]) -> Masks:
-    """What the reference makes of some scans."""
+    """The reference engine's masks of some scans."""
     spacings = [read_scan(scan).volume.spacing_mm for scan in scans]
     masks = [labels_of_scan(backend, scan, backend.batch_size) for scan in scans]
     return {scan: pair for scan, *pair in zip(scans, masks, spacings, strict=True)}  # type: ignore[misc]
@@ -60,7 +60,7 @@ def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels
 
     Args:
         reference, found: masks of the same scans.
-        precision: type the engine computes in; it decides the gate.
+        precision: type the engine computes in; it decides the tolerance.
         labels: how many there are, background included.
     """
     apart: list[Difference] = []

@@ -1,4 +1,4 @@
-"""What this machine does at best: operations a second by type, and bytes a second of memory.
+"""This machine's peaks: operations a second by type, and bytes a second of memory.
 
 The products are those of two square matrices, by whichever of the installed engines is faster; `product-*.onnx` are
 that one operator each, as `tests/bench/test_peaks.py` makes them.
@@ -37,12 +37,12 @@ NUMBERS: dict[str, tuple[type[Any], type[Any]]] = {
 """Types of the factors in `product-*.onnx`."""
 
 Work = tuple[str, str, Callable[[], object]]
-"""Type, engine, and what does the product once."""
+"""Type, engine, and a function that computes the product once."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What was reached.
+    """The peaks that were reached.
 
     Attributes:
         gflops: billion operations a second by type; a multiply-add is two.
@@ -125,7 +125,7 @@ def _random(kind: type[Any], side: int) -> Any:
 
 
 def _copy_gb_s() -> float:
-    """Every core copies its part."""
+    """Billion bytes a second of a copy in which every core copies its part."""
     source = np.ones(COPIED_BYTES, np.uint8)
     target = np.empty_like(source)
     bounds = np.linspace(0, COPIED_BYTES, available_cores() + 1).astype(int)
@@ -136,11 +136,11 @@ def _copy_gb_s() -> float:
 
 
 def _least_s(work: Callable[[], object]) -> float:
-    """The shortest of some times: whatever disturbs makes them longer."""
+    """The shortest of some times in seconds, because every disturbance makes them longer."""
     work()
-    found = []
+    seconds = []
     for _ in range(REPEATS):
         begun = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begun)
-    return min(found)
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)

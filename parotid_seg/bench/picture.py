@@ -21,7 +21,7 @@ COLOURS = {
     "from device": "#aa3377",
     "write": "#ccbb44",
 }
-"""Of Paul Tol's bright scheme, which people who see colours otherwise can tell apart."""
+"""Of Paul Tol's bright scheme, which is safe for colour-blind readers."""
 WIDEST_LABEL = 0.06
 """Share of the longest bar that a stage must have to be labelled."""
 

@@ -1,4 +1,4 @@
-"""A result to be read: bench.md, and the same on the terminal."""
+"""A result as text: bench.md, and the same on the terminal."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _peaks(result: Result) -> list[str]:
 
 def _layers(row: Row) -> list[str]:
     assert row.layers is not None
-    found = row.layers
+    layers = row.layers
     lines = [
         [
             layer.module,
@@ -154,24 +154,24 @@ def _layers(row: Row) -> list[str]:
             f"{layer.gflops:.0f}",
             ", ".join(layer.types),
         ]
-        for layer in top_rows(found)
+        for layer in top_rows(layers)
     ]
     return [
         f"## Layers of {row.name}",
         "",
         *_table(["module", "ms", "share", "million multiply-adds", "Gop/s", "computes in"], lines),
         "",
-        f"A chunk of {found.looks} slices, mean of {found.repeats} runs with the engine's profiler, which explains "
-        f"{found.covered:.0%} of their {1000 * found.wall_seconds:.1f} ms.",
+        f"A chunk of {layers.looks} slices, mean of {layers.repeats} runs with the engine's profiler, which explains "
+        f"{layers.covered:.0%} of their {1000 * layers.wall_seconds:.1f} ms.",
         "",
     ]
 
 
 def _roofline(speed: Speed) -> list[str]:
-    found = speed.roofline
-    if found is None:
+    point = speed.roofline
+    if point is None:
         return ["", ""]
-    return [f"{found.gflops:.0f}", f"{found.share:.0%}"]
+    return [f"{point.gflops:.0f}", f"{point.share:.0%}"]
 
 
 def _masks(parity: Parity | None) -> str:

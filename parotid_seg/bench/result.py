@@ -1,4 +1,4 @@
-"""What `parotid-seg bench` finds out, as it stands in bench.json; docs/bench.md describes every field."""
+"""The results of `parotid-seg bench` as stored in bench.json; docs/bench.md describes every field."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Speed:
 
     Attributes:
         batch_size: samples at once.
-        chunks: different ones that followed each other.
+        chunks: number of different chunks in the rotation.
         slices: that a chunk labels.
         real, noise: of chunks of scans and of noise, one at a time.
         ahead_ms: milliseconds a chunk with several under way; None where the engine takes one at a time.
-        median_ms: of rounds in which the machine was undisturbed (see `pace`), with as many under way as the engine
-            takes.
+        median_ms: of rounds in which the machine was undisturbed (see `machine_probe`), with as many in flight as the
+            engine takes.
         slices_a_second: at that median.
         spread: half the width of the 95 % interval of that median, over the median.
         undisturbed: share of such rounds.
@@ -96,12 +96,12 @@ class Result:
 
     Attributes:
         made: date and time, UTC.
-        machine: processor, cores, memory, GPU, versions; its condition before and after.
-        model: file, hash, precision, cost of a look.
-        inputs: what was measured with.
-        peaks: what the machine does at best, by device.
+        machine: processor, cores, memory, GPU, versions; its state before and after.
+        model: file, hash, precision, cost of a sample.
+        inputs: the scans that were measured with.
+        peaks: the machine's peaks, by device.
         rows: the engines.
-        left_out: what could not be measured, and why.
+        left_out: engines and batch sizes that could not be measured, and why.
         remarks: what may have disturbed the measurement.
     """
 

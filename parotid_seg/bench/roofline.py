@@ -1,4 +1,4 @@
-"""How near an engine comes to what the machine can do: the roofline of Williams, Waterman and Patterson (CACM 2009)."""
+"""How close an engine comes to the machine's peaks: the roofline of Williams, Waterman and Patterson (CACM 2009)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Roofline:
 
 
 def roofline(count: Count, seconds: float, precision: str, peaks: Peaks) -> Roofline | None:
-    """Set a chunk against the peaks; None if there is none of the type.
+    """Compare a chunk's work with the peaks; None if there is no peak of its type.
 
     Args:
-        count: what the chunk asks for, of the graph in FP32.
-        seconds: for which it was computed.
+        count: operations in the chunk, counted in the FP32 graph.
+        seconds: computing time.
         precision: type it was computed in.
         peaks: of the machine.
     """

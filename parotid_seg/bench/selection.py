@@ -1,4 +1,4 @@
-"""Which engines take part: those that are installed and run the model here, or those that were named."""
+"""Which engines are measured: those that are installed and run the model here, or those named by the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Runnable = Callable[[Path, str], Path]
 
 
 class Selection(NamedTuple):
-    """Who takes part.
+    """The engines to measure.
 
     Attributes:
         candidates: the engines.
@@ -44,8 +44,8 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         say: called with one line about each thing that is not used.
 
     Raises:
-        InputError: for a backend or device that there is none of, that is not installed, or that does not fit.
-        ModelError: if the file is no model of ours.
+        InputError: for a backend or device that does not exist, is not installed, or does not fit.
+        ModelError: if the file is not a parotid-seg model.
     """
     engines = [_engine_named(backend) for backend in backends] or list(ENGINES.values())
     index = gpu_index(device)
@@ -60,15 +60,15 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         [] if device == CPU else _on_gpu(replace(request, gpu=index or 0), engines, bool(backends), device, runnable)
     )
     on_cpu = candidates(replace(request, gpu=None), engines) if device in (AUTO, CPU) else []
-    found = on_cpu + on_gpu
+    selected = on_cpu + on_gpu
     for engine in engines if backends else ():
-        if not any(candidate.backend == engine.name for candidate in found):
+        if not any(candidate.backend == engine.name for candidate in selected):
             if device in (AUTO, CPU) and CPU in engine.devices:
                 engine.implementation().load(replace(request, gpu=None))  # its error says what is missing
             raise OptionError(
                 f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}"
             )
-    return Selection(found, contract, (index or 0) if on_gpu else None)
+    return Selection(selected, contract, (index or 0) if on_gpu else None)
 
 
 def _engine_named(backend: str) -> Engine:
@@ -87,9 +87,9 @@ def _on_gpu(
         if named and runs_files:
             raise OptionError(f"--backend {runs_files[0].name}: runs on NVIDIA GPUs, found none")
         return []
-    found: list[Candidate] = []
+    selected: list[Candidate] = []
     try:
-        found += candidates(request, engines)
+        selected += candidates(request, engines)
     except ParotidSegError as error:
         if device != AUTO and named:
             raise
@@ -97,5 +97,5 @@ def _on_gpu(
     beside = request.model.with_suffix(ENGINE_FILE)
     files = [runnable(request.model, engine.name) for engine in runs_files] if named else [beside]
     for file in (file for file in files if file.is_file()):
-        found += candidates(replace(request, model=file))
-    return found
+        selected += candidates(replace(request, model=file))
+    return selected

@@ -17,8 +17,8 @@ from parotid_seg.runtime.segmentation.segment import asking
 from parotid_seg.scan.chunks import Inputs
 
 STAGES = ("read", "cut and join", "to device", "compute", "from device", "write")
-"""read: file and orientation. cut and join: where the structures are, chunks, and their labels, on the host. write:
-clean-up, picture, mask."""
+"""read: file and orientation. cut and join: search for the structures, cutting into chunks and joining their labels, on
+the host. write: clean-up, picture, mask."""
 
 
 class _Timed:

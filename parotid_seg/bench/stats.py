@@ -1,4 +1,4 @@
-"""Times that are noisy: percentiles, and between which bounds a median lies."""
+"""Statistics of noisy times: percentiles, and confidence intervals of medians."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Latency:
 
     @classmethod
     def of(cls, times_ms: Sequence[float]) -> Latency:
-        """Of at least one time."""
+        """Percentiles of at least one time."""
         p50, p90, p95, p99 = (float(each) for each in np.percentile(times_ms, (50, 90, 95, 99)))
         return cls(p50, p90, p95, p99, len(times_ms))
 
@@ -53,13 +53,14 @@ def median_spread(values: Sequence[float]) -> float:
 
 
 def ratio_interval(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """How many times the old median the new one is, with its 95 % interval.
+    """The new median over the old one, with its 95 % interval.
+
+    A two-level bootstrap: launches are resampled, then rounds within them, because differences between starts of a
+    process are noise, too. With few launches the bootstrap underestimates the variance by (n - 1) / n; the interval is
+    widened accordingly (Davison and Hinkley, Bootstrap Methods, 1997, section 3.8).
 
     Args:
-        old, new: times of each round, by launch. Launches are drawn first and rounds within them after that: what
-            differs from one start of a process to the next is noise, too. Drawn from few launches, medians lie closer
-            together than those of other launches would; the interval is widened by as much as that makes their
-            variance too small, (n - 1) / n (Davison and Hinkley, Bootstrap Methods, 1997, section 3.8).
+        old, new: times of each round, by launch.
 
     Returns:
         ratio of the medians, and the interval's ends.

@@ -1,4 +1,4 @@
-"""What the machine was doing meanwhile, as far as it tells: clocks, throttling, other work."""
+"""The machine's state during a measurement: clocks, throttling, other work."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ NO_REASON = 1
 
 @dataclass(frozen=True)
 class SystemState:
-    """At one moment; None where the system does not tell.
+    """The state at one moment; None where the system does not report a value.
 
     Attributes:
         cpu_mhz: median clock of the cores.
         throttled: how often cores were slowed down by heat since the system's start.
         stolen_share: of all cores' time since the system's start, taken by the host's other guests.
         load: processes that were running or waiting, mean of the last minute.
-        gpu: what nvidia-smi tells, by `ASKED_OF_THE_DRIVER`.
+        gpu: values from nvidia-smi, by `ASKED_OF_THE_DRIVER`.
     """
 
     cpu_mhz: float | None
@@ -60,14 +60,14 @@ def about_machine(gpu: int | None = None) -> dict[str, Any]:
     """Processor, cores, memory, GPU, system and versions of what takes part.
 
     Args:
-        gpu: number of the GPU to ask after.
+        gpu: number of the GPU to describe.
     """
-    found = None if gpu is None else find_gpu(gpu)
+    device = None if gpu is None else find_gpu(gpu)
     return {
         "processor": cpu_name(),
         "cores": available_cores(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
-        "gpu": found and {"name": found.name, "capability": list(found.compute_capability), "cuda": found.cuda},
+        "gpu": device and {"name": device.name, "capability": list(device.compute_capability), "cuda": device.cuda},
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions_of(PACKAGES),
@@ -78,50 +78,50 @@ def system_state(gpu: int | None = None) -> SystemState:
     """How the machine is now.
 
     Args:
-        gpu: number of the GPU to ask after.
+        gpu: number of the GPU to describe.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return SystemState(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else driver_says(gpu))
+    return SystemState(_cpu_mhz(), _throttled(), _stolen_share(), load, None if gpu is None else nvidia_smi_values(gpu))
 
 
 def remarks(before: SystemState, after: SystemState, cores: int) -> list[str]:
-    """What of it may have disturbed a measurement, one short sentence each."""
-    found = []
+    """What may have disturbed a measurement, one short sentence each."""
+    sentences = []
     if before.load is not None and before.load > 0.5 * cores:
-        found.append(f"other work was going on at the start: a load of {before.load:.1f} on {cores} cores")
+        sentences.append(f"other work was going on at the start: a load of {before.load:.1f} on {cores} cores")
     if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
-        found.append(f"cores were slowed down by heat {after.throttled - before.throttled} times")
+        sentences.append(f"cores were slowed down by heat {after.throttled - before.throttled} times")
     if before.stolen_share is not None and after.stolen_share is not None:
         more = after.stolen_share - before.stolen_share
         if after.stolen_share > 0.01 and more > 0:
-            found.append(
+            sentences.append(
                 f"other guests of the host take {after.stolen_share:.0%} of the cores' time, and more than before"
             )
     active = re.fullmatch("0x([0-9a-f]+)", (after.gpu or {}).get("clocks_throttle_reasons.active", ""))
     reasons = int(active[1], 16) & ~NO_REASON if active else 0
     if reasons:
-        found.append(f"the GPU was slowed down (clocks_throttle_reasons.active {reasons:#x})")
-    return found
+        sentences.append(f"the GPU was slowed down (clocks_throttle_reasons.active {reasons:#x})")
+    return sentences
 
 
-def driver_says(gpu: int) -> dict[str, str] | None:
-    """What nvidia-smi tells of a GPU; None where it is not there or tells something else."""
+def nvidia_smi_values(gpu: int) -> dict[str, str] | None:
+    """Values from nvidia-smi of a GPU; None where it is missing or its output has another form."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = f"--query-gpu={','.join(ASKED_OF_THE_DRIVER)}"
     command = ["nvidia-smi", f"--id={gpu}", query, "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
+        output = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return None
-    values = [value.strip() for value in said.split(",")]
+    values = [value.strip() for value in output.split(",")]
     return dict(zip(ASKED_OF_THE_DRIVER, values, strict=True)) if len(values) == len(ASKED_OF_THE_DRIVER) else None
 
 
 def gpu_memory_mib(gpu: int) -> float | None:
-    """Memory of a GPU that is in use, by all its processes; None where the driver does not tell."""
-    found = re.match(r"(\d+) MiB", (driver_says(gpu) or {}).get("memory.used", ""))
-    return float(found[1]) if found else None
+    """Memory of a GPU that is in use, by all its processes; None where the driver does not report it."""
+    match = re.match(r"(\d+) MiB", (nvidia_smi_values(gpu) or {}).get("memory.used", ""))
+    return float(match[1]) if match else None
 
 
 def _cpu_mhz() -> float | None:

@@ -1,8 +1,8 @@
 """Engines taking turns on the same chunks.
 
-A shared machine's speed drifts, so nobody is measured in one piece: all engines and batch sizes take turns, a moment
-each, for as long as there is time. The whole is done in several launches of fresh processes, because what differs from
-one start to the next is noise, too.
+A shared machine's speed drifts, so no engine is measured in one block: all engines and batch sizes take short turns for
+as long as there is time. This is repeated in several launches of fresh processes, because differences between starts
+are noise, too.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from parotid_seg.scan.chunks import CroppedScan, Inputs
 
 LAUNCHES = 3
 LEAST_ROUNDS = 3
-"""Of each launch, whatever the time."""
+"""Least rounds of each launch, whatever the time limit."""
 ROUND_S = 0.15
-"""One engine's turn at one batch size, about."""
+"""Approximate length of one engine's turn at one batch size."""
 LEAST_IN_A_ROUND, MOST_IN_A_ROUND = 2, 100
 """Chunks."""
 STEADY = 0.01
@@ -61,14 +61,12 @@ class Job:
     @property
     def real_ms(self) -> list[float]:
         """Of all chunks of scans."""
-        return [each for launch in self.rounds for found in launch for each in found.real_ms]
+        return [each for launch in self.rounds for run in launch for each in run.real_ms]
 
     @property
     def medians_ms(self) -> list[list[float]]:
         """Of each round, by launch; with several chunks under way where the engine takes them."""
-        return [
-            [statistics.median(found.ahead_ms or found.real_ms) for found in launch] for launch in self.rounds if launch
-        ]
+        return [[statistics.median(run.ahead_ms or run.real_ms) for run in launch] for launch in self.rounds if launch]
 
     @property
     def undisturbed_ms(self) -> list[list[float]]:
@@ -89,7 +87,7 @@ class Job:
 
 @dataclass
 class Entry:
-    """What is known of an engine by now.
+    """An engine and its results so far.
 
     Attributes:
         candidate: what it loads.
@@ -116,12 +114,12 @@ class Turns:
         contract: the model's.
         scans: where chunks come from.
         sizes: samples at once.
-        leave_out: called with what cannot be measured, and why.
+        leave_out: called with each engine or batch size that cannot be measured, and why.
         gpu: number of the GPU that takes part, if one does.
-        strict: whether a size that an engine does not take is an error, because it was asked for.
+        strict: whether a size that an engine does not take is an error, because the user requested it.
 
     Attributes:
-        entries: by name. An engine that fails is not in it any more.
+        entries: by name. An engine that fails is removed.
         chunks: by batch size those of scans, and of noise.
 
     Raises:
@@ -148,9 +146,9 @@ class Turns:
             if real:
                 self.chunks[size] = real, noise_like(real)
             else:
-                leave_out(f"batches of {size}", "no scan has so many slices to look at; name longer ones (--scans)")
+                leave_out(f"batches of {size}", "no scan has so many slices; name longer scans (--scans)")
         if not self.chunks:
-            raise OptionError("--batch-sizes: no scan has so many slices to look at; name longer ones (--scans)")
+            raise OptionError("--batch-sizes: no scan has so many slices; name longer scans (--scans)")
 
     @contextlib.contextmanager
     def launched(self) -> Iterator[dict[str, EngineProcess]]:
@@ -168,7 +166,7 @@ class Turns:
                 process.end()
 
     def take(self, running: dict[str, EngineProcess], seconds: float, progress: Progress) -> None:
-        """Let them take turns for so long, or until all medians are steady."""
+        """Let the engines take turns until the time is over or all medians are steady."""
         begun, number = time.monotonic(), 0
         self._launches += 1
         with contextlib.closing(MachineProbe()) as pace:
@@ -188,7 +186,7 @@ class Turns:
 
     @contextlib.contextmanager
     def left_out_if_failing(self, name: str) -> Iterator[None]:
-        """An engine that fails takes no more part, and the reason is told."""
+        """Remove an engine that fails from the measurement, and report the reason."""
         try:
             yield
         except InputError:
@@ -204,7 +202,7 @@ class Turns:
         return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
 
     def _get_ready(self, entry: Entry, process: EngineProcess, used_mib: float | None) -> None:
-        """Give a fresh process its chunks, smallest batches first, and note what it takes."""
+        """Give a fresh process its chunks, smallest batches first, and record its memory."""
         started, first = process.started, not entry.started
         entry.started.append(started)
         entry.cold_s.append(process.cold_s)
@@ -218,7 +216,7 @@ class Turns:
                 continue
             process.hold(size, real, noise)
             job = entry.jobs.setdefault(size, Job())
-            # in rising order, because engines keep what they have taken once
+            # in rising order, because engines do not free memory
             job.peak_mib.append(process.memory_mib(size, LEAST_IN_A_ROUND))
             trial = statistics.median(process.round(size, LEAST_IN_A_ROUND).real_ms)
             job.count = max(LEAST_IN_A_ROUND, min(MOST_IN_A_ROUND, round(1000 * ROUND_S / trial)))

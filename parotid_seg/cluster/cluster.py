@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
+from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
@@ -37,13 +37,13 @@ from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
 """What Ray writes in front of a message: time, level, process and place."""
 NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""Ray would tell its makers of every cluster that is started."""
+"""Switches off Ray's usage reports, which would be sent for every cluster that is started."""
 LEAVES_S = 15.0
-"""For the client to end what it started on the hosts."""
+"""Seconds for the client to end its actors on the hosts."""
 
 
 def _local_settings() -> dict[str, str]:
-    """Of a cluster of one's own: nobody else may use it, and a head that is gone will not come back."""
+    """Settings of a local cluster: nobody else may use it, and a lost head does not come back."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -55,11 +55,11 @@ class RayExecutor:
     """An `Executor`: a process that is the cluster's client, and through it the actors on the hosts.
 
     Args:
-        cluster: which, and what each worker gets; it has an address.
-        workers: most actors, each with the model; None as many as there is room for.
+        cluster: the cluster's address, and the resources of each worker.
+        workers: most actors, each with the model; None for as many as there is room for.
         model: see `Model`.
         out: URL of the results; empty if they go to a folder.
-        say: called with what is waited for, and what there is.
+        say: called with a line about what the run waits for, and about the cluster once it is ready.
 
     Raises:
         ParotidSegError: if Ray is missing, the cluster cannot be reached, has no room, or cannot load the model.
@@ -106,7 +106,7 @@ class RayExecutor:
         return f"Ray {ready.ray}, {hosts}, {workers} of {each}{gpus}; {ready.ran}, batches of {ready.batch_size} slices"
 
     def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
-        """Do the cases on the cluster.
+        """Run the cases on the cluster.
 
         Raises:
             OutputError: if results cannot be written.
@@ -115,12 +115,12 @@ class RayExecutor:
         token = work.out / f".partial-{uuid.uuid4().hex}-shared"
         token.touch(exist_ok=False)
         self._send(RunRequest(work, tuple(jobs), self._out, token.name))
-        while not isinstance(said := self._received(), Ended):
-            assert isinstance(said, CaseResult)
-            yield said
+        while not isinstance(answer := self._received(), Ended):
+            assert isinstance(answer, CaseResult)
+            yield answer
 
     def close(self) -> None:
-        """End the client, and with it what it started on the hosts."""
+        """End the client, and with it its actors on the hosts."""
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVES_S)
@@ -130,11 +130,11 @@ class RayExecutor:
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):  # what the client said last, or how it ended, tells why
+        with suppress(OSError):  # the client's last message, or how it ended, gives the reason
             send(message, self._process.stdin)
 
     def _received(self) -> Any:
-        """The next message that is no `Told`.
+        """The next message that is not a `Notice`.
 
         Raises:
             OutputError: if the client stopped.
@@ -148,16 +148,16 @@ class RayExecutor:
                 raise ParotidSegError(f"--cluster {self._plan.address}: lost: {self._why()}; {RESUMES}") from error
             if isinstance(message, OutputFailure):
                 raise OutputError(message.message)
-            if not isinstance(message, Told):
+            if not isinstance(message, Notice):
                 return message
             self._say(message.text)
 
     def _why(self) -> str:
-        """How the client ended, and its last word."""
-        told = cause(self._process.wait())
+        """How the client ended, and the last line of its log."""
+        reason = cause(self._process.wait())
         lines = self._log.read_text(errors="replace").splitlines()
-        last = RAY_LOG.sub("", next((line for line in reversed(lines) if line.strip()), "")).strip()
-        return f"{told} ({last.partition('. ')[0][:200]})" if last else told
+        last_line = RAY_LOG.sub("", next((line for line in reversed(lines) if line.strip()), "")).strip()
+        return f"{reason} ({last_line.partition('. ')[0][:200]})" if last_line else reason
 
 
 def infer_on_cluster(
@@ -180,7 +180,7 @@ def infer_on_cluster(
         with closing(RayExecutor(cluster, options.workers, on_hosts, "", say)) as executor:
             return infer_at(executor, scans, out.resolve(), options, find=find_anywhere, say=say, progress=progress)
     if options.report:
-        say(f"no report.html: its pictures would have to come back from {url}")
+        say(f"no report.html: its pictures would have to be downloaded from {url}")
         options = replace(options, report=False)
     with mirrored(url) as mirror, closing(RayExecutor(cluster, options.workers, on_hosts, mirror.url, say)) as executor:
         find = partial(find_anywhere, out=mirror.url)
@@ -189,17 +189,16 @@ def infer_on_cluster(
 
 
 def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None) -> Model:
-    """A model file as it travels.
+    """A model file as it is sent to the hosts.
 
     Args:
-        model: the file and what runs it. The backend "auto" is onnxruntime, of an engine its own library; the device
-            "auto" is the CPU, and "cuda" the GPU that a worker gets.
+        model: the file and how to run it. The backend "auto" is onnxruntime, or for an engine its own library; the
+            device "auto" is the CPU, and "cuda" is the GPU that a worker gets.
         options: batch size and test-time augmentation.
-        say: called with one line if the model gives nothing to average.
+        say: called with one line if the model gives no probabilities to average.
 
     Raises:
-        InputError: for a backend there is none of, a device that a host may not have, or an engine that would have to
-            be built.
+        InputError: for an unknown backend, a device that a host may not have, or an engine that would have to be built.
         ModelError: if the file cannot be read.
     """
     file, backend, device = model.file, model.backend, model.device

@@ -14,7 +14,7 @@ from typing import IO, Any
 import ray
 
 from parotid_seg.cluster.host import ActorConfig, Host, load_on_host
-from parotid_seg.cluster.messages import Ended, Model, Plan, Ready, RunRequest, Told
+from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.worker_stdio import ends, send
@@ -22,24 +22,24 @@ from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
 
 REACHED_S = 5.0
-"""For a connection to the cluster's head."""
+"""Seconds for a connection to the cluster's head."""
 PATIENCE_S = 10.0
-"""Without an answer for so long the user is told what is waited for."""
+"""Seconds without an answer after which the user is informed what the run waits for."""
 TRIES = 4
-"""Of a task whose actor dies: what kills it may be the task."""
+"""Tries of a task whose actor dies, because the task itself may kill it."""
 STORE_BYTES = 2**28
-"""Of a local cluster's object store: what travels is the model, and a few hundred bytes a case."""
+"""Bytes of a local cluster's object store, which holds the model and a few hundred bytes per case."""
 AHEAD = 2
-"""Tasks that an actor has, the one it is at included."""
+"""Tasks queued at an actor, the running one included."""
 MOST_TASKS = 20_000
-"""Ray Data takes more than a millisecond to make one, before the first begins."""
+"""Most tasks: Ray Data takes more than a millisecond to create one, before the first begins."""
 TASKS_AN_ACTOR = 4
-"""At least, if there are so many cases, so that all end at about the same time."""
+"""Least tasks of an actor, if there are so many cases, so that all actors end at about the same time."""
 
 
 def main() -> None:
     """Serve one run."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # and so `ray.shutdown`, whoever has ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # runs `ray.shutdown` in any case
     requests, answers = ends(parent_gone=signal.SIGTERM)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -49,8 +49,8 @@ def main() -> None:
         ready = _survey(plan, answers)
         send(ready, answers)
         request: RunRequest = pickle.load(requests)
-        for said in _answers(plan, ready, request):
-            send(said, answers)
+        for answer in _answers(plan, ready, request):
+            send(answer, answers)
         send(Ended(), answers)
     except ParotidSegError as error:
         send(OutputFailure(str(error)), answers)
@@ -89,16 +89,16 @@ def _connect(plan: Plan) -> None:
             ) from error
     try:
         ray.init(address=plan.address, **quiet)
-    except Exception as error:  # Ray has a kind for each of the ways in which that can fail
-        told = " ".join(str(error).split())[:300]
+    except Exception as error:  # Ray raises many different types here
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"--cluster {plan.address}: no cluster that this machine is part of ({told}); join it with: "
+            f"--cluster {plan.address}: no cluster that this machine is part of ({reason}); join it with: "
             "ray start --address HOST:PORT; if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
 
 
 def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
-    """See that there is room, that every host has this package, and how the model runs on one."""
+    """Check that there is room and that every host has this package version; load the model on one host."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     room = sum(_actors_on(node["Resources"], plan) for node in nodes)
     if not room:
@@ -111,14 +111,16 @@ def _survey(plan: Plan, answers: IO[bytes]) -> Ready:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    asked = [
+    versions = [
         ray.remote(_version).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote() for there in on
     ]
-    for node, version in zip(nodes, asked, strict=True):
-        where = node["NodeManagerAddress"]
-        found = _got(version, f"an answer of host {where}", answers)
-        if found != VERSION:
-            raise InputError(f"host {where}: found parotid-seg {found}, expected {VERSION}, as the command itself")
+    for node, version in zip(nodes, versions, strict=True):
+        host = node["NodeManagerAddress"]
+        host_version = _got(version, f"an answer of host {host}", answers)
+        if host_version != VERSION:
+            raise InputError(
+                f"host {host}: found parotid-seg {host_version}, expected {VERSION}, as the command itself"
+            )
     loading = ray.remote(_described).options(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=TRIES)
     ready: Ready | OutputFailure = _got(
         loading.remote(plan.model, plan.cpus), f"a worker's room, {plan.cpus} free CPUs", answers
@@ -134,9 +136,9 @@ def _actors_on(resources: dict[str, float], plan: Plan) -> int:
 
 
 def _got(reference: Any, expected: str, answers: IO[bytes]) -> Any:
-    """What a task gives; if it takes long, the user is told what is waited for."""
+    """A task's result; if it takes long, the user is informed what the run waits for."""
     if not ray.wait([reference], timeout=PATIENCE_S)[0]:
-        send(Told(f"waiting for {expected}"), answers)
+        send(Notice(f"waiting for {expected}"), answers)
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
@@ -150,7 +152,7 @@ def _version() -> str:
 
 
 def _described(model: Model, cpus: int) -> Ready | OutputFailure:
-    """On a host: load the model once, and tell about it."""
+    """On a host: load the model once, and describe it."""
     try:
         backend = load_on_host(model, cpus)
     except ParotidSegError as error:
@@ -161,27 +163,27 @@ def _described(model: Model, cpus: int) -> Ready | OutputFailure:
 
 
 def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResult | OutputFailure]:
-    """What became of every case. Those that got lost with their actors are tried once more, each by itself."""
+    """The result of every case. Cases that were lost with their actors are tried once more, each in its own task."""
     order = ActorConfig(plan.model, replace(request, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
-    left = {job.case.name: job for job in request.jobs}
-    for size in (scans_a_task(len(left), plan.cpus, ready.actors), 1):
-        if not left:
+    remaining = {job.case.name: job for job in request.jobs}
+    for size in (scans_a_task(len(remaining), plan.cpus, ready.actors), 1):
+        if not remaining:
             return
-        for said in _streamed(list(left.values()), size, reference, plan, ready):
-            if isinstance(said, CaseResult):
-                del left[said.entry.case]
-            yield said
-            if isinstance(said, OutputFailure):
+        for answer in _streamed(list(remaining.values()), size, reference, plan, ready):
+            if isinstance(answer, CaseResult):
+                del remaining[answer.entry.case]
+            yield answer
+            if isinstance(answer, OutputFailure):
                 return
-    for job in left.values():
-        reason = f"set aside: its worker died {TRIES} times, and {TRIES} times again"
+    for job in remaining.values():
+        reason = f"failed: its worker died {TRIES} times, and {TRIES} times again"
         yield CaseResult("failed", failed(job.case, reason))
 
 
 def scans_a_task(scans: int, cpus: int, actors: int) -> int:
-    """How many to hand out at a time: enough for an actor's processes to overlap, few enough to spread them evenly and
-    to lose little with an actor, and of very many so many that the tasks stay `MOST_TASKS`."""
+    """Scans per task: enough for an actor's processes to overlap, and few enough to spread them evenly and to lose few
+    with an actor. For very many scans, so many that there are at most `MOST_TASKS` tasks."""
     enough = AHEAD * cpus
     spread = -(-scans // (TASKS_AN_ACTOR * actors))
     return max(1, min(enough, spread), -(-scans // MOST_TASKS))
@@ -190,7 +192,7 @@ def scans_a_task(scans: int, cpus: int, actors: int) -> int:
 def _streamed(
     jobs: list[CaseRequest], size: int, order: Any, plan: Plan, ready: Ready
 ) -> Iterator[CaseResult | OutputFailure]:
-    """What actors say of cases, so many a task; nothing of tasks that were tried too often."""
+    """The actors' results, with so many cases per task; no results for tasks that failed too often."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -202,7 +204,7 @@ def _streamed(
         initial_size=actors,
         max_tasks_in_flight_per_actor=AHEAD,
     )
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
         Host,
         fn_constructor_args=(order, VERSION),
         compute=pool,
@@ -211,5 +213,5 @@ def _streamed(
         max_restarts=-1,
         max_task_retries=TRIES - 1,
     )
-    for row in done.iter_rows():
-        yield pickle.loads(row["said"])
+    for row in results.iter_rows():
+        yield pickle.loads(row["answer"])

@@ -1,4 +1,4 @@
-"""What runs on a cluster's hosts: an actor with the model, and worker processes around it."""
+"""The program on a cluster's hosts: an actor with the model and its worker processes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from parotid_seg.version import VERSION
 
 @dataclass(frozen=True)
 class ActorConfig:
-    """What an actor is made for.
+    """What an actor needs for its run.
 
     Attributes:
         model: see there.
         request: see there, without its jobs.
-        cpus: cores that it has for itself.
-        ran: what the model must run with, so that all masks are computed alike.
+        cpus: cores reserved for it.
+        ran: engine, device and precision that the model must run with, so that all masks are computed alike.
     """
 
     model: Model
@@ -43,8 +43,8 @@ class ActorConfig:
 
 
 class Host:
-    """An actor of Ray Data. It is made without effort, and what goes wrong in it comes back as an answer, because the
-    cluster would try an error again and again.
+    """An actor of Ray Data. Its constructor does no work, and its errors are returned as answers, because Ray would
+    retry an exception again and again.
 
     Args:
         order: reference to a pickled `ActorConfig`.
@@ -56,18 +56,18 @@ class Host:
         self._cases: _Cases | None = None
 
     def __call__(self, row: dict[str, bytes]) -> list[dict[str, bytes]]:
-        """Do the cases of a row.
+        """Run the cases of a row.
 
         Args:
             row: `jobs`, pickled.
 
         Returns:
-            A row for each case, `said`, a pickled `CaseResult`; or one `OutputFailure`.
+            A row for each case, `answer`, a pickled `CaseResult`; or one `OutputFailure`.
         """
-        return [{"said": pickle.dumps(said)} for said in self._said(row["jobs"])]
+        return [{"answer": pickle.dumps(answer)} for answer in self._results(row["jobs"])]
 
-    def _said(self, row: bytes) -> Iterator[CaseResult | OutputFailure]:
-        left: dict[str, CaseRequest] = {}
+    def _results(self, row: bytes) -> Iterator[CaseResult | OutputFailure]:
+        remaining: dict[str, CaseRequest] = {}
         try:
             if self._version != VERSION:
                 raise OutputError(f"found parotid-seg {VERSION}, expected {self._version} as where the command runs")
@@ -76,28 +76,28 @@ class Host:
 
                 self._cases = _Cases(pickle.loads(ray.get(self._order)))
             jobs: list[CaseRequest] = pickle.loads(row)
-            left = {job.case.name: job for job in jobs}
+            remaining = {job.case.name: job for job in jobs}
             for finished in self._cases.do(jobs):
-                del left[finished.entry.case]
+                del remaining[finished.entry.case]
                 yield finished
         except ParotidSegError as error:
             yield OutputFailure(f"host {platform.node()}: {error}")
-        except Exception as error:  # a bug; the other scans need not wait until it is mended
+        except Exception as error:  # a bug; the other scans go on
             traceback.print_exc()
             if self._cases:
                 self._cases.end()
                 self._cases = None
-            for job in left.values():
-                where = f"host {platform.node()}, whose Ray log tells where"
-                yield CaseResult("failed", failed(job.case, f"unexpected {type(error).__name__} on {where}"))
+            for job in remaining.values():
+                place = f"host {platform.node()}, see its Ray log for details"
+                yield CaseResult("failed", failed(job.case, f"unexpected {type(error).__name__} on {place}"))
 
 
 class _Cases:
     """The model, and the processes that read and write.
 
     Raises:
-        OutputError: if the results' folder is not the command's.
-        ModelError: if the model runs in another way than on the others.
+        OutputError: if the results' folder is not the one that the command uses.
+        ModelError: if the model does not run with the same engine, device and precision as on the other hosts.
     """
 
     def __init__(self, order: ActorConfig) -> None:
@@ -116,18 +116,18 @@ class _Cases:
         self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, self._worker_pool)
 
     def do(self, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
-        """Do cases."""
+        """Run cases."""
         for job in jobs:
             source = job.case.scan[0]
             if isinstance(source, Path) and not url_of(source) and not source.parent.is_dir():
                 raise OutputError(f"no such folder, which the command sees; {SHARED}", path=source.parent)
         fetched = self._stage.fetch(jobs)
         yield from (each for each in fetched if isinstance(each, CaseResult))
-        known = {job.case.name: job for job in jobs}
+        requests = {job.case.name: job for job in jobs}
         copies = {each.case.name: each for each in fetched if isinstance(each, CaseRequest)}
         for finished in self._pipeline.run(copies.values()):
             name = finished.entry.case
-            yield replace(self._stage.deliver(known[name], finished, copies[name]), ran=self._ran)
+            yield replace(self._stage.deliver(requests[name], finished, copies[name]), ran=self._ran)
 
     def end(self) -> None:
         """End the processes."""
@@ -138,7 +138,7 @@ SHARED = "scans and --out must be in storage that all hosts share, at the same p
 
 
 def load_on_host(model: Model, cpus: int) -> Backend:
-    """Load a model that came as bytes.
+    """Load a model from the bytes of its files.
 
     Raises:
         ParotidSegError: as `load_backend`.

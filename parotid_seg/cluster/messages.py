@@ -1,6 +1,6 @@
-"""What the command's process and the cluster's client say to each other, pickled, through pipes.
+"""Messages between the command's process and the cluster's client, pickled, through pipes.
 
-The client gets a `Plan`, may send messages for the user (`Told`), and answers `Ready`. Then it gets a `RunRequest`,
+The client gets a `Plan`, may send messages for the user (`Notice`), and answers `Ready`. Then it gets a `RunRequest`,
 answers with the result of every case, and ends with `Ended`. Instead of any answer there may be an `OutputFailure`.
 """
 
@@ -15,7 +15,7 @@ from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A model file as it travels to the hosts, and how it is to run there.
+    """A model file as it is sent to the hosts, and how to run it there.
 
     Attributes:
         name: the file's name.
@@ -39,13 +39,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Plan:
-    """A cluster and what is taken of it.
+    """A cluster and the resources to use.
 
     Attributes:
         address: "local", "auto" or HOST:PORT.
         scratch: of a local cluster, the folder for its own files.
-        workers: most actors; None as many as there is room for.
-        cpus, gpus: that each has for itself.
+        workers: most actors; None for as many as there is room for.
+        cpus, gpus: reserved for each actor.
         model: see there.
     """
 
@@ -58,15 +58,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Something for the user to know, in one line."""
+class Notice:
+    """A line for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The cluster is there, and a host of it has loaded the model.
+    """The cluster is ready, and one host has loaded the model.
 
     Attributes:
         contract, model_sha256, ran: of the model, see `Backend`.
@@ -87,10 +87,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Cases to do.
+    """Cases to run.
 
     Attributes:
-        work: what they have in common; its folder is where all hosts see it, unless there is a URL.
+        work: configuration of all cases; all hosts see its folder at the same path, unless there is a URL.
         jobs: the cases.
         out: URL for the results; empty if they go to the folder.
         token: file in the folder that a host must see.
@@ -104,4 +104,4 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Ended:
-    """All cases have been answered for."""
+    """All cases have their result."""

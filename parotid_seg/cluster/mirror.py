@@ -1,4 +1,4 @@
-"""Journal and summary of results behind a URL: kept here during a run, uploaded as it goes on and at its end."""
+"""Journal and summary of results behind a URL: local during a run, uploaded regularly and at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from parotid_seg.cluster.urls import opened, told
+from parotid_seg.cluster.urls import error_text, opened
 from parotid_seg.errors import OutputError, RecordError
 from parotid_seg.files import scratch_folder, visible
 from parotid_seg.records import convert, parse, record_line
@@ -19,20 +19,20 @@ from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.ownership import OF_A_RUN
 
 RUNNING = "running.json"
-"""Object that tells others of a run at work: there are no locks behind URLs."""
+"""Object that marks a run as active, because object storage has no locks."""
 SAVED_S = 30.0
-"""The journal is uploaded so often; cases that ended after the last time are done again after a crash."""
+"""Seconds between uploads of the journal; after a crash, cases that ended after the last upload are run again."""
 FORGOTTEN_S = 300.0
-"""A run that has not told of itself for so long is over."""
+"""Seconds after which a run that has not renewed its mark counts as over."""
 
 
 MOST_BYTES = 65536
-"""Of that object; more is damage."""
+"""Largest valid size of that object in bytes."""
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A run at work: a name for people, and the time when it last told of itself, in seconds since 1970."""
+    """An active run: a readable name, and the time of its last mark in seconds since 1970."""
 
     run: str
     seen: float
@@ -43,7 +43,7 @@ def mirrored(url: str) -> Iterator[Mirror]:
     """A folder here for the journal and the summary of results behind a URL, uploaded at the end.
 
     Raises:
-        OutputError: if another run is at work there, or it cannot be read or written.
+        OutputError: if another run is active there, or the URL cannot be read or written.
     """
     with scratch_folder() as folder:
         mirror = Mirror(url, folder)
@@ -51,7 +51,7 @@ def mirrored(url: str) -> Iterator[Mirror]:
 
         def keep() -> None:
             while not over.wait(SAVED_S):
-                with suppress(OutputError):  # the next time may do better; the last one tells
+                with suppress(OutputError):  # the next upload may succeed; the last one reports its error
                     mirror.save()
 
         keeper = threading.Thread(target=keep, daemon=True)
@@ -93,14 +93,14 @@ class Mirror:
         self._tell_of_run()
 
     def save(self) -> None:
-        """Upload the journal as far as it is, and tell that the run goes on."""
+        """Upload the current journal, and renew the run's mark."""
         with self._reaching():
             if (self.folder / JOURNAL).exists():
                 self._put(self.folder / JOURNAL)
             self._tell_of_run()
 
     def leave(self) -> None:
-        """Upload everything, and tell that the run is over."""
+        """Upload everything, and remove the run's mark."""
         with self._reaching():
             for path in sorted(self.folder.iterdir()):
                 if path.is_file() and not path.name.startswith("."):
@@ -126,5 +126,5 @@ class Mirror:
             yield
         except OutputError:
             raise
-        except Exception as error:  # each service's client has errors of its own
-            raise OutputError(f"{self.url}: cannot be read or written ({told(error)})") from error
+        except Exception as error:  # each storage client has its own error types
+            raise OutputError(f"{self.url}: cannot be read or written ({error_text(error)})") from error

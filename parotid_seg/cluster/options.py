@@ -14,13 +14,13 @@ ADDRESS = re.compile(r"local|auto|[^/:\s]+:\d{1,5}")
 
 @dataclass(frozen=True)
 class ClusterOptions(OptionGroup, panel="Cluster"):
-    """Which cluster, and what each worker of it gets; without an address there is none."""
+    """The cluster and the resources of each worker; without an address the run is local."""
 
     cluster: Annotated[
         str | None,
         Option(
             "--cluster",
-            "Do the scans on a Ray cluster: HOST:PORT of its head, auto (the one this machine is in) or local "
+            "Run on a Ray cluster: HOST:PORT of its head, auto (the one this machine is in) or local "
             "(this machine's cores). SCAN and DIR may be URLs then (s3://, gs://).",
             metavar="ADDRESS",
         ),
@@ -42,13 +42,13 @@ class ClusterOptions(OptionGroup, panel="Cluster"):
         """Check that the options fit each other.
 
         Raises:
-            OptionError: for what is no address, a share of GPUs that cannot be had, or workers without a cluster.
+            OptionError: for an invalid address, an invalid share of GPUs, or worker options without a cluster.
         """
         super().__post_init__()
         if self.cluster is None:
-            for option, given in (("--worker-cpus", self.worker_cpus), ("--worker-gpus", self.worker_gpus)):
-                if given is not None:
-                    raise OptionError(f"{option}: says what a worker of a cluster gets, expected --cluster as well")
+            for option, value in (("--worker-cpus", self.worker_cpus), ("--worker-gpus", self.worker_gpus)):
+                if value is not None:
+                    raise OptionError(f"{option}: sets the resources of a cluster's worker, expected --cluster as well")
         elif not ADDRESS.fullmatch(self.cluster):
             raise OptionError(f"--cluster: found {self.cluster!r}, expected local, auto or HOST:PORT")
         if self.worker_gpus is not None and self.worker_gpus > 1 and self.worker_gpus % 1:

@@ -1,4 +1,4 @@
-"""On a host: copies of what lies behind URLs, for as long as a case is done."""
+"""On a host: local copies of files behind URLs while a case runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from parotid_seg.cluster.urls import opened, told, url_of
+from parotid_seg.cluster.urls import error_text, opened, url_of
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, CaseResult, failed, views_of
@@ -17,15 +17,15 @@ from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 
 
 class Stage:
-    """On a host: copies of what lies behind URLs, for as long as a case is done.
+    """On a host: local copies of files behind URLs while a case runs.
 
     Args:
         out: folder of the results.
         url: of the results; empty if they stay in the folder.
-        outputs: what is made of a mask.
+        outputs: the files to write of a mask.
 
     Attributes:
-        out: the folder to work in.
+        out: the working folder.
     """
 
     def __init__(self, out: Path, url: str, outputs: Outputs) -> None:
@@ -35,7 +35,7 @@ class Stage:
         self.out.mkdir(exist_ok=True)
 
     def fetch(self, jobs: Sequence[CaseRequest]) -> list[CaseRequest | CaseResult]:
-        """Copies of the jobs' scans, and of what the results hold of them; without its scan a case has ended."""
+        """Copy the scans of the jobs and their earlier results; a case whose scan cannot be copied ends."""
         with ThreadPoolExecutor(len(jobs)) as pool:
             return list(pool.map(self._fetched, jobs))
 
@@ -47,22 +47,23 @@ class Stage:
             url = url_of(error.path) if error.path else None
             return self.deliver(job, CaseResult("failed", failed(case, error.reason, path=url)))
         if self._url:
-            known = {job.known.mask, *job.known.further} if job.known else set()
-            for name in filter(None, {*known, *self._outputs.names(case.name)}):
+            recorded = {job.known.mask, *job.known.further} if job.known else set()
+            for name in filter(None, {*recorded, *self._outputs.names(case.name)}):
                 self._get_result(name)
-                if self._is_foreign(name, name in known, job):
+                if self._is_foreign(name, name in recorded, job):
                     reason = f"{name} exists and was not written by parotid-seg; move it or choose another --out"
                     return self.deliver(job, CaseResult("failed", failed(case, reason)))
         return replace(job, case=Case(case.name, scan))
 
-    def _is_foreign(self, name: str, known: bool, job: CaseRequest) -> bool:
-        """Whether there is a file of that name behind the URL that must not be replaced: a scan, or another's.
+    def _is_foreign(self, name: str, recorded: bool, job: CaseRequest) -> bool:
+        """Whether there is a file of that name behind the URL that must not be replaced: a scan, or another program's.
 
-        There is no record of what a killed run has uploaded, so a file that says that it is ours is taken for that.
+        There is no record of what a killed run has uploaded, so a file that names parotid-seg as its writer may be
+        replaced.
         """
         read = {url_of(source) for source in job.case.scan if isinstance(source, Path)}
         there = self.out / name
-        return f"{self._url}/{name}" in read or (there.exists() and not known and not is_ours(there))
+        return f"{self._url}/{name}" in read or (there.exists() and not recorded and not is_ours(there))
 
     def _copied(self, source: Path) -> Path:
         url = url_of(source)
@@ -74,8 +75,8 @@ class Stage:
             system.get_file(path, str(folder / source.name))
         except FileNotFoundError as error:
             raise ScanError("no such file", path=source) from error
-        except Exception as error:  # each service's client has errors of its own
-            raise ScanError(f"cannot be read ({told(error)})", path=source) from error
+        except Exception as error:  # each storage client has its own error types
+            raise ScanError(f"cannot be read ({error_text(error)})", path=source) from error
         return folder / source.name
 
     def _get_result(self, name: str) -> None:
@@ -84,19 +85,19 @@ class Stage:
             system.get_file(f"{root}/{name}", str(self.out / name))
         except FileNotFoundError:
             (self.out / name).unlink(missing_ok=True)
-        except Exception as error:  # each service's client has errors of its own
-            raise OutputError(f"{self._url}/{name}: cannot be read ({told(error)})") from error
+        except Exception as error:  # each storage client has its own error types
+            raise OutputError(f"{self._url}/{name}: cannot be read ({error_text(error)})") from error
 
     def deliver(self, job: CaseRequest, finished: CaseResult, copied: CaseRequest | None = None) -> CaseResult:
         """Upload a case's files, the mask last, and remove the copies.
 
         Args:
-            job: the case as the command knows it.
-            finished: how it ended.
-            copied: the case as it was done here.
+            job: the case with the paths that the command knows.
+            finished: its result.
+            copied: the case with the paths of the copies.
 
         Returns:
-            How it ended, told of the scans as they are known to the command.
+            The result, with the paths that the command knows.
 
         Raises:
             OutputError: if a file cannot be uploaded.
@@ -121,5 +122,5 @@ class Stage:
         system, root = opened(self._url)
         try:
             system.put_file(str(self.out / name), f"{root}/{name}")
-        except Exception as error:  # each service's client has errors of its own
-            raise OutputError(f"{self._url}/{name}: cannot be written ({told(error)})") from error
+        except Exception as error:  # each storage client has its own error types
+            raise OutputError(f"{self._url}/{name}: cannot be written ({error_text(error)})") from error

@@ -1,7 +1,7 @@
-"""What lies behind URLs: s3://, gs:// and whatever else fsspec knows.
+"""Files behind URLs: s3://, gs:// and every other scheme that fsspec knows.
 
-A path on the command line has lost one slash of two: s3:/bucket/scan.nii.gz. As such it names a scan wherever a path
-does; `url_of` tells what it stands for.
+`Path` merges the two slashes of a URL: s3:/bucket/scan.nii.gz. In this form a URL is used like any path; `url_of`
+restores it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
-"""Two letters at least: C:/ is a drive."""
+"""At least two letters before the colon: C:/ is a drive."""
 
 
 def url_of(path: Path) -> str:
     """The URL that a path was written as; empty if it is a path."""
-    found = URL.fullmatch(str(path))
-    if found is None or exists(path):
+    match = URL.fullmatch(str(path))
+    if match is None or exists(path):
         return ""
-    return f"{found[1]}://{'/' if found[1] in ('file', 'local') else ''}{found[2]}"
+    return f"{match[1]}://{'/' if match[1] in ('file', 'local') else ''}{match[2]}"
 
 
 def opened(url: str) -> tuple[Any, str]:
@@ -55,38 +55,38 @@ def find_anywhere(
     skip: Callable[[Skipped], None] = lambda _: None,
     out: str = "",
 ) -> tuple[list[Scan], list[ScanError]]:
-    """As `discovery.find_scans`, for URLs, too: of those NIfTI files only.
+    """As `discovery.find_scans`, and for URLs, below which it finds NIfTI files only.
 
     Args:
         arguments, channels, ignore, skip: see there.
         out: URL of the results; nothing below it is a scan.
     """
-    found, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, skip=skip)
-    scans = {place_of(scan[0]): scan for scan in found}
+    found_scans, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, skip=skip)
+    scans = {place_of(scan[0]): scan for scan in found_scans}
     for url in filter(None, map(url_of, arguments)):
         try:
             files = [file for file in _files_below(url) if not (out and file.is_relative_to(Path(out)))]
         except ScanError as error:
             errors.append(error)
             continue
-        found, wrong = scans_in_files(filter(is_nifti, files), channels)
+        found_scans, wrong = scans_in_files(filter(is_nifti, files), channels)
         others = [file for file in files if not is_nifti(file)]
         errors += [ScanError(reason, path=file) for file in others if (reason := unread_by_name(file))]
         others = [file for file in others if not unread_by_name(file)]
-        if not found and not wrong:
+        if not found_scans and not wrong:
             errors.append(
                 ScanError(f"{url}: no scan there, expected NIfTI files (.nii, .nii.gz); {len(others)} other files")
             )
         elif others:
             reason = "no NIfTI; DICOM is read from mounted storage only"
             skip(Skipped(Path(url), reason, len(others), kind="other file", items=len(others)))
-        scans |= {place_of(scan[0]): scan for scan in found}
+        scans |= {place_of(scan[0]): scan for scan in found_scans}
         errors += wrong
     return list(scans.values()), errors
 
 
 def _files_below(url: str) -> list[Path]:
-    """A file, or of all in a folder at any depth, hidden ones left out.
+    """A file, or all files in a folder at any depth except hidden ones.
 
     Raises:
         ScanError: if there is nothing, or it cannot be listed.
@@ -94,14 +94,14 @@ def _files_below(url: str) -> list[Path]:
     system, root = opened(url)
     try:
         names = system.find(root)
-    except Exception as error:  # each service's client has errors of its own
-        raise ScanError(f"{url}: cannot be listed ({told(error)})") from error
+    except Exception as error:  # each storage client has its own error types
+        raise ScanError(f"{url}: cannot be listed ({error_text(error)})") from error
     if not names:
         raise ScanError(f"{url}: no such file or folder")
     shown = [name for name in sorted(names) if not re.search(r"/\.", name.removeprefix(root))]
     return [Path(system.unstrip_protocol(name)) for name in shown]
 
 
-def told(error: Exception) -> str:
-    """What a service's client says, in a line."""
+def error_text(error: Exception) -> str:
+    """The message of a storage client's error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

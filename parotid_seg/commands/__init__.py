@@ -1,1 +1,1 @@
-"""A module for each command: its options and help, one call, what it prints. `cli.py` puts them together."""
+"""A module for each command: its options and help, the call, and its output. `cli.py` puts them together."""

@@ -42,17 +42,17 @@ def bench(
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option("--minutes", metavar="N", help="Most time for the turns; whole scans and the rest come on top."),
+        typer.Option("--minutes", metavar="N", help="Most minutes for the chunks; whole scans and masks come on top."),
     ] = 3.0,
-    layers: Annotated[bool, typer.Option("--layers", help="Tell where the time goes within the network.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also time the layers of the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how fast a model runs here, by engine, precision and batch size, and where the time goes.
+    """Measure how fast a model runs on this machine, by engine, precision and batch size, and where the time goes.
 
-    Engines take turns, each in a process of its own: latency and slices a second by batch size, share of what the
-    machine does at best, memory, cold and warm start, scans a second from file to mask with the time of every stage,
-    and whether the masks are the model file's. 'parotid-seg bench compare OLD.json NEW.json' tells what got slower.
-    Exit status: 0 all measured, 3 something was left out or gives other masks. Needs the extra:
+    Engines take turns, each in its own process. Reported are latency and slices per second by batch size, the share of
+    the machine's peak, memory, cold and warm start, scans per second from file to mask with the time of every stage,
+    and whether the masks agree with the model file's. 'parotid-seg bench compare OLD.json NEW.json' reports what got
+    slower. Exit status: 0 all measured, 3 an engine or batch size was skipped or gives other masks. Needs the extra:
     pip install 'parotid-seg[bench]'.
     """
     if context.invoked_subcommand is not None:
@@ -72,12 +72,12 @@ def bench(
 
         options = BenchOptions(_sizes(batch_sizes), minutes, layers)
         file = model or DEFAULT_MODEL
-        found, contract, gpu = select_engines(
+        selection, contract, gpu = select_engines(
             file, backend or [], device, partial(runnable, report=line.say, progress=line.phase), line.say
         )
         measured_with = scans_for(scans, contract)
         make_folder(out)
-        result = run(file, contract, found, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
+        result = run(file, contract, selection, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
         write_text(result.to_json(), out / "bench.json")
         write_text(report(result), out / "bench.md")
         draw(result, out / "bench.png")
@@ -88,24 +88,24 @@ def bench(
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="An earlier bench.json.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The bench.json to judge.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The earlier bench.json.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The bench.json to compare with it.")],
     quiet: Quiet = False,
 ) -> None:
-    """Tell what got slower from one bench.json to another, beyond noise.
+    """Report what got slower from one bench.json to another, beyond noise.
 
-    Of both, rounds count in which the machine was undisturbed; with too few of them all count, and only large changes
-    can be told. Something is slower if the whole 95 % interval of the change is above 2 %; an engine or batch size that
-    is gone counts as slower, too. Exit status: 0 nothing is slower, 1 something is, 3 the measurements cannot tell.
+    Only rounds in which the machine was undisturbed count; with too few of them all rounds count, and only large
+    changes can be detected. An engine is slower if the whole 95 % interval of the change is above 2 %; a missing engine
+    or batch size counts as slower, too. Exit status: 0 nothing is slower, 1 something is slower, 3 undecided.
     """
     with one_line_errors():
         from parotid_seg.bench.compare import compare_files
 
-        found = compare_files(old, new)
+        comparison = compare_files(old, new)
         if not quiet:
-            for text in found.lines():
+            for text in comparison.lines():
                 typer.echo(text)
-    raise typer.Exit(1 if found.slower else 3 if found.undecided else 0)
+    raise typer.Exit(1 if comparison.slower else 3 if comparison.undecided else 0)
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

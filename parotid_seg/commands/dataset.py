@@ -15,9 +15,7 @@ def dataset(
     dicom: Annotated[
         list[Path], typer.Argument(metavar="DICOM_DIR...", help="Folders of DICOM studies, searched at any depth.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun goes on with it.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun continues it.")],
     labels: Annotated[
         str, typer.Option("--labels", metavar="LIST", help="Labels, in the order of their values from 1.")
     ] = "parotid_left,parotid_right",
@@ -26,15 +24,15 @@ def dataset(
         typer.Option(
             "--names",
             metavar="FILE.toml",
-            help='Which ROI names mean a label: label = ["name", ...], in upper or lower case. Goes over the built-in '
-            "rules, which know the parotid glands only.",
+            help='Which ROI names mean a label: label = ["name", ...], in upper or lower case. Overrides the '
+            "built-in rules, which cover the parotid glands only.",
         ),
     ] = None,
     partial: Annotated[
         bool,
         typer.Option(
             "--partial",
-            help="Keep scans without contours of some labels; training takes what is missing for background.",
+            help="Keep scans without contours of some labels; training treats the missing structures as background.",
         ),
     ] = False,
     prefer: Annotated[
@@ -56,7 +54,9 @@ def dataset(
     private: Annotated[
         Path | None,
         typer.Option(
-            "--private", metavar="DIR", help="Folder for what is not to be passed on with DATA. Default: DATA.private."
+            "--private",
+            metavar="DIR",
+            help="Folder for records that must not be passed on with DATA. Default: DATA.private.",
         ),
     ] = None,
     identify: Annotated[
@@ -64,12 +64,12 @@ def dataset(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a data set for 'parotid-seg train' of DICOM studies with RTSTRUCT contours.
+    """Make a data set for 'parotid-seg train' from DICOM studies with RTSTRUCT contours.
 
-    Writes DATA in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr, imagesUn (scans without contours of use) and
-    splits.json, all scans of a patient in one list. DATA.private/cases.csv tells where each case is from and what is
-    wrong with its contours, DATA.private/left_out.csv every series, RTSTRUCT and ROI that was not used, and why. Exit
-    status: 0 all done, 1 nothing done, 3 something was left out that should be of use, 130 interrupted.
+    Writes DATA in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr, imagesUn (scans without usable contours) and
+    splits.json, with all scans of a patient in one list. DATA.private/cases.csv lists the source of each case and the
+    problems of its contours; DATA.private/left_out.csv lists every series, RTSTRUCT and ROI that was not used, and why.
+    Exit status: 0 all done, 1 nothing done, 3 something that looks usable was not used, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"), following(quiet) as line:
         from parotid_seg.dataset.build import DataSetOptions, build
@@ -87,9 +87,9 @@ def dataset(
         counts = f"{built.labelled} scans with contours, {built.unlabelled} without ({built.made} made now)"
         if built.flagged:
             line.say(
-                f"{built.flagged} of the scans with contours to look at: see their notes in {built.private}/cases.csv"
+                f"{built.flagged} of the scans with contours need review: see their notes in {built.private}/cases.csv"
             )
         line.say(
-            f"{counts}; {built.left_out} things left out, {built.look_at} to look at: {built.private}/left_out.csv"
+            f"{counts}; {built.left_out} items not used, {built.look_at} need review: {built.private}/left_out.csv"
         )
     raise typer.Exit(built.exit_status)

@@ -15,7 +15,7 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of masks, or one mask.")],
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference masks, or one mask.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Write all figures here as well.")
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Also write all figures to this file.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:

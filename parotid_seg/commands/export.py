@@ -19,7 +19,7 @@ def export(
         typer.Option(
             "--precision",
             help="Type the network computes in: fp32, fp16, int8, or auto for the fastest on this CPU that passes; "
-            "int8 only with five scans or more in --verify.",
+            "int8 needs five scans or more in --verify.",
         ),
     ] = "fp32",
     weights: Annotated[
@@ -30,28 +30,28 @@ def export(
         typer.Option(
             "--verify",
             metavar="DIR",
-            help="Scans for the parity gate, and to calibrate int8 on; contours are used if they are there. "
+            help="Scans to compare export and checkpoint on, and to calibrate int8; contours are used if present. "
             "Default for CT: the example scan.",
         ),
     ] = None,
     batch: Annotated[
         tuple[int, int, int],
         typer.Option(
-            "--batch", metavar="MIN OPT MAX", help="Slices at once that the gate tries and an engine is built for."
+            "--batch", metavar="MIN OPT MAX", help="Numbers of slices at once to compare, and to build an engine for."
         ),
     ] = (1, 16, 16),
     engine: Annotated[
         str,
         typer.Option(
-            "--engine", help="Build an engine, too: none, tensorrt (needs the GPU), or tensorrt-rtx (needs none)."
+            "--engine", help="Also build an engine: none, tensorrt (needs the GPU), or tensorrt-rtx (needs none)."
         ),
     ] = "none",
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Give the model a second output: class probabilities.")
+        bool, typer.Option("--probabilities", help="Add class probabilities as a second output of the model.")
     ] = False,
     workspace_mib: Annotated[
         int | None,
-        typer.Option("--workspace-mib", metavar="N", help="Engine: most memory a layer may take for itself."),
+        typer.Option("--workspace-mib", metavar="N", help="Engine: most memory that a layer may use."),
     ] = None,
     runs_on: Annotated[
         str | None,
@@ -61,24 +61,26 @@ def export(
         ),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Engine: let later versions of TensorRT run it, too.")
+        bool, typer.Option("--version-compatible", help="Engine: make it usable with later versions of TensorRT.")
     ] = False,
     timing_cache: Annotated[
         Path | None,
-        typer.Option("--timing-cache", metavar="FILE", help="Engine: keep how fast kernels were for the next build."),
+        typer.Option(
+            "--timing-cache", metavar="FILE", help="Engine: file for kernel timings, reused by the next build."
+        ),
     ] = None,
     triton: Annotated[
         Path | None,
-        typer.Option("--triton", metavar="DIR", help="Write a model repository for Triton Inference Server as well."),
+        typer.Option("--triton", metavar="DIR", help="Also write a model repository for Triton Inference Server."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a checkpoint into one self-describing ONNX file, proven to be the same model.
+    """Export a checkpoint to one self-describing ONNX file that is verified against the trained model.
 
     The file and the trained model segment the same scans, at several native sizes and batch sizes. If their masks
-    differ by more than the gate allows, or the network does not compute in the precision asked for, the file is not
-    written and the exit status is 1. MODEL.parity.json holds the comparison, MODEL.parity.png shows where a failed one
-    differs. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
+    differ by more than the tolerance, or the network does not compute in the requested precision, the file is not
+    written and the exit status is 1. MODEL.parity.json holds the comparison; if it failed, MODEL.parity.png shows the
+    differences. An engine is MODEL.engine with its sidecar MODEL.engine.json. Needs the extra:
     pip install 'parotid-seg[export]'; to build engines also [tensorrt] or [rtx], for --triton also [triton].
     """
     with one_line_errors(), extra("export"), following(quiet) as line:

@@ -23,7 +23,7 @@ def infer(
     scans: Annotated[
         list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM series, or folders of both.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, summary.csv and run.json.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, tables and the report.")],
     model: ModelOptions,
     options: InferOptions,
     on: ClusterOptions,
@@ -31,12 +31,12 @@ def infer(
 ) -> None:
     """Segment the parotid glands of scans.
 
-    Writes DIR/CASE.nii.gz (labels in exactly the scan's geometry; of the packaged model 0 background, 1 left, 2
-    right parotid) or the formats asked for, DIR/summary.csv (a row a case), DIR/results.json (all cases of DIR, for
-    programs), DIR/run.json and DIR/report.html (the same for people, worst first). A model of several channels
-    takes a case's files CASE_0000, CASE_0001 ... together, or the MR series of a DICOM study. A rerun does only
-    what is missing. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases failed, 130
-    interrupted.
+    Writes DIR/CASE.nii.gz (labels on exactly the scan's voxels; with the packaged model 0 is background, 1 the left, 2
+    the right parotid) or the formats of --format. DIR/summary.csv has a row per case, DIR/results.json holds all cases
+    of DIR for programs, DIR/report.html shows them, worst first, and DIR/run.json records the run. A model of several
+    channels takes the files CASE_0000, CASE_0001 ... of a case together, or the MR series of a DICOM study. A rerun
+    does only the missing cases. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases
+    failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"):
         from parotid_seg.cluster.urls import url_of

@@ -23,10 +23,10 @@ def inspect(
         typer.Option("--model", metavar="FILE", help="The model that scans are for. Default: the packaged CT model."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; of a model or engine with its whole contract.")
+        bool, typer.Option("--json", help="Print JSON; for a model or an engine with its whole contract.")
     ] = False,
 ) -> None:
-    """Tell what a model, an engine or a scan is, and what 'parotid-seg infer' would do with it."""
+    """Describe a model, an engine or a scan, and what 'parotid-seg infer' would do with it."""
     with one_line_errors():
         from parotid_seg.files import visible
         from parotid_seg.runtime.inspect import contract_of

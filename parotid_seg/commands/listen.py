@@ -16,11 +16,11 @@ from parotid_seg.terminal import print_error
 def listen(
     options: ListenOptions, model: ModelOptions, segmentation: SegmentationOptions, quiet: Quiet = False
 ) -> None:
-    """Be a DICOM node: take CT series by C-STORE, segment them, and send an RTSTRUCT of each back.
+    """Run a DICOM node: receive CT series by C-STORE, segment them, and send an RTSTRUCT of each back.
 
-    What was received, done and sent is kept in DIR, so that a node that was stopped or killed goes on where it was.
-    One series failing never stops it. Each event is a line on stderr, without names of patients. It runs until SIGTERM
-    or Ctrl-C. Needs the extra: pip install 'parotid-seg[node]'.
+    DIR records what was received, segmented and sent, so that a node that was stopped or killed continues where it
+    stopped. A series that fails does not stop the node. Each event is a line on stderr, without patient names. The node
+    runs until SIGTERM or Ctrl-C. Needs the extra: pip install 'parotid-seg[node]'.
     """
     with one_line_errors("what was received is kept"), extra("node"):
         from parotid_seg.commands.model import load_model

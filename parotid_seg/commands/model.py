@@ -1,4 +1,4 @@
-"""The model that a command's options name, loaded."""
+"""Load the model that a command's options name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def load_model(
     """Load a model, here or on a server; an engine that is missing or does not fit is built first.
 
     Args:
-        options: which model, and what runs it.
+        options: which model, and how to run it.
         tta: whether each scan's mirror image is segmented, too.
-        say: called with one line for each thing a user should know.
+        say: called with lines for the user.
         progress: called while an engine is built, see `build_engine`.
 
     Raises:
@@ -40,7 +40,7 @@ def load_model(
     served = TritonBackend(options.triton, name, allow_unverified=options.allow_unverified)
     if tta:
         say(
-            "a served model gives no probabilities to average: --tta tells how certain the masks are and leaves them "
-            "as they are"
+            "a served model gives no probabilities to average: --tta only reports how certain the masks are and does "
+            "not change them"
         )
     return served

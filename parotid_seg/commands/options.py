@@ -21,8 +21,8 @@ Command = Callable[..., None]
 def with_options(command: Command) -> Command:
     """A Typer command from a function that takes options in groups.
 
-    A parameter whose type is an `OptionGroup` becomes one command-line option for each of the group's. What the group
-    refuses is a wrong command line.
+    A parameter whose type is an `OptionGroup` becomes one command-line option for each field of the group. Values that
+    the group rejects are reported as a wrong command line.
 
     Args:
         command: a function; its type hints are evaluated.
@@ -37,24 +37,26 @@ def with_options(command: Command) -> Command:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(command)
-    def flat(**given: Any) -> None:
+    def flat(**values_by_name: Any) -> None:
         for name, group in groups.items():
-            values = {option: given.pop(option.name) for option in declared(group)}
+            values = {option: values_by_name.pop(option.name) for option in declared(group)}
             try:
-                given[name] = group(**{each.name: _value(each, value) for each, value in values.items() if value != []})
+                values_by_name[name] = group(
+                    **{each.name: _value(each, value) for each, value in values.items() if value != []}
+                )
             except InputError as error:
                 raise UsageError(str(error)) from error
-        command(**given)
+        command(**values_by_name)
 
-    del flat.__wrapped__  # its parameters are other ones
+    del flat.__wrapped__  # its parameters differ from `flat`'s
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
 
 
-def _parameter(found: Declared) -> inspect.Parameter:
-    """What Typer reads of an option. One with several values is a list, empty by default. Bounds are the group's."""
-    option, kind, default, metavar = found.option, found.type, found.default, found.option.metavar
+def _parameter(item: Declared) -> inspect.Parameter:
+    """An option as Typer needs it. With several values it is a list, empty by default. The group checks bounds."""
+    option, kind, default, metavar = item.option, item.type, item.default, item.option.metavar
     if get_origin(kind) is Literal:
         kind, metavar = str, "|".join(get_args(kind))
     elif option.parse is not None:
@@ -67,18 +69,18 @@ def _parameter(found: Declared) -> inspect.Parameter:
         help=option.help,
         metavar=metavar or None,
         show_default=not several,
-        rich_help_panel=found.panel,
+        rich_help_panel=item.panel,
     )
     return inspect.Parameter(
-        found.name,
+        item.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[kind, declaration],
     )
 
 
-def _value(found: Declared, given: Any) -> Any:
-    """The value of a field, of what Typer has read."""
-    if isinstance(given, list):
-        return tuple(given)
-    return given if given is None or found.option.parse is None else found.option.parse(given)
+def _value(item: Declared, value: Any) -> Any:
+    """The value of a field, from what Typer has read."""
+    if isinstance(value, list):
+        return tuple(value)
+    return value if value is None or item.option.parse is None else item.option.parse(value)

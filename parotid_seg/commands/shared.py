@@ -1,4 +1,4 @@
-"""What all commands have in common: options, lists, and errors that become one line."""
+"""Shared by all commands: options, lists, and errors printed as one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from parotid_seg.errors import ParotidSegError
 from parotid_seg.terminal import print_error
 
 UsageError: Any = typer.BadParameter.__bases__[0]
-"""A wrong command line. Typer's own click and the separate package have one each; this is the one in use."""
+"""A wrong command line. Typer's vendored click and the separate package each have such a class; this is the one
+used."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -24,10 +25,10 @@ def listed(text: str | None) -> list[str] | None:
 
 @contextlib.contextmanager
 def one_line_errors(interrupted: str | Callable[[], str] = "") -> Iterator[None]:
-    """The one place where errors a user can mend become a line on stderr and an exit status of 1 or 2.
+    """The one place where errors that a user can fix become a line on stderr and an exit status of 1 or 2.
 
     Args:
-        interrupted: what is printed after Ctrl-C, or what makes that sentence then.
+        interrupted: printed after Ctrl-C, or a function that returns that sentence.
     """
     try:
         yield

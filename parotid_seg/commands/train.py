@@ -21,14 +21,17 @@ def train(
             "--preset", help="compact (the packaged model's) or paper (Swin-T widths, 224 px, the published schedule)."
         ),
     ] = "compact",
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings that override the preset.")
+    ] = None,
     stages: Annotated[
         str | None,
         typer.Option(
             "--stages",
             metavar="LIST",
-            help="Some of organs,contrast,dense,segment in this order: pre-training on DATA/organsTr, contrast of the "
-            "encoder and then of the decoder on scans without labels, the labels. Default: contrast,segment.",
+            help="Some of organs,contrast,dense,segment in this order. organs: pre-training on DATA/organsTr; "
+            "contrast, dense: contrastive pre-training of the encoder, of the decoder, without labels; segment: "
+            "training on the labels. Default: contrast,segment.",
         ),
     ] = None,
     init: Annotated[
@@ -36,7 +39,7 @@ def train(
         typer.Option(
             "--init",
             metavar="NAME_OR_FILE",
-            help="Start of the first stage: scratch, imagenet (timm), or a weights file. Default: the preset's.",
+            help="Initial weights of the first stage: scratch, imagenet (timm), or a file. Default: the preset's.",
         ),
     ] = None,
     transfer: Annotated[
@@ -44,31 +47,33 @@ def train(
         typer.Option(
             "--transfer",
             metavar="PARTS",
-            help="Parts that a stage with labels takes from its start: encoder, decoder or encoder,decoder (default).",
+            help="Parts whose weights a stage with labels takes over: encoder, decoder or encoder,decoder (default).",
         ),
     ] = None,
     labelled: Annotated[
-        int | None, typer.Option("--labelled", metavar="N", help="Use N of the labelled patients, drawn by the seed.")
+        int | None, typer.Option("--labelled", metavar="N", help="Use N of the labelled patients, drawn with the seed.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Default: the preset's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from RUN/last.pt.")] = False,
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            "--max-minutes", metavar="N", help="Stop after the first epoch that ends later; --resume goes on."
+            "--max-minutes",
+            metavar="N",
+            help="Stop after the first epoch that ends after N minutes; --resume continues.",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the model on labelled scans, and before that on scans without labels.
+    """Train the model: contrastive pre-training without labels, then training on labelled scans.
 
-    Contrast uses the scans of all training patients and of DATA/imagesUn. An earlier stage is kept in RUN/STAGE.
-    Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.
+    Pre-training without labels uses the scans of all training patients and of DATA/imagesUn. Each earlier stage writes
+    to RUN/STAGE. Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.
 
     Writes RUN/best.pt (best on the validation patients), RUN/last.pt (to resume), RUN/config.toml (resolved),
-    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With a start, RUN/transfer.json tells of every weight whether
-    it was taken, and why not. Needs the extra: pip install 'parotid-seg[train]'.
+    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With initial weights, RUN/transfer.json lists for every
+    weight whether it was taken over, and if not, why. Needs the extra: pip install 'parotid-seg[train]'.
     """
 
     def advice() -> str:
@@ -80,16 +85,16 @@ def train(
         from parotid_seg.train.dataset import open_data_sets
         from parotid_seg.train.settings import load_config
 
-        asked = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
-        given = {name: value for name, value in asked.items() if value is not None}
+        options = {"seed": seed, "init": init, "stages": listed(stages), "transfer": listed(transfer)}
+        overrides = {name: value for name, value in options.items() if value is not None}
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            open_data_sets(data, load_config(preset, config, **given), labelled)  # errors before torch is imported
+            open_data_sets(data, load_config(preset, config, **overrides), labelled)  # errors before torch is imported
 
         from parotid_seg.train.exit_status import report_once
         from parotid_seg.train.stages import train as run
 
         with report_once(out, print_error):
-            settings = load_config(preset, config, **given)
+            settings = load_config(preset, config, **overrides)
             run(
                 settings,
                 data,

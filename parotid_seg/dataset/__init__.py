@@ -1,1 +1,1 @@
-"""DICOM studies with contours become a data set to train on."""
+"""Turns DICOM studies with contours into a data set for training."""

@@ -30,12 +30,12 @@ class DataSetOptions:
 
     Attributes:
         labels: names, in the order of their values from 1.
-        names: TOML file, label = ["ROI name", ...], which goes over the built-in rules.
+        names: TOML file, label = ["ROI name", ...], which overrides the built-in rules.
         partial: keep scans that lack contours of some labels.
         prefer: label of the structure set to take, where a series has several.
         validation: patients to hold out; None for a fifth of those with contours.
         identify: write patient IDs and UIDs to the private folder's cases.csv.
-        private: the folder of what does not belong to the data set; None for DATA.private.
+        private: the folder for records that must not be passed on with the data set; None for DATA.private.
     """
 
     labels: tuple[str, ...] = (LEFT, RIGHT)
@@ -49,14 +49,15 @@ class DataSetOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """What a data set has come to.
+    """The result of a run.
 
     Attributes:
-        labelled, unlabelled: its cases, those of earlier runs included.
-        made: those that this run made, or made again.
-        flagged: labelled ones whose labels somebody should look at, see "look_at_it" and "notes" in cases.csv.
-        left_out: files, series, structure sets and ROIs that were not used; `look_at`: those of them that should be.
-        private: the folder that tells which.
+        labelled, unlabelled: number of cases, those of earlier runs included.
+        made: cases that this run made, or made again.
+        flagged: labelled cases whose labels need review, see "look_at_it" and "notes" in cases.csv.
+        left_out: files, series, structure sets and ROIs that were not used.
+        look_at: those of them that look usable and need review.
+        private: the folder that lists them.
     """
 
     labelled: int
@@ -69,7 +70,7 @@ class Built:
 
     @property
     def exit_status(self) -> int:
-        """0 all done, 3 something was left out that should be of use, 1 there is no case at all."""
+        """0 all done, 3 something that looks usable was not used, 1 there is no case at all."""
         if not self.labelled + self.unlabelled:
             return 1
         return 3 if self.look_at else 0
@@ -83,30 +84,30 @@ def build(
     say: Say = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> Built:
-    """Make a data set, or go on with it: cases that are there for the same images and contours stay as they are.
+    """Make a data set, or continue one: existing cases of the same images and contours stay as they are.
 
     Args:
         dicom: folders and files, searched at any depth.
         out: the data set's folder, made if missing.
         options: see `DataSetOptions`.
-        say: called with each case that is made, and of what somebody should look at, a line at a time.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        say: called with a line for each new case, and for each unused item that needs review.
+        progress: called with the name of a step, the amount done, and the total amount.
 
     Raises:
         InputError: if an argument is wrong, there is no CT series, or `out` holds something else.
-        OutputError: if something cannot be written; cases finished before stay.
+        OutputError: if a file cannot be written; cases finished before stay.
     """
     names = RoiNames(options.labels, read_names(options.names) if options.names else {})
     data = out.resolve()
     beside = (options.private or data.with_name(f"{data.name}.private")).resolve()
     if beside.is_relative_to(data):
         raise OptionError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
-    left: list[NotUsed] = []
+    not_used: list[NotUsed] = []
 
-    def skip(found: NotUsed) -> None:
-        left.append(found)
-        if found.wanted:
-            say(f"left out: {found}")
+    def skip(item: NotUsed) -> None:
+        not_used.append(item)
+        if item.wanted:
+            say(f"not used: {item}")
 
     progress("headers", 0, 1)
     candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), skip)
@@ -123,12 +124,12 @@ def build(
         making.unlabelled(scans, roles)
         write_record(splits, data / "splits.json")
         write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
-        write_left_out(left, beside / "left_out.csv")
+        write_left_out(not_used, beside / "left_out.csv")
         write_record(_description(data, private, splits), data / "dataset.json")
         counts = Counter(case.kind for case in private.cases.values())
-    look_at = sum(found.wanted for found in left)
+    look_at = sum(found.wanted for found in not_used)
     flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())
-    return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(left), look_at, beside)
+    return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
 
 
 def _lists(private: Private, earlier: Splits, validation: int | None) -> tuple[Splits, dict[str, str]]:
@@ -138,13 +139,13 @@ def _lists(private: Private, earlier: Splits, validation: int | None) -> tuple[S
     roles = roles_of(everyone, earlier)
     roles |= assign(labelled, roles, validation)
     splits = listed(labelled, roles)
-    for name, cases in earlier.items():  # what a user has put there
+    for name, cases in earlier.items():  # added by a user
         splits.setdefault(name, []).extend(case for case in cases if case not in everyone)
     return splits, roles
 
 
 def _description(data: Path, private: Private, splits: Splits) -> dict[str, object]:
-    """What dataset.json says."""
+    """The content of dataset.json."""
     cases = [case for case in private.cases.values() if case.kind == LABELLED]
     values = {"background": 0} | {label: value for value, label in enumerate(private.labels, start=1)}
     counts = {
@@ -164,12 +165,12 @@ def _description(data: Path, private: Private, splits: Splits) -> dict[str, obje
 
 
 def _identities(cases: Mapping[Candidate, Case]) -> dict[str, dict[str, str]]:
-    """For each case of this run who and what it is."""
+    """Patient ID and UIDs of each case of this run."""
     return {
         case.name: {
-            "patient_id": found.patient_id,
-            "study_uid": found.series.study_uid,
-            "series_uid": found.series.series_uid,
+            "patient_id": candidate.patient_id,
+            "study_uid": candidate.series.study_uid,
+            "series_uid": candidate.series.series_uid,
         }
-        for found, case in cases.items()
+        for candidate, case in cases.items()
     }

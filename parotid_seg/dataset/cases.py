@@ -1,7 +1,7 @@
 """Scans become cases of a data set, each whole or not at all.
 
-A case's files are made again if its images, its contours or their meaning have changed. The old ones go first, so that
-a data set in which labels and scan do not belong together is never taken for whole.
+A case's files are made again if its images, its contours or their meaning have changed. The old files are removed
+first, so that labels and scan of a case always belong together.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from parotid_seg.scan.nifti import NiftiScan
 
 ENDING = ".nii.gz"
 FORMAT = 2
-"""Of what is made of a scan and its contours: raised whenever that can change, so that all cases are made again."""
+"""Version of the conversion: raised whenever its result can change, so that all cases are made again."""
 
 
 class _UnreadableScanError(ScanError):
-    """The scan itself cannot be read, whatever its contours are."""
+    """The scan itself cannot be read, independent of its contours."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Making:
         out: the data set's folder.
         private: its cases.
         labels: names, in the order of their values from 1.
-        say, progress, skip: called with cases, of steps, and of what is not used.
+        say, progress, skip: called with lines for the user, with steps, and with unused items.
         made: cases made, or made again.
     """
 
@@ -54,7 +54,7 @@ class Making:
     made: int = 0
 
     def cases_of(self, candidates: Sequence[Candidate]) -> dict[Candidate, Case]:
-        """The case of each scan; new ones are numbered in an order that tells nothing of patients and folders."""
+        """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders."""
         ordered = sorted(candidates, key=lambda each: hashlib.sha256(_name(each).encode()).hexdigest())
         pseudonym = self.private.pseudonym
         return {each: self.private.case_of(pseudonym(_name(each)), pseudonym(each.patient_id)) for each in ordered}
@@ -63,29 +63,29 @@ class Making:
         """Make the cases with labels.
 
         Returns:
-            Those that are none and can be scans without labels. A case whose scan cannot be read is not among them;
-            what is there of it stays.
+            Scans without usable contours, which can become cases without labels. A scan that cannot be read is not
+            among them; its existing files stay.
         """
         for folder in FOLDERS:
             make_folder_in(self.out, folder)
         others = {}
-        for index, (found, case) in enumerate(cases.items()):
+        for index, (candidate, case) in enumerate(cases.items()):
             self.progress("contours", index, len(cases))
             try:
-                if found.contoured:
-                    self._label(found, found.contoured, case)
+                if candidate.contoured:
+                    self._label(candidate, candidate.contoured, case)
                     continue
             except _UnreadableScanError as error:
-                self.skip(NotUsed.because(SERIES, found.series.folder, error))
+                self.skip(NotUsed.because(SERIES, candidate.series.folder, error))
                 continue
             except ScanError as error:
-                assert found.contoured
-                self.skip(NotUsed.because(STRUCTURES, found.contoured.structures.path, error))
-            others[found] = self._without_files(case) if case.kind == LABELLED else case
+                assert candidate.contoured
+                self.skip(NotUsed.because(STRUCTURES, candidate.contoured.structures.path, error))
+            others[candidate] = self._without_files(case) if case.kind == LABELLED else case
         return others
 
     def unlabelled(self, scans: Mapping[Candidate, Case], roles: Mapping[str, str]) -> None:
-        """Make the cases without labels; none of a patient that is held out.
+        """Make the cases without labels, except those of held-out patients.
 
         Args:
             scans: see `labelled`.
@@ -94,24 +94,24 @@ class Making:
         for case in list(self.private.cases.values()):
             if case.kind == UNLABELLED and roles.get(case.patient, TRAIN) != TRAIN:
                 self._without_files(case)
-        for index, (found, case) in enumerate(scans.items()):
+        for index, (candidate, case) in enumerate(scans.items()):
             self.progress("scans without contours", index, len(scans))
             if (role := roles.get(case.patient, TRAIN)) != TRAIN:
                 reason = f"without labels, and the patient is in the list {role!r}, of which nothing may be learnt"
-                self.skip(NotUsed(SERIES, found.series.folder, reason))
+                self.skip(NotUsed(SERIES, candidate.series.folder, reason))
                 continue
             try:
-                self._keep_scan(found, case)
+                self._keep_scan(candidate, case)
             except ScanError as error:
-                self.skip(NotUsed.because(SERIES, found.series.folder, error))
+                self.skip(NotUsed.because(SERIES, candidate.series.folder, error))
 
-    def _label(self, found: Candidate, contoured: Contoured, case: Case) -> None:
-        key = _key(found)
+    def _label(self, candidate: Candidate, contoured: Contoured, case: Case) -> None:
+        key = _key(candidate)
         if self._is_there(case, LABELLED, key):
             return
         path = contoured.structures.path
-        mask, flags = draw(contoured, found.series, self.labels)
-        scan = _read(found)
+        mask, flags = draw(contoured, candidate.series, self.labels)
+        scan = _read(candidate)
         labels = canonical(mask, scan)
         check_sides(labels, self.labels, scan, path)
         flags = (*scan.volume.flags, *flags, *unusual_volumes(labels, self.labels, scan))
@@ -119,14 +119,14 @@ class Making:
         write_volume(labels, scan, self._label_path(case))
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
         shown = tuple(label for label in self.labels if label in contoured.rois)
-        made = replace(case, kind=LABELLED, key=key, labels=shown, flags=flags)
-        self._keep(replace(made, folder=str(found.series.folder), structures=str(path), by=contoured.by))
+        labelled_case = replace(case, kind=LABELLED, key=key, labels=shown, flags=flags)
+        self._keep(replace(labelled_case, folder=str(candidate.series.folder), structures=str(path), by=contoured.by))
 
-    def _keep_scan(self, found: Candidate, case: Case) -> None:
-        key = _key(replace(found, contoured=None))
+    def _keep_scan(self, candidate: Candidate, case: Case) -> None:
+        key = _key(replace(candidate, contoured=None))
         if self._is_there(case, UNLABELLED, key):
             return
-        scan = _read(found)
+        scan = _read(candidate)
         case = self._without_files(case)
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, UNLABELLED))
         self._keep(
@@ -135,22 +135,22 @@ class Making:
                 kind=UNLABELLED,
                 key=key,
                 flags=scan.volume.flags,
-                folder=str(found.series.folder),
+                folder=str(candidate.series.folder),
             )
         )
 
     def _keep(self, case: Case) -> None:
         self.private.keep(case)
         self.made += 1
-        told = "; ".join((", ".join(case.labels) or "no labels", *map(sentence, case.flags)))
-        self.say(f"{case.name}: {told}")
+        description = "; ".join((", ".join(case.labels) or "no labels", *map(sentence, case.flags)))
+        self.say(f"{case.name}: {description}")
 
     def _is_there(self, case: Case, kind: str, key: str) -> bool:
         files = [self._image_path(case, kind), *([self._label_path(case)] if kind == LABELLED else [])]
         return (case.kind, case.key) == (kind, key) and all(path.is_file() for path in files)
 
     def _without_files(self, case: Case) -> Case:
-        """Remove what is there of a case."""
+        """Remove the files of a case."""
         case = Case(case.name, case.series, case.patient)
         self.private.keep(case)
         for path in (*(self._image_path(case, kind) for kind in (LABELLED, UNLABELLED)), self._label_path(case)):
@@ -167,27 +167,29 @@ class Making:
         return self.out / "labelsTr" / f"{case.name}{ENDING}"
 
 
-def _name(found: Candidate) -> str:
-    """What tells a scan from all others."""
-    return f"{found.series.series_uid} {found.series.part}"
+def _name(candidate: Candidate) -> str:
+    """A unique identifier of a scan."""
+    return f"{candidate.series.series_uid} {candidate.series.part}"
 
 
-def _key(found: Candidate) -> str:
-    """Of what a case's files are made from: which images and contours, in files of which sizes and dates.
+def _key(candidate: Candidate) -> str:
+    """Key of a case's sources: which images and contours, in files of which sizes and dates.
 
     Raises:
         ScanError: if a file is gone.
     """
     content: list[object] = [FORMAT]
     try:
-        for image in found.series.slices:
+        for image in candidate.series.slices:
             content.append((image.sop_instance_uid, image.frame, *_state(image.path)))
-        if found.contoured:
-            path = found.contoured.structures.path
-            content.append((found.contoured.structures.sop_instance_uid, *_state(path)))
-            content += [(label, *(roi.place for roi in rois)) for label, rois in sorted(found.contoured.rois.items())]
+        if candidate.contoured:
+            path = candidate.contoured.structures.path
+            content.append((candidate.contoured.structures.sop_instance_uid, *_state(path)))
+            content += [
+                (label, *(roi.place for roi in rois)) for label, rois in sorted(candidate.contoured.rois.items())
+            ]
     except OSError as error:
-        raise _UnreadableScanError(f"{found.series.folder}: a file cannot be read ({error.strerror})") from error
+        raise _UnreadableScanError(f"{candidate.series.folder}: a file cannot be read ({error.strerror})") from error
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
@@ -196,8 +198,8 @@ def _state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read(found: Candidate) -> NiftiScan:
+def _read(candidate: Candidate) -> NiftiScan:
     try:
-        return with_care((found.series,), read_series, found.series)
+        return with_care((candidate.series,), read_series, candidate.series)
     except ScanError as error:
         raise _UnreadableScanError(error.reason, path=error.path) from error

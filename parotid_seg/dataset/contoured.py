@@ -1,4 +1,4 @@
-"""Which ROIs of a structure set are which labels, and which of several structure sets counts."""
+"""Assigns the ROIs of a structure set to labels, and chooses one of several structure sets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ APPROVED, REJECTED = "APPROVED", "REJECTED"
 
 @dataclass(frozen=True)
 class Unused:
-    """A ROI that is no label.
+    """A ROI that is not used as a label.
 
     Attributes:
         shown: its name for lists.
         reason: why not.
-        wanted: whether it may have been meant as one, so that somebody should look at it.
+        wanted: whether it may have been meant as one and needs review.
     """
 
     shown: str = field(repr=False)
@@ -30,13 +30,13 @@ class Unused:
 
 @dataclass(frozen=True)
 class Contoured:
-    """What a structure set has of the labels.
+    """The labels in a structure set.
 
     Attributes:
-        by: how it was found to be the series' own: "images", "series" or "frame of reference".
+        by: how it was matched to the series: "images", "series" or "frame of reference".
         rois: for each label the contoured ROIs whose names mean it.
         unused: the other ROIs.
-        near: whether the name of any ROI that somebody else has drawn speaks of a gland.
+        near: whether the name of any ROI that was not drawn by this package mentions a gland.
     """
 
     structures: StructureSet
@@ -47,56 +47,56 @@ class Contoured:
 
 
 def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_reference_uid: str) -> Contoured:
-    """Which ROIs of a set are which labels, by their names; the user's names go over those of the rules.
+    """Assign the ROIs of a set to labels by name; the user's names override the rules.
 
     Args:
-        frame_of_reference_uid: of the series; contours in another one do not count.
+        frame_of_reference_uid: of the series; contours in another frame of reference do not count.
     """
     meanings = [(roi, names.meaning(roi.name.value, roi.name.readings)) for roi in structures.rois]
-    named = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
+    labels_by_user = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
     rois: dict[str, tuple[Roi, ...]] = {}
     others = []
     for roi, meaning in meanings:
-        reason, wanted = meaning.reason, meaning.near
+        reason, look_at_it = meaning.reason, meaning.near
         if meaning.label and roi.fault:
-            reason, wanted = roi.fault, True
+            reason, look_at_it = roi.fault, True
         elif meaning.label and not roi.contours:
             reason = "it has no contours"
         elif meaning.label and roi.own and structures.approval != APPROVED:
             reason = f"{MAKER} drew it and nobody has approved it"
-        elif meaning.label and meaning.label in named and not meaning.own:
+        elif meaning.label and meaning.label in labels_by_user and not meaning.own:
             reason = f"another ROI is {meaning.label} by --names"
         elif meaning.label and roi.frame_of_reference_uid not in ("", frame_of_reference_uid):
-            reason, wanted = "its contours are in another frame of reference than the series", True
+            reason, look_at_it = "its contours are in another frame of reference than the series", True
         if reason:
-            others.append((roi, meaning, reason, wanted))
+            others.append((roi, meaning, reason, look_at_it))
         else:
             rois[meaning.label] = (*rois.get(meaning.label, ()), roi)
     lacks = any(label not in rois for label in names.labels)
     unused = tuple(
-        Unused(roi.shown, reason, wanted or (lacks and meaning.gland and not meaning.label and roi.contours > 0))
-        for roi, meaning, reason, wanted in others
+        Unused(roi.shown, reason, look_at_it or (lacks and meaning.gland and not meaning.label and roi.contours > 0))
+        for roi, meaning, reason, look_at_it in others
     )
     near = any(meaning.gland and not roi.own for roi, meaning in meanings)
     return Contoured(structures, by, rois, unused, near)
 
 
 def choose(candidates: Sequence[Contoured], prefer: str | None) -> Contoured:
-    """The structure set that counts, of several of one series.
+    """Choose one of several structure sets of a series.
 
-    The one whose label is `prefer`; else one with more of the labels; else an approved one; else the newest.
+    The one whose label is `prefer`; else the one with the most labels; else an approved one; else the newest.
 
     Args:
-        candidates: sets that have at least one of the labels each.
+        candidates: sets with at least one of the labels each.
 
     Raises:
-        ScanError: if that does not tell.
+        ScanError: if these rules do not decide.
     """
 
     def rank(each: Contoured) -> tuple[bool, int, bool, str]:
-        found = each.structures
-        preferred = prefer is not None and found.label.strip().casefold() == prefer.strip().casefold()
-        return preferred, len(each.rois), found.approval == APPROVED, found.made
+        structures = each.structures
+        preferred = prefer is not None and structures.label.strip().casefold() == prefer.strip().casefold()
+        return preferred, len(each.rois), structures.approval == APPROVED, structures.made
 
     ranked = sorted(candidates, key=rank, reverse=True)
     equal = [each for each in ranked if rank(each) == rank(ranked[0])]

@@ -27,13 +27,13 @@ TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
 
 
 def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[Mask, tuple[Flag, ...]]:
-    """Labels of a structure set on a series' voxels, and what is to be known of them.
+    """Labels of a structure set on a series' voxels, and flags on them.
 
-    Slices without contours between a structure's ends are filled, see `gaps`. Where ROIs overlap, the later label has
-    the voxel, which a flag says.
+    Slices without contours between a structure's ends are filled, see `gaps`. Where ROIs overlap, the later label gets
+    the voxel, and a flag reports it.
 
     Args:
-        contoured: which ROI is which label, each at most one.
+        contoured: the ROI of each label, at most one each.
         series: the scan.
         labels: names, in the order of their values from 1.
 
@@ -41,7 +41,7 @@ def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[M
         uint8 (slices, rows, columns), in the order of the series' slices.
 
     Raises:
-        ScanError: if contours cannot be drawn, show nothing on the scan, or lack slices that cannot be filled.
+        ScanError: if contours cannot be drawn, enclose no voxel of the scan, or lack slices that cannot be filled.
     """
     path = contoured.structures.path
     drawable = read_rtstruct(path, series)
@@ -69,7 +69,7 @@ def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[M
 
 
 def unusual_volumes(mask: Mask, labels: Sequence[str], scan: NiftiScan) -> tuple[Flag, ...]:
-    """Flags for structures of a volume that no such organ has.
+    """Flags for structures whose volume is implausible for the organ.
 
     Args:
         mask: labels (D, H, W) in canonical order.
@@ -92,7 +92,7 @@ def canonical(mask: Mask, scan: NiftiScan) -> Mask:
 
 
 def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) -> None:
-    """Raise ScanError if what is named left lies to the right of its counterpart, or of the patient's middle.
+    """Raise ScanError if a left structure lies to the right of its counterpart, or of the patient's middle.
 
     Args:
         mask: labels (D, H, W) in canonical order, so columns run to the patient's left.
@@ -116,11 +116,11 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
 
 
 def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
-    """Write voxels where the scan's lie; nothing else of the scan's header is in the file.
+    """Write voxels with the scan's geometry; nothing else of the scan's header is in the file.
 
     Args:
         voxels: (D, H, W) in canonical order.
-        scan: whose shape and place the file gets.
+        scan: gives the file's shape and affine.
         path: the file to make (.nii.gz).
 
     Raises:

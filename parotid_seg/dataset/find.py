@@ -1,4 +1,4 @@
-"""Which scans are in some folders, whose they are, and which contours are theirs."""
+"""Finds the scans in some folders, their patients, and their contours."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped, search
 
 MODALITY = "CT"
-Left = Callable[[NotUsed], None]
-"""Told of what is not used."""
+Skip = Callable[[NotUsed], None]
+"""Called with each item that is not used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Candidate:
     """A scan that can become a case.
 
     Attributes:
-        patient_id: PatientID, or the study's UID if there is none: who is not told apart must not be mixed up.
-        contoured: the structure set that counts; None if there is none of use.
+        patient_id: PatientID, or the study's UID if there is none, so that different patients are never merged.
+        contoured: the chosen structure set; None if there is no usable one.
     """
 
     series: Series
@@ -41,12 +41,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What makes contours usable.
+    """Conditions for usable contours.
 
     Attributes:
         names: the labels, and the names that mean them.
         partial: whether a scan may lack some of the labels.
-        prefer: label of the structure set to take, of several.
+        prefer: label of the structure set to choose, of several.
     """
 
     names: RoiNames
@@ -54,80 +54,80 @@ class Wanted:
     prefer: str | None = None
 
 
-def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, left: Left) -> list[Candidate]:
-    """CT series under some folders, each with the contours that count.
+def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Skip) -> list[Candidate]:
+    """CT series under some folders, each with its chosen structure set.
 
     Args:
         places: folders and files, searched at any depth without hidden files; links are followed, see `search`.
         ignore: folders that are results.
         wanted: see `Wanted`.
-        left: called with each file, series, structure set and ROI that is of no use.
+        skip: called with each file, series, structure set and ROI that is not used.
 
     Raises:
         InputError: if a place is missing.
     """
-    files = _files(places, ignore, left)
+    files = _files(places, ignore, skip)
     rtstructs = {path: None for path in files if is_rtstruct(path)}
-    sets = _structure_sets(rtstructs, left)
+    sets = _structure_sets(rtstructs, skip)
     series, left_out = _series_and_drawn_on([path for path in files if path not in rtstructs], sets)
     for files_left in left_out:
         wanted_kind = files_left.kind != "MR series"  # an incomplete one would not be used if it were complete
-        left(NotUsed(FILE, files_left.path, files_left.as_error().reason, wanted=files_left.refused and wanted_kind))
+        skip(NotUsed(FILE, files_left.path, files_left.as_error().reason, wanted=files_left.refused and wanted_kind))
     by_series: dict[Series, list[tuple[StructureSet, str]]] = {}
     for structures in sets:
         try:
-            own, by = series_of(structures, series)
-            by_series.setdefault(own, []).append((structures, by))
+            drawn_on, by = series_of(structures, series)
+            by_series.setdefault(drawn_on, []).append((structures, by))
         except ScanError as error:
-            left(NotUsed.because(STRUCTURES, structures.path, error))
+            skip(NotUsed.because(STRUCTURES, structures.path, error))
     candidates = []
     for each in series:
         try:
-            candidates.append(_candidate(each, by_series.get(each, []), wanted, left))
+            candidates.append(_candidate(each, by_series.get(each, []), wanted, skip))
         except ScanError as error:
-            left(NotUsed.because(SERIES, each.folder, error))
+            skip(NotUsed.because(SERIES, each.folder, error))
     return [each for each in candidates if each is not None]
 
 
-def _files(places: Sequence[Path], ignore: Iterable[Path], left: Left) -> list[Path]:
-    """Every file that is no NIfTI, once."""
+def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Skip) -> list[Path]:
+    """Every file except NIfTI files, once."""
     for place in places:
         if not place.exists():
             raise OptionError("no such file or folder", path=place)
     searched = search(places, ignore)
     for each in searched.left_out:
-        left(NotUsed(FILE, each.path, each.as_error().reason, wanted=each.refused))
+        skip(NotUsed(FILE, each.path, each.as_error().reason, wanted=each.refused))
     return [path for path in searched.files if not is_nifti(path)]
 
 
-def _structure_sets(paths: Iterable[Path], left: Left) -> list[StructureSet]:
-    """Structure sets, of equal files one."""
+def _structure_sets(paths: Iterable[Path], skip: Skip) -> list[StructureSet]:
+    """Structure sets, without copies of a file."""
     sets: dict[bytes, StructureSet] = {}
     for path in paths:
         try:
-            found = read_structures(path)
-            first = sets.setdefault(hashlib.sha256(read_input(path)).digest(), found)
+            structures = read_structures(path)
+            first = sets.setdefault(hashlib.sha256(read_input(path)).digest(), structures)
         except ScanError as error:
-            left(NotUsed.because(STRUCTURES, path, error))
+            skip(NotUsed.because(STRUCTURES, path, error))
         except OSError as error:
-            left(NotUsed(STRUCTURES, path, f"cannot be read ({error.strerror})", wanted=True))
+            skip(NotUsed(STRUCTURES, path, f"cannot be read ({error.strerror})", wanted=True))
         else:
-            if first is not found:
-                left(NotUsed(STRUCTURES, path, f"the same file as {first.path}"))
+            if first is not structures:
+                skip(NotUsed(STRUCTURES, path, f"the same file as {first.path}"))
     return list(sets.values())
 
 
 def _series_and_drawn_on(
     files: Sequence[Path], sets: Sequence[StructureSet]
 ) -> tuple[list[Series], tuple[Skipped, ...]]:
-    """Series, and what files are left out.
+    """Series, and the files that are not used.
 
-    Where a study has original images, `find_series` leaves out those derived from them. But contours may be drawn on
-    these, so whatever a structure set needs and has not found is looked for among the files left out.
+    Where a study has original images, `find_series` skips images derived from them. But contours may be drawn on
+    derived images, so images that a structure set refers to are also searched among the skipped files.
     """
     found = find_series(files)
-    known = {each.sop_instance_uid for series in found.series for each in series.slices}
-    lost = frozenset[str]().union(*(each.instance_uids for each in sets if not each.instance_uids & known))
+    image_uids = {each.sop_instance_uid for series in found.series for each in series.slices}
+    lost = frozenset[str]().union(*(each.instance_uids for each in sets if not each.instance_uids & image_uids))
     used = {each.path for series in found.series for each in series.slices}
     further = find_series([path for path in files if path not in used]).series if lost else ()
     drawn_on = [series for series in further if any(each.sop_instance_uid in lost for each in series.slices)]
@@ -139,25 +139,23 @@ def _series_and_drawn_on(
 
 
 def _candidate(
-    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, left: Left
+    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
 ) -> Candidate | None:
     if series.modality != MODALITY:
         reason = f"found modality {series.modality}, expected {MODALITY}"
-        left(NotUsed(SERIES, series.folder, reason))
+        skip(NotUsed(SERIES, series.folder, reason))
         for structures, _ in sets:
-            left(NotUsed(STRUCTURES, structures.path, f"drawn on a series of modality {series.modality}"))
+            skip(NotUsed(STRUCTURES, structures.path, f"drawn on a series of modality {series.modality}"))
         return None
-    patient_id, own = _patient_id(series), []
+    patient_id, structure_sets = _patient_id(series), []
     for structures, by in sets:
         if patient_id and structures.patient_id and structures.patient_id != patient_id:
-            left(
-                NotUsed(
-                    STRUCTURES, structures.path, "its PatientID is another one than that of its series", wanted=True
-                )
-            )
+            skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", wanted=True))
         else:
-            own.append((structures, by))
-    return Candidate(series, patient_id or f"study {series.study_uid}", _contoured(series, own, wanted, left))
+            structure_sets.append((structures, by))
+    return Candidate(
+        series, patient_id or f"study {series.study_uid}", _contoured(series, structure_sets, wanted, skip)
+    )
 
 
 def _patient_id(series: Series) -> str:
@@ -168,51 +166,57 @@ def _patient_id(series: Series) -> str:
 
 
 def _contoured(
-    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, left: Left
+    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
 ) -> Contoured | None:
-    """The structure set that counts, or None if none is of use; what is not used is told."""
+    """The chosen structure set, or None if there is no usable one; the others are passed to `skip`."""
     usable = []
     for structures, by in sets:
-        found = read_meaning(structures, by, wanted.names, series.frame_of_reference_uid)
+        contoured = read_meaning(structures, by, wanted.names, series.frame_of_reference_uid)
         if structures.approval == REJECTED:
-            left(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
-        elif not found.rois:
+            skip(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
+        elif not contoured.rois:
             reason = "no ROI with contours has a name that means one of the labels"
-            left(NotUsed(STRUCTURES, structures.path, reason, wanted=found.near))
-            _leave_rois(found, left)
+            skip(NotUsed(STRUCTURES, structures.path, reason, wanted=contoured.near))
+            _skip_unused_rois(contoured, skip)
         else:
-            usable.append(found)
+            usable.append(contoured)
     if not usable:
         return None
     try:
         chosen = choose(usable, wanted.prefer)
     except ScanError as error:
         for each in usable:
-            left(NotUsed.because(STRUCTURES, each.structures.path, error))
+            skip(NotUsed.because(STRUCTURES, each.structures.path, error))
         return None
     for each in usable:
         if each is not chosen:
-            left(NotUsed(STRUCTURES, each.structures.path, f"of the same series counts {chosen.structures.path}"))
-    _leave_rois(chosen, left)
+            skip(
+                NotUsed(
+                    STRUCTURES,
+                    each.structures.path,
+                    f"another structure set of the series is used: {chosen.structures.path}",
+                )
+            )
+    _skip_unused_rois(chosen, skip)
     if reason := _unfit(chosen, wanted):
-        left(NotUsed(STRUCTURES, chosen.structures.path, reason, wanted=True))
+        skip(NotUsed(STRUCTURES, chosen.structures.path, reason, wanted=True))
         return None
     return chosen
 
 
-def _unfit(found: Contoured, wanted: Wanted) -> str:
+def _unfit(contoured: Contoured, wanted: Wanted) -> str:
     """Why a structure set's ROIs cannot be the labels; empty if they can."""
-    for label, rois in found.rois.items():
+    for label, rois in contoured.rois.items():
         if len(rois) > 1:
             return (
                 f"{len(rois)} ROIs mean {label}: {', '.join(roi.shown for roi in rois)}; --names may name one of them"
             )
-    missing = [label for label in wanted.names.labels if label not in found.rois]
+    missing = [label for label in wanted.names.labels if label not in contoured.rois]
     if missing and not wanted.partial:
         return f"no contours of {', '.join(missing)}, which would be learnt as background; --partial keeps the scan"
     return ""
 
 
-def _leave_rois(found: Contoured, left: Left) -> None:
-    for each in found.unused:
-        left(NotUsed(ROI, found.structures.path, each.reason, name=each.shown, wanted=each.wanted))
+def _skip_unused_rois(contoured: Contoured, skip: Skip) -> None:
+    for each in contoured.unused:
+        skip(NotUsed(ROI, contoured.structures.path, each.reason, name=each.shown, wanted=each.wanted))

@@ -1,8 +1,8 @@
 """Slices without contours between the ends of a structure.
 
-Whoever contours every second or third slice means the slices between, too, and a planning system that has not been
-asked to interpolate exports none of them. They are filled from the nearest contoured slices on both sides, by the mean
-of both shapes' signed distances, weighted by nearness (Raya and Udupa, IEEE TMI 9, 1990).
+If only every second or third slice is contoured, the structure continues on the slices between, but a planning system
+exports no contours there unless it interpolates. These slices are filled from the nearest contoured slices on both
+sides, by the mean of both shapes' signed distances, weighted by proximity (Raya and Udupa, IEEE TMI 9, 1990).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 
 MOST_MM = 10.0
-"""Between two contoured slices. Parotid glands of OpenKBP of which only such slices are left and the others filled have
-a mean DSC of 0.96, 0.93 and 0.91 with the whole contours at 5, 7.5 and 10 mm, and 0.89 and 0.83 at 12.5 and 20."""
+"""Most mm between two contoured slices. Parotid glands of OpenKBP reduced to slices 5, 7.5 and 10 mm apart and filled
+again have a mean DSC of 0.96, 0.93 and 0.91 with the complete contours; at 12.5 and 20 mm 0.89 and 0.83."""
 ROUNDING = 1.001
 FINE = 4
-"""Parts of a voxel's side in which distances are taken."""
+"""Steps per voxel side in which distances are measured."""
 
 
 def without_gaps(
     inside: NDArray[np.bool_], spacing_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], tuple[Flag, ...]]:
-    """A structure with its missing slices filled, and flags that say how many.
+    """A structure with its missing slices filled, and flags with their number.
 
-    Slices between two pieces that do not lie above each other stay empty, with a flag.
+    Slices between two pieces that do not overlap in the plane stay empty, with a flag.
 
     Args:
         inside: (slices, rows, columns).
@@ -42,7 +42,7 @@ def without_gaps(
     shown = np.flatnonzero(inside.any(axis=(1, 2)))
     if not len(shown):
         raise ScanError("its contours enclose no voxel of the scan")
-    whole, filled_in, between, span = inside.copy(), 0, 0, int(shown[-1] - shown[0]) + 1
+    filled, filled_in, between, span = inside.copy(), 0, 0, int(shown[-1] - shown[0]) + 1
     for before, after in pairwise(map(int, shown)):
         missing, apart_mm = after - before - 1, (after - before) * float(spacing_mm[0])
         if not missing:
@@ -56,12 +56,12 @@ def without_gaps(
             )
         else:
             filled_in += missing
-            whole[before + 1 : after] = _between(inside[before], inside[after], missing, spacing_mm[1:])
-    found = (
+            filled[before + 1 : after] = _between(inside[before], inside[after], missing, spacing_mm[1:])
+    flags = (
         Flag(FlagCode.SLICES_INTERPOLATED, value=filled_in, detail=str(span)),
         Flag(FlagCode.SLICES_BETWEEN_PIECES, value=between),
     )
-    return whole, tuple(flag for flag in found if flag.value)
+    return filled, tuple(flag for flag in flags if flag.value)
 
 
 def _between(
@@ -72,11 +72,11 @@ def _between(
     low, high = np.maximum(places.min(axis=0) - 1, 0), places.max(axis=0) + 2
     window = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
     one, other = (_signed_mm(each[window], spacing_mm) for each in (first, last))
-    found = np.zeros((count, *first.shape), dtype=np.bool_)
+    shapes = np.zeros((count, *first.shape), dtype=np.bool_)
     for number in range(count):
         share = (number + 1) / (count + 1)
-        found[number][window] = (1.0 - share) * one + share * other > 0.0
-    return found
+        shapes[number][window] = (1.0 - share) * one + share * other > 0.0
+    return shapes
 
 
 def _signed_mm(inside: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:

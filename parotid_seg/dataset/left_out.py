@@ -15,14 +15,14 @@ FILE, SERIES, STRUCTURES, ROI = "file", "series", "structure set", "ROI"
 
 @dataclass(frozen=True)
 class NotUsed:
-    """What was not used.
+    """An item that was not used.
 
     Attributes:
         kind: FILE, SERIES, STRUCTURES or ROI.
         place: its file, or a series' folder.
         reason: one line, without the place.
         name: of a ROI.
-        wanted: whether it should have been of use, so that somebody should look at it.
+        wanted: whether it looks usable and needs review.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class NotUsed:
 
     @classmethod
     def because(cls, kind: str, place: Path, error: ParotidSegError) -> NotUsed:
-        """What should have been of use, but for an error; the error's path is named where it is not the place."""
+        """An item that cannot be used because of an error; the error's path is named if it differs from the place."""
         return cls(kind, place, error.reason if error.path in (None, place) else str(error), wanted=True)
 
     def __str__(self) -> str:
@@ -44,11 +44,11 @@ class NotUsed:
         return ": ".join(filter(None, (f"{self.kind} {self.place}", self.name, self.reason)))
 
 
-def write_left_out(found: Iterable[NotUsed], path: Path) -> None:
-    """Write a row for each; no cell is a formula.
+def write_left_out(items: Iterable[NotUsed], path: Path) -> None:
+    """Write a row for each item; no cell can act as a spreadsheet formula.
 
     Raises:
         OutputError: if that fails.
     """
-    rows = [[each.kind, each.name, each.reason, "yes" if each.wanted else "", str(each.place)] for each in found]
+    rows = [[each.kind, each.name, each.reason, "yes" if each.wanted else "", str(each.place)] for each in items]
     write_csv([["kind", "name", "reason", "look_at_it", "place"], *rows], path)

@@ -1,7 +1,7 @@
-"""What is kept beside a data set and not in it: which scan each case is, and what was left out.
+"""The private folder beside a data set: the source of each case, and the items that were not used.
 
-DATA may be passed on; it holds scans, labels and case numbers. DATA.private/ stays: with it a later run finds the same
-cases again. It names folders and files, but no patient unless that is asked for.
+DATA may be passed on; it holds scans, labels and case numbers. DATA.private/ must not be passed on: with it a later run
+recognises the same cases. It names folders and files, but patients only with --identify.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERSION = 1
 LABELLED, UNLABELLED, ABSENT = "labelled", "unlabelled", "absent"
 FOLDERS = ("imagesTr", "labelsTr", "imagesUn")
 LEAST_SEVERITY = 2
-"""Of a flag for which somebody should look at a case's labels."""
+"""Severities of flags for which a case's labels need review."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Case:
     Attributes:
         name: such as case_0001.
         series, patient: pseudonyms, see `Private.pseudonym`; cases of one patient share the second.
-        kind: LABELLED (imagesTr, labelsTr), UNLABELLED (imagesUn) or ABSENT: its number is taken, there are no files.
-        key: of what its files were made from.
-        folder, structures: of its images, and its RTSTRUCT file.
-        by: how the two were brought together.
-        labels: those it has.
-        flags: what a reader of the labels should know.
+        kind: LABELLED (imagesTr, labelsTr), UNLABELLED (imagesUn) or ABSENT (the number is in use, without files).
+        key: of the sources of its files, see `cases`.
+        folder, structures: folder of its images, and its RTSTRUCT file.
+        by: how the two were matched.
+        labels: the contoured labels.
+        flags: remarks on the labels.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Case:
 
     @property
     def to_look_at(self) -> bool:
-        """Whether somebody should look at its labels."""
+        """Whether its labels need review."""
         return any(severity_of(flag.code) >= LEAST_SEVERITY for flag in self.flags)
 
 
 @dataclass(frozen=True)
 class _State:
-    """What STATE holds; see `Private`."""
+    """The content of the file STATE; see `Private`."""
 
     version: int
     salt: str
@@ -89,9 +89,9 @@ class Private:
     """The folder beside a data set.
 
     Attributes:
-        salt: what makes pseudonyms of this data set different from any other's.
+        salt: makes the pseudonyms of this data set different from those of others.
         labels: of the data set.
-        cases: by name; never fewer, so that no number is used twice.
+        cases: by name; none is ever removed, so that no number is used twice.
     """
 
     folder: Path
@@ -100,7 +100,7 @@ class Private:
     cases: dict[str, Case] = field(default_factory=dict)
 
     def pseudonym(self, identifier: str) -> str:
-        """A patient's ID or a UID so that it is found again, but not told."""
+        """A salted hash of a patient's ID or a UID, by which it is recognised but not revealed."""
         return hashlib.blake2b(identifier.encode(), key=bytes.fromhex(self.salt), digest_size=16).hexdigest()
 
     def case_of(self, series: str, patient: str) -> Case:
@@ -115,7 +115,7 @@ class Private:
         return case
 
     def keep(self, case: Case) -> None:
-        """Remember a case; on return that is on disk.
+        """Record a case on disk.
 
         Raises:
             OutputError: if it cannot be written.
@@ -134,15 +134,15 @@ class Private:
 
 @contextlib.contextmanager
 def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Private]:
-    """Have a data set and its private folder to oneself.
+    """Lock a data set and its private folder, and open them.
 
     Args:
-        data: the data set's folder; it may not be there yet.
-        folder: the private one.
-        labels: what the data set is to have.
+        data: the data set's folder; it may be missing.
+        folder: the private folder.
+        labels: the labels that the data set must have.
 
     Raises:
-        InputError: if `data` is another's, or has other labels.
+        InputError: if `data` belongs to another private folder, or has other labels.
         OutputError: if a folder cannot be written, or another run is working in it.
     """
     holds = any((data / name).exists() for name in ("dataset.json", *FOLDERS))
@@ -156,7 +156,7 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
     for each in (folder, data):
         make_folder(each)
     if new:
-        with contextlib.suppress(OSError):  # some file systems know no owners
+        with contextlib.suppress(OSError):  # some file systems have no owners
             folder.chmod(0o700)
     with locked(folder / "lock", data):
         for each in (folder, data, *(data / name for name in FOLDERS)):
@@ -174,7 +174,7 @@ def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Privat
 
 
 def _read(folder: Path) -> Private:
-    """What the folder holds; an empty state if there is none."""
+    """The state in the folder; an empty state if there is none."""
     path = folder / STATE
     if not path.exists():
         return Private(folder)
@@ -185,24 +185,24 @@ def _read(folder: Path) -> Private:
     return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases})
 
 
-def _of_this_version(found: Any) -> Any:
-    """The state's content; an earlier version kept sentences as the notes of a case."""
-    cases = found.get("cases") if isinstance(found, dict) else None
+def _of_this_version(content: Any) -> Any:
+    """The state's content; an earlier version stored the notes of a case as sentences."""
+    cases = content.get("cases") if isinstance(content, dict) else None
     for case in cases if isinstance(cases, list) else ():
         if isinstance(case, dict) and isinstance(notes := case.pop("notes", None), list):
             case["flags"] = [{"code": FlagCode.OLD_VERSION, "detail": note} for note in notes]
-    return found
+    return content
 
 
 def write_cases(
     private: Private, roles: Mapping[str, str], identities: Mapping[str, Mapping[str, str]], path: Path
 ) -> None:
-    """Write a row a case: where it comes from and what it has.
+    """Write a row per case: its source and its labels.
 
     Args:
         private: the cases.
         roles: list of splits.json by patient.
-        identities: for each case the further columns of --identify.
+        identities: for each case the additional columns of --identify.
         path: the file to make.
 
     Raises:
@@ -218,7 +218,7 @@ def write_cases(
         labelled = case.kind == LABELLED
         row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
         look = "yes" if labelled and case.to_look_at else ""
-        told = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
-        told += [identities.get(case.name, {}).get(column, "") for column in further]
-        rows.append([*row, *told])
+        further_values = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
+        further_values += [identities.get(case.name, {}).get(column, "") for column in further]
+        rows.append([*row, *further_values])
     write_csv(rows, path)

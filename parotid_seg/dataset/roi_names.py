@@ -1,11 +1,11 @@
-"""What the name of a contoured structure (ROI) means: one of our labels, or none, and why.
+"""Maps the name of a contoured structure (ROI) to one of the labels, or to none with a reason.
 
-A name means a parotid gland if every one of its words is known: the gland, one side, nothing else. Names of
-AAPM TG-263 ("Parotid_L") are among them. One word more makes it something else: a margin ("Parotid_L_PRV"), what a
-target left of it ("Parotid_L-PTV"), a part ("Parotid_Deep_L"), a copy ("Parotid_L_1").
+A name means a parotid gland if it consists of known words only: the gland and one side. Names of AAPM TG-263
+("Parotid_L") are among them. Any further word makes it another structure: a margin ("Parotid_L_PRV"), the gland without
+a target ("Parotid_L-PTV"), a part ("Parotid_Deep_L"), a copy ("Parotid_L_1").
 
-A name that is nearly one of these (a typing error, an abbreviation, another character set) means none, but is not lost:
-whoever makes the data set is shown it.
+A name that is similar to one of these (a typing error, an abbreviation, another character set) maps to no label, but is
+reported for review.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ ELSEWHERE = (
 )
 """The gland in languages whose sides are not known here."""
 OTHER_ORGAN = ("carot", "karot")
-"""Words that differ from the gland's in a letter only, and mean an artery."""
+"""Words that differ from the gland's in one letter only, and mean an artery."""
 ALIKE = 0.82
-"""Least similarity (`difflib`) of a word and the gland's: a letter too many, too few, wrong, or two exchanged."""
+"""Least similarity (`difflib`) of a word to the gland's: one letter added, missing or wrong, or two exchanged."""
 ALIKE_SIDE = 0.79
-"""The same of a side, whose words are shorter."""
+"""The same for a side, whose words are shorter."""
 SHORTEST_TYPO, SHORTEST_SIDE_TYPO = 5, 4
-"""Letters: shorter words are like too many others."""
+"""Fewest letters: shorter words are similar to too many others."""
 LABEL = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a name means.
+    """The meaning of a name.
 
     Attributes:
         label: one of the labels; empty if it means none.
-        reason: why not.
-        own: whether the user's table says so.
-        gland: whether a parotid gland is spoken of at all.
-        near: whether it is nearly the name of a gland and its side.
+        reason: why it means none.
+        own: whether the meaning comes from the user's table.
+        gland: whether the name mentions a parotid gland at all.
+        near: whether it is similar to the name of a gland with its side.
     """
 
     label: str = ""
@@ -81,7 +81,7 @@ class RoiNames:
 
     Attributes:
         labels: names of labels, without background.
-        own: the user's names by label, which go over the rules above; upper and lower case are the same.
+        own: the user's names by label, which override the rules above; case is ignored.
     """
 
     labels: tuple[str, ...] = (LEFT, RIGHT)
@@ -113,57 +113,57 @@ class RoiNames:
                     raise InputError(f"--names: found {name!r} under {owners[_folded(name)]} and {label}, expected one")
 
     def meaning(self, name: str, readings: Sequence[str] = ()) -> Meaning:
-        """What a name means.
+        """The meaning of a name.
 
         Args:
-            name: as it stands in its file.
-            readings: what it would be in other character sets.
+            name: as in the file.
+            readings: the name decoded in other character sets.
         """
         for label, names in self.own.items():
             if _folded(name) in map(_folded, names):
                 return Meaning(label, own=True, gland=True)
-        found = parotid_meaning(name)
-        if found.label in self.labels:
-            return found
-        if found.label:
-            return Meaning(reason=f"{found.label} is not among the labels", gland=True)
-        meant = next(filter(None, (parotid_meaning(reading).label for reading in readings)), "")
-        near = meant or next(filter(None, map(resembled, (name, *readings))), "")
+        by_rules = parotid_meaning(name)
+        if by_rules.label in self.labels:
+            return by_rules
+        if by_rules.label:
+            return Meaning(reason=f"{by_rules.label} is not among the labels", gland=True)
+        likely_label = next(filter(None, (parotid_meaning(reading).label for reading in readings)), "")
+        near = likely_label or next(filter(None, map(resembled, (name, *readings))), "")
         if near:
-            how = "in another character set its name means" if meant else "its name looks like"
+            how = "in another character set its name means" if likely_label else "its name looks like"
             return Meaning(reason=f"{how} {near}; --names can say what it is", gland=True, near=True)
-        return replace(found, gland=found.gland or any(map(_speaks_of_gland, (name, *readings))))
+        return replace(by_rules, gland=by_rules.gland or any(map(_speaks_of_gland, (name, *readings))))
 
 
 def parotid_meaning(name: str) -> Meaning:
-    """What a name means by the rules: a left or right parotid gland, or neither."""
-    found = words(name)
-    both = [word for word in found if word in BOTH]
+    """The meaning of a name by the rules: a left or right parotid gland, or neither."""
+    name_words = words(name)
+    both = [word for word in name_words if word in BOTH]
     if not is_parotid(name) and not any(word.startswith("parotid") for word in both):
-        return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(found))
+        return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(name_words))
     sides = side_words(name)
-    more = [word for word in found if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
+    more = [word for word in name_words if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
     if more:
         return Meaning(reason=f"its name says more than gland and side: {' '.join(more)}", gland=True)
     if both or len(set(sides.values())) > 1:
         return Meaning(reason="its name means both sides", gland=True)
     if not sides:
-        return Meaning(reason="its name tells no side", gland=True)
+        return Meaning(reason="its name has no side", gland=True)
     return Meaning(LABEL_OF[side_of(name)], gland=True)
 
 
 def resembled(name: str) -> str:
-    """The label that a name nearly means; empty if it means one, or none at all.
+    """The label whose name is similar to a name; empty if the name means a label, or is similar to none.
 
-    Each word must be the gland, one side, or a filler, or be like one of these. Words that a lost letter has broken up
-    are put together.
+    Each word must be the gland, one side, or a filler, or be similar to one of these. Words that a missing letter has
+    split are joined.
     """
     words = [word.lower() for word in WORD.findall(without_accents(name))]
     return next(filter(None, map(_resembled_by, _put_together(words))), "")
 
 
 def _put_together(words: list[str]) -> Iterator[list[str]]:
-    """Words as they are, then with two or three of them as one, then with a side that is glued to a word apart."""
+    """The words unchanged, then with two or three of them joined, then with a side split off a word."""
     yield words
     for length in (3, 2):
         for start in range(len(words) - length + 1):
@@ -186,7 +186,7 @@ def _resembled_by(words: list[str]) -> str:
 
 
 def _gland_like(word: str) -> str:
-    """The gland's word that a word is, or is like; empty if there is none, or if it is one with something added."""
+    """The gland's word that a word equals or resembles; empty if there is none, or if something is added to it."""
     if word in PAROTID_GLAND:
         return word
     longer = any(len(gland) > SHORTEST_TYPO and gland in word for gland in PAROTID_GLAND)
@@ -197,14 +197,14 @@ def _gland_like(word: str) -> str:
 
 
 def _side_like(word: str) -> str:
-    """The side that a word is, or is like; empty if there is none."""
-    found = [side for side, table in SIDES.items() if word in table]
-    if not found and len(word) >= SHORTEST_SIDE_TYPO:
+    """The side that a word equals or resembles; empty if there is none."""
+    sides = [side for side, table in SIDES.items() if word in table]
+    if not sides and len(word) >= SHORTEST_SIDE_TYPO:
         alike = {
             side: max(SequenceMatcher(None, word, known).ratio() for known in table) for side, table in SIDES.items()
         }
-        found = [side for side, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
-    return found[0] if len(found) == 1 else ""
+        sides = [side for side, ratio in alike.items() if ratio >= ALIKE_SIDE and ratio == max(alike.values())]
+    return sides[0] if len(sides) == 1 else ""
 
 
 def _speaks_of_gland(name: str) -> bool:
@@ -218,7 +218,7 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
     """Read a user's table: label = ["name", ...].
 
     Raises:
-        InputError: if it is not readable, no TOML, or of another form.
+        InputError: if it is not readable, not TOML, or of another form.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

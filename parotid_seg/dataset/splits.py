@@ -1,7 +1,7 @@
-"""Which patients are trained on and which are held out: all scans of a patient together, and for good.
+"""Assigns patients to training or validation, with all their scans and permanently.
 
-A patient keeps the list in which splits.json has him or her, whoever wrote it, so that a data set that grows never
-trains on what it was validated on before.
+A patient stays in the list of splits.json, even if a user wrote that file, so that a growing data set never trains on
+scans that were used for validation before.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def roles_of(patients: Mapping[str, str], splits: Splits) -> dict[str, str]:
 def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: int | None) -> dict[str, str]:
     """Give every patient a list: the earlier one, else validation until that has its share, else train.
 
-    Cases are numbered without regard to what they show, so the first patients are as good as drawn.
+    Case numbers do not depend on what the scans show, so taking the first patients is as good as drawing at random.
 
     Args:
         patients: by case, of cases with contours.
@@ -66,10 +66,10 @@ def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: 
         validation: how many patients to hold out; None for a fifth.
 
     Raises:
-        InputError: if none would be left to train on.
+        InputError: if no patient would be left for training.
     """
     everyone = list(dict.fromkeys(patients[case] for case in sorted(patients)))
-    wanted = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
+    held_out_target = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
     if everyone and validation is not None and not 1 <= validation < len(everyone):
         raise OptionError(
             f"--validation: found {validation}, expected 1 to {len(everyone) - 1}: there are {len(everyone)} patients "
@@ -78,12 +78,12 @@ def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: 
     roles = {patient: earlier[patient] for patient in everyone if patient in earlier}
     for patient in everyone:
         held_out = sum(role == VALIDATION for role in roles.values())
-        roles.setdefault(patient, VALIDATION if held_out < wanted and len(everyone) > 1 else TRAIN)
+        roles.setdefault(patient, VALIDATION if held_out < held_out_target and len(everyone) > 1 else TRAIN)
     return roles
 
 
 def listed(patients: Mapping[str, str], roles: Mapping[str, str]) -> Splits:
-    """Cases by list; train and validation are always there."""
+    """Cases by list; the lists train and validation always exist."""
     splits: Splits = {TRAIN: [], VALIDATION: []}
     for case in sorted(patients):
         splits.setdefault(roles[patients[case]], []).append(case)

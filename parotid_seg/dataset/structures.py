@@ -1,7 +1,7 @@
-"""RTSTRUCT files: what they contour, and of which series. No contour is drawn here.
+"""RTSTRUCT files: their structures and the series they refer to. No contour is drawn here.
 
-An RTSTRUCT names the images it was drawn on (Referenced Frame of Reference Sequence, DICOM PS3.3, C.8.8.5). Where those
-are not among the files, for example because UIDs were changed, the frame of reference may still tell.
+An RTSTRUCT names the images it was drawn on (Referenced Frame of Reference Sequence, DICOM PS3.3, C.8.8.5). If those
+are not among the files, for example because UIDs were changed, the frame of reference may still identify the series.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Roi:
     """One structure of a set.
 
     Attributes:
-        place: in the set, from 0.
-        name: as it stands in the file, and what else that may mean.
-        shown: the name for messages and lists: on one line, and not if it names the patient.
-        contours: how many it has.
+        place: index in the set, from 0.
+        name: as in the file, with other readings of its bytes.
+        shown: the name for messages and lists: on one line, and hidden if it contains the patient's name.
+        contours: number of contours.
         frame_of_reference_uid: of its contours.
-        fault: why its contours cannot be told from those of other structures; empty if they can.
+        fault: why its contours cannot be separated from those of other structures; empty if they can.
         own: whether this package drew it.
     """
 
@@ -56,9 +56,9 @@ class StructureSet:
     Attributes:
         label: StructureSetLabel.
         approval: ApprovalStatus.
-        made: date and time, which order as texts; empty if there is none.
+        made: date and time as sortable text; empty if there is none.
         patient_id: PatientID.
-        series_uids, instance_uids, frame_uids: what it refers to: series, images, frames of reference.
+        series_uids, instance_uids, frame_uids: series, images and frames of reference that it refers to.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class StructureSet:
 
 
 def is_rtstruct(path: Path) -> bool:
-    """Whether a file is an RTSTRUCT by its head; False for what is no DICOM."""
+    """Whether a file is an RTSTRUCT by its header; False if it is not DICOM."""
     try:
         with phi_safe(path, "DICOM file"):
             with open_input(path) as file:
@@ -90,47 +90,47 @@ def is_rtstruct(path: Path) -> bool:
 
 
 def read_structures(path: Path) -> StructureSet:
-    """What an RTSTRUCT contains and refers to.
+    """Read the structures of an RTSTRUCT and its references.
 
     Raises:
         ScanError: if it cannot be read.
     """
-    found = read_structure_set(path)
+    dataset = read_structure_set(path)
     with phi_safe(path, "RT structure set"):
-        items = list(items_of(found))
-        series = series_in(found)
+        items = list(items_of(dataset))
+        series = series_in(dataset)
         images = [image for each in series for image in each.get("ContourImageSequence") or ()]
         if not images:
             contours = [contour for each in items for contour in each.contours]
             images = [image for contour in contours for image in contour.get("ContourImageSequence") or ()]
-        rois = tuple(_roi(place, item, found) for place, item in enumerate(items))
+        rois = tuple(_roi(place, item, dataset) for place, item in enumerate(items))
         return StructureSet(
             path=path,
-            sop_instance_uid=str(found.SOPInstanceUID),
-            label=text_of(found, "StructureSetLabel", found).value,
-            approval=str(found.get("ApprovalStatus") or ""),
-            made=_moment(found, "StructureSet") or _moment(found, "InstanceCreation"),
+            sop_instance_uid=str(dataset.SOPInstanceUID),
+            label=text_of(dataset, "StructureSetLabel", dataset).value,
+            approval=str(dataset.get("ApprovalStatus") or ""),
+            made=_moment(dataset, "StructureSet") or _moment(dataset, "InstanceCreation"),
             rois=rois,
             series_uids=frozenset(str(each.SeriesInstanceUID) for each in series),
             instance_uids=frozenset(str(image.ReferencedSOPInstanceUID) for image in images),
-            frame_uids=frozenset(frames_of(found) | {roi.frame_of_reference_uid for roi in rois}) - {""},
-            patient_id=str(found.get("PatientID") or "").strip(),
+            frame_uids=frozenset(frames_of(dataset) | {roi.frame_of_reference_uid for roi in rois}) - {""},
+            patient_id=str(dataset.get("PatientID") or "").strip(),
         )
 
 
-def series_of(structures: StructureSet, found: Sequence[Series]) -> tuple[Series, str]:
-    """The series that a set was drawn on, and what told so: "images", "series" or "frame of reference".
+def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Series, str]:
+    """The series that a set was drawn on, and how it was identified: "images", "series" or "frame of reference".
 
     Raises:
-        ScanError: if none of those found is, or if it could be any of several.
+        ScanError: if it is not among the given series, or several fit.
     """
     shown = Counter(
-        {each: len(structures.instance_uids & {image.sop_instance_uid for image in each.slices}) for each in found}
+        {each: len(structures.instance_uids & {image.sop_instance_uid for image in each.slices}) for each in series}
     )
     ways = {
         "images": [each for each, count in shown.items() if count and count == max(shown.values())],
-        "series": [each for each in found if each.series_uid in structures.series_uids],
-        "frame of reference": [each for each in found if each.frame_of_reference_uid in structures.frame_uids],
+        "series": [each for each in series if each.series_uid in structures.series_uids],
+        "frame of reference": [each for each in series if each.frame_of_reference_uid in structures.frame_uids],
     }
     for way, candidates in ways.items():
         if len(candidates) == 1:
@@ -142,16 +142,16 @@ def series_of(structures: StructureSet, found: Sequence[Series]) -> tuple[Series
 
 def _roi(place: int, item: RoiItem, dataset: Dataset) -> Roi:
     frame = str(item.roi.get("ReferencedFrameOfReferenceUID") or "")
-    own = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
-    return Roi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, own)
+    made_here = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
+    return Roi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, made_here)
 
 
 def _has_points(contour: Dataset) -> bool:
-    """Whether a contour has any; the numbers are not decoded."""
+    """Whether a contour has any points; the numbers are not decoded."""
     return "ContourData" in contour and bool(contour.get_item("ContourData").value)
 
 
 def _moment(header: Dataset, what: str) -> str:
-    """Date and time as digits that order as texts."""
+    """Date and time as sortable digits."""
     date, time = (str(header.get(what + part) or "") for part in ("Date", "Time"))
     return f"{date}{time.ljust(6, '0')}" if date.isdecimal() and len(date) == 8 else ""

@@ -1,14 +1,15 @@
 """DICOM in and out.
 
-In: `file` reads a header with care, `values` its values, `groups` tells which part speaks of which image, `layout` how
-pixels are stored, `frame` what an image is, `stack` which images are one volume, `find` which series there are,
-`pixels` their voxels, `read` a series as a scan. `mr_acquisition`, `sequences` and `studies` tell which MR series are a
-case's channels, `one_grid` puts them on one grid.
+`read`: `file` reads headers and `values` their elements within limits, `groups` finds the functional groups of a frame,
+`layout` and `pixels` decode pixels, `frame` describes an image, `stack` joins images into volumes, `find` lists the
+series of folders, `volume` reads a series as a scan. `rt_read` and `rt_items` read structure sets. `series` describes a
+series, `phi_safe` keeps patient data out of messages, `text` reads text whose character set is declared wrongly.
 
-Out: `contours` and `planes` are the geometry, `identity` and `references` what an object takes from its source,
-`rtstruct` (`rt_append` to one that is there) and `seg` the objects, `rt_read` and `proof` the way back. `rt_items`
-tells whose contours are whose, `combined` what those of one slice enclose together.
+`mr`: `acquisition`, `sequences` and `studies` choose the MR series for a model's channels, `resample` puts them on one
+grid.
 
-`series` is what both sides speak of, `phi_safe` keeps what files say about patients out of messages, `text`
-reads text whose character set is not the declared one.
+`write`: `identity` and `references` copy attributes from the source, `rtstruct`, `rt_append` and `seg` write objects,
+`round_trip` reads them back and compares.
+
+`contours` converts between outlines and masks, `combined` joins the contours of one slice.
 """

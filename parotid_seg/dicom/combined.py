@@ -1,17 +1,18 @@
-"""All contours that a structure has in one slice, as the voxels they enclose together.
+"""All contours of a structure in one slice, as the voxels that they enclose together.
 
 DICOM says of CLOSED_PLANAR contours only that each encloses an area (PS3.3, C.8.8.6). Planning systems draw a hole as a
 contour inside another one, or as a keyhole. Copies and merges leave contours that repeat or cross each other. Every two
 contours are therefore compared, and one rule decides:
 
-- A contour that repeats another one, from whatever first point and in whatever direction, counts once. It repeats it if
-  neither area reaches further than three quarters of a voxel beyond the other and they share 85 % of both together,
-  which count.
-- A contour inside another one that stays clear of its edge (by a quarter of a voxel) is a hole, one inside a hole is an
+- A contour that repeats another one, from any first point and in any direction, counts once. It repeats the other if
+  neither area reaches more than three quarters of a voxel beyond the other and they share 85 % of their union; the
+  union counts.
+- A contour inside another one with a distance of a quarter of a voxel from its edge is a hole, one inside a hole is an
   island, and so on.
-- Contours that overlap in any other way are joined: what any of them encloses belongs to the structure.
+- Contours that overlap in any other way are joined: the structure is their union.
 
-Contours of type CLOSEDPLANAR_XOR are combined by exclusive or, as that type says, but repeated ones count once, too.
+Contours of type CLOSEDPLANAR_XOR are combined by exclusive or, as defined for that type, but repeated ones count once,
+too.
 """
 
 from __future__ import annotations
@@ -31,22 +32,23 @@ from parotid_seg.dicom.contours import SAME_DECIMALS, Points, filled
 from parotid_seg.errors import ScanError
 
 FINE = 4
-"""Areas are compared in parts of a voxel: so many along each side."""
+"""Subdivisions of a voxel along each side, in which areas are compared."""
 CLEAR, SAME = 1, 3
-"""In these parts: how far a hole stays clear of the edge around it, and how far a repeated contour may differ."""
+"""In these subdivisions: least distance of a hole from the edge around it, and most difference of a repeated
+contour."""
 SHARED = 0.85
-"""Least share that a contour and a repeated one have in common, of the area of both together."""
+"""Least share of the union that a contour and its repetition have in common."""
 SQUARE = np.ones((3, 3), dtype=np.bool_)
 MOST_OVERLAPPING = 100
-"""Contours of one slice that overlap others. No organ has so many, and each pair takes time."""
+"""Most contours of one slice that overlap others. No organ has so many, and each pair takes time."""
 MOST_HOLLOW = 0.5
-"""Share of a contour's voxels that holes may take before that is noted."""
+"""Share of a contour's voxels above which holes are flagged."""
 
 Area = NDArray[np.bool_]
 
 
 class Combined(NamedTuple):
-    """What contours of a slice enclose together.
+    """The area that the contours of a slice enclose together.
 
     Attributes:
         mask: bool (rows, columns).
@@ -62,7 +64,7 @@ class Combined(NamedTuple):
 
 
 class Relation(Enum):
-    """How the area of one contour lies to that of another: APART with not more than an edge in common."""
+    """Relation of the areas of two contours; APART: they share at most an edge."""
 
     APART = auto()
     SAME = auto()
@@ -119,7 +121,7 @@ def combined(closed: Sequence[Points], rows: int, columns: int, *, exclusive: bo
 
 
 def relation_of(first: Points, second: Points) -> Relation:
-    """How the area of the first of two contours lies to that of the second, in coordinates of voxel centres."""
+    """Relation of the first of two contours to the second, in coordinates of voxel centres."""
     low = np.maximum(first.min(axis=0), second.min(axis=0)) - 1
     high = np.minimum(first.max(axis=0), second.max(axis=0)) + 1
     if (high - low < 2).any():
@@ -143,13 +145,13 @@ def _grown(area: Area, by: int) -> Area:
 
 
 def _once(points: Points) -> Points:
-    """A contour that runs round once."""
+    """A contour reduced to one round."""
     rounds = _rounds(points)
     return points if rounds == 1 else _without_doubles(points)[: len(_without_doubles(points)) // rounds]
 
 
 def _rounds(points: Points) -> int:
-    """How often a contour runs through the same points before it closes: twice is nothing by the even-odd rule."""
+    """How often a contour runs through the same points before it closes: two rounds are empty by the even-odd rule."""
     points = np.round(_without_doubles(points), SAME_DECIMALS)
     for rounds in (2, 3, 4):
         length, more = divmod(len(points), rounds)
@@ -182,17 +184,17 @@ def _union(contours: Sequence[_Contour], rows: int, columns: int) -> Area:
 
 
 def _compared(contours: Sequence[_Contour]) -> NDArray[np.int64]:
-    """Values of `Relation` (contours, contours): how the first lies to the second."""
+    """Values of `Relation` (contours, contours) of the first contour to the second."""
     turned = {Relation.INSIDE: Relation.AROUND, Relation.AROUND: Relation.INSIDE}
-    found = np.full((len(contours), len(contours)), Relation.APART.value)
+    relations = np.full((len(contours), len(contours)), Relation.APART.value)
     for one, other in combinations(range(len(contours)), 2):
         relation = relation_of(contours[one].points, contours[other].points)
-        found[one, other], found[other, one] = relation.value, turned.get(relation, relation).value
-    return found
+        relations[one, other], relations[other, one] = relation.value, turned.get(relation, relation).value
+    return relations
 
 
 def _nested(areas: Sequence[Area], within: Area) -> tuple[Area, bool]:
-    """Areas, holes in them, islands in these and so on; and whether holes take most of an area.
+    """Areas with holes, islands in the holes and so on; and whether holes take most of an area.
 
     Args:
         areas: bool (rows, columns) each.

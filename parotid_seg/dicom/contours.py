@@ -1,8 +1,8 @@
 """One slice of a mask as outlines, and outlines as a mask.
 
 Outlines run halfway between the centres of voxels inside and outside (marching squares), in coordinates of voxel
-centres: (row, column), with (0, 0) the centre of the first voxel. No centre lies on an outline or nearer to one than a
-third of a voxel, so the mask comes back from its outlines voxel for voxel.
+centres: (row, column), with (0, 0) the centre of the first voxel. Every centre is at least a third of a voxel away from
+all outlines, so the outlines reproduce the mask exactly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Points = NDArray[np.float64]
 """Corners (N, 2) of a closed outline as row and column; the last is joined to the first."""
 
 BLOCK = 1024
-"""Edges that are rasterised at once: bounds the memory, whatever the outline."""
+"""Edges that are rasterised at once; bounds the memory."""
 SAME_DECIMALS = 6
-"""Of a voxel: a corner on a voxel's centre is on it, whatever the last bits of an affine do."""
+"""Decimals of voxel coordinates that count; removes the rounding errors of an affine."""
 
 
 def outlines(inside: NDArray[np.bool_]) -> list[Points]:
@@ -39,11 +39,11 @@ def outlines(inside: NDArray[np.bool_]) -> list[Points]:
     first, last = shown.min(axis=0), shown.max(axis=0) + 1
     padded = np.pad(inside[first[0] : last[0], first[1] : last[1]], 1).astype(np.float64)
     pieces: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, np.inf)
-    found = []
+    joined = []
     for points, offsets in zip(*pieces, strict=True):
         rings = [_corners(points[start : stop - 1, ::-1]) for start, stop in pairwise(offsets)]
-        found.append(_joined(rings) + (first - 1))
-    return found
+        joined.append(_joined(rings) + (first - 1))
+    return joined
 
 
 def _corners(ring: Points) -> Points:
@@ -56,9 +56,9 @@ def _corners(ring: Points) -> Points:
 def _joined(rings: list[Points]) -> Points:
     """An outer ring with its holes joined to it.
 
-    From the topmost, of these the rightmost corner of a hole a channel runs to the right, between two rows of voxels,
-    to what it meets first. That is the outer ring or a hole whose own corner lies higher or further right and which
-    has been joined before, because holes are taken in that order.
+    A channel starts at the topmost corner of a hole (of several the rightmost) and runs to the right, between two rows
+    of voxels, to the first ring that it meets. That is the outer ring or a hole that is already joined, because holes
+    are joined in the order of their topmost, rightmost corners.
     """
     ring = rings[0]
     holes = [np.roll(hole, -_channel_start(hole), axis=0) for hole in rings[1:]]
@@ -75,12 +75,12 @@ def _channel_start(hole: Points) -> int:
 
 
 def _met(ring: Points, start: NDArray[np.float64]) -> tuple[int, float]:
-    """The first edge (its number) of a ring that a line to the right from a point meets, and the column there."""
-    here, there = ring, np.roll(ring, -1, axis=0)
-    low, high = np.minimum(here[:, 0], there[:, 0]), np.maximum(here[:, 0], there[:, 0])
+    """Index of the first edge of a ring that a line to the right from a point meets, and the column of that point."""
+    starts, ends = ring, np.roll(ring, -1, axis=0)
+    low, high = np.minimum(starts[:, 0], ends[:, 0]), np.maximum(starts[:, 0], ends[:, 0])
     crossing = np.flatnonzero((low <= start[0]) & (high >= start[0]) & (low < high))
-    here, there = here[crossing], there[crossing]
-    columns = here[:, 1] + (start[0] - here[:, 0]) * (there[:, 1] - here[:, 1]) / (there[:, 0] - here[:, 0])
+    starts, ends = starts[crossing], ends[crossing]
+    columns = starts[:, 1] + (start[0] - starts[:, 0]) * (ends[:, 1] - starts[:, 1]) / (ends[:, 0] - starts[:, 0])
     columns[columns <= start[1]] = np.inf
     nearest = int(np.argmin(columns))
     return int(crossing[nearest]), float(columns[nearest])
@@ -89,8 +89,8 @@ def _met(ring: Points, start: NDArray[np.float64]) -> tuple[int, float]:
 def filled(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.bool_]:
     """The voxels of one slice whose centres lie inside an odd number of outlines (even-odd rule).
 
-    Exact but for rounding: every edge is cut with every row of centres. A centre on an outline counts as inside if
-    the inside lies to its right or, on a horizontal edge, below. What lies beyond the slice is left out.
+    Exact except for rounding: every edge is intersected with every row of centres. A centre on an outline counts as
+    inside if the inside lies to its right or, on a horizontal edge, below. Parts outside the slice are ignored.
 
     Args:
         closed: outlines in coordinates of voxel centres.
@@ -100,21 +100,21 @@ def filled(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.bool
     """
     flips = np.zeros((rows, columns + 1), dtype=np.bool_)
     for points in closed:
-        here = np.round(points, SAME_DECIMALS)
-        there = np.roll(here, -1, axis=0)
-        for start in range(0, len(here), BLOCK):
-            _flip(flips, here[start : start + BLOCK], there[start : start + BLOCK])
+        starts = np.round(points, SAME_DECIMALS)
+        ends = np.roll(starts, -1, axis=0)
+        for start in range(0, len(starts), BLOCK):
+            _flip(flips, starts[start : start + BLOCK], ends[start : start + BLOCK])
     return np.logical_xor.accumulate(flips[:, :columns], axis=1)
 
 
-def _flip(flips: NDArray[np.bool_], here: Points, there: Points) -> None:
+def _flip(flips: NDArray[np.bool_], starts: Points, ends: Points) -> None:
     """Flip the first voxel to the right of where an edge crosses a row of centres, for all edges and rows."""
     rows, columns = flips.shape
-    upward = here[:, 0] > there[:, 0]
-    upper, lower = np.where(upward[:, None], there, here), np.where(upward[:, None], here, there)
+    upward = starts[:, 0] > ends[:, 0]
+    upper, lower = np.where(upward[:, None], ends, starts), np.where(upward[:, None], starts, ends)
     first = np.clip(np.ceil(upper[:, 0]), 0, rows).astype(np.int64)
     stop = np.clip(np.ceil(lower[:, 0]), 0, rows).astype(np.int64)
-    edge = np.repeat(np.arange(len(here)), stop - first)
+    edge = np.repeat(np.arange(len(starts)), stop - first)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(stop - first) - (stop - first), stop - first) + first[edge]
     upper, lower = upper[edge], lower[edge]
     crossing = upper[:, 1] + (row - upper[:, 0]) * (lower[:, 1] - upper[:, 1]) / (lower[:, 0] - upper[:, 0])

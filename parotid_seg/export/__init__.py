@@ -1,1 +1,1 @@
-"""Checkpoint to a model file that is proven to be the same model."""
+"""Exports a checkpoint to a model file that is verified against the trained model."""

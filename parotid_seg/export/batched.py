@@ -1,10 +1,10 @@
 """A model file with one more axis in front: several requests in one run of the network.
 
-The graph of a model file takes one chunk of one scan, and none of its inputs has an axis that a server could join two
-requests along. Here its first and last layers are written again, in FP32, with a request axis N in front of every input
-and of the output. The network between works on images one by one, so it stays as it is, its precision too, and sees the
-images of all requests as one batch. Each request keeps its own window and matrices: chunks of different patients may be
-joined, as long as their shapes are equal.
+The graph of a model file takes one chunk of one scan, and none of its inputs has an axis along which a server could
+join requests. Here its first and last layers are replaced by FP32 layers with a request axis N in front of every input
+and of the output. The network between processes images independently, so it stays unchanged, including its precision,
+and gets the images of all requests as one batch. Each request keeps its own window and matrices: chunks of different
+patients may be joined if their shapes are equal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from parotid_seg.scan.volume import Mask
 from parotid_seg.tolerance import SAME
 
 BATCHED_KEY = f"{METADATA_KEY}.batched"
-"""Where the contract is in such a file. Backends look under another key and refuse it: it takes other shapes."""
+"""Metadata key of the contract in such a file. Backends use another key and reject the file: its shapes differ."""
 
 _TO_IMAGES = """
 to_images (float16[N,{c},D,H,W] slices, float[N,{c},2] window, float[N,{g},H] rows, float[N,{g},W] columns,
@@ -84,16 +84,16 @@ to_labels (float[M,{l},{g},{g}] each_score, float[N,S,B] slices_back, float[N,H,
 
 
 def with_request_axis(content: bytes, contract: Contract) -> bytes:
-    """A model file's bytes to those of the same model with a request axis.
+    """Convert a model file's bytes to those of the same model with a request axis.
 
     Every input and the output get N in front of the shape that `scan.grid.Chunk` gives, N free.
 
     Args:
         content: the .onnx file.
-        contract: what it carries; the new file carries it under `BATCHED_KEY`.
+        contract: its contract; the new file has it under `BATCHED_KEY`.
 
     Raises:
-        ModelError: if the graph is not laid out as this version exports it.
+        ModelError: if the graph does not have the layout of this version's exports.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     images, scores = _ends_of_network(model.graph)
@@ -119,8 +119,8 @@ def with_request_axis(content: bytes, contract: Contract) -> bytes:
     batched.producer_name = model.producer_name
     helper.set_model_props(batched, {BATCHED_KEY: contract.to_json()})
     onnx.checker.check_model(batched, full_check=True)
-    made: bytes = batched.SerializeToString(deterministic=True)
-    return made
+    serialized: bytes = batched.SerializeToString(deterministic=True)
+    return serialized
 
 
 def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, Chunk]]) -> tuple[int, int]:
@@ -131,28 +131,28 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
         pairs: chunks of equal shapes and different voxels, windows or matrices, so that a mix-up would show.
 
     Returns:
-        Voxels that either calls a structure, and those whose label differs.
+        Number of voxels with a structure in either result, and of those whose label differs.
 
     Raises:
-        ModelError: if more than `gate.SAME` allows of them differ, or the model finds nothing, which proves nothing.
+        ModelError: if more of them differ than `tolerance.SAME` allows, or the model finds no structure to compare.
     """
     one, both = (
         onnxruntime.InferenceSession(each, _quiet(), providers=["CPUExecutionProvider"]) for each in (content, batched)
     )
-    found = changed = 0
+    labelled = changed = 0
     for pair in pairs:
         expected: Mask = np.stack([one.run(["labels"], chunk.inputs)[0] for chunk in pair])
         labels: Mask = both.run(["labels"], stacked([chunk.inputs for chunk in pair]))[0]
-        found += int(np.count_nonzero((expected > 0) | (labels > 0)))
+        labelled += int(np.count_nonzero((expected > 0) | (labels > 0)))
         changed += int(np.count_nonzero(expected != labels))
-    if not found:
+    if not labelled:
         raise ModelError("the model finds nothing in the scan that the batched one is compared on; name another")
-    if changed > SAME.most_changed_share * found:
+    if changed > SAME.most_changed_share * labelled:
         raise ModelError(
-            f"the batched model differs from the model in {changed} of {found} labelled voxels, "
+            f"the batched model differs from the model in {changed} of {labelled} labelled voxels, "
             f"expected at most {SAME.most_changed_share:.1%}"
         )
-    return found, changed
+    return labelled, changed
 
 
 def stacked(requests: list[dict[str, NDArray[np.float16] | NDArray[np.float32]]]) -> dict[str, NDArray[np.generic]]:
@@ -169,14 +169,14 @@ def _quiet() -> onnxruntime.SessionOptions:
 def _ends_of_network(graph: onnx.GraphProto) -> tuple[str, str]:
     """Names of the images (B, C x K, G, G) that enter the network and of the scores (B, L, G, G) that leave it.
 
-    The images are what the last Reshape before the first convolution makes; a scaling, and the casts of another
-    precision, may lie between. The scores are what is reshaped to be multiplied by `slices_back`.
+    The images are the output of the last Reshape before the first convolution; a scaling, and the casts of another
+    precision, may lie between. The scores are the input of the Reshape before the product with `slices_back`.
     """
     maker = {output: node for node in graph.node for output in node.output}
     weights = {weight.name for weight in graph.initializer}
 
     def origin(name: str, passed: set[str]) -> onnx.NodeProto | None:
-        """The node that a value comes from, back through operators that change its values one by one."""
+        """The node that produces a value, skipping element-wise operators."""
         node = maker.get(name)
         while node is not None and node.op_type in passed:
             moving = [entry for entry in node.input if entry not in weights]

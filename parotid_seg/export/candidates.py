@@ -1,4 +1,4 @@
-"""One trained model in several precisions: the least FP32 that the gate allows, and the choice of the fastest."""
+"""One trained model in several precisions: the least FP32 that passes the tolerance, and the choice of the fastest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parotid_seg.tolerance import GATES
 PRECISIONS = ("fp32", "fp16", "int8")
 TIMED_TURNS = 9
 LEAST_GAIN = 0.05
-"""Of speed, for another precision than FP32 to be taken: less is noise on a shared machine."""
+"""Least gain in speed for which another precision than FP32 is chosen; less is noise on a shared machine."""
 
 Report = Callable[[str], None]
 
@@ -35,8 +35,8 @@ class Candidate:
     Attributes:
         precision: one of `PRECISIONS`.
         model: the graph.
-        kept: what stays in FP32 of it: rungs of the ladder, operators or modules.
-        steps: what was tried on the way, a line each.
+        kept: the parts that stay in FP32: FP32 fallbacks, operators or modules.
+        steps: the tried variants, a line each.
     """
 
     precision: str
@@ -53,14 +53,14 @@ def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, s
         symmetric: see `quantise`.
 
     Raises:
-        ModelError: if FP16 fails the gate however much stays in FP32.
+        ModelError: if FP16 fails the tolerance even with all FP32 fallbacks.
     """
     if precision == "fp16":
         return _lowest(model, parity, report)
     if precision == "int8":
         report("measuring ranges for INT8 and comparing")
-        kept = ("resampling", "last layer", "everything but products and convolutions")
-        return Candidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), kept)
+        fp32_parts = ("resampling", "last layer", "everything but products and convolutions")
+        return Candidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), fp32_parts)
     return Candidate(precision, model)
 
 
@@ -76,7 +76,7 @@ def run_of(model: ModelProto) -> Run:
 
 
 def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
-    """What a graph chooses its labels by, as a function of a chunk."""
+    """The scores from which a graph chooses its labels, as a function of a chunk."""
     watched = ModelProto()
     watched.CopyFrom(model)
     choice = next(node for node in watched.graph.node if node.op_type == "ArgMax")
@@ -84,8 +84,8 @@ def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
     session = _session(watched)
 
     def scores(inputs: Inputs) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = session.run([choice.input[0]], dict(inputs))[0]
-        return found
+        result: NDArray[np.float32] = session.run([choice.input[0]], dict(inputs))[0]
+        return result
 
     return scores
 
@@ -93,7 +93,8 @@ def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
 def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate, dict[str, float]]:
     """The candidate that takes least time for a chunk on this machine's CPU, and the speed of each over the first's.
 
-    They are timed in turns, and a turn's times are compared with each other only: a shared machine's speed drifts.
+    Candidates are timed in turns, and only times of the same turn are compared, because a shared machine's speed
+    drifts.
 
     Args:
         candidates: FP32 first; another is taken only if it is faster by more than `LEAST_GAIN`.
@@ -106,7 +107,7 @@ def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate,
             started = time.perf_counter()
             run(inputs)
             seconds.append(time.perf_counter() - started)
-        turns.append([seconds[0] / own for own in seconds])
+        turns.append([seconds[0] / candidate_seconds for candidate_seconds in seconds])
     speeds = np.median(turns[1:], axis=0)  # the first is to warm up
     best = int(np.argmax(speeds))
     chosen = candidates[best if speeds[best] > 1 + LEAST_GAIN else 0]
@@ -115,7 +116,7 @@ def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate,
 
 
 def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
-    """FP16 with as little FP32 as passes: rung by rung, then module by module."""
+    """FP16 with as little FP32 as passes: first one FP32 fallback after the other, then single modules."""
     steps: list[str] = []
 
     def passes(keep: Callable[[NodeProto], bool], words: str) -> ModelProto | None:
@@ -132,11 +133,11 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
 
     for count in range(len(LADDER) + 1):
         rungs = LADDER[:count]
-        kept = tuple(rung.name for rung in rungs)
-        words = f"{' and '.join(kept) or 'nothing'} in FP32"
+        fp32_parts = tuple(rung.name for rung in rungs)
+        words = f"{' and '.join(fp32_parts) or 'nothing'} in FP32"
         lowered = passes(lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs), words)  # type: ignore[misc]
         if lowered is not None:
-            return Candidate("fp16", lowered, kept, tuple(steps))
+            return Candidate("fp16", lowered, fp32_parts, tuple(steps))
     modules = list(dict.fromkeys(module_of(node.name) for node in model.graph.node if node.op_type != "Cast"))
 
     def needed(among: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A model file to a TensorRT or TensorRT-RTX engine with its sidecar, and an engine that no longer fits built again."""
+"""Builds a TensorRT or TensorRT-RTX engine with its sidecar from a model file, and rebuilds engines that do not fit."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ def build_engine(
     timing_cache: Path | None = None,
     prove: Callable[[Path], dict[str, Any]] = lambda _: {},
 ) -> Sidecar:
-    """Build an engine; `out` and its sidecar appear when both are whole and proven.
+    """Build an engine; `out` and its sidecar appear when both are complete and verified.
 
     The engine computes in the types of the ONNX graph (strongly typed) and keeps the names of its layers.
 
     Args:
-        onnx_path: a model file of ours. Beside `out` it lets the engine be built again where it does not fit.
+        onnx_path: a parotid-seg model file. If it lies beside `out`, the engine can be rebuilt where it does not fit.
         out: the engine file to make; the sidecar is `out` with .json added.
         library: "tensorrt", which needs the GPU that will run it, or "tensorrt-rtx", which needs none.
         profile: batch sizes, see `profile.input_shapes`.
         options: how to build it.
-        report: called with one line about each thing that happens.
-        progress: called with what is being done, and how many of how many steps of the whole build are done.
-        timing_cache: file that keeps how fast kernels were, for the next build on this GPU; made if missing.
-        prove: given the engine under another name with its sidecar, before either appears; it raises what speaks
-            against them, and what it returns becomes the sidecar's verification.
+        report: called with one line for each event.
+        progress: called with the current phase, the steps done, and the steps of the whole build.
+        timing_cache: file with kernel timings for the next build on this GPU; made if missing.
+        prove: called with the engine under a temporary name with its sidecar, before either appears. It raises an error
+            to reject them; its result becomes the sidecar's verification.
 
     Raises:
         InputError: for an unusable argument, a missing package or GPU.
-        ModelError: if the model file is not ours or the library cannot build it.
+        ModelError: if the file is not a parotid-seg model or the library cannot build it.
         OutputError: if a file cannot be written.
     """
     described = library_named(library)
@@ -101,7 +101,7 @@ def build_engine(
         sidecar = dataclasses.replace(sidecar, verification=prove(engine))
     with atomic_write(sidecar_path(out)) as partial:
         partial.write_text(sidecar.to_json())
-        write_bytes(plan, out)  # before the sidecar gets its name, so that none lies beside an older engine
+        write_bytes(plan, out)  # before the sidecar, so that no sidecar lies beside an older engine
     report(f"wrote {out}, {len(plan) / 1e6:.1f} MB, in {time.perf_counter() - started:.1f} s")
     return sidecar
 
@@ -110,7 +110,7 @@ def ready_to_build(library: str, options: EngineOptions, timing_cache: Path | No
     """The library, and the GPU it builds on if it needs one; arguments as in `build_engine`.
 
     Raises:
-        InputError: if either is missing, or the library does not offer what the options ask for.
+        InputError: if either is missing, or the library does not support the options.
     """
     described = library_named(library)
     options.for_library(library)
@@ -126,11 +126,11 @@ def ready_to_build(library: str, options: EngineOptions, timing_cache: Path | No
 
 
 def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
-    """An engine that can be used here: the one asked for, built again from its ONNX file if it does not fit.
+    """An engine that can be used here: the requested one, rebuilt from its ONNX file if it does not fit.
 
     Raises:
         InputError: if its library is not installed.
-        ModelError: if it does not fit and cannot be built again, with both reasons.
+        ModelError: if it does not fit and cannot be rebuilt, with both reasons.
         OutputError: if it cannot be written.
     """
     sidecar = read_sidecar(engine)
@@ -153,7 +153,8 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
 
 
 def runnable(model: Path, backend: str, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
-    """The file to load for a model and a backend: the model itself, or an engine made of it if one is asked for.
+    """The file to load for a model and a backend: the model itself, or an engine built from it if the backend needs
+    one.
 
     Args:
         model: model file or engine.
@@ -185,8 +186,8 @@ def engine_for(
     """The engine that runs a model on this machine's GPU.
 
     Args:
-        model: an engine file, taken as `usable_engine` does; or a model file. Of that it is the engine beside it, if it
-            is of this library and was built from this very file; else one in the cache, built once.
+        model: an engine file, used as by `usable_engine`; or a model file. For a model file it is the engine beside it,
+            if it is of this library and was built from this very file; else one in the cache, built once.
         library: see `build_engine`.
         batch: batch sizes of an engine that is built for the cache.
         cache: folder of engines; made if missing.
@@ -194,14 +195,14 @@ def engine_for(
 
     Raises:
         InputError: if there is no GPU, the library is missing, or an engine file is another library's.
-        ModelError: if the model file is not ours, or no engine can be made of it here.
+        ModelError: if the file is not a parotid-seg model, or no engine can be built from it here.
         OutputError: if an engine cannot be written.
     """
     described = library_named(library)
     if model.suffix == ".engine":
-        found = library_named(read_sidecar(model).library)
-        if found is not described:
-            raise InputError(f"found an engine of {found.title}, expected one of {described.title}", path=model)
+        required = library_named(read_sidecar(model).library)
+        if required is not described:
+            raise InputError(f"found an engine of {required.title}, expected one of {described.title}", path=model)
         return usable_engine(model, report=report, progress=progress)
     gpu = find_gpu()
     if gpu is None:
@@ -226,7 +227,7 @@ def engine_for(
 
 
 def _built_from(engine: Path, library: str, onnx_sha256: str, report: Report) -> Sidecar | None:
-    """The sidecar of an engine, if there is one of this library that was built from the model file of this hash."""
+    """The sidecar of an engine, if it is of this library and was built from the model file of this hash."""
     if not sidecar_path(engine).is_file():
         return None
     try:
@@ -238,7 +239,7 @@ def _built_from(engine: Path, library: str, onnx_sha256: str, report: Report) ->
 
 
 class _Build:
-    """One build: parse, configure, build. The parser and the network must live until the end of it."""
+    """One build: parse, configure, build. The parser and the network must live until its end."""
 
     def __init__(
         self, trt: ModuleType, library: Library, onnx_path: Path, options: EngineOptions, progress: Progress | None
@@ -251,7 +252,7 @@ class _Build:
         log.clear()
         try:
             builder = self.trt.Builder(log)
-        except TypeError as error:  # the binding's word for "none was made"
+        except TypeError as error:  # the binding's error if no object was created
             raise InputError(f"{self.library.title}: does not start: {log.said()}") from error
         network, parser = parse(self.trt, builder, content, log, self.onnx_path)
         config = self._configured(builder)
@@ -308,21 +309,21 @@ def parse(trt: ModuleType, builder: Any, content: bytes, log: Any, path: Path) -
     """An ONNX model as the library's network, strongly typed, and the parser, which must live as long.
 
     Raises:
-        ModelError: with the parser's own words if it cannot.
+        ModelError: with the parser's messages if it cannot parse the file.
     """
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # before TensorRT 11 a choice
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
-        said = "; ".join(" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors))
-        raise ModelError(f"{trt.__name__}'s parser does not take it: {said}", path=path)
+        errors = "; ".join(" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors))
+        raise ModelError(f"{trt.__name__}'s parser does not take it: {errors}", path=path)
     return network, parser
 
 
 def _load_timings(config: Any, path: Path) -> Any:
-    """The timing cache of a file; a new one if the file is missing or is another GPU's or version's."""
-    kept = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(kept)
+    """The timing cache in a file; a new one if the file is missing or belongs to another GPU or version."""
+    stored = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(stored)
     if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
@@ -330,7 +331,7 @@ def _load_timings(config: Any, path: Path) -> Any:
 
 
 def _monitor(trt: ModuleType, progress: Progress) -> Any:
-    """The library's progress as calls of `progress`: the innermost phase, and the outermost one's steps."""
+    """Pass the library's progress to `progress`: the innermost phase, and the steps of the outermost one."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]  # known only once imported
         def __init__(self) -> None:
@@ -356,7 +357,8 @@ def _monitor(trt: ModuleType, progress: Progress) -> Any:
             return self.stopped_by is None
 
         def _tell(self, phase: str) -> None:
-            """An error, or Ctrl-C, must not pass through the library: it stops the build and is raised after it."""
+            """Call `progress`. Its exception must not pass through the library: it stops the build and is raised
+            later."""
             if self.stopped_by is not None:
                 return
             try:

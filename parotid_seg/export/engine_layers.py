@@ -1,4 +1,4 @@
-"""The layers of an engine, and of the network before it becomes one: what really computes in which type."""
+"""The layers of an engine, and of the network before it is built, with the types that they compute in."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ PLAIN = {
     **{"float": "float32", "fp32": "float32", "half": "float16", "fp16": "float16"},
     **{"bf16": "bfloat16", "bfloat16": "bfloat16"},
 }
-"""One word for each of the library's words for a type."""
+"""One name for each of the library's names of a type."""
 
 Layer = dict[str, Any]
 """name and type (text), inputs and outputs (a list of the tensors' types, "float32", "float16", "int64" ...)."""
 
 
 def describe_network(onnx_path: Path, library: str) -> list[Layer]:
-    """The layers of a model file as the library's parser makes them; needs no GPU.
+    """The layers of a model file after the library's parser; needs no GPU.
 
-    The network is strongly typed, so the types here are those that the engine keeps; what it fuses is not known yet. A
-    dequantised input is told as int8: the builder takes the quantised values where it makes one layer of both.
+    The network is strongly typed, so the engine keeps these types; fusion is not known yet. A dequantised input is
+    reported as int8, because the builder uses the quantised values where it fuses both layers.
 
     Raises:
         InputError: if the library is not installed.
-        ModelError: if its parser does not take the file.
+        ModelError: if its parser rejects the file.
     """
     trt, log = import_library(library), log_of(library)
     builder = trt.Builder(log)
@@ -49,20 +49,20 @@ def describe_network(onnx_path: Path, library: str) -> list[Layer]:
 
 
 def describe_layers(engine: bytes, library: str) -> list[Layer]:
-    """The layers of a built engine, by its library's inspector. This loads the engine, and that needs its GPU.
+    """The layers of a built engine, by its library's inspector. This loads the engine, which needs its GPU.
 
     Args:
-        engine: what `runtime.engines.engine_file.read_engine` returned; anything else could run any code.
-        library: what built it.
+        engine: bytes from `runtime.engines.engine_file.read_engine`; any other bytes could run arbitrary code.
+        library: the library that built it.
 
     Raises:
         InputError: if the library is not installed.
-        ModelError: if it does not load the engine, with the library's own words; without a GPU it never does.
+        ModelError: if the library does not load the engine, with its message; without a GPU it never does.
     """
     trt, log = import_library(library), log_of(library)
     log.clear()
     runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = True  # version-compatible engines carry a runtime of their own
+    runtime.engine_host_code_allowed = True  # version-compatible engines contain a runtime
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
         raise ModelError(f"{library_named(library).title} {trt.__version__} does not load the engine: {log.said()}")
@@ -74,7 +74,7 @@ def describe_layers(engine: bytes, library: str) -> list[Layer]:
 
 
 def _context_of_usual_shapes(trt: ModuleType, loaded: Any) -> Any:
-    """A context without memory of its own: types of tensors with free sizes are told only once sizes are given."""
+    """A context without memory: types of tensors with free sizes are reported only for given sizes."""
     context = loaded.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     for index in range(loaded.num_io_tensors):
         name = loaded.get_tensor_name(index)
@@ -102,18 +102,18 @@ def _engine_layer(entry: dict[str, Any]) -> Layer:
     return {
         "name": entry["Name"],
         "type": entry.get("LayerType", "unknown"),
-        "inputs": [_plain(_said_of(tensor)) for tensor in entry.get("Inputs", [])],
-        "outputs": [_plain(_said_of(tensor)) for tensor in entry.get("Outputs", [])],
+        "inputs": [_plain(_type_text(tensor)) for tensor in entry.get("Inputs", [])],
+        "outputs": [_plain(_type_text(tensor)) for tensor in entry.get("Outputs", [])],
     }
 
 
-def _said_of(tensor: dict[str, Any]) -> str:
-    """What the inspector says of a tensor's type; the field's name differs between versions."""
+def _type_text(tensor: dict[str, Any]) -> str:
+    """The inspector's text on a tensor's type; the field's name differs between versions."""
     fields = ("DataType", "Datatype", "Format/Datatype", "Format")
     return next((str(tensor[field]) for field in fields if field in tensor), "")
 
 
-def _plain(said: str) -> str:
+def _plain(text: str) -> str:
     """One spelling for "HALF", "Half" and "Row major linear FP16 format (kLINEAR)"; "unknown" if it names no type."""
-    words = re.findall(r"[a-z]+\d*", said.lower())
+    words = re.findall(r"[a-z]+\d*", text.lower())
     return next((PLAIN[word] for word in words if word in PLAIN), "unknown")

@@ -1,4 +1,4 @@
-"""The gate for engines: where there is a GPU, an engine's masks are compared with the trained model's."""
+"""Verifies engines: where there is a GPU, an engine's masks are compared with the trained model's."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from parotid_seg.tolerance import GATES
 
 @dataclass(frozen=True)
 class EngineProof:
-    """What is known of an engine.
+    """The verification of an engine.
 
     Attributes:
         precision: type it computes in.
-        rows: the gate's comparisons.
-        ran: what ran it; None if it was not run.
-        not_run: why not.
+        rows: comparisons of masks.
+        ran: engine, device and precision that ran it; None if it was not run.
+        not_run: why it was not run.
     """
 
     precision: str
@@ -37,30 +37,30 @@ class EngineProof:
 
     @property
     def failure(self) -> str:
-        """Why the engine must not be used; empty if nothing speaks against it."""
+        """Why the engine must not be used; empty if it may."""
         if not self.rows or worst_of(self.rows).passed:
             return ""
         return f"the engine differs from the trained model: {worst_of(self.rows)}"
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Lines for the terminal."""
         if self.ran is None:
             return [f"engine: not run here, its masks are not compared: {self.not_run}"]
         return [f"{self.ran.backend} on {self.ran.device}: {row}" for row in self.rows]
 
     def record(self) -> dict[str, Any]:
-        """For the parity file."""
+        """Record for the parity file."""
         return {"failure": self.failure, "gate": asdict(GATES[self.precision]), **asdict(self)}
 
     def summary(self) -> dict[str, Any]:
-        """For the sidecar."""
+        """Summary for the sidecar."""
         if self.ran is None:
             return {"not_run": self.not_run}
         return {"with": self.ran.backend, "on": self.ran.device, **summary_of(self.rows)}
 
 
 def prove_engine(engine: Path, parity: Parity) -> EngineProof:
-    """Run an engine as a user would and compare its masks, if that can be done here.
+    """Run an engine as a user would and compare its masks, if this machine can run it.
 
     Args:
         engine: the file, with its sidecar.

@@ -1,4 +1,4 @@
-"""`parotid-seg export`: checkpoint to a verified model file, which appears under its name only if it passes."""
+"""`parotid-seg export`: checkpoint to a verified model file, which is written only if it passes."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `parotid-seg export` was asked for.
+    """Options of `parotid-seg export`.
 
     Attributes:
         precision: type the network computes in: one of `PRECISIONS`, or "auto" for the fastest on this machine's CPU
-            that passes the gate; for an engine that is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
+            that passes; for an engine "auto" is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
-        verify: folder of scans for the gate. Default: the packaged example, a CT.
-        batch: numbers of samples at once that the gate tries and an engine is built for.
-        probabilities: whether the model has them as a second output.
+        verify: folder of scans for the comparison. Default: the packaged example, a CT.
+        batch: numbers of samples at once that are compared and that an engine is built for.
+        probabilities: whether the model has probabilities as a second output.
         engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
         engine_options: how to build it.
         timing_cache: see `build_engine`.
@@ -77,14 +77,14 @@ class ExportOptions:
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """Precisions to try; of "auto" those the CPU computes in, or the one that engines gain most from."""
+        """Precisions to try; for "auto" those that the CPU computes in, or the one that engines gain most from."""
         if self.precision != AUTO:
             return (self.precision,)
         return COMPUTED_ON_THE_CPU if self.engine == NONE else ("fp16",)
 
 
 class _Source(NamedTuple):
-    """What all candidates are made of and judged by."""
+    """The shared source of all candidates and their reference."""
 
     model: ModelProto
     contract: Contract
@@ -112,23 +112,23 @@ def export(
     report: Report = lambda _: None,
     progress: Progress | None = None,
 ) -> Proof:
-    """Export a checkpoint, compare it with the trained model, and write it with the record of that.
+    """Export a checkpoint, compare it with the trained model, and write it with the record of the comparison.
 
-    Writes `out` and, pass or fail, `out` with the ending `.parity.json`; on failure also `.parity.png`. An engine is
+    Writes `out` and, also on failure, `out` with the ending `.parity.json`; on failure also `.parity.png`. An engine is
     `out` with the ending `.engine`, with its sidecar.
 
     Args:
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
         options: see there.
-        report: called with one line about each thing that happens.
+        report: called with one line for each event.
         progress: of an engine's build; see `build_engine`.
 
     Raises:
-        InputError: for an unusable argument or checkpoint, where the example does not fit the model, where INT8 is
-            asked for with too few scans to verify it on, and where an engine cannot be built here.
-        ModelError: if the exported model is not the same, or does not compute as asked; `out` is not written then. Also
-            if its engine is not; the engine is not written then.
+        InputError: for an unusable argument or checkpoint, if the example does not fit the model, if INT8 is requested
+            with too few scans for its verification, and if an engine cannot be built here.
+        ModelError: if the exported model's masks differ too much, or it does not compute in the requested precision;
+            `out` is not written then. Likewise for its engine; the engine is not written then.
         OutputError: if a file cannot be written.
     """
     options = options or ExportOptions()
@@ -171,7 +171,7 @@ def export(
             candidate, speeds = fastest([each[0] for each in passed], next(source.parity.inputs()))
         proof = next(each[1] for each in passed if each[0] is candidate)
         record["speed_over_fp32"] = speeds
-        report(f"speed on this CPU over fp32: {speeds}; taken: {candidate.precision}")
+        report(f"speed on this CPU over fp32: {speeds}; chosen: {candidate.precision}")
     verified = dataclasses.replace(source.contract, verification={**versions, **proof.summary()})
     content = _file(candidate, verified, options.weights)
     record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}
@@ -194,10 +194,10 @@ def export(
 def _considered(
     options: ExportOptions, checkpoint: Checkpoint, report: Report
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Precisions to try, and by precision why another is not considered, which is reported.
+    """Precisions to try, and why others are not considered, which is reported.
 
     Raises:
-        InputError: if INT8 is asked for and there are too few scans to verify it on.
+        InputError: if INT8 is requested and there are too few scans for its verification.
     """
     if "int8" not in options.tried:
         return options.tried, {}
@@ -222,7 +222,7 @@ def _write(record: dict[str, Any], path: Path) -> None:
 
 
 def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, seconds: Seconds, report: Report) -> _Source:
-    """Translate, segment with the trained model, and count."""
+    """Translate the model, segment the scans with the trained model, and count multiply-adds."""
     report("translating to ONNX")
     with seconds.of("translate"):
         model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
@@ -261,9 +261,10 @@ def _add_engine(
     report: Report,
     progress: Progress | None,
 ) -> Path:
-    """Build an engine of the model file beside it, once the types in its network are those that were asked for.
+    """Build an engine of the model file beside it, if the types in its network are the requested ones.
 
-    Where there is a GPU it appears only if its masks are the trained model's, too. `record` says so as "engine".
+    Where there is a GPU, it is written only if its masks agree with the trained model's. `record` gets the result as
+    "engine".
     """
     census = of_layers(describe_network(out, options.engine), source.work)
     report(f"{options.engine}: multiply-adds {census} in the network")
@@ -276,15 +277,15 @@ def _add_engine(
     engine = out.with_suffix(".engine")
 
     def gate(trial: Path) -> dict[str, Any]:
-        found = prove_engine(trial, source.parity)
-        record["engine"] = found.record()
-        for line in found.lines():
+        engine_proof = prove_engine(trial, source.parity)
+        record["engine"] = engine_proof.record()
+        for line in engine_proof.lines():
             report(line)
-        if found.failure:
+        if engine_proof.failure:
             for old in (engine, sidecar_path(engine)):
                 old.unlink(missing_ok=True)
-            raise ModelError(f"not written: {found.failure}; see {out.with_suffix('.parity.json')}", path=engine)
-        return found.summary()
+            raise ModelError(f"not written: {engine_proof.failure}; see {out.with_suffix('.parity.json')}", path=engine)
+        return engine_proof.summary()
 
     build_engine(
         out,
@@ -310,6 +311,6 @@ def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
 
 def _example_for(checkpoint: Checkpoint) -> Path:
     if len(checkpoint.channels) != 1 or not is_ct(checkpoint.channels[0]):
-        wanted = ", ".join(checkpoint.channels)
-        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {wanted}")
+        channels = ", ".join(checkpoint.channels)
+        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {channels}")
     return example_folder()

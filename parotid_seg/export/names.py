@@ -1,4 +1,4 @@
-"""Names in the exported graph: nodes and values after the modules they come from, so that a profile can be read."""
+"""Names nodes and values of the exported graph after their modules, so that a profile can be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection
 from onnx import ModelProto, NodeProto, numpy_helper
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes the modules around a node: from the outermost inwards, and the traced operation."""
+"""Metadata of torch's exporter with the modules around a node, from the outermost inwards, and the traced operation."""
 
 
 def name_after_modules(model: ModelProto, parameters: Collection[str]) -> None:
@@ -24,26 +24,26 @@ def name_after_modules(model: ModelProto, parameters: Collection[str]) -> None:
         parameters: the module's own names of weights.
     """
     graph = model.graph
-    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    fixed_names = {value.name for value in (*graph.input, *graph.output)} | {""}
     constants = {weight.name: weight for weight in graph.initializer if weight.name not in parameters}
     new: dict[str, str] = {}
-    taken = Counter[str]()
+    uses = Counter[str]()
     for node in graph.node:
         module = _module(node)
-        node.name = _numbered(f"{module}/{node.op_type}" if module else node.op_type, taken)
+        node.name = _numbered(f"{module}/{node.op_type}" if module else node.op_type, uses)
         for index, value in enumerate(node.output):
-            if value not in kept:
+            if value not in fixed_names:
                 new[value] = f"{node.name}:{index}" if index else node.name
         for value in node.input:
             if value in constants and value not in new:
                 weight = f"{module}.weight"
                 linear = weight in parameters and numpy_helper.to_array(constants[value]).ndim == 2
-                new[value] = _numbered(f"{weight}.T" if linear else f"{node.name}.constant", taken)
+                new[value] = _numbered(f"{weight}.T" if linear else f"{node.name}.constant", uses)
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [new.get(name, name) for name in names]
-    for named in (*graph.initializer, *graph.value_info):
-        named.name = new.get(named.name, named.name)
+    for item in (*graph.initializer, *graph.value_info):
+        item.name = new.get(item.name, item.name)
 
 
 def module_of(name: str) -> str:
@@ -57,6 +57,6 @@ def _module(node: NodeProto) -> str:
     return scopes[-1] if scopes and not scopes[-1].startswith("_") else ""
 
 
-def _numbered(name: str, taken: Counter[str]) -> str:
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}_{taken[name]}"
+def _numbered(name: str, uses: Counter[str]) -> str:
+    uses[name] += 1
+    return name if uses[name] == 1 else f"{name}_{uses[name]}"

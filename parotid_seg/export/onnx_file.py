@@ -1,4 +1,5 @@
-"""Checkpoint to one self-describing ONNX file: raw intensities in, labels out, the contract in its metadata."""
+"""Converts a checkpoint to one self-describing ONNX file: raw intensities in, labels out, the contract in its
+metadata."""
 
 from __future__ import annotations
 
@@ -26,15 +27,15 @@ from parotid_seg.train.network import ParotidNet
 OPSET = 20
 WEIGHT_TYPES = ("fp16", "fp32")
 SMALLEST_HALVED = 256
-"""Weights with fewer values (norms, biases) stay FP32: they save nothing and hold the widest range."""
+"""Weights with fewer values (norms, biases) stay FP32: halving them saves little, and they have the widest range."""
 
 
 def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onnx.ModelProto, Contract]:
-    """The network as an FP32 graph without metadata, and the contract it will carry.
+    """The network as an FP32 graph without metadata, and its contract.
 
     Args:
         checkpoint: the trained model.
-        probabilities: whether the graph has them as a second output.
+        probabilities: whether the graph has probabilities as a second output.
     """
     net = checkpoint.network()
     net.probabilities = probabilities
@@ -53,12 +54,12 @@ def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onn
 
 
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of trained weights: names, types, shapes and values. Files of one checkpoint have the same in common."""
-    found = hashlib.sha256()
+    """SHA-256 of trained weights: names, types, shapes and values. It is equal for all files of one checkpoint."""
+    digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
@@ -72,7 +73,7 @@ def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
 
 
 def _translate(net: ParotidNet, grid: Grid, channels: int) -> onnx.ModelProto:
-    """Trace the network with torch's exporter; all sizes but the grid's and the number of channels stay free."""
+    """Trace the network with torch's exporter; all sizes except the grid's and the number of channels stay free."""
     sizes = {"depth": 5, "batch": 3, "out": 4, "height": 20, "width": 24} | model_sizes(grid, channels)
     example = {spec.name: torch.from_numpy(np.zeros(spec.shape(sizes), spec.dtype)) for spec in INPUT_SPECS}
     example["window"][:, 1] = 1.0
@@ -100,7 +101,7 @@ def _translate(net: ParotidNet, grid: Grid, channels: int) -> onnx.ModelProto:
 
 
 def _forget_torch(model: onnx.ModelProto) -> None:
-    """Drop stack traces and other notes of the exporter, which name files of the machine it ran on."""
+    """Remove the exporter's stack traces and other metadata, which name files of the machine."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -128,9 +129,9 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             helper.make_node("Cast", [stored], [weight.name], name=f"{weight.name}/Cast", to=TensorProto.FLOAT)
         )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
-    made = {cast.output[0] for cast in casts}
-    kept = [value for value in graph.value_info if value.name not in made]
-    for items, new in ((graph.node, [*casts, *graph.node]), (graph.value_info, kept)):
+    cast_outputs = {cast.output[0] for cast in casts}
+    remaining = [value for value in graph.value_info if value.name not in cast_outputs]
+    for items, new in ((graph.node, [*casts, *graph.node]), (graph.value_info, remaining)):
         del items[:]
         items.extend(new)
     return halved

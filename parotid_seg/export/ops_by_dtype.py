@@ -1,4 +1,4 @@
-"""What computes in which type, counted in multiply-adds: as a graph asks for it, and as onnxruntime really runs it."""
+"""Multiply-adds by the type that they are computed in: as declared in a graph, and as onnxruntime really runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parotid_seg.errors import ModelError
 from parotid_seg.runtime.engines.onnxruntime.profile import TYPES, count_nodes
 
 WIDTHS = ("int8", "float16", "bfloat16", "float32", "unknown")
-"""Types of factors, the one that a product of two is computed in last."""
+"""Types of factors, ordered so that a product of two is computed in the later one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OpsByDtype:
         return sum(self.macs.values())
 
     def share(self, precision: str) -> float:
-        """Part of the multiply-adds that is computed in a type."""
+        """Share of the multiply-adds that is computed in a type."""
         return self.macs.get(precision, 0) / self.total if self.total else 0.0
 
     def __str__(self) -> str:
@@ -45,67 +45,68 @@ class OpsByDtype:
 
 
 def work_of(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, int]:
-    """Multiply-adds of each node of an FP32 graph for one chunk, by the node's name, from a run as it is written."""
+    """Multiply-adds of each node of an FP32 graph for one chunk, by the node's name, from a run without
+    optimisation."""
     nodes = count_nodes(content, inputs, optimised=False)
     return {node.name: node.multiply_adds for node in nodes if node.multiply_adds}
 
 
 def of_graph(model: ModelProto, work: Mapping[str, int]) -> OpsByDtype:
-    """What a graph asks for.
+    """Multiply-adds by type as declared in a graph.
 
-    A product of dequantised values counts as int8: it is what a runtime is meant to fuse them to.
+    A product of dequantised values counts as int8, because runtimes are expected to fuse it.
 
     Args:
-        model: made of the FP32 graph without renaming its nodes.
+        model: derived from the FP32 graph, with the same names of nodes.
         work: of the FP32 graph, see `work_of`.
 
     Raises:
-        ModelError: if a node that does much of the work is missing.
+        ModelError: if a node with counted work is missing.
     """
     graph = onnx.shape_inference.infer_shapes(model).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
     kinds |= {weight.name: weight.data_type for weight in graph.initializer}
     dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    found: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
     for node in graph.node:
         if node.name in work:
             kind = TensorProto.DataType.Name(kinds[node.input[0]]).lower()
             quantised = dequantised.issuperset(node.input[:2])
-            found["int8" if quantised else TYPES.get(kind, kind)] += work[node.name]
-    if sum(found.values()) != sum(work.values()):
+            operations["int8" if quantised else TYPES.get(kind, kind)] += work[node.name]
+    if sum(operations.values()) != sum(work.values()):
         missing = work.keys() - {node.name for node in graph.node}
         raise ModelError(f"{len(missing)} nodes of the FP32 graph are not in this one, for example {min(missing)}")
-    return OpsByDtype(dict(found))
+    return OpsByDtype(dict(operations))
 
 
 def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> OpsByDtype:
-    """What an engine's network computes in.
+    """Multiply-adds by type in an engine's network.
 
     Args:
-        layers: see `engine_layers`; a layer that is one node, or several fused ones, has their names in its own.
+        layers: see `engine_layers`; the name of a layer contains those of the nodes that it consists of.
         work: of the FP32 graph.
 
     Raises:
         ModelError: if more than a tenth of the work is in no layer.
     """
-    found: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
     counted = set()
     for layer in layers:
         for name in work.keys() & set(re.split(r"[+\s,()\[\]]+", layer["name"])):
             factors = set(layer["inputs"][:2])
             kind = layer["inputs"][0] if len(factors) == 1 else max(factors, key=WIDTHS.index)
-            found[TYPES[kind]] += work[name]
+            operations[TYPES[kind]] += work[name]
             counted.add(name)
     missing = sum(work.values()) - sum(work[name] for name in counted)
     if missing > sum(work.values()) / 10:
         raise ModelError(f"{missing:,} of {sum(work.values()):,} multiply-adds are in no layer of the engine")
-    return OpsByDtype(dict(found))
+    return OpsByDtype(dict(operations))
 
 
 def of_run(content: bytes, inputs: Mapping[str, NDArray[np.generic]]) -> OpsByDtype:
-    """What onnxruntime's CPU provider does with a model after its own optimisation, from the profile of one run."""
-    found: Counter[str] = Counter()
+    """Multiply-adds by type of onnxruntime's CPU provider after its optimisation, from the profile of one run."""
+    operations: Counter[str] = Counter()
     for node in count_nodes(content, inputs, optimised=True):
         if node.multiply_adds:
-            found[node.type] += node.multiply_adds
-    return OpsByDtype(dict(found))
+            operations[node.type] += node.multiply_adds
+    return OpsByDtype(dict(operations))

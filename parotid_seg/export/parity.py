@@ -1,4 +1,4 @@
-"""The gate: an exported model is the trained one only if both give the same masks of real scans."""
+"""Compares an exported model with the trained one: both must give the same masks of real scans, within a tolerance."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ScanParity(Difference):
     """Exported against trained model on one scan; the worst structure's figures.
 
     Attributes:
-        scan: file name, of several channels the first.
+        scan: file name, with several channels that of the first.
         size: slices, rows and columns.
         batch_size: samples at once.
         dsc_lost: see `Tolerance`; None without a contour.
-        not_finite: scores that are NaN or infinite; None where they were not asked for.
-        passed: whether it is within the tolerance.
-        exceeded: the limits that it is beyond, in words.
+        not_finite: number of scores that are NaN or infinite; None if they were not computed.
+        passed: whether the comparison is within the tolerance.
+        exceeded: the exceeded limits, in words.
     """
 
     scan: str
@@ -52,7 +52,7 @@ class ScanParity(Difference):
     exceeded: tuple[str, ...] = ()
 
     def judged(self, tolerance: Tolerance) -> ScanParity:
-        """The same with `passed` decided."""
+        """A copy with `passed` and `exceeded` set."""
         exceeded = [*tolerance.exceeded(self)]
         if self.dsc_lost is not None and not self.dsc_lost <= tolerance.most_dsc_lost:
             exceeded.append(
@@ -70,7 +70,7 @@ class ScanParity(Difference):
 
 
 class Comparison(NamedTuple):
-    """What a case of the gate is about: a scan at a size, with what the trained model makes of it."""
+    """A scan at one size, with the trained model's mask."""
 
     scan: str
     volume: Volume
@@ -80,15 +80,15 @@ class Comparison(NamedTuple):
 
 
 class Parity:
-    """The trained model's masks of some scans, made once, to compare any number of exports with.
+    """The trained model's masks of some scans, computed once, to compare any number of exports with.
 
-    The first scan is compared at three native sizes and at every batch size of the profile, the others as they are at
-    the middle one.
+    The first scan is compared at three native sizes and at every batch size of the profile, the others at their own
+    size and the usual batch size.
 
     Args:
         net: the trained model, in FP32.
         contract: of the export.
-        place: folder of scans, with contours in `labelsTr` or `labelsTs` beside `imagesTr` or `imagesTs` if there are.
+        place: folder of scans, optionally with contours in `labelsTr` or `labelsTs` beside `imagesTr` or `imagesTs`.
         batch: numbers of samples at once.
 
     Raises:
@@ -113,20 +113,20 @@ class Parity:
                 self.comparisons.append(Comparison(place_of(first).name, each, windows, expected, outline))
 
     def inputs(self) -> Iterator[Inputs]:
-        """Chunks of every scan at the usual batch size, without its ragged last one, to calibrate on and to time."""
+        """Chunks of every scan at the usual batch size, without a shorter last one, for calibration and timing."""
         for each in self.comparisons:
-            made = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
-            yield from (chunk.inputs for chunk in made[: max(1, len(made) - 1)])
+            scan_chunks = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
+            yield from (chunk.inputs for chunk in scan_chunks[: max(1, len(scan_chunks) - 1)])
 
     def check(
         self, run: Run, gate: Tolerance, scores: Callable[[Inputs], NDArray[np.float32]] | None = None
     ) -> list[ScanParity]:
-        """Compare an export on every scan, size and batch size, the last batches ragged.
+        """Compare an export on every scan, size and batch size, with shorter last batches.
 
         Args:
-            scores: gives what the labels are chosen by, to look for NaN in the first scan.
+            scores: computes the scores of the labels, to check the first scan for NaN.
         """
-        found = []
+        rows = []
         for number, comparison in enumerate(self.comparisons):
             sizes = (
                 dict.fromkeys((self.batch.min, self.batch.opt, self.batch.max))
@@ -138,8 +138,8 @@ class Parity:
                 row = compare(comparison, labels, batch_size, len(self.contract.labels))
                 if scores is not None and number == 0 and batch_size == self.batch.opt:
                     row = replace(row, not_finite=self._not_finite(scores, comparison))
-                found.append(row.judged(gate))
-        return found
+                rows.append(row.judged(gate))
+        return rows
 
     def quick(self, run: Run, gate: Tolerance) -> ScanParity:
         """The first scan at the usual batch size only, to choose between many exports."""
@@ -161,15 +161,15 @@ class Parity:
         return segmented(comparison.volume, comparison.windows, self.contract.grid, batch_size, run)
 
     def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: Comparison) -> int:
-        made = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
-        return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in made)
+        scan_chunks = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
+        return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in scan_chunks)
 
 
 def scans_in(place: Path, channels: Sequence[str]) -> list[Scan]:
-    """The scans of a folder to verify on; nnU-Net's label folders are none.
+    """The scans of a folder to verify on, without nnU-Net's label folders.
 
     Raises:
-        InputError: if there is none, or something that cannot be one.
+        InputError: if there is none, or a file cannot be a scan.
     """
     scans, errors = find_scans([place], channels, ignore=place.glob("**/labelsT[rs]"))
     if errors or not scans:
@@ -188,7 +188,7 @@ def contour_of(scan: Path, channels: Sequence[str]) -> Path | None:
 
 
 def compare(comparison: Comparison, labels: Mask, batch_size: int, count: int) -> ScanParity:
-    """One export's labels (D, H, W) against the trained model's; `passed` is still to be decided."""
+    """Compare one export's labels (D, H, W) with the trained model's; `passed` is not set yet."""
     lost = None
     if comparison.contour is not None:
         lost = max(
@@ -206,14 +206,16 @@ def compare(comparison: Comparison, labels: Mask, batch_size: int, count: int) -
 
 
 def resized(voxels: Voxels, factor: float) -> Voxels:
-    """Voxels (C, D, H, W) linearly resampled to more or fewer rows and columns, like a scan of another matrix."""
+    """Voxels (C, D, H, W) linearly resampled to more or fewer rows and columns, like a scan with another matrix
+    size."""
     zoom = (1.0, 1.0, factor, factor)
     finer = ndimage.zoom(voxels.astype(np.float32), zoom, order=1, grid_mode=True, mode="nearest")
     return finer.round().astype(np.int16) if voxels.dtype == np.int16 else finer
 
 
 def _sizes(volume: Volume, contour: Mask | None, batch: int) -> Iterator[tuple[Volume, Mask | None]]:
-    """A scan as it is, finer, and cut to fewer rows than columns; one slice shorter if all would fill the batches."""
+    """A scan unchanged, finer, and cropped to fewer rows than columns; one slice shorter if all batches would be
+    full."""
     stop = volume.shape[0] - (volume.shape[0] % batch == 0 and volume.shape[0] > 1)
     voxels, contour = volume.voxels[:, :stop], None if contour is None else contour[:stop]
     whole = replace(volume, voxels=voxels)

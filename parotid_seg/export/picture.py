@@ -1,4 +1,4 @@
-"""Where an export differs from the trained model: the slices with most changed voxels."""
+"""Draws where an export differs from the trained model: the slices with most changed voxels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parotid_seg.scan.volume import Mask, Volume
 
 MOST_SLICES = 6
 MARGIN_MM = 15.0
-"""Around the structures, which are what the picture is cropped to."""
+"""Margin around the structures, to which the picture is cropped."""
 
 
 def draw_difference(volume: Volume, windows: Windows, expected: Mask, found: Mask, title: str, path: Path) -> None:
@@ -50,7 +50,7 @@ def draw_difference(volume: Volume, windows: Windows, expected: Mask, found: Mas
 
 
 def _span(shown: NDArray[np.bool_], axis: int, spacing_mm: float) -> tuple[float, float]:
-    """First and last position of what is shown along an axis, with a margin and within the scan."""
+    """First and last position of the shown structures along an axis, with a margin and within the scan."""
     where = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
     margin, last = MARGIN_MM / spacing_mm, shown.shape[axis] - 1
     first, stop = (where[0], where[-1]) if where.size else (0, last)

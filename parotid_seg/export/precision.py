@@ -1,7 +1,7 @@
-"""Precision written into the graph: which nodes compute in FP16 or BF16 and which stay in FP32.
+"""Sets the precision in the graph: which nodes compute in FP16 or BF16 and which stay in FP32.
 
-Engine builders are strongly typed: they compute as the graph says. So the types are set here, by casts, and whoever
-reads the file can see them.
+Engine builders are strongly typed: they use the types in the graph. The types are therefore set here, by casts, and
+are visible in the file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ PASSING = {
     "Concat", "DepthToSpace", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
 }  # fmt: skip
-"""Operators that move values and do not compute: they take the type their input has."""
+"""Operators that move values without computing: they keep the type of their input."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A step of the ladder: nodes that are taken back to FP32 when the gate fails without.
+    """An FP32 fallback: nodes that are set back to FP32 if the tolerance fails without it.
 
     Attributes:
-        name: what it is called in reports.
+        name: its name in reports.
         operators: all nodes of these operators.
         modules: all nodes of these modules and of the modules within.
     """
@@ -39,7 +39,7 @@ class Rung:
     modules: tuple[str, ...] = ()
 
     def holds(self, node: NodeProto) -> bool:
-        """Whether a node is on this rung."""
+        """Whether a node belongs to this fallback."""
         return node.op_type in self.operators or is_within(node, self.modules)
 
 
@@ -49,20 +49,20 @@ LADDER = (
     Rung("softmax", operators=("Softmax",)),
     Rung("LayerNorm", operators=("LayerNormalization",)),
 )
-"""Least costly first: where rounding moves an outline, before where it may overflow."""
+"""FP32 fallbacks, least costly first: parts where rounding moves an outline, then parts that may overflow."""
 
 
 def is_within(node: NodeProto, modules: Iterable[str]) -> bool:
     """Whether a node belongs to one of these modules, or to a module within; "" is the outside of all modules."""
-    own = module_of(node.name)
-    return any(own == module or (module and own.startswith(f"{module}.")) for module in modules)
+    node_module = module_of(node.name)
+    return any(node_module == module or (module and node_module.startswith(f"{module}.")) for module in modules)
 
 
 def lower(model: ModelProto, precision: str, keep: Callable[[NodeProto], bool]) -> ModelProto:
-    """A copy of an FP32 graph that computes in a half type, but for some nodes.
+    """A copy of an FP32 graph that computes in a half type, except for some nodes.
 
     Args:
-        model: as `names.name_after_modules` leaves it; its inputs and outputs keep their types.
+        model: after `names.name_after_modules`; its inputs and outputs keep their types.
         precision: one of `HALF_TYPES`.
         keep: which nodes stay in FP32.
 
@@ -76,7 +76,7 @@ def lower(model: ModelProto, precision: str, keep: Callable[[NodeProto], bool]) 
 
 
 class _Lowering:
-    """One pass over a graph in its order; `now` is the type that each value has in the new one."""
+    """One pass over a graph in its order; `now` is the type of each value in the new graph."""
 
     def __init__(self, graph: GraphProto, half: int) -> None:
         self.graph, self.half = graph, half
@@ -89,7 +89,7 @@ class _Lowering:
         self.copies: dict[tuple[str, int], str] = {}
 
     def rewrite(self, keep: Callable[[NodeProto], bool]) -> None:
-        """Give every node that computes its type."""
+        """Set the type of every node that computes."""
         outputs = {value.name for value in self.graph.output}
         for node in list(self.graph.node):
             results = [name for name in node.output if name in self.floats]
@@ -111,17 +111,17 @@ class _Lowering:
                     node.output[list(node.output).index(name)] = inner
                     self.nodes.append(_cast(inner, name, TensorProto.FLOAT))
         used = {name for node in self.nodes for name in node.input}
-        kept = [weight for weight in self.graph.initializer if weight.name in used]
+        used_weights = [weight for weight in self.graph.initializer if weight.name in used]
         for field, items in (
             (self.graph.node, self.nodes),
-            (self.graph.initializer, kept),
+            (self.graph.initializer, used_weights),
             (self.graph.value_info, []),
         ):
             del field[:]
             field.extend(items)
 
     def _as(self, kind: int, name: str) -> str:
-        """The value's name in a type, of which a cast or a converted weight is made where there is none."""
+        """The value's name in a type; a cast or a converted weight is added if it does not exist yet."""
         if self.now[name] == kind:
             return name
         if (name, kind) not in self.copies:

@@ -1,4 +1,4 @@
-"""The shapes an engine is built for: from batch sizes, the model's grid and the scans there are."""
+"""The shapes that an engine is built for, from batch sizes, the model's grid and typical scans."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from parotid_seg.scan.chunks import THINNEST_MM, most_slices, sample_step
 from parotid_seg.scan.input_spec import INPUT_SPECS, model_sizes
 
 SIDE = (16, 512, 1024)
-"""Native rows and columns, smallest, usual and largest. CT comes as 512 x 512, exports of planning systems as 128 x 128
-or less, the largest reconstructions as 1024 x 1024; a CT of 16 pixels shows no gland. The range costs no speed at the
+"""Native rows and columns: smallest, usual and largest. CT has 512 x 512, exports of planning systems have 128 x 128
+or less, the largest reconstructions 1024 x 1024; a CT of 16 pixels shows no gland. The range costs no speed at the
 usual size."""
 
 
 def input_shapes(contract: Contract, batch: BatchProfile) -> Shapes:
     """Smallest, usual and largest shape of every input, so that `scan.chunks.chunks` stays within them.
 
-    It does for all scans with sides of `SIDE` and slices `THINNEST_MM` apart or more that are cut into chunks of
-    `batch.max` samples or fewer. The usual shape is a chunk of `batch.opt` from the middle of a scan with slices as far
-    apart as the network samples, 512 x 512.
+    This holds for all scans with sides within `SIDE` and slices at least `THINNEST_MM` apart that are cut into chunks
+    of at most `batch.max` samples. The usual shape is a chunk of `batch.opt` from the middle of a 512 x 512 scan whose
+    slices are as far apart as the network samples.
 
     Args:
         contract: the model's.
-        batch: samples at once. Chunks may have one more than they were cut into, so the largest shape has.
+        batch: samples at once. Chunks may have one sample more than they were cut into; the largest shape allows for
+            it.
     """
     grid, channels = contract.grid, len(contract.channels)
     sizes = (

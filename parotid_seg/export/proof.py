@@ -1,4 +1,4 @@
-"""What is known of a candidate before it may be called the trained model: masks compared, multiply-adds counted."""
+"""The verification of a candidate against the trained model: masks compared, multiply-adds counted."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.tolerance import GATES
 
 LEAST_SHARE = 0.9
-"""Of the network's multiply-adds, in the type that was asked for; resampling may stay in FP32."""
+"""Least share of the network's multiply-adds in the requested type; resampling may stay in FP32."""
 COMPUTED_ON_THE_CPU = ("fp32", "int8")
-"""Types that onnxruntime's CPU provider computes in; FP16 products become FP32 ones, whatever the graph asks for."""
+"""Types that onnxruntime's CPU provider computes in; it computes FP16 products in FP32."""
 
 ADVICE = {
     "int8": "; try --precision fp16, or more and other scans for --verify: its scales are measured on them",
     "fp16": "; try --precision fp32",
 }
-"""What to try where a precision fails."""
+"""Advice if a precision fails."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What speaks for a candidate, or against it.
+    """The results of a candidate's verification.
 
     Attributes:
-        precision: type the network is to compute in.
-        kept: what stays in FP32.
-        steps: what was tried on the way.
-        rows: the gate's comparisons.
+        precision: requested type of the network.
+        kept: parts that stay in FP32.
+        steps: the tried variants.
+        rows: comparisons of masks.
         network: multiply-adds of the network without resampling.
-        asked: multiply-adds by type, as the graph asks for them.
-        ran: the same as onnxruntime ran them on this machine's CPU.
-        for_cpu: whether that is where it is meant to run.
+        asked: multiply-adds by type, as declared in the graph.
+        ran: the same, as onnxruntime ran them on this machine's CPU.
+        for_cpu: whether the model is meant for the CPU.
     """
 
     precision: str
@@ -56,7 +56,7 @@ class Proof:
 
     @property
     def worst(self) -> ScanParity:
-        """The comparison that speaks most against it."""
+        """The worst comparison."""
         return worst_of(self.rows)
 
     @property
@@ -64,26 +64,26 @@ class Proof:
         """Why the candidate must not be used; empty if it may."""
         if not self.worst.passed:
             return f"the exported model differs from the trained one: {self.worst}{ADVICE.get(self.precision, '')}"
-        wanted = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
+        expected = f"expected {self.precision} in at least {LEAST_SHARE:.0%} of the network"
         if self.asked.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
-            return f"its graph asks for {self.asked}, {wanted}"
+            return f"its graph asks for {self.asked}, {expected}"
         on_cpu = self.for_cpu and self.precision in COMPUTED_ON_THE_CPU
         if on_cpu and self.ran.macs.get(self.precision, 0) < LEAST_SHARE * self.network:
-            return f"onnxruntime computes {self.ran}, {wanted}"
+            return f"onnxruntime computes {self.ran}, {expected}"
         return ""
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Lines for the terminal."""
         counted = f"multiply-adds {self.asked} in the graph, {self.ran} in onnxruntime on this CPU"
         return [f"{self.precision}: {line}" for line in (*map(str, self.rows), counted)]
 
     def record(self) -> dict[str, Any]:
-        """For the parity file."""
+        """Record for the parity file."""
         census = {"asked": self.asked.macs, "onnxruntime_cpu": self.ran.macs}
         return {"failure": self.failure, "gate": asdict(GATES[self.precision]), **asdict(self), "census": census}
 
     def summary(self) -> dict[str, Any]:
-        """For the contract."""
+        """Summary for the contract."""
         return {
             **summary_of(self.rows),
             "kept_in_fp32": list(self.kept),
@@ -92,7 +92,7 @@ class Proof:
 
 
 def summary_of(rows: Sequence[ScanParity]) -> dict[str, Any]:
-    """The gate's comparisons in a few figures."""
+    """The comparisons in a few figures."""
     return {
         "scans": len({row.scan for row in rows}),
         "comparisons": len(rows),
@@ -103,7 +103,7 @@ def summary_of(rows: Sequence[ScanParity]) -> dict[str, Any]:
 
 
 def worst_of(rows: Sequence[ScanParity]) -> ScanParity:
-    """The comparison that speaks most against an export."""
+    """The worst of an export's comparisons."""
     return min(rows, key=lambda row: (row.passed, row.dsc))
 
 
@@ -114,18 +114,18 @@ def prove(
 
     Args:
         content: the file, with its contract.
-        work: see `census.work_of`.
+        work: see `ops_by_dtype.work_of`.
         for_cpu: see `Proof`.
     """
     with _loaded(content) as run:
         rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
-    asked, ran = of_graph(candidate.model, work), of_run(content, next(parity.inputs()))
+    in_graph, in_run = of_graph(candidate.model, work), of_run(content, next(parity.inputs()))
     network = sum(macs for name, macs in work.items() if name.startswith("unet."))
-    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, asked, ran, for_cpu)
+    return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, in_graph, in_run, for_cpu)
 
 
 def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> None:
-    """Write a picture of where the worst comparison differs."""
+    """Write a picture of the differences in the worst comparison."""
     with _loaded(content) as run:
         comparison, labels = parity.labels_of(run, proof.worst)
     title = f"{proof.precision}: {proof.worst}"
@@ -134,7 +134,7 @@ def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> No
 
 @contextmanager
 def _loaded(content: bytes) -> Iterator[Run]:
-    """A model file as it will be loaded by its users."""
+    """A model file loaded as by its users."""
     with scratch_folder() as folder:
         path = folder / "candidate.onnx"
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""INT8 by onnxruntime's static quantiser: scales of all values are measured on real scans beforehand."""
+"""INT8 by onnxruntime's static quantiser: the scales of all values are calibrated on real scans."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from parotid_seg.scan.chunks import Inputs
 
 OPERATORS = ("MatMul", "Conv")
 KEPT = ("to_grid", "from_grid", "unet.classify", "")
-"""Modules that stay in FP32: resampling, which carries intensities and outlines, and the last layer."""
+"""Modules that stay in FP32: resampling, which determines intensities and outlines, and the last layer."""
 MOST_CHUNKS = 16
-"""To calibrate on; the quantiser holds the values of all of them in memory."""
+"""Chunks for calibration; the quantiser keeps the values of all of them in memory."""
 
 
 class _Chunks(CalibrationDataReader):  # type: ignore[misc]
@@ -33,19 +33,19 @@ class _Chunks(CalibrationDataReader):  # type: ignore[misc]
 def quantise(model: ModelProto, calibration: list[Inputs], *, symmetric: bool) -> ModelProto:
     """A graph whose linear layers, convolutions and attention compute in INT8, written as QuantizeLinear pairs (QDQ).
 
-    Weights take 7 bits. With 8, sums of two products overflow 16 bits on CPUs of AVX2 or AVX-512 without VNNI, and
-    onnxruntime does not report that: the same file would give other masks there than where it was proven.
+    Weights have 7 bits. With 8, sums of two products overflow 16 bits on CPUs with AVX2 or AVX-512 without VNNI, and
+    onnxruntime does not report that: the same file would give other masks on these CPUs.
 
     Args:
         model: in FP32.
         calibration: chunks of real scans; evenly spread ones are used.
-        symmetric: activations in int8 around zero and biases in FP32, as TensorRT wants them; else in uint8 with a
-            zero point, which is finer, and faster on CPUs.
+        symmetric: activations in int8 around zero and biases in FP32, as TensorRT requires; else in uint8 with a zero
+            point, which is finer, and faster on CPUs.
     """
     step = max(1, -(-len(calibration) // MOST_CHUNKS))
     excluded = [node.name for node in model.graph.node if is_within(node, KEPT)]
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it recommends a preprocessing that our graph has no need of
+    logging.root.setLevel(logging.ERROR)  # it recommends a preprocessing that this graph does not need
     try:
         with scratch_folder() as folder:
             source, result = folder / "fp32.onnx", folder / "int8.onnx"

@@ -1,12 +1,13 @@
 """`parotid-seg export --triton`: a model repository that Triton Inference Server can serve.
 
     DIR/NAME/config.pbtxt      see `triton_config`
-    DIR/NAME/labels.txt        the labels, one a line, by value
+    DIR/NAME/labels.txt        the labels by value, one per line
     DIR/NAME/warmup/INPUT      the warm-up chunk's inputs that are not all 0, raw bytes
     DIR/NAME/VERSION/          model.onnx or model.plan
 
-One entry holds one model: config.pbtxt has room for one contract, whatever versions lie beside it, and a client reads
-the contract there. So an entry is never added to; a new model gets a new name, or the old entry is removed first.
+One entry holds one model: clients read the contract in config.pbtxt, which has room for one, while an entry may have
+several versions. Nothing is therefore added to an existing entry: a new model gets a new name, or the old entry is
+removed first.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows, is_ct
 from parotid_seg.scan.volume import Orientation, Volume
 
 WARM_SHAPE, WARM_SPACING_MM = (16, 512, 512), (3.0, 1.0, 1.0)
-"""The warm-up scan: what a planning CT looks like."""
+"""Size of the warm-up scan: that of a planning CT."""
 
 
 def write_repository(
@@ -60,21 +61,21 @@ def write_repository(
     """Write a model into a Triton model repository.
 
     Args:
-        folder: the repository; made if it is not there.
-        model: an .onnx file of ours, or an .engine of TensorRT with its sidecar. An engine's inputs cannot be read
-            without TensorRT and are taken to be those that the contract implies.
+        folder: the repository; made if missing.
+        model: a parotid-seg .onnx file, or an .engine of TensorRT with its sidecar. An engine's inputs cannot be read
+            without TensorRT and are assumed to be those implied by the contract.
         serving: how to serve it; default: `Serving()`.
         verify: folder of scans, of which the first is used to compare a model with a request axis with the model
             itself. Default: the packaged example, a CT.
-        report: called with one line about each thing that happens.
+        report: called with one line for each event.
 
     Returns:
         The folder of the entry, `folder / serving.name`.
 
     Raises:
         InputError: for an unusable argument, and if the repository has an entry of this name.
-        ModelError: if the model is not one of ours, or its batched form does not give its labels.
-        OutputError: if the entry cannot be written; nothing is left then.
+        ModelError: if it is not a parotid-seg model, or its batched form does not give the same labels.
+        OutputError: if the entry cannot be written; no partial entry remains.
         ParotidSegError: if tritonclient is missing.
     """
     serving = serving or Serving()
@@ -119,16 +120,16 @@ def write_repository(
 
 
 def check_entry(folder: Path, serving: Serving) -> Path:
-    """Where an entry will be. Raises InputError if it is there already, ParotidSegError if tritonclient is missing."""
+    """The folder of a new entry. Raises InputError if it exists already, ParotidSegError if tritonclient is missing."""
     entry = folder / serving.name
     if entry.exists():
-        raise InputError("there is an entry of this name; choose another name, or remove the entry first", path=entry)
+        raise InputError("an entry of this name exists; choose another name, or remove the entry first", path=entry)
     schema()
     return entry
 
 
 def _check_layout(content: bytes, contract: Contract, model: Path) -> None:
-    """Raise ModelError unless an ONNX file's inputs and output are those that its contract implies."""
+    """Raise ModelError unless an ONNX file's inputs and output are those implied by its contract."""
     graph = onnx.load_from_string(content).graph
     inputs, output = tensors(contract)
     for each, value in zip((*inputs, output), (*graph.input, *graph.output), strict=False):
@@ -141,31 +142,33 @@ def _check_layout(content: bytes, contract: Contract, model: Path) -> None:
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kinds: dict[int, str] = {TensorProto.FLOAT16: "FP16", TensorProto.FLOAT: "FP32", TensorProto.UINT8: "UINT8"}
-    found = value.type.tensor_type
-    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim)
-    return Tensor(value.name, kinds.get(found.elem_type) or TensorProto.DataType.Name(found.elem_type), dims)
+    tensor_type = value.type.tensor_type
+    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor_type.shape.dim)
+    return Tensor(
+        value.name, kinds.get(tensor_type.elem_type) or TensorProto.DataType.Name(tensor_type.elem_type), dims
+    )
 
 
 def _batched(content: bytes, contract: Contract, verify: Path | None, report: Callable[[str], None]) -> bytes:
-    """The model with a request axis, once it has given the model's labels for two patients at once."""
+    """The model with a request axis, verified to give the same labels for two patients at once."""
     if verify is None:
         if not all(map(is_ct, contract.channels)) or len(contract.channels) != 1:
-            wanted = ", ".join(contract.channels)
-            reason = f"the packaged example is a CT; name a folder of scans of the model's: {wanted}"
+            channels = ", ".join(contract.channels)
+            reason = f"the packaged example is a CT; name a folder of scans of the model's: {channels}"
             raise OptionError(f"--verify: {reason}")
         verify = example_folder()
     scans, errors = find_scans([verify], contract.channels, ignore=verify.glob("**/labelsT[rs]"))
     if errors or not scans:
         raise InputError(f"--verify: {errors[0] if errors else f'{verify}: no scan in this folder'}")
     volume, windows = in_windows(read_scan(scans[0]).volume, contract.channels, contract.windows)
-    # A second patient of the same shape: mirrored and moved, so that voxels, centre and matrices are others.
+    # A second patient of the same shape: mirrored and shifted, so that voxels, centre and matrices differ.
     moved = np.roll(volume.voxels[..., ::-1], volume.shape[2] // 16, axis=3)
     other = dataclasses.replace(volume, voxels=moved)
     batched = with_request_axis(content, contract)
     report(f"comparing the model with a request axis with the model on {place_of(scans[0][0]).name}")
     both = zip(*(chunks(each, windows, contract.grid, 8) for each in (volume, other)), strict=True)
-    found, changed = check_batched(content, batched, both)
-    report(f"{changed} of {found} labelled voxels changed")
+    labelled, changed = check_batched(content, batched, both)
+    report(f"{changed} of {labelled} labelled voxels changed")
     return batched
 
 

@@ -1,11 +1,11 @@
-"""Triton's model configuration of a model file: built as the protobuf message, written as text, read back.
+"""Triton's model configuration of a model file: built as a protobuf message, written as text, read back.
 
-How Triton batches decides what is in it. Its dynamic batcher joins waiting requests along a first axis that every
-input has, and only where all other sizes are equal (inputs of other sizes can be joined flattened, which no
-convolution can take). With `max_batch_size: 0` a model has no such axis: Triton accepts `dynamic_batching` there but
-every batch is one request. So there are two configurations: a model with a request axis (`export.batched`) gets
-`max_batch_size` and `dynamic_batching`; a model without one gets neither, and a batch is what the client sends, a
-chunk of as many slices as it likes.
+The configuration depends on Triton's batching. Its dynamic batcher joins waiting requests along a first axis that every
+input must have, and only if all other sizes are equal (inputs of different sizes can only be joined flattened, which
+convolutions do not support). With `max_batch_size: 0` a model has no such axis: Triton accepts `dynamic_batching`, but
+every batch is one request. There are therefore two configurations: a model with a request axis (`export.batched`) gets
+`max_batch_size` and `dynamic_batching`; a model without one gets neither, and a batch is one chunk of the client, with
+any number of slices.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ PLATFORMS = {
     ".onnx": ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
     ".engine": ("tensorrt", "tensorrt_plan", "model.plan"),
 }
-"""By a model file's ending, Triton's backend, its platform, and the file's name there."""
+"""Triton's backend, its platform, and the file's name in a repository, by a model file's ending."""
 DEVICES = ("cuda", "cpu")
 DEFAULT_REQUESTS = 4
-"""Requests in a batch: 64 slices of 16 a chunk keep a GPU busy, and the scores of a 512 x 512 scan fit in 1 GB."""
+"""Requests in a batch: 64 slices in chunks of 16 keep a GPU busy, and the scores of a 512 x 512 scan fit in 1 GB."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How Triton is to serve a model.
+    """How Triton serves a model.
 
     Attributes:
         name: the model's name on the server.
-        version: its version number there.
-        device: "cuda" or "cpu". A server without GPUs refuses a model for "cuda", it does not fall back.
+        version: its version number on the server.
+        device: "cuda" or "cpu". A server without GPUs rejects a model for "cuda"; there is no fallback.
         instances: copies that run at the same time, on each GPU or on the CPU.
         max_requests: most requests joined into one batch; 0 leaves the graph as it is and joins none. None is
             `DEFAULT_REQUESTS` for an ONNX file and 0 for an engine, whose shapes are fixed already.
-        delay_us: microseconds a request may wait for others to join. 0: only those that queue anyway are joined.
+        delay_us: microseconds that a request may wait for others. 0: only requests that are already queued are joined.
         warm_up: whether each instance of an ONNX model runs one chunk before the server calls the model ready. Engines
-            never do: their profile may not allow that chunk, and the server would then refuse the model.
+            never do: their profile may not allow that chunk, and the server would then reject the model.
     """
 
     name: str = "parotid-seg"
@@ -89,7 +89,7 @@ class Tensor:
 
 
 def tensors(contract: Contract) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Inputs and output of a model with this contract; `scan.input_spec` tells what the axes are."""
+    """Inputs and output of a model with this contract; `scan.input_spec` describes the axes."""
     sizes = dict.fromkeys(FREE, -1) | model_sizes(contract.grid, len(contract.channels))
     inputs = tuple(
         Tensor(spec.name, f"FP{8 * np.dtype(spec.dtype).itemsize}", spec.shape(sizes)) for spec in INPUT_SPECS
@@ -102,17 +102,17 @@ def configuration(
 ) -> Any:
     """The `ModelConfig` message.
 
-    The contract travels in the parameters, so that a client needs nothing but the server. Caching is off: no two
-    chunks are alike, and an answer is medical data. Accelerators and precision are left to the model file, which was
-    checked as it is.
+    The contract is in the parameters, so that a client needs nothing but the server. Caching is off: no two chunks are
+    equal, and answers are medical data. Accelerators and precision are not configured, because the model file was
+    verified without them.
 
     Args:
         contract: of the model.
         serving: how to serve it; `max_requests` resolved.
         ending: of the model file, one of `PLATFORMS`.
         model_sha256: hash of the file that is served.
-        warm: arrays of one chunk by input name, for the warm-up request; empty for none. Those that are not all 0 are
-            to be in files of these names (`in_files`).
+        warm: arrays of one chunk by input name, for the warm-up request; empty for none. Arrays that are not all 0 must
+            be in files of these names (`in_files`).
 
     Raises:
         ParotidSegError: if tritonclient is missing.
@@ -159,7 +159,7 @@ def in_files(warm: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def to_text(config: Any) -> str:
-    """The message as config.pbtxt, proven to read back as the same message."""
+    """The message as config.pbtxt, checked to read back as the same message."""
     from google.protobuf import text_format
 
     text: str = text_format.MessageToString(config)
@@ -190,14 +190,14 @@ def _kind(triton: ModuleType, tensor: Tensor) -> int:
 
 
 def schema() -> ModuleType:
-    """Triton's schema as tritonclient carries it.
+    """Triton's schema from tritonclient.
 
     Raises:
         ParotidSegError: if tritonclient is missing.
     """
     try:
         from tritonclient.grpc import model_config_pb2
-    except (ImportError, RuntimeError) as error:  # RuntimeError is tritonclient's own, where it lacks grpc
+    except (ImportError, RuntimeError) as error:  # tritonclient raises RuntimeError if grpc is missing
         raise ParotidSegError(
             f"--triton needs the package tritonclient with grpc ({error}): pip install 'parotid-seg[triton]'"
         ) from error

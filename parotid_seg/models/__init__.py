@@ -1,4 +1,4 @@
-"""The model that comes with the package, and the scan it is checked on."""
+"""The packaged model, and the example scan for its verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def example_folder() -> Path:
     """The folder with the example scan and its contour: beside the package in a checkout, inside it in a wheel.
 
     Raises:
-        InputError: if neither is there.
+        InputError: if neither exists.
     """
     for folder in (Path(__file__).parents[2] / "examples", Path(__file__).parents[1] / "examples"):
         if (folder / "imagesTr").is_dir():

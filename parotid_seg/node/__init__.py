@@ -2,5 +2,5 @@
 
     reception (association threads) -> inbox (slices on disk) -> work (one series at a time) -> outbox (sender thread)
 
-What is known of each series is in the ledger, on disk, so that a killed node goes on where it was.
+The ledger on disk has the state of each series, so that a killed node continues where it stopped.
 """

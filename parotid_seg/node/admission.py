@@ -1,8 +1,8 @@
-"""Connections before they are associations: who is let in is decided before anything is started for a connection.
+"""Decides which connections become associations, before any resources are spent on them.
 
-All of them are held in one thread, each with little memory and for a short time, and counted by address. Only a
-connection whose association request has come whole, from a caller that may connect, is handed over to pynetdicom, which
-starts two threads for it. So nobody keeps others out by connecting.
+One thread holds all new connections, each with little memory and for a short time, and counts them by address. Only a
+connection with a complete association request from an allowed caller is handed over to pynetdicom, which starts two
+threads for it. A peer therefore cannot block others by opening connections.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from threading import Lock, Thread
 from parotid_seg.node.options import ListenOptions, Say
 
 FIRST_PDU_S = 5.0
-"""For a connection to send its association request."""
+"""Seconds for a connection to send its association request."""
 LEAVING_S = 2.0
-"""For a peer that is rejected to close the connection."""
+"""Seconds for a rejected peer to close the connection."""
 LONGEST_REQUEST = 1 << 18
-"""Bytes of an association request; one with all SOP classes and transfer syntaxes of this node has 10 kB."""
+"""Most bytes of an association request; one with all SOP classes and transfer syntaxes of this node has 10 kB."""
 MOST_OPENING = 16
-"""Connections of one address that are no associations yet. One more closes the oldest of them."""
+"""Most connections of one address without an association. One more closes the oldest of them."""
 MOST_OPENING_IN_ALL = 128
-"""The same of all addresses that `--allow` does not name."""
+"""The same for all addresses together that `--allow` does not name."""
 SPARE_ASSOCIATIONS = 4
-"""Associations beyond `most_associations`, which one address has at most: they are left for other addresses."""
+"""Associations in addition to `most_associations` (the limit of one address), reserved for other addresses."""
 MOST_ACCEPTED = 8
-"""Connections that are accepted before others are attended to."""
+"""Connections that are accepted before existing ones are handled."""
 BREATH_S = 0.005
-"""Pause after that, if connections had to be closed for new ones: peers have time to send what they want to."""
+"""Pause after that, if connections had to be closed for new ones, so that peers have time to send their request."""
 NOTICE_S = 60.0
-"""A line on one address and one matter is said once in so long."""
+"""Seconds in which the same line about the same address is printed once."""
 MOST_NOTICES = 500
 
 ASSOCIATE_REQUEST = 0x01
 TITLE = slice(26, 42)
-"""Where a request has the calling AE title (DICOM PS3.8, table 9-11)."""
+"""Position of the calling AE title in a request (DICOM PS3.8, table 9-11)."""
 UNKNOWN_CALLER = b"\x03\0\0\0\0\x04\0\x01\x01\x03"
 LIMIT_EXCEEDED = b"\x03\0\0\0\0\x04\0\x02\x03\x02"
 """A-ASSOCIATE-RJ (PS3.8, table 9-21): permanently, calling AE title not recognized; for now, local limit exceeded."""
@@ -51,11 +51,11 @@ UNEXPECTED_PDU = b"\x07\0\0\0\0\x04\0\0\x02\x02"
 
 Address = tuple[str, int]
 HandOver = Callable[[socket.socket, Address, bytes], Thread]
-"""Makes an association of a connection and what came on it so far, and gives the thread that ends with it."""
+"""Makes an association from a connection and the bytes received so far, and returns the association's thread."""
 
 
 class Notices:
-    """Lines about what peers do, bounded: repeated ones are counted, and told once in a while. Threads may share it."""
+    """Rate-limited lines about peers: repeated lines are counted and reported from time to time. Thread-safe."""
 
     def __init__(self, say: Say) -> None:
         self._say, self._lock = say, Lock()
@@ -63,13 +63,13 @@ class Notices:
         self._until = 0.0
 
     def say(self, address: str, what: str, title: str = "", count: int = 0) -> None:
-        """Say that something happened.
+        """Report an event.
 
         Args:
-            address: where it came from.
+            address: the peer's.
             what: one line, of a bounded number of different ones.
-            title, count: AE title and number that are put before it, if there are; lines that differ in them only are
-                one.
+            title, count: AE title and number in front of the line, if any; lines that differ only in these count as
+                the same.
         """
         self.flush()
         with self._lock:
@@ -78,11 +78,11 @@ class Notices:
                 self._more[key] += 1
                 return
             self._more[key] = 0
-        where = f"{title!r} at {key[0]}" if title else key[0]
-        self._say(f"{where}: {count} {what}" if count else f"{where}: {what}")
+        caller = f"{title!r} at {key[0]}" if title else key[0]
+        self._say(f"{caller}: {count} {what}" if count else f"{caller}: {what}")
 
     def flush(self) -> None:
-        """Say how often lines would have been repeated, if it is time."""
+        """Report how often lines were repeated, if it is time."""
         now = time.monotonic()
         with self._lock:
             if now < self._until:
@@ -96,14 +96,14 @@ class Notices:
 
 @dataclass
 class _Opening:
-    """A connection that is no association.
+    """A connection without an association.
 
     Attributes:
         address: of the peer.
-        origin: what it counts as, see `Admission._origin_of`.
+        origin: address or network that it is counted under, see `Admission._origin_of`.
         until: when it is closed (monotonic seconds).
-        received: what came so far.
-        leaving: whether it was rejected, and waits for the peer to close it.
+        received: bytes received so far.
+        leaving: whether it was rejected and the peer should close it.
     """
 
     address: Address
@@ -114,13 +114,13 @@ class _Opening:
 
 
 class Admission:
-    """Takes connections, and hands those over that may become associations. For one thread.
+    """Accepts connections, and hands over those that may become associations. For one thread.
 
     Args:
         listener: the listening socket.
         options: the node's.
         hand_over: see `HandOver`.
-        notices: called with who is rejected.
+        notices: reports rejected peers.
     """
 
     def __init__(self, listener: socket.socket, options: ListenOptions, hand_over: HandOver, notices: Notices) -> None:
@@ -134,7 +134,7 @@ class Admission:
         self._selector.register(listener, selectors.EVENT_READ)
 
     def poll(self, seconds: float) -> None:
-        """Attend to connections, for so long at most if nothing comes."""
+        """Handle connections; wait at most so long if nothing is received."""
         for key, _ in self._selector.select(seconds):
             if key.fileobj is self._listener:
                 self._accept()
@@ -147,7 +147,7 @@ class Admission:
             self._close(connection)
 
     def close(self) -> None:
-        """Close all connections that are no associations."""
+        """Close all connections without an association."""
         for connection in list(self._openings):
             self._close(connection)
         self._selector.close()
@@ -159,7 +159,7 @@ class Admission:
                 connection, address = self._listener.accept()
             except BlockingIOError:
                 break
-            except OSError as error:  # the peer is gone, or this machine has run out of something
+            except OSError as error:  # the peer is gone, or a resource of this machine is exhausted
                 self._notices.say("this machine", f"a connection cannot be accepted ({error.strerror})")
                 time.sleep(0.05)
                 return
@@ -173,7 +173,7 @@ class Admission:
             time.sleep(BREATH_S)
 
     def _make_room(self, origin: str) -> bool:
-        """Close the oldest connection of an address, or of all that are not named, if there are too many."""
+        """Close the oldest connection of an address, or of all addresses that are not named, if there are too many."""
         same = [one for one, opening in self._openings.items() if opening.origin == origin]
         unnamed = [one for one, opening in self._openings.items() if opening.origin not in self._named]
         if len(same) >= MOST_OPENING:
@@ -199,7 +199,7 @@ class Admission:
             return
         opening.received += piece
         if opening.received[0] != ASSOCIATE_REQUEST:
-            self._reject(connection, UNEXPECTED_PDU, "what came first is no association request")
+            self._reject(connection, UNEXPECTED_PDU, "the first bytes are not an association request")
         elif len(opening.received) >= 6:
             (length,) = struct.unpack_from(">L", opening.received, 2)
             if not TITLE.stop <= 6 + length <= LONGEST_REQUEST:
@@ -208,13 +208,13 @@ class Admission:
                 self._decide(connection, opening)
 
     def _decide(self, connection: socket.socket, opening: _Opening) -> None:
-        """Let a caller in or turn it away, its request being there."""
+        """Accept or reject a caller whose request is complete."""
         title = opening.received[TITLE].decode("ascii", "replace").strip()
-        known = [each for each in self._options.callers if each.ae_title == title]
-        if not known:
+        callers = [each for each in self._options.callers if each.ae_title == title]
+        if not callers:
             why = "rejected, this AE title is not allowed (--allow)"
             self._reject(connection, UNKNOWN_CALLER, why, title)
-        elif not any(each.address in ("", opening.origin) for each in known):
+        elif not any(each.address in ("", opening.origin) for each in callers):
             why = "rejected, this AE title is not allowed at this address (--allow)"
             self._reject(connection, UNKNOWN_CALLER, why, title)
         elif not self._has_room(opening.origin):
@@ -223,7 +223,7 @@ class Admission:
             self._forget(connection)
             try:
                 association = self._hand_over(connection, opening.address, bytes(opening.received))
-            except Exception as error:  # no thread can be started, or whatever pynetdicom raises
+            except Exception as error:  # no thread can be started, or any error of pynetdicom
                 self._notices.say(opening.address[0], f"an association cannot be begun ({type(error).__name__})")
                 connection.close()
                 return
@@ -258,7 +258,7 @@ class Admission:
             self._selector.unregister(connection)
 
     def _origin_of(self, host: str) -> str:
-        """What an address counts as: itself if it is named or of IPv4, else its network of 64 bits."""
+        """The origin that an address is counted under: itself if it is named or IPv4, else its 64-bit network."""
         address = ipaddress.ip_address(host.partition("%")[0])
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped

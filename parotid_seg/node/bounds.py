@@ -1,4 +1,4 @@
-"""What a peer that has an association can do to this machine, bounded: memory, disk, waiting and the log."""
+"""Limits what a peer with an association can use of this machine: memory, disk, waiting time and the log."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from pynetdicom.transport import T_CONNECT, AddressInformation
 
 LONGEST_PDU = 1 << 20
-"""Bytes; a peer is told to send less."""
+"""Most bytes of a PDU; the maximum announced to peers is smaller."""
 MOST_WAITING = 4
-"""Requests that a peer may have sent ahead; it is to wait for each answer."""
+"""Most requests that a peer may send without waiting for answers; it should wait for each."""
 CLOSING_S = 5.0
-"""For a peer to close its connection after the end of its association."""
+"""Seconds for a peer to close its connection after the end of its association."""
 LONGEST_COMPLAINT = 150
-"""Characters."""
+"""Most characters of a complaint."""
 
 
 class Server(AssociationServer):  # type: ignore[misc]
-    """Listens; `Admission` accepts connections, and `hand_over` makes associations of them."""
+    """Listening socket; `Admission` accepts connections, and `hand_over` makes associations of them."""
 
     request_queue_size = 128
 
     def hand_over(self, connection: socket.socket, address: tuple[str, int], received: bytes) -> Association:
-        """Make an association of a connection, on which its request has come."""
+        """Make an association of a connection whose request has been received."""
         handler: _Handler = self.RequestHandlerClass(connection, address, self)
         handler.begin(received)
         return handler.association
@@ -61,11 +61,11 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         """Start the association.
 
         Args:
-            received: what came on the connection.
+            received: bytes received on the connection.
         """
         self.association = association = self._create_association()
         association.dul.socket = None
-        association.dul.event_queue.get_nowait()  # the new socket announces itself again
+        association.dul.event_queue.get_nowait()  # the new socket raises its connection event again
         association.set_socket(BoundedSocket(association, connection=self.request, received=received))
         guard(association)
         self.welcome(association)
@@ -73,9 +73,9 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
 
 def guard(association: Association) -> None:
-    """Let nothing that is raised in an association's two threads end otherwise than in one word of complaint.
+    """Turn any exception in an association's two threads into one short complaint.
 
-    `association.complaint` is the first thing that went wrong, a line without anything that the peer said.
+    `association.complaint` is the first error, a line without any content from the peer.
     """
     association.complaint = ""
     association.dul.daemon = True
@@ -87,16 +87,16 @@ def guard(association: Association) -> None:
 def _run(association: Association, run: Callable[[], None]) -> None:
     try:
         run()
-    except Exception as error:  # whatever a hostile peer does to the library
+    except Exception as error:  # any error that a hostile peer causes in the library
         association.complaint = association.complaint or type(error).__name__
-        association._kill = association._is_paused = True  # whoever waits for the thread to pause waits no longer
+        association._kill = association._is_paused = True  # release threads that wait for this one to pause
         association.is_established = False
         _shut(association)
         association.dul.kill_dul()
 
 
 def _kill(association: Association) -> None:
-    """`Association.kill`, which waits for the peer without end."""
+    """`Association.kill` without its unlimited wait for the peer."""
     association._reactor_checkpoint.set()
     association._kill, association.is_established, association._is_paused = True, False, True
     end = time.monotonic() + CLOSING_S
@@ -119,21 +119,21 @@ def _shut(association: Association) -> None:
 
 
 class _Complaints(logging.Handler):
-    """Of what pynetdicom logs, keeps the first words of each association that came in; prints nothing.
+    """Log handler that keeps the first message of each incoming association, and prints nothing.
 
-    Words only, and none behind a quotation mark: there begins what the peer said.
+    The message ends at the first quotation mark, where content from the peer begins.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         thread: Any = threading.current_thread()
-        association = getattr(thread, "assoc", thread)  # a reader's, or itself
+        association = getattr(thread, "assoc", thread)  # in its reader thread, or in its own
         if getattr(association, "complaint", None) == "":
             text = type(record.msg).__name__ if isinstance(record.msg, BaseException) else record.getMessage()
             association.complaint = re.split(r"[^A-Za-z -]", text)[0].strip()[:LONGEST_COMPLAINT] or "unknown"
 
 
 def hush() -> None:
-    """Have pynetdicom and pydicom print nothing, whatever peers do."""
+    """Silence the logs of pynetdicom and pydicom, which contain data from peers."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     log = logging.getLogger("pynetdicom")
     log.setLevel(logging.ERROR)
@@ -146,19 +146,19 @@ def handler_of(welcome: Callable[[Association], None]) -> type[RequestHandler]:
     """A class that makes bounded associations of connections.
 
     Args:
-        welcome: called with each, before anything is read from it.
+        welcome: called with each association, before anything is read from it.
     """
     return type("Handler", (_Handler,), {"welcome": staticmethod(welcome)})
 
 
 class BoundedSocket(AssociationSocket):  # type: ignore[misc]
-    """Reads no PDU that is much longer than what the peer was told, and waits for the rest of one for so long only.
+    """A socket that limits the length of PDUs and the time to receive one.
 
     Args:
-        association: its own.
-        connection: accepted; None for one that is still to be made.
-        received: what came on it already.
-        address: this machine's, of a connection to be made.
+        association: its association.
+        connection: an accepted connection; None for one that is not connected yet.
+        received: bytes received already.
+        address: this machine's, for a connection that is not connected yet.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         self._received = bytearray(received)
 
     def connect(self, primitive: T_CONNECT) -> None:
-        """Make the connection; what is sent on it waits for so long only, too."""
+        """Connect; sending has the same time limit."""
         super().connect(primitive)
         if self.socket is not None:
             self.socket.settimeout(self.assoc.network_timeout)
@@ -201,12 +201,12 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
             if not piece:
                 break
             stream += piece
-        connection.settimeout(silence_s)  # for what is sent
+        connection.settimeout(silence_s)  # for sending
         return stream
 
 
 class Messages(DIMSEServiceProvider):  # type: ignore[misc]
-    """Takes messages apart as they come, their data sets to the disk. Runs in the thread that reads the network."""
+    """Parses messages as they arrive and writes their data sets to disk. Runs in the thread that reads the network."""
 
     def __init__(
         self, association: Association, inbox: Inbox, options: ListenOptions, sop_classes: Container[str]
@@ -219,7 +219,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         self._spools: list[Spool] = []
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take a piece of a message."""
+        """Handle a part of a message."""
         try:
             if self.message is None:
                 self.message = DIMSEMessage()
@@ -228,7 +228,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             message = self.message
             super().receive_primitive(primitive)
             bad = self.msg_queue.qsize() > MOST_WAITING or message.encoded_command_set.tell() > LONGEST_PDU
-        except Exception:  # whatever a hostile message does to the library; the reader's thread must not die of it
+        except Exception:  # any error that a hostile message causes in the library must not end the reader thread
             bad = True
         if bad:
             self.discard()
@@ -241,14 +241,14 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         return spool
 
     def discard(self) -> None:
-        """Remove what is not whole."""
+        """Remove an incomplete object."""
         for spool in self._spools:
             spool.discard(objects.OVER)
 
     def _begin(self, message: DIMSEMessage) -> bytes:
-        """What precedes a data set in a file (DICOM PS3.10, section 7.1), if the data set is one to take."""
+        """The bytes before a data set in a file (DICOM PS3.10, section 7.1), if the data set is acceptable."""
         if not isinstance(message, C_STORE_RQ):
-            raise Refused(objects.UNRECOGNISED_OPERATION, "it is no C-STORE request")
+            raise Refused(objects.UNRECOGNISED_OPERATION, "it is not a C-STORE request")
         accepted = {context.context_id: context for context in self.assoc.accepted_contexts}
         context = accepted.get(message.context_id)
         sop_class = str(message.command_set.get("AffectedSOPClassUID"))
@@ -269,9 +269,9 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
 
 
 def _primitive_of(message: DIMSEMessage) -> Any:
-    """What the service classes get. Raises ValueError unless it is a C-STORE or a C-ECHO.
+    """The primitive for the service classes. Raises ValueError unless it is a C-STORE or a C-ECHO.
 
-    Of other requests pynetdicom starts a thread for some, and answers to others what this node does not mean.
+    For some other requests pynetdicom would start a thread or send answers that this node does not intend.
     """
     if not isinstance(message, (C_STORE_RQ, C_ECHO_RQ)):
         raise ValueError("neither C-STORE nor C-ECHO")

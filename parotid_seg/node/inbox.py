@@ -1,7 +1,7 @@
-"""Received series on disk, and which of them nobody is adding to any more.
+"""Received series on disk, and which of them are complete.
 
-inbox/SERIES/INSTANCE.dcm       received objects; both names are hashes, so nothing from the network is a path
-inbox/.incoming/                objects that are not whole yet
+inbox/SERIES/INSTANCE.dcm       received objects; both names are hashes, so no path contains data from the network
+inbox/.incoming/                incomplete objects
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from parotid_seg.files import make_folder
 from parotid_seg.node.ledger import Slice, short_hash, sync_folder
 
 PATIENCE = 10
-"""An association that stays open holds up a series for no longer than so many quiet times."""
+"""Most quiet times for which an association that stays open delays a series."""
 
 
 @dataclass
 class _Arrival:
-    """When something last came of a series (monotonic seconds), and the associations that brought it and are open."""
+    """Time of the last object of a series (monotonic seconds), and the open associations that sent it."""
 
     last: float
     senders: set[Hashable] = field(default_factory=set)
@@ -37,8 +37,8 @@ class Inbox:
     """The folder of received series; threads may share it.
 
     Args:
-        folder: made if it is not there.
-        quiet_s: a series is ready once nothing more came for so long, and the associations that brought it are closed.
+        folder: made if missing.
+        quiet_s: a series is ready when no object arrived for so long, and the associations that sent it are closed.
 
     Raises:
         OutputError: if the folder cannot be made or written to.
@@ -57,24 +57,24 @@ class Inbox:
         make_folder(self.incoming)
 
     def new_path(self) -> Path:
-        """Where the next object can be written until it is whole."""
+        """Path for the next object until it is complete."""
         return self.incoming / f"{next(self._numbers)}.dcm"
 
     def free_bytes(self) -> int:
-        """Space left on the inbox's disk; 0 if that cannot be told."""
+        """Free space on the inbox's disk in bytes; 0 if it is unknown."""
         try:
             return shutil.disk_usage(self.folder).free
         except OSError:
             return 0
 
     def place(self, file: BinaryIO, path: Path, series_uid: str, instance_uid: str, sender: Hashable) -> str:
-        """Bring a whole object to the disk and to its place; an older one of the same instance makes way.
+        """Sync a complete object to disk and move it to its series, replacing an older one of the same instance.
 
         Args:
             file: opened for writing; is closed.
             path: of the file.
             series_uid, instance_uid: of the object.
-            sender: the association that brought it, see `left`.
+            sender: the association that sent it, see `left`.
 
         Returns:
             The series' name.
@@ -86,7 +86,7 @@ class Inbox:
         file.close()
         series = short_hash(series_uid)
         folder = self.path_of(series)
-        with self._lock:  # no other thread removes the folder now
+        with self._lock:  # prevents other threads from removing the folder
             fresh = not folder.is_dir()
             folder.mkdir(exist_ok=True)
             path.replace(folder / f"{short_hash(instance_uid)}.dcm")
@@ -99,18 +99,18 @@ class Inbox:
         return series
 
     def left(self, sender: Hashable) -> None:
-        """An association is closed."""
+        """Record that an association is closed."""
         with self._lock:
             for arrival in self._arrivals.values():
                 arrival.senders.discard(sender)
 
     def expect(self, series: str, seconds: float = 0.0) -> None:
-        """Have a series that is on disk be taken in so many seconds, unless more comes of it meanwhile."""
+        """Schedule a series on disk to be ready in so many seconds, or later if more objects arrive."""
         with self._lock:
             self._arrivals.setdefault(series, _Arrival(time.monotonic() - self._quiet_s + seconds))
 
     def take(self) -> str | None:
-        """The series that has been ready for longest, in work until `finish`; None if none is ready."""
+        """The series that has been ready for longest, marked as in work until `finish`; None if none is ready."""
         with self._lock:
             now = time.monotonic()
             for series, arrival in sorted(self._arrivals.items(), key=lambda item: item[1].last):
@@ -122,7 +122,7 @@ class Inbox:
         return None
 
     def finish(self, series: str) -> None:
-        """A series is no longer in work."""
+        """Record that a series is no longer in work."""
         with self._lock:
             self._in_work.discard(series)
 
@@ -135,27 +135,28 @@ class Inbox:
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path != self.incoming)
 
     def times(self, series: str) -> dict[str, int]:
-        """When each object of a series was written, in ns, by its name; of objects that are removed meanwhile, none."""
-        found = {}
+        """Time at which each object of a series was written, in ns, by name; objects removed meanwhile are skipped."""
+        times = {}
         for path in sorted(self.path_of(series).glob("*.dcm")):
             with contextlib.suppress(FileNotFoundError):
-                found[path.stem] = path.stat().st_mtime_ns
-        return found
+                times[path.stem] = path.stat().st_mtime_ns
+        return times
 
     def slices(self, series: str) -> dict[str, Slice]:
-        """What is on disk of a series, by name.
+        """The objects of a series on disk, by name.
 
         Raises:
             OSError: if it cannot be read.
         """
-        found = {}
+        slices = {}
         for name, mtime_ns in self.times(series).items():
             with (self.path_of(series) / f"{name}.dcm").open("rb") as file:
-                found[name] = Slice(hashlib.file_digest(file, "sha256").hexdigest(), mtime_ns)
-        return found
+                slices[name] = Slice(hashlib.file_digest(file, "sha256").hexdigest(), mtime_ns)
+        return slices
 
     def remove(self, series: str) -> bool:
-        """Remove a series' objects, unless it is in work or something came of it since; whether it did."""
+        """Remove a series' objects, unless it is in work or more objects arrived since; returns whether they were
+        removed."""
         with self._lock:
             if series in self._arrivals or series in self._in_work:
                 return False

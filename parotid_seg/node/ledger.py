@@ -1,4 +1,4 @@
-"""What is known of each series, a small file each, so that a node that was killed goes on where it was."""
+"""The state of each series, in a small file each, so that a killed node continues where it stopped."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from parotid_seg.files import make_folder
 from parotid_seg.records import is_plain_name, read_record, write_record
 
 STARTED = "started"
-"""Being segmented, or it was when the node ended."""
+"""In segmentation now, or when the node ended."""
 FAILED = "failed"
 """Cannot be segmented as it is."""
 INCOMPLETE = "incomplete"
-"""New slices came of a series whose other slices were removed when it was done."""
+"""New slices arrived after the other slices of the finished series were removed."""
 DONE = "done"
-"""The result is whole; it is still to be sent, if there is a peer."""
+"""The result is complete, and not sent yet if there is a peer."""
 REFUSED = "refused"
-"""The peer does not take the result."""
+"""The peer has rejected the result."""
 SENT = "sent"
-"""The peer has the result."""
+"""The peer has received the result."""
 STATUSES = (STARTED, FAILED, INCOMPLETE, DONE, REFUSED, SENT)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A received object as it was when its series was looked at: its content's SHA-256, and when it was written."""
+    """A received object at the time of segmentation: SHA-256 of its content, and when it was written."""
 
     sha256: str
     mtime_ns: int
@@ -40,14 +40,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a series; nothing of it names a patient.
+    """The state of a series, without patient data.
 
     Attributes:
         status: one of the above.
-        slices: what the status is about, by name (see `short_hash`).
+        slices: the slices that the status refers to, by name (see `short_hash`).
         reason: why it failed or was refused, else empty.
         results: names of the result files in the series' folder of results.
-        deaths: how often the node died while it was at it.
+        deaths: how often the node died while segmenting it.
     """
 
     status: str
@@ -65,7 +65,7 @@ class Record:
 
 
 class Ledger:
-    """Records by series (see `short_hash`); threads may share it.
+    """Records by series (see `short_hash`). Thread-safe.
 
     Raises:
         OutputError: if the folder cannot be made or written to.
@@ -77,14 +77,14 @@ class Ledger:
         make_folder(folder)
 
     def get(self, series: str) -> Record | None:
-        """A series' record; None if there is none that can be read."""
+        """A series' record; None if there is no readable one."""
         try:
             return read_record(self._path(series), Record, follow=False, upgrade=_of_this_version)
         except RecordError:
             return None
 
     def put(self, series: str, record: Record) -> None:
-        """Record a series; on return it is on disk.
+        """Write a series' record to disk.
 
         Raises:
             OutputError: if it cannot be written.
@@ -92,14 +92,14 @@ class Ledger:
         with self._lock:
             self._write(series, record)
 
-    def replace(self, series: str, known: Record, record: Record) -> bool:
-        """Record a series, unless it has another record by now.
+    def replace(self, series: str, expected: Record, record: Record) -> bool:
+        """Write a series' record, unless its present record is not the expected one.
 
         Raises:
             OutputError: if it cannot be written.
         """
         with self._lock:
-            if self.get(series) != known:
+            if self.get(series) != expected:
                 return False
             self._write(series, record)
             return True
@@ -115,27 +115,27 @@ class Ledger:
         sync_folder(self.folder)
 
 
-def _of_this_version(found: Any) -> Any:
-    """A record's content; older versions kept a slice as a list."""
-    slices = found.get("slices") if isinstance(found, dict) else None
+def _of_this_version(content: Any) -> Any:
+    """A record's content; older versions stored a slice as a list."""
+    slices = content.get("slices") if isinstance(content, dict) else None
     if not isinstance(slices, dict):
-        return found
+        return content
     of_now = {
         name: dict(zip(("sha256", "mtime_ns"), each, strict=True))
         if isinstance(each, list) and len(each) == 2
         else each
         for name, each in slices.items()
     }
-    return {**found, "slices": of_now}
+    return {**content, "slices": of_now}
 
 
 def short_hash(uid: str) -> str:
-    """The name that a UID goes by on disk and in messages: the first 16 digits of its SHA-256."""
+    """The name of a UID on disk and in messages: the first 16 digits of its SHA-256."""
     return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, where the system can."""
+    """Sync a folder's entries to disk, where the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

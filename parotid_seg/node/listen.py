@@ -1,4 +1,4 @@
-"""The node's life: it starts, listens and works until it is told to stop."""
+"""Starts the node, and lets it listen and segment until it is stopped."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from parotid_seg.node.work import Segment, Work
 
 POLL_S = 0.2
 GRACE_S = 10.0
-"""For associations that are open when the node is told to stop."""
+"""Seconds for associations that are open when the node stops."""
 EXPIRY_S = 3600.0
 
 
 def listen(
     options: ListenOptions, segment: Segment, *, say: Say = lambda _: None, stop: threading.Event | None = None
 ) -> int:
-    """Take series from other nodes, segment them and send the results, until SIGTERM, SIGINT or `stop`.
+    """Receive series from other nodes, segment them and send the results, until SIGTERM, SIGINT or `stop`.
 
-    Series are segmented one at a time, in the calling thread. The first signal stops the node once the present series
-    is done; the second at once, and the series is taken up by the next node in the same folder.
+    Series are segmented one at a time, in the calling thread. The first signal stops the node after the present series;
+    the second stops it at once, and the next node in the same folder segments the series again.
 
     Args:
         options: see `ListenOptions`.
         segment: see `work.Segment`.
-        say: called with one line about each thing that happens, from several threads.
-        stop: another way to stop it. Signals reach a main thread only.
+        say: called with one line for each event, from several threads.
+        stop: another way to stop it, because signals only reach a main thread.
 
     Returns:
         The exit status: 130 after SIGINT, else 0.
 
     Raises:
-        InputError: before anything is taken, if the port cannot be listened on.
-        OutputError: before anything is taken, if the folder cannot be written to, or another node works in it.
+        InputError: before anything is received, if the port cannot be listened on.
+        OutputError: before anything is received, if the folder cannot be written to, or another node uses it.
     """
     with _private():
         return _listen(options, segment, say, stop)
@@ -53,16 +53,16 @@ def listen(
 def _listen(options: ListenOptions, segment: Segment, say: Say, stop: threading.Event | None) -> int:
     make_folder(options.out)
     with locked(options.out / ".lock", options.out), warnings.catch_warnings(), _Signals() as signals:
-        warnings.simplefilter("ignore")  # pydicom's hold what files say
+        warnings.simplefilter("ignore")  # pydicom's warnings contain data from files
         node = _Node(options, segment, _careful(say))
         with contextlib.suppress(KeyboardInterrupt):  # a second signal
-            node.run(lambda: signals.told or (stop is not None and stop.is_set()))
+            node.run(lambda: signals.received or (stop is not None and stop.is_set()))
         return 130 if signals.number == signal.SIGINT else 0
 
 
 @contextlib.contextmanager
 def _private() -> Iterator[None]:
-    """Make whatever is written meanwhile, by processes that are started, too, readable to this user only."""
+    """Make all files written meanwhile, also by child processes, readable to this user only."""
     before = os.umask(0o077)
     try:
         yield
@@ -81,12 +81,12 @@ class _Node:
             self._outbox = Outbox(
                 options.send_to, options.ae_title, self._work.results, ledger, self._work.delivered, say
             )
-        for folder in (self._inbox.folder, ledger.folder, self._work.results):  # older versions made them for all
+        for folder in (self._inbox.folder, ledger.folder, self._work.results):  # older versions: readable to all
             folder.chmod(0o700)
         self._reception = Reception(options, self._inbox, say)
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Work until it is time to stop."""
+        """Segment series until the node is stopped."""
         over = threading.Event()
         threads = [_Thread(self._reception.serve, lambda: stopping() or over.is_set())]
         if self._outbox is not None:
@@ -154,20 +154,20 @@ class _Thread(threading.Thread):
             self._error = error
 
     def check(self) -> None:
-        """Raise what ended the thread, a bug, if anything did."""
+        """Raise the exception that ended the thread (a bug), if there is one."""
         if self._error is not None:
             raise self._error
 
 
 class _Signals:
-    """SIGTERM and SIGINT while a block runs: the first is noted, the second raises KeyboardInterrupt."""
+    """Handle SIGTERM and SIGINT while a block runs: the first is recorded, the second raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, object] = {}
 
     @property
-    def told(self) -> bool:
+    def received(self) -> bool:
         return self.number != 0
 
     def __enter__(self) -> _Signals:
@@ -187,7 +187,7 @@ class _Signals:
 
 
 def _careful(say: Say) -> Say:
-    """Lines without control characters, one at a time; nobody hearing them is no reason to stop."""
+    """Print lines without control characters, one at a time; a closed output does not stop the node."""
     turn = threading.Lock()
 
     def line(text: str) -> None:

@@ -1,4 +1,4 @@
-"""A received object on its way to the disk: never whole in memory, never trusted."""
+"""Writes a received object to disk: it is never held in memory as a whole, and never trusted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
 class Refused(Exception):  # noqa: N818 (an answer, no error of ours)
-    """An object is not taken; the status goes to the peer, the reason to the log."""
+    """An object is refused; the status goes to the peer, the reason to the log."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -39,18 +39,18 @@ OVER = Refused(OUT_OF_RESOURCES, "its association is over")
 
 
 class Spool(BytesIO):
-    """Takes the data set of a message as it comes and writes it to a file. Never raises; after a refusal it drops all.
+    """Writes the data set of a message to a file as it arrives. Never raises; after a refusal it drops the rest.
 
-    pynetdicom fills a BytesIO, which this is only for its sake: it stays empty.
+    It is a BytesIO only because pynetdicom requires one; as such it stays empty.
 
     Args:
         path: of the file, made with the first bytes.
         limit: most bytes of a data set.
-        begin: called before the first bytes; gives what precedes the data set, or raises Refused.
+        begin: called before the first bytes; returns the bytes before the data set, or raises Refused.
 
     Attributes:
         path: as above.
-        refusal: why the object will not be taken; None so far.
+        refusal: why the object is refused; None if it is not.
     """
 
     def __init__(self, path: Path, limit: int, begin: Callable[[], bytes]) -> None:
@@ -83,10 +83,10 @@ class Spool(BytesIO):
         self._file.write(data)
 
     def finish(self) -> BinaryIO:
-        """The file, with all that came in it.
+        """The file with the complete data set.
 
         Raises:
-            Refused: if it will not be taken.
+            Refused: if the object is refused.
             OSError: if it cannot be written.
         """
         if self.refusal is not None:
@@ -97,7 +97,7 @@ class Spool(BytesIO):
         return self._file
 
     def discard(self, refusal: Refused) -> None:
-        """Take nothing more, and remove the file, unless it was moved away."""
+        """Accept nothing more, and remove the file, unless it was moved away."""
         self.refusal = self.refusal or refusal
         with contextlib.suppress(OSError):
             if self._file is not None:
@@ -108,7 +108,7 @@ class Spool(BytesIO):
 
 @dataclass(frozen=True)
 class Identity:
-    """What an object says it is, all UIDs."""
+    """UIDs in an object's data set."""
 
     sop_class: str
     sop_instance: str
@@ -116,34 +116,34 @@ class Identity:
 
 
 def identify(path: Path, sop_class: str, sop_instance: str) -> Identity:
-    """Read what a received file is, and whether its pixels are all there.
+    """Read the UIDs of a received file, and check that its pixels are complete.
 
     Args:
         path: the file.
-        sop_class, sop_instance: UIDs that the request named.
+        sop_class, sop_instance: UIDs in the request.
 
     Raises:
-        Refused: if the data set is cut off, makes no sense, or is another object than the request named.
+        Refused: if the data set is cut off, invalid, or another object than in the request.
     """
     try:
         with path.open("rb") as file:
             header = read_partial(file, lambda tag, vr, length: tag in PIXELS, specific_tags=list(WANTED))
-            found = Identity(*(str(header[tag].value) if tag in header else "" for tag in WANTED))
+            identity = Identity(*(str(header[tag].value) if tag in header else "" for tag in WANTED))
             implicit, little = header.original_encoding
-            whole = _pixels_are_whole(file, implicit, little, path.stat().st_size)
-    except Exception as error:  # whatever a hostile data set does to the parser; its text may hold what the file says
+            pixels_whole = _pixels_are_whole(file, implicit, little, path.stat().st_size)
+    except Exception as error:  # any error that a hostile data set causes in the parser; its text may quote the file
         raise Refused(CANNOT_UNDERSTAND, f"its data set cannot be read ({type(error).__name__})") from error
-    if not UID.fullmatch(found.series):
+    if not UID.fullmatch(identity.series):
         raise Refused(CANNOT_UNDERSTAND, "its data set has no valid SeriesInstanceUID")
-    if (found.sop_class, found.sop_instance) != (sop_class, sop_instance):
+    if (identity.sop_class, identity.sop_instance) != (sop_class, sop_instance):
         raise Refused(DOES_NOT_MATCH, "its data set is another object than the request names")
-    if not whole:
+    if not pixels_whole:
         raise Refused(CANNOT_UNDERSTAND, "its pixels are missing or cut off")
-    return found
+    return identity
 
 
 def _pixels_are_whole(file: BinaryIO, implicit: bool | None, little: bool | None, size: int) -> bool:
-    """Whether pixels follow in a file, and end before it does; of undefined length, a delimiter must end them."""
+    """Whether a file has pixels and they end within it; with undefined length a delimiter must end them."""
     if implicit is None or little is None:
         return False
     element = next(data_element_generator(file, implicit, little, defer_size=0), None)

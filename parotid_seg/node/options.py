@@ -1,4 +1,4 @@
-"""How the node is set up, checked before anything starts."""
+"""The node's options, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from parotid_seg.errors import OptionError
 from parotid_seg.options import Option, OptionGroup
 
 Say = Callable[[str], None]
-"""Told what happens, a line at a time, from any thread."""
+"""Called with one line for each event, from any thread."""
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another node that takes results.
+    """Another node that receives results.
 
     Attributes:
         ae_title: its AE title.
@@ -34,16 +34,16 @@ class Peer:
 
     @classmethod
     def parse(cls, text: str) -> Peer:
-        """A peer from "AE@HOST:PORT"; an IPv6 address stands in brackets.
+        """A peer from "AE@HOST:PORT", with an IPv6 address in brackets.
 
         Raises:
-            OptionError: if the text is none.
+            OptionError: if the text has another form.
         """
         ae_title, _, address = text.rpartition("@")
         host, _, port = address.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        whole = ae_title and host and port.isascii() and port.isdecimal()
-        if not whole or not (HOST_NAME.fullmatch(host) or _address(host)):
+        complete = ae_title and host and port.isascii() and port.isdecimal()
+        if not complete or not (HOST_NAME.fullmatch(host) or _address(host)):
             raise OptionError(f"--send-to: found {text!r}, expected AE@HOST:PORT, for example PACS@10.0.0.5:104")
         check_ae_title(ae_title, "--send-to")
         check_port(int(port), "--send-to")
@@ -55,11 +55,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who may connect.
+    """A node that may connect.
 
     Attributes:
         ae_title: its AE title.
-        address: the only address that it may have; empty if any.
+        address: its only allowed address; empty for any.
     """
 
     ae_title: str
@@ -67,10 +67,10 @@ class Caller:
 
     @classmethod
     def parse(cls, text: str) -> Caller:
-        """A caller from "AE" or "AE@ADDRESS"; what follows an @ and is no IP address belongs to the title.
+        """A caller from "AE" or "AE@ADDRESS"; if no IP address follows an @, the @ belongs to the title.
 
         Raises:
-            OptionError: if the text is none.
+            OptionError: if the text has another form.
         """
         ae_title, _, address = text.rpartition("@")
         if not (ae_title and _address(address)):
@@ -81,7 +81,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class ListenOptions(OptionGroup, panel="Node"):
-    """How the node listens, and what it does with what it receives."""
+    """How the node listens, and what it does with received series."""
 
     port: Annotated[int, Option("--port", "TCP port to listen on.", metavar="N")]
     out: Annotated[Path, Option("--out", "Folder for received slices, results and their states.", metavar="DIR")]
@@ -89,7 +89,7 @@ class ListenOptions(OptionGroup, panel="Node"):
         tuple[str, ...],
         Option(
             "--allow",
-            "AE title that may connect, from that address only; repeatable. Without one nobody may.",
+            "AE title that may connect, from that address only; repeatable. Without this option no node may connect.",
             metavar="AE[@ADDRESS]",
         ),
     ] = ()
@@ -106,14 +106,14 @@ class ListenOptions(OptionGroup, panel="Node"):
         str,
         Option(
             "--host",
-            "Address to listen on. DICOM neither checks who connects nor encrypts: see docs/listen.md.",
+            "Address to listen on. DICOM neither authenticates nor encrypts: see docs/listen.md.",
             metavar="ADDRESS",
         ),
     ] = "127.0.0.1"
     ae_title: Annotated[str, Option("--ae-title", "The node's own AE title.", metavar="AE")] = "PAROTID-SEG"
     quiet_s: Annotated[
         float,
-        Option("--quiet-seconds", "A series is complete once nothing more came for so long.", metavar="S", least=0),
+        Option("--quiet-seconds", "A series is complete when no object arrived for S seconds.", metavar="S", least=0),
     ] = 30.0
     keep_received: Annotated[
         bool,
@@ -123,7 +123,7 @@ class ListenOptions(OptionGroup, panel="Node"):
         float,
         Option(
             "--keep-failed-days",
-            "How long slices of series that could not be segmented are kept.",
+            "Days for which slices of series that could not be segmented are kept.",
             metavar="N",
             least=0,
         ),
@@ -132,8 +132,8 @@ class ListenOptions(OptionGroup, panel="Node"):
         int,
         Option(
             "--max-associations",
-            "Of one address at the same time; more are rejected. Addresses that --allow does not name have four more "
-            "together.",
+            "Most associations of one address at the same time; more are rejected. Addresses that --allow does not "
+            "name have four more together.",
             metavar="N",
             least=1,
         ),
@@ -142,18 +142,18 @@ class ListenOptions(OptionGroup, panel="Node"):
         int, Option("--max-object-mib", "Larger objects are refused.", metavar="N", least=1)
     ] = 1024
     spare_mib: Annotated[
-        int, Option("--spare-mib", "With less free space on the disk, objects are refused.", metavar="N", least=0)
+        int, Option("--spare-mib", "Objects are refused if less disk space is free.", metavar="N", least=0)
     ] = 1024
     silence_s: Annotated[
         float,
-        Option("--silence-seconds", "An association in which nothing comes for so long is ended.", metavar="S"),
+        Option("--silence-seconds", "An association without data for S seconds is ended.", metavar="S"),
     ] = 60.0
 
     def __post_init__(self) -> None:
         """Check all options before anything starts.
 
         Raises:
-            OptionError: for one that is out of its bounds, or no port, address or AE title.
+            OptionError: for one that is out of its bounds, or is not a valid port, address or AE title.
         """
         super().__post_init__()
         check_port(self.port, "--port")
@@ -167,7 +167,7 @@ class ListenOptions(OptionGroup, panel="Node"):
 
     @property
     def callers(self) -> tuple[Caller, ...]:
-        """Who may connect."""
+        """The nodes that may connect."""
         return tuple(map(Caller.parse, self.allowed))
 
     @property
@@ -177,10 +177,10 @@ class ListenOptions(OptionGroup, panel="Node"):
 
 
 def check_ae_title(title: str, option: str) -> None:
-    """Refuse what is no AE title (DICOM PS3.5, section 6.2, VR AE); spaces around one are refused, too.
+    """Check an AE title (DICOM PS3.5, section 6.2, VR AE); spaces around it are not allowed.
 
     Raises:
-        OptionError: if it is none.
+        OptionError: if it is not valid.
     """
     plain = title.isascii() and title.isprintable() and "\\" not in title
     if not (0 < len(title) <= 16 and plain and title == title.strip()):
@@ -188,10 +188,10 @@ def check_ae_title(title: str, option: str) -> None:
 
 
 def check_port(port: int, option: str) -> None:
-    """Refuse what is no TCP port.
+    """Check a TCP port.
 
     Raises:
-        OptionError: if it is none.
+        OptionError: if it is not valid.
     """
     if not 0 < port < 65536:
         raise OptionError(f"{option}: found port {port}, expected 1 to 65535")

@@ -1,4 +1,4 @@
-"""The side of the node that other nodes connect to: who may, and what is taken from them."""
+"""The listening side of the node: which nodes may connect, and which objects are accepted."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ TRANSFER_SYNTAXES = (
     uid.JPEGBaseline8Bit,
     uid.JPEGExtended12Bit,
 )
-"""Best first: of those that a peer offers, it is told to use the first. Deflated is not there: it can be a bomb."""
+"""Transfer syntaxes, best first: the first that a peer offers is accepted. Deflated is missing: it can be a bomb."""
 MOST_THREADS = 10_000
-"""Associations by pynetdicom's own count, which is not used: see `Admission`."""
+"""pynetdicom's own limit of associations, set high because `Admission` has its own."""
 POLL_S = 0.2
 
 
 @dataclass
 class _Traffic:
-    """What came of an association so far."""
+    """What an association has sent so far."""
 
     title: str = ""
     address: str = ""
@@ -67,18 +67,18 @@ class _Traffic:
 
 
 class Reception:
-    """The listening side of the node. Its port is taken from the start; `serve` begins to answer.
+    """The listening side of the node. The constructor opens the port; `serve` begins to answer.
 
     Args:
         options, inbox: the node's.
-        say: called with one line about each thing that happens.
+        say: called with one line for each event.
 
     Raises:
         InputError: if the port cannot be listened on.
     """
 
     def __init__(self, options: ListenOptions, inbox: Inbox, say: Say) -> None:
-        _config.LOG_HANDLER_LEVEL = "none"  # else each PDU is put into words that nobody reads
+        _config.LOG_HANDLER_LEVEL = "none"  # otherwise pynetdicom formats each PDU for a log that nobody reads
         hush()
         self._options, self._inbox, self._say, self._notices = options, inbox, say, Notices(say)
         self._traffic: dict[Association, _Traffic] = {}
@@ -87,7 +87,7 @@ class Reception:
         ae.add_supported_context(Verification)
         for sop_class in SOP_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        # An empty list would let in everybody: a title that nobody knows lets in nobody.
+        # An empty list would accept everybody; a random title accepts nobody.
         ae.require_calling_aet = [each.ae_title for each in options.callers] or [secrets.token_hex(8)]
         ae.maximum_associations = MOST_THREADS
         ae.maximum_pdu_size = LONGEST_PDU // 4
@@ -104,13 +104,13 @@ class Reception:
                 request_handler=handler_of(self._welcome),
             )
         except OSError as error:
-            known = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
-            reason = known.get(error.errno or 0, error.strerror)
+            reasons = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
+            reason = reasons.get(error.errno or 0, error.strerror)
             raise InputError(f"--port: {options.host}:{options.port} cannot be listened on: {reason}") from error
         self._admission = Admission(self._server.socket, options, self._begin, self._notices)
 
     def serve(self, stopping: Callable[[], bool]) -> None:
-        """Answer until it is time to stop; then no new association is taken."""
+        """Answer until the node is stopped; then no new association is accepted."""
         try:
             while not stopping():
                 self._admission.poll(POLL_S)
@@ -119,15 +119,15 @@ class Reception:
         finally:
             self._admission.close()
             self._server.server_close()
-            self._say("stopping: no new association is taken")
+            self._say("stopping: no new association is accepted")
 
     def close(self, grace_s: float) -> None:
-        """Let associations end by themselves for so long, then end them."""
+        """Wait so long for associations to end, then end them."""
         self._wait_for_the_end(grace_s)
         for association in self._server.active_associations:
             association.abort(block=False)
         self._wait_for_the_end(1.0)
-        for association in self._server.active_associations:  # their threads wait for the peer's next byte
+        for association in self._server.active_associations:  # their threads block on the peer's next byte
             with contextlib.suppress(OSError, AttributeError):
                 association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
         self._wait_for_the_end(1.0)
@@ -139,7 +139,7 @@ class Reception:
             time.sleep(0.05)
 
     def look_after(self) -> None:
-        """See which associations are over."""
+        """Handle associations that are over."""
         with self._lock:
             over = [(one, traffic) for one, traffic in self._traffic.items() if one.ident and not one.is_alive()]
             for association, _ in over:
@@ -166,7 +166,7 @@ class Reception:
             raise
 
     def _welcome(self, association: Association) -> None:
-        """A peer has connected."""
+        """Prepare the association of a peer that has connected."""
         association.dimse = Messages(association, self._inbox, self._options, SOP_CLASSES)
         with self._lock:
             self._traffic[association] = _Traffic()
@@ -177,14 +177,14 @@ class Reception:
             traffic.title, traffic.address = str(requestor.ae_title), requestor.address
 
     def _store(self, event: Event) -> int:
-        """Take an object; the status to answer."""
+        """Store an object; returns the status of the answer."""
         traffic, request = self._traffic[event.assoc], event.request
         spool = request.DataSet
         assert isinstance(spool, Spool)
         try:
             file = spool.finish()
-            found = identify(spool.path, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-            series = self._inbox.place(file, spool.path, found.series, found.sop_instance, event.assoc)
+            identity = identify(spool.path, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+            series = self._inbox.place(file, spool.path, identity.series, identity.sop_instance, event.assoc)
             traffic.taken[series] += 1
             return 0x0000
         except Refused as error:
@@ -192,7 +192,7 @@ class Reception:
         except OSError as error:
             refusal = Refused(objects.OUT_OF_RESOURCES, f"it cannot be written ({error.strerror})")
         finally:
-            spool.discard(objects.OVER)  # of what is in its place by now, nothing
+            spool.discard(objects.OVER)  # removes nothing that is in its place by now
         traffic.refused[refusal.reason] += 1
         if traffic.refused[refusal.reason] == 1:
             what = f"an object is refused: {refusal.reason} (status {refusal.status:04X})"

@@ -1,4 +1,4 @@
-"""What the node does with a series: `parotid-seg infer` on its folder, with a model that is loaded once."""
+"""Segments a received series: `parotid-seg infer` on its folder, with a model that is loaded once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def segment_with(backend: Backend, segmentation: SegmentationOptions = DEFAULTS)
 
     Args:
         backend: the loaded model.
-        segmentation: how.
+        segmentation: options of the segmentation.
     """
     options = InferOptions(**asdict(segmentation), workers=1, pictures=False, report=False, formats=(RTSTRUCT,))
 

@@ -1,4 +1,4 @@
-"""Results on their way to the peer: kept until it has them, however long it is away."""
+"""Sends results to the peer, and keeps them until the peer has received them."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from parotid_seg.node.options import Peer, Say
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 300.0
-"""Waits double from the first to the longest while the peer is away."""
+"""Seconds between tries while the peer is away, doubling from the first to the longest."""
 MOST_REFUSALS = 5
 CONNECTION_S, NEGOTIATION_S, ANSWER_S = 10.0, 30.0, 60.0
 POLL_S = 0.2
 
 
 class _Away(Exception):  # noqa: N818 (a state of the peer, no error of ours)
-    """The peer cannot be reached, or breaks off."""
+    """The peer cannot be reached, or ends the association."""
 
 
 class _Rejected(Exception):  # noqa: N818
-    """The peer does not take a result."""
+    """The peer rejects a result."""
 
 
 @dataclass
 class _Waiting:
-    """A series whose result waits: until when (monotonic seconds), and how often the peer refused it."""
+    """A series with an unsent result: when to send it (monotonic seconds), and how often the peer refused it."""
 
     due: float = 0.0
     refusals: int = 0
 
 
 class Outbox:
-    """Sends results in one thread of its own (`run`).
+    """Sends results in a separate thread (`run`).
 
     Args:
-        peer: who gets them.
+        peer: the receiver.
         ae_title: the node's own.
         results: folder that has a folder of results for each series.
         ledger: the node's.
-        delivered: called with each series whose result the peer has.
-        say: called with one line about each thing that happens.
+        delivered: called with each series whose result the peer has received.
+        say: called with one line for each event.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Outbox:
         self._lock = threading.Lock()
 
     def add(self, series: str) -> None:
-        """Have a series' result sent; any thread may ask for it."""
+        """Queue a series' result; may be called from any thread."""
         with self._lock:
             self._waiting[series] = _Waiting()
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Send what waits until it is time to stop; a result that is being sent is finished."""
+        """Send queued results until the node is stopped; a transfer in progress is finished."""
         wait_s, quiet_until = FIRST_WAIT_S, 0.0
         while not stopping():
             due = self._due() if time.monotonic() >= quiet_until else []
@@ -94,7 +94,7 @@ class Outbox:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def close(self) -> None:
-        """Break off what is being sent; it is sent again after a restart."""
+        """Abort a transfer in progress; it is repeated after a restart."""
         association = self._open
         if association is not None:
             association.abort(block=False)
@@ -105,12 +105,12 @@ class Outbox:
             return [series for series, waiting in self._waiting.items() if waiting.due <= now]
 
     def _send_all(self, due: list[str], stopping: Callable[[], bool]) -> None:
-        """Send what is due in one association. Raises _Away."""
+        """Send due results in one association. Raises _Away."""
         records = {}
         for series in due:
             record = self._ledger.get(series)
             if record is None or record.status not in (DONE, REFUSED):
-                self._forget(series)  # it is done again meanwhile
+                self._forget(series)  # it has been segmented again meanwhile
             else:
                 records[series] = record
         kinds = {kind for series, record in records.items() for kind in self._kinds(series, record)}
@@ -144,14 +144,14 @@ class Outbox:
         if refusals < MOST_REFUSALS:
             return
         self._forget(series)
-        self._say(f"series {series}: set aside; it is sent again after a restart, or when the series comes again")
+        self._say(f"series {series}: given up; it is sent again after a restart, or when the series is received again")
         try:
             self._ledger.replace(series, record, replace(record, status=REFUSED, reason=reason))
         except OutputError as error:
             self._say(f"series {series}: {error}")
 
     def _put_off(self, series: str, reason: str) -> int:
-        """Try a series again later; how often that happened."""
+        """Try a series again later; returns how often that happened."""
         with self._lock:
             waiting = self._waiting.setdefault(series, _Waiting())
             waiting.refusals += 1
@@ -169,7 +169,7 @@ class Outbox:
             try:
                 meta = read_file_meta_info(self._results / series / name)
                 yield str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
-            except Exception:  # missing or damaged, which `_store` tells
+            except Exception:  # missing or damaged; `_store` reports it
                 continue
 
     @contextmanager
@@ -177,7 +177,7 @@ class Outbox:
         """An association for files of these SOP classes and transfer syntaxes. Raises _Away."""
         self._ae.requested_contexts = []
         for sop_class in sorted({sop_class for sop_class, _ in kinds}):
-            syntaxes = {syntax for known, syntax in kinds if known == sop_class}
+            syntaxes = {syntax for kind, syntax in kinds if kind == sop_class}
             plain = {str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)}
             for syntax in sorted(syntaxes - plain):
                 self._ae.add_requested_context(sop_class, syntax)
@@ -187,7 +187,7 @@ class Outbox:
         except OSError as error:
             raise _Away(f"cannot be reached ({error.strerror})") from error
         if not association.is_established:
-            raise _Away("does not let us in" if association.is_rejected else "cannot be reached")
+            raise _Away("rejects the association" if association.is_rejected else "cannot be reached")
         self._open = association
         try:
             yield association
@@ -203,11 +203,11 @@ def _store(path: Path, association: Association) -> None:
         raise _Away("broke the association off")
     try:
         answer = association.send_c_store(path)
-    except ValueError as error:  # no context that it agreed to
+    except ValueError as error:  # the peer accepted no such presentation context
         raise _Rejected("it agreed to no transfer of this kind of object") from error
     except RuntimeError as error:
         raise _Away("broke the association off") from error
-    except Exception as error:  # whatever a damaged file does to the parser
+    except Exception as error:  # any error that a damaged file causes in the parser
         raise _Rejected(f"its result file is missing or damaged ({type(error).__name__})") from error
     status = answer.get("Status")
     if status is None:

@@ -1,4 +1,4 @@
-"""A series from the inbox to its result: one at a time, each once."""
+"""Segments series from the inbox, one at a time and each once."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from parotid_seg.node.ledger import (
 from parotid_seg.node.options import ListenOptions, Say
 
 PARTIAL = ".partial-"
-"""A folder of results that is not whole."""
+"""Prefix of an incomplete folder of results."""
 MOST_DEATHS = 3
 RETRY_S = 60.0
-"""After results could not be written, or the machine had run out of something."""
+"""Seconds to wait after results could not be written, or a resource of the machine was exhausted."""
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """What became of a series.
+    """The result of a series.
 
     Attributes:
-        files: DICOM files to send, in the folder that was given for them.
-        reason: why there are none, one line that names no patient; else empty.
-        note: what to tell of a result, one line that names no patient.
+        files: DICOM files to send, in the given folder.
+        reason: why there are none, one line without patient data; else empty.
+        note: remark on the result, one line without patient data.
     """
 
     files: tuple[Path, ...] = ()
@@ -53,19 +53,18 @@ class Segmented:
 Segment = Callable[[Path, Path], Segmented]
 """Segments a series: (its folder of DICOM files, an empty folder for results) -> `Segmented`.
 
-A ParotidSegError is a reason of failure as well, but for OutputError and MachineError, after which the series is tried
-again later.
+A ParotidSegError also means failure, except OutputError and MachineError, after which the series is tried again later.
 """
 
 
 class Work:
-    """Does series, by turns.
+    """Segments one series after the other.
 
     Args:
         options, inbox, ledger: the node's.
         segment: see `Segment`.
-        deliver: called with a series whose result is to be sent.
-        say: called with one line about each thing that happens.
+        deliver: called with a series whose result is ready to be sent.
+        say: called with one line for each event.
 
     Raises:
         OutputError: if the folder of results cannot be made or written to.
@@ -86,7 +85,8 @@ class Work:
         make_folder(self.results)
 
     def recover(self) -> None:
-        """Take up what an earlier node left: what was received and not done, what was done and not sent."""
+        """Continue the work of an earlier node: series that were received and not segmented, or segmented and not
+        sent."""
         remove_orphans(self._ledger.folder)
         for partial in self.results.glob(f"{PARTIAL}*"):
             shutil.rmtree(partial, ignore_errors=True)
@@ -95,11 +95,11 @@ class Work:
             if record is not None and record.status == STARTED:
                 record = replace(record, deaths=record.deaths + 1)
                 self._ledger.put(series, record)
-            known = {name: found.mtime_ns for name, found in record.slices.items()} if record else {}
+            recorded_times = {name: found.mtime_ns for name, found in record.slices.items()} if record else {}
             if record is not None and record.status == STARTED:
                 self._inbox.expect(series)
-            elif any(known.get(name) != at for name, at in times.items()):
-                self._inbox.expect(series, self._options.quiet_s)  # whoever was sending it will want to go on
+            elif any(recorded_times.get(name) != at for name, at in times.items()):
+                self._inbox.expect(series, self._options.quiet_s)  # its sender will probably continue
             elif record and (record.status == SENT or (record.status == DONE and self._options.send_to is None)):
                 self.delivered(series)
         for series in self._ledger:
@@ -108,26 +108,26 @@ class Work:
                 self._deliver(series)
 
     def do(self, series: str) -> None:
-        """Do a series that was taken from the inbox."""
-        kept = False
+        """Segment a series taken from the inbox."""
+        result_only_kept = False
         try:
-            kept = self._do(series) and self._options.send_to is None
+            result_only_kept = self._do(series) and self._options.send_to is None
         except (OSError, OutputError, MachineError) as error:
             why = "" if isinstance(error, MachineError) else ", files cannot be read or written"
             self._say(f"series {series}: put off{why}: {error}")
             self._inbox.expect(series, RETRY_S)
         finally:
             self._inbox.finish(series)
-        if kept:
+        if result_only_kept:
             self.delivered(series)
 
     def delivered(self, series: str) -> None:
-        """The result is where it belongs, so received slices are needed no longer."""
+        """Remove the received slices of a series whose result has been delivered."""
         if not self._options.keep_received:
             self._inbox.remove(series)
 
     def expire(self) -> None:
-        """Remove the slices of series that came to nothing, once nothing was added to them for long."""
+        """Remove the slices of failed series to which nothing was added for a long time."""
         oldest_ns = time.time_ns() - int(self._options.keep_failed_days * 86400e9)
         for series in self._inbox.all_series():
             record = self._ledger.get(series)
@@ -142,31 +142,31 @@ class Work:
                 self._say(f"series {series}: {record.status}, and its slices are old and are removed ({record.reason})")
 
     def _do(self, series: str) -> bool:
-        """Whether the series has its result."""
+        """Segment a series if necessary; returns whether it has its result."""
         slices = self._inbox.slices(series)
         if not slices:
             return False
-        known = self._ledger.get(series)
-        if known is not None and known.status != STARTED:
-            added = [name for name, found in slices.items() if not _is_known(name, found, known)]
-            missing = [name for name in known.slices if name not in slices]
-            if not added and known.status in (DONE, SENT, REFUSED) and self._is_whole(series, known):
-                self._say(f"series {series}: came again unchanged, is not segmented again")
-                self._have(series, replace(known, slices=known.slices | slices))
+        record = self._ledger.get(series)
+        if record is not None and record.status != STARTED:
+            added = [name for name, found in slices.items() if not _is_known(name, found, record)]
+            missing = [name for name in record.slices if name not in slices]
+            if not added and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
+                self._say(f"series {series}: received again unchanged, is not segmented again")
+                self._have(series, replace(record, slices=record.slices | slices))
                 return True
             if missing:
                 reason = (
                     f"{len(missing)} slices that were received before are removed by now; "
                     f"found {len(slices)}, expected the whole series again"
                 )
-                self._ledger.put(series, replace(known, status=INCOMPLETE, reason=reason))
+                self._ledger.put(series, replace(record, status=INCOMPLETE, reason=reason))
                 self._say(f"series {series}: not segmented: {reason}")
                 return False
-        deaths = known.deaths if known is not None and known.status == STARTED else 0
+        deaths = record.deaths if record is not None and record.status == STARTED else 0
         return self._segment_series(series, Record(STARTED, slices, deaths=deaths))
 
     def _have(self, series: str, record: Record) -> None:
-        """A series has its result."""
+        """Record that a series has its result."""
         self._ledger.put(series, replace(record, status=DONE, reason=""))
         if self._options.send_to is not None:
             self._deliver(series)
@@ -187,7 +187,7 @@ class Work:
                 self._fail(series, record, segmented.reason)
                 return False
             names = self._keep(series, segmented.files, scratch)
-        except KeyboardInterrupt:  # the next node takes it up, and `recover` is not to count this as a death
+        except KeyboardInterrupt:  # the next node continues it, and `recover` must not count this as a death
             with contextlib.suppress(OutputError):
                 self._ledger.put(series, replace(record, deaths=record.deaths - 1))
             raise
@@ -201,8 +201,10 @@ class Work:
     def _try_to_segment(self, series: str, scratch: Path) -> Segmented:
         try:
             segmented = self._segment(self._inbox.path_of(series), scratch)
-            whole = segmented.files and all(path.is_relative_to(scratch) and path.is_file() for path in segmented.files)
-            return segmented if segmented.reason or whole else Segmented(reason="there is no result")
+            complete = segmented.files and all(
+                path.is_relative_to(scratch) and path.is_file() for path in segmented.files
+            )
+            return segmented if segmented.reason or complete else Segmented(reason="there is no result")
         except (OutputError, MachineError):
             raise
         except OSError as error:
@@ -213,12 +215,14 @@ class Work:
             return Segmented(reason=str(error))
         except MemoryError:
             return Segmented(reason="there is not enough memory for it")
-        except Exception as error:  # a bug, of which the text may hold what the files say
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            return Segmented(reason=f"unexpected {type(error).__name__} in {Path(where.filename).name}:{where.lineno}")
+        except Exception as error:  # a bug; its text may quote files
+            last_call = traceback.extract_tb(error.__traceback__)[-1]
+            return Segmented(
+                reason=f"unexpected {type(error).__name__} in {Path(last_call.filename).name}:{last_call.lineno}"
+            )
 
     def _keep(self, series: str, files: tuple[Path, ...], scratch: Path) -> tuple[str, ...]:
-        """Make a whole result the series' result, in the place of an older one."""
+        """Make a complete result the series' result, replacing an older one."""
         names = tuple(str(path.relative_to(scratch)) for path in files)
         for path in sorted(scratch.rglob("*")):
             if path.is_file():

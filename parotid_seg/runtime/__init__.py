@@ -1,1 +1,1 @@
-"""Scans to masks with a model file; no torch."""
+"""Segments scans with a model file, without torch."""

@@ -1,4 +1,4 @@
-"""Predicted masks against reference masks: figures a case, and their means with intervals."""
+"""Compares predicted masks with reference masks: figures per case, and their means with intervals."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Mean:
     """Mean over cases with its 95 % bootstrap interval.
 
     Attributes:
-        mean, low, high, median: over the cases where the figure is finite.
-        cases: how many those are.
-        missed: cases left out because a distance is infinite: one of the two masks is empty.
-        absent: cases left out because both masks are empty.
+        mean, low, high, median: over the cases with a finite figure.
+        cases: number of these cases.
+        missed: excluded cases with an infinite distance, because one of the two masks is empty.
+        absent: excluded cases in which both masks are empty.
     """
 
     mean: float
@@ -49,7 +49,7 @@ class Evaluation:
     Attributes:
         cases: scores by case name.
         means: by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over its glands, so that cases
-            and not glands are resampled; "structures dsc" where not all of them are parotids).
+            are resampled instead of glands; "structures dsc" if not all structures are parotids).
         labels: which labels were compared.
     """
 
@@ -59,7 +59,7 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures should know, a line each: how labels were matched, and what is not scored."""
+        """Remarks on the figures, one line each: how labels were matched, and what is not scored."""
         notes = self.labels.notes
         ignored = [scores.ignored_ml for scores in self.cases.values() if scores.ignored_ml]
         if ignored:
@@ -70,7 +70,7 @@ class Evaluation:
         return notes
 
     def to_json(self) -> str:
-        """Everything as JSON text; infinite distances, and figures of what is absent in both masks, become null."""
+        """All scores as JSON text; infinite distances, and figures of structures absent in both masks, become null."""
         matched = {
             name: {
                 "prediction": self.labels.predictions.labels.values[name],
@@ -103,8 +103,8 @@ def evaluate(
     Raises:
         InputError: if a folder is missing, a reference has no prediction or the reverse, or labels cannot be matched,
             see `match_labels`.
-        ScanError: if a mask is unreadable, lies on another grid than its reference, holds a label that nothing names,
-            or has no voxel to score.
+        ScanError: if a mask is unreadable, has other voxels than its reference, holds a label without a name, or has no
+            voxel to score.
     """
     found, expected = _masks(predictions), _masks(references)
     if predictions.is_file() and references.is_file():
@@ -155,7 +155,7 @@ def _mean(values: Sequence[float]) -> Mean:
 
 
 def files_of(predictions: Path, references: Path) -> list[Path]:
-    """The masks that are read.
+    """The mask files of a folder, or a single file.
 
     Raises:
         InputError: if there is no such file or folder, or a folder without masks.

@@ -1,4 +1,4 @@
-"""What a file is, for `parotid-seg inspect`: label and value, in the order they are printed."""
+"""Describes a file for `parotid-seg inspect`: labels and values, in the order of printing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KNOWN = (
     (0, b"\x89PNG", "a picture"),
     (0, b"{", "JSON"),
 )
-"""Where in a file which bytes tell what it is."""
+"""File types by position and value of their magic bytes."""
 
 
 def inspect(path: Path, model: Path | None = None) -> Facts:
@@ -50,7 +50,7 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
         model: the model file or engine that scans are for; the packaged one by default.
 
     Raises:
-        InputError: if it is none of them, with what it is as far as that shows.
+        InputError: if it is none of them, with its type if recognised.
         ModelError, ScanError: if it is damaged.
     """
     if not exists(path):
@@ -58,12 +58,12 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
     if not path.is_dir() and (kind := special_kind(path.stat().st_mode)):
         raise InputError(f"found {kind}, expected a regular file or a folder", path=path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of pydicom quote files
+        warnings.simplefilter("ignore")  # pydicom's warnings quote files
         return _facts_of(path, model)
 
 
 def contract_of(path: Path) -> dict[str, Any] | None:
-    """The contract in a model file or an engine's sidecar, as it is written there; None of anything else."""
+    """The contract in a model file or an engine's sidecar, unchanged; None for other files."""
     if path.suffix not in (".onnx", ".engine"):
         return None
     contract = read_sidecar(path).contract if path.suffix == ".engine" else read_model(path)[1]
@@ -83,12 +83,12 @@ def _facts_of(path: Path, model: Path | None) -> Facts:
         return _describe_slice(path, model)
     if reason := unread(path):
         raise InputError(reason, path=path)
-    wanted = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
-    raise InputError(f"found {_kind_of(path)}, {wanted}", path=path)
+    expected = "expected a model (.onnx), an engine (.engine), a scan (.nii, .nii.gz) or DICOM"
+    raise InputError(f"found {_kind_of(path)}, {expected}", path=path)
 
 
 def _contract_for(model: Path | None) -> tuple[str, Contract]:
-    """The model that scans are for, in words, and its contract."""
+    """The model that scans are for, as text, and its contract."""
     file = model or DEFAULT_MODEL
     contract = read_sidecar(file).contract if file.suffix == ".engine" else read_model(file)[1]
     return f"{model or 'the packaged model'} ({', '.join(contract.channels)})", contract
@@ -101,11 +101,11 @@ def _describe_folder(path: Path, model: Path | None) -> Facts:
 
 
 def _describe_slice(path: Path, model: Path | None) -> Facts:
-    """A DICOM file stands for its series: the slices are looked for in its folder."""
+    """Describe the series of a DICOM file; its other slices are searched in the same folder."""
     title, contract = _contract_for(model)
     beside = [each for each in sorted(path.parent.iterdir()) if each.is_file() and _is_dicom(each)]
-    found = _describe_found(beside, title, contract, only=path.resolve())
-    return {"file": str(path), "kind": "DICOM file; what follows is about its series in this folder", **found}
+    facts = _describe_found(beside, title, contract, only=path.resolve())
+    return {"file": str(path), "kind": "DICOM file; the rest describes its series in this folder", **facts}
 
 
 def _is_dicom(path: Path) -> bool:
@@ -113,31 +113,31 @@ def _is_dicom(path: Path) -> bool:
 
     try:
         return read_dicom(path) is not None
-    except ScanError:  # it is, and damaged
+    except ScanError:  # it is DICOM, but damaged
         return True
 
 
 def _describe_found(places: Sequence[Path], title: str, contract: Contract, only: Path | None = None) -> Facts:
-    """What `infer` would do with what it finds.
+    """What `infer` would do with the scans in some places.
 
     Args:
         places: files and folders.
-        title, contract: the model that it is for.
-        only: a DICOM file; if it is part of a scan, nothing else is described.
+        title, contract: the model that the scans are for.
+        only: a DICOM file; if it is part of a scan, only that scan is described.
     """
     from parotid_seg.dicom.read.phi_safe import phi_safe
 
     not_used: list[Skipped] = []
     with phi_safe(places[0], "DICOM file"):
         scans, errors = find_scans(places, contract.channels, skip=not_used.append)
-    if only and (own := [scan for scan in scans if only in _files_of(scan)]):
-        scans, errors, not_used = own, [], []
+    if only and (scans_of_file := [scan for scan in scans if only in _files_of(scan)]):
+        scans, errors, not_used = scans_of_file, [], []
     decisions = {place_of(scan[0]): decision_on(scan, contract) for scan in scans}
-    taken = sum(each.startswith(SEGMENTED) for each in decisions.values())
-    refused = len(errors) + len(decisions) - taken
+    segmented = sum(each.startswith(SEGMENTED) for each in decisions.values())
+    refused = len(errors) + len(decisions) - segmented
     facts = {
         "for": title,
-        "infer would": f"segment {taken}, refuse {refused}, not use {sum(each.items for each in not_used)}",
+        "infer would": f"segment {segmented}, refuse {refused}, not use {sum(each.items for each in not_used)}",
     }
     for scan in scans:
         source = scan[0]
@@ -217,7 +217,7 @@ def _describe_contract(contract: Contract) -> Facts:
         "input": "; ".join(map(_describe_channel, contract.channels, contract.windows)),
         "grid": f"{grid.size} x {grid.size} at {grid.spacing_mm:g} mm, neighbours at "
         + ", ".join(f"{offset:g}" for offset in grid.offsets_mm)
-        + f" mm, a look every {grid.slice_step_mm:g} mm at most",
+        + f" mm, a sample every {grid.slice_step_mm:g} mm at most",
         "computes in": contract.precision
         + (f"; multiply-adds {', '.join(f'{share:.1%} {kind}' for kind, share in shares)}" if shares else ""),
         "weights": f"stored in {contract.weights}",
@@ -241,13 +241,13 @@ def _describe_scan(path: Path, model: Path | None) -> Facts:
     scan = read_scan((path,))
     facts = describe(scan)
     facts["notes"] = sentences(scan.volume.flags) or "none"
-    found, errors = find_scans([path], contract.channels)
+    scans, errors = find_scans([path], contract.channels)
     refused = f"refused: {errors[0].reason}" if errors else ""
-    return facts | {"for": title, "would be": refused or decision_on(found[0], contract)}
+    return facts | {"for": title, "would be": refused or decision_on(scans[0], contract)}
 
 
 def _kind_of(path: Path) -> str:
-    """What an unknown file is, as far as its first bytes show."""
+    """The type of an unknown file by its first bytes."""
     with open_input(path) as file:
         start = file.read(256)
     for at, mark, words in KNOWN:

@@ -1,4 +1,4 @@
-"""Which labels of predictions and of references mean the same structure: decided by name, never by number."""
+"""Matches labels of predictions and references that mean the same structure: by name, never by number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parotid_seg.scan.labels import side_of, structure_words
 from parotid_seg.scan.volume import Mask
 
 DEFAULT = LabelSet({"parotid_left": 1, "parotid_right": 2})
-"""Of masks beside which nothing names their labels."""
+"""Labels of masks without a file that names them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class NamedLabels:
     Attributes:
         what: "predictions" or "references".
         labels: their names and numbers.
-        source: the file that names them; None if there is none, and they are `DEFAULT`.
+        source: the file that names them; None if there is none and `DEFAULT` is used.
     """
 
     what: str
@@ -39,12 +39,12 @@ class NamedLabels:
         return f"{self.what} have {numbers} ({self.source or 'nothing names them, so these are taken'})"
 
     def check(self, mask: Mask, path: Path) -> None:
-        """Raise ScanError if a mask holds a number that nothing names."""
+        """Raise ScanError if a mask holds a number without a name."""
         unknown = sorted({int(value) for value in np.unique(mask)} - self.labels.known)
         if unknown:
             numbers = ", ".join(map(str, unknown))
-            known = ", ".join(map(str, sorted(self.labels.known)))
-            raise ScanError(f"found label {numbers}, expected one of {known}: {self}", path=path)
+            expected = ", ".join(map(str, sorted(self.labels.known)))
+            raise ScanError(f"found label {numbers}, expected one of {expected}: {self}", path=path)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LabelMatch:
 
     Attributes:
         predictions, references: all labels of each.
-        pairs: name among the references by name among the predictions, of those that are scored.
+        pairs: names in the references by names in the predictions, for labels that are scored.
     """
 
     predictions: NamedLabels
@@ -62,11 +62,12 @@ class LabelMatch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """By the values that `common` gives, background first."""
+        """Names by the values in `common`, background first."""
         return ("background", *self.pairs)
 
     def common(self, prediction: Mask, reference: Mask) -> tuple[Mask, Mask, NDArray[np.bool_] | None]:
-        """Both masks with the numbers of `names`, and the voxels that one of them ignores (None if none can be).
+        """Both masks with the numbers of `names`, and the voxels that one of them ignores (None if neither has such a
+        label).
 
         Labels without a counterpart become background.
         """
@@ -82,7 +83,7 @@ class LabelMatch:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures should know, a line each."""
+        """Remarks on the figures, one line each."""
         notes = [f"{name} is called {other} in the references" for name, other in self.pairs.items() if name != other]
         for side, scored in ((self.predictions, self.pairs.keys()), (self.references, self.pairs.values())):
             if side.source is None:
@@ -95,16 +96,22 @@ class LabelMatch:
 def match_labels(predictions: Path, references: Path) -> LabelMatch:
     """Match the labels of two folders of masks, or of one mask each, by name.
 
-    Names match if they are equal, or if they say the same structure and side ("Parotid_L" and "parotid_left").
+    Names match if they are equal, or if they mean the same structure and side ("Parotid_L" and "parotid_left").
 
     Raises:
-        InputError: if a file that names labels is wrong, if labels cannot be told apart, or if none match.
+        InputError: if a file that names labels is invalid, if labels are ambiguous, or if none match.
     """
     found, expected = _labels_beside(predictions, "predictions"), _labels_beside(references, "references")
-    for named, other, place in ((found, expected, references), (expected, found, predictions)):
-        if named.source is not None and other.source is None and not _agrees_with_default(named.labels):
+    for named_side, unnamed_side, place in ((found, expected, references), (expected, found, predictions)):
+        if (
+            named_side.source is not None
+            and unnamed_side.source is None
+            and not _agrees_with_default(named_side.labels)
+        ):
             expects = "expected run.json or dataset.json beside them"
-            raise InputError(f"nothing names the labels of these {other.what}, {expects}: {named}", path=place)
+            raise InputError(
+                f"nothing names the labels of these {unnamed_side.what}, {expects}: {named_side}", path=place
+            )
     pairs: dict[str, str] = {}
     for name in found.labels.values:
         same = [other for other in expected.labels.values if other == name] or [
@@ -122,8 +129,8 @@ def match_labels(predictions: Path, references: Path) -> LabelMatch:
 
 
 def _labels_beside(place: Path, what: str) -> NamedLabels:
-    """Those of the model that made the masks (run.json beside them), else those of their data set (dataset.json beside
-    them or in the folder above)."""
+    """The labels of the model that made the masks (run.json beside them), else those of their data set (dataset.json
+    beside them or in the folder above)."""
     folder = place.parent if place.is_file() else place
     run = folder / "run.json"
     if run.is_file():
@@ -146,7 +153,7 @@ class _Model:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is needed of a run.json."""
+    """The fields read from a run.json."""
 
     model: _Model
 
@@ -161,7 +168,7 @@ def _of_model(run: Path) -> LabelSet:
 
 
 def _agrees_with_default(labels: LabelSet) -> bool:
-    """Whether masks that nothing names can only mean the same numbers."""
+    """Whether labels agree with `DEFAULT`, so that masks without names can be compared with them."""
     numbers = {_meaning(name): value for name, value in labels.values.items()}
     return all(numbers.get(_meaning(name)) == value for name, value in DEFAULT.values.items())
 

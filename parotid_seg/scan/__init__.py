@@ -1,1 +1,1 @@
-"""Files and patient geometry: scans in, masks out, the model's grid."""
+"""Image files and patient geometry: reads scans, writes masks, and resamples to the model's grid."""

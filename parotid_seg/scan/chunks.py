@@ -1,7 +1,7 @@
-"""A scan cut into what the model takes, and its labels put together again.
+"""Splits a scan into chunks for the model, and assembles its labels.
 
-Only the rows and columns that the model's grid covers are of use to the model: often a tenth of a slice's pixels, the
-rest is air around the head.
+Only the rows and columns within the model's grid are passed to the model: often a tenth of a slice's pixels, the rest
+is air around the head.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 
 MOST_SLICES = 4096
-"""Of a scan; a whole body in slices of 0.5 mm has 4000. Matrices grow with the square of it."""
+"""Most slices of a scan; a whole body in slices of 0.5 mm has 4000. Matrices grow with the square of this number."""
 
 THINNEST_MM = 0.5
-"""Distance of slices. Head-and-neck CT has 1 to 3 mm, reconstructions for the temporal bone about 0.5 mm."""
+"""Smallest slice distance in mm. Head-and-neck CT has 1 to 3 mm, temporal bone reconstructions about 0.5 mm."""
 Inputs = Mapping[str, NDArray[np.float16] | Matrix]
-"""What the model takes of a chunk, by name; see `Chunk`."""
+"""The model's inputs for a chunk, by name; see `Chunk`."""
 
 
 @dataclass(frozen=True)
 class CroppedScan:
-    """The part of a scan that the grid covers.
+    """The part of a scan within the grid.
 
     Attributes:
         voxels: intensities (C, D, h, w) in two bytes each.
         windows: (C, 2), see `scan.intensity.in_windows`.
         distance_mm: between slices.
-        rows, columns: where it lies in the scan.
+        rows, columns: its rows and columns in the scan.
         in_plane: the matrices of rows and columns, see `Chunk`.
         flags: those of the scan.
         samples: the samples along the patient that the network computes (see `SliceChunker`); None for all.
-        grow: whether all slices around those samples get labels, and further ones as long as the outermost hold any.
-            Otherwise only the samples' own slices do.
+        grow: whether all slices around those samples are labelled, and further ones as long as the outermost contain
+            a structure. Otherwise only the samples' own slices are.
     """
 
     voxels: NDArray[np.float16]
@@ -57,11 +57,11 @@ class CroppedScan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Slices of one scan, as the model takes them.
+    """Slices of one scan as input of the model.
 
     Attributes:
-        slices: which of the scan's slices the labels (S, h, w) that come out are.
-        samples: which samples of the scan they were asked by: a run, or single ones.
+        slices: the scan's slices of the resulting labels (S, h, w).
+        samples: the samples of the scan that are computed: a run, or single ones.
         inputs: the model's inputs by name:
             slices (C, D, h, w) intensities of those slices and the neighbours they need, in every channel,
             window (C, 2) of each channel,
@@ -86,10 +86,10 @@ class Chunk:
 
 
 def crop_to_grid(volume: Volume, windows: Windows, grid: Grid, centre: tuple[int, int] | None = None) -> CroppedScan:
-    """Lay the grid on a scan.
+    """Crop a scan to the grid.
 
     Args:
-        volume, windows: as `scan.intensity.in_windows` gives them.
+        volume, windows: from `scan.intensity.in_windows`.
         grid: the model's.
         centre: row and column of the grid's middle; None for `body_centre`.
     """
@@ -114,12 +114,12 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
 
 
 def cut(covered: CroppedScan, grid: Grid, batch_size: int) -> Iterator[Chunk]:
-    """Cut a scan into model inputs, in order.
+    """Split a scan into model inputs, in order.
 
     Args:
         covered: the scan.
         grid: the model's.
-        batch_size: samples a chunk; of thin slices one more, shared with the next chunk.
+        batch_size: samples per chunk; with thin slices one more, shared with the next chunk.
     """
     cutter, start = SliceChunker(covered, grid), 0
     while start < cutter.depth:
@@ -129,18 +129,18 @@ def cut(covered: CroppedScan, grid: Grid, batch_size: int) -> Iterator[Chunk]:
 
 
 def most_slices(grid: Grid, count: int, distance_mm: float) -> int:
-    """Slices of the largest chunk of so many neighbouring samples of a scan whose slices lie so far apart."""
+    """Slices of the largest chunk with a number of neighbouring samples, for a slice distance."""
     reach_mm = max(grid.offsets_mm) - min(grid.offsets_mm) + 2 * max(grid.slice_kernel_mm, distance_mm)
     return (count - 1) * sample_step(distance_mm, grid) + math.ceil(reach_mm / distance_mm) + 1
 
 
 def sample_step(distance_mm: float, grid: Grid) -> int:
-    """The network computes every n-th slice of a scan whose slices lie so far apart."""
+    """The n of "the network computes every n-th slice", for a slice distance."""
     return max(1, int(grid.slice_step_mm / distance_mm + 1e-6))
 
 
 class SliceChunker:
-    """Cuts chunks of any size out of a scan.
+    """Splits a scan into chunks of any size.
 
     The network computes samples of the scan: every n-th slice, and one at or beyond the last. Scores of slices between
     two samples are interpolated.
@@ -161,14 +161,14 @@ class SliceChunker:
         self._slices_back = resampling_matrix(self._samples_mm, self._slices_mm, 0.0, clamp=True)
 
     def chunk(self, start: int, count: int) -> Chunk:
-        """Slices from `start` on, as many as so many samples give; thin slices need one sample more."""
+        """The chunk of slices from `start` on that a number of samples yields; thin slices need one more sample."""
         stop = min(start + count * self.step, self.depth)
         sampled = used(self._slices_back[start:stop])
         samples = range(start // self.step, -(-stop // self.step))
         return self._chunk(slice(start, stop), samples, sampled, self._slices_back[start:stop, sampled])
 
     def single(self, samples: Sequence[int]) -> Chunk:
-        """Only the slices of these samples, which rise."""
+        """A chunk with only the slices of these samples, in rising order."""
         slices = self.step * np.array(samples, np.intp)
         return self._chunk(slices, tuple(samples), list(samples), np.eye(len(samples), dtype=np.float32))
 
@@ -201,7 +201,7 @@ def segmented(volume: Volume, windows: Windows, grid: Grid, batch_size: int, run
     Args:
         volume, windows, grid: see `crop_to_grid`.
         batch_size: see `chunks`.
-        run: a chunk's inputs to its labels.
+        run: computes a chunk's labels from its inputs.
     """
     labels = np.zeros(volume.shape, np.uint8)
     covered = crop_to_grid(volume, windows, grid)
@@ -211,14 +211,14 @@ def segmented(volume: Volume, windows: Windows, grid: Grid, batch_size: int, run
 
 
 def can_share(one: CroppedScan, other: CroppedScan) -> bool:
-    """Whether slices of two scans can go to the model at once: they have the same windows and matrices."""
+    """Whether slices of two scans can share a batch: they have the same windows and matrices."""
     return np.array_equal(one.windows, other.windows) and all(
         np.array_equal(matrix, other.in_plane[name]) for name, matrix in one.in_plane.items()
     )
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:
-    """Chunks of scans that `can_share` as one; its labels are theirs, one after the other."""
+    """Join chunks of scans that `can_share` a batch; its labels are those of the chunks, one after the other."""
     if len(parts) == 1:
         return parts[0]
     sizes, outs, depths = (
@@ -237,7 +237,7 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
 
 
 def mirrored(inputs: Inputs) -> Inputs:
-    """The same chunk as the network sees it in a mirror; the labels come back where they belong, with sides swapped."""
+    """The chunk mirrored for the network; the labels are at their original place, with sides swapped."""
     columns: Matrix = np.ascontiguousarray(inputs["columns"][::-1], np.float32)
     columns_back: Matrix = np.ascontiguousarray(inputs["columns_back"][:, ::-1], np.float32)
     return {**inputs, "columns": columns, "columns_back": columns_back}

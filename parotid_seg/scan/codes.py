@@ -1,4 +1,4 @@
-"""What structures are called in DICOM: names (TG-263), colours, and codes that do not depend on a language.
+"""Structures in DICOM: names (TG-263), colours, and codes that are independent of a language.
 
 Codes are SNOMED CT ("SCT") and DICOM's own ("DCM") as DICOM's CID lists have them: CID 7150 and 7151 for category and
 structure, CID 244 for the side, CID 7162 for algorithms, CID 7005 for equipment.
@@ -17,11 +17,11 @@ from parotid_seg.scan.labels import side_of, side_words, structure_words
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
 """Red, green and blue by label, starting with label 1; further labels start over."""
 LONGEST_LINE = 64
-"""Characters of a LO value."""
+"""Most characters of a LO value."""
 
 
 class Coded(NamedTuple):
-    """A code: its value, whose it is, and what it means."""
+    """A code: its value, its scheme, and its meaning."""
 
     value: str
     scheme: str
@@ -46,22 +46,22 @@ ORGANS = {
     frozenset({"esophagus"}): ("Esophagus", Coded("32849002", "SCT", "Esophagus")),
     frozenset({"larynx"}): ("Larynx", Coded("4596009", "SCT", "Larynx")),
 }
-"""By `structure_words` of a label: the name and the structure's code."""
+"""Name and code of organs, by `structure_words` of a label."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A label as DICOM has it.
+    """A label in DICOM.
 
     Attributes:
         value: in the mask.
         label: its name in the model.
-        name: TG-263 name, such as Parotid_L, if the structure is known; else the label, without what a LO value may not
-            hold. Different for every structure of a mask.
+        name: TG-263 name, such as Parotid_L, if the structure is known; else the label without characters that a LO
+            value may not contain. Unique within a mask.
         colour: red, green, blue.
         known: whether the label's words name an organ.
-        code: of the structure; "Organ" for one that is not known.
-        side: code of the side, if the label tells one.
+        code: of the structure; "Organ" for an unknown one.
+        side: code of the side, if the label has one.
     """
 
     value: int
@@ -78,37 +78,37 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Str
 
     Args:
         labels: names by value, background first.
-        taken: names that are in use already; whatever would get one of them is numbered, as Parotid_L_1.
+        taken: names that are already in use; a structure that would get one of them is numbered, as Parotid_L_1.
     """
     used = {_compared(name) for name in taken}
-    found = []
+    structures = []
     for value, label in enumerate(labels[1:], start=1):
         suffix, side = SIDES.get(side_of(label), ("", None))
         both = len(set(side_words(label).values())) > 1
         organ = None if both else ORGANS.get(structure_words(label))
         name = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
-        name = _told_apart(name, used)
+        name = _unique(name, used)
         used.add(_compared(name))
         colour = COLOURS[(value - 1) % len(COLOURS)]
-        found.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
-    return tuple(found)
+        structures.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
+    return tuple(structures)
 
 
 def plain(text: str) -> str:
-    """Text of anyone's as it may stand in a message or a LO value: on one line, without control characters."""
+    """Untrusted text for a message or a LO value: on one line, without control characters."""
     return "".join("_" if c == "\\" or (unicodedata.category(c)[0] in "CZ" and c != " ") else c for c in text)
 
 
 def plain_uid(uid: str) -> str:
-    """A UID of anyone's as it may stand in a message; "none" if there is none."""
+    """An untrusted UID for a message; "none" if there is none."""
     return re.sub(r"[^0-9.]", "?", uid)[:64] or "none"
 
 
-def _told_apart(name: str, used: set[str]) -> str:
+def _unique(name: str, used: set[str]) -> str:
     numbers = (f"{name[: LONGEST_LINE - 5]}_{number}" for number in range(1, len(used) + 1))
     return next(each for each in (name, *numbers) if _compared(each) not in used)
 
 
 def _compared(name: str) -> str:
-    """Names that differ in case or outer spaces only are one to many systems."""
+    """A name for comparison: many systems ignore case and outer spaces."""
     return name.strip().casefold()

@@ -13,12 +13,12 @@ from parotid_seg.scan.volume import Mask
 
 
 def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
-    """Keep the largest piece of each structure whose name tells its side; smaller ones become background.
+    """Keep the largest piece of each structure with a side in its name; smaller ones become background.
 
-    Structures of other names stay as they are: there may be several tumours, and one label may mean both glands.
+    Other structures stay unchanged: there may be several tumours, and one label may mean both glands.
 
-    Pieces are joined by faces, edges and corners (26 neighbours) and compared by voxel count; of equal ones the
-    first in canonical order stays. Each structure is looked at by itself.
+    Pieces are connected by faces, edges and corners (26 neighbours) and compared by voxel count; of equal ones the
+    first in canonical order stays. Each structure is processed separately.
 
     Args:
         mask: label map (D, H, W).
@@ -39,7 +39,7 @@ def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
 
 
 CLEAN_UP_RULES: tuple[Callable[[Mask, Sequence[str]], Mask], ...] = (keep_largest_components,)
-"""In their order; each gets a label map (D, H, W) and the label names by value, and gives a new map."""
+"""Rules in their order; each gets a label map (D, H, W) and the label names by value, and returns a new map."""
 
 
 def clean_labels(mask: Mask, labels: Sequence[str]) -> Mask:

@@ -1,4 +1,4 @@
-"""Files from anywhere: whatever a library raises on one becomes that file's error, and none takes memory without limit.
+"""Handles untrusted files: exceptions of libraries become errors of the file, and memory is limited.
 
 docs/runtime.md states the limits.
 """
@@ -16,35 +16,35 @@ from isal import isal_zlib
 from parotid_seg.errors import ParotidSegError, ScanError, system_reason
 
 MOST_VOXELS = 1 << 30
-"""Of a scan, all slices together."""
+"""Most voxels of a scan, all slices together."""
 FREE_BYTES = 768 << 20
-"""Memory that reading a scan may take, however small its files are."""
+"""Bytes of memory that reading a scan may take, however small its files are."""
 MOST_EXPANSION = 64
-"""Bytes of memory for each byte of its files that reading a scan may take beyond that: real scans take up to 20."""
+"""Above that, bytes of memory that reading a scan may take per byte of its files: real scans take up to 20."""
 
 CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (RecursionError, "it is nested too deeply"),
     (OverflowError, "a number in it is out of range"),
-    (UnicodeError, "text in it has another encoding than it says"),
+    (UnicodeError, "text in it has another encoding than declared"),
     ((EOFError, struct.error), "it ends too early"),
     ((zlib.error, isal_zlib.error), "its compressed data are damaged"),
     (KeyError, "a code in it is unknown"),
     (IndexError, "a part of it is missing"),
 )  # type: ignore[assignment]
-"""What is wrong with a file, by what a library raises."""
+"""Causes of errors by the exception type of a library."""
 
 
 @contextmanager
 def foreign(path: Path, library: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a file into the file's error.
+    """Turn any exception of a library over a file into the file's error.
 
     Args:
         path: the file.
-        library: what reads it.
-        what: what cannot be done, for example "not a readable NIfTI file".
+        library: the library that reads it.
+        what: the failure, for example "not a readable NIfTI file".
 
     Raises:
-        ScanError: with what is wrong with the file as far as that is known, and the library's name.
+        ScanError: with the cause as far as it is known, and the library's name.
     """
     try:
         yield
@@ -60,12 +60,12 @@ def foreign(path: Path, library: str, what: str) -> Iterator[None]:
 
 
 def cause_of(error: BaseException) -> str:
-    """What is wrong with a file by the kind of error alone, without any of its content; empty if that says nothing."""
+    """The cause of an error by its type alone, without any content of the file; empty if unknown."""
     return next((cause for kind, cause in CAUSES if isinstance(error, kind)), "")
 
 
 def check_room(path: Path, voxels: int, needed: int, stored: int) -> None:
-    """Raise ScanError if reading a scan would take more memory than its files justify; call it before making room.
+    """Raise ScanError if reading a scan would take more memory than its files justify; call it before allocating.
 
     Args:
         path: the file, or a series' folder.

@@ -1,6 +1,6 @@
-"""Images in other files than .nii and .nii.gz: NIfTI pairs and NRRD are read, all others are named.
+"""Other image formats than .nii and .nii.gz: NIfTI pairs and NRRD are read, all others are reported.
 
-`unread` is asked about files that are neither NIfTI nor DICOM, by name first: what is no image is of no interest.
+`unread` is for files that are neither NIfTI nor DICOM. It checks the name first; files that are not images are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from parotid_seg.scan.nrrd_file import nrrd_sizes, read_nrrd
 
 NRRD = ".nrrd"
 SEGMENTATION = ".seg.nrrd"
-"""What 3D Slicer and we write masks as."""
+"""Endings of masks from 3D Slicer and parotid-seg."""
 PAIR = (".hdr", ".img")
 NAMES = {
     ".hdr": "Analyze 7.5, which does not say which side is left",
@@ -42,24 +42,24 @@ NAMES = {
     ".par": "Philips PAR/REC",
     ".brik": "AFNI",
 }
-"""Images that are not read, by the ending of their names."""
+"""Formats that are not read, by the ending of their names."""
 INSIDE = (*ENDINGS, NRRD, *NAMES, ".dcm", ".ima")
-"""Endings of scans in archives, or behind another compression."""
+"""Endings of archives and of other compressions that may contain scans."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".br")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", *TAR, ".tar.zst", ".7z", ".rar")
 MOST_MEMBERS = 1000
-"""Of an archive's files that are searched: one with scans has one among them."""
+"""Most files of an archive that are searched; an archive of scans has a scan among them."""
 UNSEARCHED = "an archive that is damaged, encrypted or too large to search"
 MOST_UNPACKED = 1 << 30
-"""Bytes of an archive's content that are passed over in search of a scan."""
+"""Most bytes of an archive's content that are skipped in the search for a scan."""
 DAMAGED_PAIR = "a damaged NIfTI pair"
 SIZES = {Nifti1Image: 348, Nifti2Image: 540}
 """Bytes of the headers."""
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file is an image that is read: NIfTI or NRRD by its name, the header of a NIfTI pair by its content."""
+    """Whether a file is a readable image: NIfTI or NRRD by its name, the header of a NIfTI pair by its content."""
     name = path.name.lower()
     if is_nifti(path) or (name.endswith(NRRD) and not name.endswith(SEGMENTATION)):
         return True
@@ -67,7 +67,7 @@ def is_readable(path: Path) -> bool:
 
 
 def is_segmentation(path: Path) -> bool:
-    """Whether a file's name is that of a segmentation, which is no scan."""
+    """Whether a file has the name of a segmentation, which is not a scan."""
     return path.name.lower().endswith(SEGMENTATION)
 
 
@@ -78,21 +78,21 @@ def image_name(path: Path) -> str:
 
 
 def files_of_image(path: Path) -> list[Path]:
-    """The files that an image is in."""
+    """The files of an image."""
     second = _image_of(path) if path.name.lower().endswith(PAIR[0]) else None
     return [path] if second is None else [path, second]
 
 
 def unread(path: Path) -> str:
-    """Why a file that may hold a scan is not read, and the way out; empty if it is of no interest.
+    """Why a file that may hold a scan is not read, with advice; empty if it is irrelevant.
 
     Args:
         path: a file that is neither `is_readable` nor DICOM nor a segmentation.
     """
     name = path.name.lower()
     if name.endswith(ARCHIVES):
-        held = _held_by(path)
-        return f"not read: {held}; unpack it" if held else ""
+        wrapper = _held_by(path)
+        return f"not read: {wrapper}; unpack it" if wrapper else ""
     if name.endswith(PAIR):
         found = _pair_without(path, NAMES[path.suffix.lower()])
         return f"not read: {found}; convert it to NIfTI" if found else ""
@@ -100,26 +100,26 @@ def unread(path: Path) -> str:
 
 
 def unread_by_name(path: Path) -> str:
-    """As `unread`, of a file that is not opened."""
+    """As `unread`, without opening the file."""
     name = path.name.lower()
     if name.endswith(COMPRESSED):
         inner = name.rpartition(".")[0]
         return f"not read: compressed otherwise than .nii.gz ({path.suffix}); unpack it" * inner.endswith(INSIDE)
-    found = next((what for ending, what in NAMES.items() if name.endswith(ending)), "")
-    return f"not read: {found}; convert it to NIfTI" if found else ""
+    description = next((kind for ending, kind in NAMES.items() if name.endswith(ending)), "")
+    return f"not read: {description}; convert it to NIfTI" if description else ""
 
 
-def _pair_without(path: Path, found: str) -> str:
-    """What a file named as one of a pair is; empty if it is none, or the other one stands for both."""
+def _pair_without(path: Path, description: str) -> str:
+    """A description of a file with the name of a pair; empty if it is not one, or the other file represents both."""
     if path.suffix.lower() == ".img":
-        return "" if any(path.with_suffix(each).exists() for each in (".hdr", ".HDR")) else found
+        return "" if any(path.with_suffix(each).exists() for each in (".hdr", ".HDR")) else description
     if _pair_class(path) is not None:
         return "the header of a NIfTI pair without its .img file"
-    return found if _is_analyze(path) else ""
+    return description if _is_analyze(path) else ""
 
 
 def _pair_class(path: Path) -> type[Nifti1Image] | None:
-    """Which NIfTI the header of a pair is of; None if the file is none."""
+    """The NIfTI version of a pair's header; None if the file is not one."""
     start = _start(path)
     found: type[Nifti1Image] | None = Nifti2Image if start[4:8] == b"ni2\0" else None
     return Nifti1Image if start[344:348] == b"ni1\0" else found
@@ -140,12 +140,12 @@ def _start(path: Path) -> bytes:
 
 def _image_of(header: Path) -> Path | None:
     """The second file of a pair."""
-    found = (header.with_suffix(ending) for ending in (".img", ".IMG"))
-    return next((path for path in found if path.is_file()), None)
+    candidates = (header.with_suffix(ending) for ending in (".img", ".IMG"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _held_by(path: Path) -> str:
-    """What of scans is in an archive; empty if there is none."""
+    """A description of an archive with scans; empty if it contains none."""
     name = path.name.lower()
     if not name.endswith((".zip", *TAR)):
         return "an archive that cannot be searched here"
@@ -160,14 +160,14 @@ def _held_by(path: Path) -> str:
 
 
 def _held_as(inside: str, opened: Callable[[], bytes]) -> str:
-    """What an archive is for one of its files; empty if that is no scan."""
+    """The description of an archive by one of its files; empty if that file is not a scan."""
     if inside.lower().endswith(ARCHIVES):
         return "an archive of archives"
     return "an archive that holds scans" if inside.lower().endswith(INSIDE) or opened()[128:] == b"DICM" else ""
 
 
 def _in_zip(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Files of an archive: name, and what gives the first bytes."""
+    """Files of an archive: name, and a function that returns the first bytes."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if not member.is_dir():
@@ -184,10 +184,10 @@ def _in_tar(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def read_image(path: Path) -> NiftiScan:
-    """Read a NIfTI pair or a NRRD file as the scan that a NIfTI file of the same image is.
+    """Read a NIfTI pair or a NRRD file as if it were a single NIfTI file of the same image.
 
     Raises:
-        ScanError: if it cannot be read, does not say where its voxels lie, or as `nifti.read_nifti`.
+        ScanError: if it cannot be read, or has no geometry; otherwise as `nifti.read_nifti`.
     """
     if path.name.lower().endswith(NRRD):
         return scan_of_image(read_nrrd(path), path)
@@ -195,7 +195,7 @@ def read_image(path: Path) -> NiftiScan:
 
 
 def count_voxels_of(path: Path) -> int:
-    """Voxels by the header, `MOST_VOXELS` at most; 0 if that cannot be read."""
+    """Number of voxels by the header, at most `MOST_VOXELS`; 0 if it cannot be read."""
     try:
         if path.name.lower().endswith(NRRD):
             return voxels_in(nrrd_sizes(path))
@@ -208,19 +208,19 @@ def count_voxels_of(path: Path) -> int:
 
 
 def _read_pair(path: Path) -> Stored:
-    """What is in a pair, with the header that a single file has for the same (magic "n+1" instead of "ni1")."""
+    """The content of a pair, with the header of an equivalent single file (magic "n+1" instead of "ni1")."""
     second, image_class = _image_of(path), _pair_class(path)
     if second is None or image_class is None:
         raise ScanError("not a NIfTI pair: expected an .hdr file and the .img file of the same name", path=path)
     size = SIZES[image_class]
     with foreign(path, "nibabel", DAMAGED_PAIR):
-        found = image_class.header_class(_start(path)[:size], check=False)
-        if (np.asarray(found["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
+        pair_header = image_class.header_class(_start(path)[:size], check=False)
+        if (np.asarray(pair_header["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
             raise ScanError("found a voxel spacing of 0, expected positive numbers", path=path)
-        offset = max(0, int(found["vox_offset"]))
-        found["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
-        found["vox_offset"] = size + 4
-        header = image_class.header_class(found.binaryblock, endianness=found.endianness)
+        offset = max(0, int(pair_header["vox_offset"]))
+        pair_header["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
+        pair_header["vox_offset"] = size + 4
+        header = image_class.header_class(pair_header.binaryblock, endianness=pair_header.endianness)
     with foreign(second, "Python", DAMAGED_PAIR), open_input(second) as file:
         shape, dtype, _, scaling = layout_in(header, path, os.fstat(file.fileno()).st_size)
         length = math.prod(shape) * dtype.itemsize

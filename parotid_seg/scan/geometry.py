@@ -1,6 +1,6 @@
-"""Where the voxels of a NIfTI file lie: sform, qform and pixdim compared, one chosen, axes brought to right angles.
+"""The geometry of a NIfTI file: compares sform, qform and pixdim, chooses one, and corrects axes to right angles.
 
-docs/runtime.md states the rules. What was chosen against a contradiction is a flag; what cannot be is an error.
+docs/runtime.md states the rules. A choice despite a contradiction is flagged; impossible geometry is an error.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ Affine = NDArray[np.float64]
 
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 SPACING_RANGE_MM = (0.05, 20.0)
-"""Outside it a spacing is no head scan's, but a wrong unit or a damaged header."""
+"""Range of the spacing of a head scan in mm; values outside mean a wrong unit or a damaged header."""
 SAME_SPACING = 0.01
-"""How far the sform's spacing may be from pixdim, of itself: 3 % of a volume. Rounded headers are within it."""
+"""Most relative difference between the sform's spacing and pixdim: 3 % of a volume. Rounded headers are within it."""
 SLICE_RANGE_MM = (150.0, 1000.0)
-"""Width and height of a head's slices: a head with both glands is not narrower, and no scanner's bore is wider. It
-decides nothing unless sform and pixdim disagree."""
+"""Range of width and height of a head's slices in mm: a head with both glands is not narrower, and no scanner's bore is
+wider. It is only used if sform and pixdim disagree."""
 TEMPLATES = (3, 4, 5)
-"""Codes of an sform that leads to a template's space, whose mm are not the patient's."""
+"""Codes of an sform to a template's space, whose mm are not the patient's."""
 NOTED_MM = 0.1
-"""Differences in place that are smaller are rounding."""
+"""Smaller differences in position, in mm, are rounding."""
 TURNED_DEGREES = 45.0
-"""Sform and qform that turn an axis further apart take it for different axes of the patient."""
+"""If sform and qform rotate an axis further apart than this, they assign it to different axes of the patient."""
 EXACT = 1e-5
-"""Cosine between two axes that counts as 0: 0.005 mm over 500 mm."""
+"""Largest cosine between two axes that counts as 0: 0.005 mm over 500 mm."""
 RIGHT_ANGLE = 1e-2
-"""Largest cosine between axes that are brought to a right angle: 0.57 degrees, as of directions rounded to two
-decimals. Beyond it they are sheared."""
+"""Largest cosine between axes that are corrected to a right angle: 0.57 degrees, as for directions rounded to two
+decimals. Larger ones are shear."""
 REPEATED_MM = 1e-3
-"""How far apart two transforms may put a voxel and be the same."""
+"""Most distance in mm between a voxel's positions by two transforms that count as equal."""
 ASSUMED = 2
-"""Code of a mask's sform and qform where the scan's codes are 0 (NIFTI_XFORM_ALIGNED_ANAT)."""
+"""Code of a mask's sform and qform if the scan's codes are 0 (NIFTI_XFORM_ALIGNED_ANAT)."""
 TRANSFORMS = {
     "sform_code": ("srow_x", "srow_y", "srow_z"),
     "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
 }
-"""A header's transforms: the field of the code and the fields it is about."""
+"""A header's transforms: the field of the code and the fields of the transform."""
 
 
 class Geometry(NamedTuple):
-    """Where a file's voxels lie.
+    """The geometry of a file's voxels.
 
     Attributes:
         affine: (4, 4), from a stored voxel's indices to the patient's right, front and head in mm (RAS).
-        code: of the transform that it is from; `ASSUMED` if that has none.
-        flags: how it was chosen and what it is like.
+        code: of the chosen transform; `ASSUMED` if it has none.
+        flags: remarks on the choice and on the geometry.
     """
 
     affine: Affine
@@ -66,14 +66,14 @@ class Geometry(NamedTuple):
 
 
 def geometry_of(header: Nifti1Header, path: Path) -> Geometry:
-    """Where a header puts its voxels.
+    """The geometry in a header.
 
     Args:
         header: of a 3-D image, with spacings above 0.
         path: of the file, for errors.
 
     Raises:
-        ScanError: if no transform in it can be true, its unit is unknown, or its spacing is no head scan's.
+        ScanError: if all its transforms are impossible, its unit is unknown, or its spacing is not that of a head scan.
     """
     unit_mm = _unit_mm(header, path)
     stated, code, flags = _chosen(header, path, unit_mm)
@@ -90,25 +90,25 @@ def geometry_of(header: Nifti1Header, path: Path) -> Geometry:
 
 
 def right_angled(affine: Affine, shape: Sequence[int]) -> Affine:
-    """The nearest affine whose axes are at right angles, with the same spacing and the same middle of the volume."""
+    """The nearest affine with axes at right angles, and the same spacing and middle of the volume."""
     lengths = _lengths(affine)
-    left, _, right = np.linalg.svd(affine[:3, :3] / lengths)
+    u, _, vt = np.linalg.svd(affine[:3, :3] / lengths)
     upright = affine.copy()
-    upright[:3, :3] = (left @ right) * lengths
+    upright[:3, :3] = (u @ vt) * lengths
     middle = (np.array(shape[:3]) - 1) / 2
     upright[:3, 3] += (affine[:3, :3] - upright[:3, :3]) @ middle
     return upright
 
 
 def header_in_place(header: Nifti1Header, geometry: Geometry, dtype: DTypeLike, note: bytes = b"") -> Nifti1Header:
-    """A new header with the shape, unit and place of another, and nothing else of it.
+    """A new header with the shape, unit and geometry of another, and nothing else of it.
 
-    Transforms and spacing are repeated to the bit where all of them say what `geometry` says. Else sform and qform both
-    say it; a sheared one is in the sform only, as a qform cannot hold it.
+    Transforms and spacing are copied bit for bit if all of them agree with `geometry`. Otherwise sform and qform are
+    both set to it; a sheared one is in the sform only, as a qform cannot express shear.
 
     Args:
         header: of the scan.
-        geometry: what `geometry_of` made of that.
+        geometry: the result of `geometry_of` for the header.
         dtype: of the voxels.
         note: the new header's description.
     """
@@ -123,18 +123,18 @@ def header_in_place(header: Nifti1Header, geometry: Geometry, dtype: DTypeLike, 
         if header[code] > 0:
             for name in (code, *fields):
                 fresh[name] = header[name]
-    if not _says(fresh, geometry.affine):
+    if not _agrees(fresh, geometry.affine):
         _set(fresh, geometry)
     return fresh
 
 
 def check_spacing(path: Path, spacing: NDArray[np.float64], hint: str = "is the unit in the header right?") -> None:
-    """Raise ScanError if a spacing in mm is no head scan's.
+    """Raise ScanError if a spacing in mm is not that of a head scan.
 
     Args:
         path: of the file, for the error.
         spacing: along any number of axes.
-        hint: what may be wrong.
+        hint: possible cause, for the error.
     """
     low, high = SPACING_RANGE_MM
     if not ((spacing >= low) & (spacing <= high)).all():
@@ -143,7 +143,7 @@ def check_spacing(path: Path, spacing: NDArray[np.float64], hint: str = "is the 
 
 
 def _check_spacing_of(header: Nifti1Header, affine: Affine, path: Path) -> None:
-    """Raise ScanError if an affine in mm has no head scan's spacing."""
+    """Raise ScanError if the spacing of an affine in mm is not that of a head scan."""
     unit = header.get_xyzt_units()[0]
     if unit in ("meter", "micron"):
         check_spacing(path, _lengths(affine), f"the header's unit is {unit}; are its numbers in mm?")
@@ -163,7 +163,7 @@ def _unit_mm(header: Nifti1Header, path: Path) -> float:
 
 
 def _chosen(header: Nifti1Header, path: Path, unit_mm: float) -> tuple[Affine, int, list[Flag]]:
-    """The affine that counts, in the header's unit, its code, and flags on the choice."""
+    """The chosen affine in the header's unit, its code, and flags on the choice."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     sform, qform = header.get_sform(), _qform_of(header)
     flags = [Flag(FlagCode.QFORM_UNUSABLE)] if qform_code > 0 and qform is None else []
@@ -205,9 +205,9 @@ def _qform_of(header: Nifti1Header) -> Affine | None:
 
 
 def _assumed(header: Nifti1Header) -> tuple[Affine, Flag]:
-    """The affine of a header without a transform that counts, and how it was found.
+    """The affine of a header without a valid transform, and flags on it.
 
-    An sform without a code is used if it has the spacing of pixdim and is more than that on its diagonal.
+    An sform without a code is used if it has the spacing of pixdim and is not just that spacing on its diagonal.
     """
     sform: Affine = header.get_sform()
     if (
@@ -220,12 +220,12 @@ def _assumed(header: Nifti1Header) -> tuple[Affine, Flag]:
 
 
 def _doubt(sform: Affine, header: Nifti1Header, unit_mm: float) -> str:
-    """Why a regular sform whose spacing is not pixdim cannot be the patient's; empty if it can."""
+    """Why a regular sform whose spacing differs from pixdim is impossible; empty if it is plausible."""
     code = int(header["sform_code"])
     if code in TEMPLATES:
         return f"an sform of code {code} leads to a template's space"
     if _is_default(_lengths(sform)):
-        return "1 along every axis is what an sform has that was never set"
+        return "an sform that was never set has 1 along every axis"
     if not _is_of_head(sform, header, unit_mm):
         low, high = SLICE_RANGE_MM
         width, height = _slice_size(sform, header)
@@ -237,14 +237,14 @@ def _doubt(sform: Affine, header: Nifti1Header, unit_mm: float) -> str:
 
 
 def _is_stale(header: Nifti1Header, sform: Affine, unit_mm: float) -> bool:
-    """Whether pixdim cannot be the patient's, where the sform can."""
+    """Whether pixdim is impossible while the sform is plausible."""
     stated = sform.copy()
     stated[:3, :3] = _directions(sform) * _pixdim(header)
     return _is_default(_pixdim(header)) or not _is_of_head(stated, header, unit_mm)
 
 
 def _is_default(spacing: NDArray[np.float64]) -> bool:
-    """Whether a spacing is what headers have that nobody set."""
+    """Whether a spacing is the default of headers in which it was never set."""
     return bool(np.allclose(spacing, 1.0, atol=1e-3))
 
 
@@ -261,7 +261,7 @@ def _slice_size(affine: Affine, header: Nifti1Header) -> tuple[float, float]:
 
 
 def _compared(sform: Affine, qform: Affine | None, header: Nifti1Header, unit_mm: float) -> list[Flag]:
-    """What is noted where sform and qform of one spacing disagree."""
+    """Flags if sform and qform of equal spacing disagree."""
     if qform is None:
         return []
     off_mm = _largest_distance(sform, qform, header.get_data_shape()) * unit_mm
@@ -283,8 +283,8 @@ def _position_flags(affine: Affine, shear: float) -> list[Flag]:
     return flags
 
 
-def _says(header: Nifti1Header, affine: Affine) -> bool:
-    """Whether a header has a transform, and all it has put the voxels where an affine in mm does."""
+def _agrees(header: Nifti1Header, affine: Affine) -> bool:
+    """Whether a header has a transform, and all its transforms agree with an affine in mm."""
     unit_mm = MM_PER_UNIT[header.get_xyzt_units()[0]]
     transforms = [header.get_sform()] if header["sform_code"] > 0 else []
     if header["qform_code"] > 0:
@@ -300,7 +300,7 @@ def _says(header: Nifti1Header, affine: Affine) -> bool:
 
 
 def _set(header: Nifti1Header, geometry: Geometry) -> None:
-    """Make a header say where voxels lie, and nothing else about that."""
+    """Set the geometry in a header, and clear all other transforms."""
     stated = geometry.affine.copy()
     stated[:3] /= MM_PER_UNIT[header.get_xyzt_units()[0]]
     header.set_sform(stated, geometry.code)
@@ -321,13 +321,14 @@ def _is_regular(affine: Affine) -> bool:
 
 
 def _has_spacing(affine: Affine, spacing: NDArray[np.float64]) -> bool:
-    """Whether a regular affine has a spacing: along its axes or, of sheared ones, across the planes of the others."""
+    """Whether a regular affine has a spacing: along its axes or, if they are sheared, perpendicular to the other
+    axes."""
     along, across = _lengths(affine), 1.0 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
     return bool((np.minimum(abs(along - spacing), abs(across - spacing)) <= SAME_SPACING * spacing).all())
 
 
 def _largest_distance(a: Affine, b: Affine, shape: Sequence[int]) -> float:
-    """Largest distance between where two affines put the corners of a volume."""
+    """Largest distance between the corners of a volume by two affines."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape[:3]))])
     return float(np.linalg.norm(corners @ (a - b)[:3].T, axis=1).max())
 

@@ -1,7 +1,7 @@
-"""The model's grid: matrices that take a scan's native voxels to it and its scores back.
+"""The model's grid: matrices that resample a scan's native voxels to it and its scores back.
 
-Resampling is linear and separable, so every axis is one small matrix. The matrices are computed here from the scan's
-spacing, for training and for runtime alike, and are inputs of the exported graph.
+Resampling is linear and separable, so every axis needs one small matrix. The matrices are computed here from the scan's
+spacing, both for training and at runtime, and are inputs of the exported graph.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def resampling_matrix(
 
     Args:
         source_mm: positions of the samples (N,), rising, evenly spaced.
-        target_mm: positions wanted (M,), in any order.
+        target_mm: target positions (M,), in any order.
         kernel_mm: half width of the triangle; never less than the sample distance.
-        clamp: True repeats the outermost sample beyond the ends; False counts what lies outside as 0 (air).
+        clamp: True repeats the outermost sample beyond the ends; False treats values outside as 0 (air).
 
     Returns:
         (M, N) float32; a row sums to 1 inside the samples' range.
@@ -59,9 +59,10 @@ def grid_mm(grid: Grid) -> NDArray[np.float64]:
 
 
 def body_centre(volume: Volume, windows: Windows) -> tuple[int, int]:
-    """Row and column of the patient's middle: the median position of tissue over all slices, where the grid is laid.
+    """Row and column of the patient's middle, on which the grid is centred: the median position of tissue over all
+    slices.
 
-    The median is hardly moved by couch and head rest. See `tissue_centre`.
+    Couch and head rest hardly change the median. See `tissue_centre`.
     """
     return tissue_centre(volume, windows, (slice(None), slice(None), slice(None)))
 
@@ -69,11 +70,11 @@ def body_centre(volume: Volume, windows: Windows) -> tuple[int, int]:
 def tissue_centre(volume: Volume, windows: Windows, part: tuple[slice, slice, slice]) -> tuple[int, int]:
     """Row and column of the median position of tissue in a part of a scan; that part's middle if there is none.
 
-    Tissue is what lies above the lower end of the first channel's window: of CT that is -200 HU by default: fat is near
-    -100, lung, foam and air are well below.
+    Tissue means intensities above the lower end of the first channel's window. In CT that is -200 HU by default: fat is
+    near -100; lung, foam and air are well below.
 
     Args:
-        volume, windows: as `scan.intensity.in_windows` gives them.
+        volume, windows: from `scan.intensity.in_windows`.
         part: slices, rows and columns.
     """
     slices, rows, columns = (range(*side.indices(size)) for side, size in zip(part, volume.shape, strict=True))
@@ -91,9 +92,9 @@ class Axis(NamedTuple):
     """One in-plane axis of a scan on the grid.
 
     Attributes:
-        covered: its voxels that the grid covers.
-        there: (G, N) from these N voxels to the grid.
-        back: (N, G) from the grid to them.
+        covered: its voxels within the grid.
+        there: (G, N) matrix from these N voxels to the grid.
+        back: (N, G) matrix from the grid to them.
     """
 
     covered: slice
@@ -102,10 +103,10 @@ class Axis(NamedTuple):
 
 
 def axis_on_grid(size: int, spacing_mm: float, centre: int, grid: Grid) -> Axis:
-    """Lay the grid's middle on a voxel of an axis.
+    """Centre the grid on a voxel of an axis.
 
-    The matrices follow from the spacing alone, bit for bit, unless the scan ends within the grid: scans of one spacing
-    can share a batch, and shapes repeat.
+    The matrices depend on the spacing only, bit for bit, unless the scan ends within the grid. Scans of equal spacing
+    can therefore share a batch, and shapes repeat.
     """
     model_mm = grid_mm(grid)
     reach = math.ceil((model_mm[-1] + max(grid.kernel_mm, grid.spacing_mm, spacing_mm)) / spacing_mm)
@@ -114,11 +115,11 @@ def axis_on_grid(size: int, spacing_mm: float, centre: int, grid: Grid) -> Axis:
     back = resampling_matrix(model_mm, native_mm, spacing_mm)
     reached = used(np.concatenate([there, back.T]))
     first, stop = max(0, centre - reach + reached.start), min(size, centre - reach + reached.stop)
-    kept = slice(first - centre + reach, stop - centre + reach)
-    return Axis(slice(first, stop), np.ascontiguousarray(there[:, kept]), np.ascontiguousarray(back[kept]))
+    columns = slice(first - centre + reach, stop - centre + reach)
+    return Axis(slice(first, stop), np.ascontiguousarray(there[:, columns]), np.ascontiguousarray(back[columns]))
 
 
 def used(weights: Matrix) -> slice:
-    """The run of columns outside which all weights are 0, but for rounding; one column if all are."""
+    """The range of columns outside which all weights are 0 up to rounding; one column if all are 0."""
     columns = np.flatnonzero((weights > 1e-6).any(axis=0))
     return slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)

@@ -1,13 +1,13 @@
-"""Is a CT in Hounsfield units? Decided by where fat, soft tissue and air lie, not by the smallest value.
+"""Checks whether a CT is in Hounsfield units, by the intensities of fat, soft tissue and air instead of the minimum.
 
-Values that fill whole regions (padding, air set to one number) are taken out of the scan's histogram. What is left is
+Values that fill whole regions (padding, air set to one number) are removed from the scan's histogram. The rest is
 compared with a template of the head and neck: air inside the body, fat, soft tissue, and dense tissue with bone. The
-template is laid over the histogram at every scale and offset of a grid, and the most likely pair tells where soft
-tissue lies and how wide the histogram is: in HU the scale is near 1 and the offset near 0. The field of view, padding
-and what is around the patient do not matter, and a tight crop without air can be judged, too.
+template is fitted to the histogram at every scale and offset of a grid, and the most likely pair gives the intensity of
+soft tissue and the width of the histogram: in HU the scale is near 1 and the offset near 0. Field of view, padding and
+surroundings of the patient do not matter, and a tight crop without air can be checked, too.
 
-Every limit below was set from the 243 scans of the OpenKBP data set, as they are and after changes that leave HU as
-they are (crops, air around the patient, noise, resampling), with a margin: benchmarks/hounsfield.py measures them.
+Every limit below was set from the 243 scans of the OpenKBP data set, unchanged and after changes that keep HU (crops,
+air around the patient, noise, resampling), with a margin: benchmarks/hounsfield.py measures them.
 """
 
 from __future__ import annotations
@@ -43,56 +43,56 @@ from parotid_seg.scan.hu_template import (
 from parotid_seg.scan.volume import Voxels
 
 MOST_SAMPLES = 1 << 18
-"""Voxels that are examined: those of a regular lattice, so that the same scan always gives the same answer."""
+"""Number of examined voxels: those of a regular lattice, so that the result is reproducible."""
 LEAST_TISSUE = 100
-"""Fewer voxels of tissue among those examined show no patient; the 243 scans: 900 or more."""
+"""Fewest voxels of tissue among the examined ones for a scan of a patient; the 243 scans: 900 or more."""
 SHIFTED_RANGE = (-130.0, 180.0)
-"""Beyond it a scan is refused, not flagged."""
+"""Range of soft tissue outside which a scan is refused instead of flagged."""
 LEAST_GAIN = 0.08
-"""A smaller scale counts if it explains a voxel better by this log-likelihood than any in the range. The 243 scans:
-0.02 at most; scaled by 0.5: 0.15 or more."""
+"""Gain in log-likelihood per voxel for which a smaller scale counts, over the best scale in the range. The 243 scans:
+at most 0.02; scaled by 0.5: 0.15 or more."""
 LEAST_DARK = 0.01
-"""Share of the tissue that is darker than soft tissue, which fat is. The 243 scans: 0.12 or more."""
+"""Least share of the tissue that is darker than soft tissue, such as fat. The 243 scans: 0.12 or more."""
 DARK = 80.0
-"""So far below soft tissue begins what is darker."""
+"""Intensities so far below soft tissue count as darker."""
 BELOW_AIR = -1250
 MOST_BELOW_AIR = 0.01
-"""Share of all voxels but padding that lie below air. The 243 scans: none."""
+"""Most share of all voxels except padding that lie below air. The 243 scans: none."""
 BUMP = (700, 1300)
 BUMP_BELOW = (300, 700)
 MOST_BUMP = 2.0
-"""Bone gets rarer the denser it is: voxels of the first range for each of the second. The 243 scans: 1.3 at most."""
+"""Denser bone is rarer: most voxels of the first range for each of the second. The 243 scans: at most 1.3."""
 CLIPPED_LOW, CLIPPED_HIGH = -600, 1100
-"""Lowest and highest values that many voxels share show that a scan was clipped if they lie within these."""
+"""A scan counts as clipped if its lowest or highest value is shared by many voxels and lies within these."""
 LEAST_SAME = 0.005
-"""Share of the voxels that have one and the same value of tissue, from which it is flagged. The 243 scans: none."""
+"""Share of the voxels with one tissue value from which it is flagged. The 243 scans: none."""
 NEEDED_LOW = -200
-"""Clipped above it, air counts as tissue."""
+"""If a scan is clipped above this value, air counts as tissue."""
 LEAST_MIRRORED = 0.12
-"""Log-likelihood of a voxel by which inverted intensities must fit better. The 243 scans: 0.05 at most."""
+"""Log-likelihood per voxel by which inverted intensities must fit better. The 243 scans: at most 0.05."""
 INTERCEPT, INTERCEPT_ERROR = 1024, 70
-"""The usual rescale intercept, and how far an estimate may lie off it: soft tissue is not at one place in all scans."""
+"""The usual rescale intercept, and the tolerance of an estimate of it, as soft tissue varies between scans."""
 LEAST_IN_PART = 300
-"""A part of the body with fewer voxels of tissue among those examined is not judged."""
+"""Fewest examined voxels of tissue for a part of the body to be checked."""
 MOST_UNEVEN = 35.0
-"""Soft tissue of one part of the body less that of another, in HU. The 243 scans: 21 at most."""
+"""Most difference of soft tissue between parts of the body, in HU. The 243 scans: at most 21."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a scan's histogram shows. Intensities are HU if the scan is in HU.
+    """Features of a scan's histogram. Intensities are HU if the scan is in HU.
 
     Attributes:
-        lowest, highest: of the voxels examined.
-        constants: values that whole regions have: padding, clipped values.
-        tissue: share of the voxels, but for those, that lie above `TISSUE`.
-        soft, fat: where soft tissue and fat lie.
+        lowest, highest: of the examined voxels.
+        constants: values of whole regions: padding, clipped values.
+        tissue: share of the voxels above `TISSUE`, without constants.
+        soft, fat: intensities of soft tissue and fat.
         scale: width of the histogram; 1 in HU.
-        gain: log-likelihood of a voxel at these over the best that a CT in HU can have.
-        mirrored_gain: log-likelihood of a voxel if the intensities are inverted, over the best upright.
+        gain: log-likelihood per voxel of this fit over the best fit of a CT in HU.
+        mirrored_gain: log-likelihood per voxel of inverted intensities over the best fit of the original ones.
         dark: share of the tissue that is darker than soft tissue.
-        below_air: share of the voxels, but for constants, that lie below air.
-        bump: voxels of the intensity of dense bone for each of that of light bone.
+        below_air: share of the voxels below air, without constants.
+        bump: voxels with the intensity of dense bone for each with that of light bone.
     """
 
     lowest: float
@@ -110,7 +110,7 @@ class Appearance:
 
 
 def check_hounsfield(voxels: Voxels) -> tuple[Flag, ...]:
-    """Flags on the intensities of a CT; none if they are HU as far as that shows.
+    """Flags on the intensities of a CT; none if they appear to be HU.
 
     Args:
         voxels: intensities (D, H, W).
@@ -130,55 +130,55 @@ def check_hounsfield(voxels: Voxels) -> tuple[Flag, ...]:
 
 
 def appearance_of(histogram: Counts) -> Appearance | None:
-    """What a histogram of one unit a bin from `LOW` to `HIGH` shows; None if it shows no tissue."""
+    """Features of a histogram with bins of one unit from `LOW` to `HIGH`; None if it shows no tissue."""
     at = np.flatnonzero(histogram)
     lowest, highest = at[0] + LOW, at[-1] + LOW
     constants = constant_values(histogram)
-    kept = histogram.copy()
-    kept[constants - LOW] = 0
-    if kept[TISSUE - LOW :].sum() < LEAST_TISSUE:  # a drawing, not a scan: all of it has the same few values
-        kept = histogram
-    above = kept[TISSUE - LOW :].sum()
+    tissue_counts = histogram.copy()
+    tissue_counts[constants - LOW] = 0
+    if tissue_counts[TISSUE - LOW :].sum() < LEAST_TISSUE:  # a drawing, not a scan: it consists of a few values
+        tissue_counts = histogram
+    above = tissue_counts[TISSUE - LOW :].sum()
     if above < LEAST_TISSUE:
         return None
     values = np.arange(LOW, HIGH)
-    scale, offset, gain, best = best_fit(binned_shares(kept))
+    scale, offset, gain, best = best_fit(binned_shares(tissue_counts))
     soft = SOFT * scale + offset
-    *_, mirrored = best_fit(binned_shares(moved(kept, -1.0, 0.0)))
-    dark = kept[values < soft - DARK].sum()
-    rarer = max(1.0, count_between(kept, BUMP_BELOW))
+    *_, mirrored = best_fit(binned_shares(moved(tissue_counts, -1.0, 0.0)))
+    dark = tissue_counts[values < soft - DARK].sum()
+    rarer = max(1.0, count_between(tissue_counts, BUMP_BELOW))
     return Appearance(
         lowest=float(lowest),
         highest=float(highest),
         constants=tuple(map(int, constants)),
-        tissue=float(above / kept.sum()),
+        tissue=float(above / tissue_counts.sum()),
         soft=soft,
         fat=FAT * scale + offset,
         scale=scale,
         gain=gain,
         mirrored_gain=mirrored - best,
         dark=float(dark / above),
-        below_air=float(kept[: BELOW_AIR - LOW].sum() / kept.sum()),
-        bump=float(count_between(kept, BUMP) / rarer),
+        below_air=float(tissue_counts[: BELOW_AIR - LOW].sum() / tissue_counts.sum()),
+        bump=float(count_between(tissue_counts, BUMP) / rarer),
     )
 
 
-def _fault(found: Appearance) -> str:
+def _fault(appearance: Appearance) -> str:
     """Why the intensities cannot be HU; empty if they can."""
-    near = f"soft tissue is at {found.soft:.0f} and fat at {found.fat:.0f}, expected about 40 and -100"
-    clipped_at = _clipped(found)[0]
+    near = f"soft tissue is at {appearance.soft:.0f} and fat at {appearance.fat:.0f}, expected about 40 and -100"
+    clipped_at = _clipped(appearance)[0]
     reasons = (
         (
-            found.below_air > MOST_BELOW_AIR,
-            f"{found.below_air:.0%} of them lie below {BELOW_AIR}, expected air at -1000",
+            appearance.below_air > MOST_BELOW_AIR,
+            f"{appearance.below_air:.0%} of them lie below {BELOW_AIR}, expected air at -1000",
         ),
-        (found.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
-        (not SHIFTED_RANGE[0] <= found.soft <= SHIFTED_RANGE[1], near),
+        (appearance.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
+        (not SHIFTED_RANGE[0] <= appearance.soft <= SHIFTED_RANGE[1], near),
         (
-            found.dark < LEAST_DARK and not _air_is_constant(found),
-            f"found {found.lowest:g} to {found.highest:g}, expected fat near -100 or air near -1000",
+            appearance.dark < LEAST_DARK and not _air_is_constant(appearance),
+            f"found {appearance.lowest:g} to {appearance.highest:g}, expected fat near -100 or air near -1000",
         ),
-        (found.dark >= LEAST_DARK and found.scale < SCALE_RANGE[0] and found.gain > LEAST_GAIN, near),
+        (appearance.dark >= LEAST_DARK and appearance.scale < SCALE_RANGE[0] and appearance.gain > LEAST_GAIN, near),
         (
             clipped_at is not None and clipped_at > NEEDED_LOW,
             f"clipped at {clipped_at}, expected values down to {NEEDED_LOW} at least: air counts as tissue otherwise",
@@ -187,62 +187,64 @@ def _fault(found: Appearance) -> str:
     return next((words for holds, words in reasons if holds), "")
 
 
-def _flags(found: Appearance) -> tuple[Flag, ...]:
-    """What is doubtful about intensities that may be HU."""
+def _flags(appearance: Appearance) -> tuple[Flag, ...]:
+    """Flags on doubtful intensities that may be HU."""
     flags = []
-    if not SOFT_RANGE[0] <= found.soft <= SOFT_RANGE[1]:
-        flags.append(Flag(FlagCode.HU_SHIFTED, value=found.soft))
-    elif found.scale > SCALE_RANGE[1]:
-        flags.append(Flag(FlagCode.HU_SPREAD, value=found.scale))
-    elif found.dark < LEAST_DARK:
+    if not SOFT_RANGE[0] <= appearance.soft <= SOFT_RANGE[1]:
+        flags.append(Flag(FlagCode.HU_SHIFTED, value=appearance.soft))
+    elif appearance.scale > SCALE_RANGE[1]:
+        flags.append(Flag(FlagCode.HU_SPREAD, value=appearance.scale))
+    elif appearance.dark < LEAST_DARK:
         flags.append(Flag(FlagCode.HU_UNKNOWN))
-    elif found.mirrored_gain > LEAST_MIRRORED:
+    elif appearance.mirrored_gain > LEAST_MIRRORED:
         flags.append(Flag(FlagCode.HU_INVERTED))
-    ends = _clipped(found)
+    ends = _clipped(appearance)
     if ends != (None, None):
         detail = " and ".join(str(end) for end in ends if end is not None)
         flags.append(Flag(FlagCode.HU_CLIPPED, detail=detail))
     return tuple(flags)
 
 
-def _same_valued(histogram: Counts, found: Appearance) -> tuple[Flag, ...]:
-    """A flag on whole regions of one value that tissue has, too: the model sees tissue there."""
-    counts = {value: histogram[value - LOW] for value in found.constants if TISSUE < value not in _clipped(found)}
+def _same_valued(histogram: Counts, appearance: Appearance) -> tuple[Flag, ...]:
+    """A flag on whole regions with one tissue value, which look like tissue to the model."""
+    counts = {
+        value: histogram[value - LOW] for value in appearance.constants if TISSUE < value not in _clipped(appearance)
+    }
     share = sum(counts.values()) / histogram.sum()
     if share < LEAST_SAME or histogram[TISSUE - LOW :].sum() - sum(counts.values()) < LEAST_TISSUE:
         return ()
     return (Flag(FlagCode.SAME_VALUED, value=float(share), detail=" and ".join(map(str, counts))),)
 
 
-def _air_is_constant(found: Appearance) -> bool:
+def _air_is_constant(appearance: Appearance) -> bool:
     """Whether the air around the patient was set to a number that is air in HU."""
-    return any(-1100 <= value <= -900 for value in found.constants)
+    return any(-1100 <= value <= -900 for value in appearance.constants)
 
 
-def _clipped(found: Appearance) -> tuple[int | None, int | None]:
-    """The lowest and the highest value, each if many voxels share it and a CT in HU goes on beyond it."""
-    low, high = int(found.lowest), int(found.highest)
+def _clipped(appearance: Appearance) -> tuple[int | None, int | None]:
+    """The lowest and the highest value, each if many voxels share it and a CT in HU has values beyond it."""
+    low, high = int(appearance.lowest), int(appearance.highest)
     return (
-        low if low in found.constants and low > CLIPPED_LOW else None,
-        high if high in found.constants and high < CLIPPED_HIGH else None,
+        low if low in appearance.constants and low > CLIPPED_LOW else None,
+        high if high in appearance.constants and high < CLIPPED_HIGH else None,
     )
 
 
-def _uneven(samples: NDArray[np.int32], found: Appearance) -> tuple[Flag, ...]:
-    """A flag if soft tissue lies elsewhere in one part of the body than in another."""
-    spread = unevenness(samples, found.constants)
+def _uneven(samples: NDArray[np.int32], appearance: Appearance) -> tuple[Flag, ...]:
+    """A flag if soft tissue has different intensities in different parts of the body."""
+    spread = unevenness(samples, appearance.constants)
     return (Flag(FlagCode.HU_UNEVEN, value=spread),) if spread > MOST_UNEVEN else ()
 
 
 def unevenness(samples: NDArray[np.int32], constants: tuple[int, ...]) -> float:
-    """How far soft tissue of one part of the body lies from that of another, in intensities.
+    """Largest difference of soft tissue between parts of the body, in intensities.
 
-    Compared are front and back, left and right, and three rings of as many voxels each. The outermost ring is mostly
-    fat, and of some patients all of it, so it counts only where it is brighter than the inner one, as cupping makes it.
+    Front and back, left and right, and three rings with equal numbers of voxels are compared. The outermost ring is
+    mostly fat, in some patients entirely, so it counts only if it is brighter than the inner one, as with cupping.
 
     Args:
-        samples: the voxels examined (d, h, w).
-        constants: values that are no tissue, see `Appearance`.
+        samples: the examined voxels (d, h, w).
+        constants: values that are not tissue, see `Appearance`.
     """
     tissue = samples > TISSUE
     for value in constants:
@@ -261,7 +263,7 @@ def unevenness(samples: NDArray[np.int32], constants: tuple[int, ...]) -> float:
 
 
 def _standardised(places: NDArray[np.intp], slices: NDArray[np.intp]) -> Counts:
-    """Places of voxels relative to the middle of the tissue in their slice, in standard deviations."""
+    """Positions of voxels relative to the middle of the tissue in their slice, in standard deviations."""
     count = np.maximum(np.bincount(slices), 1)
     middle = np.bincount(slices, places) / count
     variance = np.bincount(slices, (places - middle[slices]) ** 2) / count
@@ -269,14 +271,14 @@ def _standardised(places: NDArray[np.intp], slices: NDArray[np.intp]) -> Counts:
 
 
 def _soft_of(values: NDArray[np.int32]) -> float:
-    """Where soft tissue lies among some voxels of tissue; NaN of few voxels."""
+    """Intensity of soft tissue among some voxels of tissue; NaN for too few voxels."""
     if len(values) < LEAST_IN_PART:
         return np.nan
     return soft_tissue_of(np.bincount((values.clip(FIRST, LAST - 1) - FIRST) // BIN, minlength=(LAST - FIRST) // BIN))
 
 
 def _cause(histogram: Counts) -> str:
-    """What was done to the intensities, if undoing it gives HU; it begins with a semicolon."""
+    """The change of the intensities whose inverse gives HU, if there is one; the text begins with a semicolon."""
     for scale, words in ((1.0, ""), (0.5, "scaled by 0.5"), (2.0, "scaled by 2"), (-1.0, "inverted")):
         upright = moved(histogram, 1 / scale, 0.0)
         for offset in likely_offsets(upright):
@@ -286,11 +288,11 @@ def _cause(histogram: Counts) -> str:
             shift = round((offset + undone.soft - SOFT) * scale, -1)
             if abs(abs(shift) - INTERCEPT) <= INTERCEPT_ERROR:
                 shift = float(np.copysign(INTERCEPT, shift))
-            done = [words] if words else []
+            changes = [words] if words else []
             if abs(shift) >= 100:
-                done.append(f"shifted by about {shift:+.0f}")
+                changes.append(f"shifted by about {shift:+.0f}")
             hint = "is the rescale intercept missing?" if abs(shift) > 800 and scale == 1 else ""
-            return f"; they look like HU {' and '.join(done)}{'; ' if hint else ''}{hint}" if done else ""
+            return f"; they look like HU {' and '.join(changes)}{'; ' if hint else ''}{hint}" if changes else ""
     return ""
 
 
@@ -308,5 +310,5 @@ def examined(voxels: Voxels) -> NDArray[np.int32]:
         longest = max(range(3), key=lambda axis: voxels.shape[axis] / steps[axis])
         steps[longest] += 1
     samples = voxels[:: steps[0], :: steps[1], :: steps[2]]
-    whole: NDArray[np.int32] = np.rint(np.clip(samples, LOW, HIGH - 1)).astype(np.int32)
-    return whole
+    integers: NDArray[np.int32] = np.rint(np.clip(samples, LOW, HIGH - 1)).astype(np.int32)
+    return integers

@@ -1,4 +1,4 @@
-"""A scan's histogram, and the template of a head and neck CT that is laid over it: see `scan.hounsfield`."""
+"""A scan's histogram, and the template of a head and neck CT that is fitted to it: see `scan.hounsfield`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 Counts = NDArray[np.float64]
 
 LOW, HIGH = -4096, 8192
-"""Range of the histogram of one unit a bin; what lies beyond is in its outermost bins."""
+"""Range of the histogram with bins of one unit; values beyond are in its outermost bins."""
 FIRST, LAST, BIN = -1200, 2000, 10
 """Range and width of the bins that are compared with the template."""
 SCALES = np.exp(np.arange(-0.96, 0.97, 0.06))
-"""Scales that are tried; 1 is among them."""
+"""Scales of the fit, including 1."""
 LARGEST_OFFSET = 400
-"""Offsets up to this are tried in both directions, in steps of a bin."""
+"""Largest offset of the fit in both directions, in steps of a bin."""
 UNEXPLAINED = 0.07
-"""Share of the voxels that the template leaves free to have any value."""
+"""Share of the voxels that may have any value in the template."""
 MOST_AIR = 0.25
-"""Air and what is nearly air count as this share of the tissue at most: most of it lies around the patient."""
+"""Most weight of air and nearly air, as a share of the tissue, because most of it lies around the patient."""
 
 TISSUE = -300
-"""Fat is near -100 HU and soft tissue near 40: with partial volume, tissue lies above this."""
+"""HU above which tissue lies, partial volume included; fat is near -100 HU and soft tissue near 40."""
 SOFT, FAT = 20.0, -113.0
-"""Where the template has soft tissue and fat: the medians of the 243 scans."""
+"""Intensities of soft tissue and fat in the template: the medians of the 243 scans."""
 SOFT_RANGE = (-45.0, 90.0)
-"""Where soft tissue of a CT in HU lies; the 243 scans: -21 to 41. A contrast agent adds 20 to 40."""
+"""Range of soft tissue of a CT in HU; the 243 scans: -21 to 41. A contrast agent adds 20 to 40."""
 SCALE_RANGE = (0.74, 1.55)
-"""Scales of a CT in HU, or of a noisy one, whose peaks are wide. Some low-noise scans reach 0.57 because their fat is
-hardly seen; they are told from scaled ones by `LEAST_GAIN`."""
+"""Range of scales of a CT in HU, including noisy ones with wide peaks. Some low-noise scans have 0.57 because they show
+hardly any fat; `LEAST_GAIN` distinguishes them from scaled ones."""
 
 
 def histogram_of(samples: NDArray[np.int32]) -> Counts:
@@ -40,7 +40,7 @@ def histogram_of(samples: NDArray[np.int32]) -> Counts:
 
 
 def constant_values(histogram: Counts) -> NDArray[np.intp]:
-    """Values that many voxels have, and their neighbours have not: no noise, so no image."""
+    """Values of many voxels whose neighbouring values are rare: without noise they are not image."""
     sums = np.concatenate([[0.0], np.cumsum(histogram)])
     at = np.arange(len(histogram))
     around = sums[np.minimum(at + 51, len(histogram))] - sums[np.maximum(at - 50, 0)]
@@ -56,12 +56,12 @@ def moved(histogram: Counts, scale: float, offset: float) -> Counts:
 
 
 def count_between(histogram: Counts, ends: tuple[int, int]) -> float:
-    """Voxels of intensities from the first end up to, but without, the second."""
+    """Number of voxels with intensities from the first end up to, but excluding, the second."""
     return float(histogram[ends[0] - LOW : ends[1] - LOW].sum())
 
 
 def binned_shares(histogram: Counts) -> Counts:
-    """Shares in the bins that are compared with the template, with little of the air."""
+    """Shares in the bins that are compared with the template, with reduced weight of air."""
     binned = histogram[FIRST - LOW : LAST - LOW].reshape(-1, BIN).sum(axis=1)
     air = (TISSUE - FIRST) // BIN
     most = MOST_AIR * binned[air:].sum()
@@ -99,33 +99,33 @@ def log_templates() -> NDArray[np.float64]:
 
 def best_fit(binned: Counts) -> tuple[float, float, float, float]:
     """Scale and offset of the template that fits best, its gain over the best fit in HU, and its log-likelihood."""
-    found = log_templates() @ binned
+    likelihoods = log_templates() @ binned
     offsets = np.arange(-LARGEST_OFFSET, LARGEST_OFFSET + 1, BIN)
-    at, shift = np.unravel_index(int(found.argmax()), found.shape)
+    at, shift = np.unravel_index(int(likelihoods.argmax()), likelihoods.shape)
     soft = SOFT * SCALES[:, None] + offsets
     in_hu = (soft >= SOFT_RANGE[0]) & (soft <= SOFT_RANGE[1])
     in_hu &= ((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)[:, None]
-    best = float(found[at, shift])
-    return float(SCALES[at]), float(offsets[shift]), best - float(found[in_hu].max()), best
+    best = float(likelihoods[at, shift])
+    return float(SCALES[at]), float(offsets[shift]), best - float(likelihoods[in_hu].max()), best
 
 
 def soft_tissue_of(counts: NDArray[np.integer]) -> float:
-    """Where soft tissue lies in a part of a scan in HU, by the template at the scales that such a scan has.
+    """Intensity of soft tissue in a part of a scan in HU, by the template at the scales of such scans.
 
     Args:
         counts: voxels of tissue in the bins from `FIRST` to `LAST`.
     """
     scales = np.flatnonzero((SCALES - SCALE_RANGE[0]) * (SCALES - SCALE_RANGE[1]) <= 0)
-    found = log_templates()[scales] @ (counts / counts.sum())
-    at, shift = np.unravel_index(int(found.argmax()), found.shape)
+    likelihoods = log_templates()[scales] @ (counts / counts.sum())
+    at, shift = np.unravel_index(int(likelihoods.argmax()), likelihoods.shape)
     return float(SOFT * SCALES[scales[at]] + BIN * shift - LARGEST_OFFSET)
 
 
 def likely_offsets(histogram: Counts) -> tuple[float, float]:
-    """Offsets at which a whole histogram may be HU: where the template fits best, and where the commonest is air."""
-    kept = histogram.copy()
-    kept[constant_values(histogram) - LOW] = 0
-    binned = kept[: (HIGH - LOW) // BIN * BIN].reshape(-1, BIN).sum(axis=1)
+    """Offsets at which a histogram may be HU: of the best fit, and with the most common value as air."""
+    without_constants = histogram.copy()
+    without_constants[constant_values(histogram) - LOW] = 0
+    binned = without_constants[: (HIGH - LOW) // BIN * BIN].reshape(-1, BIN).sum(axis=1)
     centres = np.arange(FIRST, LAST, BIN, dtype=np.float64) + (BIN - 1) / 2
     template = np.log1p(1e4 * template_density(centres))
     fits = sliding_window_view(np.sqrt(binned), len(template)) @ template

@@ -1,4 +1,4 @@
-"""The inputs of a model file: names, types and axes, said once. docs/onnx.md has their formulas."""
+"""The inputs of a model file: names, types and axes, defined once. docs/onnx.md has their formulas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from parotid_seg.contract import Grid
 
 FREE = ("depth", "batch", "out", "height", "width")
-"""Sizes that differ from chunk to chunk: slices handed in, samples computed, slices labelled, rows, columns."""
+"""Sizes that differ from chunk to chunk: input slices, computed samples, labelled slices, rows, columns."""
 
 
 class InputSpec(NamedTuple):

@@ -1,4 +1,4 @@
-"""Stored values of an image as intensities: after slope and intercept, int16 where that is exact, else float32."""
+"""Converts stored values of an image to intensities by slope and intercept: int16 where exact, else float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parotid_seg.scan.foreign import foreign
 from parotid_seg.scan.volume import Voxels
 
 SLAB_VOXELS = 1 << 22
-"""Voxels that are scaled at a time, so that a large scan needs no room for all its values as float64."""
+"""Voxels that are scaled at once, so that a large scan does not need memory for all its values as float64."""
 LOWEST, HIGHEST = -32768, 32767
 """Of int16."""
 LARGEST = float(np.finfo(np.float32).max)
@@ -23,7 +23,7 @@ LARGEST = float(np.finfo(np.float32).max)
 def intensities_of(
     stored: NDArray[np.generic], scaling: tuple[float, float] | None, path: Path, *, constant_allowed: bool = False
 ) -> Voxels:
-    """Intensities of stored values; the values themselves where they are int16 and need no scaling.
+    """Intensities of stored values; the same array if it is int16 and needs no scaling.
 
     Args:
         stored: real numbers (I, J, K).
@@ -58,14 +58,14 @@ def _scaled(stored: NDArray[np.generic], scaling: tuple[float, float], path: Pat
     low, high = np.min([end for end, _ in ends]), np.max([end for _, end in ends])
     _check(path, low, high, map(values, slabs), stored.size, constant_allowed)
     if low >= LOWEST and high <= HIGHEST:
-        whole = np.empty_like(stored, dtype=np.int16, subok=False)
-        for target, slab in zip(_slabs(whole), slabs, strict=True):
+        integers = np.empty_like(stored, dtype=np.int16, subok=False)
+        for target, slab in zip(_slabs(integers), slabs, strict=True):
             exact = values(slab)
             target[...] = exact
             if not np.array_equal(target, exact):
                 break
         else:
-            return whole
+            return integers
     floats = np.empty_like(stored, dtype=np.float32, subok=False)
     for target, slab in zip(_slabs(floats), slabs, strict=True):
         target[...] = values(slab)
@@ -73,7 +73,7 @@ def _scaled(stored: NDArray[np.generic], scaling: tuple[float, float], path: Pat
 
 
 def _slabs(stored: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
-    """Views of neighbouring slices that make up an array (I, J, K) together."""
+    """Views of neighbouring slices that together form an array (I, J, K)."""
     thickness = max(1, SLAB_VOXELS // max(1, stored.shape[0] * stored.shape[1]))
     for begin in range(0, stored.shape[2], thickness):
         yield stored[..., begin : begin + thickness]
@@ -82,7 +82,7 @@ def _slabs(stored: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
 def _check(
     path: Path, low: np.generic, high: np.generic, parts: Iterable[NDArray[np.generic]], size: int, constant: bool
 ) -> None:
-    """Raise ScanError unless a lowest and a highest intensity are finite as float32, and differ unless they may not."""
+    """Raise ScanError unless the lowest and highest intensity are finite as float32, and differ or may be equal."""
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = sum(each.size - int(np.count_nonzero(np.isfinite(each))) for each in parts)
         raise ScanError(f"{bad} of {size} voxels are NaN or infinite, expected finite intensities", path=path)

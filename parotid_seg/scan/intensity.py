@@ -1,7 +1,7 @@
-"""Intensities: the window each channel is seen through, and channels without units brought to one scale.
+"""Intensity windows of channels, and scaling of channels without units.
 
-CT has units, so its window is the model's. MR has none: the same tissue may be 300 on one scanner and 3000 on the
-next, so the window comes from the scan, for each sequence by itself.
+CT has units, so its window is the model's. MR has none: the same tissue may be 300 on one scanner and 3000 on another,
+so the window is computed from the scan, for each sequence separately.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from parotid_seg.scan.volume import Volume, Voxels
 
 Window = tuple[float, float]
 Windows = NDArray[np.float32]
-"""Of each channel the intensities that become 0 and 1 in the network, (C, 2)."""
+"""The intensities of each channel that become 0 and 1 in the network, (C, 2)."""
 
 SCALED_WINDOW: Window = (0.0, 1000.0)
-"""Where a channel's own window ends up: whole numbers that are exact in float16, finer than any display."""
+"""Range to which a channel's own window is scaled: integers that are exact in float16, finer than any display."""
 BRIGHTEST = 99.5
-"""Percentile of the foreground that is the window's upper end; vessels and coils may be far brighter than tissue."""
+"""Percentile of the foreground for the window's upper end; vessels and coils may be far brighter than tissue."""
 DARKEST = 0.5
-"""Percentile of all voxels that counts as the scan's minimum; resampling undershoots below the real one."""
+"""Percentile of all voxels that counts as the scan's minimum; resampling undershoots the real one."""
 AIR_SHARE = 0.05
-"""Of the way from there to the upper end: below it is air and its noise."""
+"""Share of the range from there to the upper end that contains air and its noise."""
 
 
 def is_ct(channel: str) -> bool:
-    """Whether a channel of this name is in HU; in capitals or not, as in nnU-Net."""
+    """Whether a channel of this name is in HU; case is ignored, as in nnU-Net."""
     return channel.casefold() == "ct"
 
 
 def fixed_windows(channels: Sequence[str], window_hu: Window) -> tuple[Window | None, ...]:
-    """Windows as the contract has them: the model's for CT, None (from the scan) for any other channel."""
+    """Windows for the contract: the model's for CT, None (from the scan) for other channels."""
     return tuple(window_hu if is_ct(channel) else None for channel in channels)
 
 
@@ -64,11 +64,11 @@ def window_of(voxels: Voxels, fixed: Window | None, channel: str = "") -> Window
 
 
 def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window | None]) -> tuple[Volume, Windows]:
-    """The scan as the model takes it, and its channels' windows.
+    """The scan prepared for the model, and its channels' windows.
 
-    A CT channel must be in HU; what is doubtful about that is added to the scan's flags. A channel with a fixed window
-    stays as it is. One without is scaled so that its own window becomes `SCALED_WINDOW`, and rounded to int16: two
-    bytes hold it, whatever the scanner's scale.
+    A CT channel must be in HU; doubts are added to the scan's flags. A channel with a fixed window stays unchanged.
+    Other channels are scaled so that their own window becomes `SCALED_WINDOW`, and rounded to int16, so that they need
+    two bytes whatever the scanner's scale.
 
     Args:
         volume: the scan as it was read.
@@ -88,14 +88,14 @@ def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window |
         volume = dataclasses.replace(volume, flags=(*volume.flags, *doubts))
     if None not in fixed:
         return volume, np.array(fixed, np.float32)
-    kept, windows = [], []
+    scaled, windows = [], []
     for voxels, window, channel in zip(volume.voxels, fixed, channels, strict=True):
         if window is None:
-            kept.append(_scaled(voxels, window_of(voxels, None, channel)))
+            scaled.append(_scaled(voxels, window_of(voxels, None, channel)))
         else:
-            kept.append(voxels)
+            scaled.append(voxels)
         windows.append(window or SCALED_WINDOW)
-    return dataclasses.replace(volume, voxels=np.stack(kept)), np.array(windows, np.float32)
+    return dataclasses.replace(volume, voxels=np.stack(scaled)), np.array(windows, np.float32)
 
 
 def _scaled(voxels: Voxels, window: Window) -> NDArray[np.int16]:

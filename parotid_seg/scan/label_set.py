@@ -1,8 +1,8 @@
-"""The labels of a data set as its dataset.json names them, in nnU-Net's raw layout.
+"""The labels of a data set in its dataset.json, in nnU-Net's raw layout.
 
-Names and numbers are those of nnU-Net's documentation (dataset_format.md, ignore_label.md): "background" is 0, and
-"ignore", which must be the highest number, marks voxels of which nothing is known. It is no structure: it is neither
-learnt nor scored. Regions, which are lists of labels, are not supported.
+Names and numbers follow nnU-Net's documentation (dataset_format.md, ignore_label.md): "background" is 0, and "ignore",
+which must have the highest number, marks unlabelled voxels. It is not a structure: it is neither learnt nor scored.
+Regions, which are lists of labels, are not supported.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from parotid_seg.contract import BACKGROUND, IGNORE
 from parotid_seg.errors import InputError
 
 LARGEST_VALUE = 255
-"""Of a label map's voxels."""
+"""Largest value of a label map's voxels."""
 EXAMPLE = '{"background": 0, "parotid_left": 1, "parotid_right": 2}'
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Which number in a label map means which structure.
+    """The numbers of the structures in a label map.
 
     Attributes:
-        values: the number of each structure by its name, rising; without background and "ignore".
-        ignore: the number of voxels of which nothing is known; None if there is none.
+        values: the number of each structure by name, rising; without background and "ignore".
+        ignore: the number of unlabelled voxels; None if there is none.
     """
 
     values: Mapping[str, int]
@@ -35,25 +35,25 @@ class LabelSet:
 
     @classmethod
     def of_names(cls, names: Sequence[str]) -> LabelSet:
-        """Of label names by value, background first."""
+        """The label set for label names by value, background first."""
         return cls({name: value for value, name in enumerate(names) if value})
 
     @property
     def known(self) -> frozenset[int]:
-        """All numbers that a label map may hold."""
+        """All valid numbers of a label map."""
         return frozenset([0, *self.values.values(), *([] if self.ignore is None else [self.ignore])])
 
 
 def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") -> LabelSet:
-    """The labels that a dataset.json names.
+    """The labels in a dataset.json.
 
     Args:
         content: of the file.
         path: of the file, for errors.
-        key: under which they are.
+        key: the labels' key.
 
     Raises:
-        InputError: if they are missing or of another form; it names the key and the label.
+        InputError: if they are missing or of another form, with the key and the label.
     """
 
     def wrong(reason: str) -> InputError:
@@ -73,7 +73,7 @@ def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") 
             raise wrong(f"{name!r}: found {value}, a region of several labels; expected one number, not a region")
         if number is None:
             raise wrong(f"{name!r}: found {_shown(value)}, expected a whole number from 0 to {LARGEST_VALUE}")
-        if other := next((each for each, taken in values.items() if taken == number), None):
+        if other := next((each for each, used in values.items() if used == number), None):
             raise wrong(f"{other!r} and {name!r}: found the number {number} twice, expected different numbers")
         values[name] = number
     background = [name for name, value in values.items() if value == 0 or name.casefold() == BACKGROUND]
@@ -93,7 +93,7 @@ def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") 
 
 
 def kind(value: object) -> str:
-    """What JSON calls a value."""
+    """The JSON type of a value."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -103,7 +103,7 @@ def _shown(value: object) -> str:
 
 
 def _number(value: object) -> int | None:
-    """A label's number; None if it is none."""
+    """A label's number; None if it is not a number."""
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,8 +1,7 @@
-"""What the name of a structure says: its words, its side, whether it is a parotid gland.
+"""Interprets names of structures: words, side, and whether it is a parotid gland.
 
-This is the only place that decides the side of a name: training (mirrored scans), clean-up, flags, reports, `evaluate`,
-`dataset` and DICOM codes all ask it. The words are those of English, German, Dutch, French, Italian, Spanish,
-Portuguese and Latin.
+Only this module decides the side of a name, for training (mirrored scans), clean-up, flags, reports, `evaluate`,
+`dataset` and DICOM codes. The words are English, German, Dutch, French, Italian, Spanish, Portuguese and Latin.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from parotid_seg.errors import InputError
 LEFT, RIGHT = "left", "right"
 
 PAROTID_ML = (8.0, 60.0)
-"""Range of parotid glands; 99 % of the contoured training and validation glands lie in it."""
+"""Usual volumes of parotid glands in ml; 99 % of the contoured training and validation glands are within."""
 
 
 def _table(words: str) -> frozenset[str]:
@@ -37,59 +36,62 @@ SIDES = {
     ),
 }
 AT_AN_END = _table("sin der dir")
-"""Sides only as the first or the last word of a name: they are also words of their own ("Boden der Mundhöhle")."""
+"""Words that mean a side only as the first or last word of a name; elsewhere they have another meaning ("Boden der
+Mundhöhle")."""
 LETTERS = {"parotide": {"g": LEFT, "d": RIGHT}, "parotida": {"i": LEFT, "e": LEFT, "d": RIGHT}}
-"""Letters that mean a side only beside the gland in its own language."""
+"""Letters that mean a side only next to the gland's name in the same language."""
 GLUED = (*SIDES[LEFT] - {"li", "sin"}, *SIDES[RIGHT] - {"re", "der", "dir"})
-"""Sides that may be written in one word with the parotid gland: "lparotid"."""
+"""Sides that may be joined with the parotid gland in one word: "lparotid"."""
 
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+|[^\w\s.,()-]")
-"""Whatever the style: Parotid_L, ParotidLt, PAROTID LT. A sign that separates nothing ("+", "~") is a word."""
+"""Words in any style: Parotid_L, ParotidLt, PAROTID LT. Signs such as "+" and "~" are words."""
 PAIRED_LETTERS = ({"l", "r"}, {"g", "d"}, {"s", "d"}, {"i", "d"}, {"e", "d"})
-"""Words of one letter by which two names may differ that mean left and right, in the languages above."""
+"""One-letter words for left and right in the languages above, by which two names may differ."""
 
 
 def words(name: str) -> tuple[str, ...]:
-    """The words of a name in their order, in lower case and without accents; "lparotid" is two words."""
+    """The words of a name in order, in lower case and without accents; "lparotid" is two words."""
     return tuple(word for word, _ in _tokens(name))
 
 
 def side_words(name: str) -> dict[str, str]:
-    """The words of a name that say a side, and "left" or "right" for each."""
+    """The words of a name that mean a side, with "left" or "right" for each."""
     tokens = list(_tokens(name))
     letters = {letter: side for word, _ in tokens for letter, side in LETTERS.get(word, {}).items()}
-    found = {}
+    sides = {}
     for index, (word, numbered) in enumerate(tokens):
         side = letters.get(word) or next((side for side, table in SIDES.items() if word in table), "")
         in_the_middle = word in AT_AN_END and 0 < index < len(tokens) - 1
         if side and not in_the_middle and not (numbered and len(word) == 1):
-            found[word] = side
-    return found
+            sides[word] = side
+    return sides
 
 
 def side_of(name: str) -> str:
-    """The side that a structure's name says in any language of `SIDES`: "left", "right", or "" for none or both.
+    """The side in a structure's name in any language of `SIDES`: "left", "right", or "" for none or both.
 
-    A letter before a number is no side: "vertebra_L1".
+    A letter before a number is not a side: "vertebra_L1".
     """
     sides = set(side_words(name).values())
     return sides.pop() if len(sides) == 1 else ""
 
 
 def structure_words(name: str) -> frozenset[str]:
-    """The words of a structure's name without its side, in which all names of the parotid gland are one word.
+    """The words of a structure's name without its side; all names of the parotid gland become the same word.
 
     Two names mean the same structure if these words and `side_of` are the same.
     """
     sides = side_words(name)
-    kept = frozenset("parotid" if word in PAROTID_GLAND else word for word in words(name) if word not in sides)
-    return kept - FILLERS or kept
+    name_words = frozenset("parotid" if word in PAROTID_GLAND else word for word in words(name) if word not in sides)
+    return name_words - FILLERS or name_words
 
 
 def plain_name(name: str) -> str:
-    """The name of a structure in plain words: parotid_left and LeftParotid are both "left parotid"."""
-    found = [word.lower() if word.istitle() else word for word in re.sub(r"(?<=[a-z])(?=[A-Z])|_+", " ", name).split()]
-    return " ".join(sorted(found, key=lambda word: word not in {"left", "right"}))
+    """A structure's name in plain words: parotid_left and LeftParotid are both "left parotid"."""
+    name_words = [
+        word.lower() if word.istitle() else word for word in re.sub(r"(?<=[a-z])(?=[A-Z])|_+", " ", name).split()
+    ]
+    return " ".join(sorted(name_words, key=lambda word: word not in {"left", "right"}))
 
 
 def is_parotid(name: str) -> bool:
@@ -98,41 +100,41 @@ def is_parotid(name: str) -> bool:
 
 
 def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:
-    """For each label the one it becomes in a mirrored scan: names that differ in their side only change places."""
-    said = [_paired_by(name) for name in names]
-    other = {LEFT: RIGHT, RIGHT: LEFT}
+    """For each label the one that it becomes in a mirrored scan: names that differ only in their side are swapped."""
+    parts = [_paired_by(name) for name in names]
+    opposite = {LEFT: RIGHT, RIGHT: LEFT}
     return tuple(
-        said.index(partner) if side and (partner := (rest, other[side])) in said else value
-        for value, (rest, side) in enumerate(said)
+        parts.index(partner) if side and (partner := (rest, opposite[side])) in parts else value
+        for value, (rest, side) in enumerate(parts)
     )
 
 
 def is_usual_volume(name: str, volume_ml: float) -> bool:
-    """Whether a structure can have a volume; of other structures than parotid glands that is not known."""
+    """Whether a volume is usual for a structure; True for structures other than parotid glands."""
     return not is_parotid(name) or PAROTID_ML[0] <= volume_ml <= PAROTID_ML[1]
 
 
 def check_pairs(names: Sequence[str]) -> None:
-    """Make sure that every label which says a side, or looks as if it did, changes places in a mirrored scan.
+    """Check that every label with a side, or with what looks like one, is swapped in a mirrored scan.
 
     Args:
         names: of all labels; their values do not matter.
 
     Raises:
-        InputError: if a side has no counterpart, or more than one, or is written in a way that is not known.
+        InputError: if a side has no counterpart, or more than one, or is written in an unknown way.
     """
     way_out = (
         "expected pairs such as parotid_left and parotid_right, which change places in mirrored scans, or "
         "mirror_probability = 0 in the table [augment] of --config"
     )
-    said = [_paired_by(name) for name in names]
-    twice = [name for name, each in zip(names, said, strict=True) if each[1] and said.count(each) > 1]
+    parts = [_paired_by(name) for name in names]
+    twice = [name for name, each in zip(names, parts, strict=True) if each[1] and parts.count(each) > 1]
     if twice:
         raise InputError(f"labels {', '.join(twice)} are the same side of the same structure; {way_out}")
     partners = mirrored_labels(names)
     alone = [
         f"{name} ({side})"
-        for value, (name, (_, side)) in enumerate(zip(names, said, strict=True))
+        for value, (name, (_, side)) in enumerate(zip(names, parts, strict=True))
         if side and partners[value] == value
     ]
     if alone:
@@ -142,33 +144,33 @@ def check_pairs(names: Sequence[str]) -> None:
 
 
 def _paired_by(name: str) -> tuple[tuple[str, ...], str]:
-    """What two labels that change places have in common, and the side. Other names of the organ do not count as equal:
-    whoever names a pair names both alike."""
+    """The common part of two labels that are swapped, and the side. Different names of an organ do not count as equal,
+    because both labels of a pair have the same style."""
     sides = side_words(name)
     return tuple(sorted(word for word in words(name) if word not in sides)), side_of(name)
 
 
 def _only_a_letter_apart(names: Sequence[str]) -> tuple[str, ...]:
-    """Two names that are equal but for a word of one letter (`PAIRED_LETTERS`), or for l and r at the edge of a word
-    ("SMGL", "leye", "rib_L1"), if there are such."""
+    """Two names that are equal except for a one-letter word (`PAIRED_LETTERS`), or for l and r at the edge of a word
+    ("SMGL", "leye", "rib_L1"), if there are any."""
     variants: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
         text = without_accents(name).lower()
-        for found in re.finditer(r"(?<![a-z])[a-z](?![a-z])|(?<![a-z])[lr]|[lr](?![a-z])", text):
-            variants.setdefault((text[: found.start()], text[found.end() :]), {})[found.group()] = name
-    return next((tuple(found.values()) for found in variants.values() if set(found) in PAIRED_LETTERS), ())
+        for match in re.finditer(r"(?<![a-z])[a-z](?![a-z])|(?<![a-z])[lr]|[lr](?![a-z])", text):
+            variants.setdefault((text[: match.start()], text[match.end() :]), {})[match.group()] = name
+    return next((tuple(pair.values()) for pair in variants.values() if set(pair) in PAIRED_LETTERS), ())
 
 
 def _tokens(name: str) -> Iterator[tuple[str, bool]]:
-    """The words of a name, and of each whether a number follows at once."""
+    """The words of a name, each with whether a number follows directly."""
     plain = without_accents(name)
-    for found in WORD.finditer(plain):
-        for word in _apart(found.group().lower()):
-            yield word, plain[found.end() : found.end() + 1].isdecimal()
+    for match in WORD.finditer(plain):
+        for word in _apart(match.group().lower()):
+            yield word, plain[match.end() : match.end() + 1].isdecimal()
 
 
 def _apart(word: str) -> tuple[str, ...]:
-    """Gland and side that are written as one word."""
+    """Split gland and side that are written as one word."""
     if word not in PAROTID_GLAND:
         for gland in sorted(PAROTID_GLAND, key=len, reverse=True):
             for side in GLUED:

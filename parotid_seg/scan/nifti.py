@@ -1,6 +1,6 @@
-"""NIfTI in and out: any storage order, units, scaling and oblique affine; masks in exactly the scan's geometry.
+"""Reads and writes NIfTI: any storage order, units, scaling and oblique affine; masks with exactly the scan's geometry.
 
-A scan of several channels (sequences of an MR examination) is several files, one a channel, on the same voxels.
+A scan of several channels (sequences of an MR examination) has one file per channel, on the same voxels.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_code
 
 ENDINGS = (".nii.gz", ".nii")
 MIN_DEPTH_MM = 20.0
-"""A scan that covers less of the patient's axis cannot show a gland."""
+"""Least extent along the patient's axis in mm; a shorter scan cannot show a gland."""
 
 SAME_PLACE = 0.25
-"""Of a voxel: how far a mask may lie off its scan. Tools round affines by less, half a voxel is a shift."""
+"""Share of a voxel by which a mask may lie off its scan. Tools round affines by less; half a voxel is a shift."""
 MASK_NOTE = b"parotid-seg mask"
 """The header's description of every mask written here."""
 PACKING = 1
@@ -40,7 +40,7 @@ PACKING = 1
 
 @dataclass(frozen=True)
 class NiftiScan:
-    """A NIfTI scan: what the model needs, and the first channel's file, whose geometry a mask must repeat."""
+    """A NIfTI scan: the volume for the model, and the first channel's file, whose geometry a mask must have."""
 
     path: Path
     volume: Volume
@@ -50,7 +50,7 @@ class NiftiScan:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the file's name ends as a NIfTI file's."""
+    """Whether the file has the name of a NIfTI file."""
     return path.name.lower().endswith(ENDINGS)
 
 
@@ -67,12 +67,12 @@ def case_name(path: Path) -> str:
 def read_nifti(path: Path, *further: Path) -> NiftiScan:
     """Read a scan from its file, or from the files of its channels in their order.
 
-    Each file may have a storage order and a type of its own; int16 and float32 together become float32. Where sform,
-    qform and pixdim disagree the volume's flags say which was used, see `geometry.geometry_of`.
+    Files may differ in storage order and type; int16 and float32 together become float32. If sform, qform and pixdim
+    disagree, the volume's flags state which was used, see `geometry.geometry_of`.
 
     Raises:
-        ScanError: if the file is missing, no NIfTI, damaged, not a 3-D volume of real numbers, not finite, constant,
-            or its geometry cannot be a head scan's; or if a further channel does not lie on the first one's voxels.
+        ScanError: if the file is missing, not NIfTI, damaged, not a 3-D volume of real numbers, not finite, constant,
+            or its geometry is impossible for a head scan; or if a further channel has other voxels than the first.
     """
     for other in further:
         check_same_voxels(other, path)
@@ -83,7 +83,7 @@ def read_nifti(path: Path, *further: Path) -> NiftiScan:
 
 
 def joined_channels(volumes: Sequence[Volume]) -> Volume:
-    """Volumes on the same voxels as the channels of one."""
+    """Join volumes on the same voxels as the channels of one."""
     if len(volumes) == 1:
         return volumes[0]
     flags = dict.fromkeys(flag for volume in volumes for flag in volume.flags)
@@ -98,7 +98,7 @@ def _read_file(path: Path) -> NiftiScan:
 
 
 def scan_of_stored(stored: Stored, path: Path) -> NiftiScan:
-    """What is in a file as a scan of one channel.
+    """The content of a file as a scan of one channel.
 
     Raises:
         ScanError: as `read_nifti`.
@@ -114,7 +114,7 @@ def scan_of_image(image: Nifti1Image, path: Path) -> NiftiScan:
 
     Args:
         image: a nibabel image.
-        path: where it comes from, for errors.
+        path: its origin, for errors.
 
     Raises:
         ScanError: as `read_nifti`.
@@ -136,9 +136,9 @@ def scan_of(
 
     Args:
         header, image_class: of the image.
-        stored: as the header says, in storage order.
-        path: where it comes from, for errors.
-        scaling: slope and intercept that make intensities of stored values.
+        stored: stored values in storage order.
+        path: its origin, for errors.
+        scaling: slope and intercept from stored values to intensities.
 
     Raises:
         ScanError: as `read_nifti`.
@@ -157,12 +157,12 @@ def scan_of(
 
 
 def _geometry_of(header: Nifti1Header, path: Path) -> Geometry:
-    with foreign(path, "nibabel", "a header that does not say where the voxels lie"):
+    with foreign(path, "nibabel", "a header without usable geometry"):
         return geometry_of(header, path)
 
 
 def count_voxels(path: Path) -> int:
-    """Voxels of a scan by its header, `MOST_VOXELS` at most; 0 if that cannot be read."""
+    """Number of voxels of a scan by its header, at most `MOST_VOXELS`; 0 if it cannot be read."""
     try:
         header = read_header(path)[1]
     except ScanError:
@@ -171,7 +171,7 @@ def count_voxels(path: Path) -> int:
 
 
 def voxels_in(shape: Iterable[int]) -> int:
-    """Voxels of a shape that may be nonsense: 0 to `MOST_VOXELS`."""
+    """Number of voxels of an untrusted shape: 0 to `MOST_VOXELS`."""
     return max(0, min(math.prod(max(0, int(size)) for size in shape), MOST_VOXELS))
 
 
@@ -179,15 +179,17 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
     """Read a label map in canonical order, with its spacing in mm.
 
     Raises:
-        ScanError: as `read_nifti`, if a value is no whole number from 0 to 255, or if the map does not lie on the
+        ScanError: as `read_nifti`; if a value is not a whole number from 0 to 255; or if the map does not lie on the
             voxels of the scan `like`.
     """
-    found = read_stored(path, labels=True)
-    affine = _geometry_of(found.header, path).affine
+    stored_file = read_stored(path, labels=True)
+    affine = _geometry_of(stored_file.header, path).affine
     orientation = Orientation.from_affine(affine)
-    stored: NDArray[np.generic] = found.voxels.reshape(shape_in(path, found.voxels.shape, found.voxels.dtype))
-    if stored.dtype != np.uint8 or found.scaling:
-        stored = intensities_of(stored, found.scaling, path, constant_allowed=True)
+    stored: NDArray[np.generic] = stored_file.voxels.reshape(
+        shape_in(path, stored_file.voxels.shape, stored_file.voxels.dtype)
+    )
+    if stored.dtype != np.uint8 or stored_file.scaling:
+        stored = intensities_of(stored, stored_file.scaling, path, constant_allowed=True)
     labels = stored.astype(np.uint8, copy=False)
     if labels is not stored and not np.array_equal(labels, stored):
         raise ScanError("not a label map: found values that are not whole numbers from 0 to 255", path=path)
@@ -199,7 +201,7 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
 
 
 def check_same_voxels(path: Path, other: Path) -> None:
-    """Raise ScanError unless the voxels of a file lie where those of another do, in whatever order each is stored."""
+    """Raise ScanError unless two files have the same voxels, independent of their storage order."""
     found, expected = _placed(path), _placed(other)
     shown = other.name if other.parent == path.parent else other
     if found.shape != expected.shape:
@@ -218,7 +220,7 @@ def check_same_voxels(path: Path, other: Path) -> None:
 
 
 class _Placed(NamedTuple):
-    """Canonical shape and spacing of a volume, and where its eight corner voxels lie (8, 3) in mm."""
+    """Canonical shape and spacing of a volume, and the positions of its eight corner voxels (8, 3) in mm."""
 
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
@@ -242,12 +244,13 @@ def _sizes(values: Iterable[float]) -> str:
 
 
 def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
-    """Write labels where the scan's voxels lie, whole or not at all; nothing else of the scan's header is in the file.
+    """Write labels with the scan's geometry, completely or not at all; nothing else of the scan's header is in the
+    file.
 
     Args:
         mask: labels (D, H, W) uint8 in canonical order.
         scan: the scan they belong to.
-        path: the file to make (.nii or .nii.gz); it appears only once it is complete and on disk.
+        path: the file to make (.nii or .nii.gz); it appears only when it is complete and on disk.
 
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
@@ -256,7 +259,7 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
     content = scan.image_class(stored, None, header).to_bytes()
     if path.name.lower().endswith(".gz"):
-        content = igzip.compress(content, PACKING, mtime=0)  # the same bytes whenever they are written
+        content = igzip.compress(content, PACKING, mtime=0)  # no time stamp, so that the same mask gives the same bytes
     write_bytes(content, path)
 
 
@@ -280,7 +283,7 @@ def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...])
 
 
 def describe(scan: NiftiScan) -> dict[str, str]:
-    """What `inspect` tells about a scan, as label and value."""
+    """The description of a scan for `inspect`, as labels and values."""
     volume = scan.volume
     affine = scan.geometry.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

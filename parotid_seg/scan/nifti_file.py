@@ -1,4 +1,4 @@
-"""The bytes of a NIfTI file: its header, and its voxels as they are stored, unpacked no further than that says."""
+"""Reads the bytes of a NIfTI file: its header, and its stored voxels, decompressed only as far as stated there."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from parotid_seg.errors import ScanError
 from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import check_room, foreign
 
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it reports of headers is reported here
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # its messages on headers are reported here
 
 DAMAGED = "damaged or cut off: its voxels cannot be read"
 GZIP = b"\x1f\x8b"
-"""First bytes of a compressed file."""
+"""First bytes of a gzip file."""
 HEADER_BYTES = 540
-"""Of NIfTI-2; a NIfTI-1 header has 348."""
+"""Bytes of a NIfTI-2 header; a NIfTI-1 header has 348."""
 
 
 class Stored(NamedTuple):
-    """What is in a file: see `scan_of`; `more` is whether it holds more voxels than its header says."""
+    """The content of a file: see `scan_of`; `more` is whether it holds more voxels than stated in its header."""
 
     image_class: type[Nifti1Image]
     header: Nifti1Header
@@ -40,11 +40,12 @@ class Stored(NamedTuple):
 
 
 def read_stored(path: Path, *, labels: bool = False) -> Stored:
-    """A file's voxels as stored: no more is unpacked than its header promises, and no more is promised than fits.
+    """A file's stored voxels: only as many bytes as stated in its header are decompressed, after a check of their
+    number.
 
     Args:
         path: the file.
-        labels: whether they are wanted as labels, which take less memory.
+        labels: whether they are read as labels, which take less memory.
     """
     with _unpacked(path) as (file, size, packed):
         image_class, header = _header_in(file.read(HEADER_BYTES), path)
@@ -65,15 +66,15 @@ def read_stored(path: Path, *, labels: bool = False) -> Stored:
 def layout_in(
     header: Nifti1Header, path: Path, size: int, *, labels: bool = False
 ) -> tuple[tuple[int, ...], np.dtype[np.generic], int, tuple[float, float] | None]:
-    """How a header says that voxels are stored: shape, type, offset in bytes, and slope and intercept unless 1 and 0.
+    """The layout of voxels by a header: shape, type, offset in bytes, and slope and intercept unless 1 and 0.
 
     Args:
         header: of a NIfTI file or pair.
-        path, size: of the file that holds the voxels.
+        path, size: of the file with the voxels.
         labels: see `read_stored`.
 
     Raises:
-        ScanError: if it is no 3-D volume of real numbers, or more than the file can hold or a scan may have.
+        ScanError: if it is not a 3-D volume of real numbers, or larger than the file can hold or a scan may be.
     """
     with foreign(path, "nibabel", "not a readable NIfTI file"):
         dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
@@ -89,7 +90,7 @@ def layout_in(
 
 
 def _further(dtype: np.dtype[np.generic], scaled: bool, labels: bool) -> int:
-    """Bytes of memory that a voxel takes besides those that are stored: as int16 or float32, or as a label."""
+    """Bytes of memory per voxel in addition to the stored ones: as int16 or float32, or as a label."""
     if scaled or dtype.itemsize > 2:
         return 4
     if dtype.itemsize == 1:
@@ -99,7 +100,7 @@ def _further(dtype: np.dtype[np.generic], scaled: bool, labels: bool) -> int:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[tuple[IO[bytes], int, bool]]:
-    """A file to read, unpacked as far as it is read; its size on disk; whether it is packed."""
+    """A file for reading, decompressed on the fly; its size on disk; and whether it is compressed."""
     if not path.exists():
         raise ScanError("no such file", path=path)
     with foreign(path, "isal", "not a readable NIfTI file"), open_input(path) as file:
@@ -114,18 +115,18 @@ def _unpacked(path: Path) -> Iterator[tuple[IO[bytes], int, bool]]:
 
 
 def read_header(path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
-    """Which NIfTI it is, and its header."""
+    """The NIfTI version of a file, and its header."""
     with _unpacked(path) as (file, _, _):
         return _header_in(file.read(HEADER_BYTES), path)
 
 
 def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Header]:
-    """Which NIfTI a file is by its first bytes, and its header."""
+    """The NIfTI version of a file by its first bytes, and its header."""
     with foreign(path, "nibabel", "not a readable NIfTI file"):
-        known = (each for each in (Nifti1Image, Nifti2Image) if each.header_class.may_contain_header(start))
-        image_class = next(known, None)
+        classes = (each for each in (Nifti1Image, Nifti2Image) if each.header_class.may_contain_header(start))
+        image_class = next(classes, None)
         if image_class is None:
-            raise ScanError("not a readable NIfTI file (its first bytes are no NIfTI header)", path=path)
+            raise ScanError("not a readable NIfTI file (its first bytes are not a NIfTI header)", path=path)
         stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)
         spacing = stored["pixdim"][1:4]
     if not np.isfinite(spacing).all() or (spacing == 0).any():  # nibabel would repair a spacing of 0 to 1
@@ -135,7 +136,7 @@ def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Heade
     if (spacing < 0).any() and stored["sform_code"] <= 0:  # nibabel would drop the sign
         raise ScanError(
             f"found voxel spacing {spacing.tolist()} in the header (pixdim), expected positive numbers: a negative one "
-            "may mean a mirrored axis, and no sform says whether it does",
+            "may mean a mirrored axis, and there is no sform to decide it",
             path=path,
         )
     with foreign(path, "nibabel", "not a readable NIfTI file"):
@@ -146,7 +147,7 @@ def shape_in(path: Path, stored: Sequence[int], dtype: np.dtype[np.generic] | No
     """The three spatial sizes of a shape; trailing axes of length 1 are allowed.
 
     Raises:
-        ScanError: if it is no volume, or its type no real number.
+        ScanError: if it is not a volume, or its type is not a real number.
     """
     shape = tuple(int(size) for size in stored)
     spatial = (*shape, 1, 1, 1)[:3]

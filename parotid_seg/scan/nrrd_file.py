@@ -1,4 +1,4 @@
-"""NRRD files in: header, where the voxels lie, and the voxels, unpacked no further than the header says."""
+"""Reads NRRD files: header, geometry, and voxels, decompressed only as far as stated in the header."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from parotid_seg.scan.nifti_file import DAMAGED, shape_in
 
 UNREADABLE = "not a readable NRRD file"
 PACKED = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-"""Encodings that are compressed, by their names in a header."""
+"""Names of compressed encodings in a header."""
 TEXT = ("ASCII", "ascii", "text", "txt")
 SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
 TO_RAS = {
@@ -33,7 +33,7 @@ TO_RAS = {
     "left-posterior-superior": (-1, -1, 1),
     "lps": (-1, -1, 1),
 }
-"""What a NRRD file's spaces must be multiplied by."""
+"""Factors from a NRRD file's spaces to RAS."""
 
 
 def nrrd_sizes(path: Path) -> Sequence[int]:
@@ -50,8 +50,8 @@ def read_nrrd(path: Path) -> Nifti1Image:
     """A NRRD file as a NIfTI image in memory.
 
     Raises:
-        ScanError: if it cannot be read, does not say where its voxels lie, is no 3-D volume of real numbers, or claims
-            more than the file can hold or a scan may have.
+        ScanError: if it cannot be read, has no geometry, is not a 3-D volume of real numbers, or states more voxels
+            than the file can hold or a scan may have.
     """
     with foreign(path, "pynrrd", UNREADABLE), open_input(path) as file:
         header = _header_in(file, path)
@@ -68,7 +68,7 @@ def read_nrrd(path: Path) -> Nifti1Image:
 
 
 def _header_in(file: IO[bytes], path: Path) -> dict[str, Any]:
-    """A file's header; the file then stands where its data begin."""
+    """A file's header; afterwards the file is positioned at its data."""
     import nrrd
 
     with foreign(path, "pynrrd", UNREADABLE):
@@ -76,7 +76,7 @@ def _header_in(file: IO[bytes], path: Path) -> dict[str, Any]:
 
 
 def _voxels(file: IO[bytes], header: dict[str, Any], path: Path) -> NDArray[np.generic]:
-    """The voxels in storage order, from a file that stands where its data begin."""
+    """The voxels in storage order, from a file positioned at its data."""
     import nrrd
 
     shape = tuple(map(int, header["sizes"]))
@@ -101,8 +101,8 @@ def _voxels(file: IO[bytes], header: dict[str, Any], path: Path) -> NDArray[np.g
         content = unpacked.read(length)
         more = unpacked.read(1)
     if len(content) < length or more:
-        found = f"more than {length}" if more else len(content)
-        raise ScanError(f"{DAMAGED}: found {found} bytes, expected {length}", path=path)
+        byte_count = f"more than {length}" if more else len(content)
+        raise ScanError(f"{DAMAGED}: found {byte_count} bytes, expected {length}", path=path)
     return np.ndarray(shape, dtype, content, order="F")
 
 
@@ -110,7 +110,7 @@ def _affine(path: Path, header: dict[str, Any]) -> NDArray[np.float64]:
     """Affine from voxel to RAS in mm.
 
     Raises:
-        ScanError: if the header does not say where all three axes run.
+        ScanError: if the header does not state the directions of all three axes.
     """
     signs = TO_RAS.get(str(header.get("space", "")).strip().lower())
     directions = np.asarray(header.get("space directions", ()), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Masks with names and colours for 3D Slicer (.seg.nrrd), and those of NIfTI masks for ITK-SNAP."""
+"""Writes masks with names and colours for 3D Slicer (.seg.nrrd), and label descriptions of NIfTI masks for ITK-SNAP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parotid_seg.scan.volume import Mask
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 MADE_BY = "parotid-seg"
-"""What the files written here say of their maker."""
+"""Header entry of files that this module has written."""
 PACKING = 1
 """Compression level, 1 to 9: labels shrink a hundredfold at any."""
 
@@ -23,7 +23,7 @@ PACKING = 1
 def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Path) -> None:
     """Write a segmentation that 3D Slicer opens with a segment for each label.
 
-    Fields as Slicer's documentation has them (vtkMRMLSegmentationStorageNode); every label is a value of one layer.
+    Fields follow Slicer's documentation (vtkMRMLSegmentationStorageNode); all labels are values of one layer.
 
     Args:
         mask: labels (D, H, W) in canonical order.

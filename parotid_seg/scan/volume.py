@@ -1,4 +1,4 @@
-"""A scan in memory: voxels in one fixed patient orientation, and the way back to how they were stored."""
+"""A scan in memory: voxels in one fixed patient orientation, and the conversion back to storage order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Orientation:
 
     Attributes:
         axes: for each canonical axis, the storage axis it comes from.
-        flips: for each canonical axis, whether storage runs against it.
+        flips: for each canonical axis, whether storage runs in the opposite direction.
     """
 
     axes: tuple[int, int, int]
@@ -34,7 +34,8 @@ class Orientation:
 
     @classmethod
     def from_affine(cls, affine: NDArray[np.float64]) -> Orientation:
-        """Closest orientation of a (4, 4) voxel-to-RAS affine; oblique axes go to the nearest patient axis."""
+        """The closest orientation of a (4, 4) voxel-to-RAS affine; oblique axes are assigned to the nearest patient
+        axis."""
         ornt = nibabel.orientations.io_orientation(affine)
         towards_ras = {int(ras_axis): (axis, sign) for axis, (ras_axis, sign) in enumerate(ornt)}
         superior, anterior, right = towards_ras[2], towards_ras[1], towards_ras[0]
@@ -57,14 +58,14 @@ class Orientation:
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan as the model sees it.
+    """A scan in canonical orientation.
 
     Attributes:
         voxels: intensities (C, D, H, W): channels, then canonical order (S, P, L); HU for CT. They may be a view of
             the stored voxels, with any strides.
         spacing_mm: distance between voxels along the same axes.
-        orientation: the way back to storage order.
-        flags: what a person should know about the file and its geometry.
+        orientation: converts back to storage order.
+        flags: remarks on the file and its geometry.
         decoders: packages, with their versions, that decoded the file's pixels; none if they were not compressed.
         shear: volume of a voxel over the product of its spacings; below 1 where the axes are not at right angles.
     """
@@ -89,5 +90,5 @@ class Volume:
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
-    """Directions the storage axes run to, for people, such as "LPI"."""
+    """Directions of the storage axes as text, such as "LPI"."""
     return "".join(str(code) for code in aff2axcodes(affine))

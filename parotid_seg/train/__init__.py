@@ -1,1 +1,1 @@
-"""Training, with torch: data, network, augmentation, the supervised stage."""
+"""Training with torch: data, network, augmentation, contrastive and supervised stages."""

@@ -1,10 +1,9 @@
-"""Random changes of images on the model's grid, for what a training set does not show.
+"""Augmentation of images on the model's grid, with variations that a training set lacks.
 
-The scans most sets hold are alike: cut out at the skin, one scanner's noise, the head well inside the field of view.
-Here they get rotated and warped, blurred, noisy, differently scaled in intensity, cut by a round field of view, and
-laid on couches and head rests. What moves moves in every channel alike; blur, noise and intensity are drawn for each
-channel (modality) by itself, and couches are painted on CT only.
-"""
+The scans of most data sets are similar: cropped at the skin, with one scanner's noise, the head well inside the field
+of view. Augmentation rotates, warps and blurs them, adds noise, changes the intensity scale, crops them to a round
+field of view, and adds couches and head rests. Spatial changes are the same in every channel; blur, noise and intensity
+are drawn for each channel (modality) separately, and couches are added to CT only."""
 
 from __future__ import annotations
 
@@ -20,39 +19,39 @@ from parotid_seg.scan.intensity import Window, is_ct
 from parotid_seg.train.config import AugmentConfig
 
 WINDOW_WITHOUT_UNITS_HU = 500.0
-"""How wide the window of a channel that is not CT counts, where an amount is in HU."""
+"""Assumed width in HU of the window of channels other than CT, for amounts in HU."""
 
 
 class Draws:
-    """Random numbers for one process's part of a batch, the same as if one process drew for the whole batch.
+    """Random numbers for one process's part of a batch, equal to those if one process drew for the whole batch.
 
     Args:
         generator: in the same state in every process; its device is that of the numbers.
-        rank, count: this process, and how many there are.
+        rank, count: index of this process, and number of processes.
     """
 
     def __init__(self, generator: torch.Generator, rank: int = 0, count: int = 1) -> None:
         self.generator, self.rank, self.count = generator, rank, count
 
-    def uniform(self, own: int, *shape: int) -> Tensor:
-        """(own, *shape) in 0..1."""
-        return self._part(torch.rand, own, shape)
+    def uniform(self, count: int, *shape: int) -> Tensor:
+        """Uniform numbers (count, *shape) in 0..1."""
+        return self._part(torch.rand, count, shape)
 
-    def normal(self, own: int, *shape: int) -> Tensor:
-        """(own, *shape) of mean 0 and variance 1."""
-        return self._part(torch.randn, own, shape)
+    def normal(self, count: int, *shape: int) -> Tensor:
+        """Normal numbers (count, *shape) with mean 0 and variance 1."""
+        return self._part(torch.randn, count, shape)
 
-    def _part(self, draw: Callable[..., Tensor], own: int, shape: tuple[int, ...]) -> Tensor:
-        drawn = draw(self.count * own, *shape, generator=self.generator, device=self.generator.device)
-        return drawn[self.rank * own : (self.rank + 1) * own]
+    def _part(self, draw: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
+        drawn = draw(self.count * count, *shape, generator=self.generator, device=self.generator.device)
+        return drawn[self.rank * count : (self.rank + 1) * count]
 
 
 class Augmenter:
-    """Applies `AugmentConfig` to batches; the draws alone decide the outcome.
+    """Applies `AugmentConfig` to batches; the result depends only on the draws.
 
     Args:
         channels: names of the channels; each has the same number of images (K) in the batches.
-        window_hu: intensities of 0 and 1 in the images of CT.
+        window_hu: intensities that are 0 and 1 in CT images.
     """
 
     def __init__(self, config: AugmentConfig, grid: Grid, channels: Sequence[str], window_hu: Window) -> None:
@@ -61,7 +60,7 @@ class Augmenter:
         self.hu_ranges = [hu_range if is_ct(channel) else WINDOW_WITHOUT_UNITS_HU for channel in channels]
 
     def __call__(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Images (N, C x K, G, G) in 0..1 and targets (N, classes, G, G), changed alike where they move."""
+        """Augment images (N, C x K, G, G) in 0..1 and targets (N, classes, G, G), with the same spatial changes."""
         images, targets = self._warp(images, targets, draws)
         if is_ct(self.channels[0]):
             first, others = images.tensor_split([images.shape[1] // len(self.channels)], dim=1)
@@ -72,7 +71,7 @@ class Augmenter:
         return by_channel.view_as(images), targets
 
     def _uniform(self, images: Tensor, low: float, high: float, draws: Draws) -> Tensor:
-        """One number an image, shaped (N, 1, 1, 1)."""
+        """One number per image, shaped (N, 1, 1, 1)."""
         drawn = draws.uniform(len(images), 1, 1, 1)
         return low + (high - low) * drawn
 
@@ -113,12 +112,12 @@ class Augmenter:
         shell = inside & ((rows < top + wall) | (rows > top + thickness - wall))
         density = self._uniform(images, 0.0, 0.9, draws)
         filling = density * (self._uniform(images, 0, 1, draws) < 0.3)
-        wanted = self._uniform(images, 0, 1, draws) < self.config.couch_probability
+        with_couch = self._uniform(images, 0, 1, draws) < self.config.couch_probability
         support = torch.where(shell, density, torch.where(inside, filling, torch.zeros_like(density)))
-        return torch.maximum(images, support * wanted)
+        return torch.maximum(images, support * with_couch)
 
     def _field_of_view(self, images: Tensor, draws: Draws) -> Tensor:
-        """Cut a round reconstruction field, off the centre."""
+        """Crop to a round field of view with a shifted centre."""
         size = images.shape[-1]
         axis = (torch.arange(size, device=images.device) - (size - 1) / 2) * self.grid.spacing_mm
         off_y, off_x = self._uniform(images, -25, 25, draws), self._uniform(images, -25, 25, draws)
@@ -128,7 +127,7 @@ class Augmenter:
         return images * (inside | untouched)
 
     def _blur(self, images: Tensor, draws: Draws) -> Tensor:
-        """Gaussian blur of half of the images (N x C, K, G, G), each by its own width."""
+        """Gaussian blur of half of the images (N x C, K, G, G), each with its own width."""
         count, channels, size, _ = images.shape
         sigma = self._uniform(images, 0.3, self.config.blur_px, draws)[:, :, 0]
         taps = torch.arange(-3, 4, device=images.device).float()

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, as torch's SyncBatchNorm, which does not run on the CPU."""
+"""Batch norm over the images of all processes, like torch's SyncBatchNorm, which does not support the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def common_batch_norm(module: M) -> M:
-    """Let every batch norm in a module count the images of all processes, of which each has equally many."""
+    """Make every batch norm in a module use the images of all processes, which must have equally many."""
     for parent in list(module.modules()):
         for child in parent.children():
             if type(child) in _COMMON:
@@ -22,14 +22,14 @@ def common_batch_norm(module: M) -> M:
 
 
 class _Normalise(torch.autograd.Function):
-    """torch's own batch norm with the statistics of all processes; its backward pass adds their share."""
+    """torch's batch norm with the statistics of all processes; the backward pass adds their contribution."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         exact, over = values.to(weight.dtype), [dim for dim in range(values.ndim) if dim != 1]
         own_mean = exact.mean(over)
-        # Not the mean of squares less the square of the mean: of a feature that hardly varies, rounding would make that
-        # negative.
+        # Not the mean of squares minus the square of the mean, which rounding can make negative for a feature that
+        # hardly varies.
         own_variance = (exact - _along(own_mean, values)).square_().mean(over)
         means, variances = _of_processes(torch.stack([own_mean, own_variance])).unbind(dim=1)
         mean = means.mean(dim=0)
@@ -71,14 +71,14 @@ def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> Tensor:
 
 
 def _of_processes(values: Tensor) -> Tensor:
-    """(processes, ...), the values of each."""
+    """Values of all processes (processes, ...)."""
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values)
     return torch.stack(parts)
 
 
 def _along(channels: Tensor, values: Tensor) -> Tensor:
-    """(C,) shaped to go with (N, C, ...)."""
+    """(C,) reshaped to broadcast with (N, C, ...)."""
     return channels.view(1, -1, *[1] * (values.ndim - 2))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, written whole or not at all, read without running code."""
+"""Checkpoints: written completely or not at all, and read without running code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from parotid_seg.train.torch_file import load_torch_file
 
 FORMAT = "parotid-seg checkpoint 1"
 LONGEST_SHOWN = 60
-"""Characters of a name or value in a message."""
+"""Most characters of a name or value in a message."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and where it comes from.
+    """A trained model and its origin.
 
     Attributes:
         config: the resolved training configuration.
         labels, channels: as in the contract.
         training: data set, patients, epochs and scores, for the contract.
-        weights: state of `ParotidNet` (moving average), or what a stage of contrast has of it.
+        weights: state of `ParotidNet` (moving average), or the part that a contrastive stage trains.
         progress: state to resume from; empty in `best.pt`.
     """
 
@@ -45,10 +45,10 @@ class Checkpoint:
         """The model with its weights, ready to run (eval mode).
 
         Raises:
-            InputError: if the checkpoint is of a stage that trains no whole model, or its weights are not those of the
-                network that its configuration describes.
+            InputError: if the checkpoint is of a stage without a complete model, or its weights do not fit the network
+                of its configuration.
         """
-        with torch.device("meta"):  # sizes only: what they promise may not fit into memory
+        with torch.device("meta"):  # sizes only, because the network may not fit into memory
             expected = build_network(self.config, len(self.channels), len(self.labels)).state_dict()
         missing = expected.keys() - self.weights.keys()
         if missing:
@@ -60,11 +60,11 @@ class Checkpoint:
         for name, found in self.weights.items():
             if name not in expected:
                 raise InputError(f"found the weight {name[:LONGEST_SHOWN]!r}, which its network does not have")
-            wanted = expected[name]
-            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            expected_weight = expected[name]
+            if (found.shape, found.dtype) != (expected_weight.shape, expected_weight.dtype):
                 raise InputError(
-                    f"{name}: found {tuple(found.shape)} of {found.dtype}, expected {tuple(wanted.shape)} of "
-                    f"{wanted.dtype}, as its configuration says"
+                    f"{name}: found {tuple(found.shape)} of {found.dtype}, expected {tuple(expected_weight.shape)} of "
+                    f"{expected_weight.dtype}, as in its configuration"
                 )
         net = build_network(self.config, len(self.channels), len(self.labels))
         net.load_state_dict(self.weights)
@@ -72,12 +72,12 @@ class Checkpoint:
 
 
 def build_network(config: TrainConfig, channels: int, classes: int) -> ParotidNet:
-    """A new, randomly initialised model for scans of so many channels."""
+    """A new, randomly initialised model for scans with a number of channels."""
     return ParotidNet(config.network, config.grid, channels, classes)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint beside its final name, then rename it.
+    """Write a checkpoint under a temporary name, then rename it.
 
     Raises:
         OutputError: if it cannot be written.
@@ -101,22 +101,22 @@ def is_checkpoint(path: Path) -> bool:
         content = load_torch_file(path, values=False)
     except InputError:
         return False
-    found = content.get("format") if isinstance(content, dict) else None
-    return isinstance(found, str) and found.startswith("parotid-seg checkpoint")
+    file_format = content.get("format") if isinstance(content, dict) else None
+    return isinstance(file_format, str) and file_format.startswith("parotid-seg checkpoint")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format; it names the field.
+        InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format, with the field.
     """
     if not path.is_file():
         raise OptionError("no such checkpoint", path=path)
     content = load_torch_file(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        shown = found[:LONGEST_SHOWN] if isinstance(found, str) else type(found).__name__
+    file_format = content.get("format") if isinstance(content, dict) else None
+    if file_format != FORMAT:
+        shown = file_format[:LONGEST_SHOWN] if isinstance(file_format, str) else type(file_format).__name__
         raise InputError(f"found format {shown!r}, expected {FORMAT!r}", path=path)
     try:
         weights = checked_weights(content.pop("weights", None))
@@ -129,7 +129,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             weights=weights,
             progress=promised.progress,
         )
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # of `record_line`
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # from `record_line`
         raise InputError("training: found what JSON cannot hold, expected texts and numbers", path=path) from error
     except InputError as error:
         raise InputError(error.reason, path=path) from error
@@ -137,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a checkpoint file holds beside its weights; see `Checkpoint`."""
+    """The content of a checkpoint file besides its weights; see `Checkpoint`."""
 
     format: str
     config: dict[str, Any]
@@ -147,17 +147,17 @@ class _Content:
     progress: dict[str, Any]
 
 
-def checked_weights(found: object) -> dict[str, torch.Tensor]:
-    """Weights by name, once each is an ordinary tensor.
+def checked_weights(weights: object) -> dict[str, torch.Tensor]:
+    """Weights by name, after a check that each is an ordinary tensor.
 
     Raises:
-        InputError: if they are something else.
+        InputError: if they are not.
     """
-    if not isinstance(found, dict) or not found:
-        raise InputError(f"weights: found {type(found).__name__}, expected tensors by name")
-    for name, value in found.items():
+    if not isinstance(weights, dict) or not weights:
+        raise InputError(f"weights: found {type(weights).__name__}, expected tensors by name")
+    for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise InputError(
                 f"weights: found {type(value).__name__} by {type(name).__name__}, expected tensors by name"
             )
-    return found
+    return weights

@@ -1,4 +1,4 @@
-"""What decides a training run: frozen dataclasses that check themselves."""
+"""The configuration of a training run: frozen dataclasses that validate themselves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
 
 STAGES = ("organs", "contrast", "dense", "segment")
-"""In the order they can follow each other."""
+"""Stages of a run, in their order."""
 UNLABELLED_STAGES = ("contrast", "dense")
-"""Those that need no labels."""
+"""Stages that need no labels."""
 SCRATCH = "scratch"
 MOST_STAGES, MOST_BLOCKS, LARGEST_SIZE = 6, 64, 4096
-"""Of a network. Larger ones are mistakes, and building them would take all memory."""
+"""Largest size of a network. Larger ones are mistakes, and building them would exhaust the memory."""
 PARTS = ("encoder", "decoder")
-"""Of the network, that can start from another model's weights."""
+"""Parts of the network that can be initialised with another model's weights."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class NetworkConfig:
 
     Attributes:
         embed_dim: width of the first stage; it doubles with each further one.
-        depths: Swin blocks a stage.
-        heads: attention heads a stage.
+        depths: Swin blocks per stage.
+        heads: attention heads per stage.
         window: side of the attention window in tokens of 4 x 4 pixels.
         drop_path: rate of stochastic depth at the deepest block.
         stem: channels of the convolutional stages at full and at half resolution.
@@ -57,10 +57,10 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strength of the random changes; a probability where the name says so, else the largest amount.
+    """Strength of the augmentation; a probability if its name says so, else the largest amount.
 
     `crop` is different: the smallest share of the field's side that is drawn and enlarged to the whole grid.
-    Of a channel without units (MR), 500 HU mean the width of its window.
+    For a channel without units (MR), 500 HU mean the width of its window.
     """
 
     mirror_probability: float = 0.5
@@ -83,7 +83,7 @@ class AugmentConfig:
             raise InputError(f"augment.crop: found {self.crop}, expected more than 0 and at most 1")
 
     def halved(self) -> AugmentConfig:
-        """Half of every amount and probability but mirroring."""
+        """A copy with half of every amount and probability except mirroring."""
         halves = {item.name: getattr(self, item.name) / 2 for item in dataclasses.fields(self)}
         return dataclasses.replace(
             self, **{**halves, "mirror_probability": self.mirror_probability, "crop": (1 + self.crop) / 2}
@@ -92,14 +92,14 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What every stage's training has.
+    """Settings of every stage's training.
 
     Attributes:
-        epochs, images_per_epoch, batch_size: an epoch is a number of slices drawn, not a pass over all of them; the
+        epochs, images_per_epoch, batch_size: an epoch is a number of drawn slices, not a pass over all of them; the
             batch is that of all processes together.
         learning_rate: peak of a linear warm-up and cosine decay (AdamW).
         warmup_epochs: length of the warm-up.
-        gradient_norm: longer gradients are cut to this.
+        gradient_norm: larger gradients are clipped to this norm.
     """
 
     epochs: int = 84
@@ -141,13 +141,13 @@ class SegmentConfig(Schedule):
 
     Attributes:
         cross_entropy_share: the loss is this x CE + (1 - this) x Dice.
-        encoder_share: of the loss, that is the same loss on a linear classifier of every encoder stage at its own
-            resolution (deep supervision); without it the deepest stage may learn nothing.
-        gland_share, border_share: of the slices drawn, those that show a gland, and those within `border_mm` beyond a
-            gland's ends; the rest come from anywhere.
-        average_decay: of the moving average of the weights, which is what is validated and kept.
+        encoder_share: share of the loss for deep supervision: the same loss on a linear classifier of every encoder
+            stage at its own resolution; without it the deepest stage may learn nothing.
+        gland_share, border_share: shares of the drawn slices that show a gland, and that lie within `border_mm` beyond
+            a gland's ends; the rest are drawn from all slices.
+        average_decay: of the moving average of the weights, which is validated and saved.
         validate_every: epochs between validations on whole patients.
-        calm_epochs: last epochs, in which augmentation is halved so that the model settles on undistorted scans.
+        calm_epochs: last epochs, in which augmentation is halved so that the model adapts to undistorted scans.
     """
 
     cross_entropy_share: float = 0.4
@@ -180,16 +180,16 @@ class ContrastConfig(Schedule):
     """A stage of momentum contrast (He et al., arXiv 1911.05722; Chen et al., arXiv 2104.02057).
 
     Attributes:
-        temperature: of the contrastive softmax; the loss is scaled by twice of it.
-        momentum: share of the momentum encoder that a step keeps at the start; a cosine takes it to 1.
+        temperature: of the contrastive softmax; the loss is scaled by twice the temperature.
+        momentum: share of the momentum encoder that a step keeps at the start; it rises to 1 by a cosine.
         hidden, features: widths of projector and predictor.
-        queue: keys of earlier batches that serve as negatives as well (MoCo v2, for small batches); 0 for none.
+        queue: keys of earlier batches as additional negatives (MoCo v2, for small batches); 0 for none.
         drop_path: in place of the network's.
         dense_share: the loss is this x dense contrast of the decoder + (1 - this) x contrast of the encoder.
-        points: places an image that dense contrast compares.
-        apart_mm: places of an image that are no nearer to each other than this are negatives of each other.
-        dense_negatives: "image" for places of the same image only, "batch" for those of other images as well.
-        first, second: the two views' random changes; they are meant to differ in strength.
+        points: positions per image that dense contrast compares.
+        apart_mm: positions of an image at least this far apart are negatives of each other.
+        dense_negatives: "image" for positions of the same image only, "batch" for those of other images as well.
+        first, second: augmentation of the two views, of different strength.
     """
 
     epochs: int = 20
@@ -235,13 +235,13 @@ ORGANS = SegmentConfig(epochs=30, warmup_epochs=2.0, encoder_share=0.3, validate
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a training run.
+    """All settings of a training run.
 
     Attributes:
         stages: of `STAGES`, in their order.
         init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
-        transfer: parts of the network that a supervised stage starts from it, or from the stage before.
-        window_hu: intensities that a channel named CT is seen between; those of other channels come from each scan.
+        transfer: parts of the network that a supervised stage takes from `init`, or from the previous stage.
+        window_hu: window of a channel named CT; windows of other channels come from each scan.
         organs: supervised pre-training on other organs.
         contrast: momentum contrast on scans without labels.
         dense: the same for the decoder, after it.
@@ -281,7 +281,8 @@ class TrainConfig:
             )
 
     def for_stage(self, stage: str) -> TrainConfig:
-        """What decides one stage: without the settings of other stages after it or not asked for."""
+        """The configuration of one stage: without the settings of later stages and of stages that are not in the
+        run."""
         until = self.stages[: self.stages.index(stage) + 1]
         default = TrainConfig()
         unused = {name: getattr(default, name) for name in STAGES if name not in until}
@@ -291,6 +292,6 @@ class TrainConfig:
 
     @property
     def schedule(self) -> SegmentConfig | ContrastConfig:
-        """Of the last stage."""
+        """The schedule of the last stage."""
         schedule: SegmentConfig | ContrastConfig = getattr(self, self.stages[-1])
         return schedule

@@ -1,4 +1,4 @@
-"""A stage of momentum contrast: two unequal views of slices without labels, and the watch for collapse."""
+"""A stage of momentum contrast on pairs of different views of slices without labels, with a check for collapse."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from parotid_seg.train.sampling import PairBatch, PairSampler
 from parotid_seg.train.transfer import start_from
 
 COLLAPSED = 0.01
-"""Below this spread of the features all slices, or places, look the same to the network."""
+"""Spread of the features below which the network no longer distinguishes slices or positions (collapse)."""
 
 
 class ContrastTrainer(Trainer):
-    """Momentum contrast of the encoder, of the decoder, or of both, as the stage's `dense_share` says."""
+    """Momentum contrast of the encoder, of the decoder, or of both, by the stage's `dense_share`."""
 
     curves = (
         ("loss", "contrastive loss"),
@@ -50,7 +50,7 @@ class ContrastTrainer(Trainer):
             self.learnt |= {name for name, _ in self.unet.named_buffers()}
 
     def start(self, source: str) -> None:
-        """See `Trainer`. Parts that this stage does not train are handed on as the source has them."""
+        """See `Trainer`. Parts that this stage does not train are passed on unchanged from the source."""
         if source == SCRATCH:
             return
         transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.unet, PARTS, mirror=False))
@@ -65,7 +65,7 @@ class ContrastTrainer(Trainer):
         self.learnt = {name.removeprefix("unet.") for name in checkpoint.weights}
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained branch's network but for what is still random."""
+        """The weights of the trained network, except those that are still random."""
         return {f"unet.{name}": value for name, value in self.unet.state_dict().items() if name in self.learnt}
 
     def batches(self, numbers: range) -> Iterable[PairBatch]:
@@ -83,13 +83,13 @@ class ContrastTrainer(Trainer):
         return loss, figures
 
     def after_step(self) -> None:
-        """Move the slow branch."""
+        """Update the momentum encoder."""
         keep = self.schedule.momentum_at(self.step)
         follow(self.moco.slow.unet, self.unet, keep)
         follow(self.moco.slow.project, self.moco.trained.project, keep)
 
     def after_epoch(self, record: dict[str, float]) -> dict[str, float]:
-        """Name a collapse; keep the weights."""
+        """Check for collapse; save the weights."""
         for name in ("spread", "places_spread"):
             if record.get(name, 1.0) < COLLAPSED:
                 raise InputError(
@@ -102,11 +102,11 @@ class ContrastTrainer(Trainer):
         return {"momentum": self.schedule.momentum_at(self.step)}
 
     def end_early(self) -> None:
-        """Each epoch leaves its `best.pt`."""
+        """Nothing to do: each epoch writes `best.pt`."""
 
     @torch.no_grad()
     def _pair(self, batch: PairBatch, generator: torch.Generator) -> Pair:
-        """Change both views' intensities and shape, and find places that both show."""
+        """Augment both views, and find positions that both show."""
         draws = self.processes.draws(generator)
         views = []
         for drawn, drawn_mm, augmenter in zip(batch[:2], batch[2:], self.augmenters, strict=True):
@@ -119,23 +119,23 @@ class ContrastTrainer(Trainer):
             none = first.new_zeros(len(first), 0, 2, dtype=torch.long)
             return Pair(first, second, none, none, first_mm)
         tissue = first[:, first.shape[1] // 2] > TISSUE
-        wanted = first_shown & tissue
-        return Pair(first, second, *match(first_mm, wanted, second_mm, second_shown, self.schedule.points, draws))
+        candidates = first_shown & tissue
+        return Pair(first, second, *match(first_mm, candidates, second_mm, second_shown, self.schedule.points, draws))
 
 
 def match(
     first_mm: Tensor, first_wanted: Tensor, second_mm: Tensor, second_shown: Tensor, points: int, draws: Draws
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Places in two views that show the same points of the patient, to the nearest pixel.
+    """Positions in two views that show the same points of the patient, to the nearest pixel.
 
     Args:
-        first_mm, second_mm: (N, 2, G, G), where each pixel lies in the patient.
-        first_wanted: (N, G, G) bool, from where places are taken.
-        second_shown: (N, G, G) bool, where the second view shows anything.
-        points: places an image, P. Where there are fewer, the least badly matched ones fill the number.
+        first_mm, second_mm: (N, 2, G, G), position of each pixel in the patient.
+        first_wanted: (N, G, G) bool, pixels of the first view from which positions are drawn.
+        second_shown: (N, G, G) bool, pixels of the second view that show anything.
+        points: positions per image, P. If there are fewer matches, the next best ones are added.
 
     Returns:
-        (N, P, 2) rows and columns in the first view, the same in the second, and the places' positions in mm.
+        (N, P, 2) rows and columns in the first view, the same in the second, and the positions in mm.
     """
     size = first_mm.shape[-1]
     candidates = min(CANDIDATES * points, size * size)
@@ -153,7 +153,7 @@ def match(
 
 
 CANDIDATES = 3
-"""Places tried for each one wanted: some of the first view's are not in the second."""
+"""Candidates per requested position, because some positions of the first view are not in the second."""
 FAR_MM = 1e4
 TISSUE = 0.05
-"""Share of the window above which a pixel is not air."""
+"""Share of the window above which a pixel counts as tissue."""

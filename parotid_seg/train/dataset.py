@@ -1,13 +1,13 @@
-"""A training set in nnU-Net's raw layout: which patients there are, and where their files are.
+"""A training set in nnU-Net's raw layout: its patients and their files.
 
 DATA/dataset.json                       channel names, labels, file ending
 DATA/imagesTr/CASE_000C.nii.gz          scans, a file for each channel C
 DATA/labelsTr/CASE.nii.gz               label maps
-DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrast
+DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrastive pre-training
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
 
-Nothing here needs torch: what is wrong with a data set is told before it is imported.
+This module does not need torch: errors of a data set are reported before it is imported.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
 
 VALIDATION_SHARE = 0.2
-"""Share of the patients set aside for validation where there is no splits.json."""
+"""Share of the patients for validation if there is no splits.json."""
 MOST_NAMES = 20
-"""Patients that a message names; it counts the others."""
+"""Most patients in a message; the others are counted."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a data folder promises; nothing but its JSON files has been read.
+    """A data folder, described by its JSON files; no scan has been read.
 
     Attributes:
         channels: their names, in the order of their files.
         labels: label names, background first.
         stored_values: for each label its value in the label maps; a label map's other values are background.
-        ignore: value of voxels in the label maps of which nothing is known (nnU-Net's "ignore"); None if there is none.
-        label_folder: where the label maps are; none are read if it is empty.
+        ignore: value of unlabelled voxels in the label maps (nnU-Net's "ignore"); None if there is none.
+        label_folder: folder of the label maps; none are read if it is empty.
         train, validation: case names.
         unlabelled: those of `train` that are in imagesUn.
-        notes: what is there and not used, a line each.
+        notes: unused files, one line each.
     """
 
     folder: Path
@@ -62,27 +62,27 @@ class DataSet:
     notes: tuple[str, ...] = ()
 
     def image_path(self, case: str, channel: int = 0) -> Path:
-        """Where a channel of a case's scan is."""
+        """Path of a channel of a case's scan."""
         images = "imagesUn" if case in self.unlabelled else "imagesTr"
         return self.folder / images / f"{case}_{channel:04d}{self.file_ending}"
 
     def label_path(self, case: str) -> Path:
-        """Where a case's label map is."""
+        """Path of a case's label map."""
         return self.folder / self.label_folder / f"{case}{self.file_ending}"
 
     @property
     def partly_contoured(self) -> bool:
-        """Whether a scan may show structures that its label map does not: other organs come as they are."""
+        """Whether a scan may show structures that its label map lacks, as with label maps of other organs."""
         return self.label_folder == "organsTr"
 
 
 def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = None) -> dict[str, DataSet]:
-    """The data set as each stage of a run sees it. Arguments and errors as of `open_data_set`.
+    """The data set for each stage of a run. Arguments and errors as for `open_data_set`.
 
     Raises:
-        InputError: also if scans are to be mirrored and labels that say a side do not come in pairs.
+        InputError: also if training mirrors scans and labels with a side do not come in pairs.
     """
-    found = {}
+    data_sets = {}
     for stage in config.stages:
         data = open_data_set(folder, stage, labelled if stage == "segment" else None, config.seed)
         if data.label_folder and config.augment.mirror_probability > 0:
@@ -90,8 +90,8 @@ def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = Non
                 check_pairs(data.labels)
             except InputError as error:
                 raise InputError(error.reason, path=data.folder / "dataset.json") from error
-        found[stage] = data
-    return found
+        data_sets[stage] = data
+    return data_sets
 
 
 def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
@@ -99,14 +99,14 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
 
     Args:
         folder: the data folder, or the dataset.json in it.
-        stage: "segment" for the data set's labels, "organs" for the other organs. Organs that are among the data set's
-            labels count as background then: they are what is to be learnt later, from however few patients. "contrast"
-            and "dense" take the training patients' scans and imagesUn, and no labels.
+        stage: "segment" for the data set's labels, "organs" for the other organs. For "organs", the data set's labels
+            count as background, because they are learnt later, possibly from few patients. "contrast" and "dense" use
+            the scans of the training patients and of imagesUn, without labels.
         labelled: use only this many of the training patients (few-label study).
-        seed: decides which; of one seed, fewer patients are among more.
+        seed: for the choice of these patients; with the same seed a smaller choice is a subset of a larger one.
 
     Raises:
-        InputError: if the folder, a JSON file, a key or a case's file is missing or wrong, or if a patient is in
+        InputError: if the folder, a JSON file, a key or a case's file is missing or invalid, or if a patient is in
             several lists of splits.json, twice in one, or unknown.
     """
     folder = _folder(folder)
@@ -120,8 +120,8 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     train, validation, notes = _split(folder, ending, bool(label_folder))
     unlabelled: list[str] = []
     if stage in UNLABELLED_STAGES:
-        known = {*train, *validation}
-        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in known]
+        labelled_cases = {*train, *validation}
+        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in labelled_cases]
         train, validation = [*train, *unlabelled], []
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
@@ -160,19 +160,19 @@ def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str],
 
 
 def named(cases: Iterable[str]) -> str:
-    """Names of patients for a message, as many as a line holds."""
-    found = list(cases)
-    more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
-    return ", ".join(found[:MOST_NAMES]) + more
+    """Names of patients for a message, at most `MOST_NAMED`."""
+    names = list(cases)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _folder(place: Path) -> Path:
-    """The data folder; its dataset.json stands for it."""
+    """The data folder, which may be given by its dataset.json."""
     if place.is_file() and place.name == "dataset.json":
         return place.parent
     if not place.is_dir():
-        found = "a file" if place.exists() else "no such folder"
-        raise OptionError(f"{found}, expected the folder of a data set in nnU-Net's raw layout", path=place)
+        reason = "a file" if place.exists() else "no such folder"
+        raise OptionError(f"{reason}, expected the folder of a data set in nnU-Net's raw layout", path=place)
     return place
 
 
@@ -197,7 +197,7 @@ def _ending(description: Mapping[str, Any], path: Path) -> str:
 
 
 def _consecutive(labels: LabelSet, path: Path) -> LabelSet:
-    """The labels, if their numbers have no gap."""
+    """The labels, after a check that their numbers have no gap."""
     numbers = list(labels.values.values())
     if missing := set(range(1, len(numbers) + 1)) - set(numbers):
         raise InputError(
@@ -208,10 +208,10 @@ def _consecutive(labels: LabelSet, path: Path) -> LabelSet:
 
 
 def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], list[str], tuple[str, ...]]:
-    """Training and validation patients: those of splits.json, or a share of imagesTr; and what is not used.
+    """Training and validation patients (those of splits.json, or a share of imagesTr), and notes on unused files.
 
     Args:
-        needs_labels: whether a patient is of use only with a label map.
+        needs_labels: whether patients without a label map are unusable.
     """
     images = _images(folder / "imagesTr", ending)
     maps = {path.name.removesuffix(ending) for path in _files(folder / "labelsTr", ending)}
@@ -223,8 +223,8 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         used = (*splits["train"], *(splits["validation"] if needs_labels else ()))
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
-        rest = images - {case for cases in splits.values() for case in cases}
-        return splits["train"], splits["validation"], _unused(rest, maps)
+        unassigned = images - {case for cases in splits.values() for case in cases}
+        return splits["train"], splits["validation"], _unused(unassigned, maps)
     cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
@@ -264,7 +264,7 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
 
 
 def _images(folder: Path, ending: str) -> set[str]:
-    """Cases of which a folder holds a channel."""
+    """Cases with a channel in a folder."""
     channel = re.compile(rf"(.+)_[0-9]{{4}}{re.escape(ending)}")
     return {found[1] for path in _files(folder, ending) if (found := channel.fullmatch(path.name))}
 
@@ -274,14 +274,14 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 
 def _check_files(data: DataSet) -> None:
-    """Raise InputError unless every case has its label map and the file of every channel, and no more."""
+    """Raise InputError unless every case has its label map and exactly the files of all channels."""
     cases = (*data.train, *data.validation)
-    wanted = {
+    expected = {
         channel: {case: data.image_path(case, index) for case in cases} for index, channel in enumerate(data.channels)
     }
     if data.label_folder:
-        wanted["the label map"] = {case: data.label_path(case) for case in cases}
-    for content, paths in wanted.items():
+        expected["the label map"] = {case: data.label_path(case) for case in cases}
+    for content, paths in expected.items():
         if lost := [case for case, path in paths.items() if not path.exists()]:
             raise InputError(f"no such file: {content} of case {named(lost)}", path=paths[lost[0]])
     for case in cases:
@@ -300,11 +300,13 @@ def _other_organs(description: Mapping[str, Any], labels: LabelSet, path: Path) 
         raise InputError("found no key 'organ_labels', which the stage organs needs", path=path)
     if isinstance(organs, dict) and BACKGROUND not in organs:
         organs = {BACKGROUND: 0, **organs}
-    found = read_label_set({"organ_labels": organs}, path, "organ_labels")
-    known = {(structure_words(name), side_of(name)) for name in labels.values}
+    organ_labels = read_label_set({"organ_labels": organs}, path, "organ_labels")
+    trained = {(structure_words(name), side_of(name)) for name in labels.values}
     others = {
-        name: value for name, value in found.values.items() if (structure_words(name), side_of(name)) not in known
+        name: value
+        for name, value in organ_labels.values.items()
+        if (structure_words(name), side_of(name)) not in trained
     }
     if not others:
         raise InputError("organ_labels: found no organ that is not among the labels, expected some", path=path)
-    return LabelSet(others, found.ignore)
+    return LabelSet(others, organ_labels.ignore)

@@ -1,7 +1,7 @@
-"""How a run of several processes ends before its time: in one line, told by the process that notices first.
+"""Ends a run of several processes early with one line, printed by the process that detects the failure first.
 
-An error in one process, or its loss, ends all of them: the others find its connections closed, or torchrun ends them.
-Which of them tells is settled in the store through which they found each other.
+An error or the loss of one process ends all of them: the others find its connections closed, or torchrun ends them.
+They agree on the reporting process through the store of their rendezvous.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from parotid_seg.train.parallel import PATIENCE
 from parotid_seg.train.settings import resume_advice
 
 STORE_PATIENCE = timedelta(seconds=5)
-"""For an answer of the store, which may be lost with its machine."""
+"""Seconds for an answer of the store, which may be lost with its machine."""
 
 SIGNAL_S = 1.0
-"""Until a signal is told that came at the same time as an error: torchrun ends the processes that draw slices as well,
-which torch makes an error."""
+"""Seconds to wait for a signal that arrives together with an error: torchrun also ends the processes that draw slices,
+which torch reports as an error."""
 
 
 @contextlib.contextmanager
 def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Where several processes train: whatever ends one of them, a single one tells it, and the exit status is not 0.
+    """With several processes: if one ends early, a single one reports it, and the exit status is not 0.
 
     Bugs keep their traceback in every process that has them.
 
     Args:
         run: the run's folder.
-        tell: is told the line.
+        tell: called with the line.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     store, rank, count = next(iter(rendezvous("env://")))
     store.set_timeout(STORE_PATIENCE)
-    here = f"noticed by process {rank} of {count}"
+    noticed_by = f"noticed by process {rank} of {count}"
     once = threading.Lock()
 
     def end(line: str, status: int) -> NoReturn:
-        """Without what Python does at its end, which may wait for processes that are gone."""
+        """End at once, without Python's clean-up at exit, which may wait for processes that are gone."""
         with once:
             if _is_first(store):
                 tell(line)
@@ -63,7 +63,8 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
         if number == signal.SIGINT:
             end(f"interrupted; {resume_advice(run)}", 130)
         end(
-            f"training stopped from outside, or because a process was lost ({here}); {resume_advice(run)}", 128 + number
+            f"training stopped from outside, or because a process was lost ({noticed_by}); {resume_advice(run)}",
+            128 + number,
         )
 
     _on_signal(stop)
@@ -76,13 +77,13 @@ def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
             time.sleep(SIGNAL_S)
             raise
         lost = f"a process was lost, or gave no sign for {PATIENCE.total_seconds() / 60:g} minutes"
-        end(f"training stopped: {lost} ({here}); {resume_advice(run)}", 1)
+        end(f"training stopped: {lost} ({noticed_by}); {resume_advice(run)}", 1)
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _is_first(store: Any) -> bool:
-    """Whether no other process has asked before. Where the store is lost, each counts as first."""
+    """Whether this process is the first to report. If the store is lost, each counts as first."""
     try:
         return bool(store.add("told", 1) == 1)
     except (RuntimeError, dist.DistError):
@@ -90,31 +91,31 @@ def _is_first(store: Any) -> bool:
 
 
 def _is_of_connection(error: Exception) -> bool:
-    """Whether an error means that another process does not answer; gloo's are known by their text alone."""
+    """Whether an error means that another process does not answer; gloo's are recognised by their text only."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _on_signal(stop: Callable[[int], None]) -> None:
-    """Call `stop` on Ctrl-C and on torchrun's word to end, even while the main thread waits for another process.
+    """Call `stop` on Ctrl-C and on torchrun's signal to end, even while the main thread waits for another process.
 
     Python's own handlers would wait for the main thread. Its C handler writes the signal's number to a socket at once.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    wanted = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM)
 
     def listen() -> None:
         with sender:
-            while (number := receiver.recv(1)[0]) not in wanted:
+            while (number := receiver.recv(1)[0]) not in signals:
                 pass
         stop(number)
 
     def leave_alone() -> None:
-        for each in wanted:
+        for each in signals:
             signal.signal(each, signal.SIG_DFL)
 
-    for each in wanted:
+    for each in signals:
         signal.signal(each, lambda *_: None)
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=leave_alone)  # those that draw slices share the socket
+    os.register_at_fork(after_in_child=leave_alone)  # processes that draw slices share the socket
     threading.Thread(target=listen, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What every stage's training does: epochs of batches, one record an epoch, checkpoints to resume from."""
+"""The training loop of every stage: epochs of batches, one record per epoch, checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ from parotid_seg.train.transfer import Transfer
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps of it are done, and of how many."""
+"""Called with the current step's title, the steps done, and the number of steps."""
 SILENCE_S = 60.0
-"""After so long without a line, one says how far the epoch is."""
+"""Seconds without output after which a line reports the progress of the epoch."""
 
 MOST_WORKERS = 8
-"""Processes that draw slices for a GPU; on the CPU it is one, since the network needs the cores."""
+"""Processes that draw slices for a GPU; on the CPU there is one, because the network needs the cores."""
 
 
 @dataclass(frozen=True)
 class _Done:
-    """How far a run has come."""
+    """Progress of a run."""
 
     epochs_done: int
     step: int
 
 
 class Trainer(ABC):
-    """One stage of a run: makes, or resumes, everything under its folder.
+    """One stage of a run: trains, or resumes, with all files in its folder.
 
     Args:
         config: the resolved configuration; its last stage is this one.
         data: the data set.
         run: folder for checkpoints, metrics and pictures.
-        processes: this process among those that train.
-        report: called with one line at a time about what happens.
+        processes: the training processes, including this one.
+        report: called with one line for each event.
         cache: folder for decoded scans.
-        progress: called after each step and each patient that is read.
+        progress: called after each step and each patient read.
     """
 
     curves: ClassVar[tuple[tuple[str, str], ...]]
-    """Figures of a record to draw: their prefix, and the axis' label."""
+    """Figures of a record to draw: their prefix, and the axis label."""
     model: nn.Module
-    """What is trained, and saved to resume from."""
+    """The trained module, which is saved for resuming."""
     optimizer: torch.optim.Optimizer
 
     def __init__(
@@ -92,17 +92,17 @@ class Trainer(ABC):
 
     @abstractmethod
     def build(self) -> None:
-        """Make `model`, `optimizer` and whatever else the stage trains with."""
+        """Create `model`, `optimizer` and everything else that the stage needs."""
 
     @abstractmethod
     def start(self, source: str) -> None:
-        """Take the first weights from a source, and leave the account in `transfer.json`.
+        """Take the initial weights from a source, and write the record of their transfer to `transfer.json`.
 
         Args:
             source: "scratch", or as in `transfer.start_from`.
 
         Raises:
-            InputError: if they cannot be read or fit nothing.
+            InputError: if they cannot be read or fit no part.
         """
 
     @abstractmethod
@@ -111,26 +111,26 @@ class Trainer(ABC):
 
     @abstractmethod
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """A batch's loss, and further figures to record."""
+        """A batch's loss, and additional figures to record."""
 
     @abstractmethod
     def after_step(self) -> None:
-        """What follows the optimizer's step: moving averages."""
+        """Called after the optimizer's step; updates moving averages."""
 
     @abstractmethod
     def after_epoch(self, record: dict[str, float]) -> dict[str, float]:
-        """Checks, validation, pictures and `best.pt`; returns further figures to record."""
+        """Checks, validation, pictures and `best.pt`; returns additional figures to record."""
 
     @abstractmethod
     def end_early(self) -> None:
-        """What a run leaves that ends before its schedule does."""
+        """Called if a run ends before its schedule."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """The stage's result, by the names of `ParotidNet`."""
+        """The resulting weights, with the names of `ParotidNet`."""
 
     def tell(self, transfer: Transfer) -> None:
-        """Report and keep what became of a source's weights."""
+        """Report and write the record of a source's weights."""
         for line in transfer.lines():
             self.report(line)
         if self.processes.first:
@@ -151,8 +151,9 @@ class Trainer(ABC):
         held_out = f", validates on {len(self.data.validation)}: {', '.join(self.data.validation)}"
         trained = f"stage {self.config.stages[-1]}: trains on {len(self.data.train)} patients"
         self.report(trained + (held_out if self.data.validation else ""))
-        own = cases[self.processes.rank :: self.processes.count]
-        for part in (own, cases):  # first each process decodes its part; then nothing is left, unless caches are apart
+        own_cases = cases[self.processes.rank :: self.processes.count]
+        # First each process decodes its share. The second pass finds the rest in the cache, unless caches are separate.
+        for part in (own_cases, cases):
             patients = load_patients(self.data, part, self.cache, self.config.window_hu, self._reading(len(part)))
             self.processes.barrier()
         warning = doubts_line(patients)
@@ -168,24 +169,25 @@ class Trainer(ABC):
         return lambda case: self.shown(f"reading {case}", next(numbers), count)
 
     def resume(self) -> None:
-        """Go on from `last.pt`.
+        """Continue from `last.pt`.
 
         Raises:
             InputError: if there is none, or it was made with other settings.
         """
         checkpoint = self.processes.broadcast_from_rank0(lambda: load_checkpoint(self.run / "last.pt"))
-        made = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # whatever its version's other defaults were
-        found = made, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
-        asked = self.config, self.data.labels, self.data.channels, len(self.data.train)
-        if found != asked:
+        saved = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # ignores other defaults of its version
+        saved_settings = saved, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
+        current = self.config, self.data.labels, self.data.channels, len(self.data.train)
+        if saved_settings != current:
             last = self.run / "last.pt"
             raise InputError(
-                f"--resume: {last} was made with other settings: {_differences(found, asked)}; give the same again "
+                f"--resume: {last} was made with other settings: {_differences(saved_settings, current)}; "
+                "give the same again "
                 f"(--config {self.run / 'config.toml'}), or start a new run from it (--init {last} with another --out)"
             )
         try:
-            done = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
-            self.epochs_done, self.step = done.epochs_done, done.step
+            progress = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
+            self.epochs_done, self.step = progress.epochs_done, progress.step
             self.optimizer.load_state_dict(checkpoint.progress["optimizer"])
             self.restore(checkpoint)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, RecordError) as error:
@@ -195,7 +197,7 @@ class Trainer(ABC):
             self._drop_later_records()
 
     def _drop_later_records(self) -> None:
-        """A run that was killed between a record and its checkpoint makes that epoch again."""
+        """Remove records after the checkpoint: a run that was killed between both repeats that epoch."""
         path = self.run / "metrics.jsonl"
         if path.exists():
             for each in read_lines(path, dict[str, float]):
@@ -205,7 +207,7 @@ class Trainer(ABC):
             write_text("".join(lines[: self.epochs_done]), path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take model and whatever `progress` added from a checkpoint."""
+        """Restore the model and the additional state of `progress` from a checkpoint."""
         self.model.load_state_dict(checkpoint.progress["model"])
 
     def progress(self) -> dict[str, Any]:
@@ -233,7 +235,7 @@ class Trainer(ABC):
             late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
             if self.processes.any(late) and not self.finished:
                 self.end_early()
-                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume goes on")
+                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume continues")
                 return False
         return True
 
@@ -244,18 +246,18 @@ class Trainer(ABC):
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         figures: list[dict[str, float]] = []
-        steps, said = self.schedule.steps_an_epoch, started
+        steps, reported = self.schedule.steps_an_epoch, started
         title = f"stage {self.config.stages[-1]}, epoch {self.epochs_done + 1} of {self.schedule.epochs}"
         self.shown(title, 0, steps)
         for batch in self.batches(range(self.step, self.step + steps)):
             figures.append(self._train_step(batch, generator))
             self.shown(title, len(figures), steps)
-            if (now := time.monotonic()) - said >= SILENCE_S:
-                left = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
-                each, said = (now - started) / len(figures), now
+            if (now := time.monotonic()) - reported >= SILENCE_S:
+                in_stage = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
+                each, reported = (now - started) / len(figures), now
                 self.report(
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
-                    f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * left)} of the stage"
+                    f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * in_stage)} of the stage"
                 )
         self.epochs_done += 1
         means = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
@@ -290,7 +292,7 @@ class Trainer(ABC):
         return {"loss": loss.item(), **figures}
 
     def save(self, name: str, progress: dict[str, Any], **scores: float) -> None:
-        """Write a checkpoint of the present state, if this is the process that writes."""
+        """Write a checkpoint of the present state, in the writing process only."""
         training = {
             "data": self.data.name,
             "stage": self.config.stages[-1],
@@ -314,26 +316,26 @@ class Trainer(ABC):
 
 
 def duration(seconds: float) -> str:
-    """A duration to read, in the unit that suits it."""
+    """A duration as text, in a suitable unit."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def _differences(found: tuple[Any, ...], asked: tuple[Any, ...]) -> str:
-    """Which settings differ, with both values."""
+def _differences(saved: tuple[Any, ...], current: tuple[Any, ...]) -> str:
+    """The settings that differ, with both values."""
     names = ("settings", "labels", "channels", "train patients")
-    held, wanted = (dict(zip(names, each, strict=True)) for each in (found, asked))
-    for values in (held, wanted):
+    saved_values, current_values = (dict(zip(names, each, strict=True)) for each in (saved, current))
+    for values in (saved_values, current_values):
         config = values.pop("settings")
         values |= {
             f"{group.name}.{name}" if dataclasses.is_dataclass(getattr(config, group.name)) else group.name: value
             for group in dataclasses.fields(config)
             for name, value in _values_of(getattr(config, group.name))
         }
-    differing = [name for name in held if held[name] != wanted.get(name)]
-    return ", ".join(f"{name} (it has {held[name]}, now {wanted.get(name)})" for name in differing)
+    differing = [name for name in saved_values if saved_values[name] != current_values.get(name)]
+    return ", ".join(f"{name} (it has {saved_values[name]}, now {current_values.get(name)})" for name in differing)
 
 
 def _values_of(value: Any) -> list[tuple[str, Any]]:
@@ -342,7 +344,7 @@ def _values_of(value: Any) -> list[tuple[str, Any]]:
 
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
-    """Move the weights of a slow copy towards a network's; `keep` is the share of its own that it keeps."""
+    """Move the weights of a slow copy towards a network's; `keep` is the share of its own weights that it keeps."""
     now = fast.state_dict()
     for name, value in slow.state_dict().items():
         if value.is_floating_point():

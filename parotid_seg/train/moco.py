@@ -1,7 +1,7 @@
-"""Momentum contrast of a Swin-Unet: its encoder on whole slices, its decoder on matched places of two views.
+"""Momentum contrast of a Swin-Unet: its encoder on whole slices, its decoder on matched positions of two views.
 
 MoCo: He et al., CVPR 2020 (arXiv 1911.05722). Without a queue, with predictor and symmetric loss: MoCo v3, Chen et al.,
-ICCV 2021 (arXiv 2104.02057). On a Swin Transformer that starts from a supervised model, for parotid glands:
+ICCV 2021 (arXiv 2104.02057). On a Swin Transformer initialised with a supervised model, for parotid glands:
 arXiv 2208.12413. Alignment and uniformity: Wang and Isola, ICML 2020 (arXiv 2005.10242).
 """
 
@@ -24,7 +24,7 @@ from parotid_seg.train.parallel import Processes
 from parotid_seg.train.precision import mixed_precision
 
 SLICES, PLACES = "slices", "places"
-"""What is contrasted: whole slices (encoder), places in them (decoder)."""
+"""Units of contrast: whole slices (encoder), positions in them (decoder)."""
 
 
 class Pair(NamedTuple):
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
     Attributes:
         first, second: (N, K, G, G) in 0..1.
         first_places, second_places: (N, P, 2) long, row and column; the p-th of both show the same point.
-        places_mm: (N, P, 2), where these points are.
+        places_mm: (N, P, 2), positions of these points.
     """
 
     first: Tensor
@@ -44,20 +44,20 @@ class Pair(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a branch makes of a view, by `SLICES` (N, D) and `PLACES` (N, P, D): features, and vectors to compare."""
+    """A branch's output for a view, by `SLICES` (N, D) and `PLACES` (N, P, D): features, and vectors to compare."""
 
     features: dict[str, Tensor]
     vectors: dict[str, Tensor]
 
 
 class MomentumEncoder(nn.Module):
-    """The network with a projector, and unless it is the slow branch a predictor, for each thing contrasted.
+    """The network with a projector for each unit of contrast, and in the trained branch a predictor.
 
-    Only what a gradient reaches requires one afterwards.
+    Afterwards only weights that a gradient reaches require one.
 
     Args:
         unet: the network; shared with the caller.
-        config: which things are contrasted, and widths.
+        config: the units of contrast, and widths.
     """
 
     def __init__(self, unet: SwinUnet, config: ContrastConfig) -> None:
@@ -76,7 +76,7 @@ class MomentumEncoder(nn.Module):
             self.predict[name] = mlp([config.features, config.hidden, config.features])
 
     def forward(self, images: Tensor, places: Tensor) -> Outputs:
-        """One view of `Pair`."""
+        """Outputs for one view of `Pair`."""
         features = {}
         stages = self.unet.encode(images)
         if SLICES in self.project:
@@ -95,12 +95,12 @@ class MomentumEncoder(nn.Module):
 
 
 class MomentumContrast(nn.Module):
-    """A trained branch, its slow copy, and the loss between what the one predicts and the other sees.
+    """A trained branch, its momentum encoder, and the loss between predictions of the one and keys of the other.
 
     Args:
         unet: the network to train.
         config: the stage's settings.
-        processes: whose slices are negatives of each other.
+        processes: the training processes, whose slices are negatives of each other.
     """
 
     def __init__(self, unet: SwinUnet, config: ContrastConfig, processes: Processes) -> None:
@@ -114,7 +114,7 @@ class MomentumContrast(nn.Module):
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.features), dim=1))
 
     def forward(self, pair: Pair) -> tuple[Tensor, dict[str, float]]:
-        """The symmetric loss of a batch, and figures that tell whether it learns (see `figures`)."""
+        """The symmetric loss of a batch, and figures to monitor learning (see `figures`)."""
         config = self.config
         images = torch.cat([pair.first, pair.second])
         places = torch.cat([pair.first_places, pair.second_places])
@@ -144,7 +144,7 @@ class MomentumContrast(nn.Module):
         return loss, measured
 
     def _everyone(self, rows: Tensor) -> Tensor:
-        """Rows of both views of all processes, without gradient, in the order in which one process would have them."""
+        """Rows of both views of all processes, without gradient, in the same order as with one process."""
         return torch.cat([self.processes.joined(view) for view in rows.chunk(2)])
 
     def _figures(self, name: str, queries: Outputs, keys: dict[str, Tensor]) -> dict[str, float]:
@@ -158,16 +158,16 @@ def _halves(queries: Tensor, keys: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
 
 
 def slice_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, first: int = 0) -> Tensor:
-    """InfoNCE x 2 temperatures: each query shall find its key among those of all slices and of the queue.
+    """InfoNCE x 2 temperatures: each query must find its key among those of all slices and of the queue.
 
     Args:
-        queries: (N, D) of unit length, this process's.
-        keys: (M, D), those of all processes.
-        queue: (Q, D), further keys that belong to no query.
-        first: which key is the first query's; the others follow.
+        queries: (N, D) of unit length, of this process.
+        keys: (M, D), of all processes.
+        queue: (Q, D), additional keys that belong to no query.
+        first: index of the first query's key; the others follow.
     """
-    own = torch.arange(len(queries), device=queries.device) + first
-    return 2 * temperature * F.cross_entropy(queries @ torch.cat([keys, queue]).T / temperature, own)
+    targets = torch.arange(len(queries), device=queries.device) + first
+    return 2 * temperature * F.cross_entropy(queries @ torch.cat([keys, queue]).T / temperature, targets)
 
 
 def place_loss(
@@ -179,14 +179,14 @@ def place_loss(
     temperature: float,
     first: int = 0,
 ) -> Tensor:
-    """InfoNCE x 2 temperatures between places: each shall find itself in the other view.
+    """InfoNCE x 2 temperatures between positions: each must find itself in the other view.
 
     Args:
-        queries: (N, P, D) of unit length, this process's.
-        keys: (M, P, D), those of all processes.
-        places_mm: (N, P, 2); places of one image nearer than `apart_mm` to each other are no negatives.
-        across_images: whether places of other images are negatives, too.
-        first: which image of the keys is the queries' first; the others follow.
+        queries: (N, P, D) of unit length, of this process.
+        keys: (M, P, D), of all processes.
+        places_mm: (N, P, 2); positions of one image closer than `apart_mm` are not negatives of each other.
+        across_images: whether positions of other images are negatives, too.
+        first: index of the queries' first image in the keys; the others follow.
     """
     count, points = queries.shape[:2]
     distance = torch.cdist(places_mm, places_mm)
@@ -196,35 +196,35 @@ def place_loss(
         logits = queries.flatten(0, 1) @ keys.flatten(0, 1).T / temperature
         before, after = first * points, (len(keys) - first - count) * points
         near = F.pad(torch.block_diag(*near), (before, after))  # type: ignore[no-untyped-call]
-        own = torch.arange(count * points, device=queries.device) + before
+        targets = torch.arange(count * points, device=queries.device) + before
     else:
         keys = keys[first : first + count]
         logits = (queries @ keys.transpose(1, 2) / temperature).flatten(0, 1)
         near = near.flatten(0, 1)
-        own = torch.arange(points, device=queries.device).repeat(count)
-    return 2 * temperature * F.cross_entropy(logits.masked_fill(near, -math.inf), own)
+        targets = torch.arange(points, device=queries.device).repeat(count)
+    return 2 * temperature * F.cross_entropy(logits.masked_fill(near, -math.inf), targets)
 
 
 @torch.no_grad()
 def figures(features: Tensor, queries: Tensor, keys: Tensor) -> dict[str, float]:
-    """What shows learning and collapse, of two views that follow each other in the rows.
+    """Figures that show learning and collapse, for two views that follow each other in the rows.
 
     Args:
         features: (2N, E) before projection.
         queries, keys: (2N, D) of unit length.
 
     Returns:
-        spread: how far features differ from each other: root mean square distance of the unit-length features from
-            their mean; 0 if all are the same (collapse), 1 if they point everywhere.
+        spread: root mean square distance of the unit-length features from their mean; 0 if all are equal (collapse), 1
+            if they point in all directions.
         alignment: mean squared distance between a query and its key; 0 best.
-        uniformity: log of the mean of exp(-2 x squared distance) between keys; 0 if all are the same, lower is better.
+        uniformity: log of the mean of exp(-2 x squared distance) between keys; 0 if all are equal, lower is better.
         matched: share of queries whose own key is the nearest in the batch.
     """
     pointing = F.normalize(features, dim=1)
     spread = (pointing - pointing.mean(dim=0)).square().sum(dim=1).mean().sqrt()
     first, second = keys.chunk(2)
-    wanted = torch.cat([second, first])
-    alignment = (queries - wanted).square().sum(dim=1).mean()
+    partners = torch.cat([second, first])
+    alignment = (queries - partners).square().sum(dim=1).mean()
     most = second[:MOST_COMPARED]
     uniformity = torch.pdist(most).square().mul(-2).exp().mean().log()
     nearest = (queries[: len(most)] @ most.T).argmax(dim=1)
@@ -238,7 +238,7 @@ def figures(features: Tensor, queries: Tensor, keys: Tensor) -> dict[str, float]
 
 
 MOST_COMPARED = 512
-"""Keys of a batch that are compared with each other for the figures."""
+"""Most keys of a batch that are compared with each other for the figures."""
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

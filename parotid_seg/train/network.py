@@ -1,11 +1,11 @@
 """The network: raw intensities in, labels out, a compact Swin-Unet between.
 
-`ParotidNet` is what is exported. Its first layers take native voxels to the model's grid, its last ones take the
-scores back to native pixels, so that training and deployment run the same preprocessing.
+`ParotidNet` is the exported model. Its first layers resample native voxels to the model's grid, its last ones resample
+the scores to native pixels, so that training and deployment run the same preprocessing.
 
 Swin: Liu et al., ICCV 2021 (arXiv 2103.14030). Swin-Unet: Cao et al., 2021 (arXiv 2105.05537). The encoder is timm's;
-the decoder mirrors its stages, as in Swin-Unet. Instead of one four-fold patch expansion at the end, two convolutional
-stages with skips from a convolutional stem bring back the outline's detail.
+the decoder mirrors its stages, as in Swin-Unet. In place of one four-fold patch expansion at the end, two convolutional
+stages with skips from a convolutional stem recover the outline's detail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from parotid_seg.train.config import NetworkConfig
 class ToGrid(nn.Module):
     """Windowing, in-plane resampling and neighbour stacking.
 
-    The lower end of a window is air's value: whatever lies outside a scan is 0.
+    The lower end of a window is the value of air: voxels outside a scan are 0.
     """
 
     def forward(self, slices: Tensor, window: Tensor, rows: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class ToGrid(nn.Module):
 
 
 class FromGrid(nn.Module):
-    """Scores on the model's grid to scores at native voxels. Outside the grid all scores are 0."""
+    """Resamples scores on the model's grid to native voxels. Outside the grid all scores are 0."""
 
     def forward(self, logits: Tensor, slices_back: Tensor, rows_back: Tensor, columns_back: Tensor) -> Tensor:
         """(B, C, G, G), (S, B), (H, G), (W, G) -> (S, C, H, W)."""
@@ -59,7 +59,7 @@ class ConvBlock(nn.Sequential):
 
 
 class PatchExpand(nn.Module):
-    """Twice the resolution by a linear layer and a pixel shuffle; tokens (B, h, w, C) -> (B, 2h, 2w, C')."""
+    """Doubles the resolution by a linear layer and a pixel shuffle; tokens (B, h, w, C) -> (B, 2h, 2w, C')."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class PatchExpand(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Expand, join the encoder's skip, then as many Swin blocks as the encoder stage of this width has."""
+    """Expands, joins the encoder's skip, and applies as many Swin blocks as the encoder stage of this width."""
 
     def __init__(self, dim: int, resolution: int, depth: int, heads: int, window: int, drop_path: float) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class SwinUnet(nn.Module):
 
     @property
     def decoded_features(self) -> int:
-        """Channels of what `decode` returns."""
+        """Channels of the result of `decode`."""
         return self.classify.in_channels
 
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -155,7 +155,7 @@ class SwinUnet(nn.Module):
         return features
 
     def decode(self, images: Tensor, stages: list[Tensor]) -> Tensor:
-        """(B, K, G, G) in 0..1 and what `encode` makes of it -> features (B, F, G, G)."""
+        """(B, K, G, G) in 0..1 and the result of `encode` -> features (B, F, G, G)."""
         *skips, tokens = stages
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
             tokens = stage(tokens, skip)
@@ -173,10 +173,10 @@ C = TypeVar("C", nn.Conv2d, nn.Linear)
 
 
 def init_rare_class_bias(classifier: C) -> C:
-    """A new classifier that begins by calling 2 % of the pixels each structure, about what they are.
+    """Initialise a classifier to predict each structure with a probability of 2 %, about its real frequency.
 
-    With equal chances, the first hundreds of steps push everything to background, and a short training on few patients
-    may end before it comes back from there (Lin et al., arXiv 1708.02002, section 4.1, for the same reason).
+    With equal probabilities the first hundreds of steps push everything to background, and a short training on few
+    patients may not recover from that (Lin et al., arXiv 1708.02002, section 4.1, for the same reason).
     """
     assert classifier.bias is not None
     with torch.no_grad():
@@ -186,7 +186,7 @@ def init_rare_class_bias(classifier: C) -> C:
 
 
 def centred(images: Tensor) -> Tensor:
-    """0..1 -> -2..2, about what the layers expect."""
+    """Scale 0..1 to -2..2, approximately the range that the layers expect."""
     return 4.0 * images - 2.0
 
 
@@ -200,7 +200,7 @@ class ParotidNet(nn.Module):
         classes: number of labels, background included.
 
     Attributes:
-        probabilities: whether `forward` returns them, too.
+        probabilities: whether `forward` also returns probabilities.
     """
 
     def __init__(self, config: NetworkConfig, grid: Grid, channels: int, classes: int) -> None:
@@ -223,7 +223,7 @@ class ParotidNet(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (S, H, W) uint8.
 
-        With `probabilities` also (S, C, H, W) float32, which sum to 1 over C; beyond the grid all is background.
+        With `probabilities` also (S, C, H, W) float32, which sum to 1 over C; outside the grid all is background.
         """
         logits = self.unet(self.to_grid(slices, window, rows, columns, neighbours))
         scores: Tensor = self.from_grid(logits, slices_back, rows_back, columns_back)

@@ -1,4 +1,4 @@
-"""Training in several processes, as `torchrun` starts them: who this one is, and what they compute together."""
+"""Training in several processes, started by `torchrun`: rank of this process, and collective operations."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from parotid_seg.train.augment import Draws
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)
-"""How long processes wait for each other in training before they take one for hung. What one of them does while the
-others wait (a validation patient more, pictures, a checkpoint) takes seconds; NCCL waits as long by default."""
+"""How long processes wait for each other in training before one counts as hung. Work of a single process (one more
+validation patient, pictures, a checkpoint) takes seconds; NCCL's default is the same."""
 LONG_PATIENCE = timedelta(days=1)
-"""The same where one may have hours of work the others do not have: reading scans, fetching a start."""
+"""The same where one process may have hours of work: reading scans, fetching initial weights."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train one model.
+    """The processes that train one model, including this one.
 
     Attributes:
-        rank, count: this one's number, and how many there are.
-        device: where this one computes.
-        here: how many of them are on this machine.
-        patient: the group in which they wait for each other with `LONG_PATIENCE`.
+        rank, count: index of this process, and number of processes.
+        device: device of this process.
+        here: number of processes on this machine.
+        patient: the group for waits with `LONG_PATIENCE`.
     """
 
     rank: int
@@ -47,26 +47,26 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and reports."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> range:
-        """This process's part of the places in a batch.
+        """The positions of a batch that belong to this process.
 
         Raises:
             InputError: if the batch cannot be split evenly.
         """
         if batch_size % self.count:
             raise InputError(f"batch_size: found {batch_size}, expected a multiple of the {self.count} processes")
-        own = batch_size // self.count
-        return range(self.rank * own, (self.rank + 1) * own)
+        share = batch_size // self.count
+        return range(self.rank * share, (self.rank + 1) * share)
 
     def draws(self, generator: torch.Generator) -> Draws:
         """Random numbers for this process's part of a batch."""
         return Draws(generator, self.rank, self.count)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes; its gradient reaches all of them."""
+        """Sum over all processes; the gradient is passed to all of them."""
         return _Sum.apply(values) if self.count > 1 else values
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
@@ -78,11 +78,11 @@ class Processes:
         return dict(zip(values, (together / self.count).tolist(), strict=True))
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in one of the processes."""
+        """Whether the value is true in any process."""
         return self.mean({"": float(value)})[""] > 0
 
     def joined(self, rows: Tensor) -> Tensor:
-        """The rows of all processes in the order of their ranks, without gradient."""
+        """Rows of all processes in the order of their ranks, without gradient."""
         if self.count == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.count)]
@@ -90,7 +90,7 @@ class Processes:
         return torch.cat(parts)
 
     def collected(self, items: Sequence[T]) -> list[T]:
-        """The items of all processes, first those of the first."""
+        """Items of all processes in the order of their ranks."""
         if self.count == 1:
             return list(items)
         parts: list[Any] = [None] * self.count
@@ -98,39 +98,39 @@ class Processes:
         return [item for part in parts for item in part]
 
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
-        """What the first process makes, for all: it alone needs to have the run's files."""
+        """The result of a function in the first process, for all: only that process needs the run's files."""
         if self.count == 1:
             return make()
-        made: list[Any] = [make() if self.first else None]
-        dist.broadcast_object_list(made, src=0, group=self.patient)
-        return made[0]  # type: ignore[no-any-return]
+        box: list[Any] = [make() if self.first else None]
+        dist.broadcast_object_list(box, src=0, group=self.patient)
+        return box[0]  # type: ignore[no-any-return]
 
     def broadcast_weights(self, module: nn.Module) -> None:
-        """Give a module the weights that it has in the first process."""
+        """Copy a module's weights from the first process."""
         if self.count > 1:
             state = self.broadcast_from_rank0(
                 lambda: {name: value.cpu() for name, value in module.state_dict().items()}
             )
             module.load_state_dict(state)
 
-    def assert_equal(self, what: str, own: object) -> None:
-        """Make sure that all processes were given the same.
+    def assert_equal(self, what: str, value: object) -> None:
+        """Check that all processes have the same value.
 
         Raises:
-            InputError: in one that was given something else than the first.
+            InputError: in a process whose value differs from the first one's.
         """
-        if self.broadcast_from_rank0(lambda: own) != own:
+        if self.broadcast_from_rank0(lambda: value) != value:
             raise InputError(
                 f"{what}: found others in process {self.rank} than in process 0, expected the same on every machine"
             )
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process reaches this point."""
         if self.count > 1:
             dist.barrier(group=self.patient)
 
     def wrapped(self, module: nn.Module) -> nn.Module:
-        """The module as it is to be called in training: gradients become the mean over all processes."""
+        """The module wrapped for training: gradients become the mean over all processes."""
         if self.count == 1:
             return module
         on = [self.device.index] if self.device.type == "cuda" else None
@@ -138,31 +138,31 @@ class Processes:
 
 
 def join(device: str) -> Processes:
-    """Join the processes that `torchrun` started, or be alone.
+    """Join the processes that `torchrun` started, or run as a single process.
 
     Args:
-        device: "auto", "cpu", "cuda" or "cuda:N"; with several processes on CUDA each takes the one of its local rank.
+        device: "auto", "cpu", "cuda" or "cuda:N"; with several processes on CUDA each uses the GPU of its local rank.
 
     Raises:
-        InputError: for a device that is not there.
+        InputError: for a missing device.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    found = _device(device)
+    chosen = _device(device)
     if count == 1:
-        return Processes(0, 1, found)
-    if found.type == "cuda":
-        found = torch.device("cuda", local)
-        torch.cuda.set_device(found)
+        return Processes(0, 1, chosen)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    return Processes(dist.get_rank(), count, found, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), patient)
+    return Processes(dist.get_rank(), count, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), patient)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of one step for the next; where page faults are dear (virtual machines), a CPU step
-    otherwise spends much of its time on them. Elsewhere nothing happens."""
+    """Let glibc keep the memory of one step for the next; where page faults are expensive (virtual machines), a CPU
+    step otherwise spends much of its time on them. No effect with other C libraries."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_MAX, 0)
@@ -170,7 +170,7 @@ def keep_freed_memory() -> None:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""As malloc.h numbers them."""
+"""Constants of malloc.h."""
 
 
 def _device(name: str) -> torch.device:
@@ -184,7 +184,7 @@ def _device(name: str) -> torch.device:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over all processes; the gradient is the sum of what each of them makes of it."""
+    """Sum over all processes; the gradient is the sum of the gradients in all processes."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The patients of a data set: voxels and labels in canonical order, decoded once and mapped from disk."""
+"""The patients of a data set: voxels and labels in canonical order, decoded once and memory-mapped."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 from parotid_seg.train.dataset import DataSet, named
 
 DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
-"""Flags that say a CT may not be in HU."""
+"""Flags of a CT that may not be in HU."""
 SMALLEST_BODY = 0.02
-"""Share of a slice that is tissue, for the slice to count as showing the patient."""
+"""Least share of tissue in a slice that counts as showing the patient."""
 CACHE_FORMAT = 5
 FEWEST_TO_JUDGE = 3
 ASIDE_MM = 20.0
-"""A structure that lies so far to one side in each of this many patients or more has a side, whatever its name says.
-Parotid glands lie 47 mm or more beside the middle."""
+"""A structure that lies so far (mm) to one side in each of at least so many patients has a side, even if its name has
+none. Parotid glands lie 47 mm or more beside the middle."""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient; the arrays are read from disk as they are needed.
+    """One patient; the arrays are read from disk on demand.
 
     Attributes:
-        volume: the scan, (C, D, H, W), and windows of its channels, as `scan.intensity.in_windows` gives them; its
+        volume, windows: the scan, (C, D, H, W), and windows of its channels, from `scan.intensity.in_windows`; its
             flags are those of `DOUBTS`.
-        labels: its label map, (D, H, W); all background for a stage without labels, and where it is ignored.
+        labels: its label map, (D, H, W); background for a stage without labels, and where it is ignored.
         centre_mm: in-plane centre (y, x) of the body.
-        shown_in: for each label the indices of the slices that show it, rising; none for background.
+        shown_in: for each label the indices of the slices that show it, rising; empty for background.
         body_slices: indices of the slices that show the patient.
-        ignored: (D, H, W) bool, the voxels of which nothing is known; None if the data set has no label "ignore".
-        known_slices: indices of the slices that are not ignored as a whole, rising.
+        ignored: (D, H, W) bool, the unlabelled voxels; None if the data set has no label "ignore".
+        known_slices: indices of the slices that are not completely ignored, rising.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is kept of a decoded scan beside its voxels; see `Patient`. A flag's fields are in their order."""
+    """Cached data of a decoded scan besides its voxels; see `Patient`. A flag's fields are in their order."""
 
     spacing_mm: tuple[float, float, float]
     axes: tuple[int, int, int]
@@ -83,15 +83,15 @@ def load_patients(
     window_hu: Window,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Patient]:
-    """Decode scans and labels once into `cache`, then map them, so that memory holds only what is being drawn.
+    """Decode scans and labels once into `cache`, then memory-map them, so that only drawn slices are in memory.
 
     Args:
         window_hu: the window of channels named CT.
 
     Raises:
-        ScanError: if a scan or label map cannot be used, a CT is not in HU, or a label map does not lie on the scan's
-            first channel.
-        InputError: if a label map holds a label that the data set does not name.
+        ScanError: if a scan or label map cannot be used, a CT is not in HU, or a label map has other voxels than the
+            scan's first channel.
+        InputError: if a label map holds a label without a name.
     """
     cache.mkdir(parents=True, exist_ok=True)
     patients = []
@@ -102,7 +102,7 @@ def load_patients(
 
 
 def doubts_line(patients: Sequence[Patient]) -> str:
-    """A warning that names the scans whose CT may not be in HU; empty if there are none."""
+    """A warning with the scans whose CT may not be in HU; empty if there are none."""
     doubtful = [each for each in patients if each.volume.flags]
     if not doubtful:
         return ""
@@ -114,18 +114,18 @@ def doubts_line(patients: Sequence[Patient]) -> str:
 
 
 def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], mirrored: bool) -> list[str]:
-    """Make sure that label maps show something to learn and to validate on.
+    """Check that label maps contain structures for training and validation.
 
     Args:
         data: the data set.
         train, validation: its patients.
-        mirrored: whether training shows scans in the mirror.
+        mirrored: whether training mirrors scans.
 
     Returns:
-        What else a person should know, a line each.
+        Remarks, one line each.
 
     Raises:
-        InputError: if label maps are empty; it names their patients. Maps of other organs may be, one by one.
+        InputError: if label maps are empty, with their patients. Single maps of other organs may be empty.
     """
     if not data.label_folder:
         return []
@@ -158,7 +158,7 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
 
 
 def _left_of_middle_mm(patient: Patient, value: int) -> float:
-    """How far to the patient's left of the body's middle a structure lies; columns run to the patient's left."""
+    """Distance of a structure from the body's middle to the patient's left; columns run to the patient's left."""
     counts = np.count_nonzero(patient.labels == value, axis=(0, 1))
     column = float(counts @ np.arange(len(counts)) / counts.sum())
     return column * patient.volume.spacing_mm[2] - patient.centre_mm[1]
@@ -202,23 +202,23 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
 
 
 def _mapped(path: Path, dimensions: int) -> NDArray[Any]:
-    """An array on disk, without its content being read.
+    """A memory-mapped array on disk.
 
     Raises:
-        InputError: if it is no array of so many dimensions.
+        InputError: if it is not an array with this number of dimensions.
     """
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a damaged header raises whatever its bytes mean to Python's parser
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header can raise any error of Python's parser
         reason = f"not a decoded scan ({type(error).__name__}); remove its folder, it is made again"
         raise InputError(reason, path=path) from error
-    if found.ndim != dimensions:
-        raise InputError(f"found {found.ndim} dimensions, expected {dimensions}; remove its folder", path=path)
-    return found
+    if array.ndim != dimensions:
+        raise InputError(f"found {array.ndim} dimensions, expected {dimensions}; remove its folder", path=path)
+    return array
 
 
 def _key(*files: Path, values: Sequence[object] = ()) -> str:
-    """Of what a cache entry is made from."""
+    """Key of a cache entry's sources."""
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr([CACHE_FORMAT, *stats, *values]).encode()).hexdigest()[:16]
 
@@ -271,7 +271,7 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
 
 @contextlib.contextmanager
 def _whole_entry(entry: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is whole; another process may have been faster."""
+    """A folder that gets its final name when it is complete; another process may have made it first."""
     partial = entry.with_name(f"{entry.name}.partial-{secrets.token_hex(8)}")
     partial.mkdir()
     yield partial

@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, and what the model draws on validation patients."""
+"""Pictures of a training run: its curves, and the model's masks of validation patients."""
 
 from __future__ import annotations
 
@@ -21,33 +21,38 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 MARGIN_MM = 15.0
-"""What is shown around structures."""
+"""Margin around structures."""
 SLICES = 4
-"""Of each patient."""
+"""Slices of each patient."""
 FEWEST_FOR_A_LINE = 10
-"""Values; fewer are drawn as points, too, as a line of one cannot be seen."""
+"""Fewest values for a plain line; fewer are also drawn as points, because a line of one value is invisible."""
 COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:pink", "tab:olive", "tab:purple", "tab:red")
 
 
 def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]) -> None:
-    """The course of a `metrics.jsonl`'s figures over the epochs.
+    """Draw the figures of a `metrics.jsonl` over the epochs.
 
     Args:
-        metrics: the file; lines that are no records are left out.
+        metrics: the file; invalid lines are skipped.
         picture: the file to make.
-        figures: for each panel the prefix of the figures' names, and the axis' label.
+        figures: for each panel the prefix of the figures' names, and the axis label.
     """
-    found = read_lines(metrics, dict[str, float])
-    records = [record for record in found if isinstance(record, dict) and "epoch" in record]
+    parsed = read_lines(metrics, dict[str, float])
+    records = [record for record in parsed if isinstance(record, dict) and "epoch" in record]
     names = list(dict.fromkeys(name for record in records for name in record))
     figure, panels = plt.subplots(1, len(figures), figsize=(5 * len(figures), 3.6), layout="constrained")
     for panel, (prefix, label) in zip(panels, figures, strict=True):
         lines = [name for name in names if name.startswith(prefix) or name.startswith(f"places_{prefix}")]
         for name in lines:
-            known = [record for record in records if name in record]
-            style = ".-" if len(known) < max(len(records), FEWEST_FOR_A_LINE) else "-"
+            with_figure = [record for record in records if name in record]
+            style = ".-" if len(with_figure) < max(len(records), FEWEST_FOR_A_LINE) else "-"
             title = name.removeprefix(prefix).strip("_").replace("_", " ") or "all"
-            panel.plot([record["epoch"] for record in known], [record[name] for record in known], style, label=title)
+            panel.plot(
+                [record["epoch"] for record in with_figure],
+                [record[name] for record in with_figure],
+                style,
+                label=title,
+            )
         panel.set(xlabel="epoch", ylabel=label)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
@@ -59,7 +64,7 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
 
 
 def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
-    """The middle channels of both views of some slices, first above second, and the places matched in them."""
+    """Draw the middle channels of both views of some slices, first above second, with the matched positions."""
     count = min(count, len(pair.first))
     figure, axes = plt.subplots(2, count, figsize=(2.4 * count, 5), layout="constrained", squeeze=False)
     for row, (images, places) in zip(
@@ -84,17 +89,17 @@ def draw_samples(
     picture: Path,
     count: int = 8,
 ) -> None:
-    """A row for each of some patients, from the worst to the best: axial slices around the structures.
+    """Draw a row for each of some patients, from the worst to the best: axial slices around the structures.
 
-    The slices divide the extent of the structures evenly, from the feet upwards. Outlines of the reference are white,
-    those of the prediction have the colours of the legend. Of several channels the first is shown, in its window.
+    The slices are evenly spaced over the extent of the structures, from the feet upwards. Outlines of the reference are
+    white, those of the prediction have the colours of the legend. The first channel is shown, in its window.
 
     Args:
         patients, masks: as many of each.
-        scores: DSC by patient and structure; NaN where there is none.
+        scores: DSC by patient and structure; NaN if undefined.
         labels: names by value, background first.
         picture: the file to make.
-        count: of patients, at most.
+        count: most patients.
     """
     dsc = np.array([np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores])
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
@@ -137,7 +142,7 @@ def _draw_slices(panels: Sequence[Any], patient: Patient, predicted: Mask, count
 
 
 def _extents(shown: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """The first and the last slice, row and column of what is shown (D, H, W)."""
+    """The first and the last slice, row and column of the structures in (D, H, W)."""
     places = [np.flatnonzero(shown.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     return [(int(each[0]), int(each[-1])) for each in places]
 

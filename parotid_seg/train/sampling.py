@@ -1,7 +1,7 @@
-"""Drawing training slices: which slice of which patient, and where the model's grid lies over it.
+"""Draws training slices: patient, slice, and position of the model's grid.
 
-Shift, scale, mirroring and resolution are part of the resampling matrices, so they cost nothing and a mirrored scan
-swaps left and right labels in the same place.
+Shift, scale, mirroring and resolution are part of the resampling matrices, so they cost nothing; the labels left and
+right of a mirrored scan are swapped in the same step.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C x K, G, G) in 0..1, see `network.ToGrid`.
-        targets: (N, classes, G, G), the share of each label in each pixel; (N, classes + 1, G, G) of a data set with
-            the label "ignore", last the share of which nothing is known. The sum is 1.
-        contoured: (N, classes) bool, whether a structure would be in the targets where it is in the image.
+        targets: (N, classes, G, G), the share of each label in each pixel; (N, classes + 1, G, G) for a data set with
+            the label "ignore", with the unlabelled share last. The sum is 1.
+        contoured: (N, classes) bool, whether a structure is contoured wherever it is in the image.
     """
 
     images: Tensor
@@ -41,12 +41,12 @@ class Batch(NamedTuple):
 
 
 class View(NamedTuple):
-    """One slice as the network sees it.
+    """One slice on the model's grid.
 
     Attributes:
         image: (K, G, G) in 0..1.
-        rows_mm, columns_mm: (G,) where the image's rows and columns lie in the slice.
-        mirrored: whether its columns run against the scan's.
+        rows_mm, columns_mm: (G,) positions of the image's rows and columns in the slice.
+        mirrored: whether its columns run opposite to the scan's.
     """
 
     image: Tensor
@@ -64,7 +64,7 @@ def view(
     mirrored: bool,
     rng: np.random.Generator,
 ) -> View:
-    """Look at one slice, moved, scaled, cropped and cut by random amounts."""
+    """One slice on the grid, shifted, scaled, cropped and truncated by random amounts."""
     depth, height, width = patient.volume.shape
     spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
     crop = rng.uniform(amount.crop, 1.0)
@@ -86,14 +86,14 @@ def view(
     neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
     rows = resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)
     columns = resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)
-    seen = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is beyond the grid
-    voxels = patient.volume.voxels[:, first:last][(slice(None), *seen)]
+    used_ranges = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is outside the grid
+    voxels = patient.volume.voxels[:, first:last][(slice(None), *used_ranges)]
     image = to_grid(
         torch.from_numpy(voxels.astype(np.float32)),
         torch.from_numpy(patient.windows),
-        torch.from_numpy(rows[:, seen[1]]),
-        torch.from_numpy(columns[:, seen[2]]),
-        torch.from_numpy(neighbours[None, :, seen[0]]),
+        torch.from_numpy(rows[:, used_ranges[1]]),
+        torch.from_numpy(columns[:, used_ranges[2]]),
+        torch.from_numpy(neighbours[None, :, used_ranges[0]]),
     )[0]
     return View(image, rows_mm, columns_mm, mirrored)
 
@@ -102,9 +102,9 @@ class Sampler(Dataset[B]):
     """Draws batches by number; the same seed and number give the same batch in any process.
 
     Args:
-        patients: where to draw from, each as often as any other.
+        patients: the patients, drawn with equal probability.
         config: grid, window and seed.
-        places: which places of the batch this process draws.
+        places: the positions of the batch that this process draws.
     """
 
     def __init__(self, patients: Sequence[Patient], config: TrainConfig, places: range) -> None:
@@ -121,7 +121,7 @@ class Sampler(Dataset[B]):
         raise NotImplementedError
 
     def batches(self, numbers: Iterable[int], workers: int) -> Iterable[B]:
-        """These batches in order, drawn ahead by other processes."""
+        """These batches in order, drawn in advance by other processes."""
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers)
 
     def _patient(self, rng: np.random.Generator) -> Patient:
@@ -137,10 +137,10 @@ class SliceSampler(Sampler[Batch]):
     """Labelled slices for a supervised stage.
 
     Args:
-        segment: which slices are drawn how often.
-        mirrored_labels: for each label the one it becomes in a mirrored scan.
-        amount: how much a slice is moved, scaled and cut.
-        partly_contoured: whether a structure that a patient's label map does not show at all may be in the scan.
+        segment: the frequencies of kinds of slices.
+        mirrored_labels: for each label the one that it becomes in a mirrored scan.
+        amount: how much a slice is shifted, scaled and truncated.
+        partly_contoured: whether a structure that is missing in a patient's label map may be in the scan.
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class SliceSampler(Sampler[Batch]):
     def _draw(self, rng: np.random.Generator) -> Batch:
         patient = self._patient(rng)
         index = self._choose_slice(patient, rng)
-        seen = self._view(patient, index, self.amount, bool(rng.random() < self.amount.mirror_probability), rng)
-        targets = torch.from_numpy(self._targets(patient, index, seen))
-        return Batch(seen.image, targets, self._contoured(patient, seen.mirrored))
+        view = self._view(patient, index, self.amount, bool(rng.random() < self.amount.mirror_probability), rng)
+        targets = torch.from_numpy(self._targets(patient, index, view))
+        return Batch(view.image, targets, self._contoured(patient, view.mirrored))
 
     def _choose_slice(self, patient: Patient, rng: np.random.Generator) -> int:
         structures = [slices for slices in patient.shown_in if slices]
@@ -183,20 +183,20 @@ class SliceSampler(Sampler[Batch]):
                 contoured[self.mirrored_labels[value] if mirror else value] = bool(patient.shown_in[value])
         return contoured
 
-    def _targets(self, patient: Patient, index: int, seen: View) -> Matrix:
+    def _targets(self, patient: Patient, index: int, view: View) -> Matrix:
         _, height, width = patient.volume.shape
         _, spacing_y, spacing_x = patient.volume.spacing_mm
         labels = patient.labels[index]
         classes, size = len(self.mirrored_labels), self.config.grid.size
         places = [
-            (self.mirrored_labels[value] if seen.mirrored else value, labels == value) for value in range(1, classes)
+            (self.mirrored_labels[value] if view.mirrored else value, labels == value) for value in range(1, classes)
         ]
         if patient.ignored is not None:
             places.append((classes, patient.ignored[index]))
         targets = np.zeros((classes + (patient.ignored is not None), size, size), np.float32)
         if any(inside.any() for _, inside in places):
-            rows = resampling_matrix(axis_mm(height, spacing_y), seen.rows_mm, 0.0)
-            columns = resampling_matrix(axis_mm(width, spacing_x), seen.columns_mm, 0.0)
+            rows = resampling_matrix(axis_mm(height, spacing_y), view.rows_mm, 0.0)
+            columns = resampling_matrix(axis_mm(width, spacing_x), view.columns_mm, 0.0)
             for becomes, inside in places:
                 targets[becomes] = rows @ inside.astype(np.float32) @ columns.T
         targets[0] = 1.0 - targets[1:].sum(axis=0)
@@ -218,12 +218,13 @@ class PairBatch(NamedTuple):
 
 
 class PairSampler(Sampler[PairBatch]):
-    """Slices that show tissue, with or without labels, each seen twice.
+    """Slices that show tissue, with or without labels, each in two views.
 
-    Both views are mirrored or none is: a mirrored left gland is a right one, which a place must not be matched with.
+    Both views are mirrored or neither is: a mirrored left gland looks like a right one, and must not be matched with
+    it.
 
     Args:
-        first, second: how much a slice is moved, scaled and cut in each view.
+        first, second: how much a slice is shifted, scaled and truncated in each view.
     """
 
     def __init__(
@@ -241,7 +242,7 @@ class PairSampler(Sampler[PairBatch]):
         patient = self._patient(rng)
         index = int(rng.choice(patient.body_slices))
         mirrored = bool(rng.random() < self.first.mirror_probability)
-        seen = [self._view(patient, index, amount, mirrored, rng) for amount in (self.first, self.second)]
+        views = [self._view(patient, index, amount, mirrored, rng) for amount in (self.first, self.second)]
         positions_mm = [
             torch.from_numpy(
                 np.stack(
@@ -250,6 +251,6 @@ class PairSampler(Sampler[PairBatch]):
                     )
                 ).astype(np.float32)
             )
-            for each in seen
+            for each in views
         ]
-        return PairBatch(*(each.image for each in seen), *positions_mm)
+        return PairBatch(*(each.image for each in views), *positions_mm)

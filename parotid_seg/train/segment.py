@@ -41,21 +41,21 @@ def segmentation_loss(
 ) -> Tensor:
     """Weighted sum of cross-entropy and Dice loss (0.4 and 0.6 in arXiv 2208.12413's follow-up).
 
-    A structure that was not contoured may be anywhere in the background, so there it counts as background
-    (the marginal loss of Shi et al., Medical Image Analysis 2021, arXiv 2007.03868) and is left out of its Dice.
-    Of pixels that are ignored nothing is known: neither term holds them, in part where they are ignored in part.
+    A structure that was not contoured may be anywhere in the background, so its probability counts as background (the
+    marginal loss of Shi et al., Medical Image Analysis 2021, arXiv 2007.03868), and it has no Dice term. Ignored pixels
+    are excluded from both terms, partly ignored ones in proportion.
 
     Args:
         logits, targets: (N, C, G, G), background first; targets are shares that sum to 1 over C. With one channel more
             (N, C + 1, G, G) its last one is the share that is ignored.
-        contoured: (N, C) bool, true for the background.
+        contoured: (N, C) bool, True for the background.
         add: see `dice_loss`.
     """
     classes = logits.shape[1]
     weight: Tensor | float = 1.0
     if targets.shape[1] > classes:  # the mean over the pixels of all processes that are not ignored
-        known = 1.0 - targets[:, classes]
-        weight = add(torch.ones_like(known).sum()) / add(known.sum()).clamp(min=1.0)
+        labelled = 1.0 - targets[:, classes]
+        weight = add(torch.ones_like(labelled).sum()) / add(labelled.sum()).clamp(min=1.0)
     shares = logits.log_softmax(dim=1)
     away = shares.masked_fill(contoured[:, :, None, None], -math.inf)
     background = torch.cat([shares[:, :1], away[:, 1:]], dim=1).logsumexp(dim=1, keepdim=True)
@@ -69,8 +69,8 @@ def dice_loss(shares: Tensor, targets: Tensor, contoured: Tensor, add: Add = lam
     """1 - soft Dice of each structure over the batch's pixels where it is contoured, averaged over the structures.
 
     Args:
-        shares, targets: (N, C, G, G), each summing to 1 over C; the background (first) is left out. Targets may have
-            one channel more, see `segmentation_loss`.
+        shares, targets: (N, C, G, G), each summing to 1 over C; the background (first) is excluded. Targets may have
+            one more channel, see `segmentation_loss`.
         contoured: (N, C) bool.
         add: sum over all processes that share a batch.
     """
@@ -106,7 +106,7 @@ class Supervised(nn.Module):
 
     Args:
         unet: shared with the caller.
-        encoder: whether the encoder's stages are to be classified.
+        encoder: whether the encoder's stages have classifiers.
     """
 
     def __init__(self, unet: SwinUnet, encoder: bool) -> None:
@@ -118,7 +118,7 @@ class Supervised(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, K, G, G) in 0..1 -> logits (N, C, G, G), and (N, C, h, w) of each encoder stage that is classified."""
+        """(N, K, G, G) in 0..1 -> logits (N, C, G, G), and (N, C, h, w) of each encoder stage with a classifier."""
         stages = self.unet.encode(images)
         deep = [classify(stage).permute(0, 3, 1, 2) for classify, stage in zip(self.classify, stages, strict=False)]
         return [self.unet.classify(self.unet.decode(images, stages)), *deep]
@@ -208,40 +208,40 @@ class SegmentTrainer(Trainer):
         follow(self.average, self.net, decay)
 
     def after_epoch(self, record: dict[str, float]) -> dict[str, float]:
-        """Validate every few epochs, and keep the best."""
+        """Validate every few epochs, and save the best weights."""
         if self.epochs_done % self.schedule.validate_every and self.epochs_done != self.schedule.epochs:
             return {}
         return self._validate()
 
     def _validate(self) -> dict[str, float]:
-        """Judge the moving average on the validation patients; it becomes `best.pt` if none was better."""
+        """Validate the moving average of the weights; it becomes `best.pt` if none was better."""
         started = time.monotonic()
         count = self.processes.count
-        own = self.validation[self.processes.rank :: count]
-        judged = self.processes.collected([self._judge(patient) for patient in own])
+        own_patients = self.validation[self.processes.rank :: count]
+        judged = self.processes.collected([self._judge(patient) for patient in own_patients])
         patients = [patient for rank in range(count) for patient in self.validation[rank::count]]
         scores = np.array([row for _, row in judged])
-        found = {"validation_dsc": float(np.nanmean(scores))}
+        figures = {"validation_dsc": float(np.nanmean(scores))}
         for name, column in zip(self.data.labels[1:], scores.T, strict=True):
             if not np.isnan(column).all():  # contoured in some validation patient
-                found[f"validation_dsc_{name}"] = float(np.nanmean(column))
-        if found["validation_dsc"] > self.best_dsc:
-            self.best_dsc = found["validation_dsc"]
-            self.save("best.pt", {}, **found)
+                figures[f"validation_dsc_{name}"] = float(np.nanmean(column))
+        if figures["validation_dsc"] > self.best_dsc:
+            self.best_dsc = figures["validation_dsc"]
+            self.save("best.pt", {}, **figures)
         if self.processes.first:
             predicted = [mask for mask, _ in judged]
             draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
-        return {**found, "validation_seconds": round(time.monotonic() - started, 1)}
+        return {**figures, "validation_seconds": round(time.monotonic() - started, 1)}
 
     def end_early(self) -> None:
-        """Validate if no epoch was, so that there is a `best.pt`."""
+        """Validate if no epoch was validated, so that there is a `best.pt`."""
         if self.best_dsc < 0:
             self._validate()
             self.save("last.pt", self.progress())
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
-        """The cleaned mask of a validation patient, and its DSC for each structure; NaN where the reference shows none.
-        Ignored voxels do not count."""
+        """The cleaned mask of a validation patient, and its DSC for each structure; NaN if the reference lacks the
+        structure. Ignored voxels do not count."""
         mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
         mask = clean_labels(mask, self.data.labels)
         counted = mask if patient.ignored is None else np.where(patient.ignored, 0, mask)

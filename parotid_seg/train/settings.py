@@ -1,4 +1,4 @@
-"""A run's settings: a preset, a TOML file over it, arguments over both; and back to TOML."""
+"""A run's settings: a preset, overridden by a TOML file, overridden by arguments; and their conversion to TOML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parotid_seg.train.config import FIRST_VIEW, SECOND_VIEW, ContrastConfig, Ne
 
 C = TypeVar("C")
 LONGEST_SHOWN = 60
-"""Characters of a wrong value in a message."""
+"""Most characters of a wrong value in a message."""
 
 PAPER = TrainConfig(
     preset="paper",
@@ -40,22 +40,23 @@ PAPER = TrainConfig(
 )
 """Sizes and schedule of arXiv 2208.12413's follow-up (Swin MoCo, doi 10.1002/mp.17128), one slice with all channels.
 
-Ours are: the views' changes of intensity (grey and solarise mean nothing in CT or MR), the convolutional stem and head
-of the Swin-Unet, the moving average of the weights, and an epoch's length (the published one depends on the data)."""
+Different from the paper are: the intensity augmentation of the views (greyscale and solarisation are meaningless for CT
+and MR), the convolutional stem and head of the Swin-Unet, the moving average of the weights, and an epoch's length (the
+published one depends on the data)."""
 PRESETS = {"compact": TrainConfig(), "paper": PAPER}
 
 
 def resume_advice(run: Path) -> str:
-    """What can be resumed of a run that ended early."""
-    held = [*run.glob("last.pt"), *run.glob("*/last.pt")]
-    if not held:
+    """A sentence on how to resume a run that ended early."""
+    checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
+    if not checkpoints:
         return f"{run} holds no finished epoch on this machine"
-    newest = max(held, key=lambda path: path.stat().st_mtime)
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
     return f"{newest} is whole, and --resume goes on with it"
 
 
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
-    """A preset, with a TOML file's values over it, with keyword overrides of top-level values over both.
+    """A preset, overridden by a TOML file's values and by keyword arguments for top-level values.
 
     Raises:
         InputError: for an unknown preset or key, a value of the wrong type, or a file that is missing or not TOML.
@@ -81,15 +82,15 @@ def merge(config: C, values: dict[str, Any], *, where: str) -> C:
     """A copy of a config dataclass with some values replaced, nested tables included.
 
     Raises:
-        InputError: for an unknown key, a value of another type than the field's, or a number that is not finite.
+        InputError: for an unknown key, a value of another type than the field, or a number that is not finite.
     """
-    known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
+    current = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
     hints = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(known)}")
-        default = known[key]
+        if key not in current:
+            raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(current)}")
+        default = current[key]
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
                 raise InputError(f"{where}: {key}: found {value!r}, expected a table")

@@ -1,4 +1,4 @@
-"""A training run stage by stage: each starts from the one before, and a finished one is not redone."""
+"""Runs training stage by stage: each starts from the previous one, and finished stages are not repeated."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def train(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> bool:
-    """`parotid-seg train`: a new run in an empty folder, or the rest of one.
+    """`parotid-seg train`: start a new run in an empty folder, or resume one.
 
-    The last stage of `config.stages` leaves its checkpoints in `run`, an earlier one in a folder of its name below it.
+    The last stage of `config.stages` writes its checkpoints to `run`, an earlier one to a subfolder with its name.
 
     Args:
         config: the resolved configuration.
@@ -46,8 +46,8 @@ def train(
         run: folder for checkpoints, metrics and pictures.
         labelled: use this many patients for the stage "segment" (few-label study).
         device, report, progress: see `Trainer`.
-        resume: go on with what the folder holds. What it holds of earlier stages is used in any case.
-        max_minutes: stop after the first epoch that ends later.
+        resume: continue the run in the folder. Checkpoints of earlier stages in it are used in any case.
+        max_minutes: stop after the first epoch that ends after this time.
         cache: folder for decoded scans, which runs may share. Default: RUN/cache.
 
     Returns:
@@ -55,7 +55,7 @@ def train(
 
     Raises:
         InputError: if the folder holds a run already and `resume` is off, or none and it is on; if a stage in it was
-            made with other settings; and for an unusable data set or start, before anything is trained.
+            trained with other settings; and for unusable data or initial weights, before anything is trained.
         OutputError: if the folder cannot be written to.
     """
     if max_minutes is not None and not max_minutes >= 0:
@@ -67,8 +67,8 @@ def train(
     for note in dict.fromkeys(note for each in data_sets.values() for note in each.notes):
         if processes.first:
             report(f"note: {note}")
-    held = processes.broadcast_from_rank0(lambda: _held(run, folders, resume))
-    same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # which may lie elsewhere
+    started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume))
+    same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # machines' folders may differ
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
     trainers = {}
@@ -77,37 +77,37 @@ def train(
         trainers[stage] = kind(
             config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache", progress
         )
-        if stage in held:
+        if stage in started_stages:
             trainers[stage].resume()
     unfinished = {stage: trainer for stage, trainer in trainers.items() if not trainer.finished}
     for trainer in unfinished.values():
         trainer.load()
     source = config.init
     for stage, trainer in trainers.items():
-        if stage not in held:
+        if stage not in started_stages:
             trainer.start(source)
         if processes.first:
             report(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
-        left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
-        if stage in unfinished and not trainer.fit(left):
+        minutes_left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
+        if stage in unfinished and not trainer.fit(minutes_left):
             return False
         late = processes.any(max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes)
         if late and stage in unfinished and folders[stage] != run:
             if processes.first:
-                report(f"stopped after stage {stage}; --resume goes on")
+                report(f"stopped after stage {stage}; --resume continues")
             return False
         source = str(folders[stage] / "best.pt")
     return True
 
 
-def _held(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
-    """The stages that the run's folder holds, which is made if it is not there."""
-    held = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
-    if list(folders)[-1] in held and not resume:
-        raise InputError("holds a run already; --resume goes on with it, or choose another --out", path=run)
-    if resume and not held:
+def _started_stages(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
+    """The stages in the run's folder, which is made if missing."""
+    started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
+    if list(folders)[-1] in started_stages and not resume:
+        raise InputError("holds a run already; --resume continues it, or choose another --out", path=run)
+    if resume and not started_stages:
         raise InputError(f"--resume: {run} holds no checkpoint: no epoch was finished; start without it")
     for folder in folders.values():
         make_folder(folder)
         remove_orphans(folder)
-    return held
+    return started_stages

@@ -1,8 +1,8 @@
-"""Reads files of `torch.save` as data: numbers, texts, lists, dictionaries and ordinary tensors, and nothing else.
+"""Reads files of `torch.save` as data only: numbers, texts, lists, dictionaries and ordinary tensors.
 
-`torch.load(weights_only=True)` runs no code of a file, but takes its word for sizes: it reads beyond a tensor's values
-if the file says that there are more, and makes a buffer of 2^33 bytes of 30 bytes of file. Here nothing is made that is
-not in the file.
+`torch.load(weights_only=True)` runs no code of a file, but trusts its sizes: it reads beyond a tensor's values if the
+file states that there are more, and allocates 2^33 bytes for 30 bytes of file. This module allocates nothing that the
+file does not contain.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DTYPES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-"""Of what torch calls the values of a tensor."""
+"""Types by torch's names of storage classes."""
 OPCODES = (
     *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
     *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE),
@@ -41,31 +41,32 @@ OPCODES = (
     *(pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS, pickle.BINPERSID),
     *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD),
 )
-"""What `torch.save` uses of pickle."""
+"""Pickle opcodes that `torch.save` uses."""
 BY_PICKLE: dict[int, Any] = dict(pickle._Unpickler.dispatch)
-"""What makes something of each code."""
+"""Handlers of these opcodes."""
 LONGEST_DESCRIPTION = 2 << 20
-"""Bytes of what describes the tensors; that of a network of 1,000 of them has 0.1 MiB."""
+"""Most bytes of the tensors' description; for a network of 1,000 tensors it has 0.1 MiB."""
 MOST_RECORDS = 100_000
 DEEPEST = 32
 MOST_VALUES = 1_000_000
-"""Each counted as often as it is named."""
+"""Most values, each counted as often as it is referenced."""
 MOST_COPIES = 4
-"""How much all tensors may have together, in sizes of the file: those that share values count each."""
+"""Most bytes of all tensors together, as a multiple of the file's size; tensors that share values all count."""
 MOST_DIMENSIONS = 64
 LONGEST_SHOWN = 60
-"""Characters of a name in a message."""
+"""Most characters of a name in a message."""
 
 
 def load_torch_file(path: Path, *, values: bool = True) -> Any:
-    """What `torch.save` put into a file, its tensors on the CPU.
+    """The content of a file of `torch.save`, with tensors on the CPU.
 
     Args:
         path: of the file, of torch 1.6 or later.
-        values: read the tensors' values; else they are on the device "meta" and have none.
+        values: read the tensors' values; otherwise they are on the device "meta" and have none.
 
     Raises:
-        InputError: if it is none, is damaged, or holds anything but numbers, texts, lists, dictionaries and tensors.
+        InputError: if it is not such a file, is damaged, or holds anything except numbers, texts, lists, dictionaries
+            and tensors.
     """
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise InputError("expected a file written by torch.save, of torch 1.6 or later", path=path)
@@ -76,7 +77,7 @@ def load_torch_file(path: Path, *, values: bool = True) -> Any:
             return content
     except InputError as error:
         raise InputError(error.reason, path=path) from error
-    except Exception as error:  # whatever a damaged file means to the unpickler
+    except Exception as error:  # any error of the unpickler on a damaged file
         raise InputError(f"not a readable file of torch.save ({type(error).__name__})", path=path) from error
 
 
@@ -87,8 +88,8 @@ class _Storage:
     values: torch.Tensor
 
 
-class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for whatever a file promises
-    """Makes the content of an archive.
+class _Reader(pickle._Unpickler):  # in Python, because the C version allocates any size stated in a file
+    """Reads the content of an archive.
 
     Args:
         archive: opened.
@@ -109,20 +110,21 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
             raise InputError(f"found {len(self._records)} parts, expected at most {MOST_RECORDS}")
         if sum(each.file_size for each in self._records.values()) > size:
             raise InputError("its parts have more bytes together than the file, expected fewer")
-        found = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(found) != 1 or self._records[found[0]].file_size > LONGEST_DESCRIPTION:
+        descriptions = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(descriptions) != 1 or self._records[descriptions[0]].file_size > LONGEST_DESCRIPTION:
             raise InputError(
-                f"found {len(found)} descriptions of its tensors, expected one, of at most {LONGEST_DESCRIPTION} bytes"
+                f"found {len(descriptions)} descriptions of its tensors, "
+                f"expected one, of at most {LONGEST_DESCRIPTION} bytes"
             )
-        self._folder = found[0].removesuffix("data.pkl")
+        self._folder = descriptions[0].removesuffix("data.pkl")
         order = f"{self._folder}byteorder"
         if order in self._records and self._record(order, 16) != sys.byteorder.encode():
             raise InputError(f"its byte order is not this machine's, {sys.byteorder}")
-        super().__init__(io.BytesIO(self._record(found[0], LONGEST_DESCRIPTION)))
+        super().__init__(io.BytesIO(self._record(descriptions[0], LONGEST_DESCRIPTION)))
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; called by `load`."""
-        known: dict[tuple[str, str], Any] = {
+        """The object for a class name; called by `load`."""
+        classes: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): _ordered,
             ("torch", "Size"): tuple,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -130,8 +132,8 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
         }
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        if (module, name) in known:
-            return known[module, name]
+        if (module, name) in classes:
+            return classes[module, name]
         shown = f"{module}.{name}"[:LONGEST_SHOWN]
         raise InputError(f"found {shown!r} in it, expected only numbers, texts, lists, dictionaries and tensors")
 
@@ -145,7 +147,9 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
             or not isinstance(key, str)
             or type(count) is not int
         ):
-            raise InputError("found tensors' values that are described as torch.save does not, expected as it does")
+            raise InputError(
+                "found a description of tensors' values that torch.save does not write, expected one that it writes"
+            )
         record = self._records.get(name)
         if record is None or not 0 <= count * dtype.itemsize <= record.file_size:
             there = "none" if record is None else f"{record.file_size} bytes"
@@ -170,18 +174,20 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
         """A tensor of some values."""
         if not isinstance(storage, _Storage) or not all(_are_sizes(each) for each in ((offset,), size, stride)):
-            raise InputError("found a tensor that is described as torch.save does not, expected as it does")
+            raise InputError(
+                "found a description of a tensor that torch.save does not write, expected one that it writes"
+            )
         count, there = math.prod(size), len(storage.values)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if count > there or (count and last >= there):
-            raise InputError(f"found a tensor of more values than the {there} that are there for it")
+            raise InputError(f"found a tensor of more values than the {there} in the file")
         self._left -= count * storage.values.dtype.itemsize
         if self._left < 0:
             raise InputError(f"its tensors have more than {MOST_COPIES} times the bytes of the file, expected fewer")
         return torch.as_strided(storage.values, size, stride, offset)
 
     def _build(self) -> None:
-        """What a dictionary has beside its items, such as versions of modules, is left."""
+        """Ignore attributes of a dictionary, such as versions of modules."""
         self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict:
             raise InputError(f"found attributes of {type(self.stack[-1]).__name__}, expected none")
@@ -199,7 +205,7 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves memory for
 
 
 def _ordered() -> OrderedDict[Any, Any]:
-    """An empty dictionary; its items come one by one, and are checked."""
+    """An empty dictionary; its items are added one by one, with checks."""
     return OrderedDict()
 
 
@@ -208,34 +214,34 @@ def _check_key(key: object) -> None:
         raise InputError(f"found a dictionary with a {type(key).__name__} for a key, expected texts and numbers")
 
 
-def _are_sizes(found: Any) -> bool:
-    if not isinstance(found, tuple) or len(found) > MOST_DIMENSIONS:
+def _are_sizes(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) > MOST_DIMENSIONS:
         return False
-    return all(type(each) is int and 0 <= each < 1 << 62 for each in found)
+    return all(type(each) is int and 0 <= each < 1 << 62 for each in value)
 
 
 def _check_extent(content: Any) -> None:
-    """Raise InputError for what is too deep, or too much if each value is counted as often as it is named."""
-    known: dict[int, tuple[int, int]] = {}
-    """Values in a list, tuple or dictionary and its depth, by identity; 0 of one that is not counted yet."""
+    """Raise InputError for content that is nested too deeply, or has too many values, counting each reference."""
+    extents: dict[int, tuple[int, int]] = {}
+    """Number of values in a list, tuple or dictionary and its depth, by identity; 0 if not counted yet."""
     waiting: list[tuple[Any, bool]] = [(content, False)]
     while waiting:
-        found, counted = waiting.pop()
-        if not isinstance(found, dict | list | tuple):
+        container, counted = waiting.pop()
+        if not isinstance(container, dict | list | tuple):
             continue
-        inside = list(found.values()) if isinstance(found, dict) else found
+        inside = list(container.values()) if isinstance(container, dict) else container
         if counted:
-            sizes = [known.get(id(each), (1, 0)) for each in inside]
+            sizes = [extents.get(id(each), (1, 0)) for each in inside]
             values, depth = 1 + sum(size for size, _ in sizes), 1 + max((deep for _, deep in sizes), default=0)
-            known[id(found)] = values, depth
+            extents[id(container)] = values, depth
             if depth > DEEPEST or values > MOST_VALUES:
                 raise InputError(
                     f"found lists and dictionaries within each other, {depth} deep and with {values} values, "
                     f"expected at most {DEEPEST} and {MOST_VALUES}"
                 )
-        elif id(found) not in known:
-            known[id(found)] = 0, 0
-            waiting.append((found, True))
+        elif id(container) not in extents:
+            extents[id(container)] = 0, 0
+            waiting.append((container, True))
             waiting += ((each, False) for each in inside)
-        elif known[id(found)] == (0, 0):
+        elif extents[id(container)] == (0, 0):
             raise InputError("found a list or dictionary within itself, expected none")

@@ -1,10 +1,9 @@
-"""Where a network's first weights come from, with an account of every weight: taken, left out and why, or left random.
+"""Initialises a network's weights from a source, with a record of every weight: taken, not used and why, or random.
 
-A start is one of our checkpoints, a file of the official Swin repository (weights under the key "model"), a state dict
-of timm's Swin Transformer, or timm's ImageNet model. A source without a decoder, such as an encoder trained by
-contrast, gives the decoder its encoder's stages: stage by stage the decoder has the encoder's widths (the follow-up of
-arXiv 2208.12413 does the same).
-"""
+A source is a parotid-seg checkpoint, a file of the official Swin repository (weights under the key "model"), a state
+dict of timm's Swin Transformer, or timm's ImageNet model. If a source has no decoder, as after contrastive training of
+the encoder, the decoder gets the encoder's stages, which have the same widths (as in the follow-up of arXiv
+2208.12413)."""
 
 from __future__ import annotations
 
@@ -33,18 +32,18 @@ IMAGENET_MODELS = {
     128: "swin_base_patch4_window7_224.ms_in1k",
     192: "swin_large_patch4_window7_224.ms_in22k_ft_in1k",
 }
-"""By the width of the first stage."""
+"""timm's models by the width of the first stage."""
 
 Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What became of a source's weights and of the model's.
+    """The record of a transfer of weights.
 
     Attributes:
-        source: file or name of the start.
-        parts: what was to be filled.
+        source: file or name of the source.
+        parts: the parts to be filled.
         taken: the model's weights that came from the source.
         left_out: the source's weights that were not used, with the reason.
         random: the model's weights that stayed random.
@@ -57,17 +56,17 @@ class Transfer:
     random: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The account in short, one line a part and one a reason."""
+        """A summary: one line per part and one per reason."""
         lines = []
         for part in PARTS:
             taken, random = (sum(part_of(name) == part for name in names) for names in (self.taken, self.random))
             lines.append(f"{part}: {taken} of {taken + random} weights from {self.source}")
         reasons = list(self.left_out.values())
-        lines += [f"left out: {reasons.count(reason)} because {reason}" for reason in dict.fromkeys(reasons)]
+        lines += [f"not used: {reasons.count(reason)} because {reason}" for reason in dict.fromkeys(reasons)]
         return lines
 
     def save(self, path: Path) -> None:
-        """Write the whole account as JSON. Raises OutputError if that fails."""
+        """Write the whole record as JSON. Raises OutputError if that fails."""
         write_record(self, path)
 
 
@@ -83,17 +82,17 @@ def start_from(
 ) -> Transfer:
     """Fill parts of a new network with a source's weights.
 
-    The classifier comes along with the decoder of a model of the same labels; else it stays random.
+    The classifier is taken together with the decoder of a model with the same labels; else it stays random.
 
     Args:
         source: "imagenet" or a file.
         net: changed in place.
         parts: of `PARTS`.
         labels: the network's.
-        mirror: give the decoder the encoder's stages if the source has no decoder; if not, it stays random then.
+        mirror: copy the encoder's stages to the decoder if the source has no decoder; otherwise it stays random.
 
     Raises:
-        InputError: if the source cannot be read, or fits nothing of a part that was asked for.
+        InputError: if the source cannot be read, or no weight fits a requested part.
     """
     parts = tuple(parts)
     offered, offered_labels = _offered(source, net)
@@ -101,18 +100,18 @@ def start_from(
         offered |= _mirrored(offered, net) if mirror else {}
         parts = parts if mirror else tuple(part for part in parts if part != "decoder")
     classifier = ("classifier",) if "decoder" in parts and labels == offered_labels else ()
-    own = net.state_dict()
+    weights = net.state_dict()
     taken: Weights = {}
     left_out = {}
     for name, value in offered.items():
-        if name not in own:
+        if name not in weights:
             left_out[name] = "the model has no such weight"
         elif part_of(name) == "classifier" and not classifier:
-            left_out[name] = "a classifier is of use only with its decoder and for the same labels"
+            left_out[name] = "a classifier is only used with its decoder and for the same labels"
         elif part_of(name) not in (*parts, *classifier):
             left_out[name] = f"only {' and '.join(parts)} was asked for"
-        elif value.shape != own[name].shape:
-            left_out[name] = f"its shape {tuple(value.shape)} differs from the model's {tuple(own[name].shape)}"
+        elif value.shape != weights[name].shape:
+            left_out[name] = f"its shape {tuple(value.shape)} differs from the model's {tuple(weights[name].shape)}"
         else:
             taken[name] = value
     for part in parts:
@@ -120,11 +119,11 @@ def start_from(
             reason = next(iter(left_out.values()), "it holds no weights")
             raise InputError(f"--init {source}: no weight fits the model's {part}: {reason}")
     net.load_state_dict(taken, strict=False)
-    return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in own if name not in taken))
+    return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in weights if name not in taken))
 
 
 def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
-    """A source's weights under the Swin-Unet's names, and the labels it was trained on; none if they are not known."""
+    """A source's weights under the Swin-Unet's names, and the labels it was trained on; empty if unknown."""
     if source == IMAGENET:
         return _encoder(_imagenet(net.encoder.embed_dim), net), ()
     path = Path(source)
@@ -143,11 +142,11 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
 
 
 def _foreign(path: Path) -> dict[str, Any]:
-    """What a file that is no checkpoint of ours has for weights, under the names of `timm` or the official ones."""
+    """The weights in a file that is not a parotid-seg checkpoint, under timm's or the official names."""
     if path.suffix == ".safetensors":
         try:
             return dict(load_state_dict(str(path), device="cpu"))
-        except Exception as error:  # of safetensors, for a damaged file
+        except Exception as error:  # safetensors' error for a damaged file
             raise InputError(f"not a readable weights file ({type(error).__name__})") from error
     content = load_torch_file(path)
     keys = content if isinstance(content, dict) else ()
@@ -161,11 +160,11 @@ def _foreign(path: Path) -> dict[str, Any]:
 
 def _imagenet(width: int) -> Weights:
     if width not in IMAGENET_MODELS:
-        known = ", ".join(map(str, IMAGENET_MODELS))
-        raise InputError(f"--init imagenet: found network.embed_dim {width}, expected one of {known}, as published")
+        widths = ", ".join(map(str, IMAGENET_MODELS))
+        raise InputError(f"--init imagenet: found network.embed_dim {width}, expected one of {widths}, as published")
     try:
         model = timm.create_model(IMAGENET_MODELS[width], pretrained=True)
-    except Exception as error:  # the hub's client raises classes of several packages
+    except Exception as error:  # the hub's client raises exceptions of several packages
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"--init imagenet: {IMAGENET_MODELS[width]} cannot be fetched ({reason}); "
@@ -181,19 +180,19 @@ def _encoder(weights: Weights, net: SwinUnet) -> Weights:
 
 
 def _mirrored(encoder: Weights, net: SwinUnet) -> Weights:
-    """The blocks of the encoder's stages again as those of the decoder's."""
+    """The blocks of the encoder's stages under the names of the decoder's."""
     stages = len(net.decoder)
     mirrored = {}
     for name, value in encoder.items():
-        found = re.fullmatch(r"encoder\.layers\.(\d+)\.(blocks\..+)", name)
-        if found and int(found[1]) < stages:
-            mirrored[f"decoder.{stages - 1 - int(found[1])}.{found[2]}"] = value
+        match = re.fullmatch(r"encoder\.layers\.(\d+)\.(blocks\..+)", name)
+        if match and int(match[1]) < stages:
+            mirrored[f"decoder.{stages - 1 - int(match[1])}.{match[2]}"] = value
     return mirrored
 
 
 def _as_timm(weights: Weights, net: SwinUnet) -> Weights:
-    """Names and sizes as in timm's Swin Transformer of the network's window and channels."""
-    own = net.encoder.state_dict()
+    """Weights with names and sizes of timm's Swin Transformer for the network's window and channels."""
+    state = net.encoder.state_dict()
     official = "layers.0.downsample.reduction.weight" in weights  # it downsamples at a stage's end, timm at its start
     converted = {}
     for name, value in weights.items():
@@ -201,15 +200,15 @@ def _as_timm(weights: Weights, net: SwinUnet) -> Weights:
             continue  # computed, not learnt
         later = r"layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample"
         new_name = re.sub(*later, name) if official else name
-        converted[new_name] = _fitted(new_name, value, own[new_name].shape) if new_name in own else value
+        converted[new_name] = _fitted(new_name, value, state[new_name].shape) if new_name in state else value
     return converted
 
 
-def _fitted(name: str, value: Tensor, wanted: torch.Size) -> Tensor:
-    """Position biases for another window and filters for other channels, the way timm adapts them."""
-    if name.endswith("relative_position_bias_table") and value.shape[0] != wanted[0]:
-        side = (int(wanted[0] ** 0.5) + 1) // 2
-        return resize_rel_pos_bias_table(value, (side, side), (wanted[0], value.shape[1]))  # type: ignore[no-any-return]
-    if name == "patch_embed.proj.weight" and value.shape[1] == 3 != wanted[1]:
-        return adapt_input_conv(wanted[1], value)  # type: ignore[no-any-return]
+def _fitted(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Adapt position biases to another window and filters to other channels, as timm does."""
+    if name.endswith("relative_position_bias_table") and value.shape[0] != shape[0]:
+        side = (int(shape[0] ** 0.5) + 1) // 2
+        return resize_rel_pos_bias_table(value, (side, side), (shape[0], value.shape[1]))  # type: ignore[no-any-return]
+    if name == "patch_embed.proj.weight" and value.shape[1] == 3 != shape[1]:
+        return adapt_input_conv(shape[1], value)  # type: ignore[no-any-return]
     return value

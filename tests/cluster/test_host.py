@@ -41,7 +41,7 @@ def errand(out: Path, contract: Contract, token: str = "token") -> RunRequest:
 
 def test_another_version_of_the_package() -> None:
     (answer,) = Host(None, "0.0.1")({"jobs": b""})
-    said = pickle.loads(answer["said"])
+    said = pickle.loads(answer["answer"])
     assert isinstance(said, OutputFailure)
     assert f"found parotid-seg {VERSION}, expected 0.0.1" in said.message
 
@@ -89,7 +89,7 @@ def test_a_bug_costs_its_scans_only() -> None:
     host = Host(None, VERSION)
     host._cases = Broken()  # type: ignore[assignment]
     jobs = [CaseRequest(Case(name, (Path(f"/{name}.nii"),)), None) for name in "abc"]
-    said = [pickle.loads(answer["said"]) for answer in host({"jobs": pickle.dumps(jobs)})]
+    said = [pickle.loads(answer["answer"]) for answer in host({"jobs": pickle.dumps(jobs)})]
     assert [(each.entry.case, each.status) for each in said] == [("a", "done"), ("b", "failed"), ("c", "failed")]
     assert said[1].entry.failure.startswith("/b.nii: unexpected RuntimeError on host ")
     assert host._cases is None, "it starts afresh"

@@ -177,7 +177,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, status: int 
         (("--cluster", "local", "--backend", "turbo"), "--backend: found 'turbo'"),
         (("--cluster", "local", "--triton", "127.0.0.1:1"), "expected no --triton"),
         (("--cluster", "local", "--worker-cpus", "999"), "no host has 999 CPUs and 0 GPUs for a worker"),
-        (("--worker-cpus", "2"), "--worker-cpus: says what a worker of a cluster gets, expected --cluster"),
+        (("--worker-cpus", "2"), "--worker-cpus: sets the resources of a cluster's worker, expected --cluster"),
     ],
 )
 def test_options_that_cannot_be(

@@ -150,7 +150,7 @@ REFUSED = {
     "empty": (spoil(rois=[("Parotid_L", None), GLANDS[1]]), "no contours of parotid_left"),
     "another patient": (
         spoil(change=lambda dataset: setattr(dataset, "PatientID", "Q")),
-        "its PatientID is another one",
+        "its PatientID differs",
     ),
     "another frame": (spoil(frame="1.2.3"), "no ROI with contours"),
 }

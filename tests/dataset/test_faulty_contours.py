@@ -80,7 +80,7 @@ def test_a_number_used_twice_is_taken_apart_by_item(
     built, mask, row, _ = study(numbered(*numbers), rois)
     assert (built.labelled, built.flagged, built.exit_status) == (1, 1, 0)
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))
-    assert "left parotid: 2 structures have its ROINumber" in row["notes"]
+    assert "left parotid: 2 structures share its ROINumber" in row["notes"]
     assert row["look_at_it"] == "yes"
 
 
@@ -285,7 +285,7 @@ def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_not
     built, mask, row, _ = study(change)
     assert built.exit_status == 0
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))
-    assert row["notes"].count("no ReferencedFrameOfReferenceUID; the scan's is taken") == 2
+    assert row["notes"].count("no ReferencedFrameOfReferenceUID; the scan's was used") == 2
 
 
 def named(dicom: Path, left: bytes, right: bytes, declared: str | None) -> None:

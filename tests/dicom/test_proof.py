@@ -98,10 +98,10 @@ def without_frame(dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence.pop(1), "voxels otherwise (DSC 0.9"),
-        (lambda dataset: moved_contour(dataset, (1.0, 0.0, 0.0)), "voxels otherwise (DSC 0.9"),
+        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence.pop(1), "voxels that differ (DSC 0.9"),
+        (lambda dataset: moved_contour(dataset, (1.0, 0.0, 0.0)), "voxels that differ (DSC 0.9"),
         (lambda dataset: moved_contour(dataset, (0.0, 0.0, 3.0)), "found a contour 3.000 mm off the plane of"),
-        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence[0].ContourData.pop(), "no list of points"),
+        (lambda dataset: dataset.ROIContourSequence[0].ContourSequence[0].ContourData.pop(), "not a list of points"),
         (lambda dataset: dataset.StructureSetROISequence.reverse(), "found the name 'Parotid_R' for parotid_left"),
         (lambda dataset: setattr(dataset, "PatientID", "0815"), "found another PatientID than in"),
         (lambda dataset: setattr(dataset, "StudyInstanceUID", "1.2"), "found another StudyInstanceUID than in"),
@@ -125,5 +125,5 @@ def test_the_proof_fails_for_an_object_that_is_not_the_mask(
 
 
 def test_the_proof_tells_left_from_right(series: Series, mask: NDArray[np.uint8], written: Path) -> None:
-    with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels otherwise \(DSC 0\.0"):
+    with pytest.raises(ScanError, match=r"parotid_left: found \d+ voxels that differ \(DSC 0\.0"):
         verify_round_trip(written, series, (3 - mask) % 3, LABELS, "rtstruct")

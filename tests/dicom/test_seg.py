@@ -251,7 +251,7 @@ def another_spacing(dataset: pydicom.Dataset) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (another_pixel, "voxels otherwise (DSC 0.99"),
+        (another_pixel, "voxels that differ (DSC 0.99"),
         (another_place, "found a frame 0.500 mm off the nearest slice"),
         (another_spacing, "found a frame 3.500 mm off the nearest slice"),
         (lambda dataset: setattr(dataset, "PatientID", "0815"), "found another PatientID than in"),

@@ -76,7 +76,7 @@ def test_a_triton_repository_comes_with_the_model(command: Run, run: Path, two: 
     assert (tmp_path / "repository" / "glands" / "1" / "model.onnx").is_file()
     again = command(*words, "--triton", tmp_path / "repository")
     assert again.returncode == 1
-    assert "there is an entry of this name" in again.stderr
+    assert "an entry of this name exists" in again.stderr
     assert len(again.stderr.splitlines()) == 1
 
 

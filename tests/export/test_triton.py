@@ -228,7 +228,7 @@ def test_an_entry_is_not_overwritten(tmp_path: Path) -> None:
     entry = write_repository(tmp_path, DEFAULT_MODEL, PLAIN)
     before = (entry / "config.pbtxt").stat().st_mtime_ns
     for serving in (PLAIN, dataclasses.replace(PLAIN, version=2)):
-        with pytest.raises(InputError, match="there is an entry of this name"):
+        with pytest.raises(InputError, match="an entry of this name exists"):
             write_repository(tmp_path, DEFAULT_MODEL, serving)
     assert (entry / "config.pbtxt").stat().st_mtime_ns == before
     assert not (entry / "2").exists()

@@ -21,7 +21,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.node.ledger import DONE, Ledger, Record, Slice
 from parotid_seg.records import record_line, record_text
 from parotid_seg.runtime.engines.autotune import Choice
-from parotid_seg.runtime.engines.autotune import _kept as kept_choice
+from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
 from parotid_seg.runtime.engines.engine_file import Sidecar, read_sidecar, sidecar_path
 from parotid_seg.runtime.label_match import _labels_beside as labels_beside
 from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal

@@ -175,7 +175,7 @@ def test_the_choice_is_flagged_and_the_mask_says_it_to_every_reader(tmp_path: Pa
 
 
 REFUSED = {
-    "sform never set": (Header(UNIT), "5 x 4.5 x 4 mm by pixdim; 1 along every axis is what an sform has"),
+    "sform never set": (Header(UNIT), "5 x 4.5 x 4 mm by pixdim; an sform that was never set has 1"),
     "sform small": (
         Header(scaled(TRUE, 0.2, 0.2, 0.2)),
         "found a spacing of 1 x 0.9 x 0.8 mm by the sform, 5 x 4.5 x 4 mm by pixdim; by the sform the slices are 40 x "

@@ -1,1 +1,1 @@
-"""MR: which series of a study a model takes, and how they come onto one grid."""
+"""MR: chooses the series of a study for a model's channels, and resamples them to one grid."""

@@ -1,7 +1,7 @@
 """How the images of an MR series were acquired, by the header of its first slice.
 
-Classic objects say it in one place (DICOM PS3.3, C.8.3.1), enhanced ones in functional groups and other words (C.8.13);
-here both look alike.
+Classic objects have the attributes in one place (DICOM PS3.3, C.8.3.1), enhanced ones in functional groups with other
+values (C.8.13); here both become the same `Acquisition`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GROUPS = (
     "UnassignedPerFrameConvertedAttributesSequence",
     "UnassignedSharedConvertedAttributesSequence",
 )
-"""Functional groups that say how a frame was acquired; the last two of objects converted from classic ones."""
+"""Functional groups with acquisition attributes; the last two are in objects converted from classic ones."""
 ENHANCED_PULSES = {
     ("EchoPulseSequence", "SPIN"): {"SE"},
     ("EchoPulseSequence", "GRADIENT"): {"GR"},
@@ -50,9 +50,9 @@ ENHANCED_PULSES = {
     ("Spoiling", "GRADIENT"): {"SP"},
     ("Spoiling", "RF_AND_GRADIENT"): {"SP"},
 }
-"""What an enhanced object says, in the words of ScanningSequence and SequenceVariant."""
+"""Values of enhanced objects as values of ScanningSequence and SequenceVariant."""
 NO_AGENT = frozenset(("", "NO", "NONE", "N", "0"))
-"""What stands for no contrast agent where its name is expected."""
+"""Values of ContrastBolusAgent that mean no contrast agent."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Acquisition:
         contrast: AcquisitionContrast; empty if there is none.
         diffusion: whether there is a b-value above 0; some scanners write 0 for any sequence.
         flow: whether it shows flow: angiography.
-        fat_suppressed: whether fat was, by its frequency.
+        fat_suppressed: whether fat was suppressed spectrally.
         agent: whether a contrast agent was given.
         described: SeriesDescription and ProtocolName: untrusted text that may name the patient.
     """
@@ -85,7 +85,7 @@ class Acquisition:
 
 
 def read_acquisition(series: Series) -> Acquisition:
-    """What the header of a series' first slice says.
+    """The acquisition in the header of a series' first slice.
 
     Raises:
         ScanError: if it cannot be read, or is of another image than when the series was found.
@@ -108,7 +108,7 @@ def acquisition_of(first: Slice) -> Acquisition:
 
 
 def _acquisition(places: Sequence[Dataset]) -> Acquisition:
-    """What some data sets say; for each attribute the first that has it counts."""
+    """The acquisition from some data sets; each attribute is taken from the first that has it."""
 
     def words(keyword: str) -> frozenset[str]:
         return frozenset(_first(places, keyword, words_of))
@@ -141,13 +141,13 @@ def _acquisition(places: Sequence[Dataset]) -> Acquisition:
 
 
 def _has_agent(places: Sequence[Dataset], words: Callable[[str], frozenset[str]]) -> bool:
-    named = words("ContrastBolusAgent") - NO_AGENT
+    agents = words("ContrastBolusAgent") - NO_AGENT
     listed = _first(places, "ContrastBolusAgentSequence", items_of)
-    return bool(named) or (bool(listed) and "NO" not in words("ContrastBolusAgentAdministered"))
+    return bool(agents) or (bool(listed) and "NO" not in words("ContrastBolusAgentAdministered"))
 
 
 def _first(places: Sequence[Dataset], keyword: str, read: Callable[[Dataset, str], Iterable[T]]) -> list[T]:
-    """The values of an attribute in the first data set that has some; none if they are something else than expected."""
+    """The values of an attribute in the first data set that has it; none if they have another type than expected."""
     with contextlib.suppress(Unusable):
         for place in places:
             if values := list(read(place, keyword)):

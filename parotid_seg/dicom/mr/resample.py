@@ -1,6 +1,6 @@
-"""Further series of a study on the first one's voxels, through the frame of reference that they share.
+"""Resamples the series of a study to the voxels of the first one, through the frame of reference that they share.
 
-Nothing is registered: a patient who moved between two sequences has moved in the result.
+There is no registration: movement of the patient between two sequences stays in the result.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from parotid_seg.scan.nifti import NiftiScan, joined_channels
 from parotid_seg.scan.volume import Voxels
 
 SAME_PLACE = 0.02
-"""Of a voxel: closer ones are not resampled, which would do nothing but blur."""
+"""Share of a voxel: with smaller shifts a volume is not resampled, which would only blur it."""
 EDGE = 0.5 + 1e-3
-"""Of a voxel: how far beyond its outer voxels' centres a volume reaches."""
+"""Share of a voxel by which a volume extends beyond its outer voxels' centres."""
 SLAB_VOXELS = 1 << 20
-"""Resampled at once: some 40 MB."""
+"""Voxels that are resampled at once: about 40 MB."""
 COVERED = 0.95
-"""A sequence that covers less of the first one's voxels is noted."""
+"""Share of the first series' voxels; a series that covers less is flagged."""
 
 
 def read_on_one_grid(first: Series, further: Sequence[Series]) -> NiftiScan:
     """Read series of one frame of reference as the channels of one scan.
 
-    The scan is the first series' in voxels, geometry and header, so that a mask of it refers to its slices. The others
-    are interpolated linearly; beyond what they cover they take their lowest value, which is air. They stay int16 if
-    they and the first are.
+    The scan has the voxels, geometry and header of the first series, so that a mask of it refers to its slices. The
+    others are interpolated linearly; outside their volume they take their lowest value, which is air. They stay int16
+    if they and the first are.
 
     Raises:
-        ScanError: as `read_series`; if a series has another frame of reference, or nothing in common with the first.
+        ScanError: as `read_series`; if a series has another frame of reference, or does not overlap the first.
     """
     scan = read_series(first)
     shape = (len(first.slices), first.rows, first.columns)
@@ -49,8 +49,8 @@ def read_on_one_grid(first: Series, further: Sequence[Series]) -> NiftiScan:
         if not first.frame_of_reference_uid or each.frame_of_reference_uid != first.frame_of_reference_uid:
             raise ScanError(f"{each.title} has not the frame of reference of {first.title}", path=each.folder)
         voxels, flags, decoders = read_voxels(each)
-        whole = voxels.dtype == scan.volume.voxels.dtype == np.int16
-        voxels, covered = resampled(voxels, each.affine, first.affine, shape, whole=whole)
+        integer = voxels.dtype == scan.volume.voxels.dtype == np.int16
+        voxels, covered = resampled(voxels, each.affine, first.affine, shape, whole=integer)
         if not covered:
             raise ScanError(f"{each.title} has no place in common with {first.title}", path=each.folder)
         if covered < COVERED:
@@ -69,7 +69,7 @@ def resampled(
     *,
     whole: bool = False,
 ) -> tuple[Voxels, float]:
-    """A volume interpolated at the voxels of another; itself if they are the same.
+    """A volume interpolated at the voxels of another; unchanged if both have the same voxels.
 
     Args:
         voxels: intensities (slices, rows, columns).
@@ -78,7 +78,7 @@ def resampled(
         whole: round to int16.
 
     Returns:
-        Intensities of that shape, and how much of it the volume covers, 0 to 1.
+        Intensities of that shape, and the share of it that the volume covers, 0 to 1.
     """
     to_volume = np.linalg.inv(affine) @ onto
     if voxels.shape == shape and _moves_voxels(to_volume, shape) < SAME_PLACE:
@@ -100,6 +100,6 @@ def resampled(
 
 
 def _moves_voxels(to_volume: NDArray[np.float64], shape: tuple[int, int, int]) -> float:
-    """How far from one set of indices to the other a volume's corners are, in voxels."""
+    """Largest shift of a volume's corners by a transform of indices, in voxels."""
     corners = np.array(list(itertools.product(*((0, size - 1) for size in shape))))
     return float(np.abs(corners @ to_volume[:3, :3].T + to_volume[:3, 3] - corners).max())

@@ -1,7 +1,7 @@
-"""What sequence an MR series is: T1, T2, STIR or another; and which one a model's channel means.
+"""The sequence of an MR series: T1, T2, STIR or another; and the sequence that a model's channel name means.
 
-Pulses and times decide. Descriptions are anyone's words: they are asked where those do not tell, and for what no other
-attribute says. They are never passed on; what comes out is one of a few words from here.
+Pulse sequence and times decide. Descriptions are free text: they are used only where those do not decide, and for
+properties that no other attribute states. They are never passed on; the result is one of a few fixed words.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from parotid_seg.scan.intensity import is_ct
 ANY = "MR"
 """A channel that takes any MR series."""
 AGENT, FAT_SUPPRESSED = "C", " FS"
-"""Endings, as of T1C and T2 FS."""
+"""Suffixes of a sequence, as in T1C and T2 FS."""
 UNCLEAR = "unclear"
 
 FAT_NULL_MS = (120.0, 300.0)
-"""Inversion times at which fat gives no signal at 1.5 to 3 T: at most ln 2 of its T1, less with short repetition."""
+"""Inversion times in ms that null fat at 1.5 to 3 T: at most ln 2 times its T1, less with short repetition times."""
 FLUID_NULL_MS = 1500.0
-"""Inversion times from here on take the signal of fluid."""
+"""Inversion times in ms from which on fluid is suppressed."""
 SHORT_TR_MS, LONG_TR_MS = 1000.0, 1500.0
 SHORT_TE_MS, LONG_TE_MS = 40.0, 60.0
-"""Of spin echoes: T1 if both are short, T2 if both are long, PD if only TR is; what lies between is open."""
+"""Limits of TR and TE in ms for spin echoes: T1 if both are short, T2 if both are long, PD if only TR is long; values
+in between decide nothing."""
 GRADIENT_TR_MS, GRADIENT_TE_MS, STAR_TE_MS = 400.0, 8.0, 12.0
-"""Of gradient echoes: T1 up to these TR and TE if spoiled or prepared; T2* from the last TE on."""
+"""Limits in ms for gradient echoes: T1 up to these TR and TE if spoiled or prepared; T2* from the last TE on."""
 
 BY_CONTRAST = {
     "T1": "T1",
@@ -42,7 +43,7 @@ BY_CONTRAST = {
     "FLOW_ENCODED": "angiography",
     "TAGGING": "tagging",
 }
-"""By AcquisitionContrast (DICOM PS3.3, C.8.13.3.1.2)."""
+"""Sequences by AcquisitionContrast (DICOM PS3.3, C.8.13.3.1.2)."""
 BY_TYPE = {
     "ADC": "ADC",
     "DIFFUSION": "diffusion",
@@ -63,18 +64,18 @@ BY_TYPE = {
     "REAL": "phase",
     "R": "phase",
 }
-"""By a value of ImageType or ComplexImageComponent: images that are no channel's, whatever they were computed from."""
+"""Values of ImageType or ComplexImageComponent of images that never become a channel, such as maps."""
 MAPS = ("MAP", "FRACTION")
-"""Endings of such values of images whose numbers are no signal."""
+"""Endings of such values, for images whose values are not a signal."""
 WATER = frozenset(("WATER", "W"))
-"""Such values of images of a Dixon sequence that show what fat suppression leaves."""
+"""Such values of Dixon images that count as fat-suppressed (water images)."""
 
 BY_WORD = {
     "localizer": {"LOC", "LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"},
     "angiography": {"TOF", "MRA", "ANGIO"},
     "subtraction": {"SUB", "SUBTRACTION"},
 }
-"""By a word of the description, whatever else: no attribute need tell these."""
+"""Kinds by a word of the description, which overrides the attributes, because no attribute need state them."""
 CALLED = {f"{name}{ending}": name for name in ("T1", "T2", "PD") for ending in ("", "W", "WI")} | {
     "T1C": "T1",
     "T1CE": "T1",
@@ -86,7 +87,7 @@ CALLED = {f"{name}{ending}": name for name in ("T1", "T2", "PD") for ending in (
 AGENT_WORDS = {"T1C", "T1CE", "CE", "GD", "GAD", "KM", "POST", "CONTRAST"}
 FAT_WORDS = {"FS", "FATSAT", "SPAIR", "SPIR", "CHESS"}
 SPELLINGS = ((r"\+ ?C\b|\bC ?\+", " CE "), (r"FAT.?SAT", "FATSAT"))
-"""Of such words, as patterns."""
+"""Patterns of contrast agents in descriptions."""
 
 CHANNEL = re.compile(
     r"(?:mri?)?(?:t2(?=stir|flair))?(t1|t2|pd|protondensity|stir|flair)(?:w|weighted)?"
@@ -96,7 +97,7 @@ CHANNEL = re.compile(
 
 
 def sequence_named(channel: str) -> str | None:
-    """The sequence that a model's channel means, in capitals or not and with any separators; None if it means none.
+    """The sequence that a model's channel name means, in any case and with any separators; None if it means none.
 
     T1, T2, PD, STIR and FLAIR; T1C with a contrast agent (T1ce, T1-Gd, T1+C, ...); with " FS" if fat is suppressed
     (T2_FS, T1C fatsat, ...); CT; and MR for any sequence.
@@ -106,19 +107,19 @@ def sequence_named(channel: str) -> str | None:
     bare = re.sub(r"[\s_+./()-]", "", channel.casefold())
     if bare in ("mr", "mri"):
         return ANY
-    found = CHANNEL.fullmatch(bare)
-    if found is None:
+    match = CHANNEL.fullmatch(bare)
+    if match is None:
         return None
-    name = "PD" if found[1] == "protondensity" else found[1].upper()
-    if (found[2] and name != "T1") or (found[3] and name == "STIR"):
+    name = "PD" if match[1] == "protondensity" else match[1].upper()
+    if (match[2] and name != "T1") or (match[3] and name == "STIR"):
         return None
-    return name + AGENT * bool(found[2]) + FAT_SUPPRESSED * bool(found[3])
+    return name + AGENT * bool(match[2]) + FAT_SUPPRESSED * bool(match[3])
 
 
 def sequence_of(series: Series) -> str:
-    """What sequence a series is, in the words of `sequence_named`; else what it is instead, or "unclear".
+    """The sequence of a series, as named by `sequence_named`; else the kind of its images, or "unclear".
 
-    Images of a Dixon sequence count as what they show: in phase as one without fat suppression, water as one with it.
+    In-phase images of a Dixon sequence count as without fat suppression, water images as fat-suppressed.
 
     Raises:
         ScanError: if its first file cannot be read or has changed.
@@ -151,7 +152,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _no_channel(how: Acquisition, words: frozenset[str]) -> str:
-    """What an image is that is no weighted anatomy; empty if it is."""
+    """The kind of an image that shows no weighted anatomy, such as a map; empty for others."""
     for word, kind in BY_TYPE.items():
         if word in how.types:
             return kind
@@ -167,7 +168,7 @@ def _no_channel(how: Acquisition, words: frozenset[str]) -> str:
 
 
 def _by_inversion(how: Acquisition) -> str:
-    """What an inversion recovery is; empty if it is none, or its times do not tell."""
+    """The sequence of an inversion recovery; empty if it is not one, or its times do not decide."""
     inversion, echo = how.inversion_ms or 0.0, how.echo_ms or math.nan
     if "IR" not in how.pulses or not inversion:
         return ""
@@ -179,7 +180,7 @@ def _by_inversion(how: Acquisition) -> str:
 
 
 def _by_times(how: Acquisition) -> str:
-    """What a spin or gradient echo without inversion is; empty where the times do not tell."""
+    """The sequence of a spin or gradient echo without inversion; empty where the times do not decide."""
     repetition, echo = how.repetition_ms or math.nan, how.echo_ms or math.nan
     kind = how.pulses & {"SE", "GR", "IR"}
     if kind == {"SE"}:
@@ -196,8 +197,8 @@ def _by_times(how: Acquisition) -> str:
 
 
 def _by_words(words: frozenset[str]) -> str:
-    """The one sequence that a description names."""
-    found = {CALLED[word] for word in words if word in CALLED}
-    if found & {"STIR", "FLAIR"}:
-        found -= {"T2"}  # as in "T2 FLAIR"
-    return found.pop() if len(found) == 1 else UNCLEAR
+    """The only sequence that a description names; unclear if it names none or several."""
+    sequences = {CALLED[word] for word in words if word in CALLED}
+    if sequences & {"STIR", "FLAIR"}:
+        sequences -= {"T2"}  # as in "T2 FLAIR"
+    return sequences.pop() if len(sequences) == 1 else UNCLEAR

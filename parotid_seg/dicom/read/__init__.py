@@ -1,1 +1,1 @@
-"""DICOM in: series as volumes, and RT Structure Sets as masks."""
+"""Reads DICOM series as volumes, and RT Structure Sets as masks."""

@@ -1,4 +1,4 @@
-"""What a compressed image says of itself, in the header of its own codestream, whatever the DICOM header says."""
+"""Size and precision of a compressed image, from its own codestream's header, independent of the DICOM header."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ FAMILIES: dict[UID, str] = {
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), JPEG_LS),
     **dict.fromkeys((JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), JPEG_2000),
 }
-"""The family of codestreams that a transfer syntax has; only these can be read."""
+"""The family of codestreams of each transfer syntax; only these can be read."""
 J2K = b"\xff\x4f\xff\x51"
 """The first two markers of a JPEG 2000 codestream (ISO/IEC 15444-1, A.4 and A.5)."""
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of the header that names the size in JPEG (ISO/IEC 10918-1, B.1.1.3)."""
+"""Markers of the JPEG header with the image's size (ISO/IEC 10918-1, B.1.1.3)."""
 JPEG_LS_FRAME = 0xF7
 """The same in JPEG-LS (ISO/IEC 14495-1, C.1.1)."""
 START_OF_IMAGE, START_OF_SCAN = b"\xff\xd8", 0xDA
-"""Markers with which a JPEG or JPEG-LS image begins, and after which its pixels come."""
+"""Markers at the beginning of a JPEG or JPEG-LS image, and before its pixels."""
 
 
 class Codestream(NamedTuple):
-    """A compressed image and what it says of itself.
+    """A compressed image with the properties from its own header.
 
     Attributes:
         family: one of `FAMILIES`' values.
         rows, columns: size.
         components: values a pixel; 1 for grey.
         bits: precision, the bits of a value.
-        signed: whether the values are signed; None where the family has no way to say so (JPEG and JPEG-LS).
-        content: its bytes, without any file format that they were wrapped in.
+        signed: whether the values are signed; None where the family cannot state it (JPEG and JPEG-LS).
+        content: its bytes, without a file format around them.
     """
 
     family: str
@@ -58,7 +58,7 @@ class Codestream(NamedTuple):
 
 
 def codestream_of(content: bytes) -> Codestream | None:
-    """The compressed image that one frame's bytes hold; None if they do not begin as one."""
+    """The compressed image in one frame's bytes; None if they do not begin as one."""
     return _j2k(content) or _jpeg(content)
 
 
@@ -73,20 +73,20 @@ def _j2k(content: bytes) -> Codestream | None:
 
 
 def _jpeg(content: bytes) -> Codestream | None:
-    """A JPEG or JPEG-LS image whose header is whole up to where its pixels begin."""
+    """A JPEG or JPEG-LS image whose header is complete up to its pixels."""
     if not content.startswith(START_OF_IMAGE):
         return None
-    found, at = None, 2
+    codestream, at = None, 2
     while at + 10 <= len(content) and content[at] == 0xFF and content[at + 1] >= 0xC0:
         marker = content[at + 1]
         if marker == 0xFF:  # any number of these may come before a marker
             at += 1
             continue
         if marker == START_OF_SCAN:
-            return found
+            return codestream
         if marker in JPEG_FRAMES or marker == JPEG_LS_FRAME:
             rows, columns = (int.from_bytes(content[at + each : at + each + 2]) for each in (5, 7))
             family = JPEG_LS if marker == JPEG_LS_FRAME else JPEG
-            found = Codestream(family, rows, columns, content[at + 9], content[at + 4], None, content)
+            codestream = Codestream(family, rows, columns, content[at + 9], content[at + 4], None, content)
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return None

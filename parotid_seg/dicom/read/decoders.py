@@ -1,12 +1,12 @@
-"""Which package decodes a compressed image, and how it is called.
+"""The packages that decode compressed images, and how to call them.
 
-A decoder is given what the codestream says of itself and nothing of the DICOM header, so that the two cannot contradict
-each other in there; `frames` says what its values mean. Packages, in the order in which they are taken:
+A decoder gets the properties in the codestream's own header and nothing of the DICOM header, so that the two cannot
+contradict each other inside the decoder; `frames` interprets its values. Packages, in order of preference:
 
 - JPEG 2000 and HTJ2K: pylibjpeg's decoder, pylibjpeg-openjpeg (MIT; OpenJPEG: BSD-2-Clause).
 - JPEG-LS: pyjpegls (MIT; CharLS: BSD-3-Clause).
-- JPEG: pylibjpeg's decoder if one is installed, else python-gdcm (BSD-3-Clause), which can end the process at damaged
-  images. pylibjpeg-libjpeg, the only one, is under GPL-3 and so no dependency of this package.
+- JPEG: pylibjpeg's decoder if one is installed, else python-gdcm (BSD-3-Clause), which can crash the process on damaged
+  images. The only such decoder, pylibjpeg-libjpeg, has the GPL-3 licence and is therefore not a dependency.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ INSTALL = {
     JPEG_LS: "pip install pyjpegls",
     JPEG: "pip install python-gdcm",
 }
-"""What brings a decoder for each family."""
+"""The command that installs a decoder for each family."""
 
 
 class Decoder(NamedTuple):
     """A package that decodes.
 
     Attributes:
-        package: what pip installs.
-        decode: a codestream's pixels as little-endian words of 1, 2 or 4 bytes, as few as its bits fit in.
+        package: its name for pip.
+        decode: a codestream's pixels as little-endian words of 1, 2 or 4 bytes, the smallest that holds its bits.
     """
 
     package: str
@@ -49,7 +49,7 @@ def title_of(package: str) -> str:
 
 
 def decoder_for(syntax: UID) -> Decoder | None:
-    """The decoder that is taken for a transfer syntax of `FAMILIES`; None if none is installed."""
+    """The decoder for a transfer syntax of `FAMILIES`; None if none is installed."""
     family = FAMILIES[syntax]
     if family == JPEG_LS:
         return Decoder("pyjpegls", _with_pyjpegls) if find_spec("jpeg_ls") else None
@@ -63,7 +63,7 @@ def decoder_for(syntax: UID) -> Decoder | None:
 
 
 def decoded(decoder: Decoder, image: Codestream) -> NDArray[np.unsignedinteger]:
-    """Values (rows, columns) of a codestream as it stores them; negative ones as a two's complement of its bits.
+    """Stored values (rows, columns) of a codestream; negative ones as a two's complement of its bits.
 
     Raises:
         Exception: of any type, if the codestream is damaged.
@@ -81,8 +81,8 @@ def _pylibjpeg_plugins() -> dict[str, dict[str, Callable[..., bytearray]]]:
         return {}
     from pylibjpeg.utils import get_pixel_data_decoders
 
-    found: dict[str, dict[str, Callable[..., bytearray]]] = get_pixel_data_decoders(version=2)
-    return found
+    plugins: dict[str, dict[str, Callable[..., bytearray]]] = get_pixel_data_decoders(version=2)
+    return plugins
 
 
 def _with_pyjpegls(image: Codestream) -> bytes | bytearray:
@@ -100,12 +100,12 @@ def _with_gdcm(syntax: UID, image: Codestream) -> bytes:
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetValue(fragments.__ref__())
-    found = gdcm.Image()
-    found.SetNumberOfDimensions(2)
-    found.SetDimensions((image.columns, image.rows, 1))
-    found.SetDataElement(element)
-    found.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    found.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
-    found.SetPixelFormat(gdcm.PixelFormat(1, 8 if image.bits <= 8 else 16, image.bits, image.bits - 1, 0))
-    pixels: bytes = found.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns a char* as str
+    gdcm_image = gdcm.Image()
+    gdcm_image.SetNumberOfDimensions(2)
+    gdcm_image.SetDimensions((image.columns, image.rows, 1))
+    gdcm_image.SetDataElement(element)
+    gdcm_image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    gdcm_image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    gdcm_image.SetPixelFormat(gdcm.PixelFormat(1, 8 if image.bits <= 8 else 16, image.bits, image.bits - 1, 0))
+    pixels: bytes = gdcm_image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns a char* as str
     return pixels

@@ -1,4 +1,4 @@
-"""What a DICOM series is, for people."""
+"""A DICOM series described in one line of text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from parotid_seg.scan.codes import plain
 from parotid_seg.scan.volume import axis_codes
 
 LONGEST_SHOWN = 64
-"""Characters of a description, as many as the standard allows."""
+"""Most characters of a description, as in the standard."""
 IDENTITY = ("PatientName", "PatientID", "PatientBirthDate")
 WITHHELD = "description withheld, as it may name the patient"
 
 
 def describe_series(series: Series) -> str:
-    """What a series is, in a line: sequence of an MR series, size, spacing, directions, description and folder."""
+    """A series in one line: sequence of an MR series, size, spacing, directions, description and folder."""
     spacing = " x ".join(f"{value:.4g}" for value in np.linalg.norm(series.affine[:3, :3], axis=0))
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine
     kind = f"{sequence_of(series)}, " if series.modality == "MR" else ""
@@ -32,7 +32,7 @@ def describe_series(series: Series) -> str:
 
 
 def _description(series: Series) -> str:
-    """SeriesDescription on one line, unless it has a word of the patient's name, ID or birth date in it."""
+    """SeriesDescription on one line, withheld if it contains a part of the patient's name, ID or birth date."""
     if not series.description:
         return "no description"
     try:

@@ -1,4 +1,4 @@
-"""A DICOM file's header, read with care: files come from anywhere, and a length in them may say anything."""
+"""Reads a DICOM file's header within limits: files are untrusted, and a length in them may have any value."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import FREE_BYTES, MOST_EXPANSION
 
 HEAD = 132
-"""Bytes of the preamble and of DICM, with which a DICOM file begins (DICOM PS3.10, 7.1)."""
+"""Bytes of the preamble and "DICM" at the beginning of a DICOM file (DICOM PS3.10, 7.1)."""
 FIRST_GROUPS = (0x0002, 0x0008)
-"""Of a data set without a preamble; its first element has a low number and is short."""
+"""Group numbers at the beginning of a data set without a preamble, whose first element is short."""
 COPIES = 3
-"""Of an inflated file in memory: its data set, its pixels, and its voxels."""
+"""Copies of an inflated file in memory: its data set, its pixels, and its voxels."""
 LARGEST_INFLATED = FREE_BYTES // COPIES
-"""Bytes that a deflated file may grow to, however small it is; a large one may to `MOST_EXPANSION` / `COPIES` times."""
+"""Bytes that any deflated file may inflate to; a large one may reach `MOST_EXPANSION` / `COPIES` times its size."""
 MOST_ITEMS = 100_000
-"""Of all sequences of a file, however small it is; a larger one may have an item for every `BYTES_AN_ITEM`."""
+"""Most items of all sequences of a small file; a larger one may have an item for every `BYTES_AN_ITEM`."""
 BYTES_AN_ITEM = 200
 ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-"""How an item of a sequence begins, in either byte order."""
+"""First bytes of a sequence item, in either byte order."""
 LONGEST_TEXT = 1 << 16
-"""Bytes of an attribute that is no sequence; what is read of a header never needs more."""
+"""Most bytes of an attribute that is not a sequence; the attributes that are read never need more."""
 
 SMALL = 1 << 16
-"""Bytes that need not be counted before they are asked for."""
+"""Bytes that may be read without checking how many the file has left."""
 
 IN_META = {"SOPClassUID": "MediaStorageSOPClassUID", "SOPInstanceUID": "MediaStorageSOPInstanceUID"}
-"""Identifiers that a file's meta information repeats (DICOM PS3.10, 7.1)."""
+"""Identifiers that are repeated in the file meta information (DICOM PS3.10, 7.1)."""
 SEQUENCES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"]
 # fmt: off
 ATTRIBUTES = [
@@ -58,7 +58,7 @@ ATTRIBUTES = [
     "LossyImageCompression", "ConvolutionKernel", "SliceThickness", "IrradiationEventUID", "AcquisitionTime",
 ]
 # fmt: on
-"""What is read of a header, with the sequences."""
+"""Attributes that are read of a header, including the sequences."""
 PIXELS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData"]
 
 _SHORT = frozenset(map(Tag, ATTRIBUTES))
@@ -72,11 +72,11 @@ class DicomFile:
     """A DICOM file.
 
     Attributes:
-        header: its `ATTRIBUTES` and `SEQUENCES`, and its `PIXELS` if they were asked for.
-        transfer_syntax: as its meta information names it, else as its bytes look.
+        header: its `ATTRIBUTES` and `SEQUENCES`, and its `PIXELS` if requested.
+        transfer_syntax: from its meta information, else guessed from its first bytes.
         pixels_at: where in the file the pixel data begin; 0 if the file is deflated.
-        bytes_left: from there to its end, or of the pixel data if they were read.
-        filled: whether an identifier of the header was blank and is the meta information's.
+        bytes_left: from there to the end of the file, or of the pixel data if they were read.
+        filled: whether a blank identifier of the header was replaced by that of the meta information.
     """
 
     path: Path
@@ -88,12 +88,12 @@ class DicomFile:
 
 
 class _Deflated(Exception):  # noqa: N818
-    """All that is left of a file was asked for, which pydicom does to inflate it."""
+    """pydicom has requested the whole rest of a file, as it does to inflate it."""
 
 
 class _Bounded(io.BufferedReader):
-    """A file that is never asked for more than is left of it, whatever length its header names, nor for more items of
-    sequences than `MOST_ITEMS` allows."""
+    """A file reader that never reads beyond the end of the file, whatever length the header states, and limits the
+    items of sequences to `MOST_ITEMS`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(open_input(path).detach())
@@ -110,35 +110,36 @@ class _Bounded(io.BufferedReader):
         return content
 
     def rest(self) -> bytes:
-        """All that is left."""
+        """The rest of the file."""
         return super().read()
 
 
 def read_dicom(path: Path, *, pixels: bool = False) -> DicomFile | None:
-    """Read a file's header, and its pixel data if they are asked for.
+    """Read a file's header, and its pixel data if requested.
 
     Returns:
-        None if the file is not DICOM. One without a preamble is if it begins like a data set and names its SOP class.
+        None if the file is not DICOM. A file without a preamble is DICOM if it begins like a data set and has a SOP
+        class.
 
     Raises:
-        ScanError: if it is and cannot be read.
+        ScanError: if it is DICOM and cannot be read.
     """
     with phi_safe(path, "DICOM file"), _Bounded(path) as file:
         start = file.read(HEAD)
-        named = start[128:] == b"DICM"
-        if not (named or _begins_as_data_set(start)):
+        has_magic = start[128:] == b"DICM"
+        if not (has_magic or _begins_as_data_set(start)):
             return None
         try:
-            found = _read(path, file, pixels)
+            dicom = _read(path, file, pixels)
         except Exception:
-            if named:
+            if has_magic:
                 raise
             return None
-    return found if named or "SOPClassUID" in found.header else None
+    return dicom if has_magic or "SOPClassUID" in dicom.header else None
 
 
 def kind_in_meta(path: Path) -> str:
-    """The SOP class that a file's meta information names, whatever the rest is like; empty if it names none."""
+    """The SOP class in a file's meta information, even if the rest is damaged; empty if there is none."""
     try:
         with phi_safe(path, "DICOM file"), _Bounded(path) as file:
             meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
@@ -168,32 +169,33 @@ def _read(path: Path, file: _Bounded, pixels: bool) -> DicomFile:
         return header, at, len(header.get("PixelData") or b"") if pixels else source.seek(0, os.SEEK_END) - at
 
     try:
-        header, at, left = read(file)
+        header, at, pixel_bytes = read(file)
     except _Deflated:
-        header, _, left = read(_inflated(file, path))
+        header, _, pixel_bytes = read(_inflated(file, path))
         at = 0
-    return DicomFile(path, header, _syntax(header), at, left, fill_blank(header))
+    return DicomFile(path, header, _syntax(header), at, pixel_bytes, fill_blank(header))
 
 
 def fill_blank(header: Dataset) -> bool:
-    """Set identifiers that are blank or missing, as de-identification may leave them, to the meta information's.
+    """Fill blank or missing identifiers, as after de-identification, from the meta information.
 
     Returns:
-        Whether there were any.
+        Whether any identifier was filled.
     """
     filled = False
     for keyword, in_meta in IN_META.items():
         element = header.get_item(keyword)
         value = None if element is None else element.value
         blank = not (value.strip(b" \0") if isinstance(value, bytes) else str(value or "").strip(" \0"))
-        if blank and (known := str(header.file_meta.get(in_meta) or "")):
-            setattr(header, keyword, known)
+        if blank and (meta_value := str(header.file_meta.get(in_meta) or "")):
+            setattr(header, keyword, meta_value)
             filled = True
     return filled
 
 
 def series_in_header(path: Path) -> str:
-    """The SeriesInstanceUID of a file whose header cannot be read to its end; empty if it does not get that far."""
+    """The SeriesInstanceUID of a file whose header cannot be read to its end; empty if it ends before that
+    attribute."""
     try:
         with phi_safe(path, "DICOM file"), _Bounded(path) as file:
             last = Tag("SeriesInstanceUID")
@@ -206,7 +208,7 @@ def series_in_header(path: Path) -> str:
 
 
 def _stop(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
-    """What ends the reading of a header: the pixels, or an attribute of absurd length."""
+    """A function that stops the reading of a header at the pixels, and at an attribute of absurd length."""
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if length > LONGEST_TEXT and tag in _SHORT:
@@ -230,22 +232,22 @@ def read_object(path: Path, tags: Iterable[str | BaseTag] | None = None, *, pixe
         ScanError: if it grows beyond a limit.
         Exception: of any type, if it cannot be read.
     """
-    wanted = None if tags is None else list(tags)
+    tag_list = None if tags is None else list(tags)
     with _Bounded(path) as file:
         try:
-            found = dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
+            dataset = dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=tag_list)
         except _Deflated:
             content = _inflated(file, path)
-            found = dcmread(content, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
-            found.file_meta = read_file_meta_info(path)
-        _check_sequences(found, file.size, path)
-    found.filename, found.buffer = str(path), None
-    return found
+            dataset = dcmread(content, stop_before_pixels=not pixels, force=True, specific_tags=tag_list)
+            dataset.file_meta = read_file_meta_info(path)
+        _check_sequences(dataset, file.size, path)
+    dataset.filename, dataset.buffer = str(path), None
+    return dataset
 
 
-def _check_sequences(found: Dataset, size: int, path: Path) -> None:
-    """Raise ScanError if sequences that are not decoded yet have more items than a file of a size may."""
-    raw = (each for each in found.elements() if isinstance(each, RawDataElement) and each.tag not in _PIXELS)
+def _check_sequences(dataset: Dataset, size: int, path: Path) -> None:
+    """Raise ScanError if sequences that are not decoded yet have more items than a file of this size may have."""
+    raw = (each for each in dataset.elements() if isinstance(each, RawDataElement) and each.tag not in _PIXELS)
     values = [each.value for each in raw if isinstance(each.value, bytes)]
     _check_items(sum(value.count(item) for value in values for item in ITEMS), size, path)
 
@@ -257,7 +259,7 @@ def _check_items(count: int, size: int, path: Path) -> None:
 
 
 def _inflated(file: _Bounded, path: Path) -> io.BytesIO:
-    """The data set of a deflated file, from where the file stands (DICOM PS3.5, A.5)."""
+    """The inflated data set of a deflated file, from its current position (DICOM PS3.5, A.5)."""
     most = max(LARGEST_INFLATED, MOST_EXPANSION * file.size // COPIES)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(file.rest(), most)
@@ -269,9 +271,9 @@ def _inflated(file: _Bounded, path: Path) -> io.BytesIO:
 
 
 def _syntax(header: Dataset) -> UID:
-    named = header.file_meta.get("TransferSyntaxUID")
-    if named:
-        return UID(str(named))
+    uid = header.file_meta.get("TransferSyntaxUID")
+    if uid:
+        return UID(str(uid))
     implicit, little = header.original_encoding
     if implicit:
         return ImplicitVRLittleEndian

@@ -1,4 +1,4 @@
-"""CT and MR series among any files, by what their headers say; and whatever is not one, with the reason."""
+"""Finds CT and MR series among any files by their headers, and lists the other files with the reason."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from parotid_seg.scan.volume import Orientation
 
 @dataclass(frozen=True)
 class Takes:
-    """What kinds of series are of use; whatever else there is, is skipped by its kind, and its geometry is not judged.
+    """The kinds of series that a model uses; others are skipped by kind, without a check of their geometry.
 
     Attributes:
         modalities: "CT", "MR" or both.
-        sequences: MR sequences as `sequences.sequence_of` calls them; None for any.
-        words: what messages call them.
+        sequences: MR sequences as named by `sequences.sequence_of`; None for any.
+        words: the kinds as text for messages.
     """
 
     modalities: frozenset[str] = frozenset(("CT", "MR"))
@@ -44,11 +44,11 @@ class Takes:
 
 @dataclass(frozen=True)
 class Found:
-    """What some files hold.
+    """The result of a search.
 
     Attributes:
         series: CT and MR series that can be read, ordered by folder and number.
-        left_out: all else.
+        left_out: all other files, with reasons.
     """
 
     series: tuple[Series, ...]
@@ -57,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class _Volume:
-    """A series that can be read, unless something speaks against it."""
+    """A volume that can be read; later checks may still reject it."""
 
     owner: Owner
     series: Series
@@ -70,7 +70,7 @@ class _Volume:
 
 @dataclass
 class _Files:
-    """Files that are not used for one reason, and how many things of a kind they are."""
+    """Files that are not used for the same reason, and how many items of a kind they form."""
 
     kind: str
     paths: list[Path] = field(default_factory=list)
@@ -79,14 +79,14 @@ class _Files:
 
 @dataclass
 class _Gathered:
-    """What the headers say, one file after the other.
+    """The content of the headers, collected file by file.
 
     Attributes:
-        takes: which kinds are of use.
-        frames, unusable: images by series, and what cannot be used of it: file, reason, SOPInstanceUID if it is known.
-        unreadable: files that may be images of use, and the UID of their series as far as that can be read.
+        takes: the kinds of series to use.
+        frames, unusable: images by series, and its unusable files: path, reason, SOPInstanceUID if known.
+        unreadable: files that may be usable images, and the UID of their series as far as it can be read.
         other_modality: files by modality and UID of their series, and the series' number.
-        derived: series that are none, of images derived from others, and why.
+        derived: series of derived images that form no volume, and why.
     """
 
     takes: Takes
@@ -100,11 +100,11 @@ class _Gathered:
     reasons: dict[tuple[str, bool, Path | None], _Files] = field(default_factory=dict)
 
     def skip(self, reason: str, *paths: Path, refused: bool = False, kind: str = "file", item: object = None) -> None:
-        """Leave out files; those of one reason become one line, of refused ones in each folder.
+        """Skip files; those with the same reason become one entry, refused ones one entry per folder.
 
         Args:
             reason, paths, refused, kind: see `Skipped`.
-            item: what they are together, such as a series; None if each file is something.
+            item: the unit that the files form together, such as a series; None if each file is a unit.
         """
         for path in paths:
             files = self.reasons.setdefault((reason, refused, path.parent if refused and item is None else None),
@@ -113,24 +113,25 @@ class _Gathered:
             files.items.add(path if item is None else item)
 
     def left_out(self) -> tuple[Skipped, ...]:
-        made = []
-        for (reason, refused, _), found in self.reasons.items():
-            files = tuple(dict.fromkeys(found.paths))
+        skipped = []
+        for (reason, refused, _), group in self.reasons.items():
+            files = tuple(dict.fromkeys(group.paths))
             place = files[0] if len(files) == 1 else folder_of_files(files)
-            made.append(Skipped(place, reason, len(files), refused, found.kind, len(found.items), files))
-        return tuple(sorted(made, key=lambda each: not each.refused))
+            skipped.append(Skipped(place, reason, len(files), refused, group.kind, len(group.items), files))
+        return tuple(sorted(skipped, key=lambda each: not each.refused))
 
 
 def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     """Find CT and MR series among files of any kind and name, in any number of folders.
 
-    Only headers are read. Images of one series are told apart by patient, study, frame of reference, size, spacing and
-    orientation, and ordered by position. Series are refused that lack a slice or have one that does not fit. Images
-    derived from others, such as reformats, are used if the study has no complete original series of the modality.
+    Only headers are read. Images of one series are separated by patient, study, frame of reference, size, spacing and
+    orientation, and ordered by position. Series with a missing slice, or with one that does not fit, are refused.
+    Images derived from others, such as reformats, are used if the study has no complete original series of the
+    modality.
 
     Args:
         files: of any kind.
-        takes: kinds of series that are of use; others are skipped by their kind.
+        takes: kinds of series to use; others are skipped by kind.
     """
     gathered = _Gathered(takes)
     for path in dict.fromkeys(files):
@@ -142,15 +143,15 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     volumes = []
     for owner in dict.fromkeys((*gathered.frames, *gathered.unusable)):
         volumes += _volumes_of(owner, gathered)
-    volumes = [each for each in _told_apart(volumes) if _is_head_scan(each, gathered)]
+    volumes = [each for each in _with_distinct_keys(volumes) if _is_head_scan(each, gathered)]
     volumes = _without_derived(volumes, gathered)
-    found = [_beside_damaged(each, gathered) for each in volumes]
-    found.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
-    return Found(tuple(found), gathered.left_out())
+    series = [_beside_damaged(each, gathered) for each in volumes]
+    series.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
+    return Found(tuple(series), gathered.left_out())
 
 
 def _gather(path: Path, gathered: _Gathered) -> None:
-    """Put one file's images where they belong, or leave it out."""
+    """Add one file's images to their series, or skip the file."""
     try:
         other, kind = _other_than_images(path, gathered)
     except ScanError as error:
@@ -172,7 +173,7 @@ def _gather(path: Path, gathered: _Gathered) -> None:
 
 
 def _other_than_images(path: Path, gathered: _Gathered) -> tuple[str, str]:
-    """Gather the images of a CT or MR object; what else the file is if it is none, in words and as a kind."""
+    """Gather the images of a CT or MR object; for other files return what they are, in words and as a kind."""
     with phi_safe(path, "DICOM file"):
         if not path.is_file():
             return "no file", STRAY
@@ -215,7 +216,7 @@ def _words_for(sop_class: str) -> str:
 
 
 def _name_of(sop_class: str) -> str:
-    """What an object of a SOP class is called when such are counted: "RT dose"."""
+    """The name of a SOP class in counts, such as "RT dose"."""
     if sop_class not in UID_dictionary:
         return "unknown DICOM object"
     words = UID_dictionary[sop_class][0].removesuffix(" Storage").split()
@@ -225,10 +226,10 @@ def _name_of(sop_class: str) -> str:
 def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     """The volumes of one series; none if an image of it cannot be used."""
     frames, unusable = gathered.frames.get(owner, []), gathered.unusable.get(owner, [])
-    known = {frame.slice.sop_instance_uid for frame in frames}
-    if damaged_copies := [path for path, _, uid in unusable if uid in known]:
+    readable_uids = {frame.slice.sop_instance_uid for frame in frames}
+    if damaged_copies := [path for path, _, uid in unusable if uid in readable_uids]:
         gathered.skip("damaged copies of images that are used", *damaged_copies, kind="damaged copy")
-        unusable = [each for each in unusable if each[2] not in known]
+        unusable = [each for each in unusable if each[2] not in readable_uids]
     paths = list(dict.fromkeys([*(frame.slice.path for frame in frames), *(path for path, _, _ in unusable)]))
     title = series_title(owner.modality, frames[0].number if frames else None, series_key(owner.series_uid))
     try:
@@ -239,7 +240,7 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
             raise Unusable(f"{lost.name}, one of its files, cannot be read")
         stacks, copies = stacks_of(frames)
     except Unusable as error:
-        _leave_series(owner, title, frames, paths, error, gathered)
+        _skip_series(owner, title, frames, paths, error, gathered)
         return []
     if copies:
         images = (frame.slice.path for frame in copies)
@@ -247,10 +248,10 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     return [_volume_of(owner, stack) for stack in stacks]
 
 
-def _leave_series(
+def _skip_series(
     owner: Owner, title: str, frames: Sequence[Frame], paths: Sequence[Path], error: Unusable, gathered: _Gathered
 ) -> None:
-    """Leave out a series that is no volume; refused, unless it would not be used if it were one."""
+    """Skip a series that forms no volume; it is refused unless it would not be used anyway."""
     kind = f"{owner.modality} series"
     if isinstance(error, NotAnImage):
         single = len(paths) == 1
@@ -271,7 +272,7 @@ def _leave_series(
 
 
 def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
-    """Whether images are axial and too few to show a gland, complete or not."""
+    """Whether images are axial and too few to show a gland, even if they are incomplete."""
     if len({frame.slice.path for frame in frames}) < len(paths):
         return False
     axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
@@ -280,7 +281,7 @@ def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
 
 
 def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> str:
-    """What sequence an MR series is that is never taken; empty if it may be."""
+    """The sequence of an MR series that the model does not use; empty if it may be used."""
     if owner.modality != "MR" or takes.sequences is None or not frames:
         return ""
     try:
@@ -291,7 +292,7 @@ def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> 
 
 
 def _of_several(unusable: Sequence[tuple[Path, Unusable]], files: int) -> Unusable:
-    """Why a series cannot be read of whose files some, or all, cannot."""
+    """Why a series with unusable files cannot be read."""
     path, first = min(unusable, key=lambda each: each[0])
     if files == 1:
         return first
@@ -320,25 +321,25 @@ def _volume_of(owner: Owner, stack: Stack) -> _Volume:
     return _Volume(owner, series, all(frame.derived for frame in stack.frames))
 
 
-def _told_apart(volumes: Sequence[_Volume]) -> list[_Volume]:
-    """Volumes whose keys differ, though some have the UID of their series in common."""
+def _with_distinct_keys(volumes: Sequence[_Volume]) -> list[_Volume]:
+    """Volumes with different keys, also where several belong to one series."""
     by_uid = defaultdict(list)
     for volume in volumes:
         by_uid[volume.series.series_uid].append(volume)
-    told = []
+    distinct = []
     for alike in by_uid.values():
-        taken: set[str] = set()
+        used_parts: set[str] = set()
         for number, volume in enumerate(alike, start=1):
             part = volume.series.part
-            if len(alike) > 1 and (not part or part in taken):
+            if len(alike) > 1 and (not part or part in used_parts):
                 part = f"{part}-{number}".strip("-")
-            taken.add(part)
-            told.append(replace(volume, series=replace(volume.series, part=part if len(alike) > 1 else "")))
-    return told
+            used_parts.add(part)
+            distinct.append(replace(volume, series=replace(volume.series, part=part if len(alike) > 1 else "")))
+    return distinct
 
 
 def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
-    """A complete series, flagged if a file beside it cannot be read: it may be a slice at one of its ends."""
+    """A complete series, flagged if a file in its folder cannot be read, as this may be a slice at one of its ends."""
     folders = {path.parent for path in volume.paths}
     beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
     if beside is None:
@@ -348,7 +349,7 @@ def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
 
 
 def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
-    """Whether the geometry can be a head scan's, as of a NIfTI file."""
+    """Whether the geometry can be that of a head scan, by the rules for NIfTI files."""
     series, kind = volume.series, f"{volume.owner.modality} series"
     spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
     axes = Orientation.from_affine(series.affine).axes
@@ -370,18 +371,18 @@ def _without_derived(volumes: Sequence[_Volume], gathered: _Gathered) -> list[_V
     """Original volumes, and derived ones of studies that have none."""
     original = {_study(each.owner) for each in volumes if not each.derived}
     reason = "images derived from others of a study that has original ones"
-    kept = []
+    remaining = []
     for volume in volumes:
         if volume.derived and _study(volume.owner) in original:
             gathered.skip(reason, *volume.paths, kind="derived series", item=volume.series.key)
         else:
-            kept.append(volume)
+            remaining.append(volume)
     for owner, why, paths in gathered.derived:
         if _study(owner) in original:
             gathered.skip(reason, *paths, kind="derived series", item=owner)
         else:
             gathered.skip(why, *paths, refused=True, kind=f"{owner.modality} series", item=owner)
-    return kept
+    return remaining
 
 
 def _study(owner: Owner) -> tuple[str, str, str]:

@@ -1,4 +1,5 @@
-"""The images of a DICOM file: of which series each is, where it lies, and what tells it from others at its place."""
+"""The images of a DICOM file: the series of each, its position, and what distinguishes it from others at its
+position."""
 
 from __future__ import annotations
 
@@ -37,24 +38,24 @@ NO_SCAN = {
     "DOSE_INFO": "dose report",
     "MOSAIC": "mosaic",
 }
-"""Values of ImageType that make an image none of a scan, whatever else it says."""
+"""Values of ImageType of images that are never part of a scan."""
 OF_THE_SCANNER = {"WATER", "W", "IN_PHASE", "IP"}
-"""Image types of Dixon parts: scanners call them derived, but no original image shows the same."""
+"""Image types of Dixon images: scanners mark them as derived, but there are no original images with their content."""
 TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness", "event", "started")
-"""What may tell volumes of one series apart: number of acquisition, temporal position and echo, echo time, b-value,
-stack, image type, convolution kernel, slice thickness, irradiation event, time at which its acquisition began."""
+"""Attributes that may distinguish volumes of one series: number of acquisition, temporal position and echo, echo time,
+b-value, stack, image type, convolution kernel, slice thickness, irradiation event, start time of the acquisition."""
 WAY_OUT = "de-identification must replace identifiers, not blank them; the series can be used as NIfTI"
-"""What is said of identifiers that are missing."""
+"""Advice in errors about missing identifiers."""
 LARGEST_NUMBER = (1 << 31) - 1
-"""Of an integer string (DICOM PS3.5, 6.2)."""
+"""Most characters of an integer string (DICOM PS3.5, 6.2)."""
 FARTHEST_MM = 1e5
-"""From the origin, whatever that is."""
+"""Most mm from the origin of the frame of reference."""
 SKEW = 1e-2
-"""How far the directions of rows and columns may be from unit vectors at a right angle."""
+"""Tolerance of the directions of rows and columns, which should be unit vectors at a right angle."""
 
 
 class Owner(NamedTuple):
-    """Whose images they are, and of which series.
+    """The patient and the series of some images.
 
     Attributes:
         patient: hash of name, ID and birth date.
@@ -72,16 +73,16 @@ class Frame(NamedTuple):
     """One image.
 
     Attributes:
-        slice: which it is.
+        slice: its file and frame.
         number, description: of its series.
-        frame_of_reference_uid: whose x, y and z they are.
+        frame_of_reference_uid: of its coordinates.
         size: rows and columns.
         spacing: between rows and between columns, in mm.
         orientation: direction of a row and of a column, unit vectors.
         position: x, y, z of the first voxel in mm (LPS).
         scaling: slope and intercept of its values.
         derived: whether it was computed from other images.
-        telling: values of what is in `TELLING`, empty where there is none.
+        telling: values of the attributes in `TELLING`; empty where an attribute is missing.
         pixels_at: where in the file its pixels begin.
     """
 
@@ -100,10 +101,10 @@ class Frame(NamedTuple):
 
 
 def owner_of(file: DicomFile) -> Owner:
-    """Whose images a CT or MR object holds.
+    """The patient and the series of a CT or MR object.
 
     Raises:
-        Unusable: if it does not say of which series they are.
+        Unusable: if it does not name its series.
     """
     header = file.header
     series = uid_of(header, "SeriesInstanceUID")
@@ -123,10 +124,10 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
     """The images of a CT or MR object.
 
     Returns:
-        Those of a scan, and what else there is, such as localizers.
+        Images of scans, and the kinds of the others, such as localizers.
 
     Raises:
-        Unusable: if one does not say what is needed, or cannot be read by its pixels' description.
+        Unusable: if an image lacks a required attribute, or its pixels have an unsupported format.
     """
     header = file.header
     sop_class = text_of(header, "SOPClassUID")
@@ -165,15 +166,15 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
 
 
 def _kind(types: tuple[str, ...]) -> str | None:
-    """What an image is by its type if it is none of a scan."""
+    """The kind of an image that is not part of a scan, by its image type."""
     return next((NO_SCAN[each] for each in types if each in NO_SCAN), None)
 
 
 def series_number(header: Dataset) -> int | None:
-    """SeriesNumber, which is for people; None if it is no number."""
+    """SeriesNumber, used in messages only; None if it is not a number."""
     try:
         number = integer_of(header, "SeriesNumber")
-    except Unusable:  # it is for people
+    except Unusable:  # it is used in messages only
         return None
     return number if abs(number) <= LARGEST_NUMBER else None
 
@@ -193,8 +194,8 @@ def _spacing(place: Place) -> tuple[float, ...]:
 
 
 def _orientation(place: Place) -> tuple[float, ...]:
-    found = numbers_of(place("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    row, column = found[:3], found[3:]
+    cosines = numbers_of(place("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    row, column = cosines[:3], cosines[3:]
     lengths = math.hypot(*row), math.hypot(*column)
     across = sum(a * b for a, b in zip(row, column, strict=True))
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(across)) > SKEW:
@@ -204,7 +205,7 @@ def _orientation(place: Place) -> tuple[float, ...]:
 
 
 def _telling(place: Place) -> tuple[str, ...]:
-    """Values of what is in `TELLING`, up to the stack."""
+    """Values of the attributes in `TELLING`, up to the stack."""
     content, echo, diffusion = (
         place(name) for name in ("FrameContentSequence", "MREchoSequence", "MRDiffusionSequence")
     )
@@ -220,7 +221,7 @@ def _telling(place: Place) -> tuple[str, ...]:
 
 
 def _reconstruction(place: Place) -> tuple[str, str, str, str]:
-    """Values of what is in `TELLING` from the kernel on."""
+    """Values of the attributes in `TELLING` from the kernel on."""
     kernel = "/".join(words_of(place("CTReconstructionSequence"), "ConvolutionKernel"))
     thickness = _first(place("PixelMeasuresSequence"), "SliceThickness")
     event = text_of(place("IrradiationEventIdentificationSequence"), "IrradiationEventUID")
@@ -232,7 +233,7 @@ def _first(dataset: Dataset, *keywords: str) -> str:
     for keyword in keywords:
         try:
             number = number_of(dataset, keyword)
-        except Unusable:  # it is not needed to know where the image lies
+        except Unusable:  # the position does not depend on it
             continue
         if number is not None:
             return f"{number:g}"

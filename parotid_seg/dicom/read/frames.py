@@ -1,17 +1,17 @@
-"""Frames of a DICOM file as stored words: decoded, and with the sign that they have.
+"""Frames of a DICOM file as stored words, decoded and with the right sign.
 
-A compressed image says of itself how many bits its values have, and in JPEG 2000 whether they are signed; the DICOM
-header says so, too (BitsStored, PixelRepresentation), and in many files the two contradict each other. What counts is
-what an uncompressed file with the same header would mean:
+A codestream's header states how many bits its values have, and in JPEG 2000 whether they are signed. The DICOM header
+states both, too (BitsStored, PixelRepresentation), and in many files the two contradict each other. Values are read as
+in an uncompressed file with the same DICOM header:
 
-1. The decoder is told nothing of the header. Its values are bit patterns of the codestream's precision.
-2. PixelRepresentation says whether they are signed. If it does and the codestream does not, the patterns are a two's
-   complement of the codestream's precision; if only the codestream does, they are unsigned all the same.
-3. If the codestream has more bits than BitsStored, those beyond do not count, as in an uncompressed file.
-4. Signed values in an unsigned codestream of fewer bits than BitsStored can be either: a two's complement that was cut,
-   or values of 0 and more, for which the encoder took no more bits than they need. The series' pixels decide it: among
-   neighbours of which one has the highest bit and the other has not, most must lie closer together as one than as the
-   other. It is flagged, and a series of which fewer than `CLEAR` do is refused.
+1. The decoder gets nothing of the DICOM header. Its values are bit patterns of the codestream's precision.
+2. PixelRepresentation decides whether they are signed. If it is signed and the codestream is not, the patterns are a
+   two's complement of the codestream's precision; if only the codestream is signed, the values are unsigned.
+3. If the codestream has more bits than BitsStored, the additional bits are ignored, as in an uncompressed file.
+4. Signed values in an unsigned codestream of fewer bits than BitsStored are ambiguous: either a truncated two's
+   complement, or values of 0 and more, for which the encoder used no more bits than needed. The series' pixels decide:
+   among pairs of neighbours of which only one has the highest bit, most must be closer together in one reading than in
+   the other. This is flagged, and a series in which fewer than `CLEAR` of the pairs agree is refused.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from parotid_seg.flags import Flag, FlagCode
 
 Words = NDArray[np.integer]
 CLEAR = 0.6
-"""Share of pairs of neighbours that must agree on how their values are meant."""
+"""Least share of pairs of neighbours that must agree on the reading of their values."""
 
 
 class Frame(NamedTuple):
     """One image.
 
     Attributes:
-        words: (rows, columns), of BitsAllocated bits, signed as the header says.
-        bits: how many of them the file stores, from the lowest on.
+        words: (rows, columns), of BitsAllocated bits, signed as in the DICOM header.
+        bits: number of stored bits, from the lowest on.
     """
 
     words: Words
@@ -51,10 +51,10 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """Reads the frames of a series' files, and remembers how.
+    """Reads the frames of a series' files, and records how.
 
     Args:
-        cut: how rule 4 reads values: as a two's complement that was cut, or as values of 0 and more.
+        cut: reading by rule 4: True for a truncated two's complement, False for values of 0 and more.
     """
 
     def __init__(self, *, cut: bool = True) -> None:
@@ -66,7 +66,7 @@ class Frames:
         """The frames of a file, in their order.
 
         Raises:
-            Unusable: if they cannot be decoded, or are others than the header says.
+            Unusable: if they cannot be decoded, or contradict the header.
         """
         if "PixelData" not in file.header:
             raise Unusable("no PixelData")
@@ -81,26 +81,26 @@ class Frames:
         return tuple(map(title_of, sorted(self._packages)))
 
     def fit(self) -> bool:
-        """Whether what was read so far fits rule 4, by its pixels; else read it again the other way.
+        """Whether the pixels read so far fit the chosen reading of rule 4; if not, read them again with the other one.
 
         Raises:
-            Unusable: if pixels fit one way about as well as the other.
+            Unusable: if the pixels fit both readings about equally well.
         """
         if self._pairs == 0:
             return True
         share = self._pairs_cut / self._pairs
         if 1 - CLEAR < share < CLEAR:
             raise Unusable(
-                "signed pixels in unsigned compressed images of fewer bits: it cannot be told whether they are a two's "
+                "signed pixels in unsigned compressed images of fewer bits: it is unclear whether they are a two's "
                 f"complement; found {share:.0%} of the pairs of neighbours that fit one, expected at least {CLEAR:.0%} "
                 f"or at most {1 - CLEAR:.0%}"
             )
         return (share > 0.5) == self._cut
 
     def flags(self) -> list[Flag]:
-        """What a person should know about the decoding."""
-        meant = "a two's complement" if self._cut else "values of 0 and more"
-        return [Flag(FlagCode.SIGN_FROM_PIXELS, detail=meant)] if self._pairs else []
+        """Flags on the decoding."""
+        reading = "a two's complement" if self._cut else "values of 0 and more"
+        return [Flag(FlagCode.SIGN_FROM_PIXELS, detail=reading)] if self._pairs else []
 
     def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[Frame]:
         syntax = file.transfer_syntax
@@ -119,7 +119,7 @@ class Frames:
             yield Frame(self._signed(patterns, image, layout), image.bits)
 
     def _signed(self, patterns: NDArray[np.unsignedinteger], image: Codestream, layout: Layout) -> Words:
-        """Bit patterns of a codestream as words of the header's kind, by the rules of this module."""
+        """Bit patterns of a codestream as words of the header's type, by the rules of this module."""
         words = patterns.astype(f"u{layout.allocated // 8}")
         if not layout.signed:
             return words
@@ -135,20 +135,20 @@ class Frames:
 
 
 def _steps(patterns: NDArray[np.unsignedinteger], bits: int) -> NDArray[np.int64]:
-    """How far neighbours lie apart of which one has the highest bit and the other has not, as values of 0 and more.
+    """Differences of neighbours of which only one has the highest bit, read as values of 0 and more.
 
-    As a two's complement they lie 2 ** bits minus that apart.
+    Read as a two's complement, the differences are 2 ** bits minus these.
     """
     high, values = patterns >> (bits - 1) == 1, patterns.astype(np.int64)
-    found = (np.abs(np.diff(values, axis=axis)[np.diff(high, axis=axis)]) for axis in (0, 1))
-    return np.concatenate(list(found))
+    steps = (np.abs(np.diff(values, axis=axis)[np.diff(high, axis=axis)]) for axis in (0, 1))
+    return np.concatenate(list(steps))
 
 
 def _plain(file: DicomFile, layout: Layout) -> Iterator[Frame]:
     """Frames that are not compressed, or are by RLE, which stores whole words.
 
-    RLE is decoded by pydicom's own decoder: GDCM ends the process at run lengths that it does not expect, and at some
-    of odd sizes that are right.
+    RLE is decoded by pydicom's own decoder: GDCM crashes the process on unexpected run lengths, and on some valid odd
+    sizes.
     """
     if file.transfer_syntax != RLELossless:
         _check_excess(file, layout)
@@ -169,7 +169,7 @@ def _plain(file: DicomFile, layout: Layout) -> Iterator[Frame]:
 
 
 def _check_excess(file: DicomFile, layout: Layout) -> None:
-    """Raise Unusable if there are more pixels than the header says, by a row or more: a few bytes are padding."""
+    """Raise Unusable if there are at least a row more pixels than in the header; a few more bytes are padding."""
     row = layout.columns * layout.allocated // 8
     expected = layout.frames * layout.rows * row
     if file.bytes_left >= expected + row:
@@ -177,7 +177,7 @@ def _check_excess(file: DicomFile, layout: Layout) -> None:
 
 
 def _codestreams(header: Dataset, layout: Layout) -> Iterator[Codestream]:
-    """The compressed images of a file; fewer than its frames are refused."""
+    """The compressed images of a file, one for each frame; fewer are refused."""
     offsets = [header.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
     extended = (offsets[0], offsets[1]) if all(offsets) else None
     contents = generate_frames(header.PixelData, number_of_frames=layout.frames, extended_offsets=extended)
@@ -185,16 +185,16 @@ def _codestreams(header: Dataset, layout: Layout) -> Iterator[Codestream]:
         content = next(contents, None)
         if content is None:
             raise Unusable(f"found {number} compressed images, expected {layout.frames}")
-        found = codestream_of(content)
-        if found is None:
+        codestream = codestream_of(content)
+        if codestream is None:
             raise Unusable("a compressed image does not begin as one")
-        yield found
+        yield codestream
 
 
 def _check(image: Codestream, family: str, layout: Layout) -> None:
-    """Raise Unusable unless a compressed image is what the header says.
+    """Raise Unusable unless a compressed image agrees with the DICOM header.
 
-    A decoder makes room for what it says of itself, and one ends the process if that is nonsense.
+    A decoder allocates memory by the codestream's header, and one crashes the process on invalid values.
     """
     if image.family != family:
         raise Unusable(f"found a {image.family} image, expected {family} (TransferSyntaxUID)")

@@ -1,7 +1,7 @@
-"""Which part of a DICOM file speaks of which image.
+"""Finds the attributes of each image in a DICOM file.
 
-An image of a classic object is described in its file's data set, a frame of an enhanced one in functional groups, its
-own or shared by all (DICOM PS3.3, C.7.6.16). Here both look alike.
+The image of a classic object is described in the file's data set, a frame of an enhanced object in functional groups,
+per frame or shared by all (DICOM PS3.3, C.7.6.16). This module hides the difference.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ MULTI: dict[str, str] = {
     LegacyConvertedEnhancedMRImageStorage: "MR",
 }
 MODALITIES = SINGLE | MULTI
-"""Of the SOP classes that are read."""
+"""Modalities of the SOP classes that are read."""
 
 Place = Callable[[str], Dataset]
 """The data set that holds the attributes of a functional group, by its sequence's keyword; empty if there is none."""
 
 
 def images_in(header: Dataset) -> Iterator[tuple[int | None, Place]]:
-    """The images of a CT or MR object: number of the frame, None in a classic object, and where it is described.
+    """The images of a CT or MR object: index of the frame (None in a classic object), and a function that finds its
+    groups.
 
     Raises:
-        Unusable: if the functional groups are missing, or of another number than the frames.
+        Unusable: if the functional groups are missing, or their number differs from that of the frames.
     """
     if text_of(header, "SOPClassUID") in SINGLE:
         if integer_of(header, "NumberOfFrames", 1) != 1:
@@ -46,15 +47,15 @@ def images_in(header: Dataset) -> Iterator[tuple[int | None, Place]]:
         yield None, lambda sequence: header
         return
     shared = item_of(header, "SharedFunctionalGroupsSequence") or Dataset()
-    own, frames = items_of(header, "PerFrameFunctionalGroupsSequence"), integer_of(header, "NumberOfFrames")
-    if len(own) != frames:
-        raise Unusable(f"functional groups of {len(own)} frames, expected {frames}")
-    for index, groups in enumerate(own):
+    per_frame, frames = items_of(header, "PerFrameFunctionalGroupsSequence"), integer_of(header, "NumberOfFrames")
+    if len(per_frame) != frames:
+        raise Unusable(f"functional groups of {len(per_frame)} frames, expected {frames}")
+    for index, groups in enumerate(per_frame):
         yield index, _in_groups(groups, shared)
 
 
-def _in_groups(own: Dataset, shared: Dataset) -> Place:
+def _in_groups(per_frame: Dataset, shared: Dataset) -> Place:
     def place(sequence: str) -> Dataset:
-        return item_of(own, sequence) or item_of(shared, sequence) or Dataset()
+        return item_of(per_frame, sequence) or item_of(shared, sequence) or Dataset()
 
     return place

@@ -1,4 +1,4 @@
-"""How a DICOM image's pixels are stored, and what their values mean; checked before any of them is read."""
+"""The format of a DICOM image's pixels and the meaning of their values, checked before any pixel is read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from parotid_seg.dicom.read.values import NotAnImage, Unusable, integer_of, item
 from parotid_seg.scan.foreign import MOST_VOXELS
 
 LARGEST_SLICE = 1 << 24
-"""Voxels; 4096 x 4096."""
+"""Most voxels of a slice: 4096 x 4096."""
 LONGEST_SIDE = 32767
-"""Voxels along an axis that NIfTI-1 can count."""
+"""Most voxels along an axis in NIfTI-1."""
 ALLOCATED = (8, 16, 32)
 HU = ("", "HU", "US", "HU_MOD")
-"""Rescale types of CT images in Hounsfield units; US is unspecified. Others are maps, as of the electron density."""
+"""Rescale types of CT images in Hounsfield units; US is unspecified. Others are maps, such as electron density."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Layout:
 
     Attributes:
         rows, columns, frames: size.
-        allocated, stored: bits of a pixel's word, and those of them that count.
-        high: number of the highest of those, from 0.
-        signed: whether they are a two's complement.
+        allocated, stored: bits of a pixel's word, and the number of bits in use.
+        high: index of the highest bit in use, from 0.
+        signed: whether values are a two's complement.
     """
 
     rows: int
@@ -47,8 +47,8 @@ def layout_of(file: DicomFile) -> Layout:
     """How the pixels of a file are stored.
 
     Raises:
-        Unusable: if they are no grey values, of an absurd size, or fewer than the header says; or if no decoder is
-            installed for them.
+        Unusable: if they are not grey values, have an absurd size, or are fewer than stated in the header; or if no
+            decoder is installed for them.
     """
     header = file.header
     samples = integer_of(header, "SamplesPerPixel", 1)
@@ -80,7 +80,7 @@ def layout_of(file: DicomFile) -> Layout:
 
 
 def check_size(slices: int, rows: int, columns: int) -> None:
-    """Raise Unusable if a volume has no voxels, or more than a scan can have."""
+    """Raise Unusable if a volume has no voxels, or more than a scan may have."""
     sides, voxels = (slices, rows, columns), slices * rows * columns
     if min(sides) < 1 or max(sides) > LONGEST_SIDE or rows * columns > LARGEST_SLICE or voxels > MOST_VOXELS:
         raise Unusable(
@@ -90,7 +90,7 @@ def check_size(slices: int, rows: int, columns: int) -> None:
 
 
 def scaling_of(place: Place, modality: str) -> tuple[float, float]:
-    """Slope and intercept that make intensities of stored values: HU for CT (DICOM PS3.3, C.11.1).
+    """Slope and intercept from stored values to intensities: HU for CT (DICOM PS3.3, C.11.1).
 
     Raises:
         Unusable: if a CT has none or is not in HU.
@@ -112,8 +112,8 @@ def scaling_of(place: Place, modality: str) -> tuple[float, float]:
 def _check_grey(photometric: str) -> None:
     """MONOCHROME1 is refused.
 
-    By the standard it is about display only and the values are what they are; but some software inverts them, too,
-    and nothing in the file tells. Wrongly taken, air becomes bone.
+    By the standard it affects the display only, and the values stay as they are. But some software inverts the values,
+    too, and nothing in the file shows this; a wrong guess would turn air into bone.
     """
     if photometric == "MONOCHROME1":
         raise Unusable("MONOCHROME1, of which some software inverts the values; expected MONOCHROME2")
@@ -131,5 +131,7 @@ def _check_decoder(syntax: UID) -> None:
     try:
         get_decoder(syntax)
     except NotImplementedError:
-        known = str(syntax) in UID_dictionary
-        raise Unusable(f"stored as {syntax.name if known else 'something unknown'}, which cannot be read") from None
+        is_known_syntax = str(syntax) in UID_dictionary
+        raise Unusable(
+            f"stored as {syntax.name if is_known_syntax else 'something unknown'}, which cannot be read"
+        ) from None

@@ -1,7 +1,7 @@
-"""Working on DICOM files without a word of what they say about the patient.
+"""Keeps patient data out of messages while DICOM files are read.
 
-pydicom and highdicom quote a file's text in warnings, log entries and errors of any type; none of that leaves
-`phi_safe`.
+pydicom and highdicom quote a file's text in warnings, log entries and errors of any type; `phi_safe` suppresses all of
+them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ for _library in ("pydicom", "highdicom"):
 
 @contextmanager
 def phi_safe(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever is raised over a file's content into one line without any of that content.
+    """Turn any exception raised over a file's content into one line without any of that content.
 
     Args:
         path: the file.
         what: for example "DICOM image".
 
     Raises:
-        ScanError: with the cause by the kind of what was raised, or the attribute that is missing.
+        ScanError: with the cause by the type of the exception, or the missing attribute.
     """
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

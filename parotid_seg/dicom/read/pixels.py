@@ -1,4 +1,4 @@
-"""Voxels of a DICOM series: decoded, cut to the bits that count, and as intensities."""
+"""Voxels of a DICOM series: decoded, reduced to the stored bits, and as intensities."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from parotid_seg.scan.volume import Voxels
 
 ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
 LOSSY = ALWAYS_LOSSY | {JPEGLSNearLossless, JPEG2000, HTJ2K}
-"""Transfer syntaxes that may change values a little, and so push them beyond the bits that count."""
+"""Lossy transfer syntaxes, which may change values a little and so move them beyond the stored bits."""
 
 
 HIGHEST_AIR_HU = -500.0
-"""No tissue of a CT is darker, so voxels of a padding value up to this may all count as air."""
+"""HU below which a CT shows no tissue; voxels with a padding value up to this count as padding wherever they are."""
 SMALLEST_PADDING = 0.005
-"""Share of a slice that a region of padding has at least; a corner outside a circle has 0.05."""
+"""Least share of a slice in a region of padding; a corner outside the circle of reconstruction has 0.05."""
 
 
 BYTES_A_VOXEL = 7
-"""Of memory, at most: as int16 and as float32, and whether it is padding."""
+"""Most bytes of memory per voxel: as int16 and as float32, and its padding mask."""
 
 
 class Pixels(NamedTuple):
@@ -45,7 +45,7 @@ class Pixels(NamedTuple):
 
     Attributes:
         voxels: intensities (slices, rows, columns), int16 if all are whole and fit, else float32.
-        flags: what a person should know about them.
+        flags: remarks on them.
         decoders: as in `Volume`.
     """
 
@@ -57,11 +57,11 @@ class Pixels(NamedTuple):
 def read_voxels(series: Series) -> Pixels:
     """Read the pixels of a series.
 
-    Padding becomes the lowest intensity of the rest, which is air in a CT. Voxels that have a padding value but lie in
-    the patient stay as they are, see `_outside`.
+    Padding is replaced by the lowest intensity of the other voxels, which is air in a CT. Voxels inside the patient
+    that have a padding value stay as they are, see `_outside`.
 
     Raises:
-        ScanError: if a file cannot be read, or is no longer what it was when the series was found.
+        ScanError: if a file cannot be read, or has changed since the series was found.
     """
     _check_room(series)
     frames = Frames()
@@ -84,10 +84,10 @@ def _check_room(series: Series) -> None:
 
 def _read_files(series: Series, frames: Frames) -> _Volume:
     volume = _Volume((len(series.slices), series.rows, series.columns), series.modality == "CT")
-    wanted: dict[Path, dict[int, int]] = defaultdict(dict)
+    frames_by_file: dict[Path, dict[int, int]] = defaultdict(dict)
     for index, each in enumerate(series.slices):
-        wanted[each.path][each.frame or 0] = index
-    for path, indices in wanted.items():
+        frames_by_file[each.path][each.frame or 0] = index
+    for path, indices in frames_by_file.items():
         with phi_safe(path, "DICOM image"):
             try:
                 _read_file(path, series, indices, frames, volume)
@@ -97,7 +97,7 @@ def _read_files(series: Series, frames: Frames) -> _Volume:
 
 
 def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Frames, volume: _Volume) -> None:
-    """Put the frames of a file where they belong; `indices` are their slices by frame number."""
+    """Read the frames of a file into their slices; `indices` gives the slice of each frame number."""
     file = read_dicom(path, pixels=True)
     expected = series.slices[next(iter(indices.values()))]
     if file is None or text_of(file.header, "SOPInstanceUID") != expected.sop_instance_uid:
@@ -116,7 +116,7 @@ def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Fram
 
 
 class _Volume:
-    """Voxels as they come in, slice by slice.
+    """Collects voxels slice by slice.
 
     Args:
         shape: slices, rows and columns.
@@ -138,7 +138,7 @@ class _Volume:
     def put(
         self, index: int, values: Words, slope: float, intercept: float, padding: _Padding | None, words: Words
     ) -> None:
-        """Set a slice from its stored values; `words` have the bits that do not count, which padding may use."""
+        """Set a slice from its stored values; `words` still have the unused bits, in which padding may be stored."""
         padded = None if padding is None else self._padding_in(values, slope, intercept, padding, words)
         if padded is not None and padded.any():
             if self._padded is None:
@@ -152,7 +152,7 @@ class _Volume:
         fits = min(ends) >= -32768 and max(ends) <= 32767
         if self._voxels.dtype == np.int16 and fits and slope.is_integer() and intercept.is_integer():
             target = self._voxels[index]
-            target[...] = values  # modulo 65536, as what follows: it comes out right since the result fits
+            target[...] = values  # modulo 65536, like the next steps; correct because the result fits
             target *= _modulo(slope)
             target += _modulo(intercept)
         else:
@@ -178,10 +178,10 @@ class _Volume:
     def _padding_in(
         self, values: Words, slope: float, intercept: float, padding: _Padding, words: Words
     ) -> NDArray[np.bool_]:
-        """Which voxels of a slice are padding; others that have a padding value stay as they are and are counted.
+        """Which voxels of a slice are padding; others with a padding value stay as they are and are counted.
 
-        Values that no tissue has are padding wherever they are: in bits that do not count, of a CT those of air, and of
-        MR those below all others. For the rest see `_outside`.
+        Values that no tissue has are padding anywhere: those in unused bits, in CT those of air, and in MR those below
+        all others. For the rest see `_outside`.
         """
         stated = padding.among(words, values)
         if not stated.any() or padding.whole:
@@ -192,21 +192,21 @@ class _Volume:
         if self._ct and highest <= HIGHEST_AIR_HU:
             return stated
         padded = _outside(values, stated)
-        kept = int(np.count_nonzero(stated)) - int(np.count_nonzero(padded))
-        if kept:
-            self._kept[str(padding)] += kept
+        not_padding = int(np.count_nonzero(stated)) - int(np.count_nonzero(padded))
+        if not_padding:
+            self._kept[str(padding)] += not_padding
         return padded
 
 
 def _outside(values: Words, stated: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which voxels of a slice are padding, where tissue may have the same values.
 
-    Padding fills what lies outside the circle of reconstruction: regions of one value that reach the border of the
-    slice and are larger than neighbouring voxels of tissue happen to agree. All other voxels are image.
+    Padding fills the area outside the circle of reconstruction: regions of one value that reach the border of the slice
+    and are larger than regions of equal values in tissue. All other voxels are image.
 
     Args:
         values: stored values (rows, columns).
-        stated: which of them are in the range that the file calls padding.
+        stated: which of them are in the file's padding range.
     """
     padded = np.zeros_like(stated)
     edge = np.zeros_like(stated)
@@ -226,11 +226,10 @@ def _modulo(number: float) -> np.int16:
 
 
 def _significant(frame: Frame, layout: Layout, syntax: UID) -> Words:
-    """Stored values without the bits that do not count, whatever is in them (DICOM PS3.5, 8.1.1).
+    """Stored values without the unused bits (DICOM PS3.5, 8.1.1).
 
-    Codestreams mostly have those that count only. Where one with loss has more, values that it pushed beyond the range
-    of those that count take the nearest one in it; cut off, the brightest would become the darkest.
-    """
+    Codestreams mostly have the stored bits only. If a lossy one has more bits, values that it moved out of the range
+    are clipped to it; dropping their high bits would turn the brightest into the darkest."""
     words = frame.words
     above, unused = layout.allocated - 1 - layout.high, layout.allocated - layout.stored
     if unused == 0 or frame.bits <= layout.high:
@@ -242,7 +241,7 @@ def _significant(frame: Frame, layout: Layout, syntax: UID) -> Words:
 
 
 class _Padding(NamedTuple):
-    """Stored values from `low` to `high` are no image; of whole words if they need more bits than those that count."""
+    """Stored values from `low` to `high` are padding; values of whole words if they need more than the stored bits."""
 
     low: int
     high: int
@@ -263,7 +262,7 @@ def _padding_of(header: Dataset, layout: Layout) -> _Padding | None:
     value = integer_of(header, "PixelPaddingValue")
     ends = [value, integer_of(header, "PixelPaddingRangeLimit", value)]
     half, full = 1 << layout.allocated - 1, 1 << layout.allocated
-    if layout.signed:  # often written as if it were of the other kind
+    if layout.signed:  # often written with the other signedness
         ends = [end - full if half <= end < full else end for end in ends]
     else:
         ends = [end + full if -half <= end < 0 else end for end in ends]

@@ -1,4 +1,4 @@
-"""Where each slice of a series lies, by its own header."""
+"""The plane of each slice of a series, from its own header."""
 
 from __future__ import annotations
 
@@ -50,17 +50,18 @@ class Plane:
         return normal / np.linalg.norm(normal)
 
     def to_voxels(self, points: Vector) -> tuple[Vector, Vector]:
-        """From points (N, 3) in mm to row and column (N, 2) in voxels, and the distances (N,) from the plane in mm."""
+        """Convert points (N, 3) in mm to rows and columns (N, 2) in voxels, with their distances (N,) from the plane in
+        mm."""
         offsets = points - self.position
         return offsets @ np.linalg.pinv(self._steps), offsets @ self.normal
 
     def to_patient(self, voxels: Vector) -> Vector:
-        """From row and column (N, 2) to points (N, 3) in mm."""
+        """Convert rows and columns (N, 2) to points (N, 3) in mm."""
         return np.asarray(self.position + voxels @ self._steps)
 
     @property
     def _steps(self) -> Vector:
-        """From a row to the next and from a column to the next (2, 3) in mm."""
+        """Vectors (2, 3) in mm from a row to the next and from a column to the next."""
         return np.stack([self.column * self.spacing_mm[0], self.row * self.spacing_mm[1]])
 
 
@@ -68,7 +69,7 @@ def read_planes(series: Series) -> tuple[Plane, ...]:
     """The planes of a series' slices, in order, from its files' headers.
 
     Raises:
-        ScanError: if a file cannot be read, does not say where it lies, or is no longer the one that was found.
+        ScanError: if a file cannot be read, has no position, or has changed since the series was found.
     """
     headers: dict[Path, Dataset] = {}
     planes = []
@@ -97,15 +98,15 @@ def plane_of_frame(header: Dataset, frame: int | None) -> Plane:
         )
     cosines = np.array(orientation.ImageOrientationPatient, dtype=np.float64)
     row_mm, column_mm = (float(value) for value in measures.PixelSpacing)
-    found = np.array(position.ImagePositionPatient, dtype=np.float64)
+    position_mm = np.array(position.ImagePositionPatient, dtype=np.float64)
     row, column = at_right_angle(*(each / np.linalg.norm(each) for each in (cosines[:3], cosines[3:])))
-    return Plane(found, row, column, (row_mm, column_mm))
+    return Plane(position_mm, row, column, (row_mm, column_mm))
 
 
 def at_right_angle(row: Vector, column: Vector) -> tuple[Vector, Vector]:
-    """Unit vectors along a row and along a column, turned to a right angle, each as far as the other.
+    """Unit vectors along a row and along a column, both rotated by the same amount to a right angle.
 
-    Rounded ones, as of ImageOrientationPatient with three decimals, are not at one. The plane stays the same.
+    Rounded vectors, as in an ImageOrientationPatient with three decimals, are not orthogonal. The plane stays the same.
     """
     if abs(row @ column) <= EXACT:
         return row, column

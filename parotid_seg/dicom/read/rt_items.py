@@ -1,7 +1,7 @@
-"""Which contours belong to which structure of an RT Structure Set, and what the structures are called.
+"""Assigns contours and names to the structures of an RT Structure Set.
 
 A structure has an item in StructureSetROISequence with its name, and one in ROIContourSequence with its contours; a
-number joins the two. Both are read here with care, for files in which numbers or character sets are wrong.
+number links the two. This module handles files with wrong numbers or character sets.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import plain
 
 SHORTEST_SECRET = 3
-"""Characters: parts of a name that are shorter are in too many words."""
+"""Fewest characters of a part of a name; shorter ones occur in too many words."""
 SECRET = "(a name that tells who the patient is)"
 
 
 class RoiItem(NamedTuple):
-    """A structure as it stands in its file.
+    """A structure as in its file.
 
     Attributes:
         roi: its item in StructureSetROISequence.
-        number: its ROINumber; others may have it, too.
-        name: its name and what else that may mean.
-        shown: the name for messages and lists: on one line, and not if it names the patient.
+        number: its ROINumber; other structures may have the same.
+        name: its name, with other readings of its bytes.
+        shown: the name for messages and lists: on one line, and hidden if it contains the patient's name.
         contours: items of its ContourSequence.
-        fault: why its contours cannot be told from those of others; empty if they can.
-        flags: what a person should know about all this.
+        fault: why its contours cannot be separated from those of others; empty if they can.
+        flags: remarks on its name and number.
     """
 
     roi: Dataset
@@ -46,16 +46,16 @@ class RoiItem(NamedTuple):
 def items_of(dataset: Dataset) -> Iterator[RoiItem]:
     """The structures of a structure set, in its order.
 
-    Where several have one number, each gets the contours that stand at its place among those of this number. That
-    holds only if both sequences have the number equally often, and all numbers in the same order; else none of the
-    structures gets contours.
+    If several have the same number, the first gets the first contours with this number, the second the second, and so
+    on. This requires that both sequences have the number equally often, and all numbers in the same order; otherwise
+    none of these structures gets contours.
     """
     rois = list(dataset.StructureSetROISequence or ())
     drawn = [(int(each.ReferencedROINumber), each) for each in dataset.get("ROIContourSequence") or ()]
     numbers = [int(each.ROINumber) for each in rois]
     in_order = _common(numbers, [number for number, _ in drawn]) == _common([number for number, _ in drawn], numbers)
     names, secrets = [text_of(each, "ROIName", dataset) for each in rois], secrets_of(dataset)
-    shown = [SECRET if tells(name, secrets) else plain(name.value) for name in names]
+    shown = [SECRET if contains_any(name, secrets) else plain(name.value) for name in names]
     seen = Counter[int]()
     for roi, number, name, title in zip(rois, numbers, names, shown, strict=True):
         place, seen[number] = seen[number], seen[number] + 1
@@ -78,8 +78,8 @@ def _own(
     """Contours, fault and flags of a structure.
 
     Args:
-        items: contours of the items in ROIContourSequence that have its number.
-        place: how many structures before it have the number.
+        items: contours of the items in ROIContourSequence with its number.
+        place: how many earlier structures have the number.
         sharing: names of all structures that have it.
         number: the number.
         in_order: whether both sequences have their numbers in the same order.
@@ -91,18 +91,18 @@ def _own(
         return with_contours[0], "", ()
     if len(sharing) > 1 and len(items) == len(sharing) and in_order:
         return items[place], "", (Flag(FlagCode.NUMBER_TWICE, value=len(sharing)),)
-    found = f"{len(sharing)} structures ({', '.join(sharing)})" if len(sharing) > 1 else "one structure"
-    return (), f"found the ROINumber {number} for {found} and for contours of {len(items)}, expected it once each", ()
+    owners = f"{len(sharing)} structures ({', '.join(sharing)})" if len(sharing) > 1 else "one structure"
+    return (), f"found the ROINumber {number} for {owners} and for contours of {len(items)}, expected it once each", ()
 
 
 def secrets_of(header: Dataset) -> list[str]:
-    """A patient's names, ID and birth date, in pieces that may turn up in a text."""
+    """A patient's names, ID and birth date, in parts that may occur in a text."""
     name = text_of(header, "PatientName", header)
     names = " ".join((name.value, *name.readings)).replace("^", " ").replace("=", " ").split()
     others = [text_of(header, keyword, header).value for keyword in ("PatientID", "PatientBirthDate")]
     return [secret.casefold() for secret in (*names, *others) if len(secret) >= SHORTEST_SECRET]
 
 
-def tells(text: Text, secrets: Iterable[str]) -> bool:
-    """Whether a text holds one of some secrets."""
+def contains_any(text: Text, secrets: Iterable[str]) -> bool:
+    """Whether a text contains one of some secrets."""
     return any(secret in reading.casefold() for secret in secrets for reading in (text.value, *text.readings))

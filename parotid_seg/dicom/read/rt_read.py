@@ -1,7 +1,7 @@
-"""RT Structure Sets in: each structure as a mask on the voxels of a series.
+"""Reads RT Structure Sets: each structure as a mask on the voxels of a series.
 
-A voxel belongs to a structure if its centre lies inside its contours in that slice. How contours of one slice count
-together, holes among them, is decided in `combined`; which contours are a structure's own in `rt_items`.
+A voxel belongs to a structure if its centre lies inside its contours in that slice. `combined` joins the contours of
+one slice, including holes; `rt_items` assigns contours to structures.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import LONGEST_LINE, plain, plain_uid
 
 EXCLUSIVE = ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
-"""Type of contours that are combined by exclusive or, and how some write it."""
+"""Type of contours that are combined by exclusive or, in its two spellings."""
 CLOSED = ("CLOSED_PLANAR", *EXCLUSIVE)
 """Types of contour that enclose an area (PS3.3, C.8.8.6)."""
 OFF_SLICE = 0.25
-"""Of the distance between slices: how far a contour may lie off a slice's plane and be one of that slice."""
+"""Share of the slice distance: how far a contour may lie off the plane of its slice."""
 
 
 class RasterizedRoi(NamedTuple):
@@ -42,7 +42,7 @@ class RasterizedRoi(NamedTuple):
 
     Attributes:
         mask: bool (slices, rows, columns), in the order of the series' slices.
-        flags: what a person should know about its name, number and contours.
+        flags: remarks on its name, number and contours.
     """
 
     mask: NDArray[np.bool_]
@@ -53,10 +53,10 @@ class _Contour(NamedTuple):
     """A contour.
 
     Attributes:
-        place: its slice; None if that lies beyond the scan.
+        place: index of its slice; None outside the scan.
         points: as row and column (N, 2).
         exclusive: whether it is combined with others by exclusive or.
-        images: UIDs of the images that it says it was drawn on.
+        images: UIDs of the images that it refers to.
     """
 
     place: int | None
@@ -65,7 +65,7 @@ class _Contour(NamedTuple):
     images: frozenset[str]
 
     def is_of_other(self, series: Series) -> bool:
-        """Whether it names images of a series, and not that on whose slice it lies."""
+        """Whether it refers to images of the series, but not to the slice that it lies on."""
         if self.place is None or series.slices[self.place].sop_instance_uid in self.images:
             return False
         return not self.images.isdisjoint(each.sop_instance_uid for each in series.slices)
@@ -76,11 +76,11 @@ class Roi:
     """A structure of a structure set, with its contours still encoded.
 
     Attributes:
-        name: as it stands in the file, without control characters; it may be empty, and several may have one.
-        shown: the name for messages; it does not say who the patient is.
-        number: in the file; several may have one.
-        frame_of_reference_uid: that of the series if the structure does not say its own but all else fits.
-        fault: why its contours cannot be told from those of other structures; empty if they can.
+        name: as in the file, without control characters; it may be empty, and several structures may have the same.
+        shown: the name for messages, without patient data.
+        number: in the file; several structures may have the same.
+        frame_of_reference_uid: its own, or that of the series if it has none and the references fit.
+        fault: why its contours cannot be separated from those of other structures; empty if they can.
         flags: see `RasterizedRoi`.
     """
 
@@ -98,9 +98,9 @@ class Roi:
         """The structure's voxels; none if it has no contours.
 
         Raises:
-            ScanError: if its contours cannot be told from those of other structures, if it lies in another frame of
-                reference, if a contour is damaged, open or a point, or lies between slices or across them, if more
-                overlap than in any organ, or if all contours lie beyond the scan.
+            ScanError: if its contours cannot be separated from those of other structures; if it lies in another frame
+                of reference; if a contour is damaged, open or a point, or lies between or across slices; if too many
+                contours overlap; or if all contours lie outside the scan.
         """
         if self.fault:
             raise ScanError(f"{self._where}: {self.fault}", path=self.path)
@@ -128,7 +128,7 @@ class Roi:
         return RasterizedRoi(mask, (*self.flags, *left_out, *slices))
 
     def _filled(self, contours: list[_Contour]) -> tuple[NDArray[np.bool_], Counter[FlagCode]]:
-        """The voxels that contours enclose, and on how many slices something about them is to be noted."""
+        """The voxels that contours enclose, and flags with the number of slices that each concerns."""
         series = self.series
         mask = np.zeros((len(series.slices), series.rows, series.columns), dtype=np.bool_)
         noted: Counter[FlagCode] = Counter()
@@ -139,25 +139,25 @@ class Roi:
         for index, closed in slices.items():
             exclusive = all(each.exclusive for each in closed)
             try:
-                found = combined([each.points for each in closed], series.rows, series.columns, exclusive=exclusive)
+                region = combined([each.points for each in closed], series.rows, series.columns, exclusive=exclusive)
             except ScanError as error:
                 raise ScanError(f"{self._where}: {error.reason}", path=self.path) from None
-            mask[index] = found.mask
+            mask[index] = region.mask
             overlapping = FlagCode.CONTOURS_EXCLUSIVE if exclusive else FlagCode.CONTOURS_OVERLAP
-            noted.update({FlagCode.CONTOURS_REPEATED} if found.repeated else ())
-            noted.update({overlapping} if found.overlapping else ())
-            noted.update({FlagCode.CONTOURS_HOLLOW} if found.hollow else ())
+            noted.update({FlagCode.CONTOURS_REPEATED} if region.repeated else ())
+            noted.update({overlapping} if region.overlapping else ())
+            noted.update({FlagCode.CONTOURS_HOLLOW} if region.hollow else ())
         return mask, noted
 
     def _placed(self, number: int) -> _Contour:
-        """A contour where it lies in the series."""
-        contour, where = self.contours[number], f"{self._where}: contour {number + 1} of {len(self.contours)}"
+        """A contour in voxel coordinates of the series."""
+        contour, title = self.contours[number], f"{self._where}: contour {number + 1} of {len(self.contours)}"
         kind, points = plain(str(contour.ContourGeometricType)), contour_points(contour)
         images = images_of(contour)
         if kind not in CLOSED:
-            raise ScanError(f"{where} is of type {kind[:20]}, expected {CLOSED[0]}", path=self.path)
+            raise ScanError(f"{title} is of type {kind[:20]}, expected {CLOSED[0]}", path=self.path)
         if points is None:
-            raise ScanError(f"{where} is damaged, expected three finite numbers for each of its points", path=self.path)
+            raise ScanError(f"{title} is damaged, expected three finite numbers for each of its points", path=self.path)
         voxels = points @ self._to_voxels[:3, :3].T + self._to_voxels[:3, 3]
         depths, last = voxels[:, 0], len(self.series.slices) - 1
         if len(points) < 3 or (depths < -OFF_SLICE).all() or (depths > last + OFF_SLICE).all():
@@ -167,14 +167,14 @@ class Roi:
         if off > OFF_SLICE:
             lies = "between slices" if np.ptp(depths) < OFF_SLICE else "across slices"
             raise ScanError(
-                f"{where} lies {lies}, {off:.2f} of their distance off the next one, expected at most {OFF_SLICE}",
+                f"{title} lies {lies}, {off:.2f} of their distance off the next one, expected at most {OFF_SLICE}",
                 path=self.path,
             )
         return _Contour(index, voxels[:, 1:], kind in EXCLUSIVE, images)
 
     @cached_property
     def _to_voxels(self) -> NDArray[np.float64]:
-        """From x, y, z in mm to slice, row and column."""
+        """Matrix from x, y, z in mm to slice, row and column."""
         return np.asarray(np.linalg.inv(self.series.affine), dtype=np.float64)
 
     @property
@@ -187,10 +187,10 @@ def read_rtstruct(path: Path, series: Series) -> tuple[Roi, ...]:
 
     Args:
         path: the structure set.
-        series: the scan on whose voxels masks are wanted.
+        series: the scan whose voxels the masks have.
 
     Raises:
-        ScanError: if it cannot be read, is no structure set, or has no structure in the series' frame of reference.
+        ScanError: if it cannot be read, is not a structure set, or has no structure in the series' frame of reference.
     """
     dataset = read_structure_set(path)
     with phi_safe(path, "RT structure set"):
@@ -209,10 +209,10 @@ def _roi(item: RoiItem, dataset: Dataset, path: Path, series: Series) -> Roi:
 
 
 def _fits(contours: tuple[Dataset, ...], dataset: Dataset, series: Series) -> bool:
-    """Whether a structure that does not say its frame of reference lies in that of a series by all else.
+    """Whether a structure without a frame of reference lies in that of a series, by its other references.
 
-    The set must name that frame or none. The contours must refer to images of the series; if they refer to none, the
-    set must name that frame only, or the series.
+    The set must name that frame or none. The contours must refer to images of the series; if they refer to no images,
+    the set must name that frame only, or the series.
     """
     frames = frames_of(dataset)
     if frames and series.frame_of_reference_uid not in frames:
@@ -224,7 +224,7 @@ def _fits(contours: tuple[Dataset, ...], dataset: Dataset, series: Series) -> bo
 
 
 def images_of(contour: Dataset) -> frozenset[str]:
-    """UIDs of the images that a contour says it was drawn on."""
+    """UIDs of the images that a contour refers to."""
     return frozenset(str(each.get("ReferencedSOPInstanceUID")) for each in contour.get("ContourImageSequence") or ())
 
 
@@ -244,31 +244,31 @@ def series_in(dataset: Dataset) -> list[Dataset]:
     ]
 
 
-def check_frame(found: set[str], series: Series, path: Path, where: str = "") -> None:
+def check_frame(frame_uids: set[str], series: Series, path: Path, where: str = "") -> None:
     """Raise ScanError unless a series' frame of reference is among some.
 
     Args:
-        found: UIDs; an empty one is none.
+        frame_uids: UIDs; an empty UID does not count.
         series: the scan.
         path: the structure set.
-        where: what of it, for the error.
+        where: the part of it, for the error.
     """
     expected = series.frame_of_reference_uid
-    if not expected or expected not in found:
-        names = ", ".join(sorted(map(plain_uid, found))) or "none"
+    if not expected or expected not in frame_uids:
+        names = ", ".join(sorted(map(plain_uid, frame_uids))) or "none"
         raise ScanError(
             f"{where}in another frame of reference: found {names}, expected {plain_uid(expected)}", path=path
         )
 
 
 def read_structure_set(path: Path) -> FileDataset:
-    """A structure set as it stands in its file.
+    """A structure set as in its file.
 
     Raises:
         ScanError: if it cannot be read or is another object.
     """
     with phi_safe(path, "RT structure set"):
-        with strict_reading():  # else pydicom takes the end of a file that is cut off for the end of its content
+        with strict_reading():  # otherwise pydicom reads a truncated file without an error
             dataset = read_object(path, pixels=True)
         if dataset.SOPClassUID != RTStructureSetStorage:
             raise ScanError(
@@ -283,14 +283,18 @@ def read_structure_set(path: Path) -> FileDataset:
 
 
 def contour_points(contour: Dataset) -> NDArray[np.float64] | None:
-    """Points (N, 3) of a contour in mm; None if they are no finite numbers, or not as many as the contour says."""
+    """Points (N, 3) of a contour in mm; None if they are not finite numbers, or not as many as stated."""
     element = contour.get_item("ContourData")
     text = element.value if element else None
     try:
         numbers = [float(each) for each in text.strip(b" \0").split(b"\\")] if text else []  # quicker than pydicom
     except ValueError:
         return None
-    said = contour.get("NumberOfContourPoints")
-    if len(numbers) % 3 or not np.isfinite(numbers).all() or (said is not None and said != len(numbers) // 3):
+    stated_count = contour.get("NumberOfContourPoints")
+    if (
+        len(numbers) % 3
+        or not np.isfinite(numbers).all()
+        or (stated_count is not None and stated_count != len(numbers) // 3)
+    ):
         return None
     return np.array(numbers).reshape(-1, 3)

@@ -1,6 +1,6 @@
-"""A DICOM series as it was found: which file or frame is which slice, and where it lies in the patient.
+"""A DICOM series: the file or frame of each slice, and its position in the patient.
 
-`find` finds series and `read` reads them; what is written in DICOM refers to them.
+`find` finds series and `volume` reads them; written DICOM objects refer to them.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Slices of one series that are one volume: parallel, evenly spaced, in order.
+    """Slices of one series that form a volume: parallel, evenly spaced, in order.
 
     Attributes:
         slices: in the order of their position along the normal of their rows and columns.
         rows, columns: voxels of a slice.
-        affine: (4, 4), from (slice, row, column, 1) to the patient's x, y, z in mm, which run to the patient's left,
-            back and head (LPS); of voxels' centres.
+        affine: (4, 4), from (slice, row, column, 1) of a voxel's centre to the patient's x, y, z in mm, which run to
+            the patient's left, back and head (LPS).
         modality: "CT" or "MR".
-        description: SeriesDescription as it stands in the file: untrusted text that may name the patient.
+        description: SeriesDescription as in the file: untrusted text that may name the patient.
         series_uid, study_uid, frame_of_reference_uid: UIDs; the last one is empty if the files have none.
         number: SeriesNumber; None if there is none.
-        folder: the deepest that holds all of its files.
-        part: what tells this volume from the others of the same series, in lower-case letters, digits and hyphens
+        folder: the deepest folder that contains all of its files.
+        part: distinguishes this volume from others of the same series, in lower-case letters, digits and hyphens
             ("echo-2"); empty if it is the only one.
-        flags: what was noticed when it was found.
+        flags: remarks from the search.
     """
 
     slices: tuple[Slice, ...]
@@ -66,26 +66,26 @@ class Series:
 
     @property
     def key(self) -> str:
-        """A short name that stays the same and says nothing of the patient."""
+        """A short, stable name without patient data."""
         key = series_key(self.series_uid)
         return f"{key}-{self.part}" if self.part else key
 
     @property
     def voxels(self) -> int:
-        """How many there are."""
+        """Number of voxels."""
         return len(self.slices) * self.rows * self.columns
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return series_title(self.modality, self.number, self.key)
 
 
 def series_key(series_uid: str) -> str:
-    """Of a series, whatever volumes it has: the first 8 hexadecimal digits of its UID's SHA-256."""
+    """The first 8 hexadecimal digits of the SHA-256 of a series' UID, equal for all volumes of the series."""
     return hashlib.sha256(series_uid.encode()).hexdigest()[:8]
 
 
 def series_title(modality: str, number: int | None, key: str) -> str:
-    """What messages call a series, such as "CT series 3 (1f0c2a9b)"."""
+    """A series' name in messages, such as "CT series 3 (1f0c2a9b)"."""
     return f"{modality} series{'' if number is None else f' {number}'} ({key})"

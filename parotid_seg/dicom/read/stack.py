@@ -1,6 +1,6 @@
-"""Images of one series as volumes: parallel, in order, evenly spaced and complete, or why they are none.
+"""Joins images of one series into volumes (parallel, in order, evenly spaced and complete), or states why not.
 
-Only positions and orientations count; names of files and instance numbers say nothing about where an image lies.
+Only positions and orientations count; file names and instance numbers are not reliable.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from parotid_seg.dicom.read.values import NotAnImage, Unusable
 from parotid_seg.files import open_input
 
 SAME_MM = 0.01
-"""Images no further apart are at one position."""
+"""Most mm between images at one position."""
 UNEVEN_MM = 0.1
-"""How far a slice may lie off an evenly spaced stack: scanners round positions, at worst to a tenth of a mm."""
+"""Most mm that a slice may lie off an evenly spaced stack: scanners round positions, at worst to a tenth of a mm."""
 UNEVEN = 0.2
-"""The same, of the distance between slices; the smaller one counts."""
+"""The same as a share of the slice distance; the smaller limit counts."""
 SAME_DIRECTION = 1e-3
-"""How far the directions of parallel slices may differ, of a unit vector: 0.06 degrees."""
+"""Most difference between unit vectors of parallel slices: 0.06 degrees."""
 SAME_SPACING = 1e-3
-"""How far the spacing of voxels may differ within a stack, of itself."""
+"""Most relative difference of the voxel spacing within a stack."""
 FEWEST_SLICES = 5
-"""Of each volume of a series that has several; fewer are odd images among others."""
+"""Fewest slices of each volume of a series with several; fewer are stray images."""
 MOST_GROUPS = 20
-"""Orientations and sizes of one series."""
+"""Most orientations and sizes of one series."""
 OF_ACQUISITIONS = tuple(TELLING.index(each) for each in ("acquisition", "event"))
-"""What tells that a stack of even slices was taken twice over, each time with the slices in between."""
+"""Attributes that reveal two interleaved acquisitions, which together look like one even stack."""
 NUMBERED = {"kernel": "kernel", "event": "acquisition", "started": "acquisition"}
-"""What a volume is called with a number, where what tells it is text of the file."""
+"""Attributes whose values are free text; in a volume's name a number replaces the text."""
 ALIKE_GAPS = 3
-"""So many equal gaps in a row are another distance between slices, and no lost slices."""
+"""Equal gaps in a row that mean a second slice distance rather than missing slices."""
 MOST_NAMED = 3
-"""Places that a message names."""
+"""Most positions in a message."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Images that are one volume.
+    """Images that form one volume.
 
     Attributes:
         frames: in the order of their position along their normal.
@@ -64,16 +64,16 @@ class Stack:
 def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
     """The volumes of one series.
 
-    Images that differ in size, spacing or orientation make several volumes if each is complete. So do images at the
-    same positions, and stacks of which one reaches into the other, if acquisition, temporal position, echo, b-value,
-    stack, image type, kernel or thickness tells them apart.
+    Images that differ in size, spacing or orientation form several volumes if each is complete. So do images at the
+    same positions, and overlapping stacks, if acquisition, temporal position, echo, b-value, stack, image type, kernel
+    or thickness distinguishes them.
 
     Returns:
-        The volumes, and the images left out as copies of others.
+        The volumes, and the images that are skipped as copies of others.
 
     Raises:
         Unusable: if any image does not fit in.
-        NoScan: if there are a few images in each of several planes.
+        NotAnImage: if there are a few images in each of several planes.
     """
     groups = _by_plane(sorted(frames, key=lambda each: (each.slice.path, each.slice.frame or 0)))
     if len(groups) > 1 and all(len(group) < FEWEST_SLICES for group in groups):
@@ -82,11 +82,11 @@ def stacks_of(frames: Iterable[Frame]) -> tuple[list[Stack], list[Frame]]:
         raise Unusable(_differences(groups))
     stacks, copies = [], []
     for number, group in enumerate(groups, start=1):
-        kept, extra = _without_copies(group)
-        _check_identity(kept)
+        distinct, extra = _without_copies(group)
+        _check_identity(distinct)
         copies += extra
         plane = f"plane-{number}" if len(groups) > 1 else ""
-        stacks += [_stack(part, "-".join(filter(None, (plane, name)))) for part, name in _parts(kept)]
+        stacks += [_stack(part, "-".join(filter(None, (plane, name)))) for part, name in _parts(distinct)]
     return stacks, copies
 
 
@@ -114,7 +114,7 @@ def _same_plane(a: Frame, b: Frame) -> bool:
 
 
 def _differences(groups: Sequence[Sequence[Frame]]) -> str:
-    """What images of one series differ in."""
+    """How images of one series differ."""
     firsts = [group[0] for group in groups]
     differing = [
         name
@@ -135,8 +135,8 @@ def _differences(groups: Sequence[Sequence[Frame]]) -> str:
 
 
 def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
-    """Images, and those that are an earlier one again: same position, same numbers, same content."""
-    kept: list[Frame] = []
+    """Images without copies, and the copies: same position, same numbers, same content as an earlier image."""
+    originals: list[Frame] = []
     copies: list[Frame] = []
     alike = defaultdict(list)
     for frame in frames:
@@ -149,9 +149,9 @@ def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
             path = frame.slice.path
             if len(group) > 1 and path not in hashes:
                 hashes[path] = _hash_pixels(path, frame.pixels_at)
-            (copies if hashes.get(path) in seen else kept).append(frame)
+            (copies if hashes.get(path) in seen else originals).append(frame)
             seen.add(hashes.get(path))
-    return kept, copies
+    return originals, copies
 
 
 def _hash_pixels(path: Path, at: int) -> str:
@@ -172,9 +172,9 @@ def _check_identity(frames: Sequence[Frame]) -> None:
 
 
 def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
-    """Images by volume, each volume with what tells it from the others; all of them if they are one.
+    """Images by volume, each volume with the attribute that distinguishes it; all images if they are one volume.
 
-    They are several if positions recur, or if acquisitions overlap: each is a stack of its own that reaches into the
+    There are several volumes if positions recur, or if acquisitions overlap: separate stacks that extend into each
     other, as when a part of a scan was repeated.
     """
     places, most = _recurring(frames)
@@ -185,7 +185,7 @@ def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
     if not places:
         uneven = _why_uneven(frames)
         if uneven is None and MODALITIES[frames[0].slice.sop_class_uid] != "CT":
-            return [(frames, "")]  # MR takes every second slice first, and numbers that
+            return [(frames, "")]  # interleaved MR acquires every second slice first and may number both passes
         telling, reason = (OF_ACQUISITIONS, "") if uneven is None else (telling, uneven)
     varied = [index for index in telling if len({frame.telling[index] for frame in frames}) > 1]
     for count in range(1, min(len(varied), 3) + 1):
@@ -208,7 +208,7 @@ def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
 
 
 def _why_uneven(frames: Sequence[Frame]) -> str | None:
-    """Why images at different positions are no volume; None if they are."""
+    """Why images at different positions form no volume; None if they do."""
     try:
         _stack(frames, "")
     except NotAnImage:
@@ -219,14 +219,14 @@ def _why_uneven(frames: Sequence[Frame]) -> str | None:
 
 
 def _why_no_volume(part: Sequence[Frame]) -> str | None:
-    """Why a part of a series is no volume of its own; None if it is."""
+    """Why a part of a series forms no volume; None if it does."""
     if len(part) < FEWEST_SLICES:
         return f"one has {len(part)} images only, expected at least {FEWEST_SLICES}"
     return _why_uneven(part)
 
 
 def _overlap(parts: Sequence[Sequence[Frame]]) -> bool:
-    """Whether each of several stacks reaches into another, so that they are not one stack taken piece by piece."""
+    """Whether each of several stacks extends into another, so that they are not one stack acquired in parts."""
     first = parts[0][0]
     ends = sorted((float(heights.min()), float(heights.max())) for heights in (_heights(part, first) for part in parts))
     highest = ends[0][1]
@@ -238,7 +238,7 @@ def _overlap(parts: Sequence[Sequence[Frame]]) -> bool:
 
 
 def _recurring(frames: Sequence[Frame]) -> tuple[int, int]:
-    """At how many positions there are several images, and how many at most."""
+    """Number of positions with several images, and the most images at one position."""
     heights = np.sort(_heights(frames))
     starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_MM)
     sizes = np.diff(starts, append=len(heights))
@@ -246,7 +246,7 @@ def _recurring(frames: Sequence[Frame]) -> tuple[int, int]:
 
 
 def _name(indices: Sequence[int], values: Sequence[str], number: int) -> str:
-    """What a volume is called by numbers that tell it from others; text from the file is not repeated."""
+    """A volume's name from the numbers that distinguish it; text from the file is not repeated."""
     if any(TELLING[index] in ("stack", "kind") for index in indices) or not all(values):
         return str(number)
     for index in indices:
@@ -259,7 +259,7 @@ def _name(indices: Sequence[int], values: Sequence[str], number: int) -> str:
 
 
 def _stack(frames: Sequence[Frame], part: str) -> Stack:
-    """Images in order as a volume.
+    """Ordered images as a volume.
 
     Raises:
         Unusable: unless they are evenly spaced along one line.
@@ -288,7 +288,7 @@ def _stack(frames: Sequence[Frame], part: str) -> Stack:
 
 
 def _check_even(heights: NDArray[np.float64]) -> None:
-    """Raise Unusable unless rising positions along the normal are evenly spaced: what is missing, or how they lie."""
+    """Raise Unusable unless rising positions along the normal are evenly spaced, with the missing or uneven ones."""
     steps = np.diff(heights)
     one = float(np.median(steps[steps < 1.5 * steps.min()]))
     off = heights - np.linspace(heights[0], heights[-1], len(heights))
@@ -313,17 +313,17 @@ def _check_even(heights: NDArray[np.float64]) -> None:
 
 
 def _is_second_distance(counts: NDArray[np.int64]) -> bool:
-    """Whether gaps are too regular for lost slices: several in a row are alike, or most are gaps.
+    """Whether gaps are too regular for missing slices: several equal ones in a row, or gaps almost everywhere.
 
     Args:
-        counts: distance of each slice from the next, in the smallest distances.
+        counts: distance of each slice from the next, as a multiple of the smallest distance.
     """
     runs = (sum(1 for _ in run) for count, run in itertools.groupby(counts.tolist()) if count > 1)
     return max(runs, default=0) >= ALIKE_GAPS or int(np.count_nonzero(counts > 1)) * 2 > len(counts)
 
 
 def _two_stacks(heights: NDArray[np.float64], distance: float, allowed: float) -> str:
-    """Words if slices are two stacks of one distance, one between the other's slices; empty if not."""
+    """A remark if slices are two stacks of equal distance that overlap; empty if not."""
     off = np.mod(heights - heights[0], distance)
     first = np.minimum(off, distance - off) <= allowed
     parts = heights[first], heights[~first]

@@ -1,8 +1,8 @@
-"""Text whose character set is not the one that its file declares (PS3.5, 6.1.2).
+"""Decodes text whose character set is not the one that its file declares (PS3.5, 6.1.2).
 
-Some systems write UTF-8 and declare another character set, or none. Text of other languages is hardly ever valid UTF-8
-by chance, so bytes that are valid UTF-8 are read as that, unless the declared set is one of several bytes a character,
-or a Japanese or Thai one, and they are valid in it, too.
+Some systems write UTF-8 and declare another character set, or none. Text in another character set is hardly ever valid
+UTF-8 by chance, so bytes that are valid UTF-8 are read as UTF-8. Exception: the declared set is a multi-byte, Japanese
+or Thai one and the bytes are valid in it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, TEXT_VR_DELIMS
 
 UTF8 = "utf-8"
 ONE_BYTE = "iso8859-"
-"""Start of Python's names of character sets of one byte a character: UTF-8 is valid in them, but means nothing."""
+"""Prefixes of Python's names of single-byte character sets: UTF-8 is valid in them, but gives wrong characters."""
 ESCAPE = b"\x1b"
 ELSEWHERE = ("latin-1", "cp850", "cp1250", "cp1251", "iso8859-5", "cp1253", "shift_jis", "gb18030", "euc_kr", "big5")
-"""What else text may have been written in."""
+"""Other character sets in which text may have been written."""
 LOST = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -31,8 +31,8 @@ class Text(NamedTuple):
 
     Attributes:
         value: by the declared character set, or UTF-8.
-        undeclared: whether it was read as UTF-8 although something else is declared.
-        readings: what it would be in other character sets; none for ASCII.
+        undeclared: whether it was read as UTF-8 although another character set is declared.
+        readings: the text decoded in other character sets; none for ASCII.
     """
 
     value: str
@@ -44,9 +44,9 @@ def text_of(item: Dataset, keyword: str | int, dataset: Dataset) -> Text:
     """Text of an element, without the spaces at its end.
 
     Args:
-        item: holds the element; a sequence item of `dataset`, or that itself.
-        keyword: or tag of the element, which has not been decoded yet; else it stays as pydicom has decoded it.
-        dataset: says which character set holds where the item does not.
+        item: contains the element; a sequence item of `dataset`, or `dataset` itself.
+        keyword: or tag of the element. If pydicom has decoded it already, that text is returned.
+        dataset: gives the character set where the item does not.
     """
     element = item.get_item(keyword)
     value = element.value if element else None
@@ -57,10 +57,10 @@ def text_of(item: Dataset, keyword: str | int, dataset: Dataset) -> Text:
 
 
 def decode_undeclared(item: Dataset, dataset: Dataset | None = None) -> None:
-    """Decode the texts that are UTF-8 although something else is declared; pydicom's `decode` would garble them.
+    """Decode the texts that are UTF-8 although another character set is declared; pydicom's `decode` would garble them.
 
     Args:
-        item: what to decode, with all that it holds.
+        item: the data set to decode, with all nested items.
         dataset: see `text_of`; default: `item`.
     """
     dataset = item if dataset is None else dataset
@@ -88,9 +88,9 @@ def decoded(value: bytes, encodings: list[str]) -> Text:
     text, utf8 = decode_bytes(value, encodings, TEXT_VR_DELIMS), _strictly(value, UTF8)
     name = codecs.lookup(encodings[0]).name
     undeclared = bool(utf8) and name != UTF8 and ESCAPE not in value and (name.startswith(ONE_BYTE) or LOST in text)
-    found = utf8 if undeclared else text
-    others = dict.fromkeys((text, utf8, *_otherwise(value), *_decoded_twice(found)))
-    return Text(found, undeclared, tuple(each for each in others if each and each != found))
+    decoded_text = utf8 if undeclared else text
+    others = dict.fromkeys((text, utf8, *_otherwise(value), *_decoded_twice(decoded_text)))
+    return Text(decoded_text, undeclared, tuple(each for each in others if each and each != decoded_text))
 
 
 def _otherwise(value: bytes) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _otherwise(value: bytes) -> Iterator[str]:
 
 
 def _decoded_twice(text: str) -> Iterator[str]:
-    """What UTF-8 was before it was taken for another character set and written as UTF-8 once more."""
+    """Candidates for text that was UTF-8, was misread as another character set, and was encoded as UTF-8 again."""
     for name in ("latin-1", "cp1252"):
         try:
             yield _strictly(text.encode(name), UTF8)

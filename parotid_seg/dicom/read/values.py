@@ -1,7 +1,7 @@
-"""Values of a DICOM header as plain Python ones, or a reason without any of the header's text.
+"""Values of a DICOM header as plain Python values, or a reason without any of the header's text.
 
-pydicom makes an object of a class of its own of every value, which would be most of the time it takes to find series.
-The few plain types that headers of images are made of are read from their bytes here.
+pydicom creates an object of a special class for every value, which would dominate the time of finding series. The few
+plain types in image headers are therefore decoded here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from parotid_seg.errors import ScanError
 
 LONGEST_UID = 64
 ASCII = frozenset(("AS", "CS", "DA", "DS", "IS", "TM", "UI"))
-"""Value representations of plain text that has no character set (DICOM PS3.5, 6.2)."""
+"""Value representations of plain text that is independent of the character set (DICOM PS3.5, 6.2)."""
 
 
 class Unusable(ScanError):  # noqa: N818
-    """Why an image or a series cannot be read: a phrase that does not yet say which it is."""
+    """Why an image or a series cannot be read: a phrase without the name of the file or series."""
 
 
 class NotAnImage(Unusable):
-    """Why it is none to be read, and nothing is missing if it is not."""
+    """Why an object is not an image of a scan; skipping it loses nothing."""
 
 
 def values_of(dataset: Dataset, keyword: str) -> list[Any]:
@@ -56,17 +56,17 @@ def values_of(dataset: Dataset, keyword: str) -> list[Any]:
 
 @cache
 def _known(keyword: str) -> tuple[BaseTag, str]:
-    """An attribute's tag, and its value representation where the file does not name one."""
+    """An attribute's tag, and its value representation for files without explicit ones."""
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return Tag(tag), dictionary_VR(tag)
 
 
 def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
-    """So many finite numbers.
+    """A given number of finite numbers.
 
     Raises:
-        Unusable: if there are others or none.
+        Unusable: if there are more, fewer or other values.
     """
     return _numbers(values_of(dataset, keyword), keyword, count)
 
@@ -85,7 +85,7 @@ def number_of(dataset: Dataset, keyword: str) -> float | None:
     """A finite number; None if there is none.
 
     Raises:
-        Unusable: if it is something else.
+        Unusable: if it is of another type.
     """
     values = values_of(dataset, keyword)
     return _numbers(values, keyword, 1)[0] if values else None
@@ -95,7 +95,7 @@ def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> in
     """A whole number.
 
     Raises:
-        Unusable: if it is something else, or absent and has no default.
+        Unusable: if it is of another type, or absent and has no default.
     """
     number = number_of(dataset, keyword)
     if number is None and default is not None:
@@ -106,7 +106,7 @@ def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> in
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """Text as it stands in the file; empty if there is none."""
+    """Text as in the file; empty if there is none."""
     return "\\".join(map(str, values_of(dataset, keyword))).strip()
 
 
@@ -131,7 +131,7 @@ def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence.
 
     Raises:
-        Unusable: if it is something else.
+        Unusable: if it is of another type.
     """
     if dataset.get_item(_known(keyword)[0]) is None:
         return []

@@ -1,6 +1,6 @@
-"""A series as a scan on which masks are written, and a mask as the series' slices.
+"""Reads a series as a scan, and converts a mask of the scan to the series' slices.
 
-found = find_series(files)             # find: CT and MR series, and what was left out and why
+found = find_series(files)             # find: CT and MR series, and skipped files with reasons
 scan = read_series(found.series[0])    # like the same scan from a NIfTI file
 slices_of(mask, scan)                  # for what is written in DICOM
 """
@@ -25,20 +25,20 @@ from parotid_seg.scan.volume import Mask, Voxels
 __all__ = ["Found", "Skipped", "Takes", "find_series", "read_series", "slices_of"]
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From LPS, or back."""
+"""Converts LPS to RAS coordinates, or back."""
 RIGHT_ANGLE = 1e-4
-"""Largest cosine between axes that are at a right angle: 0.03 mm over 300 mm."""
+"""Largest cosine between axes that count as orthogonal: 0.03 mm over 300 mm."""
 
 
 def read_series(series: Series) -> NiftiScan:
     """Read a series as the NIfTI scan a converter would make of it: voxels (column, row, slice), affine in RAS.
 
-    A mask written for the scan has the same voxels. A tilted gantry's slices stay as they are and the affine is
-    sheared, as in a NIfTI file; a qform, which has no shear, is set only where the affine has none. Axes that are
-    rounded off their right angles are brought to them, as those of a NIfTI file.
+    A mask written for the scan has the same voxels. With a tilted gantry the slices stay as they are and the affine is
+    sheared, as in a NIfTI file; a qform, which cannot express shear, is set only if the affine has none. Axes that
+    rounding has moved off their right angles are corrected, as in NIfTI files.
 
     Raises:
-        ScanError: if a file cannot be read or has changed, or as `read_nifti` of a volume that can be no head scan.
+        ScanError: if a file cannot be read or has changed; as `read_nifti` for a volume that cannot be a head scan.
     """
     voxels, flags, decoders = read_voxels(series)
     try:
@@ -68,6 +68,6 @@ def slices_of(mask: Mask, scan: NiftiScan) -> Mask:
 
     Args:
         mask: labels uint8.
-        scan: what `read_series` made of the series.
+        scan: the result of `read_series` for the series.
     """
     return np.ascontiguousarray(scan.volume.orientation.to_storage(mask).T)

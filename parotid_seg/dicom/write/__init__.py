@@ -1,1 +1,1 @@
-"""DICOM out: RT Structure Sets and segmentations, read back before they get their names."""
+"""Writes RT Structure Sets and DICOM segmentations; each is read back and compared before it gets its final name."""

@@ -1,7 +1,7 @@
-"""Whose scan it is: patient, study and frame of reference go from a source image into a DICOM object.
+"""Copies patient, study and frame of reference from a source image into a DICOM object.
 
-A DICOM object is the only place that may hold who the patient is. The source's text is carried over byte for byte with
-its character set; it is neither decoded nor judged.
+Only DICOM objects may contain patient data. The source's text is copied byte for byte with its character set; it is
+neither decoded nor checked.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from parotid_seg.errors import ScanError
 
 UTF8 = "ISO_IR 192"
 PADDING = {"UI": b"\0"}
-"""Of values of odd length by their kind; a space for the others."""
+"""Padding bytes of values of odd length, by value representation; a space for the others."""
 
 REQUIRED = """
     PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID
     AccessionNumber FrameOfReferenceUID PositionReferenceIndicator
 """
-"""Attributes that must be there, if only empty (type 2, but for the frame of reference)."""
+"""Attributes that must be present, possibly empty (type 2, except for the frame of reference)."""
 PATIENT = """
     ReferencedPatientSequence IssuerOfPatientID TypeOfPatientID EthnicGroup IssuerOfPatientIDQualifiersSequence
     SourcePatientGroupIdentificationSequence GroupOfPatientsIdentificationSequence PatientBirthTime
@@ -63,7 +63,7 @@ STUDY = """
 
 
 def read_source(series: Series) -> Dataset:
-    """The header of a series' first slice, which tells patient and study.
+    """The header of a series' first slice, with patient and study.
 
     Raises:
         ScanError: if it cannot be read, or has no frame of reference that a result could lie in.
@@ -88,7 +88,7 @@ def carry_identity(source: Dataset, target: Dataset, own_text: Iterable[str]) ->
     Args:
         source: header of a source image.
         target: the object to be written.
-        own_text: what else is written there; if the source's character set cannot express it, all becomes UTF-8.
+        own_text: other texts in the object; if the source's character set cannot express them, all becomes UTF-8.
     """
     keeps = fits(own_text, source)
     if keeps and "SpecificCharacterSet" in source:

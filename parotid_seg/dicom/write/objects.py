@@ -1,4 +1,4 @@
-"""What the DICOM objects written here have in common: their maker, references, codes, and how they get to disk."""
+"""Shared parts of the written DICOM objects: equipment, references, codes, and saving."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from parotid_seg.version import VERSION
 
 MAKER = "parotid-seg"
 SERIES_NUMBER = 1000
-"""Of what is written: listed after the scans."""
+"""Series number of written objects: listed after the scans."""
 
 
 def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *read: Path | None) -> None:
-    """Raise InputError unless a mask fits its series and labels, and the file to be made is none that is read."""
+    """Raise InputError unless a mask fits its series and labels, and the output is not one of the input files."""
     expected = (len(series.slices), series.rows, series.columns)
     if mask.shape != expected:
         raise InputError(f"found a mask of shape {mask.shape}, expected {expected} as the series has", path=path)
@@ -36,14 +36,14 @@ def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, 
 
 
 def add_maker(dataset: Dataset, model: str) -> None:
-    """Say who made an object, and when."""
+    """Add the equipment and the time of creation."""
     dataset.Manufacturer, dataset.ManufacturerModelName = MAKER, MAKER
     dataset.SoftwareVersions, dataset.DeviceSerialNumber = VERSION, line(model)
     stamp(dataset)
 
 
 def add_contributor(dataset: Dataset) -> None:
-    """Say who changed an object that another made."""
+    """Add this package as a contributor to an object of other equipment."""
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [coded(MODIFYING)]
     item.Manufacturer, item.ManufacturerModelName, item.SoftwareVersions = MAKER, MAKER, VERSION
@@ -53,13 +53,13 @@ def add_contributor(dataset: Dataset) -> None:
 
 
 def stamp(dataset: Dataset) -> None:
-    """Say when an object was made."""
+    """Set the time of an object's creation."""
     now = datetime.now()
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
 
 
 def is_own_object(path: Path) -> bool:
-    """Whether a file is a DICOM object that was written, or added to, here."""
+    """Whether a file is a DICOM object that this package wrote or added to."""
     tags = ["Manufacturer", "ContributingEquipmentSequence"]
     try:
         with phi_safe(path, "DICOM object"):
@@ -71,7 +71,7 @@ def is_own_object(path: Path) -> bool:
 
 
 def algorithm(model: str) -> Dataset:
-    """What made a mask, as an item of an algorithm identification sequence."""
+    """The model of a mask as an item of an algorithm identification sequence."""
     item = Dataset()
     item.AlgorithmFamilyCodeSequence = [coded(LEARNING)]
     item.AlgorithmName, item.AlgorithmVersion, item.AlgorithmSource = MAKER, VERSION, MAKER
@@ -92,13 +92,13 @@ def coded(code: Coded) -> Dataset:
 
 
 def save(dataset: Dataset, path: Path, shown: Path) -> None:
-    """Write an object as its `file_meta` says.
+    """Write an object in the encoding of its `file_meta`.
 
     Args:
         shown: the name for errors.
 
     Raises:
-        ScanError: if what was carried over cannot be encoded.
+        ScanError: if a copied attribute cannot be encoded.
     """
     with phi_safe(shown, "DICOM object"):
         correct_ambiguous_vr(dataset, dataset.file_meta.TransferSyntaxUID.is_little_endian)

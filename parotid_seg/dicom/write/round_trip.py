@@ -1,8 +1,8 @@
-"""The proof that a DICOM object holds the mask it was made from.
+"""Verifies that a DICOM object contains the mask it was made from.
 
-The object is read back from disk, and each contour or frame is laid on the slice that it refers to or lies in, by that
-slice's own header. What is found must be the mask, voxel for voxel, and lie in the patient where the series' affine has
-the mask. A slice in the wrong place or order, a mirrored row or half a voxel's shift cannot pass.
+The object is read back from disk, and each contour or frame is placed on the slice that it refers to or lies in, by
+that slice's own header. The result must equal the mask voxel for voxel, and lie at the mask's place in the patient by
+the series' affine. A slice in the wrong place or order, a mirrored row or a shift by half a voxel fails.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from parotid_seg.scan.volume import Mask
 Kind = Literal["rtstruct", "binary", "labelmap"]
 
 LEAST_DSC = 1.0
-"""Every voxel comes back: contours run half a voxel from the centres, and segmentations store the voxels."""
+"""All voxels must agree: contours run half a voxel from the centres, and segmentations store the voxels."""
 OFF_MM = 0.1
-"""How far a contour may be from the plane of its slice, and a frame from its slice."""
+"""Most mm between a contour and the plane of its slice, and between a frame and its slice."""
 CENTROID_OFF_MM = 0.2
-"""How far the centroid may be from where the affine has it. A slice may lie off an even stack by half of it."""
+"""Most mm between the centroid and its place by the affine. A slice may lie off an even stack by half of it."""
 SLICE_OFF = 0.25
-"""Of a voxel: how far a slice's corners may be from where the affine has them."""
+"""Share of a voxel: most distance of a slice's corners from their place by the affine."""
 VOLUME_OFF = 0.01
-"""Of the volume."""
+"""Most difference as a share of the volume."""
 WHOSE = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
 
 Slices = dict[int, NDArray[np.bool_]]
-"""A structure's voxels (rows, columns) by the slice's place in the series; slices without any need not be there."""
+"""A structure's voxels (rows, columns) by the slice's index in the series; empty slices may be missing."""
 
 
 def verify_round_trip(
     path: Path, series: Series, mask: Mask, labels: tuple[str, ...], kind: Kind, *, shown: Path | None = None
 ) -> None:
-    """Raise ScanError unless a DICOM object gives a mask back, of the right patient.
+    """Raise ScanError unless a DICOM object reproduces a mask, with the right patient.
 
     Args:
         path: the object's file.
         series: the scan the mask belongs to.
         mask: (slices, rows, columns), in the order of the series' slices.
-        labels: names by value, background first. Of a structure set the last structures are compared, one a label.
-        kind: what the object is.
+        labels: names by value, background first. Of a structure set the last structures are compared, one per label.
+        kind: the kind of object.
         shown: the name for errors; default: the file's.
     """
     shown = shown or path
@@ -70,12 +70,12 @@ def verify_round_trip(
                 raise ScanError(f"found another {keyword} than in {series.slices[0].path.name}", path=shown)
         _check_names(written, labels, kind, shown)
         read = _read_contours if kind == "rtstruct" else _read_segments
-        for value, found in enumerate(read(written, series, planes, len(labels) - 1, shown), start=1):
-            _compare(found, mask == value, planes, series, shown, labels[value])
+        for value, structure in enumerate(read(written, series, planes, len(labels) - 1, shown), start=1):
+            _compare(structure, mask == value, planes, series, shown, labels[value])
 
 
 def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> None:
-    """Raise ScanError unless all slices lie where the affine has them."""
+    """Raise ScanError unless all slices lie at their places by the affine."""
     corners = _corners(series)
     for index, plane in enumerate(planes):
         voxels = np.column_stack([np.full(len(corners), index), corners])
@@ -91,7 +91,7 @@ def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> Non
 
 
 def _check_names(written: Dataset, labels: tuple[str, ...], kind: Kind, shown: Path) -> None:
-    """Raise ScanError unless the structures are called what the labels are, but for numbers that tell them apart."""
+    """Raise ScanError unless the structures have the labels' names, except for distinguishing numbers."""
     if kind == "rtstruct":
         names = [str(each.ROIName) for each in written.StructureSetROISequence]
     else:
@@ -117,7 +117,7 @@ def _read_contours(
     numbers = Counter(int(each.ROINumber) for each in written.StructureSetROISequence)
     drawn = [(int(each.ReferencedROINumber), each) for each in written.ROIContourSequence]
     for roi in written.StructureSetROISequence[-count:]:
-        found: Slices = {}
+        slices: Slices = {}
         items, count = [each for number, each in drawn if number == roi.ROINumber], numbers[int(roi.ROINumber)]
         if (count, len(items)) != (1, 1):
             raise ScanError(
@@ -132,7 +132,7 @@ def _read_contours(
             index = places[str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame) - 1]
             points = contour_points(contour)
             if points is None:
-                raise ScanError("found a contour that is no list of points", path=shown)
+                raise ScanError("found a contour that is not a list of points", path=shown)
             voxels, off_mm = planes[index].to_voxels(points)
             if np.abs(off_mm).max() > OFF_MM:
                 raise ScanError(
@@ -141,22 +141,22 @@ def _read_contours(
                     path=shown,
                 )
             enclosed = filled([voxels], series.rows, series.columns)
-            if index in found and (found[index] & enclosed).any():
+            if index in slices and (slices[index] & enclosed).any():
                 raise ScanError(
                     f"{shown}: found contours that overlap on {series.slices[index].path}, which not all programs read "
                     "alike"
                 )
-            found[index] = found[index] | enclosed if index in found else enclosed
-        yield found
+            slices[index] = slices[index] | enclosed if index in slices else enclosed
+        yield slices
 
 
 def _read_segments(
     written: Dataset, series: Series, planes: tuple[Plane, ...], count: int, shown: Path
 ) -> Iterator[Slices]:
-    """Voxels of all segments, each frame in the slice that lies where the frame says it does."""
+    """Voxels of all segments, each frame in the slice at the frame's position."""
     positions, corners = np.stack([each.position for each in planes]), _corners(series)
     pixels = written.pixel_array.reshape(-1, written.Rows, written.Columns)
-    found: dict[int, Mask] = {}
+    slices: dict[int, Mask] = {}
     for number, frame in enumerate(pixels):
         plane = plane_of_frame(written, number)
         index = int(np.argmin(np.linalg.norm(positions - plane.position, axis=1)))
@@ -169,26 +169,26 @@ def _read_segments(
             )
         segment = written.PerFrameFunctionalGroupsSequence[number].get("SegmentIdentificationSequence")
         if segment:
-            found[index] = np.where(frame > 0, int(segment[0].ReferencedSegmentNumber), found.get(index, 0))
+            slices[index] = np.where(frame > 0, int(segment[0].ReferencedSegmentNumber), slices.get(index, 0))
         else:
-            found[index] = frame
-    yield from ({index: frame == value for index, frame in found.items()} for value in range(1, count + 1))
+            slices[index] = frame
+    yield from ({index: frame == value for index, frame in slices.items()} for value in range(1, count + 1))
 
 
 def _compare(
-    found: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ...], series: Series, shown: Path, label: str
+    slices: Slices, expected: NDArray[np.bool_], planes: tuple[Plane, ...], series: Series, shown: Path, label: str
 ) -> None:
     """Raise ScanError if voxels, volume or place of a structure differ."""
-    places = np.array(sorted({*found, *np.flatnonzero(expected.any(axis=(1, 2))).tolist()}), dtype=np.int64)
+    places = np.array(sorted({*slices, *np.flatnonzero(expected.any(axis=(1, 2))).tolist()}), dtype=np.int64)
     if not len(places):
         return
     none = np.zeros((series.rows, series.columns), dtype=np.bool_)
-    read, expected = np.stack([found.get(int(place), none) for place in places]), expected[places]
+    read, expected = np.stack([slices.get(int(place), none) for place in places]), expected[places]
     dsc = dice(read, expected)
     if dsc < LEAST_DSC:
         other = int(np.count_nonzero(read != expected))
         raise ScanError(
-            f"{label}: found {other} voxels otherwise (DSC {dsc:.4f}), expected a DSC of {LEAST_DSC}", path=shown
+            f"{label}: found {other} voxels that differ (DSC {dsc:.4f}), expected a DSC of {LEAST_DSC}", path=shown
         )
     if not expected.any():
         return
@@ -208,7 +208,7 @@ def _compare(
 def _measured(
     voxels: NDArray[np.int64], places: NDArray[np.int64], planes: tuple[Plane, ...]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Volume in ml and centroid in mm of voxels (number in `places`, row, column), by the planes."""
+    """Volume in ml and centroid in mm of voxels (index in `places`, row, column), by the planes."""
     heights = [each.position @ planes[0].normal for each in planes]
     thickness_mm = abs(float(heights[-1] - heights[0])) / max(1, len(planes) - 1)
     volume_mm3, total = 0.0, np.zeros(3)

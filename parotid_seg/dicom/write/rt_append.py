@@ -1,4 +1,4 @@
-"""A structure set that is there as the start of a new one, which has its structures and more."""
+"""Starts a new structure set from an existing one, with its structures and the new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import Structure, plain_uid, structures_of
 
 GONE = ("ReviewDate", "ReviewTime", "ReviewerName", "DigitalSignaturesSequence", "MACParametersSequence")
-"""Attributes that are true of the structure set that was there only: its approval and its signatures."""
+"""Attributes that apply to the existing structure set only: its approval and its signatures."""
 NUMBERS = (
     ("StructureSetROISequence", "ROINumber"),
     ("ROIContourSequence", "ReferencedROINumber"),
@@ -33,16 +33,16 @@ NUMBERS = (
 def opened(
     path: Path, series: Series, source: Dataset, labels: tuple[str, ...], model: str
 ) -> tuple[Dataset, tuple[Structure, ...], tuple[Flag, ...]]:
-    """A new structure set with all that one has, and the structures of a mask by names not taken yet.
+    """A new structure set with the content of an existing one, and the structures of a mask under unused names.
 
     Args:
-        path: the structure set that is there.
-        series, source: what is to be added belongs to, and the header of its first slice.
+        path: the existing structure set.
+        series, source: the series of the mask, and the header of its first slice.
         labels: names by value, background first.
-        model: what made the mask.
+        model: the model that made the mask.
 
     Returns:
-        The new set, the structures, and what a person should know about the old one.
+        The new set, the structures, and flags on the existing set.
 
     Raises:
         ScanError: if it cannot be read, is of another patient, study or frame of reference, or has a number twice.
@@ -69,7 +69,7 @@ def opened(
             if keyword in dataset:
                 del dataset[keyword]
         refer_to(series, dataset, source.get("NumberOfFrames"))
-        if not dataset.get("FrameOfReferenceUID"):  # of the whole set, which many leave out
+        if not dataset.get("FrameOfReferenceUID"):  # of the whole set, which many systems omit
             dataset.FrameOfReferenceUID = series.frame_of_reference_uid
             dataset.PositionReferenceIndicator = dataset.get("PositionReferenceIndicator") or ""
     without = sum(not each.roi.get("ReferencedFrameOfReferenceUID") for each in items)
@@ -88,12 +88,12 @@ def _check(path: Path, dataset: Dataset, series: Series, source: Dataset) -> Non
         str(each.get("ReferencedFrameOfReferenceUID") or "") for each in dataset.get("StructureSetROISequence") or ()
     }
     check_frame((frames_of(dataset) | stated) - {""}, series, path)
-    if whole := str(dataset.get("FrameOfReferenceUID") or ""):
-        check_frame({whole}, series, path, "as a whole ")
+    if frame_uid := str(dataset.get("FrameOfReferenceUID") or ""):
+        check_frame({frame_uid}, series, path, "as a whole ")
 
 
 def _check_numbers(dataset: Dataset, shown: list[str], path: Path) -> None:
-    """Have every number decoded, so that a damaged one is found before something is added, and find those used twice.
+    """Decode every number, so that a damaged one is found before anything is added, and check that none is used twice.
 
     Args:
         dataset: the structure set.
@@ -110,6 +110,6 @@ def _check_numbers(dataset: Dataset, shown: list[str], path: Path) -> None:
             names = [name for name, its in zip(shown, numbers["ROINumber"], strict=True) if its == number]
             raise ScanError(
                 f"found the {keyword} {number} {count} times ({', '.join(names) or 'no name'}), expected once: "
-                "structures that share a number are taken for one another, so nothing is added to them",
+                "structures that share a number can be confused, so nothing is added to them",
                 path=path,
             )

@@ -1,8 +1,7 @@
-"""Masks as an RT Structure Set (DICOM PS3.3, A.19), or added to one that is there.
+"""Writes masks as an RT Structure Set (DICOM PS3.3, A.19), or adds them to an existing one.
 
-Contours lie in the planes of the source's slices, each where its own header has it, halfway between voxels inside and
-outside. An object appears under its name only once it has been read back and has given the mask again
-(`proof`).
+Contours lie in the planes of the source's slices, by the slices' own headers, halfway between voxels inside and
+outside. An object gets its final name only after it has been read back and has reproduced the mask (`round_trip`).
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ from parotid_seg.scan.volume import Mask
 from parotid_seg.version import VERSION
 
 DECIMALS = 4
-"""Of contours in mm: a ten thousandth is far below a voxel, and within the 16 characters of a DS value."""
+"""Decimals of contour points in mm: far below a voxel, and within the 16 characters of a DS value."""
 MOST_EXPLICIT = 65534 // (3 * 17)
-"""Points of a contour that surely fit into an explicit transfer syntax, whose DS values have 65534 bytes at most."""
+"""Most points of a contour that always fit into an explicit transfer syntax, with at most 65534 bytes per DS value."""
 
 
 def write_rtstruct(
     series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *, model: str, append: Path | None = None
 ) -> tuple[Flag, ...]:
-    """Write labels as structures, whole and proven or not at all.
+    """Write labels as structures; the file appears only after it is complete and verified.
 
     A label without a voxel becomes a structure without contours. The transfer syntax is implicit VR little endian, in
-    which contours have no longest length.
+    which the length of contours is not limited.
 
     Args:
         series: the scan the labels belong to.
@@ -59,16 +58,16 @@ def write_rtstruct(
         labels: names by value, background first.
         path: the file to make.
         model: what made the mask, for the description of the algorithm.
-        append: a structure set of the same patient, study and frame of reference. What is written is a new object with
-            its structures and these; names that are taken get a number (Parotid_L_1). Everything else stays, but for
-            what tells who made, changed and approved it: nobody has approved the new one.
+        append: a structure set of the same patient, study and frame of reference. The result is a new object with
+            its structures and these; names in use get a number (Parotid_L_1). Other attributes stay, except for author,
+            changes and approval: the new object is unapproved.
 
     Returns:
-        What a person should know about `append`.
+        Flags on `append`.
 
     Raises:
         InputError: if mask, labels and series do not fit together.
-        ScanError: if the series' files or `append` cannot be used, or the object does not give the mask back.
+        ScanError: if the series' files or `append` cannot be used, or the object does not reproduce the mask.
         OutputError: if the file cannot be written.
     """
     check_mask(series, mask, labels, path, append)
@@ -113,7 +112,7 @@ def _add(
     structures: tuple[Structure, ...],
     model: str,
 ) -> None:
-    """Add structures, by numbers that are free, and unapprove the set."""
+    """Add structures under unused numbers, and mark the set as unapproved."""
     rois, drawn = dataset.StructureSetROISequence, dataset.ROIContourSequence
     observed = dataset.RTROIObservationsSequence
     referred = {int(each.get("ReferencedROINumber") or 0) for each in (*drawn, *observed)}
@@ -173,13 +172,13 @@ def _contour(image: Slice, points_mm: Points) -> Dataset:
 
 
 def _decimal(value: float) -> str:
-    """A number as a DS value, without zeros that say nothing."""
+    """A number as a DS value, without trailing zeros."""
     text = f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
 def _observation(structure: Structure, number: int, observation_number: int) -> Dataset:
-    """What a structure is, in codes."""
+    """An item of RTROIObservationsSequence with the codes of a structure."""
     code = coded(structure.code)
     if structure.side:
         code.SegmentedPropertyTypeModifierCodeSequence = [coded(structure.side)]

@@ -1,8 +1,9 @@
-"""Masks as DICOM Segmentation (PS3.3, A.51), a bit a voxel and structure, or as Label Map Segmentation, a byte a voxel.
+"""Writes masks as DICOM Segmentation (PS3.3, A.51): binary (a bit per voxel and structure) or label map (a byte a
+voxel).
 
-highdicom builds the object from stand-ins for the source's slices, which tell where they lie and nothing about the
-patient; who that is comes from `identity` as for every object. A tilted gantry needs no special care: every frame
-has a position of its own.
+highdicom builds the object from stand-ins for the source's slices, which have their geometry but no patient data;
+`identity` adds the patient as for every object. A tilted gantry needs no special handling, because every frame has its
+own position.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def write_seg(
     model: str,
     kind: Literal["binary", "labelmap"] = "binary",
 ) -> None:
-    """Write labels as segments, whole and proven or not at all.
+    """Write labels as segments; the file appears only after it is complete and verified.
 
-    Slices without a label are left out, unless all are. Every label is described, also one without a voxel. Neither
-    kind is compressed: bits cannot be, and of bytes not every reader has the decoder.
+    Slices without a label are omitted, unless all slices are empty. Every label is described, even one without a voxel.
+    Neither kind is compressed: bits cannot be, and for bytes not every reader has the decoder.
 
     Args:
         series: the scan the labels belong to.
@@ -57,7 +58,7 @@ def write_seg(
 
     Raises:
         InputError: if mask, labels and series do not fit together.
-        ScanError: if the series' files cannot be used, or the object does not give the mask back.
+        ScanError: if the series' files cannot be used, or the object does not reproduce the mask.
         OutputError: if the file cannot be written.
     """
     check_mask(series, mask, labels, path)
@@ -91,7 +92,7 @@ def write_seg(
 
 
 def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Dataset:
-    """An image where a slice is, with a UID of its own and all else that highdicom asks for."""
+    """An image with the geometry of a slice, its own UID, and the other attributes that highdicom requires."""
     item = Dataset()
     for keyword in REQUIRED.split():
         setattr(item, keyword, "")
@@ -132,7 +133,7 @@ def _concept(code: Coded) -> CodedConcept:
 
 
 def _refer_to_slices(dataset: Dataset, series: Series, stand_ins: list[Dataset], frames_in_file: int | None) -> None:
-    """Replace references to stand-ins by references to the slices they stood in for."""
+    """Replace references to stand-ins by references to the actual slices."""
     slices = {item.SOPInstanceUID: image for item, image in zip(stand_ins, series.slices, strict=True)}
     for group in dataset.PerFrameFunctionalGroupsSequence:
         for item in group.DerivationImageSequence[0].SourceImageSequence:

@@ -1,1 +1,1 @@
-"""What runs a model file: one interface, and a module or package for each engine."""
+"""Engines that run a model file: one interface, and a module or package for each engine."""

@@ -1,7 +1,7 @@
-"""The choice between engines that could run a model here: measured once on this machine, then kept.
+"""Chooses between the engines that can run a model on this machine: measured once, then stored.
 
-It is kept because masks depend on it: in another precision a voxel in some hundred may change. So it must not depend
-on how busy the machine happens to be today.
+The choice is stored because masks depend on it: in another precision about one voxel in a hundred may change. It must
+therefore not depend on the machine's present load.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from parotid_seg.runtime.engines.base import Backend
 
 SCHEMA_VERSION = 1
 LARGEST_BATCH = 1024
-"""Slices; a larger one is no choice of ours."""
+"""Largest batch size that is chosen automatically."""
 LEAST_GAIN = 1.1
-"""How much faster a lower precision than the model file's must be to be worth its rounding."""
+"""Least speed-up for which a lower precision than the model file's is chosen, despite its rounding."""
 BITS = {"int8": 1, "bf16": 2, "fp16": 3, "fp32": 4}
 """Precisions in rising order."""
 
@@ -36,11 +36,11 @@ class Candidate:
     """An engine that could run the model.
 
     Attributes:
-        name: as it is told to the user, for example "OpenVINO BF16".
-        backend: the name it is asked for by, see `registry.ENGINES`.
+        name: its name in messages, for example "OpenVINO BF16".
+        backend: its name as an option, see `registry.ENGINES`.
         precision: type it computes in.
         file: the model file or engine that it loads.
-        make: loads it; raises ParotidSegError if that fails.
+        make: loads the engine; raises ParotidSegError if that fails.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Candidate:
 
 
 class Measure(Protocol):
-    """What `choose` asks about loaded models; see `engine_benchmark.Trial`."""
+    """The measurements that `choose` needs; see `engine_benchmark.EngineBenchmark`."""
 
     def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
-        """Looks a second by name."""
+        """Samples per second by name."""
 
     def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
         """The fastest of some batch sizes."""
@@ -65,14 +65,14 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, as it is kept.
+    """A choice as it is stored.
 
     Attributes:
         name: of the candidate.
         batch_size: samples at once.
-        looks_per_s: of every candidate that was tried, the fastest first.
-        refused: why a faster one was not taken, or one could not be tried, by name.
-        measured: day.
+        looks_per_s: samples per second of every candidate that was tried, the fastest first.
+        refused: by name, why a faster candidate was not chosen, or one could not be tried.
+        measured: day of the measurement.
     """
 
     name: str
@@ -103,40 +103,42 @@ def choose(
     *,
     today: Callable[[], date] = lambda: datetime.now(UTC).date(),
 ) -> Backend:
-    """Load the best of some candidates: by what is kept of an earlier choice, or by a trial.
+    """Load the best of some candidates: by a stored choice, or by a benchmark.
 
     Args:
         candidates: at least one; the first runs the model file itself on the reference engine.
-        precision: of the model file. A candidate of a lower one is taken only if it is `LEAST_GAIN` as fast as the best
-            of the others, and if its masks pass the gate.
+        precision: of the model file. A candidate of a lower one is chosen only if it is `LEAST_GAIN` times as fast as
+            the best of the others, and if its masks are within the tolerance.
         sizes: batch sizes to try.
-        measure: tells what is to be known about them.
-        place: file to keep the choice in.
-        say: called with what was chosen and why, in one line.
+        measure: the measurements.
+        place: file in which the choice is stored.
+        say: called with the choice and its reason, in one line.
         today: the day.
 
     Raises:
-        ParotidSegError: if the first candidate cannot be loaded, or the one that was chosen before.
+        ParotidSegError: if the first candidate, or the one of a stored choice, cannot be loaded.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
-    kept = _kept(place, by_name)
-    if kept is None:
+    stored = _stored_choice(place, by_name)
+    if stored is None:
         choice, chosen = _tried(candidates, precision, sizes, measure, today())
-        kept = _kept(place, by_name)  # another process may have been faster; both must take the same
-        if kept is not None:
+        stored = _stored_choice(
+            place, by_name
+        )  # another process may have stored its choice first; both must use the same
+        if stored is not None:
             chosen.close()
-    if kept is not None:
-        chosen = by_name[kept.name].make()
-        chosen.batch_size = kept.batch_size
-        say(f"{kept} (measured on this machine {kept.measured}, kept in {place})")
+    if stored is not None:
+        chosen = by_name[stored.name].make()
+        chosen.batch_size = stored.batch_size
+        say(f"{stored} (measured on this machine {stored.measured}, kept in {place})")
         return chosen
-    where = f"kept in {place}"
+    kept_where = f"kept in {place}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_record(choice, place)
     except (OutputError, OSError) as error:
-        where = f"not kept, so that the next run may choose another: {error}"
-    say(f"{choice} (measured on this machine just now, {where})")
+        kept_where = f"not kept, so that the next run may choose another: {error}"
+    say(f"{choice} (measured on this machine just now, {kept_where})")
     return chosen
 
 
@@ -176,8 +178,8 @@ def _tried(
     return Choice(best, chosen.batch_size, rounded, refused, day.isoformat()), chosen
 
 
-def _kept(place: Path, names: Mapping[str, object]) -> Choice | None:
-    """An earlier choice; None if there is none that can be used."""
+def _stored_choice(place: Path, names: Mapping[str, object]) -> Choice | None:
+    """A stored choice; None if there is no usable one."""
     try:
         choice = read_record(place, Choice, version=SCHEMA_VERSION)
     except RecordError:
@@ -186,13 +188,13 @@ def _kept(place: Path, names: Mapping[str, object]) -> Choice | None:
 
 
 def place_for(facts: Mapping[str, object]) -> Path:
-    """Where a choice is kept that depends on these facts: model, machine, versions."""
+    """File of a choice that depends on these facts: model, machine, versions."""
     text = json.dumps({**facts, "schema_version": SCHEMA_VERSION}, sort_keys=True)
     return cache_folder() / "engines" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again."""
+    """The user's cache folder."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""What runs a model file: the small interface that all engines share."""
+"""The small interface that all engines share."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from parotid_seg.scan.input_spec import INPUT_SPECS
 from parotid_seg.scan.volume import Mask
 
 INPUTS = tuple(spec.name for spec in INPUT_SPECS)
-"""The inputs every model has."""
+"""The inputs of every model."""
 
 Output = Mask | NDArray[np.float32]
 """Labels (S, H, W) uint8, or probabilities (S, K, H, W) of K classes."""
 
 OUTPUTS = ("labels", "probabilities")
-"""What can be asked of a model; only one exported with --probabilities has the second."""
+"""Names of a model's outputs; only models exported with --probabilities have the second."""
 
 USUAL_BATCH = 16
-"""Slices at once where neither the user nor the engine says otherwise."""
+"""Slices at once if neither the user nor the engine sets another number."""
 
 
 @dataclass(frozen=True)
 class ExecutionInfo:
-    """What really runs the model, for run.json and summary.csv.
+    """The engine that really runs the model, for run.json and summary.csv.
 
     Attributes:
         backend: engine and its version.
-        device: where it runs.
+        device: CPU or GPU.
         precision: type it computes in.
     """
 
@@ -47,9 +47,9 @@ class ExecutionInfo:
 
 
 class Times(NamedTuple):
-    """Seconds of a chunk's way into the device's memory, through the model, and back into the host's.
+    """Seconds of a chunk's copy to the device, of the model, and of the copy back to the host.
 
-    On the CPU what is copied is what has to be padded and cut.
+    On the CPU only padding and cropping copy data.
     """
 
     to_device: float
@@ -58,10 +58,10 @@ class Times(NamedTuple):
 
 
 class Pending(Protocol):
-    """A chunk that was handed in."""
+    """A chunk that was submitted."""
 
     def result(self) -> Output:
-        """Wait for the output; the array is the caller's own.
+        """Wait for the output; the array belongs to the caller.
 
         Raises:
             DeviceMemoryError: if the chunk does not fit into the GPU's memory; a smaller one may.
@@ -70,15 +70,15 @@ class Pending(Protocol):
 
 
 class Backend(Protocol):
-    """A loaded model. It is made once, used by one thread, and segments any number of chunks.
+    """A loaded model. It is loaded once, used by one thread, and segments any number of chunks.
 
     Attributes:
-        contract: what the model file promises.
+        contract: the model's.
         model_sha256: hash of the model file.
-        ran: what really runs it.
-        batch_size: samples a chunk that it is fastest with, as far as it is known.
-        largest_batch: samples a chunk that it can take; None if any number.
-        ahead: how many chunks to hand in before waiting for the first, so that copies and computing overlap.
+        ran: engine, device and precision that really run it.
+        batch_size: samples per chunk with which it is fastest, if known.
+        largest_batch: most samples per chunk; None for any number.
+        ahead: how many chunks to submit before waiting for the first, so that copies and computing overlap.
     """
 
     contract: Contract
@@ -89,11 +89,11 @@ class Backend(Protocol):
     queue_depth: int
 
     def fits(self, inputs: Inputs) -> bool:
-        """Whether a chunk is within the shapes that it takes."""
+        """Whether a chunk is within the shapes that it accepts."""
         ...
 
     def start(self, inputs: Inputs) -> Pending:
-        """Hand in a chunk. The inputs must not change before its result is there.
+        """Submit a chunk. The inputs must not change before its result is available.
 
         Raises:
             DeviceMemoryError: as `Pending.result`.
@@ -101,7 +101,7 @@ class Backend(Protocol):
         ...
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """Take a chunk by itself from beginning to end, and tell the times; for profiling.
+        """Run a chunk by itself from beginning to end, and measure the times; for profiling.
 
         Raises:
             DeviceMemoryError: as `Pending.result`.
@@ -109,13 +109,13 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give device memory back; nothing can be handed in afterwards."""
+        """Free device memory; no chunk can be submitted afterwards."""
         ...
 
 
 @dataclass(frozen=True)
 class Done:
-    """A chunk whose output is already there."""
+    """A chunk whose output is already available."""
 
     output: Output
 
@@ -125,12 +125,12 @@ class Done:
 
 
 def labels_of(backend: Backend, inputs: Inputs) -> Mask:
-    """One chunk to labels (S, H, W), by a backend that was asked for them."""
+    """Labels (S, H, W) of one chunk, by a backend that was loaded for this output."""
     return cast(Mask, backend.start(inputs).result())
 
 
 def check_names(inputs: Sequence[str], outputs: Sequence[str], output: str, *, where: str) -> None:
-    """Raise ModelError unless a loaded model has our inputs and this output."""
+    """Raise ModelError unless a loaded model has the inputs of every model and this output."""
     if sorted(inputs) != sorted(INPUTS):
         raise ModelError(f"{where}: found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}")
     if output not in outputs:

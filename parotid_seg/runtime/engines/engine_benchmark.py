@@ -1,4 +1,4 @@
-"""A short trial of loaded models: how many samples a second each makes, and whether the masks are still the same."""
+"""A short benchmark of loaded models: samples per second, and whether the masks are still the same."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from parotid_seg.scan.volume import Mask, Orientation, Volume
 from parotid_seg.tolerance import GATES, difference
 
 BUDGET_S = 2.0
-"""For comparing engines, and again for comparing batch sizes; two rounds are made in any case."""
+"""Seconds for comparing engines, and again for comparing batch sizes; there are always at least two rounds."""
 LEAST_ROUNDS, MOST_ROUNDS = 2, 7
 BATCH_GAIN = 1.05
-"""What another batch size than the usual one must gain: less is noise on a machine that does other things, too."""
+"""Least gain for which another batch size than the usual one is chosen: less is noise on a shared machine."""
 USUAL_PIXELS, USUAL_PIXEL_MM = 512, 0.9766
-"""A head-and-neck CT: 512 x 512 pixels of 500 mm field of view."""
+"""Size of a head-and-neck CT: 512 x 512 pixels with a field of view of 500 mm."""
 
 
 class EngineBenchmark:
-    """What is to be known about loaded models before one is chosen.
+    """Measures loaded models before one is chosen.
 
     Args:
         contract: of the model file.
-        clock: tells the time in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, contract: Contract, clock: Callable[[], float] = time.perf_counter) -> None:
         self.contract, self._clock = contract, clock
 
     def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
-        """Looks a second of each, in chunks of the usual batch size."""
+        """Samples per second of each, in chunks of the usual batch size."""
         chunk = usual_chunk(self.contract, USUAL_BATCH)
         return self._timed({name: (backend, chunk) for name, backend in backends.items()})
 
@@ -55,13 +55,14 @@ class EngineBenchmark:
                 break
             runs[str(size)] = (backend, chunk)
         if str(USUAL_BATCH) not in runs:
-            return 1  # hardly any memory; larger ones are for the user to try
-        found = self._timed(runs)
-        best = max(found, key=lambda size: found[size])
-        return int(best) if found[best] >= BATCH_GAIN * found[str(USUAL_BATCH)] else USUAL_BATCH
+            return 1  # little memory is left; only the user may try larger ones
+        speeds = self._timed(runs)
+        best = max(speeds, key=lambda size: speeds[size])
+        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(USUAL_BATCH)] else USUAL_BATCH
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
-        """Why another's masks are not those of the reference, by the gate of its precision; empty if they are."""
+        """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do
+        not."""
         try:
             volume, windows = in_windows(self._example(), self.contract.channels, self.contract.windows)
         except InputError as error:
@@ -81,7 +82,8 @@ class EngineBenchmark:
         return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz"))).volume
 
     def _timed(self, runs: Mapping[str, tuple[Backend, Inputs]]) -> dict[str, float]:
-        """Looks a second. They take turns, because a shared machine's speed drifts; the first round is to warm up."""
+        """Samples per second, measured in turns, because a shared machine's speed drifts; the first round is a
+        warm-up."""
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         begun = self._clock()
         for number in range(MOST_ROUNDS + 1):
@@ -110,7 +112,7 @@ def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
 
 
 def _run(backend: Backend, chunk: Inputs) -> None:
-    """As many chunks as the backend takes ahead."""
+    """Run as many chunks as the backend's queue depth."""
     pending: deque[Pending] = deque(backend.start(chunk) for _ in range(backend.queue_depth))
     while pending:
         pending.popleft().result()

@@ -1,8 +1,8 @@
-"""An engine file and its sidecar: what a TensorRT engine was built from and for, and whether it can be used here.
+"""An engine file and its sidecar: the source and target of a TensorRT engine, and whether it can be used here.
 
-An engine is a program: loading it runs what is in it. So it is loaded only through `read_engine`, once its hash is the
-one in its sidecar. That finds mix-ups, damage and an engine exchanged alone; whoever can write both files can also
-write a matching pair, so keep them where you keep programs.
+An engine is a program: loading it runs its code. It is therefore loaded only through `read_engine`, after its hash has
+been compared with its sidecar. This detects mix-ups, damage and a replaced engine file. Anyone who can write both files
+can also write a matching pair, so store them as safely as programs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, library_name
 
 SCHEMA_VERSION = 2
 MOST_BYTES = 2**20
-"""Of a sidecar."""
+"""Most bytes of a sidecar."""
 AMPERE = (8, 0)
 
 Shape = tuple[int, ...]
@@ -32,11 +32,11 @@ Shapes = dict[str, tuple[Shape, Shape, Shape]]
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """How many slices the network looks at at once: the batch sizes an engine is built for.
+    """The batch sizes that an engine is built for: numbers of samples at once.
 
     Attributes:
-        min: fewest; above 1 the last chunk of a scan must be filled up to it.
-        opt: what the engine is fastest at.
+        min: fewest; above 1 the last chunk of a scan must be padded to it.
+        opt: the number at which the engine is fastest.
         max: most.
     """
 
@@ -61,7 +61,7 @@ class EngineOptions:
             "ampere-plus" (compute capability 8.0 and newer); None is the library's default. TensorRT-RTX makes only
             the last: for Turing it has no FP32 products.
         version_compatible: let later versions of TensorRT run it, too; it may be slower.
-        tf32: let FP32 products be rounded to TF32, which is faster and keeps 10 bits of 23.
+        tf32: allow rounding of FP32 products to TF32, which is faster and keeps 10 bits of 23.
     """
 
     workspace_mib: int | None = None
@@ -74,7 +74,7 @@ class EngineOptions:
             raise OptionError(f"--workspace-mib: found {self.workspace_mib}, expected at least 1")
 
     def for_library(self, name: str) -> EngineOptions:
-        """The same with the library's default filled in. Raises InputError for what it does not offer."""
+        """A copy with the library's default filled in. Raises InputError for options that it does not support."""
         library = library_named(name)
         runs_on = self.runs_on or library.runs_on[0]
         if runs_on not in library.runs_on:
@@ -87,19 +87,19 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known about an engine; it lies beside it as ENGINE.json.
+    """The description of an engine, in the file ENGINE.json beside it.
 
     Attributes:
         contract: the model's, as in its ONNX file.
         precision: type the network computes in, the contract's; the engine keeps the ONNX graph's types.
         onnx_name, onnx_sha256: the ONNX file it was built from, expected beside it, and its hash.
-        library, library_version: what built it ("tensorrt" or "tensorrt-rtx").
-        gpu, compute_capability, cuda: the GPU it was built on and the newest CUDA of its driver; None if on none.
-        batch: the batch sizes asked for.
-        shapes: what follows from them for every input.
+        library, library_version: the library that built it ("tensorrt" or "tensorrt-rtx").
+        gpu, compute_capability, cuda: the GPU it was built on and the newest CUDA of its driver; None without a GPU.
+        batch: the batch sizes it was built for.
+        shapes: the resulting shapes of every input.
         options: how it was built.
         engine_sha256: hash of the engine file.
-        verification: record of its masks against the trained model's, or "not_run" and why; empty where nobody asked.
+        verification: comparison of its masks with the trained model's, or "not_run" and why; empty if there was none.
     """
 
     contract: Contract
@@ -127,7 +127,7 @@ class Sidecar:
             raise InputError(f"contract: found schema_version {self.contract.schema_version}, expected {expected}")
 
     def to_json(self) -> str:
-        """The sidecar as JSON text, with a checksum over all else."""
+        """The sidecar as JSON text, with a checksum over all other fields."""
         content = dataclasses.asdict(self)
         return record_text({**content, "checksum": _checksum(content)})
 
@@ -139,11 +139,11 @@ class Sidecar:
             ModelError: if it is damaged, changed by hand, or of another schema version.
         """
         try:
-            found = convert(parse(text), dict[str, Any], version=SCHEMA_VERSION, advice="build the engine again")
-            checksum = found.pop("checksum", None)
-            if checksum != _checksum(found):
+            fields = convert(parse(text), dict[str, Any], version=SCHEMA_VERSION, advice="build the engine again")
+            checksum = fields.pop("checksum", None)
+            if checksum != _checksum(fields):
                 raise ModelError(f"{where}: changed since it was written (its checksum does not match); build again")
-            return convert(found, cls)
+            return convert(fields, cls)
         except RecordError as error:
             raise ModelError(f"{where}: not an engine's sidecar: {error.reason}") from error
 
@@ -153,10 +153,10 @@ class Verdict:
     """Whether an engine can be used here.
 
     Attributes:
-        reasons: why not; none if it can.
-        rebuild_from: the ONNX file to build it again from, if that would help.
-        options: how to build it then; the same, unless that would not run on this GPU.
-        not_rebuilt: why it cannot be built again; empty if it can, or need not.
+        reasons: why it cannot be used; empty if it can.
+        rebuild_from: the ONNX file to rebuild it from, if that helps.
+        options: how to rebuild it; the same as before, unless that would not run on this GPU.
+        not_rebuilt: why it cannot be rebuilt; empty if it can, or need not.
     """
 
     reasons: tuple[str, ...]
@@ -172,7 +172,7 @@ class Verdict:
 
 
 def sidecar_path(engine: Path) -> Path:
-    """Where an engine's sidecar lies."""
+    """Path of an engine's sidecar."""
     return engine.with_name(f"{engine.name}.json")
 
 
@@ -196,10 +196,10 @@ def read_sidecar(engine: Path) -> Sidecar:
 
 
 def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
-    """The bytes of an engine file that is the one its sidecar describes, safe to hand to the library.
+    """The bytes of an engine file, after a check that it is the one its sidecar describes.
 
     Raises:
-        ModelError: if it is missing or another.
+        ModelError: if it is missing or another file.
     """
     try:
         content = read_input(engine)
@@ -211,7 +211,7 @@ def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
 
 
 def check_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> tuple[str, ...]:
-    """Why an engine cannot be used here; nothing if it can. The engine is not loaded.
+    """Reasons why an engine cannot be used here; empty if it can. The engine is not loaded.
 
     Args:
         engine: the file.
@@ -219,12 +219,12 @@ def check_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
         library_version: of the sidecar's library, None if that is not installed.
         gpu: the GPU to run it on, None if there is none.
     """
-    found = (_judge_file(engine, sidecar), _judge_library(sidecar, library_version), _judge_gpu(sidecar, gpu))
-    return tuple(reason for reason in found if reason)
+    reasons = (_judge_file(engine, sidecar), _judge_library(sidecar, library_version), _judge_gpu(sidecar, gpu))
+    return tuple(reason for reason in reasons if reason)
 
 
 def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> Verdict:
-    """Use an engine, build it again from its ONNX file, or refuse it: `check_engine`, and what follows from it."""
+    """Decide by `check_engine` whether to use an engine, rebuild it from its ONNX file, or refuse it."""
     reasons = check_engine(engine, sidecar, library_version, gpu)
     if not reasons:
         return Verdict(())
@@ -235,8 +235,8 @@ def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
         return Verdict(reasons, not_rebuilt=f"no {sidecar.onnx_name} beside it")
     if hash_file(onnx) != sidecar.onnx_sha256:
         return Verdict(reasons, not_rebuilt=f"{onnx.name} is not the file it was built from (its hash does not match)")
-    library, asked = LIBRARIES[sidecar.library], sidecar.options.runs_on
-    for runs_on in (asked, *library.runs_on):
+    library, requested = LIBRARIES[sidecar.library], sidecar.options.runs_on
+    for runs_on in (requested, *library.runs_on):
         if runs_on and (runs_on != "ampere-plus" or gpu.compute_capability >= AMPERE):
             return Verdict(reasons, onnx, dataclasses.replace(sidecar.options, runs_on=runs_on))
     return Verdict(reasons, not_rebuilt=f"{library.title} makes no engines for {gpu}")
@@ -285,5 +285,5 @@ def _ordered(version: str) -> tuple[int, ...]:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of the content, the same for tuples and the lists they are in JSON."""
+    """SHA-256 of the content, equal for tuples and their lists in JSON."""
     return hashlib.sha256(canonical(content)).hexdigest()

@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine, asked of its driver; no CUDA toolkit and no other package is needed for that."""
+"""NVIDIA GPUs of this machine, by their driver; neither the CUDA toolkit nor another package is needed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Gpu:
     """One GPU.
 
     Attributes:
-        name: as the driver calls it, for example "NVIDIA RTX A4000".
+        name: the driver's name of it, for example "NVIDIA RTX A4000".
         compute_capability: major and minor, for example (8, 6).
-        cuda: newest CUDA version the driver runs, for example "13.0".
+        cuda: newest CUDA version that the driver supports, for example "13.0".
     """
 
     name: str
@@ -30,12 +30,12 @@ class Gpu:
 
 
 def capability_text(capability: tuple[int, int] | None) -> str:
-    """A compute capability as it is written, for example "8.6"."""
+    """A compute capability as text, for example "8.6"."""
     return "unknown" if capability is None else ".".join(map(str, capability))
 
 
 def load_driver() -> ctypes.CDLL | None:
-    """The driver's library, or None where there is none."""
+    """The driver's library, or None if there is none."""
     try:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -65,7 +65,7 @@ def find_gpu(index: int = 0) -> Gpu | None:
 
 def find_gpus() -> list[Gpu]:
     """All GPUs of this machine, by number."""
-    found: list[Gpu] = []
-    while (gpu := find_gpu(len(found))) is not None:
-        found.append(gpu)
-    return found
+    gpus: list[Gpu] = []
+    while (gpu := find_gpu(len(gpus))) is not None:
+        gpus.append(gpu)
+    return gpus

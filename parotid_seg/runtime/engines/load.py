@@ -1,4 +1,4 @@
-"""Which engine runs a model file and where: what was asked for, or an error; with "auto" a measured choice."""
+"""Chooses engine and device for a model file: the requested ones, or an error; with "auto" a measured choice."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def load_backend(
     Args:
         model: the .onnx or .engine file.
         backend: a name of `registry.ENGINES`, which runs exactly this file; or "auto": the fastest that is installed
-            and gives the same masks, by a short trial that is made once on a machine (see `choose`).
-        device: "cpu", "cuda", "cuda:N" or "auto": the first GPU if there is one that can be used, else the CPU.
+            and gives the same masks, by a short benchmark that runs once per machine (see `choose`).
+        device: "cpu", "cuda", "cuda:N" or "auto": the first usable GPU if there is one, else the CPU.
         threads: computing threads on the CPU; default: one a core.
         output: one of `OUTPUTS`.
-        allow_unverified: whether a model may be used that `parotid-seg export` has not proven.
-        say: called with one line on what "auto" chose and why, and on each thing that is not used.
+        allow_unverified: whether a model may be used that `parotid-seg export` has not verified.
+        say: called with one line on the choice of "auto" and its reason, and on each unused file or device.
 
     Raises:
-        InputError: for a backend or device there is none of, that does not fit the file or the other one, or that is
-            not installed: with the line that installs it.
-        ModelError: if the file is missing, no model of ours, changed, unverified, or its contract does not fit.
+        InputError: for a backend or device that does not exist, does not fit the file or each other, or is not
+            installed (with the command that installs it).
+        ModelError: if the file is missing, not a parotid-seg model, changed, unverified, or its contract does not fit.
     """
     index = gpu_index(device)
     engine, contract = check_fit(model, backend, device, say)
@@ -78,14 +78,14 @@ def load_backend(
 
 
 def check_fit(model: Path, backend: str, device: str, say: Say = lambda _: None) -> tuple[Engine | None, Contract]:
-    """Whether a file, a backend and a device fit each other.
+    """Check that a file, a backend and a device fit each other.
 
     Returns:
-        The engine that is asked for, or that an engine file needs; None for "auto". And the model's contract.
+        The requested engine, or the one that an engine file needs (None for "auto"), and the model's contract.
 
     Raises:
         InputError: if they do not fit.
-        ModelError: if the file is missing or no model of ours.
+        ModelError: if the file is missing or not a parotid-seg model.
     """
     engine = engine_named(backend)
     if model.suffix == ENGINE_FILE:
@@ -114,7 +114,7 @@ def check_fit(model: Path, backend: str, device: str, say: Say = lambda _: None)
 
 
 def _places(device: str, index: int | None, engine: Engine | None) -> Iterator[int | None]:
-    """Numbers of GPUs, and None for the CPU, in the order to try them."""
+    """Numbers of GPUs, and None for the CPU, in the order in which they are tried."""
     if index is not None:
         yield index
         return
@@ -126,20 +126,20 @@ def _places(device: str, index: int | None, engine: Engine | None) -> Iterator[i
 
 
 def _load(engine: Engine | None, request: Request) -> Backend:
-    """By name exactly this file; else the best of all candidates."""
+    """Load exactly this file if an engine is named, else the best of all candidates."""
     if engine is not None:
         return engine.implementation().load(request)
-    found = candidates(request)
-    if len(found) == 1:
-        loaded = found[0].make()
-        request.say(f"{found[0].name}: the only engine for this model here")
+    available = candidates(request)
+    if len(available) == 1:
+        loaded = available[0].make()
+        request.say(f"{available[0].name}: the only engine for this model here")
         return loaded
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
-    names = [candidate.name for candidate in found]
+    names = [candidate.name for candidate in available]
     place = place_for({**facts_of(request.model), **_machine(request), "output": request.output, "candidates": names})
     sizes, contract = BATCHES[CPU if request.gpu is None else CUDA], request.contract
-    return choose(found, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
+    return choose(available, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
 
 
 def _machine(request: Request) -> dict[str, object]:
@@ -149,7 +149,7 @@ def _machine(request: Request) -> dict[str, object]:
 
 
 def facts_of(model: Path) -> dict[str, object]:
-    """What a choice depends on besides the machine: model files and versions."""
+    """The facts besides the machine that a choice depends on: model files and versions."""
     files = [model, *(model.with_suffix(f".{precision}.onnx") for precision in ("int8", "fp16"))]
     packages = [package for engine in ENGINES.values() for package in engine.packages]
     return {
@@ -159,15 +159,15 @@ def facts_of(model: Path) -> dict[str, object]:
 
 
 def output_for(model: Path, tta: bool, say: Say = lambda _: None) -> str:
-    """Which output to ask a model for: probabilities if those of two samples are averaged and it gives them.
+    """The output to load a model for: probabilities if two samples are averaged and the model has them.
 
     Args:
         model: the .onnx or .engine file.
         tta: whether each sample's mirror image is computed, too.
-        say: called with one line if there is nothing to average.
+        say: called with one line if the model has no probabilities to average.
 
     Raises:
-        ModelError: if the file is not a model of ours.
+        ModelError: if the file is not a parotid-seg model.
     """
     labels, probabilities = OUTPUTS
     if not tta:
@@ -175,14 +175,14 @@ def output_for(model: Path, tta: bool, say: Say = lambda _: None) -> str:
     if model.suffix != ".engine" and probabilities in output_names(model):
         return probabilities
     say(
-        f"{model.name} gives no probabilities to average: --tta tells how certain the masks are and leaves them as "
-        "they are"
+        f"{model.name} gives no probabilities to average: --tta only reports how certain the masks are and does not "
+        "change them"
     )
     return labels
 
 
 def gpu_index(device: str) -> int | None:
-    """The number of the GPU that a name asks for; None for "auto" and "cpu".
+    """The number of the GPU in a device name; None for "auto" and "cpu".
 
     Raises:
         InputError: for any other name, or if there is no such GPU.
@@ -194,6 +194,6 @@ def gpu_index(device: str) -> int | None:
     if not gpus:
         raise OptionError(f"--device {device}: found no NVIDIA GPU, expected one that its driver shows (nvidia-smi -L)")
     if index >= len(gpus):
-        found = ", ".join(f"cuda:{each} {gpu}" for each, gpu in enumerate(gpus))
-        raise OptionError(f"--device {device}: no such GPU, found {found}")
+        listed = ", ".join(f"cuda:{each} {gpu}" for each, gpu in enumerate(gpus))
+        raise OptionError(f"--device {device}: no such GPU, found {listed}")
     return index

@@ -1,9 +1,9 @@
 """ONNX files as bytes: contract, seal and graph hash, without the ONNX package.
 
-A model file is sealed: an entry of its metadata is the SHA-256 of everything else in it, contract and graph included.
-So any change is found: a damaged weight, another window, another operator set. It is a hash and no signature: whoever
-changes a file on purpose can seal it anew. Weights that lie in other files ("external data") would be outside the
-seal, and are refused.
+A model file has a seal: an entry of its metadata with the SHA-256 of everything else in it, contract and graph
+included. It detects any change: a damaged weight, another window, another operator set. It is a hash, not a signature:
+anyone who changes a file on purpose can also write a new seal. Weights in other files ("external data") would be
+outside the seal, and are refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
 
 SEAL_KEY = "parotid_seg.seal"
-"""Of the metadata entry."""
+"""Key of the metadata entry."""
 MOST_BYTES = 2**31 - 1
-"""Of a protocol buffer (protobuf.dev/programming-guides/proto-limits)."""
+"""Most bytes of a protocol buffer (protobuf.dev/programming-guides/proto-limits)."""
 GRAPH, METADATA = 7, 14
 """Numbers of two fields of ONNX's ModelProto (onnx.proto); an entry of the metadata has key and value as 1 and 2."""
 GRAPH_OUTPUT = 12
-"""Of its GraphProto; its name is 1."""
+"""Field number of the outputs in ONNX's GraphProto; field 1 of an output is its name."""
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
 """Fields of ONNX's TensorProto; a location other than 0 is another file."""
 PLACES_OF_TENSORS = {
@@ -36,19 +36,19 @@ PLACES_OF_TENSORS = {
     "sparse tensor": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-"""By ONNX message the fields that lead to its tensors, and what they are: all places where a file can have weights."""
+"""For each ONNX message the fields that lead to tensors, and their types: all places where a file can have weights."""
 ZIP = b"PK\x03\x04"
-"""How ZIP archives begin, and with them checkpoints."""
+"""First bytes of ZIP archives, and so of checkpoints."""
 
 
 def read_model(path: Path) -> tuple[bytes, Contract]:
-    """A model file's bytes and its contract, after a check that the file is as it was exported.
+    """A model file's bytes and its contract, after a check that the file is unchanged since its export.
 
-    Files of schema version 4 have no seal; of them only the graph is checked.
+    Files of schema version 4 have no seal; for them only the graph is checked.
 
     Raises:
         MissingModelError: if there is no such file.
-        ModelError: if it is no ONNX model, without a contract, of another contract version, changed, or if
+        ModelError: if it is not an ONNX model, without a contract, of another contract version, changed, or if
             its weights lie in other files.
     """
     try:
@@ -57,7 +57,7 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
         kind = ModelError if path.is_file() else MissingModelError
         raise kind(f"no usable model file: {error.reason}", path=path) from error
     try:
-        texts, found, external = metadata(content), graph_hash(content), has_external_data(content)
+        texts, graph_sha256, external = metadata(content), graph_hash(content), has_external_data(content)
     except ValueError as error:
         raise ModelError(_no_model(content), path=path) from error
     if external:
@@ -65,9 +65,9 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     if METADATA_KEY not in texts:
         raise ModelError("an ONNX model, but without parotid-seg's contract in its metadata", path=path)
     contract = Contract.from_json(texts[METADATA_KEY], where=str(path))
-    if found != contract.graph_sha256:
+    if graph_sha256 != contract.graph_sha256:
         raise ModelError(
-            f"found a graph of SHA-256 {found[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
+            f"found a graph of SHA-256 {graph_sha256[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
             "the file was changed or damaged",
             path=path,
         )
@@ -81,13 +81,13 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
 
 
 def sealed(content: bytes) -> bytes:
-    """A model file's bytes with their seal, in place of the one they may have.
+    """A model file's bytes with a new seal, which replaces an existing one.
 
     Args:
         content: of an ONNX file, its contract included.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not an ONNX file.
     """
     entry = encoded(1, SEAL_KEY.encode()) + encoded(2, seal_of(content).encode())
     return _without_seal(content) + encoded(METADATA, entry)
@@ -97,7 +97,7 @@ def seal_of(content: bytes) -> str:
     """SHA-256 of an ONNX file's bytes without the seal itself.
 
     Raises:
-        ValueError: if it is no ONNX file.
+        ValueError: if it is not an ONNX file.
     """
     return hashlib.sha256(_without_seal(content)).hexdigest()
 
@@ -106,7 +106,7 @@ def metadata(content: bytes) -> dict[str, str]:
     """The metadata of an ONNX file's bytes.
 
     Raises:
-        ValueError: if it is no ONNX file, or names something twice.
+        ValueError: if it is not an ONNX file, or a name occurs twice.
     """
     entries = [(text(entry, 1), text(entry, 2)) for entry in messages(content, METADATA)]
     texts = dict(entries)
@@ -129,7 +129,7 @@ def output_names(path: Path) -> tuple[str, ...]:
 
 
 def _no_model(content: bytes) -> str:
-    """Why bytes are no model file."""
+    """Why bytes are not a model file."""
     if content.startswith(ZIP):
         return "a training run's checkpoint or another ZIP archive; parotid-seg export makes a model of a checkpoint"
     return "not an ONNX model"
@@ -139,24 +139,24 @@ def graph_hash(content: bytes) -> str:
     """SHA-256 of the graph in an ONNX file's bytes.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no graph.
     """
     return hashlib.sha256(_graph(content)).hexdigest()
 
 
 def has_external_data(content: bytes) -> bool:
-    """Whether a tensor anywhere in an ONNX file's bytes, in subgraphs and functions, too, lies in another file.
+    """Whether any tensor of an ONNX file, including subgraphs and functions, lies in another file.
 
     Raises:
-        ValueError: if it is no ONNX file.
+        ValueError: if it is not an ONNX file.
     """
-    waiting, seen = [("model", memoryview(content))], 0
+    waiting, fields_read = [("model", memoryview(content))], 0
     while waiting:
         kind, message = waiting.pop()
         places = PLACES_OF_TENSORS[kind]
         for each in fields(message):
-            seen += 1
-            if seen > MOST_FIELDS:
+            fields_read += 1
+            if fields_read > MOST_FIELDS:
                 raise ValueError("more fields than any model has")
             if kind == "tensor":
                 if each.number == EXTERNAL_DATA or (each.number == DATA_LOCATION and each.value != 0):
@@ -174,9 +174,9 @@ def _graph(content: bytes) -> memoryview:
 
 
 def _without_seal(content: bytes) -> bytes:
-    kept, at = [], 0
+    parts, at = [], 0
     for each in fields(content):
         if each.number == METADATA and isinstance(each.value, memoryview) and text(each.value, 1) == SEAL_KEY:
-            kept.append(content[at : each.begin])
+            parts.append(content[at : each.begin])
             at = each.end
-    return b"".join((*kept, content[at:]))
+    return b"".join((*parts, content[at:]))

@@ -1,4 +1,4 @@
-"""ONNX models on OpenVINO's CPU device: the fastest on many CPUs, in FP32 or, where the CPU has it, BF16."""
+"""ONNX models on OpenVINO's CPU device: the fastest on many CPUs, in FP32 or, if the CPU supports it, BF16."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from parotid_seg.system import available_cores
 
 INSTALL = "pip install openvino"
 TYPES = {"fp32": "f32", "bf16": "bf16"}
-"""Our names of the types that it can be asked to compute in, and OpenVINO's."""
+"""The project's and OpenVINO's names of the types that it can compute in."""
 MOST_SHAPES = 32
-"""OpenVINO keeps a megabyte or more of code for every shape of a chunk and never forgets one, whatever the capacity of
-its cache (measured: 340 MiB over 80 scans of different spacing). So sizes are rounded up, and after this many shapes
-the model is loaded anew, which takes half a second."""
+"""Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps a megabyte or more of code for
+every shape of a chunk and never frees it, whatever the capacity of its cache (measured: 340 MiB over 80 scans of
+different spacing). For the same reason sizes are rounded up."""
 
 
 class OpenVinoBackend:
@@ -47,16 +47,16 @@ class OpenVinoBackend:
 
     Args:
         model: the .onnx file.
-        precision: one of `TYPES`, the type that an FP32 or FP16 model is computed in; 8-bit products of a quantised
-            model stay what they are.
+        precision: one of `TYPES`, the type in which an FP32 or FP16 model is computed; 8-bit products of a quantised
+            model stay unchanged.
         threads: computing threads; default: one a core.
         streams: chunks computed at the same time, each by its share of the threads (the throughput hint); 1 gives
             every chunk all threads (the latency hint).
         output: one of `OUTPUTS`.
 
     Raises:
-        ModelError: as `model_file.read_model`, if OpenVINO does not take the model, if its inputs are others than ours,
-            or if it has no such output.
+        ModelError: as `model_file.read_model`; if OpenVINO cannot load the model; or if it has other inputs or no such
+            output.
         InputError: if OpenVINO is not installed, or does not compute in this type on this CPU.
     """
 
@@ -102,11 +102,11 @@ class OpenVinoBackend:
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def fits(self, inputs: Inputs) -> bool:
-        """It takes any shape."""
+        """True: any shape is accepted."""
         return True
 
     def start(self, inputs: Inputs) -> _Started:
-        """Hand a chunk in. It is computed in the background."""
+        """Submit a chunk. It is computed in the background."""
         chunk, size = pad_to_bucket(inputs)
         self._note(tuple(chunk[name].shape for name in INPUTS))
         request = self._free.popleft() if self._free else self._compiled.create_infer_request()
@@ -114,7 +114,7 @@ class OpenVinoBackend:
         return _Started(self, self._compiled, request, chunk, size)
 
     def finished(self, started: _Started) -> Output:
-        """Wait for a chunk's output. Its request is used again, unless it belongs to a model loaded before."""
+        """Wait for a chunk's output. Its request is reused, unless the model has been reloaded since."""
         try:
             started.request.wait()
         except RuntimeError as error:
@@ -125,7 +125,7 @@ class OpenVinoBackend:
         return output
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """A chunk by itself; padded first, and cut afterwards."""
+        """See `Backend.timed`; the chunk is padded first, and its output cropped."""
         begun = time.perf_counter()
         started = self.start(inputs)
         handed_in = time.perf_counter()
@@ -135,12 +135,12 @@ class OpenVinoBackend:
         return output, Times(handed_in - begun, computed - handed_in, time.perf_counter() - computed)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._free.clear()
         del self._compiled, self._graph
 
     def _note(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Remember a shape; load the model anew if there have been too many."""
+        """Record a shape; reload the model if there have been too many."""
         if shapes not in self._shapes and len(self._shapes) >= MOST_SHAPES:
             self._free.clear()
             self._shapes.clear()
@@ -169,9 +169,9 @@ def load(request: Request) -> Backend:
 
 
 def candidates(request: Request) -> list[Candidate]:
-    """FP32, and BF16 where the CPU has it. See `registry.Implementation`.
+    """FP32, and BF16 if the CPU supports it. See `registry.Implementation`.
 
-    An INT8 file is not computed alike by two engines: its masks are proven for onnxruntime's rounding.
+    INT8 files are excluded, because engines round differently and their masks were verified on onnxruntime.
     """
     if request.contract.precision == "int8" or importlib.util.find_spec("openvino") is None:
         return []
@@ -195,11 +195,11 @@ def candidates(request: Request) -> list[Candidate]:
 
 
 def import_openvino() -> ModuleType:
-    """Import OpenVINO, and have it report nothing: importing it sends a word to Google Analytics through the package
-    openvino-telemetry that is installed with it. If that cannot be imported, it does without.
+    """Import OpenVINO without telemetry: on import it would report to Google Analytics through the package
+    openvino-telemetry, which is installed with it. OpenVINO also works without that package.
 
     Raises:
-        InputError: if it is not installed or does not load, with the line that installs it.
+        InputError: if it is not installed or does not load, with the command that installs it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to forbid an import
     try:

@@ -1,4 +1,4 @@
-"""Options that choose a model and what runs it."""
+"""Options that choose a model, an engine and a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parotid_seg.runtime.engines.registry import ENGINES, engine_named, gpu_numb
 
 @dataclass(frozen=True)
 class ModelOptions(OptionGroup, panel="Model and engine"):
-    """Which model, and what runs it where."""
+    """The model, and the engine and device that run it."""
 
     model: Annotated[
         Path | None,
@@ -24,20 +24,22 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
     device: Annotated[str, Option("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
     triton: Annotated[
         str | None,
-        Option("--triton", "Run the model on this Triton server (gRPC); all else stays here.", metavar="HOST:PORT"),
+        Option(
+            "--triton", "Run the model on this Triton server (gRPC); everything else runs locally.", metavar="HOST:PORT"
+        ),
     ] = None
     triton_model: Annotated[
-        str | None, Option("--triton-model", "The model's name there. Default: parotid-seg.", metavar="NAME")
+        str | None, Option("--triton-model", "The model's name on the server. Default: parotid-seg.", metavar="NAME")
     ] = None
     allow_unverified: Annotated[
-        bool, Option("--allow-unverified", "Use a model that 'parotid-seg export' has not proven.")
+        bool, Option("--allow-unverified", "Use a model that 'parotid-seg export' has not verified.")
     ] = False
 
     def __post_init__(self) -> None:
-        """Check that the model runs either on a server or here.
+        """Check that the model runs either on a server or locally.
 
         Raises:
-            OptionError: if both are asked for, or for a backend, device or address that there cannot be.
+            OptionError: if both are requested, or for an invalid backend, device or address.
         """
         super().__post_init__()
         engine_named(self.backend)
@@ -49,12 +51,12 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
         from parotid_seg.runtime.engines.triton import check_address
 
         check_address(self.triton)
-        given = {
+        used = {
             "--model": self.model is not None,
             "--backend": self.backend != "auto",
             "--device": self.device != "auto",
         }
-        if both := [option for option, is_given in given.items() if is_given]:
+        if both := [option for option, is_given in used.items() if is_given]:
             raise OptionError(f"--triton: the server has the model and runs it, expected no {' and no '.join(both)}")
 
     @property

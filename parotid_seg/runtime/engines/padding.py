@@ -1,4 +1,4 @@
-"""Chunks of few different shapes: a shape seen before needs no new memory on a GPU, and its CUDA graph is there."""
+"""Pads chunks to few different shapes: a known shape needs no new memory on a GPU, and its CUDA graph exists."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.input_spec import INPUT_SPECS
 
 STEPS = {"depth": 8, "height": 32, "width": 32, "out": 8}
-"""Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows in what the grid covers of
-them; a chunk has as many slices as its neighbours need. The batch stays as it is: another sample is work."""
+"""Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows within the grid; a chunk has
+as many slices as its samples need. The number of samples is not padded, because each costs computing time."""
 
 AXES = {spec.name: spec.axes for spec in INPUT_SPECS}
 
@@ -26,14 +26,14 @@ class Size(NamedTuple):
     width: int
 
     def of(self, output: Output) -> Output:
-        """The part of a padded chunk's output (S, [K,] H, W) that belongs to the scan, as an array of its own."""
+        """A copy of the part of a padded chunk's output (S, [K,] H, W) that belongs to the scan."""
         return cast(Output, np.array(output[: self.out, ..., : self.height, : self.width]))
 
 
 def pad_to_bucket(inputs: Inputs) -> tuple[Inputs, Size]:
-    """A chunk with sizes rounded up, and the size that its output is to be cut to.
+    """A chunk with sizes rounded up, and the size to which its output must be cropped.
 
-    What is added to the matrices is 0, so that what is added to the slices counts for nothing.
+    The matrices are padded with 0, so that padded slices have no influence.
     """
     size = Size(len(inputs["slices_back"]), len(inputs["rows_back"]), len(inputs["columns_back"]))
     return {name: _grown(array, AXES[name]) for name, array in inputs.items()}, size

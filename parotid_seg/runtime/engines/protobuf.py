@@ -1,4 +1,4 @@
-"""Protocol buffer messages as they lie in a file's bytes: fields without a schema, none of them copied."""
+"""Reads protocol buffer messages from bytes: fields without a schema, and without copies."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types (protobuf.dev/programming-guides/encoding)."""
 FIXED = {FIXED64: 8, FIXED32: 4}
 MOST_FIELDS = 200_000
-"""Of a message. Ours have some thousand; in a hostile file each byte could be one."""
+"""Most fields of a message. Real models have a few thousand; in a hostile file each byte could be one."""
 
 
 class Field(NamedTuple):
     """One field of a message.
 
     Attributes:
-        number: which.
-        value: its bytes if it is length-delimited, else its number.
-        begin, end: its place in the message, key included.
+        number: the field's number.
+        value: its bytes if it is length-delimited, else its integer value.
+        begin, end: its position in the message, key included.
     """
 
     number: int
@@ -31,7 +31,7 @@ def fields(message: bytes | memoryview) -> Iterator[Field]:
     """The fields of a message in their order.
 
     Raises:
-        ValueError: if it is no message, cut off, or has more than `MOST_FIELDS`.
+        ValueError: if it is not a message, is cut off, or has more than `MOST_FIELDS`.
     """
     view, at, count = memoryview(message), 0, 0
     while at < len(view):
@@ -54,7 +54,7 @@ def fields(message: bytes | memoryview) -> Iterator[Field]:
 
 
 def messages(message: bytes | memoryview, number: int) -> list[memoryview]:
-    """The values of a message's length-delimited fields of a number.
+    """The values of a message's length-delimited fields with a number.
 
     Raises:
         ValueError: as `fields`.
@@ -66,12 +66,12 @@ def text(message: bytes | memoryview, number: int) -> str:
     """A text field of a message; empty if it has none.
 
     Raises:
-        ValueError: as `fields`, if it is there twice, or if it is no text.
+        ValueError: as `fields`; if it occurs twice, or is not text.
     """
-    found = messages(message, number)
-    if len(found) > 1:
+    fields = messages(message, number)
+    if len(fields) > 1:
         raise ValueError("a field is there twice")
-    return bytes(found[0]).decode() if found else ""
+    return bytes(fields[0]).decode() if fields else ""
 
 
 def encoded(number: int, value: bytes) -> bytes:

@@ -1,5 +1,5 @@
-"""The engines that `--backend` can name. A new one is a module with the two functions of `Implementation`, and a line
-in `ENGINES`.
+"""The engines for `--backend`. A new engine is a module with the two functions of `Implementation`, and a line in
+`ENGINES`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ONNX_FILE, ENGINE_FILE = ".onnx", ".engine"
 
 @dataclass(frozen=True)
 class Engine:
-    """What is known of an engine before it is imported.
+    """Properties of an engine that are known without importing it.
 
     Attributes:
-        name: as `--backend` has it.
-        module: where its `Implementation` is.
+        name: its name for `--backend`.
+        module: the module with its `Implementation`.
         runs: ending of the files it runs.
-        devices: where it runs them, "cpu" or "cuda".
-        packages: what it consists of; a change of their versions may change its speed and its rounding.
+        devices: "cpu", "cuda" or both.
+        packages: its packages; a change of their versions may change its speed and its rounding.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Engine:
     packages: tuple[str, ...]
 
     def implementation(self) -> Implementation:
-        """Import it. Its package need not be installed for that."""
+        """Import the engine's module, for which its packages need not be installed."""
         return cast(Implementation, importlib.import_module(f"parotid_seg.runtime.engines.{self.module}"))
 
 
 @dataclass(frozen=True)
 class Request:
-    """A model file that is to be loaded.
+    """A model file to load.
 
     Attributes:
         model: the file.
-        contract: what it promises.
+        contract: its contract.
         gpu: number of the GPU that runs it; None for the CPU.
         threads: computing threads on the CPU; None for one a core.
         output: one of `base.OUTPUTS`.
-        say: called with one line about each thing that is not used, and why.
+        say: called with one line for each unused file or engine, with the reason.
     """
 
     model: Path
@@ -73,7 +73,7 @@ class Implementation(Protocol):
         """Load exactly this file.
 
         Raises:
-            OptionError: if the engine is not installed: with the line that installs it.
+            OptionError: if the engine is not installed, with the command that installs it.
             ModelError: if it cannot run the file.
         """
         ...
@@ -82,7 +82,7 @@ class Implementation(Protocol):
         """The ways to run the model that `--backend auto` may choose from; none if the engine is not installed.
 
         Raises:
-            ParotidSegError: if the engine is there, and the device cannot be used.
+            ParotidSegError: if the engine is installed, but the device cannot be used.
         """
         ...
 
@@ -110,7 +110,7 @@ def engine_named(name: str) -> Engine | None:
 
 
 def gpu_number(device: str) -> int | None:
-    """The number of the GPU that a device's name asks for; None for "auto" and "cpu".
+    """The number of the GPU in a device's name; None for "auto" and "cpu".
 
     Raises:
         OptionError: for any other name.
@@ -131,5 +131,5 @@ def candidates(request: Request, engines: Sequence[Engine] = tuple(ENGINES.value
     """
     device = CPU if request.gpu is None else CUDA
     able = [engine for engine in engines if device in engine.devices and engine.runs == request.model.suffix]
-    found = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
-    return [each for engine, each in found if each.backend == engine.name]
+    pairs = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
+    return [each for engine, each in pairs if each.backend == engine.name]

@@ -1,8 +1,8 @@
-"""A model that Triton Inference Server runs: chunks go there by gRPC, labels come back.
+"""A model on Triton Inference Server: chunks are sent by gRPC, labels are returned.
 
-All else of a run stays on this machine. What the server has is asked for once, at the start: the contract, and the hash
-of the file it serves, are in the parameters that `parotid-seg export --triton` writes. Nothing that the server says is
-believed unseen: its texts go into messages as one plain line, and labels are checked before they are used.
+Everything else runs on this machine. The model's description is requested once, at the start: the contract, and the
+hash of the served file, are in the parameters written by `parotid-seg export --triton`. The server is not trusted: its
+texts appear in messages as one plain line, and labels are checked before use.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from parotid_seg.scan.codes import plain
 from parotid_seg.scan.volume import Mask
 
 DEFAULT_MODEL_NAME = "parotid-seg"
-"""What `export.triton_config.Serving` calls a model unless it is told otherwise."""
+"""Default name of a model in `export.triton_config.Serving`."""
 CONTRACT_HASH_KEY, MODEL_HASH_KEY = "parotid_seg.contract_sha256", "parotid_seg.model_sha256"
 """Parameters of a model's configuration, besides `METADATA_KEY` for the contract itself."""
 IN_FLIGHT = 4
-"""Chunks under way: while one travels others are computed, and the server's batcher has some to join."""
+"""Chunks in flight: while one is transferred others are computed, and the server's batcher can join them."""
 ASKED_S = 20.0
-"""For an answer on what the server has."""
+"""Seconds for an answer about the server's models."""
 COMPUTED_S = 300.0
-"""For a chunk's labels, the chunks that others sent before it included."""
+"""Seconds for a chunk's labels, including the wait for earlier chunks of other clients."""
 LARGEST_MESSAGE = 2**31 - 1
-"""Bytes; neither gRPC nor protocol buffers take more. gRPC's own limit is 4 MiB, the slices of a chunk are more."""
+"""Most bytes of a message in gRPC and protocol buffers. gRPC's default of 4 MiB is too small for a chunk's slices."""
 ROOM = 2**16
 """Bytes of a request besides its arrays."""
 CHANNEL = (
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    ("grpc.enable_http_proxy", 0),  # scans go to the server that was named, and through nobody else's hands
+    ("grpc.enable_http_proxy", 0),  # scans are sent to the named server directly, not through a proxy
 )
 LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
 class _Served:
-    """What the server says of a model.
+    """The server's description of a model.
 
     Attributes:
         contract: of the model.
-        sha256: hash of the file that is served, as it was written.
-        version: the one version there is.
-        request_axis: whether every array has an axis of requests in front.
+        sha256: hash of the served file, as written at its export.
+        version: the only version.
+        request_axis: whether every array has a leading axis of requests.
         ran: for run.json.
     """
 
@@ -75,13 +75,13 @@ class TritonBackend:
 
     Args:
         address: HOST:PORT of the server's gRPC endpoint, see `check_address`.
-        model: its name there.
-        allow_unverified: whether a model may be used that `parotid-seg export` has not proven.
+        model: its name on the server.
+        allow_unverified: whether a model may be used that `parotid-seg export` has not verified.
         computed_s: most seconds to wait for a chunk's labels.
 
     Raises:
-        InputError: if the address is none, or tritonclient is missing.
-        ModelError: if the server has no such model, it is not ready, or it is none of ours.
+        InputError: if the address is invalid, or tritonclient is missing.
+        ModelError: if the server has no such model, it is not ready, or it is not a parotid-seg model.
         ParotidSegError: if the server cannot be reached or does not answer.
     """
 
@@ -111,11 +111,11 @@ class TritonBackend:
             )
 
     def fits(self, inputs: Inputs) -> bool:
-        """It takes any shape."""
+        """True: any shape is accepted."""
         return True
 
     def start(self, inputs: Inputs) -> _Sent:
-        """Send a chunk. The labels are waited for in the background."""
+        """Send a chunk. The labels arrive in the background."""
         size = sum(array.nbytes for array in inputs.values())
         if size > LARGEST_MESSAGE - ROOM:
             raise DeviceMemoryError(
@@ -142,18 +142,18 @@ class TritonBackend:
         return _Sent(self, answer, sizes)
 
     def finished(self, answer: Future[Any], sizes: tuple[int, ...]) -> Mask:
-        """Wait for a chunk's labels, and see whether they can be any."""
+        """Wait for a chunk's labels, and check them."""
         with self._asking(self._computed_s, f"; {RESUMES}"):
             result = answer.result()
         output = result.get_output(OUTPUTS[0])
         expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)
         found = ("no labels", ()) if output is None else (output.datatype, tuple(output.shape))
         if found != expected:
-            told = f"{plain(found[0])[:20]} of shape {found[1][:8]}"
-            raise ModelError(f"{self._where}: found {told}, expected {expected[0]} of shape {expected[1]}")
+            shown = f"{plain(found[0])[:20]} of shape {found[1][:8]}"
+            raise ModelError(f"{self._where}: found {shown}, expected {expected[0]} of shape {expected[1]}")
         try:
             labels: Mask = result.as_numpy(OUTPUTS[0])
-        except ValueError as error:  # numpy's word on what is no array of this shape
+        except ValueError as error:  # numpy's error for bytes that do not fit the shape
             raise ModelError(f"{self._where}: found labels cut off, expected {expected[1]}") from error
         if labels.max() >= len(self.contract.labels):
             raise ModelError(
@@ -162,13 +162,13 @@ class TritonBackend:
         return labels[0] if self._served.request_axis else labels
 
     def timed(self, inputs: Inputs) -> tuple[Mask, Times]:
-        """A chunk by itself; the way there and back counts as computing."""
+        """See `Backend.timed`; transfers count as computing."""
         begun = time.perf_counter()
         output = self.start(inputs).result()
         return output, Times(0.0, time.perf_counter() - begun, 0.0)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _tensor(self, name: str, array: Any) -> Any:
@@ -179,7 +179,7 @@ class TritonBackend:
         return tensor
 
     def _ask(self, address: str) -> _Served:
-        """What the server has under the model's name."""
+        """Request the server's description of the model."""
         server = self._client.get_server_metadata(client_timeout=ASKED_S)
         if not self._client.is_model_ready(self._model, client_timeout=ASKED_S):
             raise ModelError(f"{self._where}: no such model is ready there; ready are: {self._ready()}")
@@ -197,14 +197,14 @@ class TritonBackend:
         return _Served(contract, sha256, version, config.max_batch_size > 0, ran)
 
     def _ready(self) -> str:
-        """Names of the models that the server has ready."""
+        """Names of the models that are ready on the server."""
         index = self._client.get_model_repository_index(client_timeout=ASKED_S)
         names = sorted({each.name for each in index.models if each.state == "READY"})
         return plain(", ".join(names))[:LONGEST_REASON] or "none"
 
     @contextmanager
     def _asking(self, seconds: float, then: str = "") -> Iterator[None]:
-        """Turn what the client raises into one line."""
+        """Turn exceptions of the client into one line."""
         from tritonclient.utils import InferenceServerException
 
         try:
@@ -229,7 +229,7 @@ class TritonBackend:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A chunk that is on its way; `sizes` are those of its labels."""
+    """A chunk in flight; `sizes` is the shape of its labels."""
 
     backend: TritonBackend
     answer: Future[Any]
@@ -241,13 +241,13 @@ class _Sent:
 
 
 def check_address(text: str) -> str:
-    """HOST:PORT as it is: a name or an IPv4 address, or an IPv6 address in brackets, and a port.
+    """Check HOST:PORT (a name or an IPv4 address, or an IPv6 address in brackets, and a port) and return it unchanged.
 
     Raises:
         InputError: if it is anything else, a URL for example.
     """
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]{1,5})", text)
-    if found is None or not 1 <= int(found[2]) <= 65535 or not _is_host(found[1]):
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]{1,5})", text)
+    if match is None or not 1 <= int(match[2]) <= 65535 or not _is_host(match[1]):
         raise OptionError(
             f"--triton: found {plain(text)[:LONGEST_REASON]!r}, expected HOST:PORT, as localhost:8001 or [::1]:8001, "
             "without a scheme"
@@ -266,7 +266,7 @@ def _is_host(text: str) -> bool:
 
 
 def _contract(config: Any, where: str) -> tuple[Contract, str]:
-    """The contract, and the hash of the model file, out of a model's configuration.
+    """The contract, and the hash of the model file, from a model's configuration.
 
     Raises:
         ModelError: if they are missing, changed or of another contract version.
@@ -289,10 +289,10 @@ def _import_client() -> ModuleType:
     Raises:
         InputError: if it is missing.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it logs to stderr what is told here in one line
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # otherwise it also logs the errors reported here to stderr
     try:
         from tritonclient import grpc
-    except (ImportError, RuntimeError) as error:  # RuntimeError is tritonclient's own, where it lacks grpc
+    except (ImportError, RuntimeError) as error:  # tritonclient raises RuntimeError if grpc is missing
         reason = " ".join(str(error).split())
         raise InputError(
             f"--triton: the package tritonclient with grpc is missing ({reason}): pip install 'parotid-seg[triton]'"

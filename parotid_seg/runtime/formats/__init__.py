@@ -1,1 +1,1 @@
-"""Formats that masks are written in: a module each, listed in `registry`."""
+"""Output formats of masks: a module each, listed in `registry`."""

@@ -1,4 +1,4 @@
-"""DICOM segmentations as one label map, which are newer."""
+"""DICOM Label Map Segmentations, the newer kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats that masks are written in. A new one is a module in this folder and a line in `FORMATS`."""
+"""The output formats of masks. A new one is a module in this folder and a line in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskResult:
-    """A mask and what it belongs to.
+    """A mask with its scan and labels.
 
     Attributes:
         mask: labels (D, H, W) in canonical order.
-        scan, source: what was segmented.
+        scan, source: the segmented scan.
         labels: names by value, background first.
-        model: what is said of the algorithm in a DICOM object.
+        model: description of the algorithm in a DICOM object.
         append: an RTSTRUCT whose structures a new one also has.
     """
 
@@ -35,22 +35,22 @@ class MaskResult:
 
 
 class FormatModule(Protocol):
-    """What the module of a format has."""
+    """The functions of a format's module."""
 
     def write(self, result: MaskResult, path: Path) -> tuple[Flag, ...]:
-        """Write a mask whole or not at all.
+        """Write a mask completely or not at all.
 
         Returns:
-            What a person should know about it.
+            Flags on the result.
 
         Raises:
-            ScanError: if what is written does not give the mask back.
+            ScanError: if the written file does not reproduce the mask.
             OutputError: if the file cannot be written.
         """
         ...
 
     def is_ours(self, path: Path) -> bool:
-        """Whether a file says of itself that `write` made it."""
+        """Whether a file states that `write` made it."""
         ...
 
 
@@ -59,11 +59,11 @@ class Format:
     """A format.
 
     Attributes:
-        name: as --format takes it.
+        name: its name for --format.
         ending: of the files.
-        module: name of its module in this folder, which is loaded when it is needed.
-        use: what it is good for, in --help.
-        dicom: whether it refers to the slices of a DICOM series, so that other scans cannot have it.
+        module: name of its module in this folder, which is loaded when needed.
+        use: its purpose, for --help.
+        dicom: whether it refers to the slices of a DICOM series, and so requires one.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Format:
 
 
 NIFTI, RTSTRUCT = "nifti", "rtstruct"
-"""The default, and the one that --append is about."""
+"""The default format, and the one for --append."""
 FORMATS = {
     each.name: each
     for each in (
@@ -89,7 +89,7 @@ FORMATS = {
         Format("seg-labelmap", ".labelmap.dcm", "labelmap_output", "the same as one label map", dicom=True),
     )
 }
-"""By name, in the order of --help."""
+"""The formats by name, in the order of --help."""
 
 
 def formats_help() -> str:

@@ -1,4 +1,4 @@
-"""DICOM segmentations of one bit a voxel and segment, which most systems read."""
+"""Binary DICOM segmentations (one bit per voxel and segment), which most systems read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Scans from files to masks: discovery, workers, journal, and the files that are written."""
+"""Scans from files to masks: discovery, workers, journal, and output files."""

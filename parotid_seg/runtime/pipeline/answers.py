@@ -1,8 +1,8 @@
-"""What a worker may answer, as frames, and the checks that the main process makes of it.
+"""The answers of a worker, as frames, and the checks of the main process.
 
-A worker reads foreign files with decoders written in C, so the main process believes nothing that it says: every value
-has a type and a range, arrays have the shapes that follow from the scan and the model, and names of files come from
-the main process. Whatever it already knows, a worker cannot say at all.
+A worker reads untrusted files with decoders written in C, so the main process does not trust its answers: every value
+has a type and a range, arrays must have the shapes that follow from the scan and the model, and file names come from
+the main process. Answers contain nothing that the main process already knows.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from parotid_seg.runtime.pipeline.sources import place_of, series_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
 LONGEST_TEXT = 4000
-"""Characters of a reason or of a flag's detail; a worker cuts what is longer."""
+"""Most characters of a reason or of a flag's detail; a worker truncates longer ones."""
 MOST_QUESTIONS = 1000
-"""How often a worker may ask for labels of one scan: the search lays the grid at some places over all tissue."""
+"""How often a worker may request labels of one scan: the search places the grid at several positions over the
+tissue."""
 LONGEST_SIDE = 16384
-"""Voxels along a row or a column of what the model's grid covers of a scan."""
+"""Most voxels along a row or a column of the part of a scan within the model's grid."""
 
 _Text = Annotated[bytes, msgspec.Meta(max_length=4 * LONGEST_TEXT)]
-"""UTF-8; surrogates, which stand for bytes of file names that are no UTF-8, are encoded like other characters."""
+"""UTF-8 in which surrogates (bytes of file names that are not UTF-8) are encoded like other characters."""
 _Path = Annotated[bytes, msgspec.Meta(max_length=16384)]
-"""As the file system has it."""
+"""A path in the file system's encoding."""
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 _Name = Annotated[str, msgspec.Meta(max_length=1000)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -55,7 +56,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
-    """A `CroppedScan`, for which labels are wanted; `_arrays_of` follow."""
+    """A `CroppedScan` to be labelled; the arrays of `_arrays_of` follow."""
 
     shape: tuple[_Size, _Size, _Size, _Size]
     distance_mm: _Distance
@@ -75,7 +76,7 @@ class _Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
-    """The mask and its files are there: see `Entry`."""
+    """The mask and its files are written: see `Entry`."""
 
     key: _Sha256
     files: Annotated[tuple[_Sha256, ...], msgspec.Meta(max_length=16)]
@@ -91,11 +92,11 @@ class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
 
 
 class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
-    """It was done before, and its files are whole."""
+    """The case was done before, and its files are complete."""
 
 
 class _Failed(_Answer, tag="failed", frozen=True, forbid_unknown_fields=True):
-    """The case was set aside."""
+    """The case failed."""
 
     key: str
     reason: _Text
@@ -120,13 +121,13 @@ _DECODER = msgspec.msgpack.Decoder(_Covered | _Done | _Skipped | _Failed | _PutO
 
 @dataclass(frozen=True)
 class Asked:
-    """What a worker was asked, against which its answer is checked.
+    """The request to a worker, against which its answer is checked.
 
     Attributes:
         work: see there.
         job: see there.
-        voxels: of the case's scan, by its header; the model is not given more.
-        labelled: how often it has had labels.
+        voxels: of the case's scan, by its header; the model gets at most so many.
+        labelled: how often the scan has been labelled.
     """
 
     work: WorkerConfig
@@ -156,35 +157,35 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
 
     Raises:
         EOFError: if the stream ends.
-        ProtocolError: if the worker may not say that.
+        ProtocolError: if the answer is not allowed.
     """
     head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
     try:
-        found = _DECODER.decode(head)
+        answer = _DECODER.decode(head)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"found no answer of a known type ({' '.join(str(error).split())[:200]})") from error
-    if found.case != _bytes(asked.job.case.name):
+    if answer.case != _bytes(asked.job.case.name):
         raise ProtocolError("found an answer on another case than was asked about")
-    if isinstance(found, _Covered):
-        return _read_covered(stream, array_bytes, found, asked)
+    if isinstance(answer, _Covered):
+        return _read_covered(stream, array_bytes, answer, asked)
     read_arrays(stream, array_bytes, [])
-    if isinstance(found, _Done):
-        return CaseResult("done", _entry_of(found, asked))
-    if isinstance(found, _Skipped):
+    if isinstance(answer, _Done):
+        return CaseResult("done", _entry_of(answer, asked))
+    if isinstance(answer, _Skipped):
         known = asked.job.known
         if known is None or known.status != "done" or asked.work.options.overwrite:
             raise ProtocolError("found that the case was done before, which it was not")
         return CaseResult("skipped", known)
-    if isinstance(found, _PutOff):
-        return PutOff(_text(found.reason))
-    if isinstance(found, _Stopped):
-        return OutputFailure(_text(found.message))
-    path = Path(os.fsdecode(found.path))
+    if isinstance(answer, _PutOff):
+        return PutOff(_text(answer.reason))
+    if isinstance(answer, _Stopped):
+        return OutputFailure(_text(answer.message))
+    path = Path(os.fsdecode(answer.path))
     if not _is_named(path, asked.work, asked.job):
         raise ProtocolError("found the path of a file that is not the case's")
-    if found.key and not (len(found.key) == 64 and set(found.key) <= set("0123456789abcdef")):
-        raise ProtocolError("found a key that is no SHA-256")
-    return CaseResult("failed", failed(asked.job.case, _text(found.reason), found.key, path=path))
+    if answer.key and not (len(answer.key) == 64 and set(answer.key) <= set("0123456789abcdef")):
+        raise ProtocolError("found a key that is not a SHA-256")
+    return CaseResult("failed", failed(asked.job.case, _text(answer.reason), answer.key, path=path))
 
 
 def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: WorkerConfig, job: CaseRequest) -> _Answer:
@@ -216,48 +217,50 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
     )
 
 
-def _entry_of(found: _Done, asked: Asked) -> Entry:
-    work, case = asked.work, asked.job.case
+def _entry_of(done: _Done, question: Asked) -> Entry:
+    work, case = question.work, question.job.case
     names, structures = work.options.outputs.names(case.name), work.contract.labels[1:]
-    if len(found.files) != len(names):
-        raise ProtocolError(f"found {len(found.files)} files, expected {len(names)}")
-    if set(found.volumes_ml) != set(structures) or not set(found.agreement) <= set(structures):
+    if len(done.files) != len(names):
+        raise ProtocolError(f"found {len(done.files)} files, expected {len(names)}")
+    if set(done.volumes_ml) != set(structures) or not set(done.agreement) <= set(structures):
         raise ProtocolError("found other structures than the model's")
     return Entry(
         case=case.name,
         source=str(place_of(case.scan[0])),
-        key=found.key,
+        key=done.key,
         status="done",
         mask=names[0],
-        mask_sha256=found.files[0],
-        further=dict(zip(names[1:], found.files[1:], strict=True)),
-        volumes_ml={name: found.volumes_ml[name] for name in structures},
-        agreement={name: found.agreement[name] for name in structures if name in found.agreement},
-        flags=tuple(Flag(each.code, _text(each.structure), each.value, _text(each.detail)) for each in found.flags),
-        seconds={"read": found.read, "segment": found.segment, "write": found.write},
+        mask_sha256=done.files[0],
+        further=dict(zip(names[1:], done.files[1:], strict=True)),
+        volumes_ml={name: done.volumes_ml[name] for name in structures},
+        agreement={name: done.agreement[name] for name in structures if name in done.agreement},
+        flags=tuple(Flag(each.code, _text(each.structure), each.value, _text(each.detail)) for each in done.flags),
+        seconds={"read": done.read, "segment": done.segment, "write": done.write},
         settings=work.settings,
-        decoders=found.decoders,
+        decoders=done.decoders,
         series=series_of(case.scan[0]),
-        shape=found.shape,
-        spacing_mm=found.spacing_mm,
+        shape=done.shape,
+        spacing_mm=done.spacing_mm,
     )
 
 
-def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: Asked) -> CroppedScan:
-    contract = asked.work.contract
-    channels, depth, height, width = found.shape
-    if asked.labelled >= MOST_QUESTIONS:
-        raise ProtocolError(f"found a scan for which labels were given {asked.labelled} times")
+def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, question: Asked) -> CroppedScan:
+    contract = question.work.contract
+    channels, depth, height, width = covered.shape
+    if question.labelled >= MOST_QUESTIONS:
+        raise ProtocolError(f"found a scan for which labels were given {question.labelled} times")
     if channels != len(contract.channels) or depth > MOST_SLICES or max(height, width) > LONGEST_SIDE:
         raise ProtocolError(
-            f"found voxels of shape {found.shape}, expected {len(contract.channels)} channels of a scan"
+            f"found voxels of shape {covered.shape}, expected {len(contract.channels)} channels of a scan"
         )
-    if channels * depth * height * width > asked.voxels:
-        raise ProtocolError(f"found voxels of shape {found.shape}, expected at most {asked.voxels} as in the header")
-    count = -(-depth // sample_step(found.distance_mm, contract.grid))
-    if found.samples and not all(low < high for low, high in itertools.pairwise((-1, *found.samples, count))):
-        raise ProtocolError(f"found samples {str(found.samples)[:200]}, expected rising ones below {count}")
-    types = _types_of(found.shape, contract)
+    if channels * depth * height * width > question.voxels:
+        raise ProtocolError(
+            f"found voxels of shape {covered.shape}, expected at most {question.voxels} as in the header"
+        )
+    count = -(-depth // sample_step(covered.distance_mm, contract.grid))
+    if covered.samples and not all(low < high for low, high in itertools.pairwise((-1, *covered.samples, count))):
+        raise ProtocolError(f"found samples {str(covered.samples)[:200]}, expected rising ones below {count}")
+    types = _types_of(covered.shape, contract)
     voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
         raise ProtocolError("found a window or a matrix that is not finite")
@@ -265,17 +268,17 @@ def _read_covered(stream: IO[bytes], array_bytes: int, found: _Covered, asked: A
     return CroppedScan(
         voxels,
         windows,
-        found.distance_mm,
-        slice(found.first_row, found.first_row + height),
-        slice(found.first_column, found.first_column + width),
+        covered.distance_mm,
+        slice(covered.first_row, covered.first_row + height),
+        slice(covered.first_column, covered.first_column + width),
         {"rows": rows, "columns": columns, "rows_back": rows_back, "columns_back": columns_back},
-        samples=found.samples,
-        grow=found.grow,
+        samples=covered.samples,
+        grow=covered.grow,
     )
 
 
 def _arrays_of(covered: CroppedScan) -> list[NDArray[Any]]:
-    """In the order and of the types of `_types_of`."""
+    """The arrays in the order and with the types of `_types_of`."""
     matrices = (covered.in_plane[name] for name in ("rows", "columns", "rows_back", "columns_back"))
     return [covered.voxels, covered.windows, *matrices]
 
@@ -288,7 +291,7 @@ def _types_of(shape: tuple[int, int, int, int], contract: Contract) -> list[tupl
 
 
 def _is_named(path: Path, work: WorkerConfig, job: CaseRequest) -> bool:
-    """Whether a path is one that a case's failure can be about: a file of the scan or beside one, or a result."""
+    """Whether a path can be the cause of a case's failure: a file of the scan or beside one, or a result."""
     folders = {work.out}
     for source in job.case.scan:
         files = [each.path for each in source.slices] if isinstance(source, Series) else [source]
@@ -304,4 +307,4 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise ProtocolError("found a text that is no UTF-8") from error
+        raise ProtocolError("found a text that is not UTF-8") from error

@@ -1,7 +1,7 @@
-"""A call in a process of its own, for scans whose decoder can end the process, as GDCM does at some damaged images.
+"""Calls a function in a separate process, for scans whose decoder can crash, as GDCM does on some damaged images.
 
-`infer` reads all scans in its workers; commands that read them in their own process ask here. It keeps a command
-alive and is no protection from a file that takes a process over: the answer is unpickled.
+`infer` reads all scans in its workers; commands that read scans in their own process use this module. It protects a
+command from crashes, but not from a file that takes a process over: the answer is unpickled.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, ends, s
 T = TypeVar("T")
 
 ENDS_PROCESSES = "python-gdcm"
-"""The package whose decoder ends the process at some damaged images."""
+"""The package whose decoder crashes on some damaged images."""
 SLOWEST_S = 600.0
 """Most seconds that reading one scan may take."""
 
 
 def with_care(sources: tuple[Path | Series, ...], function: Callable[..., T], *arguments: object) -> T:
-    """A function's result; it is called in a process of its own if a decoder of some sources may end that.
+    """A function's result; it is called in a separate process if a decoder of the sources may crash.
 
     Args:
         sources: image files and series that the function reads.
-        function: of a module; it and its arguments are pickled.
+        function: a function of a module; it and its arguments are pickled.
 
     Raises:
         ScanError: if the process has ended or takes too long.
-        Exception: what the function raises.
+        Exception: any exception of the function.
     """
     series = [each for each in sources if isinstance(each, Series)]
     if not any(map(_may_end_process, series)):
@@ -47,33 +47,33 @@ def with_care(sources: tuple[Path | Series, ...], function: Callable[..., T], *a
 
 
 def apart(function: Callable[..., T], *arguments: object, path: Path) -> T:
-    """A function's result, called in a process of its own; see `with_care`.
+    """A function's result, called in a separate process; see `with_care`.
 
     Args:
         path: of the scan, for the error.
     """
     content = pickle.dumps((function, arguments), protocol=pickle.HIGHEST_PROTOCOL)
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command_of(__name__),
             input=content,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a decoder's last words
+            stderr=subprocess.DEVNULL,  # output of a decoder
             timeout=SLOWEST_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise ScanError(f"pixels that cannot be decoded: no end after {SLOWEST_S:.0f} s", path=path) from None
-    if done.returncode:
-        raise ScanError(f"pixels that cannot be decoded: {cause(done.returncode)}", path=path)
-    answer: T | Exception = pickle.loads(done.stdout)
+    if process.returncode:
+        raise ScanError(f"pixels that cannot be decoded: {cause(process.returncode)}", path=path)
+    answer: T | Exception = pickle.loads(process.stdout)
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
 def main() -> None:
-    """In the process: call the function."""
+    """Entry point of the process: call the function."""
     requests, answers = ends()
     function, arguments = pickle.load(requests)
     try:
@@ -90,7 +90,7 @@ def _may_end_process(series: Series) -> bool:
 def _is_for_gdcm(path: Path) -> bool:
     try:
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-    except (OSError, InvalidDicomError, ValueError):  # whoever reads its pixels says what is wrong
+    except (OSError, InvalidDicomError, ValueError):  # the error is reported when its pixels are read
         return False
     decoder = decoder_for(syntax) if syntax in FAMILIES else None
     return decoder is not None and decoder.package == ENDS_PROCESSES

@@ -1,4 +1,4 @@
-"""A case from scan to mask: done before, done now as a whole, or failed with its reason."""
+"""Runs a case from scan to mask: done before, completely done now, or failed with a reason."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from parotid_seg.runtime.segmentation.segment import postprocess
 from parotid_seg.scan.intensity import window_of
 
 
-def run_case(work: WorkerConfig, case: Case, known: Entry | None, ask: Ask) -> tuple[str, Entry]:
-    """Do a case.
+def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) -> tuple[str, Entry]:
+    """Run a case.
 
     Args:
-        work, case: what to do.
-        known: what the journal has of the case.
-        ask: gives the labels.
+        work, case: configuration and case.
+        earlier: the journal's entry of the case.
+        ask: computes the labels.
 
     Returns:
-        "done", "skipped" (done before) or "failed", and what is to be known of it.
+        "done", "skipped" (done before) or "failed", and the case's entry.
 
     Raises:
         OutputError: if results cannot be written at all.
-        MachineError: if the machine has run out of open files or the like.
+        MachineError: if a resource of the machine is exhausted, such as open files.
     """
     key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
-        if known and not work.options.overwrite and known.key == key and is_whole(known, work.out):
-            return "skipped", known
+        if earlier and not work.options.overwrite and earlier.key == key and is_whole(earlier, work.out):
+            return "skipped", earlier
         return "done", _segment(work, case, key, ask, begun)
     except (ScanError, InputError) as error:
         return "failed", failed(case, error.reason, key, path=error.path)
@@ -47,7 +47,7 @@ def run_case(work: WorkerConfig, case: Case, known: Entry | None, ask: Ask) -> t
         reason = "there is not enough memory for it"
     except (OutputError, MachineError, EOFError, BrokenPipeError):
         raise
-    except Exception as error:  # a bug; the other scans need not wait until it is mended
+    except Exception as error:  # a bug; the other scans go on
         if isinstance(error, OSError) and error.errno in EXHAUSTED:
             raise MachineError.of(error) from error
         reason = f"unexpected {_bug(error, case)}"
@@ -55,19 +55,19 @@ def run_case(work: WorkerConfig, case: Case, known: Entry | None, ask: Ask) -> t
 
 
 def _bug(error: Exception, case: Case) -> str:
-    """Print where an error was raised, and give its kind: its text may name folders, and quote a scan's file.
+    """Print an error's traceback, and return its type only, because its text may name folders and quote a scan's file.
 
-    Of DICOM files the text is not printed either.
+    For DICOM files the text is not printed either.
     """
     if any(isinstance(source, Series) for source in case.scan):
         traceback.print_tb(error.__traceback__)
     else:
         traceback.print_exc()
-    return f"{type(error).__name__}; the lines before tell where"
+    return f"{type(error).__name__}; see the traceback above"
 
 
 def key_of(scan: Scan, work: WorkerConfig) -> str:
-    """Hash over everything that decides the mask.
+    """Hash of everything that determines the mask.
 
     Raises:
         ScanError: if a file cannot be read.
@@ -91,7 +91,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
     read = time.perf_counter()
     covered, labelled = labels_of_scan(prepared, ask, work.options)
     answered = time.perf_counter()
-    found = postprocess(
+    result = postprocess(
         labelled.labels,
         covered,
         scan.volume,
@@ -102,12 +102,14 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
-        picture = draw_case(scan.volume, window, found.mask, work.contract.labels, found.volumes_ml, visible(case.name))
+        picture = draw_case(
+            scan.volume, window, result.mask, work.contract.labels, result.volumes_ml, visible(case.name)
+        )
         save_picture(picture, pictures / f"{case.name}.png")
         if work.options.views:
             save_picture(picture, pictures / views_of(case.name))
     noticed = work.options.outputs.write(
-        found.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
+        result.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
     )
     first, *further = paths
     dz, dy, dx = scan.volume.spacing_mm
@@ -120,9 +122,9 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         mask=first.name,
         mask_sha256=hash_file(first),
         further={path.name: hash_file(path) for path in further},
-        volumes_ml={name: round(size, 3) for name, size in found.volumes_ml.items()},
-        agreement={name: round(dsc, 4) for name, dsc in found.agreement.items()},
-        flags=(*found.flags, *noticed),
+        volumes_ml={name: round(size, 3) for name, size in result.volumes_ml.items()},
+        agreement={name: round(dsc, 4) for name, dsc in result.agreement.items()},
+        flags=(*result.flags, *noticed),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
         decoders=scan.volume.decoders,

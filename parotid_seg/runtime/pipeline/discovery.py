@@ -1,8 +1,8 @@
-"""Which scans a command line means, and what their masks will be called.
+"""Finds the scans of a command line, and names their masks.
 
-For a model of several channels, files of one folder named CASE_0000, CASE_0001 ... are one case, as in nnU-Net. What is
-no image by its name may be DICOM; its series are known by what their headers say, and one case are those of a study,
-wherever they lie. `infer` and `inspect` both ask here, so that they say the same.
+For a model with several channels, files of one folder named CASE_0000, CASE_0001 ... are one case, as in nnU-Net. Files
+without the name of an image may be DICOM; series are identified by their headers, and the series of a study are one
+case, even in several folders. `infer` and `inspect` both use this module, so that they agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from parotid_seg.scan.nifti import ENDINGS
 from parotid_seg.scan.search import STRAY, Searched, Skipped, search
 
 LONGEST_NAME = 230
-"""Bytes; file systems take 255."""
+"""Most bytes of a name; file systems allow 255."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,20 @@ def find_scans(
 ) -> tuple[list[Scan], list[ScanError]]:
     """Scans under the given files and folders, each once, in a fixed order.
 
-    Folders are searched at any depth for images and DICOM series, hidden files left out; see `search`. For a model of
-    one channel each image file and each series of its modality and sequence is a scan. For one of several any channel's
-    NIfTI file stands for its case, and one that the model does not take is an error; of series see `studies.scans_of`.
+    Folders are searched at any depth for images and DICOM series, except hidden files; see `search`. For a model with
+    one channel each image file and each series of its modality and sequence is a scan. For a model with several
+    channels any channel's NIfTI file represents its case, and a further channel is an error; for series see
+    `studies.scans_of`.
 
     Args:
         arguments: files and folders.
         channels: the model's channel names.
         ignore: files and folders that are results, not scans.
-        skip: called with what is found and is no scan for the model, or is found a second time.
+        skip: called with found items that are not scans for the model, or repeat one.
 
     Returns:
-        The scans, and an error for each argument that is missing or holds none, for each file of no use, and for each
-        series and study that cannot be a scan.
+        The scans, and an error for each argument that is missing or contains no scan, for each unusable file, and for
+        each series and study that cannot be a scan.
     """
     missing = [ScanError("no such file or folder", path=each) for each in arguments if not exists(each)]
     searched = search([each for each in arguments if exists(each)], ignore)
@@ -85,14 +86,14 @@ def find_scans(
 
 @dataclass
 class _Sorted:
-    """What some files are.
+    """Sorted files.
 
     Attributes:
         scans, series: images, and series of the model's modality.
-        errors: about those that should be of use and are not.
-        left_out: what is no scan for the model.
-        strays: files of no interest.
-        useful: files that a scan, a series or an error is about.
+        errors: errors of files that look usable but are not.
+        left_out: items that are not scans for the model.
+        strays: irrelevant files.
+        useful: files of scans, series and errors.
     """
 
     scans: list[Scan]
@@ -104,12 +105,12 @@ class _Sorted:
 
 
 def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
-    """Sort files by what they are."""
+    """Sort files by kind."""
     images = [path for path in files if is_readable(path)]
     masks = [path for path in files if is_segmentation(path)]
     scans, errors = scans_in_files(images, channels)
-    known = {*images, *masks}
-    series, refused, others = _in_dicom([path for path in files if path not in known], channels)
+    nifti_files = {*images, *masks}
+    series, refused, others = _in_dicom([path for path in files if path not in nifti_files], channels)
     strays = [path for each in others if each.kind == STRAY for path in each.files]
     not_read = {path: reason for path in strays if (reason := unread(path))}
     errors += [each.as_error() for each in refused]
@@ -122,7 +123,7 @@ def _sort(files: Sequence[Path], channels: Sequence[str]) -> _Sorted:
 
 
 def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list[Scan], list[ScanError]]:
-    """Scans of some NIfTI files, and errors for those that are none."""
+    """Scans of some NIfTI files, and errors for unusable ones."""
     scans: list[Scan] = []
     errors = []
     for path in files:
@@ -134,7 +135,7 @@ def scans_in_files(files: Iterable[Path], channels: Sequence[str]) -> tuple[list
 
 
 def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Series], list[Skipped], list[Skipped]]:
-    """Series of the model's modality, those that cannot be read, and what else there is."""
+    """Series of the model's modality, unreadable series, and other DICOM files."""
     if not files:
         return [], [], []
     from parotid_seg.dicom.mr.studies import kinds_taken
@@ -146,7 +147,7 @@ def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Seri
 
 
 def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[Skipped]) -> list[ScanError]:
-    """Errors for folders without anything that a scan or an error is about."""
+    """Errors for folders without files of scans or errors."""
     lost = [each.path for each in searched.left_out if each.refused]
     errors = []
     for folder, files in searched.below.items():
@@ -158,64 +159,66 @@ def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[Skippe
     return errors
 
 
-def _of_no_use(found: Skipped) -> ScanError:
-    """Files that were named one by one, but are no scan."""
-    return found.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
+def _of_no_use(skipped: Skipped) -> ScanError:
+    """The error for files that were named individually but are not scans."""
+    return skipped.as_error("expected a NIfTI file (.nii, .nii.gz) or the images of a DICOM series")
 
 
 def _scan_of(path: Path, channels: Sequence[str]) -> Scan:
-    """The scan that a file is, or is a channel of.
+    """The scan of a file, which may be one of its channels.
 
     Raises:
-        ScanError: if it is none that a model of these channels takes.
+        ScanError: if a model with these channels cannot use it.
     """
     if len(channels) == 1:
         return (path,)
-    found = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
+    match = re.fullmatch(r"(.+)_(\d{4})(\.nii(?:\.gz)?)", path.name, re.IGNORECASE)
     takes = f"the model takes {len(channels)} channels ({', '.join(channels)})"
-    if found is None:
+    if match is None:
         raise ScanError(f"{takes}, expected files CASE_0000 to CASE_{len(channels) - 1:04d}", path=path)
-    stem, number, ending = found[1], int(found[2]), found[3]
+    stem, number, ending = match[1], int(match[2]), match[3]
     if number >= len(channels):
-        raise ScanError(f"one more sequence of case {stem}, but {takes}; it was left out", path=path)
+        raise ScanError(f"one more sequence of case {stem}, but {takes}; it was not used", path=path)
     return tuple(_channel_file(path.parent, f"{stem}_{index:04d}", ending) for index in range(len(channels)))
 
 
 def _channel_file(folder: Path, stem: str, ending: str) -> Path:
-    """A channel's file, of the ending given if it is there, else of any other."""
+    """A channel's file with the given ending if it exists, else with any other."""
     expected = folder / f"{stem}{ending}"
     others = (folder / f"{stem}{other}" for other in ENDINGS)
     return next((path for path in (expected, *others) if path.exists()), expected)
 
 
 def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
-    """Give every scan a name of its own.
+    """Give every scan a unique name.
 
-    A NIfTI file gives its name. DICOM series give that of the folder which holds them; if it holds several scans, with
-    the series' number, or of several series with a short name of their study. Scans of equal names are told apart by
-    the folders above them, and by a number if that is not enough.
+    NIfTI files keep their names. DICOM series get the name of their folder; if it holds several scans, with the series'
+    number, or for scans of several series with a short name of the study. Scans of equal names are distinguished by the
+    folders above them, and by a number if that is not enough.
 
     Args:
         scans: with absolute paths; the first channel counts.
-        taken: names that the output folder already uses, and the places of the scans they belong to.
+        taken: names that the output folder already uses, with the places of their scans.
     """
     by_place = {place_of(scan[0]): scan for scan in scans}
-    named = {place: _place_named(scan) for place, scan in by_place.items()}
-    uses = Counter(named.values())
-    own = {place: _own_name(scan, named[place], uses[named[place]] == 1) for place, scan in by_place.items()}
-    names = {place: _short(name) for place, name in own.items()}
-    above = {place: path.parts[1:-1] for place, path in named.items()}
+    name_paths = {place: _place_named(scan) for place, scan in by_place.items()}
+    uses = Counter(name_paths.values())
+    own_names = {
+        place: _own_name(scan, name_paths[place], uses[name_paths[place]] == 1) for place, scan in by_place.items()
+    }
+    names = {place: _short(name) for place, name in own_names.items()}
+    above = {place: path.parts[1:-1] for place, path in name_paths.items()}
     depth = 1
     while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
         for place, name in names.items():
             if name in doubled and len(above[place]) >= depth:
-                names[place] = _short("_".join((*above[place][-depth:], own[place])))
+                names[place] = _short("_".join((*above[place][-depth:], own_names[place])))
         depth += 1
     owners = dict(taken)
-    known = {place: name for name, place in taken.items()}
+    earlier_names = {place: name for name, place in taken.items()}
     cases = []
     for place, scan in by_place.items():
-        name = known.get(place, names[place])
+        name = earlier_names.get(place, names[place])
         number = 2
         while owners.get(name, place) != place:
             name = f"{names[place]}-{number}"
@@ -226,7 +229,7 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
 
 
 def _place_named(scan: Scan) -> Path:
-    """What a scan is called after: its first file, or the deepest folder that holds all of its series."""
+    """The path that a scan is named after: its first file, or the deepest folder that contains all of its series."""
     if isinstance(scan[0], Path):
         return scan[0]
     from parotid_seg.dicom.mr.studies import folder_of
@@ -234,25 +237,26 @@ def _place_named(scan: Scan) -> Path:
     return folder_of([each for each in scan if isinstance(each, Series)])
 
 
-def _own_name(scan: Scan, named: Path, alone: bool) -> str:
+def _own_name(scan: Scan, name_path: Path, alone: bool) -> str:
     """A name without folders above.
 
     Args:
         scan: the scan.
-        named: see `_place_named`.
+        name_path: see `_place_named`.
         alone: whether no other scan has this place.
     """
     source = scan[0]
     if not isinstance(source, Series):
         return image_name(source).removesuffix("_0000")
     if alone:
-        return named.name
-    told = series_key(source.study_uid) if len(scan) > 1 else source.number
-    return f"{named.name}_{source.key if told is None else told}"
+        return name_path.name
+    number = series_key(source.study_uid) if len(scan) > 1 else source.number
+    return f"{name_path.name}_{source.key if number is None else number}"
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for an ending and a number in a file's name; a cut one ends in a hash of the whole."""
+    """A name that leaves room for an ending and a number in a file name; a truncated one ends in a hash of the
+    whole."""
     content = os.fsencode(name)
     if len(content) <= LONGEST_NAME:
         return name

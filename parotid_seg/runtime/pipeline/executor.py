@@ -1,4 +1,4 @@
-"""Where the cases of a run are done: on this machine, or wherever a `Executor` of another kind sends them."""
+"""Executors run the cases of a run: on this machine, or elsewhere."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from parotid_seg.runtime.segmentation.batching import Batcher
 
 
 class Executor(Protocol):
-    """What does the cases of a run, the model loaded.
+    """Runs the cases of a run with a loaded model.
 
     Attributes:
         contract, model_sha256, ran: of the model, see `Backend`.
-        about: what run.json tells besides.
+        about: additional fields for run.json.
     """
 
     contract: Contract
@@ -29,19 +29,19 @@ class Executor(Protocol):
     about: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """With what the cases are done, for people."""
+        """Readable description of the executor."""
         ...
 
     def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
-        """Do the cases, each once; they finish in any order.
+        """Run each case once; they finish in any order.
 
         Raises:
-            ParotidSegError: if results cannot be written, or nothing can go on.
+            ParotidSegError: if results cannot be written, or the run cannot continue.
         """
         ...
 
     def close(self) -> None:
-        """End whatever is still at work."""
+        """End all processes."""
         ...
 
 

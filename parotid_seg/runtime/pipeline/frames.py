@@ -1,10 +1,10 @@
-"""Frames: what the main process and its workers send each other, of bounded size.
+"""Frames: messages of limited size between the main process and its workers.
 
     header  20 bytes, little-endian: b"PSEG", bytes of the head (4), 4 zero bytes, bytes of the arrays (8)
-    head    MessagePack of a type that the reader states
-    arrays  raw bytes in C order, one array after the other, of types and shapes that the reader states
+    head    MessagePack of a type that the reader expects
+    arrays  raw bytes in C order, one array after the other, of types and shapes that the reader expects
 
-Nothing that is read makes an object of any other type, and nothing is allocated before its size was checked.
+Reading never creates an object of another type, and nothing is allocated before its size has been checked.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 HEADER = struct.Struct("<4sI4xQ")
 MAGIC = b"PSEG"
 MOST_HEAD_BYTES = 4 << 20
-"""Of a head that a worker sends."""
+"""Most bytes of a worker's head."""
 
 
 class ProtocolError(Exception):
-    """A process sent what it may not send; says what was found and expected, in one line."""
+    """A process sent an invalid message; the text states what was found and expected, in one line."""
 
 
 def write_frame(stream: IO[bytes], head: bytes, arrays: Sequence[NDArray[Any]] = ()) -> None:
@@ -48,7 +48,7 @@ def read_head(stream: IO[bytes], most_bytes: int) -> tuple[bytes, int]:
 
     Raises:
         EOFError: if the stream ends.
-        ProtocolError: if it is no frame, or its head is too long.
+        ProtocolError: if it is not a frame, or its head is too long.
     """
     magic, head_bytes, array_bytes = HEADER.unpack(_read(stream, HEADER.size))
     if magic != MAGIC:
@@ -65,7 +65,7 @@ def read_arrays(
 
     Args:
         stream: the connection, after `read_head`.
-        found_bytes: that the frame says it has.
+        found_bytes: number of bytes stated in the frame.
         arrays: type and shape of each.
 
     Raises:
@@ -75,18 +75,18 @@ def read_arrays(
     expected = sum(np.dtype(kind).itemsize * int(np.prod(shape, dtype=np.int64)) for kind, shape in arrays)
     if found_bytes != expected:
         raise ProtocolError(f"found {found_bytes} bytes of arrays, expected {expected}")
-    made: list[NDArray[Any]] = [np.empty(shape, kind) for kind, shape in arrays]
-    for array in made:
+    results: list[NDArray[Any]] = [np.empty(shape, kind) for kind, shape in arrays]
+    for array in results:
         if array.size:
             _fill(stream, _bytes_of(array))
-    return made
+    return results
 
 
 def _read(stream: IO[bytes], count: int) -> bytes:
-    found = stream.read(count)
-    if len(found) < count:
+    content = stream.read(count)
+    if len(content) < count:
         raise EOFError
-    return found
+    return content
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

@@ -1,5 +1,5 @@
-"""What is done in an output folder: an append-only journal, so that a killed run resumes without redoing or trusting
-anything half-written."""
+"""The journal of an output folder: append-only, so that a killed run resumes without repeating finished cases or using
+incomplete files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parotid_seg.records import is_plain_name, read_lines, record_line
 NAME, LOCK = "journal.jsonl", ".lock"
 FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
-"""What is told where a run has to end."""
+"""Advice in errors that end a run."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,21 @@ class Entry:
 
     Attributes:
         case: name in the output folder.
-        source: absolute path of the scan, of several channels the first; of a DICOM series see `sources.place_of`.
-        key: hash over the bytes of the scan's files and all that decides the mask, see `case_runner.key_of`.
+        source: absolute path of the scan's first channel; for a DICOM series see `sources.place_of`.
+        key: hash of the scan's files and everything else that determines the mask, see `case_runner.key_of`.
         status: "done" or "failed".
         reason: why it failed, without the path; else empty.
-        path: the file or folder that the reason is about; empty if it is about none.
+        path: the file or folder that caused the failure; empty if there is none.
         mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
-        further: the same of its files in other formats.
+        further: hashes by name of its files in other formats.
         volumes_ml, agreement, flags: as in `Segmentation`.
         seconds: the time of each stage.
         decoders: as in `Volume`.
         backend, device, precision: what really ran.
         model: hash of the model file.
-        settings: see `Work.settings`; empty of a mask that an older version made.
-        series: title of the DICOM series, see `Series.title`; empty of an image file, and of older versions.
-        shape, spacing_mm: as in `Volume`; None if it failed, and of older versions.
+        settings: see `WorkerConfig.settings`; empty for masks of older versions.
+        series: title of the DICOM series, see `Series.title`; empty for image files and older versions.
+        shape, spacing_mm: as in `Volume`; None if it failed, and for older versions.
     """
 
     case: str
@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def failure(self) -> str:
-        """Why it failed, with the path, in one line; empty if it did not. A series is named after its folder."""
+        """Why it failed, with the path, in one line; empty if it did not. A series is named by its folder."""
         place = (self.place, self.series) if self.path == self.source else (self.path,)
         return ": ".join(filter(None, (*place, self.reason)))
 
@@ -98,7 +98,7 @@ class Journal:
     Attributes:
         folder: the output folder.
         entries: by case.
-        unusable: why lines of it are no records: torn, foreign or damaged ones. Their cases count as not done.
+        unusable: errors of invalid lines (incomplete, foreign or damaged). Their cases count as not done.
 
     Raises:
         OutputError: if the journal cannot be read.
@@ -112,7 +112,7 @@ class Journal:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Have the folder to oneself, and add to the journal.
+        """Lock the folder, and open the journal for appending.
 
         Raises:
             OutputError: if another run is working in the folder, or the journal cannot be opened.
@@ -124,15 +124,15 @@ class Journal:
             except OSError as error:
                 raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
             with self._file as file:
-                self._read()  # another run may have ended just now
+                self._read()  # another run may have ended meanwhile
                 if file.seek(0, os.SEEK_END) > 0:
                     file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # the line that a killed run was writing
+                    if file.read(1) != b"\n":  # the incomplete line of a killed run
                         file.write(b"\n")
                 yield
 
     def add(self, entry: Entry) -> None:
-        """Record a case; on return the line is on disk.
+        """Write a case's line to disk.
 
         Raises:
             OutputError: if it cannot be written.
@@ -164,22 +164,22 @@ class Journal:
             raise OutputError(error.reason, path=path) from error
 
 
-def _of_this_version(found: Any) -> Any:
-    """A journal line's content; versions that wrote no `settings` kept flags as sentences, and paths within reasons."""
-    if not isinstance(found, dict):
-        return found
-    upgraded = dict(found)
-    if isinstance(flags := found.get("flags"), list):
+def _of_this_version(content: Any) -> Any:
+    """A journal line's content; versions without `settings` stored flags as sentences, and paths within reasons."""
+    if not isinstance(content, dict):
+        return content
+    upgraded = dict(content)
+    if isinstance(flags := content.get("flags"), list):
         upgraded["flags"] = [
             {"code": FlagCode.OLD_VERSION, "detail": flag} if isinstance(flag, str) else flag for flag in flags
         ]
-    if found.get("reason") and "path" not in found:
+    if content.get("reason") and "path" not in content:
         upgraded["reason"] = FAILED_BEFORE
     return upgraded
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:
-    """Whether a case is done and its files are still as they were written."""
+    """Whether a case is done and its files are unchanged."""
     return (
         entry.status == "done"
         and bool(entry.files)

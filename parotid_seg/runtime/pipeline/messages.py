@@ -1,7 +1,7 @@
-"""What the main process and its workers say to each other, strictly by turns; `requests` and `answers` are how.
+"""Messages between the main process and its workers, strictly in turns; `requests` and `answers` encode them.
 
 The main process sends a `WorkerConfig` once and then a `CaseRequest` for each case. The worker answers with a
-`CroppedScan` for each part of the scan that the model is to compute, gets a `Prediction` or a `ScanError` for it, and
+`CroppedScan` for each part of the scan that the model must compute, gets a `Prediction` or a `ScanError` for it, and
 ends with `CaseResult`, `PutOff` or `OutputFailure`.
 """
 
@@ -29,15 +29,15 @@ def views_of(case: str) -> str:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What all cases of a run have in common.
+    """Configuration of all cases of a run.
 
     Attributes:
         out: output folder.
         contract: the model's.
-        fingerprint: what decides a mask beside the scan: the model, what computes it, options, and the version of the
+        fingerprint: everything besides the scan that determines a mask: model, engine, options, and the version of the
             rules.
-        options: what the user asked for.
-        made_by: what a DICOM object says of its algorithm.
+        options: the user's options.
+        made_by: description of the algorithm in DICOM objects.
     """
 
     out: Path
@@ -48,13 +48,13 @@ class WorkerConfig:
 
     @property
     def settings(self) -> str:
-        """Hash over what decides a mask beside the scan."""
+        """Hash of everything besides the scan that determines a mask."""
         return hashlib.sha256(" ".join(self.fingerprint).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class CaseRequest:
-    """A case to do, and what the journal has of it."""
+    """A case to run, and the journal's entry of it."""
 
     case: Case
     known: Entry | None
@@ -62,12 +62,12 @@ class CaseRequest:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How a case ended.
+    """The result of a case.
 
     Attributes:
         status, entry: see `case_runner.run_case`.
-        ran: what ran the model, where that was another machine.
-        machine: whether it failed because this machine had run out of something, and nothing is wrong with the scan.
+        ran: engine, device and precision, if the model ran on another machine.
+        machine: whether it failed because a resource of this machine was exhausted, not because of the scan.
     """
 
     status: str
@@ -78,26 +78,26 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class PutOff:
-    """The machine has run out of something, so the case is to be done later; the reason is a `MachineError`'s."""
+    """A resource of the machine is exhausted, so the case is run later; the reason is a `MachineError`'s."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class OutputFailure:
-    """Results cannot be written, so no case can be done."""
+    """Results cannot be written, so no case can be run."""
 
     message: str
 
 
 def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = None) -> Entry:
-    """The entry of a case that was set aside.
+    """The entry of a failed case.
 
     Args:
         case: the case.
         reason: why, without the path.
         key: see `Entry`.
-        path: the file or folder that the reason is about; None for the scan's place.
+        path: the file or folder that caused the failure; None for the scan's place.
     """
     place = place_of(case.scan[0])
     return Entry(

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InferOptions(SegmentationOptions, panel="Run and output"):
-    """How scans are segmented, and what is written. The object travels from the command to every worker."""
+    """How scans are segmented, and what is written. The object is passed from the command to every worker."""
 
     batch_size: Annotated[
         int | None,
         Option(
             "--batch-size",
-            "Slices at once. It bounds memory, not the result. Default: what the engine is fastest with.",
+            "Slices at once. This limits memory and does not change the result. Default: the number with which the "
+            "engine is fastest.",
             metavar="N",
             least=1,
         ),
@@ -32,7 +33,7 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
         int | None,
         Option(
             "--workers",
-            "Most processes that read scans and write masks. Default: one a core, started as they are needed. "
+            "Most processes that read scans and write masks. Default: one per core, started as they are needed. "
             "With --cluster: most copies of the model, each with its own cores. Default: as many as there is room for.",
             metavar="N",
             least=1,
@@ -51,23 +52,27 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
     ] = (NIFTI,)
     append: Annotated[
         Path | None,
-        Option("--append", "An RTSTRUCT of the scan whose structures the new one keeps.", metavar="FILE"),
+        Option(
+            "--append",
+            "An existing RTSTRUCT of the scan; the new RTSTRUCT also contains its structures.",
+            metavar="FILE",
+        ),
     ] = None
     identify: Annotated[
         bool,
         Option(
             "--identify",
-            "Show patients' names, IDs and birth dates of DICOM scans in summary.csv and the report: of the SCANs "
-            "of this run, those done before, too. They are written nowhere else.",
+            "Show patients' names, IDs and birth dates of DICOM scans in summary.csv and the report, for the SCANs of "
+            "this run, including cases done before. They are written nowhere else.",
         ),
     ] = False
-    overwrite: Annotated[bool, Option("--overwrite", "Redo cases that are done. Default: resume.")] = False
+    overwrite: Annotated[bool, Option("--overwrite", "Run finished cases again. Default: skip them.")] = False
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            OptionError: as `OptionGroup`, and for formats that there are not or that do not fit each other.
+            OptionError: as `OptionGroup`, and for unknown formats or formats that do not fit each other.
         """
         super().__post_init__()
         _ = self.outputs
@@ -81,5 +86,5 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
 
     @property
     def views(self) -> bool:
-        """Whether pictures are saved for the report, too."""
+        """Whether pictures are also saved for the report."""
         return self.pictures and self.report

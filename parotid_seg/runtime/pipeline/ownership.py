@@ -1,8 +1,8 @@
-"""Which files of an output folder were written here: only those are replaced, and never one that is read.
+"""Records which files of an output folder parotid-seg has written: only these are replaced, and never an input.
 
-What a file says of itself proves nothing. `NAME` in the folder lists what was written. Before a run writes anything,
-the names that are still free are added to it, so that a killed run finds its own files again; at the end those that
-there is no file of are taken off it.
+The content of a file does not prove its origin. `NAME` in the folder lists the written files. Before a run writes
+anything, unused names are added to it, so that files of a killed run are recognised; at the end names without a file
+are removed.
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ from parotid_seg.scan.formats import files_of_image
 NAME = ".written.json"
 SUMMARY, RUN, RESULTS, PAGE, LABELS = "summary.csv", "run.json", "results.json", "report.html", "itk-snap-labels.txt"
 OF_A_RUN = (SUMMARY, RUN, RESULTS, PAGE, LABELS)
-"""Files that a run writes beside those of its cases."""
+"""Files that a run writes in addition to those of its cases."""
 FORMER = "report.json"
-"""What older versions wrote in place of `RESULTS`. A run removes it if it was written here: it would grow old."""
+"""Files of older versions in place of `RESULTS`. A run removes those that parotid-seg has written, as outdated."""
 OF_AN_OLD_RUN = (SUMMARY, RUN, PAGE, FORMER, LABELS)
-"""Files of a run of versions that wrote no `RESULTS`."""
+"""Files of runs of versions without `RESULTS`."""
 
 
 class Written:
-    """The files of an output folder that were written here.
+    """The files of an output folder that parotid-seg has written.
 
     Args:
         folder: the output folder, locked.
-        entries: what the journal has. A folder of an older version has no record; there, a journal that has entries
-            stands for it.
+        entries: the journal's entries. A folder of an older version has no record; a non-empty journal is used instead.
 
     Raises:
-        OutputError: if the record is no regular file or cannot be read.
+        OutputError: if the record is not a regular file or cannot be read.
     """
 
     def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
         self._folder = folder.resolve()
-        known, recorded = list(entries), self._read()
-        self._names = set(_written_without_record(known) if recorded is None else recorded)
-        for entry in (each for each in known if each.status == "done"):
+        journalled, recorded = list(entries), self._read()
+        self._names = set(_written_without_record(journalled) if recorded is None else recorded)
+        for entry in (each for each in journalled if each.status == "done"):
             self._names.update((entry.mask, *entry.further, *_pictures(entry.case)))
 
     def _read(self) -> list[str] | None:
@@ -64,10 +63,10 @@ class Written:
             raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
 
     def check_run(self, work: WorkerConfig) -> list[str]:
-        """What a run will write beside the files of its cases.
+        """Names of the files that a run writes in addition to those of its cases.
 
         Raises:
-            OutputError: if one of them is there and was not written here.
+            OutputError: if one of them exists and was not written by parotid-seg.
         """
         names = [
             SUMMARY,
@@ -85,7 +84,7 @@ class Written:
         return names
 
     def why_not(self, names: Iterable[str], inputs: Inputs) -> str:
-        """Why the files of a case are not written; empty if they are."""
+        """Why the files of a case must not be written; empty if they may."""
         for name in names:
             path = self._folder / name
             if not is_taken(path):
@@ -106,7 +105,7 @@ class Written:
         self._save()
 
     def close(self) -> None:
-        """Record what is there at the end of a run, without `FORMER`.
+        """Record the existing files at the end of a run, without `FORMER`.
 
         Raises:
             OutputError: if that fails.
@@ -137,7 +136,7 @@ class Inputs:
                     self._identities[identity] = path
 
     def same_as(self, path: Path) -> Path | None:
-        """The input that a path leads to, be it by a hard or symbolic link."""
+        """The input that a path leads to, also through hard or symbolic links."""
         if path in self._paths:
             return path
         identity = identity_of(path)
@@ -145,7 +144,7 @@ class Inputs:
 
 
 def _written_without_record(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """What runs have written in a folder without a record, by what the journal has."""
+    """Files that runs have written in a folder without a record, by the journal's entries."""
     if not entries:
         return ()
     return OF_A_RUN if any(entry.shape for entry in entries) else OF_AN_OLD_RUN

@@ -1,4 +1,4 @@
-"""What becomes of a scan before the model sees it: the one place where `infer` and `inspect` learn it."""
+"""Reads and checks a scan for the model; shared by `infer` and `inspect`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.nifti import NiftiScan
 
 SEGMENTED = "segmented"
-"""How the decision on a scan begins that the model takes."""
+"""Beginning of the decision on a scan that the model accepts."""
 
 
 def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Prepared]:
-    """Read a scan, and make it what the model takes.
+    """Read a scan, and prepare it for the model.
 
     Raises:
-        ScanError: if it cannot be read, or is no scan that the model takes.
+        ScanError: if it cannot be read, or the model cannot use it.
     """
     read = read_scan(scan)
     return read, prepare(read.volume, contract)
 
 
 def decision_on(scan: Scan, contract: Contract) -> str:
-    """What `infer` would do with a scan, in a line: segment it, and what it would note; or refuse it, and why."""
+    """What `infer` would do with a scan, in one line: segment it, with its flags; or refuse it, with the reason."""
     try:
         flags = with_care(scan, _flags_of, scan, contract)
     except MemoryError:

@@ -1,7 +1,7 @@
-"""What the main process asks of a worker, as frames.
+"""Requests of the main process to a worker, as frames.
 
 A `WorkerConfig`, a `CaseRequest` and a `ScanError` are pickled within a frame: the worker is a child of the main
-process, runs its code with its rights, and trusts it. Nothing pickled goes the other way, see `answers`.
+process, runs its code with its rights, and trusts it. Nothing pickled is sent in the other direction, see `answers`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
 from parotid_seg.runtime.segmentation.batching import Prediction
 
 MOST_HEAD_BYTES = (1 << 32) - 1
-"""A header's largest: DICOM series of many slices make a long job."""
+"""Most bytes of a head: DICOM series with many slices make a long request."""
 
 
 class _Pickled(msgspec.Struct, tag="pickled", frozen=True):
@@ -55,14 +55,14 @@ def next_request(stream: IO[bytes]) -> WorkerConfig | CaseRequest | Prediction:
 
     Raises:
         EOFError: if there are no more.
-        ScanError: if that is the request: there are no labels.
+        ScanError: if the request is one, in place of labels.
     """
     head, array_bytes = read_head(stream, MOST_HEAD_BYTES)
-    found = _DECODER.decode(head)
-    if isinstance(found, _Labels):
-        (labels,) = read_arrays(stream, array_bytes, [(np.uint8, found.shape)])
-        return Prediction(labels, found.agreement, found.seconds, found.computed)
-    request: WorkerConfig | CaseRequest | ScanError = pickle.loads(found.content)
+    message = _DECODER.decode(head)
+    if isinstance(message, _Labels):
+        (labels,) = read_arrays(stream, array_bytes, [(np.uint8, message.shape)])
+        return Prediction(labels, message.agreement, message.seconds, message.computed)
+    request: WorkerConfig | CaseRequest | ScanError = pickle.loads(message.content)
     if isinstance(request, ScanError):
         raise request
     return request

@@ -1,4 +1,4 @@
-"""A folder of scans to a folder of masks: the model is loaded once, scans stream through, a case is a transaction."""
+"""Segments a folder of scans into a folder of masks: the model is loaded once, and each case is a transaction."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case ended, for the terminal.
+    """The outcome of one case, for the terminal.
 
     Attributes:
         status: "done", "skipped" (done before) or "failed".
-        entry: what is to be known of it.
-        number, total: how many have ended, and how many there are.
-        machine: see `Finished`.
+        entry: the case's entry in the journal.
+        number, total: number of finished cases, and of all cases.
+        machine: see `CaseResult`.
     """
 
     status: str
@@ -56,13 +56,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
-        done, skipped, failed: cases.
+        done, skipped, failed: numbers of cases.
         out: folder of the results.
-        replaced: those of the done cases that had been done before.
-        not_used: what else was found, by kind: how many.
+        replaced: number of done cases that replaced earlier results.
+        not_used: number of other items found, by kind.
     """
 
     done: int
@@ -73,7 +73,7 @@ class Summary:
     not_used: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """All that was found, in numbers."""
+        """All counts in one line."""
         again = f" ({self.replaced} of them again)" if self.replaced else ""
         counts = f"{self.done} done{again}, {self.skipped} done before, {self.failed} failed"
         if not self.not_used:
@@ -105,7 +105,7 @@ def infer(
         out: output folder, made if missing.
         load: loads the model; the first worker starts meanwhile.
         options: how the scans are segmented, and what is written.
-        say: called with one line about each thing that is done.
+        say: called with one line for each event.
         progress: called with the outcome of every case.
 
     Raises:
@@ -129,27 +129,27 @@ def infer_at(
 ) -> Summary:
     """Segment scans into `out`.
 
-    Cases that `out` already holds for the same scan, model and options are skipped. A case that fails is set aside
-    with its reason and the others go on.
+    Cases that `out` already holds for the same scan, model and options are skipped. A case that fails is recorded with
+    its reason, and the others go on.
 
     Args:
-        executor: does the cases.
+        executor: runs the cases.
         scans: files and folders.
         out: output folder, made if missing.
         options: see `InferOptions`.
         find: as `find_scans`.
-        say: called with one line about each thing that is done.
+        say: called with one line for each event.
         progress: called with the outcome of every case.
 
     Raises:
-        ParotidSegError: before anything is done, if there is no scan at all; later, if the executor cannot go on.
-        OutputError: if results cannot be written; cases finished before stay whole.
+        ParotidSegError: before any case is run, if there is no scan at all; later, if the executor cannot continue.
+        OutputError: if results cannot be written; cases finished before stay complete.
     """
     run = _Run(out, executor, options, say, progress)
-    found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
+    scans_found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
     refused = [_refused(error) for error in errors]
-    run.total = len(found) + len(refused)
-    if not found:
+    run.total = len(scans_found) + len(refused)
+    if not scans_found:
         if len(refused) < 2:
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
@@ -157,9 +157,9 @@ def infer_at(
     make_folder(out)
     with run.journal.writing():
         if lost := run.journal.unusable:
-            say(f"{out / JOURNAL}: lines that are no records are ignored: {len(lost)}; the first: {lost[0]}")
+            say(f"{out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
-        cases = name_cases(found, run.journal.owners())
+        cases = name_cases(scans_found, run.journal.owners())
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
@@ -185,7 +185,7 @@ def infer_at(
 
 
 class _Run:
-    """What a run has come to."""
+    """The state of a run."""
 
     def __init__(
         self, out: Path, executor: Executor, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
@@ -209,63 +209,64 @@ class _Run:
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:
-        """What lies where scans are looked for and is none: the output folder, or the masks in it.
+        """Results that the search for scans must ignore: the output folder, or the masks in it.
 
-        The journal alone hides no file: what it names is a mask if it is as it was written, or says so itself. Masks
-        among the scans are reported and counted.
+        A file is not ignored only because the journal names it: it must be unchanged, or state that parotid-seg wrote
+        it. Masks among the scans are reported and counted.
         """
         out = self.work.out.resolve()
         places = [scan.resolve() for scan in scans]
         if not any(place.is_relative_to(out) for place in places):
             return [out]
-        named = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
-        masks = [path for path, sha256 in named.items() if is_result(path, sha256)]
-        if found := tuple(path for path in masks if {path, *path.parents} & {*places}):
-            reason = "a mask that an earlier run made" if len(found) == 1 else "masks that earlier runs made"
-            path = found[0] if len(found) == 1 else out
-            self.skip(Skipped(path, reason, len(found), kind="mask", items=len(found), files=found))
+        hashes = {out / name: sha256 for entry in self.journal.entries.values() for name, sha256 in entry.files.items()}
+        masks = [path for path, sha256 in hashes.items() if is_result(path, sha256)]
+        if own_masks := tuple(path for path in masks if {path, *path.parents} & {*places}):
+            reason = "a mask that an earlier run made" if len(own_masks) == 1 else "masks that earlier runs made"
+            path = own_masks[0] if len(own_masks) == 1 else out
+            self.skip(Skipped(path, reason, len(own_masks), kind="mask", items=len(own_masks), files=own_masks))
         return masks
 
-    def skip(self, found: Skipped) -> None:
-        """Tell and count what is found and is no scan for the model."""
-        self._say(f"not used: {found}")
-        self.not_used[found.kind] += found.items
+    def skip(self, skipped: Skipped) -> None:
+        """Report and count an item that is not a scan for the model."""
+        self._say(f"not used: {skipped}")
+        self.not_used[skipped.kind] += skipped.items
 
     def refuse(self, entries: Iterable[Entry]) -> None:
-        """Tell what is no scan, though it should be one."""
+        """Report an input that cannot be used as a scan."""
         for entry in entries:
             self.tell("failed", entry)
 
     def outdated(self, cases: Iterable[Case]) -> str:
-        """A sentence on the cases whose masks will be replaced whatever their scans hold; empty if there are none."""
-        known = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
+        """A sentence on the cases whose masks will be replaced even if their scans are unchanged; empty if there are
+        none."""
+        done = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
         if self.work.options.overwrite:
-            count, why = len(known), "as --overwrite asks for"
+            count, why = len(done), "as --overwrite asks for"
         else:
-            count = sum(entry.settings != self.work.settings for entry in known)
+            count = sum(entry.settings != self.work.settings for entry in done)
             why = "another model, other options or another version of parotid-seg made them"
         cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
         return f"{cases_are} made again, and replaced: {why}" if count else ""
 
     def claim(self, cases: Sequence[Case]) -> None:
-        """Record what the run will write, and find the cases whose files it must not.
+        """Record the files that the run will write, and find the cases whose files it must not write.
 
         Raises:
-            OutputError: if files of the run itself are there and were not written here, or nothing can be recorded.
+            OutputError: if files of the run itself exist and were not written by parotid-seg, or recording fails.
         """
         self.written = Written(self.work.out, self.journal.entries.values())
         names = self.written.check_run(self.work)
         inputs = Inputs(cases)
         for case in cases:
-            own = names_of(case.name, self.work)
-            if reason := self.written.why_not(own, inputs):
+            case_names = names_of(case.name, self.work)
+            if reason := self.written.why_not(case_names, inputs):
                 self._blocked[case.name] = reason
             else:
-                names += own
+                names += case_names
         self.written.claim(names)
 
     def do(self, cases: Sequence[Case]) -> None:
-        """Do the cases, and record and tell how each ends."""
+        """Run the cases, and record and report the outcome of each."""
         for case in cases:
             if reason := self._blocked.get(case.name):
                 entry = failed(case, reason)
@@ -286,22 +287,22 @@ class _Run:
             self.tell(each.status, entry, each.machine)
 
     def tell(self, status: str, entry: Entry, machine: bool = False) -> None:
-        """Count a case, and pass on how it ended."""
+        """Count a case, and report its outcome."""
         self._entries.append(entry)
         self.counts[status] += 1
         self._progress(Outcome(status, entry, len(self._entries), self.total, machine))
 
     def entries(self, cases: Sequence[Case]) -> list[Entry]:
-        """Of all cases that have ended, in the order of the scans; arguments that are no scans come first."""
+        """Entries of all finished cases, in the order of the scans; unusable inputs come first."""
         order = {case.name: number for number, case in enumerate(cases)}
         return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
 
     def all_entries(self) -> list[Entry]:
-        """Of all cases in the folder, those of earlier runs, too, and of arguments that are no scans."""
+        """Entries of all cases in the folder, including earlier runs, and of unusable inputs."""
         return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
 
     def record(self, scans: Sequence[Path], options: InferOptions) -> RunRecord:
-        """What the run was made with, and how its cases ended."""
+        """The record of the run: model, options, and outcome of its cases."""
         not_reached = self.total - len(self._entries)
         return run_record(self._executor, options, scans, self.begun, self.counts, not_reached, self.not_used)
 
@@ -317,12 +318,12 @@ def _plural(kind: str) -> str:
 
 
 def _refused(error: ScanError) -> Entry:
-    """The entry of what `find_scans` could make no scan of."""
+    """The entry of an input that `find_scans` reports as unusable."""
     path = str(error.path or "")
     return Entry(case="", source=path, key="", status="failed", reason=error.reason, path=path)
 
 
 def _remove_partials(out: Path) -> None:
-    """What killed processes left half-written; the folder is locked, so nobody else is writing."""
+    """Remove incomplete files of killed processes; the folder is locked, so no other process is writing."""
     for folder in (out.resolve(), out.resolve() / PICTURES):
         remove_orphans(folder)

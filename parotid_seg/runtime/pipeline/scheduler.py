@@ -1,4 +1,4 @@
-"""Cases through workers and model: reading, computing and writing overlap, and no case is lost."""
+"""Schedules cases over workers and the model: reading, computing and writing overlap, and no case is lost."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.system import available_cores, memory_bytes
 
 FIRST_WORKERS = 2
-"""One reads while the other writes; more are started only if the engine waits for them."""
+"""Workers at the start: one reads while the other writes; more are started only if the engine waits for them."""
 MOST_WORKERS = 16
-"""By default. More processes than that wait for the disk."""
+"""Most workers by default. More processes would only wait for the disk."""
 STARVED_S = 0.5
-"""A worker more is started whenever the engine has waited so long in all."""
+"""One more worker is started whenever the engine has waited so many seconds in total."""
 BYTES_A_VOXEL = 12
-"""A worker's memory for a scan: the file's bytes, its voxels before and after they are put in order, and masks."""
+"""A worker's memory for a scan, per voxel: the file's bytes, its voxels before and after reordering, and masks."""
 MEMORY_SHARE = 0.25
-"""Of the machine's memory, for scans in work."""
+"""Share of the machine's memory for scans in work."""
 SLOWEST_S = 600.0
-"""A worker that reads or writes one scan for longer hangs."""
+"""Seconds after which a worker that reads or writes one scan counts as hung."""
 TICK_S = 0.25
-"""How often workers are looked at while there is nothing else to do."""
+"""Seconds between checks of workers while there is nothing else to do."""
 PUT_OFF_S = (1.0, 4.0, 15.0)
-"""Waits until a case is tried again that was put off because the machine had run out of something."""
+"""Seconds until a case is tried again that was postponed because a resource of the machine was exhausted."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be in work at a time.
+    """Limits on concurrent work.
 
     Attributes:
         workers: most processes that read and write.
-        scan_bytes: memory for all scans in work; a single larger one is done alone.
+        scan_bytes: memory for all scans in work; a single larger one runs alone.
         slowest_s: most seconds that a worker may read or write one scan.
     """
 
@@ -53,7 +53,7 @@ class Limits:
         """Limits for this machine.
 
         Raises:
-            InputError: if fewer than one worker is asked for.
+            InputError: if fewer than one worker is requested.
         """
         if workers is not None and workers < 1:
             raise OptionError(f"--workers: found {workers}, expected at least 1")
@@ -63,15 +63,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A case at work or still to do.
+    """A case in work or still to run.
 
     Attributes:
         job: see there.
         voxels: of its scan, by the header.
-        alone: whether no other case is to be at work meanwhile: its worker died, or the machine had run out of
-            something.
-        deaths: how many workers died of it.
-        put_off: how often it was put off.
+        alone: whether no other case may run meanwhile, because its worker died or a resource was exhausted.
+        deaths: number of workers that died with it.
+        put_off: how often it was postponed.
         due: when it can be tried again (monotonic seconds).
     """
 
@@ -84,7 +83,7 @@ class _Attempt:
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory that it needs."""
         return BYTES_A_VOXEL * self.voxels
 
 
@@ -92,10 +91,10 @@ class Pipeline:
     """Runs cases.
 
     Args:
-        work: what they have in common.
+        work: their common configuration.
         batches: the model.
         limits: see `Limits`.
-        worker_pool: where workers come from.
+        worker_pool: starts workers.
     """
 
     def __init__(self, work: WorkerConfig, batches: Batcher[Worker], limits: Limits, worker_pool: WorkerPool) -> None:
@@ -107,10 +106,10 @@ class Pipeline:
         self._served = False
 
     def run(self, jobs: Iterable[CaseRequest]) -> Iterator[CaseResult]:
-        """Do the cases; they finish in any order.
+        """Run the cases; they finish in any order.
 
-        A case whose worker dies or hangs is tried once more, alone, and fails if that happens again. If the machine has
-        run out of something, such as open files, a case is put off, and fails after some time.
+        A case whose worker dies or hangs is tried once more, alone, and fails if that happens again. If a resource of
+        the machine is exhausted, such as open files, a case is postponed, and fails after some time.
 
         Raises:
             OutputError: if results cannot be written.
@@ -128,7 +127,7 @@ class Pipeline:
         return [attempt for attempt in self._at_work.values() if attempt]
 
     def _hand_out(self, waiting: deque[CaseRequest]) -> Iterator[CaseResult]:
-        """Give cases to workers that have none, as far as memory allows; yields those put off too often."""
+        """Give cases to idle workers, as far as memory allows; yields those postponed too often."""
         while waiting or self._again:
             idle = next((worker for worker, attempt in self._at_work.items() if attempt is None), None)
             if idle is None and len(self._at_work) >= self._wanted:
@@ -151,15 +150,15 @@ class Pipeline:
             worker.give(attempt.job, attempt.voxels)
 
     def _has_room(self, attempt: _Attempt) -> bool:
-        """Whether a case can be done beside those at work."""
+        """Whether a case can run beside those in work."""
         alone = attempt.alone or any(each.alone for each in self._busy)
         return not alone and sum(each.bytes for each in self._busy) + attempt.bytes <= self._limits.scan_bytes
 
     def _listen(self, more: bool) -> Iterator[CaseResult]:
-        """Take what workers say; wait for it if the model has nothing to do.
+        """Handle events of workers; wait for one if the model has nothing to do.
 
         Args:
-            more: whether there are cases that nobody has begun.
+            more: whether there are cases that have not been started.
         """
         begun = time.monotonic()
         idle = not self._batches.busy
@@ -180,30 +179,30 @@ class Pipeline:
         self._watch()
 
     def _take(
-        self, worker: Worker, said: CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied
+        self, worker: Worker, event: CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied
     ) -> Iterator[CaseResult]:
-        if isinstance(said, CroppedScan):
+        if isinstance(event, CroppedScan):
             self._served = True
-            self._batches.add(worker, said)
-        elif isinstance(said, CaseResult):
+            self._batches.add(worker, event)
+        elif isinstance(event, CaseResult):
             self._at_work[worker] = None
-            yield said
-        elif isinstance(said, PutOff):
+            yield event
+        elif isinstance(event, PutOff):
             attempt, self._at_work[worker] = self._at_work[worker], None
             if attempt:
-                yield from self._put_off(attempt, said.reason)
-        elif isinstance(said, OutputFailure):
-            raise OutputError(said.message)
+                yield from self._put_off(attempt, event.reason)
+        elif isinstance(event, OutputFailure):
+            raise OutputError(event.message)
         else:
             attempt = self._at_work.pop(worker)
-            if attempt and (said.invalid or attempt.deaths):
-                tries = "" if said.invalid else ", tried twice"
-                yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {said.reason}"))
+            if attempt and (event.invalid or attempt.deaths):
+                tries = "" if event.invalid else ", tried twice"
+                yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {event.reason}"))
             elif attempt:
                 self._again.append(replace(attempt, alone=True, deaths=1))
 
     def _put_off(self, attempt: _Attempt, reason: str) -> Iterator[CaseResult]:
-        """Have a case done later, or fail if it was put off too often."""
+        """Postpone a case, or let it fail if it was postponed too often."""
         if attempt.put_off == len(PUT_OFF_S):
             yield CaseResult("failed", failed(attempt.job.case, f"set aside, run it again: {reason}"), machine=True)
             return
@@ -211,7 +210,7 @@ class Pipeline:
         self._again.append(replace(attempt, alone=True, put_off=attempt.put_off + 1, due=due))
 
     def _starve(self, seconds: float) -> None:
-        """The engine waited: start a worker more if all are busy and that has happened for long enough."""
+        """Called after the engine waited: start one more worker if all are busy and the total wait is long enough."""
         self._starved_s += seconds
         if self._starved_s > STARVED_S and all(self._at_work.values()):
             self._starved_s = 0.0

@@ -1,4 +1,4 @@
-"""What a case is read from: image files or DICOM series, one for each of the model's channels."""
+"""The sources of a case: image files or DICOM series, one for each of the model's channels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from parotid_seg.scan.formats import count_voxels_of, files_of_image, read_image
 from parotid_seg.scan.nifti import NiftiScan, count_voxels, is_nifti, read_nifti
 
 Source = Path | Series
-"""An image file, absolute and not surely there, or a DICOM series that was found."""
+"""An image file (absolute path, which may not exist), or a DICOM series."""
 Scan = tuple[Source, ...]
 """The sources of a scan's channels, in the model's order."""
 
 
 def place_of(source: Source) -> Path:
-    """What tells a source from all others, for people and from one run to the next."""
+    """A unique, readable and stable identifier of a source."""
     return source if isinstance(source, Path) else source.folder / f"series-{source.key}"
 
 
 def series_of(source: Source) -> str:
-    """What messages call a DICOM series; empty of a file."""
+    """A DICOM series' name in messages; empty for a file."""
     return source.title if isinstance(source, Series) else ""
 
 
 def hash_source(source: Source) -> str:
-    """Hash over a source's bytes, and over which of them are its slices.
+    """Hash of a source's bytes and of the choice of its slices.
 
     Raises:
         OSError: if a file cannot be read.
@@ -41,10 +41,10 @@ def hash_source(source: Source) -> str:
 
 
 def read_scan(scan: Scan) -> NiftiScan:
-    """Read the channels of a scan; a series comes as a converter to NIfTI would have stored it.
+    """Read the channels of a scan; a series is read as a converter to NIfTI would store it.
 
-    Files must lie on the same voxels. Series need only share a frame of reference: the further ones are resampled onto
-    the first one's voxels, and the first is whose slices a mask belongs to.
+    Files must have the same voxels. Series must only share a frame of reference: they are resampled to the voxels of
+    the first one, to whose slices the mask belongs.
 
     Raises:
         ScanError: as `read_nifti` and `read_on_one_grid`.
@@ -60,7 +60,7 @@ def read_scan(scan: Scan) -> NiftiScan:
 
 
 def voxels_of(scan: Scan) -> int:
-    """Voxels that are held while a scan is read, by its headers; 0 of files that cannot be read."""
+    """Voxels in memory while a scan is read, by its headers; 0 for files that cannot be read."""
     first, *further = (_voxels_of(each) for each in scan)
     if isinstance(scan[0], Path):
         return first + sum(further)

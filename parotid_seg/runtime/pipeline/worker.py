@@ -1,4 +1,4 @@
-"""The program of a worker process: cases from scan to mask, one after the other, labels asked of the main process."""
+"""The program of a worker process: runs cases one after the other, with labels from the main process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parotid_seg.scan.chunks import CroppedScan
 
 
 def _hush_libraries() -> None:
-    """Have no decoder in C print what it thinks of a damaged file; what Python prints still gets to standard error."""
+    """Suppress messages of decoders in C on damaged files; Python's output still goes to standard error."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -1,7 +1,7 @@
-"""Processes that read scans and write masks beside the one that runs the model, seen from there.
+"""Manages worker processes, which read scans and write masks beside the main process with the model.
 
-Whatever a damaged or hostile file does to such a process, it costs one case: what the process says is checked, see
-`answers`, and a process that says anything else is ended.
+A damaged or hostile file can cost at most one case: answers of a worker are checked, see `answers`, and a worker with
+an invalid answer is ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""A worker's products are tiny, and the cores are the engine's."""
+"""Environment of a worker: one thread for its small matrix products, because the engine needs the cores."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class WorkerDied:
 
     Attributes:
         reason: why.
-        invalid: whether it was ended because of what it said; then its case is not tried again.
+        invalid: whether it was ended because of an answer that is not valid; its case is not tried again then.
     """
 
     reason: str
@@ -53,11 +53,11 @@ class Worker:
     """The main process's end of a worker, which starts at once and waits for `begin`.
 
     Args:
-        events: gets what the worker says.
+        events: queue for the worker's answers.
 
     Attributes:
-        job: what it is at; None if it waits for a job.
-        since: when it last got something to do (monotonic seconds); None while it waits for the main process.
+        job: its present case; None if it is idle.
+        since: when it last got a request (monotonic seconds); None while it waits for the main process.
 
     Raises:
         MachineError: if the machine has no room for another process.
@@ -88,12 +88,12 @@ class Worker:
             raise MachineError.of(OSError(errno.EAGAIN, str(error))) from error
 
     def begin(self, work: WorkerConfig) -> None:
-        """Tell it what all cases have in common; once, before the first case."""
+        """Send the configuration of all cases; once, before the first case."""
         self._work = work
         self._requests.put(work)
 
     def give(self, job: CaseRequest, voxels: int) -> None:
-        """Hand it a case.
+        """Send a case to the worker.
 
         Args:
             job: the case.
@@ -103,7 +103,7 @@ class Worker:
         self._say(job)
 
     def answer(self, answer: Prediction | ScanError) -> None:
-        """Hand it the labels that it asked for, or why there are none."""
+        """Send the requested labels to the worker, or the reason why there are none."""
         self._say(answer)
 
     def kill(self, reason: str = "") -> None:
@@ -112,10 +112,10 @@ class Worker:
         self._process.kill()
         self._requests.put(None)  # the thread may be waiting for a request
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)  # or for an answer, and a process may hold the other end yet
+            self._connection.shutdown(socket.SHUT_RDWR)  # or for an answer; another process may still hold it
 
     def wait(self) -> None:
-        """Until the process is gone, its connection is closed and its thread has ended."""
+        """Wait until the process is gone, its connection is closed and its thread has ended."""
         self._process.wait()
         self._thread.join()
 
@@ -124,16 +124,16 @@ class Worker:
         self._requests.put(request)
 
     def _converse(self) -> None:
-        """In a thread of its own, so that nobody else waits for this worker."""
+        """Exchange messages with the worker; runs in a separate thread, so that nothing else waits for this worker."""
         invalid = ""
         requests, answers = self._connection.makefile("wb"), self._connection.makefile("rb")
         try:
             send_request(self._next_request(), requests)
             while True:
                 request = self._next_request()
-                asked = self._asked(request)
+                question = self._question_of(request)
                 send_request(request, requests)
-                answer = next_answer(answers, asked)
+                answer = next_answer(answers, question)
                 self.since = None
                 self._events.put((self, answer))
         except ProtocolError as error:
@@ -144,7 +144,7 @@ class Worker:
             pass
         except Exception as error:  # a bug; without an event the run would wait for ever
             traceback.print_exc()
-            invalid = f"unexpected {type(error).__name__} over what its process says"
+            invalid = f"unexpected {type(error).__name__} while handling its process' answer"
         self._process.kill()
         status = self._process.wait()
         for each in (requests, answers, self._connection):
@@ -152,14 +152,14 @@ class Worker:
                 each.close()
         self._events.put((self, WorkerDied(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
 
-    def _asked(self, request: _Request) -> Asked:
+    def _question_of(self, request: _Request) -> Asked:
         assert self._work is not None
         assert self.job is not None
         self._labelled = 0 if isinstance(request, CaseRequest) else self._labelled + 1
         return Asked(self._work, self.job, self._voxels, self._labelled)
 
     def _next_request(self) -> _Request:
-        """What to send next. Raises EOFError once the worker is to end."""
+        """The next request. Raises EOFError when the worker should end."""
         request = self._requests.get()
         if request is None:
             raise EOFError
@@ -167,26 +167,27 @@ class Worker:
 
 
 def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A worker's process, and what its standard input and output are connected to.
+    """Start a worker's process; also returns the socket that is connected to its standard input and output.
 
-    It is a socket, which unlike a pipe can be shut down at this end, whoever else holds the other one.
+    Unlike a pipe, a socket can be shut down at this end, whoever holds the other one.
     """
-    ours, theirs = socket.socketpair()
-    with theirs:
+    parent_end, worker_end = socket.socketpair()
+    with worker_end:
         try:
             command, environment = command_of("parotid_seg.runtime.pipeline.worker"), {**os.environ, **ONE_THREAD}
-            end = theirs.fileno()
-            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), ours
+            end = worker_end.fileno()
+            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), parent_end
         except BaseException:
-            ours.close()
+            parent_end.close()
             raise
 
 
 class WorkerPool:
-    """Workers. The first process starts with it, to be ready when the model is; if it cannot, `hire` tries again.
+    """Workers. The first process is started in advance, to be ready with the model; if that fails, `start_worker`
+    retries.
 
     Attributes:
-        events: what workers say.
+        events: queue of the workers' answers.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Processes of ours beside the main one: how they are started, their standard input and output, and why they ended."""
+"""Child processes of the package: command line, standard input and output, and why they ended."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO, Any
 KILL = 9
 """SIGKILL, a name that `signal` does not have on Windows."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal to get when the parent dies."""
+"""Option of Linux's prctl: the signal to get when the parent dies."""
 
 
 def command_of(module: str) -> list[str]:
-    """The command line of a process that runs `main` of a module of ours.
+    """The command line of a process that runs `main` of a module of this package.
 
-    It uses the package that this process does, and nothing else from its folder or the current one.
+    It imports the same package as this process, and nothing else from its folder or the current one.
     """
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
@@ -29,10 +29,10 @@ def command_of(module: str) -> list[str]:
 
 
 def ends(parent_gone: int = KILL) -> tuple[IO[bytes], IO[bytes]]:
-    """In such a process: where messages come from, and where answers go.
+    """In a child process: the streams for messages and for answers.
 
-    It gets a signal when its parent has ended, and leaves Ctrl-C to it. Whatever a library prints goes to standard
-    error from here on, so that it does not get between the messages.
+    The process gets a signal when its parent has ended, and ignores Ctrl-C, which the parent handles. Output of
+    libraries is redirected to standard error, so that it does not mix with the messages.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -49,7 +49,7 @@ def send(message: object, stream: IO[Any]) -> None:
 
 
 def cause(status: int) -> str:
-    """Why a process is gone, from its exit status."""
+    """Why a process ended, from its exit status."""
     if status == -KILL:
         return "its process was killed, perhaps for want of memory"
     if status < 0:

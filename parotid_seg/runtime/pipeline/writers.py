@@ -1,4 +1,4 @@
-"""A mask in the formats that were asked for, each file whole or not there at all."""
+"""Writes a mask in the requested formats, each file completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parotid_seg.scan.volume import Mask
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is made of a mask.
+    """The output files of a mask.
 
     Attributes:
         formats: keys of `FORMATS`.
@@ -41,7 +41,7 @@ class Outputs:
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
-        """What decides the files beside the mask; nothing for the default."""
+        """Everything besides the mask that determines the files; empty for the default."""
         return () if self == Outputs() else (*self.formats, *([_hash_of(self.append)] if self.append else []))
 
     def names(self, case: str) -> list[str]:
@@ -49,7 +49,7 @@ class Outputs:
         return [f"{case}{FORMATS[name].ending}" for name in self.formats]
 
     def check(self, source: Source) -> None:
-        """Raise ScanError unless a source can have these formats."""
+        """Raise ScanError unless these formats can be written for a source."""
         dicom = [name for name in self.formats if FORMATS[name].dicom]
         if dicom and not isinstance(source, Series):
             raise ScanError(
@@ -66,10 +66,10 @@ class Outputs:
             stem: path of the files without their endings.
 
         Returns:
-            What a person should know about what was written.
+            Flags on the written files.
 
         Raises:
-            ScanError: if a DICOM object does not give the mask back.
+            ScanError: if a DICOM object does not reproduce the mask.
             OutputError: if a file cannot be written.
         """
         result = MaskResult(mask, scan, source, tuple(labels), model, self.append)
@@ -88,15 +88,15 @@ def _hash_of(append: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is a result that was written here."""
+    """Whether a file is a result of parotid-seg."""
     return any(path.name.endswith(each.ending) and each.load().is_ours(path) for each in FORMATS.values())
 
 
 def is_result(path: Path, sha256: str) -> bool:
-    """Whether a file that the journal names is a result: as it was written, or one that says so itself.
+    """Whether a file that the journal names is a result: unchanged, or marked as written by parotid-seg.
 
     Args:
-        path: in the output folder; a link is none.
+        path: in the output folder; a link is not a result.
         sha256: of the file, by the journal.
     """
     try:

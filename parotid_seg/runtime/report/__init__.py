@@ -1,1 +1,1 @@
-"""What is said about results: flags in English, summary.csv, report.html and pictures."""
+"""Reports on results: flags in English, summary.csv, report.html and pictures."""

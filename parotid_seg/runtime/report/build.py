@@ -1,4 +1,4 @@
-"""report.html: all cases of an output folder, the worst first, with their pictures."""
+"""report.html: all cases of an output folder, worst first, with their pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.report.results import CaseRecord, Results
 
 EMBEDDED_CHARACTERS = 8_000_000
-"""Pictures in the page, worst cases first, as far as this goes (some 90 cases); the others are linked."""
+"""Most bytes of pictures in the page, worst cases first (about 90 cases); the others are linked."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Shown:
     """A case in the page.
 
     Attributes:
-        case: what results.json has of it.
-        picture: a data: address; empty if the page holds none.
-        masks, pictures: files that are there, as paths in the output folder.
+        case: its record in results.json.
+        picture: a data: URL; empty if the picture is not in the page.
+        masks, pictures: existing files, as paths in the output folder.
     """
 
     case: CaseRecord
@@ -36,8 +36,8 @@ def write_report(results: Results, out: Path) -> None:
     """Write `out`/report.html.
 
     Args:
-        results: cases that are done and whose mask is gone are left out.
-        out: the folder that masks and pictures lie in.
+        results: done cases whose mask is missing are skipped.
+        out: the folder with masks and pictures.
 
     Raises:
         OutputError: if it cannot be written.
@@ -49,9 +49,9 @@ def write_report(results: Results, out: Path) -> None:
 
 
 def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
-    """The cases whose files are there, with their pictures: embedded as long as there is room, then linked."""
+    """The cases whose files exist, with their pictures: embedded as long as there is room, then linked."""
     room = EMBEDDED_CHARACTERS
-    found = []
+    shown_cases = []
     for case in cases:
         masks = [name for name in case.files if _lies_in(out, name)]
         failed = case.status == "failed"
@@ -64,10 +64,10 @@ def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
             content = base64.b64encode(read_input(out / PICTURES / view, follow=False)).decode()
         room -= len(content)
         embedded = f"data:image/webp;base64,{content}" if content and room >= 0 else ""
-        found.append(Shown(case, embedded, tuple(masks), tuple(f"{PICTURES}/{name}" for name in pictures)))
-    return found
+        shown_cases.append(Shown(case, embedded, tuple(masks), tuple(f"{PICTURES}/{name}" for name in pictures)))
+    return shown_cases
 
 
 def _lies_in(folder: Path, name: str) -> bool:
-    """Whether a regular file of that name lies in the folder itself, which is no link."""
+    """Whether a regular file of that name lies in the folder itself, and the folder is not a link."""
     return Path(name).name == name and not folder.is_symlink() and is_real_file(folder / name)

@@ -1,7 +1,7 @@
-"""Flags in English, and how grave each is: the only place that does either.
+"""English sentences and severities of flags, which are defined here only.
 
-Decisions are made by `FlagCode`. The sentences here are read by people only, and a test proves that: it rewords all of
-them and compares every decision.
+Decisions are made by `FlagCode`. The sentences are for readers only; a test verifies this: it rewords all of them and
+compares every decision.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from parotid_seg.scan.labels import plain_name
 
 
 class FlagText(NamedTuple):
-    """Severity of a code (16: the mask is likely to be wrong; 1: good to know), and its sentence.
+    """Severity of a code (16: the mask is probably wrong; 1: for information), and its sentence.
 
-    The sentence may name `structure`, `value` and `detail`, see `Flag`.
+    The sentence may contain `structure`, `value` and `detail`, see `Flag`.
     """
 
     severity: int
@@ -40,12 +40,12 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.SFORM_WITHOUT_CODE: FlagText(
         8,
-        "no orientation in the header (sform and qform codes are 0); the sform that is there was used: left and right "
+        "no orientation in the header (sform and qform codes are 0); the sform was used anyway: left and right "
         "may be swapped",
     ),
     FlagCode.AXES_DISAGREE: FlagText(
         8,
-        "sform and qform send the voxel axes to different sides ({detail}); the sform was used, as NIfTI-1 gives it "
+        "sform and qform map the voxel axes to different sides ({detail}); the sform was used, as NIfTI-1 gives it "
         "precedence: left and right may be swapped",
     ),
     FlagCode.SPACING_DISAGREE: FlagText(
@@ -55,8 +55,8 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.SFORM_STALE: FlagText(
         8,
-        "sform and pixdim disagree on the spacing ({detail}); qform and pixdim were used, as the sform cannot be the "
-        "patient's",
+        "sform and pixdim disagree on the spacing ({detail}); qform and pixdim were used, as the sform's spacing is "
+        "impossible",
     ),
     FlagCode.HU_SHIFTED: FlagText(
         4, "soft tissue lies near {value:.0f} HU, expected about 40: not calibrated, or a cone-beam CT?"
@@ -71,11 +71,11 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.HU_UNKNOWN: FlagText(4, "neither fat nor air in the scan shows whether it is in HU"),
     FlagCode.PADDING_IN_BODY: FlagText(
         2,
-        "{value:.2%} of the voxels have the padding value {detail} (as stored) within the image, as tissue has; they "
-        "were taken as image",
+        "{value:.2%} of the voxels have the padding value {detail} (as stored) within the image, where tissue has it, "
+        "too; they count as image",
     ),
     FlagCode.SAME_VALUED: FlagText(
-        8, "{value:.1%} of the voxels have the value {detail}, as tissue has: padding, or filled in by somebody?"
+        8, "{value:.1%} of the voxels have the same tissue value {detail}: padding, or an edited region?"
     ),
     FlagCode.HU_CLIPPED: FlagText(2, "intensities are clipped at {detail} HU"),
     FlagCode.UNCERTAIN: FlagText(
@@ -88,7 +88,7 @@ TEXTS: dict[FlagCode, FlagText] = {
         3, "{detail} in the scan's folder cannot be read and may be the scan's first or last slice"
     ),
     FlagCode.MORE_VOXELS: FlagText(
-        2, "the file holds more voxels than its header says; those beyond the header's sizes were not read"
+        2, "the file holds more voxels than stated in its header; the additional ones were not read"
     ),
     FlagCode.SIDES_DIFFER: FlagText(2, "sides differ (the larger gland is {value:.2f} times the smaller)"),
     FlagCode.SFORM_QFORM_DISAGREE: FlagText(
@@ -98,38 +98,38 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.QFORM_UNUSABLE: FlagText(1, "the qform is damaged and was not used"),
     FlagCode.PIXDIM_STALE: FlagText(
         1,
-        "sform and pixdim disagree on the spacing ({detail}); the sform was used, as pixdim cannot be the patient's",
+        "sform and pixdim disagree on the spacing ({detail}); the sform was used, as pixdim's spacing is impossible",
     ),
     FlagCode.OBLIQUE: FlagText(1, "oblique by {value:.0f} degrees: slices were taken along the nearest patient axes"),
     FlagCode.SQUARED: FlagText(
         1,
-        "voxel axes nearly at right angles, as rounded numbers are, were brought there, which moves voxels by up to "
+        "voxel axes not quite at right angles, probably by rounding; they were corrected, which moves voxels by up to "
         "{value:.1f} mm",
     ),
     FlagCode.SHEARED: FlagText(
         1,
-        "sheared voxel axes (gantry tilt, {value:.0f} degrees): programs based on ITK cannot open a NIfTI mask of it, "
-        "but a .seg.nrrd or an RTSTRUCT",
+        "sheared voxel axes (gantry tilt, {value:.0f} degrees): programs based on ITK cannot open a NIfTI mask of this "
+        "scan, but can open .seg.nrrd and RTSTRUCT",
     ),
     FlagCode.PART_OF_SERIES: FlagText(1, "one of several volumes of its series ({detail})"),
     FlagCode.CHANNEL_PARTLY_COVERED: FlagText(
-        1, "a sequence covers {value:.0%} of the first one ({detail}); what it lacks counts as air"
+        1, "a sequence covers {value:.0%} of the first one ({detail}); the rest counts as air"
     ),
     FlagCode.BLANK_IDENTIFIERS: FlagText(
         1, "{value:.0f} DICOM files have blank identifiers; those of their file meta information were used"
     ),
-    FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed with loss"),
+    FlagCode.LOSSY_COMPRESSION: FlagText(1, "compressed lossily"),
     FlagCode.CONTOURS_OVERLAP: FlagText(
         4, "{structure}: contours overlap in part on {value:.0f} slices; they are joined there"
     ),
     FlagCode.CONTOURS_EXCLUSIVE: FlagText(
-        4, "{structure}: contours overlap on {value:.0f} slices; what they share is outside, as CLOSEDPLANAR_XOR says"
+        4, "{structure}: contours overlap on {value:.0f} slices; their intersection is outside (CLOSEDPLANAR_XOR)"
     ),
     FlagCode.CONTOURS_HOLLOW: FlagText(
-        4, "{structure}: on {value:.0f} slices a contour is mostly hole; the contour inside it is taken for one"
+        4, "{structure}: on {value:.0f} slices a contour inside another counts as a hole and takes most of it"
     ),
     FlagCode.NUMBER_TWICE: FlagText(
-        4, "{structure}: {value:.0f} structures have its ROINumber; each has the contours that stand at its place"
+        4, "{structure}: {value:.0f} structures share its ROINumber; contours were assigned by their order"
     ),
     FlagCode.SLICES_INTERPOLATED: FlagText(
         3, "{structure}: no contour on {value:.0f} of the {detail} slices between its ends; they are interpolated"
@@ -141,29 +141,29 @@ TEXTS: dict[FlagCode, FlagText] = {
         2, "{structure}: a contour repeats another one on {value:.0f} slices; it counts once"
     ),
     FlagCode.CONTOURS_TOO_SHORT: FlagText(
-        1, "{structure}: {value:.0f} of {detail} contours have fewer than three points and are left out"
+        1, "{structure}: {value:.0f} of {detail} contours have fewer than three points and are ignored"
     ),
     FlagCode.CONTOURS_BEYOND_SCAN: FlagText(
-        2, "{structure}: {value:.0f} of {detail} contours lie beyond the scan's first or last slice and are left out"
+        2, "{structure}: {value:.0f} of {detail} contours lie beyond the scan's first or last slice and are ignored"
     ),
     FlagCode.CONTOURS_OF_OTHER_IMAGES: FlagText(
         4,
-        "{structure}: {value:.0f} of {detail} contours name the image of another slice than that they lie on; where "
-        "they lie counts",
+        "{structure}: {value:.0f} of {detail} contours refer to another slice than the one they lie on; their "
+        "position was used",
     ),
     FlagCode.CONTOURS_OVER_EDGE: FlagText(
-        2, "{structure}: {value:.0f} of {detail} contours reach over the slices' edges and are cut there"
+        2, "{structure}: {value:.0f} of {detail} contours extend beyond the slices' edges and are clipped"
     ),
     FlagCode.LABELS_OVERLAP: FlagText(1, "{value:.0f} voxels of {detail} are in {structure}, too, which has them"),
     FlagCode.FRAME_NOT_STATED: FlagText(
-        1, "{structure}: no ReferencedFrameOfReferenceUID; the scan's is taken, as the images and series it names fit"
+        1, "{structure}: no ReferencedFrameOfReferenceUID; the scan's was used, as its referenced images or series fit"
     ),
     FlagCode.APPENDED_WITHOUT_FRAME: FlagText(
         1,
         "{value:.0f} structures of the RTSTRUCT of --append state no frame of reference; they were copied as they are",
     ),
     FlagCode.NAME_NOT_DECLARED: FlagText(
-        1, "{structure}: its name is in UTF-8, which the RTSTRUCT's character set does not say"
+        1, "{structure}: its name is in UTF-8, but the RTSTRUCT declares another character set or none"
     ),
     FlagCode.SIGN_FROM_PIXELS: FlagText(
         1,
@@ -174,17 +174,17 @@ TEXTS: dict[FlagCode, FlagText] = {
 
 
 def severity_of(code: FlagCode) -> int:
-    """How grave a flag is, 1 to 16."""
+    """The severity of a flag, 1 to 16."""
     return TEXTS[code].severity
 
 
 def sentence(flag: Flag) -> str:
-    """A flag for people, in one line."""
+    """A flag as one line of English."""
     return TEXTS[flag.code].sentence.format(
         structure=plain_name(flag.structure), value=0.0 if flag.value is None else flag.value, detail=flag.detail
     )
 
 
 def sentences(flags: Iterable[Flag]) -> str:
-    """Flags for people, in one line."""
+    """Flags as one line of English."""
     return "; ".join(map(sentence, flags))

@@ -1,4 +1,4 @@
-"""The picture of a case: outlines on the scan, both sides together and then each structure from end to end."""
+"""Draws the picture of a case: outlines on the scan, for both sides together and for each structure from end to end."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from parotid_seg.scan.volume import Mask, Volume
 T = TypeVar("T", int, float)
 
 FIELD_MM, WHOLE_FIELD_MM = 110.0, 210.0
-"""Side of the square that a view of one structure, and of all of them, shows; more if they need it. The largest
-contoured glands are about 80 mm long."""
+"""Least side of the square that a view of one structure, and of all of them, shows. The largest contoured glands are
+about 80 mm long."""
 AROUND_MM = 8.0
-"""What is shown around structures that need more."""
+"""Margin around structures that need a larger square."""
 PANEL_PX = 240
 GAP_PX = 4
 TITLE_PX = 24
 SCALE_MM = 20
 TICK_PX = 14
 MOST_STRUCTURES = 6
-"""Columns of a picture. Of a model of more structures the first ones are shown."""
+"""Most columns of a picture. If there are more structures, the first ones are shown."""
 INK = (236, 238, 242)
 PAPER = (16, 18, 22)
 SAVED_AS = {
@@ -41,7 +41,7 @@ SAVED_AS = {
 }
 
 EDGES = {"axial": ("A", "P", "R", "L"), "coronal": ("S", "I", "R", "L"), "sagittal": ("S", "I", "A", "P")}
-"""What each view has at its upper, lower, left and right edge: the patient's left is on the viewer's right."""
+"""Letters at the upper, lower, left and right edge of each view: the patient's left is on the viewer's right."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _View:
 
     Attributes:
         plane: a key of `EDGES`.
-        at: number of the slice, row or column that is shown.
+        at: index of the shown slice, row or column.
         centre: slice, row and column of the panel's middle.
         field_mm: side of the square.
         name: written into the panel.
@@ -71,14 +71,14 @@ def draw_case(
     """Draw a case.
 
     The first row shows all structures, in an axial and a coronal slice. Below is a column for each structure that was
-    found: its first, middle and last axial slice, then a coronal and a sagittal one through its middle, in which those
-    three slices are marked. Each view is a square around the whole structure, of one size for all of a kind, with the
+    found: its first, middle and last axial slice, then a coronal and a sagittal one through its middle, with marks at
+    those three slices. Each view is a square around the whole structure, of equal size for all structures, with the
     outlines of all structures, letters for the patient's directions and a scale. Radiological display: the patient's
     right is on the left, in views and in the order of the columns.
 
     Args:
-        volume: the scan; of several channels the first is shown.
-        window: the first channel's intensities that become black and white.
+        volume: the scan; the first channel is shown.
+        window: the first channel's intensities that are shown as black and white.
         mask: labels (D, H, W).
         names: label names by value, background first.
         volumes_ml: volume of each structure by name.
@@ -92,8 +92,8 @@ def draw_case(
     sheet = Image.new("RGB", (pages * step + GAP_PX, TITLE_PX + rows * step + (TITLE_PX if columns else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP_PX + 2, 3), title, fill=INK, font=_font(15))
-    whole = _whole(mask, [box for _, box in columns], volume.spacing_mm)
-    placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(whole)]
+    overview = _whole(mask, [box for _, box in columns], volume.spacing_mm)
+    placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(overview)]
     field_mm = _field(FIELD_MM, [box for _, box in columns], volume.spacing_mm)
     for place, (value, box) in enumerate(columns):
         left, top = GAP_PX + place * step, TITLE_PX + step
@@ -108,7 +108,7 @@ def draw_case(
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all, as its suffix says: a key of `SAVED_AS`.
+    """Write a picture completely or not at all, in the format of its suffix, a key of `SAVED_AS`.
 
     Raises:
         OutputError: if it cannot be written.
@@ -118,14 +118,14 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def _columns(boxes: Sequence[Box | None], names: Sequence[str]) -> list[tuple[int, Box]]:
-    """Values and boxes of what was found: the patient's right structures, those without a side, the left ones."""
+    """Values and boxes of the structures found: right ones, those without a side, left ones."""
 
     def from_the_right(column: tuple[int, Box]) -> int:
         side = side_of(names[column[0]])
         return (side == "left") - (side == "right")
 
-    found = [(value, box) for value, box in enumerate(boxes, start=1) if box]
-    return sorted(found, key=from_the_right)[:MOST_STRUCTURES]
+    structures = [(value, box) for value, box in enumerate(boxes, start=1) if box]
+    return sorted(structures, key=from_the_right)[:MOST_STRUCTURES]
 
 
 def _field(least_mm: float, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> float:
@@ -135,7 +135,7 @@ def _field(least_mm: float, boxes: Sequence[Box], spacing_mm: Sequence[float]) -
 
 
 def _whole(mask: Mask, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> list[_View]:
-    """An axial and a coronal view of all structures, through the slices that cut most of them, then most voxels."""
+    """An axial and a coronal view of all structures, in the slices that show most structures, then most voxels."""
     low = [min((box[axis].start for box in boxes), default=0) for axis in range(3)]
     high = [max((box[axis].stop for box in boxes), default=size) for axis, size in enumerate(mask.shape)]
     around: Box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
@@ -151,7 +151,7 @@ def _whole(mask: Mask, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> lis
 
 
 def _best(voxels: NDArray[np.intp], spans: Sequence[slice], start: int) -> int:
-    """The place that lies within most spans, and of those the one with most voxels; the middle if there are none.
+    """The position within most spans, and of several the one with most voxels; the middle if there are none.
 
     Args:
         voxels: of all structures, at each place from `start` on.
@@ -166,7 +166,7 @@ def _best(voxels: NDArray[np.intp], spans: Sequence[slice], start: int) -> int:
 
 
 def _views(mask: Mask, value: int, box: Box, field_mm: float) -> list[_View]:
-    """The five views of a structure. Its middle is the median of its voxels, so every view meets it."""
+    """The five views of a structure. Its middle is the median of its voxels, so every view shows it."""
     voxels = np.argwhere(mask[box] == value)
     z, y, x = (int(np.median(voxels[:, axis])) + box[axis].start for axis in range(3))
     middle = tuple((side.start + side.stop - 1) // 2 for side in box)
@@ -185,9 +185,9 @@ def _panel(volume: Volume, window: Window, mask: Mask, view: _View) -> Image.Ima
     if view.plane != "axial":
         centre = (len(image) - 1 - centre[0], centre[1])
     reach = [round(view.field_mm / 2 / step) for step in steps_mm]
-    kept = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
-    row, column = (side.start - at + far for side, at, far in zip(kept, centre, reach, strict=True))
-    part, marks = image[kept[0], kept[1]], labels[kept[0], kept[1]]
+    shown = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
+    row, column = (side.start - at + far for side, at, far in zip(shown, centre, reach, strict=True))
+    part, marks = image[shown[0], shown[1]], labels[shown[0], shown[1]]
     grey = np.zeros((2 * reach[0] + 1, 2 * reach[1] + 1), np.uint8)
     inside = (slice(row, row + part.shape[0]), slice(column, column + part.shape[1]))
     grey[inside] = np.clip((part.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
@@ -197,13 +197,13 @@ def _panel(volume: Volume, window: Window, mask: Mask, view: _View) -> Image.Ima
     pixels = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)
     for value in np.flatnonzero(np.bincount(marks.ravel()))[1:] if marks.any() else ():
         share = Image.fromarray(np.where(structures == value, 255, 0).astype(np.uint8))
-        whole = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
-        pixels[whole & ~_shrunk(_shrunk(whole))] = _colour(int(value))
+        filled = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
+        pixels[filled & ~_shrunk(_shrunk(filled))] = _colour(int(value))
     return Image.fromarray(pixels)
 
 
 def _section(volume: NDArray[Any], view: _View) -> NDArray[Any]:
-    """What a view shows of a volume (D, H, W): rows downwards, columns to the viewer's right."""
+    """The section of a volume (D, H, W) in a view: rows downwards, columns to the viewer's right."""
     index: dict[str, Any] = {
         "axial": view.at,
         "coronal": (slice(None, None, -1), view.at),
@@ -213,7 +213,7 @@ def _section(volume: NDArray[Any], view: _View) -> NDArray[Any]:
 
 
 def _in_plane(view: _View, values: tuple[T, T, T]) -> tuple[T, T]:
-    """Of values for slices, rows and columns of a volume those for rows and columns of a view."""
+    """The values for rows and columns of a view, from those for slices, rows and columns of a volume."""
     z, y, x = values
     return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[view.plane]
 
@@ -253,7 +253,7 @@ def _letter(draw: ImageDraw.ImageDraw, view: _View, left: int, top: int, volume:
 
 
 def _write(draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], anchor: str) -> None:
-    """Text that can be read on whatever is below it, bone included."""
+    """Write text that is readable on any background, including bone."""
     x0, y0, x1, y1 = draw.textbbox(at, text, font=_font(13), anchor=anchor)
     draw.rectangle((x0 - 2, y0 - 1, x1 + 2, y1 + 1), fill=PAPER)
     draw.text(at, text, fill=INK, font=_font(13), anchor=anchor)

@@ -1,8 +1,8 @@
-"""The report's page: one HTML file that needs no network and in which nothing from a scan can run.
+"""The report's page: one HTML file that needs no network and in which no content of a scan can be executed.
 
-`templates/page.html` is filled by Jinja2, which escapes every text. Characters that cannot be seen are written as
-their numbers, the page is plain ASCII, and its Content-Security-Policy allows the page's own style and script by their
-hashes, pictures within the page, and nothing else.
+`templates/page.html` is filled by Jinja2, which escapes every text. Invisible characters are written as escapes, the
+page is plain ASCII, and its Content-Security-Policy allows only the page's own style and script, by their hashes, and
+pictures within the page.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from parotid_seg.scan.labels import PAROTID_ML, plain_name
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_OPEN = 40
-"""Cases whose details are open when the page is."""
+"""Cases whose details are open at first."""
 WORDS: Mapping[str, str] = {"failed": "failed", "check": "look at it", "done": "no flag"}
-"""What the page calls a case's verdict, gravest first."""
+"""Names of verdicts on the page, worst first."""
 
 
 def page(cases: Sequence[Shown], run: RunRecord) -> str:
@@ -34,7 +34,7 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
 
     Args:
         cases: worst first.
-        run: what ran last in the folder.
+        run: the last run in the folder.
     """
     style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))
     names = {name: f"{plain_name(name)} ml" for name in run.model.contract.labels[1:]}
@@ -55,7 +55,7 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -63,17 +63,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"plain_name": plain_name, "link": _link, "last_part": lambda path: Path(path).name}
-    return made
+    environment.filters |= {"plain_name": plain_name, "link": _link, "last_part": lambda path: Path(path).name}
+    return environment
 
 
 def _seen(value: object) -> object:
-    """What is written of an expression: unless it is markup, only characters that can be seen."""
+    """The output of an expression: only visible characters, unless it is markup."""
     return value if isinstance(value, Markup) else visible(value)
 
 
 def _link(file: str) -> str:
-    """The address of a file in the output folder, which cannot be taken for anything but a file."""
+    """The URL of a file in the output folder, in a form that can only mean a file."""
     return f"./{quote(file, errors='surrogateescape')}"
 
 

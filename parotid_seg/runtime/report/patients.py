@@ -1,4 +1,4 @@
-"""Whose a DICOM scan is. Only `infer --identify` asks, and tells it nowhere but in summary.csv and the report."""
+"""The patients of DICOM scans, used by `infer --identify` only and shown only in summary.csv and the report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from parotid_seg.runtime.pipeline.discovery import Case
 
 
 class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A patient as the file says: untrusted text, empty where there is none.
+    """A patient as in the file: untrusted text, empty where it is missing.
 
     Attributes:
-        name: with its parts apart by "^", as in the file.
+        name: with its parts separated by "^", as in the file.
         id: PatientID.
-        birth_date: YYYY-MM-DD; what the file says if that is no date.
+        birth_date: YYYY-MM-DD; the file's text if it is not a date.
     """
 
     name: str = ""
@@ -27,21 +27,21 @@ class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     birth_date: str = ""
 
     def __str__(self) -> str:
-        told = (self.name, self.id and f"ID {self.id}", self.birth_date and f"born {self.birth_date}")
-        return ", ".join(filter(None, told))
+        parts = (self.name, self.id and f"ID {self.id}", self.birth_date and f"born {self.birth_date}")
+        return ", ".join(filter(None, parts))
 
 
 def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
-    """The patients of DICOM scans by case, as far as the scans' files can be read."""
-    found = {}
+    """The patients of DICOM scans by case; unreadable files are skipped."""
+    patients = {}
     for case in cases:
         series = case.scan[0]
         if isinstance(series, Series):
             with contextlib.suppress(ScanError):  # the case will fail for it
                 patient = _patient_of(series)
                 if str(patient):
-                    found[case.name] = patient
-    return found
+                    patients[case.name] = patient
+    return patients
 
 
 def _patient_of(series: Series) -> Patient:
@@ -62,7 +62,7 @@ def _patient_of(series: Series) -> Patient:
 
 
 def _iso(text: str) -> str:
-    """A date such as 19500102 as 1950-01-02; anything else as it is."""
+    """A date such as 19500102 as 1950-01-02; other text unchanged."""
     try:
         return date.fromisoformat(text).isoformat() if len(text) == 8 and text.isdigit() else text
     except ValueError:

@@ -1,7 +1,7 @@
 """results.json: all cases of an output folder as one record, for programs; `report.html` shows the same record.
 
-The types here are the file's definition: it is written from them, read strictly by them, and the schema in `docs` is
-made of them (`schema_text`).
+The types here define the file: it is written and strictly read with them, and the schema in `docs` is generated from
+them (`schema_text`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from parotid_seg.scan.labels import is_parotid, side_of
 
 SCHEMA_VERSION = 1
 LARGEST_RATIO = 1.6
-"""Of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation patients it is
-less; their median is 1.12."""
+"""Largest ratio of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation
+patients it is smaller; their median is 1.12."""
 
 Millilitres = Annotated[float, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -38,15 +38,15 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FlagRecord(Record, frozen=True, kw_only=True):
-    """What a person should look at.
+    """A point that needs review.
 
     Attributes:
         code: see `flags.FlagCode`; codes never change.
-        structure: the label it is about; empty if it is about the scan.
-        value: its figure, in the unit that `FlagCode` states; null if it has none.
-        detail: a name or number that the text repeats.
-        severity: 16 where the mask is likely to be wrong, 1 where something is good to know.
-        text: all of it in English; may be worded otherwise in another version.
+        structure: the label concerned; empty if it concerns the scan.
+        value: a number in the unit stated in `FlagCode`; null if there is none.
+        detail: a name or number that the text contains.
+        severity: from 16 (the mask is probably wrong) to 1 (for information).
+        text: the flag in English; the wording may change between versions.
     """
 
     code: FlagCode
@@ -72,13 +72,13 @@ class StructureRecord(Record, frozen=True, kw_only=True):
 
 
 class ScanRecord(Record, frozen=True, kw_only=True):
-    """What was segmented.
+    """The segmented scan.
 
     Attributes:
         source: path of the image file, or of the folder with the DICOM series' files.
-        series: of a DICOM series its modality, number and key, such as "CT series 3 (1f0c2a9b)"; empty of a file.
-        shape: slices, rows and columns; null if that is not known, as of a scan that failed.
-        spacing_mm: distance between slices, rows and columns in mm; null likewise.
+        series: a DICOM series' modality, number and key, such as "CT series 3 (1f0c2a9b)"; empty for a file.
+        shape: slices, rows and columns; null if unknown, as for a scan that failed.
+        spacing_mm: distance between slices, rows and columns in mm; null if unknown.
         decoders: packages, with their versions, that decoded compressed pixels.
     """
 
@@ -90,7 +90,7 @@ class ScanRecord(Record, frozen=True, kw_only=True):
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
-    """What computed a mask.
+    """The engine that computed a mask.
 
     Attributes:
         backend, device, precision: what really ran.
@@ -108,7 +108,7 @@ class FailureRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         reason: in English.
-        path: the file or folder that the reason is about; empty if it is about none.
+        path: the file or folder that caused the failure; empty if there is none.
     """
 
     reason: str
@@ -119,16 +119,17 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     """A case.
 
     Attributes:
-        case: its name in the output folder; empty of what was named on the command line and is no scan.
+        case: its name in the output folder; empty for an unusable input of the command line.
         status: "done" or "failed".
         failure: null unless it failed.
-        scan: what was segmented.
-        structures: in the order of their label values; none if it failed.
-        ratio: volume of the larger to that of the smaller parotid gland; null unless there are one left and one right.
-        flags: of the case, and one if its sides differ too much.
+        scan: the segmented scan.
+        structures: in the order of their label values; empty if it failed.
+        ratio: volume of the larger parotid gland over that of the smaller; null unless there are one left and one
+            right.
+        flags: of the case, including one if its sides differ too much.
         seconds: time of each stage.
         engine: null if it failed.
-        files: hashes (SHA-256) by name of the mask in all formats, as they were written; the mask first.
+        files: hashes (SHA-256) by name of the mask in all formats at the time of writing; the mask first.
         patient: only with --identify.
     """
 
@@ -146,7 +147,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What it is called: the case, or the last part of what is no scan."""
+        """Its name: the case, or the last part of an unusable input's path."""
         return self.case or _last_part(self.scan.source)
 
     @property
@@ -156,14 +157,14 @@ class CaseRecord(Record, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why it failed, with the file's name, but not its folders, whose names may tell who the patient is."""
+        """Why it failed, with the file's name, but without its folders, whose names may identify the patient."""
         if not self.failure:
             return ""
         return f"{_last_part(self.failure.path)}: {self.failure.reason}" if self.failure.path else self.failure.reason
 
     @property
     def agreement(self) -> float | None:
-        """The lowest of all structures."""
+        """The lowest agreement of all structures."""
         return min((each.agreement for each in self.structures if each.agreement is not None), default=None)
 
     @property
@@ -189,7 +190,7 @@ class ModelRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         sha256: hash of its file.
-        contract: what the file says of it, its labels by value among it.
+        contract: its contract, including its labels by value.
     """
 
     sha256: str
@@ -197,17 +198,17 @@ class ModelRecord(Record, frozen=True, kw_only=True):
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
-    """What the last run was made with; run.json has the same.
+    """The last run; run.json has the same content.
 
     Attributes:
         begun, ended: times (ISO 8601, UTC).
-        options: those of `infer`, and the scans that were named.
+        options: those of `infer`, and the scans of the command line.
         model: the model that ran.
         ran: backend, device and precision.
-        cluster, worker: of a run with --cluster the cluster, and what each worker had; else null.
-        cases: how many were done, skipped (done before) and failed.
-        not_reached: cases that the run was to do and did not come to, as it was stopped.
-        not_used: what else was found, by kind: how many.
+        cluster, worker: with --cluster the cluster and the resources of each worker; else null.
+        cases: number of cases that were done, skipped (done before) and failed.
+        not_reached: cases that were not run, because the run was stopped.
+        not_used: number of other items found, by kind.
         versions: of packages.
         machine: system, Python's version and cores.
     """
@@ -231,8 +232,8 @@ class Results(Record, frozen=True, kw_only=True):
 
     Attributes:
         schema_version: of this file's fields.
-        run: what the last run was made with.
-        cases: all of the output folder, those of earlier runs, too; the worst first, see `CaseRecord.rank`.
+        run: the last run.
+        cases: all cases of the output folder, including earlier runs; worst first, see `CaseRecord.rank`.
     """
 
     schema_version: Literal[1]
@@ -248,7 +249,7 @@ def results_of(
     Args:
         entries: of all cases.
         run: see `RunRecord`.
-        patients: by case, of those that are to be told.
+        patients: by case, for those to be shown.
     """
     cases = [_case(entry, patients.get(entry.case)) for entry in entries]
     return Results(schema_version=1, run=run, cases=tuple(sorted(cases, key=lambda case: case.rank)))
@@ -258,7 +259,7 @@ def read_results(path: Path) -> Results:
     """Read a results.json.
 
     Raises:
-        RecordError: if it cannot be read, or is not what `Results` says.
+        RecordError: if it cannot be read, or does not match `Results`.
     """
     return read_record(path, Results, version=SCHEMA_VERSION, most_bytes=2**30)
 
@@ -315,7 +316,7 @@ def _flag(flag: Flag) -> FlagRecord:
 
 
 def ratio_of_sides(volumes_ml: Mapping[str, float]) -> float | None:
-    """Volume of the larger to that of the smaller parotid gland; None unless there are one left and one right."""
+    """Volume of the larger parotid gland over that of the smaller; None unless there are one left and one right."""
     sides = {
         side_of(name): size for name, size in volumes_ml.items() if is_parotid(name) and side_of(name) and size > 0
     }
@@ -323,5 +324,5 @@ def ratio_of_sides(volumes_ml: Mapping[str, float]) -> float | None:
 
 
 def _last_part(path: str) -> str:
-    """The last part of a path; all of it where that has no name, such as "."."""
+    """The last part of a path; the whole path if it has no name, such as "."."""
     return Path(path).name or path

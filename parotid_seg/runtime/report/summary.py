@@ -1,4 +1,4 @@
-"""summary.csv, a row a case, and what run.json and results.json say of the run."""
+"""summary.csv with a row per case, and the record of the run in run.json and results.json."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def write_summary(
     path: Path,
     patients: Mapping[str, Patient] | None = None,
 ) -> None:
-    """Write a row a case: status, volumes in ml, flags in words and by code, seconds by stage, what ran.
+    """Write a row per case: status, volumes in ml, flags as text and codes, seconds by stage, engine.
 
-    The last column, which DICOM series a scan is, is there only if some scan is one.
+    The last column, the DICOM series of a scan, exists only if some scan is a DICOM series.
 
     Args:
         entries: of the cases.
         labels: names by value.
         path: the file to make.
-        patients: by case, for a column of their own; None for none.
+        patients: by case, for an additional column; None for no such column.
 
     Raises:
         OutputError: if that fails.
@@ -66,19 +66,19 @@ def write_summary(
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
     series = ["series"] if any(entry.series for entry in entries) else []
-    who, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
-    heads = ["case", *who, "status", *volumes, *agreement, *flagged, *times, *ran]
+    patient_heads, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
+    heads = ["case", *patient_heads, "status", *volumes, *agreement, *flagged, *times, *ran]
     rows: list[list[object]] = [[*heads, "reason", "mask", "source", *series]]
     for entry in entries:
         codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
-        told = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
-        told += [entry.series for _ in series]
-        whose = [] if patients is None else [visible(patients.get(entry.case, ""))]
+        run_values = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
+        run_values += [entry.series for _ in series]
+        patient_values = [] if patients is None else [visible(patients.get(entry.case, ""))]
         flags = [sentences(entry.flags), codes]
-        rows.append([entry.case, *whose, entry.status, *sizes, *alike, *flags, *seconds, *told])
+        rows.append([entry.case, *patient_values, entry.status, *sizes, *alike, *flags, *seconds, *run_values])
     write_csv(rows, path)
 
 
@@ -91,13 +91,13 @@ def run_record(
     not_reached: int,
     not_used: Mapping[str, int],
 ) -> RunRecord:
-    """What a run was made with, at its end.
+    """The record of a run, at its end.
 
     Args:
-        site: what did the cases.
+        site: the executor of the cases.
         options: a dataclass.
-        scans: what was asked for.
-        begun: when.
+        scans: the scans of the command line.
+        begun: start time.
         cases, not_reached, not_used: see `RunRecord`.
     """
     return RunRecord(

@@ -1,1 +1,1 @@
-"""One scan through the model: where the structures are, batches, and what the labels mean."""
+"""Segments one scan with the model: search for the structures, batches, and interpretation of the labels."""

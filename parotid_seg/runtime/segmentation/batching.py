@@ -1,4 +1,4 @@
-"""Slices of all scans at hand through the model, in batches that scans may share."""
+"""Runs slices of all available scans through the model, in batches that scans may share."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from parotid_seg.scan.volume import Mask
 Key = TypeVar("Key")
 
 GROW = 3
-"""Samples beyond the last one in which there is a structure that are computed at once. More waste computing, fewer
-waste batches."""
+"""Samples beyond the last one with a structure that are computed next. More would waste computing, fewer would waste
+batches."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A scan that the model has seen to the end.
+    """The model's result for a scan.
 
     Attributes:
-        labels: (D, h, w) where the grid covers the scan; background where nothing was computed.
+        labels: (D, h, w) within the grid; background where nothing was computed.
         agreement: see `Segmentation`; empty without test-time augmentation.
-        seconds: of the engine's time, the scan's share.
-        computed: samples that the network computed.
+        seconds: the scan's share of the engine's time.
+        computed: number of samples that the network computed.
     """
 
     labels: Mask
@@ -52,12 +52,12 @@ class Prediction:
 
 
 class _Scan(Generic[Key]):
-    """A scan on its way through the model.
+    """A scan in work.
 
     Attributes:
-        todo: samples to hand in, in runs or one by one.
-        running: chunks that were handed in and have no labels yet.
-        refused: whether the engine could not take it.
+        todo: samples to submit, in runs or one by one.
+        running: chunks that were submitted and have no labels yet.
+        refused: whether the engine rejected it.
     """
 
     def __init__(self, key: Key, covered: CroppedScan, backend: Backend) -> None:
@@ -78,11 +78,11 @@ class _Scan(Generic[Key]):
 
     @property
     def complete(self) -> bool:
-        """Whether all labels are there."""
+        """Whether all labels are computed."""
         return not (self.todo or self.running or self.refused)
 
     def take(self, most: int) -> Chunk:
-        """The next chunk, of at most so many samples; of thin slices it computes one more."""
+        """The next chunk of at most so many samples; with thin slices it has one more."""
         run = self.todo.popleft()
         now, later = run[:most], run[most:]
         if later:
@@ -93,12 +93,12 @@ class _Scan(Generic[Key]):
         return self.cutter.single(now)
 
     def give_back(self, chunk: Chunk) -> None:
-        """Have a chunk handed in again."""
+        """Queue a chunk again."""
         self.running -= 1
         self.todo.appendleft(chunk.samples)
 
     def take_in(self, chunk: Chunk, labels: Mask) -> None:
-        """A chunk's labels. Where they reach its end, the samples beyond are wanted, too."""
+        """Store a chunk's labels. If a structure reaches its end, the samples beyond are queued, too."""
         self.running -= 1
         self.labels[chunk.slices] = labels
         if self.covered.grow:
@@ -107,7 +107,7 @@ class _Scan(Generic[Key]):
             self._want(sample for sample in {first, last} if self.labels[sample * step : (sample + 1) * step].any())
 
     def _want(self, samples: Iterable[int]) -> None:
-        """Hand in all that lies within `GROW` samples of these and was not wanted before."""
+        """Queue all samples within `GROW` of these that have not been queued before."""
         new = np.zeros_like(self._wanted)
         for sample in samples:
             new[max(0, sample - GROW) : sample + GROW + 1] = True
@@ -119,7 +119,7 @@ class _Scan(Generic[Key]):
 
 @dataclass
 class _Batch(Generic[Key]):
-    """Chunks of one or more scans that were handed in together, and their mirror images if these are computed, too."""
+    """Chunks of one or more scans that are submitted together, with their mirror images if these are computed, too."""
 
     limit: int
     size: int = 0
@@ -129,10 +129,10 @@ class _Batch(Generic[Key]):
 
 
 class Batcher(Generic[Key]):
-    """Scans in, labels out.
+    """Computes the labels of scans in batches.
 
-    With test-time augmentation each sample's mirror image is computed, too. Probabilities of both are averaged; of a
-    backend that gives labels, those of the scan itself stay. Either way the agreement of the two is measured.
+    With test-time augmentation each sample's mirror image is computed, too. Probabilities of both are averaged; if a
+    backend gives labels only, those of the scan itself are used. In both cases the agreement of the two is measured.
 
     Args:
         backend: the loaded model.
@@ -157,18 +157,18 @@ class Batcher(Generic[Key]):
         return bool(self._scans or self._running)
 
     def add(self, key: Key, covered: CroppedScan) -> None:
-        """Hand a scan in; `key` comes back with its labels."""
+        """Add a scan; `key` is returned with its labels."""
         self._scans.append(_Scan(key, covered, self._backend))
 
     def step(self) -> list[tuple[Key, Prediction | ScanError]]:
         """Keep the engine busy, and wait for one batch.
 
         Returns:
-            The scans that are complete with it, and those that the engine cannot take.
+            The scans that are complete now, and those that the engine rejects.
 
         Raises:
-            DeviceMemoryError: if not even one look fits into the GPU's memory.
-            ModelError: if the model cannot be run, or gives something else than its contract promises.
+            DeviceMemoryError: if not even one sample fits into the GPU's memory.
+            ModelError: if the model cannot be run, or its output contradicts its contract.
         """
         if not self._running:
             self._idle_since = time.perf_counter()
@@ -194,7 +194,7 @@ class Batcher(Generic[Key]):
         return self._take_in(batch, outputs, seconds)
 
     def _next_batch(self) -> _Batch[Key]:
-        """Slices of the scan that has waited longest, filled up from those behind it as far as they fit together."""
+        """Slices of the scan that has waited longest, with slices of later scans as far as they fit together."""
         first = self._scans[0]
         batch = _Batch[Key](self.batch_size)
         for scan in list(self._scans):
@@ -208,7 +208,7 @@ class Batcher(Generic[Key]):
         return batch
 
     def _add_to(self, batch: _Batch[Key], scan: _Scan[Key]) -> bool:
-        """Take slices of a scan into a batch, as many as fit; False if none do."""
+        """Add slices of a scan to a batch, as many as fit; False if none fit."""
         extra = 1 if batch.parts and scan.cutter.step > 1 else 0
         room = batch.limit - batch.size - extra
         if room < 1:
@@ -228,8 +228,8 @@ class Batcher(Generic[Key]):
         return True
 
     def _fits(self, inputs: Inputs, chunk: Chunk, batch: _Batch[Key]) -> bool:
-        """Whether the engine takes a batch with a chunk added. Of several chunks, or of single samples, it has no more
-        slices than one of neighbouring samples of thin slices may have: engines are built for no more."""
+        """Whether the engine accepts a batch with a chunk added. Several chunks, or single samples, must not have more
+        slices than one chunk of neighbouring samples with thin slices may have: engines are built for no more."""
         if batch.parts or isinstance(chunk.samples, tuple):
             most = most_slices(self._backend.contract.grid, batch.limit + 1, THINNEST_MM)
             if inputs["slices"].shape[1] > most:
@@ -243,10 +243,10 @@ class Batcher(Generic[Key]):
         self._running.append(batch)
 
     def _shrink(self, batch: _Batch[Key], error: DeviceMemoryError) -> None:
-        """Go on with batches of half the size, and do this one again."""
+        """Continue with batches of half the size, and repeat this one."""
         if batch.limit == 1:
             raise error
-        if batch.limit == self.batch_size:  # else it was handed in before the last time
+        if batch.limit == self.batch_size:  # otherwise it was submitted before the last reduction
             self.batch_size //= 2
             self._say(f"{error}; going on with batches of {self.batch_size}")
         for scan, chunk in reversed(batch.parts):
@@ -255,7 +255,7 @@ class Batcher(Generic[Key]):
             scan.give_back(chunk)
 
     def _dropped(self, batch: _Batch[Key]) -> list[_Scan[Key]]:
-        """The scans of a batch, of which nothing more is to be done."""
+        """Remove the scans of a batch from the queue."""
         dropped = list(dict.fromkeys(scan for scan, _ in batch.parts))
         for scan in dropped:
             scan.refused = True
@@ -278,22 +278,22 @@ class Batcher(Generic[Key]):
         first = 0
         in_all = sum(chunk.size for _, chunk in batch.parts)
         for scan, chunk in batch.parts:
-            here = slice(first, first + chunk.count)
+            samples = slice(first, first + chunk.count)
             waited = bool(scan.todo)
-            scan.take_in(chunk, labels[here])
+            scan.take_in(chunk, labels[samples])
             if scan.todo and not waited and not scan.refused:
                 self._scans.append(scan)
             scan.seconds += seconds * chunk.size / in_all
             scan.computed += chunk.size
             if len(masks) == 2:
-                scan.alike += _alike(masks[0][here], masks[1][here], len(self._mirrored))
-            first = here.stop
+                scan.alike += _alike(masks[0][samples], masks[1][samples], len(self._mirrored))
+            first = samples.stop
             if scan.complete:
                 complete.append((scan.key, Prediction(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
         return complete
 
     def _check(self, output: Output, batch: _Batch[Key]) -> None:
-        """Make sure that an output is what the contract promises.
+        """Check an output against the contract.
 
         Raises:
             ModelError: if it has another type or shape, or a label without a name.
@@ -323,6 +323,6 @@ class Batcher(Generic[Key]):
 
 
 def _alike(one: Mask, other: Mask, count: int) -> NDArray[np.int64]:
-    """Of each label the voxels in both masks, in the first and in the second, (3, K)."""
+    """Voxels of each label in both masks, in the first and in the second, (3, K)."""
     both = np.where(one == other, one, 0)
     return np.stack([np.bincount(mask.ravel(), minlength=count) for mask in (both, one, other)])

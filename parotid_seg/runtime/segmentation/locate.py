@@ -1,9 +1,8 @@
-"""Where in a scan the structures are: a sparse search first, then only their surroundings.
+"""Finds the structures in a scan: first a sparse search, then only their surroundings.
 
-The glands lie in a fifth of a head scan's slices, and not always in the middle of its field of view. So the model
-computes every n-th sample first. The grid is laid where it finds a structure, and the samples around are computed until
-one is empty. Whatever is doubtful is looked for everywhere before it is called missing.
-"""
+The glands lie in a fifth of a head scan's slices, and not always in the middle of its field of view. The model
+therefore computes every n-th sample first. The grid is placed where a structure is found, and the samples around it are
+computed until one is empty. A structure is reported as missing only after a search of the whole scan."""
 
 from __future__ import annotations
 
@@ -27,31 +26,32 @@ from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Mask, Volume
 
-"""auto: sparse first, if the model's structures are such that a patient has each once; full: everywhere at once."""
+"""auto: sparse search first, if a patient has each of the model's structures once; full: all slices at once."""
 SPARSE_MM = 24.0
-"""Between the samples of the sparse search. Of the 480 structures that the packaged model finds in the 243 scans of the
-data set two, of one patient, are 3 and 20 mm high, and all others 32 mm or more (benchmarks/locate.py)."""
-MOVED_MM = (10.0, 15.0)
-"""From front to back and from right to left: the grid's middle stays the median of all tissue unless the head's lies
-further from it. The model is most accurate where it was trained, so this is more than in any scan of the data set
+"""Distance in mm between the samples of the sparse search. Of the 480 structures that the packaged model finds in the
+243 scans of the data set two, of one patient, are 3 and 20 mm high, and all others 32 mm or more
 (benchmarks/locate.py)."""
+MOVED_MM = (10.0, 15.0)
+"""Distances in mm from front to back and from right to left: the grid stays centred on the median of all tissue unless
+the head's middle is further away. The model is most accurate where it was trained, so these distances are larger than
+in any scan of the data set (benchmarks/locate.py)."""
 HEAD_MM = (200.0, 120.0)
-"""How far below and above the structures tissue counts for the middle of the head from front to back: that much of the
-neck and the shoulders, as in a usual scan."""
+"""Distances in mm below and above the structures within which tissue counts for the middle of the head from front to
+back: they include as much of neck and shoulders as a usual scan."""
 ASIDE_MM = 200.0
-"""How far in plane from the structures it counts."""
+"""Distance in mm from the structures within a slice in which tissue counts."""
 SLAB_MM = 30.0
-"""How far below and above it counts for the middle between right and left, which shoulders must not shift."""
+"""Distances in mm below and above for the middle between right and left, which shoulders must not shift."""
 
 Ask = Callable[[CroppedScan], Prediction]
-"""What the model makes of a scan."""
+"""Computes the model's prediction for a scan."""
 Place = tuple[int, int]
-"""Row and column of a scan where the middle of the grid lies."""
+"""Row and column of the grid's middle in a scan."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as the model takes it.
+    """A scan prepared for the model.
 
     Attributes:
         volume, windows: see `scan.intensity.in_windows`.
@@ -64,30 +64,30 @@ class Prepared:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What is noteworthy about the scan."""
+        """Flags on the scan."""
         return self.volume.flags
 
     def crop_to_grid(self, place: Place | None = None) -> CroppedScan:
-        """Lay the grid on the scan: on the middle of all tissue, unless a place is given."""
+        """Crop the scan to the grid, which is centred on the tissue unless a place is given."""
         return crop_to_grid(self.volume, self.windows, self.contract.grid, place)
 
 
 def labels_of_scan(
     prepared: Prepared, ask: Ask, options: SegmentationOptions = DEFAULTS
 ) -> tuple[CroppedScan, Prediction]:
-    """Have a scan labelled.
+    """Label a scan.
 
-    The sparse search is for models whose structures all have a side in their names, and with clean-up: then each is one
-    piece, and a small piece that the search misses would have been removed anyway. There may be several tumours; such
-    models look everywhere.
+    The sparse search is used if all structures of the model have a side in their names, and with clean-up: then each is
+    one piece, and a small piece that the search misses would have been removed anyway. Models of structures that can
+    occur several times, such as tumours, search the whole scan.
 
     Args:
         prepared: the scan.
         ask: the model.
-        options: which search, and whether only the largest piece of each structure will be kept.
+        options: which search, and whether only the largest piece of each structure is kept.
 
     Returns:
-        What the grid covers at last, and its labels.
+        The scan cropped to the final grid, and its labels.
     """
     labels = prepared.contract.labels
     if options.search == "full" or not options.clean_up or not all(map(side_of, labels[1:])):
@@ -97,17 +97,17 @@ def labels_of_scan(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the sparse search found with the grid at one place.
+class _Found:
+    """Result of the sparse search with the grid at one place.
 
     Attributes:
-        place: there.
-        covered: of the scan.
-        found: samples in which there is a structure.
-        slices: slices of the samples that were computed (S,).
-        labels: of those (S, h, w), the largest piece of each structure.
+        place: of the grid.
+        covered: the scan cropped to the grid.
+        found: samples with a structure.
+        slices: slices of the computed samples (S,).
+        labels: of these slices (S, h, w), the largest piece of each structure.
         boxes: of each structure in them, None if it was not found.
-        cut: whether one reaches the grid's edge.
+        cut: whether a structure reaches the grid's edge.
     """
 
     place: Place
@@ -120,11 +120,11 @@ class _Seen:
 
     @property
     def complete(self) -> bool:
-        """Whether all structures are there, and whole."""
+        """Whether all structures are found, and complete."""
         return all(self.boxes) and not self.cut
 
     def rank(self) -> tuple[int, bool, int]:
-        """The more the better."""
+        """Sort key: larger is better."""
         return sum(box is not None for box in self.boxes), not self.cut, int(np.count_nonzero(self.labels))
 
 
@@ -143,72 +143,74 @@ class _Search:
 
     def labels(self) -> tuple[CroppedScan, Prediction]:
         """See `labels_of_scan`."""
-        seen = self._settled(self._look(self._middle, self._sparse[::2]))
-        if not seen.complete:
-            seen = max(seen, self._settled(self._look(seen.place, self._sparse)), key=_Seen.rank)
-        for place in () if seen.complete else self._tiles():
-            seen = max(seen, self._settled(self._look(place, self._sparse[::2])), key=_Seen.rank)
-            if seen.complete:
+        view = self._settled(self._search_at(self._middle, self._sparse[::2]))
+        if not view.complete:
+            view = max(view, self._settled(self._search_at(view.place, self._sparse)), key=_Found.rank)
+        for place in () if view.complete else self._tiles():
+            view = max(view, self._settled(self._search_at(place, self._sparse[::2])), key=_Found.rank)
+            if view.complete:
                 break
-        if seen.complete:
-            covered = replace(seen.covered, samples=seen.found, grow=True)
-            labelled = self._asked(covered)
+        if view.complete:
+            covered = replace(view.covered, samples=view.found, grow=True)
+            labelled = self._labels_from_model(covered)
             if self._is_whole(labelled.labels):
                 return covered, self._total(labelled)
-        return seen.covered, self._total(self._asked(seen.covered))
+        return view.covered, self._total(self._labels_from_model(view.covered))
 
-    def _asked(self, covered: CroppedScan) -> Prediction:
+    def _labels_from_model(self, covered: CroppedScan) -> Prediction:
         labelled = self._ask(covered)
         self._seconds += labelled.seconds
         self._computed += labelled.computed
         return labelled
 
     def _total(self, labelled: Prediction) -> Prediction:
-        """Labels with the cost of the whole search."""
+        """A prediction with the cost of the whole search."""
         return replace(labelled, seconds=self._seconds, computed=self._computed)
 
-    def _look(self, place: Place, samples: Sequence[int]) -> _Seen:
-        """Compute some samples with the grid at a place, and the sparse ones beside those that hold a structure."""
+    def _search_at(self, place: Place, samples: Sequence[int]) -> _Found:
+        """Compute some samples with the grid at a place, and the sparse samples next to those with a structure."""
         covered = self._prepared.crop_to_grid(place)
         labels = self._labels_of(covered, samples)
-        found = [sample for sample, mask in labels.items() if mask.any()]
-        near = {each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in found)}
+        with_structure = [sample for sample, mask in labels.items() if mask.any()]
+        near = {
+            each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in with_structure)
+        }
         labels |= self._labels_of(covered, sorted(near - set(labels)))
         labels = dict(sorted(labels.items()))
         names = self._prepared.contract.labels
-        found = [sample for sample, mask in labels.items() if mask.any()]
+        with_structure = [sample for sample, mask in labels.items() if mask.any()]
         pieces = clean_labels(np.stack(list(labels.values())), names)
         boxes = tuple(label_boxes(pieces, len(names) - 1))
         spacing, contract = self._volume.spacing_mm, self._prepared.contract
         cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
         slices = self._step * np.array(list(labels), np.intp)
-        return _Seen(place, covered, tuple(found), slices, pieces, boxes, cut)
+        return _Found(place, covered, tuple(with_structure), slices, pieces, boxes, cut)
 
     def _labels_of(self, covered: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
-        """Labels (h, w) of single samples, by their numbers."""
+        """Labels (h, w) of single samples, by index."""
         if not samples:
             return {}
-        labels = self._asked(replace(covered, samples=tuple(samples))).labels
+        labels = self._labels_from_model(replace(covered, samples=tuple(samples))).labels
         return {sample: labels[sample * self._step] for sample in samples}
 
-    def _settled(self, seen: _Seen) -> _Seen:
-        """Lay the grid on the middle of the head whose structures were found, and look again where that moves it."""
+    def _settled(self, view: _Found) -> _Found:
+        """Centre the grid on the head around the structures found, and search again if that moves it."""
         for _ in range(3):
-            place = self._head_around(seen)
-            if place == seen.place:
+            place = self._head_around(view)
+            if place == view.place:
                 break
-            seen = self._look(place, seen.found)
-        return seen
+            view = self._search_at(place, view.found)
+        return view
 
-    def _head_around(self, seen: _Seen) -> Place:
-        """The middle of the head around what was found; the place where that was found if it is nothing."""
-        boxes = [box for box in seen.boxes if box]
+    def _head_around(self, view: _Found) -> Place:
+        """The middle of the head around the structures found; the present place if there are none."""
+        boxes = [box for box in view.boxes if box]
         if not boxes:
-            return seen.place
+            return view.place
         distance_mm, row_mm, column_mm = self._volume.spacing_mm
-        middle = float(np.average(seen.slices, weights=np.count_nonzero(seen.labels, axis=(1, 2))))
-        row = seen.covered.rows.start + _middle_of([box[1] for box in boxes])
-        column = seen.covered.columns.start + _middle_of([box[2] for box in boxes])
+        middle = float(np.average(view.slices, weights=np.count_nonzero(view.labels, axis=(1, 2))))
+        row = view.covered.rows.start + _middle_of([box[1] for box in boxes])
+        column = view.covered.columns.start + _middle_of([box[2] for box in boxes])
         half_mm = self._grid.size * self._grid.spacing_mm / 2
         below, above = (length / distance_mm for length in HEAD_MM)
         around_row, around_column = (_around(at, ASIDE_MM / step) for at, step in ((row, row_mm), (column, column_mm)))
@@ -224,7 +226,7 @@ class _Search:
         )
 
     def _tiles(self) -> list[Place]:
-        """Places of a grid over all tissue, half a grid apart, the middle ones first."""
+        """Places of the grid that cover all tissue, half a grid apart, the middle ones first."""
         tissue = self._volume.voxels[0] > float(self._prepared.windows[0, 0])
         half_mm = self._grid.size * self._grid.spacing_mm / 2
         rows, columns = (
@@ -235,8 +237,8 @@ class _Search:
         return sorted(itertools.product(rows, columns), key=lambda place: math.dist(place, middle))
 
     def _is_whole(self, labels: Mask) -> bool:
-        """Whether every structure was found, and is higher than the sparse search may miss: a larger one is not likely
-        to lie between its samples."""
+        """Whether every structure was found and is higher than the gaps of the sparse search, so that there is probably
+        no larger piece between its samples."""
         names = self._prepared.contract.labels
         boxes = label_boxes(clean_labels(labels, names), len(names) - 1)
         least = SPARSE_MM / self._volume.spacing_mm[0]
@@ -244,12 +246,13 @@ class _Search:
 
 
 def is_cut_in_plane(box: Box, covered: CroppedScan, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
-    """Whether a structure reaches the edge, within a slice, of the scan or of what the grid covers of it.
+    """Whether a structure reaches the edge of the scan, or of the part within the grid, in a slice.
 
-    Resampling may take a pixel of the grid or a voxel off an outline there, so that far from the edge counts as at it.
+    Resampling may move an outline there by a pixel of the grid or a voxel, so structures within that distance of the
+    edge count, too.
 
     Args:
-        box: of the structure in the labels (D, h, w) where the grid covers the scan.
+        box: of the structure in the labels (D, h, w) within the grid.
         covered, contract: the scan and the model.
         spacing_mm: of the scan's slices, rows and columns.
     """
@@ -273,7 +276,7 @@ def _around(middle: float, reach: float) -> slice:
 
 
 def _spread(places: NDArray[np.intp], half: float) -> list[int]:
-    """Places at most `half` apart, from `half` inside the first of some to `half` inside the last of them."""
+    """Positions at most `half` apart, from `half` after the first of some indices to `half` before the last."""
     if not len(places):
         return []
     first, last = float(places[0]) + half, float(places[-1]) - half

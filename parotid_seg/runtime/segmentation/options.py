@@ -1,4 +1,4 @@
-"""Options that decide the voxels of a mask."""
+"""Options that determine the voxels of a mask."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SegmentationOptions(OptionGroup, panel="Segmentation"):
         bool,
         Option(
             ("--tta", "--flips"),
-            "Test-time augmentation: segment the mirror image, too, and report how far both agree on each gland. "
-            "Twice the time. (--flips: its old name.)",
+            "Test-time augmentation: also segment the mirror image, and report how far both agree on each gland. "
+            "Takes twice the time. (--flips: its old name.)",
         ),
     ] = False
     search: Annotated[
@@ -36,7 +36,7 @@ class SegmentationOptions(OptionGroup, panel="Segmentation"):
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
-        """What of the options decides a mask."""
+        """The options that determine a mask."""
         return tuple(str(getattr(self, field.name)) for field in fields(SegmentationOptions))
 
 

@@ -1,4 +1,4 @@
-"""One scan: what of it goes to the model, and what its labels mean."""
+"""Segments one scan: preparation for the model, and checks of the resulting labels."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume
 
 SMALLEST_GLAND_ML = 1.0
-"""Less than this counts as no gland; the smallest of the 382 contoured training and validation glands has 5 ml."""
+"""Volume in ml below which a gland counts as missing; the smallest of the 382 contoured training and validation glands
+has 5 ml."""
 LEAST_AGREEMENT = 0.92
-"""DSC of the looks with and without a mirror below which a gland is flagged. Of 62 validation glands 7 lie below it, at
-a mean DSC of 0.52 with the contours, the others at 0.78 (benchmarks/uncertainty.py)."""
+"""DSC between the predictions of the scan and of its mirror image below which a gland is flagged. Of 62 validation
+glands 7 are below it, with a mean DSC of 0.52 with the contours; the others have 0.78 (benchmarks/uncertainty.py)."""
 WRONG_SIDE_MM = 20.0
-"""A gland without its partner that lies so far beyond the middle is taken for the other one. All of the 382 contoured
-training and validation glands lie 47 mm or more on their own side of it."""
+"""If only one gland is found and lies so far beyond the middle, it is probably the other one. All of the 382 contoured
+training and validation glands lie at least 47 mm on their own side."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Segmentation:
     Attributes:
         mask: labels, uint8; of a volume (D, H, W) in its canonical order, of an image in the image's own order.
         volumes_ml: volume of each structure by name.
-        flags: what a person should look at; those on the scan itself come first.
+        flags: points that need review; those on the scan itself come first.
         agreement: of each structure the DSC between the masks of the scan and of its mirror image: the lower, the less
             certain. Empty without test-time augmentation.
     """
@@ -63,8 +64,8 @@ def segment_volume(
     Args:
         backend: the loaded model.
         volume: the scan.
-        options: how.
-        batch_size: slices the model takes at once; None is what the backend is fastest with.
+        options: options of the segmentation.
+        batch_size: slices at once; None for the number with which the backend is fastest.
 
     Raises:
         ScanError: as `prepare` and `postprocess`.
@@ -76,7 +77,7 @@ def segment_volume(
 
 
 def asking(backend: Backend, batch_size: int, *, tta: bool = False) -> Ask:
-    """A model that takes one scan after the other, for `labels_of_scan`.
+    """A function for `labels_of_scan` that labels one scan after the other.
 
     Args:
         backend: the loaded model.
@@ -98,7 +99,7 @@ def asking(backend: Backend, batch_size: int, *, tta: bool = False) -> Ask:
 
 
 def prepare(volume: Volume, contract: Contract) -> Prepared:
-    """A scan as the model takes it.
+    """Prepare a scan for the model.
 
     Raises:
         ScanError: if it has more than `MOST_SLICES`; see also `scan.intensity.in_windows`.
@@ -117,16 +118,16 @@ def postprocess(
     *,
     agreement: Mapping[str, float] | None = None,
 ) -> Segmentation:
-    """The result that follows from a scan's labels.
+    """Turn a scan's labels into the result: clean-up, volumes and flags.
 
     Args:
-        labels: (D, h, w) where the grid covers the scan.
-        covered, volume, contract: the scan, as it was prepared.
+        labels: (D, h, w) within the grid.
+        covered, volume, contract: the prepared scan.
         options: whether the labels are cleaned up.
         agreement: see `Segmentation`.
 
     Raises:
-        ScanError: if the model looks for parotid glands and found none.
+        ScanError: if the model segments parotid glands and none was found.
     """
     if options.clean_up:
         labels = clean_labels(labels, contract.labels)
@@ -137,12 +138,12 @@ def postprocess(
     }
     parotids = {name: size for name, size in volumes.items() if is_parotid(name)}
     if parotids and all(size < SMALLEST_GLAND_ML for size in parotids.values()):
-        found = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
+        sizes = ", ".join(f"{name} {size:.1f} ml" for name, size in parotids.items())
         doubts = [flag for flag in volume.flags if flag.code in DOUBTFUL_PLACE]
         if doubts:
-            raise ScanError(f"no parotid gland found ({found}), and the header may be wrong: {sentences(doubts)}")
-        wanted = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
-        raise ScanError(f"no parotid gland found ({found}); does the scan show the head, and is it {wanted}?")
+            raise ScanError(f"no parotid gland found ({sizes}), and the header may be wrong: {sentences(doubts)}")
+        expected = "a CT in HU" if all(map(is_ct, contract.channels)) else ", ".join(contract.channels)
+        raise ScanError(f"no parotid gland found ({sizes}); does the scan show the head, and is it {expected}?")
     unsure = (
         Flag(FlagCode.UNCERTAIN, name, dsc)
         for name, dsc in (agreement or {}).items()
@@ -162,7 +163,7 @@ def postprocess(
 
 
 def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) -> list[Flag]:
-    """Only of parotid glands is the usual size known, and that there should be one."""
+    """Flags on the structures. Usual sizes, and missing structures, are checked for parotid glands only."""
     if not any(volumes_ml.values()):
         return [Flag(FlagCode.NOTHING_FOUND, name) for name in volumes_ml]
     flags = []
@@ -179,34 +180,34 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
 
 
 def _is_missing(name: str, size_ml: float) -> bool:
-    """Whether a structure that every patient has is too small to be one."""
+    """Whether a structure that every patient has is missing or too small."""
     return is_parotid(name) and size_ml < SMALLEST_GLAND_ML
 
 
 def _swapped(
     labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], covered: CroppedScan, column_mm: float
 ) -> list[Flag]:
-    """Whether the parotid glands lie on the sides that their names tell; columns run to the patient's left.
+    """Flags for parotid glands that lie on the wrong side by their names; columns run to the patient's left.
 
-    Two are compared with each other. One alone is compared with the middle of the tissue in its slices, which is less
-    sure, see `WRONG_SIDE_MM`.
+    Two glands are compared with each other. A single one is compared with the middle of the tissue in its slices, which
+    is less certain, see `WRONG_SIDE_MM`.
 
     Args:
-        labels: (D, h, w) where the grid covers the scan.
-        names, boxes: of each label from 1 on; what was not found has no name.
+        labels: (D, h, w) within the grid.
+        names, boxes: of each label from 1 on; the box of a missing structure is None.
         covered: the scan.
         column_mm: between its columns.
     """
-    found = {
+    glands = {
         side_of(name): (name, box, box[2].start + _middle((labels[box] == value).sum(axis=(0, 1))))
         for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1)
         if box and is_parotid(name) and side_of(name)
     }
-    if len(found) == 2:
-        (name, _, left), (_, _, right) = found["left"], found["right"]
+    if len(glands) == 2:
+        (name, _, left), (_, _, right) = glands["left"], glands["right"]
         off_mm = (right - left) * column_mm
         return [Flag(FlagCode.SIDES_SWAPPED, name, off_mm)] if off_mm > 0 else []
-    for side, (name, box, column) in found.items():
+    for side, (name, box, column) in glands.items():
         tissue = covered.voxels[0, box[0]] > covered.windows[0, 0]
         off_mm = (_middle(tissue.sum(axis=(0, 1))) - column) * column_mm * (1 if side == "left" else -1)
         if off_mm > WRONG_SIDE_MM:
@@ -215,5 +216,5 @@ def _swapped(
 
 
 def _middle(counts: NDArray[np.integer]) -> int:
-    """The place at which half of all is reached."""
+    """The position of the median of counts."""
     return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))

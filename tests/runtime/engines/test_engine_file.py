@@ -100,7 +100,7 @@ def test_what_is_no_sidecar(engine: Path, text: str) -> None:
 
 def test_binary_and_missing_sidecars(engine: Path) -> None:
     sidecar_path(engine).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ModelError, match="no UTF-8"):
+    with pytest.raises(ModelError, match="not UTF-8"):
         read_sidecar(engine)
     sidecar_path(engine).unlink()
     with pytest.raises(ModelError, match="cannot be read"):

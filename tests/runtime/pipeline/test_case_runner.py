@@ -69,7 +69,7 @@ def test_a_bug_costs_the_case_and_leaves_its_traceback(
     assert (status, entry.path, entry.reason) == (
         "failed",
         str(case.scan[0]),
-        "unexpected KeyError; the lines before tell where",
+        "unexpected KeyError; see the traceback above",
     )
     assert "KeyError: '/folder/of/somebody'" in capsys.readouterr().err
     assert not list(work.out.iterdir())

@@ -1,4 +1,4 @@
-"""ONNX models on onnxruntime's CPU provider, and what its providers share."""
+"""ONNX models on onnxruntime's CPU provider, and code shared by all its providers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OnnxRuntimeBackend:
         output: one of `OUTPUTS`.
 
     Raises:
-        ModelError: as `model_file.read_model`, if the model's inputs are others than ours, or if it has no such output.
+        ModelError: as `model_file.read_model`; if the model has other inputs, or no such output.
         ParotidSegError: if both onnxruntime and onnxruntime-gpu are installed.
     """
 
@@ -42,7 +42,7 @@ class OnnxRuntimeBackend:
         content, self.contract = read_model(model)
         options = session_options()
         cores = available_cores()
-        if threads or cores < (os.cpu_count() or 1):  # else it takes, and pins threads to, all that the machine has
+        if threads or cores < (os.cpu_count() or 1):  # otherwise it uses, and pins threads to, all cores of the machine
             options.intra_op_num_threads = threads or cores
         session = make_session(model, content, options, ["CPUExecutionProvider"])
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
@@ -52,28 +52,29 @@ class OnnxRuntimeBackend:
         self._session, self._output, self._model = session, output, model
 
     def fits(self, inputs: Inputs) -> bool:
-        """It takes any shape."""
+        """True: any shape is accepted."""
         return True
 
     def start(self, inputs: Inputs) -> Done:
         """Compute a chunk. Raises ModelError if the graph cannot be run."""
         try:
             return Done(self._session.run([self._output], dict(inputs))[0])
-        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+        except Exception as error:  # onnxruntime's exception classes derive from Exception only
             raise ModelError(f"{self.ran.backend} cannot run it ({first_line(error)})", path=self._model) from error
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """Nothing is copied."""
+        """See `Backend.timed`; nothing is copied."""
         begun = time.perf_counter()
         output = self.start(inputs).result()
         return output, Times(0.0, time.perf_counter() - begun, 0.0)
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Nothing to do: the session holds only memory."""
 
 
 def computed_in(precision: str) -> str:
-    """The type that the CPU provider computes a model of this precision in: on x86 FP16 products are FP32 ones."""
+    """The type in which the CPU provider computes a model of this precision: on x86 FP16 products are computed in
+    FP32."""
     return "fp32" if precision == "fp16" and platform.machine() in ("x86_64", "AMD64") else precision
 
 
@@ -90,14 +91,14 @@ def make_session(
     options: onnxruntime.SessionOptions,
     providers: Sequence[str | tuple[str, dict[str, Any]]],
 ) -> onnxruntime.InferenceSession:
-    """Load a model file's bytes; never on other providers than these.
+    """Load a model file's bytes with these providers only.
 
     Raises:
-        ModelError: if onnxruntime does not take them.
+        ModelError: if onnxruntime cannot load them.
     """
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
-    except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+    except Exception as error:  # onnxruntime's exception classes derive from Exception only
         raise ModelError(f"not an ONNX model that onnxruntime can load ({first_line(error)})", path=model) from error
 
 
@@ -105,7 +106,7 @@ def check_single_onnxruntime() -> None:
     """Refuse an environment in which onnxruntime and onnxruntime-gpu have overwritten each other's files.
 
     Raises:
-        ParotidSegError: naming the one line that repairs it.
+        ParotidSegError: with the command that repairs it.
     """
     versions = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):

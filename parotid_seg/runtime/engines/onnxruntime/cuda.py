@@ -1,7 +1,7 @@
-"""ONNX models on onnxruntime's CUDA provider, and the proof that it is that which runs them.
+"""ONNX models on onnxruntime's CUDA provider, with a check that it really runs them.
 
-onnxruntime falls back: where CUDA does not load, a session runs on the CPU with a line in the log, and nodes without a
-CUDA kernel run on the CPU without one. So both are asked for once the session is there.
+onnxruntime falls back: if CUDA does not load, a session runs on the CPU with a line in the log, and nodes without a
+CUDA kernel run on the CPU without one. Both are therefore checked after the session is created.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ HEAVY = {
     *("LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"),
     *("Softmax", "Attention", "MultiHeadAttention", "Gelu", "FastGelu", "BiasGelu", "ArgMax"),
 }
-"""Operators that must not be left on the CPU. Shape arithmetic may: onnxruntime puts it there on purpose, which is why
-its option `session.disable_cpu_ep_fallback`, which forbids any node on the CPU, cannot be used for models whose sizes
-are free."""
+"""Operators that must not run on the CPU. Shape arithmetic may: onnxruntime assigns it to the CPU on purpose. Its
+option `session.disable_cpu_ep_fallback`, which forbids all nodes on the CPU, cannot therefore be used for models with
+free sizes."""
 OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm again for every new shape
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default benchmarks every algorithm for every new shape
     "use_tf32": "0",  # the default rounds FP32 products to 10 bits of 23
 }
-"""Of the CUDA provider; see onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html."""
+"""Options of the CUDA provider; see onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html."""
 
 
 class OnnxRuntimeCudaBackend:
     """A model file on an NVIDIA GPU.
 
-    Inputs and outputs keep their places on the GPU, and a shape that comes again is replayed as a CUDA graph. Copies
-    are from ordinary memory: for this provider onnxruntime's Python interface has no page-locked one, and a chunk is a
+    Inputs and outputs have fixed buffers on the GPU, and repeated shapes are replayed as CUDA graphs. Copies are from
+    ordinary memory: onnxruntime's Python interface has no page-locked memory for this provider, and a chunk is only a
     few megabytes.
 
     Args:
         model: the .onnx file.
         device: number of the GPU.
         output: one of `OUTPUTS`.
-        memory_mib: most memory for onnxruntime's arena; default: all there is.
+        memory_mib: most memory for onnxruntime's arena; default: no limit.
 
     Raises:
-        ModelError: as `model_file.read_model`, if the model's inputs are others than ours, if it has no such output, or
-            if heavy nodes of it would run on the CPU.
-        InputError: if onnxruntime has no CUDA provider, or that does not load: what is missing and how to install it.
+        ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if heavy nodes of it
+            would run on the CPU.
+        InputError: if onnxruntime has no CUDA provider, or it does not load: what is missing and how to install it.
     """
 
     batch_size = USUAL_BATCH
@@ -78,7 +78,7 @@ class OnnxRuntimeCudaBackend:
             try:
                 session = _session(model, content, {**provider, "enable_cuda_graph": "1"})
             except ModelError as error:
-                # Some of its nodes have no CUDA kernel in this version of onnxruntime. It is told in `ran`.
+                # Some nodes have no CUDA kernel in this version of onnxruntime. `ran` reports it.
                 if "graph capture" not in str(error):
                     raise
                 graphs, session = False, _session(model, content, provider)
@@ -86,23 +86,23 @@ class OnnxRuntimeCudaBackend:
             raise InputError(f"onnxruntime {onnxruntime.__version__}: CUDA does not run: {why_not()}")
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
         check_names(inputs, outputs, output, where=str(model))
-        left = heavy_nodes(session, on="CPUExecutionProvider")
-        if left:
-            found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+        on_cpu = heavy_nodes(session, on="CPUExecutionProvider")
+        if on_cpu:
+            nodes = ", ".join(f"{count} {kind}" for kind, count in sorted(on_cpu.items()))
             raise ModelError(
-                f"onnxruntime {onnxruntime.__version__} would run {found} of it on the CPU, expected all on "
+                f"onnxruntime {onnxruntime.__version__} would run {nodes} of it on the CPU, expected all on "
                 f"{PROVIDER}; use another version of it, or --device cpu",
                 path=model,
             )
         self.model_sha256 = hashlib.sha256(content).hexdigest()
-        # 8-bit products of a quantised graph are FP32 ones here: the provider has no kernels for them.
+        # 8-bit products of a quantised graph are computed in FP32, as the provider has no kernels for them.
         precision = "fp32" if self.contract.precision == "int8" else self.contract.precision
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
         self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
         self._bound = IoBindingSession(session, output, "cuda", device, graphs=graphs)
 
     def fits(self, inputs: Inputs) -> bool:
-        """It takes any shape."""
+        """True: any shape is accepted."""
         return True
 
     def start(self, inputs: Inputs) -> Done:
@@ -110,27 +110,27 @@ class OnnxRuntimeCudaBackend:
         return Done(self._bound.run(inputs))
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """Each step waits for the GPU, so the clock tells its time."""
+        """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""
         return self._bound.timed(inputs)
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Free the GPU's memory."""
         self._bound.clear()
         del self._bound
 
 
 def check_provider() -> None:
-    """Raise InputError if the installed onnxruntime is one without CUDA."""
-    found = onnxruntime.get_available_providers()
-    if PROVIDER not in found:
+    """Raise InputError if the installed onnxruntime has no CUDA provider."""
+    providers = onnxruntime.get_available_providers()
+    if PROVIDER not in providers:
         raise InputError(
-            f"onnxruntime {onnxruntime.__version__} has no {PROVIDER}, found {', '.join(found)}; the package "
+            f"onnxruntime {onnxruntime.__version__} has no {PROVIDER}, found {', '.join(providers)}; the package "
             f"onnxruntime-gpu has: {INSTALL}"
         )
 
 
 def heavy_nodes(session: onnxruntime.InferenceSession, *, on: str) -> Counter[str]:
-    """How many nodes of which heavy operators a session runs on a provider; it must have recorded that."""
+    """Number of nodes by heavy operator that a session runs on a provider; it must be set to record this."""
     return Counter(
         node.op_type
         for part in session.get_provider_graph_assignment_info()
@@ -141,22 +141,24 @@ def heavy_nodes(session: onnxruntime.InferenceSession, *, on: str) -> Counter[st
 
 
 def recorded(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
-    """Have a session record which provider runs which node."""
+    """Set a session to record which provider runs which node."""
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 
 
 def why_not() -> str:
-    """What keeps the CUDA provider from loading, and how to install it, in one line."""
+    """Why the CUDA provider does not load, and how to install the missing part, in one line."""
     name = "onnxruntime_providers_cuda.dll" if sys.platform == "win32" else "libonnxruntime_providers_cuda.so"
     library = Path(onnxruntime.__file__).parent / "capi" / name
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        reason = " ".join(str(error).split())  # the dynamic linker names the first library that it misses
+        reason = " ".join(str(error).split())  # the dynamic linker names the first missing library
         driver = "libcuda.so" in reason or "nvcuda.dll" in reason
         return f"{reason}; it comes with " + ("the NVIDIA driver" if driver else f"this: {INSTALL}")
-    return f"its libraries load, but it takes no session; does the driver fit CUDA {onnxruntime.cuda_version}?"
+    return (
+        f"its libraries load, but no session can be created; does the driver support CUDA {onnxruntime.cuda_version}?"
+    )
 
 
 def _session(model: Path, content: bytes, provider: dict[str, str]) -> onnxruntime.InferenceSession:
@@ -165,9 +167,9 @@ def _session(model: Path, content: bytes, provider: dict[str, str]) -> onnxrunti
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Load CUDA's libraries from pip's packages, and keep what onnxruntime prints about it from the terminal.
+    """Load CUDA's libraries from pip's packages, and suppress onnxruntime's output about it.
 
-    What is wrong is found out afterwards, and said in one line.
+    Failures are detected afterwards, and reported in one line.
     """
     onnxruntime.set_default_logger_severity(4)
     try:

@@ -15,9 +15,9 @@ from parotid_seg.runtime.engines.onnxruntime import cpu, cuda
 from parotid_seg.runtime.engines.registry import Request
 
 FASTER = {"cpu": "int8", "cuda": "fp16"}
-"""The lower precision that may be worth its rounding, by device."""
+"""The lower precision that is tried, by device."""
 DIFFERENT = ("precision", "weights", "graph_sha256", "cost", "verification")
-"""What the contracts of one model in two precisions need not share."""
+"""Fields that may differ between the contracts of one model in two precisions."""
 
 
 def load(request: Request) -> Backend:
@@ -43,25 +43,25 @@ def candidates(request: Request) -> list[Candidate]:
 
 
 def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path | None:
-    """The same model in another precision, as `NAME.int8.onnx` beside `NAME.onnx`; None if there is none to be used."""
+    """The same model in another precision, as `NAME.int8.onnx` beside `NAME.onnx`; None if there is no usable one."""
     path = model.with_suffix(f".{precision}.onnx")
     if not path.is_file() or path == model:
         return None
     try:
-        found = read_model(path)[1]
+        other = read_model(path)[1]
     except ModelError as error:
         say(f"not used: {error}")
         return None
-    if found.schema_version != contract.schema_version:
+    if other.schema_version != contract.schema_version:
         say(
-            f"{path}: not used: contract of schema version {found.schema_version}, expected {contract.schema_version}, "
+            f"{path}: not used: contract of schema version {other.schema_version}, expected {contract.schema_version}, "
             f"that of {model.name}; export it again"
         )
         return None
-    ours = replace(found, **{name: getattr(contract, name) for name in DIFFERENT})
-    if found.precision != precision or ours != contract:
+    comparable = replace(other, **{name: getattr(contract, name) for name in DIFFERENT})
+    if other.precision != precision or comparable != contract:
         say(f"{path}: not used: not the model of {model.name} in {precision.upper()}; export both from one checkpoint")
-    elif not found.verification:
+    elif not other.verification:
         say(f"{path}: not used: not verified")
     else:
         return path

@@ -1,7 +1,7 @@
-"""An onnxruntime session whose inputs and outputs keep their places on a device.
+"""An onnxruntime session whose inputs and outputs have fixed buffers on a device.
 
-Nothing is allocated for a chunk of a shape that was seen before, and a CUDA graph, which reads and writes the places
-it was captured with, can be replayed.
+A chunk of a known shape needs no allocation, and a CUDA graph, which uses the buffers that it was captured with, can be
+replayed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.scan.chunks import Inputs
 
 KEPT_SHAPES = 8
-"""Shapes whose places are kept: whole and first and last chunks of scans of two or three protocols. Each takes the
-memory of one chunk's inputs and outputs, a few megabytes."""
+"""Shapes whose buffers are kept: full, first and last chunks of scans of two or three protocols. Each takes the memory
+of one chunk's inputs and outputs, a few megabytes."""
 WITHOUT_GRAPH = "-1"
-"""Run option gpu_graph_id: neither capture nor replay. Others are ids of graphs; 0 is onnxruntime's own."""
+"""Value of the run option gpu_graph_id for neither capture nor replay. Others are ids of graphs; 0 is reserved."""
 OUT_OF_MEMORY = (
     "Failed to allocate memory",
     "out of memory",
@@ -32,17 +32,17 @@ OUT_OF_MEMORY = (
     "ErrorMemoryAllocation",
     "ALLOC_FAILED",
 )
-"""How onnxruntime's arena, CUDA, cuBLAS and cuDNN say it. There is no exception of its own for it."""
+"""Messages of onnxruntime's arena, CUDA, cuBLAS and cuDNN when memory runs out. There is no exception class for it."""
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass
 class _Place:
-    """Where chunks of one shape lie on the device.
+    """Buffers for chunks of one shape on the device.
 
     Attributes:
-        binding: tells the session.
+        binding: binds the buffers to the session.
         inputs, output: the arrays on the device.
         graph: id of their CUDA graph.
         runs: chunks so far.
@@ -60,12 +60,12 @@ class IoBindingSession:
 
     Args:
         session: the loaded model.
-        output: name of the output that is wanted.
+        output: name of the requested output.
         device: "cuda" or "cpu".
         index: number of the device.
-        graphs: whether to capture a CUDA graph at a shape's second chunk and replay it from then on; the session must
-            have been made for it. A shape that comes once is not worth one.
-        keep: shapes whose places are kept, the latest used.
+        graphs: whether to capture a CUDA graph at a shape's second chunk and replay it from then on (for a shape that
+            occurs once it is not worthwhile); the session must be created for it.
+        keep: number of shapes whose buffers are kept, the latest used.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class IoBindingSession:
         self._ids = itertools.count(1)
 
     def run(self, inputs: Inputs) -> Output:
-        """One chunk's output; the array is the caller's own. Raises as `timed`."""
+        """One chunk's output; the array belongs to the caller. Raises as `timed`."""
         return self.timed(inputs)[0]
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """One chunk's output, an array of the caller's own, and the time of the steps, each of which waits for its end.
+        """One chunk's output, an array that belongs to the caller, and the time of the steps, each waiting for its end.
 
         Raises:
-            DeviceMemoryError: if there is no memory for it; all places are given up, so that a smaller one may fit.
+            DeviceMemoryError: if memory runs out; all buffers are freed, so that a smaller chunk may fit.
             ModelError: if the graph cannot be run.
         """
         begun = time.perf_counter()
@@ -100,7 +100,7 @@ class IoBindingSession:
         shapes = tuple(chunk[name].shape for name in INPUTS)
         try:
             place = self._places.pop(shapes, None) or self._new_place(chunk)
-            self._places[shapes] = place  # the latest used is the last
+            self._places[shapes] = place  # the most recently used is the last
             for name in INPUTS:
                 place.inputs[name].update_inplace(chunk[name])
             options = onnxruntime.RunOptions()
@@ -119,12 +119,12 @@ class IoBindingSession:
             self.clear()
             looks, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
             raise DeviceMemoryError(
-                f"{looks} looks at {depth} x {height} x {width} voxels do not fit into the memory of "
+                f"{looks} samples of {depth} x {height} x {width} voxels do not fit into the memory of "
                 f"{self.device}:{self.index}; fewer at once may (--batch-size)"
             ) from error
 
     def clear(self) -> None:
-        """Give all places on the device up."""
+        """Free all buffers on the device."""
         while self._places:
             self._give_up_oldest()
 
@@ -135,12 +135,12 @@ class IoBindingSession:
         values = {name: self._value(chunk[name].shape, chunk[name].dtype.type) for name in INPUTS}
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
-        named = {
+        sizes = {
             "out": len(chunk["slices_back"]),
             "height": len(chunk["rows_back"]),
             "width": len(chunk["columns_back"]),
         }
-        shape = [each if isinstance(each, int) else named[each] for each in self._output.shape]
+        shape = [each if isinstance(each, int) else sizes[each] for each in self._output.shape]
         output = self._value(shape, np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
         binding.bind_ortvalue_output(self._output.name, output)
         return _Place(binding, values, output, str(next(self._ids)))

@@ -1,7 +1,7 @@
-"""What onnxruntime's profiler tells of a model on one chunk: what its nodes compute and move, and how long they take.
+"""Profiles a model on one chunk with onnxruntime: what its nodes compute and move, and how long they take.
 
-Counting and timing are two sessions. Weights that onnxruntime packs for its kernels are missing in a profile, so what
-is counted runs without packing; what is timed runs as it always does.
+Counting and timing use separate sessions. Weights that onnxruntime packs for its kernels are missing in a profile, so
+counting runs without packing; timing runs with the usual settings.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TYPES = {
     "float": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8",
     "uint8": "int8", "unknown": "unknown",
 }  # fmt: skip
-"""Our words for the names that ONNX, onnxruntime and TensorRT have for types."""
+"""The project's names of types, by their names in ONNX, onnxruntime and TensorRT."""
 VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"}
-"""Operators that look at what is there in another way and move nothing."""
+"""Operators that reinterpret data without moving it."""
 WARM = 2
-"""Runs before the timed ones: the first allocates memory, the second knows how much."""
+"""Runs before the timed ones: the first learns how much memory is needed, the second allocates it at once."""
 SUFFIX = "_kernel_time"
-"""Of a node's name in a profile."""
+"""Most characters of a node's name in a profile."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Node:
 
     Attributes:
         name, operator: as in the graph that ran.
-        type: of its first input, one of ours (see `TYPES`) or onnxruntime's word for another.
-        multiply_adds: of convolutions and matrix products, which are all but a few per cent of the work; 0 of others.
+        type: of its first input, see `TYPES`, or onnxruntime's name for another type.
+        multiply_adds: of convolutions and matrix products, which are all but a few per cent of the work; else 0.
         parameter_bytes, activation_bytes: of its inputs: the graph's constants, and all others.
         output_bytes: of its results.
     """
@@ -62,13 +62,13 @@ class Node:
 
     @property
     def moved_bytes(self) -> int:
-        """What it reads and writes if nothing is kept between nodes."""
+        """Bytes it reads and writes if no data stays in caches between nodes."""
         return 0 if self.operator in VIEWS else self.parameter_bytes + self.activation_bytes + self.output_bytes
 
 
 @dataclass(frozen=True)
 class Count:
-    """What a chunk asks of a machine, in the graph's own types.
+    """The work and memory traffic of a chunk, in the graph's own types.
 
     Attributes:
         multiply_adds: of convolutions and matrix products.
@@ -84,13 +84,13 @@ class Count:
 
     @property
     def least_bytes(self) -> int:
-        """What must be moved even if nothing between entrance and exit is."""
+        """Bytes that must be moved even if all intermediate data stays in caches."""
         return self.weight_bytes + self.boundary_bytes
 
 
 @dataclass(frozen=True)
 class NodeTime:
-    """How long one node took.
+    """The time of one node.
 
     Attributes:
         name, operator, type: see `Node`.
@@ -105,7 +105,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a chunk took.
+    """The time of a chunk.
 
     Attributes:
         nodes: in the order in which they ran.
@@ -117,25 +117,25 @@ class Timing:
 
 
 def count_nodes(content: bytes, inputs: Arrays, *, optimised: bool) -> list[Node]:
-    """What the CPU provider's nodes do with a chunk, in the order in which they run.
+    """The work of the CPU provider's nodes on a chunk, in the order in which they run.
 
     Args:
         content: the model file.
         inputs: the chunk, by the names of the model's inputs.
-        optimised: whether onnxruntime may change the graph before, as it does to run it; else it runs as it is written.
+        optimised: whether onnxruntime optimises the graph first, as usual; else the graph runs unchanged.
 
     Raises:
-        OutputError: if there is no room for temporary files, or if onnxruntime does not run the graph.
+        OutputError: if there is no room for temporary files, or onnxruntime cannot run the graph.
     """
     level = GraphOptimizationLevel.ORT_ENABLE_ALL if optimised else GraphOptimizationLevel.ORT_DISABLE_ALL
     return _counted(content, inputs, level)[0]
 
 
 def count(content: bytes, inputs: Arrays) -> Count:
-    """What a chunk asks of a machine: the graph as it is written, but with all that does not depend on the chunk done.
+    """The work and memory traffic of a chunk in the unchanged graph, except nodes that do not depend on the chunk.
 
-    An FP16 graph is counted as onnxruntime's CPU provider runs it, in FP32 with casts, so count the FP32 one. Raises as
-    `count_nodes`.
+    An FP16 graph would be counted as onnxruntime's CPU provider runs it, in FP32 with casts, so use the FP32 graph.
+    Raises as `count_nodes`.
     """
     nodes, labels = _counted(content, inputs, GraphOptimizationLevel.ORT_ENABLE_BASIC)
     return Count(
@@ -154,14 +154,14 @@ def time_nodes(
     threads: int | None = None,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
 ) -> Timing:
-    """How long each node takes, as onnxruntime runs the model. On CUDA, where it does not wait for kernels, the times
-    are those of launching them, unless CUDA was loaded with CUDA_LAUNCH_BLOCKING=1.
+    """The time of each node, as onnxruntime runs the model. On CUDA, where it does not wait for kernels, this is the
+    time to launch them, unless CUDA was loaded with CUDA_LAUNCH_BLOCKING=1.
 
     Args:
         content, inputs: see `count_nodes`.
         repeats: runs to take the mean of, after `WARM` others.
         threads: computing threads on the CPU; default: one a core.
-        providers: where to run, the first one wanted.
+        providers: onnxruntime's providers; the first one must load.
 
     Raises:
         InputError: if the first provider does not load.
@@ -189,7 +189,7 @@ def _counted(content: bytes, inputs: Arrays, level: GraphOptimizationLevel) -> t
 def _profiled(
     content: bytes, inputs: Arrays, options: onnxruntime.SessionOptions, providers: Sequence[Provider], times: int
 ) -> tuple[list[list[dict[str, Any]]], list[float], NDArray[np.generic]]:
-    """For each run the profiler's events of nodes, and its seconds by the clock; and the labels."""
+    """For each run the profiler's events of nodes and its wall-clock seconds; and the labels."""
     options.enable_profiling = True
     seconds = []
     with scratch_folder() as folder:
@@ -200,19 +200,19 @@ def _profiled(
                 begun = time.perf_counter()
                 (labels,) = session.run([OUTPUTS[0]], dict(inputs))
                 seconds.append(time.perf_counter() - begun)
-            # our own file, in a folder that only this process knows
+            # this process' own file, in a private folder
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        except Exception as error:  # onnxruntime's own classes, and what half-written files lead to
+        except Exception as error:  # onnxruntime's exception classes, and errors from incomplete files
             reason = str(error).splitlines()[0]
             raise OutputError(
                 f"no room for temporary files, or no way to run the graph ({reason})", path=folder
             ) from error
-    wanted, found = providers[0] if isinstance(providers[0], str) else providers[0][0], session.get_providers()[0]
-    if found != wanted:
-        raise InputError(f"onnxruntime {onnxruntime.__version__}: runs on {found}, expected {wanted}")
+    expected, found = providers[0] if isinstance(providers[0], str) else providers[0][0], session.get_providers()[0]
+    if found != expected:
+        raise InputError(f"onnxruntime {onnxruntime.__version__}: runs on {found}, expected {expected}")
     runs: list[list[dict[str, Any]]] = [[]]
     for event in events:
-        if event["name"] == "model_run":  # told at its end
+        if event["name"] == "model_run":  # written at its end
             runs.append([])
         elif event["name"].endswith(SUFFIX):
             runs[-1].append(event)
@@ -261,4 +261,4 @@ MULTIPLY_ADDS: dict[str, Callable[[Shape, Sequence[Shape], Shape], int]] = {
     "MatMul": _of_matmul,
     "Gemm": _of_matmul,
 }
-"""By operator: from the shapes of the first input, of the other factors, and of the result."""
+"""Multiply-adds by operator, from the shapes of the first input, of the other factors, and of the result."""

@@ -1,4 +1,4 @@
-"""The GPU through PyCUDA: the context to work in, and CUDA graphs, for which PyCUDA has no functions."""
+"""The GPU through PyCUDA: the context, and CUDA graphs, for which PyCUDA has no functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parotid_seg.runtime.engines.tensorrt.library import library_named
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING in cuda.h: a stream that does not wait for the host program's work on the default stream."""
 _THREAD_LOCAL = 1
-"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL in cuda.h: while a graph is captured, other threads may do as they like."""
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL in cuda.h: capturing a graph does not restrict other threads."""
 
 
 class CudaError(Exception):
@@ -26,7 +26,7 @@ def import_pycuda(library: str) -> ModuleType:
     """`pycuda.driver`, for engines of this library.
 
     Raises:
-        InputError: if it is not installed or does not load, with the line that installs it.
+        InputError: if it is not installed or does not load, with the command that installs it.
     """
     described = library_named(library)
     try:
@@ -40,11 +40,11 @@ def import_pycuda(library: str) -> ModuleType:
 
 
 class PrimaryContext:
-    """The GPU's primary context, current only where it is asked for.
+    """The GPU's primary context, current only within `current`.
 
-    It is the one that CUDA's runtime, and so TensorRT's own threads and a torch in the same process, works in: no
-    second context takes GPU memory, and streams of several backends run side by side. `pycuda.autoinit` is not used: it
-    makes a context of its own and leaves it current on one thread.
+    CUDA's runtime uses this context, and therefore TensorRT's threads and torch in the same process: no second context
+    takes GPU memory, and streams of several backends run concurrently. `pycuda.autoinit` is not used, because it
+    creates another context and leaves it current on one thread.
 
     Args:
         cuda: the module `pycuda.driver`.
@@ -57,7 +57,7 @@ class PrimaryContext:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make it current for the block; afterwards it is as before."""
+        """Make the context current within the block."""
         self._context.push()
         try:
             yield
@@ -65,10 +65,10 @@ class PrimaryContext:
             self._context.pop()
 
     def release(self) -> None:
-        """Give it back; everything that was made in it must be gone.
+        """Release the context; all objects created in it must be destroyed before.
 
-        PyCUDA's `detach` leaves a primary context current, because the driver does not pop it with the release. So it
-        is made current, popped by the driver's own call, and only then given back.
+        PyCUDA's `detach` leaves a primary context current, because the driver does not pop it on release. It is
+        therefore made current, popped by the driver's own call, and only then released.
         """
         self._context.push()
         _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
@@ -80,10 +80,10 @@ class CudaGraph:
 
     Args:
         stream: handle of the stream.
-        work: hands the work to that stream, and does nothing else on the GPU. It is recorded and not done.
+        work: submits the work to that stream, and does nothing else on the GPU. It is recorded, not executed.
 
     Raises:
-        CudaError: if the driver cannot record it; also, whatever `work` raises. The stream is usable afterwards.
+        CudaError: if the driver cannot record it. Exceptions of `work` are passed on. The stream stays usable.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:
@@ -92,7 +92,7 @@ class CudaGraph:
         try:
             work()
         except BaseException:
-            with suppress(CudaError):  # that of the work says more
+            with suppress(CudaError):  # the error of `work` is more informative
                 _call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
             if graph.value:
                 _call("cuGraphDestroy", graph)
@@ -104,15 +104,15 @@ class CudaGraph:
             _call("cuGraphDestroy", graph)
 
     def launch(self) -> None:
-        """Do the work on the stream, asynchronously."""
+        """Execute the work on the stream, asynchronously."""
         _call("cuGraphLaunch", self._executable, self._stream)
 
     def destroy(self) -> None:
-        """Give its memory back; it must not be running."""
+        """Free its memory; it must not be running."""
         _call("cuGraphExecDestroy", self._executable)
 
 
 def _call(name: str, *arguments: object) -> None:
-    status = getattr(load_driver(), name)(*arguments)  # there is one, where a context could be retained
+    status = getattr(load_driver(), name)(*arguments)  # it exists if a context could be retained
     if status != 0:
         raise CudaError(f"{name}: CUDA error {status}")

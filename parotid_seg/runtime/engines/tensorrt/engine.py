@@ -19,13 +19,19 @@ from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
-from parotid_seg.runtime.engines.tensorrt.execution_slot import Chunk, Engine, ExecutionSlot, memory_told, refusal
+from parotid_seg.runtime.engines.tensorrt.execution_slot import (
+    Chunk,
+    Engine,
+    ExecutionSlot,
+    device_memory_errors,
+    refusal,
+)
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
 from parotid_seg.scan.chunks import Inputs
 
 SLOTS = 2
-"""Chunks on the GPU at once: one is computed while the next goes in and the one before comes out. The network fills the
-GPU, and every slot has activations of its own, so a third would cost memory and gain little."""
+"""Chunks on the GPU at once: one is computed while the next is copied in and the previous one out. The network uses the
+whole GPU, and every slot has its own activations, so a third would cost memory and gain little."""
 
 
 def load(request: Request) -> Backend:
@@ -41,7 +47,7 @@ def candidates(request: Request) -> list[Candidate]:
 
 
 class TensorRtBackend:
-    """An engine file on a GPU. PyCUDA ties its contexts to a thread, so make, use and close it in one.
+    """An engine file on a GPU. PyCUDA ties its contexts to a thread, so create, use and close it in the same one.
 
     Args:
         engine: the engine file, with its sidecar.
@@ -49,12 +55,12 @@ class TensorRtBackend:
         output: one of `OUTPUTS`.
 
     Attributes:
-        graphs: whether CUDA graphs are used, or why not; `ran` says so, too, where they should be and are not.
+        graphs: whether CUDA graphs are used, or why not; `ran` also reports it where they are expected but missing.
 
     Raises:
         InputError: if there is no such GPU, or the library or PyCUDA is not installed.
-        ModelError: if the engine is not the one its sidecar describes, does not fit the library or the GPU, cannot be
-            loaded, or has no such output.
+        ModelError: if the engine differs from its sidecar, does not fit the library or the GPU, cannot be loaded, or
+            has no such output.
         DeviceMemoryError: if the engine itself does not fit into the GPU's memory.
     """
 
@@ -80,7 +86,7 @@ class TensorRtBackend:
         self._turn = 0
         self._context: PrimaryContext | None = None
         try:
-            with memory_told(cuda, self.ran.backend, str(engine)):
+            with device_memory_errors(cuda, self.ran.backend, str(engine)):
                 self._context = PrimaryContext(cuda, device)
                 with self._context.current():
                     self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
@@ -91,16 +97,17 @@ class TensorRtBackend:
 
     @property
     def allocations(self) -> int:
-        """Buffers and execution contexts made so far; constant once no chunk is larger than those before."""
+        """Number of buffers and execution contexts created so far; constant once chunks stop growing."""
         return sum(slot.allocations for slot in self._slots)
 
     @property
     def replays(self) -> int:
-        """How often a captured CUDA graph was launched; those of TensorRT-RTX are its own and not counted."""
+        """How often a captured CUDA graph was launched; TensorRT-RTX manages its graphs itself, and they are not
+        counted."""
         return sum(slot.replays for slot in self._slots)
 
     def fits(self, inputs: Inputs) -> bool:
-        """Whether a chunk is within what the engine was built for."""
+        """Whether a chunk is within the shapes that the engine was built for."""
         try:
             check_shapes(inputs, self._path, self._sidecar)
         except ScanError:
@@ -108,11 +115,11 @@ class TensorRtBackend:
         return True
 
     def start(self, inputs: Inputs) -> Chunk:
-        """Hand in a chunk; with `queue_depth` of them under way it waits for the oldest first.
+        """Submit a chunk; if `queue_depth` chunks are in flight, wait for the oldest first.
 
         Raises:
-            ScanError: if the chunk is not within what the engine was built for.
-            DeviceMemoryError: if the GPU's memory does not suffice; a smaller chunk may be handed in afterwards.
+            ScanError: if the chunk is not within the shapes that the engine was built for.
+            DeviceMemoryError: if the GPU's memory does not suffice; a smaller chunk may be submitted afterwards.
         """
         inputs, slot, context = self._next(inputs)
         with context.current(), self._released_if_full():
@@ -121,15 +128,15 @@ class TensorRtBackend:
         return chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """A chunk by itself, timed by events of the device. Raises as `start`."""
+        """See `Backend.timed`; times are from events of the device. Raises as `start`."""
         inputs, slot, context = self._next(inputs)
         with context.current(), self._released_if_full():
-            found = slot.timed(inputs)
+            result = slot.timed(inputs)
         self._tell_capture_failure()
-        return found
+        return result
 
     def _next(self, inputs: Inputs) -> tuple[Inputs, ExecutionSlot, PrimaryContext]:
-        """A chunk as the engine takes it, and the slot whose turn it is."""
+        """A chunk padded for the engine, and the next slot."""
         if self._context is None or self._engine is None:
             raise ParotidSegError("the engine is closed", path=self._path)
         inputs = filled(inputs, self._sidecar.batch.min)
@@ -140,7 +147,7 @@ class TensorRtBackend:
 
     @contextmanager
     def _released_if_full(self) -> Iterator[None]:
-        """Buffers may have grown for chunks that did not fit beside each other; a smaller chunk shall find room."""
+        """Free all buffers after memory ran out: they may have grown for chunks that did not fit together."""
         try:
             yield
         except DeviceMemoryError:
@@ -155,7 +162,7 @@ class TensorRtBackend:
             self.ran = dataclasses.replace(self.ran, backend=f"{self.ran.backend}, CUDA graphs {self.graphs}")
 
     def close(self) -> None:
-        """Give the slots, then the engine, then the GPU's context back. Chunks under way come out first."""
+        """Finish chunks in flight, then release the slots, the engine and the GPU's context."""
         context, self._context = self._context, None
         if context is None:
             return
@@ -172,11 +179,11 @@ class TensorRtBackend:
 
 
 def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: ModuleType) -> tuple[Engine, str]:
-    """The engine in the GPU's memory, and what is to be said about CUDA graphs."""
+    """Load the engine into the GPU's memory; also returns a text on CUDA graphs."""
     described, log = LIBRARIES[sidecar.library], log_of(sidecar.library)
     log.clear()
     runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = True  # version-compatible engines carry a runtime of their own
+    runtime.engine_host_code_allowed = True  # version-compatible engines contain a runtime
     loaded = runtime.deserialize_cuda_engine(read_engine(engine, sidecar))
     name = f"{described.title} {trt.__version__}"
     if loaded is None:
@@ -206,18 +213,18 @@ def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: Mo
 
 
 def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callable[[], Any], bool, str]:
-    """What makes execution contexts, whether their work is to be captured, and what is to be said about that.
+    """A factory of execution contexts, whether their work is to be captured, and a text on CUDA graphs.
 
-    Their device memory is ours, so that all contexts of a slot share it.
+    Their device memory is managed here, so that all contexts of a slot share it.
     """
-    ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not described.captures:
-        return lambda: loaded.create_execution_context(ours), True, "captured when shapes repeat"
+        return lambda: loaded.create_execution_context(user_managed), True, "captured when shapes repeat"
     config = loaded.create_runtime_config()
-    config.set_execution_context_allocation_strategy(ours)
+    config.set_execution_context_allocation_strategy(user_managed)
     cache = config.create_runtime_cache()
-    config.set_runtime_cache(cache)  # kernels are compiled for the first context and found by the others
-    strategies = getattr(trt, "CudaGraphStrategy", None)  # there since 1.2
+    config.set_runtime_cache(cache)  # kernels are compiled for the first context and reused by the others
+    strategies = getattr(trt, "CudaGraphStrategy", None)  # available since 1.2
     if strategies is None:
         graphs = f"none: {described.title} {trt.__version__} makes none"
     else:
@@ -227,7 +234,7 @@ def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callabl
 
 
 def filled(inputs: Inputs, least: int) -> Inputs:
-    """A chunk with at least so many looks: the added ones look at nothing, and no slice is made from them."""
+    """A chunk padded to at least so many samples: the added ones are empty, and no slice is interpolated from them."""
     looks = len(inputs["neighbours"])
     if looks >= least:
         return inputs
@@ -238,10 +245,10 @@ def filled(inputs: Inputs, least: int) -> Inputs:
 
 
 def check_shapes(inputs: Inputs, engine: Path, sidecar: Sidecar) -> None:
-    """Whether a chunk is within what an engine was built for.
+    """Check that a chunk is within the shapes that an engine was built for.
 
     Raises:
-        ScanError: if not, with the first input that is too small or too large.
+        ScanError: if it is not, with the first input that is too small or too large.
     """
     for name, (least, _, most) in sidecar.shapes.items():
         shape = inputs[name].shape

@@ -1,4 +1,4 @@
-"""One slot of a TensorRT engine: a stream with its buffers, on which one chunk at a time goes in, through and out."""
+"""An execution slot of a TensorRT engine: a stream with its buffers, for one chunk at a time."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, C
 from parotid_seg.scan.chunks import Inputs
 
 SHAPES = 4
-"""Sets of input shapes that a slot keeps ready: the first chunk of a scan, those in the middle, the last, one more."""
+"""Sets of input shapes for which a slot keeps contexts: first, middle and last chunks of a scan, and one more."""
 ALIGNED = 256
 """Bytes that TensorRT's memory is aligned to."""
 
 
 @dataclass
 class Engine:
-    """A loaded engine, as its slots share it.
+    """A loaded engine, shared by its slots.
 
     Attributes:
         cuda: the module `pycuda.driver`.
         name: the library and its version, for messages.
         log: see `library.log_of`.
-        runtime, cuda_engine: the library's; the first must live as long as the second.
-        new_context: makes an execution context without device memory of its own.
-        inputs, outputs: names and types of its tensors; the output asked for is the first.
-        captures: whether slots capture CUDA graphs; none does any more once that has failed.
-        capture_failure: why it has failed.
+        runtime, cuda_engine: the library's objects; the first must live as long as the second.
+        new_context: creates an execution context without device memory.
+        inputs, outputs: names and types of its tensors; the requested output is the first.
+        captures: whether slots capture CUDA graphs; set to False after a failure.
+        capture_failure: why capturing failed.
     """
 
     cuda: ModuleType
@@ -52,15 +52,15 @@ class Engine:
     capture_failure: str = ""
 
     def refusal(self, what: str) -> ParotidSegError:
-        """The error for what the library did not do, in its own words."""
+        """The error for a failed call of the library, with its log messages."""
         return refusal(self.name, what, self.log)
 
 
 class Chunk:
-    """A chunk that a slot was given.
+    """A chunk that was submitted to a slot.
 
     Args:
-        wait: has the slot settle it.
+        wait: makes the slot settle it.
     """
 
     def __init__(self, wait: Callable[[], None]) -> None:
@@ -68,11 +68,11 @@ class Chunk:
         self._settled: Output | Exception | None = None
 
     def settle(self, outcome: Output | Exception) -> None:
-        """Take the output, or the error in its place; from then on it holds on to no slot."""
+        """Store the output, or the error in its place; afterwards the chunk no longer refers to its slot."""
         self._settled, self._wait = outcome, None
 
     def result(self) -> Output:
-        """Wait for the output; the array is the caller's own.
+        """Wait for the output; the array belongs to the caller.
 
         Raises:
             DeviceMemoryError: if the GPU's memory did not suffice.
@@ -87,14 +87,14 @@ class Chunk:
 
 @dataclass
 class _Prepared:
-    """An execution context with the shapes of a chunk. A graph holds on to its context's state, so each has its own.
+    """An execution context with the shapes of a chunk. A graph depends on its context's state, so each has its own.
 
     Attributes:
-        context: the library's.
+        context: the library's execution context.
         places: first byte and shape of each input and output in the slot's buffers.
-        bytes_in, bytes_out, scratch: what it needs of them.
+        bytes_in, bytes_out, scratch: bytes that it needs in each buffer.
         views: the inputs in the host buffer; empty until the context knows the addresses of the slot's buffers.
-        warm: whether the work was done once, which the library needs before it can be captured.
+        warm: whether the work has run once, which the library requires before capturing.
         graph: the captured work.
     """
 
@@ -108,19 +108,19 @@ class _Prepared:
     graph: CudaGraph | None = None
 
     def forget(self) -> None:
-        """Nothing of it holds on to the slot's buffers any more."""
+        """Drop all references to the slot's buffers."""
         if self.graph is not None:
             self.graph.destroy()
         self.views, self.warm, self.graph = {}, False, None
 
 
 class ExecutionSlot:
-    """See the module. All of it needs the GPU's context to be current.
+    """See the module. All methods require the GPU's context to be current.
 
-    All inputs lie in one buffer, so that a chunk is one copy. Buffers grow when a chunk needs more, and are kept.
+    All inputs lie in one buffer, so that a chunk needs one copy. Buffers grow when a chunk needs more, and are kept.
 
     Attributes:
-        allocations: buffers and execution contexts made so far; constant once no chunk is larger than those before.
+        allocations: buffers and execution contexts created so far; constant once chunks stop growing.
         replays: how often a captured graph was launched.
     """
 
@@ -136,19 +136,21 @@ class ExecutionSlot:
         self._current: _Prepared | None = None
 
     def start(self, inputs: Inputs, wait: Callable[[], None]) -> Chunk:
-        """Hand in a chunk, once the one before it is out.
+        """Submit a chunk after the previous one is finished.
 
         Args:
             inputs: see `scan.grid.Chunk`; they are copied.
-            wait: how the chunk's `result` gets here.
+            wait: called by the chunk's `result`.
 
         Raises:
             DeviceMemoryError: if the GPU's memory does not suffice; `release` makes the slot usable again.
-            ModelError: if the library refuses the chunk.
+            ModelError: if the library rejects the chunk.
         """
         self.finish()
         self._engine.log.clear()
-        with memory_told(self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} looks"):
+        with device_memory_errors(
+            self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} samples"
+        ):
             prepared = self._prepare(tuple(inputs[name].shape for name in self._engine.inputs))
             self._fit(prepared)
             for name, view in prepared.views.items():
@@ -158,20 +160,21 @@ class ExecutionSlot:
         return self._chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """A chunk by itself; then the same work again between events of the device, as a whole and its copies alone.
+        """Run a chunk by itself; then the same work again between events of the device, as a whole and its copies
+        alone.
 
         Raises:
             DeviceMemoryError, ModelError: as `start`.
         """
         output = self.start(inputs, self.finish).result()
         prepared = next(reversed(self._prepared.values()))
-        self._launch(prepared)  # where graphs are captured, that has happened by now
+        self._launch(prepared)  # a graph, if any, has been captured by now
         whole = self._seconds(lambda: self._launch(prepared))
         there, back = (self._seconds(lambda copy=copy: copy(prepared)) for copy in (self._copy_in, self._copy_out))  # type: ignore[misc]
         return output, Times(there, max(whole - there - back, 0.0), back)
 
     def _seconds(self, work: Callable[[], None]) -> float:
-        """What the device needs for work on the stream."""
+        """Seconds of the device for work on the stream."""
         before, after = self._engine.cuda.Event(), self._engine.cuda.Event()
         before.record(self._stream)
         work()
@@ -180,36 +183,37 @@ class ExecutionSlot:
         return float(before.time_till(after)) / 1000
 
     def finish(self) -> None:
-        """Wait for the chunk that is on the way, if there is one, and fill in its output."""
+        """Wait for the chunk in flight, if there is one, and store its output."""
         chunk, prepared, self._chunk, self._current = self._chunk, self._current, None, None
         if chunk is None or prepared is None:
             return
         try:
-            with memory_told(self._engine.cuda, self._engine.name, "a chunk"):
+            with device_memory_errors(self._engine.cuda, self._engine.name, "a chunk"):
                 self._stream.synchronize()
             name, dtype = next(iter(self._engine.outputs.items()))
             _, shape = prepared.places[name]
             chunk.settle(_view(self._host["out"], 0, shape, dtype).copy())
-        except Exception as error:  # it belongs to this chunk, not to the next, which is handed in just now
+        except Exception as error:  # the error belongs to this chunk, not to the next, which is being submitted
             chunk.settle(error)
 
     def release(self) -> None:
-        """Give all buffers back once the stream is idle; the next chunk makes new ones."""
+        """Free all buffers after the stream is idle; the next chunk allocates new ones."""
         self.finish()
-        self._stream.synchronize()  # a chunk that was refused may have left a copy on the way
+        self._stream.synchronize()  # a rejected chunk may have left a copy in flight
         for prepared in self._prepared.values():
             prepared.forget()
         for name in {*self._host, *self._device}:
             self._free(name)
 
     def close(self) -> None:
-        """Give everything back; the slot is of no use afterwards."""
+        """Free everything; the slot cannot be used afterwards."""
         self.release()
         self._prepared.clear()
         self._stream = None
 
     def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
-        """The execution context for these shapes: the one that was used for them before, a new one, or the oldest."""
+        """The execution context for these shapes: the one used for them before, a new one, or the least recently
+        used."""
         prepared = self._prepared.pop(shapes, None)
         if prepared is None:
             prepared = self._set_up(shapes)
@@ -237,12 +241,12 @@ class ExecutionSlot:
         places, bytes_in = _places(engine.inputs, of_inputs)
         of_outputs = {name: tuple(context.get_tensor_shape(name)) for name in engine.outputs}
         out, bytes_out = _places(engine.outputs, of_outputs)
-        # no shape of ours needs nothing, so zero is a failed query; the engine's own size is enough for any shape
+        # every shape needs memory, so 0 means a failed query; the engine's own size is enough for any shape
         scratch = context.update_device_memory_size_for_shapes() or engine.cuda_engine.device_memory_size_v2
         return _Prepared(context, places | out, bytes_in, bytes_out, max(scratch, ALIGNED))
 
     def _fit(self, prepared: _Prepared) -> None:
-        """Let the buffers be large enough, and the context know where they are."""
+        """Enlarge the buffers if necessary, and set their addresses in the context."""
         engine = self._engine
         needed = {"in": prepared.bytes_in, "out": prepared.bytes_out, "scratch": prepared.scratch}
         grown = [name for name, size in needed.items() if size > self._sizes.get(name, 0)]
@@ -250,7 +254,7 @@ class ExecutionSlot:
             for other in self._prepared.values():
                 other.forget()
         for name in grown:
-            self._free(name)  # before the larger one is made, so that both need not fit
+            self._free(name)  # before the larger one is allocated, so that both need not fit
             self._device[name] = engine.cuda.mem_alloc(needed[name])
             if name != "scratch":
                 self._host[name] = engine.cuda.pagelocked_empty(needed[name], np.uint8)
@@ -276,7 +280,7 @@ class ExecutionSlot:
             device.free()
 
     def _launch(self, prepared: _Prepared) -> None:
-        """Hand the work to the stream: as a graph from the second time on, if graphs are captured here."""
+        """Submit the work to the stream: as a graph from the second time on, if graphs are captured here."""
         engine = self._engine
         if engine.captures and prepared.warm and prepared.graph is None:
             try:
@@ -307,15 +311,15 @@ class ExecutionSlot:
 
 
 def refusal(name: str, what: str, log: Any) -> ParotidSegError:
-    """The error for what a library did not do, in the words of its log."""
-    said = log.said()
-    kind = DeviceMemoryError if re.search(r"out ?of ?memory", said, re.IGNORECASE) else ModelError
-    return kind(f"{name}: {what}: {said}")
+    """The error for a failed call of a library, with the messages of its log."""
+    log_text = log.said()
+    kind = DeviceMemoryError if re.search(r"out ?of ?memory", log_text, re.IGNORECASE) else ModelError
+    return kind(f"{name}: {what}: {log_text}")
 
 
 @contextmanager
-def memory_told(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
-    """PyCUDA's error for too little memory becomes ours."""
+def device_memory_errors(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
+    """Convert PyCUDA's out-of-memory error to `DeviceMemoryError`."""
     try:
         yield
     except cuda.MemoryError as error:
@@ -323,7 +327,7 @@ def memory_told(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
 
 
 def _places(tensors: dict[str, np.dtype[Any]], shapes: dict[str, Shape]) -> tuple[dict[str, tuple[int, Shape]], int]:
-    """Where tensors lie in one buffer, and how large it must be."""
+    """Positions of tensors in one buffer, and its size."""
     places, end = {}, 0
     for name, dtype in tensors.items():
         places[name] = (end, shapes[name])

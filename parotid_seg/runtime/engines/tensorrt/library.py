@@ -13,20 +13,20 @@ from parotid_seg.errors import InputError
 
 @dataclass(frozen=True)
 class Library:
-    """What the two differ in, as far as it is known before importing them.
+    """Differences between the two libraries that are known without importing them.
 
     Attributes:
-        module: what is imported.
-        package: what pip installs.
-        extra: ours that brings what running its engines needs; building them needs `package` only.
-        title: what people call it.
+        module: name of the module.
+        package: name of the package for pip.
+        extra: the extra of parotid-seg for running its engines; building them needs `package` only.
+        title: its name in messages.
         runs_on: the GPUs an engine can be built for, the default first (see `engine_file.EngineOptions`).
-        needs_gpu: whether building does: TensorRT times kernels on the GPU that will run them; TensorRT-RTX makes
-            portable code that is finished on the GPU when it is first run.
+        needs_gpu: whether building needs a GPU: TensorRT times kernels on the GPU that will run them; TensorRT-RTX
+            makes portable code that is completed on the GPU at its first run.
         carries_over: whether an engine can be built to run on later versions.
-        keeps_timings: whether the times of kernels can be kept in a file for the next build.
-        captures: whether it makes CUDA graphs of its work itself, once the kernels for a shape are compiled; capturing
-            it from outside would freeze those that it runs until then.
+        keeps_timings: whether kernel timings can be stored in a file for the next build.
+        captures: whether it makes CUDA graphs itself, after the kernels for a shape are compiled; capturing from
+            outside would freeze the fallback kernels that run until then.
     """
 
     module: str
@@ -77,7 +77,7 @@ def import_library(name: str) -> ModuleType:
     """Import one of `LIBRARIES`.
 
     Raises:
-        InputError: if it is not installed or does not load, with the line that installs it.
+        InputError: if it is not installed or does not load, with the command that installs it.
     """
     library = library_named(name)
     try:
@@ -92,9 +92,10 @@ def import_library(name: str) -> ModuleType:
 
 @functools.cache
 def log_of(name: str) -> Any:
-    """The library's logger: a `trt.ILogger` that prints nothing and keeps errors until `clear()`; `said()` tells why.
+    """The library's logger: a `trt.ILogger` that prints nothing and keeps errors until `clear()`; `said()` returns
+    them.
 
-    There is one a process, because the library goes on using the first it was given.
+    There is one per process, because the library keeps using the first one.
     """
     trt = import_library(name)
 
@@ -105,7 +106,7 @@ def log_of(name: str) -> Any:
 
         def clear(self) -> None:
             self._errors: list[str] = []
-            self._internal: list[str] = []  # some come with builds that go well, so they are the second choice
+            self._internal: list[str] = []  # warnings also occur in successful builds, so they are the second choice
 
         def log(self, severity: Any, message: str) -> None:
             if severity == trt.ILogger.Severity.ERROR:
@@ -114,6 +115,6 @@ def log_of(name: str) -> Any:
                 self._internal.append(" ".join(message.split()))
 
         def said(self) -> str:
-            return next(iter((*self._errors, *self._internal)), "it does not say why")
+            return next(iter((*self._errors, *self._internal)), "it gives no reason")
 
     return Log()
