@@ -22,8 +22,9 @@ def keep_to_own_cores() -> None:
     """Give this worker its share of the machine's cores.
 
     onnxruntime, OpenVINO and torch start as many threads as there are cores to use, and so do the processes that tests
-    start. Without this, all workers together would start several times as many, which wait for each other. numpy's
-    OpenBLAS reads its number of threads before this runs, so the main process, which starts the workers, tells it.
+    start. Without this, all workers together would start several times as many, which wait for each other. For
+    numpy's OpenBLAS this is not enough: in whole runs it has two threads on the one core, and products take 20 times as
+    long. So the main process sets its variable, which the workers inherit.
     """
     if WORKER is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
