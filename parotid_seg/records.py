@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -32,6 +33,9 @@ LONGEST_REASON = 300
 """Most characters of a reason, which may quote the file."""
 WIDEST_INTEGER = 64
 """Most bits of an integer, the sign included."""
+
+_CONVERTING = threading.RLock()
+"""Held during a conversion: msgspec 0.22 crashes if two threads convert to a dataclass that it does not know yet."""
 
 T = TypeVar("T")
 
@@ -159,7 +163,8 @@ def convert(
         if version is not None:
             _check_version(content, [version] if isinstance(version, int) else version, version_field, advice)
         content = upgrade(content)
-        record = msgspec.convert(content, kind)
+        with _CONVERTING:
+            record = msgspec.convert(content, kind)
         field = "" if unknown_fields else _unknown(content, record, "$")
     except RecordError:
         raise

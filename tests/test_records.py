@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,3 +147,26 @@ def test_a_bad_line_costs_that_line_only(tmp_path: Path) -> None:
     reasons = [each.reason for each in found if isinstance(each, RecordError)]
     assert [reason.partition(":")[0] for reason in reasons] == [f"line {number}" for number in range(2, 7)]
     assert str(LONGEST_LINE) in reasons[-1]
+
+
+THREADS = """
+import sys, threading
+from dataclasses import field, make_dataclass
+from parotid_seg.records import convert
+sys.setswitchinterval(1e-6)
+for _ in range(200):
+    inner = make_dataclass("Inner", [(f"x{number}", int | None, None) for number in range(20)])
+    outer = make_dataclass("Outer", [("one", inner), ("more", dict[str, inner], field(default_factory=dict))])
+    start = threading.Barrier(6)
+    work = lambda: (start.wait(), convert({"one": {"x3": 1}, "more": {"a": {}}}, outer))
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for step in ("start", "join"):
+        for thread in threads:
+            getattr(thread, step)()
+"""
+
+
+def test_threads_may_convert_to_a_class_that_none_has_converted_to() -> None:
+    """msgspec by itself ends such a process with a segmentation fault, nearly always."""
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
