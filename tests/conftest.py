@@ -7,6 +7,7 @@ from tests.workers import keep_to_own_cores, shared_folder
 keep_to_own_cores()  # before numpy starts its threads
 
 import difflib
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,19 @@ def forked_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_pool, "subprocess", ForkedPrograms)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_torch() -> Iterator[None]:
+    """Torch's handler of the end of child processes goes with the test that trained in this process.
+
+    Python has handlers run on the small stack that pytest's faulthandler made for its own. In whole runs the system
+    could not do that later, and ended the worker with a segmentation fault when the next child process ended.
+    """
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    yield
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) != before:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.fixture
