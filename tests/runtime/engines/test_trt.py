@@ -299,7 +299,7 @@ def test_too_little_gpu_memory_is_told_and_smaller_chunks_go_on(
     check(backend, reference, inputs_of(scan(), 2))
     gpu.limit = 2 * 5 * SCRATCH_OF_A_LOOK
     large = inputs_of(scan(), 8)
-    with pytest.raises(DeviceMemoryError, match=r"out of GPU memory for a chunk of 8 looks \(cuMemAlloc failed"):
+    with pytest.raises(DeviceMemoryError, match=r"out of GPU memory for a chunk of 8 samples \(cuMemAlloc failed"):
         run(backend, large)
     assert (gpu.used, gpu.host) == (0, 0)
     check(backend, reference, inputs_of(scan(), 4))
