@@ -91,7 +91,7 @@ def forked_workers() -> Iterator[None]:
 def no_handler_of_torch() -> Iterator[None]:
     """Torch's handler of the end of child processes goes with the test that trained in this process.
 
-    Python has handlers run on the alternate stack that pytest's faulthandler made. After runs of `infer` in this process
+    Python runs handlers on the alternate stack that pytest's faulthandler made. After runs of `infer` in this process
     another, smaller one takes its place for a while; with it the system ended workers by a segmentation fault (of its
     own, in `wait4`) when the next child process ended.
     """

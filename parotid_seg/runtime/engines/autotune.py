@@ -40,7 +40,7 @@ class Candidate:
         backend: its name as an option, see `registry.ENGINES`.
         precision: type it computes in.
         file: the model file or engine that it loads.
-        make: loads the engine; raises ParotidSegError if that fails.
+        make: loads the engine; raises ParotidSegError if that fails. Picklable, as `bench` calls it in other processes.
     """
 
     name: str

@@ -22,7 +22,7 @@ DIFFERENT = ("precision", "weights", "graph_sha256", "cost", "verification")
 
 def load(request: Request) -> Backend:
     """Load a file. See `registry.Implementation`."""
-    return _load(request, request.model)
+    return _load(request.model, request.gpu, request.threads, request.output)
 
 
 def candidates(request: Request) -> list[Candidate]:
@@ -37,7 +37,13 @@ def candidates(request: Request) -> list[Candidate]:
         if lower:
             files[FASTER[device]] = lower
     return [
-        Candidate(f"{title} {precision.upper()}", "onnxruntime", precision, file, partial(_load, request, file))
+        Candidate(
+            f"{title} {precision.upper()}",
+            "onnxruntime",
+            precision,
+            file,
+            partial(_load, file, request.gpu, request.threads, request.output),
+        )
         for precision, file in files.items()
     ]
 
@@ -68,7 +74,7 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
     return None
 
 
-def _load(request: Request, file: Path) -> Backend:
-    if request.gpu is None:
-        return cpu.OnnxRuntimeBackend(file, threads=request.threads, output=request.output)
-    return cuda.OnnxRuntimeCudaBackend(file, device=request.gpu, output=request.output)
+def _load(file: Path, gpu: int | None, threads: int | None, output: str) -> Backend:
+    if gpu is None:
+        return cpu.OnnxRuntimeBackend(file, threads=threads, output=output)
+    return cuda.OnnxRuntimeCudaBackend(file, device=gpu, output=output)

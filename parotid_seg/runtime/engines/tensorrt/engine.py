@@ -43,7 +43,8 @@ def candidates(request: Request) -> list[Candidate]:
     """The engine file. See `registry.Implementation`."""
     sidecar = read_sidecar(request.model)
     name = f"{LIBRARIES[sidecar.library].title} {sidecar.precision.upper()}"
-    return [Candidate(name, sidecar.library, sidecar.precision, request.model, partial(load, request))]
+    make = partial(TensorRtBackend, request.model, device=request.gpu or 0, output=request.output)
+    return [Candidate(name, sidecar.library, sidecar.precision, request.model, make)]
 
 
 class TensorRtBackend:
