@@ -1,5 +1,6 @@
 """Which engines take part."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,12 @@ def test_all_that_are_installed() -> None:
         backend = candidate.make()
         assert backend.ran.precision == candidate.precision
         backend.close()
+
+
+def test_engines_can_be_pickled_for_other_processes(gpu: None, engine: Path) -> None:
+    for model in (DEFAULT_MODEL, engine):
+        for candidate in field(model=model, say=lambda _: None).candidates:
+            pickle.dumps(candidate.make)  # raises if it carries the callback
 
 
 def test_those_that_are_named() -> None:
