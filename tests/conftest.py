@@ -88,12 +88,11 @@ def forked_workers() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_handler_of_torch() -> Iterator[None]:
-    """Torch's handler of the end of child processes goes with the test that trained in this process.
+def sigchld_handler_restored() -> Iterator[None]:
+    """Remove the SIGCHLD handler that torch's DataLoader sets in a test that trains in this process.
 
-    Python runs handlers on the alternate stack that pytest's faulthandler made. After runs of `infer` in this process
-    another, smaller one takes its place for a while; with it the system ended workers by a segmentation fault (of its
-    own, in `wait4`) when the next child process ended.
+    Python runs handlers on the alternate signal stack that faulthandler sets. After `infer` in this process a smaller
+    stack was seen in its place, and whole runs ended by a segmentation fault when the next child process ended.
     """
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     yield
