@@ -7,7 +7,6 @@ from tests.workers import keep_to_own_cores, shared_folder
 keep_to_own_cores()  # before numpy starts its threads
 
 import difflib
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,19 +84,6 @@ def forked_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_pool, "subprocess", ForkedPrograms)
         yield
-
-
-@pytest.fixture(autouse=True)
-def sigchld_handler_restored() -> Iterator[None]:
-    """Remove the SIGCHLD handler that torch's DataLoader sets in a test that trains in this process.
-
-    Python runs handlers on the alternate signal stack that faulthandler sets. After `infer` in this process a smaller
-    stack was seen in its place, and whole runs ended by a segmentation fault when the next child process ended.
-    """
-    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-    yield
-    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) != before:
-        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.fixture

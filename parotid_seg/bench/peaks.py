@@ -21,7 +21,7 @@ import onnxruntime
 
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
-from parotid_seg.runtime.engines.openvino import TYPES, computes_bf16, import_openvino
+from parotid_seg.runtime.engines.openvino import TYPES, computes_bf16, cpu_core
 from parotid_seg.system import available_cores
 
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -79,10 +79,10 @@ def _on_cpu(side: int) -> list[Work]:
         session, factors = _session(precision, "CPUExecutionProvider"), _factors(precision, side)
         works.append((precision, "onnxruntime", partial(session.run, None, factors)))
     try:
-        openvino = import_openvino()
+        core = cpu_core()
     except InputError:
         return works
-    core, factors = openvino.Core(), _factors("fp32", side)
+    factors = _factors("fp32", side)
     graph = core.read_model(io.BytesIO(_file("fp32")))
     for precision in ("fp32", "bf16") if computes_bf16() else ("fp32",):
         how = {"INFERENCE_PRECISION_HINT": TYPES[precision], "PERFORMANCE_HINT": "LATENCY"}

@@ -140,3 +140,23 @@ def test_importing_it_reports_nothing(tmp_path: Path) -> None:
     code = "from parotid_seg.runtime.engines.openvino import import_openvino; import_openvino().Core()"
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=True, timeout=60)
+
+
+@needs_openvino
+def test_signals_are_handled_after_another_thread_has_freed_an_engine() -> None:
+    """In a process of its own, because it would end by a segmentation fault (see `cpu_core`)."""
+    program = f"""
+import os, signal, threading
+from pathlib import Path
+from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+computes_bf16()
+backends = [OpenVinoBackend(Path({str(DEFAULT_MODEL)!r}))]
+thread = threading.Thread(target=lambda: backends.pop().close())
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "handled\n"), ran.stderr
