@@ -6,7 +6,7 @@
 race      end to end on SCANS, alternating with the bare engine on the same slices already in memory; and the plain loop
 engines   every engine that is installed, bare, on the same slices; and which of them `auto` takes
 clinical  512 x 512 x 200 scans made by resampling real ones: seconds by stage, peak memory
-flat      peak memory and open files on 10 and on many small scans
+flat      peak memory and open files on a few and on many small scans
 start     from the command to the first mask of a small scan, against the least that could be done
 
 Every part is one run on one machine, and its figures are ratios of times measured side by side.
@@ -48,6 +48,10 @@ from parotid_seg.system import cpu_name, versions_of
 
 STARTS = 5
 REPEATS = 3
+RACED = ("onnxruntime", "auto")
+"""Engines of the part race: the one that is always there, and the one that is chosen."""
+FEW = 10
+"""Scans of the smaller run of the part flat."""
 CLINICAL = (200, 512, 512)
 """Slices, rows, columns."""
 BARE_START = """
@@ -85,13 +89,13 @@ def run_all(backend: Backend, inputs: list[Inputs]) -> None:
 
 
 def race(scans: list[Path], checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """End to end, bare, and the plain loop: with the engine that is always there, and with what `auto` takes."""
+    """End to end, bare, and the plain loop, with each engine of `RACED`."""
     few = scans[:: max(1, len(scans) // 8)]
     (folder / "plain").mkdir()
     command = [sys.executable, str(Path(__file__).with_name("plain_loop.py")), str(checkpoint), str(folder / "plain")]
     plain = list(json.loads(watch([*command, *map(str, few)], memory=False).output.splitlines()[-1]).values())
     found: dict[str, Any] = {"scans": len(scans), "plain_loop_s_a_scan": plain, "engines": {}}
-    for name in ("onnxruntime", "auto"):
+    for name in RACED:
         backend = load_backend(DEFAULT_MODEL, name)
         inputs = in_memory(backend, scans)
         run_all(backend, inputs[:5])
@@ -175,7 +179,7 @@ def flat(scans: list[Path], folder: Path, most: int) -> dict[str, Any]:
     small = head_of(scans[0])
     stored = np.asarray(small.dataobj).copy()
     found = {}
-    for count in (10, most):
+    for count in (FEW, most):
         (folder / f"small{count}").mkdir()
         for index in range(count):
             stored.flat[0] = -1000 + index
@@ -185,7 +189,7 @@ def flat(scans: list[Path], folder: Path, most: int) -> dict[str, Any]:
         command = infer([folder / f"small{count}"], folder / f"small-out{count}", *options)
         seen = watch(command)
         found[count] = {"peak_mib": seen.peak_mib, "peak_files": seen.peak_files, "seconds": seen.seconds}
-    return {"scans": found, "memory_ratio": found[most]["peak_mib"] / found[10]["peak_mib"]}
+    return {"scans": found, "memory_ratio": found[most]["peak_mib"] / found[FEW]["peak_mib"]}
 
 
 def head_of(scan: Path) -> nibabel.Nifti1Image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.workers import keep_to_own_cores, shared_folder
+from tests.workers import CORES, keep_to_own_cores, shared_folder
 
 keep_to_own_cores()  # before numpy starts its threads
 
 import difflib
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-first", type=int, default=0, metavar="N", help="Number of the first input, for others (default: 0)."
     )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core, as tests also wait: for processes, connections and Ray."""
+    return 2 * len(CORES or range(os.cpu_count() or 1))
 
 
 @pytest.hookimpl(trylast=True)
@@ -103,10 +109,22 @@ def example_labels() -> nibabel.Nifti1Image:
 
 
 @pytest.fixture(scope="session")
-def head(example: nibabel.Nifti1Image, example_labels: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    """The example scan's slices around the glands, to be quick."""
+def around_glands(example_labels: nibabel.Nifti1Image) -> tuple[slice, ...]:
+    """Every second of the example scan's slices that show the glands, with two more at either end."""
     shown = np.flatnonzero(np.asarray(example_labels.dataobj).any(axis=(0, 1)))
-    return example.slicer[:, :, max(0, shown[0] - 2) : shown[-1] + 3]
+    return (slice(None), slice(None), slice(max(0, shown[0] - 2), shown[-1] + 3, 2))
+
+
+@pytest.fixture(scope="session")
+def head(example: nibabel.Nifti1Image, around_glands: tuple[slice, ...]) -> nibabel.Nifti1Image:
+    """A part of the example scan, to be quick."""
+    return example.slicer[around_glands]
+
+
+@pytest.fixture(scope="session")
+def head_labels(example_labels: nibabel.Nifti1Image, around_glands: tuple[slice, ...]) -> nibabel.Nifti1Image:
+    """The contours of `head`."""
+    return example_labels.slicer[around_glands]
 
 
 @pytest.fixture

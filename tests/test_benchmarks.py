@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
-import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -21,7 +20,6 @@ import study_report
 
 from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
-from parotid_seg.models import example_folder
 from tests import forked
 from tests.export.conftest import checkpoint, run, translated  # noqa: F401
 from tests.forked import Forked
@@ -48,15 +46,15 @@ COMMANDS: dict[str, list[str]] = {
     "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
     "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
-    "kills.py": ["{whole}", "--kills", "2", "--scans", "2", "--out", "{out}/x.json"],
-    "locate.py": ["{whole}", "--out", "{out}/x.json"],
+    "kills.py": ["{middle}", "--kills", "1", "--scans", "2", "--out", "{out}/x.json"],
+    "locate.py": ["{scans}", "--out", "{out}/x.json"],
     "many_runs.py": ["--runs", "2", "--out", "{out}/x.json"],
     "native_sizes.py": ["{trained}", "{exported}", "--scans", "{one}", "--count", "1", "--out", "{out}/x.json"],
     "node_series.py": ["--series", "3", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt", "--scans", "{scans}"],
     "runtime.py": [
         *("{scans}", "--checkpoint", "{trained}", "--parts", "race", "start", "flat"),
-        *("--many", "4", "--out", "{out}/x.json"),
+        *("--many", "2", "--out", "{out}/x.json"),
     ],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
     "train_speed.py": [
@@ -70,7 +68,7 @@ WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt"}
 CONSTANTS: dict[str, dict[str, object]] = {
     "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
     "native_sizes.py": {"SIZES": (96, 160)},
-    "runtime.py": {"STARTS": 1, "REPEATS": 1},
+    "runtime.py": {"STARTS": 1, "REPEATS": 1, "FEW": 1, "RACED": ("onnxruntime",)},
     "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
 }
 """What names of a script stand for, to be quick."""
@@ -80,7 +78,7 @@ CONSTANTS: dict[str, dict[str, object]] = {
 def files(
     tmp_path_factory: pytest.TempPathFactory,
     head: nibabel.Nifti1Image,
-    example_labels: nibabel.Nifti1Image,
+    head_labels: nibabel.Nifti1Image,
     balls: Path,  # noqa: F811
     run: Path,  # noqa: F811
     translated: tuple[onnx.ModelProto, Contract],  # noqa: F811
@@ -90,21 +88,18 @@ def files(
     scans, labels, one = folder / "imagesTs", folder / "labelsTs", folder / "one"
     for each in (scans, labels, one):
         each.mkdir()
-    contours = np.asarray(example_labels.dataobj)
-    first = int(np.flatnonzero(contours.any(axis=(0, 1)))[0])
-    start = max(0, first - 2)
-    few = slice(4, 14)
-    cut = example_labels.slicer[:, :, start : start + head.shape[2]]
+    few = slice(2, 8)
     for name in ("one", "two"):
         nibabel.save(head.slicer[:, :, few], scans / f"{name}_0000.nii.gz")
-        nibabel.save(cut.slicer[:, :, few], labels / f"{name}.nii.gz")
+        nibabel.save(head_labels.slicer[:, :, few], labels / f"{name}.nii.gz")
     shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
+    nibabel.save(head, folder / "middle.nii.gz")
     (folder / "small.onnx").write_bytes(with_contract(*translated))
     return {
         "benchmarks": BENCHMARKS,
         "scans": scans,
         "labels": labels,
-        "whole": next((example_folder() / "imagesTr").glob("*.nii.gz")),
+        "middle": folder / "middle.nii.gz",
         "balls": balls,
         "one": one,
         "trained": run / "best.pt",

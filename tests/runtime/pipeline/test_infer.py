@@ -73,7 +73,7 @@ def test_all_48_storage_orders_give_the_same_mask(head: nibabel.Nifti1Image, tmp
     backend = load_backend(DEFAULT_MODEL, "onnxruntime")
     ras = nibabel.as_closest_canonical(head)
     middle = ras.shape[2] // 2
-    data = np.asarray(ras.dataobj)[:, :, middle - 4 : middle + 4]
+    data = np.asarray(ras.dataobj)[:, :, middle - 2 : middle + 2]
     expected = None
     for axes, signs in ORDERS:
         stored, affine = stored_as(data, axes, signs)
