@@ -26,7 +26,7 @@ demo: .venv-demo/.ready
 check: .venv/.ready lint
 	.venv/bin/pytest -m 'not slow and not alone and not gpu' $(PARALLEL)
 
-# The tests that measure load every engine there is and disturb each other; they have one process, and it alone.
+# Tests whose figures other work on the machine would change come last, in one process.
 test: .venv/.ready lint
 	.venv/bin/pytest -m 'not alone and not gpu' $(PARALLEL)
 	.venv/bin/pytest -m 'alone and not gpu' tests/bench

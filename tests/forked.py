@@ -129,7 +129,8 @@ def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) ->
     Args:
         path: of the script.
         words: its arguments.
-        constants: names of the script that get another value. Then its function `main` is called.
+        constants: names of the script, or whole names of other modules, that get another value. Then its function
+            `main` is called.
     """
     sys.argv = [str(path), *words]
     sys.path.insert(0, str(path.parent))
@@ -138,8 +139,10 @@ def script(path: Path, words: Sequence[str], constants: Mapping[str, object]) ->
         return
     module = import_module(path.stem)
     for name, value in constants.items():
-        assert hasattr(module, name)
-        setattr(module, name, value)
+        owner, _, last = name.rpartition(".")
+        where = import_module(owner) if owner else module
+        assert hasattr(where, last)
+        setattr(where, last, value)
     module.main()
 
 

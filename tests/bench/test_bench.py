@@ -25,7 +25,7 @@ from tests.bench.engines import PLAIN, candidate
 from tests.command_line import Run
 from tests.forked import ForkedPrograms
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,7 @@ def measured(
     return bench(DEFAULT_MODEL, contract, candidates, [scan], BenchOptions(sizes, minutes=0.01), **more)
 
 
+@pytest.mark.alone
 def test_a_result(contract: Contract, scan: tuple[Path]) -> None:
     one_thread = candidate("one thread", partial(OnnxRuntimeBackend, DEFAULT_MODEL, 1))
     result = measured(contract, scan, [PLAIN, one_thread])

@@ -20,7 +20,7 @@ from parotid_seg.scan.chunks import CroppedScan, Inputs
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,7 @@ def test_chunks_follow_each_other_and_noise_has_their_shapes(real: list[Inputs])
     assert len({chunk["slices"].tobytes() for chunk in noise}) == len(real)
 
 
+@pytest.mark.alone
 def test_its_stages_explain_the_whole(plain: EngineProcess, scan: tuple[Path]) -> None:
     found = plain.stages([scan, scan], 4)
     for each in found:
@@ -123,6 +124,7 @@ def test_one_that_is_killed(plain: EngineProcess) -> None:
         plain.round(2, 1)
 
 
+@pytest.mark.alone
 def test_an_engine_that_sleeps_is_slower(real: list[Inputs]) -> None:
     """By about as much as it sleeps."""
     both = {"plain": PLAIN, "slowed": candidate("slowed", partial(Slowed, 0.5))}

@@ -29,7 +29,7 @@ from parotid_seg.scan.chunks import Inputs
 from tests import fake_cuda
 from tests.fake_cuda import write_engine
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 CONTENT, CONTRACT = read_model(DEFAULT_MODEL)
 MODULES = {
