@@ -240,7 +240,7 @@ class _Bench:
                 spread=job.spread,
                 undisturbed=sum(map(len, job.undisturbed_ms)) / sum(map(len, job.medians_ms)),
                 rounds_ms=tuple(map(tuple, job.medians_ms)),
-                paces_ms=tuple(tuple(launch) for launch in job.paces_ms if launch),
+                transfers_ms=tuple(tuple(launch) for launch in job.transfers_ms if launch),
                 peak_mib=statistics.median(job.peak_mib),
                 gpu_mib=job.gpu_mib,
                 roofline=point,

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from parotid_seg.bench.machine_probe import at_full_pace, best_pace, median_at_full_pace
+from parotid_seg.bench.machine_probe import best_transfer_ms, undisturbed_median, undisturbed_rounds
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.bench.stats import ratio_interval
 from parotid_seg.errors import InputError, OptionError
@@ -25,7 +26,7 @@ DISTURBED = 1.5
 """Factor by which a little other work slows an engine down at most (see `machine_probe`)."""
 
 Rounds = tuple[tuple[float, ...], ...]
-TIMES = ("rounds_ms", "paces_ms")
+TIMES = ("rounds_ms", "transfers_ms")
 """Fields of a bench.json with milliseconds by launch and round."""
 Key = tuple[str, int]
 """Engine and batch size."""
@@ -71,20 +72,21 @@ class Comparison:
     Attributes:
         changes: of what is in both.
         only_old, only_new: what is in one of them.
-        pace: time for the machine probe's work in the new run over that in the old run, both at their best.
+        transfer: time of a transfer between the machine's cores in the new run over that in the old run, both at their
+            best (see `machine_probe`).
         notes: what makes the comparison doubtful.
     """
 
     changes: tuple[Change, ...]
     only_old: tuple[Key, ...]
     only_new: tuple[Key, ...]
-    pace: float
+    transfer: float
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """The comparison as text, one line each."""
         lines = [f"note: {note}; the comparison is not reliable" for note in self.notes]
-        lines.append(f"pace of the machine: {self.pace:.2f} times the old time for the same work")
+        lines.append(f"transfers between the machine's cores take {self.transfer:.2f} times the old time")
         for each in self.changes:
             change = "a single launch is not enough, measure again with more --minutes"
             if each.ratio is not None:
@@ -114,15 +116,15 @@ class Comparison:
 class _Speed:
     batch_size: int
     rounds_ms: Rounds
-    paces_ms: Rounds
+    transfers_ms: Rounds
 
     def __post_init__(self) -> None:
         for name in TIMES:
             rounds = getattr(self, name)
             if not rounds or not all(rounds) or any(each <= 0 for launch in rounds for each in launch):
                 raise InputError(f"{name}: expected positive times of at least one launch")
-        if [*map(len, self.rounds_ms)] != [*map(len, self.paces_ms)]:
-            raise InputError("found rounds without the machine's pace, expected as many of both")
+        if [*map(len, self.rounds_ms)] != [*map(len, self.transfers_ms)]:
+            raise InputError("found rounds without a time of transfers between cores, expected as many of both")
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,12 @@ class _Old:
     cores: int
     sha256: str
     rounds_ms: Mapping[Key, Rounds]
-    paces_ms: Mapping[Key, Rounds]
+    transfers_ms: Mapping[Key, Rounds]
 
     @property
     def best_ms(self) -> float:
-        """The machine's best pace."""
-        return best_pace([launch for rounds in self.paces_ms.values() for launch in rounds])
+        """The best time of a transfer between the machine's cores."""
+        return best_transfer_ms([launch for rounds in self.transfers_ms.values() for launch in rounds])
 
 
 def compare_files(old: Path, new: Path) -> Comparison:
@@ -207,8 +209,8 @@ def compare_files(old: Path, new: Path) -> Comparison:
 
 def _change(key: Key, one: _Old, other: _Old) -> Change:
     best_ms = min(one.best_ms, other.best_ms)
-    old, new = (at_full_pace(each.rounds_ms[key], each.paces_ms[key], best_ms) for each in (one, other))
-    old_ms, new_ms = (median_at_full_pace(each.rounds_ms[key], each.paces_ms[key]) for each in (one, other))
+    old, new = (undisturbed_rounds(each.rounds_ms[key], each.transfers_ms[key], best_ms) for each in (one, other))
+    old_ms, new_ms = (undisturbed_median(each.rounds_ms[key], each.transfers_ms[key]) for each in (one, other))
     if one.rounds_ms[key] == other.rounds_ms[key]:
         return Change(*key, old_ms, new_ms, 1.0, 1.0, 1.0)
     if min(len(old), len(new)) >= LEAST_LAUNCHES:
@@ -217,9 +219,23 @@ def _change(key: Key, one: _Old, other: _Old) -> Change:
     if min(len(old_all), len(new_all)) < LEAST_LAUNCHES:
         return Change(*key, old_ms, new_ms, None)
     ratio, low, high = ratio_interval(old_all, new_all)
-    paces = [statistics.median(chain.from_iterable(each.paces_ms[key])) for each in (one, other)]
-    slowed = [max(DISTURBED, pace / best_ms) for pace in paces]
+    transfers_ms = [statistics.median(chain.from_iterable(each.transfers_ms[key])) for each in (one, other)]
+    slowed = [max(DISTURBED, each / best_ms) for each in transfers_ms]
     return Change(*key, old_ms, new_ms, ratio, low / slowed[1], high * slowed[0], disturbed=True)
+
+
+def _of_this_version(content: Any) -> Any:
+    """The content of a bench.json; version 2 has `paces_ms` in place of `transfers_ms`."""
+    for row in _items(content, "rows"):
+        for speed in _items(row, "speeds"):
+            if isinstance(speed, dict) and "paces_ms" in speed:
+                speed["transfers_ms"] = speed.pop("paces_ms")
+    return content
+
+
+def _items(content: Any, name: str) -> list[Any]:
+    found = content.get(name) if isinstance(content, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _read(path: Path) -> _Old:
@@ -227,9 +243,10 @@ def _read(path: Path) -> _Old:
         path,
         _File,
         unknown_fields=True,
-        version=SCHEMA_VERSION,
+        version=(2, SCHEMA_VERSION),
+        upgrade=_of_this_version,
         advice="expected a bench.json of this version of parotid-seg; measure again",
     )
     speeds = {(row.name, speed.batch_size): speed for row in found.rows for speed in row.speeds}
-    rounds_ms, paces_ms = ({key: getattr(each, name) for key, each in speeds.items()} for name in TIMES)
-    return _Old(path, found.machine.processor, found.machine.cores, found.model.sha256, rounds_ms, paces_ms)
+    rounds_ms, transfers_ms = ({key: getattr(each, name) for key, each in speeds.items()} for name in TIMES)
+    return _Old(path, found.machine.processor, found.machine.cores, found.model.sha256, rounds_ms, transfers_ms)

@@ -77,7 +77,7 @@ class Layers:
 
     Attributes:
         ran: the engine.
-        looks: samples in the chunk.
+        samples: in the chunk.
         repeats: runs that times are the mean of.
         seconds: of all layers.
         wall_seconds: of the same runs by the clock, with the profiler at work and, on a GPU, with the copies.
@@ -85,7 +85,7 @@ class Layers:
     """
 
     ran: ExecutionInfo
-    looks: int
+    samples: int
     repeats: int
     seconds: float
     wall_seconds: float

@@ -25,10 +25,10 @@ TRIES = 3
 """Repeats, of which the shortest counts, because every disturbance makes one longer."""
 CALM_S = 0.005
 """Wait before a measurement: threads of an engine poll for new work before they sleep."""
-FULL_PACE = 1.2
-"""Largest multiple of the best pace that counts as undisturbed. Slow phases differ from it by 1.4 and more."""
+MOST_SLOWDOWN = 1.2
+"""Largest multiple of the best transfer time that counts as undisturbed. Slow phases differ from it by 1.4 and more."""
 BEST = 5
-"""Percentile of a run's paces that counts as its best."""
+"""Percentile of a run's transfer times that counts as its best."""
 LEAST_ROUNDS = 3
 """Least undisturbed rounds for a launch to count."""
 
@@ -66,27 +66,31 @@ class MachineProbe:
         return 1000 * (time.perf_counter() - begun)
 
 
-def best_pace(paces_ms: Rounds) -> float:
-    """The pace of the machine when nothing disturbed it, in ms."""
-    return float(np.percentile(np.concatenate([np.asarray(launch) for launch in paces_ms]), BEST))
+def best_transfer_ms(transfers_ms: Rounds) -> float:
+    """Time in ms of a transfer between the machine's cores when nothing disturbed it."""
+    return float(np.percentile(np.concatenate([np.asarray(launch) for launch in transfers_ms]), BEST))
 
 
-def at_full_pace(rounds_ms: Rounds, paces_ms: Rounds, best_ms: float) -> list[list[float]]:
+def undisturbed_rounds(rounds_ms: Rounds, transfers_ms: Rounds, best_ms: float) -> list[list[float]]:
     """The rounds in which the machine was undisturbed, by launch; launches with too few of them are skipped.
 
     Args:
         rounds_ms: times of an engine.
-        paces_ms: the machine's pace in the same rounds.
-        best_ms: see `best_pace`.
+        transfers_ms: of a transfer between the machine's cores in the same rounds.
+        best_ms: see `best_transfer_ms`.
     """
     undisturbed = [
-        [time_ms for time_ms, pace_ms in zip(rounds, paces, strict=True) if pace_ms <= FULL_PACE * best_ms]
-        for rounds, paces in zip(rounds_ms, paces_ms, strict=True)
+        [
+            time_ms
+            for time_ms, transfer_ms in zip(rounds, transfers, strict=True)
+            if transfer_ms <= MOST_SLOWDOWN * best_ms
+        ]
+        for rounds, transfers in zip(rounds_ms, transfers_ms, strict=True)
     ]
     return [launch for launch in undisturbed if len(launch) >= LEAST_ROUNDS]
 
 
-def median_at_full_pace(rounds_ms: Rounds, paces_ms: Rounds) -> float:
+def undisturbed_median(rounds_ms: Rounds, transfers_ms: Rounds) -> float:
     """Median in ms of the undisturbed rounds; of all rounds if there are too few."""
-    rounds = at_full_pace(rounds_ms, paces_ms, best_pace(paces_ms)) or rounds_ms
+    rounds = undisturbed_rounds(rounds_ms, transfers_ms, best_transfer_ms(transfers_ms)) or rounds_ms
     return statistics.median(each for launch in rounds for each in launch)

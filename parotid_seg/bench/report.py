@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from parotid_seg.bench.layers import rows as top_rows
-from parotid_seg.bench.machine_probe import best_pace
+from parotid_seg.bench.machine_probe import best_transfer_ms
 from parotid_seg.bench.parity import Parity
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.stages import STAGES
@@ -70,7 +70,8 @@ def _speeds(result: Result) -> list[str]:
         "",
         "A batch of slices, from memory to labels in memory. slices/s and ms a batch: throughput, with as many batches "
         "under way as the engine takes; the median of the rounds in which the machine was undisturbed (their share is "
-        f"given; its pace then: {_pace_ms(result):.2f} ms, see docs/bench.md), of all rounds if these were too few. "
+        f"given; a transfer between its cores took {_best_transfer_ms(result):.2f} ms then, see docs/bench.md), of all "
+        "rounds if these were too few. "
         "± is half its 95 % interval, which a single launch does not give. Latency p50 to p99, in ms: of so many "
         "batches, one at a time, whatever the machine did; they and the throughput were measured at different moments, "
         f"so other work may have slowed one and not the other. With fewer than {ENOUGH} batches p99 is a guess. MiB: "
@@ -80,8 +81,8 @@ def _speeds(result: Result) -> list[str]:
     ]
 
 
-def _pace_ms(result: Result) -> float:
-    return min(best_pace(speed.paces_ms) for row in result.rows for speed in row.speeds)
+def _best_transfer_ms(result: Result) -> float:
+    return min(best_transfer_ms(speed.transfers_ms) for row in result.rows for speed in row.speeds)
 
 
 def _ends(result: Result) -> list[str]:
@@ -161,7 +162,7 @@ def _layers(row: Row) -> list[str]:
         "",
         *_table(["module", "ms", "share", "million multiply-adds", "Gop/s", "computes in"], lines),
         "",
-        f"A chunk of {layers.looks} slices, mean of {layers.repeats} runs with the engine's profiler, which explains "
+        f"A chunk of {layers.samples} slices, mean of {layers.repeats} runs with the engine's profiler, which explains "
         f"{layers.covered:.0%} of their {1000 * layers.wall_seconds:.1f} ms.",
         "",
     ]

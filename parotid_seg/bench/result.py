@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
 
 SCHEMA = "parotid-seg bench"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Speed:
         slices_a_second: at that median.
         spread: half the width of the 95 % interval of that median, over the median.
         undisturbed: share of such rounds.
-        rounds_ms, paces_ms: median of each round, and the machine's pace, by launch of the process; what `bench
-            compare` compares.
+        rounds_ms, transfers_ms: median of each round, and time of a transfer between the machine's cores around it, by
+            launch of the process; what `bench compare` compares.
         peak_mib: largest resident set of the process, with engine and inputs, with batches up to this size.
         gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
         roofline: see there; None where there is no peak to set it against.
@@ -55,7 +55,7 @@ class Speed:
     spread: float
     undisturbed: float
     rounds_ms: tuple[tuple[float, ...], ...]
-    paces_ms: tuple[tuple[float, ...], ...]
+    transfers_ms: tuple[tuple[float, ...], ...]
     peak_mib: float
     gpu_mib: float | None
     roofline: Roofline | None

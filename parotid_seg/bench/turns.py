@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from parotid_seg.bench.child import Round, Started
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
-from parotid_seg.bench.machine_probe import MachineProbe, at_full_pace, best_pace, median_at_full_pace
+from parotid_seg.bench.machine_probe import MachineProbe, best_transfer_ms, undisturbed_median, undisturbed_rounds
 from parotid_seg.bench.stats import median_spread
 from parotid_seg.bench.system_state import gpu_memory_mib
 from parotid_seg.contract import Contract
@@ -47,14 +47,14 @@ class Job:
     Attributes:
         count: chunks a turn.
         rounds: all turns, by launch.
-        paces_ms: the machine's pace in each of them, the worse of before and after.
+        transfers_ms: time of a transfer between the machine's cores in each of them, the worse of before and after.
         peak_mib: largest resident set of the process with batches up to this size, of each launch.
         gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
     """
 
     count: int = LEAST_IN_A_ROUND
     rounds: list[list[Round]] = field(default_factory=list)
-    paces_ms: list[list[float]] = field(default_factory=list)
+    transfers_ms: list[list[float]] = field(default_factory=list)
     peak_mib: list[float] = field(default_factory=list)
     gpu_mib: float | None = None
 
@@ -71,13 +71,13 @@ class Job:
     @property
     def undisturbed_ms(self) -> list[list[float]]:
         """Those of rounds in which the machine was undisturbed."""
-        paces = [launch for launch in self.paces_ms if launch]
-        return at_full_pace(self.medians_ms, paces, best_pace(paces)) if paces else []
+        transfers = [launch for launch in self.transfers_ms if launch]
+        return undisturbed_rounds(self.medians_ms, transfers, best_transfer_ms(transfers)) if transfers else []
 
     @property
     def median_ms(self) -> float:
         """Of undisturbed rounds."""
-        return median_at_full_pace(self.medians_ms, [launch for launch in self.paces_ms if launch])
+        return undisturbed_median(self.medians_ms, [launch for launch in self.transfers_ms if launch])
 
     @property
     def spread(self) -> float:
@@ -169,8 +169,8 @@ class Turns:
         """Let the engines take turns until the time is over or all medians are steady."""
         begun, number = time.monotonic(), 0
         self._launches += 1
-        with contextlib.closing(MachineProbe()) as pace:
-            before = pace.ms()
+        with contextlib.closing(MachineProbe()) as probe:
+            before = probe.ms()
             while number < LEAST_ROUNDS or (time.monotonic() - begun < seconds and not self._steady):
                 for size in self.chunks:
                     for name in list(running):
@@ -178,8 +178,8 @@ class Turns:
                             with self.left_out_if_failing(name):
                                 job = self.entries[name].jobs[size]
                                 job.rounds[-1].append(running[name].round(size, job.count))
-                                after = pace.ms()
-                                job.paces_ms[-1].append(max(before, after))
+                                after = probe.ms()
+                                job.transfers_ms[-1].append(max(before, after))
                                 before = after
                 number += 1
                 progress("turns", min(int(time.monotonic() - begun), int(seconds)), int(seconds))
@@ -221,6 +221,6 @@ class Turns:
             trial = statistics.median(process.round(size, LEAST_IN_A_ROUND).real_ms)
             job.count = max(LEAST_IN_A_ROUND, min(MOST_IN_A_ROUND, round(1000 * ROUND_S / trial)))
             job.rounds.append([])
-            job.paces_ms.append([])
+            job.transfers_ms.append([])
             if used_mib is not None and self._gpu is not None:
                 job.gpu_mib = (gpu_memory_mib(self._gpu) or used_mib) - used_mib

@@ -232,8 +232,11 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, secon
         parity = Parity(net, contract, verify, options.batch)
     chunk = next(parity.inputs())
     work = work_of(model.SerializeToString(), chunk)
-    looks = len(chunk["neighbours"])
-    cost = {"parameters": sum(each.numel() for each in net.parameters()), "multiply_adds": sum(work.values()) // looks}
+    samples = len(chunk["neighbours"])
+    cost = {
+        "parameters": sum(each.numel() for each in net.parameters()),
+        "multiply_adds": sum(work.values()) // samples,
+    }
     return _Source(model, dataclasses.replace(contract, cost=cost), parity, work)
 
 

@@ -55,7 +55,7 @@ def test_a_result(contract: Contract, scan: tuple[Path]) -> None:
         assert [speed.batch_size for speed in row.speeds] == [1, 2]
         for speed in row.speeds:
             assert speed.real.count >= turns.LAUNCHES * turns.LEAST_ROUNDS * turns.LEAST_IN_A_ROUND
-            assert [*map(len, speed.rounds_ms)] == [*map(len, speed.paces_ms)]
+            assert [*map(len, speed.rounds_ms)] == [*map(len, speed.transfers_ms)]
             assert len(speed.rounds_ms) == turns.LAUNCHES
             assert 0 <= speed.undisturbed <= 1
             assert speed.slices_a_second == pytest.approx(1000 * speed.slices / speed.median_ms)

@@ -25,7 +25,7 @@ def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float =
     rows: dict[str, Any] = {}
     for (engine, size), factor in factors.items():
         moods = 1 + 0.5 * (random.random((3, 15)) < disturbed)
-        speed = {"rounds_ms": times(10 * size * factor, moods), "paces_ms": times(1.0, moods)}
+        speed = {"rounds_ms": times(10 * size * factor, moods), "transfers_ms": times(1.0, moods)}
         rows.setdefault(engine, []).append({"batch_size": size, **speed})
     return {
         "schema": SCHEMA,
@@ -37,9 +37,9 @@ def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float =
     }
 
 
-def with_paces(paces: object) -> dict[str, Any]:
+def with_transfers(transfers: object) -> dict[str, Any]:
     found = content(1, BOTH)
-    found["rows"][0]["speeds"][0]["paces_ms"] = paces
+    found["rows"][0]["speeds"][0]["transfers_ms"] = transfers
     return found
 
 
@@ -81,10 +81,19 @@ def test_five_per_cent_slower(written: Callable[..., Path], command: Run) -> Non
     assert command("bench", "compare", new, old).returncode == 0
 
 
+def test_a_file_of_version_2_is_read(written: Callable[..., Path]) -> None:
+    new, old = content(2, BOTH), content(1, BOTH, schema_version=2)
+    before = compare_files(written("old.json", old), written("new.json", new))
+    for row in old["rows"]:
+        for speed in row["speeds"]:
+            speed["paces_ms"] = speed.pop("transfers_ms")
+    assert compare_files(written("old.json", old), written("new.json", new)) == before
+
+
 def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..., Path]) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=0.6))
     found = compare_files(old, new)
-    assert found.pace == pytest.approx(1.0, rel=0.02)
+    assert found.transfer == pytest.approx(1.0, rel=0.02)
     assert [change.verdict for change in found.changes] == ["no change found"] * 3
     assert all(change.new_ms == pytest.approx(change.old_ms, rel=0.03) for change in found.changes)
     slower = written("slower.json", content(3, {**BOTH, ("ORT", 16): 1.05}, disturbed=0.6))
@@ -94,7 +103,7 @@ def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..
 def test_a_machine_that_never_came_to_rest_gives_no_verdict(written: Callable[..., Path], command: Run) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=1.0))
     found = compare_files(old, new)
-    assert found.pace == pytest.approx(1.5, rel=0.02)
+    assert found.transfer == pytest.approx(1.5, rel=0.02)
     assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
     assert not found.slower
     done = command("bench", "compare", old, new)
@@ -122,7 +131,7 @@ def test_a_single_launch_says_nothing(written: Callable[..., Path]) -> None:
         found = content(seed, BOTH)
         for row in found["rows"]:
             for speed in row["speeds"]:
-                speed |= {name: speed[name][:1] for name in ("rounds_ms", "paces_ms")}
+                speed |= {name: speed[name][:1] for name in ("rounds_ms", "transfers_ms")}
         return found
 
     found = compare_files(written("old.json", first_launches(1)), written("new.json", first_launches(2)))
@@ -154,18 +163,18 @@ def test_other_machines_and_models_are_told(written: Callable[..., Path]) -> Non
         (None, "no such file, expected a bench.json"),
         ("{", "not JSON: "),
         ("[]", "expected a bench.json of this version"),
-        ({"rows": []}, "found no schema_version, expected 2; expected a bench.json of this version"),
+        ({"rows": []}, "found no schema_version, expected 2 or 3; expected a bench.json of this version"),
         ({**content(1, BOTH), "schema": "other"}, "not made by parotid-seg bench"),
         (
             {**content(1, BOTH), "schema_version": 0},
-            "found schema_version 0, expected 2; expected a bench.json of this",
+            "found schema_version 0, expected 2 or 3; expected a bench.json of this",
         ),
         ({"schema": SCHEMA, "schema_version": SCHEMA_VERSION}, "missing required field `machine`"),
-        (with_paces([]), "paces_ms: expected positive times"),
-        (with_paces([[1.0], [-1.0]]), "paces_ms: expected positive times"),
-        (with_paces([["1"]]), "Expected `float`, got `str`"),
+        (with_transfers([]), "transfers_ms: expected positive times"),
+        (with_transfers([[1.0], [-1.0]]), "transfers_ms: expected positive times"),
+        (with_transfers([["1"]]), "Expected `float`, got `str`"),
         ("[" * 100_000, "lists and objects within each other"),
-        (with_paces([[1.0]]), "found rounds without the machine's pace"),
+        (with_transfers([[1.0]]), "found rounds without a time of transfers"),
         (content(1, {("other", 3): 1.0}), "has no engine and batch size in common"),
     ],
 )

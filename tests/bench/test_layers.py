@@ -134,7 +134,7 @@ def test_the_table_is_as_long_as_asked_for_and_loses_nothing() -> None:
 
 def check(layers: Layers, chunk: Inputs) -> None:
     """What holds for any engine's profile of the packaged model."""
-    assert layers.looks == 2
+    assert layers.samples == 2
     assert sum(layer.seconds for layer in layers.layers) == pytest.approx(layers.seconds)
     assert layers.named > 0.5
     assert 0.1 < layers.covered < 1.05

@@ -20,7 +20,7 @@ from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordE
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.engines.base import Backend
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LARGEST_BATCH = 1024
 """Largest batch size that is chosen automatically."""
 LEAST_GAIN = 1.1
@@ -70,26 +70,26 @@ class Choice:
     Attributes:
         name: of the candidate.
         batch_size: samples at once.
-        looks_per_s: samples per second of every candidate that was tried, the fastest first.
+        samples_per_s: samples per second of every candidate that was tried, the fastest first.
         refused: by name, why a faster candidate was not chosen, or one could not be tried.
         measured: day of the measurement.
     """
 
     name: str
     batch_size: int
-    looks_per_s: dict[str, float]
+    samples_per_s: dict[str, float]
     refused: dict[str, str]
     measured: str
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.name not in self.looks_per_s or not 1 <= self.batch_size <= LARGEST_BATCH:
+        if self.name not in self.samples_per_s or not 1 <= self.batch_size <= LARGEST_BATCH:
             raise InputError(f"found {self.name!r} in batches of {self.batch_size}, expected an engine that was tried")
 
     def __str__(self) -> str:
-        others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.looks_per_s.items() if name != self.name)
+        others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.samples_per_s.items() if name != self.name)
         refused = "".join(f"; {name} not taken: {reason}" for name, reason in self.refused.items())
-        speed = self.looks_per_s[self.name]
+        speed = self.samples_per_s[self.name]
         return f"{self.name}: {speed:.0f} samples/s, batches of {self.batch_size}; {others or 'no other'}{refused}"
 
 

@@ -177,7 +177,7 @@ def test_the_choice_is_kept_and_not_measured_again(choosing: Callable[..., Choos
     assert str(again.place) in again.said[0]
 
 
-KEPT = {"name": "ov", "batch_size": 8, "looks_per_s": {"ov": 1}, "refused": {}, "measured": "2026-01-01"}
+KEPT = {"name": "ov", "batch_size": 8, "samples_per_s": {"ov": 1}, "refused": {}, "measured": "2026-01-01"}
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ KEPT = {"name": "ov", "batch_size": 8, "looks_per_s": {"ov": 1}, "refused": {}, 
         "[]",
         json.dumps({"name": "ov"}),
         json.dumps({**KEPT, "schema_version": 0}),
-        json.dumps({**KEPT, "looks_per_s": {}}),
-        json.dumps({**KEPT, "name": "gone", "looks_per_s": {"gone": 1}}),
+        json.dumps({**KEPT, "samples_per_s": {}}),
+        json.dumps({**KEPT, "name": "gone", "samples_per_s": {"gone": 1}}),
         json.dumps({**KEPT, "batch_size": 0}),
     ],
 )
@@ -354,9 +354,9 @@ def test_what_cannot_be_compared_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "changes",
     [
-        {"looks_per_s": {"a": "10"}},
-        {"looks_per_s": {"a": None}},
-        {"looks_per_s": {"b": 1.0}},
+        {"samples_per_s": {"a": "10"}},
+        {"samples_per_s": {"a": None}},
+        {"samples_per_s": {"b": 1.0}},
         {"batch_size": 10**9},
         {"batch_size": True},
         {"batch_size": 0},
@@ -369,10 +369,10 @@ def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path: Path, changes: 
     good = {
         "name": "a",
         "batch_size": 8,
-        "looks_per_s": {"a": 1.5},
+        "samples_per_s": {"a": 1.5},
         "refused": {},
         "measured": "d",
-        "schema_version": 1,
+        "schema_version": 2,
     }
     place = tmp_path / "choice.json"
     place.write_text(json.dumps(good))

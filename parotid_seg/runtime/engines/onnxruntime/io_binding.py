@@ -117,9 +117,9 @@ class IoBindingSession:
             if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
             self.clear()
-            looks, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
+            samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
             raise DeviceMemoryError(
-                f"{looks} samples of {depth} x {height} x {width} voxels do not fit into the memory of "
+                f"{samples} samples of {depth} x {height} x {width} voxels do not fit into the memory of "
                 f"{self.device}:{self.index}; fewer at once may (--batch-size)"
             ) from error
 

@@ -236,10 +236,10 @@ def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callabl
 
 def filled(inputs: Inputs, least: int) -> Inputs:
     """A chunk padded to at least so many samples: the added ones are empty, and no slice is interpolated from them."""
-    looks = len(inputs["neighbours"])
-    if looks >= least:
+    samples = len(inputs["neighbours"])
+    if samples >= least:
         return inputs
-    more, enough = least - looks, dict(inputs)
+    more, enough = least - samples, dict(inputs)
     for name, added in (("neighbours", ((0, more), (0, 0), (0, 0))), ("slices_back", ((0, 0), (0, more)))):
         enough[name] = np.pad(inputs[name].astype(np.float32, copy=False), added)
     return enough
