@@ -29,9 +29,13 @@ def contract() -> Contract:
 
 
 @pytest.fixture(scope="session")
-def scan(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path]:
+def scan(
+    example: nibabel.Nifti1Image, around_glands: tuple[slice, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path]:
+    """More than 16 slices, a usual batch."""
     path = tmp_path_factory.mktemp("bench") / "head.nii.gz"
-    nibabel.save(head, path)
+    *plane, slices = around_glands
+    nibabel.save(example.slicer[(*plane, slice(slices.start, slices.stop))], path)
     return (path,)
 
 
