@@ -22,7 +22,6 @@ from parotid_seg.version import VERSION
 app = typer.Typer(
     name="parotid-seg",
     help="Parotid gland masks from head-and-neck CT: segment, train, export, evaluate. Not a medical device.",
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
@@ -12,6 +13,8 @@ from parotid_seg.files import visible
 if TYPE_CHECKING:
     from parotid_seg.runtime.evaluate import Evaluation
     from parotid_seg.runtime.pipeline.run import Outcome
+
+log = logging.getLogger(__name__)
 
 
 class Line:
@@ -21,7 +24,7 @@ class Line:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._quiet = quiet
+        self._quiet, self._phase = quiet, ""
         self._console = Console(highlight=False, soft_wrap=True, markup=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         visible = self._console.is_terminal and not quiet
@@ -50,6 +53,9 @@ class Line:
 
     def phase(self, text: str, done: int, steps: int) -> None:
         """Set the bar's text and progress."""
+        if text != self._phase:
+            self._phase = text
+            log.info("%s", text)
         self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
 
     def advance(self, total: int) -> None:
@@ -71,6 +77,28 @@ def following(quiet: bool) -> Iterator[Line]:
 def print_error(text: str) -> None:
     """Print one line on standard error, with control characters of file names replaced."""
     print(f"parotid-seg: {visible(text)}", file=sys.stderr, flush=True)
+
+
+class _ToStderr(logging.Handler):
+    """Prints each record in one line, with the time of day."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        time = logging.Formatter().formatTime(record, "%H:%M:%S")
+        print(f"{time} {visible(record.getMessage())}", file=sys.stderr, flush=True)
+
+
+def log_to_stderr() -> Callable[[], None]:
+    """Print what the package logs on standard error; returns a function that ends this."""
+    logger, handler = logging.getLogger("parotid_seg"), _ToStderr(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+    def end() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    return end
 
 
 def outcome_text(outcome: Outcome) -> str:

@@ -1,6 +1,7 @@
 """The front door: help answers at once and shows an example, and the inference side never loads torch."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,30 @@ def test_version(command: Run, words: list[str]) -> None:
 def test_help_by_its_short_name(command: Run) -> None:
     assert command("-h").stdout == command("--help").stdout
     assert command("infer", "-h").stdout == command("infer", "--help").stdout
+
+
+def test_verbose_says_on_stderr_what_is_done(command: Run, scans: Path, tmp_path: Path) -> None:
+    words = ("infer", scans, "--backend", "onnxruntime", "--no-pictures", "--no-report")
+    told = command(*words, "--out", tmp_path / "a", "-q", "-v")
+    assert (told.returncode, told.stdout) == (0, "")
+    lines = [re.sub(r"\d+(\.\d+)?", "N", line) for line in told.stderr.splitlines()]
+    assert all(line.startswith("N:N:N ") for line in lines)
+    assert "N:N:N files found: N" in lines
+    assert "N:N:N good: read N s, segment N s, write N s; wrote good.nii.gz" in lines
+    silent = command(*words, "--out", tmp_path / "b", "-q")
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    def completed(*words: str) -> list[str]:
+        environment = {"_PAROTID_SEG_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words)}
+        environment |= {"COMP_CWORD": str(len(words) - 1)}
+        words_of_it = [sys.executable, "-m", "parotid_seg"]
+        ran = subprocess.run(words_of_it, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
+        return ran.stdout.split()
+
+    assert completed("parotid-seg", "in") == ["infer", "inspect"]
+    assert "--format" in completed("parotid-seg", "infer", "--fo")
 
 
 IMPORT_ALL = """

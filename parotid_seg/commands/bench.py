@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, UsageError, extra, listed, one_line_errors
+from parotid_seg.commands.shared import Quiet, UsageError, Verbose, extra, listed, one_line_errors
 from parotid_seg.runtime.engines.registry import ENGINES
 from parotid_seg.terminal import following
 
@@ -46,6 +46,7 @@ def bench(
     ] = 3.0,
     layers: Annotated[bool, typer.Option("--layers", help="Also time the layers of the network.")] = False,
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Measure how fast a model runs on this machine, by engine, precision and batch size, and where the time goes.
 
@@ -91,6 +92,7 @@ def compare(
     old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The earlier bench.json.")],
     new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The bench.json to compare with it.")],
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Report what got slower from one bench.json to another, beyond noise.
 

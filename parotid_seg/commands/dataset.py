@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, listed, one_line_errors
+from parotid_seg.commands.shared import Quiet, Verbose, listed, one_line_errors
 from parotid_seg.terminal import following
 
 
@@ -63,6 +63,7 @@ def dataset(
         bool, typer.Option("--identify", help="Write patient IDs and UIDs to cases.csv in the private folder.")
     ] = False,
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Make a data set for 'parotid-seg train' from DICOM studies with RTSTRUCT contours.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, one_line_errors
+from parotid_seg.commands.shared import Quiet, Verbose, one_line_errors
 from parotid_seg.terminal import print_evaluation
 
 
@@ -18,6 +18,7 @@ def evaluate(
         Path | None, typer.Option("--out", metavar="FILE.json", help="Also write all figures to this file.")
     ] = None,
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Compare masks with reference masks: per case and label, and the mean with its 95 % bootstrap interval.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, extra, one_line_errors
+from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
 from parotid_seg.terminal import following
 
 
@@ -73,7 +73,12 @@ def export(
         Path | None,
         typer.Option("--triton", metavar="DIR", help="Also write a model repository for Triton Inference Server."),
     ] = None,
+    triton_device: Annotated[
+        str | None,
+        typer.Option("--triton-device", help="Where that server runs the model: cuda (default), or cpu."),
+    ] = None,
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Export a checkpoint to one self-describing ONNX file that is verified against the trained model.
 
@@ -99,6 +104,7 @@ def export(
             engine_options=EngineOptions(workspace_mib, runs_on, version_compatible),
             timing_cache=timing_cache,
             triton=triton,
+            triton_device=triton_device,
         )
         check_not_read(out, [checkpoint])
         run(checkpoint, out, options, report=line.say, progress=line.phase)

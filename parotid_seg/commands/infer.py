@@ -9,7 +9,7 @@ import typer
 
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.commands.options import with_options
-from parotid_seg.commands.shared import Quiet, UsageError, one_line_errors
+from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.terminal import following, outcome_text
@@ -28,6 +28,7 @@ def infer(
     options: InferOptions,
     on: ClusterOptions,
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Segment the parotid glands of scans.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from parotid_seg.commands.options import with_options
-from parotid_seg.commands.shared import Quiet, extra, one_line_errors
+from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
 from parotid_seg.node.options import ListenOptions
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
@@ -14,7 +14,11 @@ from parotid_seg.terminal import print_error
 
 @with_options
 def listen(
-    options: ListenOptions, model: ModelOptions, segmentation: SegmentationOptions, quiet: Quiet = False
+    options: ListenOptions,
+    model: ModelOptions,
+    segmentation: SegmentationOptions,
+    quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Run a DICOM node: receive CT series by C-STORE, segment them, and send an RTSTRUCT of each back.
 

@@ -9,13 +9,26 @@ from typing import Annotated, Any
 import typer
 
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.terminal import print_error
+from parotid_seg.terminal import log_to_stderr, print_error
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """A wrong command line. Typer's vendored click and the separate package each have such a class; this is the one
 used."""
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+def _log(context: typer.Context, verbose: bool) -> None:
+    if verbose:
+        context.call_on_close(log_to_stderr())
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", callback=_log, expose_value=False, help="Print to standard error what is being done."
+    ),
+]
+"""The option takes effect by itself; commands get no value."""
 
 
 def listed(text: str | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, extra, listed, one_line_errors
+from parotid_seg.commands.shared import Quiet, Verbose, extra, listed, one_line_errors
 from parotid_seg.terminal import following, print_error
 
 
@@ -65,6 +65,7 @@ def train(
         ),
     ] = None,
     quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Train the model: contrastive pre-training without labels, then training on labelled scans.
 

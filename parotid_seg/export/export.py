@@ -25,7 +25,7 @@ from parotid_seg.export.ops_by_dtype import of_layers, work_of
 from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.export.triton import check_entry, write_repository
-from parotid_seg.export.triton_config import Serving
+from parotid_seg.export.triton_config import DEVICES, Serving
 from parotid_seg.files import atomic_write, make_folder
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
@@ -57,6 +57,7 @@ class ExportOptions:
         timing_cache: see `build_engine`.
         triton: model repository to write the model into, as an entry of its name: the engine if TensorRT makes one,
             else the ONNX file.
+        triton_device: where the server runs it, one of `triton_config.DEVICES`; None is "cuda".
     """
 
     precision: str = "fp32"
@@ -68,12 +69,23 @@ class ExportOptions:
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     timing_cache: Path | None = None
     triton: Path | None = None
+    triton_device: str | None = None
 
     def __post_init__(self) -> None:
         choices = (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES), ("engine", ENGINES))
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise OptionError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
+        if self.triton_device not in (None, *DEVICES):
+            raise OptionError(f"--triton-device: found {self.triton_device!r}, expected one of: {', '.join(DEVICES)}")
+        if self.triton_device is not None and self.triton is None:
+            raise OptionError("--triton-device: says where a model of --triton runs, expected --triton with it")
+        if self.triton_device == "cpu" and self.engine == "tensorrt":
+            raise OptionError("--triton-device: found cpu, but --engine tensorrt makes an engine, which needs cuda")
+
+    def serving(self, name: str) -> Serving:
+        """How Triton serves the model under a name."""
+        return Serving(name=name, device=self.triton_device or DEVICES[0])
 
     @property
     def tried(self) -> tuple[str, ...]:
@@ -137,7 +149,7 @@ def export(
     if options.engine != NONE:
         ready_to_build(options.engine, options.engine_options, options.timing_cache)
     if options.triton is not None:
-        check_entry(options.triton, Serving(name=out.stem))
+        check_entry(options.triton, options.serving(out.stem))
     checkpoint = load_checkpoint(checkpoint_path)
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
@@ -186,7 +198,7 @@ def export(
             _write(record, parity_file)
         served = engine if options.engine == "tensorrt" else out
     if options.triton is not None:
-        entry = write_repository(options.triton, served, Serving(name=out.stem), verify=verify, report=report)
+        entry = write_repository(options.triton, served, options.serving(out.stem), verify=verify, report=report)
         report(f"wrote {entry}")
     return proof
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Protocol
 from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordError
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.engines.base import Backend
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 LARGEST_BATCH = 1024
@@ -145,6 +148,7 @@ def choose(
 def _tried(
     candidates: Sequence[Candidate], precision: str, sizes: Sequence[int], measure: Measure, day: date
 ) -> tuple[Choice, Backend]:
+    log.info("measuring %s, once on this machine", ", ".join(each.name for each in candidates))
     first = candidates[0]
     loaded, refused = {first.name: first.make()}, {}
     for candidate in candidates[1:]:

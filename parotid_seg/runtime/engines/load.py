@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from parotid_seg.runtime.engines.registry import (
     gpu_number,
 )
 from parotid_seg.system import available_cores, cpu_name, versions_of
+
+log = logging.getLogger(__name__)
 
 BATCHES = {CPU: (8, 16, 32), CUDA: (16, 32, 64)}
 """Batch sizes to try, by device."""
@@ -66,6 +69,7 @@ def load_backend(
             f"{model}: not verified: nothing shows that it is the model that was trained; export its checkpoint "
             "(parotid-seg export), or use it all the same with --allow-unverified"
         )
+    log.info("model %s: %s of %s", model, ", ".join(contract.labels[1:]), " + ".join(contract.channels))
     request = Request(model, contract, index, threads, output, say)
     for gpu in _places(device, index, engine):
         try:

@@ -8,6 +8,7 @@ case, even in several folders. `infer` and `inspect` both use this module, so th
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -22,6 +23,8 @@ from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
 from parotid_seg.scan.nifti import ENDINGS
 from parotid_seg.scan.search import STRAY, Searched, Skipped, search
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 230
 """Most bytes of a name; file systems allow 255."""
@@ -60,7 +63,9 @@ def find_scans(
         each series and study that cannot be a scan.
     """
     missing = [ScanError("no such file or folder", path=each) for each in arguments if not exists(each)]
+    log.info("searching %s", ", ".join(map(str, arguments)))
     searched = search([each for each in arguments if exists(each)], ignore)
+    log.info("files found: %d", len(searched.files))
     below = {path for files in searched.below.values() for path in files}
     inside = _sort([path for path in searched.files if path in below], channels)
     alone = _sort([path for path in searched.files if path not in below], channels)

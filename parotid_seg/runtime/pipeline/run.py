@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -34,6 +35,7 @@ from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
 
 Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def infer_at(
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
                 write_itksnap_labels(executor.contract.labels, out / LABELS)
+            log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
             write_summary(run.entries(cases), executor.contract.labels, out / SUMMARY, patients)
             record = run.record(scans, options)
             write_record(record, out / RUN)
@@ -288,6 +291,10 @@ class _Run:
 
     def tell(self, status: str, entry: Entry, machine: bool = False) -> None:
         """Count a case, and report its outcome."""
+        if status == "done":
+            seconds = ", ".join(f"{name} {value:.2f} s" for name, value in entry.seconds.items())
+            read_by = f", decoded by {', '.join(entry.decoders)}" if entry.decoders else ""
+            log.info("%s: %s%s; wrote %s", entry.case, seconds, read_by, ", ".join(entry.files))
         self._entries.append(entry)
         self.counts[status] += 1
         self._progress(Outcome(status, entry, len(self._entries), self.total, machine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied, 
 from parotid_seg.runtime.segmentation.batching import Batcher
 from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.system import available_cores, memory_bytes
+
+log = logging.getLogger(__name__)
 
 FIRST_WORKERS = 2
 """Workers at the start: one reads while the other writes; more are started only if the engine waits for them."""
@@ -147,6 +150,7 @@ class Pipeline:
                 return
             (waiting or self._again).popleft()
             self._at_work[worker] = attempt
+            log.info("%s: a worker reads its %d voxels", attempt.job.case.name, attempt.voxels)
             worker.give(attempt.job, attempt.voxels)
 
     def _has_room(self, attempt: _Attempt) -> bool:
@@ -183,6 +187,9 @@ class Pipeline:
     ) -> Iterator[CaseResult]:
         if isinstance(event, CroppedScan):
             self._served = True
+            if attempt := self._at_work[worker]:
+                count = "all" if event.samples is None else len(event.samples)
+                log.info("%s: the model computes %s samples", attempt.job.case.name, count)
             self._batches.add(worker, event)
         elif isinstance(event, CaseResult):
             self._at_work[worker] = None
@@ -199,6 +206,7 @@ class Pipeline:
                 tries = "" if event.invalid else ", tried twice"
                 yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {event.reason}"))
             elif attempt:
+                log.info("%s: %s; it is tried once more, alone", attempt.job.case.name, event.reason)
                 self._again.append(replace(attempt, alone=True, deaths=1))
 
     def _put_off(self, attempt: _Attempt, reason: str) -> Iterator[CaseResult]:
@@ -206,6 +214,7 @@ class Pipeline:
         if attempt.put_off == len(PUT_OFF_S):
             yield CaseResult("failed", failed(attempt.job.case, f"set aside, run it again: {reason}"), machine=True)
             return
+        log.info("%s: postponed by %g s: %s", attempt.job.case.name, PUT_OFF_S[attempt.put_off], reason)
         due = time.monotonic() + PUT_OFF_S[attempt.put_off]
         self._again.append(replace(attempt, alone=True, put_off=attempt.put_off + 1, due=due))
 
@@ -215,6 +224,7 @@ class Pipeline:
         if self._starved_s > STARVED_S and all(self._at_work.values()):
             self._starved_s = 0.0
             self._wanted = min(self._wanted + 1, self._limits.workers)
+            log.info("the model waits for scans: up to %d workers read and write now", self._wanted)
 
     def _watch(self) -> None:
         """End workers that hang."""
