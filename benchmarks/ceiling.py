@@ -27,9 +27,8 @@ from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.dataset import open_data_set
-from parotid_seg.train.network import ParotidNet
+from parotid_seg.train.network import ParotidNet, mixed_precision
 from parotid_seg.train.patients import Patient, load_patients
-from parotid_seg.train.precision import mixed_precision
 
 AVERAGE = "average of all"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parotid_seg.bench.memory import forget_peak, peak_mib
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.runtime.pipeline.worker_stdio import ends, send
 
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from parotid_seg.runtime.pipeline.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
+
+
+MIB = 1 << 20
+RESET_PEAK = "5"
+"""What /proc/self/clear_refs takes to forget the peak; see proc(5)."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,25 @@ class Child:
         while pending:
             pending.popleft().result()
         return 1000 * (time.perf_counter() - begun) / len(chunks)
+
+
+def peak_mib() -> float:
+    """The largest resident set of this process in MiB since `forget_peak`; since its start where that is
+    unsupported."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    import resource  # on Unix only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def forget_peak() -> None:
+    """Reset the peak to the current use, where the system supports it (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
 
 
 def main() -> None:

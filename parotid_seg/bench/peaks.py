@@ -1,7 +1,7 @@
 """This machine's peaks: operations a second by type, and bytes a second of memory.
 
-The products are those of two square matrices, by whichever of the installed engines is faster; `product-*.onnx` are
-that one operator each, as `tests/bench/test_peaks.py` makes them.
+The products are those of two square matrices, by whichever of the installed engines is faster. The files in
+`products` are that one operator each, as `tests/bench/test_peaks.py` makes them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUMBERS: dict[str, tuple[type[Any], type[Any]]] = {
     "fp16": (np.float16, np.float16),
     "int8": (np.uint8, np.int8),
 }
-"""Types of the factors in `product-*.onnx`."""
+"""Types of the factors in the files in `products`."""
 
 Work = tuple[str, str, Callable[[], object]]
 """Type, engine, and a function that computes the product once."""
@@ -109,7 +109,7 @@ def _session(precision: str, provider: str | tuple[str, dict[str, str]]) -> onnx
 
 
 def _file(precision: str) -> bytes:
-    return Path(__file__).with_name(f"product-{precision}.onnx").read_bytes()
+    return Path(__file__).parent.joinpath("products", f"{precision}.onnx").read_bytes()
 
 
 def _factors(precision: str, side: int) -> dict[str, Any]:

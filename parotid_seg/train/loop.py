@@ -22,10 +22,10 @@ from parotid_seg.records import convert, read_lines, record_line
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.dataset import DataSet
+from parotid_seg.train.network import computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.patients import Patient, check_labels, doubts_line, load_patients
 from parotid_seg.train.plots import draw_curves
-from parotid_seg.train.precision import computes_in_bfloat16
 from parotid_seg.train.settings import to_toml
 from parotid_seg.train.transfer import Transfer
 

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.config import ContrastConfig
-from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.network import SwinUnet, mixed_precision
 from parotid_seg.train.parallel import Processes
-from parotid_seg.train.precision import mixed_precision
 
 SLICES, PLACES = "slices", "places"
 """Units of contrast: whole slices (encoder), positions in them (decoder)."""

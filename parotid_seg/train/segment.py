@@ -26,10 +26,9 @@ from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig
 from parotid_seg.train.loop import Trainer, follow, parameter_groups
-from parotid_seg.train.network import ParotidNet, SwinUnet, init_rare_class_bias
+from parotid_seg.train.network import ParotidNet, SwinUnet, init_rare_class_bias, mixed_precision
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
-from parotid_seg.train.precision import mixed_precision
 from parotid_seg.train.sampling import Batch, SliceSampler
 from parotid_seg.train.transfer import start_from
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from parotid_seg.train.precision import computes_in_bfloat16, mixed_precision
+from parotid_seg.train.network import computes_in_bfloat16, mixed_precision
 
 
 @pytest.mark.parametrize(

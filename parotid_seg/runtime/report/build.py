@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parotid_seg.files import is_real_file, read_input, write_text
 from parotid_seg.runtime.pipeline.messages import PICTURES, views_of
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.report.results import CaseRecord, Results
 
+if TYPE_CHECKING:
+    from parotid_seg.runtime.report.page import Shown
+
 EMBEDDED_CHARACTERS = 8_000_000
 """Most bytes of pictures in the page, worst cases first (about 90 cases); the others are linked."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A case in the page.
-
-    Attributes:
-        case: its record in results.json.
-        picture: a data: URL; empty if the picture is not in the page.
-        masks, pictures: existing files, as paths in the output folder.
-    """
-
-    case: CaseRecord
-    picture: str
-    masks: tuple[str, ...]
-    pictures: tuple[str, ...]
 
 
 def write_report(results: Results, out: Path) -> None:
@@ -50,6 +37,8 @@ def write_report(results: Results, out: Path) -> None:
 
 def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
     """The cases whose files exist, with their pictures: embedded as long as there is room, then linked."""
+    from parotid_seg.runtime.report.page import Shown
+
     room = EMBEDDED_CHARACTERS
     shown_cases = []
     for case in cases:

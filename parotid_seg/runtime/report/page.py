@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,9 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from parotid_seg.files import visible
-from parotid_seg.runtime.report.build import Shown
 from parotid_seg.runtime.report.overlay import SCALE_MM
-from parotid_seg.runtime.report.results import LARGEST_RATIO, RunRecord
+from parotid_seg.runtime.report.results import LARGEST_RATIO, CaseRecord, RunRecord
 from parotid_seg.scan.labels import PAROTID_ML, plain_name
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -27,6 +27,22 @@ MOST_OPEN = 40
 """Cases whose details are open at first."""
 WORDS: Mapping[str, str] = {"failed": "failed", "check": "look at it", "done": "no flag"}
 """Names of verdicts on the page, worst first."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A case in the page.
+
+    Attributes:
+        case: its record in results.json.
+        picture: a data: URL; empty if the picture is not in the page.
+        masks, pictures: existing files, as paths in the output folder.
+    """
+
+    case: CaseRecord
+    picture: str
+    masks: tuple[str, ...]
+    pictures: tuple[str, ...]
 
 
 def page(cases: Sequence[Shown], run: RunRecord) -> str:
