@@ -165,9 +165,15 @@ class Journal:
 
 
 def _of_this_version(content: Any) -> Any:
-    """A journal line's content; versions without `settings` stored flags as sentences, and paths within reasons."""
+    """A journal line's content; versions without `settings` stored flags as sentences, and paths within reasons.
+
+    Raises:
+        RecordError: if the case has no name: only entries that are never written to a journal have none.
+    """
     if not isinstance(content, dict):
         return content
+    if content.get("case") == "":
+        raise RecordError("case: found no name, expected one")
     upgraded = dict(content)
     if isinstance(flags := content.get("flags"), list):
         upgraded["flags"] = [

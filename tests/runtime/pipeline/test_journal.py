@@ -104,6 +104,7 @@ GOOD = {"case": "a", "source": "/a", "key": "k", "status": "done", "mask": "a.ni
         json.dumps({**GOOD, "further": {"sub/b.seg.nrrd": "0"}}),
         json.dumps({**GOOD, "further": {"": "0"}}),
         json.dumps({**GOOD, "case": "../a"}),
+        json.dumps({**GOOD, "case": ""}),
         json.dumps({**GOOD, "surprise": 1}),
     ],
 )
