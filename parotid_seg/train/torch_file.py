@@ -68,7 +68,7 @@ def load_torch_file(path: Path, *, values: bool = True) -> Any:
         InputError: if it is not such a file, is damaged, or holds anything except numbers, texts, lists, dictionaries
             and tensors.
     """
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    if not path.is_file() or not _is_zip(path):
         raise InputError("expected a file written by torch.save, of torch 1.6 or later", path=path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,6 +79,13 @@ def load_torch_file(path: Path, *, values: bool = True) -> Any:
         raise InputError(error.reason, path=path) from error
     except Exception as error:  # any error of the unpickler on a damaged file
         raise InputError(f"not a readable file of torch.save ({type(error).__name__})", path=path) from error
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it looks like a part of an archive of several files (some versions of Python)
+        return False
 
 
 @dataclass(frozen=True)

@@ -162,3 +162,15 @@ def test_without_values_only_shapes_are_read(tmp_path: Path) -> None:
     torch.save({"format": FORMAT, "weights": {"a": torch.ones(3, 4)}}, path)
     assert is_checkpoint(path)
     assert load_torch_file(path, values=False)["weights"]["a"].is_meta
+
+
+def test_what_looks_like_a_part_of_an_archive_of_several_files_is_one_line(tmp_path: Path) -> None:
+    """Found by fuzzing: some versions of Python raise an error when they are asked whether it is an archive."""
+    path = tmp_path / "best.pt"
+    torch.save({"format": FORMAT}, path)
+    content = path.read_bytes()
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, 0, 2)  # of the end record of an archive in two files
+    path.write_bytes(content[:-22] + locator + content[-22:])
+    with pytest.raises(InputError, match=r"expected a file written by torch\.save"):
+        load_checkpoint(path)
+    assert not is_checkpoint(path)
