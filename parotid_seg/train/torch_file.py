@@ -73,8 +73,7 @@ def load_torch_file(path: Path, *, values: bool = True) -> Any:
     if not path.is_file() or not zipfile.is_zipfile(path):
         found = "found an exported model, " if path.suffix in EXPORTED else ""
         raise InputError(
-            f"{found}expected a checkpoint of a training run (best.pt), or a file written by torch.save, of torch 1.6 or "
-            "later",
+            f"{found}expected a file written by torch.save, of torch 1.6 or later, such as best.pt of a training run",
             path=path,
         )
     try:

@@ -138,7 +138,7 @@ def tensors_of(content: dict[str, Any]) -> list[torch.Tensor]:
 def test_an_exported_model_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x08\x0a")
-    words = r"found an exported model, expected a checkpoint of a training run \(best.pt\)"
+    words = "found an exported model, expected a file written by torch.save, .* such as best.pt of a training run"
     network = cast(SwinUnet, None)  # which is not reached
     for read in (load_checkpoint, lambda found: start_from(str(found), network, ("encoder",))):
         with pytest.raises(InputError, match=words):
