@@ -132,7 +132,7 @@ class ListenOptions(OptionGroup, panel="Node"):
         int,
         Option(
             "--max-associations",
-            "Most associations of one address at the same time; more are rejected. All addresses that --allow does "
+            "Largest number of associations of one address; more are rejected. All addresses that --allow does "
             "not name may have four more than that, together.",
             metavar="N",
             least=1,
