@@ -70,6 +70,17 @@ def test_the_build_gets_what_the_package_is_made_from_and_nothing_else() -> None
     assert [path for path in others if not ignored(path)] == []
 
 
+def test_the_source_archive_holds_what_the_package_is_made_from_and_neither_tests_nor_benchmarks() -> None:
+    project, build = PROJECT["project"], PROJECT["tool"]["hatch"]
+    included = build["build"]["targets"]["sdist"]["only-include"]
+    wheel = build["build"]["targets"]["wheel"]
+    needed = [*wheel["packages"], *wheel["force-include"], project["readme"], *project["license-files"]]
+    needed += [build["version"]["path"]]
+    assert [path for path in needed if not any(Path(path).is_relative_to(each) for each in included)] == []
+    assert [path for path in included if not (ROOT / path).exists()] == []
+    assert not {"tests", "benchmarks"} & {*included}
+
+
 def test_build_lines_of_the_docs_name_targets_and_arguments_that_exist() -> None:
     builds = [line for line in shell_lines() if line.startswith("docker build")]
     targets = {found(r"--target (\w+)", line) for line in builds if "--target" in line}

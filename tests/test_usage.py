@@ -110,3 +110,4 @@ def test_a_wrong_value_is_exit_2(command: Run, places: dict[str, Path], words: t
     given = [filled(word, places) for word in words[1:]]
     assert any(word in done.stderr for word in given if len(word) > 1), done.stderr
     assert not places["OUT"].exists(), "nothing is made"
+    assert done.stdout == "", "nothing is reported before"

@@ -262,7 +262,7 @@ class _Bench:
             "file": self._model.name,
             "sha256": hash_file(self._model),
             "precision": self._contract.precision,
-            "cost_of_a_look": self._contract.cost,
+            "cost_of_a_sample": self._contract.cost,
             "verified": bool(self._contract.verification),
         }
 

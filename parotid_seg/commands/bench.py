@@ -42,7 +42,11 @@ def bench(
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option("--minutes", metavar="N", help="Most minutes for the chunks; whole scans and masks come on top."),
+        typer.Option(
+            "--minutes",
+            metavar="N",
+            help="Longest time to measure batches; whole scans and the comparison of masks come on top.",
+        ),
     ] = 3.0,
     layers: Annotated[bool, typer.Option("--layers", help="Also time the layers of the network.")] = False,
     quiet: Quiet = False,

@@ -51,7 +51,7 @@ def export(
     ] = False,
     workspace_mib: Annotated[
         int | None,
-        typer.Option("--workspace-mib", metavar="N", help="Engine: most memory that a layer may use."),
+        typer.Option("--workspace-mib", metavar="N", help="Engine: largest memory in MiB that a layer may use."),
     ] = None,
     runs_on: Annotated[
         str | None,

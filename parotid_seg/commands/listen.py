@@ -20,7 +20,7 @@ def listen(
     quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Run a DICOM node: receive CT series by C-STORE, segment them, and send an RTSTRUCT of each back.
+    """Run a DICOM node: receive CT or MR series by C-STORE, segment them, and send an RTSTRUCT of each.
 
     DIR records what was received, segmented and sent, so that a node that was stopped or killed continues where it
     stopped. A series that fails does not stop the node. Each event is a line on stderr, without patient names. The node

@@ -132,8 +132,8 @@ class ListenOptions(OptionGroup, panel="Node"):
         int,
         Option(
             "--max-associations",
-            "Most associations of one address at the same time; more are rejected. Addresses that --allow does not "
-            "name have four more together.",
+            "Largest number of associations of one address; more are rejected. All addresses that --allow does "
+            "not name may have four more than that, together.",
             metavar="N",
             least=1,
         ),

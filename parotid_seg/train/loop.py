@@ -34,6 +34,8 @@ Progress = Callable[[str, int, int], None]
 """Called with the current step's title, the steps done, and the number of steps."""
 SILENCE_S = 60.0
 """Seconds without output after which a line reports the progress of the epoch."""
+FIRST_ESTIMATE_S = 10.0
+"""The same for the first epoch of a run, so that the time it will take is known soon."""
 
 MOST_WORKERS = 8
 """Processes that draw slices for a GPU; on the CPU there is one, because the network needs the cores."""
@@ -85,6 +87,7 @@ class Trainer(ABC):
         spare = max(1, (os.cpu_count() or 1) // processes.here - 1)
         self.workers = 1 if self.device.type == "cpu" else min(MOST_WORKERS, spare)
         self.epochs_done, self.step = 0, 0
+        self.silence_s = FIRST_ESTIMATE_S
         self.train: list[Patient] = []
         self.validation: list[Patient] = []
         torch.manual_seed(config.seed)
@@ -149,7 +152,8 @@ class Trainer(ABC):
         """
         cases = (*self.data.train, *self.data.validation)
         held_out = f", validates on {len(self.data.validation)}: {', '.join(self.data.validation)}"
-        trained = f"stage {self.config.stages[-1]}: trains on {len(self.data.train)} patients"
+        length = f"{self.schedule.epochs} epochs of {self.schedule.images_per_epoch:,} slices"
+        trained = f"stage {self.config.stages[-1]}: {length}; trains on {len(self.data.train)} patients"
         self.report(trained + (held_out if self.data.validation else ""))
         own_cases = cases[self.processes.rank :: self.processes.count]
         # First each process decodes its share. The second pass finds the rest in the cache, unless caches are separate.
@@ -182,8 +186,8 @@ class Trainer(ABC):
             last = self.run / "last.pt"
             raise InputError(
                 f"--resume: {last} was made with other settings: {_differences(saved_settings, current)}; "
-                "give the same again "
-                f"(--config {self.run / 'config.toml'}), or start a new run from it (--init {last} with another --out)"
+                f"give the same again (they are in {self.run / 'config.toml'}), or, for more epochs or other settings, "
+                f"start a new run from it (--init {last} with another --out)"
             )
         try:
             progress = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
@@ -252,9 +256,9 @@ class Trainer(ABC):
         for batch in self.batches(range(self.step, self.step + steps)):
             figures.append(self._train_step(batch, generator))
             self.shown(title, len(figures), steps)
-            if (now := time.monotonic()) - reported >= SILENCE_S:
+            if (now := time.monotonic()) - reported >= self.silence_s:
                 in_stage = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
-                each, reported = (now - started) / len(figures), now
+                each, reported, self.silence_s = (now - started) / len(figures), now, SILENCE_S
                 self.report(
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
                     f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * in_stage)} of the stage"

@@ -43,7 +43,16 @@ PAPER = TrainConfig(
 Different from the paper are: the intensity augmentation of the views (greyscale and solarisation are meaningless for CT
 and MR), the convolutional stem and head of the Swin-Unet, the moving average of the weights, and an epoch's length (the
 published one depends on the data)."""
-PRESETS = {"compact": TrainConfig(), "paper": PAPER}
+FEW = TrainConfig(
+    preset="few",
+    stages=("segment",),
+    segment=SegmentConfig(epochs=6, learning_rate=4e-3, validate_every=2, calm_epochs=2),
+)
+"""The network of "compact", from scratch on 18,000 slices: the longer fine-tuning of the study (docs/study.md), with
+the learning rate that it chose for 10 labelled patients."""
+PRESETS = {"compact": TrainConfig(), "few": FEW, "paper": PAPER}
+FEW_PATIENTS = 20
+"""Most training patients for which a run of the preset "compact" recommends "few"."""
 
 
 def resume_advice(run: Path) -> str:
@@ -53,6 +62,22 @@ def resume_advice(run: Path) -> str:
         return f"{run} holds no finished epoch on this machine"
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
     return f"{newest} is whole, and --resume goes on with it"
+
+
+def length_note(config: TrainConfig, patients: int) -> str:
+    """A remark on a long training on few patients; empty if there is nothing to say.
+
+    Args:
+        config: of the run.
+        patients: training patients of the stage "segment".
+    """
+    if config.preset != "compact" or "segment" not in config.stages or patients > FEW_PATIENTS:
+        return ""
+    slices = config.segment.epochs * config.segment.images_per_epoch
+    fewer = FEW.segment.epochs * FEW.segment.images_per_epoch
+    if slices <= fewer:
+        return ""
+    return f"{patients} patients and {slices:,} slices: --preset few trains on {fewer:,}, without pre-training"
 
 
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
-from parotid_seg.train.dataset import open_data_sets
+from parotid_seg.train.dataset import DataSet, open_data_sets
 from parotid_seg.train.loop import Progress, Report, Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
+from parotid_seg.train.settings import length_note
 
 TRAINERS: dict[str, type[Trainer]] = {
     "organs": SegmentTrainer,
@@ -64,7 +66,7 @@ def train(
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
     data_sets = open_data_sets(data, config, labelled)
     processes = join(device)
-    for note in dict.fromkeys(note for each in data_sets.values() for note in each.notes):
+    for note in _notes(config, data_sets):
         if processes.first:
             report(f"note: {note}")
     started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume))
@@ -98,6 +100,14 @@ def train(
             return False
         source = str(folders[stage] / "best.pt")
     return True
+
+
+def _notes(config: TrainConfig, data_sets: Mapping[str, DataSet]) -> list[str]:
+    """Remarks on the data sets of the stages and the length of the run, each once."""
+    notes = [note for each in data_sets.values() for note in each.notes]
+    if "segment" in data_sets:
+        notes.append(length_note(config, len(data_sets["segment"].train)))
+    return [*dict.fromkeys(filter(None, notes))]
 
 
 def _started_stages(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:

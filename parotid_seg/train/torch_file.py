@@ -53,6 +53,8 @@ MOST_VALUES = 1_000_000
 MOST_COPIES = 4
 """Most bytes of all tensors together, as a multiple of the file's size; tensors that share values all count."""
 MOST_DIMENSIONS = 64
+EXPORTED = (".onnx", ".engine")
+"""Endings of model files, which hold no weights to train or export again."""
 LONGEST_SHOWN = 60
 """Most characters of a name in a message."""
 
@@ -69,7 +71,11 @@ def load_torch_file(path: Path, *, values: bool = True) -> Any:
             and tensors.
     """
     if not path.is_file() or not _is_zip(path):
-        raise InputError("expected a file written by torch.save, of torch 1.6 or later", path=path)
+        found = "found an exported model, " if path.suffix in EXPORTED else ""
+        raise InputError(
+            f"{found}expected a file written by torch.save, of torch 1.6 or later, such as best.pt of a training run",
+            path=path,
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             content = _Reader(archive, path.stat().st_size, values).load()

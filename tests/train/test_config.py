@@ -1,12 +1,13 @@
 """Settings: presets, TOML over them, and every wrong value named."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig
-from parotid_seg.train.settings import load_config, to_toml
+from parotid_seg.train.settings import FEW, length_note, load_config, resume_advice, to_toml
 
 
 def test_resolved_settings_read_back_equal(tmp_path: Path) -> None:
@@ -67,3 +68,28 @@ def test_shares_and_stages() -> None:
         SegmentConfig(gland_share=0.8, border_share=0.3)
     with pytest.raises(InputError, match="depths"):
         NetworkConfig(depths=(2, 2), heads=(2, 4, 8))
+
+
+def test_few_is_a_short_training_of_the_same_network() -> None:
+    few, compact = load_config("few"), load_config("compact")
+    assert (few.network, few.grid, few.augment) == (compact.network, compact.grid, compact.augment)
+    assert few.stages == ("segment",)
+    assert few.segment.epochs * few.segment.images_per_epoch == 18_000
+
+
+def test_a_long_training_on_few_patients_names_the_short_one() -> None:
+    compact = TrainConfig()
+    note = "10 patients and 252,000 slices: --preset few trains on 18,000, without pre-training"
+    assert length_note(compact, 10) == note
+    assert length_note(compact, 160) == ""
+    assert length_note(FEW, 10) == ""
+    assert length_note(dataclasses.replace(compact, segment=SegmentConfig(epochs=2)), 10) == ""
+    assert length_note(dataclasses.replace(compact, stages=("contrast",)), 10) == ""
+
+
+def test_advice_after_an_early_end(tmp_path: Path) -> None:
+    assert resume_advice(tmp_path) == f"{tmp_path} holds no finished epoch on this machine"
+    (tmp_path / "contrast").mkdir()
+    last = tmp_path / "contrast" / "last.pt"
+    last.touch()
+    assert resume_advice(tmp_path) == f"{last} is whole, and --resume goes on with it"

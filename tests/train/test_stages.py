@@ -77,7 +77,12 @@ def test_the_second_stage_starts_from_the_first(balls: Path, config: TrainConfig
 
 def test_a_stage_of_other_settings_is_not_used(balls: Path, short_config: Path, run: Path) -> None:
     other = load_config("compact", short_config, stages=["organs", "segment"], seed=9)
-    with pytest.raises(InputError, match=r"organs/last.pt was made with other settings"):
+    words = (
+        r"organs/last.pt was made with other settings: seed \(it has 0, now 9\); "
+        r"give the same again \(they are in \S+organs/config.toml\), or, for more epochs or other settings, "
+        r"start a new run from it \(--init \S+organs/last.pt with another --out\)$"
+    )
+    with pytest.raises(InputError, match=words):
         train(other, balls, run, labelled=2, device="cpu", resume=True)
 
 
@@ -133,7 +138,7 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(balls: Path, short_config: Path,
 def test_a_run_says_who_is_held_out_and_how_far_it_is(
     balls: Path, short_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parotid_seg.train.loop.SILENCE_S", 0.0)
+    monkeypatch.setattr("parotid_seg.train.loop.FIRST_ESTIMATE_S", 0.0)
     said: list[str] = []
     shown: list[Any] = []
     run = tmp_path / "run"
@@ -150,10 +155,13 @@ def test_a_run_says_who_is_held_out_and_how_far_it_is(
     assert not done
     validated = sorted(json.loads((balls / "splits.json").read_text())["validation"])
     assert any(line.endswith(f"validates on {len(validated)}: {', '.join(validated)}") for line in said)
+    length = f"{config.segment.epochs} epochs of {config.segment.images_per_epoch} slices"
+    assert any(line.startswith(f"stage segment: {length}; trains on 4 patients, ") for line in said)
     steps = config.segment.images_per_epoch // config.segment.batch_size
+    (estimate,) = (line for line in said if " steps, " in line)  # an early one; the next is due after a minute
     assert re.fullmatch(
         rf"stage segment, epoch 1 of \d+: 1 of {steps} steps, [\d.]+ s each; left: \d+ s of the epoch, .+ of the stage",
-        next(line for line in said if " steps, " in line),
+        estimate,
     )
     assert (f"stage segment, epoch 1 of {config.segment.epochs}", steps, steps) in shown
     assert (run / "best.pt").exists(), "though no validation was due"

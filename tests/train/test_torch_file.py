@@ -134,6 +134,17 @@ def tensors_of(content: dict[str, Any]) -> list[torch.Tensor]:
     return [*content["state"].values(), *single, *content["kinds"]]
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.engine"])
+def test_an_exported_model_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\x08\x0a")
+    words = "found an exported model, expected a file written by torch.save, .* such as best.pt of a training run"
+    network = cast(SwinUnet, None)  # which is not reached
+    for read in (load_checkpoint, lambda found: start_from(str(found), network, ("encoder",))):
+        with pytest.raises(InputError, match=words):
+            read(path)
+
+
 def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))

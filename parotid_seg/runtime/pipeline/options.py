@@ -33,8 +33,9 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
         int | None,
         Option(
             "--workers",
-            "Most processes that read scans and write masks. Default: one per core, started as they are needed. "
-            "With --cluster: most copies of the model, each with its own cores. Default: as many as there is room for.",
+            "Largest number of processes that read scans and write masks. Default: one per core, from 2 to 16, started "
+            "as they are needed. With --cluster: largest number of copies of the model, each with its own cores. "
+            "Default: as many as there is room for.",
             metavar="N",
             least=1,
         ),
