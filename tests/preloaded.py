@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import sys
 from importlib import import_module
+
+sys.modules["triton"] = None  # type: ignore[assignment]  # it reports leaks if `gc.freeze` was called; needs a GPU
 
 import matplotlib as mpl
 import torch
