@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import sys
 from importlib import import_module
 
@@ -13,6 +14,7 @@ import torch
 from parotid_seg.cli import app
 
 mpl.use("Agg")
+logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it misses triton
 torch.set_num_threads(1)
 for name in (
     "contourpy", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "onnx", "onnxruntime", "onnxscript",

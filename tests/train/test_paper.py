@@ -1,4 +1,4 @@
-"""The paper's preset: published sizes, a few steps of both stages, stopped and resumed."""
+"""The paper's preset: published sizes; and a few steps of both stages on small images, stopped and resumed."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from parotid_seg.train.stages import train
 
 FEW_STEPS = {
     "init": "scratch",
+    "grid": {"size": 64, "spacing_mm": 3.5},
     "contrast": {"epochs": 2, "images_per_epoch": 2, "batch_size": 2},
     "segment": {"epochs": 1, "images_per_epoch": 2, "batch_size": 2, "validate_every": 1},
 }
