@@ -46,10 +46,10 @@ def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def contrast(config: ContrastConfig, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(0)
-    network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
-    moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
-    at = [torch.randint(0, 56, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), at[0], at[1], 200 * draw(4, 6, 2))
+    network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=4, stem=(8, 16), drop_path=0.0)
+    moco = MomentumContrast(SwinUnet(network, 32, 3, 3), config, processes)
+    at = [torch.randint(0, 32, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    pair = Pair(draw(4, 3, 32, 32), draw(4, 3, 32, 32).flip(0), at[0], at[1], 200 * draw(4, 6, 2))
     wrapped = processes.wrapped(moco)
     for _ in range(2):  # the second time the queue holds keys of both processes
         moco.zero_grad()
