@@ -6,6 +6,7 @@ As multiprocessing's "forkserver", but for several sets of modules, and for proc
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import select
@@ -124,6 +125,7 @@ def serve(number: int, modules: list[str]) -> None:
     """In the server: import, and fork until the other end is closed."""
     for name in modules:
         import_module(name)
+    gc.freeze()  # a child whose collector visits all that is imported would copy it
     request = _forked(socket.socket(fileno=number))
     if request is not None:
         request.run()

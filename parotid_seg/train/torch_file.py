@@ -237,11 +237,9 @@ def _check_extent(content: Any) -> None:
     """Raise InputError for content that is nested too deeply, or has too many values, counting each reference."""
     extents: dict[int, tuple[int, int]] = {}
     """Number of values in a list, tuple or dictionary and its depth, by identity; 0 if not counted yet."""
-    waiting: list[tuple[Any, bool]] = [(content, False)]
+    waiting: list[tuple[Any, bool]] = [(content, False)] if isinstance(content, dict | list | tuple) else []
     while waiting:
         container, counted = waiting.pop()
-        if not isinstance(container, dict | list | tuple):
-            continue
         inside = list(container.values()) if isinstance(container, dict) else container
         if counted:
             sizes = [extents.get(id(each), (1, 0)) for each in inside]
@@ -255,6 +253,6 @@ def _check_extent(content: Any) -> None:
         elif id(container) not in extents:
             extents[id(container)] = 0, 0
             waiting.append((container, True))
-            waiting += ((each, False) for each in inside)
+            waiting += ((each, False) for each in inside if isinstance(each, dict | list | tuple))
         elif extents[id(container)] == (0, 0):
             raise InputError("found a list or dictionary within itself, expected none")

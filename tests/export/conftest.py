@@ -13,17 +13,30 @@ from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 from tests.command_line import Run
+from tests.nifti_marks import mark
 from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
 from tests.workers import shared_folder, shared_value
 
 
 @pytest.fixture(scope="session")
-def run(forked: Run, balls: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """The folder of a training run."""
+def marked(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """The same data, but headers say who the patients are."""
+    folder = shutil.copytree(balls, tmp_path_factory.mktemp("data") / "balls")
+    for path in folder.rglob("*.nii.gz"):
+        mark(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(forked: Run, marked: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """The folder of a training run, with the command's output. It is long enough for INT8 to pass with a margin."""
 
     def train(folder: Path) -> None:
-        done = forked("train", balls, "--out", folder, "--config", small_config, "--device", "cpu", timeout=600)
+        longer = folder / "longer.toml"
+        longer.write_text(small_config.read_text().replace("images_per_epoch = 160", "images_per_epoch = 320"))
+        done = forked("train", marked, "--out", folder, "--config", longer, "--device", "cpu", timeout=600)
         assert done.returncode == 0, done.stderr
+        (folder / "train.txt").write_text(done.stdout + done.stderr)
 
     return shared_folder(tmp_path_factory, "run", train)
 

@@ -12,15 +12,17 @@ from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.command_line import Run
+from tests.runtime.pipeline.test_dicom_privacy import tellers
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model(command: Run, run: Path, balls: Path) -> Path:
+def model(command: Run, run: Path, marked: Path) -> Path:
     path = run / "model.onnx"
-    done = command("export", run / "best.pt", "--out", path, "--verify", balls / "imagesTr")
+    done = command("export", run / "best.pt", "--out", path, "--verify", marked / "imagesTr")
     assert done.returncode == 0, done.stderr
+    (run / "export.txt").write_text(done.stdout + done.stderr)
     return path
 
 
@@ -77,6 +79,13 @@ def test_masks_of_the_exported_model_are_right(command: Run, model: Path, balls:
     scored = command("evaluate", tmp_path, balls / "labelsTr", "--out", tmp_path / "scores.json")
     assert scored.returncode == 0, scored.stderr
     assert json.loads((tmp_path / "scores.json").read_text())["means"]["glands dsc"]["mean"] > 0.6
+
+
+def test_neither_training_nor_export_tells_of_the_patients(run: Path, model: Path) -> None:
+    """What NIfTI headers of training data say about them gets into no file and no output."""
+    names = {"best.pt", "export.txt", "metrics.jsonl", "model.parity.json", "samples.png", "train.txt"}
+    assert {path.name for path in run.iterdir()} >= {model.name, *names}
+    assert tellers(run) == set()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

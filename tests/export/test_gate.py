@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from parotid_seg.contract import Contract
@@ -18,7 +19,7 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export import export as module
 from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scores_of
 from parotid_seg.export.export import ExportOptions, export
-from parotid_seg.export.onnx_file import to_onnx, with_contract
+from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.ops_by_dtype import work_of
 from parotid_seg.export.parity import Parity, ScanParity, contour_of
 from parotid_seg.export.precision import lower
@@ -100,21 +101,25 @@ def test_a_sabotaged_model_is_not_written(
 
 
 @pytest.fixture(scope="module")
-def overflowing(checkpoint: Checkpoint) -> Checkpoint:
-    """The same function as the trained model, but with values around 100,000 between two layers."""
-    weights = {name: value.clone() for name, value in checkpoint.weights.items()}
+def overflowing_graph(
+    checkpoint: Checkpoint, translated: tuple[onnx.ModelProto, Contract], two: Path
+) -> tuple[onnx.ModelProto, Contract, Parity]:
+    """The same function as the trained model, but with values of several 100,000 between two layers.
+
+    Returns:
+        its graph and contract, and its masks.
+    """
     block = "unet.encoder.layers.0.blocks.0.attn"
-    weights[f"{block}.qkv.weight"][32:] *= 1e5  # the values; queries and keys are the first 2 x 16
-    weights[f"{block}.qkv.bias"][32:] *= 1e5
-    weights[f"{block}.proj.weight"] /= 1e5
-    return replace(checkpoint, weights=weights)
-
-
-@pytest.fixture(scope="module")
-def overflowing_graph(overflowing: Checkpoint, two: Path) -> tuple[onnx.ModelProto, Contract, Parity]:
-    """Its graph and contract, and its masks."""
-    model, contract = to_onnx(overflowing)
-    return model, contract, Parity(overflowing.network(), contract, two / "imagesTr", BatchProfile(1, 7, 16))
+    factor = np.where(np.arange(48) < 32, 1, 4e5).astype(np.float32)  # queries and keys are the first 2 x 16
+    weights = {name: value.clone() for name, value in checkpoint.weights.items()}
+    weights[f"{block}.qkv.weight"] *= torch.from_numpy(factor)[:, None]
+    weights[f"{block}.qkv.bias"] *= torch.from_numpy(factor)
+    weights[f"{block}.proj.weight"] /= 4e5
+    model, contract = translated
+    model = changed(model, f"{block}.qkv.", lambda values: values * factor)
+    model = changed(model, f"{block}.proj.weight", lambda values: values / 4e5)
+    network = replace(checkpoint, weights=weights).network()
+    return model, contract, Parity(network, contract, two / "imagesTr", BatchProfile(1, 7, 16))
 
 
 def test_overflowing_activations_fail_in_fp16(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:

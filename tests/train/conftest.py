@@ -15,26 +15,26 @@ from tests.train.pictures import none_drawn
 SMALL = """
 stages = ["segment"]
 [grid]
-size = 56
-spacing_mm = 4.0
+size = 32
+spacing_mm = 7.0
 offsets_mm = [-3, 0, 3]
 [network]
 embed_dim = 16
 depths = [1, 1]
 heads = [2, 4]
-window = 7
+window = 4
 stem = [8, 16]
 [organs]
 epochs = 1
 images_per_epoch = 160
-batch_size = 16
-learning_rate = 0.003
+batch_size = 8
+learning_rate = 0.004
 warmup_epochs = 0.2
 [segment]
 epochs = 4
-images_per_epoch = 640
-batch_size = 16
-learning_rate = 0.003
+images_per_epoch = 160
+batch_size = 8
+learning_rate = 0.004
 average_decay = 0.9
 warmup_epochs = 0.2
 validate_every = 1
@@ -95,7 +95,7 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with epochs of a few steps, for runs that need to learn nothing."""
     path = tmp_path_factory.mktemp("config") / "short.toml"
-    path.write_text(SMALL.replace("images_per_epoch = 640", "images_per_epoch = 32").replace("160", "32"))
+    path.write_text(SMALL.replace("images_per_epoch = 160", "images_per_epoch = 16"))
     return path
 
 

@@ -9,5 +9,5 @@ from tests.train.torchrun import without_pictures
 
 def command(*words: Any) -> None:
     """Run it, in a process of its own."""
-    parallel.PATIENCE = exit_status.PATIENCE = timedelta(seconds=12)  # type: ignore[attr-defined]
+    parallel.PATIENCE = exit_status.PATIENCE = timedelta(seconds=6)  # type: ignore[attr-defined]
     without_pictures(*words)

@@ -58,6 +58,6 @@ def test_a_process_that_hangs(balls: Path, small_config: Path, interrupted: bool
     if interrupted:
         assert line.startswith("parotid-seg: interrupted; ")
     else:
-        assert "gave no sign for 0.2 minutes (noticed by process 0 of 2)" in line
+        assert "gave no sign for 0.1 minutes (noticed by process 0 of 2)" in line
     assert f"{run / 'last.pt'} is whole, and --resume goes on with it" in line
     assert load_checkpoint(run / "last.pt").progress["epochs_done"] == 1

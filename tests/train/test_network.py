@@ -88,12 +88,12 @@ def test_losses_by_hand() -> None:
 
 def test_every_encoder_stage_is_classified_at_its_own_resolution(small_config: Path) -> None:
     unet = build_network(load_config("compact", small_config), 1, 3).unet
-    logits, *deep = Supervised(unet, encoder=True)(torch.rand(2, 3, 56, 56))
-    assert logits.shape == (2, 3, 56, 56)
-    assert [stage.shape for stage in deep] == [(2, 3, 14, 14), (2, 3, 7, 7)]
+    logits, *deep = Supervised(unet, encoder=True)(torch.rand(2, 3, 32, 32))
+    assert logits.shape == (2, 3, 32, 32)
+    assert [stage.shape for stage in deep] == [(2, 3, 8, 8), (2, 3, 4, 4)]
     deep[1].sum().backward()
     assert unet.encoder.layers[1].blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
-    assert len(Supervised(unet, encoder=False)(torch.rand(2, 3, 56, 56))) == 1
+    assert len(Supervised(unet, encoder=False)(torch.rand(2, 3, 32, 32))) == 1
 
 
 def test_a_structure_that_was_not_contoured_may_be_anywhere_in_the_background() -> None:

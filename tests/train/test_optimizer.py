@@ -27,7 +27,7 @@ def test_matrices_decay_and_every_parameter_is_in_one_group(model: Supervised) -
 
 def test_a_new_network_calls_each_structure_rarely(model: Supervised) -> None:
     torch.manual_seed(0)
-    for logits in model(torch.rand(2, 3, 56, 56)):
+    for logits in model(torch.rand(2, 3, 32, 32)):
         shares = logits.softmax(dim=1).mean(dim=(0, 2, 3))
         assert shares[0] > 0.85
         assert (shares[1:] > 0.002).all()

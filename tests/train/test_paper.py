@@ -1,4 +1,4 @@
-"""The paper's preset: published sizes, a few steps of both stages, stopped and resumed."""
+"""The paper's preset: published sizes; and a few steps of both stages, narrow and on small images, also resumed."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from timm.models.swin_transformer import SwinTransformer
 
 from parotid_seg.train.checkpoint import load_checkpoint
@@ -15,7 +16,9 @@ from parotid_seg.train.stages import train
 
 FEW_STEPS = {
     "init": "scratch",
-    "contrast": {"epochs": 2, "images_per_epoch": 2, "batch_size": 2},
+    "grid": {"size": 64, "spacing_mm": 3.5},
+    "network": {"embed_dim": 24},
+    "contrast": {"hidden": 64, "epochs": 2, "images_per_epoch": 2, "batch_size": 2},
     "segment": {"epochs": 1, "images_per_epoch": 2, "batch_size": 2, "validate_every": 1},
 }
 
@@ -35,10 +38,12 @@ def test_sizes_and_schedule_are_the_published_ones() -> None:
     assert (paper.stages, paper.init) == (("contrast", "segment"), "imagenet")
     published = SwinTransformer(depths=(2, 2, 2, 2), num_classes=0)
     del published.norm
-    encoder = SwinUnet(paper.network, 224, 3, 3).encoder
-    assert {name: value.shape for name, value in encoder.named_parameters()} == {
+    unet = SwinUnet(paper.network, 224, 3, 3)
+    assert {name: value.shape for name, value in unet.encoder.named_parameters()} == {
         name: value.shape for name, value in published.named_parameters()
     }
+    with torch.no_grad():
+        assert unet(torch.rand(1, 3, 224, 224)).shape == (1, 3, 224, 224)
 
 
 @pytest.mark.slow
@@ -54,7 +59,7 @@ def test_runs_and_resumes(balls: Path, tmp_path: Path) -> None:
     assert train(config, data, run, device="cpu", labelled=1, resume=True)
     records = [json.loads(line) for line in (run / "contrast" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2]
-    assert load_checkpoint(run / "best.pt").network().unet.encoder.embed_dim == 96
+    assert load_checkpoint(run / "best.pt").network().unet.encoder.embed_dim == 24
     account = json.loads((run / "transfer.json").read_text())
     assert any(name.startswith("decoder.2.blocks") for name in account["taken"]), "the encoder's stages, mirrored"
     assert dataclasses.asdict(load_checkpoint(run / "best.pt").config)["preset"] == "paper"

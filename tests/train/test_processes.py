@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,7 +10,6 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.batch_norm import common_batch_norm
@@ -18,6 +18,7 @@ from parotid_seg.train.moco import MomentumContrast, Pair
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.parallel import Processes, join
 from parotid_seg.train.segment import segmentation_loss
+from tests.forked import Forked
 
 COUNT = 2
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -45,10 +46,10 @@ def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def contrast(config: ContrastConfig, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(0)
-    network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=7, stem=(8, 16), drop_path=0.0)
-    moco = MomentumContrast(SwinUnet(network, 56, 3, 3), config, processes)
-    at = [torch.randint(0, 56, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    pair = Pair(draw(4, 3, 56, 56), draw(4, 3, 56, 56).flip(0), at[0], at[1], 200 * draw(4, 6, 2))
+    network = NetworkConfig(embed_dim=16, depths=(1, 1), heads=(2, 4), window=4, stem=(8, 16), drop_path=0.0)
+    moco = MomentumContrast(SwinUnet(network, 32, 3, 3), config, processes)
+    at = [torch.randint(0, 32, (4, 6, 2), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    pair = Pair(draw(4, 3, 32, 32), draw(4, 3, 32, 32).flip(0), at[0], at[1], 200 * draw(4, 6, 2))
     wrapped = processes.wrapped(moco)
     for _ in range(2):  # the second time the queue holds keys of both processes
         moco.zero_grad()
@@ -135,7 +136,10 @@ def work(rank: int, folder: Path) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "port").write_text(str(free_port()))
-    spawn(work, (folder,), COUNT)
+    processes = [Forked(partial(work, rank, folder)) for rank in range(COUNT)]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
 
 

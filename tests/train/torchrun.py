@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ def training(
     """One under way; of a single process without torchrun.
 
     The processes are forked, which saves each of them the imports; all else is torchrun's own code. The function
-    `started` does not fork. They draw no pictures.
+    `started` has them started. They draw no pictures.
     """
     program = program or without_pictures
     words = ["train", *map(str, arguments), "--device", "cpu"]
@@ -43,11 +41,10 @@ def without_pictures(*words: Any) -> None:
     command(*words)
 
 
-def started(processes: int, *arguments: Any) -> subprocess.Popen[str]:
-    """One under way that the command `torchrun` has started on one machine."""
-    words = [sys.executable, "-m", "torch.distributed.run", *ONE_MACHINE, "--nproc-per-node", processes]
-    words += ["-m", "parotid_seg", "train", *arguments, "--device", "cpu"]
-    return subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(processes: int, *arguments: Path | str) -> Forked:
+    """One under way on one machine, whose processes torchrun starts as those of users."""
+    words = [*ONE_MACHINE, "--nproc-per-node", str(processes), "-m", "parotid_seg", "train", *map(str, arguments)]
+    return Forked(partial(torchrun.main, [*words, "--device", "cpu"]), {"OMP_NUM_THREADS": "1"})
 
 
 def _launched(options: Any, program: Any, words: Any) -> None:
@@ -69,7 +66,7 @@ def _of_torchrun(program: Any, *words: Any) -> None:
     program(*words)
 
 
-def ended(process: subprocess.Popen[Any] | Forked, timeout: int = 300) -> tuple[int, list[str]]:
+def ended(process: Forked, timeout: int = 300) -> tuple[int, list[str]]:
     """Status, and our lines on stderr; among those of torchrun there must be no traceback of ours."""
     try:
         _, stderr = process.communicate(timeout=timeout)
