@@ -62,7 +62,7 @@ class Meaning:
 
     Attributes:
         label: one of the labels; empty if it means none.
-        reason: why it means none.
+        reason: why it means none, without a word of the name, which may contain the patient's.
         own: whether the meaning comes from the user's table.
         gland: whether the name mentions a parotid gland at all.
         near: whether it is similar to the name of a gland with its side.
@@ -142,9 +142,8 @@ def parotid_meaning(name: str) -> Meaning:
     if not is_parotid(name) and not any(word.startswith("parotid") for word in both):
         return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(name_words))
     sides = side_words(name)
-    more = [word for word in name_words if word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys()]
-    if more:
-        return Meaning(reason=f"its name says more than gland and side: {' '.join(more)}", gland=True)
+    if any(word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys() for word in name_words):
+        return Meaning(reason="its name says more than gland and side", gland=True)
     if both or len(set(sides.values())) > 1:
         return Meaning(reason="its name means both sides", gland=True)
     if not sides:

@@ -146,7 +146,9 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
         labelled += int(np.count_nonzero((expected > 0) | (labels > 0)))
         changed += int(np.count_nonzero(expected != labels))
     if not labelled:
-        raise ModelError("the model finds nothing in the scan that the batched one is compared on; name another")
+        raise ModelError(
+            "the model finds nothing in the scan that the batched one is compared on; name another in --verify"
+        )
     if changed > SAME.most_changed_share * labelled:
         raise ModelError(
             f"the batched model differs from the model in {changed} of {labelled} labelled voxels, "

@@ -167,6 +167,7 @@ def export(
         **versions,
         "candidates": [proof.record() for _, proof, _ in tried],
         "not_considered": not_considered,
+        "never_found": source.parity.never_found(),
         "seconds": seconds,
     }
     parity_file, picture = out.with_suffix(".parity.json"), out.with_suffix(".parity.png")
@@ -242,6 +243,11 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, secon
     with seconds.of("trained model"):
         net = checkpoint.network()
         parity = Parity(net, contract, verify, options.batch)
+    if names := parity.never_found():
+        report(
+            f"warning: the trained model finds no {', '.join(names)} in the scans of {verify}, so equal masks prove "
+            "nothing about it; name scans that show it in --verify"
+        )
     chunk = next(parity.inputs())
     work = work_of(model.SerializeToString(), chunk)
     samples = len(chunk["neighbours"])

@@ -112,6 +112,11 @@ class Parity:
                 expected = torch_labels(net, each, windows, contract.grid)
                 self.comparisons.append(Comparison(place_of(first).name, each, windows, expected, outline))
 
+    def never_found(self) -> list[str]:
+        """Labels that the trained model finds in none of the scans: equal masks prove nothing about them."""
+        found = {int(value) for each in self.comparisons for value in np.unique(each.expected)}
+        return [name for value, name in enumerate(self.contract.labels) if value and value not in found]
+
     def inputs(self) -> Iterator[Inputs]:
         """Chunks of every scan at the usual batch size, without a shorter last one, for calibration and timing."""
         for each in self.comparisons:

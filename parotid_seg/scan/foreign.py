@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from isal import isal_zlib
+from nibabel.spatialimages import HeaderDataError
 
 from parotid_seg.errors import ParotidSegError, ScanError, system_reason
 
@@ -38,6 +39,9 @@ CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str],
 def foreign(path: Path, library: str, what: str) -> Iterator[None]:
     """Turn any exception of a library over a file into the file's error.
 
+    A library's own text may quote the file, which may say who the patient is. Only nibabel's errors about a header are
+    repeated, as they quote codes and numbers.
+
     Args:
         path: the file.
         library: the library that reads it.
@@ -55,8 +59,9 @@ def foreign(path: Path, library: str, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from error
-        text = next(iter(str(error).splitlines()), "")
-        raise ScanError(f"{what} ({library}: {cause_of(error) or text or 'it is damaged'})", path=path) from error
+        text = next(iter(str(error).splitlines()), "") if isinstance(error, HeaderDataError) else ""
+        cause = cause_of(error) or text or "its content is not as expected"
+        raise ScanError(f"{what} ({library}: {cause})", path=path) from error
 
 
 def cause_of(error: BaseException) -> str:

@@ -38,16 +38,29 @@ NAMES = {
     ".mgz": "FreeSurfer MGH",
     ".mgh": "FreeSurfer MGH",
     ".mnc": "MINC",
+    ".minc": "MINC",
     ".gipl": "GIPL",
     ".par": "Philips PAR/REC",
     ".brik": "AFNI",
+    ".nia": "NIfTI as text",
+    ".mif": "MRtrix",
+    ".mih": "MRtrix",
+    ".avw": "AnalyzeAVW",
+    ".isq": "Scanco ISQ",
+    ".mrc": "MRC",
+    ".vti": "VTK image",
 }
 """Formats that are not read, by the ending of their names."""
+VTK = ".vtk"
+"""Ending of VTK's first format, whose files may also contain a surface."""
+VTK_IMAGES = (b"structured_points", b"structured_grid", b"rectilinear_grid")
 INSIDE = (*ENDINGS, NRRD, *NAMES, ".dcm", ".ima")
 """Endings of archives and of other compressions that may contain scans."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".br")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-ARCHIVES = (".zip", *TAR, ".tar.zst", ".7z", ".rar")
+ZIP = (".zip", ".mrb", ".mitk")
+"""Endings of ZIP archives, among them the scenes of 3D Slicer and MITK."""
+ARCHIVES = (*ZIP, *TAR, ".tar.zst", ".7z", ".rar")
 MOST_MEMBERS = 1000
 """Most files of an archive that are searched; an archive of scans has a scan among them."""
 UNSEARCHED = "an archive that is damaged, encrypted or too large to search"
@@ -96,6 +109,8 @@ def unread(path: Path) -> str:
     if name.endswith(PAIR):
         found = _pair_without(path, NAMES[path.suffix.lower()])
         return f"not read: {found}; convert it to NIfTI" if found else ""
+    if name.endswith(VTK):
+        return "not read: VTK image; convert it to NIfTI" * any(each in _start(path).lower() for each in VTK_IMAGES)
     return unread_by_name(path)
 
 
@@ -147,11 +162,11 @@ def _image_of(header: Path) -> Path | None:
 def _held_by(path: Path) -> str:
     """A description of an archive with scans; empty if it contains none."""
     name = path.name.lower()
-    if not name.endswith((".zip", *TAR)):
+    if not name.endswith((*ZIP, *TAR)):
         return "an archive that cannot be searched here"
     try:
         with open_input(path) as file, foreign(path, "Python", UNSEARCHED):
-            members = _in_zip(file) if name.endswith(".zip") else _in_tar(file)
+            members = _in_zip(file) if name.endswith(ZIP) else _in_tar(file)
             return next(filter(None, (_held_as(*member) for member in islice(members, MOST_MEMBERS))), "")
     except OSError as error:
         return f"an archive that cannot be read ({system_reason(error)})"

@@ -123,7 +123,7 @@ def _affine(path: Path, header: dict[str, Any]) -> NDArray[np.float64]:
         )
     units = header.get("space units")
     if isinstance(units, (list, tuple)) and any(str(each).strip('"').lower() not in ("mm", "") for each in units):
-        raise ScanError(f"found the units {', '.join(map(str, units))} in a NRRD file, expected mm", path=path)
+        raise ScanError("found space units other than mm in a NRRD file, expected mm", path=path)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions.T, origin
     return np.diag([*map(float, signs), 1.0]) @ affine

@@ -30,7 +30,7 @@ DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
 SMALLEST_BODY = 0.02
 """Least share of tissue in a slice that counts as showing the patient."""
-CACHE_FORMAT = 5
+CACHE_FORMAT = 6
 FEWEST_TO_JUDGE = 3
 ASIDE_MM = 20.0
 """A structure that lies so far (mm) to one side in each of at least so many patients has a side, even if its name has
@@ -50,6 +50,7 @@ class Patient:
         body_slices: indices of the slices that show the patient.
         ignored: (D, H, W) bool, the unlabelled voxels; None if the data set has no label "ignore".
         known_slices: indices of the slices that are not completely ignored, rising.
+        sha256: hash of the scan's voxels in canonical order.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Patient:
     body_slices: tuple[int, ...]
     known_slices: tuple[int, ...]
     ignored: NDArray[np.bool_] | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class _Facts:
     centre_mm: tuple[float, float]
     body_slices: tuple[int, ...]
     flags: tuple[tuple[FlagCode, str, float | None, str], ...]
+    sha256: str
 
 
 def load_patients(
@@ -125,10 +128,17 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
         Remarks, one line each.
 
     Raises:
-        InputError: if label maps are empty, with their patients. Single maps of other organs may be empty.
+        InputError: if a scan is in both lists, or if label maps are empty, with their patients. Single maps of other
+            organs may be empty.
     """
     if not data.label_folder:
         return []
+    held_out = {patient.sha256: patient.name for patient in validation}
+    if doubles := [f"{patient.name} and {held_out[patient.sha256]}" for patient in train if patient.sha256 in held_out]:
+        raise InputError(
+            f"found scans of the same voxels in training and validation: {named(doubles)}; expected each scan once",
+            path=data.folder / "imagesTr",
+        )
     folder = data.folder / data.label_folder
     empty = [patient.name for patient in (*train, *validation) if not any(patient.shown_in)]
     if empty and not data.partly_contoured:
@@ -198,6 +208,7 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         body_slices=facts.body_slices,
         known_slices=known_slices,
         ignored=ignored,
+        sha256=facts.sha256,
     )
 
 
@@ -232,6 +243,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     centre = zip(body_centre(volume, windows), volume.spacing_mm[1:], strict=True)
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     y_mm, x_mm = (float(voxel * spacing) for voxel, spacing in centre)
+    voxels = np.ascontiguousarray(volume.voxels)
     facts = _Facts(
         spacing_mm=volume.spacing_mm,
         axes=volume.orientation.axes,
@@ -240,11 +252,12 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         centre_mm=(y_mm, x_mm),
         body_slices=tuple(np.flatnonzero(tissue >= SMALLEST_BODY).tolist()),
         flags=tuple(dataclasses.astuple(flag) for flag in volume.flags if flag.code in DOUBTS),
+        sha256=hashlib.sha256(voxels.data).hexdigest(),
     )
     if not facts.body_slices:
         raise ScanError(f"shows no patient: expected slices with tissue above {windows[0, 0]:g}", path=images[0])
     with _whole_entry(entry) as partial:
-        np.save(partial / "voxels.npy", np.ascontiguousarray(volume.voxels))
+        np.save(partial / "voxels.npy", voxels)
         (partial / "facts.json").write_text(record_text(facts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from parotid_seg.train.patients import Patient
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 MARGIN_MM = 15.0
@@ -58,9 +60,7 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
         panel.grid(alpha=0.3)
         if len(lines) > 1:
             panel.legend()
-    with atomic_write(picture) as partial:
-        figure.savefig(partial, dpi=110, format="png")
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
@@ -76,9 +76,7 @@ def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
             if places.shape[1]:
                 rows, columns = places[index].cpu().unbind(-1)
                 panel.scatter(columns, rows, c=range(len(rows)), cmap="hsv", s=8)
-    with atomic_write(picture) as partial:
-        figure.savefig(partial, dpi=110, format="png")
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def draw_samples(
@@ -112,9 +110,7 @@ def draw_samples(
     lines = [Line2D([], [], color="white", label="reference")]
     lines += [Line2D([], [], color=_colour(value), label=name) for value, name in enumerate(labels[1:], start=1)]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), facecolor="dimgray", labelcolor="white")
-    with atomic_write(picture) as partial:
-        figure.savefig(partial, dpi=110, format="png")
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def _draw_slices(panels: Sequence[Any], patient: Patient, predicted: Mask, count: int) -> None:
@@ -149,3 +145,11 @@ def _extents(shown: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def _colour(value: int) -> str:
     return COLOURS[(value - 1) % len(COLOURS)]
+
+
+def _save(figure: Figure, picture: Path) -> None:
+    """Save a figure, and close it. Letters that the font lacks become boxes, without a warning."""
+    with atomic_write(picture) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(partial, dpi=110, format="png")
+    plt.close(figure)

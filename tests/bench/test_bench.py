@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 from tests.command_line import Run
 from tests.forked import ForkedPrograms
+from tests.nifti_marks import mark
+from tests.runtime.pipeline.test_dicom_privacy import tellers, tells
 
 pytestmark = pytest.mark.slow
 
@@ -137,8 +140,11 @@ def test_bad_input_is_one_line(
 
 
 def test_the_command(command: Run, tmp_path: Path, scan: tuple[Path]) -> None:
-    out = tmp_path / "out"
-    words = ("--backend", "onnxruntime", "--batch-sizes", "2", "--minutes", "0.01", "--scans", scan[0].parent)
+    out, scans = tmp_path / "out", tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(scan[0], scans)
+    mark(scans / scan[0].name)
+    words = ("--backend", "onnxruntime", "--batch-sizes", "2", "--minutes", "0.01", "--scans", scans)
     done = command("bench", "--out", out, *words, "--layers")
     assert (done.returncode, done.stderr) == (0, "")
     assert (out / "bench.md").read_text() in done.stdout
@@ -147,6 +153,8 @@ def test_the_command(command: Run, tmp_path: Path, scan: tuple[Path]) -> None:
     with Image.open(out / "bench.png") as picture:
         assert picture.size[0] > 1000
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
+    assert tellers(out) == set()
+    assert not tells(done.stdout.encode())
 
 
 def test_the_example_scan_is_a_ct(contract: Contract) -> None:

@@ -175,7 +175,7 @@ def test_every_roi_not_used_is_listed(dicom: Path, data: Path) -> None:
     assert build([dicom], data).exit_status == 0
     assert reasons(data, "ROI") == [
         "Mandible: its name means none of the labels",
-        "Parotid_L_PRV: its name says more than gland and side: prv",
+        "Parotid_L_PRV: its name says more than gland and side",
         "'=1+1: its name means none of the labels",
         "Left Parotid: it has no contours",
     ]

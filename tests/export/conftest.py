@@ -1,5 +1,6 @@
 """A small model, trained once for all workers, and what is made of it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,17 +14,20 @@ from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 from tests.command_line import Run
-from tests.nifti_marks import mark
+from tests.nifti_marks import BORN, MARK, mark
 from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
 from tests.workers import shared_folder, shared_value
 
 
 @pytest.fixture(scope="session")
 def marked(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """The same data, but headers say who the patients are."""
+    """The same data, but headers and free texts of dataset.json say who the patients are."""
     folder = shutil.copytree(balls, tmp_path_factory.mktemp("data") / "balls")
     for path in folder.rglob("*.nii.gz"):
         mark(path)
+    description = json.loads((folder / "dataset.json").read_text())
+    texts = dict.fromkeys(("description", "reference", "licence", "release", "patient"), f"{MARK}, born {BORN}")
+    (folder / "dataset.json").write_text(json.dumps({**texts, **description}))
     return folder
 
 

@@ -1,5 +1,6 @@
 """The gate: what is the trained model passes, what is not is not written, by whatever it was sabotaged."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -232,6 +233,25 @@ def test_scores_are_what_labels_are_chosen_by(translated: tuple[onnx.ModelProto,
     inputs = next(parity.inputs())
     scores = scores_of(translated[0])(inputs)
     np.testing.assert_array_equal(scores.argmax(axis=1), run_of(translated[0])(inputs))
+
+
+def test_structures_that_the_trained_model_never_finds_are_named(parity: Parity) -> None:
+    assert parity.never_found() == []
+    without = copy.copy(parity)
+    without.comparisons = [
+        each._replace(expected=np.where(each.expected == 1, each.expected, 0)) for each in parity.comparisons
+    ]
+    assert without.never_found() == ["parotid_right"]
+
+
+def test_what_is_never_found_is_told_and_recorded(
+    run: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Parity, "never_found", lambda _: ["parotid_right"])
+    said: list[str] = []
+    export(run / "best.pt", tmp_path / "m.onnx", ExportOptions(verify=few), said.append)
+    assert any(line.startswith("warning: the trained model finds no parotid_right in the scans of") for line in said)
+    assert json.loads((tmp_path / "m.parity.json").read_text())["never_found"] == ["parotid_right"]
 
 
 def test_the_last_batch_is_ragged(parity: Parity) -> None:

@@ -85,6 +85,9 @@ def test_a_series_goes_in_and_its_contours_come_out(
         assert drawn.any()
         np.testing.assert_array_equal(drawn, mask == value)
     assert pydicom.dcmread(received).PatientName == NAME
+    files = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".dcm"]
     told = log.read_text() + " ".join(path.name for path in out.rglob("*"))
+    told += "".join(path.read_bytes().decode("latin-1") for path in files)
+    assert len(files) > 4
     assert not re.search(f"{NAME}|{IDENTITY}|{BIRTH}".replace("^", r"\^"), told)
     assert not list((out / "inbox").rglob("*.dcm")), "what was delivered is not kept"

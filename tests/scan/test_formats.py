@@ -118,7 +118,7 @@ def test_a_nrrd_file_is_the_scan_that_its_nifti_file_is(tmp_path: Path, space: s
         ({"space": None}, "does not say where its voxels lie"),
         ({"space": "scanner-xyz"}, "does not say where its voxels lie"),
         ({"space origin": None}, "does not say where its voxels lie"),
-        ({"space units": ["cm", "cm", "cm"]}, "found the units cm, cm, cm"),
+        ({"space units": ["cm", "cm", "cm"]}, "found space units other than mm"),
     ],
 )
 def test_a_nrrd_file_that_does_not_say_where_it_lies_is_refused(
@@ -156,7 +156,7 @@ def content_of(name: str) -> bytes:
         members = {"scans": "deep/a.nii.gz", "dicom": "IM0001", "code": "a.py", "nested": "b.tgz"}
         member = members[name.split(".", maxsplit=1)[0]]
         held = bytes(128) + b"DICM" + bytes(99) if name.startswith("dicom") else b"x" * 500
-        if name.endswith(".zip"):
+        if name.endswith((".zip", ".mrb")):
             with zipfile.ZipFile(inside, "w") as archive:
                 archive.writestr("folder/", "")
                 archive.writestr(member, held)
@@ -166,6 +166,9 @@ def content_of(name: str) -> bytes:
                 info.size = len(held)
                 archive.addfile(info, io.BytesIO(held))
         return inside.getvalue()
+    if name.endswith(".vtk"):
+        dataset = "STRUCTURED_POINTS" if name == "image.vtk" else "POLYDATA"
+        return f"# vtk DataFile Version 3.0\na head\nBINARY\nDATASET {dataset}\n".encode()
     if name.endswith(".bz2"):
         return bz2.compress(b"x")
     return (348).to_bytes(4, "little") + bytes(400) if name == "analyze.hdr" else b"x"
@@ -179,6 +182,13 @@ def content_of(name: str) -> bytes:
         ("a.nhdr", "not read: NRRD in two files"),
         ("a.mgz", "not read: FreeSurfer MGH"),
         ("a.mnc", "not read: MINC"),
+        ("a.vti", "not read: VTK image; convert it to NIfTI"),
+        ("image.vtk", "not read: VTK image"),
+        ("surface.vtk", "^$"),
+        ("a.mif.gz", "not read: compressed"),
+        ("a.nia", "not read: NIfTI as text"),
+        ("scans.mrb", "not read: an archive that holds scans; unpack it"),
+        ("code.mrb", "^$"),
         ("analyze.hdr", "not read: Analyze 7.5, which does not say which side is left"),
         ("alone.img", "not read: an .img file without its .hdr"),
         ("a.nii.bz2", r"not read: compressed otherwise than \.nii\.gz \(\.bz2\); unpack it"),

@@ -75,6 +75,13 @@ def in_two_lists(data: Path) -> list[str]:
     return ["splits.json: found patients more than once: p1 (train and validation)"]
 
 
+def one_scan_in_both_lists(data: Path) -> list[str]:
+    image = nibabel.load(data / "imagesTr" / "p0_0000.nii.gz")
+    for name in ("p5_0000", "p4_0000"):
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine), data / "imagesTr" / f"{name}.nii.gz")
+    return ["imagesTr: found scans of the same voxels in training and validation: p0 and p"]
+
+
 def scan_cut_short(data: Path) -> list[str]:
     path = data / "imagesTr" / "p3_0000.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
@@ -113,6 +120,7 @@ def one_patient(data: Path) -> list[str]:
         only_ignored,
         sides_that_do_not_pair,
         in_two_lists,
+        one_scan_in_both_lists,
         scan_cut_short,
         unlabelled_scan_cut_short,
         only_air,

@@ -90,3 +90,10 @@ def test_a_patient_without_structures_is_shown_whole(tmp_path: Path, figures: li
     empty = np.zeros((30, 64, 64), np.uint8)
     draw_samples([patient("none", empty)], [empty], np.array([[np.nan, np.nan]]), LABELS, tmp_path / "samples.png")
     assert figures[0].axes[0].get_xlim() == (-7.5, 63 + 7.5)
+
+
+def test_names_in_letters_that_the_font_lacks_give_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    records = [{"epoch": epoch, "loss": 1.0, "validation_dsc": 0.5, "validation_dsc_左腮腺": 0.5} for epoch in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", FIGURES)
+    assert not [str(each.message) for each in recwarn]

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from parotid_seg.errors import OutputError
-from parotid_seg.files import Identity, identity_of, is_taken, read_input, write_text
+from parotid_seg.files import Identity, identity_of, is_real_file, is_taken, read_input, write_text
 from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
@@ -48,7 +48,7 @@ class Written:
         journalled, recorded = list(entries), self._read()
         self._names = set(_written_without_record(journalled) if recorded is None else recorded)
         for entry in (each for each in journalled if each.status == "done"):
-            self._names.update((entry.mask, *entry.further, *_pictures(entry.case)))
+            self._names.update((entry.mask, *entry.further, *pictures_of(entry.case)))
 
     def _read(self) -> list[str] | None:
         """The record; None if there is none, or it is damaged."""
@@ -94,6 +94,10 @@ class Written:
             if name not in self._names:
                 return f"{name} exists and was not written by parotid-seg; move it or choose another --out"
         return ""
+
+    def is_own(self, name: str) -> bool:
+        """Whether a file of this name is there and was written by parotid-seg."""
+        return name in self._names and is_real_file(self._folder / name)
 
     def claim(self, names: Iterable[str]) -> None:
         """Record names before anything is written under them.
@@ -152,7 +156,7 @@ def _written_without_record(entries: Sequence[Entry]) -> tuple[str, ...]:
 
 def names_of(case: str, work: WorkerConfig) -> list[str]:
     """The files of a case, in the output folder."""
-    pictures = _pictures(case)
+    pictures = pictures_of(case)
     options = work.options
     return [
         *options.outputs.names(case),
@@ -161,5 +165,6 @@ def names_of(case: str, work: WorkerConfig) -> list[str]:
     ]
 
 
-def _pictures(case: str) -> list[str]:
+def pictures_of(case: str) -> list[str]:
+    """The pictures of a case, in the output folder: for people, and for the report."""
     return [f"{PICTURES}/{case}.png", f"{PICTURES}/{views_of(case)}"]

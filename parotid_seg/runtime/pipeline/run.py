@@ -17,6 +17,7 @@ from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
+from parotid_seg.runtime.pipeline.earlier import remove_outdated_pictures, to_replace, what_stays
 from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
@@ -166,8 +167,7 @@ def infer_at(
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
         try:
-            if outdated := run.outdated(cases):
-                say(outdated)
+            run.say_what_is_replaced(cases)
             run.refuse(refused)
             run.do(cases)
         finally:
@@ -183,6 +183,7 @@ def infer_at(
             write_record(results, out / RESULTS)
             if options.report:
                 write_report(results, out)
+            run.say_what_stays()
             run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
 
@@ -239,17 +240,16 @@ class _Run:
         for entry in entries:
             self.tell("failed", entry)
 
-    def outdated(self, cases: Iterable[Case]) -> str:
-        """A sentence on the cases whose masks will be replaced even if their scans are unchanged; empty if there are
-        none."""
-        done = [entry for entry in map(self.journal.entries.get, (case.name for case in cases)) if _is_done(entry)]
-        if self.work.options.overwrite:
-            count, why = len(done), "as --overwrite asks for"
-        else:
-            count = sum(entry.settings != self.work.settings for entry in done)
-            why = "another model, other options or another version of parotid-seg made them"
-        cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
-        return f"{cases_are} made again, and replaced: {why}" if count else ""
+    def say_what_is_replaced(self, cases: Iterable[Case]) -> None:
+        """Report earlier results that will be replaced."""
+        names = [case.name for case in cases if case.name not in self._blocked]
+        for line in to_replace(names, self.journal.entries.get, self.work):
+            self._say(line)
+
+    def say_what_stays(self) -> None:
+        """Report earlier results that are not part of this run's."""
+        for line in what_stays(self._entries, self.work, self.written):
+            self._say(line)
 
     def claim(self, cases: Sequence[Case]) -> None:
         """Record the files that the run will write, and find the cases whose files it must not write.
@@ -287,6 +287,7 @@ class _Run:
                 entry = replace(entry, **ran, model=self._executor.model_sha256)
             if each.status != "skipped":
                 self.journal.add(entry)
+                remove_outdated_pictures(entry, self.work, self.written)
             self.tell(each.status, entry, each.machine)
 
     def tell(self, status: str, entry: Entry, machine: bool = False) -> None:

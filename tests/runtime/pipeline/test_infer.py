@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -174,6 +175,43 @@ def test_what_other_options_replace_is_told_before_it_is_done(
     told, summary = run(replace(options, clean_up=False))
     assert not any("again" in line for line in told)
     assert (summary.done, summary.replaced, summary.skipped) == (1, 0, 2)
+
+
+def test_what_other_runs_left_is_replaced_removed_or_told(
+    scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
+) -> None:
+    backend, out = load_backend(DEFAULT_MODEL), tmp_path / "out"
+
+    def run(*formats: str, **options: Any) -> list[str]:
+        told: list[str] = []
+        infer([scans], out, lambda: backend, InferOptions(formats=formats or ("nifti",), **options), say=told.append)
+        return [line for line in told if "again" in line or "stay" in line or "picture" in line]
+
+    pictures = {"good.png", "good.webp"}
+    assert run("nifti", "nrrd") == []
+    assert {path.name for path in (out / "pictures").iterdir()} == pictures
+    (replaced, stays) = run(pictures=False)
+    assert "other options" in replaced
+    assert stays.startswith("1 file of an earlier run stays beside the results of this run and may differ from them: ")
+    assert stays.endswith(": good.seg.nrrd")
+    assert not list((out / "pictures").iterdir()), "they would show another mask"
+    assert run()[-1] == "1 of the cases done before have no picture; --overwrite makes it"
+    (out / "good.seg.nrrd").unlink()
+    assert "as --overwrite asks for" in run(overwrite=True)[0]
+    assert {path.name for path in (out / "pictures").iterdir()} == pictures
+    (stays,) = run(report=False)
+    assert stays.endswith("report.html")
+    (out / "good.nii.gz").write_bytes((out / "good.nii.gz").read_bytes() + b"x")
+    assert run() == ["1 case that is done is made again, and replaced: found other masks than the recorded ones"]
+    (out / "journal.jsonl").unlink()
+    (replaced,) = run()
+    assert replaced.endswith("found masks that journal.jsonl does not record")
+    (out / "good.nii.gz").unlink()
+    assert run() == [], "nothing is replaced"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), head.affine), scans / "good_0000.nii.gz")
+    (stays,) = run()
+    assert stays.endswith(": good.nii.gz"), "the scan has changed, and fails now"
+    assert not list((out / "pictures").iterdir())
 
 
 def test_an_upgrade_whose_rules_changed_does_the_cases_again(

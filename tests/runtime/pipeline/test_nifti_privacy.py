@@ -92,10 +92,17 @@ def test_nor_does_a_refusal(place: tuple[Path, subprocess.CompletedProcess[str]]
         for key, value in change.items():
             header[key] = value
         (bad / f"{name}.nii").write_bytes(header.binaryblock + bytes(4) + bytes(1000))
+    fields = ["type", "dimension", "sizes", "space", "encoding", "endian", "space units", "space directions", MARK]
+    good = {"type": "short", "dimension": "3", "sizes": "2 2 2", "space": "LPS", "encoding": "raw", "endian": "little"}
+    good |= {"space origin": "(0,0,0)", "space directions": "(1,0,0) (0,1,0) (0,0,1)"}
+    for name in fields:
+        header_of_nrrd = {**good, name: f'"{MARK}" ' * 3 if name == "space units" else MARK}
+        lines = [f"{field}: {text}" for field, text in header_of_nrrd.items()]
+        (bad / f"{fields.index(name)}.nrrd").write_text("\n".join(["NRRD0004", f"# {MARK}", *lines, "", "x"]))
     done = run(folder, "infer", bad, "--out", folder / "refused", "--backend", "onnxruntime")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) >= len(changes)
+    assert len(done.stderr.splitlines()) >= len(changes) + len(fields)
     assert not tells((done.stdout + done.stderr).encode())
     assert tellers(folder / "refused") == set()
 

@@ -1,0 +1,90 @@
+"""Results of earlier runs in the output folder: those that a run replaces, and those that it leaves as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from parotid_seg.files import hash_file, is_real_file
+from parotid_seg.runtime.formats.registry import FORMATS
+from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
+from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.messages import WorkerConfig
+from parotid_seg.runtime.pipeline.ownership import PAGE, Written, names_of, pictures_of
+
+MOST_NAMED = 3
+"""Most files in a message; the others are counted."""
+
+
+def to_replace(names: Iterable[str], entry_of: Callable[[str], Entry | None], work: WorkerConfig) -> list[str]:
+    """Sentences on the cases whose results will be replaced even if their scans are unchanged.
+
+    Args:
+        names: of the cases whose files may be written.
+        entry_of: the journal's entry of a case, or None.
+        work: the run's configuration.
+    """
+    counts = dict.fromkeys(("overwrite", "settings", "changed", "unknown"), 0)
+    for name in names:
+        entry = entry_of(name)
+        if entry is None or entry.status != "done":
+            counts["unknown"] += any(is_real_file(work.out / each) for each in work.options.outputs.names(name))
+        elif work.options.overwrite:
+            counts["overwrite"] += 1
+        elif entry.settings != work.settings:
+            counts["settings"] += 1
+        else:
+            counts["changed"] += _is_changed(entry, work)
+    why = {
+        "overwrite": "as --overwrite asks for",
+        "settings": "another model, other options or another version of parotid-seg made them",
+        "changed": "found other masks than the recorded ones",
+        "unknown": f"found masks that {JOURNAL} does not record",
+    }
+    return [_again(count, why[kind]) for kind, count in counts.items() if count]
+
+
+def _again(count: int, why: str) -> str:
+    cases_are = "1 case that is done is" if count == 1 else f"{count} cases that are done are"
+    return f"{cases_are} made again, and replaced: {why}"
+
+
+def _is_changed(entry: Entry, work: WorkerConfig) -> bool:
+    """Whether one of a case's files is there with another content."""
+    there = ((work.out / name, sha256) for name, sha256 in entry.files.items() if is_real_file(work.out / name))
+    return any(hash_file(path, follow=False) != sha256 for path, sha256 in there)
+
+
+def remove_outdated_pictures(entry: Entry, work: WorkerConfig, written: Written) -> None:
+    """Remove a case's pictures that an earlier run drew and this one did not: they show another mask, or none."""
+    drawn = names_of(entry.case, work) if entry.status == "done" else []
+    for name in pictures_of(entry.case):
+        if name not in drawn and written.is_own(name):
+            with suppress(OSError):
+                (work.out / name).unlink()
+
+
+def what_stays(entries: Iterable[Entry], work: WorkerConfig, written: Written) -> list[str]:
+    """Sentences on files of earlier runs that are not part of this run's results, and on pictures that are missing.
+
+    Args:
+        entries: of this run's cases.
+        work: the run's configuration.
+        written: the files of parotid-seg in the folder.
+    """
+    entries = [entry for entry in entries if entry.case]
+    names = [f"{entry.case}{each.ending}" for entry in entries for each in FORMATS.values()]
+    current = {name for entry in entries for name in entry.files}
+    stays = [name for name in names if name not in current and written.is_own(name)]
+    stays += [PAGE] if not work.options.report and written.is_own(PAGE) else []
+    lines = []
+    if stays:
+        more = f" and {len(stays) - MOST_NAMED} more" if len(stays) > MOST_NAMED else ""
+        files_stay = "1 file of an earlier run stays" if len(stays) == 1 else f"{len(stays)} files of earlier runs stay"
+        named = ", ".join(stays[:MOST_NAMED])
+        lines.append(f"{files_stay} beside the results of this run and may differ from them: {named}{more}")
+    whole = [entry.case for entry in entries if entry.mask and is_real_file(work.out / entry.mask)]
+    without = [case for case in whole if not is_real_file(work.out / pictures_of(case)[0])]
+    if work.options.pictures and without:
+        lines.append(f"{len(without)} of the cases done before have no picture; --overwrite makes it")
+    return lines
