@@ -26,9 +26,8 @@ from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
 from parotid_seg.runtime.segmentation.segment import asking, prepare
-from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.chunks import sample_step
-from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.components import keep_largest_components, label_boxes
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import command_of
 from parotid_seg.runtime.pipeline.worker_pool import ONE_THREAD
-from parotid_seg.runtime.pipeline.worker_stdio import command_of
 from tests.fork_server import Request, Server
 
 LIGHT = Server(

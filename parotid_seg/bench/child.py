@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.runtime.pipeline.worker_stdio import ends, send
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends, send
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers

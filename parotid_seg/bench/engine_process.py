@@ -13,7 +13,7 @@ from parotid_seg.bench.child import Round, Started
 from parotid_seg.bench.stages import Stages
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate
-from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

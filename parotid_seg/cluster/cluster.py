@@ -29,10 +29,10 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.engines.registry import AUTO, ENGINE_FILE, engine_named
 from parotid_seg.runtime.pipeline.journal import RESUMES
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
-from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, send
 
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
 """What Ray writes in front of a message: time, level, process and place."""

@@ -16,8 +16,8 @@ import ray
 from parotid_seg.cluster.host import ActorConfig, Host, load_on_host
 from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, failed
-from parotid_seg.runtime.pipeline.worker_stdio import ends, send
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, failed
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends, send
 from parotid_seg.system import available_cores
 from parotid_seg.version import VERSION
 

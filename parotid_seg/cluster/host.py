@@ -17,7 +17,7 @@ from parotid_seg.cluster.urls import url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError
 from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, failed
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
 from parotid_seg.runtime.segmentation.batching import Batcher

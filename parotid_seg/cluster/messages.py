@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import ExecutionInfo
-from parotid_seg.runtime.pipeline.messages import CaseRequest, WorkerConfig
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, WorkerConfig
 
 
 @dataclass(frozen=True)

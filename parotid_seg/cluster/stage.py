@@ -12,7 +12,7 @@ from pathlib import Path
 from parotid_seg.cluster.urls import error_text, opened, url_of
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, CaseResult, failed, views_of
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, CaseResult, failed, views_of
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 
 

@@ -20,8 +20,8 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.version import VERSION
 from tests.sidecars import write_sidecar
 

@@ -17,7 +17,7 @@ from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.runtime.pipeline.discovery import Case, name_cases
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, CaseResult
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, CaseResult
 from parotid_seg.runtime.pipeline.writers import Outputs
 
 

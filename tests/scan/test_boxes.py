@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from parotid_seg.scan.boxes import label_boxes
+from parotid_seg.scan.components import label_boxes
 
 MASKS = arrays(
     np.uint8, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7), elements=st.integers(0, 4), fill=st.just(0)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.formats.registry import MaskResult
-from parotid_seg.scan.slicer import is_own_segmentation as is_ours
-from parotid_seg.scan.slicer import write_seg_nrrd
+from parotid_seg.runtime.formats.slicer import is_own_segmentation as is_ours
+from parotid_seg.runtime.formats.slicer import write_seg_nrrd
 
 __all__ = ["is_ours", "write"]
 

@@ -19,7 +19,7 @@ from parotid_seg.dicom.read.codestream import FAMILIES
 from parotid_seg.dicom.read.decoders import decoder_for
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of, ends, send
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, ends, send
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError,
 from parotid_seg.files import hash_file, make_folder_in, visible
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
-from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, failed, views_of
 from parotid_seg.runtime.pipeline.preflight import read_for_model
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, failed, views_of
 from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of, series_of
 from parotid_seg.runtime.report.overlay import draw_case, save_picture
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan

@@ -9,8 +9,8 @@ from parotid_seg.files import hash_file, is_real_file
 from parotid_seg.runtime.formats.registry import FORMATS
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.ownership import PAGE, Written, names_of, pictures_of
+from parotid_seg.runtime.pipeline.protocol.messages import WorkerConfig
 
 MOST_NAMED = 3
 """Most files in a message; the others are counted."""

@@ -19,7 +19,7 @@ from parotid_seg.files import Identity, identity_of, is_real_file, is_taken, rea
 from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import PICTURES, WorkerConfig, views_of
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, views_of
 from parotid_seg.scan.formats import files_of_image
 
 NAME = ".written.json"

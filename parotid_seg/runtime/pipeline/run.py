@@ -16,14 +16,15 @@ from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.registry import NIFTI
+from parotid_seg.runtime.formats.slicer import write_itksnap_labels
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
 from parotid_seg.runtime.pipeline.earlier import remove_outdated_pictures, to_replace, what_stays
 from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
-from parotid_seg.runtime.pipeline.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY, Inputs, Written, names_of
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
@@ -32,7 +33,6 @@ from parotid_seg.runtime.report.patients import patients_of
 from parotid_seg.runtime.report.results import RunRecord, results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.scan.search import Skipped
-from parotid_seg.scan.slicer import write_itksnap_labels
 from parotid_seg.version import VERSION
 
 Say = Callable[[str], None]

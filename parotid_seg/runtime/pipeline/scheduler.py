@@ -10,7 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from parotid_seg.errors import MachineError, OptionError, OutputError
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
+from parotid_seg.runtime.pipeline.protocol.messages import (
+    CaseRequest,
+    CaseResult,
+    OutputFailure,
+    PutOff,
+    WorkerConfig,
+    failed,
+)
 from parotid_seg.runtime.pipeline.sources import voxels_of
 from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied, WorkerPool
 from parotid_seg.runtime.segmentation.batching import Batcher

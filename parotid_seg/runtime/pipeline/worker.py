@@ -8,11 +8,11 @@ import sys
 from typing import IO, cast
 
 from parotid_seg.errors import MachineError, OutputError
-from parotid_seg.runtime.pipeline.answers import send_answer
 from parotid_seg.runtime.pipeline.case_runner import run_case
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
-from parotid_seg.runtime.pipeline.requests import next_request
-from parotid_seg.runtime.pipeline.worker_stdio import ends
+from parotid_seg.runtime.pipeline.protocol.answers import send_answer
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
+from parotid_seg.runtime.pipeline.protocol.requests import next_request
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 

@@ -18,11 +18,11 @@ import traceback
 from dataclasses import dataclass
 
 from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
-from parotid_seg.runtime.pipeline.answers import Asked, next_answer
-from parotid_seg.runtime.pipeline.frames import ProtocolError
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
-from parotid_seg.runtime.pipeline.requests import send_request
-from parotid_seg.runtime.pipeline.worker_stdio import cause, command_of
+from parotid_seg.runtime.pipeline.protocol.answers import Asked, next_answer
+from parotid_seg.runtime.pipeline.protocol.frames import ProtocolError
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
+from parotid_seg.runtime.pipeline.protocol.requests import send_request
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parotid_seg.files import is_real_file, read_input, write_text
-from parotid_seg.runtime.pipeline.messages import PICTURES, views_of
 from parotid_seg.runtime.pipeline.ownership import PAGE
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, views_of
 from parotid_seg.runtime.report.results import CaseRecord, Results
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from parotid_seg.files import atomic_write
-from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.codes import COLOURS
+from parotid_seg.scan.components import Box, label_boxes
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.labels import plain_name, side_of
 from parotid_seg.scan.volume import Mask, Volume

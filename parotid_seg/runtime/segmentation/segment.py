@@ -16,9 +16,8 @@ from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
-from parotid_seg.scan.boxes import Box, label_boxes
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
-from parotid_seg.scan.components import clean_labels
+from parotid_seg.scan.components import Box, clean_labels, label_boxes
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume

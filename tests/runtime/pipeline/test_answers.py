@@ -17,14 +17,21 @@ import pytest
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline import worker_pool
-from parotid_seg.runtime.pipeline.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.frames import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
-from parotid_seg.runtime.pipeline.requests import next_request, send_request
+from parotid_seg.runtime.pipeline.protocol.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
+from parotid_seg.runtime.pipeline.protocol.frames import HEADER, MAGIC, ProtocolError, read_head
+from parotid_seg.runtime.pipeline.protocol.messages import (
+    CaseRequest,
+    CaseResult,
+    OutputFailure,
+    PutOff,
+    WorkerConfig,
+    failed,
+)
+from parotid_seg.runtime.pipeline.protocol.requests import next_request, send_request
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import command_of
 from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied
-from parotid_seg.runtime.pipeline.worker_stdio import command_of
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.segment import prepare
 from tests.runtime.pipeline.hostile_worker import Harm

@@ -18,7 +18,7 @@ from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.runtime.pipeline.case_runner import key_of
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
-from parotid_seg.runtime.pipeline.messages import WorkerConfig
+from parotid_seg.runtime.pipeline.protocol.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
 from tests.command_line import Run
 from tests.dicom_series import TILTED, ct_voxels, lay, write_series

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.case_runner import run_case
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, WorkerConfig
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 

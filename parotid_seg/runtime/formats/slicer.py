@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from parotid_seg.files import atomic_write, open_input, write_text
-from parotid_seg.scan.boxes import label_boxes
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Coded, Structure, structures_of
+from parotid_seg.scan.components import label_boxes
 from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.volume import Mask
 

@@ -20,9 +20,22 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.runtime.pipeline.frames import MOST_HEAD_BYTES, ProtocolError, read_arrays, read_head, write_frame
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig, failed
+from parotid_seg.runtime.pipeline.protocol.frames import (
+    MOST_HEAD_BYTES,
+    ProtocolError,
+    read_arrays,
+    read_head,
+    write_frame,
+)
+from parotid_seg.runtime.pipeline.protocol.messages import (
+    CaseRequest,
+    CaseResult,
+    OutputFailure,
+    PutOff,
+    WorkerConfig,
+    failed,
+)
 from parotid_seg.runtime.pipeline.sources import place_of, series_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
