@@ -32,7 +32,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements are short, and but for those that are looked at, of one launch."""
+    if not request.node.get_closest_marker("alone"):
+        monkeypatch.setattr(turns, "LAUNCHES", 1)
+        monkeypatch.setattr("parotid_seg.bench.bench.LAUNCHES", 1)
     monkeypatch.setattr(turns, "ROUND_S", 0.02)
     monkeypatch.setattr(end_to_end, "RUNS", 1)
     monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2)
