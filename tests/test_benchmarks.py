@@ -23,7 +23,7 @@ import study_report
 from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
 from tests import forked
-from tests.export.conftest import checkpoint, run, translated  # noqa: F401
+from tests.export.conftest import checkpoint, marked, run, translated  # noqa: F401
 from tests.forked import Forked
 from tests.train.conftest import balls, short_config, small_config, without_pictures  # noqa: F401
 

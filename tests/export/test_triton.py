@@ -170,7 +170,7 @@ def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[Ch
     session = onnxruntime.InferenceSession(entry / "1" / "model.onnx", providers=["CPUExecutionProvider"])
     labels = session.run(["labels"], stacked([chunk.inputs for chunk in patients]))[0]
     assert (labels.shape, labels.dtype) == (expected.shape, np.uint8)
-    assert np.count_nonzero(expected) > 500
+    assert np.count_nonzero(expected) > 250
     assert np.count_nonzero(labels != expected) <= 0.002 * np.count_nonzero(expected)
     assert not np.array_equal(expected[0], expected[1])
 

@@ -92,7 +92,7 @@ def test_chunks_handed_in_ahead_come_back_in_their_places(
     volume, windows = scan
     backend = OpenVinoBackend(DEFAULT_MODEL, streams=2)
     assert backend.queue_depth == 2
-    made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 4)]
+    made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 3)]
     assert len(made) > 3
     pending = [backend.start(inputs) for inputs in made]
     for inputs, each in zip(reversed(made), reversed(pending), strict=True):

@@ -223,7 +223,7 @@ def test_pairs_and_nrrd_give_the_masks_of_their_nifti_files(
 ) -> None:
     import nrrd
 
-    small = few_slices(head, 12)
+    small = few_slices(head)
     nibabel.save(small, tmp_path / "a.nii.gz")
     (tmp_path / "others").mkdir()
     pair = nibabel.Nifti1Pair(np.asarray(small.dataobj), None, small.header)
