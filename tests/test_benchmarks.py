@@ -79,6 +79,8 @@ CONSTANTS: dict[str, dict[str, object]] = {
 @pytest.fixture(scope="session")
 def files(
     tmp_path_factory: pytest.TempPathFactory,
+    example: nibabel.Nifti1Image,
+    around_glands: tuple[slice, ...],
     head: nibabel.Nifti1Image,
     head_labels: nibabel.Nifti1Image,
     balls: Path,  # noqa: F811
@@ -95,7 +97,8 @@ def files(
         nibabel.save(head.slicer[:, :, few], scans / f"{name}_0000.nii.gz")
         nibabel.save(head_labels.slicer[:, :, few], labels / f"{name}.nii.gz")
     shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
-    nibabel.save(head, folder / "middle.nii.gz")
+    *plane, slices = around_glands
+    nibabel.save(example.slicer[(*plane, slice(slices.start, slices.stop))], folder / "middle.nii.gz")
     (folder / "translated").write_bytes(pickle.dumps(translated))
     (folder / "small.onnx").write_bytes(with_contract(*translated))
     return {
