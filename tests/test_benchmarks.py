@@ -63,6 +63,7 @@ COMMANDS: dict[str, list[str]] = {
         *("{balls}", "--images", "4", "--batch-size", "4", "--repeats", "1", "--labelled", "2"),
         *("--out", "{out}/x.json"),
     ],
+    "two_versions.py": ["{root}", "{root}", "{scans}", "--turns", "1", "--out", "{out}/x.json"],
     "uncertainty.py": ["{scans}", "{labels}", "--out", "{out}/x.json"],
 }
 WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt"}
@@ -98,11 +99,13 @@ def files(
         nibabel.save(head_labels.slicer[:, :, few], labels / f"{name}.nii.gz")
     shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
     *plane, slices = around_glands
-    nibabel.save(example.slicer[(*plane, slice(slices.start, slices.stop))], folder / "middle.nii.gz")
+    wider = slice(slices.start - 3, slices.stop + 3)  # its middle third is as high as a scan must be
+    nibabel.save(example.slicer[(*plane, wider)], folder / "middle.nii.gz")
     (folder / "translated").write_bytes(pickle.dumps(translated))
     (folder / "small.onnx").write_bytes(with_contract(*translated))
     return {
         "benchmarks": BENCHMARKS,
+        "root": BENCHMARKS.parent,
         "scans": scans,
         "labels": labels,
         "middle": folder / "middle.nii.gz",
