@@ -5,9 +5,9 @@ OUT ?= demo-output
 PIP := -m pip install -q --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
 
-# tests/conftest.py says how many workers of pytest-xdist there are, of up to 2 GB of memory each.
-# One that crashes ends the run: xdist would start another one, and then wait for tests that have ended already.
-PARALLEL := -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder
+# Workers of pytest-xdist have a core each (with two a core the tests took longer), and want 2 GB of memory.
+# A worker that crashes ends the run: xdist would start another one, and then wait for tests that have ended already.
+PARALLEL := -n logical --maxprocesses 8 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder
 
 # Without their bytecode, the programs that tests start would be compiled at each start.
 unexport PYTHONDONTWRITEBYTECODE

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests.workers import CORES, keep_to_own_cores, shared_folder
+from tests.workers import keep_to_own_cores, shared_folder
 
 keep_to_own_cores()  # before numpy starts its threads
 
 import difflib
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,11 +36,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-first", type=int, default=0, metavar="N", help="Number of the first input, for others (default: 0)."
     )
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core, as tests also wait: for processes, connections and Ray."""
-    return 2 * len(CORES or range(os.cpu_count() or 1))
 
 
 @pytest.hookimpl(trylast=True)
