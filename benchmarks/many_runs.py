@@ -63,7 +63,7 @@ class Fixed:
 def make_scans(folder: Path, real: bool) -> list[Path]:
     """A small CT of air, fat, muscle and bone or, for the model, the example's; and a file that is none."""
     if real:
-        image = nibabel.load(next((example_folder() / "imagesTr").glob("*.nii.gz"))).slicer[:, :, 70:110]
+        image = nibabel.load(next((example_folder() / "imagesTr").glob("*.nii.gz"))).slicer[:, :, 25:55]  # the glands
     else:
         random = np.random.default_rng(0)
         voxels = np.full((44, 40, 24), -1000, np.int16)
