@@ -78,7 +78,7 @@ class Backend(Protocol):
         ran: engine, device and precision that really run it.
         batch_size: samples per chunk with which it is fastest, if known.
         largest_batch: most samples per chunk; None for any number.
-        ahead: how many chunks to submit before waiting for the first, so that copies and computing overlap.
+        queue_depth: how many chunks to submit before waiting for the first, so that copies and computing overlap.
     """
 
     contract: Contract
