@@ -34,8 +34,8 @@ class ToGrid(nn.Module):
         windowed = (slices.float().clamp(low, high) - low) / (high - low)
         in_plane = rows @ (windowed @ columns.T)
         stacked = neighbours.flatten(0, 1) @ in_plane.flatten(2)
-        by_look = stacked.reshape(len(slices), *neighbours.shape[:2], *in_plane.shape[2:]).transpose(0, 1)
-        return by_look.flatten(1, 2)
+        by_sample = stacked.reshape(len(slices), *neighbours.shape[:2], *in_plane.shape[2:]).transpose(0, 1)
+        return by_sample.flatten(1, 2)
 
 
 class FromGrid(nn.Module):
