@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, Contract, Grid
 from parotid_seg.export.names import name_after_modules
+from parotid_seg.export.window_order import in_window_order
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.scan.input_spec import FREE, INPUT_SPECS, model_sizes
 from parotid_seg.scan.intensity import fixed_windows
@@ -37,7 +38,7 @@ def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onn
         checkpoint: the trained model.
         probabilities: whether the graph has probabilities as a second output.
     """
-    net = checkpoint.network()
+    net = in_window_order(checkpoint.network())
     net.probabilities = probabilities
     model = _translate(net, checkpoint.config.grid, len(checkpoint.channels))
     _forget_torch(model)
