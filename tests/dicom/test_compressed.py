@@ -36,9 +36,10 @@ from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.volume import Volume
-from tests.dicom_series import save, write_enhanced
+from tests.dicom_series import lay, save, write_enhanced
 
-SHAPE = (7, 32, 36)
+SHAPE = (3, 32, 36)
+SPACING = (7.0, 1.0, 1.0)
 BITS = (8, 10, 12, 15, 16)
 GDCM_NAMES = {
     JPEGLossless: "JPEGLosslessProcess14",
@@ -164,7 +165,7 @@ def write(path: Path, values: NDArray[Any], stored: int, signed: bool) -> Path:
         dataset.PixelRepresentation = int(signed)
         dataset.PixelData = values.astype(f"<{'ui'[signed]}{size}").tobytes()
 
-    return write_enhanced(path, values, intercept=0, order=range(len(values)), change=change)
+    return write_enhanced(path, values, lay(SPACING), intercept=0, order=range(len(values)), change=change)
 
 
 def pack(path: Path, encode: Callable[..., bytes], syntax: pydicom.uid.UID) -> Path:
