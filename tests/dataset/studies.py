@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
+from parotid_seg.dataset.build import Built
 from tests.dicom_series import Change, ct_voxels, lay, save, uid, write_series
 
 Box = tuple[slice, slice, slice]
@@ -22,6 +24,8 @@ LEFT_BOX = (slice(3, 9), slice(4, 12), slice(13, 18))
 RIGHT_BOX = (slice(2, 8), slice(5, 11), slice(2, 6))
 GLANDS: Rois = (("Parotid_L", LEFT_BOX), ("Parotid_R", RIGHT_BOX))
 SHAPE = (12, 16, 20)
+Made = tuple[Built, Any, dict[str, str], list[str]]
+"""What became of a study: the count, the mask or None, the row of cases.csv, and what was said."""
 
 
 def write_study(

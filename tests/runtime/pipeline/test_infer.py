@@ -28,7 +28,8 @@ from tests.command_line import Run
 from tests.dicom_example import few_slices
 from tests.dicom_series import ct_voxels
 from tests.forked import LIGHT, start
-from tests.scan.test_nifti import bad_files, ct, save
+from tests.scan.test_nifti import ct, save
+from tests.scan.test_nifti_refused import bad_files
 from tests.scan.test_volume import ORDERS, stored_as
 
 HERE = ("--backend", "onnxruntime")
