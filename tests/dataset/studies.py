@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
+from parotid_seg.dataset.build import Built
 from tests.dicom_series import Change, ct_voxels, lay, save, uid, write_series
 
 Box = tuple[slice, slice, slice]
@@ -22,29 +26,49 @@ LEFT_BOX = (slice(3, 9), slice(4, 12), slice(13, 18))
 RIGHT_BOX = (slice(2, 8), slice(5, 11), slice(2, 6))
 GLANDS: Rois = (("Parotid_L", LEFT_BOX), ("Parotid_R", RIGHT_BOX))
 SHAPE = (12, 16, 20)
+Made = tuple[Built, Any, dict[str, str], list[str]]
+"""What became of a study: the count, the mask or None, the row of cases.csv, and what was said."""
+
+
+def unchanged(index: int, dataset: Dataset) -> None:
+    """Leaves a slice as it is."""
 
 
 def write_study(
-    folder: Path,
-    patient: str = "4711",
-    rois: Rois | None = GLANDS,
-    change: Change = lambda index, dataset: None,
-    seed: int = 0,
+    folder: Path, patient: str = "4711", rois: Rois | None = GLANDS, change: Change = unchanged, seed: int = 0
 ) -> list[Path]:
     """A folder with a CT series, and by default an RTSTRUCT of both glands beside it.
 
     Returns:
         The images in the order of the slices.
     """
+    if change is unchanged:
+        folder.mkdir(parents=True, exist_ok=True)
+        images = []
+        for name, content in _series(folder.name, patient, seed):
+            images.append(folder / name)
+            images[-1].write_bytes(content)
+    else:
+        images = _write_series(folder, patient, change, seed)
+    if rois is not None:
+        write_structures(folder / "contours.dcm", images, rois)
+    return images
 
+
+@functools.cache
+def _series(name: str, patient: str, seed: int) -> list[tuple[str, bytes]]:
+    """Names and contents of a series' files, in the order of the slices."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = _write_series(Path(folder, name), patient, unchanged, seed)
+        return [(image.name, image.read_bytes()) for image in images]
+
+
+def _write_series(folder: Path, patient: str, change: Change, seed: int) -> list[Path]:
     def named(index: int, dataset: Dataset) -> None:
         dataset.PatientID = patient
         change(index, dataset)
 
-    images = write_series(folder, ct_voxels(SHAPE, seed), change=named)
-    if rois is not None:
-        write_structures(folder / "contours.dcm", images, rois)
-    return images
+    return write_series(folder, ct_voxels(SHAPE, seed), change=named)
 
 
 def write_structures(

@@ -10,44 +10,21 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from parotid_seg.dataset.build import Built, DataSetOptions, build
-from parotid_seg.scan.nifti import read_mask
+from parotid_seg.dataset.build import build
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,
     RIGHT_BOX,
     SHAPE,
-    Rois,
+    Made,
     box_mask,
-    change_file,
     reasons,
     rows,
-    write_structures,
-    write_study,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
 OTHER_BOX = (slice(3, 9), slice(1, 3), slice(8, 12))
 """Of another structure, apart from both glands."""
-Made = tuple[Built, Any, dict[str, str], list[str]]
-"""What became of a study: the count, the mask or None, the row of cases.csv, and what was said."""
-
-
-@pytest.fixture
-def study(dicom: Path, data: Path) -> Callable[..., Made]:
-    """Write a study whose RTSTRUCT is changed, make a data set of it, and say what became of it."""
-
-    def run(change: Callable[[Dataset], None], rois: Rois = GLANDS, **options: Any) -> Made:
-        images = write_study(dicom / "a", rois=None)
-        write_structures(dicom / "contours.dcm", images, rois, change=change)
-        said: list[str] = []
-        built = build([dicom], data, DataSetOptions(**options), say=said.append)
-        label = data / "labelsTr" / "case_0001.nii.gz"
-        mask = read_mask(label)[0] if label.exists() else None
-        (row,) = rows(data, "cases.csv")
-        return built, mask, row, said
-
-    return run
 
 
 def numbered(*numbers: int) -> Callable[..., None]:
@@ -286,111 +263,6 @@ def test_a_structure_that_does_not_say_its_frame_of_reference_is_read_with_a_not
     assert built.exit_status == 0
     np.testing.assert_array_equal(mask, box_mask(LEFT_BOX, RIGHT_BOX))
     assert row["notes"].count("no ReferencedFrameOfReferenceUID; the scan's was used") == 2
-
-
-def named(dicom: Path, left: bytes, right: bytes, declared: str | None) -> None:
-    """Rename the glands, byte by byte, and declare a character set."""
-    path = dicom / "contours.dcm"
-
-    def declare(dataset: Dataset) -> None:
-        if declared is None:
-            del dataset.SpecificCharacterSet
-        else:
-            dataset.SpecificCharacterSet = declared
-
-    change_file(path, declare)
-    content = path.read_bytes()
-    for placeholder, name in ((b"LEFTLEFTLEFTLEFTLEFTLEFT", left), (b"RIGHTRIGHTRIGHTRIGHTRIGHT ", right)):
-        assert content.count(placeholder) == 1
-        content = content.replace(placeholder, name.ljust(len(placeholder)))
-    path.write_bytes(content)
-
-
-PLACEHOLDERS = [("LEFT" * 6, LEFT_BOX), ("RIGHT" * 5, RIGHT_BOX)]
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "codec", "declared"),
-    [
-        ("Parótida Izq", "Parótida der", "utf-8", None),
-        ("Parótida Izq", "Parótida der", "utf-8", "ISO_IR 100"),
-        ("Ohrspeicheldrüse li", "Ohrspeicheldrüse re", "utf-8", "ISO_IR 101"),
-        ("Ohrspeicheldrüse li", "Ohrspeicheldrüse re", "utf-8", "ISO_IR 192"),
-        ("Ohrspeicheldrüse li", "Ohrspeicheldrüse re", "latin-1", "ISO_IR 100"),
-        ("Ohrspeicheldrüse li", "Ohrspeicheldrüse re", "latin-1", None),
-        ("Glandula parotis li.", "Glandula parotis re.", "ascii", None),
-        ("Parotide G", "Parotide D", "ascii", "ISO_IR 100"),
-    ],
-)
-def test_names_are_read_whatever_character_set_is_declared(
-    dicom: Path, data: Path, left: str, right: str, codec: str, declared: str | None
-) -> None:
-    images = write_study(dicom / "a", rois=None)
-    write_structures(dicom / "contours.dcm", images, PLACEHOLDERS)
-    named(dicom, left.encode(codec), right.encode(codec), declared)
-    built = build([dicom], data)
-    assert (built.labelled, built.exit_status) == (1, 0)
-    (row,) = rows(data, "cases.csv")
-    undeclared = codec == "utf-8" and declared != "ISO_IR 192"
-    assert row["notes"].count("its name is in UTF-8") == (2 if undeclared else 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "declared", "means"),
-    [
-        ("Ohrspeicheldrüse li", "latin-1", "ISO_IR 192", "in another character set its name means parotid_left"),
-        ("Parótida izq", "utf-8", "GB18030", "in another character set its name means parotid_left"),
-        ("ParÃ³tida izq", "utf-8", "ISO_IR 192", "in another character set its name means parotid_left"),
-        ("Par?tida izq", "ascii", None, "looks like parotid_left"),
-        ("Paroitd_L", "ascii", None, "looks like parotid_left"),
-        ("Par_L", "ascii", None, "looks like parotid_left"),
-        ("左耳下腺", "shift_jis", None, "means none of the labels"),
-        ("腮腺 L", "utf-8", "ISO_IR 192", "means none of the labels"),
-    ],
-)
-@pytest.mark.parametrize("partial", [False, True])
-def test_names_that_are_nearly_ours_are_shown(
-    dicom: Path, data: Path, name: str, codec: str, declared: str | None, means: str, partial: bool
-) -> None:
-    images = write_study(dicom / "a", rois=None)
-    write_structures(dicom / "contours.dcm", images, PLACEHOLDERS)
-    named(dicom, name.encode(codec), b"Parotid_R", declared)
-    said: list[str] = []
-    built = build([dicom], data, DataSetOptions(partial=partial), say=said.append)
-    assert (built.labelled, built.exit_status) == (int(partial), 3)
-    (row,) = [row for row in rows(data) if row["kind"] == "ROI"]
-    assert row["look_at_it"] == "yes"
-    assert means in row["reason"]
-    assert any(means in line for line in said)
-
-
-def test_a_name_nearly_ours_beside_both_glands_is_shown_and_a_margin_is_not(
-    study: Callable[..., Made], data: Path
-) -> None:
-    built, _, _, _ = study(
-        lambda dataset: None, [*GLANDS, ("Paroitd_L", OTHER_BOX), ("Parotid_L_PRV", LEFT_BOX), ("Carotid_L", OTHER_BOX)]
-    )
-    assert (built.labelled, built.look_at, built.exit_status) == (1, 1, 3)
-    assert [row["name"] for row in rows(data) if row["look_at_it"]] == ["Paroitd_L"]
-
-
-def test_a_patients_name_in_another_character_set_is_not_told(dicom: Path, data: Path) -> None:
-    images = write_study(dicom / "a", rois=None)
-    write_structures(dicom / "contours.dcm", images, [*GLANDS, ("X" * 20, OTHER_BOX)])
-
-    def rename(dataset: Dataset) -> None:
-        dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "YYYYYYYY"
-
-    change_file(dicom / "contours.dcm", rename)
-    content = (dicom / "contours.dcm").read_bytes()
-    content = content.replace(b"YYYYYYYY", "Müller ".encode()).replace(b"X" * 20, "Boost Müller".encode().ljust(20))
-    (dicom / "contours.dcm").write_bytes(content)
-    said: list[str] = []
-    build([dicom], data, say=said.append)
-    beside = data.with_name(f"{data.name}.private")
-    for text in (*said, *(path.read_text() for path in beside.glob("*.*"))):
-        assert "ller" not in text
-    assert "(a name that tells who the patient is)" in [row["name"] for row in rows(data)]
 
 
 def test_notes_stay_with_a_case_that_is_not_made_again(study: Callable[..., Made], dicom: Path, data: Path) -> None:

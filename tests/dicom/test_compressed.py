@@ -36,9 +36,10 @@ from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.volume import Volume
-from tests.dicom_series import save, write_enhanced
+from tests.dicom_series import lay, save, write_enhanced
 
-SHAPE = (7, 32, 36)
+SHAPE = (3, 32, 36)
+SPACING = (7.0, 1.0, 1.0)
 BITS = (8, 10, 12, 15, 16)
 GDCM_NAMES = {
     JPEGLossless: "JPEGLosslessProcess14",
@@ -153,6 +154,9 @@ ENCODERS = {
 PRECISIONS = [(8, 8), (8, 12), (8, 16), (10, 10), (10, 16), (12, 12), (12, 16), (15, 15), (15, 16), (16, 12), (16, 13)]
 PRECISIONS += [(16, 16), (13, 13), (12, 10), (13, 16)]
 """Of the codestream, and BitsStored."""
+TWINS = ("openjpeg, lossy syntax", "pyjpegls, near-lossless syntax")
+"""Encoders that write what another one does, under another transfer syntax: some precisions do."""
+CELLS = [(name, *each) for name in ENCODERS for each in PRECISIONS[:: 3 if name in TWINS else 1]]
 
 
 def write(path: Path, values: NDArray[Any], stored: int, signed: bool) -> Path:
@@ -164,7 +168,7 @@ def write(path: Path, values: NDArray[Any], stored: int, signed: bool) -> Path:
         dataset.PixelRepresentation = int(signed)
         dataset.PixelData = values.astype(f"<{'ui'[signed]}{size}").tobytes()
 
-    return write_enhanced(path, values, intercept=0, order=range(len(values)), change=change)
+    return write_enhanced(path, values, lay(SPACING), intercept=0, order=range(len(values)), change=change)
 
 
 def pack(path: Path, encode: Callable[..., bytes], syntax: pydicom.uid.UID) -> Path:
@@ -206,21 +210,17 @@ def test_the_uncompressed_twins(tmp_path: Path, stored: int, signed: bool) -> No
     assert volume.decoders == ()
 
 
-@pytest.mark.parametrize(("bits", "stored"), PRECISIONS)
+@pytest.mark.parametrize(("name", "bits", "stored"), CELLS)
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_precision_and_sign(tmp_path: Path, name: str, signed: bool, bits: int, stored: int) -> None:
     encode, syntax, kinds = ENCODERS[name]
     values = waves(min(bits, stored), signed)
     for kind in kinds:
-        voxels, volume = compressed(
-            tmp_path,
-            values,
-            lambda frame, kind=kind: encode(words(frame, bits, kind), bits),
-            syntax,
-            stored,
-            signed,
-        )
+
+        def packed(frame: NDArray[Any], kind: bool = kind) -> bytes:
+            return encode(words(frame, bits, kind), bits)
+
+        voxels, volume = compressed(tmp_path, values, packed, syntax, stored, signed)
         np.testing.assert_array_equal(voxels, values)
         assert len(volume.decoders) == 1
 
@@ -310,14 +310,11 @@ def test_high_throughput_jpeg_2000(tmp_path: Path, syntax: pydicom.uid.UID, bits
     codecs = pytest.importorskip("imagecodecs")
     for kind in (False, True):
         values = waves(bits, signed)
-        voxels, volume = compressed(
-            tmp_path,
-            values,
-            lambda frame, kind=kind: codecs.htj2k_encode(words(frame, bits, kind), reversible=True),
-            syntax,
-            bits,
-            signed,
-        )
+
+        def packed(frame: NDArray[Any], kind: bool = kind) -> bytes:
+            return codecs.htj2k_encode(words(frame, bits, kind), reversible=True)
+
+        voxels, volume = compressed(tmp_path, values, packed, syntax, bits, signed)
         np.testing.assert_array_equal(voxels, values)
         assert volume.decoders[0].startswith("pylibjpeg-openjpeg")
 

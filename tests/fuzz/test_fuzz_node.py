@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from parotid_seg.node import admission, bounds, reception
 from parotid_seg.node.admission import MOST_NOTICES
 from parotid_seg.node.ledger import DONE
 from tests.fuzz.memory import little_memory
@@ -60,10 +61,14 @@ def spoken(image: bytes) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One node for all loops."""
-    running = Node(tmp_path_factory.mktemp("node") / "out", most_associations=AT_ONCE + 2)
-    yield running
-    running.stop()
+    """One node for all loops, which waits a second for what a peer says first and last."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "FIRST_PDU_S", 1.0)
+        for module in (bounds, reception):
+            patch.setattr(module, "CLOSING_S", 1.0)
+        running = Node(tmp_path_factory.mktemp("node") / "out", most_associations=AT_ONCE + 2)
+        yield running
+        running.stop()
     assert running.status == 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from parotid_seg.node import listen, reception
 from parotid_seg.node import send as sending
 from parotid_seg.node.work import Segmented
 from tests.node.peers import Archive, Node, Process, fake_segment, free_port
@@ -35,7 +36,10 @@ def archive() -> Iterator[Archive]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes in threads of this process wait shorter between two looks."""
     monkeypatch.setattr(sending, "FIRST_WAIT_S", 0.1)
+    for module in (listen, reception, sending):
+        monkeypatch.setattr(module, "POLL_S", 0.02)
 
 
 @pytest.fixture
@@ -50,4 +54,5 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     for node in nodes:
         node.process.kill()
         node.process.wait()
+        node.process.stdout.close()
         node.process.stderr.close()

@@ -7,11 +7,12 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from parotid_seg.node.options import ListenOptions, Peer
 from parotid_seg.node.reception import SOP_CLASSES
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, save, uid, write_series
+from tests.fork_server import Server
+from tests.forked import Forked
 
 NAME = "Marker^Nobody"
 """The patient's name in all series."""
@@ -183,13 +186,18 @@ def names_nobody(node: Node) -> None:
     assert not [word for word in words if word in told]
 
 
+RUN_NODE = "tests.node.run_node"
+NODES = Server(RUN_NODE)
+"""Forks nodes."""
+
+
 class Process:
-    """A node, see `run_node`."""
+    """A node in a process of its own, see `run_node`."""
 
     def __init__(self, out: Path, archive_port: int, seconds: float, quiet_s: float) -> None:
         self.out, self.port = out, free_port()
-        words = [sys.executable, "-m", "tests.node.run_node", self.port, out, archive_port, seconds, quiet_s]
-        self.process = subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True)
+        run = partial(import_module(RUN_NODE).main, self.port, out, archive_port, seconds, quiet_s)
+        self.process = Forked(run, server=NODES)
         self.lines: list[str] = []
         threading.Thread(target=self._listen, daemon=True).start()
         self.wait_for(lambda: self.lines)

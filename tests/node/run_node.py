@@ -1,4 +1,4 @@
-"""A node in a process of its own, to be killed: PORT OUT ARCHIVE_PORT SECONDS QUIET. It notes what it does."""
+"""A node in a process of its own, to be killed. It notes what it does."""
 
 import sys
 import time
@@ -11,10 +11,10 @@ from parotid_seg.terminal import print_error
 from tests.node.peers import fake_segment
 
 
-def main(port: str, out: str, archive_port: str, seconds: str, quiet: str) -> int:
+def main(port: int, out: Path, archive_port: int, seconds: float, quiet_s: float) -> None:
     def segment(folder: Path, results: Path) -> Segmented:
         note(f"begun {folder.name}")
-        time.sleep(float(seconds))
+        time.sleep(seconds)
         segmented = fake_segment(folder, results)
         note(f"ended {folder.name}")
         return segmented
@@ -24,15 +24,11 @@ def main(port: str, out: str, archive_port: str, seconds: str, quiet: str) -> in
             file.write(f"{text}\n")
 
     options = ListenOptions(
-        port=int(port),
-        out=Path(out),
+        port=port,
+        out=out,
         allowed=("TESTER",),
-        send_to=Peer("ARCHIVE", "127.0.0.1", int(archive_port)),
-        quiet_s=float(quiet),
+        send_to=Peer("ARCHIVE", "127.0.0.1", archive_port),
+        quiet_s=quiet_s,
         spare_mib=1,
     )
-    return listen(options, segment, say=print_error)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(listen(options, segment, say=print_error))

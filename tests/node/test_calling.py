@@ -111,9 +111,9 @@ HANGING = {
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "NEGOTIATION_S", 0.5)
-    monkeypatch.setattr(sending, "ANSWER_S", 0.5)
-    monkeypatch.setattr(bounds, "CLOSING_S", 0.5)
+    monkeypatch.setattr(sending, "NEGOTIATION_S", 0.3)
+    monkeypatch.setattr(sending, "ANSWER_S", 0.3)
+    monkeypatch.setattr(bounds, "CLOSING_S", 0.3)
 
 
 @pytest.mark.parametrize("stops", HANGING.values(), ids=HANGING)

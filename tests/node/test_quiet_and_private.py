@@ -101,4 +101,4 @@ def test_series_leave_no_descriptor_thread_or_process_behind(start: Callable[...
         return held()
 
     before = counts_after(range(3))
-    assert counts_after(range(3, 30)) == before
+    assert counts_after(range(3, 15)) == before

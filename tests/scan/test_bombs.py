@@ -2,9 +2,9 @@
 
 import gzip
 import struct
-import subprocess
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -15,43 +15,20 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from parotid_seg.scan.foreign import FREE_BYTES, MOST_EXPANSION, MOST_VOXELS
 from tests.dicom_series import ct_voxels, write_series
+from tests.forked import LIGHT, Forked
+from tests.scan import limited
 
 ROOM = 700 << 20
 """Bytes that a process may have beyond what it has when the package is imported: below that of each bomb."""
-READ = """
-import resource, sys
-from pathlib import Path
-from parotid_seg.errors import ScanError
-from parotid_seg.dicom.read.volume import find_series, read_series
-from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
-import nrrd
-before = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (before + int(sys.argv[2]),) * 2)
-path = Path(sys.argv[1])
-try:
-    if path.is_dir():
-        found = find_series(sorted(path.iterdir()))
-        reason = "; ".join(each.reason for each in found.left_out)
-        for series in found.series:
-            read_series(series)
-    else:
-        voxels_of((path,))
-        scan = read_scan((path,))
-        reason = "read " + " ".join(flag.code for flag in scan.volume.flags)
-except ScanError as error:
-    reason = error.reason
-print(reason)
-"""
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 
 
 def read(path: Path, room: int = ROOM) -> str:
     """What a process with little memory says of a file."""
-    done = subprocess.run(
-        [sys.executable, "-c", READ, path, str(room)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    process = Forked(partial(limited.read, path, room), server=LIGHT)
+    told, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return told.strip()
 
 
 def header(shape: tuple[int, int, int], dtype: type[np.int16] = np.int16) -> bytes:
@@ -106,11 +83,11 @@ def test_a_bomb_whose_header_says_so(tmp_path: Path) -> None:
 
 
 def test_a_scan_of_the_usual_size_needs_little_more_than_its_voxels(tmp_path: Path) -> None:
-    """200 MB of voxels that shrink to nothing: read within 450 MB."""
-    voxels = np.zeros((512, 512, 400), np.int16)
+    """100 MB of voxels that shrink to nothing: read within 225 MB."""
+    voxels = np.zeros((512, 512, 200), np.int16)
     voxels[::7] = 40
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header(voxels.shape) + voxels.tobytes(order="F"), 1))
-    assert read(tmp_path / "a.nii.gz", 450 << 20) == "read"
+    assert read(tmp_path / "a.nii.gz", 225 << 20) == "read"
 
 
 def test_a_pair_that_claims_more_than_its_image_holds(tmp_path: Path) -> None:

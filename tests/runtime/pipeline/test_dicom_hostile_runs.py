@@ -109,7 +109,7 @@ def hostile(
     head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[Path, int], subprocess.CompletedProcess[bytes]]:
     folder = tmp_path_factory.mktemp("hostile")
-    write_all(folder / "scans", few_slices(head))
+    write_all(folder / "scans", few_slices(head, 4))
     before = tree(folder)
     formats = [word for name in ("nifti", "rtstruct", "seg", "nrrd") for word in ("--format", name)]
     words: tuple[str | Path, ...] = (

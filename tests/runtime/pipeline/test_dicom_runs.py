@@ -59,7 +59,7 @@ def times(out: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def small(head: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    return few_slices(head)
+    return few_slices(head, 6)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ LAID = {
     },
     "anisotropic": {"spacing": (4, 5.5, 3.1)},
 }
-SLICES = (14, 72, 72)
+SLICES = (10, 72, 72)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import json
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,17 @@ from onnx import helper
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_nifti
 from tests.command_line import Run
+from tests.dicom_example import few_slices
 from tests.dicom_series import ct_voxels
-from tests.scan.test_nifti import bad_files, ct, save
+from tests.forked import LIGHT, start
+from tests.scan.test_nifti import ct, save
+from tests.scan.test_nifti_refused import bad_files
 from tests.scan.test_volume import ORDERS, stored_as
 
 HERE = ("--backend", "onnxruntime")
@@ -69,29 +69,32 @@ def test_a_scan_becomes_a_mask_in_its_own_geometry(
 
 
 @pytest.mark.slow
-def test_all_48_storage_orders_give_the_same_mask(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
-    """Voxel for voxel after mapping back; and left is the patient's left in each."""
-    backend = load_backend(DEFAULT_MODEL, "onnxruntime")
-    ras = nibabel.as_closest_canonical(head)
-    middle = ras.shape[2] // 2
-    data = np.asarray(ras.dataobj)[:, :, middle - 2 : middle + 2]
-    expected = None
-    for axes, signs in ORDERS:
-        stored, affine = stored_as(data, axes, signs)
+def test_all_48_storage_orders_give_the_same_mask(model: Backend, head: nibabel.Nifti1Image, tmp_path: Path) -> None:
+    """Voxel for voxel after mapping back; and left is the patient's left in each.
+
+    The model sees the same voxels in each order. It segments every fifth, among which are all permutations and all
+    flips.
+    """
+    ras = nibabel.as_closest_canonical(few_slices(head, 4))
+    masks, seen = [], []
+    for number, (axes, signs) in enumerate(ORDERS):
+        stored, affine = stored_as(np.asarray(ras.dataobj), axes, signs)
         zooms = np.diag([*np.array(ras.header.get_zooms()) / (1.0, 2.0, 3.0), 1.0])
         image = nibabel.Nifti1Image(np.ascontiguousarray(stored), zooms @ affine)
         path = tmp_path / "scan.nii"
         nibabel.save(image, path)
         scan = read_nifti(path)
         path.unlink()
-        found = segment_volume(backend, scan.volume, batch_size=16).mask
-        back = nibabel.Nifti1Image(np.ascontiguousarray(scan.volume.orientation.to_storage(found)), image.affine)
-        mask = np.asarray(nibabel.as_closest_canonical(back).dataobj)
-        if expected is None:
-            expected = mask
-            left, right = (np.argwhere(mask == value)[:, 0].mean() for value in (1, 2))
-            assert left < right, "RAS: the patient's left has the lower index"
-        np.testing.assert_array_equal(mask, expected, err_msg=f"{axes} {signs}")
+        seen.append(scan.volume.voxels)
+        np.testing.assert_array_equal(seen[-1], seen[0], err_msg=f"{axes} {signs}")
+        assert scan.volume.spacing_mm == pytest.approx(tuple(ras.header.get_zooms())[::-1])
+        if number % 5 == 0:
+            found = segment_volume(model, scan.volume, batch_size=16).mask
+            back = nibabel.Nifti1Image(np.ascontiguousarray(scan.volume.orientation.to_storage(found)), image.affine)
+            masks.append(np.asarray(nibabel.as_closest_canonical(back).dataobj))
+            np.testing.assert_array_equal(masks[-1], masks[0], err_msg=f"{axes} {signs}")
+    left, right = (np.argwhere(masks[0] == value)[:, 0].mean() for value in (1, 2))
+    assert left < right, "RAS: the patient's left has the lower index"
 
 
 @pytest.mark.slow
@@ -152,16 +155,15 @@ def test_rerun_resumes_and_overwrite_redoes(command: Run, scans: Path, tmp_path:
 
 
 def test_what_other_options_replace_is_told_before_it_is_done(
-    scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
+    model: Backend, scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
 ) -> None:
-    nibabel.save(head.slicer[:, :, 1:], scans / "second_0000.nii.gz")
-    backend = load_backend(DEFAULT_MODEL)
+    nibabel.save(few_slices(head, 5), scans / "second_0000.nii.gz")
     options = InferOptions(pictures=False, report=False)
 
     def run(options: InferOptions) -> tuple[list[str], Summary]:
         told: list[str] = []
         tell = lambda outcome: told.append(outcome.status)  # noqa: E731
-        return told, infer([scans], tmp_path / "out", lambda: backend, options, say=told.append, progress=tell)
+        return told, infer([scans], tmp_path / "out", lambda: model, options, say=told.append, progress=tell)
 
     told, summary = run(options)
     assert not any("again" in line for line in told)
@@ -171,20 +173,20 @@ def test_what_other_options_replace_is_told_before_it_is_done(
     assert told[at].startswith("2 cases that are done are made again, and replaced: another model, other options")
     assert at < told.index("done")
     assert (summary.done, summary.replaced, summary.skipped) == (2, 2, 0)
-    nibabel.save(head.slicer[:, :, 2:], scans / "third_0000.nii.gz")
+    nibabel.save(few_slices(head, 6), scans / "third_0000.nii.gz")
     told, summary = run(replace(options, clean_up=False))
     assert not any("again" in line for line in told)
     assert (summary.done, summary.replaced, summary.skipped) == (1, 0, 2)
 
 
 def test_what_other_runs_left_is_replaced_removed_or_told(
-    scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
+    model: Backend, scans: Path, tmp_path: Path, head: nibabel.Nifti1Image
 ) -> None:
-    backend, out = load_backend(DEFAULT_MODEL), tmp_path / "out"
+    out = tmp_path / "out"
 
     def run(*formats: str, **options: Any) -> list[str]:
         told: list[str] = []
-        infer([scans], out, lambda: backend, InferOptions(formats=formats or ("nifti",), **options), say=told.append)
+        infer([scans], out, lambda: model, InferOptions(formats=formats or ("nifti",), **options), say=told.append)
         return [line for line in told if "again" in line or "stay" in line or "picture" in line]
 
     pictures = {"good.png", "good.webp"}
@@ -215,13 +217,12 @@ def test_what_other_runs_left_is_replaced_removed_or_told(
 
 
 def test_an_upgrade_whose_rules_changed_does_the_cases_again(
-    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Backend, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = load_backend(DEFAULT_MODEL)
     options = InferOptions(pictures=False, report=False)
     for rules, expected in ((RULES_VERSION, (1, 0, 0)), (RULES_VERSION, (0, 0, 1)), (RULES_VERSION + 1, (1, 1, 0))):
         monkeypatch.setattr("parotid_seg.runtime.pipeline.run.RULES_VERSION", rules)
-        summary = infer([scans], tmp_path / "out", lambda: backend, options)
+        summary = infer([scans], tmp_path / "out", lambda: model, options)
         assert (summary.done, summary.replaced, summary.skipped) == expected
 
 
@@ -256,14 +257,11 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(
 ) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
+    few = few_slices(head, 5)
     for index in range(4):
-        shifted = nibabel.Nifti1Image(np.asarray(head.dataobj) + np.int16(index), head.affine)
+        shifted = nibabel.Nifti1Image(np.asarray(few.dataobj) + np.int16(index), few.affine)
         nibabel.save(shifted, scans / f"s{index}.nii.gz")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out), *HERE],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start("infer", scans, "--out", out, *HERE, server=LIGHT)
     for line in process.stdout:
         if line.startswith("[2/4]"):
             break
@@ -272,7 +270,7 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
     assert 2 <= len(kept) < 4
     for name in kept:
-        assert nibabel.load(out / name).shape == head.shape
+        assert nibabel.load(out / name).shape == few.shape
     done = command("infer", scans, "--out", out, *HERE)
     assert done.returncode == 0
     assert f"{4 - len(kept)} done, {len(kept)} done before" in done.stdout
@@ -298,15 +296,10 @@ def test_a_mask_whose_journal_line_was_lost_is_redone(command: Run, scans: Path,
 def test_ctrl_c_keeps_finished_cases(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
-    nibabel.save(head, scans / "s0.nii.gz")
+    nibabel.save(few_slices(head), scans / "s0.nii.gz")
     for index in range(1, 60):  # far more than are done until the signal comes, on whatever machine
         shutil.copy(scans / "s0.nii.gz", scans / f"s{index}.nii.gz")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out), *HERE],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("infer", scans, "--out", out, *HERE, server=LIGHT)
     for line in process.stdout:
         if line.startswith("[1/60]"):
             break
@@ -387,9 +380,8 @@ def test_test_time_augmentation_by_its_old_name(command: Run, scans: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_batch_size_changes_no_voxel(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
+def test_batch_size_changes_no_voxel(model: Backend, head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     nibabel.save(head, tmp_path / "a.nii.gz")
     volume = read_nifti(tmp_path / "a.nii.gz").volume
-    backend = load_backend(DEFAULT_MODEL)
-    masks = [segment_volume(backend, volume, batch_size=size).mask for size in (1, 7, 64)]
+    masks = [segment_volume(model, volume, batch_size=size).mask for size in (1, 7, 64)]
     assert all(np.count_nonzero(mask != masks[0]) <= 2 for mask in masks)

@@ -151,7 +151,7 @@ def test_a_worker_that_hangs_is_replaced(cases: list[Case], tmp_path: Path) -> N
             stopped.append(worker)
             os.kill(pid(worker), signal.SIGSTOP)
 
-    finished = run(tmp_path, cases[:3], Observed(stop_first), Limits(2, 1e9, slowest_s=8.0))
+    finished = run(tmp_path, cases[:3], Observed(stop_first), Limits(2, 1e9, slowest_s=3.0))
     assert stopped
     assert {each.status for each in finished.values()} == {"done"}
     check_masks(tmp_path, cases[:3])
@@ -160,9 +160,9 @@ def test_a_worker_that_hangs_is_replaced(cases: list[Case], tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_case_that_always_hangs_is_set_aside(cases: list[Case], tmp_path: Path) -> None:
     finished = run(
-        tmp_path, cases[:1], Observed(lambda worker: os.kill(pid(worker), signal.SIGSTOP)), Limits(1, 1e9, slowest_s=6)
+        tmp_path, cases[:1], Observed(lambda worker: os.kill(pid(worker), signal.SIGSTOP)), Limits(1, 1e9, slowest_s=1)
     )
-    assert finished["s0"].entry.reason.endswith("tried twice: its process hung and was ended after 6 s")
+    assert finished["s0"].entry.reason.endswith("tried twice: its process hung and was ended after 1 s")
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_a_worker_more_is_started_when_the_engine_waits(
         if len(held) < 2:
             held.append(worker)
             os.kill(pid(worker), signal.SIGSTOP)
-            threading.Timer(3.0, os.kill, (pid(worker), signal.SIGCONT)).start()
+            threading.Timer(1.5, os.kill, (pid(worker), signal.SIGCONT)).start()
 
     batches = Observed(hold)
     finished = run(tmp_path, cases, batches, Limits(3, 1e9))
