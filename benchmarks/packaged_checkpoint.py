@@ -41,7 +41,7 @@ def stored_weights(path: Path) -> Weights:
 
 
 def state_of(net: nn.Module, stored: Weights) -> Weights:
-    """The network's state that gives the stored constants.
+    """The network's state that gives the stored constants, see `parotid_seg.export.window_order`.
 
     Raises:
         KeyError: if the file has not all of them.
@@ -53,10 +53,23 @@ def state_of(net: nn.Module, stored: Weights) -> Weights:
         if isinstance(module, nn.BatchNorm2d):
             state[name] = _norm(old, last, module.eps, stored[f"{layer}/Conv.constant"])
         elif last == "relative_position_bias_table":
-            state[name] = _table(net.get_submodule(layer), layer, stored)
+            state[name] = _table(net.get_submodule(layer), stored[f"{layer}.position_bias"])
+        elif layer.endswith(".qkv"):
+            parts = (f"{layer.removesuffix('qkv')}{part}.{last}" for part in ("queries", "keys", "values"))
+            state[name] = torch.cat([_stored(part, stored) for part in parts])
+        elif layer.endswith((".expand_half", ".expand_full")):
+            by_place = stored[name].permute(1, 2, 3, 0) if last == "weight" else stored[f"{layer}/Add.constant"]
+            state[name] = by_place[..., :2, :2].reshape(old.shape) if last == "bias" else by_place.reshape(old.shape)
+        elif layer.endswith(".expand.expand"):
+            state[name] = _stored(name, stored).unflatten(0, (4, -1)).transpose(0, 1).reshape(old.shape)
         else:
-            state[name] = stored[name] if name in stored else stored[f"{name}.T"].T.contiguous()
+            state[name] = _stored(name, stored)
     return state
+
+
+def _stored(name: str, stored: Weights) -> torch.Tensor:
+    """A weight, whose matrix may be stored transposed."""
+    return stored[name] if name in stored else stored[f"{name}.T"].T.contiguous()
 
 
 def _norm(old: torch.Tensor, last: str, eps: float, shift: torch.Tensor) -> torch.Tensor:
@@ -65,14 +78,13 @@ def _norm(old: torch.Tensor, last: str, eps: float, shift: torch.Tensor) -> torc
     return values.get(last, torch.full_like(old, 1.0 - eps) if last == "running_var" else old)
 
 
-def _table(attention: Any, layer: str, stored: Weights) -> torch.Tensor:
-    """Biases of relative positions: each is at many places of the matrix that was stored."""
-    if f"{layer}/Add.constant" in stored:
-        by_pair = stored[f"{layer}/Add.constant"][0].permute(1, 2, 0).flatten(0, 1)
-    else:
-        by_pair = stored[f"{layer}/Reshape_2.constant"]
+def _table(attention: Any, bias: torch.Tensor) -> torch.Tensor:
+    """Biases of relative positions: each is at many places of the matrix of a window (windows, heads, tokens, tokens).
+
+    Of shifted windows the first has no mask.
+    """
     table = torch.zeros_like(attention.relative_position_bias_table.detach())
-    table[attention.relative_position_index.flatten()] = by_pair
+    table[attention.relative_position_index.flatten()] = bias[0].permute(1, 2, 0).flatten(0, 1)
     return table
 
 

@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.queries, self.keys, self.values = itertools.starmap(_linear, thirds)
         self.proj = attention.proj
         bias = attention._get_rel_pos_bias().detach()
-        self.register_buffer("bias", bias if block.attn_mask is None else bias + block.attn_mask[:, None])
+        self.register_buffer("position_bias", bias if block.attn_mask is None else bias + block.attn_mask[:, None])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens, mixed within each window."""
@@ -106,7 +106,7 @@ class Attention(nn.Module):
             linear(tokens).reshape(shape).transpose(1, 2) for linear in (self.queries, self.keys, self.values)
         )
         scores = (queries * self.scale) @ keys.transpose(-2, -1)
-        bias = cast(Tensor, self.bias)
+        bias = cast(Tensor, self.position_bias)
         if len(bias) == 1:
             scores = scores + bias
         else:
