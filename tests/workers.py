@@ -51,18 +51,14 @@ def every_core() -> Iterator[None]:
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder of this test run that the first worker makes and all use.
+    """A folder of this test run that the first worker makes and all use, in whatever modules the fixture is imported.
 
     Args:
         factory: of pytest.
         name: of the folder.
         make: fills it. If that fails, the next worker tries again in a new one.
     """
-    if WORKER is None:
-        folder = factory.mktemp(name)
-        make(folder)
-        return folder
-    base = factory.getbasetemp().parent
+    base = factory.getbasetemp() if WORKER is None else factory.getbasetemp().parent
     with FileLock(base / f"{name}.lock"):
         place = base / f"{name}.folder"
         if not place.exists():

@@ -20,7 +20,7 @@ from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpo
 from parotid_seg.train.settings import load_config
 from tests.command_line import Run
 from tests.nifti_marks import BORN, MARK, mark
-from tests.train.conftest import SMALL, balls, sequences, short_config, small_config, without_pictures  # noqa: F401
+from tests.train.conftest import ONE_STAGE, balls, sequences, short_config, small_config, without_pictures  # noqa: F401
 from tests.workers import shared_folder
 
 TRANSLATED = "translated.pickle"
@@ -126,7 +126,7 @@ def untrained(folder: Path, labels: tuple[str, ...], channels: tuple[str, ...]) 
         labels, channels: its own.
     """
     path = folder / "one_stage.toml"
-    path.write_text(SMALL.replace("depths = [1, 1]\nheads = [2, 4]", "depths = [1]\nheads = [2]"))
+    path.write_text(ONE_STAGE)
     config = load_config("compact", path)
     torch.manual_seed(0)
     weights = build_network(config, len(channels), len(labels)).state_dict()
