@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -66,9 +64,3 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
             make(folder)
             place.write_text(str(folder))
     return Path(place.read_text())
-
-
-def shared_value(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
-    """A picklable value that the first worker makes; each has a copy of its own."""
-    folder = shared_folder(factory, name, lambda place: (place / "value").write_bytes(pickle.dumps(make())))
-    return pickle.loads((folder / "value").read_bytes())

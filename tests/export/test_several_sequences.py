@@ -13,7 +13,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.export import export as module
 from parotid_seg.runtime.inspect import inspect
 from tests.command_line import Run
-from tests.train.conftest import CONTRAST, ONE_STAGE
+from tests.train.conftest import CONTRAST, SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def run(forked: Run, sequences: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = folder / "small.toml"
-    settings = ONE_STAGE.replace("epochs = 4\n", "epochs = 3\n").replace("validate_every = 1", "validate_every = 3")
+    settings = SMALL.replace("epochs = 4\n", "epochs = 3\n").replace("validate_every = 1", "validate_every = 3")
     config.write_text(settings.replace('stages = ["segment"]', 'stages = ["contrast", "segment"]') + CONTRAST)
     done = forked("train", sequences, "--out", folder, "--config", config, "--device", "cpu", timeout=600)
     assert done.returncode == 0, done.stderr
