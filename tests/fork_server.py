@@ -5,6 +5,7 @@ As multiprocessing's "forkserver", but for several sets of modules, and for proc
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -51,10 +52,12 @@ class Child:
     def poll(self, timeout: float | None = 0.0) -> int | None:
         """The exit status, minus the signal that ended it; None as long as it runs."""
         if self.returncode is None:
-            select.select([self._status], [], [], timeout)
+            with contextlib.suppress(OSError):  # another thread has closed it
+                select.select([self._status], [], [], timeout)
         with self._lock:
             if self.returncode is None and select.select([self._status], [], [], 0)[0]:
                 self.returncode = ANSWER.unpack(os.read(self._status, ANSWER.size))[0]
+                os.close(self._status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -71,7 +74,8 @@ class Child:
                 os.kill(self.pid, number)
 
     def __del__(self) -> None:
-        os.close(self._status)
+        if self.returncode is None:
+            os.close(self._status)
 
     def kill(self) -> None:
         """End it at once, if it still runs."""
@@ -103,6 +107,10 @@ class Server:
         os.close(told)
         return Child(pid, status)
 
+    def adopt(self, connection: socket.socket) -> None:
+        """Use a server that runs already."""
+        self._socket = connection
+
     def _connection(self) -> socket.socket:
         if self._socket is None:
             self._socket, theirs = socket.socketpair()
@@ -127,6 +135,30 @@ def serve(number: int, modules: list[str]) -> None:
         import_module(name)
     gc.freeze()  # a child whose collector visits all that is imported would copy it
     request = _forked(socket.socket(fileno=number))
+    if request is not None:
+        request.run()
+
+
+def with_own_server(server: Server, run: Callable[[], object]) -> None:
+    """In a process that was forked: fork a server for its own processes, which then need no imports either, and run.
+
+    It must be called before the process has threads.
+
+    Args:
+        server: its connection to the new server.
+        run: what the process does.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        atexit.register(os.waitpid, pid, 0)
+        atexit.register(ours.close)  # which ends the server
+        server.adopt(ours)
+        run()
+        return
+    ours.close()
+    request = _forked(theirs)
     if request is not None:
         request.run()
 

@@ -16,9 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.runtime.pipeline import worker_pool
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import command_of
 from parotid_seg.runtime.pipeline.worker_pool import ONE_THREAD
-from tests.fork_server import Request, Server
+from tests.fork_server import Request, Server, with_own_server
 
 LIGHT = Server(
     "parotid_seg.runtime.pipeline.worker", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD
@@ -102,7 +103,46 @@ class ForkedPrograms:
 
 
 def _program(module: str) -> None:
-    import_module(module).main()
+    if module == "parotid_seg.bench.child":  # it runs `infer`
+        forking(import_module(module).main)
+    else:
+        import_module(module).main()
+
+
+def forking(run: Callable[[], object]) -> None:
+    """In a process that was forked: run a program whose workers are forked, too."""
+    with_own_server(LIGHT, partial(_with_forked_workers, run))
+
+
+def _with_forked_workers(run: Callable[[], object]) -> None:
+    worker_pool.subprocess = ForkedPrograms  # type: ignore[attr-defined]
+    run()
+
+
+class ForkedCommands:
+    """What benchmarks use of `subprocess` to start the `parotid-seg` command or a script of theirs: they are forked.
+
+    Anything else is started. The streams of those forked are pipes of text, whatever is asked for.
+
+    Args:
+        workers_too: whether the command forks its workers as well; they are no children of its process then.
+    """
+
+    PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
+
+    def __init__(self, workers_too: bool) -> None:
+        self._workers_too = workers_too
+
+    def Popen(self, words: Sequence[str], **more: Any) -> Any:  # noqa: N802
+        """The process."""
+        _, *rest = words
+        if rest[:2] == ["-m", "parotid_seg"]:
+            run: Callable[[], object] = partial(command, *rest[2:])
+        elif rest[0].endswith(".py"):
+            run = partial(script, Path(rest[0]), rest[1:], {})
+        else:
+            return subprocess.Popen(words, **more)
+        return Forked(partial(forking, run) if self._workers_too else run, server=LIGHT)
 
 
 def start(*arguments: object, server: Server = HEAVY) -> Forked:

@@ -22,9 +22,10 @@ import study_report
 
 from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
+from parotid_seg.train.settings import load_config
 from tests import forked
-from tests.export.conftest import checkpoint, marked, run, translated  # noqa: F401
-from tests.forked import Forked
+from tests.export.conftest import marked, run, translated  # noqa: F401
+from tests.forked import Forked, ForkedCommands
 from tests.train.conftest import balls, short_config, small_config, without_pictures  # noqa: F401
 
 ELSEWHERE = {
@@ -48,7 +49,7 @@ COMMANDS: dict[str, list[str]] = {
     "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
     "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
-    "kills.py": ["{middle}", "--kills", "1", "--scans", "2", "--out", "{out}/x.json"],
+    "kills.py": ["{middle}", "--kills", "1", "--scans", "1", "--out", "{out}/x.json"],
     "locate.py": ["{scans}", "--out", "{out}/x.json"],
     "many_runs.py": ["--runs", "2", "--out", "{out}/x.json"],
     "native_sizes.py": ["{trained}", "{exported}", "--scans", "{one}", "--count", "1", "--out", "{out}/x.json"],
@@ -63,15 +64,28 @@ COMMANDS: dict[str, list[str]] = {
         *("{balls}", "--images", "4", "--batch-size", "4", "--repeats", "1", "--labelled", "2"),
         *("--out", "{out}/x.json"),
     ],
-    "two_versions.py": ["{root}", "{root}", "{scans}", "--turns", "1", "--out", "{out}/x.json"],
+    "two_versions.py": ["{root}", "{root}", "{scans}/one_0000.nii.gz", "--turns", "1", "--out", "{out}/x.json"],
     "uncertainty.py": ["{scans}", "{labels}", "--out", "{out}/x.json"],
 }
 WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt"}
 """Files in the output folder, where it is not x.json."""
+WITH_TORCH = {
+    "ceiling.py",
+    "cross_validation.py",
+    "export.py",
+    "native_sizes.py",
+    "packaged_checkpoint.py",
+    "train_speed.py",
+}
+"""Scripts that need torch. The others run in small processes, whose workers and commands are quickly forked."""
 CONSTANTS: dict[str, dict[str, object]] = {
     "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
+    "kills.py": {"subprocess": ForkedCommands(workers_too=False)},
     "native_sizes.py": {"SIZES": (96, 160)},
-    "runtime.py": {"STARTS": 1, "REPEATS": 1, "FEW": 1, "RACED": ("onnxruntime",)},
+    "runtime.py": {
+        **{"STARTS": 1, "REPEATS": 1, "FEW": 1, "RACED": ("onnxruntime",)},
+        "watch.subprocess": ForkedCommands(workers_too=True),
+    },
     "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
 }
 """What names of a script stand for, to be quick."""
@@ -119,7 +133,8 @@ def files(
 
 def run_script(script: str, *words: str, constants: Mapping[str, object] | None = None) -> str:
     """What a script prints; an error with all of it if it fails."""
-    process = Forked(partial(forked.script, BENCHMARKS / script, words, constants or CONSTANTS.get(script, {})))
+    program = partial(forked.script, BENCHMARKS / script, words, constants or CONSTANTS.get(script, {}))
+    process = Forked(program) if script in WITH_TORCH else Forked(partial(forked.forking, program), server=forked.LIGHT)
     stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stdout[-3000:] + stderr[-3000:]
     return stdout
@@ -179,7 +194,14 @@ def done_by(name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
-def test_the_study_trains_and_tests(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_study_trains_and_tests(
+    balls: Path,  # noqa: F811
+    small_config: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a small network in place of the preset's."""
+    monkeypatch.setattr("parotid_seg.train.settings.load_config", partial(load_config, file=small_config))
     data = tmp_path / "data"
     data.mkdir()
     for entry in balls.iterdir():

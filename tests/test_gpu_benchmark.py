@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,7 +21,7 @@ import gpu_engines
 import gpu_record
 from gpu_record import Record, within
 
-from parotid_seg.contract import Grid
+from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
@@ -27,8 +29,10 @@ from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
 from tests import fake_cuda
+from tests.export.conftest import marked, run, translated  # noqa: F401
 from tests.export.small_model import write_small_model
-from tests.runtime.engines.test_trt import inputs_of, scan
+from tests.runtime.engines.on_fake_gpu import inputs_of, scan
+from tests.train.conftest import balls, small_config  # noqa: F401
 
 SMALL = TrainConfig(
     grid=Grid(size=56, spacing_mm=4.0, offsets_mm=(-3.0, 0.0, 3.0)),
@@ -36,8 +40,14 @@ SMALL = TrainConfig(
 )
 
 
+@pytest.fixture(scope="session")
+def trained(run: Path) -> Path:  # noqa: F811
+    """The folder of a training."""
+    return run
+
+
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+def untrained(tmp_path: Path) -> Path:
     """A network that was not trained: it finds an organ wherever its random weights say so."""
     torch.manual_seed(0)
     net = build_network(SMALL, 1, 2)
@@ -49,7 +59,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def run(scans: Path, checkpoint: Path, out: Path, *more: int | str) -> dict[str, Any]:
+def measured(scans: Path, checkpoint: Path, out: Path, *more: int | str) -> dict[str, Any]:
     given = ["--checkpoint", checkpoint, "--out", out, "--device", "cpu", "--repeats", 1, *more]
     gpu.main([str(word) for word in (scans, *given)])
     return json.loads((out / "gpu.json").read_text())
@@ -60,10 +70,20 @@ def left_out(found: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_everything_there_is_on_a_cpu(scans: Path, checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_everything_there_is_on_a_cpu(
+    trained: Path,
+    translated: tuple[onnx.ModelProto, Contract],  # noqa: F811
+    balls: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a graph that is there, which saves a dozen seconds."""
+    monkeypatch.setattr("parotid_seg.export.onnx_file.to_onnx", lambda _: translated)
+    out, scans = tmp_path / "out", tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", scans)
     options = ("--batch-sizes", 2, 500, "--workers", 1, "--many", 2, "--minutes", 5)
-    found = run(scans, checkpoint, out, *options)
+    found = measured(scans, trained / "best.pt", out, *options)
     rows = found["sweep"]["2"]["contenders"]
     assert set(rows) == {"torch fp32", "torch fp16", "onnxruntime fp32", "onnxruntime fp16"}
     assert rows["torch fp32"]["changed_voxels"] == 0
@@ -83,9 +103,9 @@ def test_everything_there_is_on_a_cpu(scans: Path, checkpoint: Path, tmp_path: P
 
 
 def test_without_time_everything_is_named_and_both_files_are_there(
-    scans: Path, checkpoint: Path, tmp_path: Path
+    scans: Path, untrained: Path, tmp_path: Path
 ) -> None:
-    found = run(scans, checkpoint, tmp_path / "out", "--minutes", 0)
+    found = measured(scans, untrained, tmp_path / "out", "--minutes", 0)
     assert "peaks: no time left for it" in left_out(found)
     assert "model files: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
 
@@ -122,11 +142,11 @@ def test_the_share_of_the_bus() -> None:
 
 
 def test_without_a_gpu_one_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, scans: Path, checkpoint: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, scans: Path, untrained: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", list)
     with pytest.raises(SystemExit, match="found no NVIDIA GPU"):
-        gpu.main([str(scans), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")])
+        gpu.main([str(scans), "--checkpoint", str(untrained), "--out", str(tmp_path / "out")])
 
 
 def test_versions_are_told_on_a_cpu() -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -51,18 +49,14 @@ def every_core() -> Iterator[None]:
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder of this test run that the first worker makes and all use.
+    """A folder of this test run that the first worker makes and all use, in whatever modules the fixture is imported.
 
     Args:
         factory: of pytest.
         name: of the folder.
         make: fills it. If that fails, the next worker tries again in a new one.
     """
-    if WORKER is None:
-        folder = factory.mktemp(name)
-        make(folder)
-        return folder
-    base = factory.getbasetemp().parent
+    base = factory.getbasetemp() if WORKER is None else factory.getbasetemp().parent
     with FileLock(base / f"{name}.lock"):
         place = base / f"{name}.folder"
         if not place.exists():
@@ -70,9 +64,3 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
             make(folder)
             place.write_text(str(folder))
     return Path(place.read_text())
-
-
-def shared_value(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
-    """A picklable value that the first worker makes; each has a copy of its own."""
-    folder = shared_folder(factory, name, lambda place: (place / "value").write_bytes(pickle.dumps(make())))
-    return pickle.loads((folder / "value").read_bytes())

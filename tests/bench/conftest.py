@@ -40,5 +40,13 @@ def scan(
 
 
 @pytest.fixture(scope="session")
+def few(head: nibabel.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path]:
+    """A scan of six slices that show the glands, where nothing is measured that depends on its size."""
+    path = tmp_path_factory.mktemp("few") / "head.nii.gz"
+    nibabel.save(head.slicer[:, :, 2:8], path)
+    return (path,)
+
+
+@pytest.fixture(scope="session")
 def covered(scan: tuple[Path], contract: Contract) -> list[CroppedScan]:
     return in_memory([scan], contract)

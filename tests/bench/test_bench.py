@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from parotid_seg.bench import bench as module
 from parotid_seg.bench import end_to_end, engine_process, peaks, turns
 from parotid_seg.bench.bench import BenchOptions, bench
 from parotid_seg.bench.compare import compare_files
 from parotid_seg.bench.inputs import scans_for
+from parotid_seg.bench.peaks import Peaks
 from parotid_seg.bench.report import report
 from parotid_seg.bench.result import Result
 from parotid_seg.contract import Contract
@@ -33,13 +35,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements are short, and but for those that are looked at, of one launch."""
+    """Measurements are short; those whose figures are not asked for have one launch, and peaks that are made up."""
     if not request.node.get_closest_marker("alone"):
+        monkeypatch.setattr(module, "measured_peaks", lambda: Peaks({"fp32": 100.0}, {"fp32": "onnxruntime"}, 10.0))
         monkeypatch.setattr(turns, "LAUNCHES", 1)
-        monkeypatch.setattr("parotid_seg.bench.bench.LAUNCHES", 1)
+        monkeypatch.setattr(module, "LAUNCHES", 1)
     monkeypatch.setattr(turns, "ROUND_S", 0.02)
     monkeypatch.setattr(end_to_end, "RUNS", 1)
-    monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2)
+    monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2 if request.node.get_closest_marker("alone") else 1)
     monkeypatch.setitem(peaks.SIDE, "cpu", 768)
     monkeypatch.setattr(peaks, "COPIED_BYTES", 1 << 24)
     monkeypatch.setattr(engine_process, "subprocess", ForkedPrograms)
@@ -79,11 +82,11 @@ def test_a_result(contract: Contract, scan: tuple[Path]) -> None:
 
 
 def test_what_fails_is_left_out_and_told(
-    contract: Contract, scan: tuple[Path], capfd: pytest.CaptureFixture[str]
+    contract: Contract, few: tuple[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
     field = [PLAIN, candidate("crash", engines.crash), candidate("refuse", engines.refuse)]
-    result = measured(contract, scan, field, sizes=(2,), say=said.append)
+    result = measured(contract, few, field, sizes=(2,), say=said.append)
     assert [row.name for row in result.rows] == ["plain"]
     assert [what for what, _ in result.left_out] == ["crash", "refuse"]
     assert "left out: crash: crash: its process ended with status 7" in said
@@ -91,30 +94,31 @@ def test_what_fails_is_left_out_and_told(
     assert "- refuse: model.onnx: no such operator" in report(result)
 
 
-def test_nothing_to_measure(contract: Contract, scan: tuple[Path]) -> None:
+def test_nothing_to_measure(contract: Contract, few: tuple[Path]) -> None:
     with pytest.raises(ParotidSegError, match=r"nothing could be measured: refuse: .* no such operator"):
-        measured(contract, scan, [candidate("refuse", engines.refuse)], sizes=(1,))
+        measured(contract, few, [candidate("refuse", engines.refuse)], sizes=(1,))
 
 
-def test_other_masks_are_told(contract: Contract, scan: tuple[Path]) -> None:
-    result = measured(contract, scan, [candidate("wrong", engines.Wrong)], sizes=(2,))
+def test_other_masks_are_told(contract: Contract, few: tuple[Path]) -> None:
+    result = measured(contract, few, [candidate("wrong", engines.Wrong)], sizes=(2,))
     assert not result.all_same
     assert "**OTHER MASKS**" in report(result)
 
 
-def test_batches_beyond_the_profile(contract: Contract, scan: tuple[Path]) -> None:
+def test_batches_beyond_the_profile(contract: Contract, few: tuple[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "USUAL_SIZES", (1, 4, 6))
     limited = candidate("limited", engines.Limited)
-    with pytest.raises(InputError, match="--batch-sizes: found 8 for limited, but the engine was built for at most 4"):
-        measured(contract, scan, [limited], sizes=(2, 8))
-    result = bench(DEFAULT_MODEL, contract, [limited], [scan], BenchOptions(minutes=0.01))
+    with pytest.raises(InputError, match="--batch-sizes: found 5 for limited, but the engine was built for at most 4"):
+        measured(contract, few, [limited], sizes=(2, 5))
+    result = bench(DEFAULT_MODEL, contract, [limited], [few], BenchOptions(minutes=0.01))
     assert [speed.batch_size for speed in result.rows[0].speeds] == [1, 4]
-    assert ("limited, batches of 16", "the engine was built for at most 4") in result.left_out
+    assert ("limited, batches of 6", "the engine was built for at most 4") in result.left_out
 
 
-def test_scans_that_are_too_short(contract: Contract, scan: tuple[Path]) -> None:
+def test_scans_that_are_too_short(contract: Contract, few: tuple[Path]) -> None:
     with pytest.raises(InputError, match="no scan has so many slices"):
-        measured(contract, scan, [PLAIN], sizes=(500,))
-    result = measured(contract, scan, [PLAIN], sizes=(1, 500))
+        measured(contract, few, [PLAIN], sizes=(500,))
+    result = measured(contract, few, [PLAIN], sizes=(1, 500))
     assert result.left_out[0][0] == "batches of 500"
 
 
@@ -143,11 +147,11 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command(command: Run, tmp_path: Path, scan: tuple[Path]) -> None:
+def test_the_command(command: Run, tmp_path: Path, few: tuple[Path]) -> None:
     out, scans = tmp_path / "out", tmp_path / "scans"
     scans.mkdir()
-    shutil.copy(scan[0], scans)
-    mark(scans / scan[0].name)
+    shutil.copy(few[0], scans)
+    mark(scans / few[0].name)
     words = ("--backend", "onnxruntime", "--batch-sizes", "2", "--minutes", "0.01", "--scans", scans)
     done = command("bench", "--out", out, *words, "--layers")
     assert (done.returncode, done.stderr) == (0, "")

@@ -67,26 +67,26 @@ def test_its_stages_explain_the_whole(plain: EngineProcess, scan: tuple[Path]) -
         assert each.seconds["compute"] > 0.3 * each.whole_s
 
 
-def test_whole_runs(plain: EngineProcess, scan: tuple[Path]) -> None:
-    assert 0 < plain.infer(scan[0].parent, 4) < 60
-    scan[0].with_name("bad.nii.gz").write_bytes(b"no scan")
+def test_whole_runs(plain: EngineProcess, few: tuple[Path]) -> None:
+    assert 0 < plain.infer(few[0].parent, 4) < 60
+    few[0].with_name("bad.nii.gz").write_bytes(b"no scan")
     try:
         with pytest.raises(ParotidSegError, match="1 of the scans failed"):
-            plain.infer(scan[0].parent, 4)
+            plain.infer(few[0].parent, 4)
     finally:
-        scan[0].with_name("bad.nii.gz").unlink()
+        few[0].with_name("bad.nii.gz").unlink()
 
 
 def test_masks_are_compared_with_the_reference(
-    plain: EngineProcess, scan: tuple[Path], real: list[Inputs], contract: Contract
+    plain: EngineProcess, few: tuple[Path], real: list[Inputs], contract: Contract
 ) -> None:
-    reference = reference_masks(OnnxRuntimeBackend(DEFAULT_MODEL), [scan])
+    reference = reference_masks(OnnxRuntimeBackend(DEFAULT_MODEL), [few])
     labels = len(contract.labels)
-    same = compare(reference, {scan: plain.labels(scan, 3)}, "fp32", labels)
+    same = compare(reference, {few: plain.labels(few, 3)}, "fp32", labels)
     assert (same.within, same.scans) == (True, 1)
     assert same.dsc > 0.999
     wrong = EngineProcess(candidate("wrong", engines.Wrong), real[0])
-    other = compare(reference, {scan: wrong.labels(scan, 3)}, "fp32", labels)
+    other = compare(reference, {few: wrong.labels(few, 3)}, "fp32", labels)
     wrong.end()
     assert (other.within, other.dsc) == (False, 0.0)
     assert other.changed > 100

@@ -1,22 +1,29 @@
 """A small model, trained once for all workers, and what is made of it."""
 
 import json
+import pickle
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+import torch
 
 from parotid_seg.contract import Contract
 from parotid_seg.export import export as module
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile
-from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
+from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint
+from parotid_seg.train.settings import load_config
 from tests.command_line import Run
 from tests.nifti_marks import BORN, MARK, mark
-from tests.train.conftest import balls, sequences, short_config, small_config, without_pictures  # noqa: F401
-from tests.workers import shared_folder, shared_value
+from tests.train.conftest import ONE_STAGE, balls, sequences, short_config, small_config, without_pictures  # noqa: F401
+from tests.workers import shared_folder
+
+TRANSLATED = "translated.pickle"
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +39,17 @@ def marked(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # no
 
 
 @pytest.fixture(scope="session")
-def run(forked: Run, marked: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """The folder of a training run, with the command's output. It is long enough for INT8 to pass with a margin."""
+def run(
+    forked: Run,
+    command: Run,
+    marked: Path,
+    small_config: Path,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a training run and of the model exported from it, with what both commands print.
+
+    The training is long enough for INT8 to pass with a margin.
+    """
 
     def train(folder: Path) -> None:
         longer = folder / "longer.toml"
@@ -41,8 +57,22 @@ def run(forked: Run, marked: Path, small_config: Path, tmp_path_factory: pytest.
         done = forked("train", marked, "--out", folder, "--config", longer, "--device", "cpu", timeout=600)
         assert done.returncode == 0, done.stderr
         (folder / "train.txt").write_text(done.stdout + done.stderr)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "to_onnx", partial(translated_and_kept, folder / TRANSLATED))
+            done = command(
+                "export", folder / "best.pt", "--out", folder / "model.onnx", "--verify", marked / "imagesTr"
+            )
+        assert done.returncode == 0, done.stderr
+        (folder / "export.txt").write_text(done.stdout + done.stderr)
 
     return shared_folder(tmp_path_factory, "run", train)
+
+
+def translated_and_kept(path: Path, checkpoint: Checkpoint, **options: Any) -> tuple[onnx.ModelProto, Contract]:
+    """What `to_onnx` gives, which takes a dozen seconds; it is kept in a file for `translated`."""
+    made = to_onnx(checkpoint, **options)
+    path.write_bytes(pickle.dumps(made))
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -51,15 +81,15 @@ def checkpoint(run: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def translated(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, Contract]:
+def translated(run: Path) -> tuple[onnx.ModelProto, Contract]:
     """The FP32 graph and the contract without proof."""
-    made: tuple[onnx.ModelProto, Contract] = shared_value(tmp_path_factory, "translated", lambda: to_onnx(checkpoint))
+    made: tuple[onnx.ModelProto, Contract] = pickle.loads((run / TRANSLATED).read_bytes())
     return made
 
 
 @pytest.fixture
 def translated_before(monkeypatch: pytest.MonkeyPatch, translated: tuple[onnx.ModelProto, Contract]) -> None:
-    """`export` takes the graph that is there, which saves seconds; `test_end_to_end` translates for itself."""
+    """`export` takes the graph that is there, which saves seconds; the one of `run` has translated it."""
 
     def copy(_: object, *, probabilities: bool) -> tuple[onnx.ModelProto, Contract]:
         assert not probabilities
@@ -86,3 +116,19 @@ def two(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa:
 def parity(checkpoint: Checkpoint, translated: tuple[onnx.ModelProto, Contract], two: Path) -> Parity:
     """The trained model's masks, to compare with."""
     return Parity(checkpoint.network(), translated[1], two / "imagesTr", BatchProfile(1, 7, 16))
+
+
+def untrained(folder: Path, labels: tuple[str, ...], channels: tuple[str, ...]) -> Checkpoint:
+    """A network of one stage that was not trained and gives labels all over.
+
+    Args:
+        folder: for a file of its settings.
+        labels, channels: its own.
+    """
+    path = folder / "one_stage.toml"
+    path.write_text(ONE_STAGE)
+    config = load_config("compact", path)
+    torch.manual_seed(0)
+    weights = build_network(config, len(channels), len(labels)).state_dict()
+    weights["unet.classify.bias"].zero_()  # a new network calls little but background
+    return Checkpoint(config, labels, channels, {}, weights, {})

@@ -14,12 +14,13 @@ from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
+from tests.fake_gpu import FakeGpu
 
 BATCH = BatchProfile(1, 4, 8)
 
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_cuda.FakeGpu:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     return fake_cuda.install(monkeypatch)
 
 

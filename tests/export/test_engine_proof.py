@@ -23,12 +23,13 @@ from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions,
 from parotid_seg.train.network import ParotidNet
 from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
+from tests.fake_gpu import FakeGpu
 
 BATCH = BatchProfile(1, 4, 8)
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_cuda.FakeGpu:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     return fake_cuda.install(monkeypatch)
 
 
@@ -84,7 +85,7 @@ def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_engine_of_the_trained_model_passes_and_its_sidecar_says_so(
-    gpu: fake_cuda.FakeGpu, small: Path, parity: Parity
+    gpu: FakeGpu, small: Path, parity: Parity
 ) -> None:
     said: list[str] = []
     record = export_engine(small, parity, said)
@@ -106,7 +107,7 @@ def test_an_engine_of_the_trained_model_passes_and_its_sidecar_says_so(
 
 
 def test_an_engine_of_other_masks_does_not_appear_nor_stays_an_older_one(
-    gpu: fake_cuda.FakeGpu, small: Path, parity: Parity, monkeypatch: pytest.MonkeyPatch
+    gpu: FakeGpu, small: Path, parity: Parity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = small.with_suffix(".engine")
     export_engine(small, parity)
@@ -128,7 +129,7 @@ def test_an_engine_of_other_masks_does_not_appear_nor_stays_an_older_one(
 
 @pytest.mark.parametrize("why", ["no GPU", "no PyCUDA"])
 def test_an_engine_that_cannot_be_run_here_says_so(
-    gpu: fake_cuda.FakeGpu, small: Path, parity: Parity, monkeypatch: pytest.MonkeyPatch, why: str
+    gpu: FakeGpu, small: Path, parity: Parity, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     said: list[str] = []
     if why == "no GPU":
@@ -143,14 +144,14 @@ def test_an_engine_that_cannot_be_run_here_says_so(
     assert gpu.runtimes == []
 
 
-def test_an_engine_that_fails_on_the_way_is_not_left(gpu: fake_cuda.FakeGpu, small: Path, parity: Parity) -> None:
+def test_an_engine_that_fails_on_the_way_is_not_left(gpu: FakeGpu, small: Path, parity: Parity) -> None:
     gpu.limit = 1
     with pytest.raises(Exception, match="OutOfMemory"):
         export_engine(small, parity)
     assert not list(small.parent.glob("*.engine*"))
 
 
-def test_nothing_is_claimed_of_an_engine_that_nobody_asked_about(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_nothing_is_claimed_of_an_engine_that_nobody_asked_about(gpu: FakeGpu, small: Path) -> None:
     out = small.with_suffix(".engine")
     build_engine(small, out, library="tensorrt", profile=BATCH, options=EngineOptions())
     assert read_sidecar(out).verification == {}

@@ -19,6 +19,7 @@ from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.export.quantise import quantise
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.checkpoint import Checkpoint
+from tests.export.conftest import untrained
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +30,19 @@ def chunk(parity: Parity) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def before(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The weights before any translation of this file."""
-    return {name: value.clone() for name, value in checkpoint.weights.items()}
+def random(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return untrained(tmp_path_factory.mktemp("random"), ("background", "parotid_left", "parotid_right"), ("CT",))
 
 
 @pytest.fixture(scope="module")
-def with_probabilities(checkpoint: Checkpoint, before: dict[str, torch.Tensor]) -> onnx.ModelProto:
-    return to_onnx(checkpoint, probabilities=True)[0]
+def before(random: Checkpoint) -> dict[str, torch.Tensor]:
+    """Its weights before the translation."""
+    return {name: value.clone() for name, value in random.weights.items()}
+
+
+@pytest.fixture(scope="module")
+def with_probabilities(random: Checkpoint, before: dict[str, torch.Tensor]) -> onnx.ModelProto:
+    return to_onnx(random, probabilities=True)[0]
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +68,18 @@ def test_nodes_have_their_modules_names(translated: tuple[onnx.ModelProto, Contr
     assert [entry.name for entry in graph.output] == ["labels"]
 
 
-def test_the_trained_model_is_left_as_it_was(
-    checkpoint: Checkpoint, before: dict[str, torch.Tensor], with_probabilities: onnx.ModelProto
+def test_the_model_is_left_as_it_was(
+    random: Checkpoint, before: dict[str, torch.Tensor], with_probabilities: onnx.ModelProto
 ) -> None:
-    for name, value in checkpoint.weights.items():
+    assert before
+    for name, value in random.weights.items():
         torch.testing.assert_close(value, before[name])
 
 
 def test_probabilities_are_the_labels(with_probabilities: onnx.ModelProto, chunk: Inputs) -> None:
     session = onnxruntime.InferenceSession(with_probabilities.SerializeToString())
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
+    assert len(np.unique(labels)) == 3
     assert shares.shape == (len(labels), 3, *labels.shape[1:])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(shares.argmax(axis=1), labels)

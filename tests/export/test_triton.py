@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
@@ -29,10 +28,8 @@ from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
-from parotid_seg.train.checkpoint import Checkpoint, build_network
-from parotid_seg.train.settings import load_config
+from tests.export.conftest import untrained
 from tests.sidecars import write_sidecar
-from tests.train.conftest import SMALL
 
 CONTENT = DEFAULT_MODEL.read_bytes()
 PLAIN = Serving(max_requests=0, device="cpu")
@@ -336,14 +333,7 @@ def test_foreign_models_are_refused(tmp_path: Path, contract: Contract) -> None:
 @pytest.mark.slow
 def test_two_channels_and_a_half_precision_network(tmp_path: Path) -> None:
     """An untrained network gives labels all over, and takes each of two channels through a window of its own."""
-    one_stage = SMALL.replace("depths = [1, 1]\nheads = [2, 4]", "depths = [1]\nheads = [2]")
-    (tmp_path / "small.toml").write_text(one_stage)
-    config = load_config("compact", tmp_path / "small.toml")
-    torch.manual_seed(0)
-    labels, channels = ("background", "gland", "tumour", "node"), ("T1", "T2")
-    weights = build_network(config, len(channels), len(labels)).state_dict()
-    weights["unet.classify.bias"].zero_()  # a new network calls little but background
-    model, contract = to_onnx(Checkpoint(config, labels, channels, {}, weights, {}))
+    model, contract = to_onnx(untrained(tmp_path, ("background", "gland", "tumour", "node"), ("T1", "T2")))
     halve_first_convolution(model)
     content = with_contract(model, contract)
     rng = np.random.default_rng(0)

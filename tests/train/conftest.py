@@ -40,6 +40,8 @@ warmup_epochs = 0.2
 validate_every = 1
 calm_epochs = 1
 """
+ONE_STAGE = SMALL.replace("depths = [1, 1]\nheads = [2, 4]", "depths = [1]\nheads = [2]")
+"""A smaller network, which is exported sooner."""
 CONTRAST = """
 [contrast]
 epochs = 1

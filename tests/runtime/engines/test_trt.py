@@ -1,97 +1,31 @@
 """The TensorRT backend on a GPU that is none (see `tests.fake_cuda`); on a real one it is tested in tests/gpu."""
 
-import dataclasses
 import gc
-import hashlib
 import importlib
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
-from onnx import helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
-from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
+from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, ScanError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.base import ExecutionInfo, Pending, labels_of
-from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
+from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.tensorrt import engine as module
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from parotid_seg.runtime.engines.tensorrt.execution_slot import SHAPES
-from parotid_seg.scan.chunks import Inputs, chunks
-from parotid_seg.scan.volume import Orientation, Volume
 from tests import fake_cuda
-from tests.export.small_model import CONTRACT, write_small_model
+from tests.export.small_model import CONTRACT
 from tests.fake_cuda import ADA, SCRATCH_OF_A_LOOK, write_engine
-
-WINDOWS = np.array([(-200, 300)], np.float32)
-BATCH = BatchProfile(1, 4, 8)
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_cuda.FakeGpu:
-    return fake_cuda.install(monkeypatch)
+from tests.fake_gpu import CudaError, CudaMemoryError, FakeGpu
+from tests.runtime.engines.on_fake_gpu import BATCH, check, engine_of, inputs_of, run, scan
 
 
-@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
-def library(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    return write_small_model(tmp_path / "small.onnx")
-
-
-def engine_of(
-    onnx_path: Path, library: str = "tensorrt", batch: BatchProfile = BATCH, contract: Contract = CONTRACT
-) -> Path:
-    return write_engine(onnx_path.with_suffix(".engine"), onnx_path, contract, library, batch)
-
-
-def scan(depth: int = 19, height: int = 40, width: int = 48, seed: int = 0) -> Volume:
-    """Tissue with holes, so that every slice has other labels."""
-    voxels = np.random.default_rng(seed).integers(-900, 500, (1, depth, height, width)).astype(np.int16)
-    smooth = np.repeat(np.repeat(voxels[..., ::8, ::8], 8, axis=-1), 8, axis=-2)[..., :height, :width]
-    return Volume(smooth, (3.0, 4.0, 4.0), Orientation((0, 1, 2), (False, False, False)))
-
-
-def inputs_of(volume: Volume, batch_size: int = 4, contract: Contract = CONTRACT) -> list[Inputs]:
-    return [chunk.inputs for chunk in chunks(volume, WINDOWS, contract.grid, batch_size)]
-
-
-def run(backend: TensorRtBackend, inputs: Sequence[Inputs]) -> list[NDArray[Any]]:
-    """Chunks through a backend as they should go: so many ahead, results in order."""
-    under_way: deque[Pending] = deque()
-    found = []
-    for each in inputs:
-        under_way.append(backend.start(each))
-        if len(under_way) == backend.queue_depth:
-            found.append(under_way.popleft().result())
-    return [*found, *(pending.result() for pending in under_way)]
-
-
-def check(backend: TensorRtBackend, reference: OnnxRuntimeBackend, inputs: Sequence[Inputs]) -> None:
-    expected = [labels_of(reference, each) for each in inputs]
-    assert 0.05 < np.mean([each.mean() for each in expected]) < 0.95
-    for got, wanted in zip(run(backend, inputs), expected, strict=True):
-        np.testing.assert_array_equal(got, wanted)
-        assert got.dtype == np.uint8
-        assert got.flags.owndata
-
-
-def test_labels_are_onnxruntimes_at_any_size_with_a_ragged_last_chunk(
-    gpu: fake_cuda.FakeGpu, library: str, small: Path
-) -> None:
+def test_labels_are_onnxruntimes_at_any_size_with_a_ragged_last_chunk(gpu: FakeGpu, library: str, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
     for seed, (size, batch_size) in enumerate(
         [((19, 40, 48), 4), ((9, 96, 64), 8), ((5, 33, 17), 1), ((19, 40, 48), 4)]
@@ -102,7 +36,7 @@ def test_labels_are_onnxruntimes_at_any_size_with_a_ragged_last_chunk(
     backend.close()
 
 
-def test_the_packaged_model(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_the_packaged_model(gpu: FakeGpu, small: Path) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(DEFAULT_MODEL).metadata_props}
     contract = Contract.from_json(metadata[METADATA_KEY], where="model")
     engine = write_engine(small.with_suffix(".engine"), DEFAULT_MODEL, contract, "tensorrt", BATCH)
@@ -116,7 +50,7 @@ def test_the_packaged_model(gpu: fake_cuda.FakeGpu, small: Path) -> None:
     backend.close()
 
 
-def test_what_is_told(gpu: fake_cuda.FakeGpu, library: str, small: Path) -> None:
+def test_what_is_told(gpu: FakeGpu, library: str, small: Path) -> None:
     engine = engine_of(small, library)
     backend = TensorRtBackend(engine)
     title = {"tensorrt": "TensorRT 10.13.0", "tensorrt-rtx": "TensorRT-RTX 1.7.1"}[library]
@@ -128,7 +62,7 @@ def test_what_is_told(gpu: fake_cuda.FakeGpu, library: str, small: Path) -> None
     backend.close()
 
 
-def test_chunks_overlap_and_may_be_waited_for_late_or_never(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_chunks_overlap_and_may_be_waited_for_late_or_never(gpu: FakeGpu, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     inputs = inputs_of(scan(23), 4)
     pending = [backend.start(each) for each in inputs[:2]]
@@ -146,7 +80,7 @@ def test_chunks_overlap_and_may_be_waited_for_late_or_never(gpu: fake_cuda.FakeG
     np.testing.assert_array_equal(last.result(), labels_of(reference, inputs[0]))
 
 
-def test_a_chunk_is_timed_by_events_on_its_stream(gpu: fake_cuda.FakeGpu, library: str, small: Path) -> None:
+def test_a_chunk_is_timed_by_events_on_its_stream(gpu: FakeGpu, library: str, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
     for inputs in inputs_of(scan()):
         output, times = backend.timed(inputs)
@@ -156,7 +90,7 @@ def test_a_chunk_is_timed_by_events_on_its_stream(gpu: fake_cuda.FakeGpu, librar
     backend.close()
 
 
-def test_inputs_may_change_once_they_are_handed_in(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_inputs_may_change_once_they_are_handed_in(gpu: FakeGpu, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     inputs = inputs_of(scan())[1]
     expected, changed = labels_of(reference, inputs), {name: array.copy() for name, array in inputs.items()}
@@ -166,7 +100,7 @@ def test_inputs_may_change_once_they_are_handed_in(gpu: fake_cuda.FakeGpu, small
     backend.close()
 
 
-def test_the_steady_state_makes_nothing_new(gpu: fake_cuda.FakeGpu, library: str, small: Path) -> None:
+def test_the_steady_state_makes_nothing_new(gpu: FakeGpu, library: str, small: Path) -> None:
     backend, inputs = TensorRtBackend(engine_of(small, library)), inputs_of(scan())
     for _ in range(2):
         run(backend, inputs)
@@ -184,7 +118,7 @@ def test_the_steady_state_makes_nothing_new(gpu: fake_cuda.FakeGpu, library: str
     backend.close()
 
 
-def test_shapes_beyond_those_kept_ready_take_over_the_oldest_ones_place(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_shapes_beyond_those_kept_ready_take_over_the_oldest_ones_place(gpu: FakeGpu, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     for seed in range(6):
         inputs = inputs_of(scan(9, 24 + seed, 30, seed), 3)
@@ -196,7 +130,7 @@ def test_shapes_beyond_those_kept_ready_take_over_the_oldest_ones_place(gpu: fak
     assert gpu.graphs == {}
 
 
-def test_graphs_are_captured_when_a_shape_comes_back_and_replayed(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_graphs_are_captured_when_a_shape_comes_back_and_replayed(gpu: FakeGpu, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     first, second = inputs_of(scan(seed=1)), inputs_of(scan(seed=2))
     run(backend, first[: module.SLOTS])
@@ -213,7 +147,7 @@ def test_graphs_are_captured_when_a_shape_comes_back_and_replayed(gpu: fake_cuda
     assert gpu.graphs == {}
 
 
-def test_tensorrt_rtx_captures_itself(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_tensorrt_rtx_captures_itself(gpu: FakeGpu, small: Path) -> None:
     backend, inputs = TensorRtBackend(engine_of(small, "tensorrt-rtx")), inputs_of(scan())
     for _ in range(3):
         run(backend, inputs)
@@ -225,7 +159,7 @@ def test_tensorrt_rtx_captures_itself(gpu: fake_cuda.FakeGpu, small: Path) -> No
 
 
 def test_an_old_tensorrt_rtx_makes_no_graphs_and_that_is_told(
-    gpu: fake_cuda.FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(small, "tensorrt-rtx")
     rtx = importlib.import_module("tensorrt_rtx")
@@ -240,7 +174,7 @@ def test_an_old_tensorrt_rtx_makes_no_graphs_and_that_is_told(
 
 @pytest.mark.parametrize("refused_by", ["driver", "library"])
 def test_a_failed_capture_is_told_and_the_labels_are_right(
-    gpu: fake_cuda.FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch, refused_by: str
+    gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch, refused_by: str
 ) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     if refused_by == "driver":
@@ -259,7 +193,7 @@ def test_a_failed_capture_is_told_and_the_labels_are_right(
 
 
 def test_small_chunks_are_filled_up_to_the_engines_least_batch(
-    gpu: fake_cuda.FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     real = fake_cuda.FakeExecutionContext.set_input_shape
@@ -276,7 +210,7 @@ def test_small_chunks_are_filled_up_to_the_engines_least_batch(
     backend.close()
 
 
-def test_a_chunk_that_the_engine_was_not_built_for(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_a_chunk_that_the_engine_was_not_built_for(gpu: FakeGpu, small: Path) -> None:
     engine = engine_of(small)
     backend, reference = TensorRtBackend(engine), OnnxRuntimeBackend(small)
     for volume, batch_size, words in (
@@ -292,9 +226,7 @@ def test_a_chunk_that_the_engine_was_not_built_for(gpu: fake_cuda.FakeGpu, small
     backend.close()
 
 
-def test_too_little_gpu_memory_is_told_and_smaller_chunks_go_on(
-    gpu: fake_cuda.FakeGpu, library: str, small: Path
-) -> None:
+def test_too_little_gpu_memory_is_told_and_smaller_chunks_go_on(gpu: FakeGpu, library: str, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)
     check(backend, reference, inputs_of(scan(), 2))
     gpu.limit = 2 * 5 * SCRATCH_OF_A_LOOK
@@ -309,7 +241,7 @@ def test_too_little_gpu_memory_is_told_and_smaller_chunks_go_on(
     backend.close()
 
 
-def test_chunks_under_way_come_out_when_the_next_does_not_fit(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_chunks_under_way_come_out_when_the_next_does_not_fit(gpu: FakeGpu, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     under_way, (fits, *_) = [], inputs_of(scan(), 2)
     under_way.append(backend.start(fits))
@@ -320,42 +252,23 @@ def test_chunks_under_way_come_out_when_the_next_does_not_fit(gpu: fake_cuda.Fak
     backend.close()
 
 
-def test_an_engine_that_does_not_fit(gpu: fake_cuda.FakeGpu, small: Path) -> None:
-    gpu.limit = 100
-    with pytest.raises(DeviceMemoryError, match=r"small\.engine not loaded: .*OutOfMemory"):
-        TensorRtBackend(engine_of(small))
-    assert (gpu.stack, gpu.retained) == ([], 0)
-
-
-def test_a_gpu_without_room_for_a_context(gpu: fake_cuda.FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(flags: object) -> None:
-        raise fake_cuda.CudaMemoryError("cuStreamCreate failed: out of memory")
-
-    monkeypatch.setattr(importlib.import_module("pycuda.driver"), "Stream", full)
-    with pytest.raises(
-        DeviceMemoryError, match=r"TensorRT 10\.13\.0: out of GPU memory for .*small\.engine \(cuStream"
-    ):
-        TensorRtBackend(engine_of(small))
-    assert (gpu.stack, gpu.retained) == ([], 0)
-
-
-def test_an_error_on_the_gpu_belongs_to_its_own_chunk(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_an_error_on_the_gpu_belongs_to_its_own_chunk(gpu: FakeGpu, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small)), OnnxRuntimeBackend(small)
     inputs = inputs_of(scan())
     failed = backend.start(inputs[0])
     backend.start(inputs[1]).result()
-    gpu.failing = fake_cuda.CudaError("cuStreamSynchronize failed: an illegal memory access was encountered")
-    with pytest.raises(fake_cuda.CudaError, match="illegal memory access"):
+    gpu.failing = CudaError("cuStreamSynchronize failed: an illegal memory access was encountered")
+    with pytest.raises(CudaError, match="illegal memory access"):
         failed.result()
     np.testing.assert_array_equal(backend.start(inputs[2]).result(), labels_of(reference, inputs[2]))
     gpu.failing, failed = None, backend.start(inputs[0])
-    gpu.failing = fake_cuda.CudaMemoryError("out of memory")
+    gpu.failing = CudaMemoryError("out of memory")
     with pytest.raises(DeviceMemoryError):
         failed.result()
     backend.close()
 
 
-def test_the_host_programs_context_is_left_as_it_was(gpu: fake_cuda.FakeGpu, small: Path) -> None:
+def test_the_host_programs_context_is_left_as_it_was(gpu: FakeGpu, small: Path) -> None:
     gpu.stack.append("the host program's")
     engine = engine_of(small)
 
@@ -377,7 +290,7 @@ def test_the_host_programs_context_is_left_as_it_was(gpu: fake_cuda.FakeGpu, sma
     assert gpu.retained == 0
 
 
-def test_closing_gives_everything_back_in_order_once(gpu: fake_cuda.FakeGpu, library: str, small: Path) -> None:
+def test_closing_gives_everything_back_in_order_once(gpu: FakeGpu, library: str, small: Path) -> None:
     backend, inputs = TensorRtBackend(engine_of(small, library)), inputs_of(scan())
     for _ in range(3):
         chunk = run(backend, inputs)
@@ -397,7 +310,7 @@ def test_closing_gives_everything_back_in_order_once(gpu: fake_cuda.FakeGpu, lib
         backend.start(inputs[0])
 
 
-def test_two_backends_in_one_process(gpu: fake_cuda.FakeGpu, library: str, small: Path, tmp_path: Path) -> None:
+def test_two_backends_in_one_process(gpu: FakeGpu, library: str, small: Path, tmp_path: Path) -> None:
     first = TensorRtBackend(engine_of(small))
     second = TensorRtBackend(write_engine(tmp_path / "2.engine", small, CONTRACT, library, BATCH))
     reference, inputs = OnnxRuntimeBackend(small), inputs_of(scan())
@@ -410,91 +323,3 @@ def test_two_backends_in_one_process(gpu: fake_cuda.FakeGpu, library: str, small
     check(second, reference, inputs)
     second.close()
     assert (gpu.used, gpu.retained) == (0, 0)
-
-
-def test_probabilities(gpu: fake_cuda.FakeGpu, tmp_path: Path) -> None:
-    path = write_small_model(tmp_path / "m.onnx", extra=helper.make_node("Softmax", ["native"], ["more"], axis=1))
-    model = onnx.load(path)
-    model.graph.node[-1].output[0] = "probabilities"
-    del model.graph.output[-1]
-    sizes = ("out", 2, "height", "width")
-    model.graph.output.append(helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, sizes))
-    onnx.save(model, path)
-    session = onnxruntime.InferenceSession(path)
-    for output in ("probabilities", "labels"):
-        backend = TensorRtBackend(engine_of(path), output=output)
-        for inputs, got in zip(inputs_of(scan()), run(backend, inputs_of(scan())), strict=True):
-            expected = session.run([output], inputs)[0]
-            assert got.dtype == expected.dtype
-            np.testing.assert_array_equal(got, expected)
-        backend.close()
-
-
-def test_an_output_the_engine_lacks(gpu: fake_cuda.FakeGpu, small: Path) -> None:
-    with pytest.raises(ModelError, match="found outputs labels, expected probabilities"):
-        TensorRtBackend(engine_of(small), output="probabilities")
-    assert (gpu.stack, gpu.retained) == ([], 0)
-
-
-def test_an_engine_of_other_inputs(gpu: fake_cuda.FakeGpu, small: Path) -> None:
-    model = onnx.load(small)
-    model.graph.input[1].name = "level"
-    for node in model.graph.node:
-        node.input[:] = ["level" if name == "window" else name for name in node.input]
-    onnx.save(model, small)
-    with pytest.raises(ModelError, match=r"found inputs columns, .*level.*, expected columns, .*window"):
-        TensorRtBackend(engine_of(small))
-
-
-def test_only_an_engine_that_fits_is_loaded(
-    gpu: fake_cuda.FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = engine_of(small)
-    old = dataclasses.replace(read_sidecar(engine), library_version="10.12.1")
-    good = sidecar_path(engine).read_text()
-    sidecar_path(engine).write_text(old.to_json())
-    with pytest.raises(ModelError, match=r"cannot be used here: found TensorRT 10\.13\.0, expected 10\.12\.1"):
-        TensorRtBackend(engine)
-    sidecar_path(engine).write_text(good)
-    engine.write_bytes(engine.read_bytes() + b" ")
-    with pytest.raises(ModelError, match="its hash is not the one in its sidecar"):
-        TensorRtBackend(engine)
-    assert gpu.runtimes == []
-
-
-def test_an_engine_that_the_library_does_not_take(gpu: fake_cuda.FakeGpu, small: Path) -> None:
-    engine = engine_of(small)
-    engine.write_bytes(b"no plan")
-    sidecar = read_sidecar(engine)
-    sha256 = hashlib.sha256(b"no plan").hexdigest()
-    sidecar_path(engine).write_text(dataclasses.replace(sidecar, engine_sha256=sha256).to_json())
-    with pytest.raises(
-        ModelError, match=r"TensorRT 10\.13\.0: .*small\.engine not loaded: The engine plan file is no plan$"
-    ):
-        TensorRtBackend(engine)
-    assert (gpu.stack, gpu.retained) == ([], 0)
-
-
-def test_without_a_gpu(gpu: fake_cuda.FakeGpu, library: str, small: Path) -> None:
-    with pytest.raises(InputError, match="no NVIDIA GPU 1 found, and engines run on one only"):
-        TensorRtBackend(engine_of(small, library), device=1)
-
-
-@pytest.mark.parametrize(("library", "extra"), [("tensorrt", "tensorrt-run"), ("tensorrt-rtx", "rtx-run")])
-def test_without_pycuda(
-    gpu: fake_cuda.FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch, library: str, extra: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(InputError) as caught:
-        TensorRtBackend(engine_of(small, library))
-    assert "the package pycuda is missing or does not load" in str(caught.value)
-    assert str(caught.value).endswith(f"pip install 'parotid-seg[{extra}]'")
-
-
-def test_it_loads_neither_torch_nor_onnx_nor_pycuda_until_it_is_used() -> None:
-    code = (
-        "import sys, parotid_seg.runtime.engines.tensorrt.engine; "
-        "print({'torch', 'onnx', 'pycuda', 'tensorrt', 'tensorrt_rtx'} & sys.modules.keys())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
