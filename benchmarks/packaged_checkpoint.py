@@ -61,7 +61,7 @@ def state_of(net: nn.Module, stored: Weights) -> Weights:
             by_place = stored[name].permute(1, 2, 3, 0) if last == "weight" else stored[f"{layer}/Add.constant"]
             state[name] = by_place[..., :2, :2].reshape(old.shape) if last == "bias" else by_place.reshape(old.shape)
         elif layer.endswith(".expand.expand"):
-            state[name] = _stored(name, stored).unflatten(0, (4, -1)).transpose(0, 1).reshape(old.shape)
+            state[name] = _stored(name, stored).reshape(4, -1, old.shape[1]).transpose(0, 1).reshape(old.shape)
         else:
             state[name] = _stored(name, stored)
     return state

@@ -115,7 +115,7 @@ def forking(run: Callable[[], object]) -> None:
 
 
 def _with_forked_workers(run: Callable[[], object]) -> None:
-    worker_pool.subprocess = ForkedPrograms  # type: ignore[attr-defined]
+    worker_pool.subprocess = ForkedPrograms  # type: ignore[assignment, attr-defined]
     run()
 
 

@@ -9,16 +9,17 @@ pixel shuffles are transposed convolutions, or rows of a matrix in another order
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, WindowAttention
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
-from parotid_seg.train.network import DecoderStage, ParotidNet, PatchExpand, SwinUnet, centred
+from parotid_seg.train.network import ConvBlock, DecoderStage, ParotidNet, PatchExpand, SwinUnet, centred
 
 Order = NDArray[np.intp]
 """The index, row by row, of each token of an image in the order in which the tokens are kept."""
@@ -35,7 +36,7 @@ def in_window_order(net: ParotidNet) -> ParotidNet:
         for block in blocks
         for side, window in zip(block.input_resolution, block.window_size, strict=True)
     ):
-        net.unet = WindowOrderUnet(net.unet).eval()
+        net.unet = WindowOrderUnet(net.unet).eval()  # type: ignore[assignment]  # `ParotidNet.forward` only calls it
     return net
 
 
@@ -46,6 +47,15 @@ class WindowOrderUnet(nn.Module):
         unet: its modules are taken over, and some replaced.
     """
 
+    encoder: SwinTransformer
+    skip_norms: nn.ModuleList
+    decoder: nn.ModuleList
+    stem_full: ConvBlock
+    stem_half: ConvBlock
+    head_half: ConvBlock
+    head_full: ConvBlock
+    classify: nn.Conv2d
+
     def __init__(self, unet: SwinUnet) -> None:
         super().__init__()
         for name, module in unet.named_children():
@@ -53,7 +63,7 @@ class WindowOrderUnet(nn.Module):
         for block in self.modules():
             if isinstance(block, SwinTransformerBlock):
                 block.attn = Attention(block)
-        for stage in cast(nn.ModuleList, self.decoder):
+        for stage in _stages(self.decoder):
             stage.expand.expand = by_place(stage.expand)
         self.expand_half, self.expand_full = Shuffled(unet.expand_half), Shuffled(unet.expand_full)
         self.to(next(unet.parameters()).device)
@@ -71,10 +81,11 @@ class WindowOrderUnet(nn.Module):
             tokens, order = _run_blocks(tokens, order, layer.blocks)
             skips.append((norm(tokens), order))
         tokens, order = skips.pop()
-        for stage, (skip, skip_order) in zip(self.decoder, reversed(skips), strict=True):
+        for stage, (skip, skip_order) in zip(_stages(self.decoder), reversed(skips), strict=True):
             tokens, order = _decode(tokens, order, skip, skip_order, stage)
         side = round(len(order) ** 0.5)
-        image = _reordered(tokens, order, np.arange(len(order))).transpose(1, 2).unflatten(2, (side, side))
+        image = _reordered(tokens, order, np.arange(len(order))).transpose(1, 2)
+        image = image.reshape(-1, image.shape[1], side, side)
         full = self.stem_full(images)
         half = self.head_half(self.stem_half(full) + self.expand_half(image))
         return cast(Tensor, self.classify(self.head_full(full + self.expand_full(half))))
@@ -107,10 +118,8 @@ class Attention(nn.Module):
         )
         scores = (queries * self.scale) @ keys.transpose(-2, -1)
         bias = cast(Tensor, self.position_bias)
-        if len(bias) == 1:
-            scores = scores + bias
-        else:
-            scores = (scores.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
+        masked = len(bias) > 1  # each window of an image has a mask of its own
+        scores = (scores.reshape(-1, *bias.shape) + bias).flatten(0, 1) if masked else scores + bias
         mixed = scores.softmax(dim=-1) @ values
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(-1, count, features)))
 
@@ -132,6 +141,10 @@ class Shuffled(nn.Module):
         """(B, C, h, w) -> (B, C', 2h, 2w)."""
         height, width = image.shape[-2:]
         return F.conv_transpose2d(image, self.weight, stride=2) + self.bias.repeat(1, 1, height, width)
+
+
+def _stages(decoder: nn.ModuleList) -> list[DecoderStage]:
+    return cast(list[DecoderStage], list(decoder))
 
 
 def by_place(expand: PatchExpand) -> nn.Linear:
@@ -162,9 +175,9 @@ def _reordered(tokens: Tensor, now: Order, wanted: Order) -> Tensor:
     return tokens.index_select(1, torch.from_numpy(np.argsort(now)[wanted]).to(tokens.device))
 
 
-def _run_blocks(tokens: Tensor, order: Order, blocks: nn.Sequential) -> tuple[Tensor, Order]:
+def _run_blocks(tokens: Tensor, order: Order, blocks: Iterable[SwinTransformerBlock]) -> tuple[Tensor, Order]:
     """Apply Swin blocks; returns the tokens and their order."""
-    for block in cast(list[SwinTransformerBlock], list(blocks)):
+    for block in blocks:
         wanted = window_order(block)
         tokens, order = _reordered(tokens, order, wanted), wanted
         tokens = tokens + block.attn(block.norm1(tokens))
@@ -172,9 +185,7 @@ def _run_blocks(tokens: Tensor, order: Order, blocks: nn.Sequential) -> tuple[Te
     return tokens, order
 
 
-def _merge(
-    tokens: Tensor, order: Order, downsample: PatchMerging, block: SwinTransformerBlock
-) -> tuple[Tensor, Order]:
+def _merge(tokens: Tensor, order: Order, downsample: PatchMerging, block: SwinTransformerBlock) -> tuple[Tensor, Order]:
     """Join 2 x 2 tokens each, in the order of the block that follows."""
     wanted = window_order(block)
     width = block.input_resolution[1]
@@ -184,17 +195,14 @@ def _merge(
     return cast(Tensor, downsample.reduction(downsample.norm(joined))), wanted
 
 
-def _decode(
-    tokens: Tensor, order: Order, skip: Tensor, skip_order: Order, stage: DecoderStage
-) -> tuple[Tensor, Order]:
+def _decode(tokens: Tensor, order: Order, skip: Tensor, skip_order: Order, stage: DecoderStage) -> tuple[Tensor, Order]:
     """Expand each token to 2 x 2, join the skip, and apply the blocks. See `DecoderStage`."""
-    blocks = stage.blocks
-    wanted = window_order(cast(SwinTransformerBlock, blocks[0]))
+    wanted = window_order(stage.blocks[0])
     side = round(len(order) ** 0.5)
     four = [_place(order, side, row, column) for row in (0, 1) for column in (0, 1)]
     fine = stage.expand.norm(stage.expand.expand(tokens).reshape(-1, 4 * len(order), skip.shape[2]))
     parts = (_reordered(fine, np.stack(four, axis=1).ravel(), wanted), _reordered(skip, skip_order, wanted))
-    return _run_blocks(stage.join(torch.cat(parts, dim=-1)), wanted, blocks)
+    return _run_blocks(stage.join(torch.cat(parts, dim=-1)), wanted, stage.blocks)
 
 
 def _place(coarse: Order, width: int, row: int, column: int) -> Order:
