@@ -57,19 +57,19 @@ def folded(*named: tuple[str, float], work: Any = None) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        (f"{BLOCK}.attn.qkv/MatMul", "encoder.layers.1"),
+        (f"{BLOCK}.attn.queries/MatMul", "encoder.layers.1"),
         ("unet.encoder.layers.2.downsample.norm/LayerNormalization", "encoder.layers.2"),
         ("unet.encoder.patch_embed.proj/Conv_nchwc", "encoder.patch_embed"),
         ("unet.decoder.0.blocks.1.mlp.fc1/Add", "decoder.0"),
         ("unet.skip_norms.2/LayerNormalization", "skip_norms"),
         ("unet.stem_full.2/Relu_nchwc", "stem_full"),
-        ("unet/DepthToSpace_2", "unet"),
+        ("unet/Gather_2", "unet"),
         ("to_grid/MatMul/MatmulTransposeFusion/", "to_grid"),
         ("slices_back_f32_bf16_from_grid/MatMul", "from_grid"),
         ("unet.classify/Conv/WithoutBiases_acdb_abcd_from_grid/Reshape", "classify"),
         ("unet.decoder.1.join/MatMul + unet.decoder.1.join/Add", "decoder.1"),
         (f"{{ForeignNode[{BLOCK}/Pad...{BLOCK}.mlp.fc2/Add]}}", "encoder.layers.1"),
-        ("__myl_Fc_myl0_3 [ONNX Layer: unet.expand_half/Conv]\x1e[ONNX Layer: unet/Add]", "expand_half"),
+        ("__myl_Fc_myl0_3 [ONNX Layer: unet.expand_half/ConvTranspose]\x1e[ONNX Layer: unet/Add]", "expand_half"),
     ],
 )
 def test_names_of_all_engines_tell_the_module(name: str, expected: str) -> None:

@@ -17,6 +17,7 @@ from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
 from parotid_seg.export.parity import Parity
 from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.export.quantise import quantise
+from parotid_seg.export.window_order import in_window_order
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.checkpoint import Checkpoint
 from tests.export.conftest import untrained
@@ -54,15 +55,15 @@ def test_nodes_have_their_modules_names(translated: tuple[onnx.ModelProto, Contr
     graph = translated[0].graph
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
-    modules = dict(checkpoint.network().named_modules())
+    modules = dict(in_window_order(checkpoint.network()).named_modules())
     assert {module_of(name) for name in names} <= modules.keys()
     for node in graph.node:
         if node.op_type == "LayerNormalization":
             assert isinstance(modules[module_of(node.name)], torch.nn.LayerNorm)
-    for module in ("unet.encoder.layers.0.blocks.0.attn.qkv", "unet.decoder.0.join", "unet.classify", "to_grid"):
+    for module in ("unet.encoder.layers.0.blocks.0.attn.queries", "unet.decoder.0.join", "unet.classify", "to_grid"):
         assert any(module_of(name) == module for name in names), module
-    qkv = next(node for node in graph.node if node.name == "unet.encoder.layers.0.blocks.0.attn.qkv/MatMul")
-    assert qkv.input[1] == "unet.encoder.layers.0.blocks.0.attn.qkv.weight.T"
+    queries = next(node for node in graph.node if node.name == "unet.encoder.layers.0.blocks.0.attn.queries/MatMul")
+    assert queries.input[1] == "unet.encoder.layers.0.blocks.0.attn.queries.weight.T"
     every = [*names, *(name for node in graph.node for name in (*node.input, *node.output))]
     assert not [name for name in every if "val_" in name or "node_" in name or "aten" in name]
     assert [entry.name for entry in graph.output] == ["labels"]

@@ -253,10 +253,15 @@ def _of_convolution(_: Shape, factors: Sequence[Shape], result: Shape) -> int:
     return math.prod(result) * math.prod(weight[1:])
 
 
+def _of_transposed_convolution(first: Shape, _: Sequence[Shape], result: Shape) -> int:
+    return math.prod(result) * first[1]  # the kernel is as large as the stride, see `export.window_order.Shuffled`
+
+
 MULTIPLY_ADDS: dict[str, Callable[[Shape, Sequence[Shape], Shape], int]] = {
     "Conv": _of_convolution,
     "FusedConv": _of_convolution,
     "NhwcFusedConv": _of_convolution,
+    "ConvTranspose": _of_transposed_convolution,
     "FusedMatMul": _of_matmul,
     "MatMul": _of_matmul,
     "Gemm": _of_matmul,
