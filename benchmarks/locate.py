@@ -4,7 +4,7 @@
 
 Every scan is segmented twice with the grid at the same place: with `--search auto`, and everywhere. The place is the
 one that the search chose; how far it lies from the middle of all tissue is told, too. Masks are compared after
-clean-up.
+clean-up. `--slices 700` makes whole bodies of the scans: their lowest slice is repeated below them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,12 @@ class Compared:
     heights_mm: tuple[float, ...]
 
 
-def compared(scan: Scan, contract: Contract, ask: Ask) -> Compared:
-    """Segment a scan both ways."""
-    prepared = prepare(read_scan(scan).volume, contract)
+def compared(scan: Scan, contract: Contract, ask: Ask, least_slices: int = 0) -> Compared:
+    """Segment a scan of at least so many slices both ways."""
+    volume = read_scan(scan).volume
+    below = max(0, least_slices - volume.shape[0])
+    voxels = np.concatenate([np.repeat(volume.voxels[:, :1], below, axis=1), volume.voxels], axis=1)
+    prepared = prepare(replace(volume, voxels=voxels), contract)
     covered, found = labels_of_scan(prepared, ask)
     everywhere = ask(replace(covered, samples=None, grow=False))
     masks = [keep_largest_components(each.labels, contract.labels) for each in (found, everywhere)]
@@ -104,6 +107,7 @@ def main() -> None:
     parser.add_argument("scans", type=Path, nargs="+", help="scans, or folders of scans")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--slices", type=int, default=0, help="repeat the lowest slice up to this number of slices")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     backend = load_backend(arguments.model, arguments.backend)
@@ -114,7 +118,7 @@ def main() -> None:
     results: list[Compared] = []
     for scan in scans:
         try:
-            results.append(compared(scan, backend.contract, ask))
+            results.append(compared(scan, backend.contract, ask, arguments.slices))
         except ScanError as error:
             print(f"not compared: {place_of(scan[0])}: {error}")
             continue

@@ -42,6 +42,8 @@ class CroppedScan:
         samples: the samples along the patient that the network computes (see `SliceChunker`); None for all.
         grow: whether all slices around those samples are labelled, and further ones as long as the outermost contain
             a structure. Otherwise only the samples' own slices are.
+        known: with `grow`, samples that are not computed, since their labels are known; those of `samples` among them
+            contain a structure, the others do not.
     """
 
     voxels: NDArray[np.float16]
@@ -53,6 +55,7 @@ class CroppedScan:
     flags: tuple[Flag, ...] = ()
     samples: tuple[int, ...] | None = None
     grow: bool = False
+    known: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class _Scan(Generic[Key]):
         self.seconds, self.computed = 0.0, 0
         self.alike = np.zeros((3, len(backend.contract.labels)), np.int64)
         self._wanted = np.zeros(self.cutter.count, np.bool_)
+        self._wanted[list(covered.known)] = True
         if covered.samples is None:
             self.todo.append(range(self.cutter.count))
         elif covered.grow:
@@ -103,8 +104,12 @@ class _Scan(Generic[Key]):
         self.labels[chunk.slices] = labels
         if self.covered.grow:
             step = self.cutter.step
-            first, last = chunk.samples[0], chunk.samples[-1]
-            self._want(sample for sample in {first, last} if self.labels[sample * step : (sample + 1) * step].any())
+            ends = ((chunk.samples[0], -1), (chunk.samples[-1], 1))
+            self._want(
+                sample
+                for sample, beyond in ends
+                if self.labels[sample * step : (sample + 1) * step].any() and sample + beyond not in self.covered.known
+            )
 
     def _want(self, samples: Iterable[int]) -> None:
         """Queue all samples within `GROW` of these that have not been queued before."""
@@ -149,16 +154,18 @@ class Batcher(Generic[Key]):
         self._mirrored = np.array(mirrored_labels(backend.contract.labels), np.uint8)
         self._scans: deque[_Scan[Key]] = deque()
         self._running: deque[_Batch[Key]] = deque()
+        self._nothing_to_do: list[_Scan[Key]] = []
         self._idle_since = time.perf_counter()
 
     @property
     def busy(self) -> bool:
         """Whether there is work left."""
-        return bool(self._scans or self._running)
+        return bool(self._scans or self._running or self._nothing_to_do)
 
     def add(self, key: Key, covered: CroppedScan) -> None:
         """Add a scan; `key` is returned with its labels."""
-        self._scans.append(_Scan(key, covered, self._backend))
+        scan = _Scan(key, covered, self._backend)
+        (self._nothing_to_do if scan.complete else self._scans).append(scan)
 
     def step(self) -> list[tuple[Key, Prediction | ScanError]]:
         """Keep the engine busy, and wait for one batch.
@@ -170,6 +177,9 @@ class Batcher(Generic[Key]):
             DeviceMemoryError: if not even one sample fits into the GPU's memory.
             ModelError: if the model cannot be run, or its output contradicts its contract.
         """
+        if self._nothing_to_do:
+            known, self._nothing_to_do = self._nothing_to_do, []
+            return [(scan.key, self._prediction(scan)) for scan in known]
         if not self._running:
             self._idle_since = time.perf_counter()
         refused: list[tuple[Key, Prediction | ScanError]] = []
@@ -289,7 +299,7 @@ class Batcher(Generic[Key]):
                 scan.alike += _alike(masks[0][samples], masks[1][samples], len(self._mirrored))
             first = samples.stop
             if scan.complete:
-                complete.append((scan.key, Prediction(scan.labels, self._agreement(scan), scan.seconds, scan.computed)))
+                complete.append((scan.key, self._prediction(scan)))
         return complete
 
     def _check(self, output: Output, batch: _Batch[Key]) -> None:
@@ -313,6 +323,9 @@ class Batcher(Generic[Key]):
     @staticmethod
     def _labels(output: Output) -> Mask:
         return cast(Mask, output if output.ndim == 3 else output.argmax(axis=1).astype(np.uint8))
+
+    def _prediction(self, scan: _Scan[Key]) -> Prediction:
+        return Prediction(scan.labels, self._agreement(scan), scan.seconds, scan.computed)
 
     def _agreement(self, scan: _Scan[Key]) -> dict[str, float]:
         if not self._tta:

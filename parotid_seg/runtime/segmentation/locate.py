@@ -25,7 +25,6 @@ from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Mask, Volume
 
-"""auto: sparse search first, if a patient has each of the model's structures once; full: all slices at once."""
 SPARSE_MM = 24.0
 """Distance in mm between the samples of the sparse search. Of the 480 structures that the packaged model finds in the
 243 scans of the data set two, of one patient, are 3 and 20 mm high, and all others 32 mm or more
@@ -92,7 +91,7 @@ def labels_of_scan(
     if options.search == "full" or not options.clean_up or not all(map(side_of, labels[1:])):
         covered = prepared.crop_to_grid()
         return covered, ask(covered)
-    return _Search(prepared, ask).labels()
+    return _Search(prepared, ask, keep=not options.tta).labels()
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class _Found:
     Attributes:
         place: of the grid.
         covered: the scan cropped to the grid.
+        computed: labels (h, w) of the computed samples.
         found: samples with a structure.
         slices: slices of the computed samples (S,).
         labels: of these slices (S, h, w), the largest piece of each structure.
@@ -111,6 +111,7 @@ class _Found:
 
     place: Place
     covered: CroppedScan
+    computed: dict[int, Mask]
     found: tuple[int, ...]
     slices: NDArray[np.intp]
     labels: Mask
@@ -128,9 +129,15 @@ class _Found:
 
 
 class _Search:
-    """The search in one scan."""
+    """The search in one scan.
 
-    def __init__(self, prepared: Prepared, ask: Ask) -> None:
+    Args:
+        prepared, ask: see `labels_of_scan`.
+        keep: whether labels of the sparse search may be part of the result. With thin slices they are not, because
+            slices between two samples need the scores of both.
+    """
+
+    def __init__(self, prepared: Prepared, ask: Ask, *, keep: bool) -> None:
         self._prepared, self._ask = prepared, ask
         self._volume, self._grid = prepared.volume, prepared.contract.grid
         self._middle = body_centre(prepared.volume, prepared.windows)
@@ -138,6 +145,7 @@ class _Search:
         self._step = sample_step(distance_mm, self._grid)
         every = max(1, int(SPARSE_MM / (self._step * distance_mm) + 1e-6))
         self._sparse = range(0, -(-prepared.volume.shape[0] // self._step), every)
+        self._keep = keep and self._step == 1
         self._seconds, self._computed = 0.0, 0
 
     def labels(self) -> tuple[CroppedScan, Prediction]:
@@ -150,8 +158,11 @@ class _Search:
             if view.complete:
                 break
         if view.complete:
-            covered = replace(view.covered, samples=view.found, grow=True)
+            known = view.computed if self._keep else {}
+            covered = replace(view.covered, samples=view.found, grow=True, known=tuple(known))
             labelled = self._labels_from_model(covered)
+            for sample, labels in known.items():
+                labelled.labels[sample] = labels
             if self._is_whole(labelled.labels):
                 return covered, self._total(labelled)
         return view.covered, self._total(self._labels_from_model(view.covered))
@@ -183,7 +194,7 @@ class _Search:
         spacing, contract = self._volume.spacing_mm, self._prepared.contract
         cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
         slices = self._step * np.array(list(labels), np.intp)
-        return _Found(place, covered, tuple(with_structure), slices, pieces, boxes, cut)
+        return _Found(place, covered, labels, tuple(with_structure), slices, pieces, boxes, cut)
 
     def _labels_of(self, covered: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
         """Labels (h, w) of single samples, by index."""

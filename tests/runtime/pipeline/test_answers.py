@@ -219,14 +219,21 @@ def test_labels_of_a_scan_are_not_asked_for_without_end() -> None:
 
 @pytest.mark.parametrize("samples", [(0, 2, 6), (6,), None])
 def test_samples_come_as_they_were_sent(samples: tuple[int, ...] | None) -> None:
-    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples, grow=True)
+    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples, grow=True, known=(1, 6))
     found = heard(sent(covered))
-    assert (found.samples, found.grow) == (samples, True)
+    assert (found.samples, found.grow, found.known) == (samples, True, (1, 6))
 
 
-@pytest.mark.parametrize("samples", [(), (7,), (2, 2), (3, 1), (2**40,)])
-def test_samples_that_the_scan_has_not_are_refused(samples: tuple[int, ...]) -> None:
-    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=samples)
+@pytest.mark.parametrize("samples", [(7,), (2, 2), (3, 1), (2**40,)])
+@pytest.mark.parametrize("field", ["samples", "known"])
+def test_samples_that_the_scan_has_not_are_refused(field: str, samples: tuple[int, ...]) -> None:
+    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), **{"samples": (1,), field: samples})
+    with pytest.raises(ProtocolError):
+        next_answer(io.BytesIO(sent(covered)), ASKED)
+
+
+def test_a_search_of_no_sample_is_refused() -> None:
+    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), samples=())
     with pytest.raises(ProtocolError):
         next_answer(io.BytesIO(sent(covered)), ASKED)
 

@@ -12,7 +12,7 @@ from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
-from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.chunks import CroppedScan, Inputs
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Volume
@@ -26,13 +26,15 @@ class ByIntensity:
     """A model that knows each gland by its intensity, and sees what its grid covers.
 
     Attributes:
-        computed: samples so far.
+        computed: number of samples so far.
+        samples: the slice of each.
     """
 
     def __init__(self, labels: tuple[str, str, str] = PAROTIDS, most_slices: int = 10**9) -> None:
         self.contract = Contract(labels, ("CT",), ((-200.0, 300.0),), Grid())
         self.largest_batch, self.queue_depth, self.most_slices = None, 1, most_slices
         self.computed = 0
+        self.samples: list[bytes] = []
 
     def fits(self, inputs: Inputs) -> bool:
         return inputs["slices"].shape[1] <= self.most_slices
@@ -42,6 +44,7 @@ class ByIntensity:
         self.computed += len(inputs["neighbours"])
         own = inputs["neighbours"][:, self.contract.grid.offsets_mm.index(0.0)]
         slices = np.einsum("sd,dhw->shw", inputs["slices_back"] @ own, inputs["slices"][0].astype(np.float32))
+        self.samples += [plane.tobytes() for plane in slices]
         covered = (inputs["rows_back"].sum(axis=1) > 0.5)[:, None] & (inputs["columns_back"].sum(axis=1) > 0.5)
         labels = np.where(slices > (LEFT + RIGHT) / 2, 2, np.where(slices > LEFT - 25, 1, 0))
         return Done(np.where(covered, labels, 0).astype(np.uint8))
@@ -91,6 +94,30 @@ def test_a_third_is_computed_and_nothing_changes(distance_mm: float) -> None:
     assert computed < 0.5 * all_samples
     if distance_mm >= 3.0:
         np.testing.assert_array_equal(found, glands(volume))
+
+
+@pytest.mark.parametrize("distance_mm", [2.5, 3.0, 5.0, 8.0, 12.0, 24.0, 30.0])
+def test_no_sample_is_computed_twice(distance_mm: float) -> None:
+    volume = head(distance_mm, heights_mm=(70.0, 80.0))
+    volume.voxels[0, :, 70, 70] = -900 + np.arange(volume.shape[0])  # no two slices are equal
+    backend = ByIntensity()
+    found, computed = segmented(volume, backend)
+    np.testing.assert_array_equal(found, segmented(volume, search="full")[0])
+    assert computed == len(set(backend.samples))
+
+
+def test_test_time_augmentation_computes_every_sample_of_the_result_anew() -> None:
+    backend = ByIntensity()
+    volume = head()
+    asked: list[CroppedScan] = []
+    ask = asking(cast(Backend, backend), 16)
+    labels_of_scan(
+        Prepared(volume, HU, backend.contract),
+        lambda covered: (asked.append(covered), ask(covered))[1],
+        SegmentationOptions(tta=True),
+    )
+    assert asked[-1].grow
+    assert not asked[-1].known
 
 
 @pytest.mark.parametrize("aside_mm", [-160.0, -85.0, -40.0, 0.0, 25.0, 60.0, 120.0])

@@ -77,6 +77,7 @@ class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
     first_column: _Count
     samples: Annotated[tuple[_Count, ...], msgspec.Meta(min_length=1, max_length=MOST_SLICES)] | None
     grow: bool
+    known: Annotated[tuple[_Count, ...], msgspec.Meta(max_length=MOST_SLICES)]
 
 
 class _Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,9 +158,8 @@ def send_answer(
     if isinstance(answer, CroppedScan):
         channels, depth, height, width = answer.voxels.shape
         shape = channels, depth, height, width
-        head = _Covered(
-            case, shape, answer.distance_mm, answer.rows.start, answer.columns.start, answer.samples, answer.grow
-        )
+        first = answer.rows.start, answer.columns.start
+        head = _Covered(case, shape, answer.distance_mm, *first, answer.samples, answer.grow, answer.known)
         write_frame(stream, _ENCODER.encode(head), _arrays_of(answer))
         return
     write_frame(stream, _ENCODER.encode(_head_of(answer, case, work, job)))
@@ -271,8 +271,9 @@ def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, questi
             f"found voxels of shape {covered.shape}, expected at most {question.voxels} as in the header"
         )
     count = -(-depth // sample_step(covered.distance_mm, contract.grid))
-    if covered.samples and not all(low < high for low, high in itertools.pairwise((-1, *covered.samples, count))):
-        raise ProtocolError(f"found samples {str(covered.samples)[:200]}, expected rising ones below {count}")
+    for samples in (covered.samples or (), covered.known):
+        if not all(low < high for low, high in itertools.pairwise((-1, *samples, count))):
+            raise ProtocolError(f"found samples {str(samples)[:200]}, expected rising ones below {count}")
     types = _types_of(covered.shape, contract)
     voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
@@ -287,6 +288,7 @@ def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, questi
         {"rows": rows, "columns": columns, "rows_back": rows_back, "columns_back": columns_back},
         samples=covered.samples,
         grow=covered.grow,
+        known=covered.known,
     )
 
 
