@@ -227,7 +227,8 @@ def test_samples_come_as_they_were_sent(samples: tuple[int, ...] | None) -> None
 @pytest.mark.parametrize("samples", [(7,), (2, 2), (3, 1), (2**40,)])
 @pytest.mark.parametrize("field", ["samples", "known"])
 def test_samples_that_the_scan_has_not_are_refused(field: str, samples: tuple[int, ...]) -> None:
-    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), **{"samples": (1,), field: samples})
+    changed: dict[str, Any] = {"samples": (1,), field: samples}
+    covered = replace(prepare(SCAN, CONTRACT).crop_to_grid(), **changed)
     with pytest.raises(ProtocolError):
         next_answer(io.BytesIO(sent(covered)), ASKED)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.base import Backend, Done
+from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
@@ -110,12 +111,12 @@ def test_test_time_augmentation_computes_every_sample_of_the_result_anew() -> No
     backend = ByIntensity()
     volume = head()
     asked: list[CroppedScan] = []
-    ask = asking(cast(Backend, backend), 16)
-    labels_of_scan(
-        Prepared(volume, HU, backend.contract),
-        lambda covered: (asked.append(covered), ask(covered))[1],
-        SegmentationOptions(tta=True),
-    )
+
+    def ask(covered: CroppedScan) -> Prediction:
+        asked.append(covered)
+        return asking(cast(Backend, backend), 16)(covered)
+
+    labels_of_scan(Prepared(volume, HU, backend.contract), ask, SegmentationOptions(tta=True))
     assert asked[-1].grow
     assert not asked[-1].known
 
