@@ -18,6 +18,8 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.segmentation.segment import Segmentation
 from tests.dicom_example import few_slices
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def head(head: nibabel.Nifti1Image) -> nibabel.Nifti1Image:

@@ -11,6 +11,9 @@ import pytest
 import parotid_seg
 from tests.command_line import Run
 
+pytestmark = pytest.mark.slow
+
+
 COMMANDS = ["infer", "train", "export", "evaluate", "inspect"]
 HEAVY = {"numpy", "torch", "nibabel", "onnxruntime", "scipy", "PIL", "onnx", "timm"}
 

@@ -15,6 +15,9 @@ import typer
 from parotid_seg.cli import app
 from parotid_seg.commands.shared import UsageError
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "peers" / "README.md"]

@@ -11,6 +11,9 @@ import pytest
 from parotid_seg.models import DEFAULT_MODEL
 from tests.command_line import Run
 
+pytestmark = pytest.mark.slow
+
+
 EXAMPLE = Path(__file__).parents[1] / "docs" / "onnx" / "segment.py"
 
 

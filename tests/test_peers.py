@@ -30,6 +30,9 @@ from race import Race, Rules
 from record import Record
 from watch import family
 
+pytestmark = pytest.mark.slow
+
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="watch.py reads /proc")
 NAMES = ["a", "b", "c"]
 SETTINGS = {"data": "Small", "scans": NAMES, "slow_scans": 2, "processor": "this one", "cores": 2}

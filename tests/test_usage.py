@@ -7,6 +7,9 @@ import pytest
 from parotid_seg.models import example_folder
 from tests.command_line import Run
 
+pytestmark = pytest.mark.slow
+
+
 SCAN = example_folder() / "imagesTr"
 LABELS = example_folder() / "labelsTr"
 HERE = ("--backend", "onnxruntime", "--device", "cpu")

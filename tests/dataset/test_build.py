@@ -34,6 +34,9 @@ from tests.dataset.studies import (
 )
 from tests.dicom_series import TILTED, ct_voxels, lay, write_enhanced, write_series
 
+pytestmark = pytest.mark.slow
+
+
 HU = (-200.0, 300.0)
 
 

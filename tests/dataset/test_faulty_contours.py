@@ -22,7 +22,10 @@ from tests.dataset.studies import (
     rows,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]  # pydicom's, over what is wrong here on purpose
 OTHER_BOX = (slice(3, 9), slice(1, 3), slice(8, 12))
 """Of another structure, apart from both glands."""
 

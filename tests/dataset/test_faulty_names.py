@@ -19,7 +19,10 @@ from tests.dataset.studies import (
 )
 from tests.dataset.test_faulty_contours import OTHER_BOX
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]  # pydicom's, over what is wrong here on purpose
 
 
 def named(dicom: Path, left: bytes, right: bytes, declared: str | None) -> None:

@@ -28,6 +28,9 @@ from tests.dataset.studies import (
     write_study,
 )
 
+pytestmark = pytest.mark.slow
+
+
 HU = (-200.0, 300.0)
 
 

@@ -19,6 +19,9 @@ from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 from tests.mr_studies import DIFFUSION, T1, write_mr
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (9, 16, 20)
 
 

@@ -13,6 +13,9 @@ from parotid_seg.dicom.combined import Combined, Relation, combined, relation_of
 from parotid_seg.dicom.contours import filled, outlines
 from parotid_seg.errors import ScanError
 
+pytestmark = pytest.mark.slow
+
+
 ROWS, COLUMNS = 60, 64
 MIDDLE = (29.3, 31.6)
 

@@ -38,6 +38,9 @@ from parotid_seg.flags import FlagCode
 from parotid_seg.scan.volume import Volume
 from tests.dicom_series import lay, save, write_enhanced
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (3, 32, 36)
 SPACING = (7.0, 1.0, 1.0)
 BITS = (8, 10, 12, 15, 16)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from parotid_seg.dicom.contours import filled, outlines
 
+pytestmark = pytest.mark.slow
+
+
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9))
 CELLS = {0: 0.0, 1: 0.125, 2: 0.5, 3: 0.875, 4: 1.0}
 """Area that marching squares gives a square of four voxel centres, by how many of them are inside."""

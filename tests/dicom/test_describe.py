@@ -16,7 +16,7 @@ from parotid_seg.runtime.inspect import inspect
 from parotid_seg.runtime.report.flag_text import sentences
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
 
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Unknown encoding")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Unknown encoding")]
 SHAPE = (7, 16, 20)
 FEW = (4, 16, 20)
 MARK = "ZQXMARK"

@@ -15,6 +15,9 @@ from parotid_seg.dicom.read.volume import Found, Skipped, find_series, read_seri
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (9, 16, 20)
 
 

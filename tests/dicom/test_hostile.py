@@ -23,7 +23,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.runtime.inspect import inspect
 from tests.dicom_series import ct_voxels, write_enhanced, write_series
 
-pytestmark = pytest.mark.filterwarnings("ignore:The value length", "ignore:Invalid value for VR")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The value length", "ignore:Invalid value for VR")]
 SHAPE = (7, 32, 36)
 SHIPPED = sorted(path for path in Path(pydicom.data.__file__).parent.rglob("*") if path.is_file())
 DEEP = 5000

@@ -19,6 +19,9 @@ from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import TILTED, lay
 from tests.mr_studies import GRID, SHAPE, STIR, T1, T2, points_of, waves, write_mr
 
+pytestmark = pytest.mark.slow
+
+
 LARGE = (32, 48, 48)
 
 

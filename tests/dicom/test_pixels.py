@@ -22,6 +22,9 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, write_enhanced, write_series
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (7, 32, 36)
 UNCOMPRESSED = [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 COMPRESSED = {RLELossless: "numpy", JPEGLSLossless: "jpeg_ls", JPEG2000Lossless: "openjpeg"}

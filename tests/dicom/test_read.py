@@ -16,6 +16,9 @@ from parotid_seg.flags import FlagCode
 from parotid_seg.scan.nifti import read_mask, read_nifti, write_mask
 from tests.dicom_series import TILTED, ct_voxels, lay, write_enhanced, write_series, write_twin
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (8, 26, 30)
 LAID = {
     "axial": lay(),

@@ -29,7 +29,10 @@ from tests.dicom_for_writers import (
     refused,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]  # pydicom's, over what is wrong here on purpose
 
 
 @pytest.fixture(scope="module")

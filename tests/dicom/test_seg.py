@@ -44,7 +44,10 @@ LAYS = {
     "oblique": lay((3.0, 1.2, 0.7), row=TILTED[0], column=TILTED[1]),
     "gantry tilt": lay(step=(0.0, 0.8, 2.8)),
 }
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]  # pydicom's, over what is wrong here on purpose
 
 
 @pytest.fixture(scope="module")

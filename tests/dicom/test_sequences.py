@@ -19,6 +19,9 @@ from parotid_seg.errors import ScanError
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, PD, STIR, T1, T2, gradient_echo, inverted, spin_echo, write_mr
 
+pytestmark = pytest.mark.slow
+
+
 GD = {"ContrastBolusAgent": "Gadobutrol"}
 FS = {"ScanOptions": "FS"}
 VIBE = gradient_echo(5.6, 2.5, ["SK", "SP"])

@@ -12,6 +12,9 @@ from parotid_seg.dicom.read.volume import find_series
 from tests.dicom_series import ct_voxels, lay, uid, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, SHAPE, STIR, T1, T2, write_mr, write_study
 
+pytestmark = pytest.mark.slow
+
+
 MR = ("T1", "T2", "STIR")
 GD = {"ContrastBolusAgent": "Gadobutrol"}
 CORONAL = lay((4.0, 3.0, 3.0), row=(1, 0, 0), column=(0, 0, -1))

@@ -32,6 +32,9 @@ from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt import library as trt_library
 from tests.export.small_model import CONTRACT, write_small_model
 
+pytestmark = pytest.mark.slow
+
+
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
 )
@@ -69,7 +72,6 @@ def left(folder: Path) -> list[str]:
 
 
 @rtx
-@pytest.mark.slow
 def test_the_packaged_model_becomes_an_engine(tmp_path: Path) -> None:
     out, steps = tmp_path / "made" / "parotid-ct.engine", []
     lines: list[str] = []

@@ -31,6 +31,9 @@ from parotid_seg.scan.volume import Orientation, Volume
 from tests.export.conftest import untrained
 from tests.sidecars import write_sidecar
 
+pytestmark = pytest.mark.slow
+
+
 CONTENT = DEFAULT_MODEL.read_bytes()
 PLAIN = Serving(max_requests=0, device="cpu")
 """Needs no comparison, so it is quick."""
@@ -160,7 +163,6 @@ def test_the_warm_up_request_runs(entry: Path) -> None:
     assert inputs["window"][0, 0] < inputs["window"][0, 1]
 
 
-@pytest.mark.slow
 def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[Chunk]) -> None:
     alone = OnnxRuntimeBackend(DEFAULT_MODEL)
     expected = np.stack([labels_of(alone, chunk.inputs) for chunk in patients])
@@ -172,7 +174,6 @@ def test_joined_requests_get_what_each_gets_alone(entry: Path, patients: list[Ch
     assert not np.array_equal(expected[0], expected[1])
 
 
-@pytest.mark.slow
 def test_a_batched_model_that_mixes_requests_up_is_found(contract: Contract, patients: list[Chunk]) -> None:
     batched = onnx.load_from_string(with_request_axis(CONTENT, contract))
     place = next(i for i, node in enumerate(batched.graph.node) if node.input and node.input[0] == "window")
@@ -330,7 +331,6 @@ def test_foreign_models_are_refused(tmp_path: Path, contract: Contract) -> None:
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.slow
 def test_two_channels_and_a_half_precision_network(tmp_path: Path) -> None:
     """An untrained network gives labels all over, and takes each of two channels through a window of its own."""
     model, contract = to_onnx(untrained(tmp_path, ("background", "gland", "tumour", "node"), ("T1", "T2")))

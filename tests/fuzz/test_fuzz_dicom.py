@@ -42,7 +42,7 @@ SYNTAXES = {
     "jls": JPEGLSLossless,
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, over what is wrong here on purpose
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # pydicom's, over what is wrong here on purpose
 
 
 def read_all(paths: list[Path]) -> None:

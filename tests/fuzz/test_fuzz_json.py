@@ -29,6 +29,9 @@ from parotid_seg.scan.label_set import read_label_set
 from tests.fuzz.mutate import feed, tree_mutant
 from tests.sidecars import write_sidecar
 
+pytestmark = pytest.mark.slow
+
+
 CONTRACT = Contract(("background", "parotid_left"), ("CT",), ((-200.0, 300.0),), Grid(), training={"data": "a"})
 ENTRY = Entry(
     "a",

@@ -27,7 +27,10 @@ FLOATS = (np.inf, -np.inf, np.nan, 0.0, -1.0, 1e-40, 1e30, -1e30, 352.5, 3e9)
 WHOLE = (0, 1, -1, 7, 66, 255, 1536, 2304, 9999)
 MOST_SECONDS = 10.0
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # numpy's and nibabel's, over what is wrong here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]  # numpy's and nibabel's, over what is wrong here on purpose
 
 
 def image(

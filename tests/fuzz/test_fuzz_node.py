@@ -20,7 +20,7 @@ from tests.fuzz.mutate import LONGEST_S, mutant, numbers
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu, received
 from tests.node.peers import Node, make_series, name_of, send
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, over what is wrong here on purpose
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # pydicom's, over what is wrong here on purpose
 
 AT_ONCE = 8
 CT, ECHO = b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.1.1\0"

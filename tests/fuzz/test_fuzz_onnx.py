@@ -17,6 +17,8 @@ from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, m
 from tests.export.small_model import CONTRACT, write_small_model
 from tests.fuzz.mutate import feed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

@@ -25,7 +25,7 @@ NAME = "Secret^Name"
 SEQUENCES = (b"\x06\x30\x20\x00", b"\x06\x30\x39\x00", b"\x06\x30\x10\x00")
 """Structures, contours, and what they refer to."""
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, over what is wrong here on purpose
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # pydicom's, over what is wrong here on purpose
 
 
 def named(index: object, dataset: pydicom.dataset.Dataset) -> None:

@@ -32,6 +32,9 @@ from tests.node.peers import (
     storescu,
 )
 
+pytestmark = pytest.mark.slow
+
+
 SOP_CLASS_CT = "1.2.840.10008.5.1.4.1.1.2"
 
 

@@ -28,6 +28,9 @@ from parotid_seg.node.work import Segmented
 from tests.node.hostile_peers import data, pdu
 from tests.node.peers import Archive, Node, fake_segment, free_port, make_series, name_of, send
 
+pytestmark = pytest.mark.slow
+
+
 REQUEST_HEADER = 6
 
 

@@ -17,6 +17,9 @@ from parotid_seg.node.options import Caller
 from tests.node.hostile_peers import Flood, associate_request, connect, data, pdu, received
 from tests.node.peers import Node, associated, make_series, name_of, send
 
+pytestmark = pytest.mark.slow
+
+
 SILENT = b""
 HALF = associate_request()[:30]
 STRANGER = associate_request("STRANGER")

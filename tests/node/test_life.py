@@ -10,6 +10,8 @@ import pytest
 from parotid_seg.node.ledger import DONE, STARTED
 from tests.node.peers import Process, associated, make_series, name_of, send
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_it_is_told_to_stop(start_process: Callable[..., Process], number: signal.Signals, status: int) -> None:

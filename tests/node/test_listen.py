@@ -29,6 +29,8 @@ from tests.node.peers import (
     storescu,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @dcmtk
 def test_echo(start: Callable[..., Node]) -> None:

@@ -12,6 +12,9 @@ from parotid_seg.node.ledger import DONE
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu
 from tests.node.peers import Node, Process, make_series, name_of, send
 
+pytestmark = pytest.mark.slow
+
+
 HOSTILE = [
     pdu(0x99, b""),
     pdu(1, b"\0\1" + bytes(70)),

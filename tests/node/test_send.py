@@ -13,6 +13,8 @@ from parotid_seg.node.ledger import DONE, REFUSED, SENT
 from parotid_seg.node.options import Peer
 from tests.node.peers import DCMTK, NAME, Archive, Node, dcmtk, free_port, make_series, name_of, send, storescu
 
+pytestmark = pytest.mark.slow
+
 
 def have_come(archive: Archive, times: int) -> bool:
     return len(archive.got) == times

@@ -18,6 +18,9 @@ from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Led
 from parotid_seg.node.options import ListenOptions, Peer
 from parotid_seg.node.work import MOST_DEATHS, Segmented, Work
 
+pytestmark = pytest.mark.slow
+
+
 QUIET_S = 0.05
 
 

@@ -14,6 +14,9 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
 from tests.command_line import Run
 
+pytestmark = pytest.mark.slow
+
+
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 

@@ -20,7 +20,7 @@ from tests.scan import limited
 
 ROOM = 700 << 20
 """Bytes that a process may have beyond what it has when the package is imported: below that of each bomb."""
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")]
 
 
 def read(path: Path, room: int = ROOM) -> str:

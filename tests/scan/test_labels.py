@@ -16,6 +16,8 @@ from parotid_seg.scan.labels import (
     words,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "expected", "side", "parotid"),

@@ -12,6 +12,8 @@ import pytest
 
 from tests.command_line import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(balls: Path, tmp_path: Path) -> Path:

@@ -17,6 +17,9 @@ from parotid_seg.train.checkpoint import FORMAT, Checkpoint, build_network, load
 from parotid_seg.train.config import NetworkConfig, TrainConfig
 from parotid_seg.train.transfer import start_from
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = TrainConfig(
     grid=Grid(size=16, offsets_mm=(0.0,)),
     network=NetworkConfig(embed_dim=8, depths=(1, 1), heads=(1, 1), window=2, stem=(4, 4)),

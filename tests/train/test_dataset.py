@@ -20,6 +20,9 @@ from parotid_seg.train.dataset import open_data_set, open_data_sets
 from parotid_seg.train.patients import check_labels, doubts_line, load_patients
 from parotid_seg.train.settings import load_config
 
+pytestmark = pytest.mark.slow
+
+
 HU = (-200.0, 300.0)
 
 

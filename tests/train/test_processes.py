@@ -20,6 +20,9 @@ from parotid_seg.train.parallel import Processes, join
 from parotid_seg.train.segment import segmentation_loss
 from tests.forked import Forked
 
+pytestmark = pytest.mark.slow
+
+
 COUNT = 2
 ALONE = Processes(0, 1, torch.device("cpu"))
 SMALL = ContrastConfig(hidden=32, features=16, batch_size=4, points=6, queue=12, apart_mm=60.0)

@@ -20,6 +20,9 @@ from parotid_seg.train.torch_file import LONGEST_DESCRIPTION, load_torch_file
 from parotid_seg.train.transfer import start_from
 from tests.fuzz.memory import little_memory
 
+pytestmark = pytest.mark.slow
+
+
 TEXT = FORMAT.encode()
 BEGIN = b"\x80\x02}X\x06\0\0\0format"
 OURS = BEGIN + b"X" + struct.pack("<I", len(TEXT)) + TEXT + b"s"

@@ -23,6 +23,9 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import Inputs
 
+pytestmark = pytest.mark.slow
+
+
 CONTRACT = read_model(DEFAULT_MODEL)[1]
 
 

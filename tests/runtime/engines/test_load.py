@@ -28,6 +28,9 @@ from parotid_seg.runtime.engines.registry import ENGINES, Request, candidates
 from tests.runtime.engines.test_model_file import model as model_bytes
 from tests.sidecars import write_sidecar
 
+pytestmark = pytest.mark.slow
+
+
 CONTRACT = read_model(DEFAULT_MODEL)[1]
 GPU = Gpu("NVIDIA Test", (8, 9), "13.0")
 

@@ -26,6 +26,9 @@ from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.tolerance import GATES, difference
 from tests.dicom_example import few_slices
 
+pytestmark = pytest.mark.slow
+
+
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is missing: pip install openvino"
 )

@@ -18,6 +18,8 @@ from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.dicom_example import few_slices
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def plain() -> OnnxRuntimeBackend:

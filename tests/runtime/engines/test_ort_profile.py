@@ -21,6 +21,9 @@ from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.config import NetworkConfig
 from parotid_seg.train.network import ParotidNet
 
+pytestmark = pytest.mark.slow
+
+
 CONTENT, CONTRACT = read_model(DEFAULT_MODEL)
 
 

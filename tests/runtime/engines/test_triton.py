@@ -37,6 +37,9 @@ from tests.command_line import Run
 from tests.dicom_series import ct_voxels
 from tests.triton_server import DIED, StandIn
 
+pytestmark = pytest.mark.slow
+
+
 NAME = "parotid-seg"
 MODEL_SHA256 = hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
 

@@ -24,6 +24,8 @@ from tests.fake_cuda import ADA, SCRATCH_OF_A_LOOK, write_engine
 from tests.fake_gpu import CudaError, CudaMemoryError, FakeGpu
 from tests.runtime.engines.on_fake_gpu import BATCH, check, engine_of, inputs_of, run, scan
 
+pytestmark = pytest.mark.slow
+
 
 def test_labels_are_onnxruntimes_at_any_size_with_a_ragged_last_chunk(gpu: FakeGpu, library: str, small: Path) -> None:
     backend, reference = TensorRtBackend(engine_of(small, library)), OnnxRuntimeBackend(small)

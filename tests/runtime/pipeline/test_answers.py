@@ -39,6 +39,9 @@ from tests.runtime.pipeline.test_pipeline import Observed, cases, run  # noqa: F
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
+pytestmark = pytest.mark.slow
+
+
 CONTRACT = Threshold().contract
 SCAN = scan_at(70, 75)
 WORK = WorkerConfig(Path("/out"), CONTRACT, ("model",))

@@ -13,6 +13,9 @@ from parotid_seg.runtime.pipeline.apart import apart, with_care
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels, lay, write_series
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (12, 32, 36)
 
 

@@ -28,7 +28,7 @@ from tests.command_line import Run
 from tests.dicom_example import Ran, few_slices, resampled, run, slices_of_image, write_image
 from tests.dicom_series import lay, write_series, write_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 def series_in(folder: Path) -> Series:

@@ -22,6 +22,9 @@ from parotid_seg.runtime.pipeline.run import Summary, infer
 from tests.dicom_example import few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, save, uid, write_series
 
+pytestmark = pytest.mark.slow
+
+
 CT = ("CT",)
 
 

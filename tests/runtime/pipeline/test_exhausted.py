@@ -20,7 +20,7 @@ from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
 from tests.runtime.pipeline.test_pipeline import cases, check_masks, run, work  # noqa: F401 (a fixture)
 
-pytestmark = pytest.mark.usefixtures("started_workers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("started_workers")]
 
 
 @pytest.fixture

@@ -32,6 +32,9 @@ from tests.scan.test_nifti import ct, save
 from tests.scan.test_nifti_refused import bad_files
 from tests.scan.test_volume import ORDERS, stored_as
 
+pytestmark = pytest.mark.slow
+
+
 HERE = ("--backend", "onnxruntime")
 """The engine that is loaded quickest, where it does not matter which one runs."""
 
@@ -68,7 +71,6 @@ def test_a_scan_becomes_a_mask_in_its_own_geometry(
     assert run["cases"] == {"done": 1, "skipped": 0, "failed": 0}
 
 
-@pytest.mark.slow
 def test_all_48_storage_orders_give_the_same_mask(model: Backend, head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     """Voxel for voxel after mapping back; and left is the patient's left in each.
 
@@ -97,7 +99,6 @@ def test_all_48_storage_orders_give_the_same_mask(model: Backend, head: nibabel.
     assert left < right, "RAS: the patient's left has the lower index"
 
 
-@pytest.mark.slow
 def test_bad_scans_are_set_aside_and_the_good_one_is_done(command: Run, scans: Path, tmp_path: Path) -> None:
     bad = bad_files(tmp_path)
     save(scans / "air.nii.gz", ct() // 1000 - 900)
@@ -135,7 +136,6 @@ def test_empty_folder(command: Run, tmp_path: Path) -> None:
     one_line(done.stderr, "empty", "no scan in this folder")
 
 
-@pytest.mark.slow
 def test_rerun_resumes_and_overwrite_redoes(command: Run, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command("infer", scans, "--out", out, *HERE)
@@ -237,7 +237,6 @@ def test_a_hostile_file_does_not_end_the_run(model: Backend, scans: Path, tmp_pa
     assert all("Error" not in row["reason"] for row in rows(tmp_path / "out"))
 
 
-@pytest.mark.slow
 def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command: Run, scans: Path) -> None:
     first = command("infer", scans, "--out", scans, *HERE)
     assert first.returncode == 0, first.stderr
@@ -251,7 +250,6 @@ def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(comman
     assert original.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_killed_run_resumes_without_redoing_or_half_writing(
     command: Run, head: nibabel.Nifti1Image, tmp_path: Path
 ) -> None:
@@ -279,7 +277,6 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(
     assert not list(out.glob(".partial-*"))
 
 
-@pytest.mark.slow
 def test_a_mask_whose_journal_line_was_lost_is_redone(command: Run, scans: Path, tmp_path: Path) -> None:
     """Killed between the mask's rename and the journal's line."""
     out = tmp_path / "out"
@@ -292,7 +289,6 @@ def test_a_mask_whose_journal_line_was_lost_is_redone(command: Run, scans: Path,
     np.testing.assert_array_equal(nibabel.load(out / "good.nii.gz").dataobj, before)
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_finished_cases(head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -362,7 +358,6 @@ def test_bad_options(command: Run, scans: Path, tmp_path: Path, option: str, val
     one_line(done.stderr, option, value, words)
 
 
-@pytest.mark.slow
 def test_test_time_augmentation_by_its_old_name(command: Run, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = command(
@@ -379,7 +374,6 @@ def test_test_time_augmentation_by_its_old_name(command: Run, scans: Path, tmp_p
     assert "left_agreement" not in rows(out)[0]
 
 
-@pytest.mark.slow
 def test_batch_size_changes_no_voxel(model: Backend, head: nibabel.Nifti1Image, tmp_path: Path) -> None:
     nibabel.save(head, tmp_path / "a.nii.gz")
     volume = read_nifti(tmp_path / "a.nii.gz").volume

@@ -21,6 +21,9 @@ from tests import itk
 from tests.dicom_for_writers import LABELS, glands
 from tests.dicom_series import ct_voxels, lay, write_series
 
+pytestmark = pytest.mark.slow
+
+
 SHAPE = (12, 60, 64)
 SPACING = (3.0, 2.5, 2.2)
 TWICE = (0.98389614, 0.08608096, 0.15643447), (-0.11762236, 0.97165056, 0.20512110)

@@ -20,6 +20,8 @@ from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal, is_whole
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
+pytestmark = pytest.mark.slow
+
 
 def done(folder: Path, case: str = "a", key: str = "k") -> Entry:
     mask = folder / f"{case}.nii.gz"

@@ -24,6 +24,9 @@ from tests.command_line import Run
 from tests.dicom_series import TILTED, ct_voxels, lay, write_series
 from tests.mr_studies import DIFFUSION, SHAPE, STIR, T1, T2, points_of, write_mr, write_study
 
+pytestmark = pytest.mark.slow
+
+
 CT, MR = ("CT",), ("T1", "T2", "STIR")
 
 
@@ -218,7 +221,6 @@ def write_channel_model(path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_sequences_on_three_grids_give_one_mask_on_the_first_ones_slices(command: Run, tmp_path: Path) -> None:
     study = tmp_path / "studies" / "p1"
     oblique = lay((4.0, 3.0, 3.0), row=TILTED[0], column=TILTED[1])

@@ -14,6 +14,8 @@ from tests.dicom_example import few_slices, write_image
 from tests.nifti_marks import BORN, FIELDS, MARK, mark
 from tests.runtime.pipeline.test_dicom_privacy import run, tellers, tells
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(

@@ -24,6 +24,9 @@ from parotid_seg.runtime.segmentation.batching import Batcher
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
+pytestmark = pytest.mark.slow
+
+
 TWO = Limits(workers=2, scan_bytes=1e9)
 
 
@@ -108,7 +111,6 @@ def test_what_is_done_is_not_done_again(cases: list[Case], tmp_path: Path) -> No
     assert {each.status for each in redone.values()} == {"done"}
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases: list[Case], tmp_path: Path) -> None:
     killed: list[int] = []
 
@@ -124,7 +126,6 @@ def test_a_worker_that_is_killed_is_replaced_and_its_case_done(cases: list[Case]
     check_masks(tmp_path, cases)
 
 
-@pytest.mark.slow
 def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done(
     cases: list[Case], tmp_path: Path
 ) -> None:
@@ -142,7 +143,6 @@ def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_are_done
     check_masks(tmp_path, others)
 
 
-@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(cases: list[Case], tmp_path: Path) -> None:
     stopped: list[int] = []
 
@@ -157,7 +157,6 @@ def test_a_worker_that_hangs_is_replaced(cases: list[Case], tmp_path: Path) -> N
     check_masks(tmp_path, cases[:3])
 
 
-@pytest.mark.slow
 def test_a_case_that_always_hangs_is_set_aside(cases: list[Case], tmp_path: Path) -> None:
     finished = run(
         tmp_path, cases[:1], Observed(lambda worker: os.kill(pid(worker), signal.SIGSTOP)), Limits(1, 1e9, slowest_s=1)
@@ -165,7 +164,6 @@ def test_a_case_that_always_hangs_is_set_aside(cases: list[Case], tmp_path: Path
     assert finished["s0"].entry.reason.endswith("tried twice: its process hung and was ended after 1 s")
 
 
-@pytest.mark.slow
 def test_scans_that_fill_the_memory_are_done_one_at_a_time(cases: list[Case], tmp_path: Path) -> None:
     at_once = []
 
@@ -213,7 +211,6 @@ def test_workers_end_when_the_run_is_given_up(cases: list[Case], tmp_path: Path)
     assert all(worker._process.returncode is not None for worker in batches.workers)
 
 
-@pytest.mark.slow
 def test_a_worker_more_is_started_when_the_engine_waits(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +230,6 @@ def test_a_worker_more_is_started_when_the_engine_waits(
     assert len(batches.workers) == 3
 
 
-@pytest.mark.slow
 def test_a_worker_does_not_outlive_the_run(tmp_path: Path, cases: list[Case]) -> None:
     """Killed with the main process, whatever it was doing: nothing is written into the folder afterwards."""
     import subprocess

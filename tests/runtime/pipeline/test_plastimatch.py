@@ -19,6 +19,9 @@ from tests.dicom_for_writers import dciodvfy_errors, needs_dciodvfy, needs_plast
 from tests.dicom_series import lay
 from tests.runtime.pipeline.test_itk import LAID, ONCE, written
 
+pytestmark = pytest.mark.slow
+
+
 ANISOTROPIC = {
     "wide columns": (lay((2.0, 1.1, 3.3)), None),
     "wide rows": (lay((2.0, 3.3, 1.1)), None),
@@ -88,7 +91,6 @@ def test_dciodvfy_finds_no_error_in_any_object(laid: str, tmp_path: Path) -> Non
 
 
 @needs_plastimatch
-@pytest.mark.slow
 def test_the_example_as_a_series_gives_plastimatch_the_mask_of_infer(
     command: Run, head: nibabel.Nifti1Image, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
-pytestmark = pytest.mark.usefixtures("started_workers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("started_workers")]
 
 
 def held() -> tuple[int, int, int]:

@@ -20,6 +20,9 @@ from parotid_seg.runtime.pipeline.run import Summary, infer_at
 from parotid_seg.scan.nifti import MASK_NOTE, is_own_mask
 from tests.runtime.pipeline.test_case_runner import everywhere
 
+pytestmark = pytest.mark.slow
+
+
 OTHERS = ("summary.csv", "run.json", "report.html", "results.json", "itk-snap-labels.txt")
 
 

@@ -18,6 +18,9 @@ from parotid_seg.runtime.report.flag_text import TEXTS, FlagText
 from parotid_seg.terminal import outcome_text
 from tests.runtime.report.drawn import TURNED, Here, write
 
+pytestmark = pytest.mark.slow
+
+
 WORDS = MappingProxyType(
     {
         "others": {
