@@ -71,7 +71,7 @@ def test_a_result(contract: Contract, scan: tuple[Path]) -> None:
             assert speed.slices_a_second == pytest.approx(1000 * speed.slices / speed.median_ms)
             assert speed.parity.within
             counted = speed.roofline.multiply_adds / speed.batch_size
-            assert counted == pytest.approx(contract.cost["multiply_adds"], rel=0.02)
+            assert counted == pytest.approx(contract.cost["multiply_adds"], rel=0.03)  # resampling depends on the chunk
             assert 0 < speed.roofline.share < 1.5
         assert row.end_to_end.explained == pytest.approx(1, abs=0.05)
         assert row.end_to_end.scans == 2
