@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from resources import machine_and_versions
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ScanError
@@ -126,7 +127,10 @@ def main() -> None:
         print(f"{each.scan}: {each.computed} of {each.samples} samples, {each.differing} voxels differ", flush=True)
     print(*summary(results), sep="\n")
     write_text(
-        json.dumps({"ran": str(backend.ran), "scans": [asdict(each) for each in results]}, indent=1), arguments.out
+        json.dumps(
+            {"ran": str(backend.ran), **machine_and_versions(), "scans": [asdict(each) for each in results]}, indent=1
+        ),
+        arguments.out,
     )
 
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
-from resources import held
+from resources import held, machine_and_versions
 
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL, example_folder
@@ -28,7 +26,6 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.scan.chunks import Inputs
-from parotid_seg.system import cpu_name, versions_of
 
 EVERY = 20
 """Counts are taken after so many runs."""
@@ -95,12 +92,6 @@ def run(count: int, backend: Backend, folder: Path) -> list[dict[str, float]]:
     return counts
 
 
-def made_on() -> dict[str, Any]:
-    """The machine and the versions, for the record."""
-    versions = versions_of(("parotid-seg", "onnxruntime", "numpy", "nibabel"))
-    return {"processor": cpu_name(), "python": platform.python_version(), "versions": versions}
-
-
 def main() -> None:
     """Run, write, and fail if anything grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,7 +102,7 @@ def main() -> None:
     real = load_backend(DEFAULT_MODEL, "onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         counts = run(options.runs, real if options.model else Fixed(real), Path(folder))
-    found = {"runs": options.runs, "model": options.model, "counts": counts, **made_on()}
+    found = {"runs": options.runs, "model": options.model, "counts": counts, **machine_and_versions()}
     write_text(json.dumps(found, indent=1) + "\n", options.out)
     grown = [name for name in ("descriptors", "threads", "children") if counts[-1][name] > counts[0][name]]
     if grown:

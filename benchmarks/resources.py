@@ -1,10 +1,14 @@
-"""What a process holds of the system; for scripts that look whether it grows."""
+"""What a process holds of the system, for scripts that look whether it grows; and what a result was measured with."""
 
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from pathlib import Path
+from typing import Any
+
+from parotid_seg.system import available_cores, cpu_name, versions_of
 
 
 def held() -> dict[str, float]:
@@ -16,4 +20,14 @@ def held() -> dict[str, float]:
         "threads": threading.active_count(),
         "children": len(children),
         "mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
+    }
+
+
+def machine_and_versions() -> dict[str, Any]:
+    """Processor, cores, and versions of Python and of the packages that segment, for the record of a result."""
+    return {
+        "processor": cpu_name(),
+        "cores": available_cores(),
+        "python": platform.python_version(),
+        "versions": versions_of(("parotid-seg", "onnxruntime", "openvino", "numpy", "nibabel")),
     }

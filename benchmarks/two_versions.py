@@ -18,8 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from resources import machine_and_versions
+
 from parotid_seg.files import write_text
-from parotid_seg.system import cpu_name
 
 
 def seconds_of(checkout: Path, scans: Path, backend: str) -> float:
@@ -67,8 +68,7 @@ def main() -> None:
         "backend": arguments.backend,
         "seconds": seconds,
         "ratios": ratios,
-        "processor": cpu_name(),
-        "cores": os.cpu_count(),
+        **machine_and_versions(),
     }
     write_text(json.dumps(found, indent=1) + "\n", arguments.out)
 
