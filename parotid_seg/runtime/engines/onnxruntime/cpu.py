@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ def computed_in(precision: str) -> str:
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """Options of a session that logs errors only."""
+    """Options of a session that logs nothing: its errors are raised as exceptions."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     return options
 
 
@@ -90,16 +90,22 @@ def make_session(
     content: bytes,
     options: onnxruntime.SessionOptions,
     providers: Sequence[str | tuple[str, dict[str, Any]]],
+    known: Callable[[Exception], ParotidSegError | None] = lambda _: None,
 ) -> onnxruntime.InferenceSession:
     """Load a model file's bytes with these providers only.
 
+    Args:
+        known: the error for an exception whose cause is a provider's device; None for any other.
+
     Raises:
         ModelError: if onnxruntime cannot load them.
+        ParotidSegError: as `known` returns it.
     """
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exception classes derive from Exception only
-        raise ModelError(f"not an ONNX model that onnxruntime can load ({first_line(error)})", path=model) from error
+        reason = f"not an ONNX model that onnxruntime can load ({first_line(error)})"
+        raise known(error) or ModelError(reason, path=model) from error
 
 
 def check_single_onnxruntime() -> None:

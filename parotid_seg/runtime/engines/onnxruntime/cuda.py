@@ -21,11 +21,12 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import check_single_onnxruntime, make_session, session_options
+from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
+from parotid_seg.runtime.engines.usual_chunk import run_once
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 HEAVY = {
     *("MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "QLinearMatMul"),
     *("Conv", "FusedConv", "ConvInteger", "QLinearConv", "ConvTranspose"),
@@ -59,6 +60,8 @@ class OnnxRuntimeCudaBackend:
         ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if heavy nodes of it
             would run on the CPU.
         InputError: if onnxruntime has no CUDA provider, or it does not load: what is missing and how to install it.
+        DeviceError: if the GPU cannot run the model: one sample is computed to know that.
+        DeviceMemoryError: if the model does not fit into the GPU's memory.
     """
 
     batch_size = USUAL_BATCH
@@ -100,13 +103,19 @@ class OnnxRuntimeCudaBackend:
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
         self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
         self._bound = IoBindingSession(session, output, "cuda", device, graphs=graphs)
+        run_once(self)
 
     def fits(self, inputs: Inputs) -> bool:
         """True: any shape is accepted."""
         return True
 
     def start(self, inputs: Inputs) -> Done:
-        """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
+        """Compute a chunk.
+
+        Raises:
+            DeviceMemoryError: if it does not fit into the GPU's memory.
+            DeviceError: if the GPU fails.
+        """
         return Done(self._bound.run(inputs))
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
@@ -162,19 +171,20 @@ def why_not() -> str:
 
 
 def _session(model: Path, content: bytes, provider: dict[str, str]) -> onnxruntime.InferenceSession:
-    return make_session(model, content, recorded(session_options()), [(PROVIDER, provider)])
+    options, device = recorded(session_options()), int(provider["device_id"])
+    return make_session(
+        model, content, options, [(PROVIDER, provider)], lambda error: device_error(error, str(model), device)
+    )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Load CUDA's libraries from pip's packages, and suppress onnxruntime's output about it.
 
-    Failures are detected afterwards, and reported in one line.
+    Failures are detected afterwards, and reported in one line. The log stays off: a GPU that fails later would write
+    into it, too.
     """
     onnxruntime.set_default_logger_severity(4)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls(directory="")
-            yield
-    finally:
-        onnxruntime.set_default_logger_severity(2)
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls(directory="")
+        yield

@@ -16,6 +16,7 @@ import onnxruntime
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, first_line
 from parotid_seg.runtime.engines.base import INPUTS, Output, Times
+from parotid_seg.runtime.engines.onnxruntime.cuda_errors import device_error
 from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.scan.chunks import Inputs
 
@@ -24,16 +25,6 @@ KEPT_SHAPES = 8
 of one chunk's inputs and outputs, a few megabytes."""
 WITHOUT_GRAPH = "-1"
 """Value of the run option gpu_graph_id for neither capture nor replay. Others are ids of graphs; 0 is reserved."""
-OUT_OF_MEMORY = (
-    "Failed to allocate memory",
-    "out of memory",
-    "bad allocation",
-    "smaller than requested bytes",
-    "ErrorMemoryAllocation",
-    "ALLOC_FAILED",
-)
-"""Messages of onnxruntime's arena, CUDA, cuBLAS and cuDNN when memory runs out. There is no exception class for it."""
-
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -93,6 +84,7 @@ class IoBindingSession:
 
         Raises:
             DeviceMemoryError: if memory runs out; all buffers are freed, so that a smaller chunk may fit.
+            DeviceError: if the GPU fails.
             ModelError: if the graph cannot be run.
         """
         begun = time.perf_counter()
@@ -114,14 +106,14 @@ class IoBindingSession:
             output = size.of(place.output.numpy())
             return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
-            if not any(words in str(error) for words in OUT_OF_MEMORY):
-                raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
-            self.clear()
             samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
-            raise DeviceMemoryError(
-                f"{samples} samples of {depth} x {height} x {width} voxels do not fit into the memory of "
-                f"{self.device}:{self.index}; fewer at once may (--batch-size)"
-            ) from error
+            known = device_error(
+                error, f"a chunk of {samples} samples ({depth} x {height} x {width} voxels)", self.index
+            )
+            if isinstance(known, DeviceMemoryError):
+                self.clear()
+                known = DeviceMemoryError(f"{known}; fewer samples at once may (--batch-size)")
+            raise known or ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
 
     def clear(self) -> None:
         """Free all buffers on the device."""
