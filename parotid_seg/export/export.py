@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnxruntime
+import torch
 from onnx import ModelProto
 
 from parotid_seg.contract import Contract
@@ -159,8 +160,8 @@ def export(
     tried = [_candidate(precision, source, options, seconds, report) for precision in precisions]
     passed = [each for each in tried if not each[1].failure]
     versions = {
-        "against": f"torch {metadata.version('torch')} in FP32",
-        "with": f"onnxruntime {metadata.version('onnxruntime')} on the CPU",
+        "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
+        "with": f"onnxruntime {onnxruntime.__version__} on the CPU",
     }
     record: dict[str, Any] = {
         "passed": bool(passed),

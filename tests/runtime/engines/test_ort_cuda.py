@@ -1,7 +1,9 @@
 """CUDA that was asked for and does not run is an error, with the line that mends it; no GPU is needed to see that."""
 
 import ctypes
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -18,6 +20,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import (
     recorded,
     why_not,
 )
+from parotid_seg.runtime.engines.onnxruntime.cuda_errors import PACKAGE
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,14 @@ def test_the_package_without_cuda_is_named_with_the_line_that_exchanges_it() -> 
     text = str(caught.value)
     assert "has no CUDAExecutionProvider, found " in text
     assert "CPUExecutionProvider" in text
-    assert text.endswith("pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    assert text.endswith(f"pip install '{PACKAGE}'")
     assert "\n" not in text
+
+
+def test_messages_name_the_versions_of_the_extra() -> None:
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["gpu"] == [PACKAGE]
+    assert "<" in PACKAGE
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused(
@@ -100,7 +109,7 @@ def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monke
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("libcublasLt.so.13: cannot open shared object file", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libcublasLt.so.13: cannot open shared object file", PACKAGE),
         ("libcuda.so.1: cannot open shared object file", "it comes with the NVIDIA driver"),
     ],
 )

@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import onnxruntime
 from parotid_seg.errors import ModelError, ParotidSegError, first_line
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
 
@@ -30,7 +30,7 @@ class OnnxRuntimeBackend:
 
     Raises:
         ModelError: as `model_file.read_model`; if the model has other inputs, or no such output.
-        ParotidSegError: if both onnxruntime and onnxruntime-gpu are installed.
+        ParotidSegError: if onnxruntime and onnxruntime-gpu have overwritten each other's files.
     """
 
     batch_size = USUAL_BATCH
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend:
     queue_depth = 1
 
     def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
-        check_single_onnxruntime()
+        check_installation()
         content, self.contract = read_model(model)
         options = session_options()
         cores = available_cores()
@@ -106,24 +106,3 @@ def make_session(
     except Exception as error:  # onnxruntime's exception classes derive from Exception only
         reason = f"not an ONNX model that onnxruntime can load ({first_line(error)})"
         raise known(error) or ModelError(reason, path=model) from error
-
-
-def check_single_onnxruntime() -> None:
-    """Refuse an environment in which onnxruntime and onnxruntime-gpu have overwritten each other's files.
-
-    Raises:
-        ParotidSegError: with the command that repairs it.
-    """
-    versions = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if len(versions) == 2:
-        gpu = versions["onnxruntime-gpu"]
-        raise ParotidSegError(
-            f"onnxruntime {versions['onnxruntime']} and onnxruntime-gpu {gpu} are installed on top of each other and "
-            "share files; keep one: pip uninstall -y onnxruntime onnxruntime-gpu && "
-            f"pip install --no-deps onnxruntime-gpu=={gpu}"
-        )

@@ -20,8 +20,9 @@ import onnxruntime
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import check_single_onnxruntime, make_session, session_options
+from parotid_seg.runtime.engines.onnxruntime.cpu import make_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
+from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.runtime.engines.usual_chunk import run_once
 from parotid_seg.scan.chunks import Inputs
@@ -71,7 +72,7 @@ class OnnxRuntimeCudaBackend:
     def __init__(
         self, model: Path, *, device: int = 0, output: str = OUTPUTS[0], memory_mib: int | None = None
     ) -> None:
-        check_single_onnxruntime()
+        check_installation()
         check_provider()
         content, self.contract = read_model(model)
         limit = {} if memory_mib is None else {"gpu_mem_limit": str(memory_mib * 1024 * 1024)}

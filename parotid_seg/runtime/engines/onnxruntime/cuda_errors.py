@@ -9,7 +9,9 @@ import onnxruntime
 from parotid_seg.errors import DeviceError, DeviceMemoryError, InputError, ParotidSegError
 from parotid_seg.runtime.engines.gpu import find_gpu
 
-INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+PACKAGE = "onnxruntime-gpu[cuda,cudnn]>=1.27,<1.32"
+"""Newer versions are not tested; their CUDA provider may be a package of its own."""
+INSTALL = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install '{PACKAGE}'"
 OUT_OF_MEMORY = (
     "Failed to allocate memory",
     "out of memory",
