@@ -101,6 +101,26 @@ def shapes_in_turn(model: Path) -> object:
 
 
 @scenario
+def in_flight(model: Path) -> object:
+    """Two chunks of a known shape submitted one after the other, then both results taken: events of each step."""
+    backend = OnnxRuntimeCudaBackend(model)
+    chunk = usual_chunk(backend.contract, BATCH)
+    found: list[Counter[str]] = []
+    for _ in range(4):
+        found.clear()
+        pending = []
+        for _ in range(2):
+            with STUB.events() as events:
+                pending.append(backend.start(chunk))
+            found.append(Counter(event.split()[0] for event in events))
+        for each in pending:
+            with STUB.events() as events:
+                each.result()
+            found.append(Counter(event.split()[0] for event in events))
+    return found
+
+
+@scenario
 def failures(model: Path) -> object:
     """The error of each failure, in a process of its own: class, text and when it is raised."""
     return {name: forked(lambda failure=failure: at_loading(model, failure)) for name, failure in FAILURES.items()} | {  # type: ignore[misc]

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import onnxruntime
 import pytest
@@ -52,6 +53,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
 ) -> None:
     """What onnxruntime-gpu does where CUDA's libraries are missing: a session without CUDA, and no exception."""
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", lambda *_: on_cpu)
     with pytest.raises(InputError, match="CUDA does not run: "):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL)
@@ -70,6 +72,7 @@ def test_heavy_nodes_on_the_cpu_are_refused(
             return [PROVIDER, "CPUExecutionProvider"]
 
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", lambda *_: Half())
     with pytest.raises(ModelError, match=r"would run 1 ArgMax, 6 Conv, 2 ConvTranspose, .* of it on the CPU"):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL)
@@ -94,6 +97,7 @@ def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monke
         return make
 
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", session("This session cannot use the graph capture feature as ..."))
     with pytest.raises(ModelError):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL, device=3, memory_mib=2)
