@@ -9,6 +9,7 @@ An engine's file is `PLAN` and an ONNX model, which onnxruntime runs when the st
 from __future__ import annotations
 
 import enum
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -124,24 +125,51 @@ def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
     module.ExecutionContextAllocationStrategy = made_enum("Strategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
     if described.captures:
         module.CudaGraphStrategy = made_enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+        module.DynamicShapesKernelSpecializationStrategy = made_enum("Specialization", ["LAZY", "EAGER", "NONE"])
+        module.ComputeCapability = made_enum("ComputeCapability", ["NONE", "CURRENT", "SM86", "SM89", "SM120"])
+        module.EngineValidity = made_enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
+        module.EngineInvalidityDiagnostics = enum.IntEnum(
+            "EngineInvalidityDiagnostics", {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "MALFORMED_ENGINE": 32}
+        )
+        Runtime.get_engine_validity = lambda _, content: (module.EngineValidity[gpu.validity], 2 + 32)
     return module
+
+
+class FakeRuntimeCache:
+    """Of TensorRT-RTX: kernels by the shapes they are for."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+        self.kernels: set[str] = set()
+
+    def serialize(self) -> bytes:
+        self.gpu.need_current()
+        return json.dumps(["kernels", *sorted(self.kernels)]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.gpu.need_current()
+        mark, *kernels = json.loads(blob)
+        self.kernels |= set(kernels)
+        return bool(mark == "kernels")
 
 
 class FakeRuntimeConfig:
     """Of TensorRT-RTX."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
         self.cuda_graph_strategy: enum.Enum | None = None
+        self.dynamic_shapes_kernel_specialization_strategy: enum.Enum | None = None
         self.allocation: enum.Enum | None = None
-        self.cache: object = None
+        self.cache: FakeRuntimeCache | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: enum.Enum) -> None:
         self.allocation = strategy
 
-    def create_runtime_cache(self) -> object:
-        return object()
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache(self.gpu)
 
-    def set_runtime_cache(self, cache: object) -> bool:
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
         self.cache = cache
         return True
 
@@ -174,20 +202,20 @@ class FakeEngine:
 
     def create_runtime_config(self) -> FakeRuntimeConfig:
         assert hasattr(self.module, "CudaGraphStrategy")
-        self.gpu.configs.append(FakeRuntimeConfig())
+        self.gpu.configs.append(FakeRuntimeConfig(self.gpu))
         return self.gpu.configs[-1]
 
     def create_execution_context(self, how: enum.Enum | FakeRuntimeConfig) -> FakeExecutionContext:
         self.gpu.need_current()
         strategy = how.allocation if isinstance(how, FakeRuntimeConfig) else how
         assert strategy is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        self.gpu.contexts.append(FakeExecutionContext(self))
+        self.gpu.contexts.append(FakeExecutionContext(self, how if isinstance(how, FakeRuntimeConfig) else None))
         return self.gpu.contexts[-1]
 
 
 class FakeExecutionContext:
-    def __init__(self, engine: FakeEngine) -> None:
-        self.engine, self.gpu = engine, engine.gpu
+    def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig | None) -> None:
+        self.engine, self.gpu, self.config = engine, engine.gpu, config
         self.profile: int | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -241,6 +269,12 @@ class FakeExecutionContext:
             self.engine.log("API Usage Error: operation not permitted when stream is capturing")
             return False
         self.flushed = True
+        if self.config is not None and self.config.cache is not None:
+            strategy = self.config.dynamic_shapes_kernel_specialization_strategy
+            kernels, needed = self.config.cache.kernels, str(sorted(self.shapes.items()))
+            if strategy is not None and strategy.name == "EAGER":
+                kernels.add(needed)
+            self.gpu.fallbacks += needed not in kernels
         shapes, addresses, scratch, state = dict(self.shapes), dict(self.addresses), self.scratch, self.state
 
         def run() -> None:

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.registry import ready
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 
@@ -112,7 +114,7 @@ def failures(model: Path) -> object:
 def at_loading(model: Path, failure: tuple[str, int]) -> object:
     """What a failure becomes that is there from the beginning."""
     STUB.fail(*failure)
-    return outcome(lambda: OnnxRuntimeCudaBackend(model))
+    return loading(model)
 
 
 def later(model: Path, failure: tuple[str, int]) -> object:
@@ -131,7 +133,23 @@ def later(model: Path, failure: tuple[str, int]) -> object:
 @scenario
 def loading(model: Path) -> object:
     """The error of loading, if there is one."""
-    return outcome(lambda: OnnxRuntimeCudaBackend(model))
+    return outcome(lambda: ready(lambda: OnnxRuntimeCudaBackend(model)))
+
+
+@scenario
+def trial(model: Path) -> object:
+    """What `auto` chooses between: the choice, and the batch sizes of the chunks that were computed."""
+    said: list[str] = []
+    sizes: Counter[int] = Counter()
+    start = OnnxRuntimeCudaBackend.start
+
+    def counting(backend: OnnxRuntimeCudaBackend, inputs: Inputs) -> Done:
+        sizes[len(inputs["neighbours"])] += 1
+        return start(backend, inputs)
+
+    OnnxRuntimeCudaBackend.start = counting  # type: ignore[method-assign]
+    backend = load_backend(model, device="cuda", say=said.append, allow_unverified=True)
+    return {"batch size": backend.batch_size, "ran": str(backend.ran), "said": said, "sizes": sizes}
 
 
 @scenario

@@ -24,7 +24,6 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import make_session, session_op
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
-from parotid_seg.runtime.engines.usual_chunk import run_once
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
@@ -61,7 +60,7 @@ class OnnxRuntimeCudaBackend:
         ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if heavy nodes of it
             would run on the CPU.
         InputError: if onnxruntime has no CUDA provider, or it does not load: what is missing and how to install it.
-        DeviceError: if the GPU cannot run the model: one sample is computed to know that.
+        DeviceError: if the GPU or its driver cannot be used.
         DeviceMemoryError: if the model does not fit into the GPU's memory.
     """
 
@@ -104,7 +103,6 @@ class OnnxRuntimeCudaBackend:
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
         self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
         self._bound = IoBindingSession(session, output, "cuda", device, graphs=graphs)
-        run_once(self)
 
     def fits(self, inputs: Inputs) -> bool:
         """True: any shape is accepted."""
@@ -118,6 +116,9 @@ class OnnxRuntimeCudaBackend:
             DeviceError: if the GPU fails.
         """
         return Done(self._bound.run(inputs))
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: no chunk is computed in another way than later ones."""
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""
