@@ -90,6 +90,14 @@ def made_enum(name: str, members: list[str]) -> Any:
     return enum.Enum(name, members)
 
 
+class Diagnostics(enum.IntEnum):
+    """Some of TensorRT-RTX's `EngineInvalidityDiagnostics`."""
+
+    VERSION_MISMATCH = 1
+    UNSUPPORTED_CC = 2
+    MALFORMED_ENGINE = 32
+
+
 def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
     described = trt_library.LIBRARIES[name]
     module: Any = ModuleType(described.module)
@@ -104,15 +112,21 @@ def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
             self.log = lambda text: log.log(ILogger.Severity.ERROR, text)
             gpu.runtimes.append(self)
 
-        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
             gpu.need_current()
-            if not content.startswith(PLAN):
+            if not serialized_engine.startswith(PLAN):
                 self.log("The engine plan file is\nno plan")
                 return None
-            if len(content) + gpu.used > gpu.limit:
+            if len(serialized_engine) + gpu.used > gpu.limit:
                 self.log("[defaultAllocator.cpp::allocate::17] Error Code 2: OutOfMemory (Requested size was ...)")
                 return None
-            return FakeEngine(gpu, module, self.log, content[len(PLAN) :])
+            return FakeEngine(gpu, module, self.log, serialized_engine[len(PLAN) :])
+
+    class JitRuntime(Runtime):
+        """Of TensorRT-RTX."""
+
+        def get_engine_validity(self, buffer: bytes) -> tuple[enum.Enum, int]:
+            return module.EngineValidity[gpu.validity], Diagnostics.UNSUPPORTED_CC | Diagnostics.MALFORMED_ENGINE
 
     module.ILogger, module.Runtime = ILogger, Runtime
     module.TensorIOMode = made_enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
@@ -128,10 +142,8 @@ def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
         module.DynamicShapesKernelSpecializationStrategy = made_enum("Specialization", ["LAZY", "EAGER", "NONE"])
         module.ComputeCapability = made_enum("ComputeCapability", ["NONE", "CURRENT", "SM86", "SM89", "SM120"])
         module.EngineValidity = made_enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
-        module.EngineInvalidityDiagnostics = enum.IntEnum(
-            "EngineInvalidityDiagnostics", {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "MALFORMED_ENGINE": 32}
-        )
-        Runtime.get_engine_validity = lambda _, content: (module.EngineValidity[gpu.validity], 2 + 32)
+        module.EngineInvalidityDiagnostics = Diagnostics
+        module.Runtime = JitRuntime
     return module
 
 
@@ -205,11 +217,13 @@ class FakeEngine:
         self.gpu.configs.append(FakeRuntimeConfig(self.gpu))
         return self.gpu.configs[-1]
 
-    def create_execution_context(self, how: enum.Enum | FakeRuntimeConfig) -> FakeExecutionContext:
+    def create_execution_context(self, strategy: enum.Enum | FakeRuntimeConfig) -> FakeExecutionContext:
         self.gpu.need_current()
-        strategy = how.allocation if isinstance(how, FakeRuntimeConfig) else how
-        assert strategy is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        self.gpu.contexts.append(FakeExecutionContext(self, how if isinstance(how, FakeRuntimeConfig) else None))
+        config = strategy if isinstance(strategy, FakeRuntimeConfig) else None
+        assert (
+            strategy if config is None else config.allocation
+        ) is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.gpu.contexts.append(FakeExecutionContext(self, config))
         return self.gpu.contexts[-1]
 
 
@@ -226,9 +240,9 @@ class FakeExecutionContext:
     def changed(self) -> None:
         self.flushed, self.state = False, self.state + 1
 
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        assert stream in self.gpu.streams
-        self.profile = index
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        assert stream_handle in self.gpu.streams
+        self.profile = profile_index
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -251,14 +265,14 @@ class FakeExecutionContext:
     def set_device_memory(self, memory: int, size: int) -> None:
         self.scratch = (memory, size)
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert address % 256 == 0
-        self.addresses[name] = address
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        assert memory % 256 == 0
+        self.addresses[name] = memory
         return True
 
-    def execute_async_v3(self, stream: int) -> bool:
+    def execute_async_v3(self, stream_handle: int) -> bool:
         self.gpu.need_current()
-        found = self.gpu.streams[stream]
+        found = self.gpu.streams[stream_handle]
         if (
             set(self.addresses) != set(self.engine.names)
             or self.scratch[1] < self.update_device_memory_size_for_shapes()

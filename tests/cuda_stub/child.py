@@ -14,6 +14,7 @@ from typing import Any
 
 from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.registry import ready
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
@@ -141,13 +142,13 @@ def trial(model: Path) -> object:
     """What `auto` chooses between: the choice, and the batch sizes of the chunks that were computed."""
     said: list[str] = []
     sizes: Counter[int] = Counter()
-    start = OnnxRuntimeCudaBackend.start
 
-    def counting(backend: OnnxRuntimeCudaBackend, inputs: Inputs) -> Done:
-        sizes[len(inputs["neighbours"])] += 1
-        return start(backend, inputs)
+    class Counting(OnnxRuntimeCudaBackend):
+        def start(self, inputs: Inputs) -> Done:
+            sizes[len(inputs["neighbours"])] += 1
+            return super().start(inputs)
 
-    OnnxRuntimeCudaBackend.start = counting  # type: ignore[method-assign]
+    cuda.OnnxRuntimeCudaBackend = Counting  # type: ignore[misc]
     backend = load_backend(model, device="cuda", say=said.append, allow_unverified=True)
     return {"batch size": backend.batch_size, "ran": str(backend.ran), "said": said, "sizes": sizes}
 

@@ -61,8 +61,8 @@ def test_the_next_process_finds_them(gpu: FakeGpu, engine: Path, cache: Path) ->
     assert file.stat().st_mtime_ns == written, "nothing new was compiled"
 
 
-def spoiled(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda file: file.write_bytes(change(file.read_bytes())) and None
+def spoiled(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(change(file.read_bytes()))
 
 
 @pytest.mark.parametrize(
