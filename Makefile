@@ -70,13 +70,15 @@ CASE := $(patsubst examples/imagesTr/%_0000.nii.gz,%,$(firstword $(wildcard exam
 	.venv-gpu/bin/python $(PIP) --no-deps onnxruntime-gpu
 	@touch $@
 
-# The runtime with onnxruntime-gpu, and headers of CUDA, for tests/cuda_stub. Where there is no such package, as on macOS,
-# these tests are skipped.
+# The runtime with onnxruntime-gpu and PyCUDA, and headers of CUDA, for tests/cuda_stub. Where these packages do not exist,
+# as on macOS, or cannot be built, these tests are skipped.
 .venv-cuda-stub/.ready: pyproject.toml constraints.txt
 	$(call new_environment,.venv-cuda-stub)
 	.venv-cuda-stub/bin/python $(PIP) -e .
 	.venv-cuda-stub/bin/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu
-	.venv-cuda-stub/bin/python $(PIP) --no-deps onnxruntime-gpu nvidia-cuda-runtime nvidia-cuda-crt || \
+	.venv-cuda-stub/bin/python $(PIP) --no-deps onnxruntime-gpu nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-profiler-api && \
+		{ .venv-cuda-stub/bin/python tests/cuda_stub/install_pycuda.py constraints.txt || \
+		echo "PyCUDA cannot be built here: tests/cuda_stub/test_pycuda.py will be skipped"; } || \
 		{ rm .venv-cuda-stub/bin/python; echo "no onnxruntime-gpu for this machine: tests/cuda_stub will be skipped"; }
 	@touch $@
 

@@ -30,7 +30,7 @@ from parotid_seg.export.triton_config import DEVICES, Serving
 from parotid_seg.files import atomic_write, make_folder
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
-from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, sidecar_path
+from parotid_seg.runtime.engines.engine_file import ENGINE_BATCH, BatchProfile, EngineOptions, sidecar_path
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.tolerance import INT8_SCANS
@@ -51,7 +51,8 @@ class ExportOptions:
             that passes; for an engine "auto" is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
         verify: folder of scans for the comparison. Default: the packaged example, a CT.
-        batch: numbers of samples at once that are compared and that an engine is built for.
+        batch: numbers of samples at once that are compared.
+        engine_batch: numbers of samples at once that an engine is built for.
         probabilities: whether the model has probabilities as a second output.
         engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
         engine_options: how to build it.
@@ -65,6 +66,7 @@ class ExportOptions:
     weights: str = "fp16"
     verify: Path | None = None
     batch: BatchProfile = field(default_factory=BatchProfile)
+    engine_batch: BatchProfile = ENGINE_BATCH
     probabilities: bool = False
     engine: str = NONE
     engine_options: EngineOptions = field(default_factory=EngineOptions)
@@ -313,7 +315,7 @@ def _add_engine(
         out,
         engine,
         library=options.engine,
-        profile=options.batch,
+        profile=options.engine_batch,
         options=options.engine_options,
         report=report,
         progress=progress,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -61,21 +62,29 @@ def build(folder: Path) -> None:
 
 
 def names_of(provider: Path) -> dict[str, list[str]]:
-    """The functions that the CUDA provider needs, by library.
+    """The functions that the CUDA provider needs, by library, and those of the driver that PyCUDA needs.
 
     Those of cuDNN are looked up at run time, so all strings in the file that may be one are taken.
     """
-    listed = subprocess.run(["nm", "-D", "--undefined-only", provider], capture_output=True, text=True, check=True)
     names: dict[str, list[str]] = {library: [] for library in LIBRARIES}
-    for symbol in (line.split()[-1] for line in listed.stdout.splitlines()):
+    for symbol in _undefined(provider):
         name, _, library = symbol.partition("@")
         if library in names:
             names[library].append(name)
         elif re.match("cu[A-Z]", name):
             names["libcuda.so.1"].append(name)
+    for module in find_spec("pycuda").submodule_search_locations if find_spec("pycuda") else ():
+        for driver in Path(module).glob("_driver*.so"):
+            names["libcuda.so.1"] += [name for name in _undefined(driver) if re.match("cu[A-Z]", name)]
     strings = re.findall(rb"\0(cudnn[A-Z]\w*)(?=\0)", provider.read_bytes())
     names["libcudnn.so.9"] = sorted({each.decode() for each in strings})
     return names
+
+
+def _undefined(library: Path) -> list[str]:
+    """The symbols that a library needs of others."""
+    listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
+    return [line.split()[-1] for line in listed.stdout.splitlines()]
 
 
 def _does_nothing(name: str) -> str:

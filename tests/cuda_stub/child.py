@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.onnxruntime.io_binding import Chunk
+from parotid_seg.runtime.engines.registry import ready
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 
@@ -132,7 +135,7 @@ def failures(model: Path) -> object:
 def at_loading(model: Path, failure: tuple[str, int]) -> object:
     """What a failure becomes that is there from the beginning."""
     STUB.fail(*failure)
-    return outcome(lambda: OnnxRuntimeCudaBackend(model))
+    return loading(model)
 
 
 def later(model: Path, failure: tuple[str, int]) -> object:
@@ -151,7 +154,23 @@ def later(model: Path, failure: tuple[str, int]) -> object:
 @scenario
 def loading(model: Path) -> object:
     """The error of loading, if there is one."""
-    return outcome(lambda: OnnxRuntimeCudaBackend(model))
+    return outcome(lambda: ready(lambda: OnnxRuntimeCudaBackend(model)))
+
+
+@scenario
+def trial(model: Path) -> object:
+    """What `auto` chooses between: the choice, and the batch sizes of the chunks that were computed."""
+    said: list[str] = []
+    sizes: Counter[int] = Counter()
+
+    class Counting(OnnxRuntimeCudaBackend):
+        def start(self, inputs: Inputs) -> Chunk:
+            sizes[len(inputs["neighbours"])] += 1
+            return super().start(inputs)
+
+    cuda.OnnxRuntimeCudaBackend = Counting  # type: ignore[misc]
+    backend = load_backend(model, device="cuda", say=said.append, allow_unverified=True)
+    return {"batch size": backend.batch_size, "ran": str(backend.ran), "said": said, "sizes": sizes}
 
 
 @scenario

@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 PYTHON = ROOT / ".venv-cuda-stub" / "bin" / "python"
 
 RunStub = Callable[..., Any]
-"""Runs a scenario of child.py, and returns what it prints."""
+"""Runs a program in the environment of the stub."""
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +49,12 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stub(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
-    def run(scenario: str, *arguments: str | Path, without: str | None = None) -> Any:
-        """
+    def run(*arguments: str | Path, program: str = "child.py", without: str | None = None) -> Any:
+        """What a program prints.
+
         Args:
-            scenario: one of child.py.
-            arguments: its arguments.
+            arguments: of the program: for child.py a scenario and a model.
+            program: a file of this folder.
             without: a library that is missing.
         """
         folder = libraries
@@ -64,7 +65,7 @@ def stub(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
                 (folder / name).symlink_to(libraries / name)
         preloaded = " ".join(str(folder / name) for name in LIBRARIES if name != without)
         done = subprocess.run(
-            [PYTHON, HERE / "child.py", scenario, *arguments],
+            [PYTHON, HERE / program, *arguments],
             env=os.environ | {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": preloaded, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,

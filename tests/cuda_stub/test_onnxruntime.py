@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
+from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.model_file import read_model
 from tests.cuda_stub.conftest import RunStub
 
 pytestmark = pytest.mark.slow
@@ -136,6 +142,20 @@ def test_a_missing_library_is_named(stub: RunStub, library: str, text: str) -> N
     assert kind == "InputError"
     assert found.startswith(f"onnxruntime 1.31.1: CUDA does not run: {text}")
     assert "\n" not in found
+
+
+def test_precision_and_batch_size_are_chosen_by_a_trial(stub: RunStub, half: Path, tmp_path: Path) -> None:
+    """The kernels compute nothing, so which is chosen means nothing here."""
+    shutil.copy(DEFAULT_MODEL, tmp_path / "m.onnx")
+    contract = dataclasses.replace(read_model(half)[1], verification=read_model(DEFAULT_MODEL)[1].verification)
+    (tmp_path / "m.fp16.onnx").write_bytes(with_contract(onnx.load(half), contract))
+    found = stub("trial", tmp_path / "m.onnx")
+    (said,) = found["said"]
+    assert "onnxruntime CUDA FP32" in said
+    assert "onnxruntime CUDA FP16" in said
+    assert "measured on this machine just now" in said
+    assert {int(size) for size in found["sizes"]} >= {1, 16, 32, 64, 128, 256}
+    assert found["batch size"] in (16, 32, 64, 128, 256)
 
 
 def test_auto_goes_on_to_the_cpu(stub: RunStub) -> None:

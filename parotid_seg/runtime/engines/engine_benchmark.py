@@ -39,25 +39,28 @@ class EngineBenchmark:
         self.contract, self._clock = contract, clock
 
     def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
-        """Samples per second of each, in chunks of the usual batch size."""
-        chunk = usual_chunk(self.contract, USUAL_BATCH)
+        """Samples per second of each, in chunks of the usual batch size; of a smaller one if that does not fit into the
+        memory or the shapes of an engine."""
+        size = USUAL_BATCH
+        while not all(self._runs(backend, size) for backend in backends.values()) and size > 1:
+            size //= 2
+        chunk = usual_chunk(self.contract, size)
         return self._timed({name: (backend, chunk) for name, backend in backends.items()})
 
     def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
-        """The fastest of some batch sizes; the usual one unless another gains `BATCH_GAIN`."""
+        """The fastest of some batch sizes and the backend's own; its own unless another gains `BATCH_GAIN`. Sizes that
+        are too large for its memory or its shapes are left out."""
         runs = {}
-        for size in (USUAL_BATCH, *(size for size in sizes if size != USUAL_BATCH)):
-            chunk = usual_chunk(self.contract, size)
-            try:
-                _run(backend, chunk)
-            except DeviceMemoryError:
+        for size in sorted({backend.batch_size, *sizes}):
+            if not self._runs(backend, size):
                 break
-            runs[str(size)] = (backend, chunk)
-        if str(USUAL_BATCH) not in runs:
-            return 1  # little memory is left; only the user may try larger ones
+            runs[str(size)] = (backend, usual_chunk(self.contract, size))
+        if not runs:
+            return 1
+        usual = min(backend.batch_size, max(map(int, runs)))
         speeds = self._timed(runs)
         best = max(speeds, key=lambda size: speeds[size])
-        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(USUAL_BATCH)] else USUAL_BATCH
+        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(usual)] else usual
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
         """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do
@@ -79,6 +82,18 @@ class EngineBenchmark:
         if len(self.contract.channels) != 1 or self.contract.windows[0] is None:
             raise InputError("the example scan is a CT")
         return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz"))).volume
+
+    def _runs(self, backend: Backend, size: int) -> bool:
+        """Whether an engine computes chunks of this size; afterwards it is ready to be timed with them."""
+        if backend.largest_batch is not None and size > backend.largest_batch:
+            return False
+        chunk = usual_chunk(self.contract, size)
+        try:
+            backend.specialise(chunk)
+            _run(backend, chunk)
+        except DeviceMemoryError:
+            return False
+        return True
 
     def _timed(self, runs: Mapping[str, tuple[Backend, Inputs]]) -> dict[str, float]:
         """Samples per second, measured in turns, because a shared machine's speed drifts; the first round is a

@@ -1,11 +1,10 @@
-"""A chunk of an ordinary scan, to measure engines with and to see whether they run."""
+"""A chunk of an ordinary scan, to measure engines and to check that they run."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.volume import Orientation, Volume
@@ -26,13 +25,3 @@ def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
     )
     volume, windows = in_windows(volume, contract.channels, contract.windows)
     return next(chunks(volume, windows, contract.grid, batch_size)).inputs
-
-
-def run_once(backend: Backend) -> None:
-    """Compute one sample. A GPU's libraries may load although the GPU cannot run them: without kernels for it, or
-    without cuDNN, every chunk fails.
-
-    Raises:
-        DeviceError, DeviceMemoryError, InputError, ModelError: as the engine does.
-    """
-    backend.start(usual_chunk(backend.contract, 1)).result()

@@ -62,6 +62,9 @@ class OnnxRuntimeBackend:
         except Exception as error:  # onnxruntime's exception classes derive from Exception only
             raise ModelError(f"{self.ran.backend} cannot run it ({first_line(error)})", path=self._model) from error
 
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: no chunk is computed in another way than later ones."""
+
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; nothing is copied."""
         begun = time.perf_counter()

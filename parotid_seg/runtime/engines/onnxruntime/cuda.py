@@ -26,7 +26,6 @@ from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, Chunk, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
-from parotid_seg.runtime.engines.usual_chunk import run_once
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
@@ -62,7 +61,7 @@ class OnnxRuntimeCudaBackend:
         ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if heavy nodes of it
             would run on the CPU.
         InputError: if onnxruntime has no CUDA provider, or it does not load: what is missing and how to install it.
-        DeviceError: if the GPU cannot run the model: one sample is computed to know that.
+        DeviceError: if the GPU or its driver cannot be used.
         DeviceMemoryError: if the model does not fit into the GPU's memory.
     """
 
@@ -83,7 +82,6 @@ class OnnxRuntimeCudaBackend:
             try:
                 provider = {"device_id": str(device), "user_compute_stream": str(self._stream.handle)}
                 self._load(model, content, {**provider, **OPTIONS, **limit}, output, device)
-                run_once(self)
             except BaseException:
                 self._stream.close()
                 raise
@@ -127,6 +125,9 @@ class OnnxRuntimeCudaBackend:
             DeviceError: if the GPU fails.
         """
         return self._bound.start(inputs)
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: no chunk is computed in another way than later ones."""
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""

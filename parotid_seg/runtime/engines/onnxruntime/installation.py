@@ -43,11 +43,11 @@ def check_installation() -> None:
 
 def _is_imported_and_whole(package: metadata.Distribution) -> bool:
     """Whether Python imports this package's files, and each is as pip installed it (by its record)."""
-    files = [file for file in package.files or () if file.parts[0] == "onnxruntime" and file.hash is not None]
-    places = {Path(str(file.locate())).resolve(): file for file in files}
-    if Path(onnxruntime.__file__).resolve() not in places:
+    files = (file for file in package.files or () if file.parts[0] == "onnxruntime")
+    hashes = {Path(str(file.locate())).resolve(): file.hash for file in files if file.hash is not None}
+    if Path(onnxruntime.__file__).resolve() not in hashes:
         return False
-    return all(place.is_file() and _hash_of(place, file.hash) == file.hash.value for place, file in places.items())
+    return all(place.is_file() and _hash_of(place, recorded) == recorded.value for place, recorded in hashes.items())
 
 
 def _hash_of(place: Path, recorded: metadata.FileHash) -> str:
