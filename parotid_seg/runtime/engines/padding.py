@@ -11,7 +11,7 @@ from parotid_seg.runtime.engines.base import Output
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.input_spec import INPUT_SPECS
 
-STEPS = {"depth": 8, "height": 16, "width": 16, "out": 8}
+STEPS = {"depth": 8, "height": 8, "width": 8, "out": 8}
 """Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows within the grid; a chunk has
 as many slices as its samples need. The number of samples is not padded, because each costs computing time."""
 
