@@ -1,4 +1,4 @@
-"""Builds an engine of the packaged model: `build_engine.py OUT.engine`, in an environment with the extra [rtx] and no compiler."""
+"""Builds an engine of the packaged model: `build_engine.py OUT.engine`, with the extra [rtx] and without a compiler."""
 
 import sys
 from pathlib import Path
