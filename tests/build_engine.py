@@ -13,5 +13,5 @@ build_engine(
     library="tensorrt-rtx",
     profile=ENGINE_BATCH,
     options=EngineOptions(),
-    report=lambda line: sys.stdout.write(f"{line}\n"),
+    report=print,
 )
