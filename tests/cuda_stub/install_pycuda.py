@@ -27,7 +27,16 @@ def main(constraints: Path) -> None:
     """Install it for this Python."""
     header = next(file for file in metadata.files("nvidia-cuda-runtime") or () if file.name == "cuda.h")
     headers = Path(str(header.locate())).resolve().parent
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", constraints.resolve()]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "-c",
+        str(constraints.resolve()),
+    ]
     subprocess.run([*pip, "setuptools", "wheel", "mako", "platformdirs", "pytools"], check=True)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "empty.c"
