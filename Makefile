@@ -27,9 +27,10 @@ check: .venv/.ready lint
 	.venv/bin/pytest -m 'not slow and not alone and not gpu' $(PARALLEL)
 
 # Tests whose figures other work on the machine would change come last, in one process.
-test: .venv/.ready lint
-	.venv/bin/pytest -m 'not alone and not gpu' $(PARALLEL)
-	.venv/bin/pytest -m 'alone and not gpu' tests/bench
+# At the end each run lists the tests that it had to skip, with the reasons.
+test: .venv/.ready .venv-cuda-stub/.ready lint
+	.venv/bin/pytest -rs -m 'not alone and not gpu' $(PARALLEL)
+	.venv/bin/pytest -rs -m 'alone and not gpu' tests/bench
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check parotid_seg tests benchmarks docs
@@ -69,6 +70,18 @@ CASE := $(patsubst examples/imagesTr/%_0000.nii.gz,%,$(firstword $(wildcard exam
 	.venv-gpu/bin/python $(PIP) --no-deps onnxruntime-gpu
 	@touch $@
 
+# The runtime with onnxruntime-gpu and PyCUDA, and headers of CUDA, for tests/cuda_stub. Where these packages do not exist,
+# as on macOS, or cannot be built, these tests are skipped.
+.venv-cuda-stub/.ready: pyproject.toml constraints.txt
+	$(call new_environment,.venv-cuda-stub)
+	.venv-cuda-stub/bin/python $(PIP) -e .
+	.venv-cuda-stub/bin/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu
+	.venv-cuda-stub/bin/python $(PIP) --no-deps onnxruntime-gpu nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-profiler-api && \
+		{ .venv-cuda-stub/bin/python tests/cuda_stub/install_pycuda.py constraints.txt || \
+		echo "PyCUDA cannot be built here: tests/cuda_stub/test_pycuda.py will be skipped"; } || \
+		{ rm .venv-cuda-stub/bin/python; echo "no onnxruntime-gpu for this machine: tests/cuda_stub will be skipped"; }
+	@touch $@
+
 define new_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "parotid-seg needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
@@ -77,4 +90,4 @@ define new_environment
 endef
 
 clean:
-	rm -rf .venv .venv-demo .venv-docs .venv-gpu site $(OUT)
+	rm -rf .venv .venv-demo .venv-docs .venv-gpu .venv-cuda-stub site $(OUT)

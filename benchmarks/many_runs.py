@@ -53,6 +53,9 @@ class Fixed:
         labels[:, rows // 2 : 2 * rows // 3, 2 * columns // 3 : 4 * columns // 5] = 1
         return Done(labels)
 
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to prepare."""
+
     def timed(self, inputs: Inputs) -> tuple[np.ndarray, Times]:
         """Background, in no time."""
         return self.start(inputs).output, Times(0.0, 0.0, 0.0)

@@ -9,7 +9,8 @@
     │   └── MissingModelError  a missing model file; an OptionError, too
     ├── OutputError        a result that cannot be written
     ├── MachineError       no more open files, processes or memory; the scan may be fine
-    └── DeviceMemoryError  a batch that does not fit into the GPU's memory
+    ├── DeviceError        a GPU that cannot run the model: driver, libraries or the GPU itself
+    └── DeviceMemoryError  a model or a batch that does not fit into the GPU's memory
 
 Every message is one line that states what, where, what was found and what was expected. `commands/shared.py` catches
 `ParotidSegError` once and exits with its `exit_status`: 2 for a wrong command line, even if it is detected late, else
@@ -84,8 +85,15 @@ class MachineError(ParotidSegError):
         return cls(f"this machine has run out of something ({error.strerror}); nothing is wrong with the scan")
 
 
+class DeviceError(ParotidSegError):
+    """A GPU cannot run the model: its driver or libraries are too old or missing, it is not supported, or it failed.
+
+    Nothing is wrong with the model and the scan.
+    """
+
+
 class DeviceMemoryError(ParotidSegError):
-    """A batch does not fit into the GPU's memory; a smaller one may."""
+    """A model or a batch does not fit into the GPU's memory; a smaller batch may."""
 
 
 def system_reason(error: OSError) -> str:

@@ -9,6 +9,7 @@ An engine's file is `PLAN` and an ONNX model, which onnxruntime runs when the st
 from __future__ import annotations
 
 import enum
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -89,6 +90,14 @@ def made_enum(name: str, members: list[str]) -> Any:
     return enum.Enum(name, members)
 
 
+class Diagnostics(enum.IntEnum):
+    """Some of TensorRT-RTX's `EngineInvalidityDiagnostics`."""
+
+    VERSION_MISMATCH = 1
+    UNSUPPORTED_CC = 2
+    MALFORMED_ENGINE = 32
+
+
 def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
     described = trt_library.LIBRARIES[name]
     module: Any = ModuleType(described.module)
@@ -103,15 +112,21 @@ def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
             self.log = lambda text: log.log(ILogger.Severity.ERROR, text)
             gpu.runtimes.append(self)
 
-        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
             gpu.need_current()
-            if not content.startswith(PLAN):
+            if not serialized_engine.startswith(PLAN):
                 self.log("The engine plan file is\nno plan")
                 return None
-            if len(content) + gpu.used > gpu.limit:
+            if len(serialized_engine) + gpu.used > gpu.limit:
                 self.log("[defaultAllocator.cpp::allocate::17] Error Code 2: OutOfMemory (Requested size was ...)")
                 return None
-            return FakeEngine(gpu, module, self.log, content[len(PLAN) :])
+            return FakeEngine(gpu, module, self.log, serialized_engine[len(PLAN) :])
+
+    class JitRuntime(Runtime):
+        """Of TensorRT-RTX."""
+
+        def get_engine_validity(self, buffer: bytes) -> tuple[enum.Enum, int]:
+            return module.EngineValidity[gpu.validity], Diagnostics.UNSUPPORTED_CC | Diagnostics.MALFORMED_ENGINE
 
     module.ILogger, module.Runtime = ILogger, Runtime
     module.TensorIOMode = made_enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
@@ -124,24 +139,49 @@ def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
     module.ExecutionContextAllocationStrategy = made_enum("Strategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
     if described.captures:
         module.CudaGraphStrategy = made_enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+        module.DynamicShapesKernelSpecializationStrategy = made_enum("Specialization", ["LAZY", "EAGER", "NONE"])
+        module.ComputeCapability = made_enum("ComputeCapability", ["NONE", "CURRENT", "SM86", "SM89", "SM120"])
+        module.EngineValidity = made_enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
+        module.EngineInvalidityDiagnostics = Diagnostics
+        module.Runtime = JitRuntime
     return module
+
+
+class FakeRuntimeCache:
+    """Of TensorRT-RTX: kernels by the shapes they are for."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+        self.kernels: set[str] = set()
+
+    def serialize(self) -> bytes:
+        self.gpu.need_current()
+        return json.dumps(["kernels", *sorted(self.kernels)]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.gpu.need_current()
+        mark, *kernels = json.loads(blob)
+        self.kernels |= set(kernels)
+        return bool(mark == "kernels")
 
 
 class FakeRuntimeConfig:
     """Of TensorRT-RTX."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
         self.cuda_graph_strategy: enum.Enum | None = None
+        self.dynamic_shapes_kernel_specialization_strategy: enum.Enum | None = None
         self.allocation: enum.Enum | None = None
-        self.cache: object = None
+        self.cache: FakeRuntimeCache | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: enum.Enum) -> None:
         self.allocation = strategy
 
-    def create_runtime_cache(self) -> object:
-        return object()
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache(self.gpu)
 
-    def set_runtime_cache(self, cache: object) -> bool:
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
         self.cache = cache
         return True
 
@@ -174,20 +214,22 @@ class FakeEngine:
 
     def create_runtime_config(self) -> FakeRuntimeConfig:
         assert hasattr(self.module, "CudaGraphStrategy")
-        self.gpu.configs.append(FakeRuntimeConfig())
+        self.gpu.configs.append(FakeRuntimeConfig(self.gpu))
         return self.gpu.configs[-1]
 
-    def create_execution_context(self, how: enum.Enum | FakeRuntimeConfig) -> FakeExecutionContext:
+    def create_execution_context(self, strategy: enum.Enum | FakeRuntimeConfig) -> FakeExecutionContext:
         self.gpu.need_current()
-        strategy = how.allocation if isinstance(how, FakeRuntimeConfig) else how
-        assert strategy is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        self.gpu.contexts.append(FakeExecutionContext(self))
+        config = strategy if isinstance(strategy, FakeRuntimeConfig) else None
+        assert (
+            strategy if config is None else config.allocation
+        ) is self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.gpu.contexts.append(FakeExecutionContext(self, config))
         return self.gpu.contexts[-1]
 
 
 class FakeExecutionContext:
-    def __init__(self, engine: FakeEngine) -> None:
-        self.engine, self.gpu = engine, engine.gpu
+    def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig | None) -> None:
+        self.engine, self.gpu, self.config = engine, engine.gpu, config
         self.profile: int | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -198,9 +240,9 @@ class FakeExecutionContext:
     def changed(self) -> None:
         self.flushed, self.state = False, self.state + 1
 
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        assert stream in self.gpu.streams
-        self.profile = index
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        assert stream_handle in self.gpu.streams
+        self.profile = profile_index
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -223,14 +265,14 @@ class FakeExecutionContext:
     def set_device_memory(self, memory: int, size: int) -> None:
         self.scratch = (memory, size)
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert address % 256 == 0
-        self.addresses[name] = address
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        assert memory % 256 == 0
+        self.addresses[name] = memory
         return True
 
-    def execute_async_v3(self, stream: int) -> bool:
+    def execute_async_v3(self, stream_handle: int) -> bool:
         self.gpu.need_current()
-        found = self.gpu.streams[stream]
+        found = self.gpu.streams[stream_handle]
         if (
             set(self.addresses) != set(self.engine.names)
             or self.scratch[1] < self.update_device_memory_size_for_shapes()
@@ -241,6 +283,12 @@ class FakeExecutionContext:
             self.engine.log("API Usage Error: operation not permitted when stream is capturing")
             return False
         self.flushed = True
+        if self.config is not None and self.config.cache is not None:
+            strategy = self.config.dynamic_shapes_kernel_specialization_strategy
+            kernels, needed = self.config.cache.kernels, str(sorted(self.shapes.items()))
+            if strategy is not None and strategy.name == "EAGER":
+                kernels.add(needed)
+            self.gpu.fallbacks += needed not in kernels
         shapes, addresses, scratch, state = dict(self.shapes), dict(self.addresses), self.scratch, self.state
 
         def run() -> None:

@@ -34,6 +34,8 @@ class FakeGpu:
         gone: what was destroyed, in order, and whether a context was current then.
         no_capture: whether the driver refuses to capture.
         failing: what the next wait for a stream raises.
+        validity: TensorRT-RTX's verdict on an engine.
+        fallbacks: chunks that TensorRT-RTX computed without kernels for their shapes.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class FakeGpu:
         self.retained = 0
         self.no_capture = False
         self.failing: Exception | None = None
+        self.validity = "VALID"
+        self.fallbacks = 0
         self.contexts: list[FakeExecutionContext] = []
         self.configs: list[FakeRuntimeConfig] = []
         self.runtimes: list[Any] = []

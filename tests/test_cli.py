@@ -165,15 +165,6 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_both_onnxruntimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from parotid_seg.errors import ParotidSegError
-    from parotid_seg.runtime.engines.onnxruntime import cpu as ort
-
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3")
-    with pytest.raises(ParotidSegError, match=r"pip install --no-deps onnxruntime-gpu==1\.2\.3"):
-        ort.check_single_onnxruntime()
-
-
 def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
     """onnxruntime keeps what it is going to send in the user's cache folder."""
     load = "from parotid_seg.models import DEFAULT_MODEL; from parotid_seg.runtime.engines.load import load_backend; "

@@ -31,6 +31,7 @@ from parotid_seg.train.config import NetworkConfig, TrainConfig
 from tests import fake_cuda
 from tests.export.conftest import marked, run, translated  # noqa: F401
 from tests.export.small_model import write_small_model
+from tests.runtime.engines.host_stream import HostStream
 from tests.runtime.engines.on_fake_gpu import inputs_of, scan
 from tests.train.conftest import balls, small_config  # noqa: F401
 
@@ -176,7 +177,7 @@ def test_onnxruntime_is_timed_on_what_is_bound(tmp_path: Path) -> None:
     small = write_small_model(tmp_path / "small.onnx")
     session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     backend = OnnxRuntimeCudaBackend.__new__(OnnxRuntimeCudaBackend)
-    backend._bound = IoBindingSession(session, "labels", "cpu")
+    backend._bound = IoBindingSession(session, "labels", HostStream(), "cpu")
     backend.ran = ExecutionInfo("onnxruntime", "cuda:0", "fp16")
     contender = gpu_engines.BackendContender(backend)
     inputs = inputs_of(scan(16))

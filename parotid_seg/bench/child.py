@@ -91,7 +91,9 @@ class Child:
         )
 
     def hold(self, batch_size: int, real: Sequence[Inputs], noise: Sequence[Inputs]) -> None:
-        """Keep the chunks of a batch size."""
+        """Keep the chunks of a batch size, and prepare the engine for their shapes."""
+        for chunk in {tuple(array.shape for array in chunk.values()): chunk for chunk in real}.values():
+            self._backend.specialise(chunk)
         self._chunks[batch_size] = deque(real), deque(noise)
 
     def memory_mib(self, batch_size: int, count: int) -> float:

@@ -43,6 +43,9 @@ class _Timed:
             self.seconds[stage] += seconds
         return Done(output)
 
+    def specialise(self, inputs: Inputs) -> None:
+        self._backend.specialise(inputs)
+
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         return self._backend.timed(inputs)
 

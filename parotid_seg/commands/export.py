@@ -35,11 +35,14 @@ def export(
         ),
     ] = None,
     batch: Annotated[
-        tuple[int, int, int],
+        tuple[int, int, int] | None,
         typer.Option(
-            "--batch", metavar="MIN OPT MAX", help="Numbers of slices at once to compare, and to build an engine for."
+            "--batch",
+            metavar="MIN OPT MAX",
+            help="Numbers of slices at once to compare (default: 1 16 16), and to build an engine for (default: 1 64 "
+            "256).",
         ),
-    ] = (1, 16, 16),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -92,13 +95,14 @@ def export(
         from parotid_seg.export.export import ExportOptions
         from parotid_seg.export.export import export as run
         from parotid_seg.files import check_not_read
-        from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
+        from parotid_seg.runtime.engines.engine_file import ENGINE_BATCH, BatchProfile, EngineOptions
 
         options = ExportOptions(
             precision=precision,
             weights=weights,
             verify=verify,
-            batch=BatchProfile(*batch),
+            batch=BatchProfile(*batch) if batch else BatchProfile(),
+            engine_batch=BatchProfile(*batch) if batch else ENGINE_BATCH,
             probabilities=probabilities,
             engine=engine,
             engine_options=EngineOptions(workspace_mib, runs_on, version_compatible),

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from parotid_seg.errors import InputError, ModelError, OptionError
+from parotid_seg.errors import DeviceError, InputError, ModelError, OptionError
 from parotid_seg.export.profile import input_shapes
 from parotid_seg.files import atomic_write, make_folder, scratch_folder, write_bytes
 from parotid_seg.runtime.engines.autotune import cache_folder
 from parotid_seg.runtime.engines.engine_file import (
+    ENGINE_BATCH,
     BatchProfile,
     EngineOptions,
     Shapes,
@@ -25,10 +26,18 @@ from parotid_seg.runtime.engines.engine_file import (
     judge_engine,
     read_sidecar,
     sidecar_path,
+    unsupported,
 )
 from parotid_seg.runtime.engines.gpu import Gpu, find_gpu
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, library_named, log_of
+from parotid_seg.runtime.engines.tensorrt.library import (
+    LIBRARIES,
+    Library,
+    import_library,
+    known_capabilities,
+    library_named,
+    log_of,
+)
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -134,7 +143,8 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
         OutputError: if it cannot be written.
     """
     sidecar = read_sidecar(engine)
-    verdict = judge_engine(engine, sidecar, import_library(sidecar.library).__version__, find_gpu())
+    trt = import_library(sidecar.library)
+    verdict = judge_engine(engine, sidecar, trt.__version__, find_gpu(), known_capabilities(trt))
     if not verdict.reasons:
         return engine
     if verdict.rebuild_from is None or verdict.options is None:
@@ -171,7 +181,7 @@ def runnable(model: Path, backend: str, *, report: Report = lambda _: None, prog
     else:
         return model
     cache = cache_folder() / "engines"
-    return engine_for(model, library, batch=BatchProfile(), cache=cache, report=report, progress=progress)
+    return engine_for(model, library, batch=ENGINE_BATCH, cache=cache, report=report, progress=progress)
 
 
 def engine_for(
@@ -195,6 +205,7 @@ def engine_for(
 
     Raises:
         InputError: if there is no GPU, the library is missing, or an engine file is another library's.
+        DeviceError: if the library makes no engines for the GPU.
         ModelError: if the file is not a parotid-seg model, or no engine can be built from it here.
         OutputError: if an engine cannot be written.
     """
@@ -207,7 +218,10 @@ def engine_for(
     gpu = find_gpu()
     if gpu is None:
         raise InputError(f"{described.title}: no NVIDIA GPU found to run {model} on")
-    version = import_library(library).__version__
+    trt = import_library(library)
+    version, capabilities = trt.__version__, known_capabilities(trt)
+    if reason := unsupported(library, gpu, capabilities):
+        raise DeviceError(f"{described.title} {version} makes no engines for this GPU: {reason}")
     onnx_sha256 = hashlib.sha256(read_model(model)[0]).hexdigest()
     beside = model.with_suffix(".engine")
     if _built_from(beside, library, onnx_sha256, report):
@@ -217,7 +231,7 @@ def engine_for(
     cached = cache / f"{model.stem}-{onnx_sha256[:16]}-{library}-{version}-{on}-{sizes}.engine"
     sidecar = _built_from(cached, library, onnx_sha256, report)
     if sidecar:
-        reasons = check_engine(cached, sidecar, version, gpu)
+        reasons = check_engine(cached, sidecar, version, gpu, capabilities)
         if not reasons:
             return cached
         report(f"{cached}: built again: {'; '.join(reasons)}")
@@ -282,6 +296,10 @@ class _Build:
             config.set_preview_feature(resized, True)
         if options.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        # without this a library may allocate while a chunk is computed, which no CUDA graph can capture
+        user_allocates = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        if user_allocates is not None:
+            config.set_flag(user_allocates)
         if not options.tf32:  # the library's own default is to round FP32 products to TF32 without a word
             config.clear_flag(trt.BuilderFlag.TF32)
         if options.version_compatible:

@@ -15,7 +15,7 @@ from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.cuda import import_pycuda
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
-from parotid_seg.runtime.engines.tensorrt.library import import_library
+from parotid_seg.runtime.engines.tensorrt.library import import_library, known_capabilities
 from parotid_seg.tolerance import GATES
 
 
@@ -67,7 +67,8 @@ def prove_engine(engine: Path, parity: Parity) -> EngineProof:
         parity: the trained model's masks.
     """
     sidecar, reason = read_sidecar(engine), ""
-    reasons = check_engine(engine, sidecar, import_library(sidecar.library).__version__, find_gpu())
+    trt = import_library(sidecar.library)
+    reasons = check_engine(engine, sidecar, trt.__version__, find_gpu(), known_capabilities(trt))
     try:
         import_pycuda(sidecar.library)
     except InputError as error:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnxruntime
+import torch
 from onnx import ModelProto
 
 from parotid_seg.contract import Contract
@@ -29,7 +30,7 @@ from parotid_seg.export.triton_config import DEVICES, Serving
 from parotid_seg.files import atomic_write, make_folder
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
-from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, sidecar_path
+from parotid_seg.runtime.engines.engine_file import ENGINE_BATCH, BatchProfile, EngineOptions, sidecar_path
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.tolerance import INT8_SCANS
@@ -50,7 +51,8 @@ class ExportOptions:
             that passes; for an engine "auto" is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
         verify: folder of scans for the comparison. Default: the packaged example, a CT.
-        batch: numbers of samples at once that are compared and that an engine is built for.
+        batch: numbers of samples at once that are compared.
+        engine_batch: numbers of samples at once that an engine is built for.
         probabilities: whether the model has probabilities as a second output.
         engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
         engine_options: how to build it.
@@ -64,6 +66,7 @@ class ExportOptions:
     weights: str = "fp16"
     verify: Path | None = None
     batch: BatchProfile = field(default_factory=BatchProfile)
+    engine_batch: BatchProfile = ENGINE_BATCH
     probabilities: bool = False
     engine: str = NONE
     engine_options: EngineOptions = field(default_factory=EngineOptions)
@@ -159,8 +162,8 @@ def export(
     tried = [_candidate(precision, source, options, seconds, report) for precision in precisions]
     passed = [each for each in tried if not each[1].failure]
     versions = {
-        "against": f"torch {metadata.version('torch')} in FP32",
-        "with": f"onnxruntime {metadata.version('onnxruntime')} on the CPU",
+        "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
+        "with": f"onnxruntime {onnxruntime.__version__} on the CPU",
     }
     record: dict[str, Any] = {
         "passed": bool(passed),
@@ -312,7 +315,7 @@ def _add_engine(
         out,
         engine,
         library=options.engine,
-        profile=options.batch,
+        profile=options.engine_batch,
         options=options.engine_options,
         report=report,
         progress=progress,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import capability_text, find_gpu
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, import_library, known_capabilities
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.preflight import SEGMENTED, decision_on
 from parotid_seg.runtime.pipeline.sources import Scan, Source, place_of, read_scan
@@ -173,10 +172,11 @@ def _describe_engine(path: Path) -> Facts:
     sidecar = read_sidecar(path)
     library = LIBRARIES[sidecar.library]
     try:
-        version = metadata.version(library.package)
-    except metadata.PackageNotFoundError:
-        version = None
-    reasons = check_engine(path, sidecar, version, find_gpu())
+        trt = import_library(sidecar.library)
+        version, capabilities = trt.__version__, known_capabilities(trt)
+    except InputError:
+        version, capabilities = None, None
+    reasons = check_engine(path, sidecar, version, find_gpu(), capabilities)
     batch, options = sidecar.batch, sidecar.options
     on = "without a GPU" if sidecar.gpu is None else f"on {sidecar.gpu}, {capability_text(sidecar.compute_capability)}"
     sizes = (f"{name} {' to '.join('x'.join(map(str, shape)) for shape in (low, high))}" for name, (low, _, high) in

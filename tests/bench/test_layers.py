@@ -16,7 +16,6 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
-from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -25,6 +24,7 @@ from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, Timing, co
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
 from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 from tests import fake_cuda
 from tests.fake_cuda import write_engine
@@ -267,7 +267,9 @@ def test_tensorrt(engine: Any, chunk: Inputs) -> None:
     path, gpu = engine
     backend = TensorRtBackend(path)
     expected, used = labels_of(backend, chunk), (gpu.used, gpu.host)
+    before = len(gpu.configs)
     layers = profile_layers(DEFAULT_MODEL, backend, chunk, repeats=3)
+    configs = gpu.configs[before:]
     assert {layer.module: layer.seconds for layer in layers.layers} == pytest.approx(
         {"encoder.layers.1": 4e-3, UNNAMED: 1e-3, "to_grid": 0.75e-3, "classify": 0.25e-3}
     )
@@ -278,11 +280,11 @@ def test_tensorrt(engine: Any, chunk: Inputs) -> None:
         node.multiply_adds for node in count_nodes(CONTENT, chunk, optimised=False)
     )
     assert layers.covered == pytest.approx(6e-3 / layers.wall_seconds)
-    assert [config.cuda_graph_strategy for config in gpu.configs[1:]] == [None] * len(gpu.configs[1:])
+    assert [config.cuda_graph_strategy for config in configs] == [None] * len(configs)
     assert (gpu.used, gpu.host) == used  # what was made for it is gone, and the engine goes on as before
     assert (labels_of(backend, chunk) == expected).all()
-    if gpu.configs:
-        assert gpu.configs[-1].dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+    if configs:
+        assert configs[-1].dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
     without = profile_layers(path, backend, chunk, repeats=1)
     assert {layer.multiply_adds for layer in without.layers} == {0}
     assert [layer.seconds for layer in without.layers] == pytest.approx([layer.seconds for layer in layers.layers])
@@ -307,7 +309,7 @@ def test_it_needs_neither_torch_nor_onnx() -> None:
         "from parotid_seg.bench.layers import profile_layers, rows\n"
         "from parotid_seg.models import DEFAULT_MODEL\n"
         "from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend\n"
-        "from parotid_seg.runtime.engines.engine_benchmark import usual_chunk\n"
+        "from parotid_seg.runtime.engines.usual_chunk import usual_chunk\n"
         "backend = OnnxRuntimeBackend(DEFAULT_MODEL)\n"
         "found = profile_layers(DEFAULT_MODEL, backend, usual_chunk(backend.contract, 1), repeats=1)\n"
         "print(len(rows(found)))\n"

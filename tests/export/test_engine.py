@@ -21,6 +21,7 @@ from parotid_seg.export.engine import build_engine, usable_engine
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import (
+    ENGINE_BATCH,
     BatchProfile,
     EngineOptions,
     Sidecar,
@@ -79,7 +80,7 @@ def test_the_packaged_model_becomes_an_engine(tmp_path: Path) -> None:
         DEFAULT_MODEL,
         out,
         library="tensorrt-rtx",
-        profile=BatchProfile(),
+        profile=ENGINE_BATCH,
         options=EngineOptions(),
         report=lines.append,
         progress=lambda *step: steps.append(step),
@@ -93,11 +94,11 @@ def test_the_packaged_model_becomes_an_engine(tmp_path: Path) -> None:
     assert sidecar.contract == Contract.from_json(metadata[METADATA_KEY], where="model")
     assert (sidecar.precision, sidecar.options.runs_on, sidecar.gpu) == ("fp32", "ampere-plus", None)
     assert sidecar.shapes["neighbours"][1] == (
-        16,
+        64,
         len(sidecar.contract.grid.offsets_mm),
         sidecar.shapes["slices"][1][1],
     )
-    assert "for batches of 1 to 16, best at 16" in lines[0]
+    assert "for batches of 1 to 256, best at 64" in lines[0]
     assert "MB, in " in lines[1]
     done = [step for _, step, _ in steps]
     assert done == sorted(done)
@@ -124,7 +125,10 @@ def test_what_tensorrt_is_asked_for(runs_on: str, level: str | None) -> None:
     assert config.hardware_compatibility_level is expected
     assert config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit.assert_called_once_with(trt.MemoryPoolType.WORKSPACE, 3 * 2**20)
-    config.set_flag.assert_called_once_with(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert [call.args for call in config.set_flag.call_args_list] == [
+        (trt.BuilderFlag.REQUIRE_USER_ALLOCATION,),
+        (trt.BuilderFlag.VERSION_COMPATIBLE,),
+    ]
     config.set_preview_feature.assert_called_once_with(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
 
 
@@ -133,7 +137,9 @@ def test_memory_is_asked_for_by_the_shapes_at_hand() -> None:
     trt = trt_library.import_library("tensorrt-rtx")
     builder = trt.Builder(trt_library.log_of("tensorrt-rtx"))
     build = module._Build(trt, trt_library.LIBRARIES["tensorrt-rtx"], DEFAULT_MODEL, EngineOptions(), progress=None)
-    assert build._configured(builder).get_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10)
+    config = build._configured(builder)
+    assert config.get_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10)
+    assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION), "without it no CUDA graph can be captured"
 
 
 @pytest.mark.parametrize(("choices", "flags"), [({"STRONGLY_TYPED": 1}, 2), ({}, 0)])

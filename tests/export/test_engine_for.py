@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import DeviceError, InputError, ModelError
 from parotid_seg.export import engine as module
 from parotid_seg.export.engine import build_engine, engine_for
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
@@ -46,6 +46,18 @@ def beside(small: Path, library: str = "tensorrt") -> Path:
     out = small.with_suffix(".engine")
     build_engine(small, out, library=library, profile=BATCH, options=EngineOptions())
     return out
+
+
+def test_none_is_built_for_a_gpu_that_the_library_has_no_code_for(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "find_gpu", lambda index=0: Gpu("NVIDIA H100", (9, 0), "13.0"))
+    with pytest.raises(
+        DeviceError, match=r"^TensorRT-RTX 1\.7\.1 makes no engines for this GPU: found NVIDIA H100 .*8\.9"
+    ):
+        ask(library="tensorrt-rtx")
+    assert not (tmp_path / "cache").exists()
+    assert ask(library="tensorrt").is_file()
 
 
 def test_one_is_built_into_the_cache_and_used_again(ask: Any, small: Path, tmp_path: Path) -> None:

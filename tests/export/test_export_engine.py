@@ -24,7 +24,8 @@ rtx = pytest.mark.skipif(
 
 
 def options(two: Path, **more: Any) -> ExportOptions:
-    return ExportOptions(verify=two / "imagesTr", batch=BatchProfile(1, 4, 8), **more)
+    small = BatchProfile(1, 4, 8)
+    return ExportOptions(verify=two / "imagesTr", batch=small, engine_batch=small, **more)
 
 
 @rtx

@@ -10,11 +10,11 @@ import pytest
 from parotid_seg.errors import DeviceMemoryError
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import labels_of
-from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -82,7 +82,7 @@ def test_many_shapes_come_and_go(backend: OnnxRuntimeCudaBackend) -> None:
 
 def test_too_little_memory_is_its_own_error_and_a_smaller_chunk_still_runs() -> None:
     small = OnnxRuntimeCudaBackend(DEFAULT_MODEL, memory_mib=300)
-    with pytest.raises(DeviceMemoryError, match=r"256 samples of .* cuda:0"):
+    with pytest.raises(DeviceMemoryError, match=r"256 samples .* cuda:0"):
         labels_of(small, usual_chunk(small.contract, 256))
     assert labels_of(small, usual_chunk(small.contract, 1)).shape[0] == 1
 

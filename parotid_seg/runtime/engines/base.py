@@ -100,6 +100,14 @@ class Backend(Protocol):
         """
         ...
 
+    def specialise(self, inputs: Inputs) -> None:
+        """Prepare chunks of these shapes to be timed, if the engine would first compute them in a slower way.
+
+        Raises:
+            DeviceMemoryError: as `Pending.result`.
+        """
+        ...
+
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """Run a chunk by itself from beginning to end, and measure the times; for profiling.
 

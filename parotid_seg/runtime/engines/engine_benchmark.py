@@ -13,10 +13,11 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import DeviceMemoryError, InputError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
-from parotid_seg.scan.chunks import Inputs, chunks, segmented
+from parotid_seg.runtime.engines.usual_chunk import usual_chunk
+from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
-from parotid_seg.scan.volume import Mask, Orientation, Volume
+from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.tolerance import GATES, difference
 
 BUDGET_S = 2.0
@@ -24,8 +25,6 @@ BUDGET_S = 2.0
 LEAST_ROUNDS, MOST_ROUNDS = 2, 7
 BATCH_GAIN = 1.05
 """Least gain for which another batch size than the usual one is chosen: less is noise on a shared machine."""
-USUAL_PIXELS, USUAL_PIXEL_MM = 512, 0.9766
-"""Size of a head-and-neck CT: 512 x 512 pixels with a field of view of 500 mm."""
 
 
 class EngineBenchmark:
@@ -40,25 +39,28 @@ class EngineBenchmark:
         self.contract, self._clock = contract, clock
 
     def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
-        """Samples per second of each, in chunks of the usual batch size."""
-        chunk = usual_chunk(self.contract, USUAL_BATCH)
+        """Samples per second of each, in chunks of the usual batch size; of a smaller one if that does not fit into the
+        memory or the shapes of an engine."""
+        size = USUAL_BATCH
+        while not all(self._runs(backend, size) for backend in backends.values()) and size > 1:
+            size //= 2
+        chunk = usual_chunk(self.contract, size)
         return self._timed({name: (backend, chunk) for name, backend in backends.items()})
 
     def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
-        """The fastest of some batch sizes; the usual one unless another gains `BATCH_GAIN`."""
+        """The fastest of some batch sizes and the backend's own; its own unless another gains `BATCH_GAIN`. Sizes that
+        are too large for its memory or its shapes are left out."""
         runs = {}
-        for size in (USUAL_BATCH, *(size for size in sizes if size != USUAL_BATCH)):
-            chunk = usual_chunk(self.contract, size)
-            try:
-                _run(backend, chunk)
-            except DeviceMemoryError:
+        for size in sorted({backend.batch_size, *sizes}):
+            if not self._runs(backend, size):
                 break
-            runs[str(size)] = (backend, chunk)
-        if str(USUAL_BATCH) not in runs:
-            return 1  # little memory is left; only the user may try larger ones
+            runs[str(size)] = (backend, usual_chunk(self.contract, size))
+        if not runs:
+            return 1
+        usual = min(backend.batch_size, max(map(int, runs)))
         speeds = self._timed(runs)
         best = max(speeds, key=lambda size: speeds[size])
-        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(USUAL_BATCH)] else USUAL_BATCH
+        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(usual)] else usual
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
         """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do
@@ -81,6 +83,18 @@ class EngineBenchmark:
             raise InputError("the example scan is a CT")
         return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz"))).volume
 
+    def _runs(self, backend: Backend, size: int) -> bool:
+        """Whether an engine computes chunks of this size; afterwards it is ready to be timed with them."""
+        if backend.largest_batch is not None and size > backend.largest_batch:
+            return False
+        chunk = usual_chunk(self.contract, size)
+        try:
+            backend.specialise(chunk)
+            _run(backend, chunk)
+        except DeviceMemoryError:
+            return False
+        return True
+
     def _timed(self, runs: Mapping[str, tuple[Backend, Inputs]]) -> dict[str, float]:
         """Samples per second, measured in turns, because a shared machine's speed drifts; the first round is a
         warm-up."""
@@ -95,20 +109,6 @@ class EngineBenchmark:
             if number >= LEAST_ROUNDS and self._clock() - begun > BUDGET_S:
                 break
         return {name: len(runs[name][1]["neighbours"]) / statistics.median(found) for name, found in seconds.items()}
-
-
-def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
-    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of tissue in air."""
-    y, x = np.mgrid[-1 : 1 : USUAL_PIXELS * 1j, -1 : 1 : USUAL_PIXELS * 1j]
-    slice_hu = np.where(y**2 + x**2 < 0.1, 40 + 100 * np.sin(20 * x) * np.cos(20 * y), -1000).astype(np.int16)
-    step_mm = contract.grid.slice_step_mm
-    volume = Volume(
-        np.broadcast_to(slice_hu, (len(contract.channels), batch_size, USUAL_PIXELS, USUAL_PIXELS)),
-        (step_mm, USUAL_PIXEL_MM, USUAL_PIXEL_MM),
-        Orientation((0, 1, 2), (False, False, False)),
-    )
-    volume, windows = in_windows(volume, contract.channels, contract.windows)
-    return next(chunks(volume, windows, contract.grid, batch_size)).inputs
 
 
 def _run(backend: Backend, chunk: Inputs) -> None:

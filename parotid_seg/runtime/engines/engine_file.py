@@ -25,6 +25,8 @@ MOST_BYTES = 2**20
 """Most bytes of a sidecar."""
 AMPERE = (8, 0)
 
+Capabilities = frozenset[tuple[int, int]]
+"""Compute capabilities that a library makes code for, see `library.known_capabilities`."""
 Shape = tuple[int, ...]
 Shapes = dict[str, tuple[Shape, Shape, Shape]]
 """Smallest, usual and largest shape of each input by name."""
@@ -48,6 +50,11 @@ class BatchProfile:
         if not 1 <= self.min <= self.opt <= self.max:
             found = f"{self.min} {self.opt} {self.max}"
             raise OptionError(f"--batch: found {found}, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX")
+
+
+ENGINE_BATCH = BatchProfile(1, 64, 256)
+"""The batch sizes that engines are built for unless the user names others. With few samples a GPU waits for its kernels
+to be launched; the size that is used is measured (`load.BATCHES`)."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,13 @@ def read_engine(engine: Path, sidecar: Sidecar) -> bytes:
     return content
 
 
-def check_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> tuple[str, ...]:
+def check_engine(
+    engine: Path,
+    sidecar: Sidecar,
+    library_version: str | None,
+    gpu: Gpu | None,
+    capabilities: Capabilities | None = None,
+) -> tuple[str, ...]:
     """Reasons why an engine cannot be used here; empty if it can. The engine is not loaded.
 
     Args:
@@ -218,14 +231,33 @@ def check_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
         sidecar: its sidecar.
         library_version: of the sidecar's library, None if that is not installed.
         gpu: the GPU to run it on, None if there is none.
+        capabilities: those that the library makes code for; None if that is not known.
     """
-    reasons = (_judge_file(engine, sidecar), _judge_library(sidecar, library_version), _judge_gpu(sidecar, gpu))
+    reasons = (
+        _judge_file(engine, sidecar),
+        _judge_library(sidecar, library_version),
+        unsupported(sidecar.library, gpu, capabilities) or _judge_gpu(sidecar, gpu),
+    )
     return tuple(reason for reason in reasons if reason)
 
 
-def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gpu: Gpu | None) -> Verdict:
+def unsupported(library: str, gpu: Gpu | None, capabilities: Capabilities | None) -> str:
+    """Why a library has no code for a GPU; empty if it has, or if either is not known."""
+    if gpu is None or capabilities is None or gpu.compute_capability in capabilities:
+        return ""
+    known = ", ".join(map(capability_text, sorted(capabilities)))
+    return f"found {gpu}, expected one of {LIBRARIES[library].title}'s compute capabilities: {known}"
+
+
+def judge_engine(
+    engine: Path,
+    sidecar: Sidecar,
+    library_version: str | None,
+    gpu: Gpu | None,
+    capabilities: Capabilities | None = None,
+) -> Verdict:
     """Decide by `check_engine` whether to use an engine, rebuild it from its ONNX file, or refuse it."""
-    reasons = check_engine(engine, sidecar, library_version, gpu)
+    reasons = check_engine(engine, sidecar, library_version, gpu, capabilities)
     if not reasons:
         return Verdict(())
     if library_version is None or gpu is None:
@@ -236,7 +268,7 @@ def judge_engine(engine: Path, sidecar: Sidecar, library_version: str | None, gp
     if hash_file(onnx) != sidecar.onnx_sha256:
         return Verdict(reasons, not_rebuilt=f"{onnx.name} is not the file it was built from (its hash does not match)")
     library, requested = LIBRARIES[sidecar.library], sidecar.options.runs_on
-    for runs_on in (requested, *library.runs_on):
+    for runs_on in () if unsupported(sidecar.library, gpu, capabilities) else (requested, *library.runs_on):
         if runs_on and (runs_on != "ampere-plus" or gpu.compute_capability >= AMPERE):
             return Verdict(reasons, onnx, dataclasses.replace(sidecar.options, runs_on=runs_on))
     return Verdict(reasons, not_rebuilt=f"{library.title} makes no engines for {gpu}")

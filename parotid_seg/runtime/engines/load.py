@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from parotid_seg.contract import UNSEALED_VERSION, Contract
 from parotid_seg.errors import ModelError, OptionError, ParotidSegError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.engines.autotune import Say, choose, place_for
+from parotid_seg.runtime.engines.autotune import Candidate, Say, choose, place_for
 from parotid_seg.runtime.engines.base import OUTPUTS, Backend
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu, find_gpus
@@ -26,13 +27,14 @@ from parotid_seg.runtime.engines.registry import (
     candidates,
     engine_named,
     gpu_number,
+    ready,
 )
 from parotid_seg.system import available_cores, cpu_name, versions_of
 
 log = logging.getLogger(__name__)
 
-BATCHES = {CPU: (8, 16, 32), CUDA: (16, 32, 64)}
-"""Batch sizes to try, by device."""
+BATCHES = {CPU: (8, 16, 32), CUDA: (16, 32, 64, 128, 256)}
+"""Batch sizes to try, by device. A GPU computes a small batch faster than its kernels can be launched."""
 
 
 def load_backend(
@@ -130,20 +132,33 @@ def _places(device: str, index: int | None, engine: Engine | None) -> Iterator[i
 
 
 def _load(engine: Engine | None, request: Request) -> Backend:
-    """Load exactly this file if an engine is named, else the best of all candidates."""
-    if engine is not None:
+    """Load exactly this file if an engine is named, else the best of all candidates. On a GPU the size of batches is
+    measured in both cases."""
+    if engine is not None and request.gpu is None:
         return engine.implementation().load(request)
-    available = candidates(request)
-    if len(available) == 1:
+    available = candidates(request) if engine is None else [_exactly(engine, request)]
+    if len(available) == 1 and request.gpu is None:
         loaded = available[0].make()
         request.say(f"{available[0].name}: the only engine for this model here")
         return loaded
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
-    names = [candidate.name for candidate in available]
-    place = place_for({**facts_of(request.model), **_machine(request), "output": request.output, "candidates": names})
     sizes, contract = BATCHES[CPU if request.gpu is None else CUDA], request.contract
+    tried = {"output": request.output, "candidates": [candidate.name for candidate in available], "sizes": sizes}
+    place = place_for({**facts_of(request.model), **_machine(request), **tried})
     return choose(available, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
+
+
+def _exactly(engine: Engine, request: Request) -> Candidate:
+    """A file on one engine, with no other to compare it with."""
+    make = partial(ready, partial(engine.implementation().load, request))
+    return Candidate(
+        f"{engine.name} {request.contract.precision.upper()}",
+        engine.name,
+        request.contract.precision,
+        request.model,
+        make,
+    )
 
 
 def _machine(request: Request) -> dict[str, object]:

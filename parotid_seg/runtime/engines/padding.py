@@ -11,7 +11,7 @@ from parotid_seg.runtime.engines.base import Output
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.input_spec import INPUT_SPECS
 
-STEPS = {"depth": 8, "height": 32, "width": 32, "out": 8}
+STEPS = {"depth": 8, "height": 8, "width": 8, "out": 8}
 """Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows within the grid; a chunk has
 as many slices as its samples need. The number of samples is not padded, because each costs computing time."""
 
@@ -35,10 +35,29 @@ def pad_to_bucket(inputs: Inputs) -> tuple[Inputs, Size]:
 
     The matrices are padded with 0, so that padded slices have no influence.
     """
+    shapes, size = padded_shapes(inputs)
+    padded: dict[str, Any] = {}
+    for name, array in inputs.items():
+        if array.shape == shapes[name]:
+            padded[name] = np.ascontiguousarray(array)
+            continue
+        padded[name] = np.empty(shapes[name], array.dtype)
+        write_padded(array, padded[name])
+    return padded, size
+
+
+def padded_shapes(inputs: Inputs) -> tuple[dict[str, tuple[int, ...]], Size]:
+    """Shapes of a chunk's inputs with sizes rounded up, and the size to which its output must be cropped."""
     size = Size(len(inputs["slices_back"]), len(inputs["rows_back"]), len(inputs["columns_back"]))
-    return {name: _grown(array, AXES[name]) for name, array in inputs.items()}, size
+    shapes = {
+        name: tuple(each + -each % STEPS.get(axis, 1) for each, axis in zip(array.shape, AXES[name], strict=True))
+        for name, array in inputs.items()
+    }
+    return shapes, size
 
 
-def _grown(array: NDArray[Any], axes: tuple[str, ...]) -> NDArray[Any]:
-    more = [-size % STEPS.get(axis, 1) for size, axis in zip(array.shape, axes, strict=True)]
-    return np.pad(array, [(0, each) for each in more]) if any(more) else np.ascontiguousarray(array)
+def write_padded(array: NDArray[Any], place: NDArray[Any]) -> None:
+    """Write an array into one of the same type that is at least as large, and 0 beside it."""
+    if array.shape != place.shape:
+        place[...] = 0
+    np.copyto(place[tuple(map(slice, array.shape))], array, casting="no")

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from parotid_seg.errors import OptionError
+from parotid_seg.errors import OptionError, ParotidSegError
 
 if TYPE_CHECKING:
     from parotid_seg.contract import Contract
@@ -79,7 +81,8 @@ class Implementation(Protocol):
         ...
 
     def candidates(self, request: Request) -> Sequence[Candidate]:
-        """The ways to run the model that `--backend auto` may choose from; none if the engine is not installed.
+        """The ways to run the model that `--backend auto` may choose from, the file itself first; none if the engine is
+        not installed.
 
         Raises:
             ParotidSegError: if the engine is installed, but the device cannot be used.
@@ -132,4 +135,24 @@ def candidates(request: Request, engines: Sequence[Engine] = tuple(ENGINES.value
     device = CPU if request.gpu is None else CUDA
     able = [engine for engine in engines if device in engine.devices and engine.runs == request.model.suffix]
     pairs = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
-    return [each for engine, each in pairs if each.backend == engine.name]
+    found = [each for engine, each in pairs if each.backend == engine.name]
+    return found if request.gpu is None else [replace(each, make=partial(ready, each.make)) for each in found]
+
+
+def ready(make: Callable[[], Backend]) -> Backend:
+    """Load a model on a GPU, and compute one sample: its libraries may load although it cannot run them, for example
+    without kernels for it or without cuDNN.
+
+    Raises:
+        ParotidSegError: as loading or computing raises it; the model is closed.
+    """
+    from parotid_seg.runtime.engines.usual_chunk import usual_chunk
+
+    backend = make()
+    try:
+        backend.start(usual_chunk(backend.contract, 1)).result()
+    except ParotidSegError:
+        with suppress(ParotidSegError):  # of a lost GPU nothing can be freed
+            backend.close()
+        raise
+    return backend

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from parotid_seg.runtime.engines.engine_file import (
     sidecar_path,
 )
 from parotid_seg.runtime.engines.gpu import Gpu, find_gpu
+from parotid_seg.runtime.engines.tensorrt.library import known_capabilities
 
 ADA = Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0")
 TESLA = Gpu("Tesla T4", (7, 5), "12.8")
@@ -200,6 +202,33 @@ def test_the_library(engine: Path, sidecar: Sidecar, version: str | None, reason
 def test_the_gpu(engine: Path, sidecar: Sidecar, gpu: Gpu | None, reason: str | None) -> None:
     found = check_engine(engine, sidecar, "10.12.0.36", gpu)
     assert found == () if reason is None else len(found) == 1 and found[0].endswith(reason)
+
+
+HOPPER = Gpu("NVIDIA H100", (9, 0), "13.0")
+KNOWN = frozenset({(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)})
+
+
+def test_a_gpu_between_those_that_a_library_has_code_for(engine: Path) -> None:
+    reason = (
+        "found NVIDIA H100 (compute capability 9.0), expected one of TensorRT-RTX's compute capabilities: 7.5, 8.0, "
+        "8.6, 8.9, 12.0, 12.1"
+    )
+    version = SIDECAR.library_version
+    assert check_engine(engine, RTX, version, HOPPER, KNOWN) == (reason,)
+    assert check_engine(engine, RTX, version, ADA, KNOWN) == ()
+    assert check_engine(engine, with_options(runs_on="ampere-plus"), version, HOPPER, None) == ()
+    verdict = judge_engine(engine, RTX, version, HOPPER, KNOWN)
+    assert (verdict.reasons, verdict.rebuild_from) == ((reason,), None)
+    assert verdict.not_rebuilt == f"TensorRT-RTX makes no engines for {HOPPER}"
+
+
+def test_what_the_installed_tensorrt_rtx_has_code_for() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is missing: pip install tensorrt-rtx")
+    found = known_capabilities(trt)
+    assert found is not None
+    assert {(8, 6), (8, 9), (12, 0)} <= found
+    assert ((9, 0) in found) == hasattr(trt.ComputeCapability, "SM90")
+    assert known_capabilities(ModuleType("tensorrt")) is None
 
 
 def test_all_reasons_are_told(engine: Path) -> None:

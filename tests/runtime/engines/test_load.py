@@ -10,13 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import DeviceError, InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import load, openvino
 from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.load import facts_of, load_backend
@@ -25,6 +27,7 @@ from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.engine import variant
 from parotid_seg.runtime.engines.registry import ENGINES, Request, candidates
+from parotid_seg.scan.chunks import Inputs
 from tests.runtime.engines.test_model_file import model as model_bytes
 from tests.sidecars import write_sidecar
 
@@ -43,6 +46,11 @@ class Loaded:
 
     def __init__(self, kind: str, file: Path, contract: Contract = CONTRACT, **how: Any) -> None:
         self.kind, self.file, self.contract, self.how = kind, file, contract, how
+
+    def start(self, inputs: Inputs) -> Done:
+        """One sample is computed where an engine is loaded on a GPU."""
+        assert len(inputs["neighbours"]) == 1
+        return Done(np.zeros((1, 1, 1), np.uint8))
 
     def close(self) -> None:
         pass
@@ -70,11 +78,17 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return there_are
 
 
+def first_of(found: list[Candidate], *_: object) -> Backend:
+    """A trial that the first wins."""
+    return found[0].make()
+
+
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """An onnxruntime with CUDA."""
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
     monkeypatch.setattr(ort_cuda, "OnnxRuntimeCudaBackend", lambda file, **how: Loaded("cuda", file, **how))
+    monkeypatch.setattr(load, "choose", first_of)
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +127,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("parotid_seg.runtime.engines.tensorrt.engine")
     module.load = lambda asked: Loaded("tensorrt", asked.model, device=asked.gpu, output=asked.output)
     monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.engine", module)
+    monkeypatch.setattr(load, "choose", first_of)
 
 
 def write_model(path: Path, graph: bytes = b"", **told: Any) -> Path:
@@ -161,6 +176,7 @@ def test_cuda_without_the_provider_is_an_error_but_auto_says_so_and_takes_the_cp
 
     gpus(GPU)
     monkeypatch.setattr(ort_cuda, "check_provider", missing)
+    monkeypatch.setattr(load, "choose", first_of)
     with pytest.raises(InputError, match="has no CUDA: pip install it"):
         load_backend(DEFAULT_MODEL, backend, "cuda", say=said.append)
     assert not said
@@ -260,6 +276,54 @@ def test_an_engine_goes_to_its_library(
 def test_an_engine_of_another_library_is_refused(gpus: Callable[..., None], engine: Path, backend: str) -> None:
     with pytest.raises(InputError, match=rf"--backend {backend}: found m.engine, an engine for tensorrt$"):
         load_backend(engine, backend)
+
+
+class Failing(Loaded):
+    """An engine on a GPU that loads and cannot compute."""
+
+    closed = 0
+
+    def start(self, inputs: Inputs) -> Done:
+        raise DeviceError("no kernels for this GPU")
+
+    def close(self) -> None:
+        type(self).closed += 1
+        raise DeviceError("nothing can be freed")
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_a_gpu_that_loads_and_cannot_compute_is_an_error_at_loading(
+    gpus: Callable[..., None],
+    cuda: None,
+    without_openvino: None,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+) -> None:
+    gpus(GPU)
+    monkeypatch.setattr(Failing, "closed", 0)
+    monkeypatch.setattr(ort_cuda, "OnnxRuntimeCudaBackend", lambda file, **how: Failing("cuda", file, **how))
+    with pytest.raises(DeviceError, match=r"^no kernels for this GPU$"):
+        load_backend(DEFAULT_MODEL, backend, "cuda", say=said.append)
+    assert (Failing.closed, said) == (1, [])
+    assert load_backend(DEFAULT_MODEL, backend, say=said.append).ran.device == "cpu"
+    assert said[0] == f"{GPU} is not used, but the CPU: no kernels for this GPU"
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_the_batch_size_is_measured_on_a_gpu_also_for_a_single_engine(
+    gpus: Callable[..., None], cuda: None, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    asked = []
+
+    def choose(found: list[Candidate], precision: str, sizes: tuple[int, ...], *_: object) -> Backend:
+        asked.append(([each.precision for each in found], sizes))
+        return found[0].make()
+
+    gpus(GPU)
+    monkeypatch.setattr(load, "choose", choose)
+    load_backend(DEFAULT_MODEL, backend, "cuda")
+    assert asked == [(["fp32"], (16, 32, 64, 128, 256))]
 
 
 def test_an_engine_on_the_cpu_is_refused(engine: Path) -> None:

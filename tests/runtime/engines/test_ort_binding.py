@@ -1,4 +1,4 @@
-"""Bound inputs and outputs, tried on the CPU: the same code that runs on a GPU, but for the device's name."""
+"""Bound inputs and outputs, tried on the CPU: the same code that runs on a GPU, but for the stream."""
 
 from typing import Any
 
@@ -7,16 +7,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from parotid_seg.errors import DeviceMemoryError, ModelError
+from parotid_seg.errors import DeviceError, DeviceMemoryError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError
 from parotid_seg.runtime.engines.padding import STEPS, pad_to_bucket
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.dicom_example import few_slices
+from tests.runtime.engines.host_stream import HostStream
 
 pytestmark = pytest.mark.slow
 
@@ -92,11 +94,11 @@ def test_probabilities_are_cut_like_labels(scan: list[Inputs]) -> None:
 def test_chunks_of_one_shape_do_not_leak_into_each_other(
     plain: OnnxRuntimeBackend, session: onnxruntime.InferenceSession, scan: list[Inputs]
 ) -> None:
-    bound = IoBindingSession(session, "labels", "cpu")
-    first = bound.run(scan[0])
+    bound = IoBindingSession(session, "labels", HostStream(), "cpu")
+    first = bound.start(scan[0]).result()
     kept = first.copy()
     for inputs in (*scan, *reversed(scan)):
-        assert np.count_nonzero(bound.run(inputs) != labels_of(plain, inputs)) <= 1
+        assert np.count_nonzero(bound.start(inputs).result() != labels_of(plain, inputs)) <= 1
     np.testing.assert_array_equal(first, kept, err_msg="the output is the caller's own")
 
 
@@ -104,18 +106,18 @@ def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(
     session: onnxruntime.InferenceSession, scan: list[Inputs]
 ) -> None:
     watched = Watched(session)
-    bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
+    bound = IoBindingSession(watched, "labels", HostStream(), "cpu", graphs=True)
     shorter = {**scan[0], "neighbours": scan[0]["neighbours"][:3], "slices_back": scan[0]["slices_back"][:, :3]}
     for inputs in (scan[0], scan[0], shorter, scan[0], shorter):
-        bound.run(inputs)
+        bound.start(inputs).result()
     assert watched.graphs == [WITHOUT_GRAPH, "1", WITHOUT_GRAPH, "1", "2"]
 
 
 def test_without_graphs_none_is_asked_for(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     watched = Watched(session)
-    bound = IoBindingSession(watched, "labels", "cpu")
+    bound = IoBindingSession(watched, "labels", HostStream(), "cpu")
     for _ in range(3):
-        bound.run(scan[0])
+        bound.start(scan[0]).result()
     assert watched.graphs == [WITHOUT_GRAPH] * 3
     bound.clear()
     assert not watched.released
@@ -125,15 +127,15 @@ def test_only_the_latest_shapes_are_kept_and_their_graphs_released(
     session: onnxruntime.InferenceSession, scan: list[Inputs]
 ) -> None:
     watched = Watched(session)
-    bound = IoBindingSession(watched, "labels", "cpu", graphs=True, keep=2)
+    bound = IoBindingSession(watched, "labels", HostStream(), "cpu", graphs=True, keep=2)
     sizes = [
         {**scan[0], "neighbours": scan[0]["neighbours"][:n], "slices_back": scan[0]["slices_back"][:, :n]}
         for n in (1, 2, 3)
     ]
     for number in (0, 0, 1, 1, 0, 2):  # the second is the one not used for longest
-        bound.run(sizes[number])
+        bound.start(sizes[number]).result()
     assert watched.released == [2]
-    bound.run(sizes[1])
+    bound.start(sizes[1]).result()
     assert watched.graphs[-1] == WITHOUT_GRAPH, "a shape that was given up begins anew"
     assert watched.released == [2, 1]
 
@@ -150,19 +152,72 @@ def test_no_memory_is_its_own_error_and_gives_up_what_was_kept(
     session: onnxruntime.InferenceSession, scan: list[Inputs], words: str
 ) -> None:
     watched = Watched(session)
-    bound = IoBindingSession(watched, "labels", "cpu", graphs=True)
-    bound.run(scan[0])
-    bound.run(scan[0])
+    bound = IoBindingSession(watched, "labels", HostStream(), "cpu", graphs=True)
+    bound.start(scan[0]).result()
+    bound.start(scan[0]).result()
     watched.failure = words
-    with pytest.raises(DeviceMemoryError, match=r"4 samples of .* voxels do not fit into the memory of cpu:0"):
-        bound.run(scan[0])
+    with pytest.raises(
+        DeviceMemoryError, match=r"a chunk of 4 samples \(.* voxels\) does not fit into the memory of cuda:0; fewer"
+    ):
+        bound.start(scan[0]).result()
     assert watched.released == [1]
     watched.failure = None
-    assert bound.run(scan[0]).any() == bound.run(scan[0]).any()
+    assert bound.start(scan[0]).result().any() == bound.start(scan[0]).result().any()
 
 
 def test_other_failures_are_the_models(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     watched = Watched(session)
     watched.failure = "something else"
     with pytest.raises(ModelError, match=r"onnxruntime cannot run the model \(something else\)"):
-        IoBindingSession(watched, "labels", "cpu").run(scan[0])
+        IoBindingSession(watched, "labels", HostStream(), "cpu").start(scan[0]).result()
+
+
+def test_two_chunks_are_in_flight_and_a_third_of_the_shape_waits_for_the_first(
+    plain: OnnxRuntimeBackend, session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
+    stream = HostStream()
+    bound = IoBindingSession(session, "labels", stream, "cpu")
+    inputs = [{**scan[0], "slices": np.roll(scan[0]["slices"], shift, axis=3)} for shift in (0, 3, 6)]
+    started = [bound.start(each) for each in inputs[:2]]
+    assert (stream.waits, len(stream.buffers)) == (0, 4), "inputs and output of two chunks"
+    started.append(bound.start(inputs[2]))
+    assert (stream.waits, len(stream.buffers)) == (1, 4)
+    for chunk, each in zip(reversed(started), reversed(inputs), strict=True):
+        assert np.count_nonzero(chunk.result() != labels_of(plain, each)) <= 1
+        assert chunk.result() is chunk.result(), "it is waited for once"
+    assert stream.waits == 3
+    bound.clear()
+    assert not stream.buffers
+
+
+def test_chunks_one_after_the_other_use_the_same_buffers(
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
+    stream = HostStream()
+    bound = IoBindingSession(session, "labels", stream, "cpu")
+    for _ in range(3):
+        bound.start(scan[0]).result()
+    assert len(stream.buffers) == 2
+
+
+def test_a_failure_on_the_gpu_is_that_of_the_chunk_in_flight(
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
+    stream = HostStream()
+    bound = IoBindingSession(session, "labels", stream, "cpu")
+    chunk = bound.start(scan[0])
+    stream.failure = CudaRuntimeError("CUDA failure 719: unspecified launch failure ; cudaEventSynchronize")
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"cuda:0 failed: CUDA: unspecified launch failure$"):
+            chunk.result()
+    bound.clear()
+
+
+def test_times_are_of_the_steps(
+    plain: OnnxRuntimeBackend, session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
+    bound = IoBindingSession(session, "labels", HostStream(), "cpu")
+    output, times = bound.timed(scan[0])
+    assert np.count_nonzero(output != labels_of(plain, scan[0])) <= 1
+    assert min(times) > 0
+    assert max(times) == times.compute

@@ -1,8 +1,11 @@
 """CUDA that was asked for and does not run is an error, with the line that mends it; no GPU is needed to see that."""
 
 import ctypes
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import onnxruntime
 import pytest
@@ -18,6 +21,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import (
     recorded,
     why_not,
 )
+from parotid_seg.runtime.engines.onnxruntime.cuda_errors import PACKAGE
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +38,14 @@ def test_the_package_without_cuda_is_named_with_the_line_that_exchanges_it() -> 
     text = str(caught.value)
     assert "has no CUDAExecutionProvider, found " in text
     assert "CPUExecutionProvider" in text
-    assert text.endswith("pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    assert text.endswith(f"pip install '{PACKAGE}'")
     assert "\n" not in text
+
+
+def test_messages_name_the_versions_of_the_extra() -> None:
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["gpu"] == [PACKAGE]
+    assert "<" in PACKAGE
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused(
@@ -43,6 +53,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
 ) -> None:
     """What onnxruntime-gpu does where CUDA's libraries are missing: a session without CUDA, and no exception."""
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", lambda *_: on_cpu)
     with pytest.raises(InputError, match="CUDA does not run: "):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL)
@@ -61,6 +72,7 @@ def test_heavy_nodes_on_the_cpu_are_refused(
             return [PROVIDER, "CPUExecutionProvider"]
 
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", lambda *_: Half())
     with pytest.raises(ModelError, match=r"would run 1 ArgMax, 6 Conv, 2 ConvTranspose, .* of it on the CPU"):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL)
@@ -85,6 +97,7 @@ def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monke
         return make
 
     monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", session("This session cannot use the graph capture feature as ..."))
     with pytest.raises(ModelError):
         OnnxRuntimeCudaBackend(DEFAULT_MODEL, device=3, memory_mib=2)
@@ -100,7 +113,7 @@ def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monke
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("libcublasLt.so.13: cannot open shared object file", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libcublasLt.so.13: cannot open shared object file", PACKAGE),
         ("libcuda.so.1: cannot open shared object file", "it comes with the NVIDIA driver"),
     ],
 )

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,11 +14,12 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from parotid_seg.errors import DeviceMemoryError, InputError, ModelError
+from parotid_seg.errors import DeviceError, DeviceMemoryError, InputError, ModelError
 from parotid_seg.runtime.engines.engine_file import read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from tests.export.small_model import write_small_model
-from tests.fake_gpu import CudaMemoryError, FakeGpu
+from tests.fake_gpu import CudaError, CudaMemoryError, FakeGpu
 from tests.runtime.engines.on_fake_gpu import engine_of, inputs_of, run, scan
 
 
@@ -98,6 +100,49 @@ def test_an_engine_that_the_library_does_not_take(gpu: FakeGpu, small: Path) -> 
         ModelError, match=r"TensorRT 10\.13\.0: .*small\.engine not loaded: The engine plan file is no plan$"
     ):
         TensorRtBackend(engine)
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
+def test_an_engine_that_the_library_says_is_invalid(gpu: FakeGpu, small: Path) -> None:
+    gpu.validity = "INVALID"
+    with pytest.raises(ModelError) as caught:
+        TensorRtBackend(engine_of(small, "tensorrt-rtx"))
+    assert str(caught.value).endswith(
+        "small.engine: cannot be used here: TensorRT-RTX 1.7.1 names as the reason: unsupported cc, malformed engine"
+    )
+    assert (gpu.stack, gpu.retained, gpu.contexts) == ([], 0, [])
+    gpu.validity = "SUBOPTIMAL"
+    TensorRtBackend(engine_of(small, "tensorrt-rtx")).close()
+
+
+def test_a_gpu_that_the_library_has_no_code_for(gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hopper = Gpu("NVIDIA H100", (9, 0), "13.0")
+    monkeypatch.setattr("parotid_seg.runtime.engines.tensorrt.engine.find_gpu", lambda index=0: hopper)
+    with pytest.raises(
+        ModelError, match=r"cannot be used here: found NVIDIA H100 \(compute capability 9\.0\), expected "
+    ):
+        TensorRtBackend(engine_of(small, "tensorrt-rtx"))
+    assert gpu.runtimes == []
+
+
+def test_a_driver_that_does_not_start(gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise CudaError("cuInit failed: system has unsupported display driver / cuda driver combination")
+
+    monkeypatch.setattr(importlib.import_module("pycuda.driver"), "init", fail)
+    with pytest.raises(DeviceError, match=r"TensorRT 10\.13\.0: the GPU cannot be used for .*small\.engine \(cuInit"):
+        TensorRtBackend(engine_of(small))
+    assert (gpu.stack, gpu.retained) == ([], 0)
+
+
+def test_a_runtime_that_does_not_start(gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(log: Any) -> None:
+        log.log(log.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(importlib.import_module("tensorrt"), "Runtime", fail)
+    with pytest.raises(DeviceError, match=r"^TensorRT 10\.13\.0 does not start: CUDA initialization failure .*35$"):
+        TensorRtBackend(engine_of(small))
     assert (gpu.stack, gpu.retained) == ([], 0)
 
 

@@ -6,8 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import onnxruntime
 from parotid_seg.errors import ModelError, ParotidSegError, first_line
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
 
@@ -30,7 +30,7 @@ class OnnxRuntimeBackend:
 
     Raises:
         ModelError: as `model_file.read_model`; if the model has other inputs, or no such output.
-        ParotidSegError: if both onnxruntime and onnxruntime-gpu are installed.
+        ParotidSegError: if onnxruntime and onnxruntime-gpu have overwritten each other's files.
     """
 
     batch_size = USUAL_BATCH
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend:
     queue_depth = 1
 
     def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
-        check_single_onnxruntime()
+        check_installation()
         content, self.contract = read_model(model)
         options = session_options()
         # Shapes differ from chunk to chunk, and every pattern is another block of memory: a third more in all.
@@ -64,6 +64,9 @@ class OnnxRuntimeBackend:
         except Exception as error:  # onnxruntime's exception classes derive from Exception only
             raise ModelError(f"{self.ran.backend} cannot run it ({first_line(error)})", path=self._model) from error
 
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: no chunk is computed in another way than later ones."""
+
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; nothing is copied."""
         begun = time.perf_counter()
@@ -81,9 +84,9 @@ def computed_in(precision: str) -> str:
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """Options of a session that logs errors only."""
+    """Options of a session that logs nothing: its errors are raised as exceptions."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     return options
 
 
@@ -92,34 +95,19 @@ def make_session(
     content: bytes,
     options: onnxruntime.SessionOptions,
     providers: Sequence[str | tuple[str, dict[str, Any]]],
+    known: Callable[[Exception], ParotidSegError | None] = lambda _: None,
 ) -> onnxruntime.InferenceSession:
     """Load a model file's bytes with these providers only.
 
+    Args:
+        known: the error for an exception whose cause is a provider's device; None for any other.
+
     Raises:
         ModelError: if onnxruntime cannot load them.
+        ParotidSegError: as `known` returns it.
     """
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exception classes derive from Exception only
-        raise ModelError(f"not an ONNX model that onnxruntime can load ({first_line(error)})", path=model) from error
-
-
-def check_single_onnxruntime() -> None:
-    """Refuse an environment in which onnxruntime and onnxruntime-gpu have overwritten each other's files.
-
-    Raises:
-        ParotidSegError: with the command that repairs it.
-    """
-    versions = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if len(versions) == 2:
-        gpu = versions["onnxruntime-gpu"]
-        raise ParotidSegError(
-            f"onnxruntime {versions['onnxruntime']} and onnxruntime-gpu {gpu} are installed on top of each other and "
-            "share files; keep one: pip uninstall -y onnxruntime onnxruntime-gpu && "
-            f"pip install --no-deps onnxruntime-gpu=={gpu}"
-        )
+        reason = f"not an ONNX model that onnxruntime can load ({first_line(error)})"
+        raise known(error) or ModelError(reason, path=model) from error

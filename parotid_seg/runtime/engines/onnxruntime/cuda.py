@@ -18,14 +18,17 @@ from pathlib import Path
 import onnxruntime
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.gpu import load_driver
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import check_single_onnxruntime, make_session, session_options
-from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.cpu import make_session, session_options
+from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
+from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
+from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, Chunk, IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 HEAVY = {
     *("MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "QLinearMatMul"),
     *("Conv", "FusedConv", "ConvInteger", "QLinearConv", "ConvTranspose"),
@@ -45,9 +48,8 @@ OPTIONS = {
 class OnnxRuntimeCudaBackend:
     """A model file on an NVIDIA GPU.
 
-    Inputs and outputs have fixed buffers on the GPU, and repeated shapes are replayed as CUDA graphs. Copies are from
-    ordinary memory: onnxruntime's Python interface has no page-locked memory for this provider, and a chunk is only a
-    few megabytes.
+    Inputs and outputs have fixed buffers on the GPU, and repeated shapes are replayed as CUDA graphs. Two chunks are in
+    flight: one is computed while the host prepares the next; see `io_binding`.
 
     Args:
         model: the .onnx file.
@@ -59,29 +61,40 @@ class OnnxRuntimeCudaBackend:
         ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if heavy nodes of it
             would run on the CPU.
         InputError: if onnxruntime has no CUDA provider, or it does not load: what is missing and how to install it.
+        DeviceError: if the GPU or its driver cannot be used.
+        DeviceMemoryError: if the model does not fit into the GPU's memory.
     """
 
     batch_size = USUAL_BATCH
     largest_batch: int | None = None
-    queue_depth = 1
+    queue_depth = SLOTS
 
     def __init__(
         self, model: Path, *, device: int = 0, output: str = OUTPUTS[0], memory_mib: int | None = None
     ) -> None:
-        check_single_onnxruntime()
+        check_installation()
         check_provider()
         content, self.contract = read_model(model)
+        self.model_sha256 = hashlib.sha256(content).hexdigest()
         limit = {} if memory_mib is None else {"gpu_mem_limit": str(memory_mib * 1024 * 1024)}
-        provider = {"device_id": str(device), **OPTIONS, **limit}
-        graphs = True
         with _quiet():
+            self._stream = _new_stream(str(model), device)
             try:
-                session = _session(model, content, {**provider, "enable_cuda_graph": "1"})
-            except ModelError as error:
-                # Some nodes have no CUDA kernel in this version of onnxruntime. `ran` reports it.
-                if "graph capture" not in str(error):
-                    raise
-                graphs, session = False, _session(model, content, provider)
+                provider = {"device_id": str(device), "user_compute_stream": str(self._stream.handle)}
+                self._load(model, content, {**provider, **OPTIONS, **limit}, output, device)
+            except BaseException:
+                self._stream.close()
+                raise
+
+    def _load(self, model: Path, content: bytes, provider: dict[str, str], output: str, device: int) -> None:
+        graphs = True
+        try:
+            session = _session(model, content, {**provider, "enable_cuda_graph": "1"})
+        except ModelError as error:
+            # Some nodes have no CUDA kernel in this version of onnxruntime. `ran` reports it.
+            if "graph capture" not in str(error):
+                raise
+            graphs, session = False, _session(model, content, provider)
         if PROVIDER not in session.get_providers():
             raise InputError(f"onnxruntime {onnxruntime.__version__}: CUDA does not run: {why_not()}")
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
@@ -94,20 +107,27 @@ class OnnxRuntimeCudaBackend:
                 f"{PROVIDER}; use another version of it, or --device cpu",
                 path=model,
             )
-        self.model_sha256 = hashlib.sha256(content).hexdigest()
         # 8-bit products of a quantised graph are computed in FP32, as the provider has no kernels for them.
         precision = "fp32" if self.contract.precision == "int8" else self.contract.precision
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
         self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
-        self._bound = IoBindingSession(session, output, "cuda", device, graphs=graphs)
+        self._bound = IoBindingSession(session, output, self._stream, "cuda", device, graphs=graphs)
 
     def fits(self, inputs: Inputs) -> bool:
         """True: any shape is accepted."""
         return True
 
-    def start(self, inputs: Inputs) -> Done:
-        """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
-        return Done(self._bound.run(inputs))
+    def start(self, inputs: Inputs) -> Chunk:
+        """Submit a chunk.
+
+        Raises:
+            DeviceMemoryError: if it does not fit into the GPU's memory.
+            DeviceError: if the GPU fails.
+        """
+        return self._bound.start(inputs)
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: no chunk is computed in another way than later ones."""
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""
@@ -117,6 +137,7 @@ class OnnxRuntimeCudaBackend:
         """Free the GPU's memory."""
         self._bound.clear()
         del self._bound
+        self._stream.close()
 
 
 def check_provider() -> None:
@@ -161,20 +182,35 @@ def why_not() -> str:
     )
 
 
+def _new_stream(model: str, device: int) -> CudaStream:
+    """A stream on a GPU.
+
+    Raises:
+        DeviceError: if the GPU cannot be used.
+        InputError: if CUDA does not load.
+    """
+    try:
+        return CudaStream(device)
+    except (OSError, CudaRuntimeError) as error:
+        known = device_error(error, model, device) if load_driver() else None
+        raise known or InputError(f"onnxruntime {onnxruntime.__version__}: CUDA does not run: {why_not()}") from error
+
+
 def _session(model: Path, content: bytes, provider: dict[str, str]) -> onnxruntime.InferenceSession:
-    return make_session(model, content, recorded(session_options()), [(PROVIDER, provider)])
+    options, device = recorded(session_options()), int(provider["device_id"])
+    return make_session(
+        model, content, options, [(PROVIDER, provider)], lambda error: device_error(error, str(model), device)
+    )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Load CUDA's libraries from pip's packages, and suppress onnxruntime's output about it.
 
-    Failures are detected afterwards, and reported in one line.
+    Failures are detected afterwards, and reported in one line. The log stays off: a GPU that fails later would write
+    into it, too.
     """
     onnxruntime.set_default_logger_severity(4)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls(directory="")
-            yield
-    finally:
-        onnxruntime.set_default_logger_severity(2)
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls(directory="")
+        yield

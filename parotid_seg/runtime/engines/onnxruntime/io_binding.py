@@ -1,58 +1,96 @@
-"""An onnxruntime session whose inputs and outputs have fixed buffers on a device.
+"""An onnxruntime session whose inputs and outputs have fixed buffers on a device, with two chunks in flight.
 
 A chunk of a known shape needs no allocation, and a CUDA graph, which uses the buffers that it was captured with, can be
-replayed.
+replayed. All inputs of a chunk lie in one page-locked buffer, so that one copy takes them to the device; the host does
+not wait for it, but prepares the next chunk.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
-from parotid_seg.errors import DeviceMemoryError, ModelError, first_line
+from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, first_line
 from parotid_seg.runtime.engines.base import INPUTS, Output, Times
-from parotid_seg.runtime.engines.padding import pad_to_bucket
+from parotid_seg.runtime.engines.onnxruntime.cuda_errors import device_error
+from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream
+from parotid_seg.runtime.engines.padding import Size, padded_shapes, write_padded
 from parotid_seg.scan.chunks import Inputs
 
+SLOTS = 2
+"""Chunks in flight: one is computed while the host prepares the next."""
 KEPT_SHAPES = 8
 """Shapes whose buffers are kept: full, first and last chunks of scans of two or three protocols. Each takes the memory
-of one chunk's inputs and outputs, a few megabytes."""
+of the inputs and outputs of `SLOTS` chunks, some ten megabytes."""
 WITHOUT_GRAPH = "-1"
 """Value of the run option gpu_graph_id for neither capture nor replay. Others are ids of graphs; 0 is reserved."""
-OUT_OF_MEMORY = (
-    "Failed to allocate memory",
-    "out of memory",
-    "bad allocation",
-    "smaller than requested bytes",
-    "ErrorMemoryAllocation",
-    "ALLOC_FAILED",
-)
-"""Messages of onnxruntime's arena, CUDA, cuBLAS and cuDNN when memory runs out. There is no exception class for it."""
+ALIGNED = 256
+"""Bytes to which the inputs are aligned in their buffer, as cudaMalloc aligns memory."""
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
+class Chunk:
+    """A chunk that was submitted.
+
+    Args:
+        session: computes it.
+        size: of its output without padding.
+        what: describes it, for messages.
+    """
+
+    def __init__(self, session: IoBindingSession, size: Size, what: str) -> None:
+        self.size, self.what = size, what
+        self.settled: Output | ParotidSegError | None = None
+        self._session = session
+
+    def result(self) -> Output:
+        """Wait for the output; the array belongs to the caller.
+
+        Raises:
+            DeviceMemoryError, DeviceError, ModelError: as `IoBindingSession.start`.
+        """
+        if self.settled is None:
+            self._session.settle(self)
+        if isinstance(self.settled, ParotidSegError):
+            raise self.settled
+        assert self.settled is not None
+        return self.settled
+
+
 @dataclass
-class _Place:
-    """Buffers for chunks of one shape on the device.
+class _Buffers:
+    """Buffers for one chunk of a shape at a time.
 
     Attributes:
-        binding: binds the buffers to the session.
-        inputs, output: the arrays on the device.
+        binding: binds the device's memory to the session.
+        device: the device's memory of inputs and output.
+        sent, received: the host's memory for them.
+        views: the inputs in `sent`.
+        output: the output in `received`.
+        event: marks the end of a chunk's work.
         graph: id of their CUDA graph.
         runs: chunks so far.
+        chunk: the chunk in flight.
     """
 
     binding: onnxruntime.IOBinding
-    inputs: dict[str, onnxruntime.OrtValue]
-    output: onnxruntime.OrtValue
+    device: tuple[onnxruntime.OrtValue, onnxruntime.OrtValue]
+    sent: Bytes
+    received: Bytes
+    views: dict[str, NDArray[Any]]
+    output: Output
+    event: Any
     graph: str
     runs: int = 0
+    chunk: Chunk | None = field(default=None)
 
 
 class IoBindingSession:
@@ -61,10 +99,11 @@ class IoBindingSession:
     Args:
         session: the loaded model.
         output: name of the requested output.
+        stream: copies to and from the device; the session computes on it.
         device: "cuda" or "cpu".
         index: number of the device.
-        graphs: whether to capture a CUDA graph at a shape's second chunk and replay it from then on (for a shape that
-            occurs once it is not worthwhile); the session must be created for it.
+        graphs: whether to capture a CUDA graph at the second chunk in the same buffers and replay it from then on (for
+            a shape that occurs once it is not worthwhile); the session must be created for it.
         keep: number of shapes whose buffers are kept, the latest used.
     """
 
@@ -72,6 +111,7 @@ class IoBindingSession:
         self,
         session: onnxruntime.InferenceSession,
         output: str,
+        stream: Stream,
         device: str,
         index: int = 0,
         *,
@@ -79,76 +119,143 @@ class IoBindingSession:
         keep: int = KEPT_SHAPES,
     ) -> None:
         self.session, self.device, self.index, self.graphs = session, device, index, graphs
-        self._keep = keep
+        self._stream, self._keep = stream, keep
         self._output = next(entry for entry in session.get_outputs() if entry.name == output)
-        self._places: dict[Shapes, _Place] = {}
+        self._slots: dict[Shapes, list[_Buffers]] = {}  # the least recently used first, in both
         self._ids = itertools.count(1)
 
-    def run(self, inputs: Inputs) -> Output:
-        """One chunk's output; the array belongs to the caller. Raises as `timed`."""
-        return self.timed(inputs)[0]
+    def start(self, inputs: Inputs) -> Chunk:
+        """Submit a chunk. The inputs are copied; if `SLOTS` chunks of its shape are in flight it waits for the oldest.
+
+        Raises:
+            DeviceMemoryError: if memory runs out; all buffers are freed, so that a smaller chunk may fit.
+            DeviceError: if the GPU fails.
+            ModelError: if the graph cannot be run.
+        """
+        chunk, shapes = self._new_chunk(inputs)
+        try:
+            buffers = self._filled(inputs, shapes, chunk)
+            self._stream.upload(buffers.sent, buffers.device[0].data_ptr())
+            self._run(buffers)
+            self._stream.download(buffers.device[1].data_ptr(), buffers.received)
+            self._stream.record(buffers.event)
+        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
+            raise self._known(error, chunk) from error
+        buffers.chunk = chunk
+        return chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """One chunk's output, an array that belongs to the caller, and the time of the steps, each waiting for its end.
 
         Raises:
-            DeviceMemoryError: if memory runs out; all buffers are freed, so that a smaller chunk may fit.
-            ModelError: if the graph cannot be run.
+            DeviceMemoryError, DeviceError, ModelError: as `start`.
         """
         begun = time.perf_counter()
-        chunk, size = pad_to_bucket(inputs)
-        shapes = tuple(chunk[name].shape for name in INPUTS)
+        chunk, shapes = self._new_chunk(inputs)
         try:
-            place = self._places.pop(shapes, None) or self._new_place(chunk)
-            self._places[shapes] = place  # the most recently used is the last
-            for name in INPUTS:
-                place.inputs[name].update_inplace(chunk[name])
-            options = onnxruntime.RunOptions()
-            options.add_run_config_entry(
-                "gpu_graph_id", place.graph if self.graphs and place.runs > 0 else WITHOUT_GRAPH
-            )
-            copied = time.perf_counter()
-            self.session.run_with_iobinding(place.binding, options)
-            place.runs += 1
-            computed = time.perf_counter()
-            output = size.of(place.output.numpy())
-            return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
-        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
-            if not any(words in str(error) for words in OUT_OF_MEMORY):
-                raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
-            self.clear()
-            samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
-            raise DeviceMemoryError(
-                f"{samples} samples of {depth} x {height} x {width} voxels do not fit into the memory of "
-                f"{self.device}:{self.index}; fewer at once may (--batch-size)"
-            ) from error
+            buffers = self._filled(inputs, shapes, chunk)
+            self._stream.upload(buffers.sent, buffers.device[0].data_ptr())
+            copied = self._waited(buffers)
+            self._run(buffers)
+            computed = self._waited(buffers)
+            self._stream.download(buffers.device[1].data_ptr(), buffers.received)
+            self._waited(buffers)
+            output = chunk.size.of(buffers.output)
+        except Exception as error:
+            raise self._known(error, chunk) from error
+        return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
+
+    def settle(self, chunk: Chunk) -> None:
+        """Wait for a chunk in flight, and store its output, or the error in its place."""
+        buffers = next(each for slots in self._slots.values() for each in slots if each.chunk is chunk)
+        buffers.chunk = None
+        try:
+            self._stream.wait(buffers.event)
+            chunk.settled = chunk.size.of(buffers.output)
+        except Exception as error:
+            chunk.settled = self._known(error, chunk)
 
     def clear(self) -> None:
-        """Free all buffers on the device."""
-        while self._places:
+        """Free all buffers on the device, after the chunks in flight."""
+        while self._slots:
             self._give_up_oldest()
 
-    def _new_place(self, chunk: Inputs) -> _Place:
-        while len(self._places) >= self._keep:
+    def _new_chunk(self, inputs: Inputs) -> tuple[Chunk, dict[str, tuple[int, ...]]]:
+        shapes, size = padded_shapes(inputs)
+        samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
+        return Chunk(self, size, f"a chunk of {samples} samples ({depth} x {height} x {width} voxels)"), shapes
+
+    def _filled(self, inputs: Inputs, shapes: dict[str, tuple[int, ...]], chunk: Chunk) -> _Buffers:
+        """The next buffers for a shape, with a chunk's inputs in the host's memory."""
+        key = tuple(shapes[name] for name in INPUTS)
+        slots = self._slots.pop(key, [])
+        while len(self._slots) >= self._keep:
             self._give_up_oldest()
+        self._slots[key] = slots
+        reuse = slots and (len(slots) == SLOTS or slots[0].chunk is None)
+        buffers = slots.pop(0) if reuse else self._new_buffers(inputs, shapes)
+        slots.append(buffers)
+        if buffers.chunk is not None:
+            self.settle(buffers.chunk)
+        for name, view in buffers.views.items():
+            write_padded(inputs[name], view)
+        return buffers
+
+    def _run(self, buffers: _Buffers) -> None:
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry(
+            "gpu_graph_id", buffers.graph if self.graphs and buffers.runs > 0 else WITHOUT_GRAPH
+        )
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.session.run_with_iobinding(buffers.binding, options)
+        buffers.runs += 1
+
+    def _waited(self, buffers: _Buffers) -> float:
+        """The time at which all work so far is done."""
+        self._stream.record(buffers.event)
+        self._stream.wait(buffers.event)
+        return time.perf_counter()
+
+    def _known(self, error: Exception, chunk: Chunk) -> ParotidSegError:
+        """The package's error for one of onnxruntime or CUDA; buffers are freed if memory ran out."""
+        known = device_error(error, chunk.what, self.index)
+        if isinstance(known, DeviceMemoryError):
+            self.clear()
+            return DeviceMemoryError(f"{known}; fewer samples at once may (--batch-size)")
+        return known or ModelError(f"onnxruntime cannot run the model ({first_line(error)})")
+
+    def _new_buffers(self, inputs: Inputs, shapes: dict[str, tuple[int, ...]]) -> _Buffers:
         binding = self.session.io_binding()
-        values = {name: self._value(chunk[name].shape, chunk[name].dtype.type) for name in INPUTS}
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
-        sizes = {
-            "out": len(chunk["slices_back"]),
-            "height": len(chunk["rows_back"]),
-            "width": len(chunk["columns_back"]),
-        }
-        shape = [each if isinstance(each, int) else sizes[each] for each in self._output.shape]
-        output = self._value(shape, np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
-        binding.bind_ortvalue_output(self._output.name, output)
-        return _Place(binding, values, output, str(next(self._ids)))
+        places, end = {}, 0
+        for name in INPUTS:
+            places[name] = end
+            end += -(-math.prod(shapes[name]) * inputs[name].itemsize // ALIGNED) * ALIGNED
+        sizes = {"out": "slices_back", "height": "rows_back", "width": "columns_back"}
+        shape = [each if isinstance(each, int) else shapes[sizes[each]][0] for each in self._output.shape]
+        kind = np.dtype(np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
+        device = self._memory(end), self._memory(math.prod(shape) * kind.itemsize)
+        sent, received = self._stream.buffer(end), self._stream.buffer(math.prod(shape) * kind.itemsize)
+        views = {}
+        for name, first in places.items():
+            dtype, size = inputs[name].dtype, math.prod(shapes[name]) * inputs[name].itemsize
+            views[name] = sent[first : first + size].view(dtype).reshape(shapes[name])
+            address = device[0].data_ptr() + first
+            binding.bind_input(name, self.device, self.index, dtype.type, shapes[name], address)
+        binding.bind_output(self._output.name, self.device, self.index, kind.type, shape, device[1].data_ptr())
+        output = received.view(kind).reshape(shape)
+        return _Buffers(binding, device, sent, received, views, output, self._stream.event(), str(next(self._ids)))
 
-    def _value(self, shape: Any, kind: type[np.generic]) -> onnxruntime.OrtValue:
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, self.device, self.index)
+    def _memory(self, size: int) -> onnxruntime.OrtValue:
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type([size], np.uint8, self.device, self.index)
 
     def _give_up_oldest(self) -> None:
-        place = self._places.pop(next(iter(self._places)))
-        if self.graphs and place.runs > 1:
-            self.session.release_captured_graph(int(place.graph))
+        slots = self._slots[next(iter(self._slots))]
+        for buffers in slots:
+            if buffers.chunk is not None:
+                self.settle(buffers.chunk)
+        self._slots.pop(next(iter(self._slots)), None)
+        for buffers in slots:
+            if self.graphs and buffers.runs > 1:
+                self.session.release_captured_graph(int(buffers.graph))
+            for each in (buffers.sent, buffers.received):
+                self._stream.free(each)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
+from parotid_seg.errors import DeviceError, DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, ExecutionInfo, Output, Times
 from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
@@ -23,10 +23,11 @@ from parotid_seg.runtime.engines.tensorrt.execution_slot import (
     Chunk,
     Engine,
     ExecutionSlot,
-    device_memory_errors,
+    device_errors,
     refusal,
 )
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, log_of
+from parotid_seg.runtime.engines.tensorrt.kernel_cache import KernelCache
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, known_capabilities, log_of
 from parotid_seg.scan.chunks import Inputs
 
 SLOTS = 2
@@ -60,6 +61,7 @@ class TensorRtBackend:
 
     Raises:
         InputError: if there is no such GPU, or the library or PyCUDA is not installed.
+        DeviceError: if the GPU or its driver cannot be used.
         ModelError: if the engine differs from its sidecar, does not fit the library or the GPU, cannot be loaded, or
             has no such output.
         DeviceMemoryError: if the engine itself does not fit into the GPU's memory.
@@ -74,23 +76,24 @@ class TensorRtBackend:
         if gpu is None:
             raise InputError(f"{described.title}: no NVIDIA GPU {device} found, and engines run on one only")
         trt, cuda = import_library(sidecar.library), import_pycuda(sidecar.library)
-        reasons = check_engine(engine, sidecar, trt.__version__, gpu)
+        reasons = check_engine(engine, sidecar, trt.__version__, gpu, known_capabilities(trt))
         if reasons:
             raise ModelError(f"cannot be used here: {'; '.join(reasons)}", path=engine)
         self.contract, self.model_sha256 = sidecar.contract, sidecar.engine_sha256
         self.batch_size = sidecar.batch.opt
         self.largest_batch: int | None = sidecar.batch.max
         self.ran = ExecutionInfo(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
-        self._path, self._sidecar = engine, sidecar
+        self._path, self._sidecar, self._cuda = engine, sidecar, cuda
         self._engine: Engine | None = None
         self._slots: list[ExecutionSlot] = []
         self._turn = 0
         self._context: PrimaryContext | None = None
+        self._kernels = KernelCache(sidecar.engine_sha256, self.ran.backend, gpu)
         try:
-            with device_memory_errors(cuda, self.ran.backend, str(engine)):
+            with device_errors(cuda, self.ran.backend, str(engine)):
                 self._context = PrimaryContext(cuda, device)
                 with self._context.current():
-                    self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda)
+                    self._engine, self.graphs = _load(engine, sidecar, output, trt, cuda, self._kernels)
                     self._slots = [ExecutionSlot(self._engine) for _ in range(SLOTS)]
         except BaseException:
             self.close()
@@ -121,12 +124,27 @@ class TensorRtBackend:
         Raises:
             ScanError: if the chunk is not within the shapes that the engine was built for.
             DeviceMemoryError: if the GPU's memory does not suffice; a smaller chunk may be submitted afterwards.
+            DeviceError: if the GPU fails.
         """
         inputs, slot, context = self._next(inputs)
         with context.current(), self._released_if_full():
             chunk = slot.start(inputs, lambda: self._finish(slot))
         self._tell_capture_failure()
         return chunk
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Compile the kernels for chunks of these shapes: until then TensorRT-RTX computes them with slower ones.
+        TensorRT compiles nothing. Raises as `start`."""
+        inputs, _, context = self._next(inputs)
+        if self._engine is None or self._engine.new_specialised is None:
+            return
+        with context.current(), self._released_if_full():
+            compiling = dataclasses.replace(self._engine, new_context=self._engine.new_specialised)
+            slot = ExecutionSlot(compiling)
+            try:
+                slot.start(inputs, slot.finish).result()
+            finally:
+                slot.close()
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; times are from events of the device. Raises as `start`."""
@@ -167,11 +185,14 @@ class TensorRtBackend:
         context, self._context = self._context, None
         if context is None:
             return
-        with context.current():
-            while self._slots:
-                self._slots.pop().close()
-            self._engine = None
-        context.release()
+        with device_errors(self._cuda, self.ran.backend, "freeing memory"):
+            with context.current():
+                while self._slots:
+                    self._slots.pop().close()
+                if self._engine is not None and self._engine.compiled is not None:
+                    self._kernels.store(self._engine.compiled)
+                self._engine = None
+            context.release()
 
     def _finish(self, slot: ExecutionSlot) -> None:
         if self._context is not None:
@@ -179,59 +200,113 @@ class TensorRtBackend:
                 slot.finish()
 
 
-def _load(engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: ModuleType) -> tuple[Engine, str]:
+def _load(
+    engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: ModuleType, kernels: KernelCache
+) -> tuple[Engine, str]:
     """Load the engine into the GPU's memory; also returns a text on CUDA graphs."""
     described, log = LIBRARIES[sidecar.library], log_of(sidecar.library)
     log.clear()
-    runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = True  # version-compatible engines contain a runtime
-    loaded = runtime.deserialize_cuda_engine(read_engine(engine, sidecar))
     name = f"{described.title} {trt.__version__}"
+    try:
+        runtime = trt.Runtime(log)
+    except TypeError as error:  # the binding's error if no object was created
+        raise DeviceError(f"{name} does not start: {log.said()}") from error
+    runtime.engine_host_code_allowed = True  # version-compatible engines contain a runtime
+    content = read_engine(engine, sidecar)
+    _check_validity(trt, runtime, content, engine, name)
+    loaded = runtime.deserialize_cuda_engine(content)
     if loaded is None:
         raise refusal(name, f"{engine} not loaded", log)
-    tensors = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
-    types = {tensor: np.dtype(trt.nptype(loaded.get_tensor_dtype(tensor))) for tensor in tensors}
-    inputs = [tensor for tensor in tensors if loaded.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT]
-    if sorted(inputs) != sorted(INPUTS):
-        raise ModelError(f"found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}", path=engine)
-    outputs = [tensor for tensor in tensors if tensor not in inputs]
+    inputs, outputs = _tensors(trt, loaded, engine)
     if output not in outputs:
         raise ModelError(f"found outputs {', '.join(outputs)}, expected {output}", path=engine)
-    outputs.sort(key=lambda tensor: tensor != output)
-    new_context, captures, graphs = _contexts(trt, loaded, described)
+    contexts = _Contexts(trt, loaded, described, kernels)
     shared = Engine(
         cuda=cuda,
         name=name,
         log=log,
         runtime=runtime,
         cuda_engine=loaded,
-        new_context=new_context,
-        inputs={tensor: types[tensor] for tensor in inputs},
-        outputs={tensor: types[tensor] for tensor in outputs},
-        captures=captures,
+        new_context=contexts.new,
+        new_specialised=contexts.new_specialised if contexts.compiled is not None else None,
+        compiled=contexts.compiled,
+        inputs=inputs,
+        outputs=dict(sorted(outputs.items(), key=lambda tensor: tensor[0] != output)),
+        captures=not described.captures,
     )
-    return shared, graphs
+    return shared, contexts.graphs
 
 
-def _contexts(trt: ModuleType, loaded: Any, described: Library) -> tuple[Callable[[], Any], bool, str]:
-    """A factory of execution contexts, whether their work is to be captured, and a text on CUDA graphs.
+def _check_validity(trt: ModuleType, runtime: Any, content: bytes, engine: Path, name: str) -> None:
+    """Ask the library whether it can load an engine on this GPU, if it has an answer (TensorRT-RTX has)."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return
+    validity, diagnostics = runtime.get_engine_validity(content)
+    if validity == trt.EngineValidity.INVALID:
+        reasons = [
+            reason.lower().replace("_", " ")
+            for reason, value in trt.EngineInvalidityDiagnostics.__members__.items()
+            if int(value) & int(diagnostics)
+        ]
+        raise ModelError(
+            f"cannot be used here: {name} names as the reason: {', '.join(reasons) or 'none'}", path=engine
+        )
 
-    Their device memory is managed here, so that all contexts of a slot share it.
+
+def _tensors(trt: ModuleType, loaded: Any, engine: Path) -> tuple[dict[str, np.dtype[Any]], dict[str, np.dtype[Any]]]:
+    """Names and types of an engine's inputs and outputs."""
+    tensors = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
+    types = {tensor: np.dtype(trt.nptype(loaded.get_tensor_dtype(tensor))) for tensor in tensors}
+    inputs = [tensor for tensor in tensors if loaded.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT]
+    if sorted(inputs) != sorted(INPUTS):
+        raise ModelError(f"found inputs {', '.join(sorted(inputs))}, expected {', '.join(sorted(INPUTS))}", path=engine)
+    return {tensor: types[tensor] for tensor in inputs}, {
+        tensor: types[tensor] for tensor in tensors if tensor not in inputs
+    }
+
+
+class _Contexts:
+    """Makes an engine's execution contexts. Slots manage their device memory, so that all contexts of a slot share it.
+
+    Attributes:
+        graphs: a text on CUDA graphs.
+        compiled: the kernels that the contexts compile, which all use; None if they compile none.
     """
-    user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    if not described.captures:
-        return lambda: loaded.create_execution_context(user_managed), True, "captured when shapes repeat"
-    config = loaded.create_runtime_config()
-    config.set_execution_context_allocation_strategy(user_managed)
-    cache = config.create_runtime_cache()
-    config.set_runtime_cache(cache)  # kernels are compiled for the first context and reused by the others
-    strategies = getattr(trt, "CudaGraphStrategy", None)  # available since 1.2
-    if strategies is None:
-        graphs = f"none: {described.title} {trt.__version__} makes none"
-    else:
-        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
-        graphs = f"captured by {described.title}"
-    return lambda: loaded.create_execution_context(config), False, graphs
+
+    def __init__(self, trt: ModuleType, loaded: Any, described: Library, kernels: KernelCache) -> None:
+        self._trt, self._loaded = trt, loaded
+        self._user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.compiled: Any = None
+        self.graphs = "captured when shapes repeat"
+        if described.captures:
+            self.compiled = self._config().create_runtime_cache()
+            kernels.load(self.compiled)
+            can = hasattr(trt, "CudaGraphStrategy")  # available since 1.2
+            name = f"{described.title} {trt.__version__}"
+            self.graphs = f"captured by {described.title}" if can else f"none: {name} makes none"
+
+    def new(self) -> Any:
+        """A context. Of TensorRT-RTX one that compiles kernels for new shapes while others compute."""
+        return self._loaded.create_execution_context(
+            self._user_managed if self.compiled is None else self._config(specialised="LAZY")
+        )
+
+    def new_specialised(self) -> Any:
+        """A context of TensorRT-RTX that compiles kernels for new shapes before it computes."""
+        return self._loaded.create_execution_context(self._config(specialised="EAGER"))
+
+    def _config(self, specialised: str | None = None) -> Any:
+        config = self._loaded.create_runtime_config()
+        config.set_execution_context_allocation_strategy(self._user_managed)
+        if self.compiled is not None:
+            config.set_runtime_cache(self.compiled)
+        if specialised is not None:
+            config.dynamic_shapes_kernel_specialization_strategy = getattr(
+                self._trt.DynamicShapesKernelSpecializationStrategy, specialised
+            )
+            if hasattr(self._trt, "CudaGraphStrategy"):
+                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return config
 
 
 def filled(inputs: Inputs, least: int) -> Inputs:

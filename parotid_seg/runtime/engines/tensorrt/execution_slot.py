@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError
+from parotid_seg.errors import DeviceError, DeviceMemoryError, ModelError, ParotidSegError
 from parotid_seg.runtime.engines.base import Output, Times
 from parotid_seg.runtime.engines.engine_file import Shape
 from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, CudaGraph
@@ -35,6 +35,9 @@ class Engine:
         log: see `library.log_of`.
         runtime, cuda_engine: the library's objects; the first must live as long as the second.
         new_context: creates an execution context without device memory.
+        new_specialised: the same for one that compiles kernels for each new shape before it computes, so that
+            the others have them, too; None where no kernels are compiled later.
+        compiled: the kernels that were compiled, an `IRuntimeCache`; None where none are.
         inputs, outputs: names and types of its tensors; the requested output is the first.
         captures: whether slots capture CUDA graphs; set to False after a failure.
         capture_failure: why capturing failed.
@@ -46,6 +49,8 @@ class Engine:
     runtime: Any
     cuda_engine: Any
     new_context: Callable[[], Any]
+    new_specialised: Callable[[], Any] | None
+    compiled: Any
     inputs: dict[str, np.dtype[Any]]
     outputs: dict[str, np.dtype[Any]]
     captures: bool
@@ -144,13 +149,12 @@ class ExecutionSlot:
 
         Raises:
             DeviceMemoryError: if the GPU's memory does not suffice; `release` makes the slot usable again.
+            DeviceError: if the GPU fails.
             ModelError: if the library rejects the chunk.
         """
         self.finish()
         self._engine.log.clear()
-        with device_memory_errors(
-            self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} samples"
-        ):
+        with device_errors(self._engine.cuda, self._engine.name, f"a chunk of {len(inputs['neighbours'])} samples"):
             prepared = self._prepare(tuple(inputs[name].shape for name in self._engine.inputs))
             self._fit(prepared)
             for name, view in prepared.views.items():
@@ -188,7 +192,7 @@ class ExecutionSlot:
         if chunk is None or prepared is None:
             return
         try:
-            with device_memory_errors(self._engine.cuda, self._engine.name, "a chunk"):
+            with device_errors(self._engine.cuda, self._engine.name, "a chunk"):
                 self._stream.synchronize()
             name, dtype = next(iter(self._engine.outputs.items()))
             _, shape = prepared.places[name]
@@ -318,12 +322,14 @@ def refusal(name: str, what: str, log: Any) -> ParotidSegError:
 
 
 @contextmanager
-def device_memory_errors(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
-    """Convert PyCUDA's out-of-memory error to `DeviceMemoryError`."""
+def device_errors(cuda: ModuleType, name: str, what: str) -> Iterator[None]:
+    """Convert PyCUDA's errors to `DeviceMemoryError` and `DeviceError`."""
     try:
         yield
     except cuda.MemoryError as error:
         raise DeviceMemoryError(f"{name}: out of GPU memory for {what} ({error})") from error
+    except cuda.Error as error:
+        raise DeviceError(f"{name}: the GPU cannot be used for {what} ({error})") from error
 
 
 def _places(tensors: dict[str, np.dtype[Any]], shapes: dict[str, Shape]) -> tuple[dict[str, tuple[int, Shape]], int]:

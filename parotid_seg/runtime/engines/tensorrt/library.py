@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -88,6 +89,16 @@ def import_library(name: str) -> ModuleType:
             f"{library.title}: the package {library.package} is missing or does not load ({reason}): "
             f"pip install {library.package}"
         ) from error
+
+
+def known_capabilities(trt: ModuleType) -> frozenset[tuple[int, int]] | None:
+    """The compute capabilities that a library makes code for, for example (8, 9); None if it names none.
+
+    TensorRT-RTX has an enumeration of them, with members such as SM89 and SM120; TensorRT has none.
+    """
+    members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
+    found = (re.fullmatch(r"SM(\d+)(\d)", name) for name in members)
+    return frozenset((int(each[1]), int(each[2])) for each in found if each) or None
 
 
 @functools.cache

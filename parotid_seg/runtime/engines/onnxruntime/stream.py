@@ -1,0 +1,152 @@
+"""A CUDA stream for onnxruntime, with page-locked memory and copies that do not wait, by CUDA's runtime library.
+
+onnxruntime's Python interface has none of this, but computes on a stream that it is given. The library is the one that
+onnxruntime has loaded, so that no other package is needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+_NON_BLOCKING = 1
+"""cudaStreamNonBlocking in driver_types.h: it does not wait for work on the default stream."""
+_WITHOUT_TIMING = 2
+"""cudaEventDisableTiming in driver_types.h."""
+_UP, _DOWN = 1, 2
+"""cudaMemcpyHostToDevice and cudaMemcpyDeviceToHost in driver_types.h."""
+
+
+class Stream(Protocol):
+    """Work of a device in order: copies here, and what onnxruntime computes."""
+
+    def buffer(self, size: int) -> Bytes:
+        """Host memory of so many bytes; copies from and to other memory would wait."""
+        ...
+
+    def free(self, buffer: Bytes) -> None:
+        """Free host memory of `buffer`."""
+        ...
+
+    def upload(self, buffer: Bytes, address: int) -> None:
+        """Copy to the device's memory at an address. The buffer must stay unchanged until an event says so."""
+        ...
+
+    def download(self, address: int, buffer: Bytes) -> None:
+        """Copy from the device's memory at an address."""
+        ...
+
+    def event(self) -> Any:
+        """A mark that can be recorded and waited for."""
+        ...
+
+    def record(self, event: Any) -> None:
+        """Mark the end of all work so far."""
+        ...
+
+    def wait(self, event: Any) -> None:
+        """Wait until the device has reached a mark."""
+        ...
+
+    def close(self) -> None:
+        """Free what is left; nothing must be running."""
+        ...
+
+
+class CudaRuntimeError(Exception):
+    """A call of CUDA's runtime library failed, with the text that onnxruntime would give it."""
+
+
+class CudaStream:
+    """A stream on a GPU.
+
+    Args:
+        device: number of the GPU.
+
+    Attributes:
+        handle: its address, for onnxruntime.
+
+    Raises:
+        OSError: if CUDA's runtime library is missing.
+        CudaRuntimeError: if there is no such GPU, or it cannot be used.
+    """
+
+    def __init__(self, device: int) -> None:
+        major = onnxruntime.cuda_version.partition(".")[0]
+        name = f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}"
+        self._library = ctypes.CDLL(name)
+        self._library.cudaGetErrorString.restype = ctypes.c_char_p
+        self._addresses: dict[int, int] = {}
+        self._events: list[ctypes.c_void_p] = []
+        self._stream = ctypes.c_void_p()
+        self._call("cudaSetDevice", device)
+        self._call("cudaStreamCreateWithFlags", ctypes.byref(self._stream), _NON_BLOCKING)
+
+    @property
+    def handle(self) -> int:
+        """See the class."""
+        return self._stream.value or 0
+
+    def buffer(self, size: int) -> Bytes:
+        """See `Stream`."""
+        address = ctypes.c_void_p()
+        self._call("cudaMallocHost", ctypes.byref(address), ctypes.c_size_t(size))
+        assert address.value is not None
+        found: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address.value))
+        self._addresses[found.ctypes.data] = address.value
+        return found
+
+    def free(self, buffer: Bytes) -> None:
+        """See `Stream`. Errors are ignored, as in `close`."""
+        self._library.cudaFreeHost(ctypes.c_void_p(self._addresses.pop(buffer.ctypes.data)))
+
+    def upload(self, buffer: Bytes, address: int) -> None:
+        """See `Stream`."""
+        self._copy(address, buffer.ctypes.data, buffer.nbytes, _UP)
+
+    def download(self, address: int, buffer: Bytes) -> None:
+        """See `Stream`."""
+        self._copy(buffer.ctypes.data, address, buffer.nbytes, _DOWN)
+
+    def event(self) -> ctypes.c_void_p:
+        """See `Stream`."""
+        event = ctypes.c_void_p()
+        self._call("cudaEventCreateWithFlags", ctypes.byref(event), _WITHOUT_TIMING)
+        self._events.append(event)
+        return event
+
+    def record(self, event: ctypes.c_void_p) -> None:
+        """See `Stream`."""
+        self._call("cudaEventRecord", event, self._stream)
+
+    def wait(self, event: ctypes.c_void_p) -> None:
+        """See `Stream`."""
+        self._call("cudaEventSynchronize", event)
+
+    def close(self) -> None:
+        """See `Stream`. Errors are ignored, since a GPU that has failed refuses every call."""
+        for address in self._addresses.values():
+            self._library.cudaFreeHost(ctypes.c_void_p(address))
+        for event in self._events:
+            self._library.cudaEventDestroy(event)
+        if self._stream:
+            self._library.cudaStreamDestroy(self._stream)
+        self._addresses, self._events, self._stream = {}, [], ctypes.c_void_p()
+
+    def _copy(self, to: int, source: int, size: int, kind: int) -> None:
+        self._call(
+            "cudaMemcpyAsync", ctypes.c_void_p(to), ctypes.c_void_p(source), ctypes.c_size_t(size), kind, self._stream
+        )
+
+    def _call(self, name: str, *arguments: object) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code != 0:
+            text = self._library.cudaGetErrorString(code).decode()
+            raise CudaRuntimeError(f"CUDA failure {code}: {text} ; {name}")

@@ -1,0 +1,104 @@
+"""The real onnxruntime-gpu on CUDA libraries that compute nothing and record every event.
+
+It needs an environment of its own, since onnxruntime-gpu and onnxruntime share files: `make .venv-cuda-stub/.ready`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from parotid_seg.export.onnx_file import with_contract
+from parotid_seg.export.precision import LADDER, lower
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.model_file import read_model
+from tests.cuda_stub.build import LIBRARIES
+from tests.workers import shared_folder
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PYTHON = ROOT / ".venv-cuda-stub" / "bin" / "python"
+
+RunStub = Callable[..., Any]
+"""Runs a program in the environment of the stub."""
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stub's libraries."""
+    if not PYTHON.is_file():
+        pytest.skip("no environment with onnxruntime-gpu: make .venv-cuda-stub/.ready")
+    missing = [tool for tool in ("gcc", "nm") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no {' and no '.join(missing)} to build the CUDA stub with")
+
+    def build(folder: Path) -> None:
+        subprocess.run([PYTHON, HERE / "build.py", folder], check=True)
+
+    return shared_folder(tmp_path_factory, "cuda-stub", build)
+
+
+@pytest.fixture(scope="session")
+def stub(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
+    def run(*arguments: str | Path, program: str = "child.py", without: str | None = None) -> Any:
+        """What a program prints.
+
+        Args:
+            arguments: of the program: for child.py a scenario and a model.
+            program: a file of this folder.
+            without: a library that is missing.
+        """
+        folder = libraries
+        if without is not None:
+            _skip_if_installed(without)
+            folder = tmp_path_factory.mktemp("libraries")
+            for name in set(LIBRARIES) - {without}:
+                (folder / name).symlink_to(libraries / name)
+        preloaded = " ".join(str(folder / name) for name in LIBRARIES if name != without)
+        done = subprocess.run(
+            [PYTHON, HERE / program, *arguments],
+            env=os.environ | {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": preloaded, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model in FP16, whose masks nobody has compared."""
+
+    def make(folder: Path) -> None:
+        resampling = LADDER[0]
+        model = lower(onnx.load(DEFAULT_MODEL), "fp16", resampling.holds)
+        contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], precision="fp16")
+        (folder / "half.onnx").write_bytes(with_contract(model, contract))
+
+    return shared_folder(tmp_path_factory, "half", make) / "half.onnx"
+
+
+@pytest.fixture(scope="session", params=["fp32", "fp16"])
+def computed(request: pytest.FixtureRequest, stub: RunStub) -> Any:
+    """What the scenario `chunks` prints, of the packaged model and of the same in FP16."""
+    model = DEFAULT_MODEL if request.param == "fp32" else request.getfixturevalue("half")
+    return {"precision": request.param, **stub("chunks", model)}
+
+
+def _skip_if_installed(library: str) -> None:
+    code = f"import ctypes; ctypes.CDLL({library!r})"
+    if subprocess.run([PYTHON, "-c", code], capture_output=True, check=False).returncode == 0:
+        pytest.skip(f"this machine has a {library} of its own")
