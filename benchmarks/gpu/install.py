@@ -1,6 +1,6 @@
 """Installs a bundle, without a network, into the Python that runs this: a machine's or a virtual environment's.
 
-onnxruntime for the CPU is uninstalled before, since onnxruntime-gpu has the same files. The files of the bundle then
+onnxruntime for the CPU is removed before, since onnxruntime-gpu has the same files. The files of the bundle then
 lie beside torch's, as CUDA's libraries are looked for there. OUT/setup.json has what was found: GPU, driver, versions,
 providers of onnxruntime, and packages that are still missing.
 """
@@ -63,9 +63,9 @@ def read_bundle(folder: Path) -> dict[str, Any]:
 
 def install(folder: Path, about: dict[str, Any], site: Path) -> None:
     """Unpack a bundle, and note its hash there."""
-    if (site / "onnxruntime").exists():
-        uninstall = ["uninstall", "--quiet", "--yes", "onnxruntime", "onnxruntime-gpu"]
-        subprocess.run([sys.executable, "-m", "pip", *uninstall], check=True)
+    site.mkdir(parents=True, exist_ok=True)
+    for old in (site / "onnxruntime", *site.glob("onnxruntime-*.dist-info"), *site.glob("onnxruntime_gpu-*.dist-info")):
+        shutil.rmtree(old, ignore_errors=True)
     with Parts([folder / part for part in about["parts"]]) as file, tarfile.open(fileobj=file, mode="r|xz") as archive:
         archive.extractall(site, filter="data")
     (site / "parotid-seg-bundle.txt").write_text(about["sha256"])

@@ -127,6 +127,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("gpu-work"), help="folder for scans, models and engines")
     parser.add_argument("--minutes", type=float, default=9.5, help="for this call")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu; cpu is for trying it")
+    parser.add_argument("--slower", type=float, default=1.0, help="times the limit of every step, for a slow machine")
     parser.add_argument("--dry", action="store_true", help="print the minutes of each step, and do nothing")
     parser.add_argument("--bench", type=str.split, default=[], help="more options of bench, in one string")
     parser.add_argument("--probe", type=str.split, default=[], help="more options of probe, in one string")
@@ -144,7 +145,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 continue
             print(f"== {step.name}", flush=True)
             started = time.monotonic()
-            status = run(step, min(60 * step.minutes, left_s), log)
+            status = run(step, min(60 * step.minutes * options.slower, left_s), log)
             done[step.name] = {"status": status, "seconds": round(time.monotonic() - started, 1)}
             (options.out / "steps.json").write_text(json.dumps(done, indent=1) + "\n")
     print(json.dumps(done))
