@@ -86,7 +86,7 @@ def pack(site: Path, out: Path, part_bytes: int) -> list[str]:
     """Compress a folder into files of at most so many bytes; their names, in order."""
     for old in out.glob("site.tar.xz.*"):
         old.unlink()
-    names = []
+    names: list[str] = []
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         whole = Path(scratch) / "site.tar.xz"
         with tarfile.open(whole, "w:xz", preset=6) as archive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import platform
@@ -23,8 +24,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 QUERY = "name,driver_version,compute_cap,memory.total"
-MODULES = ("filelock", "highdicom", "isal", "jinja2", "msgspec", "nibabel", "nrrd", "numpy", "onnx", "onnxruntime")
-MODULES = (*MODULES, "PIL", "pydicom", "rich", "scipy", "timm", "torch", "typer")
+MODULES: tuple[str, ...] = (
+    *("filelock", "highdicom", "isal", "jinja2", "msgspec", "nibabel", "nrrd", "numpy", "onnx", "onnxruntime"),
+    *("PIL", "pydicom", "rich", "scipy", "timm", "torch", "typer"),
+)
 CHECK = """
 import importlib, json, sys
 missing = {}
@@ -66,7 +69,8 @@ def install(folder: Path, about: dict[str, Any], site: Path) -> None:
     site.mkdir(parents=True, exist_ok=True)
     for old in (site / "onnxruntime", *site.glob("onnxruntime-*.dist-info"), *site.glob("onnxruntime_gpu-*.dist-info")):
         shutil.rmtree(old, ignore_errors=True)
-    with Parts([folder / part for part in about["parts"]]) as file, tarfile.open(fileobj=file, mode="r|xz") as archive:
+    packed = io.BytesIO(b"".join((folder / part).read_bytes() for part in about["parts"]))
+    with tarfile.open(fileobj=packed, mode="r:xz") as archive:
         archive.extractall(site, filter="data")
     (site / "parotid-seg-bundle.txt").write_text(about["sha256"])
 
@@ -75,28 +79,6 @@ def is_installed(about: dict[str, Any], site: Path) -> bool:
     """Whether this bundle was installed completely."""
     mark = site / "parotid-seg-bundle.txt"
     return mark.is_file() and mark.read_text() == about["sha256"]
-
-
-class Parts:
-    """Several files, read as one."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [path.open("rb") for path in paths]
-
-    def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end of the last file."""
-        while self._files:
-            if found := self._files[0].read(size):
-                return found
-            self._files.pop(0).close()
-        return b""
-
-    def __enter__(self) -> Parts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
 
 
 def machine() -> dict[str, Any]:

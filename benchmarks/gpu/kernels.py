@@ -67,7 +67,7 @@ def record(python: Path, libraries: Path, model: Path, chunks: Sequence[Path], s
         "KERNELS_FILE": str(lines),
         "ORT_DISABLE_TELEMETRY": "1",
     }
-    command = [python, "-c", RUN, model, json.dumps(OPTIONS), *chunks]
+    command = [str(word) for word in (python, "-c", RUN, model, json.dumps(OPTIONS), *chunks)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"kernels: {model.name} does not run: {done.stderr[-600:]}")
@@ -77,7 +77,7 @@ def record(python: Path, libraries: Path, model: Path, chunks: Sequence[Path], s
 def save_chunks(folder: Path, sizes: Sequence[int], scans: Sequence[Path]) -> list[Path]:
     """Chunks of these sizes, for numpy to load."""
     contract = read_model(DEFAULT_MODEL)[1]
-    paths = []
+    paths: list[Path] = []
     for scan in scans:
         covered = in_memory([(scan,)], contract)
         for size in sizes:

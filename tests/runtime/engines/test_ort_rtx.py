@@ -64,7 +64,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         onnxruntime, "InferenceSession", lambda content, _: Session(content, providers=["CPUExecutionProvider"])
     )
     monkeypatch.setattr(rtx, "IoBindingSession", lambda session, output, *_: IoBindingSession(session, output, "cpu"))
-    monkeypatch.setattr(rtx.metadata, "version", lambda _: "0.5.0")
+    monkeypatch.setattr(rtx, "version", lambda _: "0.5.0")
     monkeypatch.setattr(rtx, "check_single_onnxruntime", lambda: None)
     return given
 

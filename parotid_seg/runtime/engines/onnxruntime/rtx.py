@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib
 from collections.abc import Mapping
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class OnnxRuntimeRtxBackend:
         inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
         check_names(inputs, outputs, output, where=str(model))
         self.model_sha256 = hashlib.sha256(content).hexdigest()
-        name = f"onnxruntime {onnxruntime.__version__} with TensorRT-RTX's plug-in {metadata.version(PACKAGE)}"
+        name = f"onnxruntime {onnxruntime.__version__} with TensorRT-RTX's plug-in {version(PACKAGE)}"
         self.ran = ExecutionInfo(name, f"cuda:{device}", self.contract.precision)
         self._bound = IoBindingSession(session, output, "cuda", device)
 
