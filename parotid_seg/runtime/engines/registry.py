@@ -92,9 +92,9 @@ ENGINES = {
     for engine in (
         Engine("onnxruntime", "onnxruntime.engine", ONNX_FILE, (CPU, CUDA), ("onnxruntime", "onnxruntime-gpu")),
         Engine("openvino", "openvino", ONNX_FILE, (CPU,), ("openvino",)),
-        Engine("onnxruntime-rtx", "onnxruntime.rtx", ONNX_FILE, (CUDA,), ("onnxruntime-ep-nv-tensorrt-rtx-cu13",)),
         Engine("tensorrt", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt",)),
         Engine("tensorrt-rtx", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt-rtx",)),
+        Engine("onnxruntime-rtx", "onnxruntime.rtx", ONNX_FILE, (CUDA,), ("onnxruntime-ep-nv-tensorrt-rtx-cu13",)),
     )
 }
 
