@@ -25,7 +25,18 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 QUERY = "name,driver_version,compute_cap,memory.total"
 MODULES: tuple[str, ...] = (
-    *("filelock", "highdicom", "isal", "jinja2", "msgspec", "nibabel", "nrrd", "numpy", "onnx", "onnxruntime"),
+    *(
+        "filelock",
+        "highdicom",
+        "isal",
+        "jinja2",
+        "msgspec",
+        "nibabel",
+        "nrrd",
+        "numpy",
+        "onnx",
+        "onnxruntime.quantization",
+    ),
     *("PIL", "pydicom", "rich", "scipy", "timm", "torch", "typer"),
 )
 CHECK = """
