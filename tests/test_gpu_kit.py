@@ -168,7 +168,7 @@ def made_bundle(tmp_path: Path) -> Path:
     wheels.mkdir()
     code = b"__version__ = '1.31.1'\n\ndef get_available_providers():\n    return ['CUDAExecutionProvider']\n"
     files = {"onnxruntime/__init__.py": code, f"onnxruntime/capi/{kernels.PROVIDER}": content}
-    files |= {"onnxruntime/transformers/large.py": b"1", "onnxruntime/capi/libonnxruntime.so.1.31.1": b"2"}
+    files |= {"onnxruntime/datasets/large.py": b"1", "onnxruntime/capi/libonnxruntime.so.1.31.1": b"2"}
     wheel(wheels, "onnxruntime_gpu-1.31.1", {**files, "onnxruntime_gpu-1.31.1.dist-info/METADATA": b"Name: x\n"})
     wheel(wheels, "nibabel-5.4.2", {"one_of_nibabel/__init__.py": os.urandom(3000), "nibabel/tests/x.py": b"3"})
     words = [
@@ -210,7 +210,7 @@ def test_a_bundle_is_installed_without_a_network(
     assert list(found["missing"]) == ["one_that_is_not_there"]
     assert not (site / "onnxruntime" / "old").exists()
     assert not (site / "onnxruntime-1.30.0.dist-info").exists()
-    assert not (site / "onnxruntime" / "transformers").exists()
+    assert not (site / "onnxruntime" / "datasets").exists()
     assert not (site / "nibabel").exists()
     provider = (site / "onnxruntime" / "capi" / kernels.PROVIDER).read_bytes()
     assert b"launched" in provider

@@ -31,7 +31,7 @@ EXPECTED = {"contourpy", "filelock", "jinja2", "numpy", "onnxruntime", "pillow",
 GPU_PACKAGE = "onnxruntime-gpu"
 PLATFORMS = [*(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17)), "manylinux2014_x86_64"]
 UNUSED = re.compile(
-    r"onnxruntime/(transformers|datasets|backend)/"
+    r"onnxruntime/(datasets|backend)/"
     r"|onnxruntime/capi/(libonnxruntime_providers_tensorrt\.so|libonnxruntime\.so)"
     r"|nibabel/(.*/)?tests/|pydicom/data/test_files/|highdicom/.*tests/"
 )
