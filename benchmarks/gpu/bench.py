@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu.contenders import BackendContender, Contender, DeviceMemory
+from gpu.contenders import BackendContender, Contender, DeviceMemory, release_cached
 from gpu.end_to_end import end_to_end, trace
 from gpu.inputs import make_checkpoint, make_fp16, make_scans
 from gpu.probe import read_probe
@@ -229,6 +229,7 @@ def close_all(ready: dict[str, Contender], record: Record) -> None:
         if isinstance(contender, BackendContender):
             record.attempt(f"closing {name}", contender.backend.close)
     ready.clear()
+    release_cached()
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -238,7 +239,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for scans, checkpoint, models and engines")
-    parser.add_argument("--minutes", type=float, default=6.5, help="for everything; what does not fit is skipped")
+    parser.add_argument("--minutes", type=float, default=7.0, help="for everything; what does not fit is skipped")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--scans", type=Path, nargs="+", help="NIfTI scans; default: made from the example")
     parser.add_argument("--checkpoint", type=Path, help="default: the packaged model's")

@@ -35,7 +35,7 @@ UNUSED = re.compile(
     r"|onnxruntime/capi/(libonnxruntime_providers_tensorrt\.so|libonnxruntime\.so)"
     r"|nibabel/(.*/)?tests/|pydicom/data/test_files/|highdicom/.*tests/"
 )
-"""Files of the packages that segmenting does not need: tests, tools, and a second copy of onnxruntime."""
+"""Files of the packages that segmenting does not need: tests, and a second copy of onnxruntime."""
 PART_BYTES = 48 << 20
 """Most bytes of a file of the bundle. The bundle with trimmed code is one file."""
 MOST_MIB = 64

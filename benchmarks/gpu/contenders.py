@@ -78,6 +78,13 @@ def through(contender: Contender, inputs: Sequence[Inputs]) -> list[Mask]:
     return [*found, *(each.result() for each in pending)]  # type: ignore[list-item]  # they were asked for labels
 
 
+def release_cached() -> None:
+    """Give memory of the GPU that torch holds, but does not use, back to the driver."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class DeviceMemory:
     """How much of a GPU's memory each contender holds, by the driver's count of all memory in use.
 
@@ -104,7 +111,6 @@ class DeviceMemory:
     def _in_use(self, *, release: bool = True) -> float | None:
         if self._gpu is None:
             return None
-        torch = sys.modules.get("torch")
-        if release and torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # else a contender would reuse what another one has freed
+        if release:
+            release_cached()  # else a contender would reuse what another one has freed
         return gpu_memory_mib(self._gpu)

@@ -54,7 +54,7 @@ def plan(options: argparse.Namespace) -> list[Step]:
     steps = [
         Step("probe", 1.5, "labels against the CPU's, times", (*gpu, "probe", *device, *options.probe)),
         Step("tests", 1.0, "tests/gpu, tests of the backends on a GPU", tuple(tests)),
-        Step("bench", 6.5, "torch against our backends by batch, end to end", tuple(bench)),
+        Step("bench", 7.0, "torch against our backends by batch, end to end", tuple(bench)),
     ]
     if options.bundle:
         words = (*gpu, "setup", *out, "--bundle", str(options.bundle))

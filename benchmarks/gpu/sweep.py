@@ -27,7 +27,7 @@ COUNTED = 16
 """Most samples of the chunk whose operations are counted, on the CPU; larger chunks follow in proportion."""
 SHARE_OF_SWEEP = 0.8
 """Of all the time: after that much no batch size is begun any more."""
-SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.15, 0.08
+SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.22, 0.08
 """Of all the time: the longest for the warm-up of one contender, and for the rounds of a batch size."""
 
 
