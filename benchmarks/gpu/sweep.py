@@ -58,7 +58,7 @@ def warm_all(
             held = memory.held_mib.get(name)
             rows[name] = {"first_pass_s": round(warm[1], 3), "ours": contender.ours, "memory_mib": held}
         elif time.monotonic() - began >= most_s:
-            record.skip(f"{name}, other batches", "stopped once; another shape would be compiled as slowly")
+            record.skip(f"{name}, other batches", "stopped once; another shape would take as long")
             del ready[name]
     if not rows:
         raise RuntimeError("no contender ran")
