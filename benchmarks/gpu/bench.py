@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu.contenders import BackendContender, Contender, DeviceMemory, release_cached
+from gpu.contenders import BackendContender, Contender, DeviceMemory, load_exactly, release_cached
 from gpu.end_to_end import end_to_end, trace
 from gpu.inputs import make_checkpoint, make_fp16, make_scans
 from gpu.probe import read_probe
@@ -40,7 +40,7 @@ from parotid_seg.files import hash_file, make_folder
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import USUAL_BATCH
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
-from parotid_seg.runtime.engines.load import gpu_index, load_backend
+from parotid_seg.runtime.engines.load import gpu_index
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.chunks import cut
@@ -113,9 +113,9 @@ def our_entries(options: argparse.Namespace, models: Mapping[str, Path], record:
     return found
 
 
-def loaded(path: Path, backend: str, device: str) -> Contender:
-    """A backend of ours. The made FP16 model is not verified."""
-    return BackendContender(load_backend(path, backend, device, allow_unverified=True))
+def loaded(path: Path, engine: str, device: str) -> Contender:
+    """A backend of ours."""
+    return BackendContender(load_exactly(path, engine, device))
 
 
 def built(options: argparse.Namespace, path: Path, engine: Path, library: str, most_s: float) -> Contender:

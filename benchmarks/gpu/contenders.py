@@ -11,10 +11,15 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from parotid_seg.bench.system_state import gpu_memory_mib
-from parotid_seg.runtime.engines.base import Backend, Pending
+from parotid_seg.runtime.engines.base import OUTPUTS, Backend, Pending
+from parotid_seg.runtime.engines.engine_file import read_sidecar
+from parotid_seg.runtime.engines.load import gpu_index
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.registry import ENGINE_FILE, ENGINES, Request
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
@@ -83,6 +88,17 @@ def release_cached() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def load_exactly(path: Path, engine: str, device: str) -> Backend:
+    """A model file or engine on an engine, without a trial of batch sizes. It need not be verified.
+
+    Raises:
+        ParotidSegError: if it cannot be loaded.
+    """
+    contract = read_sidecar(path).contract if path.suffix == ENGINE_FILE else read_model(path)[1]
+    request = Request(path, contract, gpu_index(device), None, OUTPUTS[0], print)
+    return ENGINES[engine].implementation().load(request)
 
 
 class DeviceMemory:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from gpu.contenders import load_exactly
 from gpu.inputs import make_fp16, make_scans
 from parotid_seg.bench.inputs import in_memory, rotation
 from parotid_seg.files import make_folder, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend, Times, labels_of
-from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
@@ -36,9 +36,9 @@ TIMED, WARM = 30, 5
 def probe(model: Path, device: str, scans: Sequence[Path], sizes: Sequence[int]) -> dict[str, Any]:
     """What a model does on a device, against the CPU: seconds to load, changed voxels, times in ms by size."""
     started = time.monotonic()
-    gpu = load_backend(model, "onnxruntime", device, allow_unverified=True)
+    gpu = load_exactly(model, "onnxruntime", device)
     found: dict[str, Any] = {"ran": str(gpu.ran), "load_s": round(time.monotonic() - started, 2), "sizes": {}}
-    cpu = load_backend(model, "onnxruntime", "cpu", allow_unverified=True)
+    cpu = load_exactly(model, "onnxruntime", "cpu")
     covered = in_memory([(scan,) for scan in scans], gpu.contract)
     for size in sizes:
         labelled = [(chunk, labels_of(cpu, chunk)) for chunk in rotation(covered, gpu.contract, size)]

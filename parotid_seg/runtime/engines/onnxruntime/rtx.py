@@ -22,7 +22,7 @@ from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import check_single_onnxruntime, session_options
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
@@ -32,13 +32,14 @@ MODULE, PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-
 INSTALL = f"pip install 'onnxruntime>=1.24' {PACKAGE}"
 TITLE = "onnxruntime's plug-in for TensorRT-RTX"
 SIZES = {
-    "depth": (1, 32, 1024),
-    "batch": (1, USUAL_BATCH, 256),
-    "out": (1, USUAL_BATCH, 1024),
+    "depth": (1, 32, 1600),
+    "batch": (1, USUAL_BATCH, 257),
+    "out": (1, USUAL_BATCH, 1600),
     "height": (16, 256, 1024),
     "width": (16, 256, 1024),
 }
-"""Smallest, usual and largest value of each size that differs from chunk to chunk, after padding."""
+"""Smallest, usual and largest value of each size that differs from chunk to chunk, after padding. A chunk may have one
+sample more than it was cut into; 256 samples of slices that are 0.5 mm apart label 1536 slices."""
 
 
 class OnnxRuntimeRtxBackend:
@@ -57,11 +58,10 @@ class OnnxRuntimeRtxBackend:
     """
 
     batch_size = USUAL_BATCH
-    largest_batch: int | None = SIZES["batch"][2]
+    largest_batch: int | None = SIZES["batch"][2] - 1
     queue_depth = 1
 
     def __init__(self, model: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
-        check_single_onnxruntime()
         found = supported_devices()
         if device >= len(found):
             raise MachineError(
@@ -95,6 +95,9 @@ class OnnxRuntimeRtxBackend:
     def start(self, inputs: Inputs) -> Done:
         """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
         return Done(self._bound.run(inputs))
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: the plug-in has no option to wait for the kernels of a shape."""
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`."""
