@@ -187,6 +187,25 @@ def made_bundle(tmp_path: Path) -> Path:
     return out
 
 
+def test_a_bundle_may_be_whole(made_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle.main([str(made_bundle), "--wheels", str(tmp_path / "wheels"), "--python", PYTHON, "--whole"])
+    about = json.loads((made_bundle / "bundle.json").read_text())
+    assert about["capability"] is None
+    assert about["parts"] == ["site.tar.xz.0"]
+    assert sorted(path.name for path in made_bundle.iterdir()) == ["bundle.json", "site.tar.xz.0"]
+    set_up(made_bundle, tmp_path / "site", tmp_path / "out", monkeypatch)
+    assert (tmp_path / "site" / "onnxruntime" / "capi" / kernels.PROVIDER).read_bytes() == library()[0]
+
+
+def test_a_bundle_that_is_too_large_is_refused(
+    made_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "MOST_MIB", 1)
+    words = [str(made_bundle), "--wheels", str(tmp_path / "wheels"), "--table", str(tmp_path / "kernels.tsv")]
+    with pytest.raises(SystemExit, match=r"bundle: found [\d.]+ MiB with the repository, expected at most 1"):
+        bundle.main(words)
+
+
 def set_up(folder: Path, site: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(install, "MODULES", ("json", "one_that_is_not_there"))
     with pytest.raises(SystemExit) as ended:
