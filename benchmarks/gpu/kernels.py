@@ -3,7 +3,7 @@
     python benchmarks/gpu kernels --python ENV/bin/python --libraries FOLDER
 
 ENV has onnxruntime-gpu; FOLDER has libraries with the names of CUDA's that may count instead of compute, so no GPU is
-needed. On a machine with a GPU, FOLDER is that of CUDA's own libraries. Needs gcc.
+needed: tests/cuda_stub/build.py makes such. On a machine with a GPU, FOLDER is that of CUDA's own libraries. Needs gcc.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def record(python: Path, libraries: Path, model: Path, chunks: Sequence[Path], s
     recorder, lines = scratch / "recorder.so", scratch / "kernels.txt"
     source = HERE / "recorder.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", recorder, source, "-ldl", "-lpthread"], check=True)
-    preloaded = [recorder, *sorted(libraries.glob("lib*.so.[0-9]*"))]
+    found = (file for file in libraries.iterdir() if re.search(r"\.so\.\d+$", file.name))
+    preloaded = [recorder, *sorted(found)]
     environment = {
         **os.environ,
         "LD_PRELOAD": " ".join(map(str, preloaded)),
