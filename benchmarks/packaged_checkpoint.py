@@ -88,6 +88,17 @@ def _table(attention: Any, bias: torch.Tensor) -> torch.Tensor:
     return table
 
 
+def unproven_checkpoint() -> Checkpoint:
+    """The packaged model's checkpoint, without the comparison of its masks."""
+    contract = read_model(DEFAULT_MODEL)[1]
+    config = dataclasses.replace(
+        TrainConfig(), grid=contract.grid, window_hu=contract.windows[0] or TrainConfig().window_hu
+    )
+    net = build_network(config, len(contract.channels), len(contract.labels))
+    weights = state_of(net, stored_weights(DEFAULT_MODEL))
+    return Checkpoint(config, contract.labels, contract.channels, dict(contract.training), weights, {})
+
+
 def packaged_checkpoint(out: Path, scans: Path | None = None) -> list[ScanParity]:
     """Write the packaged model's checkpoint.
 
@@ -101,13 +112,7 @@ def packaged_checkpoint(out: Path, scans: Path | None = None) -> list[ScanParity
     Raises:
         SystemExit: if they are not the same as an export's would have to be; nothing is written then.
     """
-    contract = read_model(DEFAULT_MODEL)[1]
-    config = dataclasses.replace(
-        TrainConfig(), grid=contract.grid, window_hu=contract.windows[0] or TrainConfig().window_hu
-    )
-    net = build_network(config, len(contract.channels), len(contract.labels))
-    weights = state_of(net, stored_weights(DEFAULT_MODEL))
-    checkpoint = Checkpoint(config, contract.labels, contract.channels, dict(contract.training), weights, {})
+    checkpoint, contract = unproven_checkpoint(), read_model(DEFAULT_MODEL)[1]
     parity = Parity(checkpoint.network(), contract, scans or example_folder(), BatchProfile())
     rows = parity.check(
         partial(labels_of, load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")), GATES[contract.precision]

@@ -45,7 +45,7 @@ def watch(command: Sequence[str], *, first: Path | None = None, memory: bool = T
         if first is not None and first_s is None and first.exists():
             first_s = time.perf_counter() - started
         if memory:
-            kib, files = _now(process.pid)
+            kib, files = memory_and_files(process.pid)
             peak_kib, peak_files = max(peak_kib, kib), max(peak_files, files)
         time.sleep(EVERY_S if memory else 0.002)
     seconds = time.perf_counter() - started
@@ -55,7 +55,8 @@ def watch(command: Sequence[str], *, first: Path | None = None, memory: bool = T
     return Watched(seconds, peak_kib / 1024, peak_files, first_s, output)
 
 
-def _now(root: int) -> tuple[int, int]:
+def memory_and_files(root: int) -> tuple[int, int]:
+    """KiB of proportional memory, and open files, of a process and all its descendants together (Linux)."""
     kib = files = 0
     for process in family(root):
         try:

@@ -32,10 +32,6 @@ ELSEWHERE = {
     "bench_noise.py": "not run: five whole runs of bench take minutes; tests/bench runs what it calls",
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
     "cross_validation.py": "test_folds_are_disjoint_and_their_results_become_a_table, below",
-    "gpu.py": "test_gpu_benchmark.py",
-    "gpu_end_to_end.py": "test_gpu_benchmark.py",
-    "gpu_engines.py": "test_gpu_benchmark.py",
-    "gpu_record.py": "test_gpu_benchmark.py",
     "plain_loop.py": "run by runtime.py",
     "resources.py": "imported by many_runs.py and node_series.py",
     "slowed.py": "not run, as bench_noise.py",
@@ -43,7 +39,7 @@ ELSEWHERE = {
     "study_report.py": "test_the_study_s_tables_and_picture, below",
     "watch.py": "run by runtime.py",
 }
-"""Scripts and modules that are not in `COMMANDS`, and what runs them."""
+"""Scripts and modules that are not in `COMMANDS`, and what runs them. test_gpu_benchmark.py runs those in gpu/."""
 COMMANDS: dict[str, list[str]] = {
     "accuracy.py": ["--scans", "{scans}", "--references", "{labels}", "--out", "{out}", "--worst", "1"],
     "browser.py": ["{scans}/one_0000.nii.gz", "--out", "{out}/x.json"],

@@ -1,8 +1,9 @@
-"""benchmarks/gpu.py where there is no GPU: its bookkeeping, and a whole run of what there is on a CPU."""
+"""benchmarks/gpu/bench.py where there is no GPU: its bookkeeping, and a whole run of what there is on a CPU."""
 
 import argparse
+import contextlib
+import gzip
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,16 +17,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from typing import Any
 
-import gpu
-import gpu_engines
-import gpu_record
-from gpu_record import Record, within
+from gpu import bench, contenders, record, sweep
+from gpu.record import Record, within
 
 from parotid_seg.contract import Contract, Grid
+from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.profile import Count
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
 from tests import fake_cuda
@@ -60,14 +61,16 @@ def untrained(tmp_path: Path) -> Path:
     return path
 
 
-def measured(scans: Path, checkpoint: Path, out: Path, *more: int | str) -> dict[str, Any]:
-    given = ["--checkpoint", checkpoint, "--out", out, "--device", "cpu", "--repeats", 1, *more]
-    gpu.main([str(word) for word in (scans, *given)])
-    return json.loads((out / "gpu.json").read_text())
+def measured(scan: Path, checkpoint: Path, folder: Path, *more: int | str | Path) -> dict[str, Any]:
+    given = ["--scans", scan, "--checkpoint", checkpoint, "--out", folder / "out", "--work", folder / "work"]
+    given += ["--device", "cpu", "--repeats", 1, *more]
+    with contextlib.suppress(SystemExit):  # the time was too short for something
+        bench.main([str(word) for word in given])
+    return json.loads((folder / "out" / "gpu.json").read_text())
 
 
-def left_out(found: dict[str, Any]) -> str:
-    return "\n".join(f"{each['what']}: {each['why']}" for each in found["left_out"])
+def skipped(found: dict[str, Any]) -> str:
+    return "\n".join(f"{each['what']}: {each['why']}" for each in found["skipped"])
 
 
 @pytest.mark.slow
@@ -78,13 +81,12 @@ def test_everything_there_is_on_a_cpu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a graph that is there, which saves a dozen seconds."""
-    monkeypatch.setattr("parotid_seg.export.onnx_file.to_onnx", lambda _: translated)
-    out, scans = tmp_path / "out", tmp_path / "scans"
-    scans.mkdir()
-    shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", scans)
-    options = ("--batch-sizes", 2, 500, "--workers", 1, "--many", 2, "--minutes", 5)
-    found = measured(scans, trained / "best.pt", out, *options)
+    """And what is measured is not measured again."""
+    fp32 = tmp_path / "fp32.onnx"
+    fp32.write_bytes(with_contract(*translated))
+    scan, checkpoint = balls / "imagesTr" / "p4_0000.nii.gz", trained / "best.pt"
+    options = ("--fp32", fp32, "--workers", 1, "--many", 2, "--minutes", 5)
+    found = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2, 500)
     rows = found["sweep"]["2"]["contenders"]
     assert set(rows) == {"torch fp32", "torch fp16", "onnxruntime fp32", "onnxruntime fp16"}
     assert rows["torch fp32"]["changed_voxels"] == 0
@@ -92,34 +94,64 @@ def test_everything_there_is_on_a_cpu(
     assert all(row["roofline"]["share"] > 0 for row in rows.values())
     assert rows["onnxruntime fp32"]["ran"]["device"] == "cpu"
     assert found["sweep"]["2"]["chunk"]["bytes_a_voxel_stored"] == 3
-    assert json.loads((out / "trace.json").read_text())["traceEvents"]
-    assert found["end_to_end"]["rows"][0]["scans_a_second"] > 0
-    said = left_out(found)
-    assert "tensorrt-rtx fp16: needs a GPU" in said
-    assert "torch.compile with CUDA graphs: needs a GPU" in said
-    assert "batches of 500: no scan has so many slices" in said
-    read = (out / "gpu.md").read_text()
+    assert json.loads(gzip.decompress((tmp_path / "out" / "trace.json.gz").read_bytes()))["traceEvents"]
+    (row,) = found["end_to_end"]["rows"]
+    assert row["scans_a_second"] > 0
+    assert row["host_mib"] > 0
+    assert "tensorrt-rtx fp16: needs a GPU" in skipped(found)
+    assert "torch.compile with CUDA graphs: needs a GPU" in skipped(found)
+    assert "batches of 500: no scan has so many slices" in skipped(found)
+    read = (tmp_path / "out" / "gpu.md").read_text()
     assert "| onnxruntime fp16 |" in read
     assert "no GPU: a trial on a CPU" in read
+    monkeypatch.setattr(bench, "load_all", lambda *_: pytest.fail("measured again"))
+    again = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2)
+    assert again["sweep"] == found["sweep"]
+    assert again["end_to_end"] == found["end_to_end"]
+    assert "500" not in skipped(again)
 
 
 def test_without_time_everything_is_named_and_both_files_are_there(
     scans: Path, untrained: Path, tmp_path: Path
 ) -> None:
-    found = measured(scans, untrained, tmp_path / "out", "--minutes", 0)
-    assert "peaks: no time left for it" in left_out(found)
-    assert "model files: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
+    found = measured(scans, untrained, tmp_path, "--minutes", 0)
+    assert "peaks by torch: no time left for it" in skipped(found)
+    assert "scans: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
+
+
+def test_figures_of_another_model_are_not_kept(tmp_path: Path) -> None:
+    Record(tmp_path, 1.0, {"model": "one"}).add("load_s", {"one": 1.0})
+    assert Record(tmp_path, 1.0, {"model": "one"}).content["load_s"] == {"one": 1.0}
+    assert "load_s" not in Record(tmp_path, 1.0, {"model": "other"}).content
+    (tmp_path / "gpu.json").write_text('{"key": {"model": "one"}, "pea')
+    assert "load_s" not in Record(tmp_path, 1.0, {"model": "one"}).content
+
+
+def test_larger_chunks_are_counted_in_proportion() -> None:
+    assert sweep.scaled(Count(10, 100, 8, 300), 4.0) == Count(40, 100, 32, 900)
+
+
+def test_the_memory_of_a_contender_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_use = iter([100.0, 150.0, 150.0, 180.0])
+    monkeypatch.setattr(contenders, "gpu_memory_mib", lambda _: next(in_use))
+    memory = contenders.DeviceMemory(0)
+    for _ in range(2):
+        with memory.of("ours"):
+            pass
+    assert memory.held_mib == {"ours": 80.0}
 
 
 def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     now = [0.0]
-    record = Record(tmp_path, 1.0, clock=lambda: now[0])
-    assert record.attempt("good", lambda: 7) == 7
-    assert record.attempt("bad", lambda: 1 // 0) is None
+    kept = Record(tmp_path, 1.0, {}, clock=lambda: now[0])
+    assert kept.attempt("good", lambda: 7) == 7
+    assert kept.attempt("bad", lambda: 1 // 0) is None
+    assert not kept.out_of_time
     now[0] = 40.0
-    assert record.attempt("early", lambda: 7, until=0.5) is None
-    assert record.attempt("late", lambda: 7) == 7
-    names = [each["what"] for each in json.loads((tmp_path / "gpu.json").read_text())["left_out"]]
+    assert kept.attempt("early", lambda: 7, until=0.5) is None
+    assert kept.out_of_time
+    assert kept.attempt("late", lambda: 7) == 7
+    names = [each["what"] for each in json.loads((tmp_path / "gpu.json").read_text())["skipped"]]
     assert names == ["bad", "early"]
 
 
@@ -133,25 +165,26 @@ def test_changed_voxels() -> None:
     one, other = np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), np.uint8)
     one[0, :2] = 1
     other[0, :2, 1:] = 1
-    assert gpu.changed([one], [other]) == {"changed_voxels": 2, "changed_of_structures": 0.25}
-    assert gpu.changed(None, [other])["changed_voxels"] is None
+    assert sweep.changed([one], [other]) == {"changed_voxels": 2, "changed_of_structures": 0.25}
+    assert sweep.changed(None, [other])["changed_voxels"] is None
 
 
 def test_the_share_of_the_bus() -> None:
     bus = {"host_to_device_gb_s": 10.0, "device_to_host_gb_s": 5.0}
-    assert gpu_record.share_of_bus(4.0, {"bytes_in": 3e6, "bytes_out": 1e6}, bus) == pytest.approx(0.5 / 4)
+    assert record.share_of_bus(4.0, {"bytes_in": 3e6, "bytes_out": 1e6}, bus) == pytest.approx(0.5 / 4)
 
 
 def test_without_a_gpu_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, scans: Path, untrained: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", list)
+    words = ["--scans", scans, "--checkpoint", untrained, "--out", tmp_path / "out", "--work", tmp_path]
     with pytest.raises(SystemExit, match="found no NVIDIA GPU"):
-        gpu.main([str(scans), "--checkpoint", str(untrained), "--out", str(tmp_path / "out")])
+        bench.main([str(word) for word in words])
 
 
 def test_versions_are_told_on_a_cpu() -> None:
-    about = gpu_record.machine("cpu", 0)
+    about = record.machine("cpu", 0)
     assert about["gpu"] is None
     assert about["more_versions"]["torch"]
 
@@ -163,11 +196,11 @@ def test_engines_on_a_gpu_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
     small = write_small_model(tmp_path / "small.onnx")
     options = argparse.Namespace(batch_sizes=[4], device="cuda")
-    contender: Any = gpu.built(options, small, tmp_path / "small.engine", library, 60.0)
+    contender: Any = bench.built(options, small, tmp_path / "small.engine", library, 60.0)
     inputs = inputs_of(scan(16))
     expected = [labels_of(OnnxRuntimeBackend(small), each) for each in inputs]
     for _ in range(2):
-        for found, wanted in zip(gpu_engines.through(contender, inputs), expected, strict=True):
+        for found, wanted in zip(contenders.through(contender, inputs), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
         assert contender.compute_ms(inputs, 3) == pytest.approx([1.0] * 3 * len(inputs))
     contender.backend.close()
@@ -179,7 +212,7 @@ def test_onnxruntime_is_timed_on_what_is_bound(tmp_path: Path) -> None:
     backend = OnnxRuntimeCudaBackend.__new__(OnnxRuntimeCudaBackend)
     backend._bound = IoBindingSession(session, "labels", HostStream(), "cpu")
     backend.ran = ExecutionInfo("onnxruntime", "cuda:0", "fp16")
-    contender = gpu_engines.BackendContender(backend)
+    contender = contenders.BackendContender(backend)
     inputs = inputs_of(scan(16))
     times = contender.compute_ms(inputs, 2)
     assert len(times) == 2 * len(inputs)

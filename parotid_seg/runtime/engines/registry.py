@@ -97,6 +97,7 @@ ENGINES = {
         Engine("openvino", "openvino", ONNX_FILE, (CPU,), ("openvino",)),
         Engine("tensorrt", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt",)),
         Engine("tensorrt-rtx", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt-rtx",)),
+        Engine("onnxruntime-rtx", "onnxruntime.rtx", ONNX_FILE, (CUDA,), ("onnxruntime-ep-nv-tensorrt-rtx-cu13",)),
     )
 }
 

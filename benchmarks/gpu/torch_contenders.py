@@ -1,24 +1,21 @@
-"""Who takes part in gpu.py: the trained network in torch, in its several ways, and our backends.
-
-Each takes chunks as they lie in memory, FP16 intensities in, and gives labels in memory; copies are part of that, and
-`queue_depth` chunks may be under way at once, as in the product. Each also tells how long computing takes without
-copies.
-"""
+# mypy: disallow-untyped-calls=False
+# torch.cuda.Event and others have no types.
+"""The trained network in torch as a contender of bench.py, and what torch measures of the machine."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from parotid_seg.bench.peaks import Peaks
-from parotid_seg.runtime.engines.base import INPUTS, Backend, Pending
+from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
@@ -26,32 +23,6 @@ SLOTS = 2
 """Chunks that torch is given ahead, each with page-locked memory of its own, so that Python runs while the GPU does."""
 
 COPIED_BYTES = 1 << 30
-
-
-class Contender(Protocol):
-    """One that takes part.
-
-    Attributes:
-        told: what is to be said about it.
-        ours: whether it is a backend of ours.
-        ahead: chunks under way at once.
-    """
-
-    ours: bool
-    queue_depth: int
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """See above."""
-        ...
-
-    def start(self, inputs: Inputs) -> Pending:
-        """Hand in a chunk; its result waits for the labels."""
-        ...
-
-    def compute_ms(self, inputs: Sequence[Inputs], repeats: int) -> list[float]:
-        """Milliseconds a chunk without copies, each input so many times."""
-        ...
 
 
 class Half(nn.Module):
@@ -102,7 +73,7 @@ class TorchContender:
         self._pinned: dict[tuple[Any, ...], Tensor] = {}
         self._turn = 0
         self.queue_depth = SLOTS if device.type == "cuda" else 1
-        self.told = {"backend": f"torch {torch.__version__}", "tf32": tf32, "compile_mode": compile_mode or None}
+        self.about = {"backend": f"torch {torch.__version__}", "tf32": tf32, "compile_mode": compile_mode or None}
 
     def start(self, inputs: Inputs) -> _Queued:
         """Queue the copies and the work."""
@@ -165,39 +136,6 @@ class TorchContender:
             yield
 
 
-class BackendContender:
-    """One of our backends."""
-
-    ours = True
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend, self.queue_depth = backend, backend.queue_depth
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What really runs; whether CUDA graphs do is known only after some chunks."""
-        graphs = getattr(self.backend, "graphs", None)
-        return {**vars(self.backend.ran), **({"cuda_graphs": graphs} if graphs else {})}
-
-    def start(self, inputs: Inputs) -> Pending:
-        """Hand in a chunk."""
-        return self.backend.start(inputs)
-
-    def compute_ms(self, inputs: Sequence[Inputs], repeats: int) -> list[float]:
-        """As the backend tells it, each chunk by itself."""
-        return [1000 * self.backend.timed(chunk)[1].compute for _ in range(repeats) for chunk in inputs]
-
-
-def through(contender: Contender, inputs: Sequence[Inputs]) -> list[Mask]:
-    """All chunks, as many ahead as the contender likes."""
-    found, pending = [], deque[Pending]()
-    for chunk in inputs:
-        pending.append(contender.start(chunk))
-        if len(pending) >= contender.queue_depth:
-            found.append(pending.popleft().result())
-    return [*found, *(each.result() for each in pending)]  # type: ignore[list-item]  # they were asked for labels
-
-
 def _clocked(work: Any) -> float:
     started = time.perf_counter()
     work()
@@ -220,8 +158,17 @@ def timed_ms(work: Any, device: torch.device, repeats: int) -> float:
     return float(np.median(found))
 
 
-def measured_peaks(device: torch.device) -> Peaks:
+def contender(checkpoint: Path, device: str, precision: str, **how: Any) -> TorchContender:
+    """The network of a checkpoint in torch; `how` as for `TorchContender`."""
+    from parotid_seg.train.checkpoint import load_checkpoint
+
+    net = load_checkpoint(checkpoint).network()
+    return TorchContender(Half(net) if precision == "fp16" else net, torch.device(device), **how)
+
+
+def measured_peaks(on: str) -> Peaks:
     """What the machine does at best in torch: a large product by type, and a large copy on the device."""
+    device = torch.device(on)
     on_gpu = device.type == "cuda"
     side, repeats = (8192, 20) if on_gpu else (512, 3)
     kinds = {"fp32": (torch.float32, False), "tf32": (torch.float32, True), "fp16": (torch.half, True)}
@@ -241,10 +188,11 @@ def measured_peaks(device: torch.device) -> Peaks:
     return Peaks(gflops, dict.fromkeys(gflops, f"torch {torch.__version__}"), copied)
 
 
-def measured_bus(device: torch.device, repeats: int = 20) -> dict[str, float]:
+def measured_bus(device: str, repeats: int = 20) -> dict[str, float]:
     """GB/s of a large copy from page-locked memory to a GPU, and back."""
     near = torch.zeros(COPIED_BYTES >> 2, dtype=torch.uint8, device=device)
     host = torch.zeros(len(near), dtype=torch.uint8, pin_memory=True)
-    there = timed_ms(lambda: near.copy_(host, non_blocking=True), device, repeats)
-    back = timed_ms(lambda: host.copy_(near, non_blocking=True), device, repeats)
+    gpu = torch.device(device)
+    there = timed_ms(lambda: near.copy_(host, non_blocking=True), gpu, repeats)
+    back = timed_ms(lambda: host.copy_(near, non_blocking=True), gpu, repeats)
     return {"host_to_device_gb_s": len(near) / there / 1e6, "device_to_host_gb_s": len(near) / back / 1e6}

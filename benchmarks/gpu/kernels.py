@@ -1,0 +1,148 @@
+"""Makes the table of the CUDA kernels that the packaged model launches, in FP32 and FP16, by which `bundle` trims.
+
+    python benchmarks/gpu kernels --python ENV/bin/python --libraries FOLDER
+
+ENV has onnxruntime-gpu; FOLDER has libraries with the names of CUDA's that may count instead of compute, so no GPU is
+needed: tests/cuda_stub/build.py makes such. On a machine with a GPU, FOLDER is that of CUDA's own libraries. Needs gcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gpu.fatbins import file_offset
+from gpu.inputs import make_fp16, make_scans
+from parotid_seg.bench.inputs import in_memory, rotation
+from parotid_seg.files import write_text
+from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS
+
+HERE = Path(__file__).parent
+PROVIDER = "libonnxruntime_providers_cuda.so"
+SIZES = (1, 16, 64)
+"""Samples of the chunks, each at the example's own size and at 512 x 512."""
+RUN = """
+import json, sys
+import numpy, onnxruntime
+model, options, *chunks = sys.argv[1:]
+onnxruntime.set_default_logger_severity(3)
+provider = ("CUDAExecutionProvider", json.loads(options))
+session = onnxruntime.InferenceSession(model, providers=[provider], enable_fallback=0)
+assert session.get_providers()[0] == provider[0], session.get_providers()
+for chunk in chunks:
+    session.run(None, dict(numpy.load(chunk)))
+python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+print(onnxruntime.__version__, python, onnxruntime.__file__)
+"""
+
+
+def record(python: Path, libraries: Path, model: Path, chunks: Sequence[Path], scratch: Path) -> tuple[str, list[str]]:
+    """Run chunks of a model in an environment.
+
+    Returns:
+        what the program printed last: onnxruntime's version, Python's, and onnxruntime's file; and the recorder's
+        lines, see recorder.c.
+
+    Raises:
+        SystemExit: if it fails, with the end of its output.
+    """
+    recorder, lines = scratch / "recorder.so", scratch / "kernels.txt"
+    source = HERE / "recorder.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", recorder, source, "-ldl", "-lpthread"], check=True)
+    found = (file for file in libraries.iterdir() if re.search(r"\.so\.\d+$", file.name))
+    preloaded = [recorder, *sorted(found)]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(map(str, preloaded)),
+        "LD_LIBRARY_PATH": str(libraries),
+        "KERNELS_FILE": str(lines),
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+    command = [str(word) for word in (python, "-c", RUN, model, json.dumps(OPTIONS), *chunks)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"kernels: {model.name} does not run: {done.stderr[-600:]}")
+    return done.stdout.splitlines()[-1], lines.read_text().splitlines()
+
+
+def save_chunks(folder: Path, sizes: Sequence[int], scans: Sequence[Path]) -> list[Path]:
+    """Chunks of these sizes, for numpy to load."""
+    contract = read_model(DEFAULT_MODEL)[1]
+    paths: list[Path] = []
+    for scan in scans:
+        covered = in_memory([(scan,)], contract)
+        for size in sizes:
+            for chunk in rotation(covered, contract, size)[:1]:
+                paths.append(folder / f"{len(paths)}.npz")
+                np.savez(paths[-1], **chunk)  # type: ignore[arg-type]  # arrays by name
+    return paths
+
+
+def table_for(version: str, tag: str) -> Path:
+    """The table of a version of onnxruntime-gpu for a version of Python ("cp312"), whose files differ."""
+    return HERE / f"kernels-{version}-{tag}.tsv"
+
+
+def table_of(lines: Mapping[str, Sequence[str]], version: str, provider: Path) -> str:
+    """The recorder's lines by model as a table: a line with version and hash, then a line for each model and kernel."""
+    library = provider.read_bytes()
+    rows = {
+        (file_offset(library, int(address)), int(size), model, int(launches), kernel)
+        for model, recorded in lines.items()
+        for file, address, size, launches, kernel in (line.split("\t") for line in recorded)
+        if Path(file).name == PROVIDER
+    }
+    head = f"# onnxruntime-gpu {version}: {PROVIDER} {hashlib.sha256(library).hexdigest()}"
+    columns = "offset\tbytes\tmodel\tlaunches\tkernel"
+    return "\n".join([head, columns, *("\t".join(map(str, row)) for row in sorted(rows))]) + "\n"
+
+
+def launched(table: Path, library: bytes) -> set[int]:
+    """Offsets of the fat binaries with launched kernels.
+
+    Raises:
+        SystemExit: if the table was made from another library.
+    """
+    head, _, *rows = table.read_text(encoding="utf-8").splitlines()
+    if (found := hashlib.sha256(library).hexdigest()) != (expected := head.split()[-1]):
+        raise SystemExit(
+            f"{table.name}: of {PROVIDER} {expected[:12]}, found {found[:12]}; make it anew (python benchmarks/gpu "
+            "kernels), or bundle the whole library (--whole)"
+        )
+    return {int(row.split("\t")[0]) for row in rows}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Make the table."""
+    parser = argparse.ArgumentParser(
+        prog="gpu kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", type=Path, required=True, help="of an environment with onnxruntime-gpu")
+    parser.add_argument("--libraries", type=Path, required=True, help="folder of libcudart.so.13, libcudnn.so.9 ...")
+    parser.add_argument("--out", type=Path, help="default: kernels-VERSION-PYTHON.tsv in this folder")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        own = next((example_folder() / "imagesTr").glob("*.nii.gz"))
+        chunks = save_chunks(scratch, options.sizes, [own, *make_scans(scratch, count=1, slices=96)])
+        models = {"fp32": DEFAULT_MODEL, "fp16": make_fp16(scratch / "fp16.onnx")}
+        lines, printed = {}, ""
+        for precision, model in models.items():
+            printed, lines[precision] = record(options.python, options.libraries, model, chunks, scratch)
+    version, tag, file = printed.split(" ", 2)
+    out = options.out or table_for(version, tag)
+    table = table_of(lines, version, Path(file).parent / "capi" / PROVIDER)
+    write_text(table, out)
+    print(f"{out}: {len(table.splitlines()) - 2} kernels")

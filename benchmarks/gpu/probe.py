@@ -1,0 +1,104 @@
+"""The first question to a GPU: does onnxruntime run the model there, with the labels that it gives on the CPU?
+
+Each chunk's labels are compared with those of the CPU when the chunk is the first of its shape (computed plainly), the
+second (a CUDA graph is captured) and a later one (the graph is replayed). Chunks of a shape differ, so that a graph
+that were replayed on old inputs would show. OUT/probe.jsonl has a line for each model; a model whose line has no error
+is not probed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu.contenders import load_exactly
+from gpu.inputs import make_fp16, make_scans
+from parotid_seg.bench.inputs import in_memory, rotation
+from parotid_seg.files import make_folder, write_text
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.base import Backend, Times, labels_of
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.volume import Mask
+
+PHASES = ("plain", "captured", "replayed")
+CHUNKS = 4
+"""Different chunks of a size: those with the largest structures."""
+TIMED, WARM = 30, 5
+"""Timed chunks, and those before them."""
+
+
+def probe(model: Path, device: str, scans: Sequence[Path], sizes: Sequence[int]) -> dict[str, Any]:
+    """What a model does on a device, against the CPU: seconds to load, changed voxels, times in ms by size."""
+    started = time.monotonic()
+    gpu = load_exactly(model, "onnxruntime", device)
+    found: dict[str, Any] = {"ran": str(gpu.ran), "load_s": round(time.monotonic() - started, 2), "sizes": {}}
+    cpu = load_exactly(model, "onnxruntime", "cpu")
+    covered = in_memory([(scan,) for scan in scans], gpu.contract)
+    for size in sizes:
+        labelled = [(chunk, labels_of(cpu, chunk)) for chunk in rotation(covered, gpu.contract, size)]
+        labelled = sorted(labelled, key=lambda each: -np.count_nonzero(each[1]))[:CHUNKS]
+        if labelled:
+            chunks, wanted = zip(*labelled, strict=True)
+            found["sizes"][str(size)] = {**compared(gpu, chunks, wanted), "ms": times_ms(gpu, chunks)}
+    gpu.close()
+    return found
+
+
+def compared(gpu: Backend, chunks: Sequence[Inputs], wanted: Sequence[Mask]) -> dict[str, dict[str, int]]:
+    """Voxels with another label than is wanted, and voxels of structures that are wanted, by phase."""
+    found = {phase: {"changed": 0, "of": 0} for phase in PHASES}
+    for turn, index in enumerate((0, 1 % len(chunks), *range(len(chunks)))):
+        counts = found[PHASES[min(turn, 2)]]
+        counts["changed"] += int(np.count_nonzero(labels_of(gpu, chunks[index]) != wanted[index]))
+        counts["of"] += int(np.count_nonzero(wanted[index]))
+    return found
+
+
+def times_ms(backend: Backend, chunks: Sequence[Inputs]) -> dict[str, float]:
+    """Median milliseconds of the copy to the device, of computing, and of the copy back."""
+    times = [backend.timed(chunks[turn % len(chunks)])[1] for turn in range(WARM + TIMED)][WARM:]
+    return {name: round(1000 * float(np.median([getattr(each, name) for each in times])), 3) for name in Times._fields}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Probe both models; status 1 if one has an error."""
+    parser = argparse.ArgumentParser(
+        prog="gpu probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for scans and models")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--scans", type=Path, nargs="+", help="NIfTI scans; default: made from the example")
+    parser.add_argument("--fp32", type=Path, default=DEFAULT_MODEL)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64], help="samples of a chunk")
+    options = parser.parse_args(words)
+    make_folder(options.out)
+    make_folder(options.work)
+    scans = options.scans or make_scans(options.work / "scans")
+    lines = {line["model"]: line for line in read_probe(options.out) if "error" not in line}
+    for name in ("fp32", "fp16"):
+        if name in lines:
+            continue
+        try:
+            model = options.fp32 if name == "fp32" else make_fp16(options.work / "fp16.onnx", options.fp32)
+            lines[name] = {"model": name, **probe(model, options.device, scans, options.sizes)}
+        except Exception as error:  # whatever a library raises: the other model is probed, too
+            lines[name] = {"model": name, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"}
+        print(json.dumps(lines[name]), flush=True)
+        write_text("".join(json.dumps(line) + "\n" for line in lines.values()), options.out / "probe.jsonl")
+    if any("error" in line for line in lines.values()):
+        raise SystemExit(1)
+
+
+def read_probe(out: Path) -> list[dict[str, Any]]:
+    """The lines of an earlier probe; none if there was none."""
+    try:
+        return [json.loads(line) for line in (out / "probe.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []

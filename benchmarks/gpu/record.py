@@ -1,0 +1,154 @@
+"""What bench.py has found so far: written anew after every part as gpu.json and, to be read, as gpu.md."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gpu.table import table
+from parotid_seg.bench.system_state import about_machine, nvidia_smi_values
+from parotid_seg.files import write_text
+from parotid_seg.system import versions_of
+
+MORE_PACKAGES = ("torch", "triton", "timm", "onnx", "onnxscript", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cudnn-cu13")
+
+T = TypeVar("T")
+
+
+class Record:
+    """Figures, what was skipped and why, and the time there is.
+
+    Args:
+        folder: where to write. The figures that are there are kept if they have the same key; what was skipped is
+            forgotten, to be tried again.
+        minutes: the time for everything.
+        key: what the figures depend on.
+        clock: tells the time in seconds.
+
+    Attributes:
+        content: all figures.
+        out_of_time: whether something was skipped since the time was too short for it.
+    """
+
+    def __init__(
+        self, folder: Path, minutes: float, key: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._clock, self._began = folder, clock, clock()
+        self.budget_s = 60 * minutes
+        before = read(folder)
+        kept = before if before.get("key") == dict(key) else {}
+        self.out_of_time = False
+        self.content: dict[str, Any] = {**kept, "key": dict(key), "budget_s": self.budget_s, "skipped": []}
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return self.budget_s - (self._clock() - self._began)
+
+    def attempt(self, what: str, work: Callable[[], T], *, until: float = 1.0) -> T | None:
+        """Do something, unless more than this share of the time is over; None, and said why, if it does not work."""
+        if self.left_s <= (1 - until) * self.budget_s:
+            self.out_of_time = True
+            self.skip(what, "no time left for it")
+            return None
+        try:
+            return work()
+        except Exception as error:  # whatever a library raises: the others go on
+            self.skip(what, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+            return None
+
+    def skip(self, what: str, why: str) -> None:
+        """Name what is skipped."""
+        print(f"skipped: {what}: {why}", flush=True)
+        self.content["skipped"].append({"what": what, "why": why})
+        self.save()
+
+    def add(self, name: str, found: Any) -> None:
+        """Keep what was found, and write everything."""
+        self.content[name] = found
+        print(f"{self.budget_s - self.left_s:.0f} s: {name}", flush=True)
+        self.save()
+
+    def save(self) -> None:
+        """Write both files."""
+        self.content["seconds"] = round(self.budget_s - self.left_s, 1)
+        write_text(json.dumps(self.content, indent=1) + "\n", self._folder / "gpu.json")
+        write_text(table(self.content), self._folder / "gpu.md")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The figures of an earlier run; none if there are none, or they are incomplete."""
+    try:
+        found = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many seconds, once Python code runs there (main thread, not Windows)."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"stopped after {seconds:.0f} s")
+
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def machine(device: str, index: int) -> dict[str, Any]:
+    """Where and with what it is measured."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device,
+        **about_machine(None if device == "cpu" else index),
+        "driver": None if device == "cpu" else nvidia_smi_values(index),
+        "more_versions": versions_of(MORE_PACKAGES),
+    }
+
+
+def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
+    """Median, 5th and 95th percentile, and how many there are."""
+    low, middle, high = (float(value) for value in np.percentile(times_ms, (5, 50, 95)))
+    return {"p50": middle, "p5": low, "p95": high, "count": len(times_ms)}
+
+
+def traffic(inputs: dict[str, Any], labels: Any) -> dict[str, float]:
+    """What of a chunk goes over the bus.
+
+    Returns:
+        bytes_in, bytes_out: of all inputs and of the labels,
+        voxels: labels,
+        bytes_a_voxel_stored: an intensity and a label,
+        bytes_a_voxel_copied: everything over the voxels: also neighbours beyond the chunk, and matrices.
+    """
+    bytes_in = sum(array.nbytes for array in inputs.values())
+    return {
+        "bytes_in": bytes_in,
+        "bytes_out": labels.nbytes,
+        "voxels": labels.size,
+        "bytes_a_voxel_stored": inputs["slices"].itemsize * len(inputs["slices"]) + labels.itemsize,
+        "bytes_a_voxel_copied": (bytes_in + labels.nbytes) / labels.size,
+    }
+
+
+def share_of_bus(ms: float, chunk: dict[str, Any], bus: dict[str, float]) -> float:
+    """Time for the copies of a chunk at the measured speed of the bus, over the time with copies."""
+    there = chunk["bytes_in"] / bus["host_to_device_gb_s"]
+    return float((there + chunk["bytes_out"] / bus["device_to_host_gb_s"]) / 1e6 / ms)

@@ -1,0 +1,206 @@
+"""The comparison of bench.py by batch size: every contender on the same chunks, taking turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu.contenders import Contender, DeviceMemory, through
+from gpu.record import Record, percentiles, share_of_bus, traffic, within
+from parotid_seg.bench.inputs import rotation
+from parotid_seg.bench.peaks import Peaks
+from parotid_seg.bench.roofline import roofline
+from parotid_seg.contract import Contract
+from parotid_seg.runtime.engines.onnxruntime.profile import Count, count
+from parotid_seg.scan.chunks import CroppedScan, Inputs
+from parotid_seg.scan.volume import Mask
+
+REFERENCE = "torch fp32"
+WARM_UP = 3
+COUNTED = 16
+"""Most samples of the chunk whose operations are counted, on the CPU; larger chunks follow in proportion."""
+SHARE_OF_SWEEP = 0.8
+"""Of all the time: after that much no batch size is begun any more."""
+SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.22, 0.08
+"""Of all the time: the longest for the warm-up of one contender, and for the rounds of a batch size."""
+
+
+def warmed_up(contender: Contender, inputs: Sequence[Inputs], most_s: float) -> tuple[list[Mask], float]:
+    """The labels after some passes, when graphs are replayed; and the seconds of the first, which may compile."""
+    with within(most_s):
+        started = time.monotonic()
+        labels = through(contender, inputs)
+        first_s = time.monotonic() - started
+        for _ in range(WARM_UP - 1):
+            labels = through(contender, inputs)
+    return labels, first_s
+
+
+def warm_all(
+    inputs: Sequence[Inputs], ready: dict[str, Contender], record: Record, memory: DeviceMemory
+) -> tuple[dict[str, list[Mask]], dict[str, dict[str, Any]]]:
+    """Labels, and the first figures, of each contender after its warm-up; one that is too slow to start is dropped."""
+    samples, most_s = len(inputs[0]["neighbours"]), record.budget_s * SHARE_OF_COMPILING
+    labels: dict[str, list[Mask]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, contender in list(ready.items()):
+        began, work = time.monotonic(), partial(warmed_up, contender, inputs, most_s)
+        with memory.of(name):
+            warm = record.attempt(f"{name}, batches of {samples}", work)
+        if warm is not None:
+            labels[name] = warm[0]
+            held = memory.held_mib.get(name)
+            rows[name] = {"first_pass_s": round(warm[1], 3), "ours": contender.ours, "memory_mib": held}
+        elif time.monotonic() - began >= most_s:
+            record.skip(f"{name}, other batches", "stopped once; another shape would take as long")
+            del ready[name]
+    if not rows:
+        raise RuntimeError("no contender ran")
+    return labels, rows
+
+
+def sweep_size(
+    inputs: Sequence[Inputs],
+    ready: dict[str, Contender],
+    precisions: Mapping[str, str],
+    record: Record,
+    repeats: int,
+    memory: DeviceMemory,
+) -> dict[str, Any]:
+    """All contenders in turns on the same chunks of one batch size."""
+    samples = len(inputs[0]["neighbours"])
+    labels, rows = warm_all(inputs, ready, record, memory)
+    timed = in_turns({name: ready[name] for name in rows}, inputs, repeats, record.budget_s * SHARE_OF_A_SIZE)
+    for name, (passes, alone) in timed.items():
+        row, contender = rows[name], ready[name]
+        row |= {"ms": percentiles(passes), "alone_ms": percentiles(alone)}
+        row["samples_a_second"] = 1000 * samples / row["ms"]["p50"]
+        compute = record.attempt(
+            f"{name}, batches of {samples}, computing alone", partial(contender.compute_ms, inputs, len(passes))
+        )
+        row["compute_ms"] = percentiles(compute) if compute else None
+        row["ran"] = contender.about
+        row["precision"] = contender.about.get("precision", precisions[name])
+        row |= changed(labels.get(REFERENCE), labels[name])
+    shape = " x ".join(map(str, inputs[0]["slices"].shape))
+    chunk: dict[str, Any] = {"different": len(inputs), "samples": samples, "shape": shape}
+    chunk |= traffic(dict(inputs[0]), next(iter(labels.values()))[0])
+    return {"chunk": chunk, "contenders": rows, **compared(rows)}
+
+
+def in_turns(
+    ready: Mapping[str, Contender], inputs: Sequence[Inputs], repeats: int, most_s: float
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Milliseconds a chunk of each: of passes over all inputs with chunks ahead, and of chunks one at a time."""
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ready}
+    began = time.monotonic()
+    for number in range(repeats):
+        if number and time.monotonic() - began > most_s:
+            break
+        for name, contender in ready.items():
+            passes, alone = found[name]
+            started = time.perf_counter()
+            through(contender, inputs)
+            passes.append(1000 * (time.perf_counter() - started) / len(inputs))
+            for chunk in inputs:
+                started = time.perf_counter()
+                contender.start(chunk).result()
+                alone.append(1000 * (time.perf_counter() - started))
+    return found
+
+
+def changed(reference: Sequence[Mask] | None, labels: Sequence[Mask]) -> dict[str, Any]:
+    """Voxels that have another label than the reference gave them, and their share of the reference's structures."""
+    if reference is None:
+        return {"changed_voxels": None, "changed_of_structures": None}
+    pairs = list(zip(reference, labels, strict=True))
+    count = sum(int(np.count_nonzero(one != other)) for one, other in pairs)
+    structures = sum(int(np.count_nonzero(one)) for one, _ in pairs)
+    return {"changed_voxels": count, "changed_of_structures": count / structures if structures else None}
+
+
+def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The fastest of torch and of ours, and how many times as fast ours is."""
+    best: dict[str, str] = {}
+    for name, row in rows.items():
+        side = "ours" if row["ours"] else "torch"
+        if side not in best or row["samples_a_second"] > rows[best[side]]["samples_a_second"]:
+            best[side] = name
+    if len(best) < 2:
+        return {"best": best, "ours_over_torch": None}
+    ratio = rows[best["ours"]]["samples_a_second"] / rows[best["torch"]]["samples_a_second"]
+    return {"best": best, "ours_over_torch": ratio}
+
+
+def sweep(
+    sizes: Sequence[int],
+    scans: Sequence[CroppedScan],
+    model: Path,
+    contract: Contract,
+    ready: dict[str, Contender],
+    precisions: Mapping[str, str],
+    record: Record,
+    repeats: int,
+    memory: DeviceMemory,
+) -> None:
+    """All batch sizes that the record does not have yet, each written when it is done."""
+    done = record.content.get("sweep", {})
+    for size in sizes:
+        inputs = rotation(scans, contract, size)
+        if str(size) in done:
+            continue
+        if not inputs:
+            record.skip(f"batches of {size}", "no scan has so many slices")
+            continue
+        work = partial(sweep_size, inputs, ready, precisions, record, repeats, memory)
+        result = record.attempt(f"batches of {size}", work, until=SHARE_OF_SWEEP)
+        if result is None:
+            continue
+        few = rotation(scans, contract, min(size, COUNTED))[0]
+        counted = record.attempt(f"operations of batches of {size}", partial(count, model.read_bytes(), few))
+        if counted:
+            add_roofline(result, scaled(counted, size / len(few["neighbours"])), record.content)
+        done[str(size)] = result
+        record.add("sweep", done)
+
+
+def scaled(counted: Count, times: float) -> Count:
+    """The work of a chunk of so many times as many samples; its weights stay the same."""
+    activations = counted.unfused_bytes - counted.weight_bytes
+    return Count(
+        round(counted.multiply_adds * times),
+        counted.weight_bytes,
+        round(counted.boundary_bytes * times),
+        round(counted.weight_bytes + activations * times),
+    )
+
+
+def add_roofline(result: dict[str, Any], counted: Count, content: Mapping[str, Any]) -> None:
+    """Compare every contender with the peaks of the machine, as far as they were measured."""
+    for row in result["contenders"].values():
+        if "peaks" in content:
+            computing_ms = (row["compute_ms"] or row["ms"])["p50"]
+            found = roofline(counted, computing_ms / 1000, row["precision"], Peaks(**content["peaks"]))
+            row["roofline"] = found and asdict(found)
+        if "bus" in content:
+            row["share_of_bus"] = share_of_bus(row["ms"]["p50"], result["chunk"], content["bus"])
+
+
+def fastest(sizes: Mapping[str, Any]) -> tuple[str, int, float]:
+    """Name, batch size and samples a second of the fastest of ours."""
+    found = [
+        (row["samples_a_second"], name, int(size))
+        for size, result in sizes.items()
+        for name, row in result["contenders"].items()
+        if row["ours"]
+    ]
+    if not found:
+        raise RuntimeError("none of our backends ran")
+    rate, name, size = max(found)
+    return name, size, rate

@@ -1,0 +1,117 @@
+"""Figures of bench.py as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def table(content: dict[str, Any]) -> str:
+    """Everything that there is, to be read."""
+    lines = ["# Speed on a GPU", ""]
+    about = content.get("machine")
+    if about:
+        gpu, driver = about["gpu"], about["driver"] or {}
+        name = f"{gpu['name']}, driver {driver.get('driver_version', 'unknown')}" if gpu else "no GPU: a trial on a CPU"
+        both = {**about["versions"], **about["more_versions"]}
+        versions = ", ".join(f"{package} {version}" for package, version in both.items())
+        lines += [f"{name}; {about['processor']}, {about['cores']} cores; {about['date']}.", "", f"{versions}.", ""]
+    if content.get("probe"):
+        lines += _probe_lines(content["probe"])
+    if "peaks" in content:
+        found = content["peaks"]
+        named = {f"{kind} product, Gop/s": value for kind, value in found["gflops"].items()}
+        named |= {"copy on the device, GB/s": found["memory_gb_s"], **content.get("bus", {})}
+        peaks = [f"| {name} | {value:.4g} |" for name, value in named.items() if value is not None]
+        lines += ["## Measured peaks", "", "| | |", "|---|---|", *peaks, ""]
+    for size, found in content.get("sweep", {}).items():
+        lines += _sweep_lines(size, found)
+    if content.get("end_to_end", {}).get("rows"):
+        lines += _end_to_end_lines(content["end_to_end"])
+    if "trace" in content:
+        lines += ["## Trace", "", f"`{content['trace']['file']}`: {content['trace']['of']}.", ""]
+    skipped = [f"- {each['what']}: {each['why']}" for each in content["skipped"]]
+    lines += ["## Skipped", "", *(skipped or ["Nothing."]), ""]
+    return "\n".join(lines)
+
+
+def _probe_lines(found: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## Labels against the CPU's",
+        "",
+        "Changed voxels, of voxels of structures; the first chunk of a shape is computed plainly, at the second a CUDA "
+        "graph is captured, which is replayed for all later ones. Times of a chunk alone, in ms.",
+        "",
+        "| model, batch | plain | captured | replayed | copy in | compute | copy out |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        for size, row in each.get("sizes", {}).items():
+            phases = [f"{row[name]['changed']} of {row[name]['of']}" for name in ("plain", "captured", "replayed")]
+            cells = [*phases, *(f"{ms:.3f}" for ms in row["ms"].values())]
+            lines.append(f"| {each['model']}, {size} | {' | '.join(cells)} |")
+    lines += ["", *(f"{each['model']}: {each.get('ran', each.get('error'))}." for each in found), ""]
+    return lines
+
+
+def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:
+    chunk = found["chunk"]
+    met = "at most 3" if chunk["bytes_a_voxel_copied"] <= 3 else "more than 3"
+    lines = [
+        f"## Batches of {size}",
+        "",
+        f"{chunk['different']} different chunks of {chunk['samples']} samples, {chunk['shape']} voxels in. A voxel is "
+        f"{chunk['bytes_a_voxel_stored']} bytes stored (in and out); with neighbours beyond the chunk and matrices "
+        f"{chunk['bytes_a_voxel_copied']:.2f} bytes a labelled voxel go over the bus, {met}.",
+        "",
+        "| | ms a chunk (5 to 95 %) | one alone, ms | computing, ms | samples a second | changed voxels, of structures "
+        "| Gop/s | of products' peak | of roofline | memory, MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["contenders"].items():
+        roof = row.get("roofline") or {}
+        lines.append(
+            f"| {name} | {row['ms']['p50']:.3f} ({row['ms']['p5']:.3f} to {row['ms']['p95']:.3f}) "
+            f"| {_median(row, 'alone_ms')} | {_median(row, 'compute_ms')} | {row['samples_a_second']:.0f} "
+            f"| {_changed(row)} | {_number(roof, 'gflops', '.0f')} | {_number(roof, 'share_of_products', '.1%')} "
+            f"| {_number(roof, 'share', '.1%')} | {_number(row, 'memory_mib', '.0f')} |"
+        )
+    if found.get("ours_over_torch"):
+        best = found["best"]
+        times = f"{found['ours_over_torch']:.2f} times as many samples a second as {best['torch']}"
+        lines += ["", f"{best['ours']} makes {times}, the fastest of torch here."]
+    return [*lines, ""]
+
+
+def _end_to_end_lines(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## End to end",
+        "",
+        f"`parotid-seg infer --search full` on {found['scans']} scans with {found['with']}, batches of "
+        f"{found['batch_size']}. Its engine alone makes {found['engine_scans_a_second']:.2f} scans a second from "
+        "memory. Without start-up: the time of one scan is taken off.",
+        "",
+        "| workers | s | scans a second | without start-up | of the engine alone | host, MiB | GPU, MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        steady, share = _number(row, "steady_scans_a_second", ".2f"), _number(row, "of_the_engine", ".1%")
+        memory = f"{_number(row, 'host_mib', '.0f')} | {_number(row, 'gpu_mib', '.0f')}"
+        lines.append(
+            f"| {row['workers']} | {row['s']:.1f} | {row['scans_a_second']:.2f} | {steady} | {share} | {memory} |"
+        )
+    return [*lines, ""]
+
+
+def _median(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]['p50']:.3f}" if row.get(name) else ""
+
+
+def _changed(row: dict[str, Any]) -> str:
+    if row.get("changed_voxels") is None:
+        return ""
+    share = row["changed_of_structures"]
+    return f"{row['changed_voxels']}" + ("" if share is None else f", {share:.3%}")
+
+
+def _number(found: dict[str, Any], name: str, form: str) -> str:
+    return format(found[name], form) if found.get(name) is not None else ""

@@ -1,0 +1,156 @@
+"""ONNX models on TensorRT-RTX by onnxruntime's plug-in for it, on NVIDIA GPUs of compute capability 8.6, 8.9, 12.0 and
+newer.
+
+It needs plain onnxruntime and the plug-in's package, neither onnxruntime-gpu nor PyCUDA. The engine is built from the
+model file when it is loaded; kernels are compiled on the GPU for the first chunks and kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from parotid_seg.contract import Contract
+from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
+from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
+from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
+from parotid_seg.runtime.engines.registry import Request
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.input_spec import INPUT_SPECS, model_sizes
+
+MODULE, PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+INSTALL = f"pip install 'onnxruntime>=1.24' {PACKAGE}"
+TITLE = "onnxruntime's plug-in for TensorRT-RTX"
+SIZES = {
+    "depth": (1, 32, 1600),
+    "batch": (1, USUAL_BATCH, 257),
+    "out": (1, USUAL_BATCH, 1600),
+    "height": (16, 256, 1024),
+    "width": (16, 256, 1024),
+}
+"""Smallest, usual and largest value of each size that differs from chunk to chunk, after padding. A chunk may have one
+sample more than it was cut into; 256 samples of slices that are 0.5 mm apart label 1536 slices."""
+
+
+class OnnxRuntimeRtxBackend:
+    """A model file on an NVIDIA GPU by the plug-in.
+
+    Args:
+        model: the .onnx file.
+        device: number of the GPU, among those that the plug-in supports.
+        output: one of `OUTPUTS`.
+
+    Raises:
+        OptionError: if the plug-in, or an onnxruntime that can load it, is not installed.
+        MachineError: if the plug-in does not load, or supports no such GPU.
+        ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if the plug-in
+            cannot build an engine of all its nodes.
+    """
+
+    batch_size = USUAL_BATCH
+    largest_batch: int | None = SIZES["batch"][2] - 1
+    queue_depth = 1
+
+    def __init__(self, model: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
+        found = supported_devices()
+        if device >= len(found):
+            raise MachineError(
+                f"{TITLE}: found {len(found)} GPUs that it supports, expected one for cuda:{device}, of compute "
+                "capability 8.6, 8.9, 12.0 or newer"
+            )
+        content, self.contract = read_model(model)
+        options = session_options()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # a node on the CPU is an error
+        options.add_provider_for_devices([found[device]], provider_options(self.contract))
+        try:
+            session = onnxruntime.InferenceSession(content, options)
+        except Exception as error:  # onnxruntime's exception classes derive from Exception only
+            raise ModelError(f"{TITLE} cannot build an engine of it ({first_line(error)})", path=model) from error
+        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
+        check_names(inputs, outputs, output, where=str(model))
+        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        name = f"onnxruntime {onnxruntime.__version__} with TensorRT-RTX's plug-in {version(PACKAGE)}"
+        self.ran = ExecutionInfo(name, f"cuda:{device}", self.contract.precision)
+        self._bound = IoBindingSession(session, output, "cuda", device)
+
+    def fits(self, inputs: Inputs) -> bool:
+        """Whether all sizes are within `SIZES`."""
+        return all(
+            SIZES[axis][0] <= size <= SIZES[axis][2]
+            for spec in INPUT_SPECS
+            for axis, size in zip(spec.axes, inputs[spec.name].shape, strict=True)
+            if axis in SIZES
+        )
+
+    def start(self, inputs: Inputs) -> Done:
+        """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
+        return Done(self._bound.run(inputs))
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: the plug-in has no option to wait for the kernels of a shape."""
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """See `Backend.timed`."""
+        return self._bound.timed(inputs)
+
+    def close(self) -> None:
+        """Free the GPU's memory."""
+        self._bound.clear()
+        del self._bound
+
+
+def supported_devices() -> list[Any]:
+    """The GPUs that the plug-in supports. Raises as `OnnxRuntimeRtxBackend`."""
+    name = _register()
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+
+
+@functools.cache
+def _register() -> str:
+    """Load the plug-in, once; the name of its provider."""
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        raise OptionError(f"onnxruntime {onnxruntime.__version__} loads no plug-ins: {INSTALL}")
+    try:
+        plugin = importlib.import_module(MODULE)
+    except ImportError as error:
+        raise OptionError(f"{TITLE} is not installed: {INSTALL}") from error
+    name = str(plugin.get_ep_name())
+    try:
+        onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    except Exception as error:  # onnxruntime's exception classes derive from Exception only
+        raise MachineError(f"{TITLE} does not load; is NVIDIA's driver installed? ({first_line(error)})") from error
+    return name
+
+
+def provider_options(contract: Contract) -> Mapping[str, str]:
+    """Options of the plug-in: the shapes to build for, and where compiled kernels are kept."""
+    folder = cache_folder() / "tensorrt-rtx"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fixed = model_sizes(contract.grid, len(contract.channels))
+    options = {"nv_runtime_cache_path": str(folder)}
+    for index, which in enumerate(("min", "opt", "max")):
+        free = {axis: sizes[index] for axis, sizes in SIZES.items()}
+        shapes = ("x".join(map(str, spec.shape(free | fixed))) for spec in INPUT_SPECS)
+        named = (f"{spec.name}:{shape}" for spec, shape in zip(INPUT_SPECS, shapes, strict=True))
+        options[f"nv_profile_{which}_shapes"] = ",".join(named)
+    return options
+
+
+def load(request: Request) -> OnnxRuntimeRtxBackend:
+    """Load a file. See `registry.Implementation`."""
+    return OnnxRuntimeRtxBackend(request.model, device=request.gpu or 0, output=request.output)
+
+
+def candidates(request: Request) -> list[Candidate]:
+    """None: "auto" does not choose it, because its masks have not been compared on a GPU yet."""
+    return []
