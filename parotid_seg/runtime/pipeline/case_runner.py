@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 import traceback
+from dataclasses import replace
+from pathlib import Path
 
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
 from parotid_seg.files import hash_file, make_folder_in, visible
+from parotid_seg.runtime import doses
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
 from parotid_seg.runtime.pipeline.preflight import read_for_model
@@ -38,9 +41,12 @@ def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) ->
     key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
-        if earlier and not work.options.overwrite and earlier.key == key and is_whole(earlier, work.out):
+        dose_sha256 = _hash_of_dose(case.dose) if case.dose else ""
+        same = earlier and earlier.key == key and dose_sha256 in ("", earlier.dose_sha256)
+        if earlier and same and not work.options.overwrite and is_whole(earlier, work.out):
             return "skipped", earlier
-        return "done", _segment(work, case, key, ask, begun)
+        entry = _segment(work, case, key, ask, begun)
+        return "done", replace(entry, dose=str(case.dose or ""), dose_sha256=dose_sha256)
     except (ScanError, InputError) as error:
         return "failed", failed(case, error.reason, key, path=error.path)
     except MemoryError:
@@ -83,6 +89,13 @@ def key_of(scan: Scan, work: WorkerConfig) -> str:
     return hashlib.sha256(" ".join((*hashes, *work.fingerprint)).encode()).hexdigest()
 
 
+def _hash_of_dose(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from error
+
+
 def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
     work.options.outputs.check(source)
@@ -99,6 +112,11 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         work.options,
         agreement=labelled.agreement,
     )
+    dose = doses.CaseDose({}, ())
+    if case.dose:
+        stored = scan.volume.orientation.to_storage(result.mask)
+        planned = doses.read(case.dose, in_frame=isinstance(source, Series))
+        dose = doses.mean_doses(planned, stored, scan.geometry.affine, work.contract.labels)
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], work.contract.windows[0])
@@ -124,11 +142,12 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         further={path.name: hash_file(path) for path in further},
         volumes_ml={name: round(size, 3) for name, size in result.volumes_ml.items()},
         agreement={name: round(dsc, 4) for name, dsc in result.agreement.items()},
-        flags=(*result.flags, *noticed),
+        flags=(*result.flags, *noticed, *dose.flags),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
         decoders=scan.volume.decoders,
         series=series_of(source),
         shape=scan.volume.shape,
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
+        mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()},
     )

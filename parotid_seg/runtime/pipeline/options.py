@@ -59,6 +59,16 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
             metavar="FILE",
         ),
     ] = None
+    dose: Annotated[
+        Path | None,
+        Option(
+            "--dose",
+            "The planned dose: an RTDOSE or NIfTI file (in Gy), or a folder of them. Adds the mean dose of each "
+            "structure to summary.csv, results.json and the report. An RTDOSE belongs to the DICOM scan in its frame "
+            "of reference, other doses to the case of their name; a case without one fails.",
+            metavar="FILE_OR_FOLDER",
+        ),
+    ] = None
     identify: Annotated[
         bool,
         Option(

@@ -14,6 +14,7 @@ from typing import TypeGuard
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.records import write_record
+from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
@@ -157,12 +158,15 @@ def infer_at(
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
+    doses = Doses.below(options.dose) if options.dose else None
     make_folder(out)
     with run.journal.writing():
         if lost := run.journal.unusable:
             say(f"{out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(scans_found, run.journal.owners())
+        if doses:
+            cases = run.with_doses(cases, doses)
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
@@ -201,7 +205,7 @@ class _Run:
         self.total = 0
         self._executor, self._say, self._progress = executor, say, progress
         self._entries: list[Entry] = []
-        self._blocked: dict[str, str] = {}
+        self._blocked: dict[str, ScanError] = {}
         self.replaced = 0
         computed = (f"rules {RULES_VERSION}", executor.model_sha256, executor.ran.precision, *options.fingerprint)
         self.work = WorkerConfig(
@@ -251,6 +255,19 @@ class _Run:
         for line in what_stays(self._entries, self.work, self.written):
             self._say(line)
 
+    def with_doses(self, cases: Sequence[Case], doses: Doses) -> list[Case]:
+        """The cases with the file of each one's dose; a case that has none, or several, is not run."""
+        found = []
+        for case in cases:
+            source = case.scan[0]
+            series = None if isinstance(source, Path) else source
+            try:
+                found.append(replace(case, dose=doses.of_case(case.name, series, only=len(cases) == 1)))
+            except ScanError as error:
+                self._blocked[case.name] = error
+                found.append(case)
+        return found
+
     def claim(self, cases: Sequence[Case]) -> None:
         """Record the files that the run will write, and find the cases whose files it must not write.
 
@@ -263,7 +280,7 @@ class _Run:
         for case in cases:
             case_names = names_of(case.name, self.work)
             if reason := self.written.why_not(case_names, inputs):
-                self._blocked[case.name] = reason
+                self._blocked[case.name] = ScanError(reason)
             else:
                 names += case_names
         self.written.claim(names)
@@ -271,8 +288,8 @@ class _Run:
     def do(self, cases: Sequence[Case]) -> None:
         """Run the cases, and record and report the outcome of each."""
         for case in cases:
-            if reason := self._blocked.get(case.name):
-                entry = failed(case, reason)
+            if error := self._blocked.get(case.name):
+                entry = failed(case, error.reason, path=error.path)
                 self.journal.add(entry)
                 self.tell("failed", entry)
         jobs = [
