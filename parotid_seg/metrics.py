@@ -11,16 +11,15 @@ mean. nnU-Net does the same.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from parotid_seg.errors import InputError
+from parotid_seg.surface_elements import areas_mm2, corner_codes
 
 Binary = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
@@ -30,26 +29,6 @@ NAN = float("nan")
 TOLERANCES_MM = (1.0, 2.0, 3.0)
 """Tolerances of the reported surface DSC."""
 SURFACE_FIGURES = tuple(f"surface_dsc_{tolerance:g}mm" for tolerance in TOLERANCES_MM)
-CORNERS = np.array([[[128, 64], [32, 16]], [[8, 4], [2, 1]]], np.uint8)
-"""Bit of each corner of a cube of 2 x 2 x 2 voxel centres in its code."""
-TRIANGLES: dict[int, tuple[tuple[int, int, int], ...]] = {
-    0b00000001: ((1, 1, 1),),
-    0b00000011: ((2, 2, 0),) * 2,
-    0b00000110: ((1, 1, 1),) * 2,
-    0b00000111: ((1, 1, 1), (2, 2, 2), (4, 0, 0)),
-    0b00001111: ((4, 0, 0),) * 2,
-    0b00010110: ((1, 1, 1),) * 3,
-    0b00010111: ((1, 1, 1), (1, 1, 1), (2, 2, 2), (2, 2, 2)),
-    0b00011000: ((1, 1, 1),) * 2,
-    0b00011001: ((0, 2, 2), (0, 2, 2), (1, 1, 1)),
-    0b00011011: ((0, 2, 2), (1, 1, 1), (2, 0, 2), (3, 3, 3)),
-    0b00011110: ((1, 1, 1), (1, 1, 1), (2, 2, 2), (4, 0, 0)),
-    0b00111100: ((2, 2, 0),) * 4,
-    0b01101001: ((1, 1, 1),) * 4,
-}
-"""Triangles of the marching cubes surface in a cube with these corners inside: sizes of the components of each one's
-normal in eighths of the area of a voxel's face. All other codes are rotations, mirror images or complements of these.
-From the table of the package surface-distance (DeepMind, Apache-2.0)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +67,11 @@ class LabelScores:
     def absent(self) -> bool:
         """Whether neither mask shows the structure."""
         return self.volume_ml == self.reference_ml == 0
+
+    @property
+    def mean_error_abs_gy(self) -> float:
+        """Absolute difference of the mean doses."""
+        return abs(self.mean_error_gy)
 
 
 @dataclass(frozen=True)
@@ -214,8 +198,8 @@ def surface_dice(
     if not prediction.any() or not reference.any():
         return tuple(float(prediction.any() == reference.any()) for _ in tolerances_mm)
     box = _box_of_both(prediction, reference)
-    areas = _areas(spacing_mm)
-    codes = [_corner_codes(mask[box]) for mask in (prediction, reference)]
+    areas = areas_mm2(spacing_mm)
+    codes = [corner_codes(mask[box]) for mask in (prediction, reference)]
     surfaces = [(each > 0) & (each < 255) for each in codes]
     weights = [areas[each[surface]] for each, surface in zip(codes, surfaces, strict=True)]
     distances = [
@@ -224,37 +208,6 @@ def surface_dice(
     ]
     weight, distance = np.concatenate(weights), np.concatenate(distances)
     return tuple(float(weight[distance <= tolerance].sum() / weight.sum()) for tolerance in tolerances_mm)
-
-
-def _corner_codes(mask: Binary) -> NDArray[np.uint8]:
-    """Code of every cube of 2 x 2 x 2 voxel centres by the bits of `CORNERS`, also of those over the edge."""
-    padded = np.pad(mask, 1)
-    codes = np.zeros(np.array(padded.shape) - 1, np.uint8)
-    for corner, bit in np.ndenumerate(CORNERS):
-        part = tuple(slice(at, at + size) for at, size in zip(corner, codes.shape, strict=True))
-        codes |= padded[part] * bit
-    return codes
-
-
-def _areas(spacing_mm: Spacing) -> NDArray[np.float64]:
-    """Area in mm^2 of the surface within a cube, by its code."""
-    depth, height, width = spacing_mm
-    faces = np.array([height * width, depth * width, depth * height]) / 8.0
-    return np.asarray(np.linalg.norm(_normals() * faces, axis=2).sum(axis=1))
-
-
-@cache
-def _normals() -> NDArray[np.float64]:
-    """Normals of `TRIANGLES` for every code (256, 4, 3), filled up with zeros."""
-    normals = np.zeros((256, 4, 3))
-    for code, triangles in TRIANGLES.items():
-        inside = CORNERS & code > 0
-        for axes in itertools.permutations(range(3)):
-            for flips in itertools.product((1, -1), repeat=3):
-                turned = inside.transpose(axes)[tuple(slice(None, None, flip) for flip in flips)]
-                same = int(CORNERS[turned].sum())
-                normals[[same, 255 - same], : len(triangles)] = np.array(triangles)[:, axes]
-    return normals
 
 
 def added_path_length_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> float:
