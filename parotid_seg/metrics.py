@@ -271,8 +271,9 @@ def score_case(
         prediction, reference = np.where(scored, prediction, 0), np.where(scored, reference, 0)
     if not scored.any():
         raise InputError("every voxel is ignored, expected some to score")
+    box = _box_of_both(prediction > 0, reference > 0)
     labels = {
-        name: _score_label(prediction == value, reference == value, spacing_mm)
+        name: _score_label(prediction[box] == value, reference[box] == value, spacing_mm)
         for value, name in enumerate(names[1:], start=1)
     }
     shown = [scores for scores in labels.values() if not scores.absent]
@@ -330,7 +331,9 @@ def _surface(mask: Binary) -> Binary:
 
 
 def _box_of_both(prediction: Binary, reference: Binary) -> tuple[slice, ...]:
-    return ndimage.find_objects(np.asarray(prediction | reference, dtype=np.uint8))[0]
+    """The part of two masks outside which both are empty; without voxels if they are empty."""
+    boxes = ndimage.find_objects(np.asarray(prediction | reference, dtype=np.uint8))
+    return boxes[0] if boxes else (slice(0),) * prediction.ndim
 
 
 def _check_masks(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> None:

@@ -201,7 +201,7 @@ def _values(scored: _Scored, structures: Sequence[str], figure: str) -> NDArray[
 
 def _difference(values: NDArray[np.float64], patients: Sequence[str], structure: str, figure: str) -> Difference:
     """The difference of the second row of some values (2, patients) to the first."""
-    finite: NDArray[np.bool_] = np.isfinite(values).all(axis=0)
+    finite = np.asarray(np.isfinite(values).all(axis=0))
     of_a, of_b = values[:, finite]
     difference, low, high = bootstrap_mean(list(of_b - of_a), confidence=_confidence(len(of_a)))
     better: Set | None = None

@@ -11,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.records import record_text
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
+from parotid_seg.runtime.evaluation_record import record_of
 from tests.command_line import Run
 
 pytestmark = pytest.mark.slow
@@ -154,7 +156,7 @@ def test_labels_are_matched_by_name(folders: Path, labels: dict[str, int], table
     assert found.cases == expected.cases
     assert found.means == expected.means
     assert dsc_of_right(found) == pytest.approx((1 + 24 / 28) / 2)
-    written = json.loads(found.to_json())["labels"]["parotid_left"]
+    written = json.loads(record_text(record_of(found)))["labels"]["parotid_left"]
     assert written == {
         "prediction": 1,
         "reference": table[1],
