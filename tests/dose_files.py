@@ -85,3 +85,13 @@ def write_rtdose(
     path.parent.mkdir(parents=True, exist_ok=True)
     save(dataset, path, transfer_syntax)
     return path
+
+
+def set_to(**values: object) -> Callable[[Dataset], None]:
+    """A change of `write_rtdose`: attributes with other values."""
+
+    def change(dataset: Dataset) -> None:
+        for name, value in values.items():
+            setattr(dataset, name, value)
+
+    return change

@@ -125,11 +125,11 @@ def test_surface_dsc_is_that_of_deepmind(smooth: float) -> None:
     theirs = pytest.importorskip("surface_distance", reason="the package surface-distance-based-measures is missing")
     random = np.random.default_rng(0)
     for _ in range(40):
-        spacing, shape = random.uniform(0.5, 4, 3), random.integers(3, 14, 3)
-        masks = [ndimage.gaussian_filter(random.random(shape), smooth) > 0.5 for _ in range(2)]
-        distances = theirs.compute_surface_distances(*masks, spacing)
+        (z, y, x), shape = random.uniform(0.5, 4, 3), random.integers(3, 14, 3)
+        a, b = (ndimage.gaussian_filter(random.random(shape), smooth) > 0.5 for _ in range(2))
+        distances = theirs.compute_surface_distances(a, b, (z, y, x))
         expected = [theirs.compute_surface_dice_at_tolerance(distances, tolerance) for tolerance in (1, 2, 3)]
-        assert surface_dice(*masks, tuple(spacing)) == pytest.approx(expected, abs=1e-12)
+        assert surface_dice(a, b, (z, y, x)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_added_path_length_by_hand() -> None:

@@ -16,7 +16,7 @@ def evaluate(
     references: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[REFERENCES]",
+            metavar="REFERENCES",
             help="Folder of reference masks, or one mask; with --references, other masks to compare with.",
         ),
     ] = None,
@@ -24,7 +24,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--references",
-            metavar="FOLDER_OR_FILE",
+            metavar="PATH",
             help="Reference masks of both sets of masks, A and B: compares them patient by patient.",
         ),
     ] = None,
@@ -32,7 +32,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--dose",
-            metavar="FILE_OR_FOLDER",
+            metavar="PATH",
             help="The planned dose of each case by its name, RTDOSE or NIfTI in Gy: also compares mean doses.",
         ),
     ] = None,

@@ -203,7 +203,7 @@ def _difference(values: NDArray[np.float64], patients: Sequence[str], structure:
     """The difference of the second row of some values (2, patients) to the first."""
     finite = np.asarray(np.isfinite(values).all(axis=0))
     of_a, of_b = values[:, finite]
-    difference, low, high = bootstrap_mean(list(of_b - of_a), confidence=_confidence(len(of_a)))
+    difference, low, high = bootstrap_mean(list(of_b - of_a), confidence=paired_confidence(len(of_a)))
     better: Set | None = None
     if len(of_a) >= FEWEST and (low > 0 or high < 0):
         better = "B" if (low > 0) != (figure in LOWER_IS_BETTER) else "A"
@@ -221,7 +221,7 @@ def _difference(values: NDArray[np.float64], patients: Sequence[str], structure:
     )
 
 
-def _confidence(patients: int) -> float:
+def paired_confidence(patients: int) -> float:
     """The confidence for which the percentile bootstrap has intervals of about 95 % with few patients.
 
     Its intervals are too narrow by the factors between the t and the normal distribution, and between the standard

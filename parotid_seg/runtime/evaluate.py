@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +55,26 @@ class Evaluation:
 
     Attributes:
         cases: scores by case name.
-        means: by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over its glands, so that cases
-            are resampled instead of glands; "structures dsc" if not all structures are parotids).
         labels: which labels were compared.
         dose_flags: remarks on the dose by case; empty without a dose.
     """
 
     cases: dict[str, CaseScores]
-    means: dict[str, Mean]
     labels: LabelMatch
     dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def means(self) -> dict[str, Mean]:
+        """Means by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over its glands, so that cases
+        are resampled instead of glands; "structures dsc" if not all structures are parotids).
+        """
+        every = self.cases.values()
+        columns: dict[str, list[float]] = {figure: [getattr(each, figure) for each in every] for figure in CASE_FIGURES}
+        for figure in (*LABEL_FIGURES, *(DOSE_FIGURES if self.dose_flags else ())):
+            for label in self.labels.names[1:]:
+                columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in every]
+            columns[f"{self.together} {figure}"] = [_over_structures(scores, figure) for scores in every]
+        return {name: _mean(values) for name, values in columns.items()}
 
     @property
     def together(self) -> str:
@@ -161,7 +172,7 @@ def score_pairs(
             masks = [mask if ignored is None else np.where(ignored, 0, mask) for mask in (prediction, reference)]
             scores, flags[name] = _with_doses(scores, dose, masks, affine_of(expected), labels.names)
         cases[name] = scores
-    return Evaluation(cases, _means(cases, labels.names, planned is not None), labels, flags)
+    return Evaluation(cases, labels, flags)
 
 
 def _with_doses(
@@ -187,16 +198,7 @@ def together(names: Sequence[str]) -> str:
     return "glands" if all(map(is_parotid, names)) else "structures"
 
 
-def _means(cases: dict[str, CaseScores], names: Sequence[str], planned: bool) -> dict[str, Mean]:
-    columns: dict[str, list[float]] = {figure: [getattr(s, figure) for s in cases.values()] for figure in CASE_FIGURES}
-    for figure in (*LABEL_FIGURES, *(DOSE_FIGURES if planned else ())):
-        for label in names[1:]:
-            columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in cases.values()]
-        columns[f"{together(names[1:])} {figure}"] = [mean_over_structures(scores, figure) for scores in cases.values()]
-    return {name: _mean(values) for name, values in columns.items()}
-
-
-def mean_over_structures(scores: CaseScores, figure: str) -> float:
+def _over_structures(scores: CaseScores, figure: str) -> float:
     """The mean of a figure over a case's structures; NaN if it has none."""
     values = [getattr(each, figure) for each in scores.labels.values() if not each.absent]
     return float(np.mean(values)) if values else NAN

@@ -24,7 +24,7 @@ from parotid_seg.flags import FlagCode
 from parotid_seg.scan.dose import structure_doses
 from tests.dicom_for_writers import needs_plastimatch
 from tests.dicom_series import TILTED, lay
-from tests.dose_files import SCALING, linear, ramp, write_rtdose
+from tests.dose_files import SCALING, linear, ramp, set_to, write_rtdose
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
 SHAPE = (6, 8, 7)
@@ -108,7 +108,7 @@ def test_plastimatch_has_the_same_dose_in_the_same_place(
     affine, shape = LAID[laid], (20, 24, 22)
     gray = np.random.default_rng(0).uniform(0, 60, shape)
     path = write_rtdose(tmp_path / "dose.dcm", gray, affine, form=form)
-    words = ["plastimatch", "convert", "--input", path, "--output-dose-img", tmp_path / "dose.nii.gz"]
+    words: list[str | Path] = ["plastimatch", "convert", "--input", path, "--output-dose-img", tmp_path / "dose.nii.gz"]
     subprocess.run(words, check=True, capture_output=True, timeout=300)
     converted = nibabel.load(tmp_path / "dose.nii.gz")
     ours, theirs = read_dose(path), np.asarray(converted.dataobj)
@@ -152,39 +152,35 @@ def without(name: str) -> Callable[[Dataset], None]:
     return lambda dataset: delattr(dataset, name)
 
 
-def having(**values: object) -> Callable[[Dataset], None]:
-    return lambda dataset: [setattr(dataset, name, value) for name, value in values.items()] and None
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (having(DoseUnits="RELATIVE"), "found DoseUnits RELATIVE, expected GY"),
-        (having(DoseUnits="Doe^Jane"), "found DoseUnits another value, expected GY"),
-        (having(DoseType="ERROR"), "found DoseType ERROR, expected PHYSICAL or EFFECTIVE"),
-        (having(DoseSummationType="BEAM"), "found DoseSummationType BEAM, expected PLAN"),
-        (having(DoseSummationType="FRACTION"), "found DoseSummationType FRACTION, expected PLAN"),
+        (set_to(DoseUnits="RELATIVE"), "found DoseUnits RELATIVE, expected GY"),
+        (set_to(DoseUnits="Doe^Jane"), "found DoseUnits another value, expected GY"),
+        (set_to(DoseType="ERROR"), "found DoseType ERROR, expected PHYSICAL or EFFECTIVE"),
+        (set_to(DoseSummationType="BEAM"), "found DoseSummationType BEAM, expected PLAN"),
+        (set_to(DoseSummationType="FRACTION"), "found DoseSummationType FRACTION, expected PLAN"),
         (without("DoseSummationType"), "found DoseSummationType none, expected PLAN"),
         (without("DoseGridScaling"), "no usable DoseGridScaling"),
-        (having(DoseGridScaling="0"), "no usable DoseGridScaling"),
-        (having(DoseGridScaling="1e300"), "expected Gy, at most 100000"),
-        (having(DoseGridScaling="NaN"), "no usable DoseGridScaling"),
+        (set_to(DoseGridScaling="0"), "no usable DoseGridScaling"),
+        (set_to(DoseGridScaling="1e300"), "expected Gy, at most 100000"),
+        (set_to(DoseGridScaling="NaN"), "no usable DoseGridScaling"),
         (without("GridFrameOffsetVector"), "no usable GridFrameOffsetVector, expected 6 numbers"),
-        (having(GridFrameOffsetVector=[0, 3]), "no usable GridFrameOffsetVector, expected 6 numbers"),
-        (having(GridFrameOffsetVector=[0, 3, 6, 6, 9, 12]), "neither rises nor falls"),
-        (having(GridFrameOffsetVector=[0, 3, 6, "nan", 9, 12]), "no usable GridFrameOffsetVector"),
-        (having(GridFrameOffsetVector=[5, 8, 11, 14, 17, 20]), "GridFrameOffsetVector begins with 5"),
-        (having(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no usable ImageOrientationPatient"),
+        (set_to(GridFrameOffsetVector=[0, 3]), "no usable GridFrameOffsetVector, expected 6 numbers"),
+        (set_to(GridFrameOffsetVector=[0, 3, 6, 6, 9, 12]), "neither rises nor falls"),
+        (set_to(GridFrameOffsetVector=[0, 3, 6, "nan", 9, 12]), "no usable GridFrameOffsetVector"),
+        (set_to(GridFrameOffsetVector=[5, 8, 11, 14, 17, 20]), "GridFrameOffsetVector begins with 5"),
+        (set_to(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no usable ImageOrientationPatient"),
         (without("ImagePositionPatient"), "no usable ImagePositionPatient"),
-        (having(PixelSpacing=[0, 1]), "no usable PixelSpacing"),
+        (set_to(PixelSpacing=[0, 1]), "no usable PixelSpacing"),
         (without("PixelData"), "cut off: found 0 bytes"),
         (without("Rows"), "no usable Rows"),
-        (having(Rows=9), "cut off: found 1344 bytes of pixel data, expected 1512"),
-        (having(Rows=65535, Columns=65535), "expected at most"),
-        (having(NumberOfFrames=2**31 - 1), "expected at most"),
-        (having(NumberOfFrames=1), "found 1 planes of 8 x 7 points"),
-        (having(BitsStored=12, HighBit=11), "found BitsStored 12, expected 32"),
-        (having(PixelRepresentation=1, PixelData=b"\xff" * 1344), "expected none below 0"),
+        (set_to(Rows=9), "cut off: found 1344 bytes of pixel data, expected 1512"),
+        (set_to(Rows=65535, Columns=65535), "expected at most"),
+        (set_to(NumberOfFrames=2**31 - 1), "expected at most"),
+        (set_to(NumberOfFrames=1), "found 1 planes of 8 x 7 points"),
+        (set_to(BitsStored=12, HighBit=11), "found BitsStored 12, expected 32"),
+        (set_to(PixelRepresentation=1, PixelData=b"\xff" * 1344), "expected none below 0"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(

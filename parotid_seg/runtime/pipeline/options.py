@@ -66,7 +66,7 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
             "The planned dose: an RTDOSE or NIfTI file (in Gy), or a folder of them. Adds the mean dose of each "
             "structure to summary.csv, results.json and the report. An RTDOSE belongs to the DICOM scan in its frame "
             "of reference, other doses to the case of their name; a case without one fails.",
-            metavar="FILE_OR_FOLDER",
+            metavar="PATH",
         ),
     ] = None
     identify: Annotated[

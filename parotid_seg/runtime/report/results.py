@@ -71,7 +71,7 @@ class StructureRecord(Record, frozen=True, kw_only=True):
     name: str
     volume_ml: Millilitres
     agreement: Share | None
-    mean_gy: Gray | None = None
+    mean_gy: Gray | None
 
 
 class DoseRecord(Record, frozen=True, kw_only=True):
@@ -160,7 +160,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     engine: EngineRecord | None
     files: dict[str, str]
     patient: Patient | None
-    dose: DoseRecord | None = None
+    dose: DoseRecord | None
 
     @property
     def name(self) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset
 
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.flags import FlagCode
@@ -20,7 +18,7 @@ from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import Run
 from tests.dicom_series import lay, uid, write_series
-from tests.dose_files import linear, ramp, write_rtdose
+from tests.dose_files import linear, ramp, set_to, write_rtdose
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels, write
 
 pytestmark = pytest.mark.slow
@@ -110,14 +108,6 @@ def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_
     dose_at(tmp_path / "doses" / "a.dcm")
     dose_at(tmp_path / "doses" / "b.dcm", change=set_to(StudyInstanceUID=uid("another", "study")))
     check_means(run(ct, tmp_path / "out", tmp_path / "doses").entries["ct"])
-
-
-def set_to(**values: object) -> Callable[[Dataset], None]:
-    def change(dataset: Dataset) -> None:
-        for name, value in values.items():
-            setattr(dataset, name, value)
-
-    return change
 
 
 @pytest.mark.parametrize(
