@@ -110,7 +110,9 @@ def outcome_text(outcome: Outcome) -> str:
     from parotid_seg.runtime.report.flag_text import sentences
 
     entry = outcome.entry
-    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())
+    doses = {name: f" at {mean_gy:.1f} Gy" for name, mean_gy in entry.mean_gy.items()}
+    structures = entry.volumes_ml.items()
+    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml{doses.get(name, '')}" for name, size in structures)
     took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
     flags = f"; note: {sentences(entry.flags)}" if entry.flags else ""
     return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"

@@ -106,8 +106,10 @@ class Doses:
         return plans
 
     def _lost(self) -> str:
-        """The first unreadable file, for a message."""
-        return f"; {self.unreadable[0]}" if self.unreadable else ""
+        """A file that may be the missing dose, for a message; without its folder, which may name the patient."""
+        faults = [f"; {Path(str(each.path)).name}: {each.reason}" for each in self.unreadable]
+        faults += [f"; {each.path.name}: no FrameOfReferenceUID" for each in self.rt if not each.frame_of_reference_uid]
+        return faults[0] if faults else ""
 
 
 class CaseDose(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
@@ -193,6 +194,16 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert caught.value.path == path
     assert len(str(caught.value).splitlines()) == 1
     assert "Doe" not in str(caught.value)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path: Path) -> None:
+    path = write_rtdose(tmp_path / "dose.dcm", np.full(SHAPE, 20.0), bits=16, transfer_syntax=RLELossless)
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = 200, 2000, 2000
+    dataset.GridFrameOffsetVector = list(range(200))
+    dataset.save_as(path)
+    with pytest.raises(ScanError, match="reading it would take 3051 MB of memory, expected at most 768 MB"):
+        read_dose(path)
 
 
 def test_cut_and_overwritten_files(tmp_path: Path) -> None:

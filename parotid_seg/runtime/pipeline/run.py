@@ -246,8 +246,8 @@ class _Run:
 
     def say_what_is_replaced(self, cases: Iterable[Case]) -> None:
         """Report earlier results that will be replaced."""
-        names = [case.name for case in cases if case.name not in self._blocked]
-        for line in to_replace(names, self.journal.entries.get, self.work):
+        writable = [case for case in cases if case.name not in self._blocked]
+        for line in to_replace(writable, self.journal.entries.get, self.work):
             self._say(line)
 
     def say_what_stays(self) -> None:

@@ -16,6 +16,7 @@ from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.report.results import read_results
+from parotid_seg.terminal import outcome_text
 from tests.command_line import Run
 from tests.dicom_series import lay, uid, write_series
 from tests.dose_files import linear, ramp, set_to, write_rtdose
@@ -33,23 +34,28 @@ LEFT, RIGHT = (np.array([-100, -120, -50]) + 5 * (np.array([x, 18, 10]) + 2) for
 
 @dataclass
 class Ran:
-    """How a run went: entries by case."""
+    """How a run went: outcomes by case, and what was said."""
 
     summary: Summary
-    entries: dict[str, Entry]
-    statuses: dict[str, str]
+    outcomes: dict[str, Outcome]
+    lines: list[str]
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        return {case: each.entry for case, each in self.outcomes.items()}
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        return {case: each.status for case, each in self.outcomes.items()}
 
 
 def run(scans: Path | list[Path], out: Path, dose: Path | None, **options: Any) -> Ran:
     outcomes: list[Outcome] = []
     asked = InferOptions(pictures=False, report=options.pop("report", False), dose=dose, **options)
     places = scans if isinstance(scans, list) else [scans]
-    summary = infer_at(Here(), places, out, asked, progress=outcomes.append)
-    return Ran(
-        summary,
-        {each.entry.case: each.entry for each in outcomes},
-        {each.entry.case: each.status for each in outcomes},
-    )
+    lines: list[str] = []
+    summary = infer_at(Here(), places, out, asked, say=lines.append, progress=outcomes.append)
+    return Ran(summary, {each.entry.case: each for each in outcomes}, lines)
 
 
 @pytest.fixture
@@ -85,6 +91,11 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     assert "RD.1.dcm" in page
     assert str(tmp_path / "export") not in page
     assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["dose"].endswith("RD.1.dcm")
+    texts = [
+        path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".csv", ".json", ".jsonl", ".html")
+    ]
+    assert len(texts) >= 5
+    assert not any("Doe" in text or "4711" in text for text in texts), "the dose's patient is in no result"
 
 
 def test_without_a_dose_nothing_is_said_of_it(ct: Path, tmp_path: Path) -> None:
@@ -135,6 +146,15 @@ def test_a_dose_that_is_not_to_be_had_costs_the_case_one_line(
     assert not (tmp_path / "out" / "ct.nii.gz").exists()
 
 
+@pytest.mark.parametrize("length", [250, 400])
+def test_a_damaged_file_that_may_be_the_dose_is_named(length: int, ct: Path, tmp_path: Path) -> None:
+    dose_at(tmp_path / "doses" / "a.dcm", series="somebody else")
+    content = dose_at(tmp_path / "doses" / "b.dcm").read_bytes()
+    (tmp_path / "doses" / "b.dcm").write_bytes(content[:length])
+    reason = run(ct, tmp_path / "out", tmp_path / "doses").entries["ct"].reason
+    assert "expected one; b.dcm: no FrameOfReferenceUID" in reason
+
+
 def test_a_folder_without_doses_and_one_that_is_not_there_stop_the_run(ct: Path, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="--dose: found no dose, expected RTDOSE or NIfTI"):
         run(ct, tmp_path / "out", ct)
@@ -183,6 +203,9 @@ def test_another_dose_is_computed_and_the_same_one_is_not(tmp_path: Path) -> Non
     dose = nifti_dose(tmp_path / "any name.nii.gz")
     first = run(tmp_path / "a.nii.gz", tmp_path / "out", None)
     runs = [run(tmp_path / "a.nii.gz", tmp_path / "out", dose) for _ in range(2)]
+    again = "1 case that is done is made again, and replaced: they have no mean dose yet, which --dose asks for"
+    assert [again in each.lines for each in runs] == [True, False]
+    assert "left 15.6 ml at 20.0 Gy" in outcome_text(runs[0].outcomes["a"])
     nifti_dose(dose, 30.0)
     runs.append(run(tmp_path / "a.nii.gz", tmp_path / "out", dose))
     assert [each.statuses["a"] for each in runs] == ["done", "skipped", "done"]
