@@ -46,6 +46,7 @@ ELSEWHERE = {
 """Scripts and modules that are not in `COMMANDS`, and what runs them."""
 COMMANDS: dict[str, list[str]] = {
     "accuracy.py": ["--scans", "{scans}", "--references", "{labels}", "--out", "{out}", "--worst", "1"],
+    "browser.py": ["{scans}/one_0000.nii.gz", "--out", "{out}/x.json"],
     "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
     "dose.py": ["{scans}", "{labels}", "{doses}", "--out", "{out}/x.json"],
     "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from isal import igzip
 from numpy.typing import NDArray
 
 from parotid_seg.dataset.contoured import Contoured
@@ -20,7 +19,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import header_in_place
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_usual_volume, mirrored_labels, plain_name, side_of
-from parotid_seg.scan.nifti import PACKING, NiftiScan
+from parotid_seg.scan.nifti import NiftiScan, packed
 from parotid_seg.scan.volume import Mask, Voxels
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
@@ -128,8 +127,7 @@ def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
     """
     header = header_in_place(scan.header, scan.geometry, voxels.dtype)
     stored = scan.volume.orientation.to_storage(np.asarray(voxels)).reshape(scan.header.get_data_shape())
-    content = igzip.compress(scan.image_class(stored, None, header).to_bytes(), PACKING, mtime=0)
-    write_bytes(content, path)
+    write_bytes(packed(scan.image_class(stored, None, header)), path)
 
 
 def _middle_column(inside: NDArray[np.bool_]) -> float:

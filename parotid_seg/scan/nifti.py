@@ -5,6 +5,7 @@ A scan of several channels (sequences of an MR examination) has one file per cha
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -271,10 +272,16 @@ def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
     """
     header = header_in_place(scan.header, scan.geometry, np.uint8, MASK_NOTE)
     stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
-    content = scan.image_class(stored, None, header).to_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = igzip.compress(content, PACKING, mtime=0)  # no time stamp, so that the same mask gives the same bytes
-    write_bytes(content, path)
+    image = scan.image_class(stored, None, header)
+    write_bytes(packed(image) if path.name.lower().endswith(".gz") else image.to_bytes(), path)
+
+
+def packed(image: Nifti1Image) -> bytes:
+    """The content of a .nii.gz file. It has no time stamp, so that equal images give equal bytes."""
+    content = io.BytesIO()
+    with igzip.IGzipFile(fileobj=content, mode="wb", compresslevel=PACKING, mtime=0) as file:
+        image.to_stream(file)  # slice by slice: a whole uncompressed copy may need as much memory as the scan
+    return content.getvalue()
 
 
 def is_own_mask(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import nibabel
@@ -87,6 +87,10 @@ class Volume:
         """Slices, rows and columns (D, H, W)."""
         depth, height, width = self.voxels.shape[1:]
         return depth, height, width
+
+    def without_voxels(self) -> Volume:
+        """The same volume with intensities of 0 that take no memory."""
+        return replace(self, voxels=np.broadcast_to(np.zeros((), self.voxels.dtype), self.voxels.shape))
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:

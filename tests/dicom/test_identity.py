@@ -1,42 +1,21 @@
 """Whose scan it is goes into the object as it stands in the source, and nowhere else."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from tests.dicom_for_writers import (
     LABELS,
     MODEL,
-    SHAPE,
     drawn,
-    glands,
     make_series,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    return make_series(tmp_path_factory.mktemp("series") / "ct")
-
-
-@pytest.fixture(scope="module")
-def mask() -> NDArray[np.uint8]:
-    return glands(SHAPE)
-
-
-@pytest.fixture(scope="module")
-def written(series: Series, mask: NDArray[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("written") / "rt.dcm"
-    write_rtstruct(series, mask, LABELS, path, model=MODEL)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,9 @@ from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_for_writers import (
     LABELS,
     MODEL,
-    SHAPE,
     changed,
     drawn,
     elsewhere,
-    glands,
     make_series,
     refused,
 )
@@ -33,23 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]  # pydicom's, over what is wrong here on purpose
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    return make_series(tmp_path_factory.mktemp("series") / "ct")
-
-
-@pytest.fixture(scope="module")
-def mask() -> NDArray[np.uint8]:
-    return glands(SHAPE)
-
-
-@pytest.fixture(scope="module")
-def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("written") / "rt.dcm"
-    write_rtstruct(series, mask, LABELS, path, model=MODEL)
-    return path
 
 
 @pytest.fixture

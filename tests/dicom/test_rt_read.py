@@ -12,40 +12,18 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ParotidSegError, ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_for_writers import (
     IDENTITY,
-    LABELS,
-    MODEL,
     SHAPE,
     changed,
     elsewhere,
-    glands,
-    make_series,
     refused,
 )
 from tests.dicom_series import lay
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    return make_series(tmp_path_factory.mktemp("series") / "ct")
-
-
-@pytest.fixture(scope="module")
-def mask() -> NDArray[np.uint8]:
-    return glands(SHAPE)
-
-
-@pytest.fixture(scope="module")
-def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("written") / "rt.dcm"
-    write_rtstruct(series, mask, LABELS, path, model=MODEL)
-    return path
 
 
 SQUARE = ((10, 5), (10, 15), (20, 15), (20, 5))

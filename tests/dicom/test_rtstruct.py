@@ -43,23 +43,6 @@ pytestmark = [
 ]  # pydicom's, over what is wrong here on purpose
 
 
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    return make_series(tmp_path_factory.mktemp("series") / "ct")
-
-
-@pytest.fixture(scope="module")
-def mask() -> NDArray[np.uint8]:
-    return glands(SHAPE)
-
-
-@pytest.fixture(scope="module")
-def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("written") / "rt.dcm"
-    write_rtstruct(series, mask, LABELS, path, model=MODEL)
-    return path
-
-
 @pytest.mark.parametrize(
     "affine",
     [

@@ -25,10 +25,8 @@ from tests.dicom_for_writers import (
     IDENTITY,
     LABELS,
     MODEL,
-    SHAPE,
     changed,
     dciodvfy_errors,
-    glands,
     item_triple,
     make_series,
     needs_dciodvfy,
@@ -48,16 +46,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]  # pydicom's, over what is wrong here on purpose
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    return make_series(tmp_path_factory.mktemp("series") / "ct")
-
-
-@pytest.fixture(scope="module")
-def mask() -> NDArray[np.uint8]:
-    return glands(SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
@@ -19,8 +20,10 @@ from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfi
 from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of, series_of
 from parotid_seg.runtime.report.overlay import draw_case, save_picture
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
-from parotid_seg.runtime.segmentation.segment import postprocess
+from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.intensity import window_of
+from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.volume import Mask
 
 
 def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) -> tuple[str, Entry]:
@@ -100,38 +103,14 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
     source = case.scan[0]
     work.options.outputs.check(source)
     paths = [work.out / name for name in work.options.outputs.names(case.name)]
-    scan, prepared = read_for_model(case.scan, work.contract)
-    read = time.perf_counter()
-    covered, labelled = labels_of_scan(prepared, ask, work.options)
-    answered = time.perf_counter()
-    result = postprocess(
-        labelled.labels,
-        covered,
-        scan.volume,
-        work.contract,
-        work.options,
-        agreement=labelled.agreement,
-    )
-    dose = doses.CaseDose({}, ())
-    if case.dose:
-        stored = scan.volume.orientation.to_storage(result.mask)
-        planned = doses.read(case.dose, in_frame=isinstance(source, Series))
-        dose = doses.mean_doses(planned, stored, scan.geometry.affine, work.contract.labels)
-    if work.options.pictures:
-        pictures = make_folder_in(work.out, PICTURES)
-        window = window_of(scan.volume.voxels[0], work.contract.windows[0])
-        picture = draw_case(
-            scan.volume, window, result.mask, work.contract.labels, result.volumes_ml, visible(case.name)
-        )
-        save_picture(picture, pictures / f"{case.name}.png")
-        if work.options.views:
-            save_picture(picture, pictures / views_of(case.name))
+    scan, result, seconds, answered = _labelled(work, case, ask, begun)
+    dose = _dose_of(case, scan, result.mask, work.contract.labels)
     noticed = work.options.outputs.write(
         result.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
     )
     first, *further = paths
     dz, dy, dx = scan.volume.spacing_mm
-    seconds = {"read": read - begun, "segment": labelled.seconds, "write": time.perf_counter() - answered}
+    seconds["write"] = time.perf_counter() - answered
     return Entry(
         case=case.name,
         source=str(place_of(source)),
@@ -151,3 +130,49 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
         mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()},
     )
+
+
+def _dose_of(case: Case, scan: NiftiScan, mask: Mask, labels: tuple[str, ...]) -> doses.CaseDose:
+    """The mean dose of each structure, if the case has a dose."""
+    if not case.dose:
+        return doses.CaseDose({}, ())
+    stored = scan.volume.orientation.to_storage(mask)
+    planned = doses.read(case.dose, in_frame=isinstance(case.scan[0], Series))
+    return doses.mean_doses(planned, stored, scan.geometry.affine, labels)
+
+
+class _Labelled(NamedTuple):
+    """A scan that is segmented and not yet written.
+
+    Attributes:
+        scan: without its voxels, which writing does not need.
+        result: its mask.
+        seconds: of reading and segmenting.
+        answered: when the model's answer came, by `time.perf_counter`.
+    """
+
+    scan: NiftiScan
+    result: Segmentation
+    seconds: dict[str, float]
+    answered: float
+
+
+def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labelled:
+    """Read and segment a scan, and draw its pictures."""
+    contract = work.contract
+    scan, prepared = read_for_model(case.scan, contract)
+    read = time.perf_counter()
+    covered, labelled = labels_of_scan(prepared, ask, work.options)
+    answered = time.perf_counter()
+    result = postprocess(
+        labelled.labels, covered, scan.volume, contract, work.options, agreement=labelled.agreement
+    ).only(work.options.rois.written(contract.labels), contract.labels)
+    if work.options.pictures:
+        pictures = make_folder_in(work.out, PICTURES)
+        window = window_of(scan.volume.voxels[0], contract.windows[0])
+        picture = draw_case(scan.volume, window, result.mask, contract.labels, result.volumes_ml, visible(case.name))
+        save_picture(picture, pictures / f"{case.name}.png")
+        if work.options.views:
+            save_picture(picture, pictures / views_of(case.name))
+    without_voxels = replace(scan, volume=scan.volume.without_voxels())
+    return _Labelled(without_voxels, result, {"read": read - begun, "segment": labelled.seconds}, answered)

@@ -149,6 +149,7 @@ def infer_at(
         ParotidSegError: before any case is run, if there is no scan at all; later, if the executor cannot continue.
         OutputError: if results cannot be written; cases finished before stay complete.
     """
+    options.rois.check(executor.contract.labels)
     run = _Run(out, executor, options, say, progress)
     scans_found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
     refused = [_refused(error) for error in errors]
@@ -178,7 +179,7 @@ def infer_at(
             executor.close()
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
-                write_itksnap_labels(executor.contract.labels, out / LABELS)
+                write_itksnap_labels(executor.contract.labels, out / LABELS, options.rois)
             log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
             write_summary(run.entries(cases), executor.contract.labels, out / SUMMARY, patients)
             record = run.record(scans, options)

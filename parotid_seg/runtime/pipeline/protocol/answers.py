@@ -237,7 +237,7 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
 
 def _entry_of(done: _Done, question: Asked) -> Entry:
     work, case = question.work, question.job.case
-    names, structures = work.options.outputs.names(case.name), work.contract.labels[1:]
+    names, structures = work.options.outputs.names(case.name), work.options.rois.written(work.contract.labels)
     if len(done.files) != len(names):
         raise ProtocolError(f"found {len(done.files)} files, expected {len(names)}")
     if set(done.volumes_ml) != set(structures) or not set(done.agreement) <= set(structures):
