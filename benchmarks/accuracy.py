@@ -14,6 +14,7 @@ import numpy as np
 
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime import evaluation_record
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
 from parotid_seg.runtime.pipeline.options import InferOptions
@@ -22,8 +23,10 @@ from parotid_seg.scan.nifti import read_mask, read_nifti
 
 FIGURES = {
     "dsc": "DSC",
+    "surface_dsc_2mm": "surface DSC at 2 mm",
     "hd95_mm": "HD95, mm",
     "hd_mm": "HD, mm",
+    "apl_mm": "added path length, mm",
     "volume_error_ml": "volume error, ml",
     "iou": "IoU",
     "accuracy": "accuracy (recall)",
@@ -121,7 +124,8 @@ def main() -> None:
     if summary.failed:
         raise SystemExit(f"{summary.failed} scans could not be segmented; see {masks / 'summary.csv'}")
     result = evaluate(masks, arguments.references)
-    write_text(result.to_json(), arguments.out / "scores.json")
+    scores = evaluation_record.record_of(result), evaluation_record.rows_of(result)
+    evaluation_record.write(*scores, arguments.out / "scores.json")
     write_text(f"{provenance(masks / 'run.json')}\n{table(result)}\n{case_table(result)}", arguments.out / "scores.md")
     names = worst_first(result)[: arguments.worst]
     draw_cases(names, result, arguments.scans, arguments.references, masks, arguments.out / "worst.png")

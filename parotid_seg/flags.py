@@ -118,6 +118,12 @@ class FlagCode(StrEnum):
     """Structures of the extended RTSTRUCT do not state their frame of reference; value: how many."""
     LABELS_OVERLAP = "labels_overlap"
     """Voxels of a structure are also in an earlier label; value: how many; detail: that label."""
+    DOSE_PARTLY_OUTSIDE = "dose_partly_outside"
+    """A structure lies partly or wholly outside the dose grid; value: share of its voxels outside."""
+    DOSE_FRAME_UNKNOWN = "dose_frame_unknown"
+    """An RTDOSE was used for a scan that states no frame of reference."""
+    DOSE_EFFECTIVE = "dose_effective"
+    """The dose is an effective dose (DoseType), weighted by biological effect, not a physical one."""
     OLD_VERSION = "old_version"
     """A flag of an older version, which stored only sentences; detail: the sentence."""
 

@@ -1,7 +1,7 @@
 """Agreement of a mask with a reference: the definitions of all figures that the project reports.
 
-Voxel overlaps follow the usual definitions; surface distances are taken between the boundary voxels' centres, in mm,
-with the scan's spacing along each axis.
+Voxel overlaps follow the usual definitions; Hausdorff distances are taken between the boundary voxels' centres, in mm,
+with the scan's spacing along each axis. Surface DSC is that of DeepMind's package surface-distance.
 
 The handling of empty masks is defined here only. As sets of voxels two empty masks are equal (`dice` 1, distance 0), as
 needed for comparisons of two predictions; if only one is empty they disagree completely (DSC 0, distance infinite). In
@@ -12,17 +12,23 @@ mean. nnU-Net does the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from parotid_seg.errors import InputError
+from parotid_seg.surface_elements import areas_mm2, corner_codes
 
 Binary = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
 Spacing = tuple[float, float, float]
+NAN = float("nan")
+
+TOLERANCES_MM = (1.0, 2.0, 3.0)
+"""Tolerances of the reported surface DSC."""
+SURFACE_FIGURES = tuple(f"surface_dsc_{tolerance:g}mm" for tolerance in TOLERANCES_MM)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,11 @@ class LabelScores:
         iou: intersection over union, 0 to 1.
         accuracy: share of the reference's voxels that were found (recall).
         hd_mm, hd95_mm: Hausdorff distance and its 95th percentile.
+        surface_dsc_1mm, surface_dsc_2mm, surface_dsc_3mm: see `surface_dice`.
+        apl_mm: see `added_path_length_mm`.
         volume_ml, reference_ml, volume_error_ml: prediction, reference, and their signed difference.
+        mean_gy, reference_mean_gy, mean_error_gy: mean dose of prediction and reference, and their signed difference;
+            NaN without a dose, for an empty mask, and for one outside the dose grid.
     """
 
     dsc: float
@@ -42,14 +52,26 @@ class LabelScores:
     accuracy: float
     hd_mm: float
     hd95_mm: float
+    surface_dsc_1mm: float
+    surface_dsc_2mm: float
+    surface_dsc_3mm: float
+    apl_mm: float
     volume_ml: float
     reference_ml: float
     volume_error_ml: float
+    mean_gy: float = NAN
+    reference_mean_gy: float = NAN
+    mean_error_gy: float = NAN
 
     @property
     def absent(self) -> bool:
         """Whether neither mask shows the structure."""
         return self.volume_ml == self.reference_ml == 0
+
+    @property
+    def mean_error_abs_gy(self) -> float:
+        """Absolute difference of the mean doses."""
+        return abs(self.mean_error_gy)
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class CaseScores:
 
     Attributes:
         mpa: share of all voxels, background included, that have the right label (the papers' MPA).
-        macc: mean over the labels, background included, of the share of the reference's voxels found (mAcc).
+        macc: mean over the labels, background included, of the share of the reference's voxels found (mAcc, a recall).
         miou: mean over the labels, background included, of intersection over union.
         labels: scores of each structure by its name.
         ignored_ml: volume of the voxels that are not scored, because the reference leaves them unlabelled.
@@ -139,18 +161,87 @@ def surface_distances_mm(
     prediction: Binary, reference: Binary, spacing_mm: Spacing, *, percentiles: Sequence[float] = (100.0, 95.0)
 ) -> tuple[float, ...]:
     """`hausdorff_mm` at several percentiles from one distance transform. Arguments and errors as there."""
-    _check_shapes(prediction, reference)
-    if not (np.isfinite(spacing_mm).all() and min(spacing_mm) > 0 and len(spacing_mm) == prediction.ndim):
-        raise InputError(f"spacing_mm: found {spacing_mm}, expected {prediction.ndim} positive, finite numbers")
+    _check_masks(prediction, reference, spacing_mm)
     if not prediction.any() and not reference.any():
         return tuple(0.0 for _ in percentiles)
     if not prediction.any() or not reference.any():
         return tuple(float("inf") for _ in percentiles)
-    box = ndimage.find_objects(np.asarray(prediction | reference, dtype=np.uint8))[0]
+    box = _box_of_both(prediction, reference)
     surface_a, surface_b = _surface(prediction[box]), _surface(reference[box])
     a_to_b = ndimage.distance_transform_edt(~surface_b, sampling=spacing_mm)[surface_a]
     b_to_a = ndimage.distance_transform_edt(~surface_a, sampling=spacing_mm)[surface_b]
     return tuple(float(max(np.percentile(a_to_b, each), np.percentile(b_to_a, each))) for each in percentiles)
+
+
+def surface_dice(
+    prediction: Binary, reference: Binary, spacing_mm: Spacing, tolerances_mm: Sequence[float] = TOLERANCES_MM
+) -> tuple[float, ...]:
+    """Surface DSC at tolerances: the share of both surfaces that lies within the tolerance of the other one.
+
+    Nikolov et al., J Med Internet Res 2021;23(7):e26151. Surfaces are those of marching cubes between voxel centres,
+    with elements weighted by their area, and distances run between the corners of voxels, as in the package
+    surface-distance.
+
+    Args:
+        prediction: bool array (D, H, W).
+        reference: bool array of the same shape.
+        spacing_mm: voxel size along each axis, same order.
+        tolerances_mm: in mm.
+
+    Returns:
+        1.0 if both masks are empty; 0.0 if exactly one is.
+
+    Raises:
+        InputError: as `hausdorff_mm`.
+    """
+    _check_masks(prediction, reference, spacing_mm)
+    if not prediction.any() or not reference.any():
+        return tuple(float(prediction.any() == reference.any()) for _ in tolerances_mm)
+    box = _box_of_both(prediction, reference)
+    areas = areas_mm2(spacing_mm)
+    codes = [corner_codes(mask[box]) for mask in (prediction, reference)]
+    surfaces = [(each > 0) & (each < 255) for each in codes]
+    weights = [areas[each[surface]] for each, surface in zip(codes, surfaces, strict=True)]
+    distances = [
+        ndimage.distance_transform_edt(~other, sampling=spacing_mm)[surface]
+        for surface, other in zip(surfaces, reversed(surfaces), strict=True)
+    ]
+    weight, distance = np.concatenate(weights), np.concatenate(distances)
+    return tuple(float(weight[distance <= tolerance].sum() / weight.sum()) for tolerance in tolerances_mm)
+
+
+def added_path_length_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> float:
+    """Added path length: mm of the reference's outline, slice by slice, that the prediction's does not have.
+
+    Vaassen et al., Phys Imaging Radiat Oncol 2020;13:1-6. An outline is the mask's voxels that touch the outside by a
+    side within their slice; it coincides where both masks have the same voxel in it. A voxel counts with its size along
+    the outline, and one at a corner with the mean of its two sizes; with square voxels that is the number of voxels
+    times their size, as published.
+
+    Args:
+        prediction: bool array (D, H, W), slices first.
+        reference: bool array of the same shape.
+        spacing_mm: voxel size along each axis, same order.
+
+    Raises:
+        InputError: as `hausdorff_mm`.
+    """
+    _check_masks(prediction, reference, spacing_mm)
+    if not reference.any():
+        return 0.0
+    box = _box_of_both(prediction, reference)
+    _, row_mm, column_mm = spacing_mm
+    predicted_down, predicted_across = (_open_along(prediction[box], axis) for axis in (1, 2))
+    down, across = (_open_along(reference[box], axis) for axis in (1, 2))
+    added = (down | across) & ~(predicted_down | predicted_across)
+    lengths = (down & ~across, column_mm), (across & ~down, row_mm), (down & across, (row_mm + column_mm) / 2)
+    return float(sum(np.count_nonzero(part & added) * length for part, length in lengths))
+
+
+def _open_along(mask: Binary, axis: int) -> Binary:
+    """Voxels of a mask that touch the outside along an axis."""
+    line = np.ones([3 if each == axis else 1 for each in range(mask.ndim)], np.bool_)
+    return np.asarray(mask & ~ndimage.binary_erosion(mask, structure=line, border_value=0), dtype=np.bool_)
 
 
 def score_case(
@@ -180,8 +271,9 @@ def score_case(
         prediction, reference = np.where(scored, prediction, 0), np.where(scored, reference, 0)
     if not scored.any():
         raise InputError("every voxel is ignored, expected some to score")
+    box = _box_of_both(prediction > 0, reference > 0)
     labels = {
-        name: _score_label(prediction == value, reference == value, spacing_mm)
+        name: _score_label(prediction[box] == value, reference[box] == value, spacing_mm)
         for value, name in enumerate(names[1:], start=1)
     }
     shown = [scores for scores in labels.values() if not scores.absent]
@@ -199,14 +291,16 @@ def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing) -> La
     volume, reference_volume = volume_ml(predicted, spacing_mm), volume_ml(expected, spacing_mm)
     hd, hd95 = surface_distances_mm(predicted, expected, spacing_mm)
     if not volume and not reference_volume:
-        nan = float("nan")
-        return LabelScores(nan, nan, nan, nan, nan, volume, reference_volume, nan)
+        absent = dict.fromkeys((each.name for each in fields(LabelScores)), NAN)
+        return LabelScores(**absent | {"volume_ml": volume, "reference_ml": reference_volume})
     return LabelScores(
         dsc=dice(predicted, expected),
         iou=iou(predicted, expected),
         accuracy=accuracy(predicted, expected),
         hd_mm=hd,
         hd95_mm=hd95,
+        **dict(zip(SURFACE_FIGURES, surface_dice(predicted, expected, spacing_mm), strict=True)),
+        apl_mm=added_path_length_mm(predicted, expected, spacing_mm),
         volume_ml=volume,
         reference_ml=reference_volume,
         volume_error_ml=volume - reference_volume,
@@ -234,6 +328,18 @@ def bootstrap_mean(
 def _surface(mask: Binary) -> Binary:
     inside = ndimage.binary_erosion(mask, structure=ndimage.generate_binary_structure(mask.ndim, 1), border_value=0)
     return np.asarray(mask & ~inside, dtype=np.bool_)
+
+
+def _box_of_both(prediction: Binary, reference: Binary) -> tuple[slice, ...]:
+    """The part of two masks outside which both are empty; without voxels if they are empty."""
+    boxes = ndimage.find_objects(np.asarray(prediction | reference, dtype=np.uint8))
+    return boxes[0] if boxes else (slice(0),) * prediction.ndim
+
+
+def _check_masks(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> None:
+    _check_shapes(prediction, reference)
+    if not (np.isfinite(spacing_mm).all() and min(spacing_mm) > 0 and len(spacing_mm) == prediction.ndim):
+        raise InputError(f"spacing_mm: found {spacing_mm}, expected {prediction.ndim} positive, finite numbers")
 
 
 def _check_shapes(prediction: NDArray[np.generic], reference: NDArray[np.generic]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
 
 if TYPE_CHECKING:
-    from parotid_seg.runtime.evaluate import Evaluation
+    from rich.console import Console
+    from rich.table import Table
+
+    from parotid_seg.runtime.compare import ComparisonRecord
+    from parotid_seg.runtime.evaluate import Evaluation, Mean
     from parotid_seg.runtime.pipeline.run import Outcome
 
 log = logging.getLogger(__name__)
@@ -106,39 +110,129 @@ def outcome_text(outcome: Outcome) -> str:
     from parotid_seg.runtime.report.flag_text import sentences
 
     entry = outcome.entry
-    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml" for name, size in entry.volumes_ml.items())
+    doses = {name: f" at {mean_gy:.1f} Gy" for name, mean_gy in entry.mean_gy.items()}
+    structures = entry.volumes_ml.items()
+    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml{doses.get(name, '')}" for name, size in structures)
     took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
     flags = f"; note: {sentences(entry.flags)}" if entry.flags else ""
     return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"
 
 
-def print_evaluation(result: Evaluation) -> None:
-    """Print the figures by case and label, and their means."""
-    from rich.console import Console
+FIGURES = {
+    "dsc": ("DSC", 3),
+    "surface_dsc_1mm": ("surface DSC at 1 mm", 3),
+    "surface_dsc_2mm": ("surface DSC at 2 mm", 3),
+    "surface_dsc_3mm": ("surface DSC at 3 mm", 3),
+    "iou": ("IoU", 3),
+    "accuracy": ("accuracy (recall)", 3),
+    "hd_mm": ("HD, mm", 1),
+    "hd95_mm": ("HD95, mm", 1),
+    "apl_mm": ("added path length, mm", 0),
+    "volume_ml": ("volume, ml", 1),
+    "reference_ml": ("reference volume, ml", 1),
+    "volume_error_ml": ("volume difference, ml", 2),
+    "mean_gy": ("mean dose, Gy", 2),
+    "reference_mean_gy": ("reference mean dose, Gy", 2),
+    "mean_error_gy": ("mean dose difference, Gy", 2),
+    "mean_error_abs_gy": ("absolute mean dose difference, Gy", 2),
+    "mpa": ("MPA (right voxels of the scan)", 4),
+    "macc": ("mAcc (mean recall)", 4),
+    "miou": ("MIoU", 4),
+}
+"""Figures in words, and their decimals."""
+CASE_FIGURES = ("mpa", "macc", "miou")
+"""Figures of a whole case, not of a structure."""
+SIGNED = ("volume_error_ml", "mean_error_gy")
+"""Figures whose absolute values are compared between sets of masks."""
+SHORT = ("dsc", "surface_dsc_2mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy")
+"""Figures of the short tables."""
+WIDTH, WIDE = 120, 200
+"""Characters of a line where the output is no terminal, without and with --all."""
+
+
+def print_evaluation(result: Evaluation, *, every_figure: bool) -> None:
+    """Print the mean figures of each structure, and on request all figures.
+
+    Args:
+        result: the figures.
+        every_figure: whether to print those of every case, and all means.
+    """
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table("case", "label", "DSC", "HD mm", "HD95 mm", "volume ml", "reference ml", "difference ml")
-    for name, case in result.cases.items():
-        for label, scores in case.labels.items():
-            distances = (f"{scores.hd_mm:.1f}", f"{scores.hd95_mm:.1f}")
-            error_ml = scores.volume_ml - scores.reference_ml
-            volumes = (f"{scores.volume_ml:.1f}", f"{scores.reference_ml:.1f}", f"{error_ml:+.1f}")
-            figures = ("absent", "in both", "masks") if scores.absent else (f"{scores.dsc:.3f}", *distances)
-            table.add_row(name, label, *figures, *volumes)
+    console = _console(every_figure)
+    if every_figure:
+        console.print(_table_of_cases(result))
+    names = [*result.labels.pairs, result.together]
+    table = Table(f"mean (95 % interval), {len(result.cases)} case{'s' * (len(result.cases) != 1)}", *names)
+    for figure, (title, _) in FIGURES.items():
+        means = [result.means.get(f"{name} {figure}") for name in names]
+        if f"{names[-1]} {figure}" in result.means and (every_figure or figure in SHORT):
+            table.add_row(title, *(_mean_text(figure, mean) for mean in means if mean))
+        elif figure in result.means and every_figure:
+            table.add_row(title, *[""] * (len(names) - 1), _mean_text(figure, result.means[figure]))
     console.print(table)
-    means = Table("figure", "mean", "95 % interval", "median", "cases", "empty in one", "absent in both")
-    for name, mean in result.means.items():
-        interval = f"{mean.low:.4f} to {mean.high:.4f}"
-        means.add_row(
-            name,
-            f"{mean.mean:.4f}",
-            interval,
-            f"{mean.median:.4f}",
-            str(mean.cases),
-            str(mean.missed),
-            str(mean.absent),
-        )
-    console.print(means)
-    for note in result.notes:
+    _print_notes(console, result.notes, every_figure)
+
+
+def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
+    """Print the verdict on two sets of masks and their differences.
+
+    Args:
+        result: the differences.
+        every_figure: whether to print all figures.
+    """
+    from rich.table import Table
+
+    console = _console(every_figure)
+    lines = (f"A: {result.a}", f"B: {result.b}", f"references: {result.references}", result.verdict)
+    for line in lines:
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+    table = Table("structure", "figure", "A", "B", "B - A", "95 % interval", "patients", "better")
+    for each in result.differences:
+        if every_figure or each.figure in SHORT:
+            title = FIGURES[each.figure][0]
+            absolute = "" if each.figure not in SIGNED else "absolute "
+            numbers = (each.mean_a, each.mean_b, each.difference, each.low, each.high)
+            mean_a, mean_b, *signed = (_number(each.figure, number) for number in numbers)
+            difference, low, high = (text if text.startswith("-") else f"+{text}" for text in signed)
+            row = (mean_a, mean_b, difference, f"{low} to {high}", str(each.patients), each.better or "")
+            table.add_row(each.structure, f"{absolute}{title}", *row)
+    console.print(table)
+    _print_notes(console, result.notes, every_figure)
+
+
+def _console(wide: bool) -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE if wide else WIDTH)
+
+
+def _table_of_cases(result: Evaluation) -> Table:
+    from rich.table import Table
+
+    planned = f"{result.together} mean_error_gy" in result.means
+    figures = [each for each in FIGURES if each not in CASE_FIGURES and (planned or not each.endswith("_gy"))]
+    table = Table("case", "structure", *(FIGURES[figure][0] for figure in figures))
+    for name, case in result.cases.items():
+        for structure, label in case.labels.items():
+            numbers = [_number(figure, getattr(label, figure)) for figure in figures]
+            table.add_row(name, structure, *(["absent in both"] if label.absent else numbers))
+    return table
+
+
+def _mean_text(figure: str, mean: Mean) -> str:
+    low, middle, high = (_number(figure, number) for number in (mean.low, mean.mean, mean.high))
+    counted = ((mean.missed, "empty in one"), (mean.absent, "without"))
+    further = "".join(f", {count} {what}" for count, what in counted if count)
+    return f"{middle} ({low} to {high}){further}"
+
+
+def _number(figure: str, number: float | None) -> str:
+    return "none" if number is None else f"{number:.{FIGURES[figure][1]}f}"
+
+
+def _print_notes(console: Console, notes: Iterable[str], every_figure: bool) -> None:
+    for note in notes:
         console.print(f"note: {visible(note)}", markup=False, highlight=False, soft_wrap=True)
+    if not every_figure:
+        console.print("all figures: --all, --out", highlight=False)

@@ -44,6 +44,7 @@ COMMANDS: dict[str, list[str]] = {
     "accuracy.py": ["--scans", "{scans}", "--references", "{labels}", "--out", "{out}", "--worst", "1"],
     "browser.py": ["{scans}/one_0000.nii.gz", "--out", "{out}/x.json"],
     "ceiling.py": ["{balls}", "{trained}", "{trained}", "--cache", "{out}/cache", "--out", "{out}/x.json"],
+    "dose.py": ["{scans}", "{labels}", "{doses}", "--out", "{out}/x.json"],
     "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
     "kills.py": ["{middle}", "--kills", "1", "--scans", "1", "--out", "{out}/x.json"],
@@ -101,13 +102,14 @@ def files(
 ) -> dict[str, Any]:
     """What the scripts take: two scans of a few slices with their contours, a data set, and a small model."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    scans, labels, one = folder / "imagesTs", folder / "labelsTs", folder / "one"
-    for each in (scans, labels, one):
+    scans, labels, doses, one = folder / "imagesTs", folder / "labelsTs", folder / "dosesTs", folder / "one"
+    for each in (scans, labels, doses, one):
         each.mkdir()
     few = slice(2, 8)
     for name in ("one", "two"):
         nibabel.save(head.slicer[:, :, few], scans / f"{name}_0000.nii.gz")
         nibabel.save(head_labels.slicer[:, :, few], labels / f"{name}.nii.gz")
+        nibabel.save(head_labels.slicer[:, :, few], doses / f"{name}.nii.gz")  # 1 and 2 Gy
     shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
     *plane, slices = around_glands
     wider = slice(slices.start - 3, slices.stop + 3)  # its middle third is as high as a scan must be
@@ -119,6 +121,7 @@ def files(
         "root": BENCHMARKS.parent,
         "scans": scans,
         "labels": labels,
+        "doses": doses,
         "middle": folder / "middle.nii.gz",
         "balls": balls,
         "one": one,

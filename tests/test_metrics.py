@@ -5,15 +5,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from parotid_seg.errors import InputError
 from parotid_seg.metrics import (
     accuracy,
+    added_path_length_mm,
     bootstrap_mean,
     dice,
     hausdorff_mm,
     iou,
     score_case,
+    surface_dice,
     surface_distances_mm,
     volume_ml,
 )
@@ -85,6 +88,77 @@ def test_hausdorff_of_empty_masks() -> None:
     assert surface_distances_mm(EMPTY, EMPTY, SPACING) == (0.0, 0.0)
     assert surface_distances_mm(EMPTY, ONE, SPACING) == (math.inf, math.inf)
     assert surface_distances_mm(ONE, EMPTY, SPACING) == (math.inf, math.inf)
+
+
+def blocks(shift: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """A block, and the same block further along an axis."""
+    block = np.zeros((12, 12, 12), bool)
+    block[2:8, 2:8, 2:8] = True
+    return block, np.roll(block, shift, axis)
+
+
+@pytest.mark.parametrize(("axis", "at"), [(0, 3.0), (1, 2.0), (2, 1.0)])
+def test_surface_dsc_of_a_shifted_block_by_hand(axis: int, at: float) -> None:
+    """Two of six faces lie a voxel apart; the corners of the others are rounded off, which takes a little area."""
+    block, moved = blocks(1, axis)
+    below, above = surface_dice(block, moved, SPACING, (at - 0.01, at + 0.01))
+    sides = [36 * np.prod(SPACING) / each for each in SPACING]
+    assert below == pytest.approx(1 - sides[axis] / sum(sides), abs=0.08)
+    assert above == 1.0
+
+
+def test_surface_dsc_of_one_voxel_by_hand() -> None:
+    """Each voxel's surface is an octahedron of 8 corners; two in a row are one longer body, and 6 mm apart nothing."""
+    assert surface_dice(ONE, ONE, SPACING) == (1.0, 1.0, 1.0)
+    assert surface_dice(ONE, voxels((4, 1, 1)), SPACING, (5.9, 6.0)) == (0.0, 0.5)
+
+
+def test_surface_dsc_of_empty_masks() -> None:
+    assert surface_dice(EMPTY, EMPTY, SPACING) == (1.0, 1.0, 1.0)
+    assert surface_dice(EMPTY, ONE, SPACING) == surface_dice(ONE, EMPTY, SPACING) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("smooth", [0.0, 1.2])
+def test_surface_dsc_is_that_of_deepmind(smooth: float) -> None:
+    """On noise, which has every surface element, and on smooth bodies, with voxels of any shape."""
+    theirs = pytest.importorskip("surface_distance", reason="the package surface-distance-based-measures is missing")
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        (z, y, x), shape = random.uniform(0.5, 4, 3), random.integers(3, 14, 3)
+        a, b = (ndimage.gaussian_filter(random.random(shape), smooth) > 0.5 for _ in range(2))
+        distances = theirs.compute_surface_distances(a, b, (z, y, x))
+        expected = [theirs.compute_surface_dice_at_tolerance(distances, tolerance) for tolerance in (1, 2, 3)]
+        assert surface_dice(a, b, (z, y, x)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_added_path_length_by_hand() -> None:
+    """A square of 4 x 4 voxels of 2 x 1 mm in one slice: two sides of 4 voxels along each axis."""
+    square = np.zeros((3, 8, 8), bool)
+    square[1, 2:6, 2:6] = True
+    corners, along_rows, along_columns = 4 * 1.5, 4 * 1.0, 4 * 2.0
+    assert added_path_length_mm(EMPTY[:3], EMPTY[:3], SPACING) == 0.0
+    assert added_path_length_mm(square, square, SPACING) == 0.0
+    whole = corners + along_rows + along_columns
+    assert added_path_length_mm(np.zeros_like(square), square, SPACING) == whole
+    longer = square.copy()
+    longer[1, 2:6, 6] = True  # the right side, without its ends, is no outline any more
+    assert added_path_length_mm(longer, square, SPACING) == pytest.approx(2 * 2.0)
+    assert added_path_length_mm(np.roll(square, 1, 0), square, SPACING) == whole, "each slice is drawn by itself"
+    assert added_path_length_mm(square, EMPTY[:3, :1, :1] | np.zeros_like(square), SPACING) == 0.0
+
+
+def test_added_path_length_is_that_of_its_authors() -> None:
+    """The number of outline voxels of the reference that the prediction has not, times the size of a square voxel."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        prediction, reference = (ndimage.gaussian_filter(random.random((5, 12, 14)), 1.2) > 0.5 for _ in range(2))
+        cross = ndimage.generate_binary_structure(2, 1)
+        count = 0
+        for ours, theirs in zip(prediction, reference, strict=True):
+            outlines = [mask & ~ndimage.binary_erosion(mask, cross) for mask in (ours, theirs)]
+            count += int((outlines[1] & ~outlines[0]).sum())
+        assert added_path_length_mm(prediction, reference, (3.0, 0.9, 0.9)) == pytest.approx(0.9 * count)
 
 
 def test_volume() -> None:

@@ -7,32 +7,68 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, Verbose, one_line_errors
-from parotid_seg.terminal import print_evaluation
+from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
+from parotid_seg.terminal import print_comparison, print_evaluation
 
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of masks, or one mask.")],
-    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference masks, or one mask.")],
+    references: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="REFERENCES",
+            help="Folder of reference masks, or one mask; with --references, other masks to compare with.",
+        ),
+    ] = None,
+    common: Annotated[
+        Path | None,
+        typer.Option(
+            "--references",
+            metavar="PATH",
+            help="Reference masks of both sets of masks, A and B: compares them patient by patient.",
+        ),
+    ] = None,
+    dose: Annotated[
+        Path | None,
+        typer.Option(
+            "--dose",
+            metavar="PATH",
+            help="The planned dose of each case by its name, RTDOSE or NIfTI in Gy: also compares mean doses.",
+        ),
+    ] = None,
+    every_figure: Annotated[bool, typer.Option("--all", help="Print all figures of all cases.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Also write all figures to this file.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Also write all figures to this file: .json, or .csv as a table."),
     ] = None,
     quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Compare masks with reference masks: per case and label, and the mean with its 95 % bootstrap interval.
+    """Compare masks with reference masks: mean figures of each structure, with 95 % bootstrap intervals.
 
-    DSC, MPA, mAcc, MIoU, HD and HD95 in mm, volume difference in ml; docs/metrics.md defines them.
+    DSC, surface DSC at 1, 2 and 3 mm, HD and HD95 in mm, added path length in mm, volume difference in ml, MPA, mAcc
+    and MIoU; docs/metrics.md defines them. evaluate A B --references R tells which of two sets of masks is better.
     """
     with one_line_errors():
-        from parotid_seg.files import check_not_read, write_text
+        from parotid_seg.files import check_not_read
+        from parotid_seg.runtime import compare, evaluation_record
         from parotid_seg.runtime.evaluate import evaluate as run
-        from parotid_seg.runtime.evaluate import files_of
+        from parotid_seg.runtime.evaluate import masks_in
 
+        if references is None and common is None:
+            raise UsageError("Missing argument 'REFERENCES'.")
+        places = [place for place in (predictions, references, common) if place is not None]
         if out is not None:
-            check_not_read(out, files_of(predictions, references))
-        result = run(predictions, references)
+            check_not_read(out, [path for place in places for path in masks_in(place).values()])
+        if len(places) == 3:
+            compared = compare.compare(places[0], places[1], places[2], dose=dose)
+            if out is not None:
+                evaluation_record.write(compared, compare.rows_of(compared), out)
+            if not quiet:
+                print_comparison(compared, every_figure=every_figure)
+            return
+        result = run(places[0], places[1], dose=dose)
         if out is not None:
-            write_text(result.to_json(), out)
+            evaluation_record.write(evaluation_record.record_of(result), evaluation_record.rows_of(result), out)
         if not quiet:
-            print_evaluation(result)
+            print_evaluation(result, every_figure=every_figure)

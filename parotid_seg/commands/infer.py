@@ -46,6 +46,8 @@ def infer(
 
         if on.cluster is not None and model.triton is not None:
             raise UsageError("--cluster: its hosts run the model, expected no --triton")
+        if on.cluster is not None and options.dose is not None:
+            raise UsageError("--cluster: its hosts read no doses, expected no --dose")
         if on.cluster is None and (url := next(filter(None, map(url_of, (*scans, out))), None)):
             raise UsageError(f"{url}: found a URL, expected --cluster with it (--cluster local for this machine)")
         with following(quiet) as line:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, special_kind
-from parotid_seg.metrics import CaseScores, bootstrap_mean, score_case
-from parotid_seg.records import record_text
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, score_case
+from parotid_seg.runtime import doses
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
+from parotid_seg.runtime.report.flag_text import sentence
+from parotid_seg.scan.dose import DoseGrid
 from parotid_seg.scan.labels import is_parotid
-from parotid_seg.scan.nifti import case_name, check_same_voxels, is_nifti, read_mask
+from parotid_seg.scan.nifti import affine_of, case_name, check_same_voxels, is_nifti, read_mask
+from parotid_seg.scan.volume import Mask, Orientation
 
-LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", "volume_error_ml")
+LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", *SURFACE_FIGURES, "apl_mm", "volume_error_ml")
+DOSE_FIGURES = ("mean_error_gy", "mean_error_abs_gy")
 CASE_FIGURES = ("mpa", "macc", "miou")
 
 
@@ -29,8 +36,8 @@ class Mean:
     Attributes:
         mean, low, high, median: over the cases with a finite figure.
         cases: number of these cases.
-        missed: excluded cases with an infinite distance, because one of the two masks is empty.
-        absent: excluded cases in which both masks are empty.
+        missed: excluded cases with an infinite figure, because one of the two masks is empty.
+        absent: excluded cases without the figure: both masks are empty, or lie outside the dose grid.
     """
 
     mean: float
@@ -48,14 +55,31 @@ class Evaluation:
 
     Attributes:
         cases: scores by case name.
-        means: by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over its glands, so that cases
-            are resampled instead of glands; "structures dsc" if not all structures are parotids).
         labels: which labels were compared.
+        dose_flags: remarks on the dose by case; empty without a dose.
     """
 
     cases: dict[str, CaseScores]
-    means: dict[str, Mean]
     labels: LabelMatch
+    dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def means(self) -> dict[str, Mean]:
+        """Means by figure: "mpa", or "parotid_left dsc", or "glands dsc" (a case's mean over its glands, so that cases
+        are resampled instead of glands; "structures dsc" if not all structures are parotids).
+        """
+        every = self.cases.values()
+        columns: dict[str, list[float]] = {figure: [getattr(each, figure) for each in every] for figure in CASE_FIGURES}
+        for figure in (*LABEL_FIGURES, *(DOSE_FIGURES if self.dose_flags else ())):
+            for label in self.labels.names[1:]:
+                columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in every]
+            columns[f"{self.together} {figure}"] = [_over_structures(scores, figure) for scores in every]
+        return {name: _mean(values) for name, values in columns.items()}
+
+    @property
+    def together(self) -> str:
+        """What all structures together are called in `means`."""
+        return together(self.labels.names[1:])
 
     @property
     def notes(self) -> list[str]:
@@ -66,104 +90,134 @@ class Evaluation:
             notes.append(f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {_cases(len(ignored))}")
         for name in self.labels.pairs:
             if absent := [case for case, scores in self.cases.items() if scores.labels[name].absent]:
-                notes.append(f"absent in both masks, not scored: {name} in {_cases(len(absent))} ({_some(absent)})")
-        return notes
+                notes.append(f"absent in both masks, not scored: {name} in {_cases(len(absent))} ({some_of(absent)})")
+        return [*notes, *self._dose_notes()]
 
-    def to_json(self) -> str:
-        """All scores as JSON text; infinite distances, and figures of structures absent in both masks, become null."""
-        matched = {
-            name: {
-                "prediction": self.labels.predictions.labels.values[name],
-                "reference": self.labels.references.labels.values[other],
-                "name_in_references": other,
-            }
-            for name, other in self.labels.pairs.items()
-        }
-        content = {
-            "labels": matched,
-            "notes": self.notes,
-            "cases": {name: asdict(scores) for name, scores in self.cases.items()},
-            "means": {name: asdict(mean) for name, mean in self.means.items()},
-        }
-        return record_text(_finite_or_none(content))
+    def _dose_notes(self) -> list[str]:
+        """Remarks on the doses, each once with its cases."""
+        cases_by_text = defaultdict(list)
+        for case, flags in self.dose_flags.items():
+            for flag in flags:
+                if flag.code is FlagCode.DOSE_PARTLY_OUTSIDE:
+                    cases_by_text[f"partly or wholly outside the dose grid: {flag.structure}"].append(case)
+                else:
+                    cases_by_text[sentence(flag)].append(case)
+        return [f"{text}: {_cases(len(cases))} ({some_of(cases)})" for text, cases in cases_by_text.items()]
 
 
 def evaluate(
     predictions: Path,
     references: Path,
     *,
+    dose: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Score every prediction that has a reference of the same case name, by labels of the same name.
 
     Args:
         predictions, references: folders of label maps, or one label map each.
+        dose: the planned dose of each case by its name, see `Doses.of_case`; None for no figures of dose.
         progress: called with each case's name.
 
     Raises:
         InputError: if a folder is missing, a reference has no prediction or the reverse, or labels cannot be matched,
             see `match_labels`.
         ScanError: if a mask is unreadable, has other voxels than its reference, holds a label without a name, or has no
-            voxel to score.
+            voxel to score; or if a case has no dose, or one that cannot be read.
     """
-    found, expected = _masks(predictions), _masks(references)
+    found, expected = masks_in(predictions), masks_in(references)
     if predictions.is_file() and references.is_file():
         found = dict(zip(expected, found.values(), strict=True))
     if missing := sorted(expected.keys() - found.keys()):
-        raise InputError(f"no prediction for {_some(missing)} of {references}", path=predictions)
+        raise InputError(f"no prediction for {some_of(missing)} of {references}", path=predictions)
     if extra := sorted(found.keys() - expected.keys()):
-        raise InputError(f"no reference for {_some(extra)} of {predictions}", path=references)
+        raise InputError(f"no reference for {some_of(extra)} of {predictions}", path=references)
     labels = match_labels(predictions, references)
-    cases = {}
-    for name in sorted(expected, key=_natural):
+    planned = doses.Doses.below(dose) if dose else None
+    return score_pairs({name: (found[name], expected[name]) for name in expected}, labels, planned, progress)
+
+
+def score_pairs(
+    pairs: Mapping[str, tuple[Path, Path]],
+    labels: LabelMatch,
+    planned: doses.Doses | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Score masks against references.
+
+    Args:
+        pairs: prediction and reference by case.
+        labels: their labels.
+        planned: the doses of the cases; None for no figures of dose.
+        progress: called with each case's name.
+
+    Raises:
+        ScanError: as `evaluate`.
+    """
+    cases, flags = {}, {}
+    for name in sorted(pairs, key=_natural):
         progress(name)
-        check_same_voxels(found[name], expected[name])
-        prediction, _ = read_mask(found[name])
-        reference, spacing = read_mask(expected[name])
-        labels.predictions.check(prediction, found[name])
-        labels.references.check(reference, expected[name])
+        found, expected = pairs[name]
+        check_same_voxels(found, expected)
+        prediction, _ = read_mask(found)
+        reference, spacing = read_mask(expected)
+        labels.predictions.check(prediction, found)
+        labels.references.check(reference, expected)
         prediction, reference, ignored = labels.common(prediction, reference)
         if ignored is not None and ignored.all():
-            raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected[name])
-        cases[name] = score_case(prediction, reference, spacing, labels.names, ignored)
-    return Evaluation(cases, _means(cases, labels.names), labels)
+            raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected)
+        scores = score_case(prediction, reference, spacing, labels.names, ignored)
+        if planned:
+            dose = doses.read(planned.of_case(name, None, only=len(pairs) == 1), in_frame=False)
+            masks = [mask if ignored is None else np.where(ignored, 0, mask) for mask in (prediction, reference)]
+            scores, flags[name] = _with_doses(scores, dose, masks, affine_of(expected), labels.names)
+        cases[name] = scores
+    return Evaluation(cases, labels, flags)
 
 
-def _means(cases: dict[str, CaseScores], names: Sequence[str]) -> dict[str, Mean]:
-    columns: dict[str, list[float]] = {figure: [getattr(s, figure) for s in cases.values()] for figure in CASE_FIGURES}
-    together = "glands" if all(map(is_parotid, names[1:])) else "structures"
-    for figure in LABEL_FIGURES:
-        for label in names[1:]:
-            columns[f"{label} {figure}"] = [getattr(scores.labels[label], figure) for scores in cases.values()]
-        columns[f"{together} {figure}"] = [
-            _mean_of([getattr(gland, figure) for gland in scores.labels.values() if not gland.absent])
-            for scores in cases.values()
-        ]
-    return {name: _mean(values) for name, values in columns.items()}
+def _with_doses(
+    scores: CaseScores, dose: DoseGrid, masks: Sequence[Mask], affine: NDArray[np.float64], names: Sequence[str]
+) -> tuple[CaseScores, tuple[Flag, ...]]:
+    """Scores with the mean doses in a prediction and its reference, and remarks on the dose.
+
+    A structure that only one of them has gets an infinite difference.
+    """
+    orientation = Orientation.from_affine(affine)
+    found, expected = (doses.mean_doses(dose, orientation.to_storage(mask), affine, names) for mask in masks)
+    labels = {}
+    for name, label in scores.labels.items():
+        mean_gy, reference_gy = found.mean_gy.get(name, NAN), expected.mean_gy.get(name, NAN)
+        only_one = (label.volume_ml == 0) != (label.reference_ml == 0)
+        error = math.inf if only_one else mean_gy - reference_gy
+        labels[name] = replace(label, mean_gy=mean_gy, reference_mean_gy=reference_gy, mean_error_gy=error)
+    return replace(scores, labels=labels), tuple(dict.fromkeys((*found.flags, *expected.flags)))
 
 
-def _mean_of(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def together(names: Sequence[str]) -> str:
+    """What structures are called together."""
+    return "glands" if all(map(is_parotid, names)) else "structures"
+
+
+def _over_structures(scores: CaseScores, figure: str) -> float:
+    """The mean of a figure over a case's structures; NaN if it has none."""
+    values = [getattr(each, figure) for each in scores.labels.values() if not each.absent]
+    return float(np.mean(values)) if values else NAN
 
 
 def _mean(values: Sequence[float]) -> Mean:
     finite = [value for value in values if math.isfinite(value)]
     mean, low, high = bootstrap_mean(finite)
-    median = float(np.median(finite)) if finite else float("nan")
+    median = float(np.median(finite)) if finite else NAN
     absent = sum(map(math.isnan, values))
     return Mean(mean, low, high, median, len(finite), len(values) - len(finite) - absent, absent)
 
 
-def files_of(predictions: Path, references: Path) -> list[Path]:
-    """The mask files of a folder, or a single file.
+def masks_in(place: Path) -> dict[str, Path]:
+    """The masks of a folder, or a single one, by the name of their case.
 
     Raises:
         InputError: if there is no such file or folder, or a folder without masks.
     """
-    return [*_masks(predictions).values(), *_masks(references).values()]
-
-
-def _masks(place: Path) -> dict[str, Path]:
     if place.is_file():
         return {case_name(place): place}
     if not place.is_dir():
@@ -184,13 +238,6 @@ def _cases(count: int) -> str:
     return f"{count} case" if count == 1 else f"{count} cases"
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """Some of many names, for a message."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _finite_or_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

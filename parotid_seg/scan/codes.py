@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from parotid_seg.errors import OptionError
 from parotid_seg.scan.labels import side_of, side_words, structure_words
 
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
@@ -73,23 +74,63 @@ class Structure:
     side: Coded | None
 
 
-def structures_of(labels: Sequence[str], taken: Sequence[str] = ()) -> tuple[Structure, ...]:
+@dataclass(frozen=True)
+class Rois:
+    """A user's choice of the structures that are written, and of their names and colours.
+
+    Attributes:
+        only: labels of the structures; empty for all.
+        names: by label, instead of the TG-263 name.
+        colours: red, green, blue by label.
+    """
+
+    only: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    colours: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def written(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The labels that are written, of all labels of a model, background first."""
+        return tuple(label for label in labels[1:] if not self.only or label in self.only)
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Check the choice against the labels of a model, background first.
+
+        Raises:
+            OptionError: for a label that it does not have, or if two structures would have one name.
+        """
+        for option, chosen in (("--only", self.only), ("--roi-name", self.names), ("--roi-colour", self.colours)):
+            if unknown := [each for each in chosen if each not in labels[1:]]:
+                raise OptionError(f"{option}: found {unknown[0]!r}, expected one of: {', '.join(labels[1:])}")
+        names = [each.name for each in structures_of(labels, rois=self)]
+        for label, name in self.names.items():
+            if label in self.written(labels) and name not in names:
+                raise OptionError(f"--roi-name: found the name {name!r} for several structures, expected one for each")
+
+
+ALL_ROIS = Rois()
+
+
+def structures_of(labels: Sequence[str], taken: Sequence[str] = (), rois: Rois = ALL_ROIS) -> tuple[Structure, ...]:
     """The structures of a mask.
 
     Args:
         labels: names by value, background first.
         taken: names that are already in use; a structure that would get one of them is numbered, as Parotid_L_1.
+        rois: which of them, and their names and colours.
     """
     used = {_compared(name) for name in taken}
     structures = []
+    written = rois.written(labels)
     for value, label in enumerate(labels[1:], start=1):
+        if label not in written:
+            continue
         suffix, side = SIDES.get(side_of(label), ("", None))
         both = len(set(side_words(label).values())) > 1
         organ = None if both else ORGANS.get(structure_words(label))
-        name = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
-        name = _unique(name, used)
+        usual = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
+        name = _unique(rois.names.get(label, usual), used)
         used.add(_compared(name))
-        colour = COLOURS[(value - 1) % len(COLOURS)]
+        colour = rois.colours.get(label, COLOURS[(value - 1) % len(COLOURS)])
         structures.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
     return tuple(structures)
 

@@ -145,7 +145,7 @@ def scan_of(
         ScanError: as `read_nifti`.
     """
     shape = shape_in(path, stored.shape, stored.dtype)
-    geometry = _geometry_of(header, path)
+    geometry = geometry_in(header, path)
     spacing_stored = np.linalg.norm(geometry.affine[:3, :3], axis=0)
     orientation = Orientation.from_affine(geometry.affine)
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
@@ -157,7 +157,12 @@ def scan_of(
     return NiftiScan(path, volume, header, image_class, geometry)
 
 
-def _geometry_of(header: Nifti1Header, path: Path) -> Geometry:
+def geometry_in(header: Nifti1Header, path: Path) -> Geometry:
+    """The geometry in a file's header.
+
+    Raises:
+        ScanError: as `geometry_of`, or if nibabel cannot read it.
+    """
     with foreign(path, "nibabel", "a header without usable geometry"):
         return geometry_of(header, path)
 
@@ -176,6 +181,15 @@ def voxels_in(shape: Iterable[int]) -> int:
     return max(0, min(math.prod(max(0, int(size)) for size in shape), MOST_VOXELS))
 
 
+def affine_of(path: Path) -> NDArray[np.float64]:
+    """The affine (4, 4) of a file, from a stored voxel's indices to RAS in mm.
+
+    Raises:
+        ScanError: if its header cannot be read, or its geometry is impossible.
+    """
+    return geometry_in(read_header(path)[1], path).affine
+
+
 def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:
     """Read a label map in canonical order, with its spacing in mm.
 
@@ -184,7 +198,7 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
             voxels of the scan `like`.
     """
     stored_file = read_stored(path, labels=True)
-    affine = _geometry_of(stored_file.header, path).affine
+    affine = geometry_in(stored_file.header, path).affine
     orientation = Orientation.from_affine(affine)
     stored: NDArray[np.generic] = stored_file.voxels.reshape(
         shape_in(path, stored_file.voxels.shape, stored_file.voxels.dtype)
@@ -231,7 +245,7 @@ class _Placed(NamedTuple):
 def _placed(path: Path) -> _Placed:
     _, header = read_header(path)
     shape = np.array(shape_in(path, header.get_data_shape()))
-    affine = _geometry_of(header, path).affine
+    affine = geometry_in(header, path).affine
     orientation = Orientation.from_affine(affine)
     axes = list(orientation.axes)
     corners = np.empty((8, 3))

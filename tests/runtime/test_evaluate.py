@@ -1,23 +1,29 @@
 """`parotid-seg evaluate`: the right pairs are compared, and wrong ones are refused."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.records import record_text
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
+from parotid_seg.runtime.evaluation_record import EvaluationRecord, record_of, schema_text
 from tests.command_line import Run
+from tests.dose_files import write_rtdose
 
 pytestmark = pytest.mark.slow
 
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def half_a_voxel() -> np.ndarray:
@@ -26,7 +32,7 @@ def half_a_voxel() -> np.ndarray:
     return shift
 
 
-def save(path: Path, labels: NDArray[np.uint8], affine: NDArray[np.float64] = AFFINE) -> None:
+def save(path: Path, labels: NDArray[Any], affine: NDArray[np.float64] = AFFINE) -> None:
     path.parent.mkdir(exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(labels, affine), path)
 
@@ -57,6 +63,88 @@ def test_scores(command: Run, folders: Path) -> None:
     mean = scores["means"]["glands dsc"]
     assert mean["mean"] == pytest.approx((1 + 24 / 28) / 2)
     assert mean["low"] <= mean["mean"] <= mean["high"]
+
+
+def test_a_short_table_first_and_all_figures_on_request(command: Run, folders: Path) -> None:
+    short = command("evaluate", folders / "predictions", folders / "references").stdout
+    assert "surface DSC at 2 mm" in short
+    assert "added path length, mm" in short
+    assert "2 cases" in short
+    assert "recall" not in short
+    assert "IoU" not in short
+    full = command("evaluate", folders / "predictions", folders / "references", "--all").stdout
+    assert "accuracy (recall)" in full
+    assert "mAcc (mean recall)" in full
+    assert max(map(len, full.splitlines())) <= 200
+    for words in ("surface DSC at 1 mm", "surface DSC at 3 mm", "HD, mm", "IoU", "MPA"):
+        assert words in full
+    assert "Gy" not in full
+
+
+def test_the_files_fit_the_schema_and_the_table_has_the_same_figures(
+    command: Run, folders: Path, snapshot: Callable[[str, str | Path], None]
+) -> None:
+    for out in ("scores.json", "scores.csv"):
+        done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / out, "--quiet")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    text = schema_text(EvaluationRecord)
+    snapshot(text, DOCS / "evaluation.schema.json")
+    scores = json.loads((folders / "scores.json").read_text())
+    jsonschema.validate(scores, json.loads(text), jsonschema.Draft202012Validator)
+    rows = list(csv.DictReader((folders / "scores.csv").read_text().splitlines()))
+    assert [(row["case"], row["structure"]) for row in rows] == [(case, name) for case in "ab" for name in GLANDS]
+    for row in rows:
+        expected = scores["cases"][row.pop("case")]["labels"][row.pop("structure")]
+        assert {name: None if cell == "" else float(cell) for name, cell in row.items()} == expected
+
+
+def test_doses_of_both_masks_and_their_difference(command: Run, folders: Path) -> None:
+    """The dose rises by 1 Gy a voxel along the third axis; b's prediction lacks the glands' last layer of four."""
+    ramp = np.broadcast_to(np.arange(10, dtype=np.float32), (10, 10, 10))
+    for case in "ab":
+        save(folders / "doses" / f"{case}.nii.gz", ramp)
+    out = folders / "scores.json"
+    words = ("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses", "--out", out)
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "mean dose difference, Gy" in done.stdout
+    scores = json.loads(out.read_text())
+    right = scores["cases"]["b"]["labels"]["parotid_right"]
+    assert [right[name] for name in ("mean_gy", "reference_mean_gy", "mean_error_gy")] == pytest.approx([3, 3.5, -0.5])
+    assert scores["means"]["glands mean_error_gy"]["mean"] == pytest.approx(-0.25)
+    assert scores["means"]["glands mean_error_abs_gy"]["mean"] == pytest.approx(0.25)
+    assert not any("dose" in note for note in scores["notes"])
+    save(folders / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    save(folders / "doses" / "a.nii.gz", ramp[:, :, :4])  # the glands reach to the sixth layer
+    command(*words)
+    scores = json.loads(out.read_text())
+    assert scores["cases"]["b"]["labels"]["parotid_right"]["mean_error_gy"] is None
+    assert scores["means"]["glands mean_error_gy"]["missed"] == 1
+    assert "partly or wholly outside the dose grid: parotid_left: 1 case (a)" in scores["notes"]
+    assert scores["cases"]["a"]["labels"]["parotid_left"]["mean_gy"] == pytest.approx(2.5)
+
+
+def test_an_rtdose_of_a_single_mask_and_of_cases_by_folder(command: Run, folders: Path) -> None:
+    laid = np.diag([-1.0, -1.0, 1.0, 1.0]) @ AFFINE[:, [2, 1, 0, 3]]
+    for case in "ab":
+        write_rtdose(folders / "doses" / case / "RD.1.2.3.dcm", np.full((10, 10, 10), 20.0), laid)
+    pairs = [(folders / "predictions", folders / "references", folders / "doses")]
+    pairs += [(folders / "predictions" / "a.nii.gz", folders / "references" / "b.nii.gz", folders / "doses" / "a")]
+    pairs += [(*pairs[1][:2], folders / "doses" / "a" / "RD.1.2.3.dcm")]
+    for predictions, references, dose in (pairs[0], pairs[2]):
+        result = evaluate(predictions, references, dose=dose)
+        assert {label.mean_gy for scores in result.cases.values() for label in scores.labels.values()} == {20.0}
+        assert any("states no frame of reference" in note for note in result.notes)
+    done = command("evaluate", *pairs[1][:2], "--dose", pairs[1][2])
+    assert done.returncode == 1
+    assert "--dose: found no dose named b, expected one" in done.stderr
+
+
+def test_cases_without_a_dose_are_refused_in_one_line(command: Run, folders: Path) -> None:
+    save(folders / "doses" / "a.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    done = command("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses")
+    assert done.returncode == 1
+    assert done.stderr == f"parotid-seg: {folders / 'doses'}: --dose: found no dose named b, expected one\n"
 
 
 def test_stored_in_another_order_is_the_same_mask(command: Run, folders: Path) -> None:
@@ -154,7 +242,7 @@ def test_labels_are_matched_by_name(folders: Path, labels: dict[str, int], table
     assert found.cases == expected.cases
     assert found.means == expected.means
     assert dsc_of_right(found) == pytest.approx((1 + 24 / 28) / 2)
-    written = json.loads(found.to_json())["labels"]["parotid_left"]
+    written = json.loads(record_text(record_of(found)))["labels"]["parotid_left"]
     assert written == {
         "prediction": 1,
         "reference": table[1],

@@ -153,9 +153,9 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
             description=description,
             frame_of_reference_uid=reference,
             size=(layout.rows, layout.columns),
-            spacing=_spacing(place),
-            orientation=_orientation(place),
-            position=_position(place),
+            spacing=spacing_of(place),
+            orientation=orientation_of(place),
+            position=position_of(place),
             scaling=scaling_of(place, modality),
             derived=own_types[:1] == ("DERIVED",) and not OF_THE_SCANNER & set(own_types),
             telling=(*_telling(place), "/".join(own_types), *_reconstruction(place)),
@@ -179,21 +179,24 @@ def series_number(header: Dataset) -> int | None:
     return number if abs(number) <= LARGEST_NUMBER else None
 
 
-def _position(place: Place) -> tuple[float, ...]:
+def position_of(place: Place) -> tuple[float, ...]:
+    """ImagePositionPatient, checked."""
     position = numbers_of(place("PlanePositionSequence"), "ImagePositionPatient", 3)
     if max(map(abs, position)) > FARTHEST_MM:
         raise Unusable(f"no usable ImagePositionPatient, expected at most {FARTHEST_MM:.0f} mm")
     return position
 
 
-def _spacing(place: Place) -> tuple[float, ...]:
+def spacing_of(place: Place) -> tuple[float, ...]:
+    """PixelSpacing, checked."""
     spacing = numbers_of(place("PixelMeasuresSequence"), "PixelSpacing", 2)
     if min(spacing) <= 0:
         raise Unusable("no usable PixelSpacing, expected positive numbers")
     return spacing
 
 
-def _orientation(place: Place) -> tuple[float, ...]:
+def orientation_of(place: Place) -> tuple[float, ...]:
+    """ImageOrientationPatient as unit vectors at a right angle, checked."""
     cosines = numbers_of(place("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     row, column = cosines[:3], cosines[3:]
     lengths = math.hypot(*row), math.hypot(*column)

@@ -25,7 +25,7 @@ from parotid_seg.dicom.read.rt_read import contour_points
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.metrics import dice
-from parotid_seg.scan.codes import LONGEST_LINE, plain, structures_of
+from parotid_seg.scan.codes import ALL_ROIS, LONGEST_LINE, Rois, Structure, plain, structures_of
 from parotid_seg.scan.volume import Mask
 
 Kind = Literal["rtstruct", "binary", "labelmap"]
@@ -47,7 +47,14 @@ Slices = dict[int, NDArray[np.bool_]]
 
 
 def verify_round_trip(
-    path: Path, series: Series, mask: Mask, labels: tuple[str, ...], kind: Kind, *, shown: Path | None = None
+    path: Path,
+    series: Series,
+    mask: Mask,
+    labels: tuple[str, ...],
+    kind: Kind,
+    *,
+    shown: Path | None = None,
+    rois: Rois = ALL_ROIS,
 ) -> None:
     """Raise ScanError unless a DICOM object reproduces a mask, with the right patient.
 
@@ -58,8 +65,9 @@ def verify_round_trip(
         labels: names by value, background first. Of a structure set the last structures are compared, one per label.
         kind: the kind of object.
         shown: the name for errors; default: the file's.
+        rois: which labels the object has, and their names.
     """
-    shown = shown or path
+    shown, structures = shown or path, structures_of(labels, rois=rois)
     planes = read_planes(series)
     _check_planes(planes, series, shown)
     with phi_safe(shown, "DICOM object"):
@@ -68,10 +76,11 @@ def verify_round_trip(
         for keyword in WHOSE:
             if (written.get(keyword) or "") != (source.get(keyword) or ""):
                 raise ScanError(f"found another {keyword} than in {series.slices[0].path.name}", path=shown)
-        _check_names(written, labels, kind, shown)
+        _check_names(written, structures, kind, shown)
         read = _read_contours if kind == "rtstruct" else _read_segments
-        for value, structure in enumerate(read(written, series, planes, len(labels) - 1, shown), start=1):
-            _compare(structure, mask == value, planes, series, shown, labels[value])
+        found = read(written, series, planes, len(structures), shown)
+        for structure, slices in zip(structures, found, strict=True):
+            _compare(slices, mask == structure.value, planes, series, shown, structure.label)
 
 
 def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> None:
@@ -90,13 +99,12 @@ def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> Non
             )
 
 
-def _check_names(written: Dataset, labels: tuple[str, ...], kind: Kind, shown: Path) -> None:
+def _check_names(written: Dataset, expected: tuple[Structure, ...], kind: Kind, shown: Path) -> None:
     """Raise ScanError unless the structures have the labels' names, except for distinguishing numbers."""
     if kind == "rtstruct":
         names = [str(each.ROIName) for each in written.StructureSetROISequence]
     else:
         names = [str(each.SegmentLabel) for each in written.SegmentSequence]
-    expected = structures_of(labels)
     for name, structure in zip(names[-len(expected) :], expected, strict=True):
         if not name.startswith(structure.name[: LONGEST_LINE - 5]):
             raise ScanError(

@@ -18,7 +18,7 @@ from parotid_seg.dicom.write.objects import add_contributor
 from parotid_seg.dicom.write.references import refer_to
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.codes import Structure, plain_uid, structures_of
+from parotid_seg.scan.codes import ALL_ROIS, Rois, Structure, plain_uid, structures_of
 
 GONE = ("ReviewDate", "ReviewTime", "ReviewerName", "DigitalSignaturesSequence", "MACParametersSequence")
 """Attributes that apply to the existing structure set only: its approval and its signatures."""
@@ -31,7 +31,7 @@ NUMBERS = (
 
 
 def opened(
-    path: Path, series: Series, source: Dataset, labels: tuple[str, ...], model: str
+    path: Path, series: Series, source: Dataset, labels: tuple[str, ...], model: str, rois: Rois = ALL_ROIS
 ) -> tuple[Dataset, tuple[Structure, ...], tuple[Flag, ...]]:
     """A new structure set with the content of an existing one, and the structures of a mask under unused names.
 
@@ -40,6 +40,7 @@ def opened(
         series, source: the series of the mask, and the header of its first slice.
         labels: names by value, background first.
         model: the model that made the mask.
+        rois: which labels become structures, and their names and colours.
 
     Returns:
         The new set, the structures, and flags on the existing set.
@@ -54,7 +55,7 @@ def opened(
             setattr(dataset, sequence, list(dataset.get(sequence) or ()))
         items = list(items_of(dataset))
         _check_numbers(dataset, [each.shown for each in items], path)
-        structures = structures_of(labels, [each.name.value for each in items])
+        structures = structures_of(labels, [each.name.value for each in items], rois)
         if not fits([model, *(each.name for each in structures)], dataset):
             decode_undeclared(dataset)
             dataset.decode()

@@ -34,7 +34,7 @@ from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rt_append import opened
 from parotid_seg.files import atomic_write
 from parotid_seg.flags import Flag
-from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Structure, structures_of
+from parotid_seg.scan.codes import ALL_ROIS, ANATOMICAL_STRUCTURE, Rois, Structure, structures_of
 from parotid_seg.scan.volume import Mask
 from parotid_seg.version import VERSION
 
@@ -45,7 +45,14 @@ MOST_EXPLICIT = 65534 // (3 * 17)
 
 
 def write_rtstruct(
-    series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *, model: str, append: Path | None = None
+    series: Series,
+    mask: Mask,
+    labels: tuple[str, ...],
+    path: Path,
+    *,
+    model: str,
+    append: Path | None = None,
+    rois: Rois = ALL_ROIS,
 ) -> tuple[Flag, ...]:
     """Write labels as structures; the file appears only after it is complete and verified.
 
@@ -61,6 +68,7 @@ def write_rtstruct(
         append: a structure set of the same patient, study and frame of reference. The result is a new object with
             its structures and these; names in use get a number (Parotid_L_1). Other attributes stay, except for author,
             changes and approval: the new object is unapproved.
+        rois: which labels become structures, and their names and colours.
 
     Returns:
         Flags on `append`.
@@ -74,14 +82,14 @@ def write_rtstruct(
     source, planes = read_source(series), read_planes(series)
     flags: tuple[Flag, ...] = ()
     if append is None:
-        structures = structures_of(labels)
+        structures = structures_of(labels, rois=rois)
         dataset = _new(series, source, structures, model)
     else:
-        dataset, structures, flags = opened(append, series, source, labels, model)
+        dataset, structures, flags = opened(append, series, source, labels, model, rois)
     _add(dataset, series, planes, mask, structures, model)
     with atomic_write(path) as partial:
         save(dataset, partial, path)
-        verify_round_trip(partial, series, mask, labels, "rtstruct", shown=path)
+        verify_round_trip(partial, series, mask, labels, "rtstruct", shown=path, rois=rois)
     return flags
 
 

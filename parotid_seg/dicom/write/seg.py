@@ -29,7 +29,7 @@ from parotid_seg.dicom.write.objects import MAKER, SERIES_NUMBER, add_maker, che
 from parotid_seg.dicom.write.references import image_references, slice_reference
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.files import atomic_write
-from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, LEARNING, Coded, Structure, structures_of
+from parotid_seg.scan.codes import ALL_ROIS, ANATOMICAL_STRUCTURE, LEARNING, Coded, Rois, Structure, structures_of
 from parotid_seg.scan.volume import Mask
 from parotid_seg.version import VERSION
 
@@ -42,6 +42,7 @@ def write_seg(
     *,
     model: str,
     kind: Literal["binary", "labelmap"] = "binary",
+    rois: Rois = ALL_ROIS,
 ) -> None:
     """Write labels as segments; the file appears only after it is complete and verified.
 
@@ -55,6 +56,7 @@ def write_seg(
         path: the file to make.
         model: what made the mask, for the description of the algorithm.
         kind: "binary", which most systems read, or "labelmap", which is newer.
+        rois: which labels become segments, and their names and colours. Segments are numbered from 1.
 
     Raises:
         InputError: if mask, labels and series do not fit together.
@@ -62,14 +64,18 @@ def write_seg(
         OutputError: if the file cannot be written.
     """
     check_mask(series, mask, labels, path)
-    source, planes, structures = read_source(series), read_planes(series), structures_of(labels)
+    source, planes, structures = read_source(series), read_planes(series), structures_of(labels, rois=rois)
+    numbers = np.zeros(len(labels), np.uint8)
+    numbers[[each.value for each in structures]] = range(1, len(structures) + 1)
     stand_ins = [_stand_in(series, plane, planes) for plane in planes]
     with phi_safe(path, "DICOM segmentation"):
         dataset = Segmentation(
             source_images=stand_ins,
-            pixel_array=mask,
+            pixel_array=numbers[mask],
             segmentation_type=kind.upper(),
-            segment_descriptions=[_segment(structure, model) for structure in structures],
+            segment_descriptions=[
+                _segment(structure, number, model) for number, structure in enumerate(structures, start=1)
+            ],
             series_instance_uid=generate_uid(),
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(),
@@ -88,7 +94,7 @@ def write_seg(
         add_maker(dataset, model)
     with atomic_write(path) as partial:
         save(dataset, partial, path)
-        verify_round_trip(partial, series, mask, labels, kind, shown=path)
+        verify_round_trip(partial, series, mask, labels, kind, shown=path, rois=rois)
 
 
 def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Dataset:
@@ -108,9 +114,9 @@ def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Datase
     return item
 
 
-def _segment(structure: Structure, model: str) -> SegmentDescription:
+def _segment(structure: Structure, number: int, model: str) -> SegmentDescription:
     described = SegmentDescription(
-        segment_number=structure.value,
+        segment_number=number,
         segment_label=structure.name,
         segmented_property_category=_concept(ANATOMICAL_STRUCTURE),
         segmented_property_type=_concept(structure.code),

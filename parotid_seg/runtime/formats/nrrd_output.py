@@ -14,5 +14,5 @@ __all__ = ["is_ours", "write"]
 
 def write(result: MaskResult, path: Path) -> tuple[Flag, ...]:
     """See `FormatModule.write`."""
-    write_seg_nrrd(result.mask, result.scan, result.labels, path)
+    write_seg_nrrd(result.mask, result.scan, result.labels, path, result.rois)
     return ()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from parotid_seg.scan.codes import ALL_ROIS, Rois
+
 if TYPE_CHECKING:
     from parotid_seg.flags import Flag
     from parotid_seg.runtime.pipeline.sources import Source
@@ -24,6 +26,7 @@ class MaskResult:
         labels: names by value, background first.
         model: description of the algorithm in a DICOM object.
         append: an RTSTRUCT whose structures a new one also has.
+        rois: which structures are written, and their names and colours.
     """
 
     mask: Mask
@@ -32,6 +35,7 @@ class MaskResult:
     labels: tuple[str, ...]
     model: str
     append: Path | None = None
+    rois: Rois = ALL_ROIS
 
 
 class FormatModule(Protocol):

@@ -18,4 +18,6 @@ def write(result: MaskResult, path: Path) -> tuple[Flag, ...]:
     """See `FormatModule.write`."""
     assert isinstance(result.source, Series)
     slices = slices_of(result.mask, result.scan)
-    return write_rtstruct(result.source, slices, result.labels, path, model=result.model, append=result.append)
+    return write_rtstruct(
+        result.source, slices, result.labels, path, model=result.model, append=result.append, rois=result.rois
+    )

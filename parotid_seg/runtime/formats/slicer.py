@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from parotid_seg.files import atomic_write, open_input, write_text
-from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, Coded, Structure, structures_of
+from parotid_seg.scan.codes import ALL_ROIS, ANATOMICAL_STRUCTURE, Coded, Rois, Structure, structures_of
 from parotid_seg.scan.components import label_boxes
 from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.volume import Mask
@@ -20,7 +20,7 @@ PACKING = 1
 """Compression level, 1 to 9: labels shrink a hundredfold at any."""
 
 
-def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Path) -> None:
+def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Path, rois: Rois = ALL_ROIS) -> None:
     """Write a segmentation that 3D Slicer opens with a segment for each label.
 
     Fields follow Slicer's documentation (vtkMRMLSegmentationStorageNode); all labels are values of one layer.
@@ -30,6 +30,7 @@ def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Pat
         scan: the scan they belong to.
         labels: names by value, background first.
         path: the file to make.
+        rois: which labels become segments, and their names and colours.
 
     Raises:
         OutputError: if it cannot be written.
@@ -51,7 +52,8 @@ def write_seg_nrrd(mask: Mask, scan: NiftiScan, labels: Sequence[str], path: Pat
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     boxes = label_boxes(stored, len(labels) - 1)
-    for number, (structure, box) in enumerate(zip(structures_of(labels), boxes, strict=True)):
+    for number, structure in enumerate(structures_of(labels, rois=rois)):
+        box = boxes[structure.value - 1]
         extent = " ".join(f"{side.start} {side.stop - 1}" for side in box) if box else "0 -1 0 -1 0 -1"
         header |= {f"Segment{number}_{name}": value for name, value in _segment(structure, extent)}
     with atomic_write(path) as partial:
@@ -88,14 +90,14 @@ def _coded(code: Coded) -> str:
     return f"{code.scheme}^{code.value}^{code.meaning}"
 
 
-def write_itksnap_labels(labels: Sequence[str], path: Path) -> None:
+def write_itksnap_labels(labels: Sequence[str], path: Path, rois: Rois = ALL_ROIS) -> None:
     """Write ITK-SNAP's description of labels: value, red, green, blue, opacity, visible, in 3-D, and name.
 
     Raises:
         OutputError: if it cannot be written.
     """
     rows = ['0 0 0 0 0 0 0 "Clear Label"']
-    for each in structures_of(labels):
+    for each in structures_of(labels, rois=rois):
         red, green, blue = each.colour
         name = each.name.replace('"', "'")
         rows.append(f'{each.value} {red} {green} {blue} 1 1 1 "{name}"')

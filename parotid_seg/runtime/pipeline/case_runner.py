@@ -6,11 +6,13 @@ import hashlib
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
 from parotid_seg.files import hash_file, make_folder_in, visible
+from parotid_seg.runtime import doses
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
 from parotid_seg.runtime.pipeline.preflight import read_for_model
@@ -21,6 +23,7 @@ from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.intensity import window_of
 from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.volume import Mask
 
 
 def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) -> tuple[str, Entry]:
@@ -41,9 +44,12 @@ def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) ->
     key, begun = "", time.perf_counter()
     try:
         key = key_of(case.scan, work)
-        if earlier and not work.options.overwrite and earlier.key == key and is_whole(earlier, work.out):
+        dose_sha256 = _hash_of_dose(case.dose) if case.dose else ""
+        same = earlier and earlier.key == key and dose_sha256 in ("", earlier.dose_sha256)
+        if earlier and same and not work.options.overwrite and is_whole(earlier, work.out):
             return "skipped", earlier
-        return "done", _segment(work, case, key, ask, begun)
+        entry = _segment(work, case, key, ask, begun)
+        return "done", replace(entry, dose=str(case.dose or ""), dose_sha256=dose_sha256)
     except (ScanError, InputError) as error:
         return "failed", failed(case, error.reason, key, path=error.path)
     except MemoryError:
@@ -86,11 +92,19 @@ def key_of(scan: Scan, work: WorkerConfig) -> str:
     return hashlib.sha256(" ".join((*hashes, *work.fingerprint)).encode()).hexdigest()
 
 
+def _hash_of_dose(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise ScanError(f"cannot be read ({system_reason(error)})", path=path) from error
+
+
 def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -> Entry:
     source = case.scan[0]
     work.options.outputs.check(source)
     paths = [work.out / name for name in work.options.outputs.names(case.name)]
     scan, result, seconds, answered = _labelled(work, case, ask, begun)
+    dose = _dose_of(case, scan, result.mask, work.contract.labels)
     noticed = work.options.outputs.write(
         result.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
     )
@@ -107,14 +121,24 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         further={path.name: hash_file(path) for path in further},
         volumes_ml={name: round(size, 3) for name, size in result.volumes_ml.items()},
         agreement={name: round(dsc, 4) for name, dsc in result.agreement.items()},
-        flags=(*result.flags, *noticed),
+        flags=(*result.flags, *noticed, *dose.flags),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
         decoders=scan.volume.decoders,
         series=series_of(source),
         shape=scan.volume.shape,
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
+        mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()},
     )
+
+
+def _dose_of(case: Case, scan: NiftiScan, mask: Mask, labels: tuple[str, ...]) -> doses.CaseDose:
+    """The mean dose of each structure, if the case has a dose."""
+    if not case.dose:
+        return doses.CaseDose({}, ())
+    stored = scan.volume.orientation.to_storage(mask)
+    planned = doses.read(case.dose, in_frame=isinstance(case.scan[0], Series))
+    return doses.mean_doses(planned, stored, scan.geometry.affine, labels)
 
 
 class _Labelled(NamedTuple):
@@ -140,7 +164,9 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
     read = time.perf_counter()
     covered, labelled = labels_of_scan(prepared, ask, work.options)
     answered = time.perf_counter()
-    result = postprocess(labelled.labels, covered, scan.volume, contract, work.options, agreement=labelled.agreement)
+    result = postprocess(
+        labelled.labels, covered, scan.volume, contract, work.options, agreement=labelled.agreement
+    ).only(work.options.rois.written(contract.labels), contract.labels)
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], contract.windows[0])

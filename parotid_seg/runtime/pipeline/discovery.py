@@ -32,10 +32,17 @@ LONGEST_NAME = 230
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to segment, and its name, unique in the output folder."""
+    """One scan to segment.
+
+    Attributes:
+        name: unique in the output folder.
+        scan: its sources.
+        dose: the file of its planned dose; None without --dose.
+    """
 
     name: str
     scan: Scan
+    dose: Path | None = None
 
 
 def find_scans(

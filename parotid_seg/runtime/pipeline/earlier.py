@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from parotid_seg.files import hash_file, is_real_file
 from parotid_seg.runtime.formats.registry import FORMATS
+from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.ownership import PAGE, Written, names_of, pictures_of
@@ -16,29 +17,32 @@ MOST_NAMED = 3
 """Most files in a message; the others are counted."""
 
 
-def to_replace(names: Iterable[str], entry_of: Callable[[str], Entry | None], work: WorkerConfig) -> list[str]:
+def to_replace(cases: Iterable[Case], entry_of: Callable[[str], Entry | None], work: WorkerConfig) -> list[str]:
     """Sentences on the cases whose results will be replaced even if their scans are unchanged.
 
     Args:
-        names: of the cases whose files may be written.
+        cases: those whose files may be written.
         entry_of: the journal's entry of a case, or None.
         work: the run's configuration.
     """
-    counts = dict.fromkeys(("overwrite", "settings", "changed", "unknown"), 0)
-    for name in names:
-        entry = entry_of(name)
+    counts = dict.fromkeys(("overwrite", "settings", "changed", "dose", "unknown"), 0)
+    for case in cases:
+        entry = entry_of(case.name)
         if entry is None or entry.status != "done":
-            counts["unknown"] += any(is_real_file(work.out / each) for each in work.options.outputs.names(name))
+            counts["unknown"] += any(is_real_file(work.out / each) for each in work.options.outputs.names(case.name))
         elif work.options.overwrite:
             counts["overwrite"] += 1
         elif entry.settings != work.settings:
             counts["settings"] += 1
+        elif _is_changed(entry, work):
+            counts["changed"] += 1
         else:
-            counts["changed"] += _is_changed(entry, work)
+            counts["dose"] += bool(case.dose and not entry.dose)
     why = {
         "overwrite": "as --overwrite asks for",
         "settings": "another model, other options or another version of parotid-seg made them",
         "changed": "found other masks than the recorded ones",
+        "dose": "they have no mean dose yet, which --dose asks for",
         "unknown": f"found masks that {JOURNAL} does not record",
     }
     return [_again(count, why[kind]) for kind, count in counts.items() if count]

@@ -43,6 +43,8 @@ class Entry:
         settings: see `WorkerConfig.settings`; empty for masks of older versions.
         series: title of the DICOM series, see `Series.title`; empty for image files and older versions.
         shape, spacing_mm: as in `Volume`; None if it failed, and for older versions.
+        dose, dose_sha256: file of the planned dose and its hash; empty without --dose.
+        mean_gy: as in `CaseDose`.
     """
 
     case: str
@@ -67,6 +69,9 @@ class Entry:
     series: str = ""
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    dose: str = ""
+    dose_sha256: str = ""
+    mean_gy: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in ("done", "failed"):

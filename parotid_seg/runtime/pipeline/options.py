@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
+from parotid_seg.errors import OptionError
 from parotid_seg.options import Option
 from parotid_seg.runtime.formats.registry import NIFTI, formats_help
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.pipeline.writers import Outputs
+    from parotid_seg.scan.codes import Rois
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,33 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
             metavar="FILE",
         ),
     ] = None
+    dose: Annotated[
+        Path | None,
+        Option(
+            "--dose",
+            "The planned dose: an RTDOSE or NIfTI file (in Gy), or a folder of them. Adds the mean dose of each "
+            "structure to summary.csv, results.json and the report. An RTDOSE belongs to the DICOM scan in its frame "
+            "of reference, other doses to the case of their name; a case without one fails.",
+            metavar="PATH",
+        ),
+    ] = None
+    only: Annotated[
+        tuple[str, ...],
+        Option("--only", "Write this structure only, by its label in the model. May be given several times.", "LABEL"),
+    ] = ()
+    roi_names: Annotated[
+        tuple[str, ...],
+        Option(
+            "--roi-name",
+            "Name of a structure in RTSTRUCT, SEG and .seg.nrrd. Default: TG-263, as Parotid_L. May be given several "
+            "times.",
+            "LABEL=NAME",
+        ),
+    ] = ()
+    roi_colours: Annotated[
+        tuple[str, ...],
+        Option("--roi-colour", "Colour of a structure there. May be given several times.", "LABEL=#RRGGBB"),
+    ] = ()
     identify: Annotated[
         bool,
         Option(
@@ -83,9 +116,49 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
         """The formats of the masks."""
         from parotid_seg.runtime.pipeline.writers import Outputs
 
-        return Outputs(self.formats, self.append)
+        return Outputs(self.formats, self.append, self.rois)
+
+    @cached_property
+    def rois(self) -> Rois:
+        """The structures that are written, their names and colours."""
+        from parotid_seg.scan.codes import Rois
+
+        names = _pairs("--roi-name", self.roi_names, "a name of 1 to 64 characters", _name)
+        colours = _pairs("--roi-colour", self.roi_colours, "a colour as #RRGGBB", _colour)
+        return Rois(self.only, names, colours)
 
     @property
     def views(self) -> bool:
         """Whether pictures are also saved for the report."""
         return self.pictures and self.report
+
+
+def _pairs(option: str, texts: tuple[str, ...], expected: str, read: Callable[[str], T | None]) -> dict[str, T]:
+    """Values by label, from texts as LABEL=VALUE.
+
+    Raises:
+        OptionError: if a text has another form, or for a label that is given twice.
+    """
+    values: dict[str, T] = {}
+    for text in texts:
+        label, _, written = (part.strip() for part in text.partition("="))
+        value = read(written)
+        if not label or value is None:
+            raise OptionError(f"{option}: found {text!r}, expected a label, = and {expected}")
+        if label in values:
+            raise OptionError(f"{option}: found {label} twice, expected once")
+        values[label] = value
+    return values
+
+
+def _name(text: str) -> str | None:
+    from parotid_seg.scan.codes import LONGEST_LINE, plain
+
+    return text if 1 <= len(text) <= LONGEST_LINE and plain(text) == text else None
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return None
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue

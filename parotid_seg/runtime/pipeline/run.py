@@ -14,6 +14,7 @@ from typing import TypeGuard
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.records import write_record
+from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.registry import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
@@ -148,6 +149,7 @@ def infer_at(
         ParotidSegError: before any case is run, if there is no scan at all; later, if the executor cannot continue.
         OutputError: if results cannot be written; cases finished before stay complete.
     """
+    options.rois.check(executor.contract.labels)
     run = _Run(out, executor, options, say, progress)
     scans_found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
     refused = [_refused(error) for error in errors]
@@ -157,12 +159,15 @@ def infer_at(
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
+    doses = Doses.below(options.dose) if options.dose else None
     make_folder(out)
     with run.journal.writing():
         if lost := run.journal.unusable:
             say(f"{out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
         cases = name_cases(scans_found, run.journal.owners())
+        if doses:
+            cases = run.with_doses(cases, doses)
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
@@ -174,7 +179,7 @@ def infer_at(
             executor.close()
             _remove_partials(out)
             if NIFTI in options.outputs.formats:
-                write_itksnap_labels(executor.contract.labels, out / LABELS)
+                write_itksnap_labels(executor.contract.labels, out / LABELS, options.rois)
             log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
             write_summary(run.entries(cases), executor.contract.labels, out / SUMMARY, patients)
             record = run.record(scans, options)
@@ -201,7 +206,7 @@ class _Run:
         self.total = 0
         self._executor, self._say, self._progress = executor, say, progress
         self._entries: list[Entry] = []
-        self._blocked: dict[str, str] = {}
+        self._blocked: dict[str, ScanError] = {}
         self.replaced = 0
         computed = (f"rules {RULES_VERSION}", executor.model_sha256, executor.ran.precision, *options.fingerprint)
         self.work = WorkerConfig(
@@ -242,14 +247,27 @@ class _Run:
 
     def say_what_is_replaced(self, cases: Iterable[Case]) -> None:
         """Report earlier results that will be replaced."""
-        names = [case.name for case in cases if case.name not in self._blocked]
-        for line in to_replace(names, self.journal.entries.get, self.work):
+        writable = [case for case in cases if case.name not in self._blocked]
+        for line in to_replace(writable, self.journal.entries.get, self.work):
             self._say(line)
 
     def say_what_stays(self) -> None:
         """Report earlier results that are not part of this run's."""
         for line in what_stays(self._entries, self.work, self.written):
             self._say(line)
+
+    def with_doses(self, cases: Sequence[Case], doses: Doses) -> list[Case]:
+        """The cases with the file of each one's dose; a case that has none, or several, is not run."""
+        found = []
+        for case in cases:
+            source = case.scan[0]
+            series = None if isinstance(source, Path) else source
+            try:
+                found.append(replace(case, dose=doses.of_case(case.name, series, only=len(cases) == 1)))
+            except ScanError as error:
+                self._blocked[case.name] = error
+                found.append(case)
+        return found
 
     def claim(self, cases: Sequence[Case]) -> None:
         """Record the files that the run will write, and find the cases whose files it must not write.
@@ -263,7 +281,7 @@ class _Run:
         for case in cases:
             case_names = names_of(case.name, self.work)
             if reason := self.written.why_not(case_names, inputs):
-                self._blocked[case.name] = reason
+                self._blocked[case.name] = ScanError(reason)
             else:
                 names += case_names
         self.written.claim(names)
@@ -271,8 +289,8 @@ class _Run:
     def do(self, cases: Sequence[Case]) -> None:
         """Run the cases, and record and report the outcome of each."""
         for case in cases:
-            if reason := self._blocked.get(case.name):
-                entry = failed(case, reason)
+            if error := self._blocked.get(case.name):
+                entry = failed(case, error.reason, path=error.path)
                 self.journal.add(entry)
                 self.tell("failed", entry)
         jobs = [

@@ -12,6 +12,7 @@ from parotid_seg.files import hash_file
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT, MaskResult
 from parotid_seg.runtime.pipeline.sources import Source
+from parotid_seg.scan.codes import ALL_ROIS, Rois
 from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.volume import Mask
 
@@ -23,10 +24,12 @@ class Outputs:
     Attributes:
         formats: keys of `FORMATS`.
         append: an RTSTRUCT whose structures the new one also has.
+        rois: which structures are written, and their names and colours.
     """
 
     formats: tuple[str, ...] = (NIFTI,)
     append: Path | None = None
+    rois: Rois = ALL_ROIS
 
     def __post_init__(self) -> None:
         for name in self.formats:
@@ -42,7 +45,10 @@ class Outputs:
     @property
     def fingerprint(self) -> tuple[str, ...]:
         """Everything besides the mask that determines the files; empty for the default."""
-        return () if self == Outputs() else (*self.formats, *([_hash_of(self.append)] if self.append else []))
+        if self == Outputs():
+            return ()
+        chosen = () if self.rois == ALL_ROIS else (repr(self.rois),)
+        return (*self.formats, *([_hash_of(self.append)] if self.append else []), *chosen)
 
     def names(self, case: str) -> list[str]:
         """Names of a case's files."""
@@ -72,7 +78,7 @@ class Outputs:
             ScanError: if a DICOM object does not reproduce the mask.
             OutputError: if a file cannot be written.
         """
-        result = MaskResult(mask, scan, source, tuple(labels), model, self.append)
+        result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois)
         flags: tuple[Flag, ...] = ()
         for name in self.formats:
             each = FORMATS[name]

@@ -165,6 +165,13 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.NAME_NOT_DECLARED: FlagText(
         1, "{structure}: its name is in UTF-8, but the RTSTRUCT declares another character set or none"
     ),
+    FlagCode.DOSE_PARTLY_OUTSIDE: FlagText(
+        4, "{structure}: {value:.0%} of it lie outside the dose grid, where its mean dose is not known"
+    ),
+    FlagCode.DOSE_FRAME_UNKNOWN: FlagText(
+        2, "the scan states no frame of reference, so it is not checked that the RTDOSE is the scan's"
+    ),
+    FlagCode.DOSE_EFFECTIVE: FlagText(1, "the RTDOSE is an effective dose, weighted by biological effect (DoseType)"),
     FlagCode.SIGN_FROM_PIXELS: FlagText(
         1,
         "signed pixels in unsigned compressed images of fewer bits: read as {detail}, which fits their neighbours best",

@@ -54,13 +54,27 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
     """
     style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))
     names = {name: f"{plain_name(name)} ml" for name in run.model.contract.labels[1:]}
+    doses = {}
+    if any(shown.case.dose for shown in cases):
+        doses = {name: f"{plain_name(name)} Gy" for name in run.model.contract.labels[1:]}
     agreement = ["Agreement"] if any(shown.case.agreement is not None for shown in cases) else []
     template = _environment().get_template("page.html")
     text = template.render(
         cases=cases,
         run=run,
         names=names,
-        heads=["#", "Case", "Status", "What to look at", *names.values(), "Ratio", *agreement, "Seconds"],
+        doses=doses,
+        heads=[
+            "#",
+            "Case",
+            "Status",
+            "What to look at",
+            *names.values(),
+            *doses.values(),
+            "Ratio",
+            *agreement,
+            "Seconds",
+        ],
         words=WORDS,
         limits={"ml": PAROTID_ML, "ratio": LARGEST_RATIO, "open": MOST_OPEN, "scale_mm": SCALE_MM},
         style=Markup(style),

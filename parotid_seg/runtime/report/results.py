@@ -30,6 +30,7 @@ patients it is smaller; their median is 1.12."""
 
 Millilitres = Annotated[float, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -64,11 +65,25 @@ class StructureRecord(Record, frozen=True, kw_only=True):
         name: the label.
         volume_ml: volume in millilitres; 0 if it was not found.
         agreement: DSC between the two predictions of --tta; null without it.
+        mean_gy: mean dose in Gy over its voxels within the dose grid; null without --dose, or if there are none.
     """
 
     name: str
     volume_ml: Millilitres
     agreement: Share | None
+    mean_gy: Gray | None
+
+
+class DoseRecord(Record, frozen=True, kw_only=True):
+    """The planned dose of a case.
+
+    Attributes:
+        source: path of its file.
+        sha256: the file's hash.
+    """
+
+    source: str
+    sha256: str
 
 
 class ScanRecord(Record, frozen=True, kw_only=True):
@@ -131,6 +146,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
         engine: null if it failed.
         files: hashes (SHA-256) by name of the mask in all formats at the time of writing; the mask first.
         patient: only with --identify.
+        dose: only with --dose.
     """
 
     case: str
@@ -144,6 +160,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     engine: EngineRecord | None
     files: dict[str, str]
     patient: Patient | None
+    dose: DoseRecord | None
 
     @property
     def name(self) -> str:
@@ -171,6 +188,11 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     def volumes_ml(self) -> dict[str, float]:
         """Volumes by structure."""
         return {each.name: each.volume_ml for each in self.structures}
+
+    @property
+    def mean_gy(self) -> dict[str, float | None]:
+        """Mean doses by structure."""
+        return {each.name: each.mean_gy for each in self.structures}
 
     @property
     def found(self) -> list[str]:
@@ -292,7 +314,12 @@ def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
             decoders=entry.decoders,
         ),
         structures=tuple(
-            StructureRecord(name=name, volume_ml=size, agreement=entry.agreement.get(name))
+            StructureRecord(
+                name=name,
+                volume_ml=size,
+                agreement=entry.agreement.get(name),
+                mean_gy=entry.mean_gy.get(name),
+            )
             for name, size in entry.volumes_ml.items()
         ),
         ratio=ratio,
@@ -301,6 +328,7 @@ def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
         engine=None if failed else EngineRecord(**ran, model_sha256=entry.model),
         files=entry.files,
         patient=patient,
+        dose=DoseRecord(source=entry.dose, sha256=entry.dose_sha256) if entry.dose else None,
     )
 
 

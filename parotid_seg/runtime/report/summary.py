@@ -48,7 +48,8 @@ def write_summary(
 ) -> None:
     """Write a row per case: status, volumes in ml, flags as text and codes, seconds by stage, engine.
 
-    The last column, the DICOM series of a scan, exists only if some scan is a DICOM series.
+    Mean doses in Gy have columns if some case has a dose. The last column, the DICOM series of a scan, exists only if
+    some scan is a DICOM series.
 
     Args:
         entries: of the cases.
@@ -63,22 +64,25 @@ def write_summary(
     short = [name.removeprefix("parotid_") for name in names]
     flipped = any(entry.agreement for entry in entries)
     agreement = [f"{name}_agreement" for name in short] if flipped else []
+    planned = any(entry.dose for entry in entries)
+    doses = [f"{name}_mean_gy" for name in short] if planned else []
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
     series = ["series"] if any(entry.series for entry in entries) else []
     patient_heads, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
-    heads = ["case", *patient_heads, "status", *volumes, *agreement, *flagged, *times, *ran]
+    heads = ["case", *patient_heads, "status", *volumes, *doses, *agreement, *flagged, *times, *ran]
     rows: list[list[object]] = [[*heads, "reason", "mask", "source", *series]]
     for entry in entries:
         codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
+        gray = [f"{entry.mean_gy[name]:.2f}" if name in entry.mean_gy else "" for name in names if planned]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
         run_values = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
         run_values += [entry.series for _ in series]
         patient_values = [] if patients is None else [visible(patients.get(entry.case, ""))]
         flags = [sentences(entry.flags), codes]
-        rows.append([entry.case, *patient_values, entry.status, *sizes, *alike, *flags, *seconds, *run_values])
+        rows.append([entry.case, *patient_values, entry.status, *sizes, *gray, *alike, *flags, *seconds, *run_values])
     write_csv(rows, path)
 
 

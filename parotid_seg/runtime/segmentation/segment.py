@@ -50,6 +50,23 @@ class Segmentation:
     flags: tuple[Flag, ...]
     agreement: dict[str, float]
 
+    def only(self, names: Sequence[str], labels: Sequence[str]) -> Segmentation:
+        """The result without all other structures.
+
+        Args:
+            names: of the structures.
+            labels: names by value, background first.
+        """
+        if len(names) == len(labels) - 1:
+            return self
+        kept = np.array([value * (label in names) for value, label in enumerate(labels)], np.uint8)
+        return Segmentation(
+            kept[self.mask],
+            {name: self.volumes_ml[name] for name in names},
+            tuple(flag for flag in self.flags if not flag.structure or flag.structure in names),
+            {name: dsc for name, dsc in self.agreement.items() if name in names},
+        )
+
 
 def segment_volume(
     backend: Backend,

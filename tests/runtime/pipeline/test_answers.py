@@ -99,6 +99,11 @@ def test_every_answer_comes_as_it_was_sent() -> None:
     )
     for answer in others:
         assert heard(sent(answer)) == answer
+    planned = replace(ASKED, job=replace(JOB, case=replace(JOB.case, dose=Path("/doses/s0.nii.gz"))))
+    dosed = replace(DONE, dose="/doses/s0.nii.gz", dose_sha256="d" * 64, mean_gy=dict.fromkeys(STRUCTURES, 24.5))
+    assert heard(sent(CaseResult("done", dosed), job=planned.job), planned) == CaseResult("done", dosed)
+    lost = CaseResult("failed", failed(JOB.case, "cut off", path="/doses/s0.nii.gz"))
+    assert heard(sent(lost, job=planned.job), planned) == lost
     known = replace(ASKED, job=replace(JOB, known=DONE))
     assert heard(sent(CaseResult("skipped", DONE)), known) == CaseResult("skipped", DONE)
 
@@ -173,6 +178,10 @@ MANY = 1 << 40
         frame(FOUND | {"shape": [40, 512]}),
         frame(FOUND | {"spacing_mm": [0.0, 1.0, 1.0]}),
         frame(FOUND | {"spacing_mm": [float("nan"), 1.0, 1.0]}),
+        frame(FOUND | {"dose_sha256": "d" * 64}),
+        frame(FOUND | {"dose_sha256": "/etc/passwd"}),
+        frame(FOUND | {"mean_gy": {STRUCTURES[0]: 24.5}}),
+        frame(FOUND | {"mean_gy": {STRUCTURES[0]: float("nan")}}),
         frame(FOUND, b"more"),
         frame({"type": "skipped", "case": b"s0"}),
         frame(FAILED | {"path": b"/etc/passwd"}),

@@ -28,6 +28,9 @@ CASE = replace(
     series="CT series 3 (1f0c2a9b)",
     shape=(120, 512, 512),
     spacing_mm=(3.0, 0.9765, 0.9765),
+    dose="/doses/a.dcm",
+    dose_sha256="ef" * 32,
+    mean_gy={"parotid_left": 24.5},
 )
 
 
@@ -49,9 +52,10 @@ def test_what_it_says_of_a_case(tmp_path: Path) -> None:
         "decoders": [],
     }
     assert good["structures"] == [
-        {"name": "parotid_left", "volume_ml": 30.0, "agreement": 0.97},
-        {"name": "parotid_right", "volume_ml": 28.0, "agreement": 0.9},
+        {"name": "parotid_left", "volume_ml": 30.0, "agreement": 0.97, "mean_gy": 24.5},
+        {"name": "parotid_right", "volume_ml": 28.0, "agreement": 0.9, "mean_gy": None},
     ]
+    assert good["dose"] == {"source": "/doses/a.dcm", "sha256": "ef" * 32}
     assert good["ratio"] == pytest.approx(30 / 28)
     assert good["flags"][1] == {
         "code": "unusual_volume",

@@ -57,6 +57,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 _Millilitres = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Value = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 _Distance = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]
@@ -103,6 +104,8 @@ class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
     decoders: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=64)]
     shape: tuple[_Size, _Size, _Size]
     spacing_mm: tuple[_Distance, _Distance, _Distance]
+    dose_sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$", max_length=64)]
+    mean_gy: dict[_Name, _Gray]
 
 
 class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
@@ -227,16 +230,20 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
         decoders=entry.decoders,
         shape=entry.shape,
         spacing_mm=entry.spacing_mm,
+        dose_sha256=entry.dose_sha256,
+        mean_gy=entry.mean_gy,
     )
 
 
 def _entry_of(done: _Done, question: Asked) -> Entry:
     work, case = question.work, question.job.case
-    names, structures = work.options.outputs.names(case.name), work.contract.labels[1:]
+    names, structures = work.options.outputs.names(case.name), work.options.rois.written(work.contract.labels)
     if len(done.files) != len(names):
         raise ProtocolError(f"found {len(done.files)} files, expected {len(names)}")
     if set(done.volumes_ml) != set(structures) or not set(done.agreement) <= set(structures):
         raise ProtocolError("found other structures than the model's")
+    if bool(done.dose_sha256) != bool(case.dose) or not set(done.mean_gy) <= set(structures if case.dose else ()):
+        raise ProtocolError("found a dose of another case or structure")
     return Entry(
         case=case.name,
         source=str(place_of(case.scan[0])),
@@ -254,6 +261,9 @@ def _entry_of(done: _Done, question: Asked) -> Entry:
         series=series_of(case.scan[0]),
         shape=done.shape,
         spacing_mm=done.spacing_mm,
+        dose=str(case.dose or ""),
+        dose_sha256=done.dose_sha256,
+        mean_gy={name: done.mean_gy[name] for name in structures if name in done.mean_gy},
     )
 
 
@@ -311,7 +321,9 @@ def _is_named(path: Path, work: WorkerConfig, job: CaseRequest) -> bool:
     for source in job.case.scan:
         files = [each.path for each in source.slices] if isinstance(source, Series) else [source]
         folders.update((place_of(source), *(each.parent for each in files)))
-    return path in {*folders, work.options.outputs.append} or (path.parent in folders and path.name != "..")
+    return path in {*folders, work.options.outputs.append, job.case.dose} or (
+        path.parent in folders and path.name != ".."
+    )
 
 
 def _bytes(text: str) -> bytes:

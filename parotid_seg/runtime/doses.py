@@ -1,0 +1,163 @@
+"""Finds the dose of each case among the files of --dose, and gives the mean dose of its structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.dicom.read.dose import PLAN, RtDose, find_dose, read_dose
+from parotid_seg.dicom.read.series import Series
+from parotid_seg.errors import OptionError, ScanError
+from parotid_seg.files import exists
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.scan.dose import DoseGrid, read_nifti_dose, structure_doses
+from parotid_seg.scan.nifti import case_name, is_nifti
+from parotid_seg.scan.search import search
+from parotid_seg.scan.volume import Mask
+
+MOST_NAMED = 3
+"""Most files in a message."""
+
+
+@dataclass(frozen=True)
+class Doses:
+    """The doses of a file or folder.
+
+    Attributes:
+        place: the file or folder.
+        nifti: NIfTI files.
+        rt: RT Dose objects, each once.
+        unreadable: errors of DICOM files that cannot be read.
+    """
+
+    place: Path
+    nifti: list[Path] = field(default_factory=list)
+    rt: list[RtDose] = field(default_factory=list)
+    unreadable: list[ScanError] = field(default_factory=list)
+
+    @classmethod
+    def below(cls, place: Path) -> Doses:
+        """Find doses in a file or folder by the headers of its files.
+
+        Raises:
+            OptionError: if there is no such file or folder.
+            ScanError: if it holds no dose.
+        """
+        if not exists(place):
+            raise OptionError("--dose: no such file or folder", path=place)
+        doses, seen = cls(place), set[str]()
+        for path in search([place]).files:
+            if is_nifti(path):
+                doses.nifti.append(path)
+                continue
+            try:
+                found = find_dose(path)
+            except ScanError as error:
+                doses.unreadable.append(error)
+                continue
+            if found and found.sop_instance_uid not in seen:
+                doses.rt.append(found)
+                seen.update(filter(None, [found.sop_instance_uid]))
+        if not doses.nifti and not doses.rt:
+            raise ScanError(f"--dose: found no dose, expected RTDOSE or NIfTI{doses._lost()}", path=place)
+        return doses
+
+    def of_case(self, name: str, series: Series | None, *, only: bool = False) -> Path:
+        """The dose of a case.
+
+        An RTDOSE belongs to the series of its frame of reference, and if there are several to that of its study. A
+        NIfTI dose, and any dose of a scan that is no DICOM series, belongs to the case of its name, which an RTDOSE's
+        folder may have as well.
+
+        Args:
+            name: of the case.
+            series: its scan if it is a DICOM series.
+            only: whether there is no other case, so that a single file needs no name.
+
+        Raises:
+            ScanError: if there is none, or more than one.
+        """
+        found = [path for path in self.nifti if case_name(path) == name]
+        if series:
+            found += self._of_series(series)
+        else:
+            found += [dose.path for dose in self.rt if name in (dose.path.stem, dose.path.name, dose.path.parent.name)]
+        if not found and only and self.place.is_file():
+            found = [*self.nifti] if series else [*self.nifti, *(dose.path for dose in self.rt)]
+        if len(found) != 1:
+            where = f"in the frame of reference of {series.title} or named {name}" if series else f"named {name}"
+            doses = f"{len(found)} doses ({named(found)})" if found else "no dose"
+            raise ScanError(f"--dose: found {doses} {where}, expected one{self._lost()}", path=self.place)
+        return found[0]
+
+    def _of_series(self, series: Series) -> list[Path]:
+        """Doses of plans in a series' frame of reference."""
+        frame = series.frame_of_reference_uid
+        same = [dose for dose in self.rt if frame and dose.frame_of_reference_uid == frame]
+        same = [dose for dose in same if dose.study_uid == series.study_uid] or same
+        plans = [dose.path for dose in same if dose.summation == PLAN]
+        if same and not plans:
+            raise ScanError(f"found DoseSummationType {same[0].summation}, expected {PLAN}", path=same[0].path)
+        return plans
+
+    def _lost(self) -> str:
+        """A file that may be the missing dose, for a message; without its folder, which may name the patient."""
+        faults = [f"; {Path(str(each.path)).name}: {each.reason}" for each in self.unreadable]
+        faults += [f"; {each.path.name}: no FrameOfReferenceUID" for each in self.rt if not each.frame_of_reference_uid]
+        return faults[0] if faults else ""
+
+
+class CaseDose(NamedTuple):
+    """Mean doses of a case.
+
+    Attributes:
+        mean_gy: by structure; none of those that are empty or wholly outside the dose grid.
+        flags: remarks on the dose.
+    """
+
+    mean_gy: dict[str, float]
+    flags: tuple[Flag, ...]
+
+
+def read(path: Path, *, in_frame: bool) -> DoseGrid:
+    """Read an RTDOSE or a NIfTI dose.
+
+    Args:
+        path: its file.
+        in_frame: whether the scan states its frame of reference, which is that of an RTDOSE then.
+
+    Raises:
+        ScanError: as `read_dose` and `read_nifti_dose`.
+    """
+    if is_nifti(path):
+        return read_nifti_dose(path)
+    dose = read_dose(path)
+    return dose if in_frame else replace(dose, flags=(*dose.flags, Flag(FlagCode.DOSE_FRAME_UNKNOWN)))
+
+
+def mean_doses(dose: DoseGrid, labels: Mask, affine: NDArray[np.float64], names: Sequence[str]) -> CaseDose:
+    """The mean dose of the structures of a mask.
+
+    Args:
+        dose: from `read`.
+        labels: uint8 (I, J, K) in storage order.
+        affine: (4, 4), from a voxel's indices to RAS in mm.
+        names: of the labels by value, background first.
+    """
+    found = {names[value]: each for value, each in structure_doses(labels, affine, dose).items()}
+    outside = (
+        Flag(FlagCode.DOSE_PARTLY_OUTSIDE, name, each.outside) for name, each in found.items() if each.outside > 0
+    )
+    mean_gy = {name: each.mean_gy for name, each in found.items() if each.mean_gy is not None}
+    return CaseDose(mean_gy, (*dose.flags, *outside))
+
+
+def named(paths: Sequence[Path]) -> str:
+    """Names of files for a message, without their folders."""
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(path.name for path in paths[:MOST_NAMED]) + more

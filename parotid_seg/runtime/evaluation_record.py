@@ -1,0 +1,134 @@
+"""The files that `evaluate` writes: JSON records with a schema, and tables in CSV."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from parotid_seg.files import write_text
+from parotid_seg.metrics import LabelScores
+from parotid_seg.records import convert, record_text
+from parotid_seg.runtime.evaluate import Evaluation, Mean
+from parotid_seg.tables import write_csv
+
+SCHEMA_VERSION = 1
+CSV = ".csv"
+"""Ending of a file that gets a table instead of a record."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a record."""
+
+
+class LabelRecord(Record, frozen=True, kw_only=True):
+    """A compared label.
+
+    Attributes:
+        prediction, reference: its numbers.
+        name_in_references: its name there.
+    """
+
+    prediction: int
+    reference: int
+    name_in_references: str
+
+
+def _nullable(kind: type) -> type[msgspec.Struct]:
+    """A record with the fields of a dataclass of figures; each is null where it is not a finite number."""
+    types = [(each.name, int if each.type == "int" else float | None) for each in fields(kind)]
+    return msgspec.defstruct(
+        f"{kind.__name__}Record", types, namespace={"__doc__": kind.__doc__}, frozen=True, forbid_unknown_fields=True
+    )
+
+
+StructureFigures: Any = _nullable(LabelScores)
+MeanFigures: Any = _nullable(Mean)
+
+
+class CaseFigures(Record, frozen=True, kw_only=True):
+    """The figures of a case, see `CaseScores`."""
+
+    mpa: float
+    macc: float
+    miou: float
+    labels: dict[str, StructureFigures]
+    ignored_ml: float
+
+
+class EvaluationRecord(Record, frozen=True, kw_only=True):
+    """The record of an evaluation.
+
+    Attributes:
+        schema_version: of this record's fields.
+        labels: by name in the predictions.
+        notes: remarks, one line each.
+        cases: figures by case.
+        means: by structure and figure, such as "parotid_left dsc", "glands dsc" (a case's mean over its glands), or
+            "mpa".
+    """
+
+    schema_version: Literal[1]
+    labels: dict[str, LabelRecord]
+    notes: list[str]
+    cases: dict[str, CaseFigures]
+    means: dict[str, MeanFigures]
+
+
+def record_of(result: Evaluation) -> EvaluationRecord:
+    """The record of an evaluation; figures that are not finite become null."""
+    found, expected = (side.labels.values for side in (result.labels.predictions, result.labels.references))
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "labels": {
+            name: {"prediction": found[name], "reference": expected[other], "name_in_references": other}
+            for name, other in result.labels.pairs.items()
+        },
+        "notes": result.notes,
+        "cases": {name: asdict(scores) for name, scores in result.cases.items()},
+        "means": {name: asdict(mean) for name, mean in result.means.items()},
+    }
+    return convert(finite_or_none(content), EvaluationRecord)
+
+
+def rows_of(result: Evaluation) -> Iterator[Sequence[object]]:
+    """The figures of an evaluation as a table: its head, then a row per case and structure."""
+    figures = [each.name for each in fields(LabelScores)]
+    yield "case", "structure", *figures
+    for case, scores in result.cases.items():
+        for name, label in scores.labels.items():
+            yield case, name, *(finite_or_none(getattr(label, figure)) for figure in figures)
+
+
+def write(record: Record, rows: Iterator[Sequence[object]], path: Path) -> None:
+    """Write a record as JSON, or its rows if the file ends in .csv.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    if path.suffix.lower() == CSV:
+        write_csv(rows, path)
+    else:
+        write_text(record_text(record), path)
+
+
+def schema_text(kind: type[Record]) -> str:
+    """The JSON schema (draft 2020-12) of a record."""
+    schema = msgspec.json.schema(kind)
+    for each in schema["$defs"].values():
+        each["description"] = inspect.cleandoc(each.get("description", ""))
+    return record_text({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def finite_or_none(value: Any) -> Any:
+    """A tree of values with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
