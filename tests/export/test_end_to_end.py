@@ -24,7 +24,7 @@ def model(run: Path) -> Path:
 
 def test_training_learns_and_leaves_what_it_promises(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in records] == [1, 2]
     assert records[-1]["loss"] < records[0]["loss"]
     assert records[-1]["validation_dsc"] > 0.8
     for name in ("best.pt", "last.pt", "config.toml", "curves.png", "samples.png"):
