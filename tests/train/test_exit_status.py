@@ -45,7 +45,9 @@ def test_an_error_of_all_processes(balls: Path, short_config: Path, tmp_path: Pa
 def test_a_process_that_hangs(balls: Path, interrupted: bool, tmp_path: Path) -> None:
     """The other one gives up; Ctrl-C is answered even while it waits."""
     run, config = tmp_path / "run", tmp_path / "many_epochs.toml"
-    config.write_text(SMALL.replace("images_per_epoch = 160", "images_per_epoch = 16").replace("epochs = 4", "epochs = 99"))
+    config.write_text(
+        SMALL.replace("images_per_epoch = 160", "images_per_epoch = 16").replace("epochs = 4", "epochs = 99")
+    )
     process = training(2, balls, "--config", config, "--out", run, program=impatient.command)
     after(process, "epoch 1 ")
     stopped = workers(process)[1]
