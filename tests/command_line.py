@@ -10,6 +10,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import IO, Any
 
 import pytest
@@ -20,6 +21,8 @@ from parotid_seg.cli import app, main
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 """Warnings that Python does not show by default."""
+BUILT = cache(typer.main.get_command)
+"""Makes the commands' parser, which takes longer than many a command, once only."""
 
 
 def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -31,6 +34,7 @@ def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     words = ["parotid-seg", *map(str, arguments)]
     with pytest.MonkeyPatch.context() as patch, _written_to(1, "stdout") as out, _written_to(2, "stderr") as err:
         patch.setattr(sys, "argv", words)
+        patch.setattr(typer.main, "get_command", BUILT)
         with _warnings_shown():
             status = _status()
         for stream in (sys.stdout, sys.stderr):
@@ -46,7 +50,7 @@ def own_process(*arguments: object, timeout: float = 300) -> subprocess.Complete
 
 def subcommands() -> dict[str, Any]:
     """The subcommands by name."""
-    commands: Any = typer.main.get_command(app)
+    commands: Any = BUILT(app)
     return dict(commands.commands)
 
 

@@ -42,14 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left with a long one when the others have ended.
 
+    Of those with the model that is trained once (`run` in tests/export/conftest.py), one comes at the very beginning
+    and the others after all other slow files, as a worker would wait for another one that trains it.
+
     Raises:
         pytest.UsageError: for the marker `alone` outside the folder where `make test` looks for it.
     """
     for item in items:
         if item.get_closest_marker("alone") and item.path.parent != ALONE:
             raise pytest.UsageError(f"{item.nodeid}: marked alone, expected in {ALONE}")
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    slow = {item.path: 1 for item in items if item.get_closest_marker("slow")}
+    trained = [item.path for item in items if item.path in slow and "marked" in getattr(item, "fixturenames", ())]
+    order = slow | dict.fromkeys(trained, 2) | dict.fromkeys(trained[:1], 0)
+    items.sort(key=lambda item: order.get(item.path, 3))
 
 
 @pytest.fixture

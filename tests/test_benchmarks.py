@@ -18,7 +18,6 @@ from typing import Any
 
 import onnx
 import study
-import study_report
 
 from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
@@ -73,15 +72,19 @@ WITH_TORCH = {
     "export.py",
     "native_sizes.py",
     "packaged_checkpoint.py",
+    "runtime.py",
     "train_speed.py",
 }
-"""Scripts that need torch. The others run in small processes, whose workers and commands are quickly forked."""
+"""Scripts that need torch. The others run in small processes."""
+FORKING = (COMMANDS.keys() - WITH_TORCH) | {"runtime.py"}
+"""Scripts whose workers and commands are forked as well."""
 CONSTANTS: dict[str, dict[str, object]] = {
     "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
     "kills.py": {"subprocess": ForkedCommands(workers_too=False)},
     "native_sizes.py": {"SIZES": (96, 160)},
     "runtime.py": {
         **{"STARTS": 1, "REPEATS": 1, "FEW": 1, "RACED": ("onnxruntime",)},
+        "watch.EVERY_S": 0.3,
         "watch.subprocess": ForkedCommands(workers_too=True),
     },
     "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
@@ -134,7 +137,8 @@ def files(
 def run_script(script: str, *words: str, constants: Mapping[str, object] | None = None) -> str:
     """What a script prints; an error with all of it if it fails."""
     program = partial(forked.script, BENCHMARKS / script, words, constants or CONSTANTS.get(script, {}))
-    process = Forked(program) if script in WITH_TORCH else Forked(partial(forked.forking, program), server=forked.LIGHT)
+    server = forked.HEAVY if script in WITH_TORCH else forked.LIGHT
+    process = Forked(partial(forked.forking, program) if script in FORKING else program, server=server)
     stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stdout[-3000:] + stderr[-3000:]
     return stdout
@@ -222,6 +226,8 @@ def test_the_study_trains_and_tests(
 
 
 def test_the_study_s_tables_and_picture_come_from_the_committed_results(tmp_path: Path) -> None:
+    import study_report  # it imports scipy.stats, which takes seconds
+
     page, picture = tmp_path / "study.md", tmp_path / "study.png"
     committed = (study_report.DOCS / "study.md").read_text()
     page.write_text(committed)

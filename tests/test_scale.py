@@ -156,7 +156,7 @@ def test_shares_of_real_scans_and_their_table(
     scans = [tmp_path / "a b" / "same_0000.nii.gz", tmp_path / "no scan.nii.gz", tmp_path / "link"]
     (tmp_path / "scans.txt").write_text("".join(f"{scan}\n" for scan in scans))
     environment = {"PAROTID_SEG": f"{sys.executable} -m parotid_seg", "PYTHONPATH": str(ROOT)}
-    words = ("scans.txt", "masks", 2, "--backend", "onnxruntime", "--no-pictures", "--no-report")
+    words = ("scans.txt", "masks", 2, "--backend", "onnxruntime", "--workers", "1", "--no-pictures", "--no-report")
 
     first = share(*words, SLURM_ARRAY_TASK_ID="0", **environment)
     assert first.returncode == 0, first.stderr

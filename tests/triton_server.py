@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 
 TYPES = {"FP16": np.float16, "FP32": np.float32}
 DIED = 9
+
+
+@cache
+def session_of(file: Path) -> onnxruntime.InferenceSession:
+    """A model file, loaded once for all servers."""
+    return onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
 
 
 class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -57,7 +64,10 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.configs = {
             path.parent.name: from_text(path.read_text(), where="") for path in repository.glob("*/*.pbtxt")
         }
-        self.sessions = {name: self._session(repository / name, config) for name, config in self.configs.items()}
+        self.sessions = {
+            name: session_of(repository / name / "1" / config.default_model_filename)
+            for name, config in self.configs.items()
+        }
         self.versions = {name: ["1"] for name in self.configs}
         self.unready: set[str] = set()
         self.answered = self.at_once = self.most_at_once = 0
@@ -68,11 +78,6 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-
-    @staticmethod
-    def _session(entry: Path, config: Any) -> onnxruntime.InferenceSession:
-        file = entry / "1" / config.default_model_filename
-        return onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
 
     def __enter__(self) -> StandIn:
         self._server.start()

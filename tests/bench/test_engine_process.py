@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from slowed import Slowed
 
+from parotid_seg.bench import engine_process
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.parity import compare, reference_masks
@@ -19,6 +20,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import CroppedScan, Inputs
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
+from tests.forked import ForkedPrograms
 
 pytestmark = pytest.mark.slow
 
@@ -29,13 +31,20 @@ def real(covered: list[CroppedScan], contract: Contract) -> list[Inputs]:
 
 
 @pytest.fixture
-def plain(real: list[Inputs]) -> Iterator[EngineProcess]:
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes are forked, and not started as those of users are."""
+    monkeypatch.setattr(engine_process, "subprocess", ForkedPrograms)
+
+
+@pytest.fixture
+def plain(real: list[Inputs], forked: None) -> Iterator[EngineProcess]:
     process = EngineProcess(PLAIN, real[0])
     yield process
     process.end()
 
 
-def test_it_starts_and_tells_its_times(plain: EngineProcess, real: list[Inputs]) -> None:
+def test_it_starts_and_tells_its_times(real: list[Inputs]) -> None:
+    plain = EngineProcess(PLAIN, real[0])
     started = plain.started
     assert plain.cold_s > started.load_s + started.first_s
     assert started.again_s > 0
@@ -46,6 +55,7 @@ def test_it_starts_and_tells_its_times(plain: EngineProcess, real: list[Inputs])
     assert (len(found.real_ms), len(found.noise_ms), found.ahead_ms) == (5, 2, ())
     assert all(ms > 0 for ms in (*found.real_ms, *found.noise_ms))
     assert 50 < plain.memory_mib(2, 2) < 2000
+    plain.end()
 
 
 def test_chunks_follow_each_other_and_noise_has_their_shapes(real: list[Inputs]) -> None:
@@ -92,6 +102,7 @@ def test_masks_are_compared_with_the_reference(
     assert other.changed > 100
 
 
+@pytest.mark.usefixtures("forked")
 def test_several_under_way(real: list[Inputs]) -> None:
     process = EngineProcess(candidate("ahead", engines.Ahead), real[0])
     process.hold(2, real, real)
@@ -101,6 +112,7 @@ def test_several_under_way(real: list[Inputs]) -> None:
     assert len(found.ahead_ms) == 1
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("make", "words"),
     [

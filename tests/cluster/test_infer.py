@@ -95,10 +95,15 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
 
 def after_the_first(process: "subprocess.Popen[str]") -> str:
     """What a run prints until its first case has ended."""
+    return printed_until(process, "[")
+
+
+def printed_until(process: "subprocess.Popen[str]", start: str) -> str:
+    """What a run prints up to a line."""
     lines: list[str] = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("["):
+        if line.startswith(start):
             break
     return "".join(lines)
 
@@ -123,9 +128,11 @@ def test_a_lost_cluster_is_one_line_and_the_run_goes_on_to_the_results_of_one_ma
 ) -> None:
     out = tmp_path / "out"
     process = start(many, "--out", out, "--cluster", "local", "--workers", "1", "--worker-cpus", "2")
-    after_the_first(process)
+    printed_until(process, "5 scans; Ray")
     (client,) = children(process.pid, "parotid_seg.cluster.driver")
-    for pid in children(client):  # the run's own cluster, and no other of this machine
+    own = children(client)  # the run's own cluster, and no other of this machine
+    after_the_first(process)
+    for pid in own:
         os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     _, stderr = process.communicate(timeout=300)

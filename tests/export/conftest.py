@@ -3,10 +3,12 @@
 import json
 import pickle
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -16,6 +18,8 @@ from parotid_seg.export import export as module
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.scan.chunks import Chunk, chunks
+from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint
 from parotid_seg.train.settings import load_config
 from tests.command_line import Run
@@ -48,12 +52,13 @@ def run(
 ) -> Path:
     """The folder of a training run and of the model exported from it, with what both commands print.
 
-    The training is long enough for INT8 to pass with a margin.
+    The training is long enough for INT8 to pass with a margin. It has two epochs only, as each draws pictures.
     """
 
     def train(folder: Path) -> None:
         longer = folder / "longer.toml"
-        longer.write_text(small_config.read_text().replace("images_per_epoch = 160", "images_per_epoch = 320"))
+        settings = small_config.read_text().replace("images_per_epoch = 160", "images_per_epoch = 640")
+        longer.write_text(settings.replace("epochs = 4\n", "epochs = 2\n"))
         done = forked("train", marked, "--out", folder, "--config", longer, "--device", "cpu", timeout=600)
         assert done.returncode == 0, done.stderr
         (folder / "train.txt").write_text(done.stdout + done.stderr)
@@ -116,6 +121,49 @@ def two(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa:
 def parity(checkpoint: Checkpoint, translated: tuple[onnx.ModelProto, Contract], two: Path) -> Parity:
     """The trained model's masks, to compare with."""
     return Parity(checkpoint.network(), translated[1], two / "imagesTr", BatchProfile(1, 7, 16))
+
+
+class Translation(NamedTuple):
+    """A network as a graph.
+
+    Attributes:
+        model, contract: as `to_onnx` gives them, with probabilities.
+        before, after: the network's weights before and after its translation.
+    """
+
+    model: onnx.ModelProto
+    contract: Contract
+    before: dict[str, torch.Tensor]
+    after: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session")
+def two_channels(tmp_path_factory: pytest.TempPathFactory) -> Translation:
+    """An untrained network of four labels and two channels, translated once for all workers."""
+
+    def translate(folder: Path) -> None:
+        checkpoint = untrained(folder, ("background", "gland", "tumour", "node"), ("T1", "T2"))
+        before = {name: value.clone() for name, value in checkpoint.weights.items()}
+        made = Translation(*to_onnx(checkpoint, probabilities=True), before, checkpoint.weights)
+        (folder / TRANSLATED).write_bytes(pickle.dumps(made))
+
+    made: Translation = pickle.loads(
+        (shared_folder(tmp_path_factory, "two_channels", translate) / TRANSLATED).read_bytes()
+    )
+    return made
+
+
+def two_patients(contract: Contract) -> Iterator[tuple[Chunk, Chunk]]:
+    """Chunks of two made scans of two channels, each with windows of its own."""
+    voxels = np.random.default_rng(0).integers(0, 1000, (2, 2, 12, 30, 40)).astype(np.int16)
+    windows = np.array([[[100, 900], [0, 400]], [[0, 500], [300, 800]]], np.float32)
+    return zip(
+        *(
+            chunks(Volume(each, (3.0, 2.0, spacing), Orientation((0, 1, 2), (False,) * 3)), window, contract.grid, 5)
+            for each, window, spacing in zip(voxels, windows, (2.0, 3.0), strict=True)
+        ),
+        strict=True,
+    )
 
 
 def untrained(folder: Path, labels: tuple[str, ...], channels: tuple[str, ...]) -> Checkpoint:

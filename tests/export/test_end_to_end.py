@@ -24,7 +24,7 @@ def model(run: Path) -> Path:
 
 def test_training_learns_and_leaves_what_it_promises(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in records] == [1, 2]
     assert records[-1]["loss"] < records[0]["loss"]
     assert records[-1]["validation_dsc"] > 0.8
     for name in ("best.pt", "last.pt", "config.toml", "curves.png", "samples.png"):
@@ -71,7 +71,8 @@ def test_the_model_file_describes_itself(model: Path, balls: Path) -> None:
 
 
 def test_masks_of_the_exported_model_are_right(command: Run, model: Path, balls: Path, tmp_path: Path) -> None:
-    assert command("infer", balls / "imagesTr", "--out", tmp_path, "--model", model, "--no-clean-up").returncode == 0
+    words = ("--model", model, "--no-clean-up", "--backend", "onnxruntime")
+    assert command("infer", balls / "imagesTr", "--out", tmp_path, *words).returncode == 0
     scored = command("evaluate", tmp_path, balls / "labelsTr", "--out", tmp_path / "scores.json")
     assert scored.returncode == 0, scored.stderr
     assert json.loads((tmp_path / "scores.json").read_text())["means"]["glands dsc"]["mean"] > 0.6

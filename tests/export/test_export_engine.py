@@ -29,11 +29,12 @@ def options(two: Path, **more: Any) -> ExportOptions:
 
 
 @rtx
-def test_engines_are_built_in_the_types_asked_for(run: Path, balls: Path, tmp_path: Path) -> None:
+def test_engines_are_built_in_the_types_asked_for(run: Path, balls: Path, two: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "fp16", "int8"):
         said: list[str] = []
         out = tmp_path / f"{precision}.onnx"
-        export(run / "best.pt", out, options(balls, precision=precision, engine="tensorrt-rtx"), said.append)
+        scans = balls if precision == "int8" else two  # INT8 wants more of them
+        export(run / "best.pt", out, options(scans, precision=precision, engine="tensorrt-rtx"), said.append)
         sidecar = read_sidecar(out.with_suffix(".engine"))
         assert sidecar.contract.verification
         assert (sidecar.precision, sidecar.onnx_name, sidecar.batch) == (precision, out.name, BatchProfile(1, 4, 8))

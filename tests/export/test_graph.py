@@ -12,7 +12,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
 from parotid_seg.export.candidates import run_of
 from parotid_seg.export.names import module_of
-from parotid_seg.export.onnx_file import halve_weights, to_onnx
+from parotid_seg.export.onnx_file import halve_weights
 from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
 from parotid_seg.export.parity import Parity
 from parotid_seg.export.precision import LADDER, lower
@@ -20,7 +20,7 @@ from parotid_seg.export.quantise import quantise
 from parotid_seg.export.window_order import in_window_order
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.checkpoint import Checkpoint
-from tests.export.conftest import untrained
+from tests.export.conftest import Translation, two_patients
 
 pytestmark = pytest.mark.slow
 
@@ -28,22 +28,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def chunk(parity: Parity) -> Inputs:
     return next(parity.inputs())
-
-
-@pytest.fixture(scope="module")
-def random(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return untrained(tmp_path_factory.mktemp("random"), ("background", "parotid_left", "parotid_right"), ("CT",))
-
-
-@pytest.fixture(scope="module")
-def before(random: Checkpoint) -> dict[str, torch.Tensor]:
-    """Its weights before the translation."""
-    return {name: value.clone() for name, value in random.weights.items()}
-
-
-@pytest.fixture(scope="module")
-def with_probabilities(random: Checkpoint, before: dict[str, torch.Tensor]) -> onnx.ModelProto:
-    return to_onnx(random, probabilities=True)[0]
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +53,18 @@ def test_nodes_have_their_modules_names(translated: tuple[onnx.ModelProto, Contr
     assert [entry.name for entry in graph.output] == ["labels"]
 
 
-def test_the_model_is_left_as_it_was(
-    random: Checkpoint, before: dict[str, torch.Tensor], with_probabilities: onnx.ModelProto
-) -> None:
-    assert before
-    for name, value in random.weights.items():
-        torch.testing.assert_close(value, before[name])
+def test_the_model_is_left_as_it_was(two_channels: Translation) -> None:
+    assert two_channels.before
+    for name, value in two_channels.after.items():
+        torch.testing.assert_close(value, two_channels.before[name])
 
 
-def test_probabilities_are_the_labels(with_probabilities: onnx.ModelProto, chunk: Inputs) -> None:
-    session = onnxruntime.InferenceSession(with_probabilities.SerializeToString())
+def test_probabilities_are_the_labels(two_channels: Translation) -> None:
+    session = onnxruntime.InferenceSession(two_channels.model.SerializeToString())
+    chunk = next(two_patients(two_channels.contract))[0].inputs
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
-    assert len(np.unique(labels)) == 3
-    assert shares.shape == (len(labels), 3, *labels.shape[1:])
+    assert len(np.unique(labels)) == 4
+    assert shares.shape == (len(labels), 4, *labels.shape[1:])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(shares.argmax(axis=1), labels)
     beyond = {**chunk, "rows_back": np.zeros_like(chunk["rows_back"])}
@@ -118,8 +101,8 @@ def test_fp16_is_where_it_is_asked_for(
     assert lowered.ByteSize() < 0.7 * translated[0].ByteSize()
 
 
-def test_an_output_keeps_its_type(with_probabilities: onnx.ModelProto) -> None:
-    lowered = lower(with_probabilities, "fp16", lambda _: False)
+def test_an_output_keeps_its_type(two_channels: Translation) -> None:
+    lowered = lower(two_channels.model, "fp16", lambda _: False)
     onnx.checker.check_model(lowered, full_check=True)
     assert lowered.graph.output[1].type.tensor_type.elem_type == TensorProto.FLOAT
 

@@ -16,6 +16,8 @@ from tests.command_line import Run
 from tests.train.conftest import CONTRAST, SMALL
 
 pytestmark = pytest.mark.slow
+HERE = ("--backend", "onnxruntime")
+"""Measures no engines, which would take seconds for a new model."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_gland_and_tumour_of_patients_it_has_not_seen(
 ) -> None:
     """Without the third sequence not even the tumour's side is known, which allows a DSC of two thirds at best."""
     out = tmp_path / "out"
-    done = command("infer", held_out / "imagesTr", "--out", out, "--model", model)
+    done = command("infer", held_out / "imagesTr", "--out", out, "--model", model, *HERE)
     assert done.returncode == 0, done.stderr
     assert sorted(rows(out)) == ["m6", "m7"]
     scored = command("evaluate", out, held_out / "labelsTr", "--out", tmp_path / "scores.json")
@@ -83,7 +85,7 @@ def test_cases_that_are_not_whole_are_set_aside_in_one_line_each(
         shape = (50, 50, 24 - (channel == 2))
         nibabel.save(image.slicer[: shape[0], : shape[1], : shape[2]], scans / f"grid_{channel:04d}.nii.gz")
     shutil.copy(scans / "m6_0000.nii.gz", scans / "plain.nii.gz")
-    done = command("infer", scans, "--out", out, "--model", model)
+    done = command("infer", scans, "--out", out, "--model", model, *HERE)
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 3
     found = rows(out)
@@ -92,11 +94,12 @@ def test_cases_that_are_not_whole_are_set_aside_in_one_line_each(
     assert found["grid"]["reason"].startswith(f"{scans / 'grid_0002.nii.gz'}: not on the voxels of ")
     assert "plain.nii.gz: the model takes 3 channels (T1, T2, STIR)" in done.stderr
     shutil.copy(held_out / "imagesTr" / "m7_0001.nii.gz", scans)
-    again = command("infer", scans / "m7_0002.nii.gz", scans / "m6_0001.nii.gz", "--out", out, "--model", model)
+    both = scans / "m7_0002.nii.gz", scans / "m6_0001.nii.gz"
+    again = command("infer", *both, "--out", out, "--model", model, *HERE)
     assert "1 done, 1 done before, 0 failed" in again.stdout, "a channel's file means its case"
     image = nibabel.load(scans / "m6_0002.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * np.float32(2), image.affine), scans / "m6_0002.nii.gz")
-    changed = command("infer", scans / "m6_0000.nii.gz", "--out", out, "--model", model)
+    changed = command("infer", scans / "m6_0000.nii.gz", "--out", out, "--model", model, *HERE)
     assert "1 done (1 of them again), 0 done before" in changed.stdout, "another file in any channel is other work"
 
 

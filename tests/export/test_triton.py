@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OutputError, ParotidSegError
 from parotid_seg.export.batched import BATCHED_KEY, check_batched, stacked, with_request_axis
-from parotid_seg.export.onnx_file import to_onnx, with_contract
+from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.triton import write_repository
 from parotid_seg.export.triton_config import Serving, from_text
 from parotid_seg.models import DEFAULT_MODEL
@@ -27,8 +27,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
-from parotid_seg.scan.volume import Orientation, Volume
-from tests.export.conftest import untrained
+from tests.export.conftest import Translation, two_patients
 from tests.sidecars import write_sidecar
 
 pytestmark = pytest.mark.slow
@@ -331,19 +330,13 @@ def test_foreign_models_are_refused(tmp_path: Path, contract: Contract) -> None:
     assert not (tmp_path / "r").exists()
 
 
-def test_two_channels_and_a_half_precision_network(tmp_path: Path) -> None:
+def test_two_channels_and_a_half_precision_network(two_channels: Translation) -> None:
     """An untrained network gives labels all over, and takes each of two channels through a window of its own."""
-    model, contract = to_onnx(untrained(tmp_path, ("background", "gland", "tumour", "node"), ("T1", "T2")))
+    model, contract = onnx.ModelProto(), two_channels.contract
+    model.CopyFrom(two_channels.model)
     halve_first_convolution(model)
     content = with_contract(model, contract)
-    rng = np.random.default_rng(0)
-    voxels = rng.integers(0, 1000, (2, 2, 12, 30, 40)).astype(np.int16)
-    windows = np.array([[[100, 900], [0, 400]], [[0, 500], [300, 800]]], np.float32)
-    both = [
-        chunks(Volume(each, (3.0, 2.0, spacing), Orientation((0, 1, 2), (False,) * 3)), window, contract.grid, 5)
-        for each, window, spacing in zip(voxels, windows, (2.0, 3.0), strict=True)
-    ]
-    found, changed = check_batched(content, with_request_axis(content, contract), zip(*both, strict=True))
+    found, changed = check_batched(content, with_request_axis(content, contract), two_patients(contract))
     assert found > 10_000
     assert changed <= 0.002 * found
 

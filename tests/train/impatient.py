@@ -10,4 +10,5 @@ from tests.train.torchrun import without_pictures
 def command(*words: Any) -> None:
     """Run it, in a process of its own."""
     parallel.PATIENCE = exit_status.PATIENCE = timedelta(seconds=6)  # type: ignore[attr-defined]
+    exit_status.STORE_PATIENCE = timedelta(seconds=1)
     without_pictures(*words)

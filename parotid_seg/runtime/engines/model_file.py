@@ -40,6 +40,9 @@ PLACES_OF_TENSORS = {
 ZIP = b"PK\x03\x04"
 """First bytes of ZIP archives, and so of checkpoints."""
 
+_CHECKED: dict[bytes, Contract] = {}
+"""Contracts of the files that passed all checks, by the SHA-256 of their bytes: a run reads its model several times."""
+
 
 def read_model(path: Path) -> tuple[bytes, Contract]:
     """A model file's bytes and its contract, after a check that the file is unchanged since its export.
@@ -56,6 +59,14 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     except RecordError as error:
         kind = ModelError if path.is_file() else MissingModelError
         raise kind(f"no usable model file: {error.reason}", path=path) from error
+    digest = hashlib.sha256(content).digest()
+    if digest not in _CHECKED:
+        _CHECKED[digest] = _checked_contract(content, path)
+    return content, _CHECKED[digest]
+
+
+def _checked_contract(content: bytes, path: Path) -> Contract:
+    """The contract in a model file's bytes; see `read_model`."""
     try:
         texts, graph_sha256, external = metadata(content), graph_hash(content), has_external_data(content)
     except ValueError as error:
@@ -77,7 +88,7 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
             "damaged",
             path=path,
         )
-    return content, contract
+    return contract
 
 
 def sealed(content: bytes) -> bytes:

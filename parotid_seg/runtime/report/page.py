@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -84,7 +85,9 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
+@cache
 def _environment() -> Environment:
+    """Keeps the compiled template, which takes longer to compile than to fill."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -140,7 +140,8 @@ def test_names_of_any_kind_and_links_in_circles(tmp_path: Path, head: nibabel.Ni
     assert "4 done before" in command(*words).stdout
 
 
-def test_two_runs_in_one_folder(many: Path, tmp_path: Path, command: Run) -> None:
+def test_two_runs_in_one_folder(many: Path, tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parotid_seg.files.PATIENCE_S", 0.2)
     out = tmp_path / "out"
     out.mkdir()
     with Journal(out).writing():
