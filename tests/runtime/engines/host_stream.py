@@ -1,15 +1,12 @@
-"""`onnxruntime.stream.Stream` for a session on the CPU: what runs on a GPU, but for the device."""
-
-import ctypes
-from typing import Any
+"""Copies for a session on the CPU, counted."""
 
 import numpy as np
 
-from parotid_seg.runtime.engines.onnxruntime.stream import Bytes
+from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, OrtCopies
 
 
-class HostStream:
-    """Copies at once, and knows what it has given out."""
+class HostStream(OrtCopies):
+    """Knows which buffers it has given out, counts waits, and can fail."""
 
     def __init__(self) -> None:
         self.buffers: list[Bytes] = []
@@ -23,22 +20,7 @@ class HostStream:
     def free(self, buffer: Bytes) -> None:
         self.buffers = [each for each in self.buffers if each is not buffer]
 
-    def upload(self, buffer: Bytes, address: int) -> None:
-        ctypes.memmove(address, buffer.ctypes.data, buffer.nbytes)
-
-    def download(self, address: int, buffer: Bytes) -> None:
-        ctypes.memmove(buffer.ctypes.data, address, buffer.nbytes)
-
-    def event(self) -> Any:
-        return object()
-
-    def record(self, event: Any) -> None:
-        pass
-
-    def wait(self, event: Any) -> None:
+    def wait(self, event: None) -> None:
         self.waits += 1
         if self.failure:
             raise self.failure
-
-    def close(self) -> None:
-        self.buffers = []

@@ -63,7 +63,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda content, _: Session(content, providers=["CPUExecutionProvider"])
     )
-    monkeypatch.setattr(rtx, "IoBindingSession", lambda session, output, *_: IoBindingSession(session, output, "cpu"))
+    monkeypatch.setattr(
+        rtx, "IoBindingSession", lambda session, output, stream, *_: IoBindingSession(session, output, stream, "cpu")
+    )
     monkeypatch.setattr(rtx, "version", lambda _: "0.5.0")
     return given
 

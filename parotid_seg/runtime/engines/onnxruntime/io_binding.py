@@ -135,9 +135,9 @@ class IoBindingSession:
         chunk, shapes = self._new_chunk(inputs)
         try:
             buffers = self._filled(inputs, shapes, chunk)
-            self._stream.upload(buffers.sent, buffers.device[0].data_ptr())
+            self._stream.upload(buffers.sent, buffers.device[0])
             self._run(buffers)
-            self._stream.download(buffers.device[1].data_ptr(), buffers.received)
+            self._stream.download(buffers.device[1], buffers.received)
             self._stream.record(buffers.event)
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
             raise self._known(error, chunk) from error
@@ -154,11 +154,11 @@ class IoBindingSession:
         chunk, shapes = self._new_chunk(inputs)
         try:
             buffers = self._filled(inputs, shapes, chunk)
-            self._stream.upload(buffers.sent, buffers.device[0].data_ptr())
+            self._stream.upload(buffers.sent, buffers.device[0])
             copied = self._waited(buffers)
             self._run(buffers)
             computed = self._waited(buffers)
-            self._stream.download(buffers.device[1].data_ptr(), buffers.received)
+            self._stream.download(buffers.device[1], buffers.received)
             self._waited(buffers)
             output = chunk.size.of(buffers.output)
         except Exception as error:
@@ -206,7 +206,8 @@ class IoBindingSession:
         options.add_run_config_entry(
             "gpu_graph_id", buffers.graph if self.graphs and buffers.runs > 0 else WITHOUT_GRAPH
         )
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._stream.asynchronous:
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.session.run_with_iobinding(buffers.binding, options)
         buffers.runs += 1
 

@@ -20,10 +20,11 @@ import onnxruntime
 from parotid_seg.contract import Contract
 from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Done, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
-from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import Chunk, IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.input_spec import INPUT_SPECS, model_sizes
@@ -81,7 +82,7 @@ class OnnxRuntimeRtxBackend:
         self.model_sha256 = hashlib.sha256(content).hexdigest()
         name = f"onnxruntime {onnxruntime.__version__} with TensorRT-RTX's plug-in {version(PACKAGE)}"
         self.ran = ExecutionInfo(name, f"cuda:{device}", self.contract.precision)
-        self._bound = IoBindingSession(session, output, "cuda", device)
+        self._bound = IoBindingSession(session, output, OrtCopies(), "cuda", device)
 
     def fits(self, inputs: Inputs) -> bool:
         """Whether all sizes are within `SIZES`."""
@@ -92,9 +93,9 @@ class OnnxRuntimeRtxBackend:
             if axis in SIZES
         )
 
-    def start(self, inputs: Inputs) -> Done:
+    def start(self, inputs: Inputs) -> Chunk:
         """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
-        return Done(self._bound.run(inputs))
+        return self._bound.start(inputs)
 
     def specialise(self, inputs: Inputs) -> None:
         """Nothing to do: the plug-in has no option to wait for the kernels of a shape."""

@@ -25,7 +25,13 @@ _UP, _DOWN = 1, 2
 
 
 class Stream(Protocol):
-    """Work of a device in order: copies here, and what onnxruntime computes."""
+    """Work of a device in order: copies here, and what onnxruntime computes.
+
+    Attributes:
+        asynchronous: whether copies and computing only begin when they are submitted, and `wait` waits for their end.
+    """
+
+    asynchronous: bool
 
     def buffer(self, size: int) -> Bytes:
         """Host memory of so many bytes; copies from and to other memory would wait."""
@@ -35,12 +41,12 @@ class Stream(Protocol):
         """Free host memory of `buffer`."""
         ...
 
-    def upload(self, buffer: Bytes, address: int) -> None:
-        """Copy to the device's memory at an address. The buffer must stay unchanged until an event says so."""
+    def upload(self, buffer: Bytes, memory: onnxruntime.OrtValue) -> None:
+        """Copy to the device's memory. The buffer must stay unchanged until an event says so."""
         ...
 
-    def download(self, address: int, buffer: Bytes) -> None:
-        """Copy from the device's memory at an address."""
+    def download(self, memory: onnxruntime.OrtValue, buffer: Bytes) -> None:
+        """Copy from the device's memory."""
         ...
 
     def event(self) -> Any:
@@ -60,6 +66,39 @@ class Stream(Protocol):
         ...
 
 
+class OrtCopies:
+    """Copies by onnxruntime, on any device; each call waits for the end of its work."""
+
+    asynchronous = False
+
+    def buffer(self, size: int) -> Bytes:
+        """See `Stream`."""
+        return np.empty(size, np.uint8)
+
+    def free(self, buffer: Bytes) -> None:
+        """See `Stream`."""
+
+    def upload(self, buffer: Bytes, memory: onnxruntime.OrtValue) -> None:
+        """See `Stream`."""
+        memory.update_inplace(buffer)
+
+    def download(self, memory: onnxruntime.OrtValue, buffer: Bytes) -> None:
+        """See `Stream`."""
+        np.copyto(buffer, memory.numpy())
+
+    def event(self) -> None:
+        """See `Stream`."""
+
+    def record(self, event: None) -> None:
+        """See `Stream`."""
+
+    def wait(self, event: None) -> None:
+        """See `Stream`."""
+
+    def close(self) -> None:
+        """See `Stream`."""
+
+
 class CudaRuntimeError(Exception):
     """A call of CUDA's runtime library failed, with the text that onnxruntime would give it."""
 
@@ -77,6 +116,8 @@ class CudaStream:
         OSError: if CUDA's runtime library is missing.
         CudaRuntimeError: if there is no such GPU, or it cannot be used.
     """
+
+    asynchronous = True
 
     def __init__(self, device: int) -> None:
         major = onnxruntime.cuda_version.partition(".")[0]
@@ -107,13 +148,13 @@ class CudaStream:
         """See `Stream`. Errors are ignored, as in `close`."""
         self._library.cudaFreeHost(ctypes.c_void_p(self._addresses.pop(buffer.ctypes.data)))
 
-    def upload(self, buffer: Bytes, address: int) -> None:
+    def upload(self, buffer: Bytes, memory: onnxruntime.OrtValue) -> None:
         """See `Stream`."""
-        self._copy(address, buffer.ctypes.data, buffer.nbytes, _UP)
+        self._copy(memory.data_ptr(), buffer.ctypes.data, buffer.nbytes, _UP)
 
-    def download(self, address: int, buffer: Bytes) -> None:
+    def download(self, memory: onnxruntime.OrtValue, buffer: Bytes) -> None:
         """See `Stream`."""
-        self._copy(buffer.ctypes.data, address, buffer.nbytes, _DOWN)
+        self._copy(buffer.ctypes.data, memory.data_ptr(), buffer.nbytes, _DOWN)
 
     def event(self) -> ctypes.c_void_p:
         """See `Stream`."""
