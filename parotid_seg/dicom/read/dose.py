@@ -140,7 +140,7 @@ def _stored(file: DicomFile) -> NDArray[np.number]:
     layout = layout_of(file)
     shape = layout.frames, layout.rows, layout.columns
     if min(shape) < 2:
-        raise Unusable(f"found {layout.frames} planes of {layout.rows} x {layout.columns} points, expected 2 or more")
+        raise Unusable(f"found a grid of {' x '.join(map(str, shape))} points, expected 2 or more along each axis")
     if layout.stored != layout.allocated:
         raise Unusable(f"found BitsStored {layout.stored}, expected {layout.allocated} as BitsAllocated")
     voxels = layout.frames * layout.rows * layout.columns

@@ -22,7 +22,7 @@ from tests.dicom_series import lay, uid, write_series
 from tests.dose_files import linear, ramp, set_to, write_rtdose
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels, write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Invalid value for VR")]
 
 LAID = lay((5.0, 5.0, 5.0))
 GRID = lay((7.0, 6.0, 4.0), origin=(-110.0, -130.0, -60.0))
@@ -112,7 +112,12 @@ def test_an_rtdose_is_found_by_frame_of_reference_among_everything(ct: Path, tmp
     write_rtdose(ct / "beam.dcm", np.full(GRID_SHAPE, 5.0), GRID, change=set_to(DoseSummationType="BEAM"))
     write_rtdose(ct / "other.dcm", np.full(GRID_SHAPE, 5.0), GRID, series="somebody else")
     (ct / "cut.dcm").write_bytes((ct / "plan.dcm").read_bytes()[:500])
-    check_means(run(ct, tmp_path / "out", ct).entries["ct"])
+    dose_at(ct / "named.dcm", change=set_to(StudyInstanceUID="Doe^Jane"))
+    ran = run(ct, tmp_path / "out", ct)
+    check_means(ran.entries["ct"])
+    assert [line for line in ran.lines if line.startswith("--dose: not used: ")] == [
+        f"--dose: not used: {ct / 'named.dcm'}: no usable StudyInstanceUID, expected at most 64 digits and dots"
+    ]
 
 
 def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_path: Path) -> None:
