@@ -18,6 +18,7 @@ from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.report.results import read_results
 from parotid_seg.terminal import outcome_text
 from tests.command_line import Run
+from tests.dicom_example import slices_of_image, write_image
 from tests.dicom_series import lay, uid, write_series
 from tests.dose_files import linear, ramp, set_to, write_rtdose
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels, write
@@ -96,6 +97,21 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     ]
     assert len(texts) >= 5
     assert not any("Doe" in text or "4711" in text for text in texts), "the dose's patient is in no result"
+
+
+def test_the_command_and_its_workers(command: Run, head: nibabel.Nifti1Image, tmp_path: Path) -> None:
+    """On the example as a series, with a dose on its own voxels: the mean is that of the mask's voxels."""
+    write_image(tmp_path / "ct", head)
+    voxels, affine = slices_of_image(head)
+    gray = np.random.default_rng(0).uniform(0, 60, voxels.shape)
+    dose = write_rtdose(tmp_path / "RD.dcm", gray, affine)
+    done = command("infer", tmp_path / "ct", "--out", tmp_path / "out", "--dose", dose, "--backend", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    images = nibabel.load(tmp_path / "out" / "ct.nii.gz"), nibabel.Nifti1Image(gray.T, head.affine)
+    mask, planned = (np.asarray(nibabel.as_closest_canonical(image).dataobj) for image in images)
+    case = read_results(tmp_path / "out" / "results.json").cases[0]
+    for value, structure in enumerate(case.structures, start=1):
+        assert structure.mean_gy == pytest.approx(planned[mask == value].mean(), abs=0.001)
 
 
 def test_without_a_dose_nothing_is_said_of_it(ct: Path, tmp_path: Path) -> None:
