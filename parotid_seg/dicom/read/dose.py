@@ -166,7 +166,7 @@ def _geometry(header: Dataset, planes: int) -> tuple[NDArray[np.float64], NDArra
     steps = np.diff(offsets)
     if not ((steps > 0).all() or (steps < 0).all()):
         raise Unusable("GridFrameOffsetVector neither rises nor falls from plane to plane")
-    if offsets[0] != 0:
+    if abs(offsets[0]) > SAME_MM:
         if abs(offsets[0] - position[2]) > SAME_MM or abs(abs(normal[2]) - 1) > AXIAL:
             raise Unusable(
                 f"GridFrameOffsetVector begins with {offsets[0]:g}, expected 0, or for axial planes the z of "

@@ -90,6 +90,7 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     assert f"<dt>Mean dose, left parotid</dt><dd>{left:.1f} Gy</dd>" in page
     assert "left parotid Gy</button>" in page
     assert "RD.1.dcm" in page
+    assert "Mean doses are those of the planned dose" in page
     assert str(tmp_path / "export") not in page
     assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["dose"].endswith("RD.1.dcm")
     texts = [
