@@ -144,7 +144,7 @@ CASE_FIGURES = ("mpa", "macc", "miou")
 """Figures of a whole case, not of a structure."""
 SIGNED = ("volume_error_ml", "mean_error_gy")
 """Figures whose absolute values are compared between sets of masks."""
-SHORT = ("dsc", "surface_dsc_2mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy")
+SHORT = ("dsc", "surface_dsc_2mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy", "mean_error_abs_gy")
 """Figures of the short tables."""
 WIDTH, WIDE = 120, 200
 """Characters of a line where the output is no terminal, without and with --all."""
