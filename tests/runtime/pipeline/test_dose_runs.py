@@ -147,7 +147,14 @@ def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_
     ("doses", "words"),
     [
         ({"a": {"series": "somebody else"}}, "--dose: found no dose in the frame of reference of CT series 3"),
-        ({"a": {}, "b": {}}, "--dose: found 2 doses (a.dcm, b.dcm) in the frame of reference of CT series 3"),
+        (
+            {"a": {}, "b": {}},
+            "--dose: found 2 doses (a.dcm, b.dcm) in the frame of reference of CT series 3",
+        ),
+        (
+            {name: {"bits": bits, "change": set_to(SOPInstanceUID="1.2")} for name, bits in (("a", 16), ("b", 32))},
+            "found 2 doses",
+        ),
         ({"a": {"change": set_to(DoseSummationType="BEAM")}}, "found DoseSummationType BEAM, expected PLAN"),
         ({"a": {"change": set_to(DoseUnits="RELATIVE")}}, "found DoseUnits RELATIVE, expected GY"),
         ({"a": {"change": set_to(FrameOfReferenceUID="")}}, "--dose: found no dose in the frame of reference"),
@@ -240,6 +247,15 @@ def test_an_rtdose_of_a_scan_without_a_frame_of_reference_is_flagged(tmp_path: P
     ran = run(tmp_path / "a.nii.gz", tmp_path / "out", dose_at(tmp_path / "RD.dcm"))
     assert FlagCode.DOSE_FRAME_UNKNOWN in [flag.code for flag in ran.entries["a"].flags]
     check_means(ran.entries["a"])
+
+
+def test_a_plan_s_dose_beside_those_of_its_beams_in_the_folder_of_a_case(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz", affine=np.diag([-1.0, -1.0, 1.0, 1.0]) @ LAID[:, [2, 1, 0, 3]])
+    dose_at(tmp_path / "doses" / "a" / "RD.1.dcm", change=set_to(DoseSummationType="BEAM"))
+    dose_at(tmp_path / "doses" / "a" / "RD.2.dcm")
+    entry = run(tmp_path / "a.nii.gz", tmp_path / "out", tmp_path / "doses").entries["a"]
+    assert entry.dose == str(tmp_path / "doses" / "a" / "RD.2.dcm")
+    check_means(entry)
 
 
 def test_a_structure_beyond_the_grid_is_flagged_and_not_counted_as_0(ct: Path, tmp_path: Path) -> None:
