@@ -144,7 +144,7 @@ CASE_FIGURES = ("mpa", "macc", "miou")
 """Figures of a whole case, not of a structure."""
 SIGNED = ("volume_error_ml", "mean_error_gy")
 """Figures whose absolute values are compared between sets of masks."""
-SHORT = ("dsc", "surface_dsc_2mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy")
+SHORT = ("dsc", "surface_dsc_2mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy", "mean_error_abs_gy")
 """Figures of the short tables."""
 WIDTH, WIDE = 120, 200
 """Characters of a line where the output is no terminal, without and with --all."""
@@ -194,7 +194,7 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
             absolute = "" if each.figure not in SIGNED else "absolute "
             numbers = (each.mean_a, each.mean_b, each.difference, each.low, each.high)
             mean_a, mean_b, *signed = (_number(each.figure, number) for number in numbers)
-            difference, low, high = (text if text.startswith("-") else f"+{text}" for text in signed)
+            difference, low, high = (f"+{text}" if text[0].isdigit() else text for text in signed)
             row = (mean_a, mean_b, difference, f"{low} to {high}", str(each.patients), each.better or "")
             table.add_row(each.structure, f"{absolute}{title}", *row)
     console.print(table)

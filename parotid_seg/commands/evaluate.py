@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,25 +50,29 @@ def evaluate(
     and MIoU; docs/metrics.md defines them. evaluate A B --references R tells which of two sets of masks is better.
     """
     with one_line_errors():
-        from parotid_seg.files import check_not_read
-        from parotid_seg.runtime import compare, evaluation_record
+        from parotid_seg.files import check_not_read, exists
+        from parotid_seg.runtime import compare
         from parotid_seg.runtime.evaluate import evaluate as run
         from parotid_seg.runtime.evaluate import masks_in
+        from parotid_seg.runtime.evaluation_record import record_of, rows_of, write
+        from parotid_seg.scan.search import search
 
         if references is None and common is None:
             raise UsageError("Missing argument 'REFERENCES'.")
         places = [place for place in (predictions, references, common) if place is not None]
         if out is not None:
-            check_not_read(out, [path for place in places for path in masks_in(place).values()])
+            inputs = [path for place in places for path in masks_in(place).values()]
+            check_not_read(out, [*inputs, *(search([dose]).files if dose and exists(dose) else ())])
+        result: Any
+        record: Any
+        show: Any
         if len(places) == 3:
-            compared = compare.compare(places[0], places[1], places[2], dose=dose)
-            if out is not None:
-                evaluation_record.write(compared, compare.rows_of(compared), out)
-            if not quiet:
-                print_comparison(compared, every_figure=every_figure)
-            return
-        result = run(places[0], places[1], dose=dose)
+            result = record = compare.compare(places[0], places[1], places[2], dose=dose)
+            rows, show = compare.rows_of(result), print_comparison
+        else:
+            result = run(places[0], places[1], dose=dose)
+            record, rows, show = record_of(result), rows_of(result), print_evaluation
         if out is not None:
-            evaluation_record.write(evaluation_record.record_of(result), evaluation_record.rows_of(result), out)
+            write(record, rows, out)
         if not quiet:
-            print_evaluation(result, every_figure=every_figure)
+            show(result, every_figure=every_figure)

@@ -238,7 +238,7 @@ def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Se
     main = {each.figure: each for each in differences if each.structure == structure and each.figure in MAIN}
     first = main.pop(FIRST)
     if first.patients < FEWEST:
-        return f"no verdict: {first.patients} patients are too few, expected at least {FEWEST}", None
+        return f"no verdict: found {first.patients} patients with both masks, expected at least {FEWEST}", None
     if not any(each.difference for each in differences):
         return "no difference: all figures are equal", None
     others = {name: each.better for name, each in main.items() if each.better}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parotid_seg.dicom.read.dose import PLAN, RtDose, find_dose, read_dose
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
-from parotid_seg.files import exists
+from parotid_seg.files import exists, hash_file
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.dose import DoseGrid, read_nifti_dose, structure_doses
 from parotid_seg.scan.nifti import case_name, is_nifti
@@ -31,7 +31,7 @@ class Doses:
     Attributes:
         place: the file or folder.
         nifti: NIfTI files.
-        rt: RT Dose objects, each once.
+        rt: RT Dose objects; of equal files one.
         unreadable: errors of DICOM files that cannot be read.
     """
 
@@ -50,7 +50,7 @@ class Doses:
         """
         if not exists(place):
             raise OptionError("--dose: no such file or folder", path=place)
-        doses, seen = cls(place), set[str]()
+        doses, by_uid = cls(place), dict[str, Path]()
         for path in search([place]).files:
             if is_nifti(path):
                 doses.nifti.append(path)
@@ -60,9 +60,10 @@ class Doses:
             except ScanError as error:
                 doses.unreadable.append(error)
                 continue
-            if found and found.sop_instance_uid not in seen:
-                doses.rt.append(found)
-                seen.update(filter(None, [found.sop_instance_uid]))
+            if found:
+                first = by_uid.setdefault(found.sop_instance_uid, path)
+                if first == path or hash_file(first) != hash_file(path):
+                    doses.rt.append(found)
         if not doses.nifti and not doses.rt:
             raise ScanError(f"--dose: found no dose, expected RTDOSE or NIfTI{doses._lost()}", path=place)
         return doses
@@ -86,7 +87,8 @@ class Doses:
         if series:
             found += self._of_series(series)
         else:
-            found += [dose.path for dose in self.rt if name in (dose.path.stem, dose.path.name, dose.path.parent.name)]
+            same = [dose for dose in self.rt if name in (dose.path.stem, dose.path.name, dose.path.parent.name)]
+            found += [dose.path for dose in same if dose.summation == PLAN] or [dose.path for dose in same]
         if not found and only and self.place.is_file():
             found = [*self.nifti] if series else [*self.nifti, *(dose.path for dose in self.rt)]
         if len(found) != 1:

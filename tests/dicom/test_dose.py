@@ -179,7 +179,7 @@ def without(name: str) -> Callable[[Dataset], None]:
         (set_to(Rows=9), "cut off: found 1344 bytes of pixel data, expected 1512"),
         (set_to(Rows=65535, Columns=65535), "expected at most"),
         (set_to(NumberOfFrames=2**31 - 1), "expected at most"),
-        (set_to(NumberOfFrames=1), "found 1 planes of 8 x 7 points"),
+        (set_to(NumberOfFrames=1), "found a grid of 1 x 8 x 7 points"),
         (set_to(BitsStored=12, HighBit=11), "found BitsStored 12, expected 32"),
         (set_to(PixelRepresentation=1, PixelData=b"\xff" * 1344), "expected none below 0"),
     ],

@@ -147,6 +147,16 @@ def test_cases_without_a_dose_are_refused_in_one_line(command: Run, folders: Pat
     assert done.stderr == f"parotid-seg: {folders / 'doses'}: --dose: found no dose named b, expected one\n"
 
 
+def test_no_dose_is_overwritten(command: Run, folders: Path) -> None:
+    for case in "ab":
+        save(folders / "doses" / f"{case}.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    dose = folders / "doses" / "a.nii.gz"
+    before = dose.read_bytes()
+    words = ("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses", "--out", dose)
+    assert command(*words).returncode != 0
+    assert dose.read_bytes() == before
+
+
 def test_stored_in_another_order_is_the_same_mask(command: Run, folders: Path) -> None:
     path = folders / "predictions" / "a.nii.gz"
     image = nibabel.load(path)

@@ -140,7 +140,7 @@ def _stored(file: DicomFile) -> NDArray[np.number]:
     layout = layout_of(file)
     shape = layout.frames, layout.rows, layout.columns
     if min(shape) < 2:
-        raise Unusable(f"found {layout.frames} planes of {layout.rows} x {layout.columns} points, expected 2 or more")
+        raise Unusable(f"found a grid of {' x '.join(map(str, shape))} points, expected 2 or more along each axis")
     if layout.stored != layout.allocated:
         raise Unusable(f"found BitsStored {layout.stored}, expected {layout.allocated} as BitsAllocated")
     voxels = layout.frames * layout.rows * layout.columns
@@ -166,7 +166,7 @@ def _geometry(header: Dataset, planes: int) -> tuple[NDArray[np.float64], NDArra
     steps = np.diff(offsets)
     if not ((steps > 0).all() or (steps < 0).all()):
         raise Unusable("GridFrameOffsetVector neither rises nor falls from plane to plane")
-    if offsets[0] != 0:
+    if abs(offsets[0]) > SAME_MM:
         if abs(offsets[0] - position[2]) > SAME_MM or abs(abs(normal[2]) - 1) > AXIAL:
             raise Unusable(
                 f"GridFrameOffsetVector begins with {offsets[0]:g}, expected 0, or for axial planes the z of "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from parotid_seg.errors import OptionError
+from parotid_seg.files import exists
 from parotid_seg.options import Option
 from parotid_seg.runtime.formats.registry import NIFTI, formats_help
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
@@ -106,9 +107,12 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
         """Check the values.
 
         Raises:
-            OptionError: as `OptionGroup`, and for unknown formats or formats that do not fit each other.
+            OptionError: as `OptionGroup`, for unknown formats or formats that do not fit each other, and for a dose
+                that does not exist.
         """
         super().__post_init__()
+        if self.dose and not exists(self.dose):
+            raise OptionError(f"--dose: {self.dose}: no such file or folder")
         _ = self.outputs
 
     @cached_property

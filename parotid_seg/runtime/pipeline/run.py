@@ -165,9 +165,7 @@ def infer_at(
         if lost := run.journal.unusable:
             say(f"{out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
         _remove_partials(out)
-        cases = name_cases(scans_found, run.journal.owners())
-        if doses:
-            cases = run.with_doses(cases, doses)
+        cases = run.with_doses(name_cases(scans_found, run.journal.owners()), doses)
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
@@ -256,8 +254,12 @@ class _Run:
         for line in what_stays(self._entries, self.work, self.written):
             self._say(line)
 
-    def with_doses(self, cases: Sequence[Case], doses: Doses) -> list[Case]:
+    def with_doses(self, cases: list[Case], doses: Doses | None) -> list[Case]:
         """The cases with the file of each one's dose; a case that has none, or several, is not run."""
+        if doses is None:
+            return cases
+        for error in doses.unreadable:
+            self._say(f"--dose: not used: {error}")
         found = []
         for case in cases:
             source = case.scan[0]

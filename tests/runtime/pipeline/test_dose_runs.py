@@ -18,11 +18,12 @@ from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.report.results import read_results
 from parotid_seg.terminal import outcome_text
 from tests.command_line import Run
+from tests.dicom_example import slices_of_image, write_image
 from tests.dicom_series import lay, uid, write_series
 from tests.dose_files import linear, ramp, set_to, write_rtdose
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels, write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Invalid value for VR")]
 
 LAID = lay((5.0, 5.0, 5.0))
 GRID = lay((7.0, 6.0, 4.0), origin=(-110.0, -130.0, -60.0))
@@ -89,6 +90,7 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     assert f"<dt>Mean dose, left parotid</dt><dd>{left:.1f} Gy</dd>" in page
     assert "left parotid Gy</button>" in page
     assert "RD.1.dcm" in page
+    assert "Mean doses are those of the planned dose" in page
     assert str(tmp_path / "export") not in page
     assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["dose"].endswith("RD.1.dcm")
     texts = [
@@ -96,6 +98,21 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     ]
     assert len(texts) >= 5
     assert not any("Doe" in text or "4711" in text for text in texts), "the dose's patient is in no result"
+
+
+def test_the_command_and_its_workers(command: Run, head: nibabel.Nifti1Image, tmp_path: Path) -> None:
+    """On the example as a series, with a dose on its own voxels: the mean is that of the mask's voxels."""
+    write_image(tmp_path / "ct", head)
+    voxels, affine = slices_of_image(head)
+    gray = np.random.default_rng(0).uniform(0, 60, voxels.shape)
+    dose = write_rtdose(tmp_path / "RD.dcm", gray, affine)
+    done = command("infer", tmp_path / "ct", "--out", tmp_path / "out", "--dose", dose, "--backend", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    images = nibabel.load(tmp_path / "out" / "ct.nii.gz"), nibabel.Nifti1Image(gray.T, head.affine)
+    mask, planned = (np.asarray(nibabel.as_closest_canonical(image).dataobj) for image in images)
+    case = read_results(tmp_path / "out" / "results.json").cases[0]
+    for value, structure in enumerate(case.structures, start=1):
+        assert structure.mean_gy == pytest.approx(planned[mask == value].mean(), abs=0.001)
 
 
 def test_without_a_dose_nothing_is_said_of_it(ct: Path, tmp_path: Path) -> None:
@@ -112,7 +129,12 @@ def test_an_rtdose_is_found_by_frame_of_reference_among_everything(ct: Path, tmp
     write_rtdose(ct / "beam.dcm", np.full(GRID_SHAPE, 5.0), GRID, change=set_to(DoseSummationType="BEAM"))
     write_rtdose(ct / "other.dcm", np.full(GRID_SHAPE, 5.0), GRID, series="somebody else")
     (ct / "cut.dcm").write_bytes((ct / "plan.dcm").read_bytes()[:500])
-    check_means(run(ct, tmp_path / "out", ct).entries["ct"])
+    dose_at(ct / "named.dcm", change=set_to(StudyInstanceUID="Doe^Jane"))
+    ran = run(ct, tmp_path / "out", ct)
+    check_means(ran.entries["ct"])
+    assert [line for line in ran.lines if line.startswith("--dose: not used: ")] == [
+        f"--dose: not used: {ct / 'named.dcm'}: no usable StudyInstanceUID, expected at most 64 digits and dots"
+    ]
 
 
 def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_path: Path) -> None:
@@ -125,7 +147,14 @@ def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_
     ("doses", "words"),
     [
         ({"a": {"series": "somebody else"}}, "--dose: found no dose in the frame of reference of CT series 3"),
-        ({"a": {}, "b": {}}, "--dose: found 2 doses (a.dcm, b.dcm) in the frame of reference of CT series 3"),
+        (
+            {"a": {}, "b": {}},
+            "--dose: found 2 doses (a.dcm, b.dcm) in the frame of reference of CT series 3",
+        ),
+        (
+            {name: {"bits": bits, "change": set_to(SOPInstanceUID="1.2")} for name, bits in (("a", 16), ("b", 32))},
+            "found 2 doses",
+        ),
         ({"a": {"change": set_to(DoseSummationType="BEAM")}}, "found DoseSummationType BEAM, expected PLAN"),
         ({"a": {"change": set_to(DoseUnits="RELATIVE")}}, "found DoseUnits RELATIVE, expected GY"),
         ({"a": {"change": set_to(FrameOfReferenceUID="")}}, "--dose: found no dose in the frame of reference"),
@@ -218,6 +247,15 @@ def test_an_rtdose_of_a_scan_without_a_frame_of_reference_is_flagged(tmp_path: P
     ran = run(tmp_path / "a.nii.gz", tmp_path / "out", dose_at(tmp_path / "RD.dcm"))
     assert FlagCode.DOSE_FRAME_UNKNOWN in [flag.code for flag in ran.entries["a"].flags]
     check_means(ran.entries["a"])
+
+
+def test_a_plan_s_dose_beside_those_of_its_beams_in_the_folder_of_a_case(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz", affine=np.diag([-1.0, -1.0, 1.0, 1.0]) @ LAID[:, [2, 1, 0, 3]])
+    dose_at(tmp_path / "doses" / "a" / "RD.1.dcm", change=set_to(DoseSummationType="BEAM"))
+    dose_at(tmp_path / "doses" / "a" / "RD.2.dcm")
+    entry = run(tmp_path / "a.nii.gz", tmp_path / "out", tmp_path / "doses").entries["a"]
+    assert entry.dose == str(tmp_path / "doses" / "a" / "RD.2.dcm")
+    check_means(entry)
 
 
 def test_a_structure_beyond_the_grid_is_flagged_and_not_counted_as_0(ct: Path, tmp_path: Path) -> None:
