@@ -108,7 +108,7 @@ def test_too_few_patients_for_a_verdict(folders: Path) -> None:
         (folders / "a" / f"{name}.nii.gz").unlink()
     result = run(folders)
     assert result.better is None
-    assert result.verdict == f"no verdict: {FEWEST - 1} patients are too few, expected at least {FEWEST}"
+    assert result.verdict == f"no verdict: found {FEWEST - 1} patients with both masks, expected at least {FEWEST}"
     assert not any(each.better for each in result.differences)
 
 
@@ -195,7 +195,7 @@ def test_three_files(folders: Path) -> None:
     files = [folders / each / f"p{number}.nii.gz" for number, each in enumerate("abr")]
     result = compare(*files)
     assert result.patients == ["p2"]
-    assert result.verdict == f"no verdict: 1 patients are too few, expected at least {FEWEST}"
+    assert result.verdict == f"no verdict: found 1 patients with both masks, expected at least {FEWEST}"
 
 
 def test_with_references_one_set_is_evaluated_as_without(command: Run, folders: Path) -> None:
