@@ -12,7 +12,7 @@ PARALLEL := -n logical --maxprocesses 8 --max-worker-restart 0 --dist loadscope 
 # Without their bytecode, the programs that tests start would be compiled at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test lint docs gpu clean
+.PHONY: demo check test tests-in-parallel lint docs gpu clean
 
 demo: .venv-demo/.ready
 	.venv-demo/bin/parotid-seg infer examples/imagesTr --out $(OUT)
@@ -26,11 +26,16 @@ demo: .venv-demo/.ready
 check: .venv/.ready lint
 	.venv/bin/pytest -m 'not slow and not alone and not gpu' $(PARALLEL)
 
-# Tests whose figures other work on the machine would change come last, in one process.
-# At the end each run lists the tests that it had to skip, with the reasons.
-test: .venv/.ready .venv-cuda-stub/.ready lint
-	.venv/bin/pytest -rs -m 'not alone and not gpu' $(PARALLEL)
+# Both environments are made at once, and checks of the code run beside the tests, some of which wait. Tests whose figures
+# other work on the machine would change come last, in one process.
+test:
+	$(MAKE) --no-print-directory -j2 .venv/.ready .venv-cuda-stub/.ready
+	$(MAKE) --no-print-directory -j2 lint tests-in-parallel
 	.venv/bin/pytest -rs -m 'alone and not gpu' tests/bench
+
+# At its end a run lists the tests that it had to skip, with the reasons.
+tests-in-parallel: .venv/.ready .venv-cuda-stub/.ready
+	.venv/bin/pytest -rs -m 'not alone and not gpu' $(PARALLEL)
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check parotid_seg tests benchmarks docs
