@@ -63,7 +63,7 @@ def test_probabilities_are_the_labels(two_channels: Translation) -> None:
     session = onnxruntime.InferenceSession(two_channels.model.SerializeToString())
     chunk = next(two_patients(two_channels.contract))[0].inputs
     labels, shares = session.run(["labels", "probabilities"], dict(chunk))
-    assert len(np.unique(labels)) == 4
+    assert set(np.unique(labels)) == {1, 2, 3}
     assert shares.shape == (len(labels), 4, *labels.shape[1:])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(shares.argmax(axis=1), labels)
