@@ -18,13 +18,6 @@ from tests.export.small_model import write_small_model
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU found")]
 
 
-@pytest.fixture(params=LIBRARIES)
-def library(request: pytest.FixtureRequest) -> str:
-    if importlib.util.find_spec(LIBRARIES[request.param].module) is None:
-        pytest.skip(f"{request.param} is missing: pip install {request.param}")
-    return request.param
-
-
 def build(onnx_path: Path, out: Path, library: str, **options: Any) -> Sidecar:
     return build_engine(
         onnx_path, out, library=library, profile=BatchProfile(1, 2, 4), options=EngineOptions(**options)

@@ -20,7 +20,6 @@ from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext
 from parotid_seg.runtime.engines.tensorrt.engine import SLOTS, TensorRtBackend
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -33,13 +32,6 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="PyCUDA is missing: pip install pycuda"),
 ]
 BATCH = BatchProfile(1, 4, 8)
-
-
-@pytest.fixture(params=LIBRARIES, scope="module")
-def library(request: pytest.FixtureRequest) -> str:
-    if importlib.util.find_spec(LIBRARIES[request.param].module) is None:
-        pytest.skip(f"{request.param} is missing: pip install {request.param}")
-    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_tensorrt_rtx_captures_itself(gpu: FakeGpu, small: Path) -> None:
     config = gpu.configs[-1]
     assert (config.cuda_graph_strategy.name, config.allocation.name) == ("WHOLE_GRAPH_CAPTURE", "USER_MANAGED")
     assert config.dynamic_shapes_kernel_specialization_strategy.name == "LAZY"
-    assert len({id(each.cache) for each in gpu.configs[1:]}) == 1, "all contexts share what any has compiled"
+    assert len(gpu.configs) == 2, "one made the cache, the other all contexts"
     assert (backend.replays, backend.graphs) == (0, "captured by TensorRT-RTX")
     backend.close()
 

@@ -278,8 +278,10 @@ class _Contexts:
         self._user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self.compiled: Any = None
         self.graphs = "captured when shapes repeat"
+        self._configs: dict[str, Any] = {}
         if described.captures:
-            self.compiled = self._config().create_runtime_cache()
+            self._configs["for the cache"] = self._config()
+            self.compiled = self._configs["for the cache"].create_runtime_cache()
             kernels.load(self.compiled)
             can = hasattr(trt, "CudaGraphStrategy")  # available since 1.2
             name = f"{described.title} {trt.__version__}"
@@ -288,12 +290,18 @@ class _Contexts:
     def new(self) -> Any:
         """A context. Of TensorRT-RTX one that compiles kernels for new shapes while others compute."""
         return self._loaded.create_execution_context(
-            self._user_managed if self.compiled is None else self._config(specialised="LAZY")
+            self._user_managed if self.compiled is None else self._kept_config("LAZY")
         )
 
     def new_specialised(self) -> Any:
         """A context of TensorRT-RTX that compiles kernels for new shapes before it computes."""
-        return self._loaded.create_execution_context(self._config(specialised="EAGER"))
+        return self._loaded.create_execution_context(self._kept_config("EAGER"))
+
+    def _kept_config(self, specialised: str) -> Any:
+        """The `IRuntimeConfig` for one way of compiling kernels; it lives as long as the contexts made with it."""
+        if specialised not in self._configs:
+            self._configs[specialised] = self._config(specialised)
+        return self._configs[specialised]
 
     def _config(self, specialised: str | None = None) -> Any:
         config = self._loaded.create_runtime_config()
