@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from watch import memory_and_files
 
+import parotid_seg
 from gpu.record import Record
 from parotid_seg.bench.system_state import gpu_memory_mib
 from parotid_seg.runtime.engines.base import Backend
@@ -131,8 +133,12 @@ def measured(command: Sequence[str], gpu: int | None, most_s: float) -> Run:
         subprocess.TimeoutExpired: after so many seconds; it is ended.
     """
     before_mib = None if gpu is None else gpu_memory_mib(gpu)
+    checkout = str(Path(parotid_seg.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([checkout, *filter(None, [os.getenv("PYTHONPATH")])])}
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         memory = PeakMemory(process.pid, gpu, before_mib)
         try:
             _, errors = process.communicate(timeout=most_s)
