@@ -156,10 +156,11 @@ def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_a_run_of_infer_that_fails_or_hangs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It imports the package of this checkout from any folder."""
+    """It imports the package of this checkout in any folder, also in that of another one."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "parotid_seg.py").write_text("raise ImportError('another one')")
     monkeypatch.setattr(end_to_end, "EVERY_S", 0.01)
-    python = [sys.executable, "-c"]
+    python = [*end_to_end.PYTHON, "-c"]
     place = Path(bench.__file__).parents[2] / "parotid_seg"
     code = (
         f"import pathlib, parotid_seg; assert pathlib.Path(parotid_seg.__file__).parent == pathlib.Path({str(place)!r})"

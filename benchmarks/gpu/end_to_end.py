@@ -26,6 +26,9 @@ from parotid_seg.scan.chunks import CroppedScan
 EVERY_S = 0.5
 """Time between two measurements of memory, each of which costs some of the machine."""
 
+PYTHON = (sys.executable, "-P")
+"""Python that imports nothing from the working folder, in which another checkout may lie."""
+
 Run = tuple[float, dict[str, float]]
 """Seconds and peaks of memory of a run of `infer`."""
 
@@ -110,7 +113,7 @@ def end_to_end(
             scan = scans[number % len(scans)]
             shutil.copy(scan, folder / f"{number:04d}-{scan.name}")
         given = [word for pair in how.items() for word in pair]
-        command = [sys.executable, "-m", "parotid_seg", "infer", *given, "--quiet"]
+        command = [*PYTHON, "-m", "parotid_seg", "infer", *given, "--quiet"]
         command += ["--batch-size", str(about["batch_size"]), "--allow-unverified"]
 
         def run(source: Path, name: str, workers: int) -> Run:
