@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import gzip
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from typing import Any
 
-from gpu import bench, contenders, record, sweep
+from gpu import bench, contenders, end_to_end, record, sweep
 from gpu.record import Record, within
 
 from parotid_seg.contract import Contract, Grid
@@ -153,6 +154,25 @@ def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert kept.attempt("late", lambda: 7) == 7
     names = [each["what"] for each in json.loads((tmp_path / "gpu.json").read_text())["skipped"]]
     assert names == ["bad", "early"]
+
+
+def test_a_run_of_infer_that_fails_or_hangs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It imports the package of this checkout in any folder, also in that of another one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parotid_seg.py").write_text("raise ImportError('another one')")
+    monkeypatch.setattr(end_to_end, "EVERY_S", 0.01)
+    python = [*end_to_end.PYTHON, "-c"]
+    place = Path(bench.__file__).parents[2] / "parotid_seg"
+    code = (
+        f"import pathlib, parotid_seg; assert pathlib.Path(parotid_seg.__file__).parent == pathlib.Path({str(place)!r})"
+    )
+    seconds, peaks = end_to_end.measured([*python, code], None, 60.0)
+    assert seconds > 0
+    assert peaks["host_mib"] > 1
+    with pytest.raises(RuntimeError, match="infer ended with status 3: no room"):
+        end_to_end.measured([*python, "import sys; print('no room', file=sys.stderr); sys.exit(3)"], None, 60.0)
+    with pytest.raises(subprocess.TimeoutExpired):
+        end_to_end.measured([*python, "import time; time.sleep(60)"], None, 0.3)
 
 
 def test_a_compilation_is_stopped() -> None:

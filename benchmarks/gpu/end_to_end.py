@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from watch import memory_and_files
 
+import parotid_seg
 from gpu.record import Record
 from parotid_seg.bench.system_state import gpu_memory_mib
 from parotid_seg.runtime.engines.base import Backend
@@ -23,6 +25,9 @@ from parotid_seg.scan.chunks import CroppedScan
 
 EVERY_S = 0.5
 """Time between two measurements of memory, each of which costs some of the machine."""
+
+PYTHON = (sys.executable, "-P")
+"""Python that imports nothing from the working folder, in which another checkout may lie."""
 
 Run = tuple[float, dict[str, float]]
 """Seconds and peaks of memory of a run of `infer`."""
@@ -108,7 +113,7 @@ def end_to_end(
             scan = scans[number % len(scans)]
             shutil.copy(scan, folder / f"{number:04d}-{scan.name}")
         given = [word for pair in how.items() for word in pair]
-        command = [sys.executable, "-m", "parotid_seg", "infer", *given, "--quiet"]
+        command = [*PYTHON, "-m", "parotid_seg", "infer", *given, "--quiet"]
         command += ["--batch-size", str(about["batch_size"]), "--allow-unverified"]
 
         def run(source: Path, name: str, workers: int) -> Run:
@@ -131,8 +136,12 @@ def measured(command: Sequence[str], gpu: int | None, most_s: float) -> Run:
         subprocess.TimeoutExpired: after so many seconds; it is ended.
     """
     before_mib = None if gpu is None else gpu_memory_mib(gpu)
+    checkout = str(Path(parotid_seg.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([checkout, *filter(None, [os.getenv("PYTHONPATH")])])}
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         memory = PeakMemory(process.pid, gpu, before_mib)
         try:
             _, errors = process.communicate(timeout=most_s)
