@@ -23,6 +23,7 @@ from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
+from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.runtime.engines.onnxruntime.io_binding import Chunk, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
 from parotid_seg.runtime.engines.registry import Request
@@ -63,6 +64,7 @@ class OnnxRuntimeRtxBackend:
     queue_depth = 1
 
     def __init__(self, model: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
+        check_installation()
         found = supported_devices()
         if device >= len(found):
             raise MachineError(
