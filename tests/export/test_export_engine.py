@@ -4,9 +4,11 @@ import importlib.util
 import json
 import re
 import resource
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from parotid_seg.errors import InputError, ModelError, OutputError
@@ -88,11 +90,21 @@ def test_batches_that_do_not_rise(command: Run, run: Path, tmp_path: Path) -> No
     assert done.stderr == ("parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX\n")
 
 
-def test_the_record_is_plain_json(run: Path, two: Path, tmp_path: Path) -> None:
+def test_the_record_is_plain_json(run: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where onnxruntime-gpu takes the place of the package onnxruntime."""
+    found = metadata.version
+
+    def version(package: str) -> str:
+        if package == "onnxruntime":
+            raise metadata.PackageNotFoundError(package)
+        return found(package)
+
+    monkeypatch.setattr(metadata, "version", version)
     export(run / "best.pt", tmp_path / "m.onnx", options(two))
     record = json.loads((tmp_path / "m.parity.json").read_text())
     assert record["passed"]
     assert record["chosen"] == "fp32"
+    assert record["with"] == f"onnxruntime {onnxruntime.__version__} on the CPU"
     assert record["candidates"][0]["census"]["asked"].keys() == {"fp32"}
 
 
