@@ -72,12 +72,9 @@ WITH_TORCH = {
     "export.py",
     "native_sizes.py",
     "packaged_checkpoint.py",
-    "runtime.py",
     "train_speed.py",
 }
-"""Scripts that need torch. The others run in small processes."""
-FORKING = (COMMANDS.keys() - WITH_TORCH) | {"runtime.py"}
-"""Scripts whose workers and commands are forked as well."""
+"""Scripts that need torch. The others run in small processes, whose workers and commands are quickly forked."""
 CONSTANTS: dict[str, dict[str, object]] = {
     "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
     "kills.py": {"subprocess": ForkedCommands(workers_too=False)},
@@ -137,8 +134,7 @@ def files(
 def run_script(script: str, *words: str, constants: Mapping[str, object] | None = None) -> str:
     """What a script prints; an error with all of it if it fails."""
     program = partial(forked.script, BENCHMARKS / script, words, constants or CONSTANTS.get(script, {}))
-    server = forked.HEAVY if script in WITH_TORCH else forked.LIGHT
-    process = Forked(partial(forked.forking, program) if script in FORKING else program, server=server)
+    process = Forked(program) if script in WITH_TORCH else Forked(partial(forked.forking, program), server=forked.LIGHT)
     stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stdout[-3000:] + stderr[-3000:]
     return stdout
