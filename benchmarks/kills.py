@@ -43,7 +43,9 @@ def write_scans(scan: Path, folder: Path, count: int) -> None:
 def start(scans: Path, out: Path) -> subprocess.Popen[bytes]:
     """The command, in a group of its own."""
     command = [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", str(out), "--quiet"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*command, "--backend", "onnxruntime"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def differences(out: Path, expected: Path) -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -31,6 +28,7 @@ from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, save, uid, write_series
 from tests.fork_server import Server
 from tests.forked import Forked
+from tests.ports import free_port
 
 NAME = "Marker^Nobody"
 """The patient's name in all series."""
@@ -50,15 +48,6 @@ def make_series(folder: Path, slices: int = 3, **options: Any) -> list[Path]:
 def name_of(folder: Path) -> str:
     """The name of such a series in the node."""
     return short_hash(uid(folder.name, "series"))
-
-
-def free_port() -> int:
-    """A port that is free, and that no system takes for an outgoing connection meanwhile."""
-    while True:
-        port = random.SystemRandom().randrange(15000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def fake_segment(folder: Path, out: Path) -> Segmented:

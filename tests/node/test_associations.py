@@ -24,13 +24,13 @@ from tests.node.peers import (
     associated,
     dcmtk,
     fake_segment,
-    free_port,
     make_series,
     name_of,
     names_nobody,
     send,
     storescu,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

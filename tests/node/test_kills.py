@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.node.ledger import SENT
-from tests.node.peers import Archive, Process, free_port, make_series, name_of, send
+from tests.node.peers import Archive, Process, make_series, name_of, send
+from tests.ports import free_port
 
 
 @pytest.mark.slow

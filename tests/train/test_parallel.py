@@ -14,8 +14,8 @@ import pytest
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.settings import load_config, merge, to_toml
 from tests.forked import Forked
+from tests.ports import free_port
 from tests.train import double
-from tests.train.test_processes import free_port
 from tests.train.torchrun import after, ended, started, training, workers
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,5 @@
 """What two processes compute together, in double precision, against one with the whole batch."""
 
-import contextlib
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.parallel import Processes, join
 from parotid_seg.train.segment import segmentation_loss
 from tests.forked import Forked
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -144,14 +144,6 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
-
-
-def free_port() -> int:
-    import socket
-
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("name", [*CONTRASTS, "segmentation", "segmentation, ignored"])

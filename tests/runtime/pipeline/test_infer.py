@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 import signal
 import struct
@@ -19,6 +20,7 @@ from onnx import helper
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.pipeline.journal import Journal
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.run import Summary, infer
@@ -265,13 +267,15 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    for path in out.glob("*.nii.gz"):
+        assert nibabel.load(path).shape == few.shape
+    # A mask whose line the journal does not have yet is done again, see the next test.
+    names = {f"{case}.nii.gz" for case in Journal(out).entries}
+    kept = {name: (out / name).stat().st_mtime_ns for name in names}
     assert 2 <= len(kept) < 4
-    for name in kept:
-        assert nibabel.load(out / name).shape == few.shape
     done = command("infer", scans, "--out", out, *HERE)
     assert done.returncode == 0
-    assert f"{4 - len(kept)} done, {len(kept)} done before" in done.stdout
+    assert re.search(rf"{4 - len(kept)} done( \(1 of them again\))?, {len(kept)} done before", done.stdout)
     assert all((out / name).stat().st_mtime_ns == when for name, when in kept.items())
     assert len(rows(out)) == 4
     assert not list(out.glob(".partial-*"))
