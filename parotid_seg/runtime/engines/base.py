@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
@@ -130,6 +130,35 @@ class Done:
     def result(self) -> Output:
         """The output."""
         return self.output
+
+
+class Chunk:
+    """A chunk that was submitted.
+
+    Args:
+        wait: waits for its end and settles it.
+    """
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self._wait: Callable[[], None] | None = wait
+        self._settled: Output | Exception | None = None
+
+    def settle(self, outcome: Output | Exception) -> None:
+        """Store the output, or the error in its place; afterwards the chunk no longer refers to its buffers."""
+        self._settled, self._wait = outcome, None
+
+    def result(self) -> Output:
+        """Wait for the output; the array belongs to the caller.
+
+        Raises:
+            DeviceMemoryError, DeviceError, ModelError: the error in its place.
+        """
+        if self._wait is not None:
+            self._wait()
+        if isinstance(self._settled, Exception):
+            raise self._settled
+        assert self._settled is not None
+        return self._settled
 
 
 def labels_of(backend: Backend, inputs: Inputs) -> Mask:

@@ -221,3 +221,17 @@ def test_times_are_of_the_steps(
     assert np.count_nonzero(output != labels_of(plain, scan[0])) <= 1
     assert min(times) > 0
     assert max(times) == times.compute
+
+
+def test_memory_that_runs_out_while_chunks_are_waited_for_ends_each_with_its_error(
+    session: onnxruntime.InferenceSession, scan: list[Inputs]
+) -> None:
+    stream = HostStream()
+    bound = IoBindingSession(session, "labels", stream, "cpu")
+    started = [bound.start(scan[0]), bound.start(scan[0])]
+    stream.failure = CudaRuntimeError("CUDA failure 2: out of memory ; cudaEventSynchronize")
+    bound.clear()
+    assert not stream.buffers
+    for chunk in started:
+        with pytest.raises(DeviceMemoryError, match=r"fewer samples at once may"):
+            chunk.result()

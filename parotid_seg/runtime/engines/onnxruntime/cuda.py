@@ -18,13 +18,13 @@ from pathlib import Path
 import onnxruntime
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Chunk, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.gpu import load_driver
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import make_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
-from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, Chunk, IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
 from parotid_seg.scan.chunks import Inputs
 

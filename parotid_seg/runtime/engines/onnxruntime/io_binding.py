@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, first_line
-from parotid_seg.runtime.engines.base import INPUTS, Output, Times
+from parotid_seg.runtime.engines.base import INPUTS, Chunk, Output, Times
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import device_error
 from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream
 from parotid_seg.runtime.engines.padding import Size, padded_shapes, write_padded
@@ -34,35 +34,9 @@ WITHOUT_GRAPH = "-1"
 ALIGNED = 256
 """Bytes to which the inputs are aligned in their buffer, as cudaMalloc aligns memory."""
 
+NO_SIZE = Size(0, 0, 0)
+
 Shapes = tuple[tuple[int, ...], ...]
-
-
-class Chunk:
-    """A chunk that was submitted.
-
-    Args:
-        session: computes it.
-        size: of its output without padding.
-        what: describes it, for messages.
-    """
-
-    def __init__(self, session: IoBindingSession, size: Size, what: str) -> None:
-        self.size, self.what = size, what
-        self.settled: Output | ParotidSegError | None = None
-        self._session = session
-
-    def result(self) -> Output:
-        """Wait for the output; the array belongs to the caller.
-
-        Raises:
-            DeviceMemoryError, DeviceError, ModelError: as `IoBindingSession.start`.
-        """
-        if self.settled is None:
-            self._session.settle(self)
-        if isinstance(self.settled, ParotidSegError):
-            raise self.settled
-        assert self.settled is not None
-        return self.settled
 
 
 @dataclass
@@ -79,6 +53,8 @@ class _Buffers:
         graph: id of their CUDA graph.
         runs: chunks so far.
         chunk: the chunk in flight.
+        size: of its output without padding.
+        what: describes it, for messages.
     """
 
     binding: onnxruntime.IOBinding
@@ -90,7 +66,9 @@ class _Buffers:
     event: Any
     graph: str
     runs: int = 0
-    chunk: Chunk | None = field(default=None)
+    chunk: Chunk | None = None
+    size: Size = NO_SIZE
+    what: str = ""
 
 
 class IoBindingSession:
@@ -132,17 +110,17 @@ class IoBindingSession:
             DeviceError: if the GPU fails.
             ModelError: if the graph cannot be run.
         """
-        chunk, shapes = self._new_chunk(inputs)
+        what = _described(inputs)
         try:
-            buffers = self._filled(inputs, shapes, chunk)
+            buffers = self._filled(inputs, what)
             self._stream.upload(buffers.sent, buffers.device[0])
             self._run(buffers)
             self._stream.download(buffers.device[1], buffers.received)
             self._stream.record(buffers.event)
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
-            raise self._known(error, chunk) from error
-        buffers.chunk = chunk
-        return chunk
+            raise self._known(error, what) from error
+        buffers.chunk = Chunk(lambda: self._finish(buffers))
+        return buffers.chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """One chunk's output, an array that belongs to the caller, and the time of the steps, each waiting for its end.
@@ -150,43 +128,39 @@ class IoBindingSession:
         Raises:
             DeviceMemoryError, DeviceError, ModelError: as `start`.
         """
-        begun = time.perf_counter()
-        chunk, shapes = self._new_chunk(inputs)
+        begun, what = time.perf_counter(), _described(inputs)
         try:
-            buffers = self._filled(inputs, shapes, chunk)
+            buffers = self._filled(inputs, what)
             self._stream.upload(buffers.sent, buffers.device[0])
             copied = self._waited(buffers)
             self._run(buffers)
             computed = self._waited(buffers)
             self._stream.download(buffers.device[1], buffers.received)
             self._waited(buffers)
-            output = chunk.size.of(buffers.output)
+            output = buffers.size.of(buffers.output)
         except Exception as error:
-            raise self._known(error, chunk) from error
+            raise self._known(error, what) from error
         return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
-
-    def settle(self, chunk: Chunk) -> None:
-        """Wait for a chunk in flight, and store its output, or the error in its place."""
-        buffers = next(each for slots in self._slots.values() for each in slots if each.chunk is chunk)
-        buffers.chunk = None
-        try:
-            self._stream.wait(buffers.event)
-            chunk.settled = chunk.size.of(buffers.output)
-        except Exception as error:
-            chunk.settled = self._known(error, chunk)
 
     def clear(self) -> None:
         """Free all buffers on the device, after the chunks in flight."""
         while self._slots:
             self._give_up_oldest()
 
-    def _new_chunk(self, inputs: Inputs) -> tuple[Chunk, dict[str, tuple[int, ...]]]:
-        shapes, size = padded_shapes(inputs)
-        samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
-        return Chunk(self, size, f"a chunk of {samples} samples ({depth} x {height} x {width} voxels)"), shapes
+    def _finish(self, buffers: _Buffers) -> None:
+        """Wait for the chunk in flight, if there is one, and settle it."""
+        chunk, buffers.chunk = buffers.chunk, None
+        if chunk is None:
+            return
+        try:
+            self._stream.wait(buffers.event)
+            chunk.settle(buffers.size.of(buffers.output))
+        except Exception as error:
+            chunk.settle(self._known(error, buffers.what))
 
-    def _filled(self, inputs: Inputs, shapes: dict[str, tuple[int, ...]], chunk: Chunk) -> _Buffers:
-        """The next buffers for a shape, with a chunk's inputs in the host's memory."""
+    def _filled(self, inputs: Inputs, what: str) -> _Buffers:
+        """The next buffers for a chunk, with its inputs in the host's memory."""
+        shapes, size = padded_shapes(inputs)
         key = tuple(shapes[name] for name in INPUTS)
         slots = self._slots.pop(key, [])
         while len(self._slots) >= self._keep:
@@ -195,8 +169,8 @@ class IoBindingSession:
         reuse = slots and (len(slots) == SLOTS or slots[0].chunk is None)
         buffers = slots.pop(0) if reuse else self._new_buffers(inputs, shapes)
         slots.append(buffers)
-        if buffers.chunk is not None:
-            self.settle(buffers.chunk)
+        self._finish(buffers)
+        buffers.size, buffers.what = size, what
         for name, view in buffers.views.items():
             write_padded(inputs[name], view)
         return buffers
@@ -217,9 +191,9 @@ class IoBindingSession:
         self._stream.wait(buffers.event)
         return time.perf_counter()
 
-    def _known(self, error: Exception, chunk: Chunk) -> ParotidSegError:
+    def _known(self, error: Exception, what: str) -> ParotidSegError:
         """The package's error for one of onnxruntime or CUDA; buffers are freed if memory ran out."""
-        known = device_error(error, chunk.what, self.index)
+        known = device_error(error, what, self.index)
         if isinstance(known, DeviceMemoryError):
             self.clear()
             return DeviceMemoryError(f"{known}; fewer samples at once may (--batch-size)")
@@ -250,13 +224,15 @@ class IoBindingSession:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type([size], np.uint8, self.device, self.index)
 
     def _give_up_oldest(self) -> None:
-        slots = self._slots[next(iter(self._slots))]
-        for buffers in slots:
-            if buffers.chunk is not None:
-                self.settle(buffers.chunk)
-        self._slots.pop(next(iter(self._slots)), None)
-        for buffers in slots:
+        for buffers in self._slots.pop(next(iter(self._slots))):
+            self._finish(buffers)
             if self.graphs and buffers.runs > 1:
                 self.session.release_captured_graph(int(buffers.graph))
             for each in (buffers.sent, buffers.received):
                 self._stream.free(each)
+
+
+def _described(inputs: Inputs) -> str:
+    """A chunk in words, for messages."""
+    samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape
+    return f"a chunk of {samples} samples ({depth} x {height} x {width} voxels)"

@@ -20,11 +20,11 @@ import onnxruntime
 from parotid_seg.contract import Contract
 from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Chunk, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
-from parotid_seg.runtime.engines.onnxruntime.io_binding import Chunk, IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs

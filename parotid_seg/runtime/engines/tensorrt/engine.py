@@ -14,13 +14,12 @@ import numpy as np
 
 from parotid_seg.errors import DeviceError, DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
 from parotid_seg.runtime.engines.autotune import Candidate
-from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, ExecutionInfo, Output, Times
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, Chunk, ExecutionInfo, Output, Times
 from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import (
-    Chunk,
     Engine,
     ExecutionSlot,
     device_errors,

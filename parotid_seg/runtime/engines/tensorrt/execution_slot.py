@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceError, DeviceMemoryError, ModelError, ParotidSegError
-from parotid_seg.runtime.engines.base import Output, Times
+from parotid_seg.runtime.engines.base import Chunk, Output, Times
 from parotid_seg.runtime.engines.engine_file import Shape
 from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, CudaGraph
 from parotid_seg.scan.chunks import Inputs
@@ -59,35 +59,6 @@ class Engine:
     def refusal(self, what: str) -> ParotidSegError:
         """The error for a failed call of the library, with its log messages."""
         return refusal(self.name, what, self.log)
-
-
-class Chunk:
-    """A chunk that was submitted to a slot.
-
-    Args:
-        wait: makes the slot settle it.
-    """
-
-    def __init__(self, wait: Callable[[], None]) -> None:
-        self._wait: Callable[[], None] | None = wait
-        self._settled: Output | Exception | None = None
-
-    def settle(self, outcome: Output | Exception) -> None:
-        """Store the output, or the error in its place; afterwards the chunk no longer refers to its slot."""
-        self._settled, self._wait = outcome, None
-
-    def result(self) -> Output:
-        """Wait for the output; the array belongs to the caller.
-
-        Raises:
-            DeviceMemoryError: if the GPU's memory did not suffice.
-        """
-        if self._wait is not None:
-            self._wait()
-        if isinstance(self._settled, Exception):
-            raise self._settled
-        assert self._settled is not None
-        return self._settled
 
 
 @dataclass
