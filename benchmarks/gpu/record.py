@@ -31,7 +31,7 @@ class Record:
             forgotten, to be tried again.
         minutes: the time for everything.
         key: what the figures depend on.
-        clock: tells the time in seconds.
+        clock: returns the time in seconds.
 
     Attributes:
         content: all figures.
