@@ -48,10 +48,15 @@ def own_process(*arguments: object, timeout: float = 300) -> subprocess.Complete
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def subcommands() -> dict[str, Any]:
-    """The subcommands by name."""
+def parse(name: str, words: list[str]) -> None:
+    """Parse the words of a subcommand without running it.
+
+    Raises:
+        parotid_seg.commands.shared.UsageError: as the command does.
+    """
     commands: Any = BUILT(app)
-    return dict(commands.commands)
+    parent = commands.make_context("parotid-seg", [name, *words])  # whose settings a command keeps from its first use on
+    commands.commands[name].make_context(name, words, parent=parent)
 
 
 def _status() -> int:

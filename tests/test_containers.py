@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import parotid_seg
-from tests.command_line import subcommands
+from tests.command_line import parse
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -103,7 +103,7 @@ def image_lines() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", image_lines(), ids=" ".join)
 def test_run_lines_of_the_docs_are_understood(words: list[str]) -> None:
-    subcommands()[words[0]].make_context(words[0], words[1:])
+    parse(words[0], words[1:])
 
 
 def test_run_lines_of_the_docs_are_found() -> None:

@@ -15,7 +15,7 @@ import nibabel
 import pytest
 import yaml
 
-from tests.command_line import subcommands
+from tests.command_line import parse
 
 ROOT = Path(__file__).parents[1]
 SCALE = ROOT / "docs" / "scale"
@@ -234,7 +234,7 @@ def test_the_job_is_locked_up_and_retries_what_may_help() -> None:
 
 
 def understood(words: list[str]) -> None:
-    subcommands()["infer"].make_context("infer", words)
+    parse("infer", words)
 
 
 def test_the_lines_of_the_docs_for_slurm_are_understood() -> None:
