@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from parotid_seg.contract import Contract, Grid
+from parotid_seg.input_spec import INPUT_SPECS, model_sizes
 from parotid_seg.runtime.engines.engine_file import BatchProfile, Shape, Shapes
 from parotid_seg.scan.chunks import THINNEST_MM, most_slices, sample_step
-from parotid_seg.scan.input_spec import INPUT_SPECS, model_sizes
 
 SIDE = (16, 512, 1024)
 """Native rows and columns: smallest, usual and largest. CT has 512 x 512, exports of planning systems have 128 x 128

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.scan.input_spec import FREE, INPUT_SPECS, model_sizes
+from parotid_seg.input_spec import FREE, INPUT_SPECS, model_sizes
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -89,7 +89,7 @@ class Tensor:
 
 
 def tensors(contract: Contract) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Inputs and output of a model with this contract; `scan.input_spec` describes the axes."""
+    """Inputs and output of a model with this contract; `input_spec` describes the axes."""
     sizes = dict.fromkeys(FREE, -1) | model_sizes(contract.grid, len(contract.channels))
     inputs = tuple(
         Tensor(spec.name, f"FP{8 * np.dtype(spec.dtype).itemsize}", spec.shape(sizes)) for spec in INPUT_SPECS

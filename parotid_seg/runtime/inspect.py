@@ -151,7 +151,7 @@ def _files_of(scan: Scan) -> set[Path]:
 
 
 def _describe_source(source: Source) -> str:
-    from parotid_seg.dicom.read.describe import describe_series
+    from parotid_seg.dicom.describe import describe_series
 
     return describe_series(source) if isinstance(source, Series) else "image file"
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pycuda.driver as cuda
 
+from parotid_seg.input_spec import INPUT_SPECS
 from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import Engine, ExecutionSlot, device_errors
-from parotid_seg.scan.input_spec import INPUT_SPECS
 from tests.cuda_stub.child import STUB, forked, outcome
 
 SIZES = {"depth": 3, "height": 4, "width": 5, "batch": 2, "out": 3, "channels": 1, "neighbours": 3, "grid": 8}

@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from parotid_seg.dicom.read.describe import describe_series
+from parotid_seg.dicom.describe import describe_series
 from parotid_seg.dicom.read.planes import read_planes
 from parotid_seg.dicom.read.volume import find_series, read_series
 from parotid_seg.dicom.write.identity import read_source

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.input_spec import INPUT_SPECS
 from parotid_seg.scan.chunks import Inputs
-from parotid_seg.scan.input_spec import INPUT_SPECS
 from parotid_seg.scan.volume import Mask
 
 INPUTS = tuple(spec.name for spec in INPUT_SPECS)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from parotid_seg.input_spec import INPUT_SPECS
 from parotid_seg.runtime.engines.base import Output
 from parotid_seg.scan.chunks import Inputs
-from parotid_seg.scan.input_spec import INPUT_SPECS
 
 STEPS = {"depth": 8, "height": 8, "width": 8, "out": 8}
 """Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows within the grid; a chunk has

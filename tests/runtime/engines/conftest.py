@@ -1,12 +1,16 @@
-"""Engines of a small model on a GPU that is none (see `tests.fake_cuda`)."""
+"""Engines of a small model on a GPU that is none (see `tests.fake_cuda`), and engines that load anything."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
+from parotid_seg.runtime.engines import load, openvino
+from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
 from tests import fake_cuda
 from tests.export.small_model import write_small_model
 from tests.fake_gpu import FakeGpu
+from tests.runtime.engines.stand_ins import Loaded, first_of
 
 
 @pytest.fixture
@@ -22,3 +26,29 @@ def library(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     return write_small_model(tmp_path / "small.onnx")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime with CUDA."""
+    monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
+    monkeypatch.setattr(ort_cuda, "OnnxRuntimeCudaBackend", lambda file, **how: Loaded("cuda", file, **how))
+    monkeypatch.setattr(load, "choose", first_of)
+
+
+@pytest.fixture
+def openvino_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OpenVINO that loads anything."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
+    monkeypatch.setattr(openvino, "OpenVinoBackend", lambda file, **how: Loaded("openvino", file, **how))
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import nibabel
 import numpy as np
 import pytest
 
-from parotid_seg.errors import DeviceMemoryError, InputError, ModelError
+from parotid_seg.errors import DeviceMemoryError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
@@ -23,9 +22,6 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
-
-pytestmark = pytest.mark.slow
-
 
 CONTRACT = read_model(DEFAULT_MODEL)[1]
 
@@ -334,47 +330,6 @@ def test_the_usual_chunk_is_what_an_ordinary_ct_gives() -> None:
     assert 200 < inputs["slices"].shape[2] < 512, "the grid covers a part of 512 rows"
     assert inputs["slices"].min() == -1000
     assert OnnxRuntimeBackend(DEFAULT_MODEL).start(inputs).result().shape == inputs["slices"].shape[1:]
-
-
-class Backwards(OnnxRuntimeBackend):
-    """The packaged model with left and right exchanged."""
-
-    def start(self, inputs: Inputs) -> Done:
-        return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
-
-
-@pytest.fixture
-def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example scan cut to the slices around the glands, to be quick."""
-    (tmp_path / "imagesTr").mkdir()
-    nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
-    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", lambda: tmp_path)
-
-
-@pytest.mark.usefixtures("short_example")
-def test_masks_are_compared_on_the_example_scan() -> None:
-    trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
-    assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
-    assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
-
-
-@pytest.mark.usefixtures("short_example")
-def test_what_cannot_be_compared_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
-
-    class Blind(Engine):
-        def start(self, inputs: Inputs) -> Done:
-            return Done(np.zeros_like(reference.start(inputs).result()))
-
-    assert "nothing is found" in trial.failure(cast(Backend, Blind()), reference, "int8")
-    other = EngineBenchmark(type(CONTRACT)(CONTRACT.labels, ("T1",), (None,), CONTRACT.grid))
-    assert other.failure(reference, reference, "int8") == "not to be checked (the example scan is a CT)"
-
-    def missing() -> None:
-        raise InputError("the example scan is not installed")
-
-    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", missing)
-    assert "not installed" in trial.failure(reference, reference, "int8")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Which engine and device a model goes to: what was asked for or one clear line, never something else in silence."""
 
 import dataclasses
-import importlib.util
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,10 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 
-from parotid_seg.contract import Contract
 from parotid_seg.errors import DeviceError, InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import load, openvino
@@ -21,49 +17,23 @@ from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.gpu import Gpu
-from parotid_seg.runtime.engines.load import facts_of, load_backend
-from parotid_seg.runtime.engines.model_file import graph_hash, read_model
+from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.onnxruntime.engine import variant
-from parotid_seg.runtime.engines.registry import ENGINES, Request, candidates
+from parotid_seg.runtime.engines.registry import ENGINES
 from parotid_seg.scan.chunks import Inputs
-from tests.runtime.engines.test_model_file import model as model_bytes
+from tests.runtime.engines.stand_ins import CONTRACT, Loaded, first_of, write_model
 from tests.sidecars import write_sidecar
 
 pytestmark = pytest.mark.slow
 
 
-CONTRACT = read_model(DEFAULT_MODEL)[1]
 GPU = Gpu("NVIDIA Test", (8, 9), "13.0")
-
-
-class Loaded:
-    """Any engine, with how it was made."""
-
-    queue_depth = 1
-    batch_size = 16
-
-    def __init__(self, kind: str, file: Path, contract: Contract = CONTRACT, **how: Any) -> None:
-        self.kind, self.file, self.contract, self.how = kind, file, contract, how
-
-    def start(self, inputs: Inputs) -> Done:
-        """One sample is computed where an engine is loaded on a GPU."""
-        assert len(inputs["neighbours"]) == 1
-        return Done(np.zeros((1, 1, 1), np.uint8))
-
-    def close(self) -> None:
-        pass
 
 
 def loaded(*arguments: Any, **options: Any) -> Any:
     """What `load_backend` loads where the engines are stand-ins."""
     return load_backend(*arguments, **options)
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
 
 
 @pytest.fixture
@@ -78,19 +48,6 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return there_are
 
 
-def first_of(found: list[Candidate], *_: object) -> Backend:
-    """A trial that the first wins."""
-    return found[0].make()
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An onnxruntime with CUDA."""
-    monkeypatch.setattr(ort_cuda, "check_provider", lambda: None)
-    monkeypatch.setattr(ort_cuda, "OnnxRuntimeCudaBackend", lambda file, **how: Loaded("cuda", file, **how))
-    monkeypatch.setattr(load, "choose", first_of)
-
-
 @pytest.fixture(autouse=True)
 def no_trial(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Nothing here may measure; a test that expects a choice says how it ends."""
@@ -99,19 +56,6 @@ def no_trial(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         raise AssertionError(f"a trial of {[candidate.name for candidate in found]}")
 
     monkeypatch.setattr(load, "choose", choose)
-
-
-@pytest.fixture
-def openvino_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OpenVINO that loads anything."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
-    monkeypatch.setattr(openvino, "OpenVinoBackend", lambda file, **how: Loaded("openvino", file, **how))
-
-
-@pytest.fixture
-def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -128,13 +72,6 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     module.load = lambda asked: Loaded("tensorrt", asked.model, device=asked.gpu, output=asked.output)
     monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.engine", module)
     monkeypatch.setattr(load, "choose", first_of)
-
-
-def write_model(path: Path, graph: bytes = b"", **told: Any) -> Path:
-    """A file with a contract, a hash and a seal that fit, but nothing to compute."""
-    contract = dataclasses.replace(CONTRACT, graph_sha256=graph_hash(model_bytes(None, graph)), **told)
-    path.write_bytes(model_bytes(contract.to_json(), graph))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -336,82 +273,3 @@ def test_a_missing_file_is_an_error_before_anything_else(tmp_path: Path, gpus: C
         load_backend(tmp_path / "no.onnx")
     with pytest.raises(ModelError, match="no such engine file"):
         load_backend(tmp_path / "no.engine")
-
-
-@pytest.mark.parametrize(
-    ("told", "words"),
-    [
-        ({"precision": "int8"}, None),
-        ({"precision": "int8", "weights": "fp16", "cost": {}}, None),
-        ({"precision": "fp16"}, "not the model of m.onnx in INT8"),
-        ({"precision": "int8", "labels": ("background", "a", "b")}, "not the model of m.onnx in INT8"),
-        ({"precision": "int8", "training": {"data": "another"}}, "not the model of m.onnx in INT8"),
-        ({"precision": "int8", "verification": {}}, "not verified"),
-    ],
-)
-def test_a_variant_beside_the_model_is_used_if_it_is_the_same_model(
-    tmp_path: Path, said: list[str], told: dict[str, Any], words: str | None
-) -> None:
-    path = write_model(tmp_path / "m.int8.onnx", **told)
-    found = variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append)
-    assert found == (None if words else path)
-    assert all((words or "") in line and str(path) in line for line in said)
-    assert len(said) == bool(words)
-
-
-def test_a_variant_that_was_changed_is_told(tmp_path: Path, said: list[str]) -> None:
-    path = write_model(tmp_path / "m.int8.onnx", precision="int8")
-    path.write_bytes(path.read_bytes().replace(b"graph", b"grape", 1))
-    assert variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append) is None
-    assert "the file was changed or damaged" in said[0]
-
-
-def test_no_variant_is_no_word(tmp_path: Path, said: list[str]) -> None:
-    assert variant(tmp_path / "m.onnx", CONTRACT, "int8", said.append) is None
-    assert not said
-
-
-def names_of(found: list[Candidate]) -> list[str]:
-    return [candidate.name for candidate in found]
-
-
-def test_engines_on_the_cpu(
-    tmp_path: Path, said: list[str], openvino_there: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_model(tmp_path / "m.int8.onnx", precision="int8")
-    write_model(tmp_path / "m.fp16.onnx", precision="fp16")
-    model = tmp_path / "m.onnx"
-    assert names_of(candidates(Request(model, CONTRACT, None, None, "labels", said.append))) == [
-        "onnxruntime FP32", "onnxruntime INT8", "OpenVINO FP32", "OpenVINO BF16",
-    ]  # fmt: skip
-    quantised = dataclasses.replace(CONTRACT, precision="int8")
-    alone = candidates(Request(tmp_path / "m.int8.onnx", quantised, None, None, "labels", said.append))
-    assert names_of(alone) == ["onnxruntime INT8"], "its masks are proven for onnxruntime only"
-    assert not said
-
-    def broken() -> None:
-        raise InputError("OpenVINO does not load")
-
-    monkeypatch.setattr(openvino, "computes_bf16", broken)
-    assert "OpenVINO FP32" not in names_of(candidates(Request(model, CONTRACT, None, None, "labels", said.append)))
-    assert said == ["OpenVINO is not used: OpenVINO does not load"]
-
-
-def test_engines_on_the_gpu(tmp_path: Path, said: list[str], cuda: None) -> None:
-    model = tmp_path / "m.onnx"
-    assert names_of(candidates(Request(model, CONTRACT, 1, None, "labels", said.append))) == ["onnxruntime CUDA FP32"]
-    half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
-    found = candidates(Request(model, CONTRACT, 1, None, "labels", said.append))
-    assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
-    made: Any = found[1].make()
-    assert (made.file, made.how) == (half, {"device": 1, "output": "labels"})
-
-
-def test_a_choice_depends_on_the_files_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = write_model(tmp_path / "m.onnx")
-    first = facts_of(model)
-    write_model(tmp_path / "m.int8.onnx", precision="int8")
-    second = facts_of(model)
-    monkeypatch.setattr("parotid_seg.system.metadata.version", lambda name: "9.9")
-    third = facts_of(model)
-    assert len({json.dumps(facts) for facts in (first, second, third)}) == 3

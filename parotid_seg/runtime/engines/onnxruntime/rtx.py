@@ -19,6 +19,7 @@ import onnxruntime
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
+from parotid_seg.input_spec import INPUT_SPECS, model_sizes
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Chunk, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
@@ -28,7 +29,6 @@ from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
-from parotid_seg.scan.input_spec import INPUT_SPECS, model_sizes
 
 MODULE, PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 INSTALL = f"pip install 'onnxruntime>=1.24' {PACKAGE}"
