@@ -2,7 +2,8 @@
 # make docs: the documentation as a site.   Each makes its own environment.
 PYTHON ?= python3
 OUT ?= demo-output
-PIP := -m pip install -q --disable-pip-version-check -c constraints.txt
+# Bytecode is made when a module is imported first: pip would compile all of torch.
+PIP := -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
 SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
 
 # Workers of pytest-xdist have a core each (with two a core the tests took longer), and want 2 GB of memory.
