@@ -1,7 +1,8 @@
-"""The contract of a model file: the description that training, export and runtime share.
+"""The contract of a model file: the description that training, export and runtime share, and the inputs of its graph.
 
 The contract is stored as JSON in the ONNX file's `metadata_props`. The runtime reads it and never guesses: a missing
-field or another version is an error that states what was expected.
+field or another version is an error that states what was expected. The inputs are the same for every model;
+docs/onnx.md has their formulas.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from parotid_seg.errors import InputError, ModelError, RecordError
 from parotid_seg.records import convert, parse
@@ -28,6 +32,8 @@ MOST_LABELS = 256
 """Label maps hold bytes."""
 BACKGROUND = "background"
 """The name of label 0."""
+FREE = ("depth", "batch", "out", "height", "width")
+"""Sizes that differ from chunk to chunk: input slices, computed samples, labelled slices, rows, columns."""
 IGNORE = "ignore"
 """nnU-Net's name for unlabelled voxels. It is never a label of a model."""
 
@@ -145,3 +151,38 @@ class Contract:
             )
         except RecordError as error:
             raise ModelError(f"{where}: the model's contract is not usable: {error.reason}") from error
+
+
+class InputSpec(NamedTuple):
+    """One input.
+
+    Attributes:
+        name: in the graph.
+        dtype: of its numbers.
+        axes: names of its sizes: those of `FREE`, and "channels", "bounds" (2), "grid" and "offsets" of the model.
+    """
+
+    name: str
+    dtype: type[np.float16] | type[np.float32]
+    axes: tuple[str, ...]
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Its shape for sizes by name."""
+        return tuple(sizes[axis] for axis in self.axes)
+
+
+INPUT_SPECS = (
+    InputSpec("slices", np.float16, ("channels", "depth", "height", "width")),
+    InputSpec("window", np.float32, ("channels", "bounds")),
+    InputSpec("rows", np.float32, ("grid", "height")),
+    InputSpec("columns", np.float32, ("grid", "width")),
+    InputSpec("neighbours", np.float32, ("batch", "offsets", "depth")),
+    InputSpec("slices_back", np.float32, ("out", "batch")),
+    InputSpec("rows_back", np.float32, ("height", "grid")),
+    InputSpec("columns_back", np.float32, ("width", "grid")),
+)
+
+
+def model_sizes(grid: Grid, channels: int) -> dict[str, int]:
+    """The sizes that a model fixes."""
+    return {"channels": channels, "bounds": 2, "grid": grid.size, "offsets": len(grid.offsets_mm)}

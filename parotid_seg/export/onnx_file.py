@@ -16,10 +16,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, Contract, Grid
+from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, SCHEMA_VERSION, Contract, Grid, model_sizes
 from parotid_seg.export.names import name_after_modules
 from parotid_seg.export.window_order import in_window_order
-from parotid_seg.input_spec import FREE, INPUT_SPECS, model_sizes
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.train.checkpoint import Checkpoint

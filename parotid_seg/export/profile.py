@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from parotid_seg.contract import Contract, Grid
-from parotid_seg.input_spec import INPUT_SPECS, model_sizes
+from parotid_seg.contract import INPUT_SPECS, Contract, Grid, model_sizes
 from parotid_seg.runtime.engines.engine_file import BatchProfile, Shape, Shapes
 from parotid_seg.scan.chunks import THINNEST_MM, most_slices, sample_step
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.contract import METADATA_KEY, Contract
+from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, Contract, model_sizes
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.input_spec import FREE, INPUT_SPECS, model_sizes
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pycuda.driver as cuda
 
-from parotid_seg.input_spec import INPUT_SPECS
+from parotid_seg.contract import INPUT_SPECS
 from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import Engine, ExecutionSlot, device_errors

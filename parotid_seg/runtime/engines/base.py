@@ -9,9 +9,8 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.contract import Contract
+from parotid_seg.contract import INPUT_SPECS, Contract
 from parotid_seg.errors import ModelError
-from parotid_seg.input_spec import INPUT_SPECS
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 

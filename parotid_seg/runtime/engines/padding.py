@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.input_spec import INPUT_SPECS
+from parotid_seg.contract import INPUT_SPECS
 from parotid_seg.runtime.engines.base import Output
 from parotid_seg.scan.chunks import Inputs
 

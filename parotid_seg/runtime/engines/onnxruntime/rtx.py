@@ -17,9 +17,8 @@ from typing import Any
 
 import onnxruntime
 
-from parotid_seg.contract import Contract
+from parotid_seg.contract import INPUT_SPECS, Contract, model_sizes
 from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
-from parotid_seg.input_spec import INPUT_SPECS, model_sizes
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Chunk, ExecutionInfo, Output, Times, check_names
 from parotid_seg.runtime.engines.model_file import read_model
