@@ -56,6 +56,12 @@ def special_kind(mode: int) -> str:
     return next((kind for is_kind, kind in KINDS if is_kind(mode)), "a special file")
 
 
+def _check_regular(descriptor: int, path: Path) -> None:
+    """Raise OSError if an open file is of another type."""
+    if kind := special_kind(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, f"found {kind}, expected a regular file", str(path))
+
+
 def open_input(path: Path, *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; other file types are not opened, and nothing blocks.
 
@@ -76,8 +82,7 @@ def open_input(path: Path, *, follow: bool = True) -> io.BufferedReader:
             raise OSError(errno.EINVAL, "found a socket, expected a regular file", str(path)) from error
         raise
     try:
-        if kind := special_kind(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, f"found {kind}, expected a regular file", str(path))
+        _check_regular(descriptor, path)
         return open(descriptor, "rb")  # noqa: PTH123
     except BaseException:
         os.close(descriptor)
@@ -220,8 +225,7 @@ def open_to_append(path: Path) -> io.BufferedRandom:
         write_bytes(read_input(path, follow=False), path)
     descriptor = os.open(path, flags, 0o666)
     try:
-        if kind := special_kind(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, f"found {kind}, expected a regular file", str(path))
+        _check_regular(descriptor, path)
         return open(descriptor, "ab+")  # noqa: PTH123
     except BaseException:
         os.close(descriptor)

@@ -18,13 +18,13 @@ from pathlib import Path
 import onnxruntime
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Chunk, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
 from parotid_seg.runtime.engines.gpu import load_driver
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import make_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
-from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
 from parotid_seg.scan.chunks import Inputs
 
@@ -45,7 +45,7 @@ OPTIONS = {
 """Options of the CUDA provider; see onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html."""
 
 
-class OnnxRuntimeCudaBackend:
+class OnnxRuntimeCudaBackend(BoundBackend):
     """A model file on an NVIDIA GPU.
 
     Inputs and outputs have fixed buffers on the GPU, and repeated shapes are replayed as CUDA graphs. Two chunks are in
@@ -117,26 +117,9 @@ class OnnxRuntimeCudaBackend:
         """True: any shape is accepted."""
         return True
 
-    def start(self, inputs: Inputs) -> Chunk:
-        """Submit a chunk.
-
-        Raises:
-            DeviceMemoryError: if it does not fit into the GPU's memory.
-            DeviceError: if the GPU fails.
-        """
-        return self._bound.start(inputs)
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to do: no chunk is computed in another way than later ones."""
-
-    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""
-        return self._bound.timed(inputs)
-
     def close(self) -> None:
         """Free the GPU's memory."""
-        self._bound.clear()
-        del self._bound
+        super().close()
         self._stream.close()
 
 

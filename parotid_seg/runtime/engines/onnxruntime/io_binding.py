@@ -232,6 +232,33 @@ class IoBindingSession:
                 self._stream.free(each)
 
 
+class BoundBackend:
+    """A model on a GPU whose chunks an `IoBindingSession` computes; the part that is the same for all providers."""
+
+    _bound: IoBindingSession
+
+    def start(self, inputs: Inputs) -> Chunk:
+        """Submit a chunk.
+
+        Raises:
+            DeviceMemoryError: if it does not fit into the GPU's memory.
+            DeviceError: if the GPU fails.
+        """
+        return self._bound.start(inputs)
+
+    def specialise(self, inputs: Inputs) -> None:
+        """Nothing to do: neither provider has a way to wait for the kernels of a shape."""
+
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
+        """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""
+        return self._bound.timed(inputs)
+
+    def close(self) -> None:
+        """Free the GPU's memory."""
+        self._bound.clear()
+        del self._bound
+
+
 def _described(inputs: Inputs) -> str:
     """A chunk in words, for messages."""
     samples, (_, depth, height, width) = len(inputs["neighbours"]), inputs["slices"].shape

@@ -20,11 +20,11 @@ import onnxruntime
 from parotid_seg.contract import INPUT_SPECS, Contract, model_sizes
 from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, Chunk, ExecutionInfo, Output, Times, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
-from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
+from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
@@ -43,7 +43,7 @@ SIZES = {
 sample more than it was cut into; 256 samples of slices that are 0.5 mm apart label 1536 slices."""
 
 
-class OnnxRuntimeRtxBackend:
+class OnnxRuntimeRtxBackend(BoundBackend):
     """A model file on an NVIDIA GPU by the plug-in.
 
     Args:
@@ -93,22 +93,6 @@ class OnnxRuntimeRtxBackend:
             for axis, size in zip(spec.axes, inputs[spec.name].shape, strict=True)
             if axis in SIZES
         )
-
-    def start(self, inputs: Inputs) -> Chunk:
-        """Compute a chunk. Raises DeviceMemoryError if it does not fit into the GPU's memory."""
-        return self._bound.start(inputs)
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to do: the plug-in has no option to wait for the kernels of a shape."""
-
-    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """See `Backend.timed`."""
-        return self._bound.timed(inputs)
-
-    def close(self) -> None:
-        """Free the GPU's memory."""
-        self._bound.clear()
-        del self._bound
 
 
 def supported_devices() -> list[Any]:
