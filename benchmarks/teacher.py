@@ -104,7 +104,7 @@ class Training:
     def __init__(self, settings: Settings, regions: Sequence[Region], file: Path) -> None:
         self.settings, self.regions, self.file = settings, regions, file
         torch.manual_seed(SEED)
-        self.net = TeacherNet(2).to(memory_format=torch.channels_last_3d)
+        self.net = TeacherNet(2, teacher_net.WIDTHS).to(memory_format=torch.channels_last_3d)
         self.averaged = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=settings.weight_decay)
         self.step, self.core_seconds = 0, 0.0
@@ -159,7 +159,7 @@ class Training:
                 scores = self.net(image)
             loss = loss_of(scores, targets) / settings.glands
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss)
+            total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), settings.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

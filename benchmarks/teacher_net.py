@@ -63,7 +63,7 @@ class TeacherNet(nn.Module):
         widths: see `WIDTHS`.
     """
 
-    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
+    def __init__(self, classes: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.stem = convolution(1, widths[0])
         self.encoder = nn.ModuleList([Block(widths[0], widths[0])])
