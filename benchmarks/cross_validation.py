@@ -20,14 +20,17 @@ import os
 import platform
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parotid_seg.files import write_text
-from parotid_seg.metrics import bootstrap_mean
+from parotid_seg.metrics import bootstrap_mean, score_case
+from parotid_seg.scan.components import keep_largest_components
+from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti, write_mask
+from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
 
 RESULTS = Path(__file__).parent / "results" / "cross-validation"
@@ -40,6 +43,15 @@ def deal_folds(patients: Sequence[str]) -> list[list[str]]:
     names = sorted(patients)
     order = np.random.default_rng(FOLD_SEED).permutation(len(names))
     return [sorted(names[index] for index in order[fold::FOLDS]) for fold in range(FOLDS)]
+
+
+def split_for(fold: int, data: Path, results: Path) -> tuple[list[str], list[str]]:
+    """The patients that a fold holds out, and all others; all folds are written to `results`."""
+    splits = json.loads((data / "splits.json").read_text())
+    folds = deal_folds([*splits["train"], *splits["validation"]])
+    results.mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps(folds, indent=1) + "\n", results / "folds.json")
+    return folds[fold], sorted(name for other in folds if other is not folds[fold] for name in other)
 
 
 def make_fold_data(data: Path, folder: Path, held_out: Sequence[str], train: Sequence[str]) -> None:
@@ -72,13 +84,9 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
     from parotid_seg.train.settings import load_config
     from parotid_seg.train.stages import train
 
-    splits = json.loads((data / "splits.json").read_text())
-    folds = deal_folds([*splits["train"], *splits["validation"]])
+    held_out, rest = split_for(fold, data, results)
     (results / recipe.stem).mkdir(parents=True, exist_ok=True)
-    write_text(json.dumps(folds, indent=1) + "\n", results / "folds.json")
-    held_out = folds[fold]
     run = runs / recipe.stem / f"fold-{fold}"
-    rest = sorted(name for other in folds if other is not held_out for name in other)
     make_fold_data(data, run / "data", held_out, rest)
     config = load_config("compact", recipe)
     config = dataclasses.replace(  # validated once, at the end: best.pt is the last model
@@ -110,29 +118,44 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
 
 
 def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Path) -> dict[str, Any]:
-    """Segment held-out patients with torch, keep the masks, and score each gland (DSC, HD95 in mm, volumes in ml)."""
+    """Segment held-out patients with torch, and `score` them."""
     import torch
 
-    from parotid_seg.metrics import score_case
-    from parotid_seg.scan.components import keep_largest_components
     from parotid_seg.scan.intensity import fixed_windows, in_windows
-    from parotid_seg.scan.nifti import read_mask, read_nifti, write_mask
     from parotid_seg.train.checkpoint import load_checkpoint
     from parotid_seg.train.segment import segment_volume
 
     trained = load_checkpoint(checkpoint)
     net = trained.network()
     fixed = fixed_windows(trained.channels, trained.config.window_hu)
+
+    def segment(_: str, scan: NiftiScan) -> Mask:
+        volume, windows = in_windows(scan.volume, trained.channels, fixed)
+        return segment_volume(net, volume, windows, trained.config.grid, torch.device("cpu"))
+
+    return score(segment, trained.labels, data, patients, masks)
+
+
+def score(
+    segment: Callable[[str, NiftiScan], Mask], labels: Sequence[str], data: Path, patients: Sequence[str], masks: Path
+) -> dict[str, Any]:
+    """Segment held-out patients, clean and keep the masks, and score each gland (DSC, HD95 in mm, volumes in ml).
+
+    Args:
+        segment: gives the mask (D, H, W) of a patient's scan.
+        labels: of its masks, background first.
+        data: data set in nnU-Net's raw layout.
+        patients: the held-out ones.
+        masks: folder for their masks.
+    """
     masks.mkdir(parents=True, exist_ok=True)
     scores: dict[str, Any] = {}
     for name in patients:
         scan = read_nifti(data / "imagesTr" / f"{name}_0000.nii.gz")
-        volume, windows = in_windows(scan.volume, trained.channels, fixed)
         reference, _ = read_mask(data / "labelsTr" / f"{name}.nii.gz", like=scan)
-        mask = segment_volume(net, volume, windows, trained.config.grid, torch.device("cpu"))
-        mask = keep_largest_components(mask, trained.labels)
+        mask = keep_largest_components(segment(name, scan), labels)
         write_mask(mask, scan, masks / f"{name}.nii.gz")
-        scored = score_case(mask, reference, scan.volume.spacing_mm, trained.labels)
+        scored = score_case(mask, reference, scan.volume.spacing_mm, labels)
         scores[name] = {
             label: {
                 figure: round(value, 4) if math.isfinite(value) else None

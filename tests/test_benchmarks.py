@@ -36,6 +36,9 @@ ELSEWHERE = {
     "slowed.py": "not run, as bench_noise.py",
     "study.py": "test_the_study_trains_and_tests, below",
     "study_report.py": "test_the_study_s_tables_and_picture, below",
+    "teacher.py": "test_teacher.py",
+    "teacher_net.py": "imported by teacher.py",
+    "teacher_views.py": "imported by teacher.py",
     "watch.py": "run by runtime.py",
 }
 """Scripts and modules that are not in `COMMANDS`, and what runs them. test_gpu_benchmark.py runs those in gpu/."""
@@ -72,6 +75,7 @@ WITH_TORCH = {
     "export.py",
     "native_sizes.py",
     "packaged_checkpoint.py",
+    "teacher.py",
     "train_speed.py",
 }
 """Scripts that need torch. The others run in small processes, whose workers and commands are quickly forked."""
