@@ -60,8 +60,12 @@ def left_out_floor(gland: Gland, glands: list[Gland], calibration: Calibration) 
     """The floor of a gland by a calibration on the other patients."""
     others = [each for each in glands if each.patient != gland.patient]
     contract = read_model(DEFAULT_MODEL)[1]
-    found = next(each for each in calibrate(others, contract, "") if each.structures == calibration.structures)
-    return found.estimate(gland.features).floor_dsc
+    found = [each for each in calibrate(others, contract, "") if each.structures == calibration.structures]
+    if not found:
+        raise SystemExit(
+            f"found {calibration.patients} patients, expected enough for a calibration without one of them"
+        )
+    return found[0].estimate(gland.features).floor_dsc
 
 
 def rows_of(glands: list[Gland], expected: NDArray[np.float64], floors: NDArray[np.float64]) -> list[dict[str, Any]]:

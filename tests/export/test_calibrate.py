@@ -21,15 +21,15 @@ NO_NET = cast(ParotidNet, None)
 PATIENTS = 10
 
 
-def place_for(folder: Path, off: int = 0) -> Path:
-    """Patients with two glands of 4 to 7 voxels along each side; contours are `off` voxels too high."""
+def place_for(folder: Path, patients: int = PATIENTS) -> Path:
+    """Patients with two glands of 4 to 7 voxels along each side, and their contours."""
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
-    for number in range(PATIENTS):
+    for number in range(patients):
         voxels, edge = drawn_voxels(size=(4 + number % 4, 5)), 4 + number % 4
         contour = np.zeros(voxels.shape, np.uint8)
-        contour[10 + off : 10 + edge + off, 18 : 18 + edge, 30 : 30 + edge] = 1
-        contour[10 + off : 15 + off, 18:23, 8:13] = 2
+        contour[10 : 10 + edge, 18 : 18 + edge, 30 : 30 + edge] = 1
+        contour[10:15, 18:23, 8:13] = 2
         save(voxels, folder / "imagesTr" / f"p{number}_0000.nii.gz")
         save(contour, folder / "labelsTr" / f"p{number}.nii.gz")
     return folder

@@ -87,7 +87,7 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
         ],
         words=WORDS,
         coverage=COVERAGE,
-        calibrated=bool(run.model.contract.calibrations),
+        calibrated={name for each in run.model.contract.calibrations for name in each.structures},
         floor=FLOOR,
         limits={"ml": PAROTID_ML, "ratio": LARGEST_RATIO, "open": MOST_OPEN, "scale_mm": SCALE_MM},
         style=Markup(style),
