@@ -1,18 +1,19 @@
-"""Calibrates the packaged model on the masks of a cross-validation, and measures how well the floors hold.
+"""Calibrates a model file on masks of patients that it was not trained on, and measures how well the floors hold.
 
-    python benchmarks/calibrate.py DATA benchmarks/results/cross-validation/RECIPE --out FILE.json
     python benchmarks/calibrate.py DATA benchmarks/results/cross-validation/RECIPE --out FILE.json --store MODEL.onnx
+    python benchmarks/calibrate.py DATA MASKS --made "masks of ..." --out FILE.json --store MODEL.onnx
 
-Of each finished fold (`cross_validation.py`) it takes the masks of the patients that were held out. The calibration is
-the one of `parotid-seg export --calibrate`; --store writes it into a model file, whose graph stays as it is. Run it
-again when more folds are finished. FILE.json has the expected and the achieved DSC of every gland, with its patient
-left out.
+The masks are those of the patients that were held out in the finished folds of a cross-validation
+(`cross_validation.py`; run it again when more folds are finished), or all masks of a folder. The calibration is the one
+of `parotid-seg export --calibrate`; --store writes it into a model file, whose graph stays as it is. FILE.json has the
+expected and the achieved DSC of every gland, with its patient left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from scipy import stats
 from parotid_seg.calibration import Calibration
 from parotid_seg.files import atomic_write, write_text
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.records import write_record
 from parotid_seg.runtime.calibrate import Gland, calibrate, glands_of, left_out_estimates
 from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
 from parotid_seg.scan.nifti import read_mask, read_nifti
@@ -83,36 +85,56 @@ def rows_of(glands: list[Gland], expected: NDArray[np.float64], floors: NDArray[
     ]
 
 
-def held_out(results: Path) -> tuple[list[int], list[str]]:
-    """The finished folds of a recipe, and their patients."""
+def held_out(results: Path, made: str) -> tuple[dict[str, Path], str]:
+    """The masks by patient, and what they are.
+
+    Args:
+        results: a recipe's folder, or a folder of masks.
+        made: what the masks of the latter are.
+    """
     folds = [json.loads(path.read_text()) for path in sorted(results.glob("fold-*.json"))]
-    return [each["fold"] for each in folds], sorted(patient for each in folds for patient in each["patients"])
+    if folds:
+        patients = sorted(patient for each in folds for patient in each["patients"])
+        numbers = ", ".join(str(each["fold"]) for each in folds)
+        masks = {patient: results / "masks" / f"{patient}.nii.gz" for patient in patients}
+        return masks, f"out-of-fold masks of the recipe {results.name}, fold {numbers}"
+    return {path.name.removesuffix(".nii.gz"): path for path in sorted(results.glob("*.nii.gz"))}, made
+
+
+def store(calibrations: tuple[Calibration, ...], path: Path) -> None:
+    """Write calibrations into a model file, and its new hash into the record of its comparison beside it."""
+    content, contract = read_model(path)
+    changed = with_new_contract(content, dataclasses.replace(contract, calibrations=calibrations))
+    with atomic_write(path) as partial:
+        partial.write_bytes(changed)
+    record = path.with_suffix(".parity.json")
+    if record.exists():
+        write_record({**json.loads(record.read_text()), "model_sha256": hashlib.sha256(changed).hexdigest()}, record)
 
 
 def main() -> None:
     """Calibrate, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in nnU-Net's raw layout")
-    parser.add_argument("results", type=Path, help="a recipe's folder: fold-N.json and masks/")
+    parser.add_argument("masks", type=Path, help="a recipe's folder (fold-N.json and masks/), or a folder of masks")
+    parser.add_argument("--made", default="", help="what the masks of a folder are, in words for the model file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--store", type=Path, metavar="MODEL.onnx", help="the model file that gets the calibration")
     arguments = parser.parse_args()
     contract = read_model(arguments.store or DEFAULT_MODEL)[1]
-    folds, patients = held_out(arguments.results)
+    masks, made = held_out(arguments.masks, arguments.made)
+    if not made:
+        parser.error("expected --made with a folder of masks")
     glands: list[Gland] = []
-    for patient in patients:
+    for patient, path in masks.items():
         scan = read_nifti(arguments.data / "imagesTr" / f"{patient}_0000.nii.gz")
         contour, _ = read_mask(arguments.data / "labelsTr" / f"{patient}.nii.gz", like=scan)
-        mask, _ = read_mask(arguments.results / "masks" / f"{patient}.nii.gz", like=scan)
+        mask, _ = read_mask(path, like=scan)
         glands += glands_of(patient, scan.volume, mask, contour, contract)
-    made = (
-        f"out-of-fold masks of the recipe {arguments.results.name}, fold {', '.join(map(str, folds))}, on "
-        f"{len(patients)} patients"
-    )
     calibrations = calibrate(glands, contract, made)
     if not calibrations:
-        raise SystemExit(f"found {len(glands)} glands of {len(patients)} patients, expected more finished folds")
-    record: dict[str, Any] = {"folds": folds, "calibrations": [dataclasses.asdict(each) for each in calibrations]}
+        raise SystemExit(f"found {len(glands)} glands of {len(masks)} patients, expected more")
+    record: dict[str, Any] = {"made": made, "calibrations": [dataclasses.asdict(each) for each in calibrations]}
     for each in calibrations:
         chosen = [gland for gland in glands if gland.structure in each.structures]
         record[" and ".join(each.structures)] = figures = figures_of(chosen, each)
@@ -120,9 +142,7 @@ def main() -> None:
         print(f"{each}\n{each.weights}\n{each.origin}")
     write_text(json.dumps(record, indent=1) + "\n", arguments.out)
     if arguments.store:
-        content = arguments.store.read_bytes()
-        with atomic_write(arguments.store) as partial:
-            partial.write_bytes(with_new_contract(content, dataclasses.replace(contract, calibrations=calibrations)))
+        store(calibrations, arguments.store)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
         (b"-200.0", b"-100.0"),
         (b"parotid_left", b"parotid_loft"),
         (b'"spacing_mm": 2.25', b'"spacing_mm": 2.75'),
-        (b'"schema_version": 5', b'"schema_version": 4'),
+        (b'"schema_version": 6', b'"schema_version": 5'),
     ],
     ids=["window", "label", "grid", "version"],
 )
