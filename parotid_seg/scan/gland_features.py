@@ -72,5 +72,8 @@ def _points(side: slice, size: int, step_mm: float) -> NDArray[np.intp]:
     point."""
     middle_mm = (side.start + side.stop - 1) / 2 * step_mm
     count = int((side.stop - 1 - side.start) / 2 * step_mm / STEP_MM) + 2
-    places: NDArray[np.intp] = np.rint((middle_mm + STEP_MM * np.arange(-count, count + 1)) / step_mm).astype(np.intp)
+    points = (middle_mm + STEP_MM * np.arange(-count, count + 1)) / step_mm
+    places: NDArray[np.intp] = np.floor(points + 0.5 + 1e-6).astype(
+        np.intp
+    )  # of points half-way always the upper voxel
     return places[(places >= 0) & (places < size)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
+from parotid_seg.metrics import dice
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.chunks import crop_to_grid
 from parotid_seg.scan.components import label_boxes
@@ -70,6 +71,20 @@ def test_features_hardly_depend_on_the_voxels(spacing_mm: tuple[float, float, fl
         assert found[name] == pytest.approx(usual[name], abs=most), name
 
 
+@pytest.mark.parametrize("size", [4, 5])
+def test_points_as_far_apart_as_the_voxels_meet_each_of_them_once(size: int) -> None:
+    mask = np.zeros((12, 12, 12), np.uint8)
+    mask[2 : 2 + size, 2 : 2 + size, 2 : 2 + size] = 1
+    mask[3, 2] = 0
+    box = label_boxes(mask, 1)[0]
+    assert box is not None
+    found = gland_features(mask, mask, (0.0, 1.0), (3.0, 3.0, 3.0), 1, box, 1.0, 0.0)
+    assert found is not None
+    assert found["fill"] == pytest.approx(1 - 1 / size**2)
+    inside = mask[2 : 2 + size] == 1
+    assert found["slice_overlap"] == dice(inside[:-1], inside[1:])
+
+
 def test_a_feature_at_the_edge_of_the_scan_and_of_a_speck() -> None:
     hu, mask = balls((3.0, 3.0, 3.0), 20, 20)
     box = label_boxes(mask[20:], 2)[0]
@@ -77,6 +92,8 @@ def test_a_feature_at_the_edge_of_the_scan_and_of_a_speck() -> None:
     cut = gland_features(mask[20:], hu[20:], (-200.0, 300.0), (3.0, 3.0, 3.0), 1, box, 16.0, 0.0)
     assert cut is not None
     assert cut["side_ratio"] == 0.0
+    inside = mask[20:27] == 1
+    assert cut["slice_overlap"] == dice(inside[:-1], inside[1:])
     assert cut["contrast"] == pytest.approx(20 / 500)
     speck = np.zeros((9, 60, 60), np.uint8)
     speck[4, 30, 30] = 1
