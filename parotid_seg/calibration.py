@@ -1,8 +1,9 @@
 """What a model file knows of its own errors: the expected DSC of a structure, and a floor, from a few features.
 
-The expected DSC is linear in features of the mask and the scan (`scan.gland_features`). The coefficients come from
-patients that the model was not trained on (`runtime.calibrate`), and so does the margin of the floor: it is a conformal
-quantile of the errors of predictions for patients left out, so that the floor holds for `COVERAGE` of such glands.
+The expected DSC is linear in features of mask and scan (`runtime.segmentation.gland_features`). The coefficients come
+from patients that the model was not trained on (`runtime.calibrate`), and so does the margin of the floor: it is a
+conformal quantile of the errors of predictions for patients left out, so that the floor holds for `COVERAGE` of such
+glands.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Feature:
     """A feature and its coefficient.
 
     Attributes:
-        name: see `scan.gland_features`.
+        name: see `runtime.segmentation.gland_features`.
         mean, deviation: over the structures of the calibration.
         weight: change of the expected DSC with one standard deviation.
     """

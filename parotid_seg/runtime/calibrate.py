@@ -20,10 +20,10 @@ from scipy import stats
 from parotid_seg.calibration import COVERAGE, Calibration, Feature
 from parotid_seg.contract import Contract
 from parotid_seg.metrics import dice
+from parotid_seg.runtime.segmentation.gland_features import FEATURES
 from parotid_seg.runtime.segmentation.quality import features_of
 from parotid_seg.runtime.segmentation.segment import is_missing, prepare
 from parotid_seg.scan.components import label_boxes
-from parotid_seg.scan.gland_features import FEATURES
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
 
@@ -45,7 +45,7 @@ class Gland:
     Attributes:
         patient: any name.
         structure: the label.
-        features: see `scan.gland_features`.
+        features: see `runtime.segmentation.gland_features`.
         dsc: of mask and contour.
     """
 

@@ -1,18 +1,23 @@
 """`export --calibrate`: the patients' contours, and the masks of the model or of a cross-validation."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import nibabel
 import numpy as np
+import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from parotid_seg.calibration import Calibration
 from parotid_seg.errors import OptionError, ParotidSegError, ScanError
 from parotid_seg.export import calibrate as module
+from parotid_seg.export import export as exporting
 from parotid_seg.export.calibrate import calibrated_on
 from parotid_seg.scan.volume import Mask, Volume
+from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
 from tests.calibrations import BOTH
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels
@@ -108,6 +113,24 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path, change: Any, k
     change(folder)
     with pytest.raises(kind, match=words):
         calibrated_on(folder, NO_NET, Here.contract)
+
+
+@pytest.mark.parametrize("place", [Path("unseen"), None])
+def test_export_puts_it_into_the_contract(monkeypatch: pytest.MonkeyPatch, place: Path | None) -> None:
+    parity = SimpleNamespace(never_found=list, inputs=lambda: iter([{"neighbours": [0]}]))
+    for name, instead in {
+        "to_onnx": lambda *_, **__: (onnx.ModelProto(), Here.contract),
+        "Parity": lambda *_: parity,
+        "work_of": lambda *_: {},
+        "calibrated_on": lambda found, *_: (BOTH,) if found == Path("unseen") else (),
+    }.items():
+        monkeypatch.setattr(exporting, name, instead)
+    said: list[str] = []
+    checkpoint = cast(Checkpoint, SimpleNamespace(network=torch.nn.Identity))
+    options = exporting.ExportOptions(calibrate=place)
+    source = exporting._prepare(checkpoint, Path("scans"), options, exporting.Seconds(), said.append)
+    assert source.contract.calibrations == ((BOTH,) if place else ())
+    assert any(line.startswith("not calibrated: ") for line in said) == (place is None)
 
 
 def test_a_calibration_says_what_it_is() -> None:

@@ -16,7 +16,7 @@ from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, UNSEALED_VERSION,
 from parotid_seg.errors import MissingModelError, ModelError, RecordError
 from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
-from parotid_seg.scan.gland_features import FEATURES
+from parotid_seg.runtime.segmentation.gland_features import FEATURES
 
 SEAL_KEY = "parotid_seg.seal"
 """Key of the metadata entry."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from parotid_seg.calibration import calibration_of
 from parotid_seg.contract import Contract
 from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.segmentation.gland_features import gland_features
 from parotid_seg.scan.components import Box
-from parotid_seg.scan.gland_features import gland_features
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
