@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parotid_seg.calibration import Calibration
 from parotid_seg.errors import InputError, ModelError, RecordError
 from parotid_seg.records import convert, parse
 
 METADATA_KEY = "parotid_seg.contract"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+UNCALIBRATED_VERSION = 5
+"""An earlier version, whose files have no calibrations."""
 UNSEALED_VERSION = 4
-"""An earlier version with the same fields. Its files have no seal (see `runtime.engines.model_file`): a hash protects
-their graph, but nothing protects the contract."""
-READABLE_VERSIONS = (SCHEMA_VERSION, UNSEALED_VERSION)
+"""An earlier version, whose files have no seal either (see `runtime.engines.model_file`): a hash protects their graph,
+but nothing protects the contract."""
+READABLE_VERSIONS = (SCHEMA_VERSION, UNCALIBRATED_VERSION, UNSEALED_VERSION)
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_GRID = 2048
 """Most pixels along a side."""
@@ -90,6 +93,7 @@ class Contract:
         training: data, preset, epochs and scores, as written by `parotid-seg train`.
         cost: "parameters" of the network, and "multiply_adds" of one sample (one slice), resampling included.
         verification: record of the checks of `parotid-seg export`; empty before them.
+        calibrations: what is known of the quality of its masks; empty for a model that is not calibrated.
         schema_version: version of this schema.
     """
 
@@ -104,10 +108,11 @@ class Contract:
     training: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, int] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    calibrations: tuple[Calibration, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in ("labels", "channels"):
+        for name in ("labels", "channels", "calibrations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         windows = tuple(None if window is None else tuple(window) for window in self.windows)
         object.__setattr__(self, "windows", windows)
@@ -122,6 +127,9 @@ class Contract:
         for window in windows:
             if window is not None and (len(window) != 2 or not window[0] < window[1]):
                 raise InputError(f"windows: found {window}, expected two rising intensities")
+        calibrated = [label for each in self.calibrations for label in each.structures]
+        if len(set(calibrated)) < len(calibrated) or not set(calibrated) <= set(self.labels[1:]):
+            raise InputError(f"calibrations: found {', '.join(calibrated)}, expected each of the labels at most once")
         for name in ("precision", "weights"):
             if getattr(self, name) not in PRECISIONS:
                 raise InputError(f"{name}: found {getattr(self, name)!r}, expected one of: {', '.join(PRECISIONS)}")
@@ -135,7 +143,7 @@ class Contract:
         """Read a contract back.
 
         Args:
-            text: JSON from `to_json`, in this schema version or `UNSEALED_VERSION`.
+            text: JSON from `to_json`, in one of `READABLE_VERSIONS`.
             where: beginning of error messages.
 
         Raises:

@@ -24,6 +24,8 @@ class FlagCode(StrEnum):
     """The file does not state the patient's orientation."""
     UNCERTAIN = "uncertain"
     """Test-time augmentation disagrees; value: DSC between the two predictions."""
+    LOW_EXPECTED_DSC = "low_expected_dsc"
+    """The model's calibration expects a low DSC; value: the expected DSC; detail: its floor."""
     CUT_BY_SCAN_END = "cut_by_scan_end"
     """A structure touches the first or the last slice."""
     CUT_IN_PLANE = "cut_in_plane"

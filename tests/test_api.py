@@ -52,6 +52,7 @@ def test_an_image_gets_labels_in_its_own_order(
     assert expected.mask.shape == head.shape
     assert expected.mask.dtype == np.uint8
     assert set(expected.volumes_ml) == {"parotid_left", "parotid_right"}
+    assert set(expected.expected_dsc) == set(expected.floor_dsc) == set(expected.volumes_ml)
     flipped = nibabel.Nifti1Image(np.asarray(head.dataobj)[::-1, :, ::-1], head.affine @ flip(head.shape))
     found = segmenter(flipped)
     np.testing.assert_array_equal(found.mask[::-1, :, ::-1], expected.mask)

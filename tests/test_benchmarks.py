@@ -1,5 +1,6 @@
 """Every script in benchmarks/ runs to its end on next to nothing and writes what it promises."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -21,14 +22,18 @@ import study
 
 from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.train.settings import load_config
 from tests import forked
+from tests.export import test_calibrate
 from tests.export.conftest import marked, run, translated  # noqa: F401
 from tests.forked import Forked, ForkedCommands
 from tests.train.conftest import balls, short_config, small_config, without_pictures  # noqa: F401
 
 ELSEWHERE = {
     "bench_noise.py": "not run: five whole runs of bench take minutes; tests/bench runs what it calls",
+    "calibrate.py": "test_a_model_is_calibrated_on_the_masks_of_finished_folds, below",
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
     "cross_validation.py": "test_folds_are_disjoint_and_their_results_become_a_table, below",
     "plain_loop.py": "run by runtime.py",
@@ -234,3 +239,24 @@ def test_the_study_s_tables_and_picture_come_from_the_committed_results(tmp_path
     study_report.report(page, picture)
     assert page.read_text() == committed
     assert picture.stat().st_size
+
+
+def test_a_model_is_calibrated_on_the_masks_of_finished_folds(tmp_path: Path) -> None:
+    data = test_calibrate.masks_for(test_calibrate.place_for(tmp_path / "data", patients=12))
+    recipe, model = tmp_path / "data", tmp_path / "m.onnx"
+    shutil.copy(DEFAULT_MODEL, model)
+    model.with_suffix(".parity.json").write_text('{"passed": true, "model_sha256": ""}')
+    for fold in range(2):
+        patients = dict.fromkeys(f"p{number}" for number in range(fold, 12, 2))
+        (recipe / f"fold-{fold}.json").write_text(json.dumps({"fold": fold, "patients": patients}))
+    words = (str(data), str(recipe), "--out", str(tmp_path / "x.json"), "--store", str(model))
+    assert "24 structures of 12 patients" in run_script("calibrate.py", *words)
+    found = json.loads((tmp_path / "x.json").read_text())
+    figures = found["parotid_left and parotid_right"]
+    assert (figures["glands"], figures["patients"], len(figures["all"])) == (24, 12, 24)
+    (stored,) = read_model(model)[1].calibrations
+    record = json.loads(model.with_suffix(".parity.json").read_text())
+    assert record == {"passed": True, "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
+    assert (stored.glands, stored.margin) == (24, found["calibrations"][0]["margin"])
+    assert stored.made == found["made"] == "out-of-fold masks of the recipe data, fold 0, 1"
+    assert all(each["dsc"] >= each["floor_dsc"] for each in figures["all"]) == (figures["floor_held"] == 1.0)

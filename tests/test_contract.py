@@ -8,6 +8,7 @@ import pytest
 
 from parotid_seg.contract import SCHEMA_VERSION, Contract, Grid
 from parotid_seg.errors import InputError, ModelError
+from tests.calibrations import BOTH
 
 CONTRACT = Contract(
     labels=("background", "parotid_left", "parotid_right"),
@@ -19,10 +20,27 @@ CONTRACT = Contract(
 )
 
 
+def changed(**values: Any) -> dict[str, Any]:
+    """A calibration with other values."""
+    return {**dataclasses.asdict(BOTH), **values}
+
+
+FEATURE = dataclasses.asdict(BOTH.features[0])
+
+
 def test_round_trip() -> None:
     assert Contract.from_json(CONTRACT.to_json(), where="x") == CONTRACT
     several = dataclasses.replace(CONTRACT, channels=("CT", "T1"), windows=((-200.0, 300.0), None))
     assert Contract.from_json(several.to_json(), where="x") == several
+    calibrated = dataclasses.replace(CONTRACT, calibrations=(BOTH,))
+    assert Contract.from_json(calibrated.to_json(), where="x") == calibrated
+
+
+def test_an_older_version_has_no_calibration() -> None:
+    values = dataclasses.asdict(CONTRACT)
+    del values["calibrations"]
+    old = Contract.from_json(json.dumps({**values, "schema_version": 5}), where="x")
+    assert (old.calibrations, old.schema_version) == ((), 5)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +48,9 @@ def test_round_trip() -> None:
     [
         (
             {"schema_version": SCHEMA_VERSION + 1},
-            f"schema_version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION} or 4",
+            f"schema_version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION} or 5 or 4",
         ),
-        ({"schema_version": 3}, "schema_version 3, expected 5 or 4; export the checkpoint again"),
+        ({"schema_version": 3}, "schema_version 3, expected 6 or 5 or 4; export the checkpoint again"),
         ({"schema_version": True}, "schema_version true"),
         ({"graph_sha256": 5}, r"Expected `str`, got `int` - at `\$.graph_sha256`"),
         ({"labels": "background"}, r"Expected `array`, got `str` - at `\$.labels`"),
@@ -52,6 +70,17 @@ def test_round_trip() -> None:
         ({"labels": ["background", "parotid_left", "Ignore"]}, "expected structures only"),
         ({"grid": {"size": -1}}, "grid.size"),
         ({"windows": [[300, -200]]}, "two rising intensities"),
+        ({"calibrations": [{}]}, r"missing required field `structures` - at `\$.calibrations\[0\]`"),
+        ({"calibrations": [changed(structures=["nose"])]}, "calibrations: found nose, expected each of the labels"),
+        ({"calibrations": [changed(), changed()]}, "expected each of the labels at most once"),
+        ({"calibrations": [changed(surprise=1)]}, r"unknown field `\$.calibrations\[0\].surprise`"),
+        ({"calibrations": [changed(margin="a")]}, r"at `\$.calibrations\[0\].margin`"),
+        ({"calibrations": [changed(structures=[])]}, "expected at least one structure"),
+        ({"calibrations": [changed(features=[FEATURE, FEATURE])]}, "each feature once"),
+        (
+            {"calibrations": [changed(features=[{**FEATURE, "deviation": 0.0}])]},
+            "expected finite numbers and a positive",
+        ),
         ({"windows": [[-200, 300], None]}, "found 2 for 1 channels"),
     ],
 )

@@ -14,6 +14,7 @@ from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.segmentation.gland_features import FEATURES
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.scan.grid import body_centre
@@ -50,6 +51,15 @@ def test_its_comparison_names_it() -> None:
     assert record["model_sha256"] == hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
 
 
+def test_it_is_calibrated(backend: Backend, expected: Segmentation) -> None:
+    (calibration,) = backend.contract.calibrations
+    assert calibration.structures == ("parotid_left", "parotid_right")
+    assert [each.name for each in calibration.features] == list(FEATURES)
+    for name, dsc in expected.expected_dsc.items():
+        assert 0.6 < dsc < 0.95
+        assert expected.floor_dsc[name] == pytest.approx(dsc - calibration.margin)
+
+
 def test_both_glands_of_the_example_are_found(backend: Backend, scan: NiftiScan, expected: Segmentation) -> None:
     reference, spacing = read_mask(next((example_folder() / "labelsTr").glob("*.nii.gz")), like=scan)
     scores = score_case(expected.mask, reference, spacing, backend.contract.labels)
@@ -73,6 +83,7 @@ def test_a_finer_scan_of_the_same_patient_gives_the_same_glands(
     found = segment_volume(backend, read_nifti(tmp_path / "fine.nii.gz").volume, batch_size=16)
     for name, size in expected.volumes_ml.items():
         assert found.volumes_ml[name] == pytest.approx(size, rel=0.1)
+        assert found.expected_dsc[name] == pytest.approx(expected.expected_dsc[name], abs=0.03)
     assert found.mask.shape == tuple(np.array(expected.mask.shape) * (1, 2, 2))
     for value in (1, 2):
         every_second = found.mask[:, ::2, ::2]  # a quarter of a coarse voxel off its centres
@@ -95,6 +106,7 @@ def test_thin_slices_of_the_same_patient_give_the_same_glands(
     found = segment_volume(backend, volume, batch_size=16)
     for value, (name, size) in enumerate(expected.volumes_ml.items(), start=1):
         assert found.volumes_ml[name] == pytest.approx(size, rel=0.1)
+        assert found.expected_dsc[name] == pytest.approx(expected.expected_dsc[name], abs=0.03)
         assert dice(found.mask[1::3] == value, expected.mask == value) > 0.9
 
 

@@ -34,6 +34,15 @@ def export(
             "Default for CT: the example scan.",
         ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DIR",
+            help="Labelled patients that the model was not trained on, ten or more (imagesTr, labelsTr), for the "
+            "expected DSC of each gland. With a folder masks in it, these are used: masks of a cross-validation.",
+        ),
+    ] = None,
     batch: Annotated[
         tuple[int, int, int] | None,
         typer.Option(
@@ -101,6 +110,7 @@ def export(
             precision=precision,
             weights=weights,
             verify=verify,
+            calibrate=calibrate,
             batch=BatchProfile(*batch) if batch else BatchProfile(),
             engine_batch=BatchProfile(*batch) if batch else ENGINE_BATCH,
             probabilities=probabilities,

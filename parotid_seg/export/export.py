@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError
+from parotid_seg.export.calibrate import calibrated_on
 from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
 from parotid_seg.export.engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.engine_layers import describe_network
@@ -51,6 +52,8 @@ class ExportOptions:
             that passes; for an engine "auto" is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
         weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
         verify: folder of scans for the comparison. Default: the packaged example, a CT.
+        calibrate: folder of labelled patients to calibrate the model on, see `calibrated_on`; None for a model that is
+            not calibrated.
         batch: numbers of samples at once that are compared.
         engine_batch: numbers of samples at once that an engine is built for.
         probabilities: whether the model has probabilities as a second output.
@@ -65,6 +68,7 @@ class ExportOptions:
     precision: str = "fp32"
     weights: str = "fp16"
     verify: Path | None = None
+    calibrate: Path | None = None
     batch: BatchProfile = field(default_factory=BatchProfile)
     engine_batch: BatchProfile = ENGINE_BATCH
     probabilities: bool = False
@@ -238,7 +242,7 @@ def _write(record: dict[str, Any], path: Path) -> None:
 
 
 def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, seconds: Seconds, report: Report) -> _Source:
-    """Translate the model, segment the scans with the trained model, and count multiply-adds."""
+    """Translate the model, segment the scans with the trained model, calibrate it, and count multiply-adds."""
     report("translating to ONNX")
     with seconds.of("translate"):
         model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
@@ -251,6 +255,12 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, secon
             f"warning: the trained model finds no {', '.join(names)} in the scans of {verify}, so equal masks prove "
             "nothing about it; name scans that show it in --verify"
         )
+    if options.calibrate is None:
+        report("not calibrated: there is no expected DSC for its masks, see --calibrate")
+    else:
+        with seconds.of("calibrate"):
+            calibrations = calibrated_on(options.calibrate, net, contract, report)
+        contract = dataclasses.replace(contract, calibrations=calibrations)
     chunk = next(parity.inputs())
     work = work_of(model.SerializeToString(), chunk)
     samples = len(chunk["neighbours"])

@@ -170,15 +170,23 @@ class Parity:
         return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in scan_chunks)
 
 
-def scans_in(place: Path, channels: Sequence[str]) -> list[Scan]:
-    """The scans of a folder to verify on, without nnU-Net's label folders.
+def scans_in(
+    place: Path, channels: Sequence[str], *, option: str = "--verify", ignore: Sequence[Path] = ()
+) -> list[Scan]:
+    """The scans of a folder, without nnU-Net's label folders.
+
+    Args:
+        place: the folder.
+        channels: the model's.
+        option: the option that names the folder, for errors.
+        ignore: other folders without scans.
 
     Raises:
         InputError: if there is none, or a file cannot be a scan.
     """
-    scans, errors = find_scans([place], channels, ignore=place.glob("**/labelsT[rs]"))
+    scans, errors = find_scans([place], channels, ignore=[*place.glob("**/labelsT[rs]"), *ignore])
     if errors or not scans:
-        raise InputError(f"--verify: {errors[0] if errors else f'{place}: no scan in this folder'}")
+        raise InputError(f"{option}: {errors[0] if errors else f'{place}: no scan in this folder'}")
     return scans
 
 

@@ -227,6 +227,11 @@ def _describe_contract(contract: Contract) -> Facts:
     if contract.cost:
         facts["parameters"] = f"{contract.cost['parameters'] / 1e6:.2f} million"
         facts["multiply-adds"] = f"{contract.cost['multiply_adds'] / 1e6:.0f} million a sample"
+    if not contract.calibrations:
+        facts["expected DSC"] = "not calibrated"
+    for each in contract.calibrations:
+        names = ", ".join(each.structures)
+        facts |= {f"expected DSC of {names}": str(each), "it changes by": each.weights, "calibrated on": each.origin}
     facts |= {f"training: {name}": str(value) for name, value in contract.training.items()}
     facts |= {f"verified: {name.replace('_', ' ')}": str(value) for name, value in verification.items()}
     return facts if verification else {**facts, "verified": "no: nothing shows that it is the model that was trained"}

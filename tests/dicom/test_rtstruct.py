@@ -112,12 +112,21 @@ def test_slices_that_are_not_spaced_to_the_last_digit_keep_their_contours(
     assert heights <= {float(pydicom.dcmread(each.path).ImagePositionPatient[2]) for each in series.slices}
 
 
+def test_a_note_is_in_the_description_of_its_structure(series: Series, mask: NDArray[np.uint8], tmp_path: Path) -> None:
+    notes = {LABELS[2]: "Expected DSC 0.79, floor for 90% of structures 0.68"}
+    write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, notes=notes)
+    left, right = pydicom.dcmread(tmp_path / "rt.dcm").StructureSetROISequence
+    assert left.ROIDescription.endswith(", not reviewed")
+    assert right.ROIDescription == f"{left.ROIDescription}. {notes[LABELS[2]]}"
+
+
 def test_what_the_structures_are(series: Series, written: Path) -> None:
     dataset = pydicom.dcmread(written)
     left, right = dataset.StructureSetROISequence
     assert (left.ROIName, right.ROIName) == ("Parotid_L", "Parotid_R")
     assert left.ROIGenerationAlgorithm == "AUTOMATIC"
     assert MODEL in left.ROIGenerationDescription
+    assert left.ROIDescription.endswith(", not reviewed")
     assert left.ReferencedFrameOfReferenceUID == series.frame_of_reference_uid
     assert [list(each.ROIDisplayColor) for each in dataset.ROIContourSequence] == [[255, 176, 0], [64, 196, 255]]
     for observation, side in zip(dataset.RTROIObservationsSequence, (codes.SCT.Left, codes.SCT.Right), strict=True):

@@ -56,6 +56,18 @@ def written(series: Series, mask: NDArray[np.uint8], tmp_path_factory: pytest.Te
     return folder
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_note_is_in_the_description_of_its_segment(
+    kind: Kind, series: Series, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    notes = {LABELS[1]: "Expected DSC 0.79, floor for 90% of structures 0.68"}
+    write_seg(series, mask, LABELS, tmp_path / "seg.dcm", model=MODEL, kind=kind, notes=notes)
+    described = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    left, right = (each for each in described if each.SegmentNumber > 0)
+    assert right.SegmentDescription.endswith(", not reviewed")
+    assert left.SegmentDescription == f"{right.SegmentDescription}. {notes[LABELS[1]]}"
+
+
 def by_highdicom(path: Path, series: Series) -> NDArray[Any]:
     """The label map as highdicom lays it on the source's images."""
     found = highdicom.seg.segread(path)

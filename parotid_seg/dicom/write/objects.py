@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
@@ -21,6 +23,7 @@ from parotid_seg.version import VERSION
 MAKER = "parotid-seg"
 SERIES_NUMBER = 1000
 """Series number of written objects: listed after the scans."""
+NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
 def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, *read: Path | None) -> None:
@@ -33,6 +36,12 @@ def check_mask(series: Series, mask: Mask, labels: tuple[str, ...], path: Path, 
             f"found label {int(mask.max())} in the mask, expected names for it: {len(labels)} labels", path=path
         )
     check_not_read(path, [*(each.path for each in series.slices), *filter(None, read)])
+
+
+def described(note: str = "") -> str:
+    """The description of an object or a structure, with a sentence on it."""
+    made = f"Made by {MAKER} {VERSION}, not reviewed"
+    return f"{made}. {note}" if note else made
 
 
 def add_maker(dataset: Dataset, model: str) -> None:

@@ -6,6 +6,7 @@ outside. An object gets its final name only after it has been read back and has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -21,11 +22,13 @@ from parotid_seg.dicom.read.series import Series, Slice
 from parotid_seg.dicom.write.identity import carry_identity, read_source
 from parotid_seg.dicom.write.objects import (
     MAKER,
+    NO_NOTES,
     SERIES_NUMBER,
     add_maker,
     algorithm,
     check_mask,
     coded,
+    described,
     line,
     save,
 )
@@ -53,6 +56,7 @@ def write_rtstruct(
     model: str,
     append: Path | None = None,
     rois: Rois = ALL_ROIS,
+    notes: Mapping[str, str] = NO_NOTES,
 ) -> tuple[Flag, ...]:
     """Write labels as structures; the file appears only after it is complete and verified.
 
@@ -69,6 +73,7 @@ def write_rtstruct(
             its structures and these; names in use get a number (Parotid_L_1). Other attributes stay, except for author,
             changes and approval: the new object is unapproved.
         rois: which labels become structures, and their names and colours.
+        notes: by label, a sentence for the structure's description.
 
     Returns:
         Flags on `append`.
@@ -86,7 +91,7 @@ def write_rtstruct(
         dataset = _new(series, source, structures, model)
     else:
         dataset, structures, flags = opened(append, series, source, labels, model, rois)
-    _add(dataset, series, planes, mask, structures, model)
+    _add(dataset, series, planes, mask, structures, model, notes)
     with atomic_write(path) as partial:
         save(dataset, partial, path)
         verify_round_trip(partial, series, mask, labels, "rtstruct", shown=path, rois=rois)
@@ -119,6 +124,7 @@ def _add(
     mask: Mask,
     structures: tuple[Structure, ...],
     model: str,
+    notes: Mapping[str, str],
 ) -> None:
     """Add structures under unused numbers, and mark the set as unapproved."""
     rois, drawn = dataset.StructureSetROISequence, dataset.ROIContourSequence
@@ -129,7 +135,7 @@ def _add(
     observed_before = {int(each.ObservationNumber) for each in observed}
     observation_numbers = (number for number in count(1) if number not in observed_before)
     for structure, number, observation_number in zip(structures, numbers, observation_numbers, strict=False):
-        rois.append(_roi(structure, number, series, model))
+        rois.append(_roi(structure, number, series, model, notes.get(structure.label, "")))
         drawn.append(_drawn(structure, number, series, planes, mask))
         observed.append(_observation(structure, number, observation_number))
     contours = [each for roi in drawn[-len(structures) :] for each in roi.get("ContourSequence") or ()]
@@ -140,12 +146,12 @@ def _add(
     dataset.ApprovalStatus = "UNAPPROVED"
 
 
-def _roi(structure: Structure, number: int, series: Series, model: str) -> Dataset:
+def _roi(structure: Structure, number: int, series: Series, model: str, note: str) -> Dataset:
     item = Dataset()
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = series.frame_of_reference_uid
     item.ROIName = structure.name
-    item.ROIDescription = f"Made by {MAKER} {VERSION}, not reviewed"
+    item.ROIDescription = described(note)
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = line(f"{MAKER} {VERSION}, {model}")
     item.ROIDerivationAlgorithmIdentificationSequence = [algorithm(model)]

@@ -8,6 +8,7 @@ own position.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,16 @@ from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.identity import REQUIRED, carry_identity, read_source
-from parotid_seg.dicom.write.objects import MAKER, SERIES_NUMBER, add_maker, check_mask, line, save
+from parotid_seg.dicom.write.objects import (
+    MAKER,
+    NO_NOTES,
+    SERIES_NUMBER,
+    add_maker,
+    check_mask,
+    described,
+    line,
+    save,
+)
 from parotid_seg.dicom.write.references import image_references, slice_reference
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.files import atomic_write
@@ -43,6 +53,7 @@ def write_seg(
     model: str,
     kind: Literal["binary", "labelmap"] = "binary",
     rois: Rois = ALL_ROIS,
+    notes: Mapping[str, str] = NO_NOTES,
 ) -> None:
     """Write labels as segments; the file appears only after it is complete and verified.
 
@@ -57,6 +68,7 @@ def write_seg(
         model: what made the mask, for the description of the algorithm.
         kind: "binary", which most systems read, or "labelmap", which is newer.
         rois: which labels become segments, and their names and colours. Segments are numbered from 1.
+        notes: by label, a sentence for the segment's description.
 
     Raises:
         InputError: if mask, labels and series do not fit together.
@@ -74,7 +86,8 @@ def write_seg(
             pixel_array=numbers[mask],
             segmentation_type=kind.upper(),
             segment_descriptions=[
-                _segment(structure, number, model) for number, structure in enumerate(structures, start=1)
+                _segment(structure, number, model, notes.get(structure.label, ""))
+                for number, structure in enumerate(structures, start=1)
             ],
             series_instance_uid=generate_uid(),
             series_number=SERIES_NUMBER,
@@ -85,7 +98,7 @@ def write_seg(
             software_versions=VERSION,
             device_serial_number=line(model),
             content_label="SEGMENTATION",
-            content_description=f"Made by {MAKER} {VERSION}, not reviewed",
+            content_description=described(),
             series_description=f"{MAKER} segments",
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
@@ -114,8 +127,8 @@ def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Datase
     return item
 
 
-def _segment(structure: Structure, number: int, model: str) -> SegmentDescription:
-    described = SegmentDescription(
+def _segment(structure: Structure, number: int, model: str, note: str) -> SegmentDescription:
+    segment = SegmentDescription(
         segment_number=number,
         segment_label=structure.name,
         segmented_property_category=_concept(ANATOMICAL_STRUCTURE),
@@ -128,10 +141,11 @@ def _segment(structure: Structure, number: int, model: str) -> SegmentDescriptio
         tracking_id=structure.name,
         display_color=CIELabColor.from_rgb(*structure.colour),
     )
+    segment.SegmentDescription = described(note)
     if structure.side:
-        kind = described.SegmentedPropertyTypeCodeSequence[0]
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(structure.side)]
-    return described
+    return segment
 
 
 def _concept(code: Coded) -> CodedConcept:

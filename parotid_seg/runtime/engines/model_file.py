@@ -8,13 +8,15 @@ outside the seal, and are refused.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
-from parotid_seg.contract import METADATA_KEY, UNSEALED_VERSION, Contract
+from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, UNSEALED_VERSION, Contract
 from parotid_seg.errors import MissingModelError, ModelError, RecordError
 from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
+from parotid_seg.runtime.segmentation.gland_features import FEATURES
 
 SEAL_KEY = "parotid_seg.seal"
 """Key of the metadata entry."""
@@ -76,6 +78,12 @@ def _checked_contract(content: bytes, path: Path) -> Contract:
     if METADATA_KEY not in texts:
         raise ModelError("an ONNX model, but without parotid-seg's contract in its metadata", path=path)
     contract = Contract.from_json(texts[METADATA_KEY], where=str(path))
+    for feature in (feature for each in contract.calibrations for feature in each.features):
+        if feature.name not in FEATURES:
+            raise ModelError(
+                f"its calibration: found the feature {feature.name!r}, expected one of: {', '.join(FEATURES)}",
+                path=path,
+            )
     if graph_sha256 != contract.graph_sha256:
         raise ModelError(
             f"found a graph of SHA-256 {graph_sha256[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
@@ -101,7 +109,24 @@ def sealed(content: bytes) -> bytes:
         ValueError: if it is not an ONNX file.
     """
     entry = encoded(1, SEAL_KEY.encode()) + encoded(2, seal_of(content).encode())
-    return _without_seal(content) + encoded(METADATA, entry)
+    return _without(content, SEAL_KEY) + encoded(METADATA, entry)
+
+
+def with_new_contract(content: bytes, contract: Contract) -> bytes:
+    """A model file's bytes with another contract and a new seal; the graph's bytes stay as they are.
+
+    Args:
+        content: of a model file.
+        contract: with the hash of the same graph.
+
+    Raises:
+        ValueError: if it is not an ONNX file, or the contract is that of another graph.
+    """
+    if graph_hash(content) != contract.graph_sha256:
+        raise ValueError("a contract of another graph")
+    promised = dataclasses.replace(contract, schema_version=SCHEMA_VERSION)
+    entry = encoded(1, METADATA_KEY.encode()) + encoded(2, promised.to_json().encode())
+    return sealed(_without(content, METADATA_KEY) + encoded(METADATA, entry))
 
 
 def seal_of(content: bytes) -> str:
@@ -110,7 +135,7 @@ def seal_of(content: bytes) -> str:
     Raises:
         ValueError: if it is not an ONNX file.
     """
-    return hashlib.sha256(_without_seal(content)).hexdigest()
+    return hashlib.sha256(_without(content, SEAL_KEY)).hexdigest()
 
 
 def metadata(content: bytes) -> dict[str, str]:
@@ -184,10 +209,11 @@ def _graph(content: bytes) -> memoryview:
     return graphs[0]
 
 
-def _without_seal(content: bytes) -> bytes:
+def _without(content: bytes, key: str) -> bytes:
+    """An ONNX file's bytes without the metadata entries of a key."""
     parts, at = [], 0
     for each in fields(content):
-        if each.number == METADATA and isinstance(each.value, memoryview) and text(each.value, 1) == SEAL_KEY:
+        if each.number == METADATA and isinstance(each.value, memoryview) and text(each.value, 1) == key:
             parts.append(content[at : each.begin])
             at = each.end
     return b"".join((*parts, content[at:]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -27,6 +28,7 @@ class MaskResult:
         model: description of the algorithm in a DICOM object.
         append: an RTSTRUCT whose structures a new one also has.
         rois: which structures are written, and their names and colours.
+        notes: by label, a sentence for the structure's description in a DICOM object.
     """
 
     mask: Mask
@@ -36,6 +38,7 @@ class MaskResult:
     model: str
     append: Path | None = None
     rois: Rois = ALL_ROIS
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class FormatModule(Protocol):

@@ -19,5 +19,12 @@ def write(result: MaskResult, path: Path) -> tuple[Flag, ...]:
     assert isinstance(result.source, Series)
     slices = slices_of(result.mask, result.scan)
     return write_rtstruct(
-        result.source, slices, result.labels, path, model=result.model, append=result.append, rois=result.rois
+        result.source,
+        slices,
+        result.labels,
+        path,
+        model=result.model,
+        append=result.append,
+        rois=result.rois,
+        notes=result.notes,
     )

@@ -24,5 +24,14 @@ def write_kind(result: MaskResult, path: Path, kind: Literal["binary", "labelmap
     """Write either kind of DICOM segmentation, see `write_seg`."""
     assert isinstance(result.source, Series)
     slices = slices_of(result.mask, result.scan)
-    write_seg(result.source, slices, result.labels, path, model=result.model, kind=kind, rois=result.rois)
+    write_seg(
+        result.source,
+        slices,
+        result.labels,
+        path,
+        model=result.model,
+        kind=kind,
+        rois=result.rois,
+        notes=result.notes,
+    )
     return ()

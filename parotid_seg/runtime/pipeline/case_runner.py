@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from parotid_seg.calibration import calibration_of, quality_text
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
 from parotid_seg.files import hash_file, make_folder_in, visible
@@ -106,7 +107,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
     scan, result, seconds, answered = _labelled(work, case, ask, begun)
     dose = _dose_of(case, scan, result.mask, work.contract.labels)
     noticed = work.options.outputs.write(
-        result.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name
+        result.mask, scan, source, work.contract.labels, work.made_by, work.out / case.name, _notes(result, work)
     )
     first, *further = paths
     dz, dy, dx = scan.volume.spacing_mm
@@ -129,7 +130,18 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         shape=scan.volume.shape,
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
         mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()},
+        expected_dsc={name: round(dsc, 4) for name, dsc in result.expected_dsc.items()},
+        floor_dsc={name: round(dsc, 4) for name, dsc in result.floor_dsc.items()},
     )
+
+
+def _notes(result: Segmentation, work: WorkerConfig) -> dict[str, str]:
+    """A sentence on the quality of each structure found, for DICOM objects."""
+    return {
+        name: quality_text(result.expected_dsc.get(name), result.floor_dsc.get(name))
+        for name, size in result.volumes_ml.items()
+        if name in result.expected_dsc or (size and calibration_of(name, work.contract.calibrations) is None)
+    }
 
 
 def _dose_of(case: Case, scan: NiftiScan, mask: Mask, labels: tuple[str, ...]) -> doses.CaseDose:

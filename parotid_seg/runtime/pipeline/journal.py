@@ -35,7 +35,7 @@ class Entry:
         path: the file or folder that caused the failure; empty if there is none.
         mask: the mask's file name, and `mask_sha256` its hash; empty if failed.
         further: hashes by name of its files in other formats.
-        volumes_ml, agreement, flags: as in `Segmentation`.
+        volumes_ml, agreement, expected_dsc, floor_dsc, flags: as in `Segmentation`.
         seconds: the time of each stage.
         decoders: as in `Volume`.
         backend, device, precision: what really ran.
@@ -72,6 +72,8 @@ class Entry:
     dose: str = ""
     dose_sha256: str = ""
     mean_gy: dict[str, float] = dataclasses.field(default_factory=dict)
+    expected_dsc: dict[str, float] = dataclasses.field(default_factory=dict)
+    floor_dsc: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in ("done", "failed"):

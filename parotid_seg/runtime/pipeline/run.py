@@ -169,6 +169,8 @@ def infer_at(
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
         say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
+        if not executor.contract.calibrations:
+            say("the model is not calibrated: the results have no expected DSC")
         try:
             run.say_what_is_replaced(cases)
             run.refuse(refused)

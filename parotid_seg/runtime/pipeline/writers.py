@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
@@ -63,12 +64,19 @@ class Outputs:
             )
 
     def write(
-        self, mask: Mask, scan: NiftiScan, source: Source, labels: Sequence[str], model: str, stem: Path
+        self,
+        mask: Mask,
+        scan: NiftiScan,
+        source: Source,
+        labels: Sequence[str],
+        model: str,
+        stem: Path,
+        notes: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Flag, ...]:
         """Write all formats.
 
         Args:
-            mask, scan, source, labels, model: see `MaskResult`.
+            mask, scan, source, labels, model, notes: see `MaskResult`.
             stem: path of the files without their endings.
 
         Returns:
@@ -78,7 +86,7 @@ class Outputs:
             ScanError: if a DICOM object does not reproduce the mask.
             OutputError: if a file cannot be written.
         """
-        result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois)
+        result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois, notes)
         flags: tuple[Flag, ...] = ()
         for name in self.formats:
             each = FORMATS[name]

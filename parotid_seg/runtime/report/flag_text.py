@@ -81,6 +81,7 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
     ),
+    FlagCode.LOW_EXPECTED_DSC: FlagText(4, "{structure}: low expected DSC ({value:.2f}, floor {detail})"),
     FlagCode.CUT_BY_SCAN_END: FlagText(4, "{structure} cut by the end of the scan"),
     FlagCode.CUT_IN_PLANE: FlagText(4, "{structure} cut by the edge of the field of view"),
     FlagCode.UNUSUAL_VOLUME: FlagText(3, "{structure} of unusual volume ({value:.1f} ml)"),

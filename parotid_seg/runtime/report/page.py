@@ -18,15 +18,23 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from parotid_seg.calibration import COVERAGE
 from parotid_seg.files import visible
 from parotid_seg.runtime.report.overlay import SCALE_MM
 from parotid_seg.runtime.report.results import LARGEST_RATIO, CaseRecord, RunRecord
 from parotid_seg.scan.labels import PAROTID_ML, plain_name
 
 TEMPLATES = Path(__file__).with_name("templates")
+FLOOR = "DSC floor"
+"""Head of the column of the lowest floor."""
 MOST_OPEN = 40
 """Cases whose details are open at first."""
-WORDS: Mapping[str, str] = {"failed": "failed", "check": "look at it", "done": "no flag"}
+WORDS: Mapping[str, str] = {
+    "failed": "failed",
+    "check": "look at it",
+    "unknown": "not calibrated",
+    "done": "no flag",
+}
 """Names of verdicts on the page, worst first."""
 
 
@@ -71,12 +79,16 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
             "Status",
             "What to look at",
             *names.values(),
+            FLOOR,
             *doses.values(),
             "Ratio",
             *agreement,
             "Seconds",
         ],
         words=WORDS,
+        coverage=COVERAGE,
+        calibrated={name for each in run.model.contract.calibrations for name in each.structures},
+        floor=FLOOR,
         limits={"ml": PAROTID_ML, "ratio": LARGEST_RATIO, "open": MOST_OPEN, "scale_mm": SCALE_MM},
         style=Markup(style),
         script=Markup(script),

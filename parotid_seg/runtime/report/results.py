@@ -28,6 +28,10 @@ LARGEST_RATIO = 1.6
 """Largest ratio of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation
 patients it is smaller; their median is 1.12."""
 
+GRAVE = 8
+"""Severity from which a flag may mean that the mask is not the structure, or that it is missing; floors do not show
+that."""
+
 Millilitres = Annotated[float, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
@@ -66,12 +70,17 @@ class StructureRecord(Record, frozen=True, kw_only=True):
         volume_ml: volume in millilitres; 0 if it was not found.
         agreement: DSC between the two predictions of --tta; null without it.
         mean_gy: mean dose in Gy over its voxels within the dose grid; null without --dose, or if there are none.
+        expected_dsc: expected DSC with a contour drawn by a person; null for a structure that was not found, and for a
+            model that is not calibrated.
+        floor_dsc: DSC that 90 % of such structures reach; null with expected_dsc.
     """
 
     name: str
     volume_ml: Millilitres
     agreement: Share | None
     mean_gy: Gray | None
+    expected_dsc: Share | None
+    floor_dsc: Share | None
 
 
 class DoseRecord(Record, frozen=True, kw_only=True):
@@ -168,9 +177,14 @@ class CaseRecord(Record, frozen=True, kw_only=True):
         return self.case or _last_part(self.scan.source)
 
     @property
-    def verdict(self) -> Literal["failed", "check", "done"]:
-        """One word: "failed", "check" if there are flags, else "done"."""
-        return "failed" if self.status == "failed" else "check" if self.flags else "done"
+    def verdict(self) -> Literal["failed", "check", "unknown", "done"]:
+        """One word: "failed", "check" if there are flags, "unknown" if a structure found has no expected DSC, else
+        "done"."""
+        if self.status == "failed":
+            return "failed"
+        if self.flags:
+            return "check"
+        return "unknown" if any(each.volume_ml and each.floor_dsc is None for each in self.structures) else "done"
 
     @property
     def reason(self) -> str:
@@ -183,6 +197,11 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     def agreement(self) -> float | None:
         """The lowest agreement of all structures."""
         return min((each.agreement for each in self.structures if each.agreement is not None), default=None)
+
+    @property
+    def floor_dsc(self) -> float | None:
+        """The lowest floor of all structures; None if none has one."""
+        return min((each.floor_dsc for each in self.structures if each.floor_dsc is not None), default=None)
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -201,10 +220,19 @@ class CaseRecord(Record, frozen=True, kw_only=True):
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Worst first: failed, then the severity of the flags, low agreement, unequal sides; then by name."""
-        severity = sum(flag.severity for flag in self.flags)
+        """Worst first: failed, then grave flags, low floors, the severity of all flags, low agreement, unequal sides;
+        then by name. A case without a floor comes before those with one."""
+        severities = [flag.severity for flag in self.flags]
         agreement = 1.0 if self.agreement is None else self.agreement
-        return (self.status != "failed", -severity, agreement, -(self.ratio or 1.0), self.name)
+        return (
+            self.status != "failed",
+            -sum(each for each in severities if each >= GRAVE),
+            -1.0 if self.floor_dsc is None else self.floor_dsc,
+            -sum(severities),
+            agreement,
+            -(self.ratio or 1.0),
+            self.name,
+        )
 
 
 class ModelRecord(Record, frozen=True, kw_only=True):
@@ -319,6 +347,8 @@ def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
                 volume_ml=size,
                 agreement=entry.agreement.get(name),
                 mean_gy=entry.mean_gy.get(name),
+                expected_dsc=entry.expected_dsc.get(name),
+                floor_dsc=entry.floor_dsc.get(name),
             )
             for name, size in entry.volumes_ml.items()
         ),

@@ -46,10 +46,10 @@ def write_summary(
     path: Path,
     patients: Mapping[str, Patient] | None = None,
 ) -> None:
-    """Write a row per case: status, volumes in ml, flags as text and codes, seconds by stage, engine.
+    """Write a row per case: status, volumes in ml, expected DSC and floor, flags as text and codes, seconds, engine.
 
-    Mean doses in Gy have columns if some case has a dose. The last column, the DICOM series of a scan, exists only if
-    some scan is a DICOM series.
+    Expected DSC and floor are empty for a model that is not calibrated. Mean doses in Gy have columns if some case has
+    a dose. The last column, the DICOM series of a scan, exists only if some scan is a DICOM series.
 
     Args:
         entries: of the cases.
@@ -66,24 +66,31 @@ def write_summary(
     agreement = [f"{name}_agreement" for name in short] if flipped else []
     planned = any(entry.dose for entry in entries)
     doses = [f"{name}_mean_gy" for name in short] if planned else []
+    quality = [f"{name}_{figure}" for name in short for figure in ("expected_dsc", "floor_dsc")]
     volumes, times = [f"{name}_ml" for name in short], [f"{stage}_s" for stage in STAGES]
     ran = ["backend", "device", "precision"]
     series = ["series"] if any(entry.series for entry in entries) else []
     patient_heads, flagged = [] if patients is None else ["patient"], ["flags", "flag_codes"]
-    heads = ["case", *patient_heads, "status", *volumes, *doses, *agreement, *flagged, *times, *ran]
+    heads = ["case", *patient_heads, "status", *volumes, *quality, *doses, *agreement, *flagged, *times, *ran]
     rows: list[list[object]] = [[*heads, "reason", "mask", "source", *series]]
     for entry in entries:
         codes = ";".join(flag.code for flag in entry.flags)
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         gray = [f"{entry.mean_gy[name]:.2f}" if name in entry.mean_gy else "" for name in names if planned]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
+        expected = [_dsc(figures.get(name)) for name in names for figures in (entry.expected_dsc, entry.floor_dsc)]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
         run_values = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
         run_values += [entry.series for _ in series]
         patient_values = [] if patients is None else [visible(patients.get(entry.case, ""))]
         flags = [sentences(entry.flags), codes]
-        rows.append([entry.case, *patient_values, entry.status, *sizes, *gray, *alike, *flags, *seconds, *run_values])
+        figures = [*sizes, *expected, *gray, *alike]
+        rows.append([entry.case, *patient_values, entry.status, *figures, *flags, *seconds, *run_values])
     write_csv(rows, path)
+
+
+def _dsc(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def run_record(

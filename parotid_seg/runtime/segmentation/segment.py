@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
+from parotid_seg.runtime.segmentation.quality import quality_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import Box, clean_labels, label_boxes
 from parotid_seg.scan.intensity import in_windows, is_ct
@@ -43,12 +44,17 @@ class Segmentation:
         flags: points that need review; those on the scan itself come first.
         agreement: of each structure the DSC between the masks of the scan and of its mirror image: the lower, the less
             certain. Empty without test-time augmentation.
+        expected_dsc: of each structure the expected DSC with a contour drawn by a person. Empty for a model without
+            calibration, and without structures that were not found.
+        floor_dsc: of the same structures the DSC that 90 % of such structures reach.
     """
 
     mask: Mask
     volumes_ml: dict[str, float]
     flags: tuple[Flag, ...]
     agreement: dict[str, float]
+    expected_dsc: dict[str, float] = field(default_factory=dict)
+    floor_dsc: dict[str, float] = field(default_factory=dict)
 
     def only(self, names: Sequence[str], labels: Sequence[str]) -> Segmentation:
         """The result without all other structures.
@@ -64,7 +70,10 @@ class Segmentation:
             kept[self.mask],
             {name: self.volumes_ml[name] for name in names},
             tuple(flag for flag in self.flags if not flag.structure or flag.structure in names),
-            {name: dsc for name, dsc in self.agreement.items() if name in names},
+            *(
+                {name: dsc for name, dsc in figures.items() if name in names}
+                for figures in (self.agreement, self.expected_dsc, self.floor_dsc)
+            ),
         )
 
 
@@ -170,12 +179,14 @@ def postprocess(
     cut = [
         Flag(FlagCode.CUT_IN_PLANE, name)
         for name, box in zip(contract.labels[1:], boxes, strict=True)
-        if box and not _is_missing(name, volumes[name]) and is_cut_in_plane(box, covered, volume.spacing_mm, contract)
+        if box and not is_missing(name, volumes[name]) and is_cut_in_plane(box, covered, volume.spacing_mm, contract)
     ]
-    flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure)
+    found = [name for name, size in volumes.items() if size and not is_missing(name, size)]
+    quality = quality_of(found, labels, covered.voxels[0], covered.windows, volume.spacing_mm, boxes, volumes, contract)
+    flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure, *quality.flags)
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labels
-    return Segmentation(mask, volumes, flags, dict(agreement or {}))
+    return Segmentation(mask, volumes, flags, dict(agreement or {}), quality.expected_dsc, quality.floor_dsc)
 
 
 def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) -> list[Flag]:
@@ -185,7 +196,7 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
     flags = []
     for value, name in enumerate(labels[1:], start=1):
         size = volumes_ml[name]
-        if _is_missing(name, size):
+        if is_missing(name, size):
             flags.append(Flag(FlagCode.STRUCTURE_MISSING, name, size))
             continue
         if not is_usual_volume(name, size):
@@ -195,7 +206,7 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
     return flags
 
 
-def _is_missing(name: str, size_ml: float) -> bool:
+def is_missing(name: str, size_ml: float) -> bool:
     """Whether a structure that every patient has is missing or too small."""
     return is_parotid(name) and size_ml < SMALLEST_GLAND_ML
 

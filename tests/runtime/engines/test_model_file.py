@@ -1,5 +1,6 @@
 """Model files: the contract is read without the ONNX package, and a changed file is noticed."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,8 +15,17 @@ from parotid_seg.contract import METADATA_KEY, UNSEALED_VERSION
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.engines.model_file import SEAL_KEY, graph_hash, has_external_data, metadata, read_model, sealed
+from parotid_seg.runtime.engines.model_file import (
+    SEAL_KEY,
+    graph_hash,
+    has_external_data,
+    metadata,
+    read_model,
+    sealed,
+    with_new_contract,
+)
 from parotid_seg.runtime.engines.protobuf import encoded
+from tests.calibrations import BOTH
 
 
 def model(contract: str | None, graph: bytes = b"") -> bytes:
@@ -59,7 +69,7 @@ def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
         (b"-200.0", b"-100.0"),
         (b"parotid_left", b"parotid_loft"),
         (b'"spacing_mm": 2.25', b'"spacing_mm": 2.75'),
-        (b'"schema_version": 5', b'"schema_version": 4'),
+        (b'"schema_version": 6', b'"schema_version": 5'),
     ],
     ids=["window", "label", "grid", "version"],
 )
@@ -134,6 +144,40 @@ def test_an_old_files_graph_is_still_checked(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ModelError, match="found a graph of SHA-256"):
         read_model(path)
+
+
+def with_calibration(name: str) -> bytes:
+    """The packaged model with a calibration of one feature."""
+    feature = dataclasses.replace(BOTH.features[0], name=name)
+    contract = read_model(DEFAULT_MODEL)[1]
+    changed = dataclasses.replace(contract, calibrations=(dataclasses.replace(BOTH, features=(feature,)),))
+    return with_new_contract(DEFAULT_MODEL.read_bytes(), changed)
+
+
+def test_a_model_is_calibrated_without_a_change_of_its_graph(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(with_calibration("volume"))
+    content, contract = read_model(path)
+    assert [each.features[0].name for each in contract.calibrations] == ["volume"]
+    assert graph_hash(content) == graph_hash(DEFAULT_MODEL.read_bytes())
+    path.write_bytes(content.replace(b'"intercept": 0.8', b'"intercept": 0.9'))
+    with pytest.raises(ModelError, match="its seal"):
+        read_model(path)
+
+
+def test_a_calibration_by_an_unknown_feature_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(with_calibration("mood"))
+    with pytest.raises(
+        ModelError, match="its calibration: found the feature 'mood', expected one of: volume, side_ratio"
+    ):
+        read_model(path)
+
+
+def test_a_contract_of_another_graph_is_not_written() -> None:
+    contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], graph_sha256="0" * 64)
+    with pytest.raises(ValueError, match="another graph"):
+        with_new_contract(DEFAULT_MODEL.read_bytes(), contract)
 
 
 def test_metadata_of_the_same_name_twice_is_refused(tmp_path: Path) -> None:

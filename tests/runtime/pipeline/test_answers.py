@@ -102,6 +102,8 @@ def test_every_answer_comes_as_it_was_sent() -> None:
     planned = replace(ASKED, job=replace(JOB, case=replace(JOB.case, dose=Path("/doses/s0.nii.gz"))))
     dosed = replace(DONE, dose="/doses/s0.nii.gz", dose_sha256="d" * 64, mean_gy=dict.fromkeys(STRUCTURES, 24.5))
     assert heard(sent(CaseResult("done", dosed), job=planned.job), planned) == CaseResult("done", dosed)
+    estimated = replace(DONE, expected_dsc={STRUCTURES[0]: 0.8}, floor_dsc={STRUCTURES[0]: 0.7})
+    assert heard(sent(CaseResult("done", estimated))) == CaseResult("done", estimated)
     lost = CaseResult("failed", failed(JOB.case, "cut off", path="/doses/s0.nii.gz"))
     assert heard(sent(lost, job=planned.job), planned) == lost
     known = replace(ASKED, job=replace(JOB, known=DONE))
@@ -182,6 +184,8 @@ MANY = 1 << 40
         frame(FOUND | {"dose_sha256": "/etc/passwd"}),
         frame(FOUND | {"mean_gy": {STRUCTURES[0]: 24.5}}),
         frame(FOUND | {"mean_gy": {STRUCTURES[0]: float("nan")}}),
+        frame(FOUND | {"floor_dsc": {STRUCTURES[0]: 1.5}}),
+        frame(FOUND | {"expected_dsc": {"nose": 0.5}}),
         frame(FOUND, b"more"),
         frame({"type": "skipped", "case": b"s0"}),
         frame(FAILED | {"path": b"/etc/passwd"}),

@@ -89,9 +89,14 @@ def test_the_mask_is_that_of_the_same_scan_as_nifti(
 
 
 def test_the_structure_set_holds_the_mask(everything: tuple[Path, Path, Ran], mask: NDArray[Any]) -> None:
-    folder, out, _ = everything
+    folder, out, ran = everything
     rois = {roi.name: roi.drawn() for roi in read_rtstruct(out / "ct.rtstruct.dcm", series_in(folder))}
     assert list(rois) == ["Parotid_L", "Parotid_R"]
+    entry, described = ran.outcomes["ct"].entry, pydicom.dcmread(out / "ct.rtstruct.dcm").StructureSetROISequence
+    for name, item in zip(entry.volumes_ml, described, strict=True):
+        expected, floor = entry.expected_dsc[name], entry.floor_dsc[name]
+        words = f", not reviewed. Expected DSC {expected:.2f}, floor for 90% of structures {floor:.2f}"
+        assert item.ROIDescription.endswith(words)
     for value, drawn in enumerate(rois.values(), start=1):
         np.testing.assert_array_equal(drawn.mask, mask == value)
         assert not drawn.flags

@@ -19,6 +19,8 @@ from parotid_seg.runtime.report.results import LARGEST_RATIO, RunRecord, results
 from parotid_seg.runtime.segmentation.segment import _flags
 from tests.runtime.report.records import LABELS, entry, failed, judged, run_of
 
+SIDES = LABELS[1:]
+
 EVIL = (
     "<img src=x onerror=document.title='hit'>\"'&\u202e\u2028\x07\udcff<!--</style></script>"
     "<script>document.title='hit'</script><b id=hit>"
@@ -132,7 +134,7 @@ const by = document.querySelector("#sort"), turn = document.querySelector("#turn
 const told = [], tell = () => told.push([...document.querySelectorAll("tbody tr:not([hidden])")]
   .map((row) => row.cells[1].dataset.value).join(" "));
 const choose = (index) => { by.selectedIndex = index; by.dispatchEvent(new Event("change")); tell(); };
-tell(); choose(1); choose(6); turn.click(); tell(); told.push(turn.textContent, by.value);
+tell(); choose(1); choose(7); turn.click(); tell(); told.push(turn.textContent, by.value);
 document.querySelector("th button").click(); tell(); told.push(turn.textContent, by.value);
 document.querySelector("#flagged").click(); tell();
 document.title = told.join("; ");
@@ -178,7 +180,30 @@ def test_worst_first() -> None:
     ]
     names = [case.name for case in results_of(cases, run_of()).cases]
     assert names == ["broken", "swapped", "one", "uncertain", "differing", "unsure", "unequal", "fine"]
-    (flag,) = judged(cases[2]).flags
+    floors = {"a": (0.8, 0.7), "b": (0.75, 0.6), "c": (0.9, 0.9)}
+    cases = [
+        *(entry(name, floor_dsc=dict(zip(SIDES, floors[name], strict=True))) for name in floors),
+        entry("flagged", floor_dsc=dict.fromkeys(SIDES, 0.65), flags=(Flag(FlagCode.UNUSUAL_VOLUME, SIDES[0], 70),)),
+        entry("grave", floor_dsc=dict.fromkeys(SIDES, 0.8), flags=(Flag(FlagCode.SIDES_SWAPPED, SIDES[0], 90.0),)),
+        entry("uncalibrated"),
+        failed(),
+    ]
+    names = [case.name for case in results_of(cases, run_of()).cases]
+    assert names == ["broken", "grave", "uncalibrated", "b", "flagged", "a", "c"]
+
+
+def test_only_a_case_with_floors_of_all_structures_is_done() -> None:
+    both = dict.fromkeys(SIDES, 0.7)
+    assert judged(entry()).verdict == "unknown"
+    assert judged(entry(floor_dsc={SIDES[0]: 0.7})).verdict == "unknown"
+    assert judged(entry(floor_dsc=both)).verdict == "done"
+    assert judged(entry(right=0.0, floor_dsc={SIDES[0]: 0.7})).verdict == "done"
+    assert judged(entry(floor_dsc=both, flags=(Flag(FlagCode.OBLIQUE, value=9.0),))).verdict == "check"
+
+
+def test_a_ratio_of_the_sides_is_a_flag() -> None:
+    cases = [entry("differing", 33, 20)]
+    (flag,) = judged(cases[0]).flags
     assert (flag.code, flag.structure, flag.value, flag.severity) == (FlagCode.SIDES_DIFFER, "", 33 / 20, 2)
     assert judged(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
 

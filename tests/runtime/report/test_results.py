@@ -31,6 +31,8 @@ CASE = replace(
     dose="/doses/a.dcm",
     dose_sha256="ef" * 32,
     mean_gy={"parotid_left": 24.5},
+    expected_dsc={"parotid_left": 0.81},
+    floor_dsc={"parotid_left": 0.71},
 )
 
 
@@ -52,8 +54,22 @@ def test_what_it_says_of_a_case(tmp_path: Path) -> None:
         "decoders": [],
     }
     assert good["structures"] == [
-        {"name": "parotid_left", "volume_ml": 30.0, "agreement": 0.97, "mean_gy": 24.5},
-        {"name": "parotid_right", "volume_ml": 28.0, "agreement": 0.9, "mean_gy": None},
+        {
+            "name": "parotid_left",
+            "volume_ml": 30.0,
+            "agreement": 0.97,
+            "mean_gy": 24.5,
+            "expected_dsc": 0.81,
+            "floor_dsc": 0.71,
+        },
+        {
+            "name": "parotid_right",
+            "volume_ml": 28.0,
+            "agreement": 0.9,
+            "mean_gy": None,
+            "expected_dsc": None,
+            "floor_dsc": None,
+        },
     ]
     assert good["dose"] == {"source": "/doses/a.dcm", "sha256": "ef" * 32}
     assert good["ratio"] == pytest.approx(30 / 28)

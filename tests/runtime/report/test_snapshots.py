@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.terminal import outcome_text
+from tests.calibrations import BOTH
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels, write_series
 from tests.golden import MASK
@@ -53,7 +55,9 @@ def masked(text: str, folder: Path) -> str:
 
 
 class Example(Here):
-    """Gives the example scan the labels of `tests/golden_mask.nii.gz`."""
+    """A calibrated model that gives the example scan the labels of `tests/golden_mask.nii.gz`."""
+
+    contract = replace(Here.contract, calibrations=(BOTH,))
 
     def labelled(self, covered: CroppedScan) -> Prediction:
         scan = read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz")))
@@ -62,7 +66,7 @@ class Example(Here):
 
 
 class Mixed(Here):
-    """Is sure of both glands."""
+    """A model that is not calibrated, and is sure of both glands."""
 
     agreement: ClassVar[dict[str, float]] = {"parotid_left": 0.97, "parotid_right": 0.98}
 

@@ -106,6 +106,8 @@ class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
     spacing_mm: tuple[_Distance, _Distance, _Distance]
     dose_sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$", max_length=64)]
     mean_gy: dict[_Name, _Gray]
+    expected_dsc: dict[_Name, _Share]
+    floor_dsc: dict[_Name, _Share]
 
 
 class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
@@ -232,6 +234,8 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
         spacing_mm=entry.spacing_mm,
         dose_sha256=entry.dose_sha256,
         mean_gy=entry.mean_gy,
+        expected_dsc=entry.expected_dsc,
+        floor_dsc=entry.floor_dsc,
     )
 
 
@@ -240,7 +244,8 @@ def _entry_of(done: _Done, question: Asked) -> Entry:
     names, structures = work.options.outputs.names(case.name), work.options.rois.written(work.contract.labels)
     if len(done.files) != len(names):
         raise ProtocolError(f"found {len(done.files)} files, expected {len(names)}")
-    if set(done.volumes_ml) != set(structures) or not set(done.agreement) <= set(structures):
+    by_structure = (done.agreement, done.expected_dsc, done.floor_dsc)
+    if set(done.volumes_ml) != set(structures) or not all(set(each) <= set(structures) for each in by_structure):
         raise ProtocolError("found other structures than the model's")
     if bool(done.dose_sha256) != bool(case.dose) or not set(done.mean_gy) <= set(structures if case.dose else ()):
         raise ProtocolError("found a dose of another case or structure")
@@ -264,6 +269,8 @@ def _entry_of(done: _Done, question: Asked) -> Entry:
         dose=str(case.dose or ""),
         dose_sha256=done.dose_sha256,
         mean_gy={name: done.mean_gy[name] for name in structures if name in done.mean_gy},
+        expected_dsc={name: done.expected_dsc[name] for name in structures if name in done.expected_dsc},
+        floor_dsc={name: done.floor_dsc[name] for name in structures if name in done.floor_dsc},
     )
 
 

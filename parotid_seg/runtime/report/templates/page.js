@@ -31,7 +31,7 @@
     const words = find.value.trim().toLowerCase();
     let count = 0;
     for (const row of body.rows) {
-      const fits = row.textContent.toLowerCase().includes(words) && !(flagged.checked && row.dataset.status === "done");
+      const fits = row.textContent.toLowerCase().includes(words) && !(flagged.checked && ["done", "unknown"].includes(row.dataset.status));
       row.hidden = !fits;
       document.querySelector(row.dataset.section).hidden = !fits;
       count += fits;

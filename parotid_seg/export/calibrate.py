@@ -1,0 +1,75 @@
+"""Calibrates a model on labelled patients that it was not trained on, for the contract of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from parotid_seg.calibration import Calibration
+from parotid_seg.contract import Contract
+from parotid_seg.errors import OptionError, ScanError
+from parotid_seg.export.parity import contour_of, scans_in, torch_labels
+from parotid_seg.runtime.calibrate import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
+from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
+from parotid_seg.scan.components import clean_labels
+from parotid_seg.scan.intensity import in_windows
+from parotid_seg.scan.nifti import read_mask
+from parotid_seg.train.network import ParotidNet
+
+MASKS = "masks"
+"""Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""
+
+
+def calibrated_on(
+    place: Path, net: ParotidNet, contract: Contract, report: Callable[[str], None] = lambda _: None
+) -> tuple[Calibration, ...]:
+    """The calibrations of a model.
+
+    Args:
+        place: folder with `imagesTr` and `labelsTr` of patients that the model was not trained on. If it has a folder
+            `masks`, these are the masks; they must be those of models that were not trained on the same patients, such
+            as the folds of a cross-validation. Otherwise the trained model makes them.
+        net: the trained model, in FP32.
+        contract: its contract.
+        report: called with one line for each event.
+
+    Raises:
+        OptionError: if there are too few patients, or a mask is missing.
+        ScanError: if a scan, a contour or a mask cannot be read.
+    """
+    masks = place / MASKS if (place / MASKS).is_dir() else None
+    glands: list[Gland] = []
+    for sources in scans_in(place, contract.channels, option="--calibrate", ignore=[place / MASKS]):
+        first = sources[0]
+        contour = contour_of(first, contract.channels) if isinstance(first, Path) else None
+        if contour is not None:
+            try:
+                glands += _glands_of(sources, contour, masks, net, contract)
+            except ScanError as error:
+                raise ScanError(error.reason, path=error.path or place_of(first)) from error
+    patients = len({each.patient for each in glands})
+    whose = "the model's masks" if masks is None else "masks of models not trained on them"
+    calibrations = calibrate(glands, contract, f"{patients} patients, {whose}")
+    if not calibrations:
+        raise OptionError(
+            f"--calibrate: {place}: found {len(glands)} structures of {patients} patients with mask and contour, "
+            f"expected at least {LEAST_GLANDS} of {LEAST_PATIENTS}"
+        )
+    report(f"calibrated on the patients of {place}; none of them may be one that the model was trained on")
+    for each in calibrations:
+        report(f"expected DSC of {', '.join(each.structures)}: {each}; {each.origin}")
+    return calibrations
+
+
+def _glands_of(sources: Scan, contour: Path, masks: Path | None, net: ParotidNet, contract: Contract) -> list[Gland]:
+    """The structures of a patient, with the masks in a folder, or with those of the model."""
+    scan = read_scan(sources)
+    drawn, _ = read_mask(contour, like=scan)
+    if masks is None:
+        volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
+        mask = clean_labels(torch_labels(net, volume, windows, contract.grid), contract.labels)
+    elif (masks / contour.name).is_file():
+        mask, _ = read_mask(masks / contour.name, like=scan)
+    else:
+        raise OptionError(f"--calibrate: {masks}: found no {contour.name}, expected a mask of each patient")
+    return glands_of(contour.name, scan.volume, mask, drawn, contract)

@@ -1,0 +1,95 @@
+"""The features of a mask's structures, and their expected DSC by the model's calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.calibration import calibration_of
+from parotid_seg.contract import Contract
+from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.runtime.segmentation.gland_features import gland_features
+from parotid_seg.scan.components import Box
+from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.labels import mirrored_labels
+from parotid_seg.scan.volume import Mask
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The expected quality of a scan's structures; of those without a calibration, or not found, there is none.
+
+    Attributes:
+        expected_dsc, floor_dsc: by structure, see `calibration.Estimate`.
+        flags: on structures with a low expected DSC.
+    """
+
+    expected_dsc: dict[str, float] = field(default_factory=dict)
+    floor_dsc: dict[str, float] = field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
+
+
+def quality_of(
+    found: Sequence[str],
+    labels: Mask,
+    intensities: NDArray[np.floating] | NDArray[np.integer],
+    windows: Windows,
+    spacing_mm: tuple[float, float, float],
+    boxes: Sequence[Box | None],
+    volumes_ml: Mapping[str, float],
+    contract: Contract,
+) -> Quality:
+    """The expected quality of structures.
+
+    Args:
+        found: the structures that count as found.
+        labels: (D, H, W) after clean-up.
+        intensities: (D, H, W), of the first channel.
+        windows: (C, 2).
+        spacing_mm: of the voxels.
+        boxes: around the labels from 1 on.
+        volumes_ml: of all structures.
+        contract: the model's.
+    """
+    if not contract.calibrations:
+        return Quality()
+    expected, floor, flags = {}, {}, []
+    values = features_of(found, labels, intensities, windows, spacing_mm, boxes, volumes_ml, contract)
+    for name, features in values.items():
+        calibration = calibration_of(name, contract.calibrations)
+        if calibration is None:
+            continue
+        estimate = calibration.estimate(features)
+        expected[name], floor[name] = estimate.expected_dsc, estimate.floor_dsc
+        if estimate.low:
+            detail = f"{estimate.floor_dsc:.2f}"
+            flags.append(Flag(FlagCode.LOW_EXPECTED_DSC, name, estimate.expected_dsc, detail))
+    return Quality(expected, floor, tuple(flags))
+
+
+def features_of(
+    found: Sequence[str],
+    labels: Mask,
+    intensities: NDArray[np.floating] | NDArray[np.integer],
+    windows: Windows,
+    spacing_mm: tuple[float, float, float],
+    boxes: Sequence[Box | None],
+    volumes_ml: Mapping[str, float],
+    contract: Contract,
+) -> dict[str, dict[str, float]]:
+    """Features of structures by name; those too small to have any are left out. Arguments: see `quality_of`."""
+    partners = mirrored_labels(contract.labels)
+    window = (float(windows[0, 0]), float(windows[0, 1]))
+    features = {}
+    for value, (name, box) in enumerate(zip(contract.labels[1:], boxes, strict=True), start=1):
+        if name not in found or box is None:
+            continue
+        partner = contract.labels[partners[value]]
+        other_ml = volumes_ml[partner] if partner != name else 0.0
+        values = gland_features(labels, intensities, window, spacing_mm, value, box, volumes_ml[name], other_ml)
+        if values is not None:
+            features[name] = values
+    return features

@@ -1,0 +1,17 @@
+"""A calibration of parotid glands as a model file has one, for tests that need any."""
+
+from parotid_seg.calibration import Calibration, Feature
+
+BOTH = Calibration(
+    structures=("parotid_left", "parotid_right"),
+    features=(Feature("volume", 3.0, 0.5, 0.05), Feature("contrast", 0.0, 0.1, 0.02)),
+    intercept=0.8,
+    margin=0.1,
+    review_below=0.75,
+    patients=30,
+    glands=60,
+    mean_dsc=0.8,
+    correlation=0.5,
+    made="30 patients, the model's masks",
+)
+"""Larger glands, and brighter ones, are better."""

@@ -1,0 +1,140 @@
+"""`export --calibrate`: the patients' contours, and the masks of the model or of a cross-validation."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import nibabel
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from parotid_seg.calibration import Calibration
+from parotid_seg.errors import OptionError, ParotidSegError, ScanError
+from parotid_seg.export import calibrate as module
+from parotid_seg.export import export as exporting
+from parotid_seg.export.calibrate import calibrated_on
+from parotid_seg.scan.volume import Mask, Volume
+from parotid_seg.train.checkpoint import Checkpoint
+from parotid_seg.train.network import ParotidNet
+from tests.calibrations import BOTH
+from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels
+
+NO_NET = cast(ParotidNet, None)
+PATIENTS = 10
+
+
+def place_for(folder: Path, patients: int = PATIENTS) -> Path:
+    """Patients with two glands of 4 to 7 voxels along each side, and their contours."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for number in range(patients):
+        voxels, edge = drawn_voxels(size=(4 + number % 4, 5)), 4 + number % 4
+        contour = np.zeros(voxels.shape, np.uint8)
+        contour[10 : 10 + edge, 18 : 18 + edge, 30 : 30 + edge] = 1
+        contour[10:15, 18:23, 8:13] = 2
+        save(voxels, folder / "imagesTr" / f"p{number}_0000.nii.gz")
+        save(contour, folder / "labelsTr" / f"p{number}.nii.gz")
+    return folder
+
+
+def save(voxels: NDArray[Any], path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), AFFINE), path)
+
+
+def by_intensity(_: object, volume: Volume, *__: object) -> Mask:
+    """What a perfect model gives, and a speck beside the glands."""
+    left, right = (abs(volume.voxels[0].astype(np.float32) - value) <= 3 for value in (400, 300))
+    mask: Mask = (left + 2 * right).astype(np.uint8)
+    mask[2, 8, 10] = 1
+    return mask
+
+
+def test_masks_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "torch_labels", by_intensity)
+    said: list[str] = []
+    (found,) = calibrated_on(place_for(tmp_path / "data"), NO_NET, Here.contract, said.append)
+    assert (found.patients, found.glands, found.mean_dsc) == (PATIENTS, 2 * PATIENTS, 1.0)
+    assert found.made == "10 patients, the model's masks"
+    assert said[0].endswith("none of them may be one that the model was trained on")
+    assert said[1] == f"expected DSC of parotid_left, parotid_right: {found}; {found.origin}"
+
+
+def masks_for(folder: Path) -> Path:
+    """The same, with masks that are a voxel lower than the contours."""
+    (folder / "masks").mkdir()
+    for path in (folder / "labelsTr").iterdir():
+        contour = nibabel.load(path)
+        save(np.roll(np.asarray(contour.dataobj).transpose(2, 1, 0), -1, axis=0), folder / "masks" / path.name)
+    return folder
+
+
+def test_masks_of_a_cross_validation(tmp_path: Path) -> None:
+    (found,) = calibrated_on(masks_for(place_for(tmp_path / "data")), NO_NET, Here.contract)
+    left = [1 - 1 / (4 + number % 4) for number in range(PATIENTS)]
+    assert found.mean_dsc == pytest.approx((np.mean(left) + 0.8) / 2, abs=1e-4)
+    assert found.made == "10 patients, masks of models not trained on them"
+
+
+def test_a_patient_without_contour_is_not_used_and_too_few_are_refused(tmp_path: Path) -> None:
+    folder = masks_for(place_for(tmp_path / "data"))
+    (folder / "labelsTr" / "p3.nii.gz").unlink()
+    with pytest.raises(
+        OptionError, match="found 18 structures of 9 patients with mask and contour, expected at least 20"
+    ):
+        calibrated_on(folder, NO_NET, Here.contract)
+
+
+def without_a_mask(folder: Path) -> None:
+    (folder / "masks" / "p7.nii.gz").unlink()
+
+
+def with_a_mask_of_another_scan(folder: Path) -> None:
+    save(np.zeros((24, 40, 40), np.uint8), folder / "masks" / "p7.nii.gz")
+
+
+def without_scans(folder: Path) -> None:
+    for path in (folder / "imagesTr").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        (without_a_mask, OptionError, r"masks: found no p7\.nii\.gz, expected a mask of each patient"),
+        (with_a_mask_of_another_scan, ScanError, r"p7\.nii\.gz"),
+        (without_scans, ParotidSegError, "--calibrate: .*no scan in this folder"),
+    ],
+)
+def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path, change: Any, kind: Any, words: str) -> None:
+    folder = masks_for(place_for(tmp_path / "data"))
+    change(folder)
+    with pytest.raises(kind, match=words):
+        calibrated_on(folder, NO_NET, Here.contract)
+
+
+@pytest.mark.parametrize("place", [Path("unseen"), None])
+def test_export_puts_it_into_the_contract(monkeypatch: pytest.MonkeyPatch, place: Path | None) -> None:
+    parity = SimpleNamespace(never_found=list, inputs=lambda: iter([{"neighbours": [0]}]))
+    for name, instead in {
+        "to_onnx": lambda *_, **__: (onnx.ModelProto(), Here.contract),
+        "Parity": lambda *_: parity,
+        "work_of": lambda *_: {},
+        "calibrated_on": lambda found, *_: (BOTH,) if found == Path("unseen") else (),
+    }.items():
+        monkeypatch.setattr(exporting, name, instead)
+    said: list[str] = []
+    checkpoint = cast(Checkpoint, SimpleNamespace(network=torch.nn.Identity))
+    options = exporting.ExportOptions(calibrate=place)
+    source = exporting._prepare(checkpoint, Path("scans"), options, exporting.Seconds(), said.append)
+    assert source.contract.calibrations == ((BOTH,) if place else ())
+    assert any(line.startswith("not calibrated: ") for line in said) == (place is None)
+
+
+def test_a_calibration_says_what_it_is() -> None:
+    made = Calibration(("a",), (), 0.8, 0.1, 0.7, 12, 24, 0.81, 0.5, "12 patients, the model's masks")
+    assert str(made) == "0.800 at the mean of all features, floor 0.100 lower, flagged below 0.700"
+    assert made.origin.startswith("24 structures of 12 patients, mean DSC 0.810, rank correlation")
+    assert BOTH.weights == "volume +0.050, contrast +0.020"
