@@ -213,6 +213,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     """
     from rich.table import Table
 
+    from parotid_seg.commission.expected import in_words
     from parotid_seg.commission.page import limit_in_words
 
     console = _console(False)
@@ -229,6 +230,8 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
         say(f"note: {note}")
     for fault in record.faults:
         say(f"fault: {fault.text}")
+    if record.expected:
+        say(in_words(record.expected))
     if record.drift:
         say(record.drift.verdict)
         for fault in record.drift.faults:

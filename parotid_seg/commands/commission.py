@@ -64,7 +64,7 @@ def commission(
                     line.error(outcome.entry.failure)
                 else:
                     line.say(outcome_text(outcome))
-                line.advance(outcome.total)
+                line.phase("scans", outcome.number, outcome.total)
 
             record = run(_order(data, out, options, model, segmentation, line), say=line.say, progress=progress)
         if not quiet:

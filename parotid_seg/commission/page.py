@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from parotid_seg.commission.conditions import in_words
 from parotid_seg.commission.drift import MASKS
+from parotid_seg.commission.expected import in_words as expected_in_words
 from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.patients import Chosen
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
@@ -30,6 +31,8 @@ from parotid_seg.scan.nifti import read_mask
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_PICTURES = 6
 """Patients with pictures, the worst ones."""
+MOST_GLANDS = 10
+"""Glands below or nearest to their floor that are shown."""
 FIGURES = {
     "dsc": ("DSC", 3),
     "surface_dsc_2mm": ("surface DSC at 2 mm", 3),
@@ -97,6 +100,8 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             structures=structures,
             pictures=pictures,
             scale_mm=SCALE_MM,
+            expected=expected_in_words(record.expected) if record.expected else "",
+            most_glands=MOST_GLANDS,
             changes=[in_words(each) for each in record.drift.conditions] if record.drift else [],
             style=Markup(style),
             hashes={"style": hash_of(style)},

@@ -183,6 +183,43 @@ class DriftRecord(Record, frozen=True, kw_only=True):
     notes: list[str]
 
 
+class ExpectedGland(Record, frozen=True, kw_only=True):
+    """A structure with its expected DSC.
+
+    Attributes:
+        patient, structure: whose and which.
+        expected, floor: the DSC that was expected, and the one that 90 % of such structures reach.
+        achieved: DSC with the reference.
+    """
+
+    patient: str
+    structure: str
+    expected: float
+    floor: float
+    achieved: float
+
+
+class ExpectedRecord(Record, frozen=True, kw_only=True):
+    """Expected against achieved DSC.
+
+    Attributes:
+        glands: those with an expected DSC, the furthest below its floor first.
+        above_floor: number of those that reach their floor.
+        share, low, high: their share, with its exact 95 % binomial interval.
+        mean_error, mean_absolute_error: of expected minus achieved DSC.
+        correlation: Pearson's, of expected and achieved DSC; null for fewer than 3 glands, or equal ones.
+    """
+
+    glands: list[ExpectedGland]
+    above_floor: int
+    share: float
+    low: float
+    high: float
+    mean_error: float
+    mean_absolute_error: float
+    correlation: float | None
+
+
 class CommissionRecord(Record, frozen=True, kw_only=True):
     """commission.json.
 
@@ -195,6 +232,7 @@ class CommissionRecord(Record, frozen=True, kw_only=True):
         limits: each met or missed.
         faults: what the masks show when they are compared with the references.
         evaluation: all figures, see `evaluate`.
+        expected: expected against achieved DSC; null if the model is not calibrated for it.
         worst: patients from the worst to the best, by the lowest DSC of a structure.
         conditions: what the masks depend on besides the scans, by name: model, window, options, engine, machine.
         masks: by patient.
@@ -212,6 +250,7 @@ class CommissionRecord(Record, frozen=True, kw_only=True):
     limits: list[LimitRecord]
     faults: list[FaultRecord]
     evaluation: EvaluationRecord
+    expected: ExpectedRecord | None
     worst: list[str]
     conditions: dict[str, str]
     masks: dict[str, MaskRecord]

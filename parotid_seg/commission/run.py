@@ -12,6 +12,7 @@ from pathlib import Path
 
 from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
+from parotid_seg.commission.expected import expected_record, glands_in
 from parotid_seg.commission.faults import faults_in, signs_of
 from parotid_seg.commission.limits import Achieved, checked
 from parotid_seg.commission.patients import Chosen, Labelled
@@ -160,6 +161,7 @@ def commission(
         limits=limits,
         faults=faults,
         evaluation=record_of(evaluation),
+        expected=expected_record(list(glands_in(masks.cases, evaluation))),
         worst=_worst_first(evaluation),
         conditions=conditions,
         masks=records,
