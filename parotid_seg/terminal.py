@@ -214,7 +214,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     from rich.table import Table
 
     from parotid_seg.commission.expected import in_words
-    from parotid_seg.commission.page import limit_in_words
+    from parotid_seg.commission.page import limit_in_words, verdict_in_words
 
     console = _console(False)
 
@@ -240,10 +240,9 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
             say(f"note: {note}")
     if record.against:
         say(f"{record.against.advice} {record.against.comparison.verdict}")
-    missed = sum(not each.met for each in record.limits)
-    verdict = f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"
     patients = len(record.patients.names)
-    say(f"{verdict} on {patients} patient{'s' * (patients != 1)}; report.html and commission.json in {out}")
+    where = f"on {patients} patient{'s' * (patients != 1)}"
+    say(f"{verdict_in_words(record)} {where}; report.html and commission.json in {out}")
 
 
 def _console(wide: bool) -> Console:

@@ -189,13 +189,14 @@ def _sides(compared: _Compared) -> Iterator[FaultRecord]:
 
 
 def _shift(compared: _Compared) -> Iterator[FaultRecord]:
-    shifted = np.array([each.shifted for each in compared.signs.values() if each.shifted.any()])
+    whole = [each for each in compared.signs.values() if not (each.missing or each.beyond)]
+    shifted = np.array([each.shifted for each in whole if each.shifted.any()])
     if not len(shifted):
         return
     best = int(np.argmax(shifted.mean(axis=0)))
     gains = shifted[:, best] - shifted[:, HERE]
     now, then = float(shifted[:, HERE].mean()), float(shifted[:, best].mean())
-    if best == HERE or now >= EQUAL or gains.mean() < LEAST_GAIN or (gains > 0).mean() < LEAST_SHARE:
+    if best == HERE or gains.mean() < LEAST_GAIN or (gains > 0).mean() < LEAST_SHARE:
         return
     if then < EQUAL:
         _, low, _ = bootstrap_mean(list(gains), confidence=paired_confidence(len(gains)))

@@ -88,9 +88,7 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
         .get_template("commission.html")
         .render(
             record=record,
-            title="Commissioning: all limits met"
-            if record.passed
-            else f"Commissioning: {sum(not each.met for each in record.limits)} of {len(record.limits)} limits missed",
+            title=f"Commissioning: {verdict_in_words(record)}",
             few=len(record.patients.names) < FEW,
             limits=[_limit(each) for each in record.limits],
             figures=FIGURES,
@@ -108,6 +106,13 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
         )
     )
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def verdict_in_words(record: CommissionRecord) -> str:
+    """Whether the limits are met, and whether faults were found."""
+    missed, faults = sum(not each.met for each in record.limits), len(record.faults)
+    verdict = f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"
+    return f"{verdict}, {faults} fault{'s' * (faults != 1)} found" if faults else verdict
 
 
 def limit_in_words(each: LimitRecord) -> tuple[str, str, str]:

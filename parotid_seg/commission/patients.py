@@ -87,8 +87,8 @@ def choose(place: Path) -> Chosen:
     known = [name for role in ("train", "validation") for name in splits.get(role, []) if name in patients]
     if known:
         notes.append(
-            f"{len(known)} of them are in the lists train and validation of {SPLITS}: for a model that was trained on "
-            "them the figures are too good"
+            f"in the lists train and validation of {SPLITS}: {len(known)} of them; for a model trained on them "
+            "the figures are too good"
         )
     places: dict[Path, str] = {}
     for name, each in patients.items():

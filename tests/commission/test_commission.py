@@ -80,6 +80,7 @@ def test_planted_faults_are_named(data: Path, first: Path, tmp_path: Path, kind:
     assert not record.passed
     page = (tmp_path / "report.html").read_text()
     assert words in page
+    assert re.search(r"<h1>Commissioning: \d of 9 limits missed, 1 fault found</h1>", page)
 
 
 def test_equal_runs_have_no_drift(data: Path, tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def test_half_a_gland_is_named_with_its_end(value: int, axis: int, rising: bool,
     assert f"{words} is missing in the references, " in other.text
 
 
+def test_parts_that_are_missing_everywhere_are_no_shift() -> None:
+    halves = changed(lambda each: half(half(each, 1, 0, True), 2, 0, True))
+    assert {fault.kind for fault in faults(halves)} == {"part_missing"}
+
+
 def test_a_gland_that_is_wrong_as_a_whole_is_not_cut_off() -> None:
     elsewhere = np.where(MASKS[0] == 1, 0, MASKS[0]).astype(np.uint8)
     elsewhere[2:6, 2:6, 40:46] = 1

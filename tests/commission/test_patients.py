@@ -35,7 +35,7 @@ def test_all_labelled_patients_without_a_test_list(data: Path) -> None:
 
 def test_patients_that_a_model_may_have_seen_are_counted(data: Path) -> None:
     split(data, train=["p0"], validation=[])
-    assert choose(data).notes[-1].startswith("1 of them are in the lists train and validation of splits.json: for a")
+    assert choose(data).notes[-1].startswith("in the lists train and validation of splits.json: 1 of them; for a model")
 
 
 def test_the_test_list_comes_first(data: Path) -> None:
