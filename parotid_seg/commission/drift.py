@@ -136,10 +136,12 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
     )
 
 
-def lowest_dsc(drift: DriftRecord) -> float:
+def lowest_dsc(drift: DriftRecord) -> float | None:
     """The lowest DSC between the masks of both runs, 1 if all are equal; NaN if an earlier mask that differs is not
-    there, or no mask was compared."""
-    if not drift.compared or any(each.dsc is None for each in drift.changed):
+    there, None if no mask was compared."""
+    if not drift.compared:
+        return None
+    if any(each.dsc is None for each in drift.changed):
         return math.nan
     return min((each.dsc for each in drift.changed if each.dsc is not None), default=1.0)
 

@@ -138,7 +138,7 @@ def commission(
     begun = datetime.now(UTC)
     make_folder(order.out)
     earlier = _begin(order)
-    planned = Doses.below(order.dose) if order.dose else None
+    planned = _planned(order)
     say(f"patients: {order.chosen.why}")
     for note in order.chosen.notes:
         say(f"note: {note}")
@@ -172,6 +172,20 @@ def commission(
     write_page(record, order.out, order.chosen, contract.windows[0])
     write_record(record, order.out / NAME)
     return record
+
+
+def _planned(order: Order) -> Doses | None:
+    """The doses, if any; that each patient has one is checked before anything is computed.
+
+    Raises:
+        ScanError: if a patient has none, or several.
+    """
+    if order.dose is None:
+        return None
+    planned, patients = Doses.below(order.dose), order.chosen.patients
+    for name in patients:
+        planned.of_case(name, None, only=len(patients) == 1)
+    return planned
 
 
 def _patients_record(chosen: Chosen, masks: Masks) -> PatientsRecord:
@@ -217,7 +231,7 @@ def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Call
         InputError: if the model does not take these scans, or no patient has a mask.
     """
     chosen, out = order.chosen, order.out / folder
-    say(f"{model.name} segments {len(chosen.patients)} patients")
+    say(f"{model.name} segments {len(chosen.patients)} patient{'s' * (len(chosen.patients) != 1)}")
     with closing(model.executor()) as executor:
         _check_channels(executor.contract, chosen)
         options = replace(order.options, pictures=False, report=False)
@@ -256,7 +270,9 @@ def _example(order: Order, contract: Contract, say: Say, progress: Callable[[Out
     with closing(order.model.executor()) as executor:
         options = replace(order.options, pictures=False, report=False)
         infer_at(executor, [scan], out, options, say=lambda _: None, progress=progress)
-    (case,) = read_results(out / RESULTS).cases
+    case = next(
+        each for each in read_results(out / RESULTS).cases if Path(each.scan.source).resolve() == scan.resolve()
+    )
     if case.status == "failed":
         say(f"note: the packaged example has no mask: {case.reason}")
         return None

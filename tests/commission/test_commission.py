@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from parotid_seg.commission.record import CommissionRecord, read_commission
-from parotid_seg.errors import InputError, OutputError
+from parotid_seg.commission.run import MARK, MOST_HEAD
+from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.runtime.evaluation_record import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from tests.commission.data import Faulty, data_set, halved, run, shifted, swapped, worse
@@ -200,6 +201,7 @@ def test_the_page_loads_nothing_and_escapes_names(tmp_path: Path) -> None:
     assert not re.search(r"<script|https?:|<b>x", page)
     assert "&lt;b&gt;x" in page
     assert "data:image/webp;base64," in page
+    assert page.index(MARK.decode()) < MOST_HEAD, "an interrupted run knows its own page"
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,26 @@ def test_an_earlier_record_is_read_strictly(
         run(data, tmp_path)
     assert reason in str(raised.value)
     assert str(raised.value).startswith(str(tmp_path / "commission.json"))
+
+
+def test_nothing_in_common_with_the_earlier_run(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_set(tmp_path / "data", 1)
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (data / folder / f"p0{ending}").rename(data / folder / f"other{ending}")
+    monkeypatch.setattr("parotid_seg.commission.run._example", lambda *_: None)
+    record = run(data, tmp_path / "out", earlier=first)
+    assert record.drift
+    assert record.drift.verdict.startswith("no drift can be told: no patient is in this run and in that of ")
+    assert record.passed, "there is nothing to be limited"
+
+
+def test_a_missing_dose_is_an_error_before_anything_runs(data: Path, tmp_path: Path) -> None:
+    doses = tmp_path / "doses"
+    doses.mkdir()
+    (doses / "p0.nii.gz").write_bytes((data / "labelsTr" / "p0.nii.gz").read_bytes())
+    with pytest.raises(ScanError, match="found no dose named p1, expected one"):
+        run(data, tmp_path / "out", dose=doses)
+    assert not (tmp_path / "out" / "masks").exists()
 
 
 def test_another_report_is_not_replaced(data: Path, tmp_path: Path) -> None:
