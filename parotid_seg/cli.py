@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from parotid_seg.commands.bench import bench, compare
+from parotid_seg.commands.commission import commission
 from parotid_seg.commands.dataset import dataset
 from parotid_seg.commands.evaluate import evaluate
 from parotid_seg.commands.export import export
@@ -32,6 +33,7 @@ bench_app = typer.Typer(invoke_without_command=True, epilog="Example: parotid-se
 app.command(epilog="Example: parotid-seg infer scans/ --out masks/")(infer)
 app.command(epilog="Example: parotid-seg inspect model.onnx")(inspect)
 app.command(epilog="Example: parotid-seg evaluate masks/ labelsTs/ --out scores.json")(evaluate)
+app.command(epilog="Example: parotid-seg commission ours/ --out commissioning/ --limits limits.toml")(commission)
 app.command(epilog="Example: parotid-seg listen --port 11112 --out node/ --allow CT1 --send-to PACS@10.0.0.5:104")(
     listen
 )

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 from parotid_seg.files import visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
+    from parotid_seg.commission.record import CommissionRecord
     from parotid_seg.runtime.compare import ComparisonRecord
     from parotid_seg.runtime.evaluate import Evaluation, Mean
     from parotid_seg.runtime.pipeline.run import Outcome
@@ -199,6 +202,47 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
             table.add_row(each.structure, f"{absolute}{title}", *row)
     console.print(table)
     _print_notes(console, result.notes, every_figure)
+
+
+def print_commission(record: CommissionRecord, out: Path) -> None:
+    """Print limits, faults, drift and the choice of a model.
+
+    Args:
+        record: of the commissioning.
+        out: its folder.
+    """
+    from rich.table import Table
+
+    from parotid_seg.commission.expected import in_words
+    from parotid_seg.commission.page import limit_in_words, verdict_in_words
+
+    console = _console(False)
+
+    def say(text: str) -> None:
+        console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+
+    table = Table("figure", "limit", "found (95 % interval)", "patients", "verdict")
+    for each in record.limits:
+        verdict = "met" if each.met else "MISSED"
+        table.add_row(*limit_in_words(each), str(each.patients), visible("; ".join(filter(None, (verdict, each.note)))))
+    console.print(table)
+    for note in record.evaluation.notes:
+        say(f"note: {note}")
+    for fault in record.faults:
+        say(f"fault: {fault.text}")
+    if record.expected:
+        say(in_words(record.expected))
+    if record.drift:
+        say(record.drift.verdict)
+        for fault in record.drift.faults:
+            say(f"fault: {fault.text}")
+        for note in record.drift.notes:
+            say(f"note: {note}")
+    if record.against:
+        say(f"{record.against.advice} {record.against.comparison.verdict}")
+    patients = len(record.patients.names)
+    where = f"on {patients} patient{'s' * (patients != 1)}"
+    say(f"{verdict_in_words(record)} {where}; report.html and commission.json in {out}")
 
 
 def _console(wide: bool) -> Console:

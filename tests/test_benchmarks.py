@@ -60,6 +60,7 @@ COMMANDS: dict[str, list[str]] = {
     "native_sizes.py": ["{trained}", "{exported}", "--scans", "{one}", "--count", "1", "--out", "{out}/x.json"],
     "node_series.py": ["--series", "3", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt", "--scans", "{scans}"],
+    "planted_faults.py": ["{scans}/..", "--draws", "1", "--runs", "1", "--out", "{out}/x.json"],
     "runtime.py": [
         *("{scans}", "--checkpoint", "{trained}", "--parts", "race", "start", "flat"),
         *("--many", "2", "--out", "{out}/x.json"),

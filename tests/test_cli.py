@@ -14,7 +14,7 @@ from tests.command_line import Run
 pytestmark = pytest.mark.slow
 
 
-COMMANDS = ["infer", "train", "export", "evaluate", "inspect"]
+COMMANDS = ["infer", "train", "export", "evaluate", "inspect", "commission"]
 HEAVY = {"numpy", "torch", "nibabel", "onnxruntime", "scipy", "PIL", "onnx", "timm"}
 
 

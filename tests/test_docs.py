@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "peers" / "README.md"]
 OURS = re.compile(r"(^ *|`)((?:parotid-seg|python -m parotid_seg|python benchmarks/[\w/]+\.py) [^`#\n]+)", re.MULTILINE)
 """At the start of a line: a whole command. In back quotes: it may leave arguments out."""
-COMMANDS = ("infer", "inspect", "evaluate", "listen", "dataset", "train", "export", "bench", "version")
+COMMANDS = ("infer", "inspect", "evaluate", "commission", "listen", "dataset", "train", "export", "bench", "version")
 
 
 def commands_in(page: Path) -> dict[str, tuple[list[str], bool]]:
@@ -48,7 +48,8 @@ def test_the_reference_has_every_command_and_option() -> None:
     hooks = runpy.run_path(str(ROOT / "docs" / "reference" / "commands.py"))
     page = hooks["on_page_markdown"](hooks["MARK"], SimpleNamespace(file=SimpleNamespace(src_uri=hooks["PAGE"])))
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
-        *("infer", "inspect", "evaluate", "listen", "dataset", "train", "export", "version", "bench", "bench compare")
+        *("infer", "inspect", "evaluate", "commission", "listen", "dataset", "train", "export", "version"),
+        *("bench", "bench compare"),
     ]
     assert "| `--search auto\\|full` |" in page
     assert "parotid-seg infer [OPTIONS] {SCAN...}..." in page

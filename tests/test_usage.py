@@ -18,6 +18,7 @@ DATASET = ("dataset", "FOLDER", "--out", "OUT")
 TRAIN = ("train", example_folder(), "--out", "OUT")
 EXPORT = ("export", "CHECKPOINT", "--out", "OUT/m.onnx")
 BENCH = ("bench", "--out", "OUT")
+COMMISSION = ("commission", example_folder(), "--out", "OUT")
 
 VALUES = [
     (*INFER, "--search", "fast"),
@@ -48,6 +49,13 @@ VALUES = [
     ("evaluate", "GONE", LABELS),
     ("evaluate", LABELS, "GONE"),
     ("evaluate", LABELS, LABELS, "--out", LABELS / "pt_206.nii.gz"),
+    ("commission", "GONE", "--out", "OUT"),
+    (*COMMISSION, "--limits", "GONE.toml"),
+    (*COMMISSION, "--earlier", "GONE"),
+    (*COMMISSION, "--earlier", "FOLDER"),
+    (*COMMISSION, "--dose", "GONE"),
+    (*COMMISSION, "--model", "GONE"),
+    (*COMMISSION, "--search", "fast"),
     ("dataset", "GONE", "--out", "OUT"),
     ("dataset", "FOLDER", "GONE", "--out", "OUT"),
     (*DATASET, "--labels", ""),

@@ -134,32 +134,47 @@ def compare(
         raise InputError(f"no case has a mask in all of {a}, {b} and {references}")
     planned = Doses.below(dose) if dose else None
     expected = {name: masks["references"][name] for name in patients}
-    scored = _Scored(
-        *(
-            score_pairs(
-                {name: (masks[each][name], path) for name, path in expected.items()},
-                match_labels(places[each], references),
-                planned,
-                progress,
-            )
-            for each in ("a", "b")
+    of_a, of_b = (
+        score_pairs(
+            {name: (masks[each][name], path) for name, path in expected.items()},
+            match_labels(places[each], references),
+            planned,
+            progress,
         )
+        for each in ("a", "b")
     )
-    if not scored.structures():
-        raise InputError(f"no structure is in both {a} and {b}")
-    differences = list(_differences(scored, planned is not None))
     missing = {name: sorted(everyone - each.keys()) for name, each in masks.items()}
+    return comparison_of(of_a, of_b, places, missing)
+
+
+def comparison_of(
+    a: Evaluation, b: Evaluation, places: Mapping[str, Path], missing: Mapping[str, list[str]]
+) -> ComparisonRecord:
+    """The record of the comparison of two evaluations of the same patients.
+
+    Args:
+        a, b: both with doses, or both without.
+        places: folders or files of the masks, by "a", "b" and "references".
+        missing: patients that are not compared, by where they are missing.
+
+    Raises:
+        InputError: if no structure is in both.
+    """
+    scored = _Scored(a, b)
+    if not scored.structures():
+        raise InputError(f"no structure is in both {places['a']} and {places['b']}")
+    differences = list(_differences(scored, bool(a.dose_flags)))
     text, better = _verdict(differences, together(scored.structures()))
     return ComparisonRecord(
         schema_version=1,
-        a=str(a),
-        b=str(b),
-        references=str(references),
+        a=str(places["a"]),
+        b=str(places["b"]),
+        references=str(places["references"]),
         verdict=text,
         better=better,
         notes=list(_notes(scored, missing, differences)),
-        patients=list(scored.a.cases),
-        missing=missing,
+        patients=list(a.cases),
+        missing=dict(missing),
         differences=differences,
     )
 

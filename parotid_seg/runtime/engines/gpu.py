@@ -6,7 +6,10 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+"""Where Linux states the version of NVIDIA's driver."""
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR in cuda.h."""
 
@@ -69,3 +72,11 @@ def find_gpus() -> list[Gpu]:
     while (gpu := find_gpu(len(gpus))) is not None:
         gpus.append(gpu)
     return gpus
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver as the system states it; empty where it does not."""
+    try:
+        return next(iter(DRIVER_VERSION.read_text().splitlines()), "").partition(":")[2].strip()
+    except OSError:
+        return ""

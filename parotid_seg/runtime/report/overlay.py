@@ -66,7 +66,13 @@ class _View:
 
 
 def draw_case(
-    volume: Volume, window: Window, mask: Mask, names: Sequence[str], volumes_ml: Mapping[str, float], title: str
+    volume: Volume,
+    window: Window,
+    mask: Mask,
+    names: Sequence[str],
+    volumes_ml: Mapping[str, float],
+    title: str,
+    reference: Mask | None = None,
 ) -> Image.Image:
     """Draw a case.
 
@@ -83,8 +89,10 @@ def draw_case(
         names: label names by value, background first.
         volumes_ml: volume of each structure by name.
         title: printed above.
+        reference: another mask with the same labels, outlined in white; the views show both from end to end.
     """
-    boxes = label_boxes(mask, len(names) - 1)
+    shown = mask if reference is None else np.where(mask > 0, mask, reference)
+    boxes = label_boxes(shown, len(names) - 1)
     columns = _columns(boxes, names)
     pages = max(2, len(columns))
     rows = 1 + (5 if columns else 0)
@@ -92,17 +100,17 @@ def draw_case(
     sheet = Image.new("RGB", (pages * step + GAP_PX, TITLE_PX + rows * step + (TITLE_PX if columns else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP_PX + 2, 3), title, fill=INK, font=_font(15))
-    overview = _whole(mask, [box for _, box in columns], volume.spacing_mm)
+    overview = _whole(shown, [box for _, box in columns], volume.spacing_mm)
     placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(overview)]
     field_mm = _field(FIELD_MM, [box for _, box in columns], volume.spacing_mm)
     for place, (value, box) in enumerate(columns):
         left, top = GAP_PX + place * step, TITLE_PX + step
         heading = f"{plain_name(names[value])} {volumes_ml.get(names[value], 0.0):.1f} ml"
         draw.text((left + 2, top + 3), heading, fill=_colour(value), font=_font(15))
-        views = _views(mask, value, box, field_mm)
+        views = _views(shown, value, box, field_mm)
         placed += [(view, left, top + TITLE_PX + row * step) for row, view in enumerate(views)]
     for view, left, top in placed:
-        sheet.paste(_panel(volume, window, mask, view), (left, top))
+        sheet.paste(_panel(volume, window, mask, view, reference), (left, top))
         _letter(draw, view, left, top, volume)
     return sheet
 
@@ -178,27 +186,33 @@ def _views(mask: Mask, value: int, box: Box, field_mm: float) -> list[_View]:
     return [*axial, *(_View(plane, at, centre, field_mm, "", marked) for plane, at in across)]
 
 
-def _panel(volume: Volume, window: Window, mask: Mask, view: _View) -> Image.Image:
+def _panel(volume: Volume, window: Window, mask: Mask, view: _View, reference: Mask | None) -> Image.Image:
     """A square of a slice at true proportions, outlines drawn on it; black where the scan ends. The head is up."""
     steps_mm, centre = _in_plane(view, volume.spacing_mm), _in_plane(view, view.centre)
-    image, labels = (_section(each, view) for each in (volume.voxels[0], mask))
+    image = _section(volume.voxels[0], view)
     if view.plane != "axial":
         centre = (len(image) - 1 - centre[0], centre[1])
     reach = [round(view.field_mm / 2 / step) for step in steps_mm]
     shown = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
     row, column = (side.start - at + far for side, at, far in zip(shown, centre, reach, strict=True))
-    part, marks = image[shown[0], shown[1]], labels[shown[0], shown[1]]
+    part = image[shown[0], shown[1]]
     grey = np.zeros((2 * reach[0] + 1, 2 * reach[1] + 1), np.uint8)
     inside = (slice(row, row + part.shape[0]), slice(column, column + part.shape[1]))
     grey[inside] = np.clip((part.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
-    structures = np.zeros_like(grey)
-    structures[inside] = marks
     size = (PANEL_PX, PANEL_PX)
     pixels = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)
-    for value in np.flatnonzero(np.bincount(marks.ravel()))[1:] if marks.any() else ():
-        share = Image.fromarray(np.where(structures == value, 255, 0).astype(np.uint8))
-        filled = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
-        pixels[filled & ~_shrunk(_shrunk(filled))] = _colour(int(value))
+    for each, colour, width in ((mask, None, 2), (reference, INK, 1)):
+        if each is None:
+            continue
+        marks = _section(each, view)[shown[0], shown[1]]
+        structures = np.zeros_like(grey)
+        structures[inside] = marks
+        for value in np.flatnonzero(np.bincount(marks.ravel()))[1:] if marks.any() else ():
+            share = Image.fromarray(np.where(structures == value, 255, 0).astype(np.uint8))
+            filled = inner = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
+            for _ in range(width):
+                inner = _shrunk(inner)
+            pixels[filled & ~inner] = colour or _colour(int(value))
     return Image.fromarray(pixels)
 
 

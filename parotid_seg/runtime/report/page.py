@@ -67,7 +67,7 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
     if any(shown.case.dose for shown in cases):
         doses = {name: f"{plain_name(name)} Gy" for name in run.model.contract.labels[1:]}
     agreement = ["Agreement"] if any(shown.case.agreement is not None for shown in cases) else []
-    template = _environment().get_template("page.html")
+    template = environment(TEMPLATES).get_template("page.html")
     text = template.render(
         cases=cases,
         run=run,
@@ -92,16 +92,16 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
         limits={"ml": PAROTID_ML, "ratio": LARGEST_RATIO, "open": MOST_OPEN, "scale_mm": SCALE_MM},
         style=Markup(style),
         script=Markup(script),
-        hashes={"style": _hash(style), "script": _hash(script)},
+        hashes={"style": hash_of(style), "script": hash_of(script)},
     )
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 @cache
-def _environment() -> Environment:
-    """Keeps the compiled template, which takes longer to compile than to fill."""
+def environment(folder: Path) -> Environment:
+    """The environment of a folder of templates. It keeps them compiled, which takes longer than to fill them."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_seen,
@@ -122,5 +122,6 @@ def _link(file: str) -> str:
     return f"./{quote(file, errors='surrogateescape')}"
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """The hash of a style or script, as a Content-Security-Policy names it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -153,3 +153,18 @@ def test_both_files_are_of_the_same_picture(tmp_path: Path) -> None:
     assert png.shape == webp.shape
     assert np.abs(png - webp).mean() < 6
     assert (tmp_path / "a.webp").stat().st_size < 90_000
+
+
+def test_a_reference_is_outlined_in_white_from_its_own_end_to_end() -> None:
+    mask, reference = np.zeros((2, 40, 64, 64), np.uint8)
+    mask[10:20, 20:30, 24:40] = 1
+    reference[4:20, 20:30, 24:34] = 1
+    with_it = np.asarray(draw_case(volume(), (-160, 240), mask, LABELS, {}, "a case", reference))
+    first, middle, alone = panel(with_it, "first", 0), panel(with_it, "middle", 0), panel(drawn(mask), "first", 0)
+    inside = (slice(40, 200), slice(40, 200))  # without letters and scale
+    white = (np.abs(first[inside].astype(int) - INK).sum(axis=-1) < 30).sum()
+    assert white > 60
+    assert not coloured(first, 1).any(), "the mask begins higher"
+    assert coloured(alone, 1).any()
+    assert coloured(middle, 1).any()
+    assert (np.abs(middle[inside].astype(int) - INK).sum(axis=-1) < 30).sum() > 60

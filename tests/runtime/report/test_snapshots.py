@@ -25,7 +25,10 @@ from tests.dicom_series import ct_voxels, write_series
 from tests.golden import MASK
 from tests.runtime.report.drawn import Here, drawn_voxels, write
 
-COMMANDS = ("infer", "inspect", "evaluate", "listen", "dataset", "train", "export", "bench", "bench compare", "version")
+COMMANDS = (
+    *("infer", "inspect", "evaluate", "commission", "listen", "dataset", "train", "export", "bench", "bench compare"),
+    "version",
+)
 
 
 def masked(text: str, folder: Path) -> str:

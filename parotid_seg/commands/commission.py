@@ -1,0 +1,137 @@
+"""`parotid-seg commission`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parotid_seg.commands.options import with_options
+from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
+from parotid_seg.commission.options import CommissionOptions
+from parotid_seg.errors import MissingModelError
+from parotid_seg.files import exists
+from parotid_seg.runtime.engines.options import ModelOptions
+from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.terminal import following, outcome_text, print_commission
+
+if TYPE_CHECKING:
+    from parotid_seg.commission.run import Model, Order
+    from parotid_seg.runtime.engines.base import Backend
+    from parotid_seg.runtime.pipeline.options import InferOptions
+    from parotid_seg.runtime.pipeline.run import Outcome
+    from parotid_seg.terminal import Line
+
+PACKAGED = "packaged"
+
+
+@with_options
+def commission(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled patients in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr (or imagesTs, labelsTs).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the report and the masks.")],
+    options: CommissionOptions,
+    model: ModelOptions,
+    segmentation: SegmentationOptions,
+    quiet: Quiet = False,
+    _verbose: Verbose = False,
+) -> None:
+    """Test a model on your own labelled patients: is it good enough here, and is it still the same?
+
+    Segments them as infer does, and writes DIR/report.html and DIR/commission.json: limits met or missed, all figures
+    of evaluate with intervals, faults such as exchanged sides, the worst patients in pictures, and what differs from an
+    earlier run. Test patients are those of the list "test" in DATA/splits.json, else imagesTs with labels, else all of
+    imagesTr. A run that was interrupted goes on with the same command; after one that is complete, everything is done
+    again and compared. Exit status: 0 all limits met, 1 a limit missed or nothing done, 2 wrong option or argument, 130
+    interrupted.
+    """
+    with one_line_errors("finished masks are kept, and the same command goes on"):
+        from parotid_seg.commission.run import commission as run
+
+        if options.against is not None and model.triton is not None:
+            raise UsageError("--against: runs a second model here, expected no --triton")
+        with following(quiet) as line:
+
+            def progress(outcome: Outcome) -> None:
+                if outcome.status == "failed":
+                    line.error(outcome.entry.failure)
+                else:
+                    line.say(outcome_text(outcome))
+                line.phase("scans", outcome.number, outcome.total)
+
+            record = run(_order(data, out, options, model, segmentation, line), say=line.say, progress=progress)
+        if not quiet:
+            print_commission(record, out)
+    raise typer.Exit(0 if record.passed else 1)
+
+
+def _order(
+    data: Path,
+    out: Path,
+    options: CommissionOptions,
+    model: ModelOptions,
+    segmentation: SegmentationOptions,
+    line: Line,
+) -> Order:
+    """What the command line asks for; what it names is read and checked before anything is computed."""
+    from parotid_seg.commission.drift import Earlier
+    from parotid_seg.commission.limits import read_limits
+    from parotid_seg.commission.patients import choose
+    from parotid_seg.commission.record import read_commission
+    from parotid_seg.commission.run import Order
+    from parotid_seg.runtime.pipeline.options import InferOptions
+
+    with_segmentation = InferOptions(**vars(segmentation))
+    earlier = None
+    if options.earlier is not None and not _is_in(options.earlier, out):
+        earlier = Earlier(*read_commission(options.earlier))
+    other = None
+    if options.against is not None:
+        file = None if str(options.against) == PACKAGED else options.against
+        same = ModelOptions(file, model.backend, model.device, allow_unverified=model.allow_unverified)
+        other = _model(same, with_segmentation, line)
+    return Order(
+        limits=read_limits(options.limits, dose=options.dose is not None),
+        chosen=choose(data),
+        out=out,
+        model=_model(model, with_segmentation, line),
+        against=other,
+        earlier=earlier,
+        dose=options.dose,
+        options=with_segmentation,
+    )
+
+
+def _is_in(earlier: Path, out: Path) -> bool:
+    """Whether the earlier commissioning is the last one in the output folder, which is compared anyway."""
+    return (earlier if earlier.is_dir() else earlier.parent).resolve() == out.resolve()
+
+
+def _model(model: ModelOptions, options: InferOptions, line: Line) -> Model:
+    """A model, which is loaded when it is first needed, and only once.
+
+    Raises:
+        MissingModelError: if there is no such file.
+    """
+    from parotid_seg.commands.model import load_model
+    from parotid_seg.commission.run import Model
+    from parotid_seg.runtime.pipeline.executor import LocalExecutor
+
+    if model.triton is None and not exists(model.file):
+        raise MissingModelError("no such file, expected a model", path=model.file)
+
+    @cache
+    def load() -> Backend:
+        return load_model(model, tta=options.tta, say=line.say, progress=line.phase)
+
+    name = "the packaged model" if model.model is None else str(model.model)
+    if model.triton is not None:
+        name = f"the model served at {model.triton}"
+    return Model(name, lambda: LocalExecutor(load, options, line.say))

@@ -1,0 +1,191 @@
+"""Compares a commissioning with an earlier one: whose masks differ, how, and what else is different."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parotid_seg.commission.conditions import changes, in_words
+from parotid_seg.commission.faults import Signs, faults_in, signs_of
+from parotid_seg.commission.record import CommissionRecord, ConditionChange, DriftRecord, MaskChange, MaskRecord
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import is_real_file, is_taken, make_folder_in
+from parotid_seg.metrics import dice
+from parotid_seg.runtime.evaluate import some_of
+from parotid_seg.runtime.label_match import LabelMatch, match_labels
+from parotid_seg.scan.nifti import check_same_voxels, read_mask
+
+EARLIER, MASKS, EXAMPLE = "earlier", "masks", "example"
+"""Folders of a commissioning: earlier ones of the same folder, masks of the patients, and that of the example."""
+EXAMPLE_NAME = "the packaged example"
+MOST_NAMED = 8
+"""Most conditions in the verdict; the record and the page have all."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier commissioning.
+
+    Attributes:
+        record: its record.
+        path: its file; its masks are in folders beside it.
+    """
+
+    record: CommissionRecord
+    path: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """The masks of this run.
+
+    Attributes:
+        out: folder of this run.
+        masks: by patient.
+        example: that of the packaged example; None if there is none.
+        conditions: see `CommissionRecord`.
+    """
+
+    out: Path
+    masks: Mapping[str, MaskRecord]
+    example: MaskRecord | None
+    conditions: Mapping[str, str]
+
+
+def set_aside(out: Path, names: Sequence[str], complete: str, ended: str) -> Path:
+    """Move the results of a complete commissioning into a folder of its own below, so that a new one can be made.
+
+    A call that was interrupted is completed by the next one.
+
+    Args:
+        out: folder of the commissioning.
+        names: of its files and folders, those that exist.
+        complete: the file that makes it complete, which is moved last.
+        ended: when it ended.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        OutputError: if a folder cannot be made.
+    """
+    above, date = make_folder_in(out, EARLIER), ended.replace(":", "").replace("+0000", "Z")
+    numbered = itertools.chain([date], (f"{date}-{number}" for number in itertools.count(2)))
+    folder = make_folder_in(above, next(name for name in numbered if not is_taken(above / name / complete)))
+    for name in (*names, complete):
+        if (out / name).exists():
+            (out / name).rename(folder / name)
+    return folder
+
+
+def newest(out: Path) -> Path | None:
+    """The newest of the earlier commissionings of a folder; None if there is none."""
+    folders = sorted(path for path in (out / EARLIER).glob("*") if path.is_dir())
+    return folders[-1] if folders else None
+
+
+def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
+    """Compare the masks of this run with earlier ones.
+
+    Raises:
+        ScanError: if a mask of this run cannot be read.
+    """
+    before, now = earlier.record.masks, made.masks
+    both = {name: (before[name], now[name]) for name in now if name in before}
+    places = dict.fromkeys(both, MASKS)
+    if made.example and earlier.record.example:
+        both[EXAMPLE_NAME] = (earlier.record.example, made.example)
+        places[EXAMPLE_NAME] = EXAMPLE
+    different = {name: pair for name, pair in both.items() if pair[0].voxels_sha256 != pair[1].voxels_sha256}
+    signs: dict[str, Signs] = {}
+    changed, notes = [], []
+    for name, (old, new) in different.items():
+        dsc, sign, note = _compared(earlier.path.parent / places[name] / old.mask, made.out / places[name] / new.mask)
+        notes += [note] if note else []
+        signs |= {name: sign} if sign else {}
+        sizes = {each: size - old.volumes_ml.get(each, 0.0) for each, size in new.volumes_ml.items()}
+        inputs = {
+            "scan": old.scan_sha256 != new.scan_sha256,
+            "reference": old.reference_sha256 != new.reference_sha256,
+        }
+        changed.append(
+            MaskChange(
+                patient=name,
+                dsc=dsc,
+                volumes_ml={each: round(size, 3) for each, size in sizes.items()},
+                input_changed=[each for each, is_other in inputs.items() if is_other],
+            )
+        )
+    changed.sort(key=lambda each: -1.0 if each.dsc is None else each.dsc)
+    conditions = changes(earlier.record.conditions, made.conditions)
+    notes += _inputs_changed({name: pair for name, pair in both.items() if name not in different})
+    return DriftRecord(
+        earlier=str(earlier.path),
+        date=earlier.record.ended,
+        verdict=_verdict(earlier.record.ended, len(both), changed, conditions),
+        compared=len(both),
+        changed=changed,
+        conditions=conditions,
+        faults=faults_in(signs, "masks", "earlier masks", "cases"),
+        added=[name for name in now if name not in before],
+        gone=[name for name in before if name not in now],
+        notes=list(dict.fromkeys(notes)),
+    )
+
+
+def lowest_dsc(drift: DriftRecord) -> float | None:
+    """The lowest DSC between the masks of both runs, 1 if all are equal; NaN if an earlier mask that differs is not
+    there, None if no mask was compared."""
+    if not drift.compared:
+        return None
+    if any(each.dsc is None for each in drift.changed):
+        return math.nan
+    return min((each.dsc for each in drift.changed if each.dsc is not None), default=1.0)
+
+
+def _compared(old: Path, new: Path) -> tuple[float | None, Signs | None, str]:
+    """Lowest DSC of a structure between two masks, and how they differ; or why that cannot be told."""
+    if not is_real_file(old):
+        return None, None, f"earlier masks are not beside their record: no such folder or file as {old}"
+    try:
+        check_same_voxels(new, old)
+        labels: LabelMatch = match_labels(new, old)
+        mask, other, _ = labels.common(read_mask(new)[0], read_mask(old)[0])
+    except (InputError, ScanError) as error:
+        return None, None, f"cannot be compared with the earlier mask: {error}"
+    dsc = min(dice(mask == value, other == value) for value in range(1, len(labels.names)))
+    return dsc, signs_of(mask, other, labels.names), ""
+
+
+def _inputs_changed(same: Mapping[str, tuple[MaskRecord, MaskRecord]]) -> Iterator[str]:
+    """Remarks on equal masks whose files have changed."""
+    for what, field in (("scan", "scan_sha256"), ("reference", "reference_sha256")):
+        names = [name for name, (old, new) in same.items() if getattr(old, field) != getattr(new, field)]
+        if names:
+            yield f"the file of the {what} has changed, the mask has not: {some_of(names)}"
+
+
+def _verdict(date: str, compared: int, changed: Sequence[MaskChange], conditions: Sequence[ConditionChange]) -> str:
+    since = f"those of {date[:10]}"
+    different = "; ".join(map(in_words, conditions[:MOST_NAMED]))
+    different += f" and {len(conditions) - MOST_NAMED} more" if len(conditions) > MOST_NAMED else ""
+    if not compared:
+        return f"no drift can be told: no patient is in this run and in that of {date[:10]}"
+    if not changed:
+        without = f"; different without effect on a mask: {different}" if different else ""
+        return f"no drift: all {compared} masks are equal to {since}{without}"
+    text = f"drift: {len(changed)} of {compared} masks differ from {since}"
+    text += f" ({some_of([_one(each) for each in changed])})"
+    scans = [each.patient for each in changed if "scan" in each.input_changed]
+    reasons = [f"the scans of {some_of(scans)}"] if scans else []
+    reasons += [different] if different else []
+    if not reasons:
+        return f"{text}; nothing that is recorded is different: scans, model, options, engine, versions and machine"
+    return f"{text}; different since then: {'; '.join(reasons)}"
+
+
+def _one(change: MaskChange) -> str:
+    return change.patient if change.dsc is None else f"{change.patient}: DSC {change.dsc:.3f}"

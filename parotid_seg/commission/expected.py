@@ -1,0 +1,66 @@
+"""Compares the DSC that a run of `infer` expects of each gland, and its floor, with the DSC that it achieves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import numpy as np
+from scipy import stats
+
+from parotid_seg.commission.record import ExpectedGland, ExpectedRecord
+from parotid_seg.runtime.evaluate import Evaluation
+from parotid_seg.runtime.evaluation_record import finite_or_none
+from parotid_seg.runtime.report.results import CaseRecord
+
+FEWEST = 3
+"""Fewest glands with a correlation."""
+
+
+def glands_in(cases: Mapping[str, CaseRecord], evaluation: Evaluation) -> Iterator[ExpectedGland]:
+    """The structures of which `infer` expects a DSC; none of a model without a calibration.
+
+    Args:
+        cases: of `infer`, by patient.
+        evaluation: of their masks.
+    """
+    for patient, case in cases.items():
+        for each in case.structures:
+            fields = msgspec.structs.asdict(each)
+            expected, floor = fields.get("expected_dsc"), fields.get("floor_dsc")
+            scores = evaluation.cases[patient].labels.get(each.name)
+            if expected is not None and floor is not None and scores and not scores.absent:
+                yield ExpectedGland(
+                    patient=patient, structure=each.name, expected=expected, floor=floor, achieved=scores.dsc
+                )
+
+
+def expected_record(glands: list[ExpectedGland]) -> ExpectedRecord | None:
+    """How well the expectations hold; None without any."""
+    if not glands:
+        return None
+    expected, floor, achieved = np.array([(each.expected, each.floor, each.achieved) for each in glands]).T
+    above = int(np.count_nonzero(achieved >= floor))
+    interval = stats.binomtest(above, len(glands)).proportion_ci(0.95, method="exact")
+    varies = len(glands) >= FEWEST and np.ptp(expected) > 0 and np.ptp(achieved) > 0
+    correlation = float(np.corrcoef(expected, achieved)[0, 1]) if varies else None
+    return ExpectedRecord(
+        glands=sorted(glands, key=lambda each: each.achieved - each.floor),
+        above_floor=above,
+        share=above / len(glands),
+        low=float(interval.low),
+        high=float(interval.high),
+        mean_error=float(np.mean(expected - achieved)),
+        mean_absolute_error=float(np.mean(np.abs(expected - achieved))),
+        correlation=finite_or_none(correlation),
+    )
+
+
+def in_words(record: ExpectedRecord) -> str:
+    """How well the expectations hold, in a sentence."""
+    related = "" if record.correlation is None else f", correlation {record.correlation:.2f}"
+    return (
+        f"the DSC reaches its floor in {record.above_floor} of {len(record.glands)} glands ({record.share:.0%}, 95 % "
+        f"interval {record.low:.0%} to {record.high:.0%}; 90 % are promised); expected minus achieved DSC is "
+        f"{record.mean_error:+.3f} on average, without its sign {record.mean_absolute_error:.3f}{related}"
+    )

@@ -1,0 +1,208 @@
+"""Limits of a commissioning: a default for each, a TOML file over them, and whether the figures meet them."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.commission.record import LimitRecord
+from parotid_seg.errors import InputError, OptionError
+from parotid_seg.runtime.evaluate import Evaluation, Mean
+from parotid_seg.runtime.evaluation_record import finite_or_none
+from parotid_seg.scan.labels import plain_name
+
+TABLE = "limits"
+ROUNDING = 1e-9
+"""A figure misses a limit only by more than this."""
+FEW = 10
+"""Fewer patients than this make a note beside the verdict."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit that can be set.
+
+    Attributes:
+        title: in words.
+        default: the limit without a file; None for none.
+        at_least: whether the figure must be at least the limit, else at most.
+        unit: of both; empty for shares and counts.
+        largest: largest sensible limit.
+        figure: the figure of `Evaluation` that is limited, as in `LabelScores`; empty for others.
+        worst: whether its worst value over patients and structures counts, else the mean of each structure.
+        either_way: whether the figure has a sign, and its absolute value is limited.
+    """
+
+    title: str
+    default: float | None
+    at_least: bool
+    unit: str = ""
+    largest: float = math.inf
+    figure: str = ""
+    worst: bool = False
+    either_way: bool = False
+
+
+LIMITS: Mapping[str, Limit] = {
+    "mean_dsc": Limit("mean DSC", 0.75, True, largest=1, figure="dsc"),
+    "worst_dsc": Limit("lowest DSC", 0.5, True, largest=1, figure="dsc", worst=True),
+    "mean_surface_dsc_2mm": Limit("mean surface DSC at 2 mm", None, True, largest=1, figure="surface_dsc_2mm"),
+    "mean_hd95_mm": Limit("mean HD95", 10.0, False, "mm", figure="hd95_mm"),
+    "worst_hd95_mm": Limit("largest HD95", None, False, "mm", figure="hd95_mm", worst=True),
+    "mean_volume_error_ml": Limit("mean volume error", 5.0, False, "ml", figure="volume_error_ml", either_way=True),
+    "mean_dose_error_gy": Limit("mean absolute error of the mean dose", 4.0, False, "Gy", figure="mean_error_abs_gy"),
+    "worst_dose_error_gy": Limit(
+        "largest absolute error of the mean dose", None, False, "Gy", figure="mean_error_abs_gy", worst=True
+    ),
+    "patients": Limit("patients with masks", None, True),
+    "failed_patients": Limit("patients without a mask", 0.0, False),
+    "earlier_dsc": Limit("lowest DSC between the masks of this run and the earlier one", 1.0, True, largest=1),
+}
+"""What can be limited, by its key in the file. A limit on dose needs --dose, `earlier_dsc` an earlier commissioning."""
+
+
+def read_limits(path: Path | None, *, dose: bool) -> dict[str, float]:
+    """The limits to check: the defaults, and over them those of a file.
+
+    Args:
+        path: TOML with a table [limits]; `false` switches a default off. None for the defaults.
+        dose: whether there are doses; without, the default limits on dose are left out.
+
+    Raises:
+        OptionError: if the file cannot be read, or limits the dose without --dose.
+        InputError: if it is not TOML, or has an unknown key or a value that no limit can have.
+    """
+    given = {} if path is None else _table(path)
+    limits = {}
+    for key, limit in LIMITS.items():
+        of_dose = key.endswith("_gy")
+        value = given.get(key, limit.default if dose or not of_dose else None)
+        if value is None or value is False:
+            continue
+        if value is True or not isinstance(value, int | float) or not 0 <= value <= limit.largest or math.isinf(value):
+            expected = "0 or more" if math.isinf(limit.largest) else f"0 to {limit.largest:g}"
+            raise InputError(f"--limits: {path}: {key}: found {value!r}, expected a number, {expected}, or false")
+        if of_dose and not dose:
+            raise OptionError(f"--limits: {path}: {key}: limits the dose, expected --dose as well")
+        limits[key] = float(value)
+    return limits
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"--limits: {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"--limits: {path}: not TOML: {error}") from error
+    if unknown := [key for key in content if key != TABLE]:
+        raise InputError(f"--limits: {path}: unknown key {unknown[0]!r}, expected the table [{TABLE}]")
+    table = content.get(TABLE)
+    if not isinstance(table, dict):
+        raise InputError(
+            f"--limits: {path}: found no table [{TABLE}], expected one with limits such as mean_dsc = 0.75"
+        )
+    if unknown := [key for key in table if key not in LIMITS]:
+        raise InputError(f"--limits: {path}: {TABLE}: unknown key {unknown[0]!r}, expected one of: {', '.join(LIMITS)}")
+    return table
+
+
+@dataclass(frozen=True)
+class Achieved:
+    """What limits are compared with.
+
+    Attributes:
+        evaluation: of the patients with masks.
+        failed: number of patients without.
+        earlier_dsc: lowest DSC between the masks of this run and an earlier one; NaN if it cannot be told, None
+            without an earlier run.
+    """
+
+    evaluation: Evaluation
+    failed: int
+    earlier_dsc: float | None
+
+
+def checked(limits: Mapping[str, float], achieved: Achieved) -> list[LimitRecord]:
+    """Each limit, met or missed: a record, or one for each structure where means are limited."""
+    return [record for key, value in limits.items() for record in _checked(key, value, achieved)]
+
+
+def _checked(key: str, value: float, achieved: Achieved) -> Iterator[LimitRecord]:
+    limit, evaluation = LIMITS[key], achieved.evaluation
+    patients = len(evaluation.cases)
+    if limit.figure and limit.worst:
+        yield _worst(key, value, evaluation)
+    elif limit.figure:
+        for name in evaluation.labels.pairs:
+            yield _mean(key, value, name, evaluation.means[f"{name} {limit.figure}"])
+    elif key == "earlier_dsc":
+        if achieved.earlier_dsc is not None:
+            note = "the earlier masks that differ are not there" if math.isnan(achieved.earlier_dsc) else ""
+            yield _record(key, value, achieved.earlier_dsc, patients=patients, note=note)
+    else:
+        found = patients if key == "patients" else achieved.failed
+        yield _record(key, value, float(found), patients=patients + achieved.failed)
+
+
+def _mean(key: str, value: float, structure: str, mean: Mean) -> LimitRecord:
+    low, found, high = (mean.low, mean.mean, mean.high) if mean.cases > 1 else (math.nan, mean.mean, math.nan)
+    ends = (-value, value) if LIMITS[key].either_way else (value,)
+    note = ""
+    if mean.missed:
+        note, found = f"{mean.missed} without a figure, since a mask is empty", math.inf
+    elif not mean.cases:
+        note = "no patient has the figure"
+    elif any(low < end < high for end in ends):
+        note = "the interval contains the limit"
+    return _record(key, value, found, structure=structure, low=low, high=high, patients=mean.cases, note=note)
+
+
+def _worst(key: str, value: float, evaluation: Evaluation) -> LimitRecord:
+    """The worst structure of all patients; one that only one mask has counts with its worst figure."""
+    limit = LIMITS[key]
+    figures = {
+        (case, name): getattr(label, limit.figure)
+        for case, scores in evaluation.cases.items()
+        for name, label in scores.labels.items()
+        if not math.isnan(getattr(label, limit.figure))
+    }
+    if not figures:
+        return _record(key, value, math.nan, patients=0, note="no patient has the figure")
+    pick: Callable[..., tuple[str, str]] = min if limit.at_least else max
+    case, name = pick(figures, key=lambda each: figures[each])
+    found = figures[case, name]
+    note = f"{plain_name(name)} of {case}" + (", where a mask is empty" if math.isinf(found) else "")
+    return _record(key, value, found, patients=len({case for case, _ in figures}), note=note)
+
+
+def _record(
+    key: str,
+    value: float,
+    found: float,
+    *,
+    patients: int,
+    structure: str = "",
+    low: float = math.nan,
+    high: float = math.nan,
+    note: str = "",
+) -> LimitRecord:
+    """A record; a figure that is not a number meets no limit."""
+    at_least = LIMITS[key].at_least
+    compared = abs(found) if LIMITS[key].either_way else found
+    return LimitRecord(
+        key=key,
+        structure=structure,
+        limit=value,
+        at_least=at_least,
+        found=finite_or_none(found),
+        low=finite_or_none(low),
+        high=finite_or_none(high),
+        patients=patients,
+        met=bool(compared >= value - ROUNDING if at_least else compared <= value + ROUNDING),
+        note=note,
+    )

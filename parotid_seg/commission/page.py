@@ -1,0 +1,151 @@
+"""report.html of a commissioning: one page without a script that loads nothing, as the report of `infer`."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from parotid_seg.commission.conditions import in_words
+from parotid_seg.commission.drift import MASKS
+from parotid_seg.commission.expected import in_words as expected_in_words
+from parotid_seg.commission.limits import FEW, LIMITS
+from parotid_seg.commission.patients import Chosen
+from parotid_seg.commission.record import CommissionRecord, LimitRecord
+from parotid_seg.files import visible, write_text
+from parotid_seg.runtime.label_match import match_labels
+from parotid_seg.runtime.pipeline.ownership import PAGE
+from parotid_seg.runtime.pipeline.sources import read_scan
+from parotid_seg.runtime.report.overlay import SAVED_AS, SCALE_MM, draw_case
+from parotid_seg.runtime.report.page import TEMPLATES as OF_INFER
+from parotid_seg.runtime.report.page import environment, hash_of
+from parotid_seg.scan.intensity import Window, window_of
+from parotid_seg.scan.labels import plain_name
+from parotid_seg.scan.nifti import read_mask
+
+TEMPLATES = Path(__file__).with_name("templates")
+MOST_PICTURES = 6
+"""Patients with pictures, the worst ones."""
+MOST_GLANDS = 10
+"""Glands below or nearest to their floor that are shown."""
+FIGURES = {
+    "dsc": ("DSC", 3),
+    "surface_dsc_2mm": ("surface DSC at 2 mm", 3),
+    "hd95_mm": ("HD95, mm", 1),
+    "apl_mm": ("added path length, mm", 0),
+    "volume_error_ml": ("volume error, ml", 1),
+    "mean_error_gy": ("error of the mean dose, Gy", 2),
+    "mean_error_abs_gy": ("its absolute value, Gy", 2),
+}
+"""Figures on the page and their decimals; commission.json has all."""
+OF_A_PATIENT = ("dsc", "hd95_mm", "volume_error_ml", "mean_error_gy")
+"""Those in the table of all patients."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A patient's picture.
+
+    Attributes:
+        patient: name.
+        url: a data: URL.
+    """
+
+    patient: str
+    url: str
+
+
+def write_page(record: CommissionRecord, out: Path, chosen: Chosen, window: Window | None) -> None:
+    """Write `out`/report.html.
+
+    Args:
+        record: what it shows.
+        out: folder of the commissioning, with its masks.
+        chosen: the patients.
+        window: the first channel's intensities shown as black and white; None for those of each scan.
+
+    Raises:
+        OutputError: if it cannot be written.
+        ScanError: if a scan or mask that is drawn cannot be read.
+    """
+    write_text(page(record, list(_pictures(record, out, chosen, window))), out / PAGE)
+
+
+def page(record: CommissionRecord, pictures: list[Picture]) -> str:
+    """The page's text, ASCII only."""
+    style = (OF_INFER / "page.css").read_text("utf-8") + (TEMPLATES / "commission.css").read_text("utf-8")
+    means = record.evaluation.means
+    structures = list(record.evaluation.labels)
+    together = next(name for name in ("glands", "structures") if f"{name} dsc" in means)
+    figures = [name for name in FIGURES if f"{together} {name}" in means]
+    text = (
+        environment(TEMPLATES)
+        .get_template("commission.html")
+        .render(
+            record=record,
+            title=f"Commissioning: {verdict_in_words(record)}",
+            few=len(record.patients.names) < FEW,
+            limits=[_limit(each) for each in record.limits],
+            figures=FIGURES,
+            shown=figures,
+            of_a_patient=[name for name in OF_A_PATIENT if name in figures],
+            columns=[*structures, together],
+            structures=structures,
+            pictures=pictures,
+            scale_mm=SCALE_MM,
+            expected=expected_in_words(record.expected) if record.expected else "",
+            most_glands=MOST_GLANDS,
+            changes=[in_words(each) for each in record.drift.conditions] if record.drift else [],
+            style=Markup(style),
+            hashes={"style": hash_of(style)},
+        )
+    )
+    return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def verdict_in_words(record: CommissionRecord) -> str:
+    """Whether the limits are met, and whether faults were found."""
+    missed, faults = sum(not each.met for each in record.limits), len(record.faults)
+    verdict = f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"
+    return f"{verdict}, {faults} fault{'s' * (faults != 1)} found" if faults else verdict
+
+
+def limit_in_words(each: LimitRecord) -> tuple[str, str, str]:
+    """A limit in words: what is limited, by what, and what was found."""
+    limit = LIMITS[each.key]
+    sign = "+" if limit.either_way else ""
+    digits = 0 if each.key.endswith("patients") else 3 if limit.largest == 1 else 2
+    unit = f" {limit.unit}" if limit.unit else ""
+    title = f"{limit.title}, {plain_name(each.structure)}" if each.structure else limit.title
+    bound = f"at {'least' if each.at_least else 'most'} {each.limit:g}{unit}"
+    bound += " either way" if limit.either_way else ""
+    found, low, high = (
+        "none" if number is None else f"{number:{sign}.{digits}f}" for number in (each.found, each.low, each.high)
+    )
+    interval = "" if each.low is None or each.high is None else f" ({low} to {high})"
+    return title, bound, found if each.found is None else f"{found}{interval}{unit}"
+
+
+def _limit(each: LimitRecord) -> Mapping[str, Any]:
+    title, bound, found = limit_in_words(each)
+    return {"title": title, "bound": bound, "found": found, "record": each}
+
+
+def _pictures(record: CommissionRecord, out: Path, chosen: Chosen, window: Window | None) -> Iterator[Picture]:
+    """The worst patients' masks and references."""
+    labels = match_labels(out / MASKS, chosen.references)
+    for name in record.worst[:MOST_PICTURES]:
+        patient = chosen.patients[name]
+        volume = read_scan((patient.scan,)).volume
+        stored = read_mask(out / MASKS / record.masks[name].mask)[0]
+        mask, reference, _ = labels.common(stored, read_mask(patient.reference)[0])
+        shown = window_of(volume.voxels[0], window)
+        picture = draw_case(volume, shown, mask, labels.names, record.masks[name].volumes_ml, visible(name), reference)
+        content = io.BytesIO()
+        picture.save(content, **SAVED_AS[".webp"])  # type: ignore[arg-type]
+        yield Picture(name, f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}")

@@ -1,0 +1,153 @@
+"""Chooses the labelled patients of a data set in nnU-Net's raw layout on which a model is commissioned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.errors import InputError, OptionError, RecordError
+from parotid_seg.files import exists
+from parotid_seg.records import read_record
+from parotid_seg.runtime.evaluate import some_of
+from parotid_seg.scan.nifti import ENDINGS, case_name, check_same_voxels, is_nifti
+
+DESCRIPTION, SPLITS, TEST = "dataset.json", "splits.json", "test"
+FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
+"""Folders of scans, and of their label maps."""
+FIRST_CHANNEL = re.compile(rf"(.+)_0000({'|'.join(map(re.escape, ENDINGS))})", re.IGNORECASE)
+EXPECTED = "expected imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz (or imagesTs and labelsTs)"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A patient with a label map.
+
+    Attributes:
+        scan: file of the first channel.
+        reference: the label map.
+    """
+
+    scan: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The patients that are used.
+
+    Attributes:
+        data: the data folder.
+        patients: by name.
+        why: which are used and why, in a sentence.
+        notes: what is left out or doubtful, one line each.
+        channels: names of the channels by dataset.json; empty without one.
+    """
+
+    data: Path
+    patients: Mapping[str, Labelled]
+    why: str
+    notes: tuple[str, ...]
+    channels: tuple[str, ...]
+
+    @property
+    def references(self) -> Path:
+        """A folder with label maps; dataset.json, which names their labels, is in the folder above all of them."""
+        return next(iter(self.patients.values())).reference.parent
+
+
+def choose(place: Path) -> Chosen:
+    """Choose the patients: the list "test" of splits.json, else imagesTs with labels, else all of imagesTr with labels.
+
+    Args:
+        place: the data folder, or the dataset.json in it.
+
+    Raises:
+        OptionError: if there is no such folder.
+        InputError: if dataset.json or splits.json is invalid, no patient can be used, or two have the same scan.
+        ScanError: if a label map is not on the voxels of its scan, by their headers.
+    """
+    data = place.parent if place.name == DESCRIPTION and place.is_file() else place
+    if not data.is_dir():
+        kind = "a file" if exists(data) else "no such folder"
+        raise OptionError(f"{kind}, expected the folder of a data set in nnU-Net's raw layout", path=data)
+    channels = _channels(data / DESCRIPTION) if exists(data / DESCRIPTION) else ()
+    splits = _splits(data / SPLITS)
+    found: dict[str, dict[str, Labelled]] = {}
+    notes = []
+    for images, labels in FOLDERS.items():
+        found[images], left_out = _labelled(data / images, data / labels)
+        if left_out:
+            notes.append(f"not used, since without a label map: {len(left_out)} of {images} ({some_of(left_out)})")
+    patients, why = _chosen(data, found, splits.get(TEST, []))
+    if not patients:
+        raise InputError(f"found no scan with a label map, {EXPECTED}", path=data)
+    known = [name for role in ("train", "validation") for name in splits.get(role, []) if name in patients]
+    if known:
+        notes.append(
+            f"in the lists train and validation of {SPLITS}: {len(known)} of them; for a model trained on them "
+            "the figures are too good"
+        )
+    places: dict[Path, str] = {}
+    for name, each in patients.items():
+        check_same_voxels(each.reference, each.scan)
+        if (other := places.setdefault(each.scan.resolve(), name)) != name:
+            raise InputError(f"found the same scan for {other} and {name}, expected one patient of each", path=data)
+    return Chosen(data.resolve(), patients, why, tuple(notes), channels)
+
+
+def _chosen(
+    data: Path, found: Mapping[str, Mapping[str, Labelled]], test: Iterable[str]
+) -> tuple[dict[str, Labelled], str]:
+    test = list(test)
+    if test:
+        both = found["imagesTr"].keys() & found["imagesTs"].keys() & set(test)
+        everyone = {**found["imagesTr"], **found["imagesTs"]}
+        if both:
+            raise InputError(
+                f"found {some_of(sorted(both))} in imagesTr and in imagesTs, expected one scan of each", path=data
+            )
+        if lost := [name for name in test if name not in everyone]:
+            raise InputError(f"{TEST}: no scan with a label map for {some_of(lost)}; {EXPECTED}", path=data / SPLITS)
+        return {name: everyone[name] for name in test}, f"those in the list {TEST} of {SPLITS} ({len(test)})"
+    if found["imagesTs"]:
+        why = f"those of imagesTs with label maps ({len(found['imagesTs'])}); {SPLITS} names no {TEST} patients"
+        return dict(found["imagesTs"]), why
+    why = (
+        f"all of imagesTr with label maps ({len(found['imagesTr'])}); {SPLITS} names no {TEST} patients, and imagesTs "
+        "has none with label maps"
+    )
+    return dict(found["imagesTr"]), why
+
+
+def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str]]:
+    """The patients of a folder that have label maps, and the names of the others."""
+    scans = {match[1]: path for path in _files(images) if (match := FIRST_CHANNEL.fullmatch(path.name))}
+    maps = {case_name(path): path for path in _files(labels) if is_nifti(path)}
+    patients = {name: Labelled(path, maps[name]) for name, path in scans.items() if name in maps}
+    return patients, sorted(scans.keys() - patients.keys())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path.absolute() for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def _channels(path: Path) -> tuple[str, ...]:
+    names = read_record(path, dict[str, Any]).get("channel_names")
+    if not isinstance(names, dict) or not names or set(names) != {str(number) for number in range(len(names))}:
+        raise InputError('channel_names: expected an object such as {"0": "CT"}, numbered from 0', path=path)
+    return tuple(str(names[str(number)]) for number in range(len(names)))
+
+
+def _splits(path: Path) -> dict[str, list[str]]:
+    if not exists(path):
+        return {}
+    try:
+        splits = read_record(path, dict[str, list[str]])
+    except RecordError as error:
+        raise InputError(f"{error.reason}; expected lists of patients by name", path=path) from error
+    if twice := sorted({name for name in splits.get(TEST, []) if splits[TEST].count(name) > 1}):
+        raise InputError(f"{TEST}: found {some_of(twice)} more than once, expected each once", path=path)
+    return splits

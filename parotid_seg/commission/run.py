@@ -1,0 +1,359 @@
+"""Commissions a model: masks of a hospital's labelled patients, figures, limits, faults, drift, and another model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from parotid_seg.commission.conditions import conditions_of
+from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
+from parotid_seg.commission.expected import expected_record, glands_in
+from parotid_seg.commission.faults import faults_in, signs_of
+from parotid_seg.commission.limits import Achieved, checked
+from parotid_seg.commission.patients import Chosen, Labelled
+from parotid_seg.commission.record import (
+    NAME,
+    AgainstRecord,
+    CommissionRecord,
+    FaultRecord,
+    MaskRecord,
+    ModelRecord,
+    PatientsRecord,
+    read_commission,
+)
+from parotid_seg.contract import Contract
+from parotid_seg.errors import InputError, OutputError
+from parotid_seg.files import hash_file, is_real_file, is_taken, make_folder
+from parotid_seg.models import example_folder
+from parotid_seg.records import write_record
+from parotid_seg.runtime.compare import FEWEST, ComparisonRecord, comparison_of
+from parotid_seg.runtime.doses import Doses
+from parotid_seg.runtime.evaluate import Evaluation, score_pairs
+from parotid_seg.runtime.evaluation_record import record_of
+from parotid_seg.runtime.label_match import match_labels
+from parotid_seg.runtime.pipeline.executor import Executor
+from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.ownership import PAGE, RESULTS
+from parotid_seg.runtime.pipeline.run import Outcome, Say, infer_at
+from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
+from parotid_seg.scan.intensity import is_ct
+from parotid_seg.scan.nifti import read_mask
+from parotid_seg.scan.volume import Mask
+
+AGAINST = "against"
+"""Folder of the other model's masks."""
+MARK = b'<meta name="generator" content="parotid-seg commission">'
+"""What every page of a commissioning has near its beginning."""
+MOST_HEAD = 4096
+"""Bytes of a page in which `MARK` is."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to run.
+
+    Attributes:
+        name: in words, for people.
+        executor: makes what runs it; called again for further scans.
+    """
+
+    name: str
+    executor: Callable[[], Executor]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to do.
+
+    Attributes:
+        chosen: the patients.
+        out: folder of the results, made if missing.
+        model: the model to commission.
+        against: another one to compare it with.
+        limits: see `read_limits`.
+        earlier: an earlier commissioning; None for the newest of `out`.
+        dose: file or folder of the planned doses.
+        options: how scans are segmented.
+    """
+
+    chosen: Chosen
+    out: Path
+    model: Model
+    limits: Mapping[str, float]
+    against: Model | None = None
+    earlier: Earlier | None = None
+    dose: Path | None = None
+    options: InferOptions = field(default_factory=InferOptions)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one model.
+
+    Attributes:
+        folder: their folder.
+        results: of `infer`.
+        cases: by patient, of those with a mask.
+        failed: reasons by patient, of the others.
+    """
+
+    folder: Path
+    results: Results
+    cases: Mapping[str, CaseRecord]
+    failed: Mapping[str, str]
+
+    def path(self, name: str) -> Path:
+        """The mask of a patient."""
+        return self.folder / next(iter(self.cases[name].files))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's file."""
+        return self.results.run.model.sha256
+
+
+def commission(
+    order: Order, *, say: Say = lambda _: None, progress: Callable[[Outcome], None] = lambda _: None
+) -> CommissionRecord:
+    """Commission a model, and write commission.json and report.html.
+
+    Masks that an interrupted run has made are kept. If the folder holds a complete commissioning, that is moved to
+    `earlier/DATE` in it, everything is done anew, and the two are compared.
+
+    Args:
+        order: what to do.
+        say: called with one line for each event.
+        progress: called with the outcome of every scan.
+
+    Raises:
+        ParotidSegError: if a model cannot be loaded, no patient has a mask, or results cannot be written.
+    """
+    from parotid_seg.commission.page import write_page
+
+    begun = datetime.now(UTC)
+    make_folder(order.out)
+    earlier = _begin(order)
+    planned = _planned(order)
+    say(f"patients: {order.chosen.why}")
+    for note in order.chosen.notes:
+        say(f"note: {note}")
+    masks = _segmented(order, order.model, MASKS, say, progress)
+    contract, conditions = masks.results.run.model.contract, conditions_of(masks.results)
+    example = _example(order, contract, say, progress)
+    evaluation = _evaluated(order.chosen, masks, planned)
+    records, faults = _compared(order.chosen, masks, evaluation)
+    drift = compare_with(earlier, Made(order.out, records, example, conditions)) if earlier else None
+    model = ModelRecord(name=order.model.name, sha256=masks.sha256)
+    against = _against(order, model, evaluation, planned, say, progress) if order.against else None
+    limits = checked(order.limits, Achieved(evaluation, len(masks.failed), lowest_dsc(drift) if drift else None))
+    record = CommissionRecord(
+        schema_version=1,
+        begun=begun.isoformat(timespec="seconds"),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        passed=all(each.met for each in limits),
+        model=model,
+        patients=_patients_record(order.chosen, masks),
+        limits=limits,
+        faults=faults,
+        evaluation=record_of(evaluation),
+        expected=expected_record(list(glands_in(masks.cases, evaluation))),
+        worst=_worst_first(evaluation),
+        conditions=conditions,
+        masks=records,
+        example=example,
+        against=against,
+        drift=drift,
+    )
+    write_page(record, order.out, order.chosen, contract.windows[0])
+    write_record(record, order.out / NAME)
+    return record
+
+
+def _planned(order: Order) -> Doses | None:
+    """The doses, if any; that each patient has one is checked before anything is computed.
+
+    Raises:
+        ScanError: if a patient has none, or several.
+    """
+    if order.dose is None:
+        return None
+    planned, patients = Doses.below(order.dose), order.chosen.patients
+    for name in patients:
+        planned.of_case(name, None, only=len(patients) == 1)
+    return planned
+
+
+def _patients_record(chosen: Chosen, masks: Masks) -> PatientsRecord:
+    return PatientsRecord(
+        data=str(chosen.data),
+        names=list(masks.cases),
+        why=chosen.why,
+        failed=dict(masks.failed),
+        notes=list(chosen.notes),
+    )
+
+
+def _begin(order: Order) -> Earlier | None:
+    """Set a complete commissioning of the folder aside; returns the earlier one to compare with.
+
+    Raises:
+        OutputError: if the folder has files of these names that a commissioning has not written.
+    """
+    out = order.out
+    if is_taken(out / NAME):
+        record, _ = read_commission(out)
+        set_aside(out, (PAGE, MASKS, AGAINST, EXAMPLE), NAME, record.ended)
+    elif is_taken(out / PAGE) and not _is_ours(out / PAGE):
+        raise OutputError("exists and was not written by commission; choose another --out", path=out / PAGE)
+    if order.earlier:
+        return order.earlier
+    folder = newest(out)
+    return Earlier(*read_commission(folder)) if folder and is_real_file(folder / NAME) else None
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with page.open("rb") as file:
+            return MARK in file.read(MOST_HEAD)
+    except OSError:
+        return False
+
+
+def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Callable[[Outcome], None]) -> Masks:
+    """Segment all patients as `infer` does.
+
+    Raises:
+        InputError: if the model does not take these scans, or no patient has a mask.
+    """
+    chosen, out = order.chosen, order.out / folder
+    say(f"{model.name} segments {len(chosen.patients)} patient{'s' * (len(chosen.patients) != 1)}")
+    with closing(model.executor()) as executor:
+        _check_channels(executor.contract, chosen)
+        options = replace(order.options, pictures=False, report=False)
+        infer_at(executor, [each.scan for each in chosen.patients.values()], out, options, say=say, progress=progress)
+    results = read_results(out / RESULTS)
+    by_scan = {Path(case.scan.source).resolve(): case for case in results.cases}
+    found = {name: by_scan.get(each.scan.resolve()) for name, each in chosen.patients.items()}
+    cases = {name: case for name, case in found.items() if case and case.status == "done"}
+    failed = {name: case.reason if case else "not reached" for name, case in found.items() if name not in cases}
+    if not cases:
+        raise InputError(f"no patient has a mask; the first: {next(iter(failed.values()))}", path=chosen.data)
+    return Masks(out, results, cases, failed)
+
+
+def _check_channels(contract: Contract, chosen: Chosen) -> None:
+    found, expected = (tuple(map(str.casefold, each)) for each in (chosen.channels, contract.channels))
+    if found and found != expected:
+        raise InputError(
+            f"channel_names: found {', '.join(chosen.channels)}, expected those of the model: "
+            f"{', '.join(contract.channels)}",
+            path=chosen.data / "dataset.json",
+        )
+
+
+def _example(order: Order, contract: Contract, say: Say, progress: Callable[[Outcome], None]) -> MaskRecord | None:
+    """Segment the packaged example, which is the same everywhere; None if the model takes no CT or it is not there."""
+    if len(contract.channels) != 1 or not is_ct(contract.channels[0]):
+        return None
+    try:
+        scan = next((example_folder() / "imagesTr").glob("*_0000.nii.gz"))
+    except InputError as error:
+        say(f"note: {error}")
+        return None
+    say("the packaged example scan, for constancy")
+    out = order.out / EXAMPLE
+    with closing(order.model.executor()) as executor:
+        options = replace(order.options, pictures=False, report=False)
+        infer_at(executor, [scan], out, options, say=lambda _: None, progress=progress)
+    case = next(
+        each for each in read_results(out / RESULTS).cases if Path(each.scan.source).resolve() == scan.resolve()
+    )
+    if case.status == "failed":
+        say(f"note: the packaged example has no mask: {case.reason}")
+        return None
+    name = next(iter(case.files))
+    return _mask_record(name, read_mask(out / name)[0], Labelled(scan, Path()), case)
+
+
+def _mask_record(name: str, mask: Mask, patient: Labelled, case: CaseRecord) -> MaskRecord:
+    voxels = hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()
+    return MaskRecord(
+        mask=name,
+        voxels_sha256=voxels,
+        scan_sha256=hash_file(patient.scan),
+        reference_sha256=hash_file(patient.reference) if patient.reference.name else "",
+        volumes_ml=case.volumes_ml,
+    )
+
+
+def _evaluated(chosen: Chosen, masks: Masks, planned: Doses | None) -> Evaluation:
+    pairs = {name: (masks.path(name), chosen.patients[name].reference) for name in masks.cases}
+    return score_pairs(pairs, match_labels(masks.folder, chosen.references), planned)
+
+
+def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dict[str, MaskRecord], list[FaultRecord]]:
+    """The masks' records, and the faults that they show when they are compared with the references."""
+    records, signs = {}, {}
+    for name, case in masks.cases.items():
+        patient = chosen.patients[name]
+        stored = read_mask(masks.path(name))[0]
+        records[name] = _mask_record(masks.path(name).name, stored, patient, case)
+        mask, reference, _ = evaluation.labels.common(stored, read_mask(patient.reference)[0])
+        signs[name] = signs_of(mask, reference, evaluation.labels.names)
+    return records, faults_in(signs, "masks", "references")
+
+
+def _against(
+    order: Order,
+    model: ModelRecord,
+    first: Evaluation,
+    planned: Doses | None,
+    say: Say,
+    progress: Callable[[Outcome], None],
+) -> AgainstRecord:
+    """Compare with the other model on the patients for whom both have a mask."""
+    assert order.against
+    masks = _segmented(order, order.against, AGAINST, say, progress)
+    second = _evaluated(order.chosen, masks, planned)
+    names = [name for name in first.cases if name in second.cases]
+    missing = {
+        "a": [name for name in second.cases if name not in first.cases],
+        "b": [name for name in first.cases if name not in second.cases],
+        "references": [],
+    }
+    places = {"a": order.out / MASKS, "b": masks.folder, "references": order.chosen.references}
+    comparison = comparison_of(_only(first, names), _only(second, names), places, missing)
+    other = ModelRecord(name=order.against.name, sha256=masks.sha256)
+    return AgainstRecord(model=other, advice=_advice(comparison, model, other), comparison=comparison)
+
+
+def _only(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
+    flags = {name: evaluation.dose_flags[name] for name in names if name in evaluation.dose_flags}
+    return Evaluation({name: evaluation.cases[name] for name in names}, evaluation.labels, flags)
+
+
+def _advice(comparison: ComparisonRecord, a: ModelRecord, b: ModelRecord) -> str:
+    """Which model to use."""
+    if a.sha256 == b.sha256:
+        return f"A ({a.name}) and B ({b.name}) are the same model file."
+    if comparison.better:
+        better, other = (a, b) if comparison.better == "A" else (b, a)
+        return f"Use {comparison.better} ({better.name}): it is better on these patients than {other.name}."
+    if len(comparison.patients) < FEWEST:
+        return f"{len(comparison.patients)} patients are too few to choose between A ({a.name}) and B ({b.name})."
+    return f"A ({a.name}) is not shown to be better than B ({b.name}), or B than A: keep the one that is in use."
+
+
+def _worst_first(evaluation: Evaluation) -> list[str]:
+    """Patients by the lowest DSC of a structure."""
+
+    def lowest(name: str) -> float:
+        values = [each.dsc for each in evaluation.cases[name].labels.values() if not each.absent]
+        return min(values, default=math.inf)
+
+    return sorted(evaluation.cases, key=lowest)

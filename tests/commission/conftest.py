@@ -1,0 +1,24 @@
+"""A packaged example that is as small as the drawn scans."""
+
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.commission import run
+from tests.commission.data import data_set
+
+
+@pytest.fixture(scope="session")
+def small_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_set(tmp_path_factory.mktemp("example"), 1)
+
+
+@pytest.fixture
+def drawn_example(small_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "example_folder", lambda: small_example)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four patients; it is only read."""
+    return data_set(tmp_path_factory.mktemp("data"))

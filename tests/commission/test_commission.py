@@ -1,0 +1,261 @@
+"""A commissioning from scans to report: limits, planted faults, drift and the choice of a model."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from parotid_seg.commission.record import CommissionRecord, read_commission
+from parotid_seg.commission.run import MARK, MOST_HEAD
+from parotid_seg.errors import InputError, OutputError, ScanError
+from parotid_seg.runtime.evaluation_record import schema_text
+from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
+from tests.commission.data import Faulty, data_set, halved, run, shifted, swapped, worse
+from tests.runtime.report.drawn import Here
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_example")]
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "commission.schema.json"
+
+
+@pytest.fixture(scope="session")
+def first(data: Path, small_example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A commissioning of the model that is right; it is only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parotid_seg.commission.run.example_folder", lambda: small_example)
+        out = tmp_path_factory.mktemp("first")
+        run(data, out)
+    return out
+
+
+def texts(record: CommissionRecord) -> str:
+    return "\n".join(fault.text for fault in record.faults)
+
+
+def test_a_right_model_meets_all_limits(data: Path, first: Path) -> None:
+    record, _ = read_commission(first)
+    assert record.passed
+    assert all(each.met for each in record.limits)
+    assert record.faults == []
+    assert record.evaluation.means["glands dsc"].mean == 1
+    assert sorted(record.masks) == ["p0", "p1", "p2", "p3"]
+    assert record.example
+    assert record.drift is None
+    assert record.patients.data == str(data)
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.validate(json.loads((first / "commission.json").read_text()), schema)
+
+
+def test_the_schema_in_docs_is_that_of_the_types(snapshot: Callable[[str, str | Path], None]) -> None:
+    snapshot(schema_text(CommissionRecord), SCHEMA)
+
+
+FAULTS = {
+    "sides_exchanged": (
+        swapped,
+        "left and right seem exchanged between masks and references, DSC 0.00, 1.00 when exchanged",
+    ),
+    "shifted": (shifted(1), "the masks seem shifted against the references by 1 voxel to posterior"),
+    "part_missing": (halved, "the upper part of the left parotid is missing in the masks, "),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_planted_faults_are_named(data: Path, first: Path, tmp_path: Path, kind: str) -> None:
+    fault, words = FAULTS[kind]
+    record = run(data, tmp_path, Faulty(fault), earlier=first)
+    assert [each.kind for each in record.faults] == [kind]
+    assert words in texts(record)
+    assert ": 4 of 4 patients (p0, p1, p2 and 1 more)" in texts(record)
+    assert record.drift
+    assert [each.kind for each in record.drift.faults] == [kind], "against the earlier masks as well"
+    assert words.replace("references", "earlier masks") in record.drift.faults[0].text
+    assert ": 5 of 5 cases" in record.drift.faults[0].text, "the example, too"
+    assert "nothing that is recorded is different" in record.drift.verdict
+    assert not record.passed
+    page = (tmp_path / "report.html").read_text()
+    assert words in page
+    assert re.search(r"<h1>Commissioning: \d of 9 limits missed, 1 fault found</h1>", page)
+
+
+def test_equal_runs_have_no_drift(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    for number in (1, 2):
+        record = run(data, tmp_path)
+        assert record.drift
+        assert record.drift.verdict.startswith("no drift: all 5 masks are equal to those of ")
+        assert (record.drift.changed, record.drift.conditions, record.drift.faults) == ([], [], [])
+        assert record.passed
+        assert len(list((tmp_path / "earlier").iterdir())) == number, "each is kept"
+
+
+def test_another_model_and_window_are_named(data: Path, first: Path, tmp_path: Path) -> None:
+    contract = replace(Here.contract, windows=((-160.0, 240.0),))
+    record = run(data, tmp_path, Faulty(worse, "cd" * 32, contract), earlier=first)
+    assert record.drift
+    assert record.drift.verdict.startswith("drift: 5 of 5 masks differ from those of ")
+    assert "model file abababababab -> cdcdcdcdcdcd; window CT -200 to 300 -> CT -160 to 240" in record.drift.verdict
+    assert [each.name for each in record.drift.conditions] == ["model file", "window"]
+    (limit,) = (each for each in record.limits if each.key == "earlier_dsc")
+    assert not limit.met
+    assert limit.found == pytest.approx(10 / 11)
+
+
+def test_a_change_without_effect_is_named_and_no_drift(data: Path, first: Path, tmp_path: Path) -> None:
+    record = run(data, tmp_path, Faulty(sha256="cd" * 32), earlier=first)
+    assert record.drift
+    assert record.drift.verdict.endswith("without effect on a mask: model file abababababab -> cdcdcdcdcdcd")
+    assert record.passed
+
+
+def test_drift_without_the_earlier_masks(data: Path, first: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "kept.json"
+    alone.write_bytes((first / "commission.json").read_bytes())
+    record = run(data, tmp_path / "out", Faulty(worse), earlier=alone)
+    assert record.drift
+    assert [each.dsc for each in record.drift.changed] == [None] * 5
+    assert any("earlier masks are not beside their record" in note for note in record.drift.notes)
+    (limit,) = (each for each in record.limits if each.key == "earlier_dsc")
+    assert (limit.met, limit.found) == (False, None)
+
+
+def test_scans_that_changed_are_named(first: Path, tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data")
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (data / folder / f"p1{ending}").write_bytes((data / folder / f"p2{ending}").read_bytes())
+        (data / folder / f"p3{ending}").unlink()
+    record = run(data, tmp_path / "out", earlier=first)
+    assert record.drift
+    assert [(each.patient, each.input_changed) for each in record.drift.changed] == [("p1", ["scan", "reference"])]
+    assert "different since then: the scans of p1" in record.drift.verdict
+    assert record.drift.gone == ["p3"]
+
+
+def test_what_an_interrupted_run_has_made_is_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("parotid_seg.commission.run._evaluated", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path)
+    lines = (tmp_path / "masks" / JOURNAL).read_text().count("\n")
+    assert not (tmp_path / "commission.json").exists()
+    assert run(data, tmp_path).passed
+    assert (tmp_path / "masks" / JOURNAL).read_text().count("\n") == lines == 4
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_which_model_to_use(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data", 6)
+    better = run(data, tmp_path / "a", against=Faulty(worse, "cd" * 32)).against
+    assert better
+    assert better.advice == "Use A (mine.onnx): it is better on these patients than other.onnx."
+    assert better.comparison.missing == {"a": [], "b": [], "references": []}, "not the patients that are not used"
+    same = run(data, tmp_path / "c", against=Faulty(sha256="cd" * 32)).against
+    assert same
+    assert "keep the one that is in use" in same.advice
+    assert "Use A" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_patients_without_a_mask_are_named_and_miss_a_limit(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data", 2)
+    scan = data / "imagesTr" / "p1_0000.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:-200])
+    record = run(data, tmp_path / "out")
+    assert list(record.patients.failed) == ["p1"]
+    assert [each.key for each in record.limits if not each.met] == ["failed_patients"]
+    assert "Without a mask" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_dose(data: Path, tmp_path: Path) -> None:
+    import nibabel
+
+    doses = tmp_path / "doses"
+    doses.mkdir()
+    for number in range(4):
+        like = nibabel.load(data / "labelsTr" / f"p{number}.nii.gz")
+        gray = np.broadcast_to(np.arange(like.shape[2], dtype=np.float32), like.shape)
+        nibabel.save(nibabel.Nifti1Image(gray, like.affine), doses / f"p{number}.nii.gz")
+    record = run(data, tmp_path / "out", Faulty(worse), dose=doses)
+    found = {each.structure: each for each in record.limits if each.key == "mean_dose_error_gy"}
+    assert found["parotid_left"].found == pytest.approx(0.5), "a slice less, 1 Gy a slice"
+    assert "error of the mean dose" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_page_loads_nothing_and_escapes_names(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data", 1)
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        path = data / folder / f"p0{ending}"
+        path.rename(path.with_name(f"<b>x{ending}"))
+    run(data, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("ascii")
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in page
+    assert "script-src 'none'" in page
+    assert not re.search(r"<script|https?:|<b>x", page)
+    assert "&lt;b&gt;x" in page
+    assert "data:image/webp;base64," in page
+    assert page.index(MARK.decode()) < MOST_HEAD, "an interrupted run knows its own page"
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ({"ended": "../../x"}, "Invalid isoformat string"),
+        ({"example": {"mask": "../p0.nii.gz"}}, "found the file name '../p0.nii.gz'"),
+        ({"schema_version": 2}, "found schema_version 2, expected 1"),
+        ({"more": 1}, "unknown field"),
+    ],
+)
+def test_an_earlier_record_is_read_strictly(
+    data: Path, first: Path, tmp_path: Path, field: dict[str, Any], reason: str
+) -> None:
+    content = json.loads((first / "commission.json").read_text())
+    for name, value in field.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "commission.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as raised:
+        run(data, tmp_path)
+    assert reason in str(raised.value)
+    assert str(raised.value).startswith(str(tmp_path / "commission.json"))
+
+
+def test_nothing_in_common_with_the_earlier_run(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_set(tmp_path / "data", 1)
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (data / folder / f"p0{ending}").rename(data / folder / f"other{ending}")
+    monkeypatch.setattr("parotid_seg.commission.run._example", lambda *_: None)
+    record = run(data, tmp_path / "out", earlier=first)
+    assert record.drift
+    assert record.drift.verdict.startswith("no drift can be told: no patient is in this run and in that of ")
+    assert record.passed, "there is nothing to be limited"
+
+
+def test_a_missing_dose_is_an_error_before_anything_runs(data: Path, tmp_path: Path) -> None:
+    doses = tmp_path / "doses"
+    doses.mkdir()
+    (doses / "p0.nii.gz").write_bytes((data / "labelsTr" / "p0.nii.gz").read_bytes())
+    with pytest.raises(ScanError, match="found no dose named p1, expected one"):
+        run(data, tmp_path / "out", dose=doses)
+    assert not (tmp_path / "out" / "masks").exists()
+
+
+def test_another_report_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>of infer</p>")
+    with pytest.raises(OutputError, match="was not written by commission"):
+        run(data, tmp_path)
+    assert (tmp_path / "report.html").read_text() == "<p>of infer</p>"
+
+
+def test_other_channels_are_refused(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data", 1)
+    description = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "T1"}}))
+    with pytest.raises(InputError, match="channel_names: found T1, expected those of the model: CT"):
+        run(data, tmp_path / "out")
