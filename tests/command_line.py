@@ -55,7 +55,9 @@ def parse(name: str, words: list[str]) -> None:
         parotid_seg.commands.shared.UsageError: as the command does.
     """
     commands: Any = BUILT(app)
-    parent = commands.make_context("parotid-seg", [name, *words])  # whose settings a command keeps from its first use on
+    parent = commands.make_context(
+        "parotid-seg", [name, *words]
+    )  # whose settings a command keeps from its first use on
     commands.commands[name].make_context(name, words, parent=parent)
 
 
