@@ -76,6 +76,8 @@ def unlike(image: nibabel.Nifti1Image, labels: nibabel.Nifti1Image, seed: int) -
 
 def make_data(source: Path, out: Path, own: Sequence[str], locked: Sequence[str], change: bool) -> None:
     """A data set of a user's own patients and of locked ones, changed by `unlike` or as they are."""
+    if (out / "splits.json").exists():
+        return
     for name in ("imagesTr", "labelsTr"):
         (out / name).mkdir(parents=True)
     for number, case in enumerate((*own, *locked)):
@@ -168,11 +170,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--locked", type=int, default=1000, help="most locked patients")
+    parser.add_argument("--work", type=Path, help="new folder for all files, or one with data of an earlier run")
     parser.add_argument("--config", type=Path, help="settings over those of --preset few")
     parser.add_argument("--verify", type=Path, help="scans for the export's proof; default: the example")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        record = ten_patients(arguments.data, Path(folder), arguments.locked, arguments.config, arguments.verify)
+        work = arguments.work or Path(folder)
+        record = ten_patients(arguments.data, work, arguments.locked, arguments.config, arguments.verify)
     write_text(json.dumps(record, indent=1) + "\n", arguments.out)
 
 

@@ -309,7 +309,7 @@ class Trainer(ABC):
         self.optimizer.zero_grad()
         self.model.load_state_dict(state)
         each = float(np.median(times))
-        limit = "" if max_minutes is None else f"; ends after {max_minutes:g} min at the latest (--max-minutes)"
+        limit = "" if max_minutes is None else f"; --max-minutes ends it within {duration(max(0.0, 60 * max_minutes))}"
         validations = math.ceil((self.schedule.epochs - self.epochs_done) / getattr(self.schedule, "validate_every", 1))
         whole = duration(steps * each + validations * self.validation_s)
         self.report(f"estimate: {whole}, for {steps} steps of {each:.2f} s and the validations{limit}")

@@ -39,6 +39,8 @@ from parotid_seg.train.plots import draw_samples
 from parotid_seg.train.sampling import Batch, SliceSampler
 
 Add = Callable[[Tensor], Tensor]
+FEWEST_TO_CHOOSE = 6
+"""Fewest validation patients to choose among initial weights and their epochs by."""
 
 
 def segmentation_loss(
@@ -231,7 +233,14 @@ class SegmentTrainer(Trainer):
         figures = self._validate()
         if self.finished and self.best_epoch == 0:
             self.report("no epoch was better on the validation patients than the start: best.pt is the model of --init")
+        elif self.finished and self._too_few_to_choose():
+            count = len(self.validation)
+            self.report(f"best.pt is the last epoch: {count} validation patients are too few to choose one by")
         return figures
+
+    def _too_few_to_choose(self) -> bool:
+        """Whether the last epoch is the best, because chance would choose another one or the initial weights."""
+        return self.config.init != SCRATCH and len(self.validation) < FEWEST_TO_CHOOSE
 
     def _validate(self) -> dict[str, float]:
         """Validate the moving average of the weights; it becomes `best.pt` if none was better."""
@@ -245,7 +254,7 @@ class SegmentTrainer(Trainer):
         for name, column in zip(self.data.labels[1:], scores.T, strict=True):
             if not np.isnan(column).all():  # contoured in some validation patient
                 figures[f"validation_dsc_{name}"] = float(np.nanmean(column))
-        if figures["validation_dsc"] > self.best_dsc:
+        if figures["validation_dsc"] > self.best_dsc or self._too_few_to_choose():
             self.best_dsc, self.best_epoch = figures["validation_dsc"], self.epochs_done
             self.save("best.pt", {}, **figures)
         if self.processes.first:
