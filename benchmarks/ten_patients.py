@@ -9,11 +9,12 @@ Ten training patients of OpenKBP stand for a user's own, in two data sets:
 - ordinary: as they are. There is nothing to learn that the packaged model does not know.
 
 In each, the packaged model is adapted by `train --init packaged --preset few` (eight patients for training, two for
-validation), exported, and compared with the packaged model on the validation patients of OpenKBP, made in the same way
-and locked as "test". The packaged model was trained on the ten, and on all of the locked patients but the six in
-`UNSEEN`, with their clinical contours. It may segment those better than scans that it never saw, which counts against
-the adapted model, so the comparison is also made on the six alone. Contours that are 2 mm larger are new to it in every
-patient.
+validation), exported, and compared with the packaged model on validation patients of OpenKBP, made in the same way and
+locked as "test". The packaged model was trained on the ten, and on all 31 validation patients but the six in `UNSEEN`,
+with their clinical contours. `train` refuses to lock scans that the packaged model was trained on, so the six are the
+locked patients of "ordinary". Of "unlike" all 31 are: their contours and voxels are new to the packaged model. It may
+still segment the 25 better than scans that it never saw, which counts against the adapted model, so the comparison is
+also made on the six alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import torch
 from resources import machine_and_versions
 from scipy import ndimage
 
@@ -45,6 +47,7 @@ from parotid_seg.train.stages import train
 
 UNSEEN = ("pt_204", "pt_206", "pt_211", "pt_218", "pt_227", "pt_235")
 """Patients that the packaged model was not trained on (results/2026-11-24-training/second-splits.json)."""
+SETS = ("unlike", "ordinary")
 OWN, OWN_VALIDATION = 10, 2
 SPACING_MM = (2.0, 2.0, 3.0)
 GROWN_MM = 2.0
@@ -120,8 +123,8 @@ def decide(data: Path, work: Path, locked: Sequence[str], config: Path | None, v
         infer([scans], masks[name], partial(load_backend, model, "onnxruntime", "cpu"), InferOptions(report=False))
     seconds["segment"] = time.perf_counter() - started
     unseen = [case for case in locked if case in UNSEEN]
-    verdicts = {"all locked patients": summary(compare(masks["packaged"], masks["adapted"], labels))}
-    if unseen:
+    verdicts = {"locked patients": summary(compare(masks["packaged"], masks["adapted"], labels))}
+    if 0 < len(unseen) < len(locked):
         some = {name: locked_only(folder, work / f"unseen-{name}", unseen) for name, folder in masks.items()}
         some["labels"] = locked_only(labels, work / "unseen-labels", unseen)
         verdicts["unseen"] = summary(compare(some["packaged"], some["adapted"], some["labels"]))
@@ -144,6 +147,7 @@ def summary(result: ComparisonRecord) -> dict[str, Any]:
         "verdict": result.verdict,
         "better": {"A": "packaged", "B": "adapted", None: None}[result.better],
         "patients": len(result.patients),
+        "no_mask": {"packaged": result.missing["a"], "adapted": result.missing["b"]},
         "figures": figures,
     }
 
@@ -154,14 +158,16 @@ def ten_patients(
     """The record of both data sets."""
     splits = json.loads((source / "splits.json").read_text())
     drawn = np.random.default_rng(0).permutation(sorted(splits["train"]))
-    own, locked = drawn[:OWN].tolist(), sorted(splits["validation"])[:most_locked]
+    own, everyone = drawn[:OWN].tolist(), sorted(splits["validation"])[:most_locked]
     results = {}
-    for name in ("unlike", "ordinary"):
+    for name in SETS:
+        locked = everyone if name == "unlike" else [case for case in everyone if case in UNSEEN]
         make_data(source, work / name / "data", own, locked, change=name == "unlike")
         results[name] = decide(work / name / "data", work / name, locked, config, verify)
         for patients, found in results[name]["comparison"].items():
             print(f"{name}, {patients}: {found['verdict']}")
-    return {"date": date.today().isoformat(), **machine_and_versions(), "own": own, "locked": locked, **results}
+    measured = {"date": date.today().isoformat(), **machine_and_versions(), "torch": torch.__version__}
+    return {**measured, "own": own, "locked": everyone, **results}
 
 
 def main() -> None:
