@@ -114,7 +114,7 @@ def decide(data: Path, work: Path, locked: Sequence[str], config: Path | None, v
     train(load_config("few", config, init="packaged"), data, run, device="cpu", report=print)
     seconds["train"], started = time.perf_counter() - started, time.perf_counter()
     adapted = work / "adapted.onnx"
-    export(run / "best.pt", adapted, *([ExportOptions(verify=verify)] if verify else []), report=print)
+    export(run / "best.pt", adapted, ExportOptions(verify=verify), report=print)
     seconds["export"], started = time.perf_counter() - started, time.perf_counter()
     scans = locked_only(data / "imagesTr", work / "scans", locked)
     labels = locked_only(data / "labelsTr", work / "labels", locked)

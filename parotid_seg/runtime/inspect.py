@@ -227,7 +227,8 @@ def _describe_contract(contract: Contract) -> Facts:
     if contract.cost:
         facts["parameters"] = f"{contract.cost['parameters'] / 1e6:.2f} million"
         facts["multiply-adds"] = f"{contract.cost['multiply_adds'] / 1e6:.0f} million a sample"
-    facts |= {f"training: {name}": str(value) for name, value in contract.training.items()}
+    for name, value in contract.training.items():
+        facts[f"training: {name}"] = f"{len(value)} recorded" if isinstance(value, list) else str(value)
     facts |= {f"verified: {name.replace('_', ' ')}": str(value) for name, value in verification.items()}
     return facts if verification else {**facts, "verified": "no: nothing shows that it is the model that was trained"}
 

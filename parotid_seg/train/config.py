@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
@@ -287,7 +288,7 @@ class TrainConfig:
 
     def with_patients(self, patients: Mapping[str, int]) -> TrainConfig:
         """The configuration for a number of training patients in each stage; see `SegmentConfig.images_per_patient`."""
-        bounded = {}
+        bounded: dict[str, Any] = {}
         for stage, count in patients.items():
             schedule = getattr(self, stage)
             if isinstance(schedule, SegmentConfig) and schedule.images_per_patient:

@@ -44,7 +44,7 @@ SILENCE_S = 60.0
 """Seconds without output after which a line reports the progress of the epoch."""
 UNCUT_S = 20.0
 """Seconds of an epoch before which it is not cut off."""
-FEWEST_TO_ESTIMATE, TRIAL_STEPS = 200, 4
+FEWEST_TO_ESTIMATE, TRIAL_STEPS = 90, 4
 """Least steps of a stage for an estimate before its start, and the steps that are timed for it."""
 FIRST_ESTIMATE_S = 10.0
 """The same for the first epoch of a run, so that the time it will take is known soon."""

@@ -135,15 +135,15 @@ def unfold_norms(unet: SwinUnet, images: Iterable[Tensor]) -> None:
         images: batches (N, K, G, G) in 0..1 of what the network will be trained on.
     """
     norms = [module for module in unet.modules() if isinstance(module, nn.BatchNorm2d)]
-    sums = {
-        norm: torch.zeros(3, norm.num_features, dtype=torch.float64, device=norm.running_mean.device) for norm in norms
-    }  # type: ignore[union-attr]
+    sums: dict[nn.Module, Tensor] = {
+        norm: torch.zeros(3, norm.num_features, dtype=torch.float64, device=norm.weight.device) for norm in norms
+    }
 
     def add(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].double()
         sums[norm] += torch.stack(
             [torch.ones_like(values).sum((0, 2, 3)), values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]
-        )  # type: ignore[index]
+        )
 
     hooks = [norm.register_forward_pre_hook(add) for norm in norms]
     training = unet.training

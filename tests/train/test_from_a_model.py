@@ -199,7 +199,8 @@ def test_a_start_that_was_trained_on_test_patients_is_refused(
     rewrite(data / "splits.json", train=["p0", "p1", "p2"], test=["p3"])
     locked, validated = hash_of(data, "p3", cache), hash_of(data, "p4", cache)
     source = start(scans=[locked], scans_complete=True)
-    run, options = tmp_path / "run", {"device": "cpu", "cache": cache}
+    run = tmp_path / "run"
+    options: dict[str, Any] = {"device": "cpu", "cache": cache}
     with pytest.raises(InputError, match="was trained on the test patients p3") as error:
         train(_with(config, {"init": source}), data, run, **options)
     assert f"--init {source}" in str(error.value)
