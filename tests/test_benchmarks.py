@@ -80,7 +80,7 @@ WITH_TORCH = {
 """Scripts that need torch. The others run in small processes, whose workers and commands are quickly forked."""
 
 
-def export_packaged(checkpoint: Path, out: Path, **_: object) -> None:
+def export_packaged(checkpoint: Path, out: Path, *_: object, **__: object) -> None:
     """In place of `export`: the model that the training began with."""
     assert checkpoint.is_file()
     shutil.copy(DEFAULT_MODEL, out)
