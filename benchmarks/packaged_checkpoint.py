@@ -2,9 +2,9 @@
 
     python benchmarks/packaged_checkpoint.py OUT.pt
 
-The model file has every weight of the trained network under its name in torch, matrices transposed, batch norms folded
-into their convolutions, biases of relative positions as the matrices they stand for, in FP16. The checkpoint undoes
-that; it is FP32 with the values of FP16, and its masks are compared with the model's before it is written.
+The checkpoint is FP32 with the values of the file's FP16, its batch norms are folded into their convolutions, and its
+masks are compared with the model's before it is written. To train on from the packaged model, `parotid-seg train --init
+packaged` needs no checkpoint.
 """
 
 from __future__ import annotations
@@ -13,13 +13,6 @@ import argparse
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import onnx
-import torch
-from onnx.numpy_helper import to_array
-from torch import nn
 
 from parotid_seg.export.parity import Parity, ScanParity
 from parotid_seg.models import DEFAULT_MODEL, example_folder
@@ -29,63 +22,8 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.tolerance import GATES
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
-from parotid_seg.train.config import TrainConfig
-
-Weights = dict[str, torch.Tensor]
-
-
-def stored_weights(path: Path) -> Weights:
-    """Constants of a model file by name, in FP32."""
-    constants = onnx.load(path).graph.initializer
-    return {each.name.removesuffix(".fp16"): torch.from_numpy(to_array(each).astype(np.float32)) for each in constants}
-
-
-def state_of(net: nn.Module, stored: Weights) -> Weights:
-    """The network's state that gives the stored constants, see `parotid_seg.export.window_order`.
-
-    Raises:
-        KeyError: if the file has not all of them.
-    """
-    state = {}
-    for name, old in net.state_dict().items():
-        layer, _, last = name.rpartition(".")
-        module = net.get_submodule(layer)
-        if isinstance(module, nn.BatchNorm2d):
-            state[name] = _norm(old, last, module.eps, stored[f"{layer}/Conv.constant"])
-        elif last == "relative_position_bias_table":
-            state[name] = _table(net.get_submodule(layer), stored[f"{layer}.position_bias"])
-        elif layer.endswith(".qkv"):
-            parts = (f"{layer.removesuffix('qkv')}{part}.{last}" for part in ("queries", "keys", "values"))
-            state[name] = torch.cat([_stored(part, stored) for part in parts])
-        elif layer.endswith((".expand_half", ".expand_full")):
-            by_place = stored[name].permute(1, 2, 3, 0) if last == "weight" else stored[f"{layer}/Add.constant"]
-            state[name] = by_place[..., :2, :2].reshape(old.shape) if last == "bias" else by_place.reshape(old.shape)
-        elif layer.endswith(".expand.expand"):
-            state[name] = _stored(name, stored).reshape(4, -1, old.shape[1]).transpose(0, 1).reshape(old.shape)
-        else:
-            state[name] = _stored(name, stored)
-    return state
-
-
-def _stored(name: str, stored: Weights) -> torch.Tensor:
-    """A weight, whose matrix may be stored transposed."""
-    return stored[name] if name in stored else stored[f"{name}.T"].T.contiguous()
-
-
-def _norm(old: torch.Tensor, last: str, eps: float, shift: torch.Tensor) -> torch.Tensor:
-    """Of a batch norm that only adds what the folded one added."""
-    values = {"weight": torch.ones_like(old), "bias": shift, "running_mean": torch.zeros_like(old)}
-    return values.get(last, torch.full_like(old, 1.0 - eps) if last == "running_var" else old)
-
-
-def _table(attention: Any, bias: torch.Tensor) -> torch.Tensor:
-    """Biases of relative positions: each is at many places of the matrix of a window (windows, heads, tokens, tokens).
-
-    Of shifted windows the first has no mask.
-    """
-    table = torch.zeros_like(attention.relative_position_bias_table.detach())
-    table[attention.relative_position_index.flatten()] = bias[0].permute(1, 2, 0).flatten(0, 1)
-    return table
+from parotid_seg.train.config import PACKAGED, TrainConfig
+from parotid_seg.train.model_weights import network_weights, read_model_weights
 
 
 def unproven_checkpoint() -> Checkpoint:
@@ -94,8 +32,9 @@ def unproven_checkpoint() -> Checkpoint:
     config = dataclasses.replace(
         TrainConfig(), grid=contract.grid, window_hu=contract.windows[0] or TrainConfig().window_hu
     )
-    net = build_network(config, len(contract.channels), len(contract.labels))
-    weights = state_of(net, stored_weights(DEFAULT_MODEL))
+    unet = build_network(config, len(contract.channels), len(contract.labels)).unet
+    found = network_weights(PACKAGED, read_model_weights(PACKAGED), unet)
+    weights = {f"unet.{name}": value for name, value in found.items()}
     return Checkpoint(config, contract.labels, contract.channels, dict(contract.training), weights, {})
 
 

@@ -66,6 +66,7 @@ COMMANDS: dict[str, list[str]] = {
         *("--many", "2", "--out", "{out}/x.json"),
     ],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
+    "ten_patients.py": ["{own}", "--config", "{one_batch}", "--out", "{out}/x.json"],
     "train_speed.py": [
         *("{balls}", "--images", "4", "--batch-size", "4", "--repeats", "1", "--labelled", "2"),
         *("--out", "{out}/x.json"),
@@ -82,9 +83,18 @@ WITH_TORCH = {
     "native_sizes.py",
     "packaged_checkpoint.py",
     "teacher.py",
+    "ten_patients.py",
     "train_speed.py",
 }
 """Scripts that need torch. The others run in small processes, whose workers and commands are quickly forked."""
+
+
+def export_packaged(checkpoint: Path, out: Path, *_: object, **__: object) -> None:
+    """In place of `export`: the model that the training began with."""
+    assert checkpoint.is_file()
+    shutil.copy(DEFAULT_MODEL, out)
+
+
 CONSTANTS: dict[str, dict[str, object]] = {
     "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
     "kills.py": {"subprocess": ForkedCommands(workers_too=False)},
@@ -94,6 +104,7 @@ CONSTANTS: dict[str, dict[str, object]] = {
         "watch.EVERY_S": 0.3,
         "watch.subprocess": ForkedCommands(workers_too=True),
     },
+    "ten_patients.py": {"SETS": ("unlike",), "UNSEEN": ("d",), "export": export_packaged},
     "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
 }
 """What names of a script stand for, to be quick."""
@@ -124,6 +135,14 @@ def files(
     *plane, slices = around_glands
     wider = slice(slices.start - 3, slices.stop + 3)  # its middle third is as high as a scan must be
     nibabel.save(example.slicer[(*plane, wider)], folder / "middle.nii.gz")
+    own, names = folder / "own", ("a", "b", "c", "d", "e")
+    for place, ending, image in (("imagesTr", "_0000", head), ("labelsTr", "", head_labels)):
+        (own / place).mkdir(parents=True)
+        for name in names:  # one patient's voxels, which the script changes
+            nibabel.save(image.slicer[:, :, few], own / place / f"{name}{ending}.nii.gz")
+    shutil.copy(balls / "dataset.json", own)
+    (own / "splits.json").write_text(json.dumps({"train": names[:3], "validation": names[3:]}))
+    (folder / "one_batch.toml").write_text("[segment]\nepochs = 1\nimages_per_epoch = 24\n")
     (folder / "translated").write_bytes(pickle.dumps(translated))
     (folder / "small.onnx").write_bytes(with_contract(*translated))
     return {
@@ -135,6 +154,8 @@ def files(
         "middle": folder / "middle.nii.gz",
         "balls": balls,
         "one": one,
+        "own": own,
+        "one_batch": folder / "one_batch.toml",
         "trained": run / "best.pt",
         "exported": folder / "small.onnx",
         "translated": folder / "translated",

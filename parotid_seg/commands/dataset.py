@@ -48,9 +48,18 @@ def dataset(
         typer.Option(
             "--validation",
             metavar="N",
-            help="Patients to hold out, with all their scans. Default: a fifth. A rerun adds to them, but moves none.",
+            help="Patients to hold out for validation, with all their scans. Default: a fifth. A rerun adds to them, "
+            "but moves none.",
         ),
     ] = None,
+    test: Annotated[
+        int,
+        typer.Option(
+            "--test",
+            metavar="N",
+            help="Patients to lock for a test: nothing is trained or chosen on them. They stay locked in reruns.",
+        ),
+    ] = 0,
     private: Annotated[
         Path | None,
         typer.Option(
@@ -81,6 +90,7 @@ def dataset(
             partial=partial,
             prefer=prefer,
             validation=validation,
+            test=test,
             identify=identify,
             private=private,
         )

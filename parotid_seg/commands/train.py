@@ -19,8 +19,8 @@ def train(
         str,
         typer.Option(
             "--preset",
-            help="compact (the packaged model's), few (the same network, 18,000 slices without pre-training: for "
-            "about ten patients) or paper (Swin-T widths, 224 px, the published schedule).",
+            help="compact (the packaged model's), few (the same network, for about ten patients: 18,000 slices from "
+            "scratch, or a few thousand from --init) or paper (Swin-T widths, 224 px, the published schedule).",
         ),
     ] = "compact",
     config: Annotated[
@@ -41,7 +41,9 @@ def train(
         typer.Option(
             "--init",
             metavar="NAME_OR_FILE",
-            help="Initial weights of the first stage: scratch, imagenet (timm), or a file. Default: the preset's.",
+            help="Initial weights of the first stage: scratch, packaged (the model that comes with the package), "
+            "imagenet (timm), or a file: a checkpoint or model of parotid-seg, or weights of a Swin Transformer. "
+            "Default: the preset's.",
         ),
     ] = None,
     transfer: Annotated[
@@ -63,13 +65,15 @@ def train(
         typer.Option(
             "--max-minutes",
             metavar="N",
-            help="Stop after the first epoch that ends after N minutes; --resume continues.",
+            help="Stop after N minutes, with the best weights so far; --resume continues.",
         ),
     ] = None,
     quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
     """Train the model: contrastive pre-training without labels, then training on labelled scans.
+
+    From ten patients of your own: parotid-seg train DATA --out RUN --init packaged --preset few
 
     Pre-training without labels uses the scans of all training patients and of DATA/imagesUn. Each earlier stage writes
     to RUN/STAGE. Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.

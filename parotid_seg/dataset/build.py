@@ -16,7 +16,16 @@ from parotid_seg.dataset.find import MODALITY, Candidate, Wanted, find_candidate
 from parotid_seg.dataset.left_out import NotUsed, write_left_out
 from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import LEFT, RIGHT, RoiNames, read_names
-from parotid_seg.dataset.splits import VALIDATION, Splits, assign, listed, read_splits, roles_of
+from parotid_seg.dataset.splits import (
+    TEST,
+    VALIDATION,
+    Splits,
+    assign,
+    check_test_patients,
+    listed,
+    read_splits,
+    roles_of,
+)
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
 
@@ -33,7 +42,8 @@ class DataSetOptions:
         names: TOML file, label = ["ROI name", ...], which overrides the built-in rules.
         partial: keep scans that lack contours of some labels.
         prefer: label of the structure set to take, where a series has several.
-        validation: patients to hold out; None for a fifth of those with contours.
+        validation: patients to hold out for validation; None for a fifth of those with contours.
+        test: patients to lock for a test.
         identify: write patient IDs and UIDs to the private folder's cases.csv.
         private: the folder for records that must not be passed on with the data set; None for DATA.private.
     """
@@ -43,6 +53,7 @@ class DataSetOptions:
     partial: bool = False
     prefer: str | None = None
     validation: int | None = None
+    test: int = 0
     identify: bool = False
     private: Path | None = None
 
@@ -117,10 +128,13 @@ def build(
         making = Making(data, private, names.labels, say, progress, skip)
         cases = making.cases_of(candidates)
         scans = making.labelled(cases)
-        splits, roles = _lists(private, read_splits(data / "splits.json"), options.validation)
-        held_out = sum(role == VALIDATION for role in roles.values())
+        splits, roles = _lists(private, read_splits(data / "splits.json"), options)
+        held_out = len({private.cases[name].patient for name in splits[VALIDATION] if name in private.cases})
         if options.validation is not None and held_out != options.validation:
             say(f"{held_out} patients are held out, not {options.validation}: each stays in the list he or she was in")
+        for name in (VALIDATION, TEST):
+            if splits.get(name):
+                say(f"{name}: {', '.join(splits[name])}")
         making.unlabelled(scans, roles)
         write_record(splits, data / "splits.json")
         write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
@@ -132,12 +146,15 @@ def build(
     return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
 
 
-def _lists(private: Private, earlier: Splits, validation: int | None) -> tuple[Splits, dict[str, str]]:
-    """The lists of cases, and the list of each patient."""
+def _lists(private: Private, earlier: Splits, options: DataSetOptions) -> tuple[Splits, dict[str, str]]:
+    """The lists of cases, and the list of each patient, which is remembered."""
     everyone = {case.name: case.patient for case in private.cases.values()}
     labelled = {case.name: case.patient for case in private.cases.values() if case.kind == LABELLED}
-    roles = roles_of(everyone, earlier)
-    roles |= assign(labelled, roles, validation)
+    check_test_patients(everyone, private.lists, earlier)
+    roles = private.lists | roles_of(everyone, earlier)
+    roles |= assign(labelled, roles, options.validation, options.test)
+    private.lists = roles
+    private.save()
     splits = listed(labelled, roles)
     for name, cases in earlier.items():  # added by a user
         splits.setdefault(name, []).extend(case for case in cases if case not in everyone)

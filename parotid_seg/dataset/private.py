@@ -75,6 +75,7 @@ class _State:
     salt: str
     labels: tuple[str, ...]
     cases: tuple[Case, ...]
+    lists: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?:[0-9a-f]{2}){1,64}", self.salt):
@@ -92,12 +93,14 @@ class Private:
         salt: makes the pseudonyms of this data set different from those of others.
         labels: of the data set.
         cases: by name; none is ever removed, so that no number is used twice.
+        lists: list of splits.json by patient, also of patients who have no contours at present.
     """
 
     folder: Path
     salt: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     labels: tuple[str, ...] = ()
     cases: dict[str, Case] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
 
     def pseudonym(self, identifier: str) -> str:
         """A salted hash of a patient's ID or a UID, by which it is recognised but not revealed."""
@@ -129,7 +132,8 @@ class Private:
         Raises:
             OutputError: if it cannot be written.
         """
-        write_record(_State(VERSION, self.salt, self.labels, tuple(self.cases.values())), self.folder / STATE)
+        state = _State(VERSION, self.salt, self.labels, tuple(self.cases.values()), self.lists)
+        write_record(state, self.folder / STATE)
 
 
 @contextlib.contextmanager
@@ -182,7 +186,7 @@ def _read(folder: Path) -> Private:
         state = read_record(path, _State, version=VERSION, version_field="version", upgrade=_of_this_version)
     except RecordError as error:
         raise InputError(f"{error.reason}; expected the state that a run left", path=path) from error
-    return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases})
+    return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases}, state.lists)
 
 
 def _of_this_version(content: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Assigns patients to training or validation, with all their scans and permanently.
+"""Assigns patients to training, validation or test, with all their scans and permanently.
 
 A patient stays in the list of splits.json, even if a user wrote that file, so that a growing data set never trains on
 scans that were used for validation before.
@@ -12,7 +12,7 @@ from pathlib import Path
 from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.records import read_record
 
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 VALIDATION_SHARE = 0.2
 """Share of the patients set aside for validation; `train` takes the same where it finds no splits.json."""
 
@@ -55,30 +55,61 @@ def roles_of(patients: Mapping[str, str], splits: Splits) -> dict[str, str]:
     return roles
 
 
-def assign(patients: Mapping[str, str], earlier: Mapping[str, str], validation: int | None) -> dict[str, str]:
-    """Give every patient a list: the earlier one, else validation until that has its share, else train.
+def check_test_patients(patients: Mapping[str, str], remembered: Mapping[str, str], splits: Splits) -> None:
+    """Check that nobody has left the list "test" for another.
+
+    Args:
+        patients: by case.
+        remembered: list by patient, of earlier runs.
+        splits: cases by list.
+
+    Raises:
+        InputError: if a test patient's case is in another list.
+    """
+    for name, cases in splits.items():
+        for case in cases:
+            if name != TEST and remembered.get(patients.get(case, "")) == TEST:
+                raise InputError(
+                    f"splits.json: {case} is in {name}, but the patient is a test patient; expected test patients to "
+                    "stay ones, or another data set (--out)"
+                )
+
+
+def assign(
+    patients: Mapping[str, str], earlier: Mapping[str, str], validation: int | None, test: int = 0
+) -> dict[str, str]:
+    """Give every patient a list: the earlier one, else test and then validation until they have enough, else train.
 
     Case numbers do not depend on what the scans show, so taking the first patients is as good as drawing at random.
 
     Args:
         patients: by case, of cases with contours.
         earlier: lists by patient.
-        validation: how many patients to hold out; None for a fifth.
+        validation: how many patients to hold out for validation; None for a fifth of those that are not for the test.
+        test: how many patients to hold out for the test.
 
     Raises:
         InputError: if no patient would be left for training.
     """
     everyone = list(dict.fromkeys(patients[case] for case in sorted(patients)))
-    held_out_target = max(1, round(VALIDATION_SHARE * len(everyone))) if validation is None else validation
+    roles = {patient: earlier[patient] for patient in everyone if patient in earlier}
+    tested = max(test, sum(role == TEST for role in roles.values()))
+    held_out_target = max(1, round(VALIDATION_SHARE * (len(everyone) - tested))) if validation is None else validation
+    most = max(0, len(everyone) - 1 - (validation or 1))
+    if everyone and test and not 0 < test <= most:
+        raise OptionError(
+            f"--test: found {test}, expected 0 to {most}: there are {len(everyone)} patients with contours, and some "
+            "must be left for training and validation"
+        )
     if everyone and validation is not None and not 1 <= validation < len(everyone):
         raise OptionError(
             f"--validation: found {validation}, expected 1 to {len(everyone) - 1}: there are {len(everyone)} patients "
             "with contours"
         )
-    roles = {patient: earlier[patient] for patient in everyone if patient in earlier}
     for patient in everyone:
         held_out = sum(role == VALIDATION for role in roles.values())
-        roles.setdefault(patient, VALIDATION if held_out < held_out_target and len(everyone) > 1 else TRAIN)
+        role = VALIDATION if held_out < held_out_target and len(everyone) > 1 else TRAIN
+        roles.setdefault(patient, TEST if sum(each == TEST for each in roles.values()) < test else role)
     return roles
 
 

@@ -232,7 +232,8 @@ def _describe_contract(contract: Contract) -> Facts:
     for each in contract.calibrations:
         names = ", ".join(each.structures)
         facts |= {f"expected DSC of {names}": str(each), "it changes by": each.weights, "calibrated on": each.origin}
-    facts |= {f"training: {name}": str(value) for name, value in contract.training.items()}
+    for name, value in contract.training.items():
+        facts[f"training: {name}"] = f"{len(value)} recorded" if isinstance(value, list) else str(value)
     facts |= {f"verified: {name.replace('_', ' ')}": str(value) for name, value in verification.items()}
     return facts if verification else {**facts, "verified": "no: nothing shows that it is the model that was trained"}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
@@ -13,7 +15,7 @@ STAGES = ("organs", "contrast", "dense", "segment")
 """Stages of a run, in their order."""
 UNLABELLED_STAGES = ("contrast", "dense")
 """Stages that need no labels."""
-SCRATCH = "scratch"
+SCRATCH, PACKAGED = "scratch", "packaged"
 MOST_STAGES, MOST_BLOCKS, LARGEST_SIZE = 6, 64, 4096
 """Largest size of a network. Larger ones are mistakes, and building them would exhaust the memory."""
 PARTS = ("encoder", "decoder")
@@ -145,6 +147,7 @@ class SegmentConfig(Schedule):
             stage at its own resolution; without it the deepest stage may learn nothing.
         gland_share, border_share: shares of the drawn slices that show a gland, and that lie within `border_mm` beyond
             a gland's ends; the rest are drawn from all slices.
+        images_per_patient: an epoch has no more slices than this for each training patient; 0 for no such bound.
         average_decay: of the moving average of the weights, which is validated and saved.
         validate_every: epochs between validations on whole patients.
         calm_epochs: last epochs, in which augmentation is halved so that the model adapts to undistorted scans.
@@ -155,6 +158,7 @@ class SegmentConfig(Schedule):
     gland_share: float = 0.55
     border_share: float = 0.2
     border_mm: float = 15.0
+    images_per_patient: int = 0
     average_decay: float = 0.997
     validate_every: int = 12
     calm_epochs: int = 12
@@ -163,6 +167,8 @@ class SegmentConfig(Schedule):
         super().__post_init__()
         if self.validate_every < 1:
             raise InputError(f"validate_every of a stage: found {self.validate_every}, expected at least 1")
+        if self.images_per_patient < 0:
+            raise InputError(f"images_per_patient of a stage: found {self.images_per_patient}, expected 0 or more")
         if self.gland_share + self.border_share > 1:
             raise InputError("gland_share + border_share of a stage: found more than 1, expected shares")
 
@@ -239,7 +245,7 @@ class TrainConfig:
 
     Attributes:
         stages: of `STAGES`, in their order.
-        init: "scratch", "imagenet" or a weights file; see `transfer.start_from`.
+        init: "scratch", "packaged", "imagenet" or a file; see `transfer.start_from`.
         transfer: parts of the network that a supervised stage takes from `init`, or from the previous stage.
         window_hu: window of a channel named CT; windows of other channels come from each scan.
         organs: supervised pre-training on other organs.
@@ -279,6 +285,16 @@ class TrainConfig:
                 f"grid.size: found {self.grid.size}, expected a multiple of "
                 f"{4 * 2 ** (len(self.network.depths) - 1)} for {len(self.network.depths)} stages"
             )
+
+    def with_patients(self, patients: Mapping[str, int]) -> TrainConfig:
+        """The configuration for a number of training patients in each stage; see `SegmentConfig.images_per_patient`."""
+        bounded: dict[str, Any] = {}
+        for stage, count in patients.items():
+            schedule = getattr(self, stage)
+            if isinstance(schedule, SegmentConfig) and schedule.images_per_patient:
+                most = min(schedule.images_per_epoch, count * schedule.images_per_patient)
+                bounded[stage] = dataclasses.replace(schedule, images_per_epoch=most)
+        return dataclasses.replace(self, **bounded)
 
     def for_stage(self, stage: str) -> TrainConfig:
         """The configuration of one stage: without the settings of later stages and of stages that are not in the

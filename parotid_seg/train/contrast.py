@@ -12,12 +12,11 @@ from parotid_seg.errors import InputError
 from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.config import PARTS, SCRATCH, ContrastConfig
-from parotid_seg.train.loop import Trainer, follow, parameter_groups
+from parotid_seg.train.loop import Trainer
 from parotid_seg.train.moco import MomentumContrast, Pair
-from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.network import SwinUnet, follow, parameter_groups
 from parotid_seg.train.plots import draw_pairs
 from parotid_seg.train.sampling import PairBatch, PairSampler
-from parotid_seg.train.transfer import start_from
 
 COLLAPSED = 0.01
 """Spread of the features below which the network no longer distinguishes slices or positions (collapse)."""
@@ -53,8 +52,7 @@ class ContrastTrainer(Trainer):
         """See `Trainer`. Parts that this stage does not train are passed on unchanged from the source."""
         if source == SCRATCH:
             return
-        transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.unet, PARTS, mirror=False))
-        self.processes.broadcast_weights(self.unet)
+        transfer = self.take(source, self.unet, parts=PARTS, mirror=False)
         self.moco.slow.unet.load_state_dict(self.unet.state_dict())
         self.learnt |= set(transfer.taken)
         self.tell(transfer)

@@ -5,7 +5,7 @@ DATA/imagesTr/CASE_000C.nii.gz          scans, a file for each channel C
 DATA/labelsTr/CASE.nii.gz               label maps
 DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrastive pre-training
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
-DATA/splits.json        (optional)      {"train": [...], "validation": [...], ...}
+DATA/splits.json        (optional)      {"train": [...], "validation": [...], "test": [...], ...}
 
 This module does not need torch: errors of a data set are reported before it is imported.
 """
@@ -45,6 +45,7 @@ class DataSet:
         label_folder: folder of the label maps; none are read if it is empty.
         train, validation: case names.
         unlabelled: those of `train` that are in imagesUn.
+        test: the cases of the list "test" of splits.json, on which nothing is trained or chosen.
         notes: unused files, one line each.
     """
 
@@ -58,13 +59,17 @@ class DataSet:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     unlabelled: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
     ignore: int | None = None
     notes: tuple[str, ...] = ()
 
     def image_path(self, case: str, channel: int = 0) -> Path:
         """Path of a channel of a case's scan."""
+        name = f"{case}_{channel:04d}{self.file_ending}"
         images = "imagesUn" if case in self.unlabelled else "imagesTr"
-        return self.folder / images / f"{case}_{channel:04d}{self.file_ending}"
+        if case in self.test and not (self.folder / images / name).exists():
+            images = "imagesTs"
+        return self.folder / images / name
 
     def label_path(self, case: str) -> Path:
         """Path of a case's label map."""
@@ -117,11 +122,11 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
     if stage == "organs":
         labels = _other_organs(description, labels, path)
     label_folder = {"organs": "organsTr", "segment": "labelsTr"}.get(stage, "")
-    train, validation, notes = _split(folder, ending, bool(label_folder))
+    train, validation, test, notes = _split(folder, ending, bool(label_folder))
     unlabelled: list[str] = []
     if stage in UNLABELLED_STAGES:
-        labelled_cases = {*train, *validation}
-        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in labelled_cases]
+        in_a_list = {*train, *validation, *test}
+        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in in_a_list]
         train, validation = [*train, *unlabelled], []
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
@@ -139,6 +144,7 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         train=tuple(train),
         validation=tuple(validation),
         unlabelled=tuple(unlabelled),
+        test=tuple(test),
         ignore=labels.ignore,
         notes=notes,
     )
@@ -207,8 +213,9 @@ def _consecutive(labels: LabelSet, path: Path) -> LabelSet:
     return labels
 
 
-def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], list[str], tuple[str, ...]]:
-    """Training and validation patients (those of splits.json, or a share of imagesTr), and notes on unused files.
+def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], list[str], list[str], tuple[str, ...]]:
+    """Training and validation patients (those of splits.json, or a share of imagesTr), test patients, and notes on
+    unused files.
 
     Args:
         needs_labels: whether patients without a label map are unusable.
@@ -224,11 +231,11 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
         unassigned = images - {case for cases in splits.values() for case in cases}
-        return splits["train"], splits["validation"], _unused(unassigned, maps)
+        return splits["train"], splits["validation"], splits.get("test", []), _unused(unassigned, maps)
     cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
-    return shuffled[held_out:], shuffled[:held_out], _unused(images - set(cases), maps)
+    return shuffled[held_out:], shuffled[:held_out], [], _unused(images - set(cases), maps)
 
 
 def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:

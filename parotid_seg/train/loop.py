@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
@@ -17,26 +16,40 @@ import torch
 from torch import Tensor, nn
 
 from parotid_seg.errors import InputError, RecordError
-from parotid_seg.files import open_to_append, write_text
-from parotid_seg.records import convert, read_lines, record_line
+from parotid_seg.files import write_text
+from parotid_seg.records import convert
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.dataset import DataSet
-from parotid_seg.train.network import computes_in_bfloat16
+from parotid_seg.train.model_weights import is_model, unfold_norms
+from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
-from parotid_seg.train.patients import Patient, check_labels, doubts_line, load_patients
-from parotid_seg.train.plots import draw_curves
-from parotid_seg.train.settings import to_toml
-from parotid_seg.train.transfer import Transfer
+from parotid_seg.train.patients import (
+    Patient,
+    Seen,
+    check_labels,
+    check_leaks,
+    doubts_line,
+    load_patients,
+    locked_scans,
+)
+from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
+from parotid_seg.train.settings import differences, duration, to_toml
+from parotid_seg.train.transfer import Transfer, start_from, training_of
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 """Called with the current step's title, the steps done, and the number of steps."""
 SILENCE_S = 60.0
 """Seconds without output after which a line reports the progress of the epoch."""
+UNCUT_S = 20.0
+"""Seconds of an epoch before which it is not cut off."""
+FEWEST_TO_ESTIMATE, TRIAL_STEPS = 90, 4
+"""Least steps of a stage for an estimate before its start, and the steps that are timed for it."""
 FIRST_ESTIMATE_S = 10.0
 """The same for the first epoch of a run, so that the time it will take is known soon."""
-
+NORM_BATCHES = 10
+"""Batches from which a model file's batch norms get their mean and variance."""
 MOST_WORKERS = 8
 """Processes that draw slices for a GPU; on the CPU there is one, because the network needs the cores."""
 
@@ -87,9 +100,12 @@ class Trainer(ABC):
         spare = max(1, (os.cpu_count() or 1) // processes.here - 1)
         self.workers = 1 if self.device.type == "cpu" else min(MOST_WORKERS, spare)
         self.epochs_done, self.step = 0, 0
+        self.validation_s, self.end_early_s = 0.0, 0.0  # seconds that they take
         self.silence_s = FIRST_ESTIMATE_S
         self.train: list[Patient] = []
         self.validation: list[Patient] = []
+        self.locked: dict[str, str] = {}
+        self.seen = Seen()
         torch.manual_seed(config.seed)
         self.build()
 
@@ -126,11 +142,28 @@ class Trainer(ABC):
 
     @abstractmethod
     def end_early(self) -> None:
-        """Called if a run ends before its schedule."""
+        """Called if a run ends before its schedule, possibly within an epoch."""
+
+    def begin(self) -> dict[str, float]:
+        """Called before the first epoch; returns figures of the initial weights to record."""
+        return {}
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
         """The resulting weights, with the names of `ParotidNet`."""
+
+    def take(self, source: str, unet: SwinUnet, **options: Any) -> Transfer:
+        """Fill a network with a source's weights, in all processes; see `transfer.start_from`."""
+
+        def fill() -> Transfer:
+            transfer = start_from(source, unet, **options)
+            if is_model(source):
+                unfold_norms(unet, (batch[0].to(self.device) for batch in self.batches(range(NORM_BATCHES))))
+            return transfer
+
+        transfer = self.processes.broadcast_from_rank0(fill)
+        self.processes.broadcast_weights(unet)
+        return transfer
 
     def tell(self, transfer: Transfer) -> None:
         """Report and write the record of a source's weights."""
@@ -155,6 +188,8 @@ class Trainer(ABC):
         length = f"{self.schedule.epochs} epochs of {self.schedule.images_per_epoch:,} slices"
         trained = f"stage {self.config.stages[-1]}: {length}; trains on {len(self.data.train)} patients"
         self.report(trained + (held_out if self.data.validation else ""))
+        if self.data.test:
+            self.report(f"locked for a test, never used here: {len(self.data.test)}: {', '.join(self.data.test)}")
         own_cases = cases[self.processes.rank :: self.processes.count]
         # First each process decodes its share. The second pass finds the rest in the cache, unless caches are separate.
         for part in (own_cases, cases):
@@ -164,8 +199,18 @@ class Trainer(ABC):
         if warning and self.processes.first:
             self.report(warning)
         self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
+        self.locked, notes = self.processes.broadcast_from_rank0(
+            lambda: locked_scans(self.data, self.cache, self.config.window_hu)
+        )
         mirrored = self.config.augment.mirror_probability > 0
-        for note in check_labels(self.data, self.train, self.validation, mirrored):
+        for note in (*notes, *check_labels(self.data, self.train, self.validation, mirrored)):
+            self.report(f"note: {note}")
+
+    def check_leaks(self, source: str) -> None:
+        """Check that no test patient is or was trained on; `source` is that of the weights, or a resumed `last.pt`."""
+        training = None if source == SCRATCH else self.processes.broadcast_from_rank0(lambda: training_of(source))
+        self.seen = Seen() if training is None else Seen.recorded(training)
+        for note in check_leaks(source, self.seen, self.train, self.validation, self.locked):
             self.report(f"note: {note}")
 
     def _reading(self, count: int) -> Callable[[str], None]:
@@ -185,7 +230,7 @@ class Trainer(ABC):
         if saved_settings != current:
             last = self.run / "last.pt"
             raise InputError(
-                f"--resume: {last} was made with other settings: {_differences(saved_settings, current)}; "
+                f"--resume: {last} was made with other settings: {differences(saved_settings, current)}; "
                 f"give the same again (they are in {self.run / 'config.toml'}), or, for more epochs or other settings, "
                 f"start a new run from it (--init {last} with another --out)"
             )
@@ -198,17 +243,8 @@ class Trainer(ABC):
             reason = f"its state to resume from does not fit ({str(error).splitlines()[0] if str(error) else error!r})"
             raise InputError(f"--resume: {reason}", path=self.run / "last.pt") from error
         if self.processes.first:
-            self._drop_later_records()
-
-    def _drop_later_records(self) -> None:
-        """Remove records after the checkpoint: a run that was killed between both repeats that epoch."""
-        path = self.run / "metrics.jsonl"
-        if path.exists():
-            for each in read_lines(path, dict[str, float]):
-                if isinstance(each, RecordError):
-                    self.report(f"note: {each}; not drawn")
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            write_text("".join(lines[: self.epochs_done]), path)
+            for note in drop_later_records(self.run / "metrics.jsonl", self.epochs_done):
+                self.report(f"note: {note}")
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the model and the additional state of `progress` from a checkpoint."""
@@ -226,24 +262,60 @@ class Trainer(ABC):
     def fit(self, max_minutes: float | None = None) -> bool:
         """Train until the schedule or the time is over.
 
+        An epoch of more than `UNCUT_S` is cut off when the time is over; `last.pt` is then of the epoch before.
+
         Returns:
-            Whether the schedule is complete; if not, `last.pt` resumes it.
+            Whether the schedule is complete; if not, `last.pt` resumes it, if there is one.
         """
         started = time.monotonic()
+        deadline = math.inf if max_minutes is None else started + 60 * max_minutes
         if self.processes.first:
             write_text(to_toml(self.config), self.run / "config.toml")
         if not computes_in_bfloat16(self.device):
             self.report("computes in float32: this CPU has no arithmetic for bfloat16")
+        if self.epochs_done == 0:
+            if self.processes.first:
+                (self.run / "metrics.jsonl").unlink(missing_ok=True)  # of a run that was killed in its first epoch
+            if figures := self.begin():
+                self._record({"epoch": 0.0, **figures})
+        self._estimate(max_minutes)
         while not self.finished:
-            self._epoch()
-            late = max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes
-            if self.processes.any(late) and not self.finished:
+            whole = self._epoch(deadline)
+            if not self.finished and (not whole or self.processes.any(self._late(deadline))):
                 self.end_early()
-                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; --resume continues")
+                if whole:
+                    self.save("last.pt", self.progress())
+                resumable = "--resume continues" if self.epochs_done else "no epoch is finished, to resume from"
+                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; {resumable}")
                 return False
         return True
 
-    def _epoch(self) -> None:
+    def _late(self, deadline: float) -> bool:
+        return time.monotonic() + self.end_early_s >= deadline
+
+    def _estimate(self, max_minutes: float | None) -> None:
+        """Report how long the stage will take, from a few steps that leave no trace, unless it is short."""
+        steps = self.schedule.steps - self.step
+        if steps < FEWEST_TO_ESTIMATE:
+            return
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.train()
+        generator = torch.Generator(self.device).manual_seed(0)
+        times = []
+        for batch in self.batches(range(self.step, self.step + TRIAL_STEPS)):
+            started = time.monotonic()
+            self.loss(batch, generator)[0].backward()  # type: ignore[no-untyped-call]
+            times.append(time.monotonic() - started)
+        self.optimizer.zero_grad()
+        self.model.load_state_dict(state)
+        each = float(np.median(times))
+        limit = "" if max_minutes is None else f"; --max-minutes ends it within {duration(max(0.0, 60 * max_minutes))}"
+        validations = math.ceil((self.schedule.epochs - self.epochs_done) / getattr(self.schedule, "validate_every", 1))
+        whole = duration(steps * each + validations * self.validation_s)
+        self.report(f"estimate: {whole}, for {steps} steps of {each:.2f} s and the validations{limit}")
+
+    def _epoch(self, deadline: float) -> bool:
+        """One epoch; False if it was cut off."""
         started = time.monotonic()
         seed = self.config.seed * 100_003 + self.epochs_done  # a resumed run draws the same
         torch.manual_seed(seed * 1009 + self.processes.rank)  # stochastic depth
@@ -263,6 +335,9 @@ class Trainer(ABC):
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
                     f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * in_stage)} of the stage"
                 )
+            cut = deadline < math.inf and time.monotonic() - started > UNCUT_S and self._late(deadline)
+            if deadline < math.inf and self.processes.any(cut) and len(figures) < steps:
+                return False
         self.epochs_done += 1
         means = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
         record = {
@@ -276,11 +351,16 @@ class Trainer(ABC):
                 f"training diverged in epoch {self.epochs_done}: the loss is not finite; lower the learning rate"
             )
         record |= self.after_epoch(record)
+        self._record(record)
+        return True
+
+    def _record(self, record: dict[str, float]) -> None:
+        """Write, draw and report the figures of an epoch; 0 stands for the initial weights. Write `last.pt`."""
         if self.processes.first:
-            with open_to_append(self.run / "metrics.jsonl") as file:
-                file.write(record_line(record))
+            add_record(record, self.run / "metrics.jsonl")
             draw_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.curves)
-        self.save("last.pt", self.progress())
+        if self.epochs_done:
+            self.save("last.pt", self.progress())
         self.report("  ".join(f"{name} {value:.4g}" for name, value in record.items()))
 
     def _train_step(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
@@ -305,6 +385,7 @@ class Trainer(ABC):
             "preset": self.config.preset,
             "epochs": self.epochs_done,
             "images": self.step * self.schedule.batch_size,
+            **self.seen.record(self.train),
             **scores,
         }
         checkpoint = Checkpoint(
@@ -317,49 +398,3 @@ class Trainer(ABC):
         )
         if self.processes.first:
             save_checkpoint(checkpoint, self.run / name)
-
-
-def duration(seconds: float) -> str:
-    """A duration as text, in a suitable unit."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _differences(saved: tuple[Any, ...], current: tuple[Any, ...]) -> str:
-    """The settings that differ, with both values."""
-    names = ("settings", "labels", "channels", "train patients")
-    saved_values, current_values = (dict(zip(names, each, strict=True)) for each in (saved, current))
-    for values in (saved_values, current_values):
-        config = values.pop("settings")
-        values |= {
-            f"{group.name}.{name}" if dataclasses.is_dataclass(getattr(config, group.name)) else group.name: value
-            for group in dataclasses.fields(config)
-            for name, value in _values_of(getattr(config, group.name))
-        }
-    differing = [name for name in saved_values if saved_values[name] != current_values.get(name)]
-    return ", ".join(f"{name} (it has {saved_values[name]}, now {current_values.get(name)})" for name in differing)
-
-
-def _values_of(value: Any) -> list[tuple[str, Any]]:
-    return [*dataclasses.asdict(value).items()] if dataclasses.is_dataclass(value) else [("", value)]  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
-    """Move the weights of a slow copy towards a network's; `keep` is the share of its own weights that it keeps."""
-    now = fast.state_dict()
-    for name, value in slow.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(now[name], 1 - keep)
-        else:
-            value.copy_(now[name])
-
-
-def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels only, as is usual for transformers."""
-    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in learnt if parameter.ndim > 1]
-    vectors = [parameter for parameter in learnt if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

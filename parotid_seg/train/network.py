@@ -245,3 +245,22 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def mixed_precision(device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 if the device supports it, else a context that keeps float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device))
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
+    """Move the weights of a slow copy towards a network's; `keep` is the share of its own weights that it keeps."""
+    now = fast.state_dict()
+    for name, value in slow.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(now[name], 1 - keep)
+        else:
+            value.copy_(now[name])
+
+
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels only, as is usual for transformers."""
+    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in learnt if parameter.ndim > 1]
+    vectors = [parameter for parameter in learnt if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, and the model's masks of validation patients."""
+"""Records and pictures of a training run: its curves, and the model's masks of validation patients."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.files import atomic_write
-from parotid_seg.records import read_lines
+from parotid_seg.errors import RecordError
+from parotid_seg.files import atomic_write, open_to_append, write_text
+from parotid_seg.records import read_lines, record_line
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.moco import Pair
 from parotid_seg.train.patients import Patient
@@ -29,6 +30,27 @@ SLICES = 4
 FEWEST_FOR_A_LINE = 10
 """Fewest values for a plain line; fewer are also drawn as points, because a line of one value is invisible."""
 COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:pink", "tab:olive", "tab:purple", "tab:red")
+
+
+def add_record(record: dict[str, float], metrics: Path) -> None:
+    """Append the figures of an epoch to a `metrics.jsonl`; epoch 0 stands for the initial weights."""
+    with open_to_append(metrics) as file:
+        file.write(record_line(record))
+
+
+def drop_later_records(metrics: Path, epochs_done: int) -> list[str]:
+    """Remove records after a checkpoint: a run that was killed between both repeats that epoch.
+
+    Returns:
+        Remarks on invalid lines.
+    """
+    if not metrics.exists():
+        return []
+    notes = [f"{each}; not drawn" for each in read_lines(metrics, dict[str, float]) if isinstance(each, RecordError)]
+    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    of_start = sum(line.startswith('{"epoch": 0.0,') for line in lines[:1])
+    write_text("".join(lines[: of_start + epochs_done]), metrics)
+    return notes
 
 
 def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]) -> None:

@@ -25,14 +25,22 @@ from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig
-from parotid_seg.train.loop import Trainer, follow, parameter_groups
-from parotid_seg.train.network import ParotidNet, SwinUnet, init_rare_class_bias, mixed_precision
+from parotid_seg.train.loop import Trainer
+from parotid_seg.train.network import (
+    ParotidNet,
+    SwinUnet,
+    follow,
+    init_rare_class_bias,
+    mixed_precision,
+    parameter_groups,
+)
 from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
 from parotid_seg.train.sampling import Batch, SliceSampler
-from parotid_seg.train.transfer import start_from
 
 Add = Callable[[Tensor], Tensor]
+FEWEST_TO_CHOOSE = 6
+"""Fewest validation patients to choose among initial weights and their epochs by."""
 
 
 def segmentation_loss(
@@ -143,16 +151,27 @@ class SegmentTrainer(Trainer):
         groups = parameter_groups(self.model, self.schedule.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
         self.wrapped = processes.wrapped(self.model)
-        self.best_dsc = -1.0
+        self.best_dsc, self.best_epoch = -1.0, 0
+        self.whole_source = ""
+        """The initial weights, if the source had all of them."""
+
+    def begin(self) -> dict[str, float]:
+        """See `Trainer`. A whole model as the start is the first `best.pt`, which a better epoch replaces."""
+        if self.whole_source:
+            return self._validate()
+        started = time.monotonic()
+        self._judge(self.validation[0])
+        self.validation_s = (time.monotonic() - started) * math.ceil(len(self.validation) / self.processes.count)
+        self.end_early_s = self.validation_s
+        return {}
 
     def start(self, source: str) -> None:
         """See `Trainer`."""
         if source == SCRATCH:
             return
-        parts, labels = self.config.transfer, self.data.labels
-        transfer = self.processes.broadcast_from_rank0(lambda: start_from(source, self.net.unet, parts, labels=labels))
-        self.processes.broadcast_weights(self.net)
+        transfer = self.take(source, self.net.unet, parts=self.config.transfer, labels=self.data.labels)
         self.average.load_state_dict(self.net.state_dict())
+        self.whole_source = "" if transfer.random else source
         self.tell(transfer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -160,10 +179,11 @@ class SegmentTrainer(Trainer):
         super().restore(checkpoint)
         self.average.load_state_dict(checkpoint.weights)
         self.best_dsc = float(checkpoint.progress["best_dsc"])
+        self.best_epoch = int(checkpoint.progress.get("best_epoch", self.epochs_done))
 
     def progress(self) -> dict[str, Any]:
         """See `Trainer`."""
-        return {**super().progress(), "best_dsc": self.best_dsc}
+        return {**super().progress(), "best_dsc": self.best_dsc, "best_epoch": self.best_epoch}
 
     def weights(self) -> dict[str, Tensor]:
         """The moving average."""
@@ -210,7 +230,17 @@ class SegmentTrainer(Trainer):
         """Validate every few epochs, and save the best weights."""
         if self.epochs_done % self.schedule.validate_every and self.epochs_done != self.schedule.epochs:
             return {}
-        return self._validate()
+        figures = self._validate()
+        if self.finished and self.best_epoch == 0:
+            self.report("no epoch was better on the validation patients than the start: best.pt is the model of --init")
+        elif self.finished and self._too_few_to_choose():
+            count = len(self.validation)
+            self.report(f"best.pt is the last epoch: {count} validation patients are too few to choose one by")
+        return figures
+
+    def _too_few_to_choose(self) -> bool:
+        """Whether the last epoch is the best, because chance would choose another one or the initial weights."""
+        return self.config.init != SCRATCH and len(self.validation) < FEWEST_TO_CHOOSE
 
     def _validate(self) -> dict[str, float]:
         """Validate the moving average of the weights; it becomes `best.pt` if none was better."""
@@ -224,19 +254,19 @@ class SegmentTrainer(Trainer):
         for name, column in zip(self.data.labels[1:], scores.T, strict=True):
             if not np.isnan(column).all():  # contoured in some validation patient
                 figures[f"validation_dsc_{name}"] = float(np.nanmean(column))
-        if figures["validation_dsc"] > self.best_dsc:
-            self.best_dsc = figures["validation_dsc"]
+        if figures["validation_dsc"] > self.best_dsc or self._too_few_to_choose():
+            self.best_dsc, self.best_epoch = figures["validation_dsc"], self.epochs_done
             self.save("best.pt", {}, **figures)
         if self.processes.first:
             predicted = [mask for mask, _ in judged]
             draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
-        return {**figures, "validation_seconds": round(time.monotonic() - started, 1)}
+        self.validation_s, self.end_early_s = time.monotonic() - started, 0.0
+        return {**figures, "validation_seconds": round(self.validation_s, 1)}
 
     def end_early(self) -> None:
-        """Validate if no epoch was validated, so that there is a `best.pt`."""
+        """Validate if that was never done, so that there is a `best.pt`."""
         if self.best_dsc < 0:
             self._validate()
-            self.save("last.pt", self.progress())
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN if the reference lacks the

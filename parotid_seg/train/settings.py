@@ -6,13 +6,22 @@ import dataclasses
 import json
 import math
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.records import convert
-from parotid_seg.train.config import FIRST_VIEW, SECOND_VIEW, ContrastConfig, NetworkConfig, SegmentConfig, TrainConfig
+from parotid_seg.train.config import (
+    FIRST_VIEW,
+    SCRATCH,
+    SECOND_VIEW,
+    ContrastConfig,
+    NetworkConfig,
+    SegmentConfig,
+    TrainConfig,
+)
 
 C = TypeVar("C")
 LONGEST_SHOWN = 60
@@ -50,6 +59,19 @@ FEW = TrainConfig(
 )
 """The network of "compact", from scratch on 18,000 slices: the longer fine-tuning of the study (docs/study.md), with
 the learning rate that it chose for 10 labelled patients."""
+FEW_FROM_A_MODEL = dataclasses.replace(
+    FEW,
+    segment=SegmentConfig(
+        epochs=3,
+        images_per_patient=150,
+        learning_rate=3e-4,
+        warmup_epochs=0.3,
+        average_decay=0.99,
+        validate_every=1,
+        calm_epochs=1,
+    ),
+)
+"""The preset "few" with initial weights: short, at a low learning rate (benchmarks/ten_patients.py)."""
 PRESETS = {"compact": TrainConfig(), "few": FEW, "paper": PAPER}
 FEW_PATIENTS = 20
 """Most training patients for which a run of the preset "compact" recommends "few"."""
@@ -59,7 +81,9 @@ def resume_advice(run: Path) -> str:
     """A sentence on how to resume a run that ended early."""
     checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
     if not checkpoints:
-        return f"{run} holds no finished epoch on this machine"
+        best = run / "best.pt"
+        started = f"; {best} is whole: the best weights so far" if best.exists() else ""
+        return f"{run} holds no finished epoch on this machine{started}"
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
     return f"{newest} is whole, and --resume goes on with it"
 
@@ -77,11 +101,16 @@ def length_note(config: TrainConfig, patients: int) -> str:
     fewer = FEW.segment.epochs * FEW.segment.images_per_epoch
     if slices <= fewer:
         return ""
-    return f"{patients} patients and {slices:,} slices: --preset few trains on {fewer:,}, without pre-training"
+    return (
+        f"{patients} patients and {slices:,} slices: --preset few trains on {fewer:,}, without pre-training; with "
+        "--init packaged, on fewer and from the packaged model"
+    )
 
 
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
     """A preset, overridden by a TOML file's values and by keyword arguments for top-level values.
+
+    The preset "few" has another schedule for initial weights than from scratch.
 
     Raises:
         InputError: for an unknown preset or key, a value of the wrong type, or a file that is missing or not TOML.
@@ -96,11 +125,16 @@ def load_config(preset: str, file: Path | None = None, **overrides: Any) -> Trai
             raise OptionError(f"--config: {file} cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"--config: {file} is not TOML: {error}") from error
-    config = merge(PRESETS[preset], values, where=str(file))
+    start = FEW_FROM_A_MODEL if preset == "few" and _init(values, overrides) != SCRATCH else PRESETS[preset]
+    config = merge(start, values, where=str(file))
     try:
         return merge(config, overrides, where="arguments")
     except InputError as error:
         raise OptionError(f"--{error.reason}") from error
+
+
+def _init(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> object:
+    return overrides.get("init", values.get("init", SCRATCH))
 
 
 def merge(config: C, values: dict[str, Any], *, where: str) -> C:
@@ -153,3 +187,30 @@ def to_toml(config: Any, table: str = "") -> str:
 
 def _toml_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def duration(seconds: float) -> str:
+    """A duration as text, in a suitable unit."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def differences(saved: tuple[Any, ...], current: tuple[Any, ...]) -> str:
+    """The settings that differ, with both values."""
+    names = ("settings", "labels", "channels", "train patients")
+    saved_values, current_values = (dict(zip(names, each, strict=True)) for each in (saved, current))
+    for values in (saved_values, current_values):
+        config = values.pop("settings")
+        values |= {
+            f"{group.name}.{name}" if dataclasses.is_dataclass(getattr(config, group.name)) else group.name: value
+            for group in dataclasses.fields(config)
+            for name, value in _values_of(getattr(config, group.name))
+        }
+    differing = [name for name in saved_values if saved_values[name] != current_values.get(name)]
+    return ", ".join(f"{name} (it has {saved_values[name]}, now {current_values.get(name)})" for name in differing)
+
+
+def _values_of(value: Any) -> list[tuple[str, Any]]:
+    return [*dataclasses.asdict(value).items()] if dataclasses.is_dataclass(value) else [("", value)]  # type: ignore[arg-type]

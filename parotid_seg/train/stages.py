@@ -49,7 +49,7 @@ def train(
         labelled: use this many patients for the stage "segment" (few-label study).
         device, report, progress: see `Trainer`.
         resume: continue the run in the folder. Checkpoints of earlier stages in it are used in any case.
-        max_minutes: stop after the first epoch that ends after this time.
+        max_minutes: stop after this time; see `Trainer.fit`.
         cache: folder for decoded scans, which runs may share. Default: RUN/cache.
 
     Returns:
@@ -65,10 +65,11 @@ def train(
     started = time.monotonic()
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
     data_sets = open_data_sets(data, config, labelled)
+    config = config.with_patients({stage: len(each.train) for stage, each in data_sets.items()})
     processes = join(device)
+    say = report if processes.first else lambda _: None
     for note in _notes(config, data_sets):
-        if processes.first:
-            report(f"note: {note}")
+        say(f"note: {note}")
     started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # machines' folders may differ
     processes.assert_equal("settings or patients", (config, same))
@@ -86,17 +87,18 @@ def train(
         trainer.load()
     source = config.init
     for stage, trainer in trainers.items():
-        if stage not in started_stages:
+        begun = stage in started_stages
+        if stage in unfinished:
+            trainer.check_leaks(str(folders[stage] / "last.pt") if begun else source)
+        if not begun:
             trainer.start(source)
-        if processes.first:
-            report(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
+        say(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
         minutes_left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
         if stage in unfinished and not trainer.fit(minutes_left):
             return False
         late = processes.any(max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes)
         if late and stage in unfinished and folders[stage] != run:
-            if processes.first:
-                report(f"stopped after stage {stage}; --resume continues")
+            say(f"stopped after stage {stage}; --resume continues")
             return False
         source = str(folders[stage] / "best.pt")
     return True

@@ -1,9 +1,9 @@
 """Initialises a network's weights from a source, with a record of every weight: taken, not used and why, or random.
 
-A source is a parotid-seg checkpoint, a file of the official Swin repository (weights under the key "model"), a state
-dict of timm's Swin Transformer, or timm's ImageNet model. If a source has no decoder, as after contrastive training of
-the encoder, the decoder gets the encoder's stages, which have the same widths (as in the follow-up of arXiv
-2208.12413)."""
+A source is a parotid-seg checkpoint or model file, a file of the official Swin repository (weights under the key
+"model"), a state dict of timm's Swin Transformer, or timm's ImageNet model. If a source has no decoder, as after
+contrastive training of the encoder, the decoder gets the encoder's stages, which have the same widths (as in the
+follow-up of arXiv 2208.12413)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
+from parotid_seg.train import model_weights
 from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import PARTS
+from parotid_seg.train.model_weights import is_model, network_weights, read_model_weights
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.torch_file import load_torch_file
 
@@ -77,6 +79,19 @@ def part_of(name: str) -> str:
     return "encoder" if name.startswith(("encoder.", "skip_norms.", "stem_")) else "decoder"
 
 
+def training_of(source: str) -> dict[str, Any] | None:
+    """The record of the training of a parotid-seg checkpoint or model; None for other weights.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    if is_model(source):
+        return model_weights.training_of(source)
+    if source != IMAGENET and is_checkpoint(Path(source)):
+        return load_checkpoint(Path(source)).training
+    return None
+
+
 def start_from(
     source: str, net: SwinUnet, parts: Iterable[str], *, labels: tuple[str, ...] = (), mirror: bool = True
 ) -> Transfer:
@@ -85,7 +100,7 @@ def start_from(
     The classifier is taken together with the decoder of a model with the same labels; else it stays random.
 
     Args:
-        source: "imagenet" or a file.
+        source: "packaged", "imagenet" or a file.
         net: changed in place.
         parts: of `PARTS`.
         labels: the network's.
@@ -126,9 +141,12 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
     """A source's weights under the Swin-Unet's names, and the labels it was trained on; empty if unknown."""
     if source == IMAGENET:
         return _encoder(_imagenet(net.encoder.embed_dim), net), ()
+    if is_model(source):
+        model = read_model_weights(source)
+        return network_weights(source, model, net), model.contract.labels
     path = Path(source)
     if not path.is_file():
-        raise OptionError(f"--init: found {source!r}, expected scratch, imagenet or a weights file")
+        raise OptionError(f"--init: found {source!r}, expected scratch, packaged, imagenet or a file")
     if is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels

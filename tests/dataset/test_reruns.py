@@ -178,3 +178,43 @@ def test_a_state_of_an_earlier_version_keeps_its_notes_until_its_cases_are_made_
     notes = {row["case"]: row["notes"] for row in rows(data, "cases.csv")}
     assert notes.pop(kept) == "something (noticed by an older version; run it again)"
     assert all("of unusual volume" in note for note in notes.values())
+
+
+def lists(data: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads((data / "splits.json").read_text())
+    return found
+
+
+def test_a_corrected_test_patient_stays_one(dicom: Path, data: Path) -> None:
+    """With newer contours, without any, and with new ones again: nothing of the patient is ever trained on."""
+    for number in range(6):
+        write_study(dicom / f"s{number}", patient=f"P{number}", seed=number)
+    said: list[str] = []
+    build([dicom], data, DataSetOptions(validation=1, test=2), say=said.append)
+    (case, other), first = lists(data)["test"], lists(data)
+    assert {name: len(cases) for name, cases in first.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert f"test: {case}, {other}" in said
+    study = next(dicom / f"s{number}" for number in range(6) if case_from(data, dicom / f"s{number}") == case)
+    images = sorted(study.glob("IM*"), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    moved = (slice(4, 9), *LEFT_BOX[1:])
+    write_structures(study / "corrected.dcm", images, [("Parotid_L", moved), GLANDS[1]], date="20210101")
+    assert build([dicom], data).made == 1
+    labels, _ = read_mask(data / "labelsTr" / f"{case}.nii.gz")
+    np.testing.assert_array_equal(labels, box_mask(moved, RIGHT_BOX))
+    assert lists(data) == first
+
+    for name in ("corrected.dcm", "contours.dcm"):
+        (study / name).unlink()
+    build([dicom], data)
+    assert lists(data)["test"] == [other]
+    assert names(data, "imagesUn") == [], "its scan is not trained on without labels either"
+    (data / "splits.json").unlink()
+    build([dicom], data)
+    write_structures(study / "corrected.dcm", images, date="20210102")
+    build([dicom], data)
+    assert lists(data) == first
+
+    moved_by_hand = {**first, "train": [*first["train"], case], "test": [other]}
+    (data / "splits.json").write_text(json.dumps(moved_by_hand))
+    with pytest.raises(InputError, match=f"{case} is in train, but the patient is a test patient"):
+        build([dicom], data)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parotid_seg.dataset.splits import TRAIN, VALIDATION, assign, listed, read_splits, roles_of
+from parotid_seg.dataset.splits import TEST, TRAIN, VALIDATION, assign, listed, read_splits, roles_of
 from parotid_seg.errors import InputError
 
 PATIENTS = st.dictionaries(st.integers(0, 99).map("case_{:04d}".format), st.integers(0, 12).map(str), min_size=1)
@@ -63,3 +63,19 @@ def test_a_broken_file(tmp_path: Path, text: str) -> None:
         read_splits(path)
     path.write_text(json.dumps({"train": ["a"]}))
     assert read_splits(path) == {"train": ["a"]}
+
+
+def test_so_many_patients_are_locked() -> None:
+    patients = {f"case_{number:04d}": str(number % 10) for number in range(20)}
+    roles = assign(patients, {}, None, 4)
+    assert [sum(role == name for role in roles.values()) for name in (TEST, VALIDATION, TRAIN)] == [4, 1, 5]
+    more = {**patients, **{f"case_1{number:03d}": f"new{number}" for number in range(10)}}
+    later = assign(more, roles, None)
+    assert {patient for patient, role in later.items() if role == TEST} == {
+        patient for patient, role in roles.items() if role == TEST
+    }
+    for wrong in (-1, 9):
+        with pytest.raises(InputError, match=r"--test: found .* expected 0 to 8: there are 10 patients"):
+            assign(patients, {}, None, wrong)
+    with pytest.raises(InputError, match="--test: found 8, expected 0 to 7"):
+        assign(patients, {}, 2, 8)

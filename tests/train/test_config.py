@@ -79,7 +79,10 @@ def test_few_is_a_short_training_of_the_same_network() -> None:
 
 def test_a_long_training_on_few_patients_names_the_short_one() -> None:
     compact = TrainConfig()
-    note = "10 patients and 252,000 slices: --preset few trains on 18,000, without pre-training"
+    note = (
+        "10 patients and 252,000 slices: --preset few trains on 18,000, without pre-training; with --init packaged, on "
+        "fewer and from the packaged model"
+    )
     assert length_note(compact, 10) == note
     assert length_note(compact, 160) == ""
     assert length_note(FEW, 10) == ""
@@ -87,8 +90,32 @@ def test_a_long_training_on_few_patients_names_the_short_one() -> None:
     assert length_note(dataclasses.replace(compact, stages=("contrast",)), 10) == ""
 
 
+def test_few_is_short_and_careful_with_initial_weights(tmp_path: Path) -> None:
+    """Wherever they are named."""
+    scratch, adapted = load_config("few"), load_config("few", init="packaged")
+    assert adapted.segment.learning_rate < scratch.segment.learning_rate / 5
+    assert load_config("few", init="scratch") == scratch
+    path = tmp_path / "settings.toml"
+    path.write_text('init = "packaged"\n[segment]\nepochs = 9')
+    named = load_config("few", path)
+    assert named == dataclasses.replace(adapted, segment=dataclasses.replace(adapted.segment, epochs=9))
+    assert load_config("few", path, init="scratch").segment.learning_rate == scratch.segment.learning_rate
+    assert load_config("compact", init="packaged").segment == load_config("compact").segment
+
+
+def test_few_patients_have_short_epochs() -> None:
+    adapted = load_config("few", init="packaged")
+    lengths = {count: adapted.with_patients({"segment": count}).segment.images_per_epoch for count in (1, 8, 20, 500)}
+    each = adapted.segment.images_per_patient
+    assert lengths == {1: each, 8: 8 * each, 20: 20 * each, 500: 3000}
+    compact = load_config("compact")
+    assert compact.with_patients({"segment": 1, "contrast": 2}) == compact
+
+
 def test_advice_after_an_early_end(tmp_path: Path) -> None:
     assert resume_advice(tmp_path) == f"{tmp_path} holds no finished epoch on this machine"
+    (tmp_path / "best.pt").touch()
+    assert resume_advice(tmp_path).endswith(f"; {tmp_path / 'best.pt'} is whole: the best weights so far")
     (tmp_path / "contrast").mkdir()
     last = tmp_path / "contrast" / "last.pt"
     last.touch()

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from parotid_seg.train.config import ContrastConfig, NetworkConfig
-from parotid_seg.train.loop import follow
 from parotid_seg.train.moco import MomentumContrast, Pair, figures, place_loss, slice_loss
-from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.network import SwinUnet, follow
 from parotid_seg.train.parallel import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -13,8 +13,7 @@ import torch
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.config import TrainConfig
-from parotid_seg.train.loop import duration
-from parotid_seg.train.settings import load_config
+from parotid_seg.train.settings import duration, load_config
 from parotid_seg.train.stages import train
 from tests.command_line import Run
 from tests.train.pictures import none_drawn

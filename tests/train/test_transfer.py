@@ -126,7 +126,7 @@ def test_our_checkpoint_fills_what_is_asked_for_and_the_classifier_only_of_the_s
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "expected scratch, imagenet or a weights file"),
+        (None, "expected scratch, packaged, imagenet or a file"),
         (b"text", "expected a file written by torch.save"),
         ({"model": {}}, "found no weights"),
         ({"epoch": 3}, "found no weights"),
@@ -190,7 +190,7 @@ def test_train_prints_and_saves_the_account(
     assert len(account["taken"]) > 20
     wrong = command(*run[:3], tmp_path / "other", *run[4:], "--init", tmp_path / "gone.pth")
     assert wrong.returncode == 2
-    assert "expected scratch, imagenet or a weights file" in wrong.stderr
+    assert "expected scratch, packaged, imagenet or a file" in wrong.stderr
     parts = command(*run[:3], tmp_path / "other", *run[4:], "--transfer", "head")
     assert parts.returncode == 2
     assert "expected one or both of: encoder, decoder" in parts.stderr

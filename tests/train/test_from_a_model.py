@@ -1,0 +1,221 @@
+"""A training from a model that is there: what is said before it, what is left of it, and who it must not see."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from parotid_seg.errors import InputError
+from parotid_seg.train import loop
+from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.patients import HASH_DIGITS, load_patients
+from parotid_seg.train.settings import load_config
+from parotid_seg.train.stages import train
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
+
+LABELS = ("background", "parotid_left", "parotid_right")
+
+
+@pytest.fixture
+def config(short_config: Path) -> TrainConfig:
+    return load_config("compact", short_config, stages=["segment"])
+
+
+@pytest.fixture
+def data(balls: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(balls, tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(config: TrainConfig, tmp_path: Path) -> Callable[..., str]:
+    """Makes a whole model to start from, with this record of its training."""
+
+    def make(**training: Any) -> str:
+        path = tmp_path / "start.pt"
+        torch.manual_seed(1)
+        save_checkpoint(
+            Checkpoint(config, LABELS, ("CT",), training, build_network(config, 1, 3).state_dict(), {}), path
+        )
+        return str(path)
+
+    return make
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def hash_of(data: Path, case: str, cache: Path) -> str:
+    return load_patients(open_data_set(data), [case], cache, (-200.0, 300.0))[0].sha256[:HASH_DIGITS]
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_run_that_is_killed_in_its_first_epoch_leaves_the_model_it_began_with(
+    data: Path, config: TrainConfig, start: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, run = start(), tmp_path / "run"
+    settings = {"init": source}
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_train_step", killed)
+        for _ in range(2):  # the second begins anew
+            with pytest.raises(KilledError):
+                train(_with(config, settings), data, run, device="cpu")
+    best = load_checkpoint(run / "best.pt")
+    for name, value in load_checkpoint(Path(source)).weights.items():
+        torch.testing.assert_close(best.weights[name], value)
+    assert best.training["epochs"] == 0
+    (record,) = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    assert (record["epoch"], record["validation_dsc"]) == (0, best.training["validation_dsc"])
+    assert train(_with(config, settings), data, run, device="cpu")
+    epochs = [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == [0, 1, 2, 3, 4]
+
+
+def _with(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    return dataclasses.replace(config, **changes)
+
+
+def test_an_epoch_is_cut_when_the_time_is_over(
+    balls: Path, config: TrainConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "UNCUT_S", 0.0)
+    said: list[str] = []
+    run = tmp_path / "run"
+    options: dict[str, Any] = {"device": "cpu", "cache": cache, "report": said.append}
+    assert not train(config, balls, run, max_minutes=1e-6, **options)
+    assert "stopped after 0 of 4 epochs; no epoch is finished, to resume from" in said
+    best = load_checkpoint(run / "best.pt")
+    assert (best.training["epochs"], best.training["images"]) == (0, config.segment.batch_size)
+    assert not (run / "last.pt").exists()
+    best.network()
+
+    monkeypatch.setattr(loop, "UNCUT_S", 20.0)
+    assert not train(config, balls, run, max_minutes=1e-6, **options)
+    whole = (run / "last.pt").read_bytes()
+    monkeypatch.setattr(loop, "UNCUT_S", 0.0)
+    assert not train(config, balls, run, max_minutes=1e-6, resume=True, **options)
+    assert said[-1] == "stopped after 1 of 4 epochs; --resume continues"
+    assert (run / "last.pt").read_bytes() == whole, "a part of an epoch cannot be resumed"
+
+
+def test_a_long_stage_says_how_long_it_takes_and_is_not_changed_by_that(
+    balls: Path, config: TrainConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    weights = []
+    for fewest in (loop.FEWEST_TO_ESTIMATE, 1):
+        monkeypatch.setattr(loop, "FEWEST_TO_ESTIMATE", fewest)
+        run = tmp_path / str(fewest)
+        train(config, balls, run, device="cpu", cache=cache, max_minutes=1e-6, report=said.append)
+        weights.append(load_checkpoint(run / "last.pt").weights)
+    (estimate,) = (line for line in said if line.startswith("estimate: "))
+    steps = 4 * config.segment.steps_an_epoch
+    words = rf"estimate: .+, for {steps} steps of [\d.]+ s and the validations; --max-minutes ends it within 0 s"
+    assert re.fullmatch(words, estimate)
+    assert said[said.index(estimate) + 1].startswith("epoch 1 ")
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
+
+
+def test_where_nothing_is_better_the_start_is_the_best(
+    balls: Path,
+    config: TrainConfig,
+    cache: Path,
+    start: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from parotid_seg.train.segment import SegmentTrainer
+
+    monkeypatch.setattr(SegmentTrainer, "_judge", lambda *_: (np.zeros((24, 50, 50), np.uint8), [0.5, 0.5]))
+    said: list[str] = []
+    options: dict[str, Any] = {"device": "cpu", "cache": cache, "report": said.append}
+    config = _with(config, {"init": start()})
+    train(config, balls, tmp_path / "few", **options)
+    assert "best.pt is the last epoch: 2 validation patients are too few to choose one by" in said
+    assert load_checkpoint(tmp_path / "few" / "best.pt").training["epochs"] == 4
+    monkeypatch.setattr("parotid_seg.train.segment.FEWEST_TO_CHOOSE", 2)
+    train(config, balls, tmp_path / "run", **options)
+    assert any(line.startswith("no epoch was better on the validation patients than the start") for line in said)
+    assert load_checkpoint(tmp_path / "run" / "best.pt").training["epochs"] == 0
+
+
+def test_test_patients_are_named_and_in_no_stage(data: Path, config: TrainConfig, cache: Path, tmp_path: Path) -> None:
+    rewrite(data / "splits.json", train=["p0", "p1", "p2"], test=["p3", "p9"])
+    (data / "imagesUn").mkdir(exist_ok=True)
+    shutil.copy(data / "imagesTr" / "p3_0000.nii.gz", data / "imagesUn")
+    assert "p3" not in open_data_set(data, "contrast").train
+    said: list[str] = []
+    train(config, data, tmp_path / "run", device="cpu", cache=cache, max_minutes=1e-6, report=said.append)
+    assert "locked for a test, never used here: 2: p3, p9" in said
+    assert "note: test patient p9: no scan in imagesTr or imagesTs, so not compared with others" in said
+    training = load_checkpoint(tmp_path / "run" / "best.pt").training
+    assert training["scans"] == sorted(hash_of(data, case, cache) for case in ("p0", "p1", "p2"))
+    assert training["scans_complete"] is True
+
+
+@pytest.mark.parametrize("list_name", ["train", "validation"])
+def test_a_test_patient_s_scan_under_another_name(
+    data: Path, config: TrainConfig, cache: Path, tmp_path: Path, list_name: str
+) -> None:
+    (data / "imagesTs").mkdir()
+    other = json.loads((data / "splits.json").read_text())[list_name][0]
+    image = nibabel.load(data / "imagesTr" / f"{other}_0000.nii.gz")
+    turned = nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine @ np.diag([-1.0, 1, 1, 1]))
+    nibabel.save(turned, data / "imagesTs" / "q_0000.nii.gz")
+    rewrite(data / "splits.json", test=["q"])
+    what = {"train": "training"}.get(list_name, list_name)
+    with pytest.raises(InputError, match=f"scans of the same voxels in test and {what}: q and {other}"):
+        train(config, data, tmp_path / "run", device="cpu", cache=cache)
+    assert not [*(tmp_path / "run").glob("*.pt")]
+
+
+def test_a_start_that_was_trained_on_test_patients_is_refused(
+    data: Path, config: TrainConfig, cache: Path, start: Callable[..., str], tmp_path: Path
+) -> None:
+    rewrite(data / "splits.json", train=["p0", "p1", "p2"], test=["p3"])
+    locked, validated = hash_of(data, "p3", cache), hash_of(data, "p4", cache)
+    source = start(scans=[locked], scans_complete=True)
+    run = tmp_path / "run"
+    options: dict[str, Any] = {"device": "cpu", "cache": cache}
+    with pytest.raises(InputError, match="was trained on the test patients p3") as error:
+        train(_with(config, {"init": source}), data, run, **options)
+    assert f"--init {source}" in str(error.value)
+
+    said: list[str] = []
+    source = start(scans=["another", validated], scans_complete=True)
+    train(_with(config, {"init": source}), data, run, max_minutes=1e-6, report=said.append, **options)
+    assert f"note: --init {source}: was trained on p4, so their validation_dsc is too high" in said
+    assert {"another", hash_of(data, "p0", cache)} < set(load_checkpoint(run / "best.pt").training["scans"])
+    rewrite(data / "splits.json", train=["p0", "p1", "p3"], test=["p2"])
+    with pytest.raises(InputError, match=r"last.pt: was trained on the test patients p2"):
+        train(_with(config, {"init": source}), data, run, resume=True, **options)
+
+    said.clear()
+    rewrite(data / "splits.json", train=["p0", "p1", "p2"], test=["p3"])
+    train(_with(config, {"init": start()}), data, tmp_path / "b", max_minutes=1e-6, report=said.append, **options)
+    assert any("does not record which scans it was trained on" in line for line in said)
+    assert load_checkpoint(tmp_path / "b" / "best.pt").training["scans_complete"] is False
