@@ -2,6 +2,7 @@
 # make docs: the documentation as a site.   Each makes its own environment.
 PYTHON ?= python3
 OUT ?= demo-output
+MYPY_WORKERS := auto
 # Bytecode is made when a module is imported first: pip would compile all of torch.
 PIP := -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
 SOURCES := $(shell find parotid_seg examples -type f -not -name '*.pyc')
@@ -27,11 +28,12 @@ demo: .venv-demo/.ready
 check: .venv/.ready lint
 	.venv/bin/pytest -m 'not slow and not alone and not gpu' $(PARALLEL)
 
-# Both environments are made at once, and checks of the code run beside the tests, some of which wait. Tests whose figures
-# other work on the machine would change come last, in one process.
+# Both environments are made at once, and checks of the code run beside the tests, some of which wait; mypy has no workers
+# of its own then, as it gives up on those that need seconds to start. Tests whose figures other work on the machine would
+# change come last, in one process.
 test:
 	$(MAKE) --no-print-directory -j2 .venv/.ready .venv-cuda-stub/.ready
-	$(MAKE) --no-print-directory -j2 lint tests-in-parallel
+	$(MAKE) --no-print-directory -j2 MYPY_WORKERS=0 lint tests-in-parallel
 	.venv/bin/pytest -rs -m 'alone and not gpu' tests/bench
 
 # At its end a run lists the tests that it had to skip, with the reasons.
@@ -41,7 +43,7 @@ tests-in-parallel: .venv/.ready .venv-cuda-stub/.ready
 lint: .venv/.ready
 	.venv/bin/ruff format --check parotid_seg tests benchmarks docs
 	.venv/bin/ruff check parotid_seg tests benchmarks docs
-	.venv/bin/mypy
+	.venv/bin/mypy --num-workers $(MYPY_WORKERS)
 	.venv/bin/lint-imports --no-logo
 
 # A warning, such as a link to a page that is not there, is an error.
