@@ -22,7 +22,10 @@ from tests.runtime.engines.stand_ins import CONTRACT, write_model
         ({"precision": "int8"}, None),
         ({"precision": "int8", "weights": "fp16", "cost": {}}, None),
         ({"precision": "fp16"}, "not the model of m.onnx in INT8"),
-        ({"precision": "int8", "labels": ("background", "a", "b"), "calibrations": ()}, "not the model of m.onnx in INT8"),
+        (
+            {"precision": "int8", "labels": ("background", "a", "b"), "calibrations": ()},
+            "not the model of m.onnx in INT8",
+        ),
         ({"precision": "int8", "training": {"data": "another"}}, "not the model of m.onnx in INT8"),
         ({"precision": "int8", "verification": {}}, "not verified"),
     ],
