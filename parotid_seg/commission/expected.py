@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import msgspec
 import numpy as np
 from scipy import stats
 
@@ -26,8 +25,7 @@ def glands_in(cases: Mapping[str, CaseRecord], evaluation: Evaluation) -> Iterat
     """
     for patient, case in cases.items():
         for each in case.structures:
-            fields = msgspec.structs.asdict(each)
-            expected, floor = fields.get("expected_dsc"), fields.get("floor_dsc")
+            expected, floor = each.expected_dsc, each.floor_dsc
             scores = evaluation.cases[patient].labels.get(each.name)
             if expected is not None and floor is not None and scores and not scores.absent:
                 yield ExpectedGland(

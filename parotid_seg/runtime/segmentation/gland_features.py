@@ -73,7 +73,6 @@ def _points(side: slice, size: int, step_mm: float) -> NDArray[np.intp]:
     middle_mm = (side.start + side.stop - 1) / 2 * step_mm
     count = int((side.stop - 1 - side.start) / 2 * step_mm / STEP_MM) + 2
     points = (middle_mm + STEP_MM * np.arange(-count, count + 1)) / step_mm
-    places: NDArray[np.intp] = np.floor(points + 0.5 + 1e-6).astype(
-        np.intp
-    )  # of points half-way always the upper voxel
+    # Of a point half-way between two voxels it is always the upper one, whatever the rounding of `points`.
+    places: NDArray[np.intp] = np.floor(points + 0.5 + 1e-6).astype(np.intp)
     return places[(places >= 0) & (places < size)]

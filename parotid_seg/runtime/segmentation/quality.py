@@ -32,37 +32,19 @@ class Quality:
     flags: tuple[Flag, ...] = ()
 
 
-def quality_of(
-    found: Sequence[str],
-    labels: Mask,
-    intensities: NDArray[np.floating] | NDArray[np.integer],
-    windows: Windows,
-    spacing_mm: tuple[float, float, float],
-    boxes: Sequence[Box | None],
-    volumes_ml: Mapping[str, float],
-    contract: Contract,
-) -> Quality:
+def quality_of(features: Mapping[str, Mapping[str, float]], contract: Contract) -> Quality:
     """The expected quality of structures.
 
     Args:
-        found: the structures that count as found.
-        labels: (D, H, W) after clean-up.
-        intensities: (D, H, W), of the first channel.
-        windows: (C, 2).
-        spacing_mm: of the voxels.
-        boxes: around the labels from 1 on.
-        volumes_ml: of all structures.
+        features: of the structures that were found, see `features_of`.
         contract: the model's.
     """
-    if not contract.calibrations:
-        return Quality()
     expected, floor, flags = {}, {}, []
-    values = features_of(found, labels, intensities, windows, spacing_mm, boxes, volumes_ml, contract)
-    for name, features in values.items():
+    for name, values in features.items():
         calibration = calibration_of(name, contract.calibrations)
         if calibration is None:
             continue
-        estimate = calibration.estimate(features)
+        estimate = calibration.estimate(values)
         expected[name], floor[name] = estimate.expected_dsc, estimate.floor_dsc
         if estimate.low:
             detail = f"{estimate.floor_dsc:.2f}"
@@ -80,7 +62,18 @@ def features_of(
     volumes_ml: Mapping[str, float],
     contract: Contract,
 ) -> dict[str, dict[str, float]]:
-    """Features of structures by name; those too small to have any are left out. Arguments: see `quality_of`."""
+    """Features of structures by name; those too small to have any are left out.
+
+    Args:
+        found: the structures that count as found.
+        labels: (D, H, W) after clean-up.
+        intensities: (D, H, W), of the first channel.
+        windows: (C, 2).
+        spacing_mm: of the voxels.
+        boxes: around the labels from 1 on.
+        volumes_ml: of all structures.
+        contract: the model's.
+    """
     partners = mirrored_labels(contract.labels)
     window = (float(windows[0, 0]), float(windows[0, 1]))
     features = {}
