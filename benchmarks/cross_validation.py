@@ -7,7 +7,8 @@ A recipe is a configuration file of `parotid-seg train`; its name is the file's 
 `train` and `validation` in DATA/splits.json are dealt into folds once, by a fixed seed; the test patients take no part.
 The model of a fold is the moving average of the weights at the end of its schedule, so nothing is chosen on the
 patients that were held out. Trainings resume where they were cut. `benchmarks/results/cross-validation/` keeps the
-folds, and for each recipe the scores of every held-out patient and their masks.
+folds, and for each recipe the scores of every held-out patient and their masks. A recipe with `soft_share` needs the
+soft labels of `distil.py`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
+from parotid_seg.train.dataset import SOFT_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "cross-validation"
 FOLDS = 5
@@ -54,13 +56,17 @@ def split_for(fold: int, data: Path, results: Path) -> tuple[list[str], list[str
     return folds[fold], sorted(name for other in folds if other is not folds[fold] for name in other)
 
 
-def make_fold_data(data: Path, folder: Path, held_out: Sequence[str], train: Sequence[str]) -> None:
-    """A data set of links to `data`, with a fold's patients in its splits.json."""
+def make_fold_data(
+    data: Path, folder: Path, held_out: Sequence[str], train: Sequence[str], soft: Path | None = None
+) -> None:
+    """A data set of links to `data`, with a fold's patients in its splits.json, and with the soft labels in `soft`."""
     folder.mkdir(parents=True, exist_ok=True)
     for entry in data.iterdir():
         link = folder / entry.name
         if entry.name != "splits.json" and not link.is_symlink():
             link.symlink_to(entry.resolve())
+    if soft is not None and not (folder / SOFT_FOLDER).is_symlink():
+        (folder / SOFT_FOLDER).symlink_to(soft.resolve(strict=True))
     write_text(json.dumps({"train": list(train), "validation": list(held_out)}), folder / "splits.json")
 
 
@@ -87,8 +93,9 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
     held_out, rest = split_for(fold, data, results)
     (results / recipe.stem).mkdir(parents=True, exist_ok=True)
     run = runs / recipe.stem / f"fold-{fold}"
-    make_fold_data(data, run / "data", held_out, rest)
     config = load_config("compact", recipe)
+    soft = runs / SOFT_FOLDER / f"fold-{fold}" if config.segment.soft_share else None
+    make_fold_data(data, run / "data", held_out, rest, soft)
     config = dataclasses.replace(  # validated once, at the end: best.pt is the last model
         config, segment=dataclasses.replace(config.segment, validate_every=config.segment.epochs)
     )

@@ -178,6 +178,13 @@ class Training:
         return augmented(self.regions[order[place]], generator)
 
 
+def load_averaged(file: Path) -> TeacherNet:
+    """The moving average of the weights in a training's file, ready to run."""
+    net = TeacherNet(2, teacher_net.WIDTHS).to(memory_format=torch.channels_last_3d)
+    net.load_state_dict(load_torch_file(file)["averaged"])
+    return net.eval()
+
+
 class Locator:
     """Finds the glands in a scan with a model file, as `infer` does.
 

@@ -22,9 +22,10 @@ from parotid_seg.metrics import dice
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.locate import Ask, Prepared
 from parotid_seg.scan.chunks import CroppedScan
+from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume
 from tests.test_benchmarks import run_script
-from tests.train.conftest import balls  # noqa: F401
+from tests.train.conftest import balls, small_config  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +159,11 @@ def quick(steps: int) -> Settings:
     return Settings(steps, learning_rate=0.01, warmup_steps=3)
 
 
-def test_a_fold_is_trained_scored_and_told(balls: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_fold_is_trained_scored_and_told_and_teaches(
+    balls: Path,  # noqa: F811
+    small_config: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     words = [str(balls), "--folds", "0", "--steps", "30", "--runs", str(tmp_path / "runs")]
     words += ["--results", str(tmp_path / "results")]
     constants = {**SMALL, "Settings": quick, "labels_of_scan": bright_places, "PRINT_EVERY": 10}
@@ -176,3 +181,24 @@ def test_a_fold_is_trained_scored_and_told(balls: Path, tmp_path: Path) -> None:
             assert (corner + sizes <= shape).all()
     table = run_script("cross_validation.py", "--report", "--results", str(tmp_path / "results"))
     assert f"| teacher | 0 | {len(held_out)} |" in table
+
+    # The ensemble with a compact network; then a compact network that learns from its soft labels.
+    recipes = {name: tmp_path / f"{name}.toml" for name in ("hard", "soft")}
+    short = small_config.read_text().replace("epochs = 4", "epochs = 1")
+    recipes["hard"].write_text(short)
+    recipes["soft"].write_text(short.replace("[segment]", "[segment]\nsoft_share = 0.5"))
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    run_script("cross_validation.py", str(balls), str(recipes["hard"]), *places, "--folds", "0")
+    constants = {**SMALL, "teacher.labels_of_scan": bright_places}
+    printed = run_script("distil.py", str(balls), *places, "--fold", "0", "--recipes", "hard", constants=constants)
+    taught = [f"p{index}" for index in range(6) if f"p{index}" not in held_out]
+    assert f"{taught[-1]}: {len(taught)} of {len(taught)}, " in printed
+    written = {path.name for path in (tmp_path / "runs" / "softTr" / "fold-0").iterdir()}
+    assert written == {f"{name}_000{value}.nii.gz" for name in taught for value in (1, 2)}
+    scan = read_nifti(balls / "imagesTr" / f"{taught[0]}_0000.nii.gz")
+    contours, _ = read_mask(balls / "labelsTr" / f"{taught[0]}.nii.gz")
+    shares, _ = read_mask(tmp_path / "runs" / "softTr" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
+    assert shares[contours == 1].mean() > 3 * shares[contours != 1].mean()
+    assert not run_script("distil.py", str(balls), *places, "--recipes", "hard", constants=constants)  # all are there
+    run_script("cross_validation.py", str(balls), str(recipes["soft"]), *places, "--folds", "0")
+    assert json.loads((tmp_path / "results" / "soft" / "fold-0.json").read_text())["patients"].keys() == set(held_out)

@@ -148,6 +148,8 @@ class SegmentConfig(Schedule):
         gland_share, border_share: shares of the drawn slices that show a gland, and that lie within `border_mm` beyond
             a gland's ends; the rest are drawn from all slices.
         images_per_patient: an epoch has no more slices than this for each training patient; 0 for no such bound.
+        soft_share: share of the targets that comes from the soft labels in DATA/softTr, for patients who have them;
+            the rest comes from their label maps. Only for the stage "segment".
         average_decay: of the moving average of the weights, which is validated and saved.
         validate_every: epochs between validations on whole patients.
         calm_epochs: last epochs, in which augmentation is halved so that the model adapts to undistorted scans.
@@ -159,6 +161,7 @@ class SegmentConfig(Schedule):
     border_share: float = 0.2
     border_mm: float = 15.0
     images_per_patient: int = 0
+    soft_share: float = 0.0
     average_decay: float = 0.997
     validate_every: int = 12
     calm_epochs: int = 12
@@ -169,6 +172,8 @@ class SegmentConfig(Schedule):
             raise InputError(f"validate_every of a stage: found {self.validate_every}, expected at least 1")
         if self.images_per_patient < 0:
             raise InputError(f"images_per_patient of a stage: found {self.images_per_patient}, expected 0 or more")
+        if not 0 <= self.soft_share <= 1:
+            raise InputError(f"soft_share of a stage: found {self.soft_share}, expected 0 to 1")
         if self.gland_share + self.border_share > 1:
             raise InputError("gland_share + border_share of a stage: found more than 1, expected shares")
 
@@ -272,6 +277,10 @@ class TrainConfig:
         if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             found = ", ".join(map(str, self.stages))
             raise InputError(f"stages: found {found!r}, expected one or more of: {', '.join(STAGES)}, in this order")
+        if self.organs.soft_share:
+            raise InputError(
+                f"organs.soft_share: found {self.organs.soft_share}, expected 0: soft labels are for the stage segment"
+            )
         if self.seed < 0:
             raise InputError(f"seed: found {self.seed}, expected 0 or more")
         if not self.transfer or not set(self.transfer) <= set(PARTS):

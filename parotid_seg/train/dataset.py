@@ -5,6 +5,7 @@ DATA/imagesTr/CASE_000C.nii.gz          scans, a file for each channel C
 DATA/labelsTr/CASE.nii.gz               label maps
 DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrastive pre-training
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
+DATA/softTr/CASE_000L.nii.gz (optional) soft labels of scans in imagesTr or imagesUn: shares of label L, 0 to 255
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], "test": [...], ...}
 
 This module does not need torch: errors of a data set are reported before it is imported.
@@ -29,6 +30,7 @@ from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
 
 VALIDATION_SHARE = 0.2
 """Share of the patients for validation if there is no splits.json."""
+SOFT_FOLDER = "softTr"
 MOST_NAMES = 20
 """Most patients in a message; the others are counted."""
 
@@ -45,6 +47,7 @@ class DataSet:
         label_folder: folder of the label maps; none are read if it is empty.
         train, validation: case names.
         unlabelled: those of `train` that are in imagesUn.
+        soft: those of `train` with soft labels, if the stage uses them.
         test: the cases of the list "test" of splits.json, on which nothing is trained or chosen.
         notes: unused files, one line each.
     """
@@ -59,6 +62,7 @@ class DataSet:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     unlabelled: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     ignore: int | None = None
     notes: tuple[str, ...] = ()
@@ -75,6 +79,10 @@ class DataSet:
         """Path of a case's label map."""
         return self.folder / self.label_folder / f"{case}{self.file_ending}"
 
+    def soft_path(self, case: str, value: int) -> Path:
+        """Path of a case's soft labels of one structure."""
+        return self.folder / SOFT_FOLDER / f"{case}_{value:04d}{self.file_ending}"
+
     @property
     def partly_contoured(self) -> bool:
         """Whether a scan may show structures that its label map lacks, as with label maps of other organs."""
@@ -89,7 +97,9 @@ def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = Non
     """
     data_sets = {}
     for stage in config.stages:
-        data = open_data_set(folder, stage, labelled if stage == "segment" else None, config.seed)
+        of_glands = stage == "segment"
+        soft = of_glands and config.segment.soft_share > 0
+        data = open_data_set(folder, stage, labelled if of_glands else None, config.seed, soft)
         if data.label_folder and config.augment.mirror_probability > 0:
             try:
                 check_pairs(data.labels)
@@ -99,7 +109,9 @@ def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = Non
     return data_sets
 
 
-def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0) -> DataSet:
+def open_data_set(
+    folder: Path, stage: str = "segment", labelled: int | None = None, seed: int = 0, soft: bool = False
+) -> DataSet:
     """Read a data folder's description and check that its files are there.
 
     Args:
@@ -109,6 +121,8 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
             the scans of the training patients and of imagesUn, without labels.
         labelled: use only this many of the training patients (few-label study).
         seed: for the choice of these patients; with the same seed a smaller choice is a subset of a larger one.
+        soft: whether training patients' soft labels are used, and scans of imagesUn with soft labels as training
+            patients.
 
     Raises:
         InputError: if the folder, a JSON file, a key or a case's file is missing or invalid, or if a patient is in
@@ -133,6 +147,13 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         if not 1 <= labelled <= len(train):
             raise OptionError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
         train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
+    softly: set[str] = set()
+    if soft:
+        softly = _images(folder / SOFT_FOLDER, ending)
+        in_a_list = {*train, *validation, *test}
+        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending) & softly) if case not in in_a_list]
+        train = [*train, *unlabelled]
+        _check_soft(folder, softly.intersection(train), labels)
     data = DataSet(
         folder=folder,
         name=str(description.get("name", folder.name)),
@@ -144,12 +165,26 @@ def open_data_set(folder: Path, stage: str = "segment", labelled: int | None = N
         train=tuple(train),
         validation=tuple(validation),
         unlabelled=tuple(unlabelled),
+        soft=tuple(case for case in train if case in softly),
         test=tuple(test),
         ignore=labels.ignore,
         notes=notes,
     )
     _check_files(data)
     return data
+
+
+def _check_soft(folder: Path, cases: Collection[str], labels: LabelSet) -> None:
+    if not cases:
+        raise InputError(
+            "found no soft labels of a training patient or of a scan in imagesUn, which soft_share needs",
+            path=folder / SOFT_FOLDER,
+        )
+    if labels.ignore is not None:
+        raise InputError(
+            "labels: found the label 'ignore', which cannot be used with soft labels (soft_share)",
+            path=folder / "dataset.json",
+        )
 
 
 def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str], stage: str) -> None:
@@ -287,7 +322,9 @@ def _check_files(data: DataSet) -> None:
         channel: {case: data.image_path(case, index) for case in cases} for index, channel in enumerate(data.channels)
     }
     if data.label_folder:
-        expected["the label map"] = {case: data.label_path(case) for case in cases}
+        expected["the label map"] = {case: data.label_path(case) for case in cases if case not in data.unlabelled}
+    for value, name in enumerate(data.labels[1:], start=1):
+        expected[f"soft labels of {name}"] = {case: data.soft_path(case, value) for case in data.soft}
     for content, paths in expected.items():
         if lost := [case for case, path in paths.items() if not path.exists()]:
             raise InputError(f"no such file: {content} of case {named(lost)}", path=paths[lost[0]])

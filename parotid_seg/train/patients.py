@@ -24,7 +24,7 @@ from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_window
 from parotid_seg.scan.labels import LEFT, RIGHT, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
-from parotid_seg.train.dataset import DataSet, named
+from parotid_seg.train.dataset import SOFT_FOLDER, DataSet, named
 
 DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
@@ -34,6 +34,8 @@ CACHE_FORMAT = 6
 HASH_DIGITS = 16
 """Hexadecimal digits of a scan's hash that models record."""
 FEWEST_TO_JUDGE = 3
+SHARE_OF_ALL = 255
+"""Value of a voxel's soft label where the structure is certain."""
 ASIDE_MM = 20.0
 """A structure that lies so far (mm) to one side in each of at least so many patients has a side, even if its name has
 none. Parotid glands lie 47 mm or more beside the middle."""
@@ -46,12 +48,15 @@ class Patient:
     Attributes:
         volume, windows: the scan, (C, D, H, W), and windows of its channels, from `scan.intensity.in_windows`; its
             flags are those of `DOUBTS`.
-        labels: its label map, (D, H, W); background for a stage without labels, and where it is ignored.
+        labels: its label map, (D, H, W); background for a stage without labels, and where it is ignored. Of a patient
+            who has none but soft labels: the largest of them.
         centre_mm: in-plane centre (y, x) of the body.
         shown_in: for each label the indices of the slices that show it, rising; empty for background.
         body_slices: indices of the slices that show the patient.
         ignored: (D, H, W) bool, the unlabelled voxels; None if the data set has no label "ignore".
         known_slices: indices of the slices that are not completely ignored, rising.
+        soft: (structures, D, H, W) uint8, shares of each structure in 1/255; None without soft labels.
+        contoured: whether there is a label map.
         sha256: hash of the scan's voxels in canonical order.
     """
 
@@ -64,6 +69,8 @@ class Patient:
     body_slices: tuple[int, ...]
     known_slices: tuple[int, ...]
     ignored: NDArray[np.bool_] | None = None
+    soft: NDArray[np.uint8] | None = None
+    contoured: bool = True
     sha256: str = ""
 
 
@@ -218,7 +225,7 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
             path=data.folder / "imagesTr",
         )
     folder = data.folder / data.label_folder
-    empty = [patient.name for patient in (*train, *validation) if not any(patient.shown_in)]
+    empty = [each.name for each in (*train, *validation) if each.contoured and not any(each.shown_in)]
     if empty and not data.partly_contoured:
         raise InputError(
             f"found no voxel of any label in the label maps of {named(empty)}, expected some in each; patients "
@@ -262,7 +269,16 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
     shown_in: tuple[tuple[int, ...], ...] = ((),) * len(data.labels)
     ignored: NDArray[np.bool_] | None = None
     known_slices = tuple(range(volume.shape[0]))
-    if data.label_folder:
+    soft: NDArray[np.uint8] | None = None
+    contoured = bool(data.label_folder) and case not in data.unlabelled
+    if case in data.soft:
+        files = [data.soft_path(case, value) for value in range(1, len(data.labels))]
+        entry = cache / f"{case}-{SOFT_FOLDER}-{_key(images[0], *files)}"
+        if not entry.exists():
+            _save_soft(entry, files, images[0])
+        soft, labels = _mapped(entry / "soft.npy", 4), _mapped(entry / "labels.npy", 3)
+        shown_in = read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
+    if contoured:
         values = data.stored_values if data.ignore is None else (*data.stored_values, IGNORE, data.ignore)
         entry = cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=values)}"
         if not entry.exists():
@@ -282,6 +298,8 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         body_slices=facts.body_slices,
         known_slices=known_slices,
         ignored=ignored,
+        soft=soft,
+        contoured=contoured,
         sha256=facts.sha256,
     )
 
@@ -364,6 +382,24 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
             np.save(partial / "ignored.npy", ignored)
             known_slices = np.flatnonzero(~ignored.all(axis=(1, 2))).tolist()
             (partial / "known_slices.json").write_text(record_text(known_slices))
+
+
+def _save_soft(entry: Path, files: Sequence[Path], image: Path) -> None:
+    """Save soft labels, and the label map that they give: in each voxel what has the largest share."""
+    scan = read_nifti(image)
+    soft = np.stack([read_mask(path, like=scan)[0] for path in files])
+    total = soft.sum(axis=0, dtype=np.int16)
+    if total.max() > SHARE_OF_ALL + len(files):  # each share is rounded
+        raise InputError(
+            f"soft labels: found shares whose sum in a voxel is {total.max()}, expected at most {SHARE_OF_ALL}",
+            path=files[0],
+        )
+    labels = np.where(soft.max(axis=0) > SHARE_OF_ALL - total, 1 + soft.argmax(axis=0), 0).astype(np.uint8)
+    shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, 1 + len(files))]
+    with _whole_entry(entry) as partial:
+        np.save(partial / "soft.npy", soft)
+        np.save(partial / "labels.npy", labels)
+        (partial / "shown_in.json").write_text(record_text([[], *shown_in]))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ right of a mirrored scan are swapped in the same step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from parotid_seg.contract import Grid
 from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix, used
 from parotid_seg.train.config import AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.network import ToGrid
-from parotid_seg.train.patients import Patient
+from parotid_seg.train.patients import SHARE_OF_ALL, Patient
 
 Positions = NDArray[np.float64]
 B = TypeVar("B", bound="tuple[Tensor, ...]")
@@ -186,10 +186,10 @@ class SliceSampler(Sampler[Batch]):
     def _targets(self, patient: Patient, index: int, view: View) -> Matrix:
         _, height, width = patient.volume.shape
         _, spacing_y, spacing_x = patient.volume.spacing_mm
-        labels = patient.labels[index]
         classes, size = len(self.mirrored_labels), self.config.grid.size
-        places = [
-            (self.mirrored_labels[value] if view.mirrored else value, labels == value) for value in range(1, classes)
+        places: list[tuple[int, NDArray[Any]]] = [
+            (self.mirrored_labels[value] if view.mirrored else value, self._share_of(patient, index, value))
+            for value in range(1, classes)
         ]
         if patient.ignored is not None:
             places.append((classes, patient.ignored[index]))
@@ -201,6 +201,15 @@ class SliceSampler(Sampler[Batch]):
                 targets[becomes] = rows @ inside.astype(np.float32) @ columns.T
         targets[0] = 1.0 - targets[1:].sum(axis=0)
         return targets
+
+    def _share_of(self, patient: Patient, index: int, value: int) -> NDArray[np.float32]:
+        """Share (H, W) of a structure in each voxel of a slice, by the label map, soft labels or both."""
+        drawn: NDArray[np.float32] = (patient.labels[index] == value).astype(np.float32)
+        if patient.soft is None:
+            return drawn
+        soft: NDArray[np.float32] = patient.soft[value - 1, index].astype(np.float32) / SHARE_OF_ALL
+        share = self.segment.soft_share if patient.contoured else 1.0
+        return (1 - share) * drawn + share * soft
 
 
 class PairBatch(NamedTuple):

@@ -1,0 +1,158 @@
+"""Soft labels of an ensemble, to train the compact network on: the mean scores of the networks of one fold.
+
+    python benchmarks/distil.py DATA --runs DIR --fold 0 --recipes present
+    python benchmarks/cross_validation.py DATA benchmarks/recipes/soft.toml --runs DIR --folds 0
+
+The ensemble is the compact networks of some recipes (`cross_validation.py`) and the 3-D network (`teacher.py`), all of
+them trained on the same fold in the same folder DIR. Their mean scores on the fold's training patients and on the scans
+of DATA/imagesUn become DIR/softTr/fold-N/CASE_000L.nii.gz, as `parotid-seg train` reads them from a data set's softTr.
+No network of the ensemble has seen the held-out patients, and no soft labels are made of them. Scans with files are not
+computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import numpy as np
+import torch
+from cross_validation import RESULTS, split_for
+from numpy.typing import NDArray
+from teacher import NAME, Locator, load_averaged, scores_of
+
+from parotid_seg.files import make_folder
+from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.scan.chunks import crop_to_grid, cut
+from parotid_seg.scan.intensity import fixed_windows, in_windows
+from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
+from parotid_seg.train.checkpoint import load_checkpoint
+from parotid_seg.train.dataset import SOFT_FOLDER
+from parotid_seg.train.network import mixed_precision
+from parotid_seg.train.patients import SHARE_OF_ALL
+
+CPU = torch.device("cpu")
+BATCH = 32
+Scores = NDArray[np.float32]
+
+
+class Compact:
+    """A compact network whose scores are wanted instead of labels.
+
+    Args:
+        checkpoint: of `parotid-seg train`.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.trained = load_checkpoint(checkpoint)
+        self.net = self.trained.network()
+
+    @torch.no_grad()
+    def scores(self, scan: NiftiScan) -> Scores:
+        """Scores (structures, D, H, W) at the scan's voxels; 0 outside the network's field of view."""
+        trained, net = self.trained, self.net
+        fixed = fixed_windows(trained.channels, trained.config.window_hu)
+        volume, windows = in_windows(scan.volume, trained.channels, fixed)
+        covered = crop_to_grid(volume, windows, trained.config.grid)
+        scores = np.zeros((len(trained.labels) - 1, *volume.shape), np.float32)
+        for chunk in cut(covered, trained.config.grid, BATCH):
+            inputs = {name: torch.from_numpy(array) for name, array in chunk.inputs.items()}
+            images = net.to_grid(*(inputs[name] for name in ("slices", "window", "rows", "columns", "neighbours")))
+            with mixed_precision(CPU):
+                logits = net.unet(images.contiguous(memory_format=torch.channels_last))
+            back = (inputs[name] for name in ("slices_back", "rows_back", "columns_back"))
+            shares = net.from_grid(logits.float(), *back).softmax(dim=1)[:, 1:]
+            scores[:, chunk.slices, covered.rows, covered.columns] = shares.movedim(0, 1).numpy()
+        return scores
+
+
+class Teacher:
+    """The 3-D network.
+
+    Args:
+        file: of a finished training.
+        locator: finds the glands.
+    """
+
+    def __init__(self, file: Path, locator: Locator) -> None:
+        self.net, self.locator = load_averaged(file), locator
+
+    def scores(self, scan: NiftiScan) -> Scores | None:
+        """Scores (structures, D, H, W) at the scan's voxels; None if a gland is not found."""
+        prepared = self.locator.prepared(scan)
+        centres = self.locator.centres(prepared)
+        return None if None in centres else scores_of(self.net, prepared, centres)
+
+
+def write_soft_labels(scores: Scores, scan: NiftiScan, folder: Path, name: str) -> None:
+    """Write the scores (structures, D, H, W) of a scan as the soft labels of a data set."""
+    for value in range(len(scores), 0, -1):  # the file that says that the scan is done comes last
+        levels = (SHARE_OF_ALL * scores[value - 1]).round().astype(np.uint8)
+        write_mask(levels, scan, folder / f"{name}_{value:04d}.nii.gz")
+
+
+def make_soft_labels(
+    networks: Sequence[Compact | Teacher], scans: Mapping[str, Path], folder: Path, minutes: float
+) -> bool:
+    """Write the soft labels that are missing.
+
+    Args:
+        networks: the ensemble.
+        scans: files by case.
+        folder: for the soft labels.
+        minutes: stop then.
+
+    Returns:
+        Whether all are done.
+    """
+    end, started = time.monotonic() + 60 * minutes, time.monotonic()
+    for number, (name, path) in enumerate(scans.items(), start=1):
+        if (folder / f"{name}_0001.nii.gz").exists():
+            continue
+        if time.monotonic() > end:
+            return False
+        scan = read_nifti(path)
+        found = [network.scores(scan) for network in networks]
+        complete = [scores for scores in found if scores is not None]
+        if len(complete) < len(found):
+            print(f"{name}: a gland was not found, so there are no soft labels", flush=True)
+            continue
+        write_soft_labels(np.mean(complete, axis=0, dtype=np.float32), scan, folder, name)
+        print(f"{name}: {number} of {len(scans)}, {time.monotonic() - started:.0f} s", flush=True)
+    return True
+
+
+def main() -> None:
+    """Write the missing soft labels of one fold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data set in nnU-Net's raw layout with splits.json")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings, and for soft labels")
+    parser.add_argument("--fold", type=int, default=0, help="whose networks")
+    parser.add_argument("--recipes", nargs="+", default=["present"], help="of the compact networks")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the folds")
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="finds the glands for the 3-D network")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data, runs, fold = arguments.data, arguments.runs, f"fold-{arguments.fold}"
+    _, train = split_for(arguments.fold, data, arguments.results)
+    scans = {name: data / "imagesTr" / f"{name}_0000.nii.gz" for name in train}
+    scans |= {
+        path.name.removesuffix("_0000.nii.gz"): path for path in sorted((data / "imagesUn").glob("*_0000.nii.gz"))
+    }
+    locator = Locator(load_backend(arguments.model, "onnxruntime", threads=1))
+    networks: list[Compact | Teacher] = [Teacher(runs / NAME / fold / "last.pt", locator)]
+    networks += [Compact(runs / recipe / fold / "best.pt") for recipe in arguments.recipes]
+    folder = runs / SOFT_FOLDER / fold
+    make_folder(folder)
+    make_soft_labels(networks, scans, folder, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
