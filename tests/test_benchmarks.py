@@ -37,6 +37,7 @@ ELSEWHERE = {
     "cluster.py": "test_scale.py and tests/cluster; needs network namespaces and Ray for an hour",
     "cross_validation.py": "test_folds_are_disjoint_and_their_results_become_a_table, below",
     "plain_loop.py": "run by runtime.py",
+    "distil.py": "test_teacher.py",
     "resources.py": "imported by many_runs.py and node_series.py",
     "slowed.py": "not run, as bench_noise.py",
     "study.py": "test_the_study_trains_and_tests, below",
@@ -61,6 +62,9 @@ COMMANDS: dict[str, list[str]] = {
     "node_series.py": ["--series", "3", "--out", "{out}/x.json"],
     "packaged_checkpoint.py": ["{out}/x.pt", "--scans", "{scans}"],
     "planted_faults.py": ["{scans}/..", "--draws", "1", "--runs", "1", "--out", "{out}/x.json"],
+    "precision_dose.py": [
+        *("{scans}", "{doses}", "--int8", "{root}/parotid_seg/models/parotid-ct.onnx", "--out", "{out}/x.json"),
+    ],
     "runtime.py": [
         *("{scans}", "--checkpoint", "{trained}", "--parts", "race", "start", "flat"),
         *("--many", "2", "--out", "{out}/x.json"),
@@ -79,6 +83,7 @@ WRITES = {"accuracy.py": "scores.md", "packaged_checkpoint.py": "x.pt"}
 WITH_TORCH = {
     "ceiling.py",
     "cross_validation.py",
+    "distil.py",
     "export.py",
     "native_sizes.py",
     "packaged_checkpoint.py",
