@@ -11,7 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.build import build
+from parotid_seg.dataset.options import DataSetOptions
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError
