@@ -21,9 +21,10 @@ from pathlib import Path
 
 from slowed import Slowed
 
-from parotid_seg.bench.bench import BenchOptions, bench
+from parotid_seg.bench.bench import bench
 from parotid_seg.bench.compare import Comparison, compare_files
 from parotid_seg.bench.inputs import scans_for
+from parotid_seg.bench.options import BenchOptions
 from parotid_seg.bench.result import Result
 from parotid_seg.bench.system_state import about_machine
 from parotid_seg.files import write_text
@@ -44,7 +45,13 @@ def measured(make: Callable[[], Backend], minutes: float, path: Path) -> Result:
     """One run, kept as its bench.json."""
     contract = read_model(DEFAULT_MODEL)[1]
     candidate = Candidate("onnxruntime", "onnxruntime", "fp32", DEFAULT_MODEL, make)
-    result = bench(DEFAULT_MODEL, contract, [candidate], scans_for(None, contract), BenchOptions(SIZES, minutes))
+    result = bench(
+        DEFAULT_MODEL,
+        contract,
+        [candidate],
+        scans_for(None, contract),
+        BenchOptions(batch_sizes=SIZES, minutes=minutes),
+    )
     write_text(result.to_json(), path)
     return result
 
