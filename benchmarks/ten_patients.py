@@ -35,7 +35,8 @@ import torch
 from resources import machine_and_versions
 from scipy import ndimage
 
-from parotid_seg.export.export import ExportOptions, export
+from parotid_seg.export.export import export
+from parotid_seg.export.options import ExportOptions
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.compare import ComparisonRecord, compare

@@ -1,6 +1,6 @@
 """`parotid-seg export --triton`: a model repository that Triton Inference Server can serve.
 
-    DIR/NAME/config.pbtxt      see `triton_config`
+    DIR/NAME/config.pbtxt      see `config`
     DIR/NAME/labels.txt        the labels by value, one per line
     DIR/NAME/warmup/INPUT      the warm-up chunk's inputs that are not all 0, raw bytes
     DIR/NAME/VERSION/          model.onnx or model.plan
@@ -23,8 +23,8 @@ from onnx import TensorProto
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError, OptionError
-from parotid_seg.export.batched import check_batched, with_request_axis
-from parotid_seg.export.triton_config import (
+from parotid_seg.export.triton.batched import check_batched, with_request_axis
+from parotid_seg.export.triton.config import (
     DEFAULT_REQUESTS,
     LABELS_FILE,
     PLATFORMS,
@@ -84,17 +84,7 @@ def write_repository(
         raise InputError(f"expected a model file ending in {' or '.join(PLATFORMS)}", path=model)
     entry = check_entry(folder, serving)
     if ending == ".engine":
-        sidecar = read_sidecar(model)
-        content, contract = read_engine(model, sidecar), sidecar.contract
-        if sidecar.library != "tensorrt":
-            raise InputError(f"an engine of {sidecar.library}, but Triton runs those of tensorrt only", path=model)
-        if serving.device == "cpu":
-            raise InputError(f"triton.device: found cpu, but {model.name} is a TensorRT engine, which needs cuda")
-        if serving.max_requests:
-            raise InputError(
-                f"triton.max_requests: found {serving.max_requests}, expected 0: the shapes of {model.name} are fixed "
-                "and have no request axis"
-            )
+        content, contract = _engine_for(serving, model)
         serving = dataclasses.replace(serving, max_requests=0)
     else:
         content, contract = read_model(model)
@@ -126,6 +116,22 @@ def check_entry(folder: Path, serving: Serving) -> Path:
         raise InputError("an entry of this name exists; choose another name, or remove the entry first", path=entry)
     schema()
     return entry
+
+
+def _engine_for(serving: Serving, model: Path) -> tuple[bytes, Contract]:
+    """The content of an engine file, and its model's contract. Raises InputError if it cannot be served like that."""
+    sidecar = read_sidecar(model)
+    content = read_engine(model, sidecar)
+    if sidecar.library != "tensorrt":
+        raise InputError(f"an engine of {sidecar.library}, but Triton runs those of tensorrt only", path=model)
+    if serving.device == "cpu":
+        raise InputError(f"triton.device: found cpu, but {model.name} is a TensorRT engine, which needs cuda")
+    if serving.max_requests:
+        raise InputError(
+            f"triton.max_requests: found {serving.max_requests}, expected 0: the shapes of {model.name} are fixed "
+            "and have no request axis"
+        )
+    return content, sidecar.contract
 
 
 def _check_layout(content: bytes, contract: Contract, model: Path) -> None:

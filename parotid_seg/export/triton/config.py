@@ -3,7 +3,7 @@
 The configuration depends on Triton's batching. Its dynamic batcher joins waiting requests along a first axis that every
 input must have, and only if all other sizes are equal (inputs of different sizes can only be joined flattened, which
 convolutions do not support). With `max_batch_size: 0` a model has no such axis: Triton accepts `dynamic_batching`, but
-every batch is one request. There are therefore two configurations: a model with a request axis (`export.batched`) gets
+every batch is one request. There are therefore two configurations: a model with a request axis (see `batched`) gets
 `max_batch_size` and `dynamic_batching`; a model without one gets neither, and a batch is one chunk of the client, with
 any number of slices.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, Contract, model_sizes
 from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.export.options import DEVICES
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,7 +31,6 @@ PLATFORMS = {
     ".engine": ("tensorrt", "tensorrt_plan", "model.plan"),
 }
 """Triton's backend, its platform, and the file's name in a repository, by a model file's ending."""
-DEVICES = ("cuda", "cpu")
 DEFAULT_REQUESTS = 4
 """Requests in a batch: 64 slices in chunks of 16 keep a GPU busy, and the scores of a 512 x 512 scan fit in 1 GB."""
 
