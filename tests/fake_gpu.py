@@ -70,10 +70,8 @@ class FakeGpu:
         return sum(map(len, self.memory.values()))
 
 
-def fake_pycuda(gpu: FakeGpu) -> ModuleType:
-    module: Any = ModuleType("pycuda.driver")
-    module.Error, module.MemoryError = CudaError, CudaMemoryError
-    module.init = lambda: None
+def fake_device(gpu: FakeGpu) -> type:
+    """The class `Device`, whose contexts are the GPU's."""
 
     class Context:
         def push(self) -> None:
@@ -96,6 +94,12 @@ def fake_pycuda(gpu: FakeGpu) -> ModuleType:
             gpu.retained += 1
             return Context()
 
+    return Device
+
+
+def fake_allocation(gpu: FakeGpu) -> type:
+    """The class of memory on the GPU."""
+
     class Allocation:
         def __init__(self, count: int) -> None:
             gpu.need_current()
@@ -115,27 +119,11 @@ def fake_pycuda(gpu: FakeGpu) -> ModuleType:
             del gpu.memory[self.address]
             self.live = False
 
-    class PageLocked(bytearray):
-        def free(self) -> None:
-            gpu.need_current()
-            gpu.host -= len(self)
+    return Allocation
 
-    def pagelocked_empty(shape: int, dtype: type) -> np.ndarray:
-        gpu.need_current()
-        gpu.host += shape
-        return np.ndarray(shape, dtype, buffer=PageLocked(b"\xcd" * shape))
 
-    def memcpy_htod_async(to: Allocation, source: np.ndarray, stream: FakeStream) -> None:
-        address = int(to)
-        stream.add("in", lambda: np.copyto(gpu.bytes_at(address, source.nbytes), source))
-
-    def memcpy_dtoh_async(to: np.ndarray, source: Allocation, stream: FakeStream) -> None:
-        address = int(source)
-        stream.add("out", lambda: np.copyto(to, gpu.bytes_at(address, to.nbytes)))
-
-    module.Device, module.mem_alloc, module.pagelocked_empty = Device, Allocation, pagelocked_empty
-    module.memcpy_htod_async, module.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
-    module.Stream = lambda flags: FakeStream(gpu, flags)
+def fake_event(gpu: FakeGpu) -> type:
+    """The class `Event`."""
 
     class Event:
         """Tells as time how much the stream had done."""
@@ -152,7 +140,37 @@ def fake_pycuda(gpu: FakeGpu) -> ModuleType:
             assert other.at is not None
             return float(other.at - self.at - 1)
 
-    module.Event = Event
+    return Event
+
+
+def fake_pycuda(gpu: FakeGpu) -> ModuleType:
+    module: Any = ModuleType("pycuda.driver")
+    module.Error, module.MemoryError = CudaError, CudaMemoryError
+    module.init = lambda: None
+
+    class PageLocked(bytearray):
+        def free(self) -> None:
+            gpu.need_current()
+            gpu.host -= len(self)
+
+    def pagelocked_empty(shape: int, dtype: type) -> np.ndarray:
+        gpu.need_current()
+        gpu.host += shape
+        return np.ndarray(shape, dtype, buffer=PageLocked(b"\xcd" * shape))
+
+    def memcpy_htod_async(to: Any, source: np.ndarray, stream: FakeStream) -> None:
+        address = int(to)
+        stream.add("in", lambda: np.copyto(gpu.bytes_at(address, source.nbytes), source))
+
+    def memcpy_dtoh_async(to: np.ndarray, source: Any, stream: FakeStream) -> None:
+        address = int(source)
+        stream.add("out", lambda: np.copyto(to, gpu.bytes_at(address, to.nbytes)))
+
+    module.Device, module.mem_alloc, module.Event = fake_device(gpu), fake_allocation(gpu), fake_event(gpu)
+    module.pagelocked_empty = pagelocked_empty
+    module.memcpy_htod_async, module.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
+    module.Stream = lambda flags: FakeStream(gpu, flags)
+
     return module
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from parotid_seg.contract import METADATA_KEY, Contract, Grid
+from parotid_seg.contract import Contract, Grid
 from parotid_seg.runtime.engines.base import INPUTS
-from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.runtime.pipeline.case_runner import key_of
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
 from parotid_seg.runtime.pipeline.protocol.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
 from tests.command_line import Run
 from tests.dicom_series import TILTED, ct_voxels, lay, write_series
+from tests.export.small_model import write_graph
 from tests.mr_studies import DIFFUSION, SHAPE, STIR, T1, T2, points_of, write_mr, write_study
 
 pytestmark = pytest.mark.slow
@@ -141,38 +141,40 @@ def ball(number: int) -> Callable[..., NDArray[Any]]:
     return phantom
 
 
+STEPS: list[tuple[str, list[str], str, dict[str, Any]]] = [
+    ("Cast", ["slices"], "raw", {"to": TensorProto.FLOAT}),
+    ("Unsqueeze", ["window", "last axis"], "windows", {}),
+    ("Gather", ["windows", "zero"], "low", {"axis": 1}),
+    ("Gather", ["windows", "one"], "high", {"axis": 1}),
+    ("Reshape", ["low", "each channel"], "from", {}),
+    ("Reshape", ["high", "each channel"], "to", {}),
+    ("Sub", ["to", "from"], "width", {}),
+    ("Sub", ["raw", "from"], "above", {}),
+    ("Div", ["above", "width"], "seen", {}),
+    ("MatMul", ["rows", "seen"], "half way", {}),
+    ("Transpose", ["columns"], "columns turned", {"perm": [1, 0]}),
+    ("MatMul", ["half way", "columns turned"], "in plane", {}),
+    ("Reshape", ["in plane", "flat"], "planes", {}),
+    ("Squeeze", ["neighbours", "one axis"], "looks", {}),
+    ("MatMul", ["looks", "planes"], "images", {}),
+    ("Slice", ["images", "first", "second", "first"], "one image", {}),
+    ("Mul", ["one image", "nothing"], "none", {}),
+    ("Add", ["none", "half"], "background", {}),
+    ("Concat", ["background", "images"], "scores", {"axis": 0}),
+    ("MatMul", ["slices_back", "scores"], "by slice", {}),
+    ("Reshape", ["by slice", "square"], "maps", {}),
+    ("Transpose", ["columns_back"], "back turned", {"perm": [1, 0]}),
+    ("MatMul", ["maps", "back turned"], "back half way", {}),
+    ("MatMul", ["rows_back", "back half way"], "native", {}),
+    ("ArgMax", ["native"], "best", {"axis": 0, "keepdims": 0}),
+    ("Cast", ["best"], "labels", {"to": TensorProto.UINT8}),
+]
+
+
 def write_channel_model(path: Path) -> Path:
     """A model whose label is the channel of the highest intensity, if that is above half of the window."""
     grid = Grid(size=32, spacing_mm=4.0, kernel_mm=4.0, offsets_mm=(0.0,))
     channels = len(MR)
-    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("Cast", ["slices"], "raw", {"to": TensorProto.FLOAT}),
-        ("Unsqueeze", ["window", "last axis"], "windows", {}),
-        ("Gather", ["windows", "zero"], "low", {"axis": 1}),
-        ("Gather", ["windows", "one"], "high", {"axis": 1}),
-        ("Reshape", ["low", "each channel"], "from", {}),
-        ("Reshape", ["high", "each channel"], "to", {}),
-        ("Sub", ["to", "from"], "width", {}),
-        ("Sub", ["raw", "from"], "above", {}),
-        ("Div", ["above", "width"], "seen", {}),
-        ("MatMul", ["rows", "seen"], "half way", {}),
-        ("Transpose", ["columns"], "columns turned", {"perm": [1, 0]}),
-        ("MatMul", ["half way", "columns turned"], "in plane", {}),
-        ("Reshape", ["in plane", "flat"], "planes", {}),
-        ("Squeeze", ["neighbours", "one axis"], "looks", {}),
-        ("MatMul", ["looks", "planes"], "images", {}),
-        ("Slice", ["images", "first", "second", "first"], "one image", {}),
-        ("Mul", ["one image", "nothing"], "none", {}),
-        ("Add", ["none", "half"], "background", {}),
-        ("Concat", ["background", "images"], "scores", {"axis": 0}),
-        ("MatMul", ["slices_back", "scores"], "by slice", {}),
-        ("Reshape", ["by slice", "square"], "maps", {}),
-        ("Transpose", ["columns_back"], "back turned", {"perm": [1, 0]}),
-        ("MatMul", ["maps", "back turned"], "back half way", {}),
-        ("MatMul", ["rows_back", "back half way"], "native", {}),
-        ("ArgMax", ["native"], "best", {"axis": 0, "keepdims": 0}),
-        ("Cast", ["best"], "labels", {"to": TensorProto.UINT8}),
-    ]
     constants = {
         "last axis": np.array([2]),
         "zero": np.array(0),
@@ -186,7 +188,7 @@ def write_channel_model(path: Path) -> Path:
         "nothing": np.array(0, np.float32),
         "half": np.array(0.5, np.float32),
     }
-    shapes = {
+    sizes: dict[str, tuple[int | str, ...]] = {
         "slices": (channels, "depth", "height", "width"),
         "window": (channels, 2),
         "rows": (grid.size, "height"),
@@ -196,29 +198,18 @@ def write_channel_model(path: Path) -> Path:
         "rows_back": ("height", grid.size),
         "columns_back": ("width", grid.size),
     }
-    graph = helper.make_graph(
-        [helper.make_node(kind, inputs, [output], **how) for kind, inputs, output, how in steps],
-        "channels",
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT16 if name == "slices" else TensorProto.FLOAT, shape)
-            for name, shape in shapes.items()
-        ],
-        [helper.make_tensor_value_info("labels", TensorProto.UINT8, ("out", "height", "width"))],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    assert tuple(shapes) == INPUTS
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    model.ir_version = 10
+    assert tuple(sizes) == INPUTS
     contract = Contract(
         labels=("background", "bright T1", "bright T2", "bright STIR"),
         channels=MR,
         windows=(None, None, None),
         grid=grid,
-        graph_sha256=graph_hash(model.SerializeToString()),
     )
-    helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    path.write_bytes(sealed(model.SerializeToString()))
-    return path
+    nodes = [helper.make_node(kind, inputs, [output], **how) for kind, inputs, output, how in STEPS]
+    kinds = {name: TensorProto.FLOAT16 if name == "slices" else TensorProto.FLOAT for name in sizes}
+    outputs = [helper.make_tensor_value_info("labels", TensorProto.UINT8, ("out", "height", "width"))]
+    shapes = {name: (kinds[name], shape) for name, shape in sizes.items()}
+    return write_graph(path, nodes, constants, shapes, outputs, contract)
 
 
 def test_sequences_on_three_grids_give_one_mask_on_the_first_ones_slices(command: Run, tmp_path: Path) -> None:
