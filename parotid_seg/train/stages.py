@@ -11,7 +11,7 @@ from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
-from parotid_seg.train.dataset import DataSet, open_data_sets
+from parotid_seg.train.data.dataset import DataSet, open_data_sets
 from parotid_seg.train.loop import Progress, Report, Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from parotid_seg.train import segment
-from parotid_seg.train.dataset import open_data_set
+from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.sampling import SliceSampler
 from parotid_seg.train.parallel import join
-from parotid_seg.train.sampling import SliceSampler
 from parotid_seg.train.segment import SegmentTrainer
 from parotid_seg.train.settings import load_config
 

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from parotid_seg.contract import Grid
 from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix, used
 from parotid_seg.train.config import AugmentConfig, SegmentConfig, TrainConfig
+from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import ToGrid
-from parotid_seg.train.patients import Patient
 
 Positions = NDArray[np.float64]
 B = TypeVar("B", bound="tuple[Tensor, ...]")
