@@ -27,9 +27,9 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 from tests.command_line import Run
-from tests.forked import ForkedPrograms
-from tests.nifti_marks import mark
-from tests.runtime.pipeline.test_dicom_privacy import tellers, tells
+from tests.processes.forked import ForkedPrograms
+from tests.runtime.pipeline.whole_runs.test_dicom_privacy import tellers, tells
+from tests.scan.nifti_marks import mark
 
 pytestmark = pytest.mark.slow
 

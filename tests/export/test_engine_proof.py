@@ -22,9 +22,9 @@ from parotid_seg.export.parity import Parity
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from parotid_seg.train.network import ParotidNet
-from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
-from tests.fake_gpu import FakeGpu
+from tests.fakes import fake_cuda
+from tests.fakes.fake_gpu import FakeGpu
 
 BATCH = BatchProfile(1, 4, 8)
 

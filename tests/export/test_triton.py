@@ -28,7 +28,7 @@ from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.export.conftest import Translation, two_patients
-from tests.sidecars import write_sidecar
+from tests.fakes.sidecars import write_sidecar
 
 pytestmark = pytest.mark.slow
 
