@@ -14,7 +14,7 @@ import nibabel
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "training")]
 from typing import Any
 
 import onnx
@@ -31,6 +31,11 @@ from tests.processes import forked
 from tests.processes.forked import Forked, ForkedCommands
 from tests.train.conftest import balls, short_config, small_config, without_pictures  # noqa: F401
 
+SCRIPTS = {
+    path.name: path
+    for folder in (".", "quality", "speed", "stability", "training")
+    for path in (BENCHMARKS / folder).glob("*.py")
+}
 ELSEWHERE = {
     "bench_noise.py": "not run: five whole runs of bench take minutes; tests/bench runs what it calls",
     "calibrate.py": "test_a_model_is_calibrated_on_the_masks_of_finished_folds, below",
@@ -164,7 +169,7 @@ def files(
 
 def run_script(script: str, *words: str, constants: Mapping[str, object] | None = None) -> str:
     """What a script prints; an error with all of it if it fails."""
-    program = partial(forked.script, BENCHMARKS / script, words, constants or CONSTANTS.get(script, {}))
+    program = partial(forked.script, SCRIPTS[script], words, constants or CONSTANTS.get(script, {}))
     process = Forked(program) if script in WITH_TORCH else Forked(partial(forked.forking, program), server=forked.LIGHT)
     stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stdout[-3000:] + stderr[-3000:]
@@ -172,8 +177,7 @@ def run_script(script: str, *words: str, constants: Mapping[str, object] | None 
 
 
 def test_every_script_is_run_somewhere() -> None:
-    scripts = {path.name for path in BENCHMARKS.glob("*.py")}
-    assert scripts == COMMANDS.keys() | ELSEWHERE.keys()
+    assert SCRIPTS.keys() == COMMANDS.keys() | ELSEWHERE.keys()
 
 
 def read_translated(file: Path, _: object, *, probabilities: bool) -> tuple[onnx.ModelProto, Contract]:

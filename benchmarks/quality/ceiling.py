@@ -1,6 +1,6 @@
 """How much of what a model lacks is the contours' own noise: models against contours, and against each other.
 
-    python benchmarks/ceiling.py DATA MODEL.pt MODEL.pt ... --out FILE.json
+    python benchmarks/quality/ceiling.py DATA MODEL.pt MODEL.pt ... --out FILE.json
 
 Models that agree with each other far better than with the contours, and whose average is no better than one of them,
 do not fail by chance; what is missing is in the contours or is a habit they share. Uses the validation patients.

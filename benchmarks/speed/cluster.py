@@ -1,6 +1,6 @@
 """`parotid-seg infer --cluster` against the run on one machine: masks, time, memory, and what is lost when things die.
 
-    python benchmarks/cluster.py SCANS --out FILE.json [--only PART,...] [--large FOLDER]
+    python benchmarks/speed/cluster.py SCANS --out FILE.json [--only PART,...] [--large FOLDER]
 
 On a machine without another Ray: `head` ends all there is. Parts:
 

@@ -1,6 +1,6 @@
 """Is what the sparse search finds what looking everywhere gives? Masks of both, scan by scan, and the samples computed.
 
-    python benchmarks/locate.py SCAN... --out FILE.json
+    python benchmarks/quality/locate.py SCAN... --out FILE.json
 
 Every scan is segmented twice with the grid at the same place: with `--search auto`, and everywhere. The place is the
 one that the search chose; how far it lies from the middle of all tissue is told, too. Masks are compared after
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from resources import machine_and_versions
 

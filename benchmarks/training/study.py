@@ -1,7 +1,7 @@
 """Is contrastive pre-training worth it? Starts x transfers x labelled patients, measured on test patients.
 
-    python benchmarks/study.py DATA --runs runs/study --jobs 2 --minutes 150     trains what is missing
-    python benchmarks/study_report.py                                            makes tables and picture
+    python benchmarks/training/study.py DATA --runs runs/study --jobs 2 --minutes 150     trains what is missing
+    python benchmarks/training/study_report.py                                            makes tables and picture
 
 Every training is small enough for a CPU core and resumes where it was cut. What a training gave is kept as one JSON
 file in `benchmarks/results/study/`; a run whose file is there is never trained again. The learning rate of each start
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "study"
+RESULTS = Path(__file__).parents[1] / "results" / "study"
 FIGURES = ("dsc", "mpa", "macc", "miou", "hd_mm", "hd95_mm")
 
 RATES = (1e-3, 2e-3, 4e-3)

@@ -1,6 +1,6 @@
 """SIGKILL at random moments, to the main process or a worker: after a rerun every mask must be there, whole and equal.
 
-    python benchmarks/kills.py SCAN --kills 200 --scans 24 --out FILE.json
+    python benchmarks/stability/kills.py SCAN --kills 200 --scans 24 --out FILE.json
 
 Copies of a scan that differ a little are segmented undisturbed once. Then the same run is killed again and again and
 started anew until it ends by itself; the folder must hold byte for byte what the undisturbed one does, and nothing else
@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import nibabel
 import numpy as np
 from watch import family

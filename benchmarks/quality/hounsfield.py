@@ -1,6 +1,6 @@
 """What true CTs give `scan.hounsfield`, and which faults of the intensities it notices.
 
-    python benchmarks/hounsfield.py SCANS [SCANS ...] [--every N] [--out FILE.json]
+    python benchmarks/quality/hounsfield.py SCANS [SCANS ...] [--every N] [--out FILE.json]
 
 Reads scans only, no labels. Every scan is judged as it is; every N-th is changed in ways that leave it in HU, of which
 none may be flagged or refused, and in ways that do not, of which all should be. The limits in `scan.hounsfield` are

@@ -1,7 +1,7 @@
 """Seconds of a scan's chunks in onnxruntime-web, the WebAssembly engine of browsers, on one thread, in node.
 
     npm install --prefix FOLDER onnxruntime-web
-    python benchmarks/browser.py SCAN --model FILE... --modules FOLDER/node_modules --out FILE.json
+    python benchmarks/speed/browser.py SCAN --model FILE... --modules FOLDER/node_modules --out FILE.json
 
 The chunks are those that `infer` gives to onnxruntime here, with `--search auto` and `--search full`; models and
 searches take turns. Labels are compared with those computed here. Without --modules chunks are only recorded.
@@ -13,10 +13,12 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from resources import machine_and_versions
 

@@ -1,6 +1,6 @@
 """What `parotid-seg commission` finds: planted faults by number of patients, equal runs, and another HU window.
 
-    python benchmarks/planted_faults.py DATA --out FILE.json
+    python benchmarks/quality/planted_faults.py DATA --out FILE.json
 
 The packaged model segments the patients that `commission` would use. Faults are then made in all of its masks, and
 random groups of patients are looked at: how often is the fault named, and how often is a shift named that was not made?
@@ -11,6 +11,7 @@ with -160 to 240 HU in its contract.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import onnx
 from numpy.typing import NDArray

@@ -1,6 +1,6 @@
 """Exports of one checkpoint in every precision: the gate's table, sizes, time and memory of each step.
 
-    python benchmarks/export.py runs/compact/best.pt --verify DIR --out FILE.json
+    python benchmarks/speed/export.py runs/compact/best.pt --verify DIR --out FILE.json
 
 Each export runs in a process of its own, so that its peak memory is its own. With --engine tensorrt-rtx (no GPU needed)
 or tensorrt, FP32 and FP16 engines are built, too.

@@ -1,6 +1,6 @@
 """What the model's contours change of the planned mean dose: error by gland, and how often a limit is crossed.
 
-    python benchmarks/dose.py SCANS LABELS DOSES --out FILE.json
+    python benchmarks/quality/dose.py SCANS LABELS DOSES --out FILE.json
 
 The plans are those that were made for the clinical contours (LABELS), so the error is that of an estimate of the plan's
 dose with the model's contours. Intervals are of the bootstrap over patients.
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 from resources import machine_and_versions

@@ -1,8 +1,8 @@
 """What many scans cost, from what was measured of few: core-hours, money, bytes, and what is in the way first.
 
-    python benchmarks/sums.py benchmarks/results/DATE-cluster.json [--price 0.04]
+    python benchmarks/speed/sums.py benchmarks/results/DATE-cluster.json [--price 0.04]
 
-Takes the parts `cores` and `tasks` of benchmarks/cluster.py and prints Markdown. More cores are taken to do
+Takes the parts `cores` and `tasks` of benchmarks/speed/cluster.py and prints Markdown. More cores are taken to do
 proportionally more, which was measured for two.
 """
 
@@ -37,7 +37,7 @@ def sums(found: dict[str, Any], price: float) -> str:
     """The tables.
 
     Args:
-        found: what benchmarks/cluster.py wrote.
+        found: what benchmarks/speed/cluster.py wrote.
         price: of a core for an hour.
     """
     kinds = {name: (each["seconds_a_case"], each) for name, each in found["cores"].items()}

@@ -1,6 +1,6 @@
 """Speed and memory of `parotid-seg infer`: against a plain torch loop, against its own engine alone, and as it grows.
 
-    python benchmarks/runtime.py SCANS --checkpoint best.pt --int8 M.onnx --out FILE.json
+    python benchmarks/speed/runtime.py SCANS --checkpoint best.pt --int8 M.onnx --out FILE.json
         [--parts race engines clinical flat start]
 
 race      end to end on SCANS, alternating with the bare engine on the same slices already in memory; and the plain loop
@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import nibabel
 import numpy as np
 from scipy import ndimage

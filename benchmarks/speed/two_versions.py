@@ -1,6 +1,6 @@
 """`parotid-seg infer` of two checkouts in turns: is a change slower?
 
-    python benchmarks/two_versions.py OLD NEW SCANS --turns 9 --out FILE.json
+    python benchmarks/speed/two_versions.py OLD NEW SCANS --turns 9 --out FILE.json
 
 OLD and NEW are checkouts (git worktree add OLD COMMIT). Each turn runs both on the same scans, each into a new folder;
 turns begin with OLD and NEW alternately. Both use the environment that runs this script.
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from resources import machine_and_versions
 
 from parotid_seg.files import write_text

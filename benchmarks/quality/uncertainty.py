@@ -1,6 +1,6 @@
 """Does `--tta` know where the model is wrong? Agreement with the mirror image against DSC with the contours.
 
-    python benchmarks/uncertainty.py SCANS LABELS --out FILE.json
+    python benchmarks/quality/uncertainty.py SCANS LABELS --out FILE.json
 
 Meant for validation patients: the limit below which a gland is flagged (`segment.LEAST_AGREEMENT`) is read off here.
 Times of a run with and without test-time augmentation are measured alternately.

@@ -1,6 +1,6 @@
 """Images per second of training, ours against a plain loop of the published settings, side by side in one run.
 
-    python benchmarks/train_speed.py DATA --out FILE.json
+    python benchmarks/speed/train_speed.py DATA --out FILE.json
 
 Both train the network of the preset compact on the same patients with the same batch. The plain loop is what published
 code does: fp32, one process with all cores for torch, every slice resampled, rotated, cropped, flipped, jittered and

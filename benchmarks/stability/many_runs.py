@@ -1,7 +1,7 @@
 """Whether many runs in one process hold on to anything: descriptors, threads, child processes, memory.
 
-    python benchmarks/many_runs.py --runs 200 --out FILE.json         # readers, writers, workers; no model
-    python benchmarks/many_runs.py --runs 20 --model --out FILE.json  # with the packaged model
+    python benchmarks/stability/many_runs.py --runs 200 --out FILE.json         # readers, writers, workers; no model
+    python benchmarks/stability/many_runs.py --runs 20 --model --out FILE.json  # with the packaged model
 
 Each run does two scans, one of which cannot be read, into a folder of its own, with two worker processes.
 """
@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import nibabel
 import numpy as np
 from resources import held, machine_and_versions

@@ -1,7 +1,7 @@
 """Whether a node that does many series holds on to anything: descriptors, threads, child processes, memory.
 
-    python benchmarks/node_series.py --series 2000 --out FILE.json             # the network, the disk and the ledger
-    python benchmarks/node_series.py --series 100 --model --out FILE.json      # with the packaged model and its workers
+    python benchmarks/stability/node_series.py --series 2000 --out FILE.json        # network, disk and ledger
+    python benchmarks/stability/node_series.py --series 100 --model --out FILE.json # with the packaged model
 
 A node in this process takes made series from a peer in this process, in associations of their own, one after the other.
 With `--model` each goes to a worker process as in `parotid-seg listen`; without, a stand-in fails each at once.
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid

@@ -1,6 +1,6 @@
 """How far `parotid-seg bench` can be trusted on this machine: equal runs, and engines slowed down on purpose.
 
-    python benchmarks/bench_noise.py --out FILE.json [--repeats 5] [--minutes 1] [--keep FOLDER]
+    python benchmarks/speed/bench_noise.py --out FILE.json [--repeats 5] [--minutes 1] [--keep FOLDER]
 
 The packaged model on onnxruntime is measured several times, then once with each slow-down, all by the same options.
 Equal runs: how far their medians lie apart, of rounds with the machine undisturbed and of all chunks, and how often

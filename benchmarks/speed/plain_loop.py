@@ -1,6 +1,6 @@
 """Segment scans the way published research code does: eager torch, a slice at a time, scipy for the resampling.
 
-    python benchmarks/plain_loop.py CHECKPOINT OUT SCAN...
+    python benchmarks/speed/plain_loop.py CHECKPOINT OUT SCAN...
 
 Same weights and nearly the same masks as `parotid-seg infer`; it prints the seconds each scan took. Loading the network
 is not counted.

@@ -1,6 +1,6 @@
 """Labels of an exported graph against the trained model's, at native sizes that scanners have.
 
-    python benchmarks/native_sizes.py CHECKPOINT MODEL.onnx --scans DIR --out FILE.json
+    python benchmarks/quality/native_sizes.py CHECKPOINT MODEL.onnx --scans DIR --out FILE.json
 
 Every scan is resampled in plane to each size, and segmented by the torch model, which resamples to its grid and back in
 its first and last layers, and by the ONNX file in onnxruntime.

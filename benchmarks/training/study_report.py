@@ -1,6 +1,6 @@
-"""The study's tables and picture in docs/study.md, from the committed results of `benchmarks/study.py`.
+"""The study's tables and picture in docs/study.md, from the committed results of `benchmarks/training/study.py`.
 
-python benchmarks/study_report.py
+python benchmarks/training/study_report.py
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ PRE_TRAINING = {
     "organs+contrast+dense": "the same, then 24,000 pairs of views",
 }
 """What each start has been trained on before fine-tuning; the starts are not of equal compute."""
-DOCS = Path(__file__).parents[1] / "docs"
-MARKS = "<!-- tables: made by benchmarks/study_report.py -->", "<!-- end of tables -->"
+DOCS = Path(__file__).parents[2] / "docs"
+MARKS = "<!-- tables: made by benchmarks/training/study_report.py -->", "<!-- end of tables -->"
 
 
 def tested(start: str, transfer: tuple[str, ...], epochs: int, labelled: int) -> dict[int, Figures]:

@@ -1,6 +1,6 @@
 """Is the packaged model worth adapting with ten patients of one's own? Both answers, on locked patients.
 
-    python benchmarks/ten_patients.py Dataset101_OpenKBP --out FILE.json
+    python benchmarks/training/ten_patients.py Dataset101_OpenKBP --out FILE.json
 
 Ten training patients of OpenKBP stand for a user's own, in two data sets:
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import nibabel
 import numpy as np
 import torch
