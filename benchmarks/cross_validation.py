@@ -33,7 +33,7 @@ from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
-from parotid_seg.train.dataset import SOFT_FOLDER
+from parotid_seg.train.data.dataset import SOFT_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "cross-validation"
 FOLDS = 5

@@ -33,9 +33,9 @@ from parotid_seg.scan.chunks import crop_to_grid, cut
 from parotid_seg.scan.intensity import fixed_windows, in_windows
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 from parotid_seg.train.checkpoint import load_checkpoint
-from parotid_seg.train.dataset import SOFT_FOLDER
+from parotid_seg.train.data.dataset import SOFT_FOLDER
+from parotid_seg.train.data.patients import SHARE_OF_ALL
 from parotid_seg.train.network import mixed_precision
-from parotid_seg.train.patients import SHARE_OF_ALL
 
 CPU = torch.device("cpu")
 BATCH = 32

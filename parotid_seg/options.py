@@ -23,7 +23,8 @@ class Option:
         help: one or two sentences.
         metavar: placeholder of the value in the help; empty for the type's own.
         least: the smallest allowed number; None for any.
-        parse: makes the value from text; raises OptionError if it cannot. None if the type itself parses text.
+        parse: makes the value from text; raises OptionError if it cannot. None if the type itself parses text. With
+            it a tuple is one option with a list of words between commas, without it an option that can be repeated.
     """
 
     names: str | tuple[str, ...]
@@ -75,6 +76,11 @@ class OptionGroup:
                 raise OptionError(f"{spelling}: found {value}, expected at least {option.least:g}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise OptionError(f"{spelling}: found {value!r}, expected one of: {', '.join(get_args(kind))}")
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The words between commas, for `Option.parse`."""
+    return tuple(word.strip() for word in text.split(","))
 
 
 def declared(group: type[OptionGroup]) -> Iterator[Declared]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.workers import keep_to_own_cores, shared_folder
+from tests.processes.workers import keep_to_own_cores, shared_folder
 
 keep_to_own_cores()  # before numpy starts its threads
 
@@ -18,8 +18,8 @@ import pytest
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline import worker_pool
 from tests.command_line import Run, in_process, own_process
-from tests.forked import ForkedPrograms
-from tests.forked import forked as forked_process
+from tests.processes.forked import ForkedPrograms
+from tests.processes.forked import forked as forked_process
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 ALONE = Path(__file__).parent / "bench"

@@ -30,9 +30,8 @@ from gpu.inputs import make_checkpoint, make_fp16, make_scans
 from gpu.probe import read_probe
 from gpu.record import Record, machine
 from gpu.sweep import REFERENCE, fastest, sweep
-from parotid_seg.bench import peaks as onnxruntime_peaks
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory
-from parotid_seg.bench.peaks import Peaks
+from parotid_seg.bench.roofline import Peaks, measured_peaks
 from parotid_seg.bench.system_state import nvidia_smi_values
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.export.engine import build_engine
@@ -153,7 +152,7 @@ def measure_peaks(options: argparse.Namespace, index: int, record: Record) -> No
         return torch_contenders.measured_peaks(options.device)
 
     def by_onnxruntime() -> Peaks:
-        return onnxruntime_peaks.measured_peaks("cpu" if options.device == "cpu" else "cuda", index)
+        return measured_peaks("cpu" if options.device == "cpu" else "cuda", index)
 
     def bus() -> dict[str, float]:
         from gpu import torch_contenders

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parotid_seg.bench.peaks import Peaks
+from parotid_seg.bench.roofline import Peaks
 from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask

@@ -119,7 +119,7 @@ def ours(ground: Ground) -> dict[str, Contestant]:
         return lambda job: [*start, *map(str, job.scans)]
 
     def plain(job: Job) -> list[str]:
-        script = HERE.parent / "plain_loop.py"
+        script = HERE.parent / "speed" / "plain_loop.py"
         return [sys.executable, str(script), str(ground.checkpoint), str(job.out), *map(str, job.scans)]
 
     def network() -> dict[str, object]:

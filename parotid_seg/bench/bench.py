@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +11,15 @@ from typing import TYPE_CHECKING
 from parotid_seg.bench.end_to_end import EndToEnd, end_to_end
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory
+from parotid_seg.bench.options import BenchOptions
 from parotid_seg.bench.parity import Masks, Parity, compare, reference_masks
-from parotid_seg.bench.peaks import Peaks, measured_peaks
 from parotid_seg.bench.result import Result, Row, Speed
-from parotid_seg.bench.roofline import roofline
+from parotid_seg.bench.roofline import Peaks, measured_peaks, roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.system_state import about_machine, remarks, system_state
 from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
 from parotid_seg.contract import Contract
-from parotid_seg.errors import OptionError, ParotidSegError
+from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -32,29 +31,8 @@ if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
 
 USUAL_SIZES = (1, 4, 16, 64)
+"""Batch sizes, as far as an engine takes them."""
 PARITY_SCANS = 3
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What is measured.
-
-    Attributes:
-        batch_sizes: samples at once; None means `USUAL_SIZES`, as far as an engine takes them.
-        minutes: for all turns together; masks, whole runs and profiles take additional time.
-        layers: whether to profile the engines layer by layer.
-    """
-
-    batch_sizes: tuple[int, ...] | None = None
-    minutes: float = 3.0
-    layers: bool = False
-
-    def __post_init__(self) -> None:
-        for size in self.batch_sizes or ():
-            if size < 1:
-                raise OptionError(f"--batch-sizes: found {size}, expected at least 1")
-        if not self.minutes > 0:
-            raise OptionError(f"--minutes: found {self.minutes:g}, expected more than 0")
 
 
 def bench(
@@ -75,7 +53,7 @@ def bench(
         contract: its contract.
         candidates: the engines.
         scans: what to measure with.
-        options: see `BenchOptions`.
+        options: batch sizes, time, and whether layers are measured.
         gpu: number of the GPU that takes part, if one does.
         say: called with each step and each skipped engine or batch size.
         progress: called with phase, steps done and steps in all.

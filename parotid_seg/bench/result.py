@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parotid_seg.bench.end_to_end import EndToEnd
 from parotid_seg.bench.parity import Parity
-from parotid_seg.bench.peaks import Peaks
-from parotid_seg.bench.roofline import Roofline
+from parotid_seg.bench.roofline import Peaks, Roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.records import record_text
 from parotid_seg.runtime.engines.base import ExecutionInfo

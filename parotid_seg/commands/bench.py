@@ -8,47 +8,20 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.shared import Quiet, UsageError, Verbose, extra, listed, one_line_errors
-from parotid_seg.runtime.engines.registry import ENGINES
+from parotid_seg.bench.options import BenchOptions
+from parotid_seg.commands.options import with_options
+from parotid_seg.commands.shared import Quiet, UsageError, Verbose, extra, one_line_errors
 from parotid_seg.terminal import following
 
 
+@with_options
 def bench(
     context: typer.Context,
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for bench.json, bench.md and bench.png.")
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", metavar="FILE", help="Model file (.onnx) or engine. Default: the packaged CT model."),
-    ] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backend",
-            metavar="NAME",
-            help=f"{', '.join(ENGINES)}; repeatable. Default: all that can be used here.",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="auto (the CPU, and the first GPU if there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
-    batch_sizes: Annotated[
-        str | None, typer.Option("--batch-sizes", metavar="LIST", help="Slices at once. Default: 1,4,16,64.")
-    ] = None,
-    scans: Annotated[
-        Path | None,
-        typer.Option("--scans", metavar="DIR", help="Scans to measure with. Default for CT: the example scan."),
-    ] = None,
-    minutes: Annotated[
-        float,
-        typer.Option(
-            "--minutes",
-            metavar="N",
-            help="Longest time to measure batches; whole scans and the comparison of masks come on top.",
-        ),
-    ] = 3.0,
-    layers: Annotated[bool, typer.Option("--layers", help="Also time the layers of the network.")] = False,
+    options: BenchOptions,
     quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
@@ -65,7 +38,6 @@ def bench(
     if out is None:
         raise UsageError("Missing option '--out'.")
     with one_line_errors(), extra("bench"), following(quiet) as line:
-        from parotid_seg.bench.bench import BenchOptions
         from parotid_seg.bench.bench import bench as run
         from parotid_seg.bench.inputs import scans_for
         from parotid_seg.bench.picture import draw
@@ -75,14 +47,12 @@ def bench(
         from parotid_seg.files import make_folder, write_text
         from parotid_seg.models import DEFAULT_MODEL
 
-        options = BenchOptions(_sizes(batch_sizes), minutes, layers)
-        file = model or DEFAULT_MODEL
-        selection, contract, gpu = select_engines(
-            file, backend or [], device, partial(runnable, report=line.say, progress=line.phase), line.say
-        )
-        measured_with = scans_for(scans, contract)
+        model = options.model or DEFAULT_MODEL
+        built = partial(runnable, report=line.say, progress=line.phase)
+        selection, contract, gpu = select_engines(model, options.backends, options.device, built, line.say)
+        scans = scans_for(options.scans, contract)
         make_folder(out)
-        result = run(file, contract, selection, measured_with, options, gpu=gpu, say=line.say, progress=line.phase)
+        result = run(model, contract, selection, scans, options, gpu=gpu, say=line.say, progress=line.phase)
         write_text(result.to_json(), out / "bench.json")
         write_text(report(result), out / "bench.md")
         draw(result, out / "bench.png")
@@ -112,14 +82,3 @@ def compare(
             for text in comparison.lines():
                 typer.echo(text)
     raise typer.Exit(1 if comparison.slower else 3 if comparison.undecided else 0)
-
-
-def _sizes(text: str | None) -> tuple[int, ...] | None:
-    """Batch sizes."""
-    words = listed(text)
-    try:
-        return None if words is None else tuple(map(int, words))
-    except ValueError:
-        from parotid_seg.errors import OptionError
-
-        raise OptionError(f"--batch-sizes: found {text!r}, expected whole numbers, as in 1,4,16") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,29 +52,53 @@ def evaluate(
     and MIoU; docs/metrics.md defines them. evaluate A B --references R tells which of two sets of masks is better.
     """
     with one_line_errors():
-        from parotid_seg.files import check_not_read, exists
-        from parotid_seg.runtime import compare
-        from parotid_seg.runtime.evaluate import evaluate as run
-        from parotid_seg.runtime.evaluate import masks_in
-        from parotid_seg.runtime.evaluation_record import record_of, rows_of, write
-        from parotid_seg.scan.search import search
+        from parotid_seg.runtime.evaluation_record import write
 
-        if references is None and common is None:
+        first = references or common
+        if first is None:
             raise UsageError("Missing argument 'REFERENCES'.")
-        places = [place for place in (predictions, references, common) if place is not None]
         if out is not None:
-            inputs = [path for place in places for path in masks_in(place).values()]
-            check_not_read(out, [*inputs, *(search([dose]).files if dose and exists(dose) else ())])
-        result: Any
-        record: Any
-        show: Any
-        if len(places) == 3:
-            result = record = compare.compare(places[0], places[1], places[2], dose=dose)
-            rows, show = compare.rows_of(result), print_comparison
+            _check_not_read(out, [place for place in (predictions, references, common) if place], dose)
+        if references is None or common is None:
+            record, rows, show = _scored(predictions, first, dose)
         else:
-            result = run(places[0], places[1], dose=dose)
-            record, rows, show = record_of(result), rows_of(result), print_evaluation
+            record, rows, show = _compared(predictions, references, common, dose)
         if out is not None:
             write(record, rows, out)
         if not quiet:
-            show(result, every_figure=every_figure)
+            show(every_figure=every_figure)
+
+
+Outcome = tuple[Any, Iterator[Sequence[object]], Callable[..., None]]
+"""The record, its rows as a table, and a function that prints it."""
+
+
+def _scored(predictions: Path, references: Path, dose: Path | None) -> Outcome:
+    """Masks against references."""
+    from parotid_seg.runtime.evaluate import evaluate as run
+    from parotid_seg.runtime.evaluation_record import record_of, rows_of
+
+    result = run(predictions, references, dose=dose)
+    return record_of(result), rows_of(result), partial(print_evaluation, result)
+
+
+def _compared(a: Path, b: Path, references: Path, dose: Path | None) -> Outcome:
+    """Two sets of masks against the same references."""
+    from parotid_seg.runtime.compare import compare, rows_of
+
+    result = compare(a, b, references, dose=dose)
+    return result, rows_of(result), partial(print_comparison, result)
+
+
+def _check_not_read(out: Path, places: list[Path], dose: Path | None) -> None:
+    """Check that the output is none of the inputs.
+
+    Raises:
+        OptionError: if it is.
+    """
+    from parotid_seg.files import check_not_read, exists
+    from parotid_seg.runtime.evaluate import masks_in
+    from parotid_seg.scan.search import search
+
+    masks = [path for place in places for path in masks_in(place).values()]
+    check_not_read(out, [*masks, *(search([dose]).files if dose and exists(dose) else ())])

@@ -60,7 +60,7 @@ def _parameter(item: Declared) -> inspect.Parameter:
     if get_origin(kind) is Literal:
         kind, metavar = str, "|".join(get_args(kind))
     elif option.parse is not None:
-        kind = str
+        kind, default = str, ",".join(default) if isinstance(default, tuple) else default
     several = get_origin(kind) is tuple
     if several:
         kind, default = GenericAlias(list, get_args(kind)[:1]), []

@@ -1,4 +1,4 @@
-"""Shared by all commands: options, lists, and errors printed as one line."""
+"""Shared by all commands: options, and errors printed as one line."""
 
 from __future__ import annotations
 
@@ -29,11 +29,6 @@ Verbose = Annotated[
     ),
 ]
 """The option takes effect by itself; commands get no value."""
-
-
-def listed(text: str | None) -> list[str] | None:
-    """A comma-separated option as a list."""
-    return None if text is None else [word.strip() for word in text.split(",")]
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 from parotid_seg.dataset.cases import ENDING, Making
 from parotid_seg.dataset.find import MODALITY, Candidate, Wanted, find_candidates
 from parotid_seg.dataset.left_out import NotUsed, write_left_out
+from parotid_seg.dataset.options import DEFAULTS, DataSetOptions
 from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, opened, write_cases
-from parotid_seg.dataset.roi_names import LEFT, RIGHT, RoiNames, read_names
+from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (
     TEST,
     VALIDATION,
@@ -31,31 +32,6 @@ from parotid_seg.records import write_record
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class DataSetOptions:
-    """How a data set is made.
-
-    Attributes:
-        labels: names, in the order of their values from 1.
-        names: TOML file, label = ["ROI name", ...], which overrides the built-in rules.
-        partial: keep scans that lack contours of some labels.
-        prefer: label of the structure set to take, where a series has several.
-        validation: patients to hold out for validation; None for a fifth of those with contours.
-        test: patients to lock for a test.
-        identify: write patient IDs and UIDs to the private folder's cases.csv.
-        private: the folder for records that must not be passed on with the data set; None for DATA.private.
-    """
-
-    labels: tuple[str, ...] = (LEFT, RIGHT)
-    names: Path | None = None
-    partial: bool = False
-    prefer: str | None = None
-    validation: int | None = None
-    test: int = 0
-    identify: bool = False
-    private: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +66,7 @@ class Built:
 def build(
     dicom: Sequence[Path],
     out: Path,
-    options: DataSetOptions = DataSetOptions(),
+    options: DataSetOptions = DEFAULTS,
     *,
     say: Say = lambda _: None,
     progress: Progress = lambda *_: None,

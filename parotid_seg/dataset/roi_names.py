@@ -19,6 +19,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from parotid_seg.contract import IGNORE
+from parotid_seg.dataset.options import LEFT, RIGHT
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.scan.labels import (
     FILLERS,
@@ -34,7 +35,6 @@ from parotid_seg.scan.labels import (
     words,
 )
 
-LEFT, RIGHT = "parotid_left", "parotid_right"
 LABEL_OF = {"left": LEFT, "right": RIGHT}
 BOTH = frozenset(["parotids", "parotides", "parotiden", "parotidas", "both", "bilateral", "bilat"])
 

@@ -20,7 +20,6 @@ from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 from parotid_seg.tolerance import GATES
 
-PRECISIONS = ("fp32", "fp16", "int8")
 TIMED_TURNS = 9
 LEAST_GAIN = 0.05
 """Least gain in speed for which another precision than FP32 is chosen; less is noise on a shared machine."""
@@ -33,7 +32,7 @@ class Candidate:
     """A graph that may be exported.
 
     Attributes:
-        precision: one of `PRECISIONS`.
+        precision: one of `contract.PRECISIONS`.
         model: the graph.
         kept: the parts that stay in FP32: FP32 fallbacks, operators or modules.
         steps: the tried variants, a line each.

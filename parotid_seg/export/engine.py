@@ -82,10 +82,7 @@ def build_engine(
     content, contract = read_model(onnx_path)
     shapes = input_shapes(contract, profile)
     make_folder(out.parent)
-    report(
-        f"building {out} with {described.title} {trt.__version__} for batches of {profile.min} to {profile.max}, "
-        f"best at {profile.opt}"
-    )
+    report(f"building {out} with {described.title} {trt.__version__} for {profile}")
     started = time.perf_counter()
     plan = _Build(trt, described, onnx_path, options, progress).run(content, shapes, log_of(library), timing_cache)
     sidecar = Sidecar(
@@ -103,6 +100,13 @@ def build_engine(
         options=options,
         engine_sha256=hashlib.sha256(plan).hexdigest(),
     )
+    sidecar = _verified_and_written(plan, sidecar, out, prove)
+    report(f"wrote {out}, {len(plan) / 1e6:.1f} MB, in {time.perf_counter() - started:.1f} s")
+    return sidecar
+
+
+def _verified_and_written(plan: bytes, sidecar: Sidecar, out: Path, prove: Callable[[Path], dict[str, Any]]) -> Sidecar:
+    """The sidecar with the verification of its engine, after both are written. Errors of `prove` reject them."""
     with scratch_folder() as folder:
         engine = folder / out.name
         engine.write_bytes(plan)
@@ -111,7 +115,6 @@ def build_engine(
     with atomic_write(sidecar_path(out)) as partial:
         partial.write_text(sidecar.to_json())
         write_bytes(plan, out)  # before the sidecar, so that no sidecar lies beside an older engine
-    report(f"wrote {out}, {len(plan) / 1e6:.1f} MB, in {time.perf_counter() - started:.1f} s")
     return sidecar
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,97 +17,31 @@ from onnx import ModelProto
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.export.calibrate import calibrated_on
-from parotid_seg.export.candidates import PRECISIONS, Candidate, fastest, make
+from parotid_seg.export.candidates import Candidate, fastest, make
 from parotid_seg.export.engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
-from parotid_seg.export.onnx_file import WEIGHT_TYPES, halve_weights, to_onnx, with_contract
+from parotid_seg.export.onnx_file import halve_weights, to_onnx, with_contract
 from parotid_seg.export.ops_by_dtype import of_layers, work_of
+from parotid_seg.export.options import AUTO, NONE, ExportOptions
 from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
-from parotid_seg.export.triton import check_entry, write_repository
-from parotid_seg.export.triton_config import DEVICES, Serving
-from parotid_seg.files import atomic_write, make_folder
+from parotid_seg.export.triton.repository import check_entry, write_repository
+from parotid_seg.files import make_folder, write_bytes
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
-from parotid_seg.runtime.engines.engine_file import ENGINE_BATCH, BatchProfile, EngineOptions, sidecar_path
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from parotid_seg.runtime.engines.engine_file import sidecar_path
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.tolerance import INT8_SCANS
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 
-AUTO, NONE = "auto", "none"
-ENGINES = (NONE, *LIBRARIES)
+VERSIONS = {
+    "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
+    "with": f"onnxruntime {onnxruntime.__version__} on the CPU",
+}
+"""What runs the trained model and the exported one in the comparison."""
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Options of `parotid-seg export`.
-
-    Attributes:
-        precision: type the network computes in: one of `PRECISIONS`, or "auto" for the fastest on this machine's CPU
-            that passes; for an engine "auto" is FP16. INT8 needs `verify` with at least `INT8_SCANS` scans.
-        weights: type that the weights of FP32 layers are stored in: "fp16" or "fp32".
-        verify: folder of scans for the comparison. Default: the packaged example, a CT.
-        calibrate: folder of labelled patients to calibrate the model on, see `calibrated_on`; None for a model that is
-            not calibrated.
-        batch: numbers of samples at once that are compared.
-        engine_batch: numbers of samples at once that an engine is built for.
-        probabilities: whether the model has probabilities as a second output.
-        engine: library to build an engine with, one of `ENGINES`; it is written beside the model.
-        engine_options: how to build it.
-        timing_cache: see `build_engine`.
-        triton: model repository to write the model into, as an entry of its name: the engine if TensorRT makes one,
-            else the ONNX file.
-        triton_device: where the server runs it, one of `triton_config.DEVICES`; None is "cuda".
-    """
-
-    precision: str = "fp32"
-    weights: str = "fp16"
-    verify: Path | None = None
-    calibrate: Path | None = None
-    batch: BatchProfile = field(default_factory=BatchProfile)
-    engine_batch: BatchProfile = ENGINE_BATCH
-    probabilities: bool = False
-    engine: str = NONE
-    engine_options: EngineOptions = field(default_factory=EngineOptions)
-    timing_cache: Path | None = None
-    triton: Path | None = None
-    triton_device: str | None = None
-
-    def __post_init__(self) -> None:
-        choices = (("precision", (*PRECISIONS, AUTO)), ("weights", WEIGHT_TYPES), ("engine", ENGINES))
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise OptionError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
-        if self.triton_device not in (None, *DEVICES):
-            raise OptionError(f"--triton-device: found {self.triton_device!r}, expected one of: {', '.join(DEVICES)}")
-        if self.triton_device is not None and self.triton is None:
-            raise OptionError("--triton-device: says where a model of --triton runs, expected --triton with it")
-        if self.triton_device == "cpu" and self.engine == "tensorrt":
-            raise OptionError("--triton-device: found cpu, but --engine tensorrt makes an engine, which needs cuda")
-
-    def serving(self, name: str) -> Serving:
-        """How Triton serves the model under a name."""
-        return Serving(name=name, device=self.triton_device or DEVICES[0])
-
-    @property
-    def tried(self) -> tuple[str, ...]:
-        """Precisions to try; for "auto" those that the CPU computes in, or the one that engines gain most from."""
-        if self.precision != AUTO:
-            return (self.precision,)
-        return COMPUTED_ON_THE_CPU if self.engine == NONE else ("fp16",)
-
-
-class _Source(NamedTuple):
-    """The shared source of all candidates and their reference."""
-
-    model: ModelProto
-    contract: Contract
-    parity: Parity
-    work: Mapping[str, int]
 
 
 class Seconds(dict[str, float]):
@@ -122,6 +55,24 @@ class Seconds(dict[str, float]):
             yield
         finally:
             self[step] = round(time.perf_counter() - started, 2)
+
+
+class _Source(NamedTuple):
+    """The shared source of all candidates and their reference, and the time of each step."""
+
+    model: ModelProto
+    contract: Contract
+    parity: Parity
+    work: Mapping[str, int]
+    seconds: Seconds
+
+
+class _Tried(NamedTuple):
+    """A candidate, its proof, and the content of its file."""
+
+    candidate: Candidate
+    proof: Proof
+    content: bytes
 
 
 def export(
@@ -151,64 +102,87 @@ def export(
         OutputError: if a file cannot be written.
     """
     options = options or ExportOptions()
+    _check(out, options)
+    checkpoint = load_checkpoint(checkpoint_path)
+    verify = options.verify or _example_for(checkpoint)
+    make_folder(out.parent)
+    precisions, not_considered = _considered(options, checkpoint, report)
+    source = _prepare(checkpoint, verify, options, report)
+    tried = [_candidate(precision, source, options, report) for precision in precisions]
+    record: dict[str, Any] = {
+        "passed": any(not each.proof.failure for each in tried),
+        **VERSIONS,
+        "candidates": [each.proof.record() for each in tried],
+        "not_considered": not_considered,
+        "never_found": source.parity.never_found(),
+        "seconds": source.seconds,
+    }
+    candidate, proof = _chosen(tried, source, record, out, report)
+    verified = dataclasses.replace(source.contract, verification={**VERSIONS, **proof.summary()})
+    content = _file(candidate, verified, options.weights)
+    record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}
+    write_record(record, _record_of(out))
+    write_bytes(content, out)
+    served = out
+    if options.engine != NONE:
+        try:
+            with source.seconds.of(f"build for {options.engine}"):
+                engine = _add_engine(out, options, proof, source, record, report, progress)
+        finally:
+            write_record(record, _record_of(out))
+        served = engine if options.engine == "tensorrt" else out
+    if options.triton is not None:
+        entry = write_repository(options.triton, served, options.serving(out.stem), verify=verify, report=report)
+        report(f"wrote {entry}")
+    return proof
+
+
+def _check(out: Path, options: ExportOptions) -> None:
+    """Check what can be checked before any work; raises the InputErrors of `export`."""
     if out.suffix != ".onnx":
         raise OptionError(f"--out: found {out.name}, expected a name ending in .onnx")
     if options.engine != NONE:
         ready_to_build(options.engine, options.engine_options, options.timing_cache)
     if options.triton is not None:
         check_entry(options.triton, options.serving(out.stem))
-    checkpoint = load_checkpoint(checkpoint_path)
-    verify = options.verify or _example_for(checkpoint)
-    make_folder(out.parent)
-    precisions, not_considered = _considered(options, checkpoint, report)
-    seconds = Seconds()
-    source = _prepare(checkpoint, verify, options, seconds, report)
-    tried = [_candidate(precision, source, options, seconds, report) for precision in precisions]
-    passed = [each for each in tried if not each[1].failure]
-    versions = {
-        "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
-        "with": f"onnxruntime {onnxruntime.__version__} on the CPU",
-    }
-    record: dict[str, Any] = {
-        "passed": bool(passed),
-        **versions,
-        "candidates": [proof.record() for _, proof, _ in tried],
-        "not_considered": not_considered,
-        "never_found": source.parity.never_found(),
-        "seconds": seconds,
-    }
-    parity_file, picture = out.with_suffix(".parity.json"), out.with_suffix(".parity.png")
+
+
+def _record_of(out: Path) -> Path:
+    """The file with the record of the comparison."""
+    return out.with_suffix(".parity.json")
+
+
+def _chosen(
+    tried: Sequence[_Tried], source: _Source, record: dict[str, Any], out: Path, report: Report
+) -> tuple[Candidate, Proof]:
+    """The candidate that passes; of several the fastest on this CPU, whose speeds `record` then gets.
+
+    Raises:
+        ModelError: if none passes; the record and a picture of the differences are written before.
+    """
+    picture = out.with_suffix(".parity.png")
     picture.unlink(missing_ok=True)
+    passed = [each for each in tried if not each.proof.failure]
     if not passed:
         _, proof, content = tried[0]
-        _write(record, parity_file)
+        write_record(record, _record_of(out))
         if not proof.worst.passed:
             draw_failure(proof, content, source.parity, picture)
-        raise ModelError(f"not written: {proof.failure}; see {parity_file}", path=out)
-    candidate, proof, _ = passed[0]
-    if passed[1:]:
-        with seconds.of("time on the CPU"):
-            candidate, speeds = fastest([each[0] for each in passed], next(source.parity.inputs()))
-        proof = next(each[1] for each in passed if each[0] is candidate)
-        record["speed_over_fp32"] = speeds
-        report(f"speed on this CPU over fp32: {speeds}; chosen: {candidate.precision}")
-    verified = dataclasses.replace(source.contract, verification={**versions, **proof.summary()})
-    content = _file(candidate, verified, options.weights)
-    record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}
-    _write(record, parity_file)
-    _write_bytes(content, out)
-    served = out
-    if options.engine != NONE:
-        try:
-            with seconds.of(f"build for {options.engine}"):
-                engine = _add_engine(out, options, proof, source, record, report, progress)
-        finally:
-            _write(record, parity_file)
-        served = engine if options.engine == "tensorrt" else out
-    if options.triton is not None:
-        entry = write_repository(options.triton, served, options.serving(out.stem), verify=verify, report=report)
-        report(f"wrote {entry}")
-    return proof
+        raise ModelError(f"not written: {proof.failure}; see {_record_of(out)}", path=out)
+    if len(passed) == 1:
+        return passed[0].candidate, passed[0].proof
+    with source.seconds.of("time on the CPU"):
+        candidate, speeds = fastest([each.candidate for each in passed], next(source.parity.inputs()))
+    record["speed_over_fp32"] = speeds
+    report(f"speed on this CPU over fp32: {speeds}; chosen: {candidate.precision}")
+    return candidate, next(each.proof for each in passed if each.candidate is candidate)
+
+
+def _to_try(options: ExportOptions) -> tuple[str, ...]:
+    """Precisions to try; for "auto" those that the CPU computes in, or the one that engines gain most from."""
+    if options.precision != AUTO:
+        return (options.precision,)
+    return COMPUTED_ON_THE_CPU if options.engine == NONE else ("fp16",)
 
 
 def _considered(
@@ -219,30 +193,23 @@ def _considered(
     Raises:
         InputError: if INT8 is requested and there are too few scans for its verification.
     """
-    if "int8" not in options.tried:
-        return options.tried, {}
+    precisions = _to_try(options)
+    if "int8" not in precisions:
+        return precisions, {}
     count = 0 if options.verify is None else len(scans_in(options.verify, checkpoint.channels))
     if count >= INT8_SCANS:
-        return options.tried, {}
+        return precisions, {}
     found = "no --verify" if options.verify is None else f"{count} scans in {options.verify}"
     reason = f"expected --verify with at least {INT8_SCANS} scans, found {found}"
     if options.precision == "int8":
         raise OptionError(f"--precision int8: {reason}; INT8 that passes on few scans fails on others")
     report(f"int8 is not considered: {reason}")
-    return tuple(each for each in options.tried if each != "int8"), {"int8": reason}
+    return tuple(each for each in precisions if each != "int8"), {"int8": reason}
 
 
-def _write_bytes(content: bytes, path: Path) -> None:
-    with atomic_write(path) as partial:
-        partial.write_bytes(content)
-
-
-def _write(record: dict[str, Any], path: Path) -> None:
-    write_record(record, path)
-
-
-def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, seconds: Seconds, report: Report) -> _Source:
+def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, report: Report) -> _Source:
     """Translate the model, segment the scans with the trained model, calibrate it, and count multiply-adds."""
+    seconds = Seconds()
     report("translating to ONNX")
     with seconds.of("translate"):
         model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
@@ -268,22 +235,20 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, secon
         "parameters": sum(each.numel() for each in net.parameters()),
         "multiply_adds": sum(work.values()) // samples,
     }
-    return _Source(model, dataclasses.replace(contract, cost=cost), parity, work)
+    return _Source(model, dataclasses.replace(contract, cost=cost), parity, work, seconds)
 
 
-def _candidate(
-    precision: str, source: _Source, options: ExportOptions, seconds: Seconds, report: Report
-) -> tuple[Candidate, Proof, bytes]:
+def _candidate(precision: str, source: _Source, options: ExportOptions, report: Report) -> _Tried:
     """The graph in a precision, with its proof and its file."""
     for_cpu = options.engine == NONE
-    with seconds.of(f"convert to {precision}"):
+    with source.seconds.of(f"convert to {precision}"):
         candidate = make(precision, source.model, source.parity, report, symmetric=not for_cpu)
     content = _file(candidate, source.contract, options.weights)
-    with seconds.of(f"prove {precision}"):
+    with source.seconds.of(f"prove {precision}"):
         proof = prove(candidate, content, source.parity, source.work, for_cpu=for_cpu)
     for line in proof.lines():
         report(line)
-    return candidate, proof, content
+    return _Tried(candidate, proof, content)
 
 
 def _add_engine(
@@ -318,7 +283,7 @@ def _add_engine(
         if engine_proof.failure:
             for old in (engine, sidecar_path(engine)):
                 old.unlink(missing_ok=True)
-            raise ModelError(f"not written: {engine_proof.failure}; see {out.with_suffix('.parity.json')}", path=engine)
+            raise ModelError(f"not written: {engine_proof.failure}; see {_record_of(out)}", path=engine)
         return engine_proof.summary()
 
     build_engine(

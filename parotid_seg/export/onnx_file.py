@@ -25,7 +25,6 @@ from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
 
 OPSET = 20
-WEIGHT_TYPES = ("fp16", "fp32")
 SMALLEST_HALVED = 256
 """Weights with fewer values (norms, biases) stay FP32: halving them saves little, and they have the widest range."""
 

@@ -7,7 +7,7 @@ soft tissue and the width of the histogram: in HU the scale is near 1 and the of
 surroundings of the patient do not matter, and a tight crop without air can be checked, too.
 
 Every limit below was set from the 243 scans of the OpenKBP data set, unchanged and after changes that keep HU (crops,
-air around the patient, noise, resampling), with a margin: benchmarks/hounsfield.py measures them.
+air around the patient, noise, resampling), with a margin: benchmarks/quality/hounsfield.py measures them.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from parotid_seg.errors import InputError
-from parotid_seg.train.augment import Augmenter, Draws
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.config import PARTS, SCRATCH, ContrastConfig
+from parotid_seg.train.data.augment import Augmenter, Draws
+from parotid_seg.train.data.sampling import PairBatch, PairSampler
 from parotid_seg.train.loop import Trainer
 from parotid_seg.train.moco import MomentumContrast, Pair
 from parotid_seg.train.network import SwinUnet, follow, parameter_groups
 from parotid_seg.train.plots import draw_pairs
-from parotid_seg.train.sampling import PairBatch, PairSampler
 
 COLLAPSED = 0.01
 """Spread of the features below which the network no longer distinguishes slices or positions (collapse)."""

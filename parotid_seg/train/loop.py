@@ -20,19 +20,12 @@ from parotid_seg.files import write_text
 from parotid_seg.records import convert
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
-from parotid_seg.train.dataset import DataSet
+from parotid_seg.train.data.dataset import DataSet
+from parotid_seg.train.data.leaks import Seen, check_leaks, locked_scans
+from parotid_seg.train.data.patients import Patient, check_labels, doubts_line, load_patients
 from parotid_seg.train.model_weights import is_model, unfold_norms
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
-from parotid_seg.train.patients import (
-    Patient,
-    Seen,
-    check_labels,
-    check_leaks,
-    doubts_line,
-    load_patients,
-    locked_scans,
-)
 from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
 from parotid_seg.train.settings import differences, duration, to_toml
 from parotid_seg.train.transfer import Transfer, start_from, training_of

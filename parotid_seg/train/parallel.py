@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from parotid_seg.errors import InputError, OptionError
-from parotid_seg.train.augment import Draws
+from parotid_seg.train.data.augment import Draws
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from parotid_seg.errors import RecordError
 from parotid_seg.files import atomic_write, open_to_append, write_text
 from parotid_seg.records import read_lines, record_line
 from parotid_seg.scan.volume import Mask
+from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.moco import Pair
-from parotid_seg.train.patients import Patient
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -21,10 +21,12 @@ from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
-from parotid_seg.train.augment import Augmenter
 from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
 from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig
+from parotid_seg.train.data.augment import Augmenter
+from parotid_seg.train.data.patients import Patient
+from parotid_seg.train.data.sampling import Batch, SliceSampler
 from parotid_seg.train.loop import Trainer
 from parotid_seg.train.network import (
     ParotidNet,
@@ -34,9 +36,7 @@ from parotid_seg.train.network import (
     mixed_precision,
     parameter_groups,
 )
-from parotid_seg.train.patients import Patient
 from parotid_seg.train.plots import draw_samples
-from parotid_seg.train.sampling import Batch, SliceSampler
 
 Add = Callable[[Tensor], Tensor]
 FEWEST_TO_CHOOSE = 6

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
-from parotid_seg.train.dataset import DataSet, open_data_sets
+from parotid_seg.train.data.dataset import DataSet, open_data_sets
 from parotid_seg.train.loop import Progress, Report, Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
@@ -82,25 +82,43 @@ def train(
         )
         if stage in started_stages:
             trainers[stage].resume()
+    deadline = None if max_minutes is None else started + 60 * max_minutes
+    return _fit_all(trainers, started_stages, config.init, deadline, say)
+
+
+def _fit_all(
+    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, deadline: float | None, say: Report
+) -> bool:
+    """Train the stages that are not finished, each from the best weights of the one before.
+
+    Args:
+        trainers: of all stages, in their order.
+        started_stages: those that have a checkpoint.
+        source: initial weights of the first stage.
+        deadline: time of `time.monotonic` at which to stop; None for no limit.
+        say: called with one line for each stage.
+
+    Returns:
+        Whether every stage is complete.
+    """
     unfinished = {stage: trainer for stage, trainer in trainers.items() if not trainer.finished}
     for trainer in unfinished.values():
         trainer.load()
-    source = config.init
     for stage, trainer in trainers.items():
         begun = stage in started_stages
         if stage in unfinished:
-            trainer.check_leaks(str(folders[stage] / "last.pt") if begun else source)
+            trainer.check_leaks(str(trainer.run / "last.pt") if begun else source)
         if not begun:
             trainer.start(source)
         say(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
-        minutes_left = None if max_minutes is None else max_minutes - (time.monotonic() - started) / 60
+        minutes_left = None if deadline is None else (deadline - time.monotonic()) / 60
         if stage in unfinished and not trainer.fit(minutes_left):
             return False
-        late = processes.any(max_minutes is not None and (time.monotonic() - started) / 60 >= max_minutes)
-        if late and stage in unfinished and folders[stage] != run:
+        late = trainer.processes.any(deadline is not None and time.monotonic() >= deadline)
+        if late and stage in unfinished and stage != list(trainers)[-1]:
             say(f"stopped after stage {stage}; --resume continues")
             return False
-        source = str(folders[stage] / "best.pt")
+        source = str(trainer.run / "best.pt")
     return True
 
 

@@ -14,7 +14,7 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.scan.chunks import CroppedScan
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks" / "speed"
 sys.path.insert(0, str(BENCHMARKS))
 
 

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from parotid_seg.bench import bench as module
-from parotid_seg.bench import end_to_end, engine_process, peaks, turns
-from parotid_seg.bench.bench import BenchOptions, bench
+from parotid_seg.bench import end_to_end, engine_process, roofline, turns
+from parotid_seg.bench.bench import bench
 from parotid_seg.bench.compare import compare_files
 from parotid_seg.bench.inputs import scans_for
-from parotid_seg.bench.peaks import Peaks
+from parotid_seg.bench.options import BenchOptions
 from parotid_seg.bench.report import report
 from parotid_seg.bench.result import Result
+from parotid_seg.bench.roofline import Peaks
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
@@ -26,9 +27,9 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 from tests.command_line import Run
-from tests.forked import ForkedPrograms
-from tests.nifti_marks import mark
-from tests.runtime.pipeline.test_dicom_privacy import tellers, tells
+from tests.processes.forked import ForkedPrograms
+from tests.runtime.pipeline.whole_runs.test_dicom_privacy import tellers, tells
+from tests.scan.nifti_marks import mark
 
 pytestmark = pytest.mark.slow
 
@@ -43,15 +44,15 @@ def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(turns, "ROUND_S", 0.02)
     monkeypatch.setattr(end_to_end, "RUNS", 1)
     monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2 if request.node.get_closest_marker("alone") else 1)
-    monkeypatch.setitem(peaks.SIDE, "cpu", 768)
-    monkeypatch.setattr(peaks, "COPIED_BYTES", 1 << 24)
+    monkeypatch.setitem(roofline.SIDE, "cpu", 768)
+    monkeypatch.setattr(roofline, "COPIED_BYTES", 1 << 24)
     monkeypatch.setattr(engine_process, "subprocess", ForkedPrograms)
 
 
 def measured(
     contract: Contract, scan: tuple[Path], candidates: list[Candidate], sizes: tuple[int, ...] = (1, 2), **more: Any
 ) -> Result:
-    return bench(DEFAULT_MODEL, contract, candidates, [scan], BenchOptions(sizes, minutes=0.01), **more)
+    return bench(DEFAULT_MODEL, contract, candidates, [scan], BenchOptions(batch_sizes=sizes, minutes=0.01), **more)
 
 
 @pytest.mark.alone

@@ -20,7 +20,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import CroppedScan, Inputs
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
-from tests.forked import ForkedPrograms
+from tests.processes.forked import ForkedPrograms
 
 pytestmark = pytest.mark.slow
 

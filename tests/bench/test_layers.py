@@ -1,4 +1,4 @@
-"""Where time goes, as each engine's profiler tells it; TensorRT's on a GPU that is none (see `tests.fake_cuda`)."""
+"""Where time goes, as each engine's profiler tells it; TensorRT's on a GPU that is none (`tests.fakes.fake_cuda`)."""
 
 import importlib.util
 import json
@@ -26,8 +26,8 @@ from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
-from tests import fake_cuda
-from tests.fake_cuda import write_engine
+from tests.fakes import fake_cuda
+from tests.fakes.fake_cuda import write_engine
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from parotid_seg.bench import peaks
+from parotid_seg.bench import roofline as peaks
 
 OPERATORS = {
     "fp32": ("MatMul", TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT),

@@ -2,8 +2,7 @@
 
 import pytest
 
-from parotid_seg.bench.peaks import Peaks
-from parotid_seg.bench.roofline import roofline
+from parotid_seg.bench.roofline import Peaks, roofline
 from parotid_seg.runtime.engines.onnxruntime.profile import Count
 
 COUNT = Count(multiply_adds=5_000_000_000, weight_bytes=12_000_000, boundary_bytes=4_000_000, unfused_bytes=400_000_000)

@@ -14,7 +14,7 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from tests.export.small_model import CONTRACT, write_small_model
-from tests.fake_cuda import ADA, write_engine
+from tests.fakes.fake_cuda import ADA, write_engine
 
 
 def field(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.workers import every_core
+from tests.processes.workers import every_core
 
 QUICKER = {"RAY_worker_niceness": "0", "RAY_enable_metrics_collection": "0"}
 """By default Ray's processes let all others of the machine go first, and so the tests' other workers. And they count

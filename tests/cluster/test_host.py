@@ -23,7 +23,7 @@ from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.version import VERSION
-from tests.sidecars import write_sidecar
+from tests.fakes.sidecars import write_sidecar
 
 MODEL = model_for_hosts(ModelOptions(), InferOptions())
 RAN = ExecutionInfo("onnxruntime", "cpu", "fp32")

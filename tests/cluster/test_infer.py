@@ -25,7 +25,7 @@ from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import Run
-from tests.runtime.pipeline.test_infer import one_line, rows
+from tests.runtime.pipeline.whole_runs.test_infer import one_line, rows
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
 from tests.cuda_stub.build import LIBRARIES
-from tests.workers import shared_folder
+from tests.processes.workers import shared_folder
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

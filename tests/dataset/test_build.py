@@ -11,13 +11,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.build import build
+from parotid_seg.dataset.options import DataSetOptions
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError
 from parotid_seg.scan.nifti import read_mask, read_nifti
-from parotid_seg.train.dataset import open_data_set
-from parotid_seg.train.patients import load_patients
+from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.patients import load_patients
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.build import build
+from parotid_seg.dataset.options import DataSetOptions
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from parotid_seg.dataset.build import DataSetOptions, build
+from parotid_seg.dataset.build import build
+from parotid_seg.dataset.options import DataSetOptions
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,

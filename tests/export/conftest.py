@@ -23,9 +23,9 @@ from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint
 from parotid_seg.train.settings import load_config
 from tests.command_line import Run
-from tests.nifti_marks import BORN, MARK, mark
+from tests.processes.workers import shared_folder
+from tests.scan.nifti_marks import BORN, MARK, mark
 from tests.train.conftest import ONE_STAGE, balls, sequences, short_config, small_config, without_pictures  # noqa: F401
-from tests.workers import shared_folder
 
 TRANSLATED = "translated.pickle"
 

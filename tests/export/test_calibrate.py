@@ -16,6 +16,7 @@ from parotid_seg.errors import OptionError, ParotidSegError, ScanError
 from parotid_seg.export import calibrate as module
 from parotid_seg.export import export as exporting
 from parotid_seg.export.calibrate import calibrated_on
+from parotid_seg.export.options import ExportOptions
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
@@ -127,8 +128,8 @@ def test_export_puts_it_into_the_contract(monkeypatch: pytest.MonkeyPatch, place
         monkeypatch.setattr(exporting, name, instead)
     said: list[str] = []
     checkpoint = cast(Checkpoint, SimpleNamespace(network=torch.nn.Identity))
-    options = exporting.ExportOptions(calibrate=place)
-    source = exporting._prepare(checkpoint, Path("scans"), options, exporting.Seconds(), said.append)
+    options = ExportOptions(calibrate=place)
+    source = exporting._prepare(checkpoint, Path("scans"), options, said.append)
     assert source.contract.calibrations == ((BOTH,) if place else ())
     assert any(line.startswith("not calibrated: ") for line in said) == (place is None)
 

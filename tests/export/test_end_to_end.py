@@ -12,7 +12,7 @@ from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
 from tests.command_line import Run
-from tests.runtime.pipeline.test_dicom_privacy import tellers
+from tests.runtime.pipeline.whole_runs.test_dicom_privacy import tellers
 
 pytestmark = pytest.mark.slow
 

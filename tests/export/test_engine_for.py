@@ -12,9 +12,9 @@ from parotid_seg.export.engine import build_engine, engine_for
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
-from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
-from tests.fake_gpu import FakeGpu
+from tests.fakes import fake_cuda
+from tests.fakes.fake_gpu import FakeGpu
 
 BATCH = BatchProfile(1, 4, 8)
 

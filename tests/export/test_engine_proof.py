@@ -17,13 +17,14 @@ from parotid_seg.errors import ModelError
 from parotid_seg.export import engine_proof as module
 from parotid_seg.export import export as export_module
 from parotid_seg.export.engine import build_engine
-from parotid_seg.export.export import ExportOptions
+from parotid_seg.export.options import ExportOptions
 from parotid_seg.export.parity import Parity
+from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from parotid_seg.train.network import ParotidNet
-from tests import fake_cuda
 from tests.export.small_model import CONTRACT, write_small_model
-from tests.fake_gpu import FakeGpu
+from tests.fakes import fake_cuda
+from tests.fakes.fake_gpu import FakeGpu
 
 BATCH = BatchProfile(1, 4, 8)
 
@@ -68,12 +69,12 @@ def export_engine(small: Path, parity: Parity, said: list[Any] | None = None) ->
     record: dict[str, Any] = {}
     source: Any = SimpleNamespace(parity=parity, work={})
     proof: Any = SimpleNamespace(precision="fp16", network=0)
-    options = ExportOptions(engine="tensorrt-rtx", batch=BATCH)
+    options = ExportOptions(engine="tensorrt-rtx", batch_sizes=(1, 4, 8))
     report = [].append if said is None else said.append
     try:
         export_module._add_engine(small, options, proof, source, record, report, None)
     finally:
-        export_module._write(record, small.with_suffix(".parity.json"))
+        write_record(record, small.with_suffix(".parity.json"))
     return record["engine"]
 
 

@@ -14,7 +14,8 @@ import pytest
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import export as module
 from parotid_seg.export.engine_layers import describe_network
-from parotid_seg.export.export import ExportOptions, export
+from parotid_seg.export.export import export
+from parotid_seg.export.options import ExportOptions
 from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from tests.command_line import Run
@@ -26,8 +27,7 @@ rtx = pytest.mark.skipif(
 
 
 def options(two: Path, **more: Any) -> ExportOptions:
-    small = BatchProfile(1, 4, 8)
-    return ExportOptions(verify=two / "imagesTr", batch=small, engine_batch=small, **more)
+    return ExportOptions(verify=two / "imagesTr", batch_sizes=(1, 4, 8), **more)
 
 
 @rtx

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import OptionError
-from parotid_seg.export.export import ExportOptions
+from parotid_seg.export.options import ExportOptions
 
 
 @pytest.mark.parametrize(

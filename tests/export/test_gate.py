@@ -18,9 +18,10 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export import export as module
 from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scores_of
-from parotid_seg.export.export import ExportOptions, export
+from parotid_seg.export.export import export
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.ops_by_dtype import work_of
+from parotid_seg.export.options import ExportOptions
 from parotid_seg.export.parity import Parity, ScanParity, contour_of
 from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove

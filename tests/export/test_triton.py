@@ -16,10 +16,10 @@ from onnx import numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OutputError, ParotidSegError
-from parotid_seg.export.batched import BATCHED_KEY, check_batched, stacked, with_request_axis
 from parotid_seg.export.onnx_file import with_contract
-from parotid_seg.export.triton import write_repository
-from parotid_seg.export.triton_config import Serving, from_text
+from parotid_seg.export.triton.batched import BATCHED_KEY, check_batched, stacked, with_request_axis
+from parotid_seg.export.triton.config import Serving, from_text
+from parotid_seg.export.triton.repository import write_repository
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import sidecar_path
@@ -28,7 +28,7 @@ from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.export.conftest import Translation, two_patients
-from tests.sidecars import write_sidecar
+from tests.fakes.sidecars import write_sidecar
 
 pytestmark = pytest.mark.slow
 

@@ -26,8 +26,8 @@ from parotid_seg.runtime.engines.engine_file import Sidecar, read_sidecar, sidec
 from parotid_seg.runtime.label_match import _labels_beside as labels_beside
 from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal
 from parotid_seg.scan.label_set import read_label_set
+from tests.fakes.sidecars import write_sidecar
 from tests.fuzz.mutate import feed, tree_mutant
-from tests.sidecars import write_sidecar
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from tests.export.small_model import write_small_model
-from tests.runtime.engines.on_fake_gpu import inputs_of, run, scan
+from tests.runtime.engines.tensorrt.on_fake_gpu import inputs_of, run, scan
 
 pytestmark = [
     pytest.mark.gpu,

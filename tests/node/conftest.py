@@ -10,7 +10,7 @@ from parotid_seg.node import listen, reception
 from parotid_seg.node import send as sending
 from parotid_seg.node.work import Segmented
 from tests.node.peers import Archive, Node, Process, fake_segment
-from tests.ports import free_port
+from tests.processes.ports import free_port
 
 
 @pytest.fixture

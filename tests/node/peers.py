@@ -26,9 +26,9 @@ from parotid_seg.node.options import ListenOptions, Peer
 from parotid_seg.node.reception import SOP_CLASSES
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, save, uid, write_series
-from tests.fork_server import Server
-from tests.forked import Forked
-from tests.ports import free_port
+from tests.processes.fork_server import Server
+from tests.processes.forked import Forked
+from tests.processes.ports import free_port
 
 NAME = "Marker^Nobody"
 """The patient's name in all series."""

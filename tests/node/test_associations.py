@@ -30,7 +30,7 @@ from tests.node.peers import (
     send,
     storescu,
 )
-from tests.ports import free_port
+from tests.processes.ports import free_port
 
 pytestmark = pytest.mark.slow
 

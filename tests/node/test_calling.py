@@ -27,7 +27,7 @@ from parotid_seg.node.options import Peer
 from parotid_seg.node.work import Segmented
 from tests.node.hostile_peers import data, pdu
 from tests.node.peers import Archive, Node, fake_segment, make_series, name_of, send
-from tests.ports import free_port
+from tests.processes.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 
 from parotid_seg.node.ledger import SENT
 from tests.node.peers import Archive, Process, make_series, name_of, send
-from tests.ports import free_port
+from tests.processes.ports import free_port
 
 
 @pytest.mark.slow

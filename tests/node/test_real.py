@@ -20,7 +20,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from tests.dicom_example import few_slices, run, write_image
 from tests.node.peers import BIRTH, DCMTK, IDENTITY, NAME, dcmtk
-from tests.ports import free_port
+from tests.processes.ports import free_port
 
 PATIENCE_S = 90.0
 

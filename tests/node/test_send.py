@@ -12,7 +12,7 @@ from parotid_seg.node import send as sending
 from parotid_seg.node.ledger import DONE, REFUSED, SENT
 from parotid_seg.node.options import Peer
 from tests.node.peers import DCMTK, NAME, Archive, Node, dcmtk, make_series, name_of, send, storescu
-from tests.ports import free_port
+from tests.processes.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from parotid_seg.records import record_text
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
 from parotid_seg.runtime.evaluation_record import EvaluationRecord, record_of, schema_text
 from tests.command_line import Run
-from tests.dose_files import write_rtdose
+from tests.dicom.read.dose_files import write_rtdose
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.inspect import inspect
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels, write_series
-from tests.sidecars import write_sidecar
+from tests.fakes.sidecars import write_sidecar
 
 
 def test_a_model_tells_cost_census_and_proof() -> None:

@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from parotid_seg.scan.foreign import FREE_BYTES, MOST_EXPANSION, MOST_VOXELS
 from tests.dicom_series import ct_voxels, write_series
-from tests.forked import LIGHT, Forked
+from tests.processes.forked import LIGHT, Forked
 from tests.scan import limited
 
 ROOM = 700 << 20

@@ -17,7 +17,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.scan.geometry import SLICE_RANGE_MM
 from parotid_seg.scan.nifti import NiftiScan, check_same_voxels, is_own_mask, read_mask, read_nifti, write_mask
-from tests import itk
+from tests.scan import itk
 
 SHAPE = (40, 44, 24)
 SPACING = (5.0, 4.5, 4.0)

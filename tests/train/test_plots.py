@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from parotid_seg.scan.volume import Orientation, Volume
-from parotid_seg.train.patients import Patient
+from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.plots import COLOURS, SLICES, draw_curves, draw_samples
 
 LABELS = ("background", "parotid_left", "parotid_right")

@@ -17,7 +17,7 @@ from parotid_seg.train.settings import duration, load_config
 from parotid_seg.train.stages import train
 from tests.command_line import Run
 from tests.train.pictures import none_drawn
-from tests.train.torchrun import after, training
+from tests.train.processes.torchrun import after, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
 

@@ -8,7 +8,7 @@ own position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -77,18 +77,13 @@ def write_seg(
     """
     check_mask(series, mask, labels, path)
     source, planes, structures = read_source(series), read_planes(series), structures_of(labels, rois=rois)
-    numbers = np.zeros(len(labels), np.uint8)
-    numbers[[each.value for each in structures]] = range(1, len(structures) + 1)
     stand_ins = [_stand_in(series, plane, planes) for plane in planes]
     with phi_safe(path, "DICOM segmentation"):
         dataset = Segmentation(
             source_images=stand_ins,
-            pixel_array=numbers[mask],
+            pixel_array=_numbered(mask, structures, len(labels)),
             segmentation_type=kind.upper(),
-            segment_descriptions=[
-                _segment(structure, number, model, notes.get(structure.label, ""))
-                for number, structure in enumerate(structures, start=1)
-            ],
+            segment_descriptions=_segments(structures, model, notes),
             series_instance_uid=generate_uid(),
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(),
@@ -110,6 +105,13 @@ def write_seg(
         verify_round_trip(partial, series, mask, labels, kind, shown=path, rois=rois)
 
 
+def _numbered(mask: Mask, structures: Sequence[Structure], labels: int) -> Mask:
+    """The mask with the numbers of the segments, from 1; 0 where no structure is written."""
+    numbers = np.zeros(labels, np.uint8)
+    numbers[[each.value for each in structures]] = range(1, len(structures) + 1)
+    return numbers[mask]
+
+
 def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Dataset:
     """An image with the geometry of a slice, its own UID, and the other attributes that highdicom requires."""
     item = Dataset()
@@ -125,6 +127,11 @@ def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Datase
     item.PixelSpacing = [format_number_as_ds(value) for value in planes[0].spacing_mm]
     item.SliceThickness = format_number_as_ds(abs(float(series.affine[:3, 0] @ planes[0].normal)))
     return item
+
+
+def _segments(structures: Sequence[Structure], model: str, notes: Mapping[str, str]) -> list[SegmentDescription]:
+    """The descriptions of the segments, numbered from 1."""
+    return [_segment(each, number, model, notes.get(each.label, "")) for number, each in enumerate(structures, start=1)]
 
 
 def _segment(structure: Structure, number: int, model: str, note: str) -> SegmentDescription:

@@ -51,6 +51,9 @@ class BatchProfile:
             found = f"{self.min} {self.opt} {self.max}"
             raise OptionError(f"--batch: found {found}, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX")
 
+    def __str__(self) -> str:
+        return f"batches of {self.min} to {self.max}, best at {self.opt}"
+
 
 ENGINE_BATCH = BatchProfile(1, 64, 256)
 """The batch sizes that engines are built for unless the user names others. With few samples a GPU waits for its kernels

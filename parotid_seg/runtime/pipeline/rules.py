@@ -5,5 +5,5 @@ RULES_VERSION = 3
 after an upgrade that can change a mask, its geometry or its flags.
 
 Raise it with every such change, and add the new version's results with `python -m tests.golden`.
-`tests/test_golden.py` fails if results change and this does not.
+`tests/golden/test_golden.py` fails if results change and this does not.
 """

@@ -30,8 +30,8 @@ from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
 from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.patients import patients_of
-from parotid_seg.runtime.report.results import RunRecord, results_of
+from parotid_seg.runtime.report.patients import Patient, patients_of
+from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.scan.search import Skipped
 from parotid_seg.version import VERSION
@@ -162,8 +162,7 @@ def infer_at(
     doses = Doses.below(options.dose) if options.dose else None
     make_folder(out)
     with run.journal.writing():
-        if lost := run.journal.unusable:
-            say(f"{out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
+        run.say_what_is_ignored()
         _remove_partials(out)
         cases = run.with_doses(name_cases(scans_found, run.journal.owners()), doses)
         run.claim(cases)
@@ -178,16 +177,7 @@ def infer_at(
         finally:
             executor.close()
             _remove_partials(out)
-            if NIFTI in options.outputs.formats:
-                write_itksnap_labels(executor.contract.labels, out / LABELS, options.rois)
-            log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
-            write_summary(run.entries(cases), executor.contract.labels, out / SUMMARY, patients)
-            record = run.record(scans, options)
-            write_record(record, out / RUN)
-            results = results_of(run.all_entries(), record, patients or {})
-            write_record(results, out / RESULTS)
-            if options.report:
-                write_report(results, out)
+            run.write_results(scans, cases, patients)
             run.say_what_stays()
             run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
@@ -244,6 +234,11 @@ class _Run:
         """Report an input that cannot be used as a scan."""
         for entry in entries:
             self.tell("failed", entry)
+
+    def say_what_is_ignored(self) -> None:
+        """Report invalid lines of the journal."""
+        if lost := self.journal.unusable:
+            self._say(f"{self.work.out / JOURNAL}: invalid lines are ignored: {len(lost)}; the first: {lost[0]}")
 
     def say_what_is_replaced(self, cases: Iterable[Case]) -> None:
         """Report earlier results that will be replaced."""
@@ -322,19 +317,28 @@ class _Run:
         self.counts[status] += 1
         self._progress(Outcome(status, entry, len(self._entries), self.total, machine))
 
-    def entries(self, cases: Sequence[Case]) -> list[Entry]:
+    def _ordered(self, cases: Sequence[Case]) -> list[Entry]:
         """Entries of all finished cases, in the order of the scans; unusable inputs come first."""
         order = {case.name: number for number, case in enumerate(cases)}
         return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
 
-    def all_entries(self) -> list[Entry]:
-        """Entries of all cases in the folder, including earlier runs, and of unusable inputs."""
-        return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
-
-    def record(self, scans: Sequence[Path], options: InferOptions) -> RunRecord:
-        """The record of the run: model, options, and outcome of its cases."""
+    def write_results(
+        self, scans: Sequence[Path], cases: Sequence[Case], patients: Mapping[str, Patient] | None
+    ) -> None:
+        """Write what a run writes beside its masks: tables, record and report."""
+        out, options, labels = self.work.out, self.work.options, self._executor.contract.labels
+        if NIFTI in options.outputs.formats:
+            write_itksnap_labels(labels, out / LABELS, options.rois)
+        log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
+        write_summary(self._ordered(cases), labels, out / SUMMARY, patients)
         not_reached = self.total - len(self._entries)
-        return run_record(self._executor, options, scans, self.begun, self.counts, not_reached, self.not_used)
+        record = run_record(self._executor, options, scans, self.begun, self.counts, not_reached, self.not_used)
+        write_record(record, out / RUN)
+        unusable = (entry for entry in self._entries if not entry.case)
+        results = results_of([*self.journal.entries.values(), *unusable], record, patients or {})
+        write_record(results, out / RESULTS)
+        if options.report:
+            write_report(results, out)
 
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:

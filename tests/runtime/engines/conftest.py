@@ -1,4 +1,4 @@
-"""Engines of a small model on a GPU that is none (see `tests.fake_cuda`), and engines that load anything."""
+"""Engines of a small model on a GPU that is none (see `tests.fakes.fake_cuda`), and engines that load anything."""
 
 import importlib.util
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 
 from parotid_seg.runtime.engines import load, openvino
 from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
-from tests import fake_cuda
 from tests.export.small_model import write_small_model
-from tests.fake_gpu import FakeGpu
+from tests.fakes import fake_cuda
+from tests.fakes.fake_gpu import FakeGpu
 from tests.runtime.engines.stand_ins import Loaded, first_of
 
 

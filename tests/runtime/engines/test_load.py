@@ -22,8 +22,8 @@ from parotid_seg.runtime.engines.onnxruntime import cuda as ort_cuda
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.registry import ENGINES
 from parotid_seg.scan.chunks import Inputs
+from tests.fakes.sidecars import write_sidecar
 from tests.runtime.engines.stand_ins import CONTRACT, Loaded, first_of, write_model
-from tests.sidecars import write_sidecar
 
 pytestmark = pytest.mark.slow
 

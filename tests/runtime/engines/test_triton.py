@@ -20,8 +20,8 @@ import pytest
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError
-from parotid_seg.export.triton import write_repository
-from parotid_seg.export.triton_config import Serving
+from parotid_seg.export.triton.config import Serving
+from parotid_seg.export.triton.repository import write_repository
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -35,7 +35,7 @@ from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels
-from tests.triton_server import DIED, StandIn
+from tests.fakes.triton_server import DIED, StandIn
 
 pytestmark = pytest.mark.slow
 
@@ -234,7 +234,7 @@ def test_a_server_that_dies_leaves_what_is_finished(repository: Path, head_file:
     scans.mkdir()
     for name in ("a", "b", "c"):
         shutil.copy(head_file, scans / f"{name}_0000.nii.gz")
-    words = [sys.executable, "-m", "tests.triton_server", str(repository), "2"]  # a scan is one chunk
+    words = [sys.executable, "-m", "tests.fakes.triton_server", str(repository), "2"]  # a scan is one chunk
     running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
     address = running.stdout.readline().strip()
     with pytest.raises(ParotidSegError, match="has stopped") as caught:

@@ -58,7 +58,7 @@ def masked(text: str, folder: Path) -> str:
 
 
 class Example(Here):
-    """A calibrated model that gives the example scan the labels of `tests/golden_mask.nii.gz`."""
+    """A calibrated model that gives the example scan the labels of `tests/golden/mask.nii.gz`."""
 
     contract = replace(Here.contract, calibrations=(BOTH,))
 

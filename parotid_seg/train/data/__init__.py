@@ -1,0 +1,1 @@
+"""What a network is trained on: data sets, their patients, drawn slices and augmentation."""

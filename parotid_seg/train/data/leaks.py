@@ -1,0 +1,92 @@
+"""Checks that no test patient is or was trained on, by hashes of the scans' voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parotid_seg.errors import InputError, ScanError
+from parotid_seg.scan.intensity import Window
+from parotid_seg.train.data.dataset import DataSet, named
+from parotid_seg.train.data.patients import Patient, decoded
+
+HASH_DIGITS = 16
+"""Hexadecimal digits of a scan's hash that models record."""
+
+
+def locked_scans(data: DataSet, cache: Path, window_hu: Window) -> tuple[dict[str, str], list[str]]:
+    """Hashes of the test patients' scans (see `Patient.sha256`) by name, and notes on scans that cannot be compared."""
+    hashes, notes = {}, []
+    for case in data.test:
+        if not data.image_path(case).exists():
+            notes.append(f"test patient {case}: no scan in imagesTr or imagesTs, so not compared with others")
+            continue
+        try:
+            hashes[case] = decoded(data, case, cache, window_hu)[1].sha256
+        except ScanError as error:
+            notes.append(f"test patient {case}: not compared with other scans, since it cannot be read: {error}")
+    return hashes, notes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The scans that weights were trained on, as a checkpoint or a model records them in `training`.
+
+    Attributes:
+        scans: the first `HASH_DIGITS` of each one's hash (see `Patient.sha256`), with those of earlier trainings.
+        complete: whether it is known that there are no others.
+    """
+
+    scans: tuple[str, ...] = ()
+    complete: bool = True
+
+    @classmethod
+    def recorded(cls, training: Mapping[str, Any]) -> Seen:
+        """Of a checkpoint's or a contract's `training`."""
+        found = training.get("scans")
+        scans = found if isinstance(found, list) and all(isinstance(each, str) for each in found) else []
+        return cls(tuple(scans), isinstance(found, list) and training.get("scans_complete") is True)
+
+    def record(self, train: Sequence[Patient]) -> dict[str, Any]:
+        """The same with the patients of a training, as fields of `training`."""
+        own = {patient.sha256[:HASH_DIGITS] for patient in train}
+        return {"scans": sorted({*self.scans, *own}), "scans_complete": self.complete}
+
+
+def check_leaks(
+    source: str, seen: Seen, train: Sequence[Patient], validation: Sequence[Patient], locked: Mapping[str, str]
+) -> list[str]:
+    """Check that no test patient is or was trained on.
+
+    Args:
+        source: of the initial weights, for messages.
+        seen: what they were trained on.
+        train, validation: patients of the run.
+        locked: hashes of the test patients' scans by name.
+
+    Returns:
+        Remarks, one line each.
+
+    Raises:
+        InputError: if a test patient's scan is also one of `train` or `validation`, or the source was trained on it.
+    """
+    for patients, what in ((train, "training"), (validation, "validation")):
+        used = {patient.sha256: patient.name for patient in patients}
+        if doubles := [f"{name} and {used[sha256]}" for name, sha256 in locked.items() if sha256 in used]:
+            raise InputError(f"splits.json: found scans of the same voxels in test and {what}: {named(doubles)}")
+    if leaks := [name for name, sha256 in locked.items() if sha256[:HASH_DIGITS] in seen.scans]:
+        raise InputError(
+            f"--init {source}: was trained on the test patients {named(leaks)}, who would seem better than others; "
+            "take them from the list 'test' of splits.json, or start from another model"
+        )
+    notes = []
+    if known := [patient.name for patient in validation if patient.sha256[:HASH_DIGITS] in seen.scans]:
+        notes.append(f"--init {source}: was trained on {named(known)}, so their validation_dsc is too high")
+    if not seen.complete:
+        notes.append(
+            f"--init {source}: does not record which scans it was trained on; whether test or validation patients are "
+            "among them is not checked"
+        )
+    return notes
