@@ -110,18 +110,24 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
         report=lambda line: print(f"{time.strftime('%H:%M:%S')}  {recipe.stem} fold {fold}: {line}", flush=True),
     )
     if done:
-        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        records = records_of(run / "metrics.jsonl")
+        earlier = [record for path in run.glob("*/metrics.jsonl") for record in records_of(path)]
         content = {
             "recipe": recipe.stem,
             "settings": tomllib.loads(recipe.read_text()),
             "fold": fold,
-            "train_minutes": round(sum(record["train_seconds"] for record in records) / 60, 1),
+            "train_minutes": round(sum(record["train_seconds"] for record in [*earlier, *records]) / 60, 1),
             "training_loss": records[-1]["loss"],
             **environment(),
             "patients": score_fold(run / "best.pt", data, held_out, results / recipe.stem / "masks"),
         }
         write_text(json.dumps(content, indent=1) + "\n", results / recipe.stem / f"fold-{fold}.json")
     return done
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a stage's epochs."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Path) -> dict[str, Any]:
