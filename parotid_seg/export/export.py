@@ -31,8 +31,8 @@ from parotid_seg.files import make_folder, write_bytes
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import sidecar_path
+from parotid_seg.runtime.tolerance import INT8_SCANS
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.tolerance import INT8_SCANS
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 
 VERSIONS = {
