@@ -19,8 +19,10 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Orientation:
-    """The axis permutation and flips between storage order and canonical order (S, P, L), that of all arrays here: slices
-    to superior, rows to posterior, columns to the patient's left.
+    """The axis permutation and flips between storage order and canonical order (S, P, L).
+
+    All arrays of the package are in canonical order: slices to superior, rows to posterior, columns to the patient's
+    left.
 
     Attributes:
         axes: for each canonical axis, the storage axis it comes from.
