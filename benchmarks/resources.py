@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.files import write_text
 from parotid_seg.system import available_cores, cpu_name, versions_of
 
 
@@ -21,6 +25,14 @@ def held() -> dict[str, float]:
         "children": len(children),
         "mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
     }
+
+
+def write_counts(record: dict[str, Any], counts: Sequence[dict[str, float]], out: Path) -> None:
+    """Write a record with counts of `held`, the first and the last of the process among them; exit if any has grown."""
+    write_text(json.dumps({**record, "counts": counts, **machine_and_versions()}, indent=1) + "\n", out)
+    grown = [name for name in ("descriptors", "threads", "children") if counts[-1][name] > counts[0][name]]
+    if grown:
+        sys.exit(f"grew: {', '.join(grown)}")
 
 
 def machine_and_versions() -> dict[str, Any]:

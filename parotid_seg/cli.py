@@ -16,8 +16,8 @@ from parotid_seg.commands.infer import infer
 from parotid_seg.commands.inspect import inspect
 from parotid_seg.commands.listen import listen
 from parotid_seg.commands.shared import UsageError
+from parotid_seg.commands.terminal import print_error
 from parotid_seg.commands.train import train
-from parotid_seg.terminal import print_error
 from parotid_seg.version import VERSION
 
 app = typer.Typer(

@@ -62,6 +62,15 @@ def _check_regular(descriptor: int, path: Path) -> None:
         raise OSError(errno.EINVAL, f"found {kind}, expected a regular file", str(path))
 
 
+@contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def open_input(path: Path, *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; other file types are not opened, and nothing blocks.
 
@@ -81,12 +90,9 @@ def open_input(path: Path, *, follow: bool = True) -> io.BufferedReader:
         if error.errno == errno.ENXIO:  # a socket
             raise OSError(errno.EINVAL, "found a socket, expected a regular file", str(path)) from error
         raise
-    try:
+    with _closed_on_error(descriptor):
         _check_regular(descriptor, path)
         return open(descriptor, "rb")  # noqa: PTH123
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def read_input(path: Path, *, follow: bool = True) -> bytes:
@@ -224,12 +230,9 @@ def open_to_append(path: Path) -> io.BufferedRandom:
     if is_real_file(path) and path.lstat().st_nlink > 1:
         write_bytes(read_input(path, follow=False), path)
     descriptor = os.open(path, flags, 0o666)
-    try:
+    with _closed_on_error(descriptor):
         _check_regular(descriptor, path)
         return open(descriptor, "ab+")  # noqa: PTH123
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def _create(path: Path) -> int:

@@ -14,13 +14,14 @@ import math
 import os
 import re
 import threading
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from parotid_seg.errors import ParotidSegError, RecordError, system_reason
+from parotid_seg.errors import InputError, OptionError, ParotidSegError, RecordError, system_reason
 from parotid_seg.files import open_input, visible, write_text
 
 MOST_BYTES = 16 * 2**20
@@ -137,6 +138,21 @@ def parse(content: bytes | str) -> Any:
         raise RecordError(f"not JSON: found bytes at {error.start} that are not UTF-8") from error
     except ValueError as error:
         raise RecordError(_short(f"not JSON: {error}")) from error
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """The content of a TOML file that an option names.
+
+    Raises:
+        OptionError: if it cannot be read.
+        InputError: if it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise OptionError(f"{option}: {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{option}: {path}: not TOML: {error}") from error
 
 
 def convert(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import UsageError
 from parotid_seg.errors import InputError
-from parotid_seg.options import Option, OptionGroup, declared
+from parotid_seg.options import Option, OptionGroup, comma_separated, declared
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
@@ -37,6 +37,7 @@ class Options(Base, panel="More"):
 
     names: Annotated[tuple[str, ...], Option("--name", "Names.")] = ("one",)
     size: Annotated[tuple[int, ...] | None, Option("--size", "Size.", parse=parsed)] = None
+    words: Annotated[tuple[str, ...], Option("--words", "Words.", parse=comma_separated)] = ("a", "b")
     fast: Annotated[bool, Option("--fast/--slow", "Speed.")] = True
     not_an_option: int = 3
 
@@ -61,8 +62,22 @@ def test_without_options_a_group_is_as_python_makes_it() -> None:
 
 
 def test_every_option_reaches_its_field() -> None:
-    arguments = ("--count", "2", "--old-name", "thick", "--name", "a", "--name", "b", "--size", "3x4", "--slow")
-    assert run(*arguments)[0] == [Options(2, "thick", ("a", "b"), (3, 4), False)]
+    arguments = (
+        "--count",
+        "2",
+        "--old-name",
+        "thick",
+        "--name",
+        "a",
+        "--name",
+        "b",
+        "--size",
+        "3x4",
+        "--words",
+        "c, d",
+        "--slow",
+    )
+    assert run(*arguments)[0] == [Options(2, "thick", ("a", "b"), (3, 4), ("c", "d"), False)]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +104,10 @@ def test_python_is_held_to_the_same_bounds(wrong: dict[str, Any], words: str) ->
 def test_help_has_the_groups_headings() -> None:
     output = run("--help")[2]
     assert output.index("Base") < output.index("--count") < output.index("More") < output.index("--name")
+
+
+def test_help_shows_a_default_list_as_it_is_given() -> None:
+    assert "[default: a,b]" in run("--help")[2]
 
 
 def test_what_a_group_refuses_is_a_usage_error() -> None:

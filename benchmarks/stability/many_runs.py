@@ -9,7 +9,6 @@ Each run does two scans, one of which cannot be read, into a folder of its own, 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,9 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import nibabel
 import numpy as np
-from resources import held, machine_and_versions
+from resources import held, write_counts
 
-from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo, Times
 from parotid_seg.runtime.engines.load import load_backend
@@ -106,11 +104,7 @@ def main() -> None:
     real = load_backend(DEFAULT_MODEL, "onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         counts = run(options.runs, real if options.model else Fixed(real), Path(folder))
-    found = {"runs": options.runs, "model": options.model, "counts": counts, **machine_and_versions()}
-    write_text(json.dumps(found, indent=1) + "\n", options.out)
-    grown = [name for name in ("descriptors", "threads", "children") if counts[-1][name] > counts[0][name]]
-    if grown:
-        sys.exit(f"grew: {', '.join(grown)}")
+    write_counts({"runs": options.runs, "model": options.model}, counts, options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import json
 import socket
 import sys
 import tempfile
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from resources import held
+from resources import held, write_counts
 
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.node.calling import Caller
@@ -127,10 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         slices = SLICES if options.model else FEW_SLICES
         counts = run(options.series, slices, segment, Path(folder) / "node")
-    options.out.write_text(json.dumps({"series": options.series, "model": options.model, "counts": counts}, indent=1))
-    grown = [name for name in ("descriptors", "threads", "children") if counts[-1][name] > counts[0][name]]
-    if grown:
-        sys.exit(f"grew: {', '.join(grown)}")
+    write_counts({"series": options.series, "model": options.model}, counts, options.out)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import numpy as np
 
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.sources import Scan, read_scan
+from parotid_seg.runtime.tolerance import GATES, Difference, difference
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.volume import Mask
-from parotid_seg.tolerance import GATES, Difference, difference
 
 Masks = Mapping[Scan, tuple[Mask, tuple[float, float, float]]]
 """Of each scan the reference's mask, and its spacing in mm."""

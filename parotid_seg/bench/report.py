@@ -14,8 +14,6 @@ from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.stages import STAGES
 from parotid_seg.bench.turns import ENOUGH
 
-Cells = Iterable[object]
-
 
 def report(result: Result) -> str:
     """Everything as Markdown."""

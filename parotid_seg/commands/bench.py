@@ -11,7 +11,7 @@ import typer
 from parotid_seg.bench.options import BenchOptions
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, extra, one_line_errors
-from parotid_seg.terminal import following
+from parotid_seg.commands.terminal import following
 
 
 @with_options

@@ -10,19 +10,19 @@ import typer
 
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
+from parotid_seg.commands.terminal import following, outcome_text, print_commission
 from parotid_seg.commission.options import CommissionOptions
 from parotid_seg.errors import MissingModelError
 from parotid_seg.files import exists
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
-from parotid_seg.terminal import following, outcome_text, print_commission
 
 if TYPE_CHECKING:
+    from parotid_seg.commands.terminal import Line
     from parotid_seg.commission.run import Model, Order
     from parotid_seg.runtime.engines.base import Backend
     from parotid_seg.runtime.pipeline.options import InferOptions
     from parotid_seg.runtime.pipeline.run import Outcome
-    from parotid_seg.terminal import Line
 
 PACKAGED = "packaged"
 

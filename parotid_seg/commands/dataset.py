@@ -9,8 +9,8 @@ import typer
 
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, one_line_errors
+from parotid_seg.commands.terminal import following
 from parotid_seg.dataset.options import DataSetOptions
-from parotid_seg.terminal import following
 
 
 @with_options

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
-from parotid_seg.terminal import print_comparison, print_evaluation
+from parotid_seg.commands.terminal import print_comparison, print_evaluation
 
 
 def evaluate(

@@ -10,9 +10,9 @@ import typer
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
+from parotid_seg.commands.terminal import following, outcome_text
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.terminal import following, outcome_text
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.pipeline.run import Outcome

@@ -6,10 +6,10 @@ import typer
 
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
+from parotid_seg.commands.terminal import print_error
 from parotid_seg.node.options import ListenOptions
 from parotid_seg.runtime.engines.options import ModelOptions
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
-from parotid_seg.terminal import print_error
 
 
 @with_options

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from parotid_seg.commands.terminal import log_to_stderr, print_error
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.terminal import log_to_stderr, print_error
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """A wrong command line. Typer's vendored click and the separate package each have such a class; this is the one

@@ -11,7 +11,7 @@ import typer
 
 from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
-from parotid_seg.terminal import following, print_error
+from parotid_seg.commands.terminal import following, print_error
 from parotid_seg.train.options import TrainOptions
 
 

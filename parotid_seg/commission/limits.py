@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from parotid_seg.commission.record import LimitRecord
 from parotid_seg.errors import InputError, OptionError
+from parotid_seg.records import read_toml
 from parotid_seg.runtime.evaluate import Evaluation, Mean
 from parotid_seg.runtime.evaluation_record import finite_or_none
 from parotid_seg.scan.labels import plain_name
@@ -93,12 +93,7 @@ def read_limits(path: Path | None, *, dose: bool) -> dict[str, float]:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"--limits: {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"--limits: {path}: not TOML: {error}") from error
+    content = read_toml(path, "--limits")
     if unknown := [key for key in content if key != TABLE]:
         raise InputError(f"--limits: {path}: unknown key {unknown[0]!r}, expected the table [{TABLE}]")
     table = content.get(TABLE)

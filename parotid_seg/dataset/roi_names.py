@@ -11,7 +11,6 @@ reported for review.
 from __future__ import annotations
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from parotid_seg.contract import IGNORE
 from parotid_seg.dataset.options import LEFT, RIGHT
 from parotid_seg.errors import InputError, OptionError
+from parotid_seg.records import read_toml
 from parotid_seg.scan.labels import (
     FILLERS,
     GLUED,
@@ -219,12 +219,7 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         InputError: if it is not readable, not TOML, or of another form.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"--names: {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"--names: {path}: not TOML: {error}") from error
+    table = read_toml(path, "--names")
     for label, names in table.items():
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
             raise InputError(f'--names: {path}: {label}: found {names!r}, expected a list of names: ["name", ...]')

@@ -16,9 +16,9 @@ from parotid_seg.export.names import module_of
 from parotid_seg.export.parity import Parity, Run
 from parotid_seg.export.precision import LADDER, is_within, lower
 from parotid_seg.export.quantise import quantise
+from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
-from parotid_seg.tolerance import GATES
 
 TIMED_TURNS = 9
 LEAST_GAIN = 0.05

@@ -16,7 +16,7 @@ from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.cuda import import_pycuda
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
 from parotid_seg.runtime.engines.tensorrt.library import import_library, known_capabilities
-from parotid_seg.tolerance import GATES
+from parotid_seg.runtime.tolerance import GATES
 
 
 @dataclass(frozen=True)

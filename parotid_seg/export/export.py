@@ -23,16 +23,17 @@ from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
 from parotid_seg.export.onnx_file import halve_weights, to_onnx, with_contract
 from parotid_seg.export.ops_by_dtype import of_layers, work_of
-from parotid_seg.export.options import AUTO, NONE, ExportOptions
+from parotid_seg.export.options import AUTO, DEVICES, NONE, ExportOptions
 from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
+from parotid_seg.export.triton.config import Serving
 from parotid_seg.export.triton.repository import check_entry, write_repository
 from parotid_seg.files import make_folder, write_bytes
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import sidecar_path
+from parotid_seg.runtime.tolerance import INT8_SCANS
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.tolerance import INT8_SCANS
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
 
 VERSIONS = {
@@ -132,7 +133,7 @@ def export(
             write_record(record, _record_of(out))
         served = engine if options.engine == "tensorrt" else out
     if options.triton is not None:
-        entry = write_repository(options.triton, served, options.serving(out.stem), verify=verify, report=report)
+        entry = write_repository(options.triton, served, serving_of(out, options), verify=verify, report=report)
         report(f"wrote {entry}")
     return proof
 
@@ -144,7 +145,12 @@ def _check(out: Path, options: ExportOptions) -> None:
     if options.engine != NONE:
         ready_to_build(options.engine, options.engine_options, options.timing_cache)
     if options.triton is not None:
-        check_entry(options.triton, options.serving(out.stem))
+        check_entry(options.triton, serving_of(out, options))
+
+
+def serving_of(out: Path, options: ExportOptions) -> Serving:
+    """How Triton serves the model, under the name of its file."""
+    return Serving(name=out.stem, device=options.triton_device or DEVICES[0])
 
 
 def _record_of(out: Path) -> Path:

@@ -11,7 +11,6 @@ from parotid_seg.options import Option, OptionGroup
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 
 if TYPE_CHECKING:
-    from parotid_seg.export.triton.config import Serving
     from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 
 AUTO, NONE = "auto", "none"
@@ -136,9 +135,3 @@ class ExportOptions(OptionGroup, panel="Options"):
         from parotid_seg.runtime.engines.engine_file import EngineOptions
 
         return EngineOptions(self.workspace_mib, self.runs_on, self.version_compatible)
-
-    def serving(self, name: str) -> Serving:
-        """How Triton serves the model under a name."""
-        from parotid_seg.export.triton.config import Serving
-
-        return Serving(name=name, device=self.triton_device or DEVICES[0])

@@ -18,11 +18,11 @@ from parotid_seg.metrics import dice
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
+from parotid_seg.runtime.tolerance import Difference, Tolerance, difference
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask, Volume, Voxels
-from parotid_seg.tolerance import Difference, Tolerance, difference
 from parotid_seg.train.network import ParotidNet
 
 Run = Callable[[Inputs], Mask]

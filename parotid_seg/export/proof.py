@@ -16,7 +16,7 @@ from parotid_seg.export.picture import draw_difference
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.tolerance import GATES
+from parotid_seg.runtime.tolerance import GATES
 
 LEAST_SHARE = 0.9
 """Least share of the network's multiply-adds in the requested type; resampling may stay in FP32."""

@@ -8,7 +8,7 @@ Regions, which are lists of labels, are not supported.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,6 @@ class LabelSet:
 
     values: Mapping[str, int]
     ignore: int | None = None
-
-    @classmethod
-    def of_names(cls, names: Sequence[str]) -> LabelSet:
-        """The label set for label names by value, background first."""
-        return cls({name: value for value, name in enumerate(names) if value})
 
     @property
     def known(self) -> frozenset[int]:

@@ -16,13 +16,13 @@ Voxels = NDArray[np.int16] | NDArray[np.float32]
 Mask = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
 
-CANONICAL = ("S", "P", "L")
-"""Voxel axes of every array in the package: slices to superior, rows to posterior, columns to the patient's left."""
-
 
 @dataclass(frozen=True)
 class Orientation:
     """The axis permutation and flips between storage order and canonical order (S, P, L).
+
+    All arrays of the package are in canonical order: slices to superior, rows to posterior, columns to the patient's
+    left.
 
     Attributes:
         axes: for each canonical axis, the storage axis it comes from.

@@ -1,4 +1,4 @@
-"""Options of a training run that are not settings of its configuration file alone."""
+"""Options of a training run: settings that override its configuration, and how it is run."""
 
 from __future__ import annotations
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError, OptionError, RecordError
-from parotid_seg.records import convert
+from parotid_seg.records import convert, read_toml
 from parotid_seg.train.config import (
     FIRST_VIEW,
     SCRATCH,
@@ -117,14 +116,7 @@ def load_config(preset: str, file: Path | None = None, **overrides: Any) -> Trai
     """
     if preset not in PRESETS:
         raise OptionError(f"--preset: found {preset!r}, expected one of: {', '.join(PRESETS)}")
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text())
-        except OSError as error:
-            raise OptionError(f"--config: {file} cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"--config: {file} is not TOML: {error}") from error
+    values = {} if file is None else read_toml(file, "--config")
     start = FEW_FROM_A_MODEL if preset == "few" and _init(values, overrides) != SCRATCH else PRESETS[preset]
     config = merge(start, values, where=str(file))
     try:

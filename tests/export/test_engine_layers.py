@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export import engine_layers as module
-from parotid_seg.export.engine_layers import describe_layers, describe_network
+from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.models import DEFAULT_MODEL
+from tests.export import built_layers as module
+from tests.export.built_layers import describe_layers
 from tests.export.small_model import write_small_model
 
 rtx = pytest.mark.skipif(

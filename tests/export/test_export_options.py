@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import OptionError
+from parotid_seg.export.export import serving_of
 from parotid_seg.export.options import ExportOptions
 
 
@@ -24,5 +25,5 @@ def test_triton_device(options: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize(("asked", "device"), [(None, "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
 def test_the_server_runs_it_where_it_was_asked_for(asked: str | None, device: str) -> None:
-    serving = ExportOptions(triton=Path("r"), triton_device=asked).serving("mine")
+    serving = serving_of(Path("folder", "mine.onnx"), ExportOptions(triton=Path("r"), triton_device=asked))
     assert (serving.name, serving.device) == ("mine", device)

@@ -28,7 +28,7 @@ from parotid_seg.export.proof import prove
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in
-from parotid_seg.tolerance import GATES, QUANTISED, SAME
+from parotid_seg.runtime.tolerance import GATES, QUANTISED, SAME
 from parotid_seg.train.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]

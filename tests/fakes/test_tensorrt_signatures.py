@@ -40,7 +40,8 @@ RECEIVERS = {
         "profile": "IOptimizationProfile",
         "cache": "ITimingCache",
     },
-    "export/engine_layers.py": {"network": "INetworkDefinition", "inspector": "EngineInspector"},
+    "export/engine_layers.py": {"network": "INetworkDefinition"},
+    "../tests/export/built_layers.py": {"inspector": "EngineInspector"},
     "bench/layers.py": {"cuda_engine": "ICudaEngine", "config": "IRuntimeConfig", "inspector": "EngineInspector"},
 }
 """Names of variables and attributes in our files, and the class of what they hold."""

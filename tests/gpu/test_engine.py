@@ -8,11 +8,11 @@ import pytest
 
 from parotid_seg.errors import ModelError
 from parotid_seg.export.engine import build_engine, usable_engine
-from parotid_seg.export.engine_layers import describe_layers
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
+from tests.export.built_layers import describe_layers
 from tests.export.small_model import write_small_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(find_gpu() is None, reason="no NVIDIA GPU found")]

@@ -15,11 +15,11 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
+from parotid_seg.runtime.tolerance import SAME, difference
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Volume
-from parotid_seg.tolerance import SAME, difference
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,10 +4,10 @@ import sys
 import time
 from pathlib import Path
 
+from parotid_seg.commands.terminal import print_error
 from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions, Peer
 from parotid_seg.node.work import Segmented
-from parotid_seg.terminal import print_error
 from tests.node.peers import fake_segment
 
 

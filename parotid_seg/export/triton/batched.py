@@ -19,9 +19,9 @@ from onnx import TensorProto, helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.runtime.tolerance import SAME
 from parotid_seg.scan.chunks import Chunk
 from parotid_seg.scan.volume import Mask
-from parotid_seg.tolerance import SAME
 
 BATCHED_KEY = f"{METADATA_KEY}.batched"
 """Metadata key of the contract in such a file. Backends use another key and reject the file: its shapes differ."""

@@ -14,11 +14,11 @@ from parotid_seg.errors import DeviceMemoryError, InputError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
+from parotid_seg.runtime.tolerance import GATES, difference
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Mask, Volume
-from parotid_seg.tolerance import GATES, difference
 
 BUDGET_S = 2.0
 """Seconds for comparing engines, and again for comparing batch sizes; there are always at least two rounds."""

@@ -11,7 +11,6 @@ import hashlib
 import ipaddress
 import os
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -23,7 +22,15 @@ import numpy as np
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, OptionError, ParotidSegError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, Times, check_names
+from parotid_seg.runtime.engines.base import (
+    OUTPUTS,
+    USUAL_BATCH,
+    ExecutionInfo,
+    Output,
+    Times,
+    check_names,
+    timed_as_a_whole,
+)
 from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.codes import plain
@@ -164,11 +171,9 @@ class TritonBackend:
     def specialise(self, inputs: Inputs) -> None:
         """Nothing to do: no chunk is computed in another way than later ones."""
 
-    def timed(self, inputs: Inputs) -> tuple[Mask, Times]:
+    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; transfers count as computing."""
-        begun = time.perf_counter()
-        output = self.start(inputs).result()
-        return output, Times(0.0, time.perf_counter() - begun, 0.0)
+        return timed_as_a_whole(self, inputs)
 
     def close(self) -> None:
         """Close the connection."""

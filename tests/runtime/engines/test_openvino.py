@@ -19,11 +19,11 @@ from parotid_seg.runtime.engines import openvino as module
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16, import_openvino
+from parotid_seg.runtime.tolerance import GATES, difference
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.scan.volume import Mask, Volume
-from parotid_seg.tolerance import GATES, difference
 from tests.dicom_example import few_slices
 
 pytestmark = pytest.mark.slow

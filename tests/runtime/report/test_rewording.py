@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from parotid_seg.commands.terminal import outcome_text
 from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer_at
 from parotid_seg.runtime.report import flag_text
 from parotid_seg.runtime.report.flag_text import TEXTS, FlagText
-from parotid_seg.terminal import outcome_text
 from tests.runtime.report.drawn import TURNED, Here, write
 
 pytestmark = pytest.mark.slow

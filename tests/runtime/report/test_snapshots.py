@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from parotid_seg.commands.terminal import outcome_text
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, infer_at
@@ -18,7 +19,6 @@ from parotid_seg.runtime.report.results import read_results
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.nifti import read_nifti
-from parotid_seg.terminal import outcome_text
 from tests.calibrations import BOTH
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels, write_series

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
-from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.gpu import load_driver
-from parotid_seg.runtime.engines.tensorrt.library import library_named
+from parotid_seg.runtime.engines.tensorrt.library import import_for, library_named
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING in cuda.h: a stream that does not wait for the host program's work on the default stream."""
@@ -29,14 +27,7 @@ def import_pycuda(library: str) -> ModuleType:
         InputError: if it is not installed or does not load, with the command that installs it.
     """
     described = library_named(library)
-    try:
-        return importlib.import_module("pycuda.driver")
-    except (ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{described.title}: the package pycuda is missing or does not load ({reason}): "
-            f"pip install 'parotid-seg[{described.extra}]'"
-        ) from error
+    return import_for(described, "pycuda.driver", "pycuda", install=f"'parotid-seg[{described.extra}]'")
 
 
 class PrimaryContext:

@@ -81,13 +81,21 @@ def import_library(name: str) -> ModuleType:
         InputError: if it is not installed or does not load, with the command that installs it.
     """
     library = library_named(name)
+    return import_for(library, library.module, library.package, install=library.package)
+
+
+def import_for(library: Library, module: str, package: str, *, install: str) -> ModuleType:
+    """Import a module of a package that a library needs.
+
+    Raises:
+        InputError: if it is not installed or does not load, with what to give to `pip install`.
+    """
     try:
-        return importlib.import_module(library.module)
+        return importlib.import_module(module)
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{library.title}: the package {library.package} is missing or does not load ({reason}): "
-            f"pip install {library.package}"
+            f"{library.title}: the package {package} is missing or does not load ({reason}): pip install {install}"
         ) from error
 
 

@@ -10,13 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from parotid_seg.commands.terminal import outcome_text
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.report.results import read_results
-from parotid_seg.terminal import outcome_text
 from tests.command_line import Run
 from tests.dicom.read.dose_files import linear, ramp, set_to, write_rtdose
 from tests.dicom_example import slices_of_image, write_image

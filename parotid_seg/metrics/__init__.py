@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from parotid_seg.errors import InputError
-from parotid_seg.surface_elements import areas_mm2, corner_codes
+from parotid_seg.metrics.surface_elements import areas_mm2, corner_codes
 
 Binary = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
