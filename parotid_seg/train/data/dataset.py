@@ -139,8 +139,7 @@ def open_data_set(
     train, validation, test, notes = _split(folder, ending, bool(label_folder))
     unlabelled: list[str] = []
     if stage in UNLABELLED_STAGES:
-        in_a_list = {*train, *validation, *test}
-        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending)) if case not in in_a_list]
+        unlabelled = sorted(_images(folder / "imagesUn", ending) - {*train, *validation, *test})
         train, validation = [*train, *unlabelled], []
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
@@ -150,8 +149,7 @@ def open_data_set(
     softly: set[str] = set()
     if soft:
         softly = _images(folder / SOFT_FOLDER, ending)
-        in_a_list = {*train, *validation, *test}
-        unlabelled = [case for case in sorted(_images(folder / "imagesUn", ending) & softly) if case not in in_a_list]
+        unlabelled = sorted(_images(folder / "imagesUn", ending) & softly - {*train, *validation, *test})
         train = [*train, *unlabelled]
         _check_soft(folder, softly.intersection(train), labels)
     data = DataSet(
