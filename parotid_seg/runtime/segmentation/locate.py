@@ -28,11 +28,11 @@ from parotid_seg.scan.volume import Mask, Volume
 SPARSE_MM = 24.0
 """Distance in mm between the samples of the sparse search. Of the 480 structures that the packaged model finds in the
 243 scans of the data set two, of one patient, are 3 and 20 mm high, and all others 32 mm or more
-(benchmarks/locate.py)."""
+(benchmarks/quality/locate.py)."""
 MOVED_MM = (10.0, 15.0)
 """Distances in mm from front to back and from right to left: the grid stays centred on the median of all tissue unless
 the head's middle is further away. The model is most accurate where it was trained, so these distances are larger than
-in any scan of the data set (benchmarks/locate.py)."""
+in any scan of the data set (benchmarks/quality/locate.py)."""
 HEAD_MM = (200.0, 120.0)
 """Distances in mm below and above the structures within which tissue counts for the middle of the head from front to
 back: they include as much of neck and shoulders as a usual scan."""
