@@ -99,6 +99,7 @@ def infer(
     load: Callable[[], Backend],
     options: InferOptions,
     *,
+    model_name: str = "",
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
@@ -109,6 +110,7 @@ def infer(
         out: output folder, made if missing.
         load: loads the model; the first worker starts meanwhile.
         options: how the scans are segmented, and what is written.
+        model_name: of the model's file, for the report and the record of the run.
         say: called with one line for each event.
         progress: called with the outcome of every case.
 
@@ -118,7 +120,7 @@ def infer(
     if not any(map(exists, scans)):
         raise OptionError("; ".join(f"{scan}: no such file or folder" for scan in scans) or "no scan was named")
     with closing(LocalExecutor(load, options, say)) as executor:
-        return infer_at(executor, scans, out, options, say=say, progress=progress)
+        return infer_at(executor, scans, out, options, model_name=model_name, say=say, progress=progress)
 
 
 def infer_at(
@@ -128,6 +130,7 @@ def infer_at(
     options: InferOptions,
     *,
     find: Callable[..., tuple[list[Scan], list[ScanError]]] = find_scans,
+    model_name: str = "",
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
@@ -142,6 +145,7 @@ def infer_at(
         out: output folder, made if missing.
         options: see `InferOptions`.
         find: as `find_scans`.
+        model_name: see `infer`.
         say: called with one line for each event.
         progress: called with the outcome of every case.
 
@@ -182,12 +186,12 @@ def infer_at(
                 write_itksnap_labels(executor.contract.labels, out / LABELS, options.rois)
             log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
             write_summary(run.entries(cases), executor.contract.labels, out / SUMMARY, patients)
-            record = run.record(scans, options)
+            record = run.record(scans, options, model_name)
             write_record(record, out / RUN)
             results = results_of(run.all_entries(), record, patients or {})
             write_record(results, out / RESULTS)
             if options.report:
-                write_report(results, out)
+                write_report(results, out, options.rois)
             run.say_what_stays()
             run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
@@ -331,10 +335,12 @@ class _Run:
         """Entries of all cases in the folder, including earlier runs, and of unusable inputs."""
         return [*self.journal.entries.values(), *(entry for entry in self._entries if not entry.case)]
 
-    def record(self, scans: Sequence[Path], options: InferOptions) -> RunRecord:
+    def record(self, scans: Sequence[Path], options: InferOptions, model_name: str) -> RunRecord:
         """The record of the run: model, options, and outcome of its cases."""
         not_reached = self.total - len(self._entries)
-        return run_record(self._executor, options, scans, self.begun, self.counts, not_reached, self.not_used)
+        return run_record(
+            self._executor, model_name, options, scans, self.begun, self.counts, not_reached, self.not_used
+        )
 
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
