@@ -98,6 +98,7 @@ def page(cases: Sequence[Shown], run: RunRecord, rois: Rois = ALL_ROIS) -> str:
         about=about(run),
         names=names,
         named=rois.shown_name,
+        in_order=from_the_right,
         colours=_colours(cases, labels, rois),
         dosed=dosed,
         facts=_facts,
@@ -142,7 +143,7 @@ def known_accuracy(contract: Contract) -> str:
     """The accuracy that a model file states, with the patients it was measured on."""
     parts = [
         f"mean DSC {each.mean_dsc:.2f} on {each.glands} structures of {each.patients} patients "
-        f"({', '.join(map(plain_name, each.structures))}; {each.made})"
+        f"({', '.join(map(plain_name, from_the_right(each.structures)))}; {each.made})"
         for each in contract.calibrations
     ]
     dsc, patients = (contract.training.get(f"validation_{each}") for each in ("dsc", "patients"))

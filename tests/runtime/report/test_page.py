@@ -58,7 +58,7 @@ def facts_in(text: str) -> dict[str, str]:
             {"data": "Ours", "validation_patients": 3, "validation_dsc": 0.756},
             (BOTH,),
             f"mean DSC {BOTH.mean_dsc:.2f} on {BOTH.glands} structures of {BOTH.patients} patients "
-            f"(left parotid, right parotid; {BOTH.made})",
+            f"(right parotid, left parotid; {BOTH.made})",
             "Ours",
         ),
         ({"validation_dsc": "high", "validation_patients": "many", "train_patients": "?"}, (), *2 * ("not stated",)),
