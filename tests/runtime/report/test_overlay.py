@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from parotid_seg.runtime.report.overlay import FIELD_MM, INK, TICK_PX, draw_case, save_picture
+from parotid_seg.runtime.report.overlay import FIELD_MM, INK, PAPER, TICK_PX, draw_case, save_picture
 from parotid_seg.runtime.report.sheet import (
     COLUMNS,
     OVERVIEW,
@@ -64,6 +64,8 @@ def test_a_row_a_gland_the_patients_right_one_first() -> None:
     mask[10:20, 20:30, 40:50] = 1
     mask[12:22, 20:30, 12:20] = 2
     pixels = drawn(mask)
+    assert (pixels[:TITLE_PX].min(axis=-1) > 200).sum() > 40, "the title"
+    assert (pixels[:TITLE_PX] == PAPER).all(axis=-1).mean() > 0.9, "alone"
     for column in range(COLUMNS):
         assert coloured(panel(pixels, 1, column), 2).sum() > 100
         assert coloured(panel(pixels, 2, column), 1).sum() > 100
@@ -117,7 +119,7 @@ def test_a_box_in_the_projections_shows_where_on_the_scan_a_gland_lies(column: i
     """The scan is 200 x 128 x 96 mm; its height fills the view, which is in the middle."""
     mask = np.zeros((100, 64, 48), np.uint8)
     mask[10:30, 40:50, 30:40] = 1
-    voxels = np.full((1, *mask.shape), 40, np.int16)
+    voxels = np.where(mask, 240, 0)[None].astype(np.int16)
     scan = Volume(voxels, (2.0, 2.0, 2.0), Orientation((0, 1, 2), (False, False, False)))
     pixels = panel(np.asarray(draw_case(scan, (-160, 240), mask, LABELS, {}, "")), 0, column)
     rows, columns = np.nonzero(coloured(pixels, 1, 60))
@@ -129,6 +131,9 @@ def test_a_box_in_the_projections_shows_where_on_the_scan_a_gland_lies(column: i
         pytest.approx(left + begin * scale, abs=2),
         pytest.approx(left + end * scale, abs=2),
     )
+    within = pixels[rows.min() + 4 : rows.max() - 4, columns.min() + 4 : columns.max() - 4]
+    beside = pixels[rows.min() + 4 : rows.max() - 4, columns.max() + 4 : columns.max() + 8]
+    assert within.mean() > beside.mean() + 40, "the box is around what is bright"
 
 
 def test_the_users_names_and_colours() -> None:
