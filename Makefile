@@ -1,5 +1,5 @@
 # make demo: segment the example scan.   make check: the quick checks.   make test: everything CI runs.
-# make docs: the documentation as a site.   Each makes its own environment.
+# make docs: the documentation as a site.   make pictures: its pictures of the report.   Each makes its own environment.
 PYTHON ?= python3
 OUT ?= demo-output
 MYPY_WORKERS := auto
@@ -14,7 +14,7 @@ PARALLEL := -n logical --maxprocesses 8 --max-worker-restart 0 --dist loadscope 
 # Without their bytecode, the programs that tests start would be compiled at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test tests-in-parallel lint docs gpu clean
+.PHONY: demo check test tests-in-parallel lint docs pictures gpu clean
 
 demo: .venv-demo/.ready
 	.venv-demo/bin/parotid-seg infer examples/imagesTr --out $(OUT)
@@ -50,6 +50,10 @@ lint: .venv/.ready
 docs: .venv-docs/.ready
 	PATH="$(CURDIR)/.venv-docs/bin:$$PATH" NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
+
+# Needs Chromium and Ghostscript.
+pictures: .venv/.ready
+	.venv/bin/python docs/pictures/make.py
 
 # The runtime with onnxruntime-gpu instead of onnxruntime; the two share files and must not be installed together.
 gpu: .venv-gpu/.ready

@@ -249,14 +249,18 @@ def _as_plain(value: Any) -> Any:
 def _check_version(content: Any, versions: Sequence[int], name: str, advice: str) -> None:
     then = f"; {advice}" if advice else ""
     if not isinstance(content, dict) or name not in content:
-        raise RecordError(f"found no {name}, expected {_listed(versions)}{then}")
+        raise RecordError(f"found no {name}, expected {listed(versions)}{then}")
     version = content[name]
     if type(version) is not int or version not in versions:
-        raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {_listed(versions)}{then}")
+        raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {listed(versions)}{then}")
 
 
-def _listed(versions: Sequence[int]) -> str:
-    return " or ".join(map(str, versions))
+def listed(versions: Sequence[int]) -> str:
+    """Whole numbers in words: "5", "5 or 6", "4 to 6", "2, 4 or 6"."""
+    first, *rest = sorted(versions)
+    if len(rest) > 1 and rest[-1] - first == len(rest):
+        return f"{first} to {rest[-1]}"
+    return " or ".join(filter(None, (", ".join(map(str, (first, *rest[:-1]))), *map(str, rest[-1:]))))
 
 
 @contextlib.contextmanager

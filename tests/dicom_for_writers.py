@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.coding import Code
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
-from parotid_seg.dicom.read.series import Series, Slice
+from parotid_seg.dicom.read.series import Series, SeriesFacts, Slice
 from parotid_seg.errors import ParotidSegError
 from tests.dicom_series import Change, ct_voxels, lay, write_enhanced, write_series
 
@@ -61,7 +61,7 @@ def make_series(
         columns=shape[2],
         affine=affine,
         modality="CT",
-        description="Neck 3.0",
+        facts=SeriesFacts("CT", 3, "Neck 3.0"),
         series_uid=str(first.SeriesInstanceUID),
         study_uid=str(first.StudyInstanceUID),
         frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),

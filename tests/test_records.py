@@ -18,6 +18,7 @@ from parotid_seg.flags import FlagCode
 from parotid_seg.records import (
     DEEPEST,
     LONGEST_LINE,
+    listed,
     parse,
     read_lines,
     read_record,
@@ -170,3 +171,10 @@ def test_threads_may_convert_to_a_class_that_none_has_converted_to() -> None:
     """msgspec by itself ends such a process with a segmentation fault, nearly always."""
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [((5,), "5"), ((6, 5), "5 or 6"), ((6, 5, 4), "4 to 6"), ((6, 2, 4), "2, 4 or 6")]
+)
+def test_numbers_in_words(numbers: tuple[int, ...], text: str) -> None:
+    assert listed(numbers) == text

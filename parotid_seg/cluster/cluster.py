@@ -178,13 +178,31 @@ def infer_on_cluster(
     url, on_hosts = url_of(out), model_for_hosts(model, options, say)
     if not url:
         with closing(RayExecutor(cluster, options.workers, on_hosts, "", say)) as executor:
-            return infer_at(executor, scans, out.resolve(), options, find=find_anywhere, say=say, progress=progress)
+            return infer_at(
+                executor,
+                scans,
+                out.resolve(),
+                options,
+                find=find_anywhere,
+                model_name=model.name,
+                say=say,
+                progress=progress,
+            )
     if options.report:
         say(f"no report.html: its pictures would have to be downloaded from {url}")
         options = replace(options, report=False)
     with mirrored(url) as mirror, closing(RayExecutor(cluster, options.workers, on_hosts, mirror.url, say)) as executor:
         find = partial(find_anywhere, out=mirror.url)
-        summary = infer_at(executor, scans, mirror.folder, options, find=find, say=say, progress=progress)
+        summary = infer_at(
+            executor,
+            scans,
+            mirror.folder,
+            options,
+            find=find,
+            model_name=model.name,
+            say=say,
+            progress=progress,
+        )
         return replace(summary, out=out)
 
 

@@ -49,8 +49,8 @@ def commission(
     of evaluate with intervals, faults such as exchanged sides, the worst patients in pictures, and what differs from an
     earlier run. Test patients are those of the list "test" in DATA/splits.json, else imagesTs with labels, else all of
     imagesTr. A run that was interrupted goes on with the same command; after one that is complete, everything is done
-    again and compared. Exit status: 0 all limits met, 1 a limit missed or nothing done, 2 wrong option or argument, 130
-    interrupted.
+    again and compared. Exit status: 0 all limits met and no fault found, 1 nothing done, 2 wrong option or argument,
+    4 a limit missed or a fault found, 130 interrupted.
     """
     with one_line_errors("finished masks are kept, and the same command goes on"):
         from parotid_seg.commission.run import commission as run
@@ -69,7 +69,7 @@ def commission(
             record = run(_order(data, out, options, model, segmentation, line), say=line.say, progress=progress)
         if not quiet:
             print_commission(record, out)
-    raise typer.Exit(0 if record.passed else 1)
+    raise typer.Exit(record.exit_status)
 
 
 def _order(

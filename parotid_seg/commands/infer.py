@@ -65,6 +65,7 @@ def infer(
                     out,
                     lambda: load_model(model, tta=options.tta, say=line.say, progress=line.phase),
                     options,
+                    model_name=model.name,
                     say=line.say,
                     progress=progress,
                 )

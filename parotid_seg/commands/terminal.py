@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
+from parotid_seg.scan.labels import from_the_right, plain_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,8 +115,8 @@ def outcome_text(outcome: Outcome) -> str:
 
     entry = outcome.entry
     doses = {name: f" at {mean_gy:.1f} Gy" for name, mean_gy in entry.mean_gy.items()}
-    structures = entry.volumes_ml.items()
-    sizes = ", ".join(f"{name.replace('_', ' ')} {size:.1f} ml{doses.get(name, '')}" for name, size in structures)
+    structures = [(name, entry.volumes_ml[name]) for name in from_the_right(entry.volumes_ml)]
+    sizes = ", ".join(f"{plain_name(name)} {size:.1f} ml{doses.get(name, '')}" for name, size in structures)
     took = "done before" if outcome.status == "skipped" else f"{sum(entry.seconds.values()):.1f} s"
     flags = f"; note: {sentences(entry.flags)}" if entry.flags else ""
     return f"[{outcome.number}/{outcome.total}] {entry.case}: {sizes} ({took}){flags}"
@@ -165,7 +166,7 @@ def print_evaluation(result: Evaluation, *, every_figure: bool) -> None:
     console = _console(every_figure)
     if every_figure:
         console.print(_table_of_cases(result))
-    names = [*result.labels.pairs, result.together]
+    names = [*from_the_right(result.labels.pairs), result.together]
     table = Table(f"mean (95 % interval), {len(result.cases)} case{'s' * (len(result.cases) != 1)}", *names)
     for figure, (title, _) in FIGURES.items():
         means = [result.means.get(f"{name} {figure}") for name in names]
@@ -191,7 +192,8 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
     for line in lines:
         console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     table = Table("structure", "figure", "A", "B", "B - A", "95 % interval", "patients", "better")
-    for each in result.differences:
+    order = from_the_right(dict.fromkeys(each.structure for each in result.differences))
+    for each in sorted(result.differences, key=lambda each: order.index(each.structure)):
         if every_figure or each.figure in SHORT:
             title = FIGURES[each.figure][0]
             absolute = "" if each.figure not in SIGNED else "absolute "
@@ -258,7 +260,8 @@ def _table_of_cases(result: Evaluation) -> Table:
     figures = [each for each in FIGURES if each not in CASE_FIGURES and (planned or not each.endswith("_gy"))]
     table = Table("case", "structure", *(FIGURES[figure][0] for figure in figures))
     for name, case in result.cases.items():
-        for structure, label in case.labels.items():
+        for structure in from_the_right(case.labels):
+            label = case.labels[structure]
             numbers = [_number(figure, getattr(label, figure)) for figure in figures]
             table.add_row(name, structure, *(["absent in both"] if label.absent else numbers))
     return table

@@ -13,7 +13,7 @@ from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_toml
 from parotid_seg.runtime.evaluate import Evaluation, Mean
 from parotid_seg.runtime.evaluation_record import finite_or_none
-from parotid_seg.scan.labels import plain_name
+from parotid_seg.scan.labels import from_the_right, plain_name
 
 TABLE = "limits"
 ROUNDING = 1e-9
@@ -133,7 +133,7 @@ def _checked(key: str, value: float, achieved: Achieved) -> Iterator[LimitRecord
     if limit.figure and limit.worst:
         yield _worst(key, value, evaluation)
     elif limit.figure:
-        for name in evaluation.labels.pairs:
+        for name in from_the_right(evaluation.labels.pairs):
             yield _mean(key, value, name, evaluation.means[f"{name} {limit.figure}"])
     elif key == "earlier_dsc":
         if achieved.earlier_dsc is not None:

@@ -21,11 +21,12 @@ from parotid_seg.files import visible, write_text
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.sources import read_scan
-from parotid_seg.runtime.report.overlay import SAVED_AS, SCALE_MM, draw_case
+from parotid_seg.runtime.report.overlay import SAVED_AS, draw_case
 from parotid_seg.runtime.report.page import TEMPLATES as OF_INFER
 from parotid_seg.runtime.report.page import environment, hash_of
+from parotid_seg.runtime.report.sheet import MOST_STRUCTURES, rows_of
 from parotid_seg.scan.intensity import Window, window_of
-from parotid_seg.scan.labels import plain_name
+from parotid_seg.scan.labels import from_the_right, plain_name
 from parotid_seg.scan.nifti import read_mask
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -54,10 +55,16 @@ class Picture:
     Attributes:
         patient: name.
         url: a data: URL.
+        size: width and height.
+        structures: those of mask or reference, one for each row of the picture.
+        rows: the views of each row, see `sheet.rows_of`.
     """
 
     patient: str
     url: str
+    size: tuple[int, int]
+    structures: list[str]
+    rows: list[list[str]]
 
 
 def write_page(record: CommissionRecord, out: Path, chosen: Chosen, window: Window | None) -> None:
@@ -80,11 +87,11 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
     """The page's text, ASCII only."""
     style = (OF_INFER / "page.css").read_text("utf-8") + (TEMPLATES / "commission.css").read_text("utf-8")
     means = record.evaluation.means
-    structures = list(record.evaluation.labels)
+    structures = from_the_right(record.evaluation.labels)
     together = next(name for name in ("glands", "structures") if f"{name} dsc" in means)
     figures = [name for name in FIGURES if f"{together} {name}" in means]
     text = (
-        environment(TEMPLATES)
+        environment(TEMPLATES, OF_INFER)
         .get_template("commission.html")
         .render(
             record=record,
@@ -97,7 +104,7 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             columns=[*structures, together],
             structures=structures,
             pictures=pictures,
-            scale_mm=SCALE_MM,
+            in_order=from_the_right,
             expected=expected_in_words(record.expected) if record.expected else "",
             most_glands=MOST_GLANDS,
             changes=[in_words(each) for each in record.drift.conditions] if record.drift else [],
@@ -145,7 +152,12 @@ def _pictures(record: CommissionRecord, out: Path, chosen: Chosen, window: Windo
         stored = read_mask(out / MASKS / record.masks[name].mask)[0]
         mask, reference, _ = labels.common(stored, read_mask(patient.reference)[0])
         shown = window_of(volume.voxels[0], window)
-        picture = draw_case(volume, shown, mask, labels.names, record.masks[name].volumes_ml, visible(name), reference)
+        picture = draw_case(
+            volume, shown, mask, labels.names, record.masks[name].volumes_ml, visible(name), reference=reference
+        )
         content = io.BytesIO()
         picture.save(content, **SAVED_AS[".webp"])  # type: ignore[arg-type]
-        yield Picture(name, f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}")
+        url = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+        scores = record.evaluation.cases[name].labels
+        found = [each for each in from_the_right(scores) if scores[each].dsc is not None]
+        yield Picture(name, url, picture.size, found[:MOST_STRUCTURES], rows_of(picture.size, len(found)))

@@ -14,6 +14,8 @@ from parotid_seg.runtime.evaluation_record import EvaluationRecord, Record
 
 NAME = "commission.json"
 SCHEMA_VERSION = 1
+NOT_ACCEPTED = 4
+"""Exit status of a commissioning that is complete, with a limit missed or a fault named."""
 MOST_BYTES = 2**28
 
 FaultKind = Literal["sides_exchanged", "shifted", "part_missing", "part_beyond", "structure_missing"]
@@ -260,6 +262,12 @@ class CommissionRecord(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         datetime.fromisoformat(self.ended)  # it becomes the name of a folder
+
+    @property
+    def exit_status(self) -> int:
+        """0 if all limits are met and no fault is named, in comparison with the references or with earlier masks."""
+        faults = [*self.faults, *(self.drift.faults if self.drift else ())]
+        return 0 if self.passed and not faults else NOT_ACCEPTED
 
 
 def read_commission(place: Path) -> tuple[CommissionRecord, Path]:

@@ -235,7 +235,8 @@ def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Call
     with closing(model.executor()) as executor:
         _check_channels(executor.contract, chosen)
         options = replace(order.options, pictures=False, report=False)
-        infer_at(executor, [each.scan for each in chosen.patients.values()], out, options, say=say, progress=progress)
+        scans = [each.scan for each in chosen.patients.values()]
+        infer_at(executor, scans, out, options, model_name=Path(model.name).name, say=say, progress=progress)
     results = read_results(out / RESULTS)
     by_scan = {Path(case.scan.source).resolve(): case for case in results.cases}
     found = {name: by_scan.get(each.scan.resolve()) for name, each in chosen.patients.items()}
@@ -269,7 +270,7 @@ def _example(order: Order, contract: Contract, say: Say, progress: Callable[[Out
     out = order.out / EXAMPLE
     with closing(order.model.executor()) as executor:
         options = replace(order.options, pictures=False, report=False)
-        infer_at(executor, [scan], out, options, say=lambda _: None, progress=progress)
+        infer_at(executor, [scan], out, options, model_name=Path(order.model.name).name, progress=progress)
     case = next(
         each for each in read_results(out / RESULTS).cases if Path(each.scan.source).resolve() == scan.resolve()
     )

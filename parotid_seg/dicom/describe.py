@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from parotid_seg.dicom.mr.sequences import sequence_of
-from parotid_seg.dicom.read.file import read_dicom
+from parotid_seg.dicom.read.facts import WITHHELD
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.values import text_of
-from parotid_seg.errors import ScanError
-from parotid_seg.scan.codes import plain
 from parotid_seg.scan.volume import axis_codes
-
-LONGEST_SHOWN = 64
-"""Most characters of a description, as in the standard."""
-IDENTITY = ("PatientName", "PatientID", "PatientBirthDate")
-WITHHELD = "description withheld, as it may name the patient"
 
 
 def describe_series(series: Series) -> str:
@@ -32,15 +22,8 @@ def describe_series(series: Series) -> str:
 
 
 def _description(series: Series) -> str:
-    """SeriesDescription on one line, withheld if it contains a part of the patient's name, ID or birth date."""
-    if not series.description:
-        return "no description"
-    try:
-        file = read_dicom(series.slices[0].path)
-        secrets = [] if file is None else [text_of(file.header, keyword) for keyword in IDENTITY]
-    except ScanError:
-        return WITHHELD
-    words = {word for secret in secrets for word in (secret, *re.split(r"[\^=,;._\s-]+", secret)) if len(word) > 1}
-    if any(word.casefold() in series.description.casefold() for word in words):
-        return WITHHELD
-    return f'"{plain(series.description)[:LONGEST_SHOWN]}"'
+    """SeriesDescription, as far as it may be shown."""
+    described = series.facts.description
+    if described == WITHHELD:
+        return f"description {WITHHELD}"
+    return f'"{described}"' if described else "no description"

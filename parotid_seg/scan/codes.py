@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from parotid_seg.errors import OptionError
-from parotid_seg.scan.labels import side_of, side_words, structure_words
+from parotid_seg.scan.labels import plain_name, side_of, side_words, structure_words
 
 COLOURS = ((255, 176, 0), (64, 196, 255), (120, 220, 120), (255, 120, 180), (200, 160, 255))
 """Red, green and blue by label, starting with label 1; further labels start over."""
@@ -92,6 +92,14 @@ class Rois:
         """The labels that are written, of all labels of a model, background first."""
         return tuple(label for label in labels[1:] if not self.only or label in self.only)
 
+    def shown_name(self, label: str) -> str:
+        """A label's name for readers: the user's, else plain words."""
+        return self.names.get(label) or plain_name(label)
+
+    def colour_of(self, label: str, value: int) -> tuple[int, int, int]:
+        """Red, green and blue of a label: the user's, else those of its value."""
+        return self.colours.get(label) or COLOURS[(value - 1) % len(COLOURS)]
+
     def check(self, labels: Sequence[str]) -> None:
         """Check the choice against the labels of a model, background first.
 
@@ -130,8 +138,8 @@ def structures_of(labels: Sequence[str], taken: Sequence[str] = (), rois: Rois =
         usual = organ[0] + suffix if organ else plain(label)[:LONGEST_LINE].strip() or f"Structure_{value}"
         name = _unique(rois.names.get(label, usual), used)
         used.add(_compared(name))
-        colour = rois.colours.get(label, COLOURS[(value - 1) % len(COLOURS)])
-        structures.append(Structure(value, label, name, colour, organ is not None, organ[1] if organ else ORGAN, side))
+        colour, code = rois.colour_of(label, value), organ[1] if organ else ORGAN
+        structures.append(Structure(value, label, name, colour, organ is not None, code, side))
     return tuple(structures)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from parotid_seg.errors import InputError
 
@@ -74,6 +74,18 @@ def side_of(name: str) -> str:
     """
     sides = set(side_words(name).values())
     return sides.pop() if len(sides) == 1 else ""
+
+
+def from_the_right(names: Iterable[str]) -> list[str]:
+    """Names of structures as pages and tables show them: of each organ the patient's right one before the left one.
+
+    This is the order of a radiological display. Files for programs have the order of the labels.
+    """
+    order = list(names)
+    places: dict[frozenset[str], int] = {}
+    for place, name in enumerate(order):
+        places.setdefault(structure_words(name), place)
+    return sorted(order, key=lambda name: (places[structure_words(name)], side_of(name) == LEFT))
 
 
 def structure_words(name: str) -> frozenset[str]:

@@ -99,8 +99,9 @@ class ContrastTrainer(Trainer):
             draw_pairs(self.pair, self.run / "samples.png")
         return {"momentum": self.schedule.momentum_at(self.step)}
 
-    def end_early(self) -> None:
-        """Nothing to do: each epoch writes `best.pt`."""
+    def end_early(self) -> str:
+        """Nothing to do: each epoch writes `best.pt`; return what it is."""
+        return f"of epoch {self.epochs_done}" if self.epochs_done else ""
 
     @torch.no_grad()
     def _pair(self, batch: PairBatch, generator: torch.Generator) -> Pair:

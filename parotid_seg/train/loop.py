@@ -27,7 +27,7 @@ from parotid_seg.train.model_weights import is_model, unfold_norms
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
-from parotid_seg.train.settings import differences, duration, to_toml
+from parotid_seg.train.settings import differences, duration, how_to_go_on, to_toml
 from parotid_seg.train.transfer import Transfer, start_from, training_of
 
 Report = Callable[[str], None]
@@ -134,8 +134,8 @@ class Trainer(ABC):
         """Checks, validation, pictures and `best.pt`; returns additional figures to record."""
 
     @abstractmethod
-    def end_early(self) -> None:
-        """Called if a run ends before its schedule, possibly within an epoch."""
+    def end_early(self) -> str:
+        """Called if a run ends before its schedule, possibly within an epoch; returns what `best.pt` is, or ""."""
 
     def begin(self) -> dict[str, float]:
         """Called before the first epoch; returns figures of the initial weights to record."""
@@ -275,11 +275,10 @@ class Trainer(ABC):
         while not self.finished:
             whole = self._epoch(deadline)
             if not self.finished and (not whole or self.processes.any(self._late(deadline))):
-                self.end_early()
+                way_on = how_to_go_on(self.run, self.epochs_done, self.end_early())
                 if whole:
                     self.save("last.pt", self.progress())
-                resumable = "--resume continues" if self.epochs_done else "no epoch is finished, to resume from"
-                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; {resumable}")
+                self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; {way_on}")
                 return False
         return True
 

@@ -37,6 +37,7 @@ from parotid_seg.train.network import (
     parameter_groups,
 )
 from parotid_seg.train.plots import draw_samples
+from parotid_seg.train.settings import INITIAL
 
 Add = Callable[[Tensor], Tensor]
 FEWEST_TO_CHOOSE = 6
@@ -263,10 +264,12 @@ class SegmentTrainer(Trainer):
         self.validation_s, self.end_early_s = time.monotonic() - started, 0.0
         return {**figures, "validation_seconds": round(self.validation_s, 1)}
 
-    def end_early(self) -> None:
-        """Validate if that was never done, so that there is a `best.pt`."""
+    def end_early(self) -> str:
+        """Validate if that was never done, so that there is a `best.pt`; return what it is."""
         if self.best_dsc < 0:
             self._validate()
+            return "the weights so far"
+        return f"of epoch {self.best_epoch}" if self.best_epoch else INITIAL
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN if the reference lacks the

@@ -87,6 +87,27 @@ def resume_advice(run: Path) -> str:
     return f"{newest} is whole, and --resume goes on with it"
 
 
+INITIAL = "the model of --init, without any training"
+"""What `best.pt` is before an epoch was better than the start."""
+
+
+def how_to_go_on(run: Path, epochs_done: int, best: str) -> str:
+    """What a run that --max-minutes ended has left, and how to go on.
+
+    Args:
+        run: folder of the stage.
+        epochs_done: finished epochs.
+        best: what `best.pt` is; empty if there is none.
+    """
+    if epochs_done:
+        return f"best.pt is {best}; --resume continues"
+    longer = "no epoch is finished, so --resume has nothing to continue: start again with more minutes"
+    if not best:
+        return f"there is no best.pt, as {longer}"
+    on = "" if best == INITIAL else f", or train on with --init {run / 'best.pt'} and another --out"
+    return f"{run / 'best.pt'} is there: {best}; {longer}{on}"
+
+
 def length_note(config: TrainConfig, patients: int) -> str:
     """A remark on a long training on few patients; empty if there is nothing to say.
 

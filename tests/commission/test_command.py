@@ -31,7 +31,7 @@ def test_limits_decide_the_exit_status(command: Run, one_patient: Path, tmp_path
     assert "are the same model file." in done.stdout
     (tmp_path / "hard.toml").write_text("[limits]\nmean_dsc = 0.99\n")
     again = command("commission", one_patient, "--out", out, *HERE, "--limits", tmp_path / "hard.toml")
-    assert again.returncode == 1
+    assert again.returncode == 4
     assert again.stderr == ""
     assert "MISSED" in again.stdout
     assert "2 of 9 limits missed" in again.stdout

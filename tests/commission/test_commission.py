@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from msgspec import structs
 
 from parotid_seg.commission.record import CommissionRecord, read_commission
 from parotid_seg.commission.run import MARK, MOST_HEAD
@@ -79,9 +80,20 @@ def test_planted_faults_are_named(data: Path, first: Path, tmp_path: Path, kind:
     assert ": 5 of 5 cases" in record.drift.faults[0].text, "the example, too"
     assert "nothing that is recorded is different" in record.drift.verdict
     assert not record.passed
+    assert record.exit_status == 4
     page = (tmp_path / "report.html").read_text()
     assert words in page
     assert re.search(r"<h1>Commissioning: \d of 9 limits missed, 1 fault found</h1>", page)
+
+
+def test_a_fault_decides_the_exit_status_though_all_limits_are_met(data: Path, tmp_path: Path) -> None:
+    record = run(data, tmp_path, Faulty(shifted(1)))
+    assert record.passed
+    assert [each.kind for each in record.faults] == ["shifted"]
+    assert record.exit_status == 4
+    alone = structs.replace(record, faults=[])
+    assert alone.exit_status == 0
+    assert structs.replace(alone, passed=False).exit_status == 4
 
 
 def test_equal_runs_have_no_drift(data: Path, tmp_path: Path) -> None:
@@ -92,6 +104,7 @@ def test_equal_runs_have_no_drift(data: Path, tmp_path: Path) -> None:
         assert record.drift.verdict.startswith("no drift: all 5 masks are equal to those of ")
         assert (record.drift.changed, record.drift.conditions, record.drift.faults) == ([], [], [])
         assert record.passed
+        assert record.exit_status == 0
         assert len(list((tmp_path / "earlier").iterdir())) == number, "each is kept"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig
-from parotid_seg.train.settings import FEW, length_note, load_config, resume_advice, to_toml
+from parotid_seg.train.settings import FEW, INITIAL, how_to_go_on, length_note, load_config, resume_advice, to_toml
 
 
 def test_resolved_settings_read_back_equal(tmp_path: Path) -> None:
@@ -120,3 +120,16 @@ def test_advice_after_an_early_end(tmp_path: Path) -> None:
     last = tmp_path / "contrast" / "last.pt"
     last.touch()
     assert resume_advice(tmp_path) == f"{last} is whole, and --resume goes on with it"
+
+
+def test_advice_after_max_minutes() -> None:
+    run = Path("run")
+    assert how_to_go_on(run, 3, "of epoch 2") == "best.pt is of epoch 2; --resume continues"
+    so_far, initial, none = (how_to_go_on(run, 0, best) for best in ("the weights so far", INITIAL, ""))
+    assert so_far.startswith(
+        "run/best.pt is there: the weights so far; no epoch is finished, so --resume has nothing to"
+    )
+    assert so_far.endswith("start again with more minutes, or train on with --init run/best.pt and another --out")
+    assert initial.startswith("run/best.pt is there: the model of --init, without any training; ")
+    assert initial.endswith("start again with more minutes")
+    assert none.startswith("there is no best.pt, as no epoch is finished, so --resume has nothing to continue")

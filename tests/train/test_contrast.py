@@ -83,6 +83,18 @@ def test_resumed_is_as_if_never_stopped(balls: Path, contrast_config: TrainConfi
         assert (tmp_path / "cut" / picture).stat().st_size > 5000
 
 
+@pytest.mark.slow
+def test_a_first_epoch_that_is_cut_leaves_nothing_and_says_so(
+    balls: Path, contrast_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parotid_seg.train.loop.UNCUT_S", 0.0)
+    said: list[str] = []
+    config = dataclasses.replace(contrast_config, stages=("contrast",))
+    assert not train(config, balls, tmp_path, device="cpu", max_minutes=1e-6, report=said.append)
+    assert said[-1].startswith("stopped after 0 of 2 epochs; there is no best.pt, as no epoch is finished, so --resume")
+    assert not list(tmp_path.glob("*.pt"))
+
+
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_contrast_then_segment(balls: Path, contrast_config: TrainConfig, tmp_path: Path) -> None:

@@ -107,18 +107,26 @@ def test_an_epoch_is_cut_when_the_time_is_over(
     run = tmp_path / "run"
     options: dict[str, Any] = {"device": "cpu", "cache": cache, "report": said.append}
     assert not train(config, balls, run, max_minutes=1e-6, **options)
-    assert "stopped after 0 of 4 epochs; no epoch is finished, to resume from" in said
+    best_file = run / "best.pt"
+    assert said[-1] == (
+        f"stopped after 0 of 4 epochs; {best_file} is there: the weights so far; no epoch is finished, so --resume has "
+        f"nothing to continue: start again with more minutes, or train on with --init {best_file} and another --out"
+    )
     best = load_checkpoint(run / "best.pt")
     assert (best.training["epochs"], best.training["images"]) == (0, config.segment.batch_size)
     assert not (run / "last.pt").exists()
     best.network()
+    going_on = _with(config, {"init": str(run / "best.pt")})
+    assert not train(going_on, balls, tmp_path / "on", max_minutes=1e-6, **options)
+    assert "on/best.pt is there: the model of --init, without any training; no epoch is finished" in said[-1]
+    assert "train on" not in said[-1]
 
     monkeypatch.setattr(loop, "UNCUT_S", 20.0)
     assert not train(config, balls, run, max_minutes=1e-6, **options)
     whole = (run / "last.pt").read_bytes()
     monkeypatch.setattr(loop, "UNCUT_S", 0.0)
     assert not train(config, balls, run, max_minutes=1e-6, resume=True, **options)
-    assert said[-1] == "stopped after 1 of 4 epochs; --resume continues"
+    assert said[-1] == "stopped after 1 of 4 epochs; best.pt is of epoch 1; --resume continues"
     assert (run / "last.pt").read_bytes() == whole, "a part of an epoch cannot be resumed"
 
 
@@ -127,6 +135,7 @@ def test_a_long_stage_says_how_long_it_takes_and_is_not_changed_by_that(
 ) -> None:
     said: list[str] = []
     weights = []
+    monkeypatch.setattr(loop, "FIRST_ESTIMATE_S", 1e9)  # on a busy machine a line would come between
     for fewest in (loop.FEWEST_TO_ESTIMATE, 1):
         monkeypatch.setattr(loop, "FEWEST_TO_ESTIMATE", fewest)
         run = tmp_path / str(fewest)

@@ -56,6 +56,7 @@ ATTRIBUTES = [
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "LossyImageCompression", "ConvolutionKernel", "SliceThickness", "IrradiationEventUID", "AcquisitionTime",
+    "KVP", "MagneticFieldStrength", "Manufacturer", "ManufacturerModelName",
 ]
 # fmt: on
 """Attributes that are read of a header, including the sequences."""

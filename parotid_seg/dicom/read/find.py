@@ -12,6 +12,7 @@ from pydicom.uid import UID_dictionary
 
 from parotid_seg.dicom.mr.acquisition import acquisition_of
 from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
+from parotid_seg.dicom.read.facts import read_facts
 from parotid_seg.dicom.read.file import DicomFile, kind_in_meta, read_dicom, series_in_header
 from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, owner_of, series_number
 from parotid_seg.dicom.read.groups import MODALITIES
@@ -310,7 +311,7 @@ def _volume_of(owner: Owner, stack: Stack) -> _Volume:
         columns=first.size[1],
         affine=stack.affine,
         modality=owner.modality,
-        description=first.description,
+        facts=read_facts(slices[0].path, owner.modality, first.number),
         series_uid=owner.series_uid,
         study_uid=owner.study_uid,
         frame_of_reference_uid=first.frame_of_reference_uid,

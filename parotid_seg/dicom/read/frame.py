@@ -74,7 +74,7 @@ class Frame(NamedTuple):
 
     Attributes:
         slice: its file and frame.
-        number, description: of its series.
+        number: of its series.
         frame_of_reference_uid: of its coordinates.
         size: rows and columns.
         spacing: between rows and between columns, in mm.
@@ -88,7 +88,6 @@ class Frame(NamedTuple):
 
     slice: Slice
     number: int | None
-    description: str
     frame_of_reference_uid: str
     size: tuple[int, int]
     spacing: tuple[float, ...]
@@ -139,7 +138,7 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
     if not sop_instance:
         raise Unusable(f"no SOPInstanceUID; {WAY_OUT}")
     number = series_number(header)
-    description, reference = text_of(header, "SeriesDescription"), uid_of(header, "FrameOfReferenceUID")
+    reference = uid_of(header, "FrameOfReferenceUID")
     layout = layout_of(file)
     frames, others = [], set[str]()
     for index, place in images_in(header):
@@ -150,7 +149,6 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
         frame = Frame(
             slice=Slice(file.path, index, sop_class, sop_instance),
             number=number,
-            description=description,
             frame_of_reference_uid=reference,
             size=(layout.rows, layout.columns),
             spacing=spacing_of(place),

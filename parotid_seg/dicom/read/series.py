@@ -31,6 +31,29 @@ class Slice:
     sop_instance_uid: str
 
 
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What the header of a series says of its acquisition, see `facts.read_facts`.
+
+    Attributes:
+        modality: "CT" or "MR".
+        number: SeriesNumber; None if there is none.
+        description: SeriesDescription.
+        kv: tube voltage in kV (KVP); None if it is not stated.
+        kernel: reconstruction kernel (ConvolutionKernel).
+        tesla: strength of the magnetic field; None if it is not stated.
+        scanner: manufacturer and model.
+    """
+
+    modality: str
+    number: int | None = None
+    description: str = ""
+    kv: float | None = None
+    kernel: str = ""
+    tesla: float | None = None
+    scanner: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """Slices of one series that form a volume: parallel, evenly spaced, in order.
@@ -41,7 +64,7 @@ class Series:
         affine: (4, 4), from (slice, row, column, 1) of a voxel's centre to the patient's x, y, z in mm, which run to
             the patient's left, back and head (LPS).
         modality: "CT" or "MR".
-        description: SeriesDescription as in the file: untrusted text that may name the patient.
+        facts: what its header says of the acquisition.
         series_uid, study_uid, frame_of_reference_uid: UIDs; the last one is empty if the files have none.
         number: SeriesNumber; None if there is none.
         folder: the deepest folder that contains all of its files.
@@ -55,7 +78,7 @@ class Series:
     columns: int
     affine: NDArray[np.float64]
     modality: str
-    description: str
+    facts: SeriesFacts
     series_uid: str
     study_uid: str
     frame_of_reference_uid: str

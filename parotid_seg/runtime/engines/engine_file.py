@@ -16,7 +16,7 @@ from typing import Any
 from parotid_seg.contract import READABLE_VERSIONS, Contract
 from parotid_seg.errors import InputError, MissingModelError, ModelError, OptionError, RecordError
 from parotid_seg.files import hash_file, read_input
-from parotid_seg.records import canonical, convert, parse, read_bytes, record_text
+from parotid_seg.records import canonical, convert, listed, parse, read_bytes, record_text
 from parotid_seg.runtime.engines.gpu import Gpu, capability_text
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, library_named
 
@@ -133,8 +133,8 @@ class Sidecar:
         if Path(self.onnx_name).name != self.onnx_name:
             raise InputError(f"onnx_name: found {self.onnx_name!r}, expected a file name without a folder")
         if self.contract.schema_version not in READABLE_VERSIONS:
-            expected = " or ".join(map(str, READABLE_VERSIONS))
-            raise InputError(f"contract: found schema_version {self.contract.schema_version}, expected {expected}")
+            found, expected = self.contract.schema_version, listed(READABLE_VERSIONS)
+            raise InputError(f"contract: found schema_version {found}, expected {expected}")
 
     def to_json(self) -> str:
         """The sidecar as JSON text, with a checksum over all other fields."""

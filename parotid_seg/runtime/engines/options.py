@@ -63,3 +63,12 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
     def file(self) -> Path:
         """The model file."""
         return self.model or DEFAULT_MODEL
+
+    @property
+    def name(self) -> str:
+        """The model's name for readers: of its file, or on the server."""
+        if self.triton is None:
+            return self.file.name
+        from parotid_seg.runtime.engines.triton import DEFAULT_MODEL_NAME
+
+        return f"{DEFAULT_MODEL_NAME if self.triton_model is None else self.triton_model} on {self.triton}"

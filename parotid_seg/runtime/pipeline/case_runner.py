@@ -18,7 +18,7 @@ from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
 from parotid_seg.runtime.pipeline.preflight import read_for_model
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, failed, views_of
-from parotid_seg.runtime.pipeline.sources import Scan, hash_source, place_of, series_of
+from parotid_seg.runtime.pipeline.sources import Scan, facts_of, hash_source, place_of, series_of
 from parotid_seg.runtime.report.overlay import draw_case, save_picture
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
@@ -127,6 +127,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         settings=work.settings,
         decoders=scan.volume.decoders,
         series=series_of(source),
+        facts=facts_of(source),
         shape=scan.volume.shape,
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
         mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()},
@@ -182,7 +183,8 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], contract.windows[0])
-        picture = draw_case(scan.volume, window, result.mask, contract.labels, result.volumes_ml, visible(case.name))
+        named, sizes = visible(case.name), result.volumes_ml
+        picture = draw_case(scan.volume, window, result.mask, contract.labels, sizes, named, rois=work.options.rois)
         save_picture(picture, pictures / f"{case.name}.png")
         if work.options.views:
             save_picture(picture, pictures / views_of(case.name))

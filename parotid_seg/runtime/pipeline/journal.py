@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.errors import InputError, OutputError, RecordError
 from parotid_seg.files import hash_file, is_real_file, locked, open_to_append
 from parotid_seg.flags import Flag, FlagCode
@@ -42,6 +43,7 @@ class Entry:
         model: hash of the model file.
         settings: see `WorkerConfig.settings`; empty for masks of older versions.
         series: title of the DICOM series, see `Series.title`; empty for image files and older versions.
+        facts: what the DICOM series' header says of the acquisition; None for image files and older versions.
         shape, spacing_mm: as in `Volume`; None if it failed, and for older versions.
         dose, dose_sha256: file of the planned dose and its hash; empty without --dose.
         mean_gy: as in `CaseDose`.
@@ -67,6 +69,7 @@ class Entry:
     model: str = ""
     settings: str = ""
     series: str = ""
+    facts: SeriesFacts | None = None
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     dose: str = ""

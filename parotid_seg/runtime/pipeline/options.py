@@ -84,8 +84,8 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
         tuple[str, ...],
         Option(
             "--roi-name",
-            "Name of a structure in RTSTRUCT, SEG and .seg.nrrd. Default: TG-263, as Parotid_L. May be given several "
-            "times.",
+            "Name of a structure in RTSTRUCT, SEG, .seg.nrrd, pictures and the report. Default: TG-263, as Parotid_L, "
+            "in files, and plain words in the others. May be given several times.",
             "LABEL=NAME",
         ),
     ] = ()

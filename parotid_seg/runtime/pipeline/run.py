@@ -99,6 +99,7 @@ def infer(
     load: Callable[[], Backend],
     options: InferOptions,
     *,
+    model_name: str = "",
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
@@ -109,6 +110,7 @@ def infer(
         out: output folder, made if missing.
         load: loads the model; the first worker starts meanwhile.
         options: how the scans are segmented, and what is written.
+        model_name: of the model's file, for the report and the record of the run.
         say: called with one line for each event.
         progress: called with the outcome of every case.
 
@@ -118,7 +120,7 @@ def infer(
     if not any(map(exists, scans)):
         raise OptionError("; ".join(f"{scan}: no such file or folder" for scan in scans) or "no scan was named")
     with closing(LocalExecutor(load, options, say)) as executor:
-        return infer_at(executor, scans, out, options, say=say, progress=progress)
+        return infer_at(executor, scans, out, options, model_name=model_name, say=say, progress=progress)
 
 
 def infer_at(
@@ -128,6 +130,7 @@ def infer_at(
     options: InferOptions,
     *,
     find: Callable[..., tuple[list[Scan], list[ScanError]]] = find_scans,
+    model_name: str = "",
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> Summary:
@@ -142,6 +145,7 @@ def infer_at(
         out: output folder, made if missing.
         options: see `InferOptions`.
         find: as `find_scans`.
+        model_name: see `infer`.
         say: called with one line for each event.
         progress: called with the outcome of every case.
 
@@ -177,7 +181,7 @@ def infer_at(
         finally:
             executor.close()
             _remove_partials(out)
-            run.write_results(scans, cases, patients)
+            run.write_results(scans, model_name, cases, patients)
             run.say_what_stays()
             run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
@@ -323,7 +327,7 @@ class _Run:
         return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
 
     def write_results(
-        self, scans: Sequence[Path], cases: Sequence[Case], patients: Mapping[str, Patient] | None
+        self, scans: Sequence[Path], model_name: str, cases: Sequence[Case], patients: Mapping[str, Patient] | None
     ) -> None:
         """Write what a run writes beside its masks: tables, record and report."""
         out, options, labels = self.work.out, self.work.options, self._executor.contract.labels
@@ -332,13 +336,15 @@ class _Run:
         log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
         write_summary(self._ordered(cases), labels, out / SUMMARY, patients)
         not_reached = self.total - len(self._entries)
-        record = run_record(self._executor, options, scans, self.begun, self.counts, not_reached, self.not_used)
+        record = run_record(
+            self._executor, model_name, options, scans, self.begun, self.counts, not_reached, self.not_used
+        )
         write_record(record, out / RUN)
         unusable = (entry for entry in self._entries if not entry.case)
         results = results_of([*self.journal.entries.values(), *unusable], record, patients or {})
         write_record(results, out / RESULTS)
         if options.report:
-            write_report(results, out)
+            write_report(results, out, options.rois)
 
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from parotid_seg.dicom.read.series import Series
+from parotid_seg.dicom.read.series import Series, SeriesFacts
 from parotid_seg.files import hash_file
 from parotid_seg.scan.formats import count_voxels_of, files_of_image, read_image
 from parotid_seg.scan.nifti import NiftiScan, count_voxels, is_nifti, read_nifti
@@ -24,6 +24,11 @@ def place_of(source: Source) -> Path:
 def series_of(source: Source) -> str:
     """A DICOM series' name in messages; empty for a file."""
     return source.title if isinstance(source, Series) else ""
+
+
+def facts_of(source: Source) -> SeriesFacts | None:
+    """What a DICOM series' header says of its acquisition; None for a file."""
+    return source.facts if isinstance(source, Series) else None
 
 
 def hash_source(source: Source) -> str:

@@ -11,6 +11,8 @@ from parotid_seg.files import is_real_file, read_input, write_text
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, views_of
 from parotid_seg.runtime.report.results import CaseRecord, Results
+from parotid_seg.runtime.report.sheet import webp_size
+from parotid_seg.scan.codes import ALL_ROIS, Rois
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.report.page import Shown
@@ -19,12 +21,13 @@ EMBEDDED_CHARACTERS = 8_000_000
 """Most bytes of pictures in the page, worst cases first (about 90 cases); the others are linked."""
 
 
-def write_report(results: Results, out: Path) -> None:
+def write_report(results: Results, out: Path, rois: Rois = ALL_ROIS) -> None:
     """Write `out`/report.html.
 
     Args:
         results: done cases whose mask is missing are skipped.
         out: the folder with masks and pictures.
+        rois: the user's choice of structures, and names for them.
 
     Raises:
         OutputError: if it cannot be written.
@@ -32,7 +35,7 @@ def write_report(results: Results, out: Path) -> None:
     from parotid_seg.runtime.report.page import page
 
     out = out.resolve()
-    write_text(page(shown_of(results.cases, out), results.run), out / PAGE)
+    write_text(page(shown_of(results.cases, out), results.run, rois), out / PAGE)
 
 
 def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
@@ -48,12 +51,14 @@ def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
             continue
         view, picture = views_of(case.name), f"{case.name}.png"
         pictures = [] if failed else [name for name in (view, picture) if _lies_in(out / PICTURES, name)]
-        content = ""
+        content, size = "", (0, 0)
         if room > 0 and view in pictures:
-            content = base64.b64encode(read_input(out / PICTURES / view, follow=False)).decode()
+            drawn = read_input(out / PICTURES / view, follow=False)
+            content, size = base64.b64encode(drawn).decode(), webp_size(drawn)
         room -= len(content)
         embedded = f"data:image/webp;base64,{content}" if content and room >= 0 else ""
-        shown_cases.append(Shown(case, embedded, tuple(masks), tuple(f"{PICTURES}/{name}" for name in pictures)))
+        files = tuple(f"{PICTURES}/{name}" for name in pictures)
+        shown_cases.append(Shown(case, embedded, size, tuple(masks), files))
     return shown_cases
 
 

@@ -6,7 +6,7 @@ compares every decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from parotid_seg.flags import Flag, FlagCode
@@ -186,10 +186,15 @@ def severity_of(code: FlagCode) -> int:
     return TEXTS[code].severity
 
 
-def sentence(flag: Flag) -> str:
-    """A flag as one line of English."""
+def sentence(flag: Flag, named: Callable[[str], str] = plain_name) -> str:
+    """A flag as one line of English.
+
+    Args:
+        flag: the flag.
+        named: gives the name of its structure for readers.
+    """
     return TEXTS[flag.code].sentence.format(
-        structure=plain_name(flag.structure), value=0.0 if flag.value is None else flag.value, detail=flag.detail
+        structure=named(flag.structure), value=0.0 if flag.value is None else flag.value, detail=flag.detail
     )
 
 

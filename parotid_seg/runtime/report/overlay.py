@@ -1,52 +1,61 @@
-"""Draws the picture of a case: outlines on the scan, for both sides together and for each structure from end to end."""
+"""Draws the picture of a case: outlines on the scan, for all structures together and for each from end to end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from parotid_seg.files import atomic_write
-from parotid_seg.scan.codes import COLOURS
+from parotid_seg.runtime.report.sheet import (
+    GAP_PX,
+    MOST_STRUCTURES,
+    PANEL_PX,
+    SLICES,
+    TITLE_PX,
+    corner,
+    sheet_size,
+)
+from parotid_seg.scan.codes import ALL_ROIS, Rois
 from parotid_seg.scan.components import Box, label_boxes
 from parotid_seg.scan.intensity import Window
-from parotid_seg.scan.labels import plain_name, side_of
+from parotid_seg.scan.labels import from_the_right
 from parotid_seg.scan.volume import Mask, Volume
 
-T = TypeVar("T", int, float)
+T = TypeVar("T", int, float, slice)
+Colour = tuple[int, int, int]
 
-FIELD_MM, WHOLE_FIELD_MM = 110.0, 210.0
+FIELD_MM, WHOLE_FIELD_MM = 80.0, 210.0
 """Least side of the square that a view of one structure, and of all of them, shows. The largest contoured glands are
 about 80 mm long."""
 AROUND_MM = 8.0
 """Margin around structures that need a larger square."""
-PANEL_PX = 240
-GAP_PX = 4
-TITLE_PX = 24
-SCALE_MM = 20
-TICK_PX = 14
-MOST_STRUCTURES = 6
-"""Most columns of a picture. If there are more structures, the first ones are shown."""
+SCALE_MM, LONG_SCALE_MM = 20, 100
+"""Length of the bar in a view, and in a projection of more than twice that."""
+TICK_PX = 12
+THINNED = 96
+"""About as many slices, rows and columns are used for projections."""
 INK = (236, 238, 242)
 PAPER = (16, 18, 22)
+HALO_PX = 2
 SAVED_AS = {
     ".png": {"format": "PNG", "compress_level": 1},  # a third of the time, a tenth larger
     ".webp": {"format": "WEBP", "quality": 80, "method": 1},
 }
 
-EDGES = {"axial": ("A", "P", "R", "L"), "coronal": ("S", "I", "R", "L"), "sagittal": ("S", "I", "A", "P")}
-"""Letters at the upper, lower, left and right edge of each view: the patient's left is on the viewer's right."""
+EDGES = {"axial": ("A", "R", "L"), "coronal": ("S", "R", "L"), "sagittal": ("S", "A", "P")}
+"""Letters at the upper, left and right edge of each view: the patient's left is on the viewer's right."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """One panel.
+    """A section of the scan in one panel.
 
     Attributes:
         plane: a key of `EDGES`.
@@ -65,6 +74,15 @@ class _View:
     marked: tuple[int, ...] = ()
 
 
+class _Found(NamedTuple):
+    """A structure that was found."""
+
+    value: int
+    name: str
+    colour: Colour
+    box: Box
+
+
 def draw_case(
     volume: Volume,
     window: Window,
@@ -72,15 +90,18 @@ def draw_case(
     names: Sequence[str],
     volumes_ml: Mapping[str, float],
     title: str,
+    *,
+    rois: Rois = ALL_ROIS,
     reference: Mask | None = None,
 ) -> Image.Image:
     """Draw a case.
 
-    The first row shows all structures, in an axial and a coronal slice. Below is a column for each structure that was
-    found: its first, middle and last axial slice, then a coronal and a sagittal one through its middle, with marks at
-    those three slices. Each view is a square around the whole structure, of equal size for all structures, with the
-    outlines of all structures, letters for the patient's directions and a scale. Radiological display: the patient's
-    right is on the left, in views and in the order of the columns.
+    The first row shows where on the scan the structures are: projections of the whole scan with a box around each, from
+    the front and from the side, and all structures in an axial and a coronal slice. Below is a row for each structure
+    that was found: five axial slices from its lower to its upper end, then a coronal and a sagittal one through its
+    middle, with marks at those five. Each of these is a square around the whole structure, of equal size for all of
+    them. Sections have the outlines of all structures, letters for the patient's directions and a scale. Radiological
+    display: the patient's right is on the left in views, and comes first.
 
     Args:
         volume: the scan; the first channel is shown.
@@ -89,29 +110,32 @@ def draw_case(
         names: label names by value, background first.
         volumes_ml: volume of each structure by name.
         title: printed above.
+        rois: the user's names and colours of structures.
         reference: another mask with the same labels, outlined in white; the views show both from end to end.
     """
     shown = mask if reference is None else np.where(mask > 0, mask, reference)
-    boxes = label_boxes(shown, len(names) - 1)
-    columns = _columns(boxes, names)
-    pages = max(2, len(columns))
-    rows = 1 + (5 if columns else 0)
-    step = PANEL_PX + GAP_PX
-    sheet = Image.new("RGB", (pages * step + GAP_PX, TITLE_PX + rows * step + (TITLE_PX if columns else 0)), PAPER)
+    structures = _structures(shown, names, rois)
+    boxes = [each.box for each in structures]
+    sheet = Image.new("RGB", sheet_size(len(structures)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP_PX + 2, 3), title, fill=INK, font=_font(15))
-    overview = _whole(shown, [box for _, box in columns], volume.spacing_mm)
-    placed = [(view, GAP_PX + place * step, TITLE_PX) for place, view in enumerate(overview)]
-    field_mm = _field(FIELD_MM, [box for _, box in columns], volume.spacing_mm)
-    for place, (value, box) in enumerate(columns):
-        left, top = GAP_PX + place * step, TITLE_PX + step
-        heading = f"{plain_name(names[value])} {volumes_ml.get(names[value], 0.0):.1f} ml"
-        draw.text((left + 2, top + 3), heading, fill=_colour(value), font=_font(15))
-        views = _views(shown, value, box, field_mm)
-        placed += [(view, left, top + TITLE_PX + row * step) for row, view in enumerate(views)]
-    for view, left, top in placed:
-        sheet.paste(_panel(volume, window, mask, view, reference), (left, top))
-        _letter(draw, view, left, top, volume)
+    thinned = _thinned(volume.voxels[0], window)
+    for column, plane in enumerate(("coronal", "sagittal")):
+        place, across_mm = corner(0, column), _across(volume, plane)
+        sheet.paste(_projection(thinned, volume, plane, structures), place)
+        _letter(sheet, plane, place, f"{plane} projection", across_mm)
+    placed = [(view, corner(0, column)) for column, view in enumerate(_whole(shown, boxes, volume.spacing_mm), start=2)]
+    field_mm = _field(FIELD_MM, boxes, volume.spacing_mm)
+    for row, each in enumerate(structures, start=1):
+        left, top = corner(row, 0)
+        heading = f"{rois.shown_name(each.name)} {volumes_ml.get(each.name, 0.0):.1f} ml"
+        draw.text((left + 2, top - TITLE_PX + 3), heading, fill=each.colour, font=_font(15))
+        placed += [(view, corner(row, column)) for column, view in enumerate(_views(shown, each, field_mm))]
+    colours = {value: rois.colour_of(name, value) for value, name in enumerate(names) if value}
+    for view, place in placed:
+        sheet.paste(_panel(volume, window, view, [(mask, colours, 2), (reference, {}, 1)]), place)
+        _mark(draw, view, place, volume.spacing_mm[0])
+        _letter(sheet, view.plane, place, view.name, view.field_mm)
     return sheet
 
 
@@ -125,15 +149,14 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(partial, **SAVED_AS[path.suffix])  # type: ignore[arg-type]
 
 
-def _columns(boxes: Sequence[Box | None], names: Sequence[str]) -> list[tuple[int, Box]]:
-    """Values and boxes of the structures found: right ones, those without a side, left ones."""
-
-    def from_the_right(column: tuple[int, Box]) -> int:
-        side = side_of(names[column[0]])
-        return (side == "left") - (side == "right")
-
-    structures = [(value, box) for value, box in enumerate(boxes, start=1) if box]
-    return sorted(structures, key=from_the_right)[:MOST_STRUCTURES]
+def _structures(mask: Mask, names: Sequence[str], rois: Rois) -> list[_Found]:
+    """The structures of a mask, the patient's right ones first."""
+    found = {
+        names[value]: _Found(value, names[value], rois.colour_of(names[value], value), box)
+        for value, box in enumerate(label_boxes(mask, len(names) - 1), start=1)
+        if box
+    }
+    return [found[name] for name in from_the_right(found)][:MOST_STRUCTURES]
 
 
 def _field(least_mm: float, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> float:
@@ -153,8 +176,8 @@ def _whole(mask: Mask, boxes: Sequence[Box], spacing_mm: Sequence[float]) -> lis
     slice_at = _best(part.sum(axis=(1, 2)), [box[0] for box in boxes], low[0])
     row_at = _best(part.sum(axis=(0, 2)), [box[1] for box in boxes], low[1])
     return [
-        _View("axial", slice_at, (z, y, x), field_mm, f"{slice_at + 1}/{len(mask)}"),
-        _View("coronal", row_at, (z, y, x), field_mm, "", (slice_at,)),
+        _View("axial", slice_at, (z, y, x), field_mm, f"axial {slice_at + 1}/{len(mask)}"),
+        _View("coronal", row_at, (z, y, x), field_mm, "coronal", (slice_at,)),
     ]
 
 
@@ -173,22 +196,69 @@ def _best(voxels: NDArray[np.intp], spans: Sequence[slice], start: int) -> int:
     return start + int(np.lexsort((voxels, within))[-1])
 
 
-def _views(mask: Mask, value: int, box: Box, field_mm: float) -> list[_View]:
-    """The five views of a structure. Its middle is the median of its voxels, so every view shows it."""
-    voxels = np.argwhere(mask[box] == value)
-    z, y, x = (int(np.median(voxels[:, axis])) + box[axis].start for axis in range(3))
+def _views(mask: Mask, structure: _Found, field_mm: float) -> list[_View]:
+    """The views of a structure: slices evenly from its first to its last, fewer if it has fewer, and two across.
+
+    The middle of these two is the median of its voxels, so they show it.
+    """
+    box = structure.box
+    voxels = np.argwhere(mask[box] == structure.value)
+    y, x = (int(np.median(voxels[:, axis])) + box[axis].start for axis in (1, 2))
+    slices = np.unique(voxels[:, 0]) + box[0].start
+    chosen = [int(slices[round(at)]) for at in np.linspace(0, len(slices) - 1, min(SLICES, len(slices)))]
+    ends = {chosen[-1]: "upper end ", chosen[0]: "lower end "} if len(chosen) > 1 else {}
     middle = tuple((side.start + side.stop - 1) // 2 for side in box)
-    slices = {"first": box[0].start, "middle": z, "last": box[0].stop - 1}
     centre = (middle[0], middle[1], middle[2])
-    axial = [_View("axial", at, centre, field_mm, f"{name} {at + 1}/{len(mask)}") for name, at in slices.items()]
-    marked = tuple(slices.values())
+    axial = [_View("axial", at, centre, field_mm, f"{ends.get(at, '')}{at + 1}/{len(mask)}") for at in chosen]
     across = (("coronal", y), ("sagittal", x))
-    return [*axial, *(_View(plane, at, centre, field_mm, "", marked) for plane, at in across)]
+    views = [_View(plane, at, centre, field_mm, plane, tuple(chosen)) for plane, at in across]
+    return [*axial, *views]
 
 
-def _panel(volume: Volume, window: Window, mask: Mask, view: _View, reference: Mask | None) -> Image.Image:
-    """A square of a slice at true proportions, outlines drawn on it; black where the scan ends. The head is up."""
-    steps_mm, centre = _in_plane(view, volume.spacing_mm), _in_plane(view, view.centre)
+def _thinned(voxels: NDArray[Any], window: Window) -> NDArray[Any]:
+    """Every nth slice, row and column of a scan, clipped to a window; what projections are made from."""
+    every = tuple(slice(None, None, max(1, size // THINNED)) for size in voxels.shape)
+    thinned: NDArray[Any] = np.clip(voxels[every], *window).astype(np.float32) - np.float32(window[0])
+    return thinned
+
+
+def _projection(thinned: NDArray[Any], volume: Volume, plane: str, structures: Sequence[_Found]) -> Image.Image:
+    """A square with a projection of the whole scan at true proportions, and a box around each structure."""
+    axis = {"coronal": 1, "sagittal": 2}[plane]
+    thick = thinned.mean(axis=axis)[::-1]
+    grey = Image.fromarray((thick * (255 / max(float(thick.max()), 1e-6))).astype(np.uint8))
+    voxels_px = [step * PANEL_PX / _across(volume, plane) for step in _in_plane(plane, volume.spacing_mm)]
+    height, width = (
+        max(1, round(count * px)) for count, px in zip(_in_plane(plane, volume.shape), voxels_px, strict=True)
+    )
+    left, top = (PANEL_PX - width) // 2, (PANEL_PX - height) // 2
+    panel = Image.new("RGB", (PANEL_PX, PANEL_PX))
+    panel.paste(grey.resize((width, height), Image.Resampling.BILINEAR), (left, top))
+    draw = ImageDraw.Draw(panel)
+    for each in structures:
+        rows, columns = _in_plane(plane, each.box)
+        x = [left + at * voxels_px[1] for at in (columns.start, columns.stop)]
+        y = [top + height - at * voxels_px[0] for at in (rows.stop, rows.start)]
+        draw.rectangle((x[0] - 1, y[0] - 1, x[1], y[1]), outline=each.colour, width=2)
+    return panel
+
+
+def _across(volume: Volume, plane: str) -> float:
+    """Side in mm of the square that holds the whole scan in a plane."""
+    sizes = zip(_in_plane(plane, volume.shape), _in_plane(plane, volume.spacing_mm), strict=True)
+    return max(count * step for count, step in sizes)
+
+
+def _panel(
+    volume: Volume, window: Window, view: _View, outlined: Sequence[tuple[Mask | None, Mapping[int, Colour], int]]
+) -> Image.Image:
+    """A square of a slice at true proportions, outlines drawn on it; black where the scan ends. The head is up.
+
+    Args:
+        volume, window, view: what is shown.
+        outlined: masks, the colours of their labels (light for others), and the width of the line.
+    """
+    steps_mm, centre = _in_plane(view.plane, volume.spacing_mm), _in_plane(view.plane, view.centre)
     image = _section(volume.voxels[0], view)
     if view.plane != "axial":
         centre = (len(image) - 1 - centre[0], centre[1])
@@ -201,7 +271,7 @@ def _panel(volume: Volume, window: Window, mask: Mask, view: _View, reference: M
     grey[inside] = np.clip((part.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
     size = (PANEL_PX, PANEL_PX)
     pixels = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)
-    for each, colour, width in ((mask, None, 2), (reference, INK, 1)):
+    for each, colours, width in outlined:
         if each is None:
             continue
         marks = _section(each, view)[shown[0], shown[1]]
@@ -212,7 +282,7 @@ def _panel(volume: Volume, window: Window, mask: Mask, view: _View, reference: M
             filled = inner = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
             for _ in range(width):
                 inner = _shrunk(inner)
-            pixels[filled & ~inner] = colour or _colour(int(value))
+            pixels[filled & ~inner] = colours.get(int(value), INK)
     return Image.fromarray(pixels)
 
 
@@ -226,10 +296,10 @@ def _section(volume: NDArray[Any], view: _View) -> NDArray[Any]:
     return np.asarray(volume[index[view.plane]])
 
 
-def _in_plane(view: _View, values: tuple[T, T, T]) -> tuple[T, T]:
-    """The values for rows and columns of a view, from those for slices, rows and columns of a volume."""
+def _in_plane(plane: str, values: tuple[T, T, T]) -> tuple[T, T]:
+    """The values for rows and columns of a plane, from those for slices, rows and columns of a volume."""
     z, y, x = values
-    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[view.plane]
+    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[plane]
 
 
 def _shrunk(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -242,39 +312,47 @@ def _shrunk(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inner
 
 
-def _letter(draw: ImageDraw.ImageDraw, view: _View, left: int, top: int, volume: Volume) -> None:
-    """The view's name, the patient's directions, marks of slices and a scale, within the panel."""
-    middle, end = PANEL_PX // 2, PANEL_PX - 5
-    up, down, before, after = EDGES[view.plane]
-    slices_shown = 2 * round(view.field_mm / 2 / volume.spacing_mm[0]) + 1
+def _mark(draw: ImageDraw.ImageDraw, view: _View, place: tuple[int, int], slice_mm: float) -> None:
+    """Marks at the edges of a coronal or sagittal view, where its marked slices are."""
+    left, top = place
+    slices_shown = 2 * round(view.field_mm / 2 / slice_mm) + 1
     for at in view.marked:
-        y = top + middle - round((at - view.centre[0]) * PANEL_PX / slices_shown)
-        draw.line((left + 1, y, left + TICK_PX, y), fill=INK, width=1)
-        draw.line((left + PANEL_PX - TICK_PX, y, left + PANEL_PX - 2, y), fill=INK, width=1)
-    length = round(SCALE_MM * PANEL_PX / view.field_mm)
-    right, bottom = left + PANEL_PX - 8, top + PANEL_PX - 8
+        y = top + PANEL_PX // 2 - round((at - view.centre[0]) * PANEL_PX / slices_shown)
+        for begin, end in ((left + 1, left + TICK_PX), (left + PANEL_PX - TICK_PX, left + PANEL_PX - 2)):
+            draw.line((begin, y, end, y), fill=PAPER, width=3)
+            draw.line((begin, y, end, y), fill=INK, width=1)
+
+
+def _letter(sheet: Image.Image, plane: str, place: tuple[int, int], name: str, field_mm: float) -> None:
+    """A view's name, the patient's directions and a scale, within the panel."""
+    left, top = place
+    up, before, after = EDGES[plane]
+    scale_mm = LONG_SCALE_MM if field_mm > 2 * LONG_SCALE_MM and "projection" in name else SCALE_MM
+    right, bottom = left + PANEL_PX - 7, top + PANEL_PX - 7
     for text, x, y, anchor in (
-        (f"{view.plane} {view.name}".strip(), left + 5, top + 5, "la"),
-        (up, left + PANEL_PX - 5, top + 5, "ra"),
-        (down, left + middle, top + end, "md"),
-        (before, left + TICK_PX + 4, top + middle, "lm"),
-        (after, left + PANEL_PX - TICK_PX - 4, top + middle, "rm"),
-        (f"{SCALE_MM} mm", right, bottom - 6, "rd"),
+        (name, left + 5, top + 4, "la"),
+        (up, left + PANEL_PX - 6, top + 4, "ra"),
+        (before, left + TICK_PX + 3, top + PANEL_PX // 2, "lm"),
+        (after, left + PANEL_PX - TICK_PX - 3, top + PANEL_PX // 2, "rm"),
+        (f"{scale_mm} mm", right, bottom - 5, "rd"),
     ):
-        _write(draw, text, (x, y), anchor)
-    draw.line((right - length, bottom, right, bottom), fill=PAPER, width=4)
+        letters, right_by, down_by = _letters(text, anchor)
+        sheet.paste(letters, (x + right_by, y + down_by), letters)
+    length, draw = round(scale_mm * PANEL_PX / field_mm), ImageDraw.Draw(sheet)
+    draw.line((right - length - 1, bottom, right + 1, bottom), fill=PAPER, width=4)
     draw.line((right - length, bottom, right, bottom), fill=INK, width=2)
 
 
-def _write(draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], anchor: str) -> None:
-    """Write text that is readable on any background, including bone."""
-    x0, y0, x1, y1 = draw.textbbox(at, text, font=_font(13), anchor=anchor)
-    draw.rectangle((x0 - 2, y0 - 1, x1 + 2, y1 + 1), fill=PAPER)
-    draw.text(at, text, fill=INK, font=_font(13), anchor=anchor)
-
-
-def _colour(value: int) -> tuple[int, int, int]:
-    return COLOURS[(value - 1) % len(COLOURS)]
+@lru_cache(1000)
+def _letters(text: str, anchor: str) -> tuple[Image.Image, int, int]:
+    """Text with a dark rim, which is readable on bone, and how far it begins to the right and below of its anchor."""
+    font = _font(13)
+    left, top, right, bottom = (round(each) for each in font.getbbox(text, anchor=anchor, stroke_width=HALO_PX))
+    letters = Image.new("RGBA", (right - left + 1, bottom - top + 1))
+    ImageDraw.Draw(letters).text(
+        (-left, -top), text, fill=INK, font=font, anchor=anchor, stroke_width=HALO_PX, stroke_fill=PAPER
+    )
+    return letters, left, top
 
 
 @cache

@@ -11,7 +11,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,10 +19,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from parotid_seg.calibration import COVERAGE
+from parotid_seg.contract import Contract
+from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.files import visible
-from parotid_seg.runtime.report.overlay import SCALE_MM
-from parotid_seg.runtime.report.results import LARGEST_RATIO, CaseRecord, RunRecord
-from parotid_seg.scan.labels import PAROTID_ML, plain_name
+from parotid_seg.flags import Flag
+from parotid_seg.runtime.report.flag_text import sentence
+from parotid_seg.runtime.report.results import LARGEST_RATIO, CaseRecord, FlagRecord, RunRecord, StructureRecord
+from parotid_seg.runtime.report.sheet import MOST_STRUCTURES, rows_of
+from parotid_seg.scan.codes import ALL_ROIS, Rois
+from parotid_seg.scan.labels import PAROTID_ML, from_the_right, plain_name
 
 TEMPLATES = Path(__file__).with_name("templates")
 FLOOR = "DSC floor"
@@ -45,42 +50,67 @@ class Shown:
     Attributes:
         case: its record in results.json.
         picture: a data: URL; empty if the picture is not in the page.
+        size: the picture's width and height; 0 and 0 if they are not known.
         masks, pictures: existing files, as paths in the output folder.
     """
 
     case: CaseRecord
     picture: str
+    size: tuple[int, int]
     masks: tuple[str, ...]
     pictures: tuple[str, ...]
 
+    @property
+    def structures(self) -> list[StructureRecord]:
+        """The structures as they are shown, the patient's right ones first."""
+        by_name = {each.name: each for each in self.case.structures}
+        return [by_name[name] for name in from_the_right(by_name)]
 
-def page(cases: Sequence[Shown], run: RunRecord) -> str:
+    @property
+    def drawn(self) -> list[str]:
+        """The structures of the picture, in the order of its rows."""
+        return [each.name for each in self.structures if each.volume_ml][:MOST_STRUCTURES]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The views of each row of the picture, see `sheet.rows_of`."""
+        return rows_of(self.size, len(self.case.found))
+
+
+def page(cases: Sequence[Shown], run: RunRecord, rois: Rois = ALL_ROIS) -> str:
     """The page's text, ASCII only.
 
     Args:
         cases: worst first.
         run: the last run in the folder.
+        rois: the user's choice of structures, and names for them.
     """
     style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    names = {name: f"{plain_name(name)} ml" for name in run.model.contract.labels[1:]}
-    doses = {}
-    if any(shown.case.dose for shown in cases):
-        doses = {name: f"{plain_name(name)} Gy" for name in run.model.contract.labels[1:]}
+    labels = run.model.contract.labels
+    written = {*rois.written(labels), *(name for shown in cases for name in shown.case.volumes_ml)}
+    names = {name: rois.shown_name(name) for name in from_the_right(labels[1:]) if name in written}
+    dosed = any(shown.case.dose for shown in cases)
     agreement = ["Agreement"] if any(shown.case.agreement is not None for shown in cases) else []
     template = environment(TEMPLATES).get_template("page.html")
     text = template.render(
         cases=cases,
         run=run,
+        about=about(run),
         names=names,
-        doses=doses,
+        named=rois.shown_name,
+        in_order=from_the_right,
+        colours=_colours(cases, labels, rois),
+        dosed=dosed,
+        facts=_facts,
+        flag_text=partial(_flag_text, rois=rois),
         heads=[
             "#",
             "Case",
             "Status",
             "What to look at",
-            *names.values(),
+            *(f"{name} ml" for name in names.values()),
             FLOOR,
-            *doses.values(),
+            *(f"{name} Gy" for name in names.values() if dosed),
             "Ratio",
             *agreement,
             "Seconds",
@@ -89,7 +119,7 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
         coverage=COVERAGE,
         calibrated={name for each in run.model.contract.calibrations for name in each.structures},
         floor=FLOOR,
-        limits={"ml": PAROTID_ML, "ratio": LARGEST_RATIO, "open": MOST_OPEN, "scale_mm": SCALE_MM},
+        limits={"ml": PAROTID_ML, "ratio": LARGEST_RATIO, "open": MOST_OPEN},
         style=Markup(style),
         script=Markup(script),
         hashes={"style": hash_of(style), "script": hash_of(script)},
@@ -97,11 +127,68 @@ def page(cases: Sequence[Shown], run: RunRecord) -> str:
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
+def about(run: RunRecord) -> dict[str, str]:
+    """What is known of the model, and what ran, by name."""
+    name, sha256 = run.model.name or "file name not stated", run.model.sha256[:12]
+    return {
+        "Model": f"{name} ({sha256})",
+        "Known accuracy": known_accuracy(run.model.contract),
+        "Trained on": trained_on(run.model.contract),
+        "Engine": str(run.ran),
+        "Version": f"parotid-seg {run.versions.get('parotid-seg', 'not stated')}",
+    }
+
+
+def known_accuracy(contract: Contract) -> str:
+    """The accuracy that a model file states, with the patients it was measured on."""
+    parts = [
+        f"mean DSC {each.mean_dsc:.2f} on {each.glands} structures of {each.patients} patients "
+        f"({', '.join(map(plain_name, from_the_right(each.structures)))}; {each.made})"
+        for each in contract.calibrations
+    ]
+    dsc, patients = (contract.training.get(f"validation_{each}") for each in ("dsc", "patients"))
+    if not parts and isinstance(dsc, (int, float)) and isinstance(patients, int):
+        parts = [f"mean DSC {dsc:.2f} on the {patients} validation patients of its training"]
+    return "; ".join(parts) or "not stated"
+
+
+def trained_on(contract: Contract) -> str:
+    """The training data, as far as a model file names them."""
+    data, patients = (contract.training.get(each) for each in ("data", "train_patients"))
+    parts = (str(data or ""), f"{patients} patients" if isinstance(patients, int) else "")
+    return ", ".join(filter(None, parts)) or "not stated"
+
+
+def _colours(cases: Sequence[Shown], labels: Sequence[str], rois: Rois) -> dict[str, str]:
+    """The colour of each structure as #rrggbb; cases of another model may have structures that this one lacks."""
+    values = {each.name: value for shown in cases for value, each in enumerate(shown.case.structures, start=1)}
+    values |= {name: value for value, name in enumerate(labels)}
+    return {name: "#{:02x}{:02x}{:02x}".format(*rois.colour_of(name, value)) for name, value in values.items()}
+
+
+def _facts(facts: SeriesFacts) -> dict[str, str]:
+    """What a series' header says, by name; empty where it says nothing."""
+    return {
+        "Description": facts.description,
+        "Tube voltage": "" if facts.kv is None else f"{facts.kv:g} kV",
+        "Kernel": facts.kernel,
+        "Field": "" if facts.tesla is None else f"{facts.tesla:g} T",
+        "Scanner": facts.scanner,
+    }
+
+
+def _flag_text(flag: FlagRecord, rois: Rois) -> str:
+    """A flag in English, with the user's name of its structure."""
+    if flag.structure not in rois.names:
+        return flag.text
+    return sentence(Flag(flag.code, flag.structure, flag.value, flag.detail), rois.shown_name)
+
+
 @cache
-def environment(folder: Path) -> Environment:
-    """The environment of a folder of templates. It keeps them compiled, which takes longer than to fill them."""
+def environment(*folders: Path) -> Environment:
+    """The environment of folders of templates. It keeps them compiled, which takes longer than to fill them."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_seen,

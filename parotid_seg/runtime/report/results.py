@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from parotid_seg.contract import Contract
+from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import read_record, record_text
 from parotid_seg.runtime.engines.base import ExecutionInfo
@@ -104,6 +105,7 @@ class ScanRecord(Record, frozen=True, kw_only=True):
         shape: slices, rows and columns; null if unknown, as for a scan that failed.
         spacing_mm: distance between slices, rows and columns in mm; null if unknown.
         decoders: packages, with their versions, that decoded compressed pixels.
+        facts: what the DICOM series' header says of the acquisition; null for a file.
     """
 
     source: str
@@ -111,6 +113,7 @@ class ScanRecord(Record, frozen=True, kw_only=True):
     shape: tuple[int, int, int] | None
     spacing_mm: tuple[float, float, float] | None
     decoders: tuple[str, ...]
+    facts: SeriesFacts | None = None
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
@@ -241,10 +244,12 @@ class ModelRecord(Record, frozen=True, kw_only=True):
     Attributes:
         sha256: hash of its file.
         contract: its contract, including its labels by value.
+        name: of its file, without the folder, or on a server; empty in files of older versions.
     """
 
     sha256: str
     contract: Contract
+    name: str = ""
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
@@ -340,6 +345,7 @@ def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
             shape=entry.shape,
             spacing_mm=entry.spacing_mm,
             decoders=entry.decoders,
+            facts=entry.facts,
         ),
         structures=tuple(
             StructureRecord(

@@ -95,6 +95,7 @@ def _dsc(value: float | None) -> str:
 
 def run_record(
     site: Executor,
+    model_name: str,
     options: Any,
     scans: Sequence[Path],
     begun: datetime,
@@ -106,6 +107,7 @@ def run_record(
 
     Args:
         site: the executor of the cases.
+        model_name: see `ModelRecord`.
         options: a dataclass.
         scans: the scans of the command line.
         begun: start time.
@@ -115,7 +117,7 @@ def run_record(
         begun=begun.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
         options={**dataclasses.asdict(options), "scans": [str(scan) for scan in scans]},
-        model=ModelRecord(sha256=site.model_sha256, contract=site.contract),
+        model=ModelRecord(sha256=site.model_sha256, contract=site.contract, name=model_name),
         ran=site.ran,
         **site.about,
         cases=dict(cases),

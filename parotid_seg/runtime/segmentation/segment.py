@@ -28,7 +28,8 @@ SMALLEST_GLAND_ML = 1.0
 has 5 ml."""
 LEAST_AGREEMENT = 0.92
 """DSC between the predictions of the scan and of its mirror image below which a gland is flagged. Of 62 validation
-glands 7 are below it, with a mean DSC of 0.52 with the contours; the others have 0.78 (benchmarks/quality/uncertainty.py)."""
+glands 7 are below it, with a mean DSC of 0.52 with the contours; the others have 0.78
+(benchmarks/quality/uncertainty.py)."""
 WRONG_SIDE_MM = 20.0
 """If only one gland is found and lies so far beyond the middle, it is probably the other one. All of the 382 contoured
 training and validation glands lie at least 47 mm on their own side."""

@@ -136,7 +136,7 @@ def test_multi_frame_is_the_nifti_twin(tmp_path: Path, modality: str, kind: str,
 def test_what_a_series_tells(tmp_path: Path) -> None:
     series = only(write_series(tmp_path / "case" / "ct", ct_voxels(), number=7))
     again = pickle.loads(pickle.dumps(series))
-    assert (series.number, series.modality, series.description) == (7, "CT", "Neck 3.0")
+    assert (series.number, series.modality, series.facts.description) == (7, "CT", "Neck 3.0")
     assert (series.rows, series.columns, len(series.slices)) == (16, 20, 12)
     assert series.folder == tmp_path / "case" / "ct"
     assert again.key == series.key

@@ -8,22 +8,27 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from parotid_seg.runtime.report.overlay import (
-    FIELD_MM,
-    GAP_PX,
-    INK,
+from parotid_seg.runtime.report.overlay import FIELD_MM, INK, PAPER, TICK_PX, draw_case, save_picture
+from parotid_seg.runtime.report.sheet import (
+    COLUMNS,
+    OVERVIEW,
     PANEL_PX,
-    TICK_PX,
+    SLICES,
     TITLE_PX,
-    draw_case,
-    save_picture,
+    corner,
+    rows_of,
+    sheet_size,
+    webp_size,
 )
-from parotid_seg.scan.codes import COLOURS
+from parotid_seg.scan.codes import COLOURS, Rois
 from parotid_seg.scan.volume import Orientation, Volume
 
 LABELS = ("background", "parotid_left", "parotid_right")
 SPACING = (3.0, 2.0, 2.0)
-ROWS = ("axial", "first", "middle", "last", "coronal", "sagittal")
+CORONAL, SAGITTAL = SLICES, SLICES + 1
+"""Columns of a structure's views across its slices; in the first row, projections are in columns 0 and 1."""
+AXIAL = 2
+"""Column of all structures in an axial slice, in the first row."""
 
 
 def volume(shape: tuple[int, int, int] = (40, 64, 64), spacing: tuple[float, float, float] = SPACING) -> Volume:
@@ -38,11 +43,9 @@ def drawn(
     return np.asarray(draw_case(volume(mask.shape, spacing), (-160, 240), mask, names, {}, "a case"))
 
 
-def panel(pixels: NDArray[Any], row: str, column: int) -> NDArray[Any]:
-    """The panel of a row of `ROWS`, without its frame."""
-    number = ROWS.index(row)
-    top = TITLE_PX * (2 if number else 1) + number * (PANEL_PX + GAP_PX)
-    left = GAP_PX + column * (PANEL_PX + GAP_PX)
+def panel(pixels: NDArray[Any], row: int, column: int) -> NDArray[Any]:
+    """A view: those of the whole scan are in row 0, those of the nth structure in row n."""
+    left, top = corner(row, column)
     return pixels[top : top + PANEL_PX, left : left + PANEL_PX]
 
 
@@ -56,49 +59,103 @@ def size(pixels: NDArray[Any], value: int) -> tuple[int, int]:
     return int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
 
-def test_a_column_a_gland_the_patients_right_one_first() -> None:
+def test_a_row_a_gland_the_patients_right_one_first() -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
     mask[10:20, 20:30, 40:50] = 1
     mask[12:22, 20:30, 12:20] = 2
     pixels = drawn(mask)
-    for row in ROWS[1:]:
-        assert coloured(panel(pixels, row, 0), 2).sum() > 100
-        assert coloured(panel(pixels, row, 1), 1).sum() > 100
-    for column in (0, 1):
-        whole = panel(pixels, "axial", column)
+    assert (pixels[:TITLE_PX].min(axis=-1) > 200).sum() > 40, "the title"
+    assert (pixels[:TITLE_PX] == PAPER).all(axis=-1).mean() > 0.9, "alone"
+    for column in range(COLUMNS):
+        assert coloured(panel(pixels, 1, column), 2).sum() > 100
+        assert coloured(panel(pixels, 2, column), 1).sum() > 100
+    for column in range(OVERVIEW):
+        whole = panel(pixels, 0, column)
         left, right = (np.nonzero(coloured(whole, value))[1] for value in (1, 2))
-        assert right.max() < PANEL_PX / 2 < left.min(), "both are in both views of the first row, right on the left"
+        if column == 1:  # from the side
+            assert abs(np.median(left) - np.median(right)) < 6
+        else:
+            assert right.max() < PANEL_PX / 2 < left.min(), "right on the left"
 
 
-def test_first_middle_and_last_slice_of_a_gland() -> None:
-    """A gland that is narrow at its lower end and wide at its upper one; half of its voxels lie above the middle."""
+def test_five_slices_from_the_lower_end_to_the_upper() -> None:
+    """A gland that is wider in each slice; slice 15 has none of it."""
     mask = np.zeros((40, 64, 64), np.uint8)
     for at, width in zip(range(10, 21), range(4, 26, 2), strict=True):
-        mask[at, 20:24, 30 : 30 + width] = 1
+        mask[at, 20:24, 26 : 26 + width] = 1
+    mask[15] = 0
     pixels = drawn(mask)
     millimetres = PANEL_PX / (2 * round(FIELD_MM / 2 / 2) + 1) / 2
-    widths = [size(panel(pixels, row, 0), 1)[0] / millimetres for row in ROWS[1:4]]
-    assert widths == [pytest.approx(mm, abs=3) for mm in (2 * 4, 2 * 18, 2 * 24)]
+    widths = [size(panel(pixels, 1, column), 1)[0] / millimetres for column in range(SLICES)]
+    slices = [10, 12, 14, 18, 20]
+    assert widths == [pytest.approx(2 * (4 + 2 * (at - 10)), abs=3) for at in slices]
 
 
-@pytest.mark.parametrize("row", ["coronal", "sagittal"])
-def test_those_slices_are_marked_where_the_gland_ends(row: str) -> None:
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_thin_gland_has_each_of_its_slices_once(slices: int) -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
-    mask[10:20, 20:30, 24:40] = 1
-    shown = panel(drawn(mask), row, 0)
+    mask[10 : 10 + slices, 20:30, 24:40] = 1
+    pixels = drawn(mask)
+    shown = [bool(coloured(panel(pixels, 1, column), 1).sum() > 50) for column in range(COLUMNS)]
+    assert shown == [True] * (slices + 2) + [False] * (SLICES - slices)
+
+
+@pytest.mark.parametrize("column", [CORONAL, SAGITTAL])
+def test_those_slices_are_marked_where_the_gland_ends(column: int) -> None:
+    mask = np.zeros((40, 64, 64), np.uint8)
+    mask[10:19, 20:30, 24:40] = 1
+    shown = panel(drawn(mask), 1, column)
     marks = np.flatnonzero((np.abs(shown[:, 1:TICK_PX].astype(int) - INK).sum(axis=-1) < 30).all(axis=1))
     rows = np.flatnonzero(coloured(shown, 1).any(axis=1))
     slice_px = PANEL_PX / (2 * round(FIELD_MM / 2 / 3) + 1)
-    assert len(marks) == 3
+    assert len(marks) == SLICES
+    assert np.diff(marks) == pytest.approx(2 * slice_px, abs=1)
     assert marks[0] - rows[0] == pytest.approx(slice_px / 2, abs=2), "in the middle of the uppermost slice"
     assert rows[-1] - marks[-1] == pytest.approx(slice_px / 2, abs=2)
+
+
+@pytest.mark.parametrize(("column", "axis"), [(0, 2), (1, 1)])
+def test_a_box_in_the_projections_shows_where_on_the_scan_a_gland_lies(column: int, axis: int) -> None:
+    """The scan is 200 x 128 x 96 mm; its height fills the view, which is in the middle."""
+    mask = np.zeros((100, 64, 48), np.uint8)
+    mask[10:30, 40:50, 30:40] = 1
+    voxels = np.where(mask, 240, 0)[None].astype(np.int16)
+    scan = Volume(voxels, (2.0, 2.0, 2.0), Orientation((0, 1, 2), (False, False, False)))
+    pixels = panel(np.asarray(draw_case(scan, (-160, 240), mask, LABELS, {}, "")), 0, column)
+    rows, columns = np.nonzero(coloured(pixels, 1, 60))
+    across, begin, end = {2: (48, 30, 40), 1: (64, 40, 50)}[axis]
+    scale = PANEL_PX / 100
+    left = (PANEL_PX - across * scale) / 2
+    assert (rows.min(), rows.max()) == (pytest.approx(70 * scale, abs=2), pytest.approx(90 * scale, abs=2))
+    assert (columns.min(), columns.max()) == (
+        pytest.approx(left + begin * scale, abs=2),
+        pytest.approx(left + end * scale, abs=2),
+    )
+    within = pixels[rows.min() + 4 : rows.max() - 4, columns.min() + 4 : columns.max() - 4]
+    beside = pixels[rows.min() + 4 : rows.max() - 4, columns.max() + 4 : columns.max() + 8]
+    assert within.mean() > beside.mean() + 40, "the box is around what is bright"
+
+
+def test_the_users_names_and_colours() -> None:
+    mask = np.zeros((40, 64, 64), np.uint8)
+    mask[10:20, 20:30, 40:50] = 1
+    rois = Rois(names={"parotid_left": "GL"}, colours={"parotid_left": (255, 0, 0)})
+    usual = drawn(mask)
+    own = np.asarray(draw_case(volume(), (-160, 240), mask, LABELS, {}, "a case", rois=rois))
+    headings = [pixels[corner(1, 0)[1] - TITLE_PX : corner(1, 0)[1]].astype(int) for pixels in (usual, own)]
+    named = [np.flatnonzero((heading[..., 0] - heading[..., 2] > 100).any(axis=0)).max() for heading in headings]
+    assert named[1] < named[0] - 40, "GL is shorter than left parotid"
+    for column in (0, 1, 2, 3):
+        assert not coloured(panel(own, 0, column), 1, 60).any()
+        assert (np.abs(panel(own, 0, column).astype(int) - (255, 0, 0)).sum(axis=-1) < 60).sum() > 30
+    assert (np.abs(panel(own, 1, 2).astype(int) - (255, 0, 0)).sum(axis=-1) < 60).sum() > 100
 
 
 def test_a_large_and_a_small_gland_are_both_whole_in_the_first_row() -> None:
     mask = np.zeros((60, 90, 130), np.uint8)
     mask[10:50, 20:70, 90:120] = 1  # 100 x 60 mm, 180 to 240 mm from the left edge
     mask[20:24, 40:50, 6:16] = 2  # 20 x 20 mm, 12 to 32 mm
-    whole = panel(drawn(mask), "axial", 0)
+    whole = panel(drawn(mask), 0, AXIAL)
     millimetres = PANEL_PX / (228 + 16)  # the glands reach over 228 mm
     assert size(whole, 1) == pytest.approx((60 * millimetres, 100 * millimetres), abs=6)
     assert size(whole, 2) == pytest.approx((20 * millimetres, 20 * millimetres), abs=6)
@@ -109,7 +166,7 @@ def test_a_long_gland_is_whole() -> None:
     mask[5:55, 20:80, 90:100] = 1  # 150 mm high, 120 mm deep
     mask[20:24, 40:50, 6:16] = 2
     field_mm = 150 + 16
-    width, height = size(panel(drawn(mask), "sagittal", 1), 1)
+    width, height = size(panel(drawn(mask), 2, SAGITTAL), 1)
     assert width == pytest.approx(120 / field_mm * PANEL_PX, abs=8)
     assert height == pytest.approx(150 / field_mm * PANEL_PX, abs=8)
 
@@ -117,29 +174,42 @@ def test_a_long_gland_is_whole() -> None:
 @pytest.mark.parametrize("spacing", [SPACING, (0.5, 4.4, 4.4), (8.0, 0.4, 0.4)])
 def test_at_the_scans_corner_and_none_at_all(spacing: tuple[float, float, float]) -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
-    assert len(drawn(mask, spacing=spacing)) < 2 * PANEL_PX, "the scan without columns"
+    assert drawn(mask, spacing=spacing).shape[1::-1] == sheet_size(0)
     mask[0, 0, 0] = mask[-1, -1, -1] = 1
-    assert len(drawn(mask, spacing=spacing)) > 6 * PANEL_PX
+    assert drawn(mask, spacing=spacing).shape[1::-1] == sheet_size(1)
 
 
-def test_names_of_both_sides_or_none_stand_between() -> None:
+def test_structures_of_one_organ_are_together() -> None:
     mask = np.zeros((40, 64, 64), np.uint8)
-    mask[10:20, 20:30, 12:22], mask[10:20, 20:30, 26:36], mask[10:20, 20:30, 42:52] = 3, 1, 2
-    pixels = drawn(mask, ("background", "left_and_right", "left", "right"))
-    for value, column in ((3, 0), (1, 1), (2, 2)):
-        outlines = [coloured(panel(pixels, "sagittal", at), value, 90).sum() > 50 for at in range(3)]
-        assert outlines == [at == column for at in range(3)]
+    for value in range(1, 5):
+        mask[10:20, 20:30, 14 * value - 8 : 14 * value] = value
+    pixels = drawn(mask, ("background", "cord", "parotid_left", "eye_left", "parotid_right"))
+    shown = [int(np.argmax([coloured(panel(pixels, row, SAGITTAL), value, 90).sum() for value in range(1, 5)])) + 1
+             for row in range(1, 5)]  # fmt: skip
+    assert shown == [1, 4, 2, 3]
+
+
+def test_the_page_knows_where_each_view_is() -> None:
+    size = sheet_size(2)
+    whole, *structures = rows_of(size, 2)
+    assert [len(whole), *map(len, structures)] == [OVERVIEW, COLUMNS, COLUMNS]
+    left, top = corner(2, 6)
+    assert structures[1][6] == f"{left} {top} {PANEL_PX} {PANEL_PX}"
+    assert (left + PANEL_PX < size[0], top + PANEL_PX < size[1]) == (True, True)
+    assert rows_of(size, 1) == rows_of((492, 1512), 2) == rows_of((0, 0), 0) == []
+    assert len(rows_of(sheet_size(6), 9)) == 7, "the first six of more"
 
 
 def test_letters_can_be_read_on_bone() -> None:
-    """Around the first row's letters is a dark ground, however bright the scan is."""
+    """Letters have a dark rim, however bright the scan is."""
     bright = Volume(np.full((1, 40, 64, 64), 3000, np.int16), SPACING, Orientation((0, 1, 2), (False, False, False)))
     mask = np.zeros((40, 64, 64), np.uint8)
     mask[10:20, 20:30, 24:40] = 1
     pixels = np.asarray(draw_case(bright, (-160, 240), mask, LABELS, {}, ""))
-    corner = panel(pixels, "first", 0)[4:19, 4:30]
-    dark = (corner.max(axis=-1) < 60).mean()
-    assert 0.3 < dark < 0.95, "light letters on a dark ground"
+    name = panel(pixels, 1, 0)[4:19, 4:60]
+    light, dark = ((name.min(axis=-1) > 200).mean(), (name.max(axis=-1) < 60).mean())
+    assert dark > 0.3, "a dark rim"
+    assert light > 0.1, "around light letters"
 
 
 def test_both_files_are_of_the_same_picture(tmp_path: Path) -> None:
@@ -153,15 +223,17 @@ def test_both_files_are_of_the_same_picture(tmp_path: Path) -> None:
     assert png.shape == webp.shape
     assert np.abs(png - webp).mean() < 6
     assert (tmp_path / "a.webp").stat().st_size < 90_000
+    assert webp_size((tmp_path / "a.webp").read_bytes()) == picture.size
+    assert webp_size((tmp_path / "a.png").read_bytes()) == webp_size(b"RIFF") == (0, 0)
 
 
 def test_a_reference_is_outlined_in_white_from_its_own_end_to_end() -> None:
     mask, reference = np.zeros((2, 40, 64, 64), np.uint8)
     mask[10:20, 20:30, 24:40] = 1
     reference[4:20, 20:30, 24:34] = 1
-    with_it = np.asarray(draw_case(volume(), (-160, 240), mask, LABELS, {}, "a case", reference))
-    first, middle, alone = panel(with_it, "first", 0), panel(with_it, "middle", 0), panel(drawn(mask), "first", 0)
-    inside = (slice(40, 200), slice(40, 200))  # without letters and scale
+    with_it = np.asarray(draw_case(volume(), (-160, 240), mask, LABELS, {}, "a case", reference=reference))
+    first, middle, alone = panel(with_it, 1, 0), panel(with_it, 1, 3), panel(drawn(mask), 1, 0)
+    inside = (slice(30, 150), slice(30, 150))  # without letters and scale
     white = (np.abs(first[inside].astype(int) - INK).sum(axis=-1) < 30).sum()
     assert white > 60
     assert not coloured(first, 1).any(), "the mask begins higher"

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.errors import RecordError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import record_text, write_record
@@ -28,6 +29,7 @@ CASE = replace(
     series="CT series 3 (1f0c2a9b)",
     shape=(120, 512, 512),
     spacing_mm=(3.0, 0.9765, 0.9765),
+    facts=SeriesFacts("CT", 3, "Neck", kv=120.0, kernel="B30f", scanner="Maker Model"),
     dose="/doses/a.dcm",
     dose_sha256="ef" * 32,
     mean_gy={"parotid_left": 24.5},
@@ -52,6 +54,15 @@ def test_what_it_says_of_a_case(tmp_path: Path) -> None:
         "shape": [120, 512, 512],
         "spacing_mm": [3.0, 0.9765, 0.9765],
         "decoders": [],
+        "facts": {
+            "modality": "CT",
+            "number": 3,
+            "description": "Neck",
+            "kv": 120.0,
+            "kernel": "B30f",
+            "tesla": None,
+            "scanner": "Maker Model",
+        },
     }
     assert good["structures"] == [
         {

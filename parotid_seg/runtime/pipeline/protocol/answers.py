@@ -36,7 +36,7 @@ from parotid_seg.runtime.pipeline.protocol.messages import (
     WorkerConfig,
     failed,
 )
-from parotid_seg.runtime.pipeline.sources import place_of, series_of
+from parotid_seg.runtime.pipeline.sources import facts_of, place_of, series_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
 LONGEST_TEXT = 4000
@@ -264,6 +264,7 @@ def _entry_of(done: _Done, question: Asked) -> Entry:
         settings=work.settings,
         decoders=done.decoders,
         series=series_of(case.scan[0]),
+        facts=facts_of(case.scan[0]),
         shape=done.shape,
         spacing_mm=done.spacing_mm,
         dose=str(case.dose or ""),

@@ -16,7 +16,7 @@ from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.runtime.pipeline.sources import place_of, series_of
+from parotid_seg.runtime.pipeline.sources import facts_of, place_of, series_of
 
 PICTURES = "pictures"
 """Folder of overlays in the output folder."""
@@ -99,7 +99,15 @@ def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = 
         key: see `Entry`.
         path: the file or folder that caused the failure; None for the scan's place.
     """
-    place = place_of(case.scan[0])
+    source = case.scan[0]
+    place = place_of(source)
     return Entry(
-        case.name, str(place), key, "failed", reason=reason, path=str(path or place), series=series_of(case.scan[0])
+        case.name,
+        str(place),
+        key,
+        "failed",
+        reason=reason,
+        path=str(path or place),
+        series=series_of(source),
+        facts=facts_of(source),
     )

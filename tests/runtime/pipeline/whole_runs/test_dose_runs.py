@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     assert case.dose
     assert case.dose.source == str(tmp_path / "export" / "RD.1.dcm")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert f"<dt>Mean dose, left parotid</dt><dd>{left:.1f} Gy</dd>" in page
+    assert '<th scope="col" class="number">Mean dose, Gy</th>' in page
+    doses = re.findall(r'scope="row">.*?<bdi>(.*?)</bdi>.*<td class="number">(.*?)</td><td', page)
+    assert doses == [("right parotid", f"{right:.1f}"), ("left parotid", f"{left:.1f}")]
     assert "left parotid Gy</button>" in page
     assert "RD.1.dcm" in page
     assert "Mean doses are those of the planned dose" in page
@@ -234,7 +237,7 @@ def test_another_dose_is_computed_and_the_same_one_is_not(tmp_path: Path) -> Non
     runs = [run(tmp_path / "a.nii.gz", tmp_path / "out", dose) for _ in range(2)]
     again = "1 case that is done is made again, and replaced: they have no mean dose yet, which --dose asks for"
     assert [again in each.lines for each in runs] == [True, False]
-    assert "left 15.6 ml at 20.0 Gy" in outcome_text(runs[0].outcomes["a"])
+    assert "left parotid 15.6 ml at 20.0 Gy" in outcome_text(runs[0].outcomes["a"])
     nifti_dose(dose, 30.0)
     runs.append(run(tmp_path / "a.nii.gz", tmp_path / "out", dose))
     assert [each.statuses["a"] for each in runs] == ["done", "skipped", "done"]

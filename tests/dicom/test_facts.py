@@ -1,0 +1,91 @@
+"""What is read of a series' header for readers: nothing of the patient, nothing malformed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from parotid_seg.dicom.read.facts import WITHHELD, read_facts
+from parotid_seg.dicom.read.series import SeriesFacts
+from parotid_seg.dicom.read.volume import find_series
+from tests.dicom_series import ct_voxels, write_enhanced, write_series
+
+
+def facts_of(folder: Path, **values: Any) -> SeriesFacts:
+    """The facts of a CT series whose headers have some values; None deletes one."""
+
+    def change(_: object, dataset: Dataset) -> None:
+        for keyword, value in values.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+
+    (series,) = find_series(write_series(folder, ct_voxels((10, 16, 16)), change=change)).series
+    return series.facts
+
+
+def test_what_a_ct_says(tmp_path: Path) -> None:
+    facts = facts_of(
+        tmp_path,
+        SeriesDescription="Neck\n 2.0 mm",
+        KVP="120",
+        ConvolutionKernel=["Br40f", "3"],
+        Manufacturer="Siemens",
+        ManufacturerModelName="Force",
+    )
+    assert facts == SeriesFacts(
+        "CT", 3, "Neck_ 2.0 mm", kv=120.0, kernel="Br40f/3", tesla=None, scanner="Siemens Force"
+    )
+
+
+@pytest.mark.parametrize(
+    ("maker", "model", "told"),
+    [
+        ("Canon", "Canon Aquilion", "Canon Aquilion"),
+        ("Canon", None, "Canon"),
+        (None, "Aquilion", "Aquilion"),
+        (None, None, ""),
+    ],
+)
+def test_the_scanner(tmp_path: Path, maker: str | None, model: str | None, told: str) -> None:
+    named = {"ManufacturerModelName": model} if model else {}
+    assert facts_of(tmp_path, Manufacturer=maker, **named).scanner == told
+
+
+@pytest.mark.parametrize("value", ["", "-120", "0", "1e9", ["120", "140"]])
+def test_numbers_that_are_none_are_left_out(tmp_path: Path, value: Any) -> None:
+    assert facts_of(tmp_path, KVP=value).kv is None
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "ConvolutionKernel", "Manufacturer", "ManufacturerModelName"])
+def test_what_names_the_patient_is_withheld(tmp_path: Path, keyword: str) -> None:
+    facts = facts_of(tmp_path, PatientName="Meyer^Ilse", **{keyword: "for ILSE"})
+    texts = {"ConvolutionKernel": facts.kernel, "SeriesDescription": facts.description}
+    assert texts.get(keyword, facts.scanner) == WITHHELD
+    assert "ilse" not in str(facts).casefold()
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_long_text_is_cut(tmp_path: Path) -> None:
+    assert facts_of(tmp_path, SeriesDescription="x" * 70).description == "x" * 64
+
+
+def test_groups_of_an_enhanced_object(tmp_path: Path) -> None:
+    def change(_: object, dataset: Dataset) -> None:
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        shared.CTXRayDetailsSequence, shared.CTReconstructionSequence = (Sequence([Dataset()]) for _ in range(2))
+        shared.CTXRayDetailsSequence[0].KVP = 140.0
+        shared.CTReconstructionSequence[0].ConvolutionKernel = "FC08"
+
+    path = write_enhanced(tmp_path / "all.dcm", ct_voxels((10, 16, 16)), change=change)
+    (series,) = find_series([path]).series
+    assert (series.facts.kv, series.facts.kernel) == (140.0, "FC08")
+
+
+def test_a_file_that_is_gone_or_damaged(tmp_path: Path) -> None:
+    (tmp_path / "text.dcm").write_text("no DICOM")
+    for name in ("gone.dcm", "text.dcm"):
+        assert read_facts(tmp_path / name, "CT", None) == SeriesFacts("CT", None, WITHHELD)
