@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.dicom.read.phi_safe import phi_safe
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.scan.nifti import read_nifti
 

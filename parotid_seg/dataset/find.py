@@ -11,9 +11,9 @@ from parotid_seg.dataset.contoured import REJECTED, Contoured, choose, read_mean
 from parotid_seg.dataset.left_out import FILE, ROI, SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_object
 from parotid_seg.dicom.read.find import find_series
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import read_input

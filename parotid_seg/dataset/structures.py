@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.rt_items import RoiItem, items_of
 from parotid_seg.dicom.read.rt_read import frames_of, read_structure_set, series_in
 from parotid_seg.dicom.read.series import Series

@@ -124,7 +124,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
         title, contract: the model that the scans are for.
         only: a DICOM file; if it is part of a scan, only that scan is described.
     """
-    from parotid_seg.dicom.read.phi_safe import phi_safe
+    from parotid_seg.dicom.phi_safe import phi_safe
 
     not_used: list[Skipped] = []
     with phi_safe(places[0], "DICOM file"):

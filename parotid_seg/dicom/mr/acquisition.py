@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import fill_blank, read_object
 from parotid_seg.dicom.read.groups import images_in
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series, Slice
 from parotid_seg.dicom.read.values import Unusable, items_of, text_of, values_of, words_of
 from parotid_seg.errors import ScanError

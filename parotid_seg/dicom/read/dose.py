@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import RTDoseStorage
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import DicomFile, read_dicom, read_object
 from parotid_seg.dicom.read.frame import orientation_of, position_of, spacing_of
 from parotid_seg.dicom.read.frames import Frames
 from parotid_seg.dicom.read.layout import layout_of
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.values import Unusable, number_of, numbers_of, text_of, uid_of, words_of
 from parotid_seg.errors import ScanError
 from parotid_seg.files import size_of

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_dicom
 from parotid_seg.dicom.read.groups import images_in
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.dicom.read.values import Unusable, number_of, text_of
 from parotid_seg.errors import ScanError

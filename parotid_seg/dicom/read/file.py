@@ -20,7 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from parotid_seg.dicom.read.phi_safe import phi_safe
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.errors import ScanError
 from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import FREE_BYTES, MOST_EXPANSION

@@ -12,11 +12,11 @@ from pydicom.uid import UID_dictionary
 
 from parotid_seg.dicom.mr.acquisition import acquisition_of
 from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.facts import read_facts
 from parotid_seg.dicom.read.file import DicomFile, kind_in_meta, read_dicom, series_in_header
 from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, owner_of, series_number
 from parotid_seg.dicom.read.groups import MODALITIES
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series, series_key, series_title
 from parotid_seg.dicom.read.stack import Stack, stacks_of
 from parotid_seg.dicom.read.values import NotAnImage, Unusable, text_of, uid_of

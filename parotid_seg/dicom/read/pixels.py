@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import HTJ2K, JPEG2000, UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from scipy import ndimage
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_dicom
 from parotid_seg.dicom.read.frames import Frame, Frames, Words
 from parotid_seg.dicom.read.groups import images_in
 from parotid_seg.dicom.read.layout import Layout, layout_of, scaling_of
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.values import Unusable, integer_of, text_of, values_of
 from parotid_seg.errors import ScanError

@@ -21,8 +21,8 @@ from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.dicom.combined import combined
 from parotid_seg.dicom.contours import Points
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.rt_items import RoiItem, items_of
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError

@@ -14,8 +14,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import fill_blank, read_object
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.text import decode_undeclared
 from parotid_seg.errors import ScanError

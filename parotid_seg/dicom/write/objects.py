@@ -11,8 +11,8 @@ from types import MappingProxyType
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
 
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import check_not_read

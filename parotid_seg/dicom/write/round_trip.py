@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.contours import filled
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_object
-from parotid_seg.dicom.read.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, plane_of_frame, read_planes
 from parotid_seg.dicom.read.rt_read import contour_points
 from parotid_seg.dicom.read.series import Series

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from parotid_seg.dicom.read.phi_safe import phi_safe
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.rt_items import items_of
 from parotid_seg.dicom.read.rt_read import check_frame, frames_of, read_structure_set
 from parotid_seg.dicom.read.series import Series

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from parotid_seg.dicom.contours import Points, outlines
-from parotid_seg.dicom.read.phi_safe import phi_safe
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series, Slice
 from parotid_seg.dicom.write.identity import carry_identity, read_source

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from parotid_seg.dicom.read.phi_safe import phi_safe
+from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.identity import REQUIRED, carry_identity, read_source

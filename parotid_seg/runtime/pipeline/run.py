@@ -171,9 +171,7 @@ def infer_at(
         cases = run.with_doses(name_cases(scans_found, run.journal.owners()), doses)
         run.claim(cases)
         patients = patients_of(cases) if options.identify else None
-        say(f"{'1 scan' if run.total == 1 else f'{run.total} scans'}; {executor}")
-        if not executor.contract.calibrations:
-            say("the model is not calibrated: the results have no expected DSC")
+        run.say_what_runs()
         try:
             run.say_what_is_replaced(cases)
             run.refuse(refused)
@@ -325,6 +323,12 @@ class _Run:
         """Entries of all finished cases, in the order of the scans; unusable inputs come first."""
         order = {case.name: number for number, case in enumerate(cases)}
         return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
+
+    def say_what_runs(self) -> None:
+        """Say how many scans there are, the engine, and what the model does not state."""
+        self._say(f"{'1 scan' if self.total == 1 else f'{self.total} scans'}; {self._executor}")
+        if not self._executor.contract.calibrations:
+            self._say("the model is not calibrated: the results have no expected DSC")
 
     def write_results(
         self, scans: Sequence[Path], model_name: str, cases: Sequence[Case], patients: Mapping[str, Patient] | None

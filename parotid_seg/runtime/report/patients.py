@@ -45,8 +45,8 @@ def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
 
 
 def _patient_of(series: Series) -> Patient:
+    from parotid_seg.dicom.phi_safe import phi_safe
     from parotid_seg.dicom.read.file import read_dicom
-    from parotid_seg.dicom.read.phi_safe import phi_safe
     from parotid_seg.dicom.read.values import text_of
 
     path = series.slices[0].path

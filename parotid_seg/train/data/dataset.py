@@ -121,8 +121,7 @@ def open_data_set(
             the scans of the training patients and of imagesUn, without labels.
         labelled: use only this many of the training patients (few-label study).
         seed: for the choice of these patients; with the same seed a smaller choice is a subset of a larger one.
-        soft: whether training patients' soft labels are used, and scans of imagesUn with soft labels as training
-            patients.
+        soft: whether soft labels are used; scans of imagesUn that have some are then training patients.
 
     Raises:
         InputError: if the folder, a JSON file, a key or a case's file is missing or invalid, or if a patient is in
