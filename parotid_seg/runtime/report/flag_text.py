@@ -82,6 +82,12 @@ TEXTS: dict[FlagCode, FlagText] = {
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
     ),
     FlagCode.LOW_EXPECTED_DSC: FlagText(4, "{structure}: low expected DSC ({value:.2f}, floor {detail})"),
+    FlagCode.OUTSIDE_RANGE: FlagText(
+        4, "{structure} outside the model's operating range ({detail}, found {value:.3g})"
+    ),
+    FlagCode.LEAVES_SKIN: FlagText(
+        8, "{structure}: {value:.0%} of it lie in air, outside the patient's skin or in an airway"
+    ),
     FlagCode.CUT_BY_SCAN_END: FlagText(4, "{structure} cut by the end of the scan"),
     FlagCode.CUT_IN_PLANE: FlagText(4, "{structure} cut by the edge of the field of view"),
     FlagCode.UNUSUAL_VOLUME: FlagText(3, "{structure} of unusual volume ({value:.1f} ml)"),
@@ -189,7 +195,9 @@ def severity_of(code: FlagCode) -> int:
 def sentence(flag: Flag) -> str:
     """A flag as one line of English."""
     return TEXTS[flag.code].sentence.format(
-        structure=plain_name(flag.structure), value=0.0 if flag.value is None else flag.value, detail=flag.detail
+        structure=plain_name(flag.structure) if flag.structure else "scan",
+        value=0.0 if flag.value is None else flag.value,
+        detail=flag.detail,
     )
 
 
