@@ -172,7 +172,9 @@ def infer_at(
         if not executor.contract.calibrations:
             say("the model is not calibrated: the results have no expected DSC")
         if not executor.contract.operating_range:
-            say("the model's file states no operating range: a scan unlike those it was made for is not flagged as such")
+            say(
+                "the model's file states no operating range: a scan unlike those it was made for is not flagged as such"
+            )
         try:
             run.say_what_is_replaced(cases)
             run.refuse(refused)

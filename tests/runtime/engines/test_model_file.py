@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from parotid_seg.contract import METADATA_KEY, UNSEALED_VERSION
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.operating_range import FeatureRange
+from parotid_seg.operating_range import FeatureRange, OperatingRange
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import (
     SEAL_KEY,
@@ -287,9 +287,19 @@ def test_a_checkpoint_is_named_with_the_command_that_makes_a_model_of_it(tmp_pat
         read_model(path)
 
 
-@pytest.mark.parametrize(("part", "words"), [("scan", "operating range of scans"), ("structures", "operating range")])
-def test_an_operating_range_of_an_unknown_feature_is_refused(tmp_path: Path, part: str, words: str) -> None:
-    ranges = dataclasses.replace(USUAL, **{part: (FeatureRange("surprise", 0.0, 1.0),)})
+SURPRISE = (FeatureRange("surprise", 0.0, 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "words"),
+    [
+        (dataclasses.replace(USUAL, scan=SURPRISE), "operating range of scans"),
+        (dataclasses.replace(USUAL, structures=SURPRISE), "operating range"),
+    ],
+)
+def test_an_operating_range_of_an_unknown_feature_is_refused(
+    tmp_path: Path, ranges: OperatingRange, words: str
+) -> None:
     changed = dataclasses.replace(read_model(DEFAULT_MODEL)[1], operating_range=ranges)
     (tmp_path / "m.onnx").write_bytes(with_new_contract(DEFAULT_MODEL.read_bytes(), changed))
     with pytest.raises(ModelError, match=f"its {words}: found the feature 'surprise', expected one of"):
