@@ -11,7 +11,7 @@ from scipy import ndimage
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.operating_range import FeatureRange, OperatingRange
-from parotid_seg.runtime.report.flag_text import sentence
+from parotid_seg.runtime.report.flag_text import RANGE_WORDS, sentence
 from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.chunks import crop_to_grid
@@ -140,9 +140,17 @@ def test_a_flag_says_what_was_found_and_expected() -> None:
     assert flag.value == pytest.approx(14, abs=1)
     assert flag.detail == "turn mm, expected 0 to 8"
     (words,) = {sentence(flag) for flag in result.flags}
-    assert words.startswith("scan outside the model's operating range (turn mm, expected 0 to 8, found 1")
-    of_gland = sentence(Flag(FlagCode.OUTSIDE_RANGE, "parotid_left", 91.0, "intensity, expected 45 to 70"))
-    assert of_gland == "left parotid outside the model's operating range (intensity, expected 45 to 70, found 91)"
+    assert words.startswith(
+        "scan outside the model's operating range: offset of the glands from front to back in mm (a turned head?), "
+        "expected 0 to 8, found 1"
+    )
+    of_gland = sentence(Flag(FlagCode.OUTSIDE_RANGE, "parotid_left", 91.0, str(LIMITS.structures[0])))
+    assert of_gland.startswith("left parotid outside the model's operating range: its mean intensity (")
+    assert of_gland.endswith("), expected 45 to 70, found 91")
+
+
+def test_every_feature_has_words() -> None:
+    assert list(RANGE_WORDS) == [name.replace("_", " ") for name in (*SCAN_FEATURES, *STRUCTURE_FEATURES)]
 
 
 def test_no_range_gives_no_flag() -> None:
