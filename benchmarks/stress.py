@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 import zlib
 from collections import Counter
@@ -90,6 +91,7 @@ def main() -> None:
     left_out: list[str] = []
     for patient in patients:
         found = outcomes_of(patient, arguments.data, arguments.kinds, backend)
+        print(f"{patient}: {len(found)} scans, {time.process_time() - begun:.0f} s so far", file=sys.stderr, flush=True)
         outcomes += found
         left_out += [] if found else [patient]
     rows = [row_of(kind, words, outcomes) for kind in arguments.kinds for words in KINDS[kind].words]
