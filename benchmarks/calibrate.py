@@ -1,12 +1,13 @@
-"""Calibrates a model file on masks of patients that it was not trained on, and measures how well the floors hold.
+"""Calibrates a model file on masks of patients that it was not trained on, and measures how well the floors hold and
+how many of the patients lie outside the operating range.
 
     python benchmarks/calibrate.py DATA benchmarks/results/cross-validation/RECIPE --out FILE.json --store MODEL.onnx
     python benchmarks/calibrate.py DATA MASKS --made "masks of ..." --out FILE.json --store MODEL.onnx
 
 The masks are those of the patients that were held out in the finished folds of a cross-validation
-(`cross_validation.py`; run it again when more folds are finished), or all masks of a folder. The calibration is the one
-of `parotid-seg export --calibrate`; --store writes it into a model file, whose graph stays as it is. FILE.json has the
-expected and the achieved DSC of every gland, with its patient left out.
+(`cross_validation.py`; run it again when more folds are finished), or all masks of a folder. Calibration and range are
+those of `parotid-seg export --calibrate`; --store writes them into a model file, whose graph stays as it is. FILE.json
+has the expected and the achieved DSC of every gland, with its patient left out, and the features of the range.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from scipy import stats
 from parotid_seg.calibration import Calibration
 from parotid_seg.files import atomic_write, write_text
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.operating_range import OperatingRange
 from parotid_seg.records import write_record
 from parotid_seg.runtime.calibrate import Gland, calibrate, glands_of, left_out_estimates
 from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
+from parotid_seg.runtime.operating_range import SeenPatient, operating_range, seen_patient, share_outside
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 POOR_DSC = 0.7
@@ -101,10 +104,31 @@ def held_out(results: Path, made: str) -> tuple[dict[str, Path], str]:
     return {path.name.removesuffix(".nii.gz"): path for path in sorted(results.glob("*.nii.gz"))}, made
 
 
-def store(calibrations: tuple[Calibration, ...], path: Path) -> None:
-    """Write calibrations into a model file, and its new hash into the record of its comparison beside it."""
+def range_record(limits: OperatingRange | None, seen: list[SeenPatient]) -> dict[str, Any]:
+    """The operating range, the share of patients outside it if it is made from the others, and their features."""
+    if limits is None:
+        return {"patients": len(seen)}
+    return {
+        **dataclasses.asdict(limits),
+        "outside": round(share_outside(seen), 4),
+        "all": [
+            {"patient": each.patient, **{part: rounded(getattr(each.seen, part)) for part in each.seen._fields}}
+            for each in seen
+        ],
+    }
+
+
+def rounded(values: Any) -> Any:
+    """Numbers in nested records with four digits after the point."""
+    return {name: rounded(each) for name, each in values.items()} if isinstance(values, dict) else round(values, 4)
+
+
+def store(calibrations: tuple[Calibration, ...], limits: OperatingRange | None, path: Path) -> None:
+    """Write both into a model file, and its new hash into the record of its comparison beside it."""
     content, contract = read_model(path)
-    changed = with_new_contract(content, dataclasses.replace(contract, calibrations=calibrations))
+    changed = with_new_contract(
+        content, dataclasses.replace(contract, calibrations=calibrations, operating_range=limits)
+    )
     with atomic_write(path) as partial:
         partial.write_bytes(changed)
     record = path.with_suffix(".parity.json")
@@ -126,12 +150,14 @@ def main() -> None:
     if not made:
         parser.error("expected --made with a folder of masks")
     glands: list[Gland] = []
+    seen: list[SeenPatient] = []
     for patient, path in masks.items():
         scan = read_nifti(arguments.data / "imagesTr" / f"{patient}_0000.nii.gz")
         contour, _ = read_mask(arguments.data / "labelsTr" / f"{patient}.nii.gz", like=scan)
         mask, _ = read_mask(path, like=scan)
         glands += glands_of(patient, scan.volume, mask, contour, contract)
-    calibrations = calibrate(glands, contract, made)
+        seen.append(seen_patient(patient, scan.volume, mask, contract))
+    calibrations, limits = calibrate(glands, contract, made), operating_range(seen, made)
     if not calibrations:
         raise SystemExit(f"found {len(glands)} glands of {len(masks)} patients, expected more")
     record: dict[str, Any] = {"made": made, "calibrations": [dataclasses.asdict(each) for each in calibrations]}
@@ -140,9 +166,15 @@ def main() -> None:
         record[" and ".join(each.structures)] = figures = figures_of(chosen, each)
         print(json.dumps({**figures, "all": "..."}, indent=1))
         print(f"{each}\n{each.weights}\n{each.origin}")
+    record["operating range"] = range_record(limits, seen)
+    print(
+        f"{limits.origin}\nwith each patient left out, {record['operating range']['outside']:.1%} lie outside"
+        if limits
+        else ""
+    )
     write_text(json.dumps(record, indent=1) + "\n", arguments.out)
     if arguments.store:
-        store(calibrations, arguments.store)
+        store(calibrations, limits, arguments.store)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,19 @@ import numpy as np
 
 from parotid_seg.calibration import Calibration
 from parotid_seg.errors import InputError, ModelError, RecordError
+from parotid_seg.operating_range import OperatingRange
 from parotid_seg.records import convert, parse
 
 METADATA_KEY = "parotid_seg.contract"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
+UNRANGED_VERSION = 6
+"""An earlier version, whose files have no operating range."""
 UNCALIBRATED_VERSION = 5
-"""An earlier version, whose files have no calibrations."""
+"""An earlier version, whose files have no calibrations either."""
 UNSEALED_VERSION = 4
 """An earlier version, whose files have no seal either (see `runtime.engines.model_file`): a hash protects their graph,
 but nothing protects the contract."""
-READABLE_VERSIONS = (SCHEMA_VERSION, UNCALIBRATED_VERSION, UNSEALED_VERSION)
+READABLE_VERSIONS = (SCHEMA_VERSION, UNRANGED_VERSION, UNCALIBRATED_VERSION, UNSEALED_VERSION)
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_GRID = 2048
 """Most pixels along a side."""
@@ -94,6 +97,7 @@ class Contract:
         cost: "parameters" of the network, and "multiply_adds" of one sample (one slice), resampling included.
         verification: record of the checks of `parotid-seg export`; empty before them.
         calibrations: what is known of the quality of its masks; empty for a model that is not calibrated.
+        operating_range: the scans it is made for; None if it is not stated.
         schema_version: version of this schema.
     """
 
@@ -109,6 +113,7 @@ class Contract:
     cost: dict[str, int] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     calibrations: tuple[Calibration, ...] = ()
+    operating_range: OperatingRange | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -26,6 +26,11 @@ class FlagCode(StrEnum):
     """Test-time augmentation disagrees; value: DSC between the two predictions."""
     LOW_EXPECTED_DSC = "low_expected_dsc"
     """The model's calibration expects a low DSC; value: the expected DSC; detail: its floor."""
+    OUTSIDE_RANGE = "outside_range"
+    """A feature of the scan or of a structure lies outside the model's operating range; value: the feature; detail: its
+    name and range."""
+    LEAVES_SKIN = "leaves_skin"
+    """A structure of a CT lies partly in air, outside the patient's skin; value: share of it."""
     CUT_BY_SCAN_END = "cut_by_scan_end"
     """A structure touches the first or the last slice."""
     CUT_IN_PLANE = "cut_in_plane"

@@ -1,6 +1,7 @@
-"""A calibration of parotid glands as a model file has one, for tests that need any."""
+"""A calibration of parotid glands, and an operating range, as a model file has them, for tests that need any."""
 
 from parotid_seg.calibration import Calibration, Feature
+from parotid_seg.operating_range import FeatureRange, OperatingRange
 
 BOTH = Calibration(
     structures=("parotid_left", "parotid_right"),
@@ -15,3 +16,12 @@ BOTH = Calibration(
     made="30 patients, the model's masks",
 )
 """Larger glands, and brighter ones, are better."""
+
+USUAL = OperatingRange(
+    scan=(FeatureRange("sharpness", 0.0, 60.0), FeatureRange("turn_mm", 0.0, 15.0)),
+    structures=(FeatureRange("intensity", 20.0, 90.0),),
+    margin=0.5,
+    patients=30,
+    made="the model's masks",
+)
+"""Glands of soft tissue, both at the same height from front to back."""

@@ -8,7 +8,7 @@ import pytest
 
 from parotid_seg.contract import SCHEMA_VERSION, Contract, Grid
 from parotid_seg.errors import InputError, ModelError
-from tests.calibrations import BOTH
+from tests.calibrations import BOTH, USUAL
 
 CONTRACT = Contract(
     labels=("background", "parotid_left", "parotid_right"),
@@ -25,6 +25,11 @@ def changed(**values: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(BOTH), **values}
 
 
+def ranged(**values: Any) -> dict[str, Any]:
+    """An operating range with other values."""
+    return {**dataclasses.asdict(USUAL), **values}
+
+
 FEATURE = dataclasses.asdict(BOTH.features[0])
 
 
@@ -32,15 +37,22 @@ def test_round_trip() -> None:
     assert Contract.from_json(CONTRACT.to_json(), where="x") == CONTRACT
     several = dataclasses.replace(CONTRACT, channels=("CT", "T1"), windows=((-200.0, 300.0), None))
     assert Contract.from_json(several.to_json(), where="x") == several
-    calibrated = dataclasses.replace(CONTRACT, calibrations=(BOTH,))
+    calibrated = dataclasses.replace(CONTRACT, calibrations=(BOTH,), operating_range=USUAL)
     assert Contract.from_json(calibrated.to_json(), where="x") == calibrated
 
 
 def test_an_older_version_has_no_calibration() -> None:
     values = dataclasses.asdict(CONTRACT)
-    del values["calibrations"]
+    del values["calibrations"], values["operating_range"]
     old = Contract.from_json(json.dumps({**values, "schema_version": 5}), where="x")
-    assert (old.calibrations, old.schema_version) == ((), 5)
+    assert (old.calibrations, old.operating_range, old.schema_version) == ((), None, 5)
+
+
+def test_an_earlier_version_has_no_operating_range() -> None:
+    values = dataclasses.asdict(dataclasses.replace(CONTRACT, calibrations=(BOTH,)))
+    del values["operating_range"]
+    old = Contract.from_json(json.dumps({**values, "schema_version": 6}), where="x")
+    assert (old.calibrations, old.operating_range, old.schema_version) == ((BOTH,), None, 6)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,7 @@ def test_an_older_version_has_no_calibration() -> None:
             {"schema_version": SCHEMA_VERSION + 1},
             f"schema_version {SCHEMA_VERSION + 1}, expected 4 to {SCHEMA_VERSION}",
         ),
-        ({"schema_version": 3}, "schema_version 3, expected 4 to 6; export the checkpoint again"),
+        ({"schema_version": 3}, "schema_version 3, expected 4 to 7; export the checkpoint again"),
         ({"schema_version": True}, "schema_version true"),
         ({"graph_sha256": 5}, r"Expected `str`, got `int` - at `\$.graph_sha256`"),
         ({"labels": "background"}, r"Expected `array`, got `str` - at `\$.labels`"),
@@ -70,6 +82,17 @@ def test_an_older_version_has_no_calibration() -> None:
         ({"labels": ["background", "parotid_left", "Ignore"]}, "expected structures only"),
         ({"grid": {"size": -1}}, "grid.size"),
         ({"windows": [[300, -200]]}, "two rising intensities"),
+        ({"operating_range": {}}, r"missing required field `scan` - at `\$.operating_range`"),
+        ({"operating_range": ranged(surprise=1)}, r"unknown field `\$.operating_range.surprise`"),
+        ({"operating_range": ranged(margin="a")}, r"at `\$.operating_range.margin`"),
+        (
+            {"operating_range": ranged(scan=[{"name": "a", "low": 2.0, "high": 1.0}])},
+            "feature a: found the range 2.0 to 1",
+        ),
+        (
+            {"operating_range": ranged(scan=[{"name": "a", "low": 0.0, "high": 1.0}] * 2)},
+            "a, a, expected each feature once",
+        ),
         ({"calibrations": [{}]}, r"missing required field `structures` - at `\$.calibrations\[0\]`"),
         ({"calibrations": [changed(structures=["nose"])]}, "calibrations: found nose, expected each of the labels"),
         ({"calibrations": [changed(), changed()]}, "expected each of the labels at most once"),

@@ -16,6 +16,7 @@ from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.segmentation.gland_features import FEATURES
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti
@@ -58,6 +59,14 @@ def test_it_is_calibrated(backend: Backend, expected: Segmentation) -> None:
     for name, dsc in expected.expected_dsc.items():
         assert 0.6 < dsc < 0.95
         assert expected.floor_dsc[name] == pytest.approx(dsc - calibration.margin)
+
+
+def test_it_states_its_operating_range_and_the_example_is_within(backend: Backend, expected: Segmentation) -> None:
+    limits = backend.contract.operating_range
+    assert limits is not None
+    assert tuple(each.name for each in limits.scan) == SCAN_FEATURES
+    assert tuple(each.name for each in limits.structures) == STRUCTURE_FEATURES
+    assert not expected.flags
 
 
 def test_both_glands_of_the_example_are_found(backend: Backend, scan: NiftiScan, expected: Segmentation) -> None:

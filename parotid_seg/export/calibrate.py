@@ -1,4 +1,5 @@
-"""Calibrates a model on labelled patients that it was not trained on, for the contract of its file."""
+"""Calibrates a model on labelled patients that it was not trained on, for the contract of its file: the expected DSC of
+its masks, and its operating range."""
 
 from __future__ import annotations
 
@@ -9,11 +10,14 @@ from parotid_seg.calibration import Calibration
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
+from parotid_seg.operating_range import OperatingRange
 from parotid_seg.runtime.calibrate import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
+from parotid_seg.runtime.operating_range import SeenPatient, operating_range, seen_patient
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_mask
+from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
 
 MASKS = "masks"
@@ -22,8 +26,8 @@ MASKS = "masks"
 
 def calibrated_on(
     place: Path, net: ParotidNet, contract: Contract, report: Callable[[str], None] = lambda _: None
-) -> tuple[Calibration, ...]:
-    """The calibrations of a model.
+) -> tuple[tuple[Calibration, ...], OperatingRange | None]:
+    """The calibrations of a model, and its operating range.
 
     Args:
         place: folder with `imagesTr` and `labelsTr` of patients that the model was not trained on. If it has a folder
@@ -39,17 +43,21 @@ def calibrated_on(
     """
     masks = place / MASKS if (place / MASKS).is_dir() else None
     glands: list[Gland] = []
+    seen: list[SeenPatient] = []
     for sources in scans_in(place, contract.channels, option="--calibrate", ignore=[place / MASKS]):
         first = sources[0]
         contour = contour_of(first, contract.channels) if isinstance(first, Path) else None
         if contour is not None:
             try:
-                glands += _glands_of(sources, contour, masks, net, contract)
+                volume, mask, drawn = _patient(sources, contour, masks, net, contract)
+                glands += glands_of(contour.name, volume, mask, drawn, contract)
+                seen.append(seen_patient(contour.name, volume, mask, contract))
             except ScanError as error:
                 raise ScanError(error.reason, path=error.path or place_of(first)) from error
     patients = len({each.patient for each in glands})
     whose = "the model's masks" if masks is None else "masks of models not trained on them"
-    calibrations = calibrate(glands, contract, f"{patients} patients, {whose}")
+    made = f"{patients} patients, {whose}"
+    calibrations, limits = calibrate(glands, contract, made), operating_range(seen, whose)
     if not calibrations:
         raise OptionError(
             f"--calibrate: {place}: found {len(glands)} structures of {patients} patients with mask and contour, "
@@ -58,11 +66,15 @@ def calibrated_on(
     report(f"calibrated on the patients of {place}; none of them may be one that the model was trained on")
     for each in calibrations:
         report(f"expected DSC of {', '.join(each.structures)}: {each}; {each.origin}")
-    return calibrations
+    if limits:
+        report(f"operating range: {limits.origin}")
+    return calibrations, limits
 
 
-def _glands_of(sources: Scan, contour: Path, masks: Path | None, net: ParotidNet, contract: Contract) -> list[Gland]:
-    """The structures of a patient, with the masks in a folder, or with those of the model."""
+def _patient(
+    sources: Scan, contour: Path, masks: Path | None, net: ParotidNet, contract: Contract
+) -> tuple[Volume, Mask, Mask]:
+    """A patient's scan, the mask in a folder or that of the model, and the contour."""
     scan = read_scan(sources)
     drawn, _ = read_mask(contour, like=scan)
     if masks is None:
@@ -72,4 +84,4 @@ def _glands_of(sources: Scan, contour: Path, masks: Path | None, net: ParotidNet
         mask, _ = read_mask(masks / contour.name, like=scan)
     else:
         raise OptionError(f"--calibrate: {masks}: found no {contour.name}, expected a mask of each patient")
-    return glands_of(contour.name, scan.volume, mask, drawn, contract)
+    return scan.volume, mask, drawn

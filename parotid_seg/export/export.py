@@ -229,11 +229,11 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, repor
             "nothing about it; name scans that show it in --verify"
         )
     if options.calibrate is None:
-        report("not calibrated: there is no expected DSC for its masks, see --calibrate")
+        report("not calibrated: there is no expected DSC for its masks, and no operating range, see --calibrate")
     else:
         with seconds.of("calibrate"):
-            calibrations = calibrated_on(options.calibrate, net, contract, report)
-        contract = dataclasses.replace(contract, calibrations=calibrations)
+            calibrations, limits = calibrated_on(options.calibrate, net, contract, report)
+        contract = dataclasses.replace(contract, calibrations=calibrations, operating_range=limits)
     chunk = next(parity.inputs())
     work = work_of(model.SerializeToString(), chunk)
     samples = len(chunk["neighbours"])

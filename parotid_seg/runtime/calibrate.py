@@ -21,6 +21,7 @@ from parotid_seg.calibration import COVERAGE, Calibration, Feature
 from parotid_seg.contract import Contract
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.segmentation.gland_features import FEATURES
+from parotid_seg.runtime.segmentation.locate import Prepared
 from parotid_seg.runtime.segmentation.quality import features_of
 from parotid_seg.runtime.segmentation.segment import is_missing, prepare
 from parotid_seg.scan.components import label_boxes
@@ -68,6 +69,17 @@ def glands_of(patient: str, volume: Volume, mask: Mask, contour: Mask, contract:
     Raises:
         ScanError: as `segment.prepare`.
     """
+    names = contract.labels[1:]
+    _, features = mask_features(volume, mask, contract)
+    return [
+        Gland(patient, name, features[name], dice(mask == value, contour == value))
+        for value, name in enumerate(names, start=1)
+        if name in features and (contour == value).any()
+    ]
+
+
+def mask_features(volume: Volume, mask: Mask, contract: Contract) -> tuple[Prepared, dict[str, dict[str, float]]]:
+    """A scan prepared for the model, and the features of the structures in a mask; see `glands_of`."""
     prepared = prepare(volume, contract)
     names = contract.labels[1:]
     volumes = {
@@ -76,12 +88,7 @@ def glands_of(patient: str, volume: Volume, mask: Mask, contour: Mask, contract:
     found = [name for name, size in volumes.items() if size and not is_missing(name, size)]
     intensities, windows = prepared.volume.voxels[0], prepared.windows
     boxes = label_boxes(mask, len(names))
-    features = features_of(found, mask, intensities, windows, volume.spacing_mm, boxes, volumes, contract)
-    return [
-        Gland(patient, name, features[name], dice(mask == value, contour == value))
-        for value, name in enumerate(names, start=1)
-        if name in features and (contour == value).any()
-    ]
+    return prepared, features_of(found, mask, intensities, windows, volume.spacing_mm, boxes, volumes, contract)
 
 
 def calibrate(glands: Iterable[Gland], contract: Contract, made: str) -> tuple[Calibration, ...]:

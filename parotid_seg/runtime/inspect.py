@@ -232,6 +232,10 @@ def _describe_contract(contract: Contract) -> Facts:
     for each in contract.calibrations:
         names = ", ".join(each.structures)
         facts |= {f"expected DSC of {names}": str(each), "it changes by": each.weights, "calibrated on": each.origin}
+    limits = contract.operating_range
+    facts["operating range"] = limits.origin if limits else "not stated: no scan is flagged for being unlike others"
+    for part, ranges in (("scan", limits.scan), ("each structure", limits.structures)) if limits else ():
+        facts[f"range of {part}"] = "; ".join(map(str, ranges)) or "none"
     for name, value in contract.training.items():
         facts[f"training: {name}"] = f"{len(value)} recorded" if isinstance(value, list) else str(value)
     facts |= {f"verified: {name.replace('_', ' ')}": str(value) for name, value in verification.items()}

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "distil.py": "test_teacher.py",
     "resources.py": "imported by many_runs.py and node_series.py",
     "slowed.py": "not run, as bench_noise.py",
+    "stress_kinds.py": "imported by stress.py; test_stress_kinds.py",
     "study.py": "test_the_study_trains_and_tests, below",
     "study_report.py": "test_the_study_s_tables_and_picture, below",
     "teacher.py": "test_teacher.py",
@@ -75,6 +76,7 @@ COMMANDS: dict[str, list[str]] = {
         *("{scans}", "--checkpoint", "{trained}", "--parts", "race", "start", "flat"),
         *("--many", "2", "--out", "{out}/x.json"),
     ],
+    "stress.py": ["{scans}/..", "--patients", "1", "--kinds", "noise", "mirrored", "--json", "{out}/x.json"],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
     "ten_patients.py": ["{own}", "--config", "{one_batch}", "--out", "{out}/x.json"],
     "train_speed.py": [
@@ -290,5 +292,9 @@ def test_a_model_is_calibrated_on_the_masks_of_finished_folds(tmp_path: Path) ->
     record = json.loads(model.with_suffix(".parity.json").read_text())
     assert record == {"passed": True, "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
     assert (stored.glands, stored.margin) == (24, found["calibrations"][0]["margin"])
+    limits = read_model(model)[1].operating_range
+    assert limits is not None
+    assert (limits.patients, limits.margin) == (12, found["operating range"]["margin"])
+    assert len(found["operating range"]["all"]) == 12
     assert stored.made == found["made"] == "out-of-fold masks of the recipe data, fold 0, 1"
     assert all(each["dsc"] >= each["floor_dsc"] for each in figures["all"]) == (figures["floor_held"] == 1.0)

@@ -20,7 +20,7 @@ from parotid_seg.export.options import ExportOptions
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
-from tests.calibrations import BOTH
+from tests.calibrations import BOTH, USUAL
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels
 
 NO_NET = cast(ParotidNet, None)
@@ -56,11 +56,15 @@ def by_intensity(_: object, volume: Volume, *__: object) -> Mask:
 def test_masks_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "torch_labels", by_intensity)
     said: list[str] = []
-    (found,) = calibrated_on(place_for(tmp_path / "data"), NO_NET, Here.contract, said.append)
+    (found,), limits = calibrated_on(place_for(tmp_path / "data"), NO_NET, Here.contract, said.append)
     assert (found.patients, found.glands, found.mean_dsc) == (PATIENTS, 2 * PATIENTS, 1.0)
     assert found.made == "10 patients, the model's masks"
     assert said[0].endswith("none of them may be one that the model was trained on")
     assert said[1] == f"expected DSC of parotid_left, parotid_right: {found}; {found.origin}"
+    assert limits is not None
+    assert (limits.patients, limits.made) == (PATIENTS, "the model's masks")
+    assert said[2] == f"operating range: {limits.origin}"
+    assert [each.name for each in limits.structures] == ["intensity"]  # boxes overlap alike in all slices
 
 
 def masks_for(folder: Path) -> Path:
@@ -73,10 +77,12 @@ def masks_for(folder: Path) -> Path:
 
 
 def test_masks_of_a_cross_validation(tmp_path: Path) -> None:
-    (found,) = calibrated_on(masks_for(place_for(tmp_path / "data")), NO_NET, Here.contract)
+    (found,), limits = calibrated_on(masks_for(place_for(tmp_path / "data")), NO_NET, Here.contract)
     left = [1 - 1 / (4 + number % 4) for number in range(PATIENTS)]
     assert found.mean_dsc == pytest.approx((np.mean(left) + 0.8) / 2, abs=1e-4)
     assert found.made == "10 patients, masks of models not trained on them"
+    assert limits is not None
+    assert limits.made == "masks of models not trained on them"
 
 
 def test_a_patient_without_contour_is_not_used_and_too_few_are_refused(tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_export_puts_it_into_the_contract(monkeypatch: pytest.MonkeyPatch, place
         "to_onnx": lambda *_, **__: (onnx.ModelProto(), Here.contract),
         "Parity": lambda *_: parity,
         "work_of": lambda *_: {},
-        "calibrated_on": lambda found, *_: (BOTH,) if found == Path("unseen") else (),
+        "calibrated_on": lambda found, *_: ((BOTH,), USUAL) if found == Path("unseen") else ((), None),
     }.items():
         monkeypatch.setattr(exporting, name, instead)
     said: list[str] = []
@@ -131,6 +137,7 @@ def test_export_puts_it_into_the_contract(monkeypatch: pytest.MonkeyPatch, place
     options = ExportOptions(calibrate=place)
     source = exporting._prepare(checkpoint, Path("scans"), options, said.append)
     assert source.contract.calibrations == ((BOTH,) if place else ())
+    assert source.contract.operating_range == (USUAL if place else None)
     assert any(line.startswith("not calibrated: ") for line in said) == (place is None)
 
 

@@ -17,6 +17,7 @@ from parotid_seg.errors import MissingModelError, ModelError, RecordError
 from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
 from parotid_seg.runtime.segmentation.gland_features import FEATURES
+from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES
 
 SEAL_KEY = "parotid_seg.seal"
 """Key of the metadata entry."""
@@ -78,12 +79,7 @@ def _checked_contract(content: bytes, path: Path) -> Contract:
     if METADATA_KEY not in texts:
         raise ModelError("an ONNX model, but without parotid-seg's contract in its metadata", path=path)
     contract = Contract.from_json(texts[METADATA_KEY], where=str(path))
-    for feature in (feature for each in contract.calibrations for feature in each.features):
-        if feature.name not in FEATURES:
-            raise ModelError(
-                f"its calibration: found the feature {feature.name!r}, expected one of: {', '.join(FEATURES)}",
-                path=path,
-            )
+    _check_features(contract, path)
     if graph_sha256 != contract.graph_sha256:
         raise ModelError(
             f"found a graph of SHA-256 {graph_sha256[:12]}..., expected {contract.graph_sha256[:12]}... as exported; "
@@ -97,6 +93,21 @@ def _checked_contract(content: bytes, path: Path) -> Contract:
             path=path,
         )
     return contract
+
+
+def _check_features(contract: Contract, path: Path) -> None:
+    """Refuse a contract that names features that are not computed."""
+    limits = contract.operating_range
+    for place, names, known in (
+        ("calibration", [feature.name for each in contract.calibrations for feature in each.features], FEATURES),
+        ("operating range of scans", [each.name for each in limits.scan] if limits else [], SCAN_FEATURES),
+        ("operating range", [each.name for each in limits.structures] if limits else [], STRUCTURE_FEATURES),
+    ):
+        for name in names:
+            if name not in known:
+                raise ModelError(
+                    f"its {place}: found the feature {name!r}, expected one of: {', '.join(known)}", path=path
+                )
 
 
 def sealed(content: bytes) -> bytes:

@@ -329,6 +329,10 @@ class _Run:
         self._say(f"{'1 scan' if self.total == 1 else f'{self.total} scans'}; {self._executor}")
         if not self._executor.contract.calibrations:
             self._say("the model is not calibrated: the results have no expected DSC")
+        if not self._executor.contract.operating_range:
+            self._say(
+                "the model's file states no operating range: a scan unlike those it was made for is not flagged as such"
+            )
 
     def write_results(
         self, scans: Sequence[Path], model_name: str, cases: Sequence[Case], patients: Mapping[str, Patient] | None

@@ -82,6 +82,10 @@ TEXTS: dict[FlagCode, FlagText] = {
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"
     ),
     FlagCode.LOW_EXPECTED_DSC: FlagText(4, "{structure}: low expected DSC ({value:.2f}, floor {detail})"),
+    FlagCode.OUTSIDE_RANGE: FlagText(4, "{structure} outside the model's operating range: {detail}, found {value:.3g}"),
+    FlagCode.LEAVES_SKIN: FlagText(
+        8, "{structure}: {value:.0%} of it lie in air, outside the patient's skin or in an airway"
+    ),
     FlagCode.CUT_BY_SCAN_END: FlagText(4, "{structure} cut by the end of the scan"),
     FlagCode.CUT_IN_PLANE: FlagText(4, "{structure} cut by the edge of the field of view"),
     FlagCode.UNUSUAL_VOLUME: FlagText(3, "{structure} of unusual volume ({value:.1f} ml)"),
@@ -181,6 +185,19 @@ TEXTS: dict[FlagCode, FlagText] = {
 }
 
 
+RANGE_WORDS = {
+    "sharpness": "fine detail within tissue (blurred, noisy, or a sharp kernel?)",
+    "soft tissue": "intensity of soft tissue (contrast agent?)",
+    "distance of sides mm": "distance of the glands in mm (a child, or not the glands?)",
+    "turn mm": "offset of the glands from front to back in mm (a turned head?)",
+    "difference of sides": "difference of the glands' intensity (one removed, or metal?)",
+    "difference below skin": "difference of the sides below the skin (bolus, surgery, or cut by the field of view?)",
+    "intensity": "its mean intensity (contrast agent, or not the gland?)",
+    "slice overlap": "overlap of its neighbouring slices (ragged?)",
+}
+"""Features of the operating range in words, by their names as in the detail of a flag."""
+
+
 def severity_of(code: FlagCode) -> int:
     """The severity of a flag, 1 to 16."""
     return TEXTS[code].severity
@@ -193,8 +210,14 @@ def sentence(flag: Flag, named: Callable[[str], str] = plain_name) -> str:
         flag: the flag.
         named: gives the name of its structure for readers.
     """
+    detail = flag.detail
+    if flag.code == FlagCode.OUTSIDE_RANGE:
+        name, comma, limits = detail.partition(",")
+        detail = RANGE_WORDS.get(name, name) + comma + limits
     return TEXTS[flag.code].sentence.format(
-        structure=named(flag.structure), value=0.0 if flag.value is None else flag.value, detail=flag.detail
+        structure=named(flag.structure) if flag.structure else "scan",
+        value=0.0 if flag.value is None else flag.value,
+        detail=detail,
     )
 
 

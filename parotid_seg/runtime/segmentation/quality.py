@@ -1,9 +1,10 @@
-"""The features of a mask's structures, and their expected DSC by the model's calibration."""
+"""What the model's file tells of a mask: the expected DSC of its structures, and whether the scan is in its operating
+range."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,10 @@ from parotid_seg.calibration import calibration_of
 from parotid_seg.contract import Contract
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.segmentation.gland_features import gland_features
+from parotid_seg.runtime.segmentation.range_features import range_features
+from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.components import Box
-from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.intensity import Windows, is_ct
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
 
@@ -24,12 +27,51 @@ class Quality:
 
     Attributes:
         expected_dsc, floor_dsc: by structure, see `calibration.Estimate`.
-        flags: on structures with a low expected DSC.
+        flags: on structures with a low expected DSC, and on what lies outside the operating range.
     """
 
     expected_dsc: dict[str, float] = field(default_factory=dict)
     floor_dsc: dict[str, float] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
+
+
+MOST_IN_AIR = 0.1
+"""Share of a structure in air from which it is flagged; the masks of 31 validation patients have at most 0.035."""
+
+
+def judged(
+    found: Sequence[str],
+    labels: Mask,
+    covered: CroppedScan,
+    spacing_mm: tuple[float, float, float],
+    boxes: Sequence[Box | None],
+    volumes_ml: Mapping[str, float],
+    contract: Contract,
+) -> Quality:
+    """The quality of a scan's structures, and flags on what lies outside the model's operating range.
+
+    Args:
+        found: the structures that count as found.
+        labels: (D, h, w) within the grid, after clean-up.
+        covered: the scan within the grid.
+        spacing_mm: of the voxels.
+        boxes: around the labels from 1 on.
+        volumes_ml: of all structures.
+        contract: the model's.
+    """
+    features, quality = {}, Quality()
+    if contract.calibrations or contract.operating_range:
+        voxels, windows = covered.voxels[0], covered.windows
+        features = features_of(found, labels, voxels, windows, spacing_mm, boxes, volumes_ml, contract)
+        quality = quality_of(features, contract)
+    seen = range_features(found, labels, covered, boxes, contract, features)
+    flags = []
+    if is_ct(contract.channels[0]):
+        flags += [Flag(FlagCode.LEAVES_SKIN, name, air) for name, air in seen.in_air.items() if air > MOST_IN_AIR]
+    if contract.operating_range:
+        outside = contract.operating_range.outside_of(seen.scan, seen.structures)
+        flags += [Flag(FlagCode.OUTSIDE_RANGE, name, value, str(limits)) for name, limits, value in outside]
+    return replace(quality, flags=(*quality.flags, *flags))
 
 
 def quality_of(features: Mapping[str, Mapping[str, float]], contract: Contract) -> Quality:

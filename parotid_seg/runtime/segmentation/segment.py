@@ -16,7 +16,7 @@ from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
-from parotid_seg.runtime.segmentation.quality import features_of, quality_of
+from parotid_seg.runtime.segmentation.quality import judged
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import Box, clean_labels, label_boxes
 from parotid_seg.scan.intensity import in_windows, is_ct
@@ -183,10 +183,7 @@ def postprocess(
         if box and not is_missing(name, volumes[name]) and is_cut_in_plane(box, covered, volume.spacing_mm, contract)
     ]
     found = [name for name, size in volumes.items() if size and not is_missing(name, size)]
-    judged = found if contract.calibrations else []
-    intensities, windows = covered.voxels[0], covered.windows
-    features = features_of(judged, labels, intensities, windows, volume.spacing_mm, boxes, volumes, contract)
-    quality = quality_of(features, contract)
+    quality = judged(found, labels, covered, volume.spacing_mm, boxes, volumes, contract)
     flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure, *quality.flags)
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labels

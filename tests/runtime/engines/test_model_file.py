@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from parotid_seg.contract import METADATA_KEY, UNSEALED_VERSION
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.operating_range import FeatureRange, OperatingRange
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import (
     SEAL_KEY,
@@ -25,7 +26,7 @@ from parotid_seg.runtime.engines.model_file import (
     with_new_contract,
 )
 from parotid_seg.runtime.engines.protobuf import encoded
-from tests.calibrations import BOTH
+from tests.calibrations import BOTH, USUAL
 
 
 def model(contract: str | None, graph: bytes = b"") -> bytes:
@@ -69,7 +70,7 @@ def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
         (b"-200.0", b"-100.0"),
         (b"parotid_left", b"parotid_loft"),
         (b'"spacing_mm": 2.25', b'"spacing_mm": 2.75'),
-        (b'"schema_version": 6', b'"schema_version": 5'),
+        (b'"schema_version": 7', b'"schema_version": 6'),
     ],
     ids=["window", "label", "grid", "version"],
 )
@@ -284,3 +285,22 @@ def test_a_checkpoint_is_named_with_the_command_that_makes_a_model_of_it(tmp_pat
     path.write_bytes(b"PK\x03\x04 and more")
     with pytest.raises(ModelError, match=r"best.pt: a training run's checkpoint .*; parotid-seg export makes a model"):
         read_model(path)
+
+
+SURPRISE = (FeatureRange("surprise", 0.0, 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "words"),
+    [
+        (dataclasses.replace(USUAL, scan=SURPRISE), "operating range of scans"),
+        (dataclasses.replace(USUAL, structures=SURPRISE), "operating range"),
+    ],
+)
+def test_an_operating_range_of_an_unknown_feature_is_refused(
+    tmp_path: Path, ranges: OperatingRange, words: str
+) -> None:
+    changed = dataclasses.replace(read_model(DEFAULT_MODEL)[1], operating_range=ranges)
+    (tmp_path / "m.onnx").write_bytes(with_new_contract(DEFAULT_MODEL.read_bytes(), changed))
+    with pytest.raises(ModelError, match=f"its {words}: found the feature 'surprise', expected one of"):
+        read_model(tmp_path / "m.onnx")

@@ -1,0 +1,186 @@
+"""Features of a scan and its structures by which a scan outside the model's operating range is noticed.
+
+They are taken from what the network sees: some slices through the structures, resampled to the model's grid and clipped
+to its window, so that they hardly depend on the size of the scan's voxels. Intensities are in HU for CT, and for
+channels with a window from the scan in thousandths of it. The range itself is in the model file
+(`parotid_seg.operating_range`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parotid_seg.contract import Contract
+from parotid_seg.scan.chunks import CroppedScan
+from parotid_seg.scan.components import Box
+from parotid_seg.scan.labels import side_of
+from parotid_seg.scan.volume import Mask
+
+MOST_SLICES = 12
+"""Slices, evenly from the lowest to the highest with a structure."""
+AIR = 0.1
+"""Shares of the window below it are air."""
+TISSUE = 0.15
+"""Shares above it are tissue."""
+SOFT = (0.4, 0.65)
+"""Shares of soft tissue: 0 to 125 HU for a window of -200 to 300 HU."""
+BELOW_SKIN = (3, 4, 5)
+"""Pixels of the grid below the skin whose mean is the intensity below the skin."""
+SCAN_FEATURES = (
+    "sharpness",
+    "soft_tissue",
+    "distance_of_sides_mm",
+    "turn_mm",
+    "difference_of_sides",
+    "difference_below_skin",
+)
+"""Names: mean absolute difference of a pixel and its four neighbours' mean, times four, within tissue (low in blurred
+scans, high in noisy ones and with sharp kernels); median of soft tissue; distance of the left structures' centre from
+the right ones' across the patient, and from front to back; difference of the mean intensities in the left and the right
+structures, and of those below the skin beside them. Without structures on both sides the last four are missing."""
+STRUCTURE_FEATURES = ("intensity", "slice_overlap")
+"""Names: mean intensity inside; DSC of neighbouring slices, see `gland_features`."""
+
+
+class Seen(NamedTuple):
+    """What is seen of a scan and its structures.
+
+    Attributes:
+        scan: features by name.
+        structures: features of each structure by name.
+        in_air: share of each structure that is air.
+    """
+
+    scan: dict[str, float]
+    structures: dict[str, dict[str, float]]
+    in_air: dict[str, float]
+
+
+class _Side(NamedTuple):
+    """The structures of a side: middle (row, column), mean intensity, and mean below the skin; None if none is seen."""
+
+    middle: tuple[float, float]
+    intensity: float
+    below_skin: float | None
+
+
+def range_features(
+    found: Sequence[str],
+    labels: Mask,
+    covered: CroppedScan,
+    boxes: Sequence[Box | None],
+    contract: Contract,
+    glands: Mapping[str, Mapping[str, float]],
+) -> Seen:
+    """Features of a scan and its structures; see `SCAN_FEATURES` and `STRUCTURE_FEATURES`.
+
+    Args:
+        found: the structures that count as found.
+        labels: (D, h, w) within the grid, after clean-up.
+        covered: the scan within the grid.
+        boxes: around the labels from 1 on.
+        contract: the model's.
+        glands: features of structures, see `gland_features`.
+    """
+    placed = {
+        name: (value, box)
+        for value, (name, box) in enumerate(zip(contract.labels[1:], boxes, strict=True), start=1)
+        if name in found and box is not None
+    }
+    if not placed:
+        return Seen({}, {}, {})
+    images, masks = _on_grid(labels, covered, placed)
+    masks = {name: mask for name, mask in masks.items() if mask.any()}
+    low, high = map(float, covered.windows[0])
+    scan, structures = _of_image(images, low, high), {}
+    for name, mask in masks.items():
+        structures[name] = {"intensity": low + (high - low) * float(images[mask].mean())}
+        if name in glands:
+            structures[name]["slice_overlap"] = glands[name]["slice_overlap"]
+    joined = {
+        side: np.logical_or.reduce([mask for name, mask in masks.items() if side_of(name) == side])
+        for side in ("left", "right")
+        if any(side_of(name) == side for name in masks)
+    }
+    if len(joined) == 2:
+        left, right = (_side(images, joined[side], side) for side in ("left", "right"))
+        scan |= _between(left, right, contract.grid.spacing_mm, high - low)
+    return Seen(scan, structures, {name: float((images[mask] < AIR).mean()) for name, mask in masks.items()})
+
+
+def _on_grid(
+    labels: Mask, covered: CroppedScan, placed: Mapping[str, tuple[int, Box]]
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.bool_]]]:
+    """Some slices (S, G, G) as shares of the window, and the masks of the structures on them."""
+    first = min(box[0].start for _, box in placed.values())
+    last = max(box[0].stop for _, box in placed.values()) - 1
+    at = np.unique(np.linspace(first, last, min(MOST_SLICES, last - first + 1)).round().astype(np.intp))
+    rows, columns = covered.in_plane["rows"], covered.in_plane["columns"].T
+    low, high = (np.float32(each) for each in covered.windows[0])
+    shares = np.clip((covered.voxels[0, at].astype(np.float32) - low) / (high - low), 0, 1)
+    slices = labels[at]
+    return rows @ shares @ columns, {
+        name: rows @ (slices == value).astype(np.float32) @ columns > 0.5 for name, (value, _) in placed.items()
+    }
+
+
+def _of_image(images: NDArray[np.float32], low: float, high: float) -> dict[str, float]:
+    """Features of the slices alone; `low` and `high` are the window."""
+    tissue = images > TISSUE
+    inner = _everywhere_near(_everywhere_near(tissue))
+    detail = np.abs(
+        4 * images[:, 1:-1, 1:-1]
+        - images[:, 2:, 1:-1]
+        - images[:, :-2, 1:-1]
+        - images[:, 1:-1, 2:]
+        - images[:, 1:-1, :-2]
+    )[:, 1:-1, 1:-1][inner]
+    values = images[:, 2:-2, 2:-2][inner]
+    soft = values[(values > SOFT[0]) & (values < SOFT[1])]
+    features = {"sharpness": (high - low) * float(detail.mean())} if detail.size else {}
+    return {**features, "soft_tissue": low + (high - low) * float(np.median(soft))} if soft.size else features
+
+
+def _everywhere_near(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels but the outermost that are so, with their four neighbours."""
+    inner: NDArray[np.bool_] = (
+        where[:, 1:-1, 1:-1] & where[:, 2:, 1:-1] & where[:, :-2, 1:-1] & where[:, 1:-1, 2:] & where[:, 1:-1, :-2]
+    )
+    return inner
+
+
+def _side(images: NDArray[np.float32], mask: NDArray[np.bool_], side: str) -> _Side:
+    """The structures of a side, and what lies below the skin beside them; columns run to the patient's left."""
+    size = images.shape[2]
+    if side == "right":
+        images, mask = images[:, :, ::-1], mask[:, :, ::-1]
+    air = np.where(images < AIR, np.arange(size), size)
+    nearest = np.minimum.accumulate(air[:, :, ::-1], axis=2)[:, :, ::-1]  # the first air from a pixel outwards
+    at = np.nonzero(mask)
+    slices, rows = np.nonzero(mask.any(axis=2))
+    skin = nearest[slices, rows, size - 1 - mask[slices, rows, ::-1].argmax(axis=1)]
+    known = (skin < size) & (skin >= max(BELOW_SKIN))
+    slices, rows, skin = slices[known], rows[known], skin[known]
+    below = np.mean([images[slices, rows, skin - pixels] for pixels in BELOW_SKIN]) if known.any() else None
+    column = float(at[2].mean())
+    return _Side(
+        (float(at[1].mean()), size - 1 - column if side == "right" else column),
+        float(images[at].mean()),
+        None if below is None else float(below),
+    )
+
+
+def _between(left: _Side, right: _Side, step_mm: float, width: float) -> dict[str, float]:
+    """Features of both sides; `width` is that of the window."""
+    features = {
+        "distance_of_sides_mm": (left.middle[1] - right.middle[1]) * step_mm,
+        "turn_mm": abs(left.middle[0] - right.middle[0]) * step_mm,
+        "difference_of_sides": width * abs(left.intensity - right.intensity),
+    }
+    if left.below_skin is not None and right.below_skin is not None:
+        features["difference_below_skin"] = width * abs(left.below_skin - right.below_skin)
+    return features
