@@ -49,7 +49,8 @@ class ExportOptions(OptionGroup, panel="Options"):
         Option(
             "--calibrate",
             "Labelled patients that the model was not trained on, ten or more (imagesTr, labelsTr), for the "
-            "expected DSC of each gland. With a folder masks in it, these are used: masks of a cross-validation.",
+            "expected DSC of each gland and the operating range. With a folder masks in it, these are used: masks of a "
+            "cross-validation.",
             metavar="DIR",
         ),
     ] = None
