@@ -228,11 +228,11 @@ def report(results: Path) -> str:
             for case, scores in fold["patients"].items()
         ]
         difference = "{:+.2f} ({:+.2f} to {:+.2f})".format(*bootstrap_mean(pairs)) if pairs else ""
-        minutes = np.mean([fold["train_minutes"] for fold in folds.values()])
+        minutes = [fold["train_minutes"] for fold in folds.values() if fold["train_minutes"] is not None]
         lines.append(
             f"| {name} | {', '.join(map(str, sorted(folds)))} | {len(patients)} | {mean:.4f} ({low:.4f} to {high:.4f}) "
             f"| {np.median(dsc):.4f} | {np.mean(small):.4f} ({len(small)} glands) | {np.mean(hd95):.2f} "
-            f"| {'' if name == 'present' else difference} | {minutes:.0f} |"
+            f"| {'' if name == 'present' else difference} | {f'{np.mean(minutes):.0f}' if minutes else ''} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -2,17 +2,23 @@
 
     python benchmarks/distil.py DATA --runs DIR --fold 0 --recipes present
     python benchmarks/cross_validation.py DATA benchmarks/recipes/soft.toml --runs DIR --folds 0
+    python benchmarks/distil.py DATA --runs DIR --fold 0 --recipes present --score 0.5
 
 The ensemble is the compact networks of some recipes (`cross_validation.py`) and the 3-D network (`teacher.py`), all of
 them trained on the same fold in the same folder DIR. Their mean scores on the fold's training patients and on the scans
 of DATA/imagesUn become DIR/softTr/fold-N/CASE_000L.nii.gz, as `parotid-seg train` reads them from a data set's softTr.
 No network of the ensemble has seen the held-out patients, and no soft labels are made of them. Scans with files are not
 computed again.
+
+With --score, the ensemble segments the held-out patients instead: a voxel belongs to a gland if its mean score is above
+the given one. The DSC and the masks lie where `cross_validation.py` puts those of a recipe, under the name "ensemble"
+with that score.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import time
@@ -22,16 +28,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
-from cross_validation import RESULTS, split_for
+from cross_validation import RESULTS, environment, score, split_for
 from numpy.typing import NDArray
-from teacher import NAME, Locator, load_averaged, scores_of
+from teacher import NAME, Locator, load_averaged, mask_of, scores_of
 
-from parotid_seg.files import make_folder
+from parotid_seg.files import make_folder, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.scan.chunks import crop_to_grid, cut
 from parotid_seg.scan.intensity import fixed_windows, in_windows
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
+from parotid_seg.scan.volume import Mask
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.data.dataset import SOFT_FOLDER
 from parotid_seg.train.data.patients import SHARE_OF_ALL
@@ -50,6 +57,7 @@ class Compact:
     """
 
     def __init__(self, checkpoint: Path) -> None:
+        self.name = f"{checkpoint.parents[1].name}/{checkpoint.parent.name}"
         self.trained = load_checkpoint(checkpoint)
         self.net = self.trained.network()
 
@@ -81,6 +89,7 @@ class Teacher:
     """
 
     def __init__(self, file: Path, locator: Locator) -> None:
+        self.name = f"{file.parents[1].name}/{file.parent.name}"
         self.net, self.locator = load_averaged(file), locator
 
     def scores(self, scan: NiftiScan) -> Scores | None:
@@ -128,8 +137,39 @@ def make_soft_labels(
     return True
 
 
+def score_ensemble(
+    networks: Sequence[Compact | Teacher], labels: Sequence[str], data: Path, fold: int, results: Path, least: float
+) -> None:
+    """Segment the held-out patients of a fold, and write scores and masks.
+
+    Args:
+        networks: the ensemble; a network that does not find both glands of a scan is left out of its mean.
+        labels: of the masks.
+        data: data set in nnU-Net's raw layout.
+        fold: whose held-out patients.
+        results: folder of all recipes' results.
+        least: mean score above which a voxel belongs to a gland.
+    """
+    held_out, _ = split_for(fold, data, results)
+    recipe = results / f"ensemble-{least:g}"
+
+    def segment(_: str, scan: NiftiScan) -> Mask:
+        found = [scores for network in networks if (scores := network.scores(scan)) is not None]
+        return mask_of(np.mean(found, axis=0, dtype=np.float32), least)
+
+    content = {
+        "recipe": recipe.name,
+        "settings": {"networks": [network.name for network in networks], "least_score": least},
+        "fold": fold,
+        "train_minutes": None,
+        **environment(),
+        "patients": score(segment, labels, data, held_out, recipe / "masks"),
+    }
+    write_text(json.dumps(content, indent=1) + "\n", recipe / f"fold-{fold}.json")
+
+
 def main() -> None:
-    """Write the missing soft labels of one fold."""
+    """Write the missing soft labels of one fold, or score the ensemble on its held-out patients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in nnU-Net's raw layout with splits.json")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings, and for soft labels")
@@ -137,6 +177,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["present"], help="of the compact networks")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the folds")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="finds the glands for the 3-D network")
+    parser.add_argument("--score", type=float, metavar="LEAST", help="segment and score the held-out patients instead")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,6 +190,9 @@ def main() -> None:
     locator = Locator(load_backend(arguments.model, "onnxruntime", threads=1))
     networks: list[Compact | Teacher] = [Teacher(runs / NAME / fold / "last.pt", locator)]
     networks += [Compact(runs / recipe / fold / "best.pt") for recipe in arguments.recipes]
+    if arguments.score is not None:
+        score_ensemble(networks, locator.contract.labels, data, arguments.fold, arguments.results, arguments.score)
+        return
     folder = runs / SOFT_FOLDER / fold
     make_folder(folder)
     make_soft_labels(networks, scans, folder, arguments.minutes)

@@ -252,9 +252,9 @@ def scores_of(net: TeacherNet, prepared: Prepared, centres: Sequence[Centre | No
     return scores
 
 
-def mask_of(scores: NDArray[np.float32]) -> Mask:
-    """Labels (D, H, W): the gland with the largest score, background where it is not above one half."""
-    return np.where(scores.max(axis=0) > 0.5, 1 + scores.argmax(axis=0), 0).astype(np.uint8)
+def mask_of(scores: NDArray[np.float32], least: float = 0.5) -> Mask:
+    """Labels (D, H, W): the gland with the largest score, background where it is not above `least`."""
+    return np.where(scores.max(axis=0) > least, 1 + scores.argmax(axis=0), 0).astype(np.uint8)
 
 
 def write_soft(scores: NDArray[np.float32], path: Path) -> None:

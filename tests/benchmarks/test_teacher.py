@@ -200,5 +200,10 @@ def test_a_fold_is_trained_scored_and_told_and_teaches(
     shares, _ = read_mask(tmp_path / "runs" / "softTr" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
     assert shares[contours == 1].mean() > 3 * shares[contours != 1].mean()
     assert not run_script("distil.py", str(balls), *places, "--recipes", "hard", constants=constants)  # all are there
+    run_script("distil.py", str(balls), *places, "--recipes", "hard", "--score", "0.4", constants=constants)
+    scored = json.loads((tmp_path / "results" / "ensemble-0.4" / "fold-0.json").read_text())
+    assert scored["settings"] == {"networks": ["teacher/fold-0", "hard/fold-0"], "least_score": 0.4}
+    assert scored["patients"].keys() == set(held_out)
+    assert "| ensemble-0.4 | 0 |" in run_script("cross_validation.py", "--report", *places[2:])
     run_script("cross_validation.py", str(balls), str(recipes["soft"]), *places, "--folds", "0")
     assert json.loads((tmp_path / "results" / "soft" / "fold-0.json").read_text())["patients"].keys() == set(held_out)
