@@ -87,7 +87,9 @@ def test_a_triton_repository_comes_with_the_model(command: Run, run: Path, two: 
 def test_batches_that_do_not_rise(command: Run, run: Path, tmp_path: Path) -> None:
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--batch", 4, 2, 8)
     assert done.returncode == 2
-    assert done.stderr == ("parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX\n")
+    assert done.stderr == (
+        "parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX (see parotid-seg --help)\n"
+    )
 
 
 def test_the_record_is_plain_json(run: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
