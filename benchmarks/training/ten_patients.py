@@ -134,7 +134,9 @@ def decide(data: Path, work: Path, locked: Sequence[str], config: Path | None, v
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "comparison": verdicts,
-        "validation_dsc": {f"epoch {each['epoch']:g}": each["validation_dsc"] for each in records},
+        "validation_dsc": {
+            f"epoch {each['epoch']:g}": each["validation_dsc"] for each in records if "validation_dsc" in each
+        },
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
 
