@@ -53,11 +53,10 @@ def model_record(name: str, sha256: str, contract: Contract, tested: Iterable[st
 
 def in_words(model: ModelRecord, tested: int) -> str:
     """Whether a model was trained on some of so many tested patients."""
-    found, unknown = model.trained_on, f"which scans {model.name} was trained on is not recorded"
-    if found:
+    if found := model.trained_on:
         text = f"{model.name} was trained on {len(found)} of these {tested} patients ({', '.join(found)}): "
         text += "its figures are better than those of new patients would be"
         return text if model.scans_complete else f"{text}; which other scans it was trained on is not recorded"
     if not model.scans_complete:
-        return f"{unknown}; whether these patients are among them is not known"
+        return f"{model.name}: not recorded which scans it was trained on; whether these patients are among them is not known"
     return f"{model.name} was trained on none of the scans of these patients"

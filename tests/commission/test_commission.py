@@ -227,7 +227,7 @@ def test_patients_that_a_model_was_trained_on_are_named(
     print_commission(record, tmp_path / "out")
     texts = (
         "mine.onnx was trained on 1 of these 4 patients (p1): its figures are better than those of new patients",
-        "which scans other.onnx was trained on is not recorded; whether these patients are among them is not known",
+        "other.onnx: not recorded which scans it was trained on; whether these patients are among them is not known",
     )
     printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
     for text in texts:
