@@ -58,5 +58,6 @@ def in_words(model: ModelRecord, tested: int) -> str:
         text += "its figures are better than those of new patients would be"
         return text if model.scans_complete else f"{text}; which other scans it was trained on is not recorded"
     if not model.scans_complete:
-        return f"{model.name}: not recorded which scans it was trained on; whether these patients are among them is not known"
+        unknown = "not recorded which scans it was trained on; whether these patients are among them is not known"
+        return f"{model.name}: {unknown}"
     return f"{model.name} was trained on none of the scans of these patients"
