@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following
 from parotid_seg.dataset.options import DataSetOptions
+
+if TYPE_CHECKING:
+    from parotid_seg.dataset.build import Built
 
 
 @with_options
@@ -34,12 +37,17 @@ def dataset(
         from parotid_seg.dataset.build import build
 
         built = build(dicom, out, options, say=line.say, progress=line.phase)
-        counts = f"{built.labelled} scans with contours, {built.unlabelled} without ({built.made} made now)"
-        if built.flagged:
-            line.say(
-                f"{built.flagged} of the scans with contours need review: see their notes in {built.private}/cases.csv"
-            )
-        line.say(
-            f"{counts}; {built.left_out} items not used, {built.look_at} need review: {built.private}/left_out.csv"
-        )
+        line.say(_last_line(built))
     raise typer.Exit(built.exit_status)
+
+
+def _last_line(built: Built) -> str:
+    """The counts, and where to read more."""
+    scans = f"{built.labelled} scan{'s' * (built.labelled != 1)} with contours{_to_review(built.flagged)}"
+    items = f"{built.left_out} item{'s' * (built.left_out != 1)} not used{_to_review(built.look_at)}"
+    tables = f"cases.csv and left_out.csv in {built.private}"
+    return f"{scans}, {built.unlabelled} without, {built.made} made now; {items}; see {tables}"
+
+
+def _to_review(count: int) -> str:
+    return f" ({count} need{'s' * (count == 1)} review)" if count else ""

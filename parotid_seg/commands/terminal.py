@@ -187,21 +187,23 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
     """
     from rich.table import Table
 
+    from parotid_seg.runtime.compare import LOWER_IS_BETTER
+
     console = _console(every_figure)
     lines = (f"A: {result.a}", f"B: {result.b}", f"references: {result.references}", result.verdict)
     for line in lines:
         console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
-    table = Table("structure", "figure", "A", "B", "B - A", "95 % interval", "patients", "better")
+    table = Table("structure", "figure (which is better)", "A", "B", "B - A", "95 % interval", "patients", "better")
     order = from_the_right(dict.fromkeys(each.structure for each in result.differences))
     for each in sorted(result.differences, key=lambda each: order.index(each.structure)):
         if every_figure or each.figure in SHORT:
-            title = FIGURES[each.figure][0]
+            title, lower = FIGURES[each.figure][0], each.figure in LOWER_IS_BETTER
             absolute = "" if each.figure not in SIGNED else "absolute "
             numbers = (each.mean_a, each.mean_b, each.difference, each.low, each.high)
             mean_a, mean_b, *signed = (_number(each.figure, number) for number in numbers)
             difference, low, high = (f"+{text}" if text[0].isdigit() else text for text in signed)
             row = (mean_a, mean_b, difference, f"{low} to {high}", str(each.patients), each.better or "")
-            table.add_row(each.structure, f"{absolute}{title}", *row)
+            table.add_row(each.structure, f"{absolute}{title} ({'lower' if lower else 'higher'})", *row)
     console.print(table)
     _print_notes(console, result.notes, every_figure)
 
@@ -216,7 +218,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     from rich.table import Table
 
     from parotid_seg.commission.expected import in_words
-    from parotid_seg.commission.page import limit_in_words, verdict_in_words
+    from parotid_seg.commission.page import limit_in_words, trained_on, verdict_in_words
 
     console = _console(False)
 
@@ -240,8 +242,10 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
             say(f"fault: {fault.text}")
         for note in record.drift.notes:
             say(f"note: {note}")
+    for text, _ in trained_on(record):
+        say(text)
     if record.against:
-        say(f"{record.against.advice} {record.against.comparison.verdict}")
+        say(record.against.advice + ("" if record.against.equal else f" {record.against.comparison.verdict}"))
     patients = len(record.patients.names)
     where = f"on {patients} patient{'s' * (patients != 1)}"
     say(f"{verdict_in_words(record)} {where}; report.html and commission.json in {out}")

@@ -17,7 +17,9 @@ from parotid_seg.commission.expected import in_words as expected_in_words
 from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.patients import Chosen
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
+from parotid_seg.commission.trained_on import in_words as in_words_of
 from parotid_seg.files import visible, write_text
+from parotid_seg.runtime.compare import LOWER_IS_BETTER
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.sources import read_scan
@@ -103,6 +105,8 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             of_a_patient=[name for name in OF_A_PATIENT if name in figures],
             columns=[*structures, together],
             structures=structures,
+            trained_on=trained_on(record),
+            lower_is_better=LOWER_IS_BETTER,
             pictures=pictures,
             in_order=from_the_right,
             expected=expected_in_words(record.expected) if record.expected else "",
@@ -113,6 +117,12 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
         )
     )
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def trained_on(record: CommissionRecord) -> list[tuple[str, bool]]:
+    """Whether each model was trained on some of the tested patients: in words, and as a bool."""
+    models = [record.model, *([record.against.model] if record.against and record.against.equal != "file" else [])]
+    return [(in_words_of(each, len(record.patients.names)), bool(each.trained_on)) for each in models]
 
 
 def verdict_in_words(record: CommissionRecord) -> str:

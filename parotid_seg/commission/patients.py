@@ -33,6 +33,12 @@ class Labelled:
     scan: Path
     reference: Path
 
+    def channels(self, count: int) -> list[Path]:
+        """The files of so many channels."""
+        match = FIRST_CHANNEL.fullmatch(self.scan.name)
+        assert match
+        return [self.scan.with_name(f"{match[1]}_{number:04d}{match[2]}") for number in range(count)]
+
 
 @dataclass(frozen=True)
 class Chosen:

@@ -19,6 +19,7 @@ NOT_ACCEPTED = 4
 MOST_BYTES = 2**28
 
 FaultKind = Literal["sides_exchanged", "shifted", "part_missing", "part_beyond", "structure_missing"]
+Equal = Literal["file", "network", "masks"]
 
 
 class LimitRecord(Record, frozen=True, kw_only=True):
@@ -109,24 +110,32 @@ class ModelRecord(Record, frozen=True, kw_only=True):
     Attributes:
         name: its file, or "the packaged model".
         sha256: hash of the file.
+        trained_on: tested patients whose scan, by its voxels, is one that it was trained on.
+        scans_complete: whether the model records every scan that it was trained on; if not, other patients may be
+            among them.
     """
 
     name: str
     sha256: str
+    trained_on: tuple[str, ...] = ()
+    scans_complete: bool = False
 
 
 class AgainstRecord(Record, frozen=True, kw_only=True):
-    """The comparison with another model, B, on the same patients.
+    """The comparison with another model, A, on the same patients.
 
     Attributes:
         model: the other one.
         advice: which to use, in words.
-        comparison: see there; A is the commissioned model.
+        comparison: see there; B is the commissioned model, so a difference is that model minus the other one.
+        equal: in what both models are equal: "file", "network" (with its weights, in two files), or only the "masks" of
+            these patients; null if masks differ.
     """
 
     model: ModelRecord
     advice: str
     comparison: ComparisonRecord
+    equal: Equal | None = None
 
 
 class MaskChange(Record, frozen=True, kw_only=True):

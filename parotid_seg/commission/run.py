@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from parotid_seg.commission.choice import advice, equality
 from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
@@ -26,12 +27,13 @@ from parotid_seg.commission.record import (
     PatientsRecord,
     read_commission,
 )
+from parotid_seg.commission.trained_on import Hashes, model_record
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.files import hash_file, is_real_file, is_taken, make_folder
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
-from parotid_seg.runtime.compare import FEWEST, ComparisonRecord, comparison_of
+from parotid_seg.runtime.compare import comparison_of
 from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.evaluate import Evaluation, score_pairs
 from parotid_seg.runtime.evaluation_record import record_of
@@ -44,6 +46,8 @@ from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask
+
+Progress = Callable[[Outcome], None]
 
 AGAINST = "against"
 """Folder of the other model's masks."""
@@ -116,10 +120,31 @@ class Masks:
         """Hash of the model's file."""
         return self.results.run.model.sha256
 
+    @property
+    def contract(self) -> Contract:
+        """The model's contract."""
+        return self.results.run.model.contract
 
-def commission(
-    order: Order, *, say: Say = lambda _: None, progress: Callable[[Outcome], None] = lambda _: None
-) -> CommissionRecord:
+
+@dataclass(frozen=True)
+class _New:
+    """What is known of the commissioned model when it is compared with another one.
+
+    Attributes:
+        model, contract: its record and its contract.
+        evaluation: figures of its masks.
+        voxels: hashes of its masks' voxels, by patient.
+        hashes: of the scans.
+    """
+
+    model: ModelRecord
+    contract: Contract
+    evaluation: Evaluation
+    voxels: Mapping[str, str]
+    hashes: Hashes
+
+
+def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = lambda _: None) -> CommissionRecord:
     """Commission a model, and write commission.json and report.html.
 
     Masks that an interrupted run has made are kept. If the folder holds a complete commissioning, that is moved to
@@ -143,13 +168,15 @@ def commission(
     for note in order.chosen.notes:
         say(f"note: {note}")
     masks = _segmented(order, order.model, MASKS, say, progress)
-    contract, conditions = masks.results.run.model.contract, conditions_of(masks.results)
+    contract, conditions = masks.contract, conditions_of(masks.results)
     example = _example(order, contract, say, progress)
     evaluation = _evaluated(order.chosen, masks, planned)
     records, faults = _compared(order.chosen, masks, evaluation)
     drift = compare_with(earlier, Made(order.out, records, example, conditions)) if earlier else None
-    model = ModelRecord(name=order.model.name, sha256=masks.sha256)
-    against = _against(order, model, evaluation, planned, say, progress) if order.against else None
+    hashes = Hashes(order.chosen.patients)
+    model = model_record(order.model.name, masks.sha256, contract, masks.cases, hashes)
+    new = _New(model, contract, evaluation, {name: each.voxels_sha256 for name, each in records.items()}, hashes)
+    against = _against(order, new, planned, say, progress) if order.against else None
     limits = checked(order.limits, Achieved(evaluation, len(masks.failed), lowest_dsc(drift) if drift else None))
     record = CommissionRecord(
         schema_version=1,
@@ -224,7 +251,7 @@ def _is_ours(page: Path) -> bool:
         return False
 
 
-def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Callable[[Outcome], None]) -> Masks:
+def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Progress) -> Masks:
     """Segment all patients as `infer` does.
 
     Raises:
@@ -257,7 +284,7 @@ def _check_channels(contract: Contract, chosen: Chosen) -> None:
         )
 
 
-def _example(order: Order, contract: Contract, say: Say, progress: Callable[[Outcome], None]) -> MaskRecord | None:
+def _example(order: Order, contract: Contract, say: Say, progress: Progress) -> MaskRecord | None:
     """Segment the packaged example, which is the same everywhere; None if the model takes no CT or it is not there."""
     if len(contract.channels) != 1 or not is_ct(contract.channels[0]):
         return None
@@ -281,11 +308,14 @@ def _example(order: Order, contract: Contract, say: Say, progress: Callable[[Out
     return _mask_record(name, read_mask(out / name)[0], Labelled(scan, Path()), case)
 
 
+def _voxels_hash(mask: Mask) -> str:
+    return hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()
+
+
 def _mask_record(name: str, mask: Mask, patient: Labelled, case: CaseRecord) -> MaskRecord:
-    voxels = hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()
     return MaskRecord(
         mask=name,
-        voxels_sha256=voxels,
+        voxels_sha256=_voxels_hash(mask),
         scan_sha256=hash_file(patient.scan),
         reference_sha256=hash_file(patient.reference) if patient.reference.name else "",
         volumes_ml=case.volumes_ml,
@@ -309,45 +339,30 @@ def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dic
     return records, faults_in(signs, "masks", "references")
 
 
-def _against(
-    order: Order,
-    model: ModelRecord,
-    first: Evaluation,
-    planned: Doses | None,
-    say: Say,
-    progress: Callable[[Outcome], None],
-) -> AgainstRecord:
-    """Compare with the other model on the patients for whom both have a mask."""
+def _against(order: Order, new: _New, planned: Doses | None, say: Say, progress: Progress) -> AgainstRecord:
+    """Compare with the other model, A, on the patients for whom both have a mask."""
     assert order.against
     masks = _segmented(order, order.against, AGAINST, say, progress)
-    second = _evaluated(order.chosen, masks, planned)
-    names = [name for name in first.cases if name in second.cases]
+    first, second = _evaluated(order.chosen, masks, planned), new.evaluation
+    names = [name for name in second.cases if name in first.cases]
     missing = {
         "a": [name for name in second.cases if name not in first.cases],
         "b": [name for name in first.cases if name not in second.cases],
         "references": [],
     }
-    places = {"a": order.out / MASKS, "b": masks.folder, "references": order.chosen.references}
+    places = {"a": masks.folder, "b": order.out / MASKS, "references": order.chosen.references}
     comparison = comparison_of(_only(first, names), _only(second, names), places, missing)
-    other = ModelRecord(name=order.against.name, sha256=masks.sha256)
-    return AgainstRecord(model=other, advice=_advice(comparison, model, other), comparison=comparison)
+    other = model_record(order.against.name, masks.sha256, masks.contract, masks.cases, new.hashes)
+    voxels = {name: _voxels_hash(read_mask(masks.path(name))[0]) for name in masks.cases}
+    equal = equality((other, new.model), (masks.contract, new.contract), (voxels, new.voxels))
+    return AgainstRecord(
+        model=other, equal=equal, advice=advice(comparison, other, new.model, equal), comparison=comparison
+    )
 
 
 def _only(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
     flags = {name: evaluation.dose_flags[name] for name in names if name in evaluation.dose_flags}
     return Evaluation({name: evaluation.cases[name] for name in names}, evaluation.labels, flags)
-
-
-def _advice(comparison: ComparisonRecord, a: ModelRecord, b: ModelRecord) -> str:
-    """Which model to use."""
-    if a.sha256 == b.sha256:
-        return f"A ({a.name}) and B ({b.name}) are the same model file."
-    if comparison.better:
-        better, other = (a, b) if comparison.better == "A" else (b, a)
-        return f"Use {comparison.better} ({better.name}): it is better on these patients than {other.name}."
-    if len(comparison.patients) < FEWEST:
-        return f"{len(comparison.patients)} patients are too few to choose between A ({a.name}) and B ({b.name})."
-    return f"A ({a.name}) is not shown to be better than B ({b.name}), or B than A: keep the one that is in use."
 
 
 def _worst_first(evaluation: Evaluation) -> list[str]:

@@ -19,9 +19,11 @@ from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, ope
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (
     TEST,
+    TRAIN,
     VALIDATION,
     Splits,
     assign,
+    check_counts,
     check_test_patients,
     listed,
     read_splits,
@@ -103,14 +105,11 @@ def build(
     with opened(data, beside, names.labels) as private:
         making = Making(data, private, names.labels, say, progress, skip)
         cases = making.cases_of(candidates)
+        earlier = read_splits(data / "splits.json")
+        _check_lists(private, earlier, [case for each, case in cases.items() if each.contoured], options)
         scans = making.labelled(cases)
-        splits, roles = _lists(private, read_splits(data / "splits.json"), options)
-        held_out = len({private.cases[name].patient for name in splits[VALIDATION] if name in private.cases})
-        if options.validation is not None and held_out != options.validation:
-            say(f"{held_out} patients are held out, not {options.validation}: each stays in the list he or she was in")
-        for name in (VALIDATION, TEST):
-            if splits.get(name):
-                say(f"{name}: {', '.join(splits[name])}")
+        splits, roles = _lists(private, earlier, options)
+        _say_lists(private, splits, options, say)
         making.unlabelled(scans, roles)
         write_record(splits, data / "splits.json")
         write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
@@ -122,11 +121,50 @@ def build(
     return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
 
 
+def _check_lists(private: Private, earlier: Splits, contoured: Sequence[Case], options: DataSetOptions) -> None:
+    """Check the lists of patients and how many are to be held out, before anything is converted.
+
+    Args:
+        private: all cases.
+        earlier: content of splits.json.
+        contoured: cases of scans with contours, of which some may turn out to be unusable.
+        options: how many patients to hold out.
+
+    Raises:
+        InputError: if a patient is in two lists, a test patient is in another one, or too many are to be held out.
+    """
+    everyone = {case.name: case.patient for case in private.cases.values()}
+    check_test_patients(everyone, private.lists, earlier)
+    roles = private.lists | roles_of(everyone, earlier)
+    people = {case.patient for case in contoured}
+    people |= {case.patient for case in private.cases.values() if case.kind == LABELLED}
+    people |= {patient for patient, role in roles.items() if role == TEST}
+    check_counts(len(people), roles, options.validation, options.test)
+
+
+def _say_lists(private: Private, splits: Splits, options: DataSetOptions, say: Say) -> None:
+    """Print who is held out, and what differs from what was asked for."""
+    held_out = len({private.cases[name].patient for name in splits[VALIDATION] if name in private.cases})
+    locked = sum(role == TEST for role in private.lists.values())
+    if options.validation is not None and held_out != options.validation:
+        say(f"{held_out} patients are held out, not {options.validation}: each stays in the list he or she was in")
+    if locked < options.test:
+        say(
+            f"--test {options.test}: {locked} locked in all, and no further new patients to lock; the others stay in "
+            "their lists. To lock more, add new patients and give the same command again"
+        )
+    for name in (VALIDATION, TEST):
+        if splits.get(name):
+            say(f"{name}: {', '.join(splits[name])}")
+    if not (splits[TRAIN] and splits[VALIDATION]):
+        counts = f"found {len(splits[TRAIN])} for training and {len(splits[VALIDATION])} for validation"
+        say(f"too few patients with contours to train on labels: {counts}, expected at least 1 of each")
+
+
 def _lists(private: Private, earlier: Splits, options: DataSetOptions) -> tuple[Splits, dict[str, str]]:
     """The lists of cases, and the list of each patient, which is remembered."""
     everyone = {case.name: case.patient for case in private.cases.values()}
     labelled = {case.name: case.patient for case in private.cases.values() if case.kind == LABELLED}
-    check_test_patients(everyone, private.lists, earlier)
     roles = private.lists | roles_of(everyone, earlier)
     roles |= assign(labelled, roles, options.validation, options.test)
     private.lists = roles

@@ -57,7 +57,8 @@ class DataSetOptions(OptionGroup, panel="Options"):
         int,
         Option(
             "--test",
-            "Patients to lock for a test: nothing is trained or chosen on them. They stay locked in reruns.",
+            "Patients to lock for a test, in all: nothing is trained or chosen on them. They stay locked in reruns; a "
+            "larger N locks new patients, too, but moves none.",
             metavar="N",
         ),
     ] = 0

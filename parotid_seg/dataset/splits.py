@@ -75,6 +75,41 @@ def check_test_patients(patients: Mapping[str, str], remembered: Mapping[str, st
                 )
 
 
+def check_counts(people: int, earlier: Mapping[str, str], validation: int | None, test: int, remark: str = "") -> None:
+    """Check that so many patients can be held out.
+
+    Args:
+        people: number of patients with contours, and of locked ones without.
+        earlier: lists by patient.
+        validation, test: see `assign`.
+        remark: ends a message.
+
+    Raises:
+        OptionError: if no patient would be left for training, or fewer would be locked than are.
+    """
+    if not people:
+        return
+    there_are = f"there are {people} patients with contours"
+    locked = _locked(earlier)
+    most = max(0, locked, people - 1 - (validation or 1))
+    if test and not 0 < test <= most:
+        raise OptionError(
+            f"--test: found {test}, expected 0 to {most}: {there_are}, and some must be left for training and "
+            f"validation{remark}"
+        )
+    if 0 < test < locked:
+        raise OptionError(
+            f"--test: found {test}, expected at least {locked}: so many patients are locked, and stay so; a larger "
+            f"number locks new patients{remark}"
+        )
+    if validation is not None and not 1 <= validation < people:
+        raise OptionError(f"--validation: found {validation}, expected 1 to {people - 1}: {there_are}{remark}")
+
+
+def _locked(roles: Mapping[str, str]) -> int:
+    return sum(role == TEST for role in roles.values())
+
+
 def assign(
     patients: Mapping[str, str], earlier: Mapping[str, str], validation: int | None, test: int = 0
 ) -> dict[str, str]:
@@ -86,30 +121,28 @@ def assign(
         patients: by case, of cases with contours.
         earlier: lists by patient.
         validation: how many patients to hold out for validation; None for a fifth of those that are not for the test.
-        test: how many patients to hold out for the test.
+        test: how many patients to hold out for the test, with those of earlier runs, also if they have no contours
+            now; 0 for no further ones. Only patients who are in no list yet are added.
 
     Raises:
-        InputError: if no patient would be left for training.
+        OptionError: see `check_counts`; converted cases are kept then.
     """
     everyone = list(dict.fromkeys(patients[case] for case in sorted(patients)))
     roles = {patient: earlier[patient] for patient in everyone if patient in earlier}
-    tested = max(test, sum(role == TEST for role in roles.values()))
+    away = _locked(earlier) - _locked(roles)
+    tested = max(test - away, _locked(roles))
     held_out_target = max(1, round(VALIDATION_SHARE * (len(everyone) - tested))) if validation is None else validation
-    most = max(0, len(everyone) - 1 - (validation or 1))
-    if everyone and test and not 0 < test <= most:
-        raise OptionError(
-            f"--test: found {test}, expected 0 to {most}: there are {len(everyone)} patients with contours, and some "
-            "must be left for training and validation"
-        )
-    if everyone and validation is not None and not 1 <= validation < len(everyone):
-        raise OptionError(
-            f"--validation: found {validation}, expected 1 to {len(everyone) - 1}: there are {len(everyone)} patients "
-            "with contours"
-        )
+    check_counts(
+        len(everyone) + away if everyone else 0,
+        earlier,
+        validation,
+        test,
+        "; converted cases are kept for the next run",
+    )
     for patient in everyone:
         held_out = sum(role == VALIDATION for role in roles.values())
         role = VALIDATION if held_out < held_out_target and len(everyone) > 1 else TRAIN
-        roles.setdefault(patient, TEST if sum(each == TEST for each in roles.values()) < test else role)
+        roles.setdefault(patient, TEST if _locked(roles) + away < test else role)
     return roles
 
 

@@ -253,7 +253,8 @@ def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Se
     main = {each.figure: each for each in differences if each.structure == structure and each.figure in MAIN}
     first = main.pop(FIRST)
     if first.patients < FEWEST:
-        return f"no verdict: found {first.patients} patients with both masks, expected at least {FEWEST}", None
+        patients = f"{first.patients} patient{'s' * (first.patients != 1)}"
+        return f"no verdict: found {patients} with both masks, expected at least {FEWEST}", None
     if not any(each.difference for each in differences):
         return "no difference: all figures are equal", None
     others = {name: each.better for name, each in main.items() if each.better}
@@ -272,8 +273,8 @@ def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Se
 
 def _in_words(each: Difference, structure: str) -> str:
     return (
-        f"DSC of the {structure} {each.mean_a:.3f} (A) and {each.mean_b:.3f} (B), difference {each.difference:+.3f}, "
-        f"95 % interval {each.low:+.3f} to {each.high:+.3f} over {each.patients} patients"
+        f"DSC of the {structure} {each.mean_a:.3f} (A) and {each.mean_b:.3f} (B), B minus A "
+        f"{each.difference:+.3f}, 95 % interval {each.low:+.3f} to {each.high:+.3f} over {each.patients} patients"
     )
 
 

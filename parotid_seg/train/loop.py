@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import write_text
 from parotid_seg.records import convert
+from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.data.dataset import DataSet
-from parotid_seg.train.data.leaks import Seen, check_leaks, locked_scans
+from parotid_seg.train.data.leaks import check_leaks, locked_scans
 from parotid_seg.train.data.patients import Patient, check_labels, doubts_line, load_patients
 from parotid_seg.train.model_weights import is_model, unfold_norms
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
@@ -377,7 +378,7 @@ class Trainer(ABC):
             "preset": self.config.preset,
             "epochs": self.epochs_done,
             "images": self.step * self.schedule.batch_size,
-            **self.seen.record(self.train),
+            **self.seen.record(patient.sha256 for patient in self.train),
             **scores,
         }
         checkpoint = Checkpoint(

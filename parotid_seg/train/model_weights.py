@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OptionError, RecordError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.records import read_bytes, read_record
+from parotid_seg.records import read_bytes
+from parotid_seg.scan.seen import packaged_training
 from parotid_seg.train.config import PACKAGED
 from parotid_seg.train.network import SwinUnet
 
@@ -95,7 +96,7 @@ def training_of(source: str) -> dict[str, Any]:
     """
     training = read_model_weights(source).contract.training
     if source == PACKAGED:
-        training = training | read_record(DEFAULT_MODEL.with_suffix(".scans.json"), dict[str, Any])
+        training = training | packaged_training()
     return training
 
 

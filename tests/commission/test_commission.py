@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from parotid_seg.commands.terminal import print_commission
 from parotid_seg.commission.record import CommissionRecord, read_commission
 from parotid_seg.commission.run import MARK, MOST_HEAD
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.runtime.evaluation_record import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
+from parotid_seg.scan.seen import HASH_DIGITS, hash_of_scan
 from tests.commission.data import Faulty, data_set, halved, run, shifted, swapped, worse
 from tests.runtime.report.drawn import Here
 
@@ -169,12 +171,68 @@ def test_which_model_to_use(tmp_path: Path) -> None:
     data = data_set(tmp_path / "data", 6)
     better = run(data, tmp_path / "a", against=Faulty(worse, "cd" * 32)).against
     assert better
-    assert better.advice == "Use A (mine.onnx): it is better on these patients than other.onnx."
+    assert better.advice == "Use B (mine.onnx): it is better on these patients than other.onnx."
     assert better.comparison.missing == {"a": [], "b": [], "references": []}, "not the patients that are not used"
-    same = run(data, tmp_path / "c", against=Faulty(sha256="cd" * 32)).against
+    assert (better.comparison.a, better.comparison.b) == (
+        str(tmp_path / "a" / "against"),
+        str(tmp_path / "a" / "masks"),
+    )
+    gain = next(each for each in better.comparison.differences if (each.structure, each.figure) == ("glands", "dsc"))
+    assert gain.difference
+    assert gain.difference > 0, "the commissioned model minus the other"
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Use B" in page
+    for figure in ("DSC (higher", "HD95, mm (lower", "added path length, mm (lower", "ml, absolute (lower"):
+        assert f"{figure} is better)</td>" in page
+    kept = run(data, tmp_path / "b", Faulty(worse, "cd" * 32), against=Faulty()).against
+    assert kept
+    assert kept.advice == "Keep A (other.onnx): it is better on these patients than mine.onnx."
+
+
+def test_no_verdict_on_equal_models(data: Path, tmp_path: Path) -> None:
+    masks = run(data, tmp_path / "masks", against=Faulty(sha256="cd" * 32)).against
+    network = replace(Here.contract, graph_sha256="ef" * 32)
+    models = (Faulty(contract=network), Faulty(worse, sha256="cd" * 32, contract=network))
+    same = run(data, tmp_path / "network", models[0], against=models[1]).against
+    file = run(data, tmp_path / "file", against=Faulty()).against
+    assert masks
     assert same
-    assert "keep the one that is in use" in same.advice
-    assert "Use A" in (tmp_path / "a" / "report.html").read_text()
+    assert file
+    both = "A (other.onnx) and B (mine.onnx)"
+    assert (masks.equal, masks.advice) == (
+        "masks",
+        f"{both} give equal masks of all 4 patients: these cannot tell which to use.",
+    )
+    assert (same.equal, same.advice) == (
+        "network",
+        f"{both} are the same network with the same weights: there is nothing to choose.",
+    )
+    assert (file.equal, file.advice) == ("file", f"{both} are the same model file: there is nothing to choose.")
+    for name in ("masks", "network", "file"):
+        assert "no verdict" not in (tmp_path / name / "report.html").read_text()
+
+
+def test_patients_that_a_model_was_trained_on_are_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = (data / "imagesTr" / "p1_0000.nii.gz",)
+    known = hash_of_scan(scan, Here.contract.channels, Here.contract.windows)[:HASH_DIGITS]
+    training = {"scans": [known, "0" * HASH_DIGITS], "scans_complete": True}
+    models = [Faulty(worse, contract=replace(Here.contract, training=training)), Faulty(sha256="cd" * 32)]
+    record = run(data, tmp_path / "out", models[0], against=models[1])
+    assert record.against
+    assert (record.model.trained_on, record.model.scans_complete) == (("p1",), True)
+    assert (record.against.model.trained_on, record.against.model.scans_complete) == ((), False)
+    assert record.against.advice.endswith(" But B was trained on 1 of these 4 patients, which counts in its favour.")
+    print_commission(record, tmp_path / "out")
+    texts = (
+        "mine.onnx was trained on 1 of these 4 patients (p1): its figures are better than those of new patients",
+        "other.onnx: not recorded which scans it was trained on; whether these patients are among them is not known",
+    )
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    for text in texts:
+        assert text in printed
+        assert text in page
 
 
 def test_patients_without_a_mask_are_named_and_miss_a_limit(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from parotid_seg.dataset.build import build
+from parotid_seg.dataset.build import Built, build
 from parotid_seg.dataset.options import DataSetOptions
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
@@ -19,6 +19,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.train.data.dataset import open_data_set
 from parotid_seg.train.data.patients import load_patients
+from tests.command_line import Run
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,
@@ -39,6 +40,30 @@ pytestmark = pytest.mark.slow
 
 
 HU = (-200.0, 300.0)
+
+
+@pytest.mark.parametrize(
+    ("built", "line"),
+    [
+        (Built(1, 0, 1, 0, 0, 0, Path("x")), "1 scan with contours, 0 without, 1 made now; 0 items not used; see "),
+        (
+            Built(6, 2, 8, 1, 1, 1, Path("x")),
+            "6 scans with contours (1 needs review), 2 without, 8 made now; 1 item not used (1 needs",
+        ),
+        (
+            Built(6, 2, 8, 3, 4, 2, Path("x")),
+            "6 scans with contours (3 need review), 2 without, 8 made now; 4 items not used (2 need",
+        ),
+    ],
+)
+def test_the_last_line_counts_what_needs_review(
+    built: Built, line: str, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parotid_seg.dataset.build.build", lambda *_, **__: built)
+    said = command("dataset", tmp_path, "--out", tmp_path / "data").stdout.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(line)
+    assert said[0].endswith("; see cases.csv and left_out.csv in x")
 
 
 def test_studies_become_what_train_takes(dicom: Path, data: Path, tmp_path: Path) -> None:

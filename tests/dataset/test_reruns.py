@@ -219,3 +219,50 @@ def test_a_corrected_test_patient_stays_one(dicom: Path, data: Path) -> None:
     (data / "splits.json").write_text(json.dumps(moved_by_hand))
     with pytest.raises(InputError, match=f"{case} is in train, but the patient is a test patient"):
         build([dicom], data)
+
+
+def test_a_larger_test_locks_new_patients_and_says_what_it_cannot(dicom: Path, data: Path) -> None:
+    for number in range(4):
+        write_study(dicom / f"s{number}", patient=f"P{number}", seed=number)
+    build([dicom], data, DataSetOptions(test=1))
+    first, said = lists(data), list[str]()
+    build([dicom], data, DataSetOptions(test=2), say=said.append)
+    assert lists(data) == first
+    assert any(line.startswith("--test 2: 1 locked in all, and no further new patients to lock;") for line in said)
+    write_study(dicom / "s4", patient="P4", seed=4)
+    said.clear()
+    build([dicom], data, DataSetOptions(test=2), say=said.append)
+    assert lists(data) == {**first, "test": [*first["test"], case_from(data, dicom / "s4")]}
+    assert not any(line.startswith("--test") for line in said)
+    with pytest.raises(InputError, match="--test: found 1, expected at least 2"):
+        build([dicom], data, DataSetOptions(test=1))
+
+
+def test_too_many_to_hold_out_is_refused_before_anything_is_converted(dicom: Path, data: Path) -> None:
+    for number in range(3):
+        write_study(dicom / f"s{number}", patient=f"P{number}", seed=number)
+    write_study(dicom / "bare", patient="P9", rois=None, seed=9)
+    for options in (DataSetOptions(test=2), DataSetOptions(validation=3)):
+        with pytest.raises(InputError, match="there are 3 patients with contours"):
+            build([dicom], data, options)
+        assert list(data.iterdir()) == []
+    images = sorted((dicom / "s0").glob("IM*"), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    write_structures(dicom / "s0" / "contours.dcm", images, [("Parotid_L", RIGHT_BOX), ("Parotid_R", LEFT_BOX)])
+    with pytest.raises(InputError, match=r"2 patients .* converted cases are kept for the next run"):
+        build([dicom], data, DataSetOptions(test=1))
+    assert len(names(data, "imagesTr")) == 2
+    assert build([dicom], data).made == 2, "the scans without usable contours"
+
+
+def test_too_few_patients_to_train_are_reported(dicom: Path, data: Path) -> None:
+    write_study(dicom / "a", patient="P0")
+    said: list[str] = []
+    assert build([dicom], data, say=said.append).exit_status == 0
+    assert said[-1] == (
+        "too few patients with contours to train on labels: found 1 for training and 0 for validation, expected at "
+        "least 1 of each"
+    )
+    write_study(dicom / "b", patient="P1", seed=1)
+    said.clear()
+    build([dicom], data, say=said.append)
+    assert not any(line.startswith("too few") for line in said)

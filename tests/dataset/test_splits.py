@@ -79,3 +79,28 @@ def test_so_many_patients_are_locked() -> None:
             assign(patients, {}, None, wrong)
     with pytest.raises(InputError, match="--test: found 8, expected 0 to 7"):
         assign(patients, {}, 2, 8)
+
+
+def locked(roles: dict[str, str]) -> set[str]:
+    return {patient for patient, role in roles.items() if role == TEST}
+
+
+def test_a_larger_number_locks_new_patients_and_moves_none() -> None:
+    patients = {f"case_{number:04d}": str(number) for number in range(10)}
+    roles = assign(patients, {}, None, 4)
+    assert assign(patients, roles, None, 6) == roles, "there are no new ones"
+    more = {**patients, **{f"case_1{number:03d}": f"new{number}" for number in range(3)}}
+    later = assign(more, roles, None, 6)
+    assert locked(later) == {*locked(roles), "new0", "new1"}
+    assert roles.items() <= later.items()
+    with pytest.raises(InputError, match="--test: found 3, expected at least 4: so many patients are locked"):
+        assign(more, roles, None, 3)
+
+
+def test_locked_patients_without_contours_are_counted() -> None:
+    patients = {f"case_{number:04d}": str(number) for number in range(10)}
+    roles = assign(patients, {}, None, 4)
+    away = {case: patient for case, patient in patients.items() if case != "case_0000"}
+    assert roles["0"] == TEST
+    assert len(locked(assign({**away, "case_1000": "new"}, roles, None, 4))) == 3
+    assert locked(assign({**away, "case_1000": "new"}, roles, None, 5)) >= {"new"}

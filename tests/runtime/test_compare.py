@@ -69,7 +69,7 @@ def test_differences_are_paired_by_patient(folders: Path) -> None:
     assert (volume.mean_a, volume.mean_b) == pytest.approx((2 * 0.192, 0.192)), "absolute values"
     assert {each.better for each in result.differences if each.figure != "accuracy"} == {"B"}
     assert result.better == "B"
-    assert result.verdict.startswith("B is better: DSC of the glands 0.827 (A) and 0.932 (B), difference +0.105")
+    assert result.verdict.startswith("B is better: DSC of the glands 0.827 (A) and 0.932 (B), B minus A +0.105")
     assert "over 8 patients" in result.verdict
     assert compare(folders / "b", folders / "a", folders / "r").verdict.startswith("A is better")
 
@@ -195,7 +195,7 @@ def test_three_files(folders: Path) -> None:
     files = [folders / each / f"p{number}.nii.gz" for number, each in enumerate("abr")]
     result = compare(*files)
     assert result.patients == ["p2"]
-    assert result.verdict == f"no verdict: found 1 patients with both masks, expected at least {FEWEST}"
+    assert result.verdict == f"no verdict: found 1 patient with both masks, expected at least {FEWEST}"
 
 
 def test_with_references_one_set_is_evaluated_as_without(command: Run, folders: Path) -> None:

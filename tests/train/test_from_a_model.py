@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from parotid_seg.errors import InputError
+from parotid_seg.scan.seen import HASH_DIGITS
 from parotid_seg.train import loop
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.dataset import open_data_set
-from parotid_seg.train.data.leaks import HASH_DIGITS
 from parotid_seg.train.data.patients import load_patients
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.intensity import Window
+from parotid_seg.scan.seen import Seen
 from parotid_seg.train.data.dataset import DataSet, named
 from parotid_seg.train.data.patients import Patient, decoded
-
-HASH_DIGITS = 16
-"""Hexadecimal digits of a scan's hash that models record."""
 
 
 def locked_scans(data: DataSet, cache: Path, window_hu: Window) -> tuple[dict[str, str], list[str]]:
@@ -28,31 +24,6 @@ def locked_scans(data: DataSet, cache: Path, window_hu: Window) -> tuple[dict[st
         except ScanError as error:
             notes.append(f"test patient {case}: not compared with other scans, since it cannot be read: {error}")
     return hashes, notes
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The scans that weights were trained on, as a checkpoint or a model records them in `training`.
-
-    Attributes:
-        scans: the first `HASH_DIGITS` of each one's hash (see `Patient.sha256`), with those of earlier trainings.
-        complete: whether it is known that there are no others.
-    """
-
-    scans: tuple[str, ...] = ()
-    complete: bool = True
-
-    @classmethod
-    def recorded(cls, training: Mapping[str, Any]) -> Seen:
-        """Of a checkpoint's or a contract's `training`."""
-        found = training.get("scans")
-        scans = found if isinstance(found, list) and all(isinstance(each, str) for each in found) else []
-        return cls(tuple(scans), isinstance(found, list) and training.get("scans_complete") is True)
-
-    def record(self, train: Sequence[Patient]) -> dict[str, Any]:
-        """The same with the patients of a training, as fields of `training`."""
-        own = {patient.sha256[:HASH_DIGITS] for patient in train}
-        return {"scans": sorted({*self.scans, *own}), "scans_complete": self.complete}
 
 
 def check_leaks(
@@ -76,13 +47,13 @@ def check_leaks(
         used = {patient.sha256: patient.name for patient in patients}
         if doubles := [f"{name} and {used[sha256]}" for name, sha256 in locked.items() if sha256 in used]:
             raise InputError(f"splits.json: found scans of the same voxels in test and {what}: {named(doubles)}")
-    if leaks := [name for name, sha256 in locked.items() if sha256[:HASH_DIGITS] in seen.scans]:
+    if leaks := [name for name, sha256 in locked.items() if seen.has(sha256)]:
         raise InputError(
             f"--init {source}: was trained on the test patients {named(leaks)}, who would seem better than others; "
             "take them from the list 'test' of splits.json, or start from another model"
         )
     notes = []
-    if known := [patient.name for patient in validation if patient.sha256[:HASH_DIGITS] in seen.scans]:
+    if known := [patient.name for patient in validation if seen.has(patient.sha256)]:
         notes.append(f"--init {source}: was trained on {named(known)}, so their validation_dsc is too high")
     if not seen.complete:
         notes.append(

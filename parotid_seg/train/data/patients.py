@@ -23,6 +23,7 @@ from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
 from parotid_seg.scan.labels import LEFT, RIGHT, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
+from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
 from parotid_seg.train.data.dataset import SOFT_FOLDER, DataSet, named
 
@@ -284,7 +285,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         centre_mm=(y_mm, x_mm),
         body_slices=tuple(np.flatnonzero(tissue >= SMALLEST_BODY).tolist()),
         flags=tuple(dataclasses.astuple(flag) for flag in volume.flags if flag.code in DOUBTS),
-        sha256=hashlib.sha256(voxels.data).hexdigest(),
+        sha256=voxels_hash(voxels),
     )
     if not facts.body_slices:
         raise ScanError(f"shows no patient: expected slices with tissue above {windows[0, 0]:g}", path=images[0])
