@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import DOUBTFUL_PLACE, Flag
-from parotid_seg.scan.intensities import intensities_of
+from parotid_seg.scan.intensity import intensities_of
 from parotid_seg.scan.nifti import geometry_in
 from parotid_seg.scan.nifti_file import read_stored, shape_in
 from parotid_seg.scan.volume import Mask, Voxels

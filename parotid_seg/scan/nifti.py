@@ -23,7 +23,7 @@ from parotid_seg.files import write_bytes
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.foreign import MOST_VOXELS, foreign
 from parotid_seg.scan.geometry import Geometry, geometry_of, header_in_place
-from parotid_seg.scan.intensities import intensities_of
+from parotid_seg.scan.intensity import intensities_of
 from parotid_seg.scan.nifti_file import Stored, read_header, read_stored, shape_in
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import atomic_write
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan import intensities
+from parotid_seg.scan import intensity
 from parotid_seg.scan.formats import read_image
 from parotid_seg.scan.geometry import TRANSFORMS
 from parotid_seg.scan.nifti import case_name, read_mask, read_nifti, write_mask
@@ -188,7 +188,7 @@ def test_a_pair_with_more_voxels_is_flagged(tmp_path: Path) -> None:
 def test_scaled_voxels_are_those_of_nibabel_whatever_the_slab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type[np.number], scaling: tuple[float, float], slab: int
 ) -> None:
-    monkeypatch.setattr(intensities, "SLAB_VOXELS", slab)
+    monkeypatch.setattr(intensity, "SLAB_VOXELS", slab)
     image = nibabel.Nifti1Image((ct() % 200).astype(dtype), np.diag([-2.0, -2.0, 3.0, 1.0]))
     image.header.set_slope_inter(*scaling)
     path = tmp_path / "a.nii"
