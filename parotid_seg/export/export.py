@@ -34,7 +34,7 @@ from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import sidecar_path
 from parotid_seg.runtime.tolerance import INT8_SCANS
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
+from parotid_seg.train.checkpoint import Checkpoint, is_initial, load_checkpoint
 
 VERSIONS = {
     "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
@@ -105,6 +105,8 @@ def export(
     options = options or ExportOptions()
     _check(out, options)
     checkpoint = load_checkpoint(checkpoint_path)
+    if is_initial(checkpoint.training):
+        report(f"note: {checkpoint_path} is the model of --init, unchanged: no training has changed it")
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
     precisions, not_considered = _considered(options, checkpoint, report)
@@ -223,6 +225,7 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, repor
     with seconds.of("trained model"):
         net = checkpoint.network()
         parity = Parity(net, contract, verify, options.batch)
+    report("DSC in the lines below is agreement of two masks, not accuracy: contours tell that (parotid-seg evaluate)")
     if names := parity.never_found():
         report(
             f"warning: the trained model finds no {', '.join(names)} in the scans of {verify}, so equal masks prove "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     }
     with atomic_write(path) as partial:
         torch.save(content, partial)
+
+
+def is_initial(training: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's `training` says that it is the model of `--init`, unchanged: nothing was learnt from."""
+    return training.get("epochs") == 0 and training.get("images") == 0
 
 
 def is_checkpoint(path: Path) -> bool:

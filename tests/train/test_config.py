@@ -115,11 +115,16 @@ def test_few_patients_have_short_epochs() -> None:
 def test_advice_after_an_early_end(tmp_path: Path) -> None:
     assert resume_advice(tmp_path) == f"{tmp_path} holds no finished epoch on this machine"
     (tmp_path / "best.pt").touch()
-    assert resume_advice(tmp_path).endswith(f"; {tmp_path / 'best.pt'} is whole: the best weights so far")
+    assert resume_advice(tmp_path).endswith(f"; {tmp_path / 'best.pt'} is whole: the weights so far")
+    (tmp_path / "metrics.jsonl").touch()
+    assert resume_advice(tmp_path).endswith("best.pt is whole: the model of --init, unchanged")
     (tmp_path / "contrast").mkdir()
     last = tmp_path / "contrast" / "last.pt"
     last.touch()
     assert resume_advice(tmp_path) == f"{last} is whole, and --resume goes on with it"
+    best = last.with_name("best.pt")
+    best.touch()
+    assert resume_advice(tmp_path).endswith(f"--resume goes on with it; best so far: {best}")
 
 
 def test_advice_after_max_minutes() -> None:
@@ -129,7 +134,9 @@ def test_advice_after_max_minutes() -> None:
     assert so_far.startswith(
         "run/best.pt is there: the weights so far; no epoch is finished, so --resume has nothing to"
     )
-    assert so_far.endswith("start again with more minutes, or train on with --init run/best.pt and another --out")
-    assert initial.startswith("run/best.pt is there: the model of --init, without any training; ")
+    assert so_far.endswith(
+        "start again with more minutes, or train on with --init run/best.pt; either with another --out"
+    )
+    assert initial.startswith("run/best.pt is there: the model of --init, unchanged; ")
     assert initial.endswith("start again with more minutes")
     assert none.startswith("there is no best.pt, as no epoch is finished, so --resume has nothing to continue")

@@ -127,8 +127,8 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(balls: Path, short_config: Path,
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    last = tmp_path / "r" / "last.pt"
-    assert stderr == f"parotid-seg: interrupted; {last} is whole, and --resume goes on with it\n"
+    last, best = (tmp_path / "r" / name for name in ("last.pt", "best.pt"))
+    assert stderr == f"parotid-seg: interrupted; {last} is whole, and --resume goes on with it; best so far: {best}\n"
     held = load_checkpoint(tmp_path / "r" / "last.pt").progress["epochs_done"]
     done = command("train", *arguments, "--device", "cpu", "--resume", "--max-minutes", 0.001)
     assert f"stage segment: {held} of 400 epochs done" in done.stdout
