@@ -166,7 +166,7 @@ class SegmentTrainer(Trainer):
         if self.whole_source:
             self.save("best.pt", {})  # if the time is over before it is validated
             self.initial_kept = True
-            self.report(f"best.pt is {INITIAL}, until an epoch is better")
+            self.report(f"best.pt is {INITIAL}, until an epoch replaces it")
             figures = self._validate(self.preparing)
             self.start_dsc = figures["validation_dsc"]
             return figures

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.train import loop, time_limit
 from parotid_seg.train.checkpoint import Checkpoint, build_network, is_initial, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
@@ -106,7 +106,6 @@ def test_an_epoch_is_cut_when_the_time_is_over(
     run = tmp_path / "run"
     options: dict[str, Any] = {"device": "cpu", "cache": cache, "report": said.append}
     real = loop.Trainer._train_step
-    minutes = {"max_minutes": 60.0}
 
     def last_step(self: Any, *arguments: Any) -> dict[str, float]:
         """The time is over after this step."""
@@ -116,12 +115,13 @@ def test_an_epoch_is_cut_when_the_time_is_over(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_train_step", last_step)
-        assert not train(config, balls, run, **minutes, **options)
+        assert not train(config, balls, run, max_minutes=60.0, **options)
     monkeypatch.undo()
     best_file = run / "best.pt"
     assert said[-1] == (
         f"stopped after 0 of 4 epochs; {best_file} is there: the weights so far; no epoch is finished, so --resume has "
-        f"nothing to continue: start again with more minutes, or train on with --init {best_file}; either with another --out"
+        f"nothing to continue: start again with more minutes, or train on with --init {best_file}; either with another "
+        "--out"
     )
     best = load_checkpoint(run / "best.pt")
     assert (best.training["epochs"], best.training["images"]) == (0, config.segment.batch_size)
@@ -137,7 +137,7 @@ def test_an_epoch_is_cut_when_the_time_is_over(
     whole = (run / "last.pt").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_train_step", last_step)
-        assert not train(config, balls, run, resume=True, **minutes, **options)
+        assert not train(config, balls, run, resume=True, max_minutes=60.0, **options)
     assert said[-2] == "stopped after 1 of 4 epochs; best.pt is of epoch 1; --resume continues"
     assert (run / "last.pt").read_bytes() == whole, "a part of an epoch cannot be resumed"
 
@@ -306,3 +306,32 @@ def test_a_resumed_run_has_its_old_contours(data: Path, config: TrainConfig, cac
     said: list[str] = []
     assert train(config, data, run, resume=True, report=said.append, **options)
     assert any("does not record its scans and label maps" in line for line in said)
+
+
+def test_a_worse_end_is_said_after_the_last_epoch(
+    balls: Path,
+    config: TrainConfig,
+    cache: Path,
+    start: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from parotid_seg.train.segment import SegmentTrainer
+
+    def judged(self: SegmentTrainer, *_: object) -> tuple[Any, list[float]]:
+        return np.zeros((24, 50, 50), np.uint8), [0.5 if self.step else 0.7] * 2
+
+    monkeypatch.setattr(SegmentTrainer, "_judge", judged)
+    said: list[str] = []
+    run = tmp_path / "run"
+    train(_with(config, {"init": start()}), balls, run, device="cpu", cache=cache, report=said.append)
+    assert said[-4].startswith("epoch 4 ")
+    assert said[-3].startswith("best.pt is the last epoch")
+    assert said[-2] == "the last validation_dsc, 0.5000, is below that of the start, 0.7000"
+    assert said[-1].endswith(f"next: parotid-seg export {run / 'best.pt'} --out MODEL.onnx")
+
+
+def test_a_misspelt_start_is_refused_before_scans_are_read(balls: Path, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"'packagd', expected scratch, packaged, .*; did you mean packaged\?"):
+        train(_with(config, {"init": "packagd"}), balls, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
