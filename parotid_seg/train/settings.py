@@ -83,9 +83,11 @@ def resume_advice(run: Path) -> str:
     """A sentence on how to resume a run that ended early."""
     checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
     if not checkpoints:
-        best = run / "best.pt"
-        what = INITIAL if (run / "metrics.jsonl").exists() else SO_FAR  # of epoch 0: the start has been validated
-        started = f"; {best} is whole: {what}" if best.exists() else ""
+        best, started = run / "best.pt", ""
+        if best.exists():
+            from parotid_seg.train.checkpoint import what_it_is  # imports torch
+
+            started = f"; {best} is there: {what_it_is(best)}"
         return f"{run} holds no finished epoch on this machine{started}"
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
     best = newest.with_name("best.pt")

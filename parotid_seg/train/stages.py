@@ -8,14 +8,14 @@ from pathlib import Path
 
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import make_folder, remove_orphans
-from parotid_seg.train.checkpoint import is_initial, load_checkpoint
+from parotid_seg.train.checkpoint import what_it_is
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.data.dataset import DataSet, open_data_sets
 from parotid_seg.train.loop import Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
-from parotid_seg.train.settings import INITIAL, SO_FAR, check_init, length_note
+from parotid_seg.train.settings import INITIAL, check_init, length_note
 from parotid_seg.train.time_limit import Progress, Report, TimeIsOverError, TimeLimit
 
 TRAINERS: dict[str, type[Trainer]] = {
@@ -155,7 +155,7 @@ def _started_stages(run: Path, folders: dict[str, Path], resume: bool, source: s
         raise InputError("holds a run already; --resume continues it, or choose another --out", path=run)
     for stage, folder in folders.items():
         best = folder / "best.pt"
-        if stage not in started_stages and best.exists() and (what := _value(best)) != INITIAL:
+        if stage not in started_stages and best.exists() and (what := what_it_is(best)) != INITIAL:
             way_on = f"choose another --out (--init {best} goes on from it), or remove that file"
             raise InputError(
                 f"holds a run already: best.pt ({what}), but no last.pt to resume from; {way_on}", path=run
@@ -169,12 +169,3 @@ def _started_stages(run: Path, folders: dict[str, Path], resume: bool, source: s
         make_folder(folder)
         remove_orphans(folder)
     return started_stages
-
-
-def _value(best: Path) -> str:
-    """What a `best.pt` without a `last.pt` is."""
-    try:
-        training = load_checkpoint(best).training
-    except InputError as error:
-        return f"which cannot be read: {error.reason}"
-    return INITIAL if is_initial(training) else SO_FAR
