@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,12 @@ def train(
     Pre-training without labels uses the scans of all training patients and of DATA/imagesUn. Each earlier stage writes
     to RUN/STAGE. Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.
 
-    Writes RUN/best.pt (best on the validation patients), RUN/last.pt (to resume), RUN/config.toml (resolved),
-    RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png. With initial weights, RUN/transfer.json lists for every
+    Writes RUN/best.pt (best on the validation patients; with initial weights and fewer than six of them, the last
+    epoch), RUN/last.pt (to resume), RUN/config.toml (resolved), RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png.
+    With initial weights, RUN/transfer.json lists for every
     weight whether it was taken over, and if not, why. Needs the extra: pip install 'parotid-seg[train]'.
     """
+    started = time.monotonic()
 
     def advice() -> str:
         from parotid_seg.train.settings import resume_advice
@@ -42,11 +45,14 @@ def train(
 
     with one_line_errors(advice), extra("train"), following(quiet) as line:
         from parotid_seg.train.data.dataset import open_data_sets
-        from parotid_seg.train.settings import load_config
+        from parotid_seg.train.settings import check_init, load_config
 
         config = partial(load_config, options.preset, options.config, **options.overrides)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            open_data_sets(data, config(), options.labelled)  # errors before torch is imported
+            settings = config()  # errors before torch is imported
+            open_data_sets(data, settings, options.labelled)
+            if not options.resume:
+                check_init(settings.init)
 
         from parotid_seg.train.exit_status import report_once
         from parotid_seg.train.stages import train as run
@@ -60,6 +66,7 @@ def train(
                 device=options.device,
                 resume=options.resume,
                 max_minutes=options.max_minutes,
+                started=started,
                 report=line.say,
                 progress=line.phase,
             )

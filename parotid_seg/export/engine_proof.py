@@ -46,7 +46,9 @@ class EngineProof:
         """Lines for the terminal."""
         if self.ran is None:
             return [f"engine: not run here, its masks are not compared: {self.not_run}"]
-        return [f"{self.ran.backend} on {self.ran.device}: {row}" for row in self.rows]
+        return [
+            f"{self.ran.backend} on {self.ran.device}: agreement with the trained model: {row}" for row in self.rows
+        ]
 
     def record(self) -> dict[str, Any]:
         """Record for the parity file."""

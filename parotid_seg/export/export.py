@@ -34,7 +34,7 @@ from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import sidecar_path
 from parotid_seg.runtime.tolerance import INT8_SCANS
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint
+from parotid_seg.train.checkpoint import Checkpoint, is_initial, load_checkpoint
 
 VERSIONS = {
     "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
@@ -104,7 +104,7 @@ def export(
     """
     options = options or ExportOptions()
     _check(out, options)
-    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint = _loaded(checkpoint_path, report)
     verify = options.verify or _example_for(checkpoint)
     make_folder(out.parent)
     precisions, not_considered = _considered(options, checkpoint, report)
@@ -136,6 +136,14 @@ def export(
         entry = write_repository(options.triton, served, serving_of(out, options), verify=verify, report=report)
         report(f"wrote {entry}")
     return proof
+
+
+def _loaded(path: Path, report: Report) -> Checkpoint:
+    """A checkpoint, with a note if no training has changed its weights."""
+    checkpoint = load_checkpoint(path)
+    if is_initial(checkpoint.training):
+        report(f"note: {path} is the model of --init, unchanged: no training has changed it")
+    return checkpoint
 
 
 def _check(out: Path, options: ExportOptions) -> None:
@@ -223,6 +231,7 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, repor
     with seconds.of("trained model"):
         net = checkpoint.network()
         parity = Parity(net, contract, verify, options.batch)
+    report("DSC in the lines below is agreement of two masks, not accuracy: contours tell that (parotid-seg evaluate)")
     if names := parity.never_found():
         report(
             f"warning: the trained model finds no {', '.join(names)} in the scans of {verify}, so equal masks prove "

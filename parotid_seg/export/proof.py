@@ -75,7 +75,8 @@ class Proof:
     def lines(self) -> list[str]:
         """Lines for the terminal."""
         counted = f"multiply-adds {self.asked} in the graph, {self.ran} in onnxruntime on this CPU"
-        return [f"{self.precision}: {line}" for line in (*map(str, self.rows), counted)]
+        rows = [f"agreement with the trained model: {row}" for row in self.rows]
+        return [f"{self.precision}: {line}" for line in (*rows, counted)]
 
     def record(self) -> dict[str, Any]:
         """Record for the parity file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from parotid_seg.files import atomic_write
 from parotid_seg.records import convert, parse, record_line
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import ParotidNet
-from parotid_seg.train.settings import merge
+from parotid_seg.train.settings import INITIAL, SO_FAR, merge
 from parotid_seg.train.torch_file import load_torch_file
 
 FORMAT = "parotid-seg checkpoint 1"
@@ -93,6 +94,20 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     }
     with atomic_write(path) as partial:
         torch.save(content, partial)
+
+
+def is_initial(training: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's `training` says that it is the model of `--init`, unchanged: nothing was learnt from."""
+    return training.get("epochs") == 0 and training.get("images") == 0
+
+
+def what_it_is(best: Path) -> str:
+    """What a `best.pt` without a `last.pt` is, in words."""
+    try:
+        training = load_checkpoint(best).training
+    except InputError as error:
+        return f"which cannot be read: {error.reason}"
+    return INITIAL if is_initial(training) else SO_FAR
 
 
 def is_checkpoint(path: Path) -> bool:

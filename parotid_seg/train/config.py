@@ -15,7 +15,7 @@ STAGES = ("organs", "contrast", "dense", "segment")
 """Stages of a run, in their order."""
 UNLABELLED_STAGES = ("contrast", "dense")
 """Stages that need no labels."""
-SCRATCH, PACKAGED = "scratch", "packaged"
+SCRATCH, PACKAGED, IMAGENET = "scratch", "packaged", "imagenet"
 MOST_STAGES, MOST_BLOCKS, LARGEST_SIZE = 6, 64, 4096
 """Largest size of a network. Larger ones are mistakes, and building them would exhaust the memory."""
 PARTS = ("encoder", "decoder")

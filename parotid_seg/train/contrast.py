@@ -101,6 +101,10 @@ class ContrastTrainer(Trainer):
 
     def end_early(self) -> str:
         """Nothing to do: each epoch writes `best.pt`; return what it is."""
+        return self.kept()
+
+    def kept(self) -> str:
+        """See `Trainer`."""
         return f"of epoch {self.epochs_done}" if self.epochs_done else ""
 
     @torch.no_grad()

@@ -6,8 +6,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,43 +16,31 @@ from torch import Tensor, nn
 
 from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import write_text
-from parotid_seg.records import convert
 from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.data.dataset import DataSet
-from parotid_seg.train.data.leaks import check_leaks, locked_scans
-from parotid_seg.train.data.patients import Patient, check_labels, doubts_line, load_patients
-from parotid_seg.train.model_weights import is_model, unfold_norms
+from parotid_seg.train.data.leaks import check_leaks
+from parotid_seg.train.data.loading import Done, Trained, announced, check_unchanged, load_all
+from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
-from parotid_seg.train.settings import differences, duration, how_to_go_on, to_toml
+from parotid_seg.train.settings import check_same, duration, how_to_go_on, to_toml
+from parotid_seg.train.time_limit import Pace, Progress, Report, TimeIsOverError, TimeLimit
 from parotid_seg.train.transfer import Transfer, start_from, training_of
 
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-"""Called with the current step's title, the steps done, and the number of steps."""
 SILENCE_S = 60.0
 """Seconds without output after which a line reports the progress of the epoch."""
-UNCUT_S = 20.0
-"""Seconds of an epoch before which it is not cut off."""
 FEWEST_TO_ESTIMATE, TRIAL_STEPS = 90, 4
-"""Least steps of a stage for an estimate before its start, and the steps that are timed for it."""
+"""Least steps of a stage for an estimate before its start, and the steps that are timed for it. A shorter stage has one
+after its first step."""
 FIRST_ESTIMATE_S = 10.0
 """The same for the first epoch of a run, so that the time it will take is known soon."""
 NORM_BATCHES = 10
 """Batches from which a model file's batch norms get their mean and variance."""
 MOST_WORKERS = 8
 """Processes that draw slices for a GPU; on the CPU there is one, because the network needs the cores."""
-
-
-@dataclass(frozen=True)
-class _Done:
-    """Progress of a run."""
-
-    epochs_done: int
-    step: int
 
 
 class Trainer(ABC):
@@ -67,6 +54,7 @@ class Trainer(ABC):
         report: called with one line for each event.
         cache: folder for decoded scans.
         progress: called after each step and each patient read.
+        limit: when to stop.
     """
 
     curves: ClassVar[tuple[tuple[str, str], ...]]
@@ -84,11 +72,14 @@ class Trainer(ABC):
         report: Report,
         cache: Path,
         progress: Progress = lambda *_: None,
+        limit: TimeLimit | None = None,
     ) -> None:
         self.config, self.data, self.run, self.cache = config, data, run, cache
         self.processes, self.device = processes, processes.device
-        self.report = report if processes.first else lambda _: None
+        self.limit = limit or TimeLimit()
         self.shown = progress if processes.first else lambda *_: None
+        self.pace = Pace(report if processes.first else lambda _: None, self.shown)
+        self.report = self.pace.say
         self.schedule = config.schedule
         self.places = processes.share(self.schedule.batch_size)
         spare = max(1, (os.cpu_count() or 1) // processes.here - 1)
@@ -99,6 +90,7 @@ class Trainer(ABC):
         self.train: list[Patient] = []
         self.validation: list[Patient] = []
         self.locked: dict[str, str] = {}
+        self.trained: Trained | None = None
         self.seen = Seen()
         torch.manual_seed(config.seed)
         self.build()
@@ -138,6 +130,18 @@ class Trainer(ABC):
     def end_early(self) -> str:
         """Called if a run ends before its schedule, possibly within an epoch; returns what `best.pt` is, or ""."""
 
+    @abstractmethod
+    def kept(self) -> str:
+        """What `best.pt` is now; "" if there is none."""
+
+    def remarks(self) -> list[str]:
+        """What is to be said of the result after the last epoch, one line each."""
+        return []
+
+    def next_command(self) -> str:
+        """A line with the path of `best.pt` and the command that takes it; "" if there is none."""
+        return ""
+
     def begin(self) -> dict[str, float]:
         """Called before the first epoch; returns figures of the initial weights to record."""
         return {}
@@ -148,16 +152,35 @@ class Trainer(ABC):
 
     def take(self, source: str, unet: SwinUnet, **options: Any) -> Transfer:
         """Fill a network with a source's weights, in all processes; see `transfer.start_from`."""
-
-        def fill() -> Transfer:
-            transfer = start_from(source, unet, **options)
-            if is_model(source):
-                unfold_norms(unet, (batch[0].to(self.device) for batch in self.batches(range(NORM_BATCHES))))
-            return transfer
-
-        transfer = self.processes.broadcast_from_rank0(fill)
+        self.report(f"reading --init {source}")
+        transfer = self.processes.broadcast_from_rank0(
+            lambda: start_from(source, unet, images=self._images(), **options)
+        )
         self.processes.broadcast_weights(unet)
         return transfer
+
+    def _images(self) -> Iterator[Tensor]:
+        """Batches of images for batch norms."""
+        for number, batch in enumerate(self.batches(range(NORM_BATCHES))):
+            self.preparing("estimating batch norms from training slices, batch by batch", number, NORM_BATCHES)
+            yield batch[0].to(self.device)
+
+    def preparing(self, phase: str, done: int, steps: int, detail: str = "") -> None:
+        """A step of the preparation begins.
+
+        Raises:
+            TimeIsOverError: if the time is over; not with several processes, which stop together after a phase.
+        """
+        self.pace.step(phase, done, steps, detail)
+        if self.processes.count == 1 and self.limit.cuts():
+            self._stop_before_training(phase)
+
+    def _stop_before_training(self, phase: str) -> None:
+        raise TimeIsOverError(
+            f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs of the stage {self.config.stages[-1]}: "
+            f"the time was over before its first step, while {phase}; "
+            f"{how_to_go_on(self.run, self.epochs_done, self.kept())}"
+        )
 
     def tell(self, transfer: Transfer) -> None:
         """Report and write the record of a source's weights."""
@@ -172,33 +195,11 @@ class Trainer(ABC):
         return self.epochs_done >= self.schedule.epochs
 
     def load(self) -> None:
-        """Decode the data set's scans and labels.
-
-        Raises:
-            ScanError, InputError: if one cannot be used, or a label map is empty.
-        """
-        cases = (*self.data.train, *self.data.validation)
-        held_out = f", validates on {len(self.data.validation)}: {', '.join(self.data.validation)}"
-        length = f"{self.schedule.epochs} epochs of {self.schedule.images_per_epoch:,} slices"
-        trained = f"stage {self.config.stages[-1]}: {length}; trains on {len(self.data.train)} patients"
-        self.report(trained + (held_out if self.data.validation else ""))
-        if self.data.test:
-            self.report(f"locked for a test, never used here: {len(self.data.test)}: {', '.join(self.data.test)}")
-        own_cases = cases[self.processes.rank :: self.processes.count]
-        # First each process decodes its share. The second pass finds the rest in the cache, unless caches are separate.
-        for part in (own_cases, cases):
-            patients = load_patients(self.data, part, self.cache, self.config.window_hu, self._reading(len(part)))
-            self.processes.barrier()
-        warning = doubts_line(patients)
-        if warning and self.processes.first:
-            self.report(warning)
-        self.train, self.validation = patients[: len(self.data.train)], patients[len(self.data.train) :]
-        self.locked, notes = self.processes.broadcast_from_rank0(
-            lambda: locked_scans(self.data, self.cache, self.config.window_hu)
-        )
-        mirrored = self.config.augment.mirror_probability > 0
-        for note in (*notes, *check_labels(self.data, self.train, self.validation, mirrored)):
-            self.report(f"note: {note}")
+        """Decode the data set's scans and labels; errors as for `load_all` and `check_unchanged`."""
+        for line in announced(self.data, self.config):
+            self.report(line)
+        loaded = load_all(self.data, self.config, self.cache, self.processes, self.report, self.preparing)
+        self.train, self.validation, self.locked = loaded.train, loaded.validation, loaded.locked
 
     def check_leaks(self, source: str) -> None:
         """Check that no test patient is or was trained on; `source` is that of the weights, or a resumed `last.pt`."""
@@ -207,9 +208,10 @@ class Trainer(ABC):
         for note in check_leaks(source, self.seen, self.train, self.validation, self.locked):
             self.report(f"note: {note}")
 
-    def _reading(self, count: int) -> Callable[[str], None]:
-        numbers = iter(range(count))
-        return lambda case: self.shown(f"reading {case}", next(numbers), count)
+    def check_unchanged(self) -> None:
+        """Check that a resumed run goes on with the patients that it began with; errors as for `check_unchanged`."""
+        for note in check_unchanged(self.run / "last.pt", self.trained, self.train, self.validation):
+            self.report(f"note: {note}")
 
     def resume(self) -> None:
         """Continue from `last.pt`.
@@ -221,16 +223,10 @@ class Trainer(ABC):
         saved = checkpoint.config.for_stage(checkpoint.config.stages[-1])  # ignores other defaults of its version
         saved_settings = saved, checkpoint.labels, checkpoint.channels, checkpoint.training.get("train_patients")
         current = self.config, self.data.labels, self.data.channels, len(self.data.train)
-        if saved_settings != current:
-            last = self.run / "last.pt"
-            raise InputError(
-                f"--resume: {last} was made with other settings: {differences(saved_settings, current)}; "
-                f"give the same again (they are in {self.run / 'config.toml'}), or, for more epochs or other settings, "
-                f"start a new run from it (--init {last} with another --out)"
-            )
+        check_same(saved_settings, current, self.run / "last.pt")
         try:
-            progress = convert({name: checkpoint.progress.get(name) for name in ("epochs_done", "step")}, _Done)
-            self.epochs_done, self.step = progress.epochs_done, progress.step
+            done = Done.recorded(checkpoint.progress)
+            self.epochs_done, self.step, self.trained = done.epochs_done, done.step, done.patients
             self.optimizer.load_state_dict(checkpoint.progress["optimizer"])
             self.restore(checkpoint)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, RecordError) as error:
@@ -251,46 +247,52 @@ class Trainer(ABC):
             "optimizer": self.optimizer.state_dict(),
             "epochs_done": self.epochs_done,
             "step": self.step,
+            "patients": Trained.of(self.train, self.validation).record(),
         }
 
-    def fit(self, max_minutes: float | None = None) -> bool:
+    def fit(self) -> bool:
         """Train until the schedule or the time is over.
 
-        An epoch of more than `UNCUT_S` is cut off when the time is over; `last.pt` is then of the epoch before.
+        An epoch is cut off when the time is over; `last.pt` is then of the epoch before.
 
         Returns:
             Whether the schedule is complete; if not, `last.pt` resumes it, if there is one.
+
+        Raises:
+            TimeIsOverError: if the time is over before the first step.
         """
-        started = time.monotonic()
-        deadline = math.inf if max_minutes is None else started + 60 * max_minutes
         if self.processes.first:
             write_text(to_toml(self.config), self.run / "config.toml")
         if not computes_in_bfloat16(self.device):
             self.report("computes in float32: this CPU has no arithmetic for bfloat16")
         if self.epochs_done == 0:
             if self.processes.first:
-                (self.run / "metrics.jsonl").unlink(missing_ok=True)  # of a run that was killed in its first epoch
+                for name in ("metrics.jsonl", "curves.png"):  # of a run that was killed in its first epoch
+                    (self.run / name).unlink(missing_ok=True)
             if figures := self.begin():
                 self._record({"epoch": 0.0, **figures})
-        self._estimate(max_minutes)
+        self._estimate()
+        if self.processes.any(self.limit.cuts()):
+            self._stop_before_training("preparing it")
         while not self.finished:
-            whole = self._epoch(deadline)
-            if not self.finished and (not whole or self.processes.any(self._late(deadline))):
+            whole = self._epoch()
+            if not self.finished and (not whole or self.processes.any(self.limit.over(self.end_early_s))):
                 way_on = how_to_go_on(self.run, self.epochs_done, self.end_early())
                 if whole:
                     self.save("last.pt", self.progress())
                 self.report(f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs; {way_on}")
                 return False
+        for line in self.remarks():
+            self.report(line)
         return True
 
-    def _late(self, deadline: float) -> bool:
-        return time.monotonic() + self.end_early_s >= deadline
-
-    def _estimate(self, max_minutes: float | None) -> None:
+    def _estimate(self) -> None:
         """Report how long the stage will take, from a few steps that leave no trace, unless it is short."""
         steps = self.schedule.steps - self.step
         if steps < FEWEST_TO_ESTIMATE:
+            self.silence_s = 0.0
             return
+        self.report(f"timing {TRIAL_STEPS} steps for an estimate")
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.train()
         generator = torch.Generator(self.device).manual_seed(0)
@@ -302,12 +304,12 @@ class Trainer(ABC):
         self.optimizer.zero_grad()
         self.model.load_state_dict(state)
         each = float(np.median(times))
-        limit = "" if max_minutes is None else f"; --max-minutes ends it within {duration(max(0.0, 60 * max_minutes))}"
+        limit = "" if self.limit.minutes is None else f"; --max-minutes ends it within {duration(self.limit.left_s())}"
         validations = math.ceil((self.schedule.epochs - self.epochs_done) / getattr(self.schedule, "validate_every", 1))
         whole = duration(steps * each + validations * self.validation_s)
         self.report(f"estimate: {whole}, for {steps} steps of {each:.2f} s and the validations{limit}")
 
-    def _epoch(self, deadline: float) -> bool:
+    def _epoch(self) -> bool:
         """One epoch; False if it was cut off."""
         started = time.monotonic()
         seed = self.config.seed * 100_003 + self.epochs_done  # a resumed run draws the same
@@ -328,8 +330,8 @@ class Trainer(ABC):
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
                     f"{duration(each * (steps - len(figures)))} of the epoch, {duration(each * in_stage)} of the stage"
                 )
-            cut = deadline < math.inf and time.monotonic() - started > UNCUT_S and self._late(deadline)
-            if deadline < math.inf and self.processes.any(cut) and len(figures) < steps:
+            limited = self.limit.minutes is not None and len(figures) < steps
+            if limited and self.processes.any(self.limit.cuts(self.end_early_s)):
                 return False
         self.epochs_done += 1
         means = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from parotid_seg.contract import METADATA_KEY, Contract
-from parotid_seg.errors import InputError, ModelError, OptionError, RecordError
+from parotid_seg.errors import InputError, ModelError, RecordError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.records import read_bytes
 from parotid_seg.scan.seen import packaged_training
 from parotid_seg.train.config import PACKAGED
 from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.settings import check_init
 
 MOST_BYTES = 2**31 - 1
 Weights = dict[str, Tensor]
@@ -56,8 +57,7 @@ def read_model_weights(source: str) -> ModelWeights:
         InputError: if it is not one of our model files, was changed, is quantised, or the package onnx is missing.
     """
     path = DEFAULT_MODEL if source == PACKAGED else Path(source)
-    if not path.is_file():
-        raise OptionError(f"--init: found {source!r}, expected scratch, packaged, imagenet or a file")
+    check_init(source)
     try:
         import onnx
         from onnx.numpy_helper import to_array

@@ -62,7 +62,12 @@ class TrainOptions(OptionGroup, panel="Options"):
     resume: Annotated[bool, Option("--resume", "Continue from RUN/last.pt.")] = False
     max_minutes: Annotated[
         float | None,
-        Option("--max-minutes", "Stop after N minutes, with the best weights so far; --resume continues.", metavar="N"),
+        Option(
+            "--max-minutes",
+            "Stop N minutes after the start of the command, with the best weights so far; --resume continues after the "
+            "last finished epoch, if there is one.",
+            metavar="N",
+        ),
     ] = None
 
     @property

@@ -54,7 +54,7 @@ def drop_later_records(metrics: Path, epochs_done: int) -> list[str]:
 
 
 def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]) -> None:
-    """Draw the figures of a `metrics.jsonl` over the epochs.
+    """Draw the figures of a `metrics.jsonl` over the epochs; nothing before the first, and no panel without values.
 
     Args:
         metrics: the file; invalid lines are skipped.
@@ -64,9 +64,19 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
     parsed = read_lines(metrics, dict[str, float])
     records = [record for record in parsed if isinstance(record, dict) and "epoch" in record]
     names = list(dict.fromkeys(name for record in records for name in record))
-    figure, panels = plt.subplots(1, len(figures), figsize=(5 * len(figures), 3.6), layout="constrained")
-    for panel, (prefix, label) in zip(panels, figures, strict=True):
-        lines = [name for name in names if name.startswith(prefix) or name.startswith(f"places_{prefix}")]
+    if not any(record["epoch"] > 0 for record in records):
+        return
+    lines_of = {
+        prefix: [name for name in names if name.startswith(prefix) or name.startswith(f"places_{prefix}")]
+        for prefix, _ in figures
+    }
+    drawn = [each for each in figures if lines_of[each[0]]]
+    if not drawn:
+        return
+    size = (5 * len(drawn), 3.6)
+    figure, (panels,) = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
+    for panel, (prefix, label) in zip(panels, drawn, strict=True):
+        lines = lines_of[prefix]
         for name in lines:
             with_figure = [record for record in records if name in record]
             style = ".-" if len(with_figure) < max(len(records), FEWEST_FOR_A_LINE) else "-"

@@ -37,7 +37,8 @@ from parotid_seg.train.network import (
     parameter_groups,
 )
 from parotid_seg.train.plots import draw_samples
-from parotid_seg.train.settings import INITIAL
+from parotid_seg.train.settings import INITIAL, SO_FAR
+from parotid_seg.train.time_limit import Progress
 
 Add = Callable[[Tensor], Tensor]
 FEWEST_TO_CHOOSE = 6
@@ -153,13 +154,23 @@ class SegmentTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
         self.wrapped = processes.wrapped(self.model)
         self.best_dsc, self.best_epoch = -1.0, 0
+        self.start_dsc, self.last_dsc = -1.0, -1.0
+        """Of the initial model and of the last validation; below 0 before there is one."""
+        self.initial_kept = False
+        """Whether the initial model was written to `best.pt`."""
         self.whole_source = ""
         """The initial weights, if the source had all of them."""
 
     def begin(self) -> dict[str, float]:
         """See `Trainer`. A whole model as the start is the first `best.pt`, which a better epoch replaces."""
         if self.whole_source:
-            return self._validate()
+            self.save("best.pt", {})  # if the time is over before it is validated
+            self.initial_kept = True
+            self.report(f"best.pt is {INITIAL}, until an epoch replaces it")
+            figures = self._validate(self.preparing)
+            self.start_dsc = figures["validation_dsc"]
+            return figures
+        self.report("timing the validation on one patient")
         started = time.monotonic()
         self._judge(self.validation[0])
         self.validation_s = (time.monotonic() - started) * math.ceil(len(self.validation) / self.processes.count)
@@ -181,10 +192,14 @@ class SegmentTrainer(Trainer):
         self.average.load_state_dict(checkpoint.weights)
         self.best_dsc = float(checkpoint.progress["best_dsc"])
         self.best_epoch = int(checkpoint.progress.get("best_epoch", self.epochs_done))
+        self.start_dsc, self.last_dsc = (
+            float(checkpoint.progress.get(name, -1.0)) for name in ("start_dsc", "last_dsc")
+        )
 
     def progress(self) -> dict[str, Any]:
         """See `Trainer`."""
-        return {**super().progress(), "best_dsc": self.best_dsc, "best_epoch": self.best_epoch}
+        scores = {"best_dsc": self.best_dsc, "start_dsc": self.start_dsc, "last_dsc": self.last_dsc}
+        return {**super().progress(), **scores, "best_epoch": self.best_epoch}
 
     def weights(self) -> dict[str, Tensor]:
         """The moving average."""
@@ -231,24 +246,46 @@ class SegmentTrainer(Trainer):
         """Validate every few epochs, and save the best weights."""
         if self.epochs_done % self.schedule.validate_every and self.epochs_done != self.schedule.epochs:
             return {}
-        figures = self._validate()
-        if self.finished and self.best_epoch == 0:
-            self.report("no epoch was better on the validation patients than the start: best.pt is the model of --init")
-        elif self.finished and self._too_few_to_choose():
+        return self._validate(self.pace.step)
+
+    def remarks(self) -> list[str]:
+        """See `Trainer`."""
+        lines = []
+        if self.best_epoch == 0:
+            lines.append(f"no epoch was better on the validation patients than the start: best.pt is {INITIAL}")
+        elif self._too_few_to_choose():
             count = len(self.validation)
-            self.report(f"best.pt is the last epoch: {count} validation patients are too few to choose one by")
-        return figures
+            lines.append(f"best.pt is the last epoch: {count} validation patients are too few to choose one by")
+        if self.last_dsc < self.start_dsc:
+            lines.append(
+                f"the last validation_dsc, {self.last_dsc:.4f}, is below that of the start, {self.start_dsc:.4f}"
+            )
+        return lines
+
+    def next_command(self) -> str:
+        """See `Trainer`."""
+        best = self.run / "best.pt"
+        return f"{best} is {self.kept()}; next: parotid-seg export {best} --out MODEL.onnx" if self.best_epoch else ""
 
     def _too_few_to_choose(self) -> bool:
         """Whether the last epoch is the best, because chance would choose another one or the initial weights."""
         return self.config.init != SCRATCH and len(self.validation) < FEWEST_TO_CHOOSE
 
-    def _validate(self) -> dict[str, float]:
-        """Validate the moving average of the weights; it becomes `best.pt` if none was better."""
+    def _validate(self, step: Progress) -> dict[str, float]:
+        """Validate the moving average of the weights; it becomes `best.pt` if none was better.
+
+        Args:
+            step: called before each patient.
+        """
         started = time.monotonic()
         count = self.processes.count
         own_patients = self.validation[self.processes.rank :: count]
-        judged = self.processes.collected([self._judge(patient) for patient in own_patients])
+        what = "validating" if self.step else "validating the initial model"
+        own = []
+        for number, patient in enumerate(own_patients):
+            step(what, number, len(own_patients))
+            own.append(self._judge(patient))
+        judged = self.processes.collected(own)
         patients = [patient for rank in range(count) for patient in self.validation[rank::count]]
         scores = np.array([row for _, row in judged])
         figures = {"validation_dsc": float(np.nanmean(scores))}
@@ -261,15 +298,21 @@ class SegmentTrainer(Trainer):
         if self.processes.first:
             predicted = [mask for mask, _ in judged]
             draw_samples(patients, predicted, scores, self.data.labels, self.run / "samples.png")
+        self.last_dsc = figures["validation_dsc"]
         self.validation_s, self.end_early_s = time.monotonic() - started, 0.0
         return {**figures, "validation_seconds": round(self.validation_s, 1)}
 
     def end_early(self) -> str:
         """Validate if that was never done, so that there is a `best.pt`; return what it is."""
         if self.best_dsc < 0:
-            self._validate()
-            return "the weights so far"
-        return f"of epoch {self.best_epoch}" if self.best_epoch else INITIAL
+            self._validate(self.pace.step)
+            return SO_FAR
+        return self.kept()
+
+    def kept(self) -> str:
+        """See `Trainer`."""
+        initial = INITIAL if self.initial_kept or self.best_dsc >= 0 else ""
+        return f"of epoch {self.best_epoch}" if self.best_epoch else initial
 
     def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN if the reference lacks the

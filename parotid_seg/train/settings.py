@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,6 +15,8 @@ from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.records import convert, read_toml
 from parotid_seg.train.config import (
     FIRST_VIEW,
+    IMAGENET,
+    PACKAGED,
     SCRATCH,
     SECOND_VIEW,
     ContrastConfig,
@@ -80,15 +83,21 @@ def resume_advice(run: Path) -> str:
     """A sentence on how to resume a run that ended early."""
     checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
     if not checkpoints:
-        best = run / "best.pt"
-        started = f"; {best} is whole: the best weights so far" if best.exists() else ""
+        best, started = run / "best.pt", ""
+        if best.exists():
+            from parotid_seg.train.checkpoint import what_it_is  # imports torch
+
+            started = f"; {best} is there: {what_it_is(best)}"
         return f"{run} holds no finished epoch on this machine{started}"
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-    return f"{newest} is whole, and --resume goes on with it"
+    best = newest.with_name("best.pt")
+    return f"{newest} is whole, and --resume goes on with it" + (f"; best so far: {best}" if best.exists() else "")
 
 
-INITIAL = "the model of --init, without any training"
+INITIAL = "the model of --init, unchanged"
 """What `best.pt` is before an epoch was better than the start."""
+SO_FAR = "the weights so far"
+"""What `best.pt` is if the first epoch was cut off."""
 
 
 def how_to_go_on(run: Path, epochs_done: int, best: str) -> str:
@@ -100,11 +109,11 @@ def how_to_go_on(run: Path, epochs_done: int, best: str) -> str:
         best: what `best.pt` is; empty if there is none.
     """
     if epochs_done:
-        return f"best.pt is {best}; --resume continues"
+        return f"{f'best.pt is {best}' if best else 'there is no best.pt yet'}; --resume continues"
     longer = "no epoch is finished, so --resume has nothing to continue: start again with more minutes"
     if not best:
         return f"there is no best.pt, as {longer}"
-    on = "" if best == INITIAL else f", or train on with --init {run / 'best.pt'} and another --out"
+    on = "" if best == INITIAL else f", or train on with --init {run / 'best.pt'}; either with another --out"
     return f"{run / 'best.pt'} is there: {best}; {longer}{on}"
 
 
@@ -125,6 +134,22 @@ def length_note(config: TrainConfig, patients: int) -> str:
         f"{patients} patients and {slices:,} slices: --preset few trains on {fewer:,}, without pre-training; with "
         "--init packaged, on fewer and from the packaged model"
     )
+
+
+def check_init(source: str) -> None:
+    """Check that there are such initial weights, before anything is read.
+
+    Raises:
+        OptionError: if not, with names that are alike.
+    """
+    names = (SCRATCH, PACKAGED, IMAGENET)
+    path = Path(source)
+    if source in names or path.is_file():
+        return
+    beside = [str(each) for each in path.parent.glob("*") if each.is_file()]
+    alike = get_close_matches(source, [*names, *beside])
+    meant = f"; did you mean {' or '.join(alike)}?" if alike else ""
+    raise OptionError(f"--init: found {source!r}, expected {', '.join(names)} or a file{meant}")
 
 
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
@@ -210,7 +235,25 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def differences(saved: tuple[Any, ...], current: tuple[Any, ...]) -> str:
+def check_same(saved: tuple[Any, ...], current: tuple[Any, ...], last: Path) -> None:
+    """Check that a run is resumed with its own settings, labels, channels and number of training patients.
+
+    Args:
+        saved, current: these four, in this order.
+        last: the checkpoint that has the saved ones.
+
+    Raises:
+        InputError: with those that differ.
+    """
+    if saved != current:
+        raise InputError(
+            f"--resume: {last} was made with other settings: {_differences(saved, current)}; give the same again (they "
+            f"are in {last.with_name('config.toml')}), or, for more epochs or other settings, start a new run from it "
+            f"(--init {last} with another --out)"
+        )
+
+
+def _differences(saved: tuple[Any, ...], current: tuple[Any, ...]) -> str:
     """The settings that differ, with both values."""
     names = ("settings", "labels", "channels", "train patients")
     saved_values, current_values = (dict(zip(names, each, strict=True)) for each in (saved, current))

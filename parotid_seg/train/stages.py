@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from parotid_seg.errors import InputError, OptionError
+from parotid_seg.errors import InputError
 from parotid_seg.files import make_folder, remove_orphans
+from parotid_seg.train.checkpoint import what_it_is
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.data.dataset import DataSet, open_data_sets
-from parotid_seg.train.loop import Progress, Report, Trainer
+from parotid_seg.train.loop import Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.segment import SegmentTrainer
-from parotid_seg.train.settings import length_note
+from parotid_seg.train.settings import INITIAL, check_init, length_note
+from parotid_seg.train.time_limit import Progress, Report, TimeIsOverError, TimeLimit
 
 TRAINERS: dict[str, type[Trainer]] = {
     "organs": SegmentTrainer,
@@ -34,6 +35,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     max_minutes: float | None = None,
+    started: float | None = None,
     cache: Path | None = None,
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
@@ -50,6 +52,7 @@ def train(
         device, report, progress: see `Trainer`.
         resume: continue the run in the folder. Checkpoints of earlier stages in it are used in any case.
         max_minutes: stop after this time; see `Trainer.fit`.
+        started: time of `time.monotonic` from which it counts. Default: now.
         cache: folder for decoded scans, which runs may share. Default: RUN/cache.
 
     Returns:
@@ -60,9 +63,7 @@ def train(
             trained with other settings; and for unusable data or initial weights, before anything is trained.
         OutputError: if the folder cannot be written to.
     """
-    if max_minutes is not None and not max_minutes >= 0:
-        raise OptionError(f"--max-minutes: found {max_minutes:g}, expected 0 or more")
-    started = time.monotonic()
+    limit = TimeLimit(max_minutes) if started is None else TimeLimit(max_minutes, started)
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
     data_sets = open_data_sets(data, config, labelled)
     config = config.with_patients({stage: len(each.train) for stage, each in data_sets.items()})
@@ -70,24 +71,35 @@ def train(
     say = report if processes.first else lambda _: None
     for note in _notes(config, data_sets):
         say(f"note: {note}")
-    started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume))
+    started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume, config.init))
     same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # machines' folders may differ
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
     trainers = {}
     for stage, folder in folders.items():
-        kind = TRAINERS[stage]
-        trainers[stage] = kind(
-            config.for_stage(stage), data_sets[stage], folder, processes, report, cache or run / "cache", progress
-        )
+        own = config.for_stage(stage), data_sets[stage], folder
+        trainers[stage] = TRAINERS[stage](*own, processes, report, cache or run / "cache", progress, limit)
         if stage in started_stages:
             trainers[stage].resume()
-    deadline = None if max_minutes is None else started + 60 * max_minutes
-    return _fit_all(trainers, started_stages, config.init, deadline, say)
+    return _fit_in_time(trainers, started_stages, config.init, limit, say)
+
+
+def _fit_in_time(
+    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, limit: TimeLimit, say: Report
+) -> bool:
+    """`_fit_all`, and a line on what is left where it ends: a stop before the first step, or the next command."""
+    try:
+        complete = _fit_all(trainers, started_stages, source, limit, say)
+    except TimeIsOverError as over:
+        say(str(over))
+        return False
+    if line := list(trainers.values())[-1].next_command():
+        say(line)
+    return complete
 
 
 def _fit_all(
-    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, deadline: float | None, say: Report
+    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, limit: TimeLimit, say: Report
 ) -> bool:
     """Train the stages that are not finished, each from the best weights of the one before.
 
@@ -95,27 +107,29 @@ def _fit_all(
         trainers: of all stages, in their order.
         started_stages: those that have a checkpoint.
         source: initial weights of the first stage.
-        deadline: time of `time.monotonic` at which to stop; None for no limit.
+        limit: when to stop.
         say: called with one line for each stage.
 
     Returns:
         Whether every stage is complete.
     """
     unfinished = {stage: trainer for stage, trainer in trainers.items() if not trainer.finished}
-    for trainer in unfinished.values():
-        trainer.load()
+    last_stage = list(trainers)[-1]
+    for stage, trainer in trainers.items():
+        if stage in unfinished or stage == last_stage:  # also of a finished run: its data may have changed
+            trainer.load()
     for stage, trainer in trainers.items():
         begun = stage in started_stages
         if stage in unfinished:
             trainer.check_leaks(str(trainer.run / "last.pt") if begun else source)
         if not begun:
             trainer.start(source)
+        elif trainer.train:
+            trainer.check_unchanged()
         say(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
-        minutes_left = None if deadline is None else (deadline - time.monotonic()) / 60
-        if stage in unfinished and not trainer.fit(minutes_left):
+        if stage in unfinished and not trainer.fit():
             return False
-        late = trainer.processes.any(deadline is not None and time.monotonic() >= deadline)
-        if late and stage in unfinished and stage != list(trainers)[-1]:
+        if stage in unfinished and stage != last_stage and trainer.processes.any(limit.over()):
             say(f"stopped after stage {stage}; --resume continues")
             return False
         source = str(trainer.run / "best.pt")
@@ -130,13 +144,23 @@ def _notes(config: TrainConfig, data_sets: Mapping[str, DataSet]) -> list[str]:
     return [*dict.fromkeys(filter(None, notes))]
 
 
-def _started_stages(run: Path, folders: dict[str, Path], resume: bool) -> list[str]:
-    """The stages in the run's folder, which is made if missing."""
+def _started_stages(run: Path, folders: dict[str, Path], resume: bool, source: str) -> list[str]:
+    """The stages in the run's folder, which is made if missing, after a check of the folder and of --init."""
     started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
     if list(folders)[-1] in started_stages and not resume:
         raise InputError("holds a run already; --resume continues it, or choose another --out", path=run)
+    for stage, folder in folders.items():
+        best = folder / "best.pt"
+        if stage not in started_stages and best.exists() and (what := what_it_is(best)) != INITIAL:
+            way_on = f"choose another --out (--init {best} goes on from it), or remove that file"
+            raise InputError(
+                f"holds a run already: best.pt ({what}), but no last.pt to resume from; {way_on}", path=run
+            )
     if resume and not started_stages:
-        raise InputError(f"--resume: {run} holds no checkpoint: no epoch was finished; start without it")
+        there = f"best.pt is {INITIAL}" if (run / "best.pt").exists() else "it holds no checkpoint"
+        raise InputError(f"--resume: no epoch was finished in {run}: {there}; start without --resume")
+    if next(iter(folders)) not in started_stages:
+        check_init(source)
     for folder in folders.values():
         make_folder(folder)
         remove_orphans(folder)

@@ -19,16 +19,16 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor
 
-from parotid_seg.errors import InputError, OptionError
+from parotid_seg.errors import InputError
 from parotid_seg.records import write_record
 from parotid_seg.train import model_weights
 from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
-from parotid_seg.train.config import PARTS
-from parotid_seg.train.model_weights import is_model, network_weights, read_model_weights
+from parotid_seg.train.config import IMAGENET, PARTS
+from parotid_seg.train.model_weights import is_model, network_weights, read_model_weights, unfold_norms
 from parotid_seg.train.network import SwinUnet
+from parotid_seg.train.settings import check_init
 from parotid_seg.train.torch_file import load_torch_file
 
-IMAGENET = "imagenet"
 IMAGENET_MODELS = {
     96: "swin_tiny_patch4_window7_224.ms_in1k",
     128: "swin_base_patch4_window7_224.ms_in1k",
@@ -93,7 +93,13 @@ def training_of(source: str) -> dict[str, Any] | None:
 
 
 def start_from(
-    source: str, net: SwinUnet, parts: Iterable[str], *, labels: tuple[str, ...] = (), mirror: bool = True
+    source: str,
+    net: SwinUnet,
+    parts: Iterable[str],
+    *,
+    labels: tuple[str, ...] = (),
+    mirror: bool = True,
+    images: Iterable[Tensor] | None = None,
 ) -> Transfer:
     """Fill parts of a new network with a source's weights.
 
@@ -105,6 +111,7 @@ def start_from(
         parts: of `PARTS`.
         labels: the network's.
         mirror: copy the encoder's stages to the decoder if the source has no decoder; otherwise it stays random.
+        images: for the batch norms of a model file, see `unfold_norms`; None leaves them folded.
 
     Raises:
         InputError: if the source cannot be read, or no weight fits a requested part.
@@ -134,6 +141,8 @@ def start_from(
             reason = next(iter(left_out.values()), "it holds no weights")
             raise InputError(f"--init {source}: no weight fits the model's {part}: {reason}")
     net.load_state_dict(taken, strict=False)
+    if images is not None and is_model(source):
+        unfold_norms(net, images)
     return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in weights if name not in taken))
 
 
@@ -144,9 +153,8 @@ def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
     if is_model(source):
         model = read_model_weights(source)
         return network_weights(source, model, net), model.contract.labels
+    check_init(source)
     path = Path(source)
-    if not path.is_file():
-        raise OptionError(f"--init: found {source!r}, expected scratch, packaged, imagenet or a file")
     if is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels

@@ -51,7 +51,7 @@ def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(
     assert "made with other settings: seed (it has 0, now 5); give the same again (they are in " in other.stderr
     nothing = command("train", balls, "--out", tmp_path / "new", "--config", short_config, "--resume")
     assert nothing.returncode == 1
-    assert "holds no checkpoint: no epoch was finished" in nothing.stderr
+    assert "it holds no checkpoint; start without --resume" in nothing.stderr
 
 
 def test_the_model_file_describes_itself(model: Path, balls: Path) -> None:

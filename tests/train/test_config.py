@@ -4,8 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from parotid_seg.errors import InputError
+from parotid_seg.train.checkpoint import Checkpoint, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.settings import FEW, INITIAL, how_to_go_on, length_note, load_config, resume_advice, to_toml
 
@@ -114,12 +116,18 @@ def test_few_patients_have_short_epochs() -> None:
 
 def test_advice_after_an_early_end(tmp_path: Path) -> None:
     assert resume_advice(tmp_path) == f"{tmp_path} holds no finished epoch on this machine"
-    (tmp_path / "best.pt").touch()
-    assert resume_advice(tmp_path).endswith(f"; {tmp_path / 'best.pt'} is whole: the best weights so far")
+    start = tmp_path / "best.pt"
+    for images, what in ((8, "the weights so far"), (0, "the model of --init, unchanged")):
+        training, weights = {"epochs": 0, "images": images}, {"a": torch.zeros(1)}
+        save_checkpoint(Checkpoint(load_config("compact"), ("background",), ("CT",), training, weights, {}), start)
+        assert resume_advice(tmp_path).endswith(f"; {start} is there: {what}")
     (tmp_path / "contrast").mkdir()
     last = tmp_path / "contrast" / "last.pt"
     last.touch()
     assert resume_advice(tmp_path) == f"{last} is whole, and --resume goes on with it"
+    best = last.with_name("best.pt")
+    best.touch()
+    assert resume_advice(tmp_path).endswith(f"--resume goes on with it; best so far: {best}")
 
 
 def test_advice_after_max_minutes() -> None:
@@ -129,7 +137,9 @@ def test_advice_after_max_minutes() -> None:
     assert so_far.startswith(
         "run/best.pt is there: the weights so far; no epoch is finished, so --resume has nothing to"
     )
-    assert so_far.endswith("start again with more minutes, or train on with --init run/best.pt and another --out")
-    assert initial.startswith("run/best.pt is there: the model of --init, without any training; ")
+    assert so_far.endswith(
+        "start again with more minutes, or train on with --init run/best.pt; either with another --out"
+    )
+    assert initial.startswith("run/best.pt is there: the model of --init, unchanged; ")
     assert initial.endswith("start again with more minutes")
     assert none.startswith("there is no best.pt, as no epoch is finished, so --resume has nothing to continue")

@@ -87,11 +87,14 @@ def test_resumed_is_as_if_never_stopped(balls: Path, contrast_config: TrainConfi
 def test_a_first_epoch_that_is_cut_leaves_nothing_and_says_so(
     balls: Path, contrast_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parotid_seg.train.loop.UNCUT_S", 0.0)
+    monkeypatch.setattr("parotid_seg.train.time_limit.UNCUT_S", 0.0)
     said: list[str] = []
     config = dataclasses.replace(contrast_config, stages=("contrast",))
     assert not train(config, balls, tmp_path, device="cpu", max_minutes=1e-6, report=said.append)
-    assert said[-1].startswith("stopped after 0 of 2 epochs; there is no best.pt, as no epoch is finished, so --resume")
+    assert said[-1].startswith(
+        "stopped after 0 of 2 epochs of the stage contrast: the time was over before its first step"
+    )
+    assert "; there is no best.pt, as no epoch is finished, so --resume" in said[-1]
     assert not list(tmp_path.glob("*.pt"))
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.scan.seen import HASH_DIGITS
-from parotid_seg.train import loop
-from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from parotid_seg.train import loop, time_limit
+from parotid_seg.train.checkpoint import Checkpoint, build_network, is_initial, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.dataset import open_data_set
 from parotid_seg.train.data.patients import load_patients
@@ -102,31 +102,43 @@ def _with(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
 def test_an_epoch_is_cut_when_the_time_is_over(
     balls: Path, config: TrainConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "UNCUT_S", 0.0)
     said: list[str] = []
     run = tmp_path / "run"
     options: dict[str, Any] = {"device": "cpu", "cache": cache, "report": said.append}
-    assert not train(config, balls, run, max_minutes=1e-6, **options)
+    real = loop.Trainer._train_step
+
+    def last_step(self: Any, *arguments: Any) -> dict[str, float]:
+        """The time is over after this step."""
+        monkeypatch.setattr(time_limit, "UNCUT_S", 0.0)
+        monkeypatch.setattr(time_limit.TimeLimit, "over", lambda *_: True)
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_train_step", last_step)
+        assert not train(config, balls, run, max_minutes=60.0, **options)
+    monkeypatch.undo()
     best_file = run / "best.pt"
     assert said[-1] == (
         f"stopped after 0 of 4 epochs; {best_file} is there: the weights so far; no epoch is finished, so --resume has "
-        f"nothing to continue: start again with more minutes, or train on with --init {best_file} and another --out"
+        f"nothing to continue: start again with more minutes, or train on with --init {best_file}; either with another "
+        "--out"
     )
     best = load_checkpoint(run / "best.pt")
     assert (best.training["epochs"], best.training["images"]) == (0, config.segment.batch_size)
     assert not (run / "last.pt").exists()
     best.network()
-    going_on = _with(config, {"init": str(run / "best.pt")})
-    assert not train(going_on, balls, tmp_path / "on", max_minutes=1e-6, **options)
-    assert "on/best.pt is there: the model of --init, without any training; no epoch is finished" in said[-1]
-    assert "train on" not in said[-1]
+    with pytest.raises(InputError, match=r"holds a run already: best.pt \(the weights so far\), but no last.pt"):
+        train(config, balls, run, **options)
 
-    monkeypatch.setattr(loop, "UNCUT_S", 20.0)
+    run = tmp_path / "whole"
     assert not train(config, balls, run, max_minutes=1e-6, **options)
+    assert said[-2].startswith("stopped after 1 of 4 epochs; best.pt is of epoch 1; --resume continues")
+    assert said[-1] == f"{run / 'best.pt'} is of epoch 1; next: parotid-seg export {run / 'best.pt'} --out MODEL.onnx"
     whole = (run / "last.pt").read_bytes()
-    monkeypatch.setattr(loop, "UNCUT_S", 0.0)
-    assert not train(config, balls, run, max_minutes=1e-6, resume=True, **options)
-    assert said[-1] == "stopped after 1 of 4 epochs; best.pt is of epoch 1; --resume continues"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_train_step", last_step)
+        assert not train(config, balls, run, resume=True, max_minutes=60.0, **options)
+    assert said[-2] == "stopped after 1 of 4 epochs; best.pt is of epoch 1; --resume continues"
     assert (run / "last.pt").read_bytes() == whole, "a part of an epoch cannot be resumed"
 
 
@@ -229,3 +241,98 @@ def test_a_start_that_was_trained_on_test_patients_is_refused(
     train(_with(config, {"init": start()}), data, tmp_path / "b", max_minutes=1e-6, report=said.append, **options)
     assert any("does not record which scans it was trained on" in line for line in said)
     assert load_checkpoint(tmp_path / "b" / "best.pt").training["scans_complete"] is False
+
+
+@pytest.mark.parametrize("while_", ["reading scans", "validating the initial model"])
+def test_the_minutes_count_from_the_start_of_the_command(
+    balls: Path,
+    config: TrainConfig,
+    cache: Path,
+    start: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    while_: str,
+) -> None:
+    """The preparation is reported and cut as well; the initial model is then `best.pt`, and can be replaced."""
+    said: list[str] = []
+    run = tmp_path / "run"
+    real = loop.Trainer.preparing
+
+    def late(self: Any, phase: str, *rest: Any) -> None:
+        if phase == while_:
+            monkeypatch.setattr(self.pace, "_last", -1e9)
+            object.__setattr__(self.limit, "started", self.limit.started - 100)
+        real(self, phase, *rest)
+
+    options: dict[str, Any] = {"device": "cpu", "cache": cache, "report": said.append, "max_minutes": 1.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "preparing", late)
+        assert not train(_with(config, {"init": start()}), balls, run, **options)
+    assert any(re.fullmatch(rf"{while_}: 0 of \d+ done", line) for line in said)
+    assert f"the time was over before its first step, while {while_}; " in said[-1]
+    assert said[-1].startswith("stopped after 0 of 4 epochs of the stage segment: ")
+    if while_ == "reading scans":
+        assert "there is no best.pt" in said[-1]
+        assert not (run / "best.pt").exists()
+        return
+    assert f"{run / 'best.pt'} is there: the model of --init, unchanged; no epoch is finished" in said[-1]
+    assert is_initial(load_checkpoint(run / "best.pt").training)
+    with pytest.raises(InputError, match=r"no epoch was finished in .*: best.pt is the model of --init, unchanged"):
+        train(_with(config, {"init": start()}), balls, run, resume=True, **options)
+
+
+def test_a_resumed_run_has_its_old_contours(data: Path, config: TrainConfig, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options: dict[str, Any] = {"device": "cpu", "cache": cache}
+    assert not train(config, data, run, max_minutes=1e-6, **options)
+    path = data / "labelsTr" / "p1.nii.gz"
+    image = nibabel.load(path)
+    corrected = np.asarray(image.dataobj).copy()
+    nibabel.save(nibabel.Nifti1Image(corrected, image.affine), path)
+    assert not train(config, data, run, resume=True, max_minutes=1e-6, **options), "the same voxels in a new file"
+    corrected[:, :, 12] = 0
+    nibabel.save(nibabel.Nifti1Image(corrected, image.affine), path)
+    words = r"--resume: the label maps of p1 changed after .*last.pt was written; .* start it with another --out$"
+    with pytest.raises(InputError, match=words):
+        train(config, data, run, resume=True, **options)
+    checkpoint = load_checkpoint(run / "last.pt")
+    assert "p1" not in repr(checkpoint.progress["patients"]), "names stay out of checkpoints"
+    finished = {**checkpoint.progress, "epochs_done": 4}
+    save_checkpoint(dataclasses.replace(checkpoint, progress=finished), run / "last.pt")
+    with pytest.raises(InputError, match=words):
+        train(config, data, run, resume=True, **options)
+    del finished["patients"]
+    save_checkpoint(dataclasses.replace(checkpoint, progress=finished), run / "last.pt")
+    said: list[str] = []
+    assert train(config, data, run, resume=True, report=said.append, **options)
+    assert any("does not record its scans and label maps" in line for line in said)
+
+
+def test_a_worse_end_is_said_after_the_last_epoch(
+    balls: Path,
+    config: TrainConfig,
+    cache: Path,
+    start: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from parotid_seg.train.segment import SegmentTrainer
+
+    def judged(self: SegmentTrainer, *_: object) -> tuple[Any, list[float]]:
+        return np.zeros((24, 50, 50), np.uint8), [0.5 if self.step else 0.7] * 2
+
+    monkeypatch.setattr(SegmentTrainer, "_judge", judged)
+    said: list[str] = []
+    run = tmp_path / "run"
+    one_epoch = {"init": start(), "segment": dataclasses.replace(config.segment, epochs=1)}
+    train(_with(config, one_epoch), balls, run, device="cpu", cache=cache, report=said.append)
+    assert said[-4].startswith("epoch 1 ")
+    assert said[-3].startswith("best.pt is the last epoch")
+    assert said[-2] == "the last validation_dsc, 0.5000, is below that of the start, 0.7000"
+    assert said[-1].endswith(f"next: parotid-seg export {run / 'best.pt'} --out MODEL.onnx")
+
+
+def test_a_misspelt_start_is_refused_before_scans_are_read(balls: Path, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"'packagd', expected scratch, packaged, .*; did you mean packaged\?"):
+        train(_with(config, {"init": "packagd"}), balls, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

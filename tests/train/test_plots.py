@@ -40,6 +40,13 @@ def visible_points(panel: Any) -> int:
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])
 def test_every_epoch_of_the_curves_can_be_seen(tmp_path: Path, figures: list[Figure], epochs: int) -> None:
+    curves = tmp_path / "curves.png"
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0.0, "validation_dsc": 0.5}\n')
+    draw_curves(tmp_path / "metrics.jsonl", curves, FIGURES)
+    assert not curves.exists(), "nothing to draw before the first epoch"
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1.0, "loss": 0.5}\n')
+    draw_curves(tmp_path / "metrics.jsonl", curves, FIGURES)
+    assert [panel.get_ylabel() for panel in figures.pop().axes] == ["training loss"], "no empty panel"
     records = [{"epoch": number, "loss": 1 / number} for number in range(1, epochs + 1)]
     records[-1]["validation_dsc"] = 0.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))

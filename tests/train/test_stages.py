@@ -127,17 +127,14 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(balls: Path, short_config: Path,
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    last = tmp_path / "r" / "last.pt"
-    assert stderr == f"parotid-seg: interrupted; {last} is whole, and --resume goes on with it\n"
+    last, best = (tmp_path / "r" / name for name in ("last.pt", "best.pt"))
+    assert stderr == f"parotid-seg: interrupted; {last} is whole, and --resume goes on with it; best so far: {best}\n"
     held = load_checkpoint(tmp_path / "r" / "last.pt").progress["epochs_done"]
     done = command("train", *arguments, "--device", "cpu", "--resume", "--max-minutes", 0.001)
     assert f"stage segment: {held} of 400 epochs done" in done.stdout
 
 
-def test_a_run_says_who_is_held_out_and_how_far_it_is(
-    balls: Path, short_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("parotid_seg.train.loop.FIRST_ESTIMATE_S", 0.0)
+def test_a_run_says_who_is_held_out_and_how_far_it_is(balls: Path, short_config: Path, tmp_path: Path) -> None:
     said: list[str] = []
     shown: list[Any] = []
     run = tmp_path / "run"
@@ -154,7 +151,7 @@ def test_a_run_says_who_is_held_out_and_how_far_it_is(
     assert not done
     validated = sorted(json.loads((balls / "splits.json").read_text())["validation"])
     assert any(line.endswith(f"validates on {len(validated)}: {', '.join(validated)}") for line in said)
-    length = f"{config.segment.epochs} epochs of {config.segment.images_per_epoch} slices"
+    length = f"{config.segment.epochs} epochs of {config.segment.images_per_epoch} slices (8 steps of 8 slices in all)"
     assert any(line.startswith(f"stage segment: {length}; trains on 4 patients, ") for line in said)
     steps = config.segment.images_per_epoch // config.segment.batch_size
     (estimate,) = (line for line in said if " steps, " in line)  # an early one; the next is due after a minute

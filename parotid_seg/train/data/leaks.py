@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from parotid_seg.errors import InputError, ScanError
@@ -12,10 +12,13 @@ from parotid_seg.train.data.dataset import DataSet, named
 from parotid_seg.train.data.patients import Patient, decoded
 
 
-def locked_scans(data: DataSet, cache: Path, window_hu: Window) -> tuple[dict[str, str], list[str]]:
+def locked_scans(
+    data: DataSet, cache: Path, window_hu: Window, progress: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, str], list[str]]:
     """Hashes of the test patients' scans (see `Patient.sha256`) by name, and notes on scans that cannot be compared."""
     hashes, notes = {}, []
     for case in data.test:
+        progress(case)
         if not data.image_path(case).exists():
             notes.append(f"test patient {case}: no scan in imagesTr or imagesTs, so not compared with others")
             continue

@@ -31,8 +31,10 @@ DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
 SMALLEST_BODY = 0.02
 """Least share of tissue in a slice that counts as showing the patient."""
-CACHE_FORMAT = 6
+CACHE_FORMAT = 7
 FEWEST_TO_JUDGE = 3
+IGNORED = np.uint8(255)
+"""Stands for ignored voxels in the hash of a label map."""
 SHARE_OF_ALL = 255
 """Value of a voxel's soft label where the structure is certain."""
 ASIDE_MM = 20.0
@@ -57,6 +59,7 @@ class Patient:
         soft: (structures, D, H, W) uint8, shares of each structure in 1/255; None without soft labels.
         contoured: whether there is a label map.
         sha256: hash of the scan's voxels in canonical order.
+        labels_sha256: the same of what is learnt from: label map, ignored voxels and soft labels; "" without any.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Patient:
     soft: NDArray[np.uint8] | None = None
     contoured: bool = True
     sha256: str = ""
+    labels_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,7 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
     ignored: NDArray[np.bool_] | None = None
     known_slices = tuple(range(volume.shape[0]))
     soft: NDArray[np.uint8] | None = None
+    hashes: list[str] = []
     contoured = bool(data.label_folder) and case not in data.unlabelled
     if case in data.soft:
         files = [data.soft_path(case, value) for value in range(1, len(data.labels))]
@@ -200,6 +205,7 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         if not entry.exists():
             _save_soft(entry, files, images[0])
         soft, labels = _mapped(entry / "soft.npy", 4), _mapped(entry / "labels.npy", 3)
+        hashes.append(read_record(entry / "sha256.json", str))
         shown_in = read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
     if contoured:
         values = data.stored_values if data.ignore is None else (*data.stored_values, IGNORE, data.ignore)
@@ -207,6 +213,7 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         if not entry.exists():
             _save_labels(entry, data, case)
         labels = _mapped(entry / "labels.npy", 3)
+        hashes.append(read_record(entry / "sha256.json", str))
         shown_in = read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
         if data.ignore is not None:
             ignored = _mapped(entry / "ignored.npy", 3)
@@ -224,6 +231,7 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         soft=soft,
         contoured=contoured,
         sha256=facts.sha256,
+        labels_sha256=" ".join(hashes),
     )
 
 
@@ -307,6 +315,7 @@ def _save_labels(entry: Path, data: DataSet, case: str) -> None:
     shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, len(data.labels))]
     with _whole_entry(entry) as partial:
         np.save(partial / "labels.npy", labels)
+        (partial / "sha256.json").write_text(record_text(voxels_hash(np.where(stored == data.ignore, IGNORED, labels))))
         (partial / "shown_in.json").write_text(record_text([[], *shown_in]))
         if data.ignore is not None:
             ignored = stored == data.ignore
@@ -329,6 +338,7 @@ def _save_soft(entry: Path, files: Sequence[Path], image: Path) -> None:
     shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, 1 + len(files))]
     with _whole_entry(entry) as partial:
         np.save(partial / "soft.npy", soft)
+        (partial / "sha256.json").write_text(record_text(voxels_hash(soft)))
         np.save(partial / "labels.npy", labels)
         (partial / "shown_in.json").write_text(record_text([[], *shown_in]))
 

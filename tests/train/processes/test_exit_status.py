@@ -30,9 +30,10 @@ def test_an_error_of_one_process(balls: Path, short_config: Path, tmp_path: Path
 
 def test_an_error_of_all_processes(balls: Path, short_config: Path, tmp_path: Path) -> None:
     arguments: tuple[Path | str, ...] = balls, "--config", short_config, "--out", tmp_path / "run", "--resume"
+    nothing = f"no epoch was finished in {tmp_path / 'run'}: it holds no checkpoint"
     assert ended(training(2, *arguments)) == (
         1,
-        [f"parotid-seg: --resume: {tmp_path / 'run'} holds no checkpoint: no epoch was finished; start without it"],
+        [f"parotid-seg: --resume: {nothing}; start without --resume"],
     )
     arguments = balls, "--config", tmp_path / "none.toml", "--out", tmp_path / "run"
     status, lines = ended(training(2, *arguments))

@@ -1,0 +1,81 @@
+"""The limit on the time of a run, and what it says in long phases."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from parotid_seg.errors import OptionError
+
+Report = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Called with the current step's title, the steps done, and the number of steps."""
+
+UNCUT_S = 20.0
+"""Seconds of a command before which nothing is cut off, so that a short training has a whole epoch."""
+HEARTBEAT_S = 10.0
+"""Seconds without a line after which a step of a phase is reported."""
+
+
+class TimeIsOverError(Exception):
+    """The time of a run is over before its first step; with a line that says what is left."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a run ends.
+
+    Attributes:
+        minutes: its length; None for no limit.
+        started: of `time.monotonic`, from which the minutes count.
+    """
+
+    minutes: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes >= 0:
+            raise OptionError(f"--max-minutes: found {self.minutes:g}, expected 0 or more")
+
+    @property
+    def deadline(self) -> float:
+        """Time of `time.monotonic` at which the run ends."""
+        return math.inf if self.minutes is None else self.started + 60 * self.minutes
+
+    def left_s(self) -> float:
+        """Seconds until then, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def over(self, reserve_s: float = 0.0) -> bool:
+        """Whether the time is over in `reserve_s` seconds."""
+        return time.monotonic() + reserve_s >= self.deadline
+
+    def cuts(self, reserve_s: float = 0.0) -> bool:
+        """The same, after the first `UNCUT_S` of the command: whether to stop within an epoch or before it."""
+        return self.over(reserve_s) and time.monotonic() - self.started > UNCUT_S
+
+
+class Pace:
+    """Passes lines and steps on, and makes a line of a step where none came for `HEARTBEAT_S`.
+
+    Args:
+        report: called with each line.
+        progress: called with each step.
+    """
+
+    def __init__(self, report: Report, progress: Progress) -> None:
+        self._report, self._progress = report, progress
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self._last = time.monotonic()
+        self._report(line)
+
+    def step(self, phase: str, done: int, steps: int, detail: str = "") -> None:
+        """One step of a phase begins; `detail` is for the progress bar only."""
+        self._progress(f"{phase}{detail and f': {detail}'}", done, steps)
+        if time.monotonic() - self._last >= HEARTBEAT_S:
+            self.say(f"{phase}: {done} of {steps} done")
