@@ -195,7 +195,7 @@ def test_int8_is_refused_where_few_scans_can_speak_for_it(
     few: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ready_to_build", lambda *_: None)
-    monkeypatch.setattr(module, "load_checkpoint", lambda _: SimpleNamespace(channels=("CT",)))
+    monkeypatch.setattr(module, "load_checkpoint", lambda _: SimpleNamespace(training={}, channels=("CT",)))
     wanted = "--precision int8: expected --verify with at least 5 scans, found"
     with pytest.raises(InputError, match=f"{wanted} no --verify; INT8 that passes on few scans fails on others"):
         export(tmp_path / "best.pt", tmp_path / "m.onnx", ExportOptions("int8", engine=engine))
