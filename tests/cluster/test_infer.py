@@ -32,10 +32,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory, head: nibabel.Nifti1Image) -> Path:
-    """Four scans that differ, and one that is none."""
+    """Four scans that differ, and one that is none; the last is large, so that a run can be hit before it has ended."""
     folder = tmp_path_factory.mktemp("many")
-    some = head.slicer[:, :, 3:11]
-    for index in range(4):
+    small = head.slicer[:, :, 3:11]
+    large = nibabel.Nifti1Image(np.asarray(head.dataobj).repeat(3, axis=0).repeat(3, axis=1), head.affine)
+    for index, some in enumerate((small, small, small, large)):
         image = nibabel.Nifti1Image(np.asarray(some.dataobj) + np.int16(index), some.affine)
         nibabel.save(image, folder / f"s{index}.nii.gz")
     (folder / "damaged.nii").write_bytes(b"x" * 1000)
