@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dose import Gland, figures, measured
 from resources import machine_and_versions
 
-from parotid_seg.files import write_text
+from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
@@ -87,6 +88,8 @@ def main() -> None:
             ran[name], by_engine[name] = found, measured(masks, reference, arguments.doses)
     print(table(by_engine))
     content = {
+        "model": hash_file(arguments.model),
+        "date": date.today().isoformat(),
         "ran": ran,
         **machine_and_versions(),
         "figures": {name: asdict(figures(glands)) for name, glands in by_engine.items()},

@@ -21,7 +21,7 @@ from parotid_seg.runtime.calibrate import LEAST_PATIENTS, mask_features
 from parotid_seg.runtime.segmentation.range_features import (
     SCAN_FEATURES,
     STRUCTURE_FEATURES,
-    Seen,
+    RangeFeatures,
     range_features,
 )
 from parotid_seg.scan.components import label_boxes
@@ -43,7 +43,7 @@ class SeenPatient(NamedTuple):
     """
 
     patient: str
-    seen: Seen
+    seen: RangeFeatures
 
 
 def seen_patient(patient: str, volume: Volume, mask: Mask, contract: Contract) -> SeenPatient:
@@ -88,7 +88,7 @@ def operating_range(patients: Iterable[SeenPatient], made: str) -> OperatingRang
     return OperatingRange(scan, structures, margin=round(margin, 5), patients=len(known), made=made)
 
 
-def extension_of(seen: Seen, ends: Ends) -> float:
+def extension_of(seen: RangeFeatures, ends: Ends) -> float:
     """By how much the ranges must be extended so that a patient is inside, as a share of the percentiles' distance."""
     farthest = 0.0
     for part, values in (("scan", seen.scan), *(("structures", each) for each in seen.structures.values())):
@@ -108,7 +108,7 @@ def share_outside(patients: Sequence[SeenPatient]) -> float:
     return outside / len(patients)
 
 
-def _ends(patients: Iterable[Seen]) -> dict[tuple[str, str], tuple[float, float]]:
+def _ends(patients: Iterable[RangeFeatures]) -> dict[tuple[str, str], tuple[float, float]]:
     """The percentiles of all features that are not the same for all patients."""
     known = list(patients)
     values = {("scan", name): [each.scan[name] for each in known if name in each.scan] for name in SCAN_FEATURES}

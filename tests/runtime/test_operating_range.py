@@ -6,7 +6,7 @@ import pytest
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.operating_range import OperatingRange
 from parotid_seg.runtime.operating_range import SeenPatient, operating_range, seen_patient, share_outside
-from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES, Seen
+from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES, RangeFeatures
 from parotid_seg.scan.volume import Volume
 from tests.runtime.segmentation.test_range_features import AS_STORED, SPACING_MM, head
 
@@ -21,7 +21,9 @@ def drawn(patients: int, seed: int = 0) -> list[SeenPatient]:
         return dict(zip(names, rng.normal(5, 1, len(names)), strict=True))
 
     return [
-        SeenPatient(f"p{number}", Seen(values(SCAN_FEATURES), {side: values(STRUCTURE_FEATURES) for side in SIDES}, {}))
+        SeenPatient(
+            f"p{number}", RangeFeatures(values(SCAN_FEATURES), {side: values(STRUCTURE_FEATURES) for side in SIDES}, {})
+        )
         for number in range(patients)
     ]
 
@@ -57,7 +59,7 @@ def test_a_range_is_the_percentiles_and_a_margin() -> None:
 
 def test_patients_are_left_out() -> None:
     patients = drawn(20)
-    far = SeenPatient("far", Seen({**patients[0].seen.scan, "turn_mm": 50.0}, {}, {}))
+    far = SeenPatient("far", RangeFeatures({**patients[0].seen.scan, "turn_mm": 50.0}, {}, {}))
     limits = made_from([*patients, far])
     assert [each.name for _, each, _ in limits.outside_of(far.seen.scan, {})] == ["turn_mm"]
     assert share_outside([*patients, far]) >= 1 / 21
@@ -77,7 +79,8 @@ def test_a_range_of_what_is_never_negative_begins_at_0_or_above() -> None:
 
 def test_what_is_the_same_in_all_patients_or_missing_has_no_range() -> None:
     patients = [
-        each._replace(seen=Seen({"sharpness": 3.0, **each.seen.scan, "turn_mm": 4.0}, {}, {})) for each in drawn(12)
+        each._replace(seen=RangeFeatures({"sharpness": 3.0, **each.seen.scan, "turn_mm": 4.0}, {}, {}))
+        for each in drawn(12)
     ]
     made = made_from(patients)
     assert [each.name for each in made.scan] == [name for name in SCAN_FEATURES if name != "turn_mm"]

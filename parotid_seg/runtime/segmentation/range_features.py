@@ -46,7 +46,7 @@ STRUCTURE_FEATURES = ("intensity", "slice_overlap")
 """Names: mean intensity inside; DSC of neighbouring slices, see `gland_features`."""
 
 
-class Seen(NamedTuple):
+class RangeFeatures(NamedTuple):
     """What is seen of a scan and its structures.
 
     Attributes:
@@ -75,7 +75,7 @@ def range_features(
     boxes: Sequence[Box | None],
     contract: Contract,
     glands: Mapping[str, Mapping[str, float]],
-) -> Seen:
+) -> RangeFeatures:
     """Features of a scan and its structures; see `SCAN_FEATURES` and `STRUCTURE_FEATURES`.
 
     Args:
@@ -92,7 +92,7 @@ def range_features(
         if name in found and box is not None
     }
     if not placed:
-        return Seen({}, {}, {})
+        return RangeFeatures({}, {}, {})
     images, masks = _on_grid(labels, covered, placed)
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     low, high = map(float, covered.windows[0])
@@ -109,7 +109,7 @@ def range_features(
     if len(joined) == 2:
         left, right = (_side(images, joined[side], side) for side in ("left", "right"))
         scan |= _between(left, right, contract.grid.spacing_mm, high - low)
-    return Seen(scan, structures, {name: float((images[mask] < AIR).mean()) for name, mask in masks.items()})
+    return RangeFeatures(scan, structures, {name: float((images[mask] < AIR).mean()) for name, mask in masks.items()})
 
 
 def _on_grid(

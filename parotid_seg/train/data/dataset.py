@@ -145,12 +145,12 @@ def open_data_set(
         if not 1 <= labelled <= len(train):
             raise OptionError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
         train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
-    softly: set[str] = set()
+    with_soft: set[str] = set()
     if soft:
-        softly = _images(folder / SOFT_FOLDER, ending)
-        unlabelled = sorted(_images(folder / "imagesUn", ending) & softly - {*train, *validation, *test})
+        with_soft = _images(folder / SOFT_FOLDER, ending)
+        unlabelled = sorted(_images(folder / "imagesUn", ending) & with_soft - {*train, *validation, *test})
         train = [*train, *unlabelled]
-        _check_soft(folder, softly.intersection(train), labels)
+        _check_soft(folder, with_soft.intersection(train), labels)
     data = DataSet(
         folder=folder,
         name=str(description.get("name", folder.name)),
@@ -162,7 +162,7 @@ def open_data_set(
         train=tuple(train),
         validation=tuple(validation),
         unlabelled=tuple(unlabelled),
-        soft=tuple(case for case in train if case in softly),
+        soft=tuple(case for case in train if case in with_soft),
         test=tuple(test),
         ignore=labels.ignore,
         notes=notes,
