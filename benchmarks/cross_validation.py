@@ -8,7 +8,8 @@ A recipe is a configuration file of `parotid-seg train`; its name is the file's 
 The model of a fold is the moving average of the weights at the end of its schedule, so nothing is chosen on the
 patients that were held out. Trainings resume where they were cut. `benchmarks/results/cross-validation/` keeps the
 folds, and for each recipe the scores of every held-out patient and their masks. A recipe with `soft_share` needs the
-soft labels of `distil.py`.
+soft labels of `distil.py`. A recipe whose `init` is the name of another recipe starts from the model of that recipe and fold
+in the folder --runs.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
     (results / recipe.stem).mkdir(parents=True, exist_ok=True)
     run = runs / recipe.stem / f"fold-{fold}"
     config = load_config("compact", recipe)
+    if (earlier_run := runs / config.init / f"fold-{fold}" / "best.pt").exists():
+        config = dataclasses.replace(config, init=str(earlier_run))
     soft = runs / SOFT_FOLDER / f"fold-{fold}" if config.segment.soft_share else None
     make_fold_data(data, run / "data", held_out, rest, soft)
     config = dataclasses.replace(  # validated once, at the end: best.pt is the last model
