@@ -8,8 +8,8 @@ A recipe is a configuration file of `parotid-seg train`; its name is the file's 
 The model of a fold is the moving average of the weights at the end of its schedule, so nothing is chosen on the
 patients that were held out. Trainings resume where they were cut. `benchmarks/results/cross-validation/` keeps the
 folds, and for each recipe the scores of every held-out patient and their masks. A recipe with `soft_share` needs the
-soft labels of `distil.py`. A recipe whose `init` is the name of another recipe starts from the model of that recipe and fold
-in the folder --runs.
+soft labels of `distil.py`. A recipe whose `init` is the name of another recipe starts from the model of that recipe and
+fold in the folder --runs.
 """
 
 from __future__ import annotations
