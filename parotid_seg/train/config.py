@@ -77,6 +77,7 @@ class AugmentConfig:
     contrast: float = 0.15
     offset_hu: float = 20.0
     couch_probability: float = 0.4
+    bolus_probability: float = 0.0
     field_of_view_probability: float = 0.1
     volume_end_probability: float = 0.1
 
