@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from parotid_seg.commission.patients import Labelled
 from parotid_seg.commission.record import ModelRecord
 from parotid_seg.contract import Contract
-from parotid_seg.scan.seen import Seen, hash_of_scan, is_packaged, packaged_training
+from parotid_seg.scan.seen import Seen, hash_of_scan
 
 
 class Hashes:
@@ -46,7 +46,7 @@ def model_record(name: str, sha256: str, contract: Contract, tested: Iterable[st
     Raises:
         ScanError: if a scan cannot be read.
     """
-    seen = Seen.recorded(contract.training | (packaged_training() if is_packaged(sha256) else {}))
+    seen = Seen.recorded(contract.training)
     found = [each for each in tested if seen.has(hashes.of(each, contract))] if seen.scans else []
     return ModelRecord(name=name, sha256=sha256, trained_on=tuple(found), scans_complete=seen.complete)
 

@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.records import read_record
 from parotid_seg.scan.intensity import Window, in_windows
 from parotid_seg.scan.nifti import read_nifti
 
 HASH_DIGITS = 16
 """Hexadecimal digits of a scan's hash that models record."""
-PACKAGED_SCANS = DEFAULT_MODEL.with_suffix(".scans.json")
-"""The scans of the packaged model, whose file does not have them."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,6 @@ class Seen:
     def has(self, sha256: str) -> bool:
         """Whether a scan of this hash is among them."""
         return sha256[:HASH_DIGITS] in self.scans
-
-
-def packaged_training() -> dict[str, Any]:
-    """What the packaged model's record of its training lacks: its scans, from the file beside it."""
-    return read_record(PACKAGED_SCANS, dict[str, Any])
 
 
 def is_packaged(model_sha256: str) -> bool:

@@ -20,7 +20,6 @@ from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, RecordError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.records import read_bytes
-from parotid_seg.scan.seen import packaged_training
 from parotid_seg.train.config import PACKAGED
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.settings import check_init
@@ -86,18 +85,6 @@ def read_model_weights(source: str) -> ModelWeights:
     constants = {_plain(each.name): to_array(each) for each in model.graph.initializer}
     floats = {name: value.astype("float32") for name, value in constants.items() if value.dtype.kind in "fV"}
     return ModelWeights(contract, {name: torch.from_numpy(value) for name, value in floats.items()})
-
-
-def training_of(source: str) -> dict[str, Any]:
-    """A model file's record of its training. That of the packaged model has its scans in a file beside it.
-
-    Raises:
-        OptionError, InputError: as `read_model_weights`.
-    """
-    training = read_model_weights(source).contract.training
-    if source == PACKAGED:
-        training = training | packaged_training()
-    return training
 
 
 def network_weights(source: str, model: ModelWeights, unet: SwinUnet) -> Weights:

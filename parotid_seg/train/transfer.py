@@ -21,7 +21,6 @@ from torch import Tensor
 
 from parotid_seg.errors import InputError
 from parotid_seg.records import write_record
-from parotid_seg.train import model_weights
 from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import IMAGENET, PARTS
 from parotid_seg.train.model_weights import is_model, network_weights, read_model_weights, unfold_norms
@@ -86,7 +85,7 @@ def training_of(source: str) -> dict[str, Any] | None:
         InputError: if it cannot be read.
     """
     if is_model(source):
-        return model_weights.training_of(source)
+        return read_model_weights(source).contract.training
     if source != IMAGENET and is_checkpoint(Path(source)):
         return load_checkpoint(Path(source)).training
     return None

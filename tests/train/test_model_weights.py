@@ -24,12 +24,11 @@ from parotid_seg.train.config import PACKAGED, TrainConfig
 from parotid_seg.train.model_weights import (
     network_weights,
     read_model_weights,
-    training_of,
     unfold_norms,
 )
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.settings import load_config
-from parotid_seg.train.transfer import start_from
+from parotid_seg.train.transfer import start_from, training_of
 
 GLANDS = ("background", "parotid_left", "parotid_right")
 
@@ -102,6 +101,7 @@ def test_other_labels_keep_their_new_classifier() -> None:
 
 def test_the_scans_of_the_packaged_model_are_recorded() -> None:
     training = training_of(PACKAGED)
+    assert training is not None
     assert len(training["scans"]) == training["train_patients"]
     assert training["scans_complete"] is True
 
