@@ -222,7 +222,7 @@ def _describe_contract(contract: Contract) -> Facts:
         + (f"; multiply-adds {', '.join(f'{share:.1%} {kind}' for kind, share in shares)}" if shares else ""),
         "weights": f"stored in {contract.weights}",
         "graph sha256": contract.graph_sha256,
-        "over the bus": f"{2 * len(contract.channels)} bytes a voxel in, 1 out",
+        "input and output": f"{2 * len(contract.channels)} bytes a voxel in, 1 out",
     }
     if contract.cost:
         facts["parameters"] = f"{contract.cost['parameters'] / 1e6:.2f} million"
