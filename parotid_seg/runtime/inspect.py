@@ -53,7 +53,7 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
         ModelError, ScanError: if it is damaged.
     """
     if not exists(path):
-        raise OptionError("no such file", path=path)
+        raise OptionError("no such file or folder", path=path)
     if not path.is_dir() and (kind := special_kind(path.stat().st_mode)):
         raise InputError(f"found {kind}, expected a regular file or a folder", path=path)
     with warnings.catch_warnings():

@@ -337,7 +337,7 @@ def test_a_number_that_nothing_names_is_refused(folders: Path) -> None:
 def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folders: Path) -> None:
     notes = evaluate(folders / "predictions", folders / "references").notes
     assert notes == [
-        f"{side} have 1 = parotid_left, 2 = parotid_right (nothing names them, so these are taken)"
+        f"{side} have 1 = parotid_left, 2 = parotid_right (assumed, since no file names their labels)"
         for side in ("predictions", "references")
     ]
 
