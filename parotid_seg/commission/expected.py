@@ -60,6 +60,6 @@ def in_words(record: ExpectedRecord) -> str:
     share, low, high = (f"{100 * each:.0f}" for each in (record.share, record.low, record.high))
     return (
         f"the DSC reaches its floor in {record.above_floor} of {len(record.glands)} glands ({share} %, 95 % interval "
-        f"{low} to {high} %; expected: 90 %); expected minus achieved DSC: mean {record.mean_error:+.3f}, mean absolute "
-        f"{record.mean_absolute_error:.3f}{related}"
+        f"{low} to {high} %; expected: 90 %); expected minus achieved DSC: mean {record.mean_error:+.3f}, mean "
+        f"absolute {record.mean_absolute_error:.3f}{related}"
     )
