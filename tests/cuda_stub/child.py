@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from parotid_seg.runtime.engines.base import Chunk
+from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
-from parotid_seg.runtime.engines.registry import ready
+from parotid_seg.runtime.engines.onnxruntime.engine import candidates
+from parotid_seg.runtime.engines.registry import Request, ready
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 
@@ -171,6 +174,20 @@ def trial(model: Path) -> object:
     cuda.OnnxRuntimeCudaBackend = Counting  # type: ignore[misc]
     backend = load_backend(model, device="cuda", say=said.append, allow_unverified=True)
     return {"batch size": backend.batch_size, "ran": str(backend.ran), "said": said, "sizes": sizes}
+
+
+@scenario
+def first_use(model: Path) -> object:
+    """What `auto` says of the FP16 graph that it makes, if that is twice as fast, and what it runs."""
+    speeds = EngineBenchmark.speeds
+    EngineBenchmark.speeds = lambda *given: {name: 1 + ("16" in name) for name in speeds(*given)}  # type: ignore[method-assign]
+    with TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        said: list[str] = []
+        backend = load_backend(model, device="cuda", say=said.append)
+        half = candidates(Request(model, backend.contract, 0, None, "labels", said.append))[1].make()
+        same = half.model_sha256 == backend.model_sha256
+    return {"said": said, "ran": str(backend.ran), "half": [str(half.ran), same]}
 
 
 @scenario

@@ -18,9 +18,9 @@ import onnx
 import pytest
 
 from parotid_seg.export.onnx_file import with_contract
-from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower
 from tests.cuda_stub.build import LIBRARIES
 from tests.processes.workers import shared_folder
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
-from tests.cuda_stub.conftest import RunStub
+from tests.cuda_stub.conftest import PYTHON, RunStub
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +158,21 @@ def test_precision_and_batch_size_are_chosen_by_a_trial(stub: RunStub, half: Pat
     assert "measured on this machine just now" in said
     assert {int(size) for size in found["sizes"]} >= {1, 16, 32, 64, 128, 256}
     assert found["batch size"] in (16, 32, 64, 128, 256)
+
+
+def test_a_half_is_made_on_first_use_and_its_masks_are_compared_before_it_is_taken(stub: RunStub) -> None:
+    """The CPU provider computes, so the graph passes there; masks of the stub are whatever its memory held."""
+    if subprocess.run([PYTHON, "-c", "import onnx"], capture_output=True, check=False).returncode:
+        pytest.skip("no onnx in .venv-cuda-stub: make .venv-cuda-stub/.ready")
+    found = stub("first_use", DEFAULT_MODEL)
+    (said,) = found["said"]
+    assert re.match(
+        r"onnxruntime CUDA FP32: 1 samples/s, batches of \d+; onnxruntime CUDA FP16 2; "
+        r"onnxruntime CUDA FP16 not taken: (other masks of the example scan|not to be checked).* \(measured on this",
+        said,
+    )
+    assert found["ran"] == "onnxruntime 1.31.1 with CUDA graphs on cuda:0, fp32", "what is not proven is not used"
+    assert found["half"] == ["onnxruntime 1.31.1 with CUDA graphs on cuda:0, fp16", True]
 
 
 def test_auto_goes_on_to_the_cpu(stub: RunStub) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,3 +207,15 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "parotid-seg"
+
+
+def is_private(path: Path) -> bool:
+    """Whether only this user can write to a file or folder. Systems without user numbers have a folder a user.
+
+    Raises:
+        OSError: if there is none.
+    """
+    status = path.lstat()
+    if not hasattr(os, "getuid"):
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

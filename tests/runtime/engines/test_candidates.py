@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parotid_seg.errors import InputError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines import openvino
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.load import facts_of
 from parotid_seg.runtime.engines.onnxruntime.engine import variant
 from parotid_seg.runtime.engines.registry import Request, candidates
+from parotid_seg.runtime.engines.rewriting import gpu_graph
 from tests.runtime.engines.stand_ins import CONTRACT, write_model
 
 
@@ -78,14 +81,29 @@ def test_engines_on_the_cpu(
     assert said == ["OpenVINO is not used: OpenVINO does not load"]
 
 
-def test_engines_on_the_gpu(tmp_path: Path, said: list[str], cuda: None) -> None:
-    model = tmp_path / "m.onnx"
-    assert names_of(candidates(Request(model, CONTRACT, 1, None, "labels", said.append))) == ["onnxruntime CUDA FP32"]
-    half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
-    found = candidates(Request(model, CONTRACT, 1, None, "labels", said.append))
+def test_engines_on_the_gpu(tmp_path: Path, said: list[str], cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_model(tmp_path / "m.onnx")
+    request = Request(model, CONTRACT, 1, None, "labels", said.append)
+    found = candidates(request)
     assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
-    made: Any = found[1].make()
+    place = gpu_graph.place_of_half(model)
+    assert (found[1].file, place.exists()) == (place, False), "it is made when it is loaded"
+    monkeypatch.setattr(gpu_graph, "half", gpu_graph.place_of_half)
+    made: Any = pickle.loads(pickle.dumps(found[1].make))()
+    assert (made.file, made.how) == (place, {"device": 1, "output": "labels"})
+    assert made.model_sha256 == hash_file(model)
+
+    half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
+    found = candidates(request)
+    assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
+    made = found[1].make()
     assert (made.file, made.how) == (half, {"device": 1, "output": "labels"})
+    for precision in ("int8", "fp16"):
+        other = dataclasses.replace(CONTRACT, precision=precision)
+        assert names_of(candidates(dataclasses.replace(request, contract=other))) == [
+            f"onnxruntime CUDA {precision.upper()}"
+        ]
+    assert not said
 
 
 def test_a_choice_depends_on_the_files_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.model_file import read_model
@@ -26,26 +28,32 @@ def load(request: Request) -> Backend:
 
 
 def candidates(request: Request) -> list[Candidate]:
-    """The model file itself, and its variant in a lower precision. See `registry.Implementation`."""
+    """The model file itself, and its variant in a lower precision. See `registry.Implementation`.
+
+    On a GPU an FP32 model always has one: it is made on first use if none lies beside the file.
+    """
     if request.gpu is not None:
         cuda.check_provider()
     model, contract = request.model, request.contract
     device, title = ("cpu", "onnxruntime") if request.gpu is None else ("cuda", "onnxruntime CUDA")
-    files = {contract.precision: model}
-    if contract.precision != FASTER[device] and (device == "cpu" or contract.precision == "fp32"):
-        lower = variant(model, contract, FASTER[device], request.say)
-        if lower:
-            files[FASTER[device]] = lower
-    return [
-        Candidate(
-            f"{title} {precision.upper()}",
-            "onnxruntime",
-            precision,
-            file,
-            partial(_load, file, request.gpu, request.threads, request.output),
-        )
-        for precision, file in files.items()
-    ]
+    how = (request.gpu, request.threads, request.output)
+    lower = FASTER[device]
+
+    def candidate(precision: str, file: Path, make: Callable[[], Backend] | None = None) -> Candidate:
+        name = f"{title} {precision.upper()}"
+        return Candidate(name, "onnxruntime", precision, file, make or partial(_load, file, *how))
+
+    found = [candidate(contract.precision, model)]
+    if contract.precision == lower or (device == "cuda" and contract.precision != "fp32"):
+        return found
+    beside = variant(model, contract, lower, request.say)
+    if beside:
+        found.append(candidate(lower, beside))
+    elif device == "cuda":
+        from parotid_seg.runtime.engines.rewriting.gpu_graph import place_of_half
+
+        found.append(candidate(lower, place_of_half(model), partial(_load_half, model, *how)))
+    return found
 
 
 def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path | None:
@@ -78,3 +86,12 @@ def _load(file: Path, gpu: int | None, threads: int | None, output: str) -> Back
     if gpu is None:
         return cpu.OnnxRuntimeBackend(file, threads=threads, output=output)
     return cuda.OnnxRuntimeCudaBackend(file, device=gpu, output=output)
+
+
+def _load_half(model: Path, gpu: int | None, threads: int | None, output: str) -> Backend:
+    """Load the FP16 graph of an FP32 file, made if there is none. Results name the file, by its hash."""
+    from parotid_seg.runtime.engines.rewriting.gpu_graph import half
+
+    backend = _load(half(model), gpu, threads, output)
+    backend.model_sha256 = hash_file(model)
+    return backend
