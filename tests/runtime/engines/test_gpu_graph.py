@@ -1,4 +1,4 @@
-"""The FP16 graph of a model is made once, kept, and used only if its masks are the model's."""
+"""Graphs for GPUs are made once and kept; the FP16 graph only if its masks are the model's."""
 
 import dataclasses
 import importlib.util
@@ -18,11 +18,12 @@ from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.engine import DIFFERENT
 from parotid_seg.runtime.engines.rewriting import gpu_graph, precision
-from parotid_seg.runtime.engines.rewriting.gpu_graph import half, place_of_half
+from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 from parotid_seg.runtime.tolerance import Difference
 
 pytestmark = pytest.mark.slow
 
+HALF = GpuGraph(DEFAULT_MODEL, "fp16")
 EVERYWHERE = np.ones((1, 2, 2), np.uint8)
 FAR = Difference(changed=9, changed_share=0.5, dsc=0.5, hd95_mm=9.0, volume_ml=9.0)
 
@@ -37,51 +38,52 @@ def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest
 
 
 def test_it_is_made_once_and_is_the_same_model_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = half(DEFAULT_MODEL)
-    assert path == place_of_half(DEFAULT_MODEL)
+    path = HALF.made()
+    assert path == HALF.path
     assert path.parent == cache_folder() / "graphs"
     assert path.parent.stat().st_mode & 0o777 == 0o700
     found, expected = read_model(path)[1], read_model(DEFAULT_MODEL)[1]
     kinds = Counter(weight.data_type for weight in onnx.load(path).graph.initializer)
     assert kinds[TensorProto.FLOAT16] > 100
-    assert not kinds[TensorProto.FLOAT]
+    assert kinds[TensorProto.FLOAT] < 10
     assert (found.precision, found.verification["against"], found.verification["kept_in_fp32"]) == (
-        "fp16", "parotid-ct.onnx", [],
+        "fp16", "parotid-ct.onnx", ["resampling"],
     )  # fmt: skip
     assert found.verification["dsc"] >= 0.998
     assert dataclasses.replace(found, **{name: getattr(expected, name) for name in DIFFERENT}) == expected
 
-    def make(_: Path) -> bytes:
+    def make(*_: object) -> bytes:
         raise InputError("made anew")
 
-    monkeypatch.setattr(gpu_graph, "_make", make)
-    assert half(DEFAULT_MODEL) == path
+    monkeypatch.setattr(gpu_graph, "_half", make)
+    assert HALF.made() == path
     content = path.read_bytes()
     for made, mode in ((content[:-1] + b"?", 0o600), (content, 0o666)):
         path.write_bytes(made)
         path.chmod(mode)
         with pytest.raises(InputError, match="made anew"):
-            half(DEFAULT_MODEL)
+            HALF.made()
     path.chmod(0o600)
-    assert half(DEFAULT_MODEL) == path
+    assert HALF.made() == path
 
 
 def test_its_place_depends_on_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {place_of_half(DEFAULT_MODEL)}
+    places = {HALF.path}
     (tmp_path / "m.onnx").write_bytes(b"another")
-    places.add(place_of_half(tmp_path / "m.onnx"))
+    places.add(GpuGraph(tmp_path / "m.onnx", "fp16").path)
     monkeypatch.setattr(gpu_graph, "RULES", gpu_graph.RULES + 1)
-    places.add(place_of_half(DEFAULT_MODEL))
+    places.add(HALF.path)
     monkeypatch.setattr("parotid_seg.system.metadata.version", lambda name: "9.9")
-    places.add(place_of_half(DEFAULT_MODEL))
-    assert len(places) == 4
+    places.add(HALF.path)
+    places |= {GpuGraph(DEFAULT_MODEL, "fp16", True).path, GpuGraph(DEFAULT_MODEL, "fp32", True).path}
+    assert len(places) == 6
 
 
 def test_parts_stay_in_fp32_until_the_masks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = iter([FAR, FAR, dataclasses.replace(FAR, changed_share=0.0, dsc=1.0, hd95_mm=0.0, volume_ml=0.0)])
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
     monkeypatch.setattr(EngineBenchmark, "difference", lambda *_: next(differences))
-    assert read_model(half(DEFAULT_MODEL))[1].verification["kept_in_fp32"] == ["resampling", "last layer"]
+    assert read_model(HALF.made())[1].verification["kept_in_fp32"] == ["resampling", "last layer", "softmax"]
 
 
 def test_one_with_other_masks_is_neither_used_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +91,7 @@ def test_one_with_other_masks_is_neither_used_nor_kept(monkeypatch: pytest.Monke
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
     monkeypatch.setattr(EngineBenchmark, "difference", lambda *_: FAR)
     with pytest.raises(ModelError) as raised:
-        half(DEFAULT_MODEL)
+        HALF.made()
     assert str(raised.value) == f"other masks of the example scan on the CPU: {FAR}"
     assert not list(cache_folder().rglob("*.onnx"))
 
@@ -97,7 +99,7 @@ def test_one_with_other_masks_is_neither_used_nor_kept(monkeypatch: pytest.Monke
 def test_what_cannot_be_compared_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: np.zeros((1, 2, 2), np.uint8))
     with pytest.raises(InputError, match="nothing is found in the example scan to check the FP16 graph on"):
-        half(DEFAULT_MODEL)
+        HALF.made()
 
 
 def test_weights_beyond_fp16_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,17 +109,34 @@ def test_weights_beyond_fp16_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
     monkeypatch.setattr(precision, "lower", lower)
     with pytest.raises(ModelError, match=r"^weight x: found 1e\+06, more than float16 can hold$"):
-        half(DEFAULT_MODEL)
+        HALF.made()
 
 
 def test_without_onnx_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^onnx, which makes the FP16 graph, is not installed: pip install onnx$"):
-        half(DEFAULT_MODEL)
+    with pytest.raises(InputError, match=r"^onnx, which makes the graph, is not installed: pip install onnx$"):
+        HALF.made()
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
-    monkeypatch.setattr(gpu_graph, "_make", lambda _: b"")
-    with pytest.raises(OutputError, match="no folder for the FP16 graph"):
-        half(DEFAULT_MODEL)
+    monkeypatch.setattr(gpu_graph, "_half", lambda *_: b"")
+    with pytest.raises(OutputError, match="no folder for a graph for GPUs"):
+        HALF.made()
+
+
+def test_a_fused_graph_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
+    expected = read_model(DEFAULT_MODEL)[1]
+    for wanted, operands in (("fp32", TensorProto.FLOAT), ("fp16", TensorProto.FLOAT16)):
+        path = GpuGraph(DEFAULT_MODEL, wanted, fused=True).made()
+        found = read_model(path)[1]
+        assert (found.precision, found.verification) == (wanted, {})
+        assert dataclasses.replace(found, **{name: getattr(expected, name) for name in DIFFERENT}) == expected
+        graph = onnx.load(path).graph
+        attention = [node for node in graph.node if node.op_type == "MultiHeadAttention"]
+        kinds = {weight.name: weight.data_type for weight in graph.initializer}
+        assert {kinds[node.input[3]] for node in attention} == {operands}
+    assert HALF.path.exists(), "the FP16 graph, that it is made from"
+    monkeypatch.setattr(gpu_graph, "_fused", lambda *_: pytest.fail("made anew"))
+    assert GpuGraph(DEFAULT_MODEL, "fp16", fused=True).made() == path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime import cpu, cuda
 from parotid_seg.runtime.engines.registry import Request
+from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 
 FASTER = {"cpu": "int8", "cuda": "fp16"}
 """The lower precision that is tried, by device."""
@@ -28,32 +28,51 @@ def load(request: Request) -> Backend:
 
 
 def candidates(request: Request) -> list[Candidate]:
-    """The model file itself, and its variant in a lower precision. See `registry.Implementation`.
+    """The model file itself, its variant in a lower precision, and on a GPU the fused graphs of both. See
+    `registry.Implementation`.
 
-    On a GPU an FP32 model always has one: it is made on first use if none lies beside the file.
+    For a GPU an FP32 model always has an FP16 variant: it is made on first use if none lies beside the file.
     """
-    if request.gpu is not None:
-        cuda.check_provider()
-    model, contract = request.model, request.contract
-    device, title = ("cpu", "onnxruntime") if request.gpu is None else ("cuda", "onnxruntime CUDA")
-    how = (request.gpu, request.threads, request.output)
-    lower = FASTER[device]
-
-    def candidate(precision: str, file: Path, make: Callable[[], Backend] | None = None) -> Candidate:
-        name = f"{title} {precision.upper()}"
-        return Candidate(name, "onnxruntime", precision, file, make or partial(_load, file, *how))
-
-    found = [candidate(contract.precision, model)]
-    if contract.precision == lower or (device == "cuda" and contract.precision != "fp32"):
+    if request.gpu is None:
+        return _files(request, "onnxruntime")
+    cuda.check_provider()
+    found = _files(request, "onnxruntime CUDA")
+    if request.contract.precision not in ("fp32", "fp16"):
         return found
-    beside = variant(model, contract, lower, request.say)
-    if beside:
-        found.append(candidate(lower, beside))
-    elif device == "cuda":
-        from parotid_seg.runtime.engines.rewriting.gpu_graph import place_of_half
-
-        found.append(candidate(lower, place_of_half(model), partial(_load_half, model, *how)))
+    files = {each.precision: each.file for each in found}
+    if "fp16" not in files:
+        graph = GpuGraph(request.model, "fp16")
+        found.append(_of_graph(request, graph, "onnxruntime CUDA FP16"))
+    for each in tuple(found):
+        graph = GpuGraph(files.get(each.precision, request.model), each.precision, fused=True)
+        found.append(_of_graph(request, graph, f"{each.name} fused"))
     return found
+
+
+def _files(request: Request, title: str) -> list[Candidate]:
+    """The model file, and the file beside it in a lower precision."""
+    lower = FASTER["cpu" if request.gpu is None else "cuda"]
+    files = {request.contract.precision: request.model}
+    if request.contract.precision != lower and (request.gpu is None or request.contract.precision == "fp32"):
+        beside = variant(request.model, request.contract, lower, request.say)
+        if beside:
+            files[lower] = beside
+    return [
+        Candidate(
+            f"{title} {precision.upper()}",
+            "onnxruntime",
+            precision,
+            file,
+            partial(_load, file, request.gpu, request.threads, request.output),
+        )
+        for precision, file in files.items()
+    ]
+
+
+def _of_graph(request: Request, graph: GpuGraph, name: str) -> Candidate:
+    """A graph that is made when it is first loaded."""
+    load_it = partial(_load_made, graph, request.gpu, request.output)
+    return Candidate(name, "onnxruntime", graph.precision, graph.path, load_it, rewritten=True)
 
 
 def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path | None:
@@ -88,10 +107,10 @@ def _load(file: Path, gpu: int | None, threads: int | None, output: str) -> Back
     return cuda.OnnxRuntimeCudaBackend(file, device=gpu, output=output)
 
 
-def _load_half(model: Path, gpu: int | None, threads: int | None, output: str) -> Backend:
-    """Load the FP16 graph of an FP32 file, made if there is none. Results name the file, by its hash."""
-    from parotid_seg.runtime.engines.rewriting.gpu_graph import half
-
-    backend = _load(half(model), gpu, threads, output)
-    backend.model_sha256 = hash_file(model)
+def _load_made(graph: GpuGraph, gpu: int | None, output: str) -> Backend:
+    """Load a graph that is made from a file. Results name the file, by its hash."""
+    backend = _load(graph.made(), gpu, None, output)
+    backend.model_sha256 = hash_file(graph.model)
+    if graph.fused:
+        backend.ran = replace(backend.ran, backend=f"{backend.ran.backend}, fused operators")
     return backend

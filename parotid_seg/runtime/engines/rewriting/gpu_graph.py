@@ -1,7 +1,7 @@
-"""The FP16 graph of a model for GPUs, made from its file on first use and kept in the user's cache folder.
+"""Graphs of a model for GPUs, made from its file on first use and kept in the user's cache folder: in FP16, and fused.
 
-It is kept only if its masks of the example scan are those of the file, both computed on the CPU. They are compared
-again on the GPU before it is chosen (`autotune.choose`).
+An FP16 graph is kept only if its masks of the example scan are those of the file, both computed on the CPU. The masks
+of every graph are compared on the GPU before it is chosen (`autotune.choose`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,41 +36,58 @@ RULES = 1
 """Rises with every change of the graphs that are made."""
 PACKAGES = ("parotid-seg", "onnx", "onnxruntime", "onnxruntime-gpu")
 """Packages that make a graph and check it."""
-PRECISION = "fp16"
 
 
-def place_of_half(model: Path) -> Path:
-    """Where the FP16 graph of a model file is kept; it depends on all that makes it."""
-    facts = {"model": hash_file(model), "rules": RULES, "versions": versions_of(PACKAGES)}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / FOLDER / f"{digest[:32]}.{PRECISION}.onnx"
+@dataclass(frozen=True)
+class GpuGraph:
+    """A graph for a GPU that is made from a model file.
 
-
-def half(model: Path) -> Path:
-    """A model file that computes in FP16 what an FP32 model file computes, with its contract; made if there is none.
-
-    Returns:
-        A file in the user's cache folder.
-
-    Raises:
-        InputError: if it cannot be made here, or not be checked.
-        ModelError: if its masks differ beyond the tolerance, or the FP32 file is no usable model.
-        OutputError: if it cannot be kept.
+    Attributes:
+        model: the file, in FP32 or in the same precision.
+        precision: "fp32" or "fp16".
+        fused: whether nodes are joined to operators of onnxruntime's CUDA provider, see `fusion`.
     """
-    path = place_of_half(model)
-    if _is_usable(path):
+
+    model: Path
+    precision: str
+    fused: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept: a file in the user's cache folder, whose name depends on all that makes it."""
+        kind = f"{self.precision}.fused" if self.fused else self.precision
+        facts = {"model": hash_file(self.model), "kind": kind, "rules": RULES, "versions": versions_of(PACKAGES)}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return cache_folder() / FOLDER / f"{digest[:32]}.{kind}.onnx"
+
+    def made(self) -> Path:
+        """Its file, with the model's contract; made if there is none.
+
+        Raises:
+            InputError: if it cannot be made here, or not be checked.
+            ModelError: if its masks differ beyond the tolerance, or the model file is no usable model.
+            OutputError: if it cannot be kept.
+        """
+        path = self.path
+        if _is_usable(path):
+            return path
+        if importlib.util.find_spec("onnx") is None:
+            raise InputError("onnx, which makes the graph, is not installed: pip install onnx")
+        log.info("making a graph of %s for a GPU, once: %s", self.model, path.name)
+        content, contract = read_model(self.model)
+        if not self.fused:
+            made = _half(self.model, content, contract)
+        elif contract.precision == self.precision:
+            made = _fused(content, contract)
+        else:
+            made = _fused(*read_model(GpuGraph(self.model, self.precision).made()))
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.chmod(0o700)
+        except OSError as error:
+            raise OutputError(f"no folder for a graph for GPUs ({error})", path=path.parent) from error
+        write_bytes(made, path)
         return path
-    if importlib.util.find_spec("onnx") is None:
-        raise InputError("onnx, which makes the FP16 graph, is not installed: pip install onnx")
-    log.info("making the FP16 graph of %s, once", model)
-    made = _make(model)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.chmod(0o700)
-    except OSError as error:
-        raise OutputError(f"no folder for the FP16 graph ({error})", path=path.parent) from error
-    write_bytes(made, path)
-    return path
 
 
 def _is_usable(path: Path) -> bool:
@@ -87,30 +105,44 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _make(model: Path) -> bytes:
-    """A model file's bytes with as little in FP32 as gives the same masks. Raises the errors of `half`."""
+def _half(model: Path, content: bytes, contract: Contract) -> bytes:
+    """The bytes of an FP16 model file with as little in FP32 as gives the same masks.
+
+    Resampling always stays in FP32: its few products gain nothing, and each of its matrices would be cast.
+    """
     import onnx
 
     from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
 
-    content, contract = read_model(model)
     whole, trial = with_whole_weights(onnx.load_from_string(content)), EngineBenchmark(contract)
     expected = trial.example_mask(OnnxRuntimeBackend(model))
     if not expected.any():
         raise InputError("nothing is found in the example scan to check the FP16 graph on")
     failure = ""
-    for rungs in (LADDER[:count] for count in range(len(LADDER) + 1)):
+    for rungs in (LADDER[:count] for count in range(1, len(LADDER) + 1)):
         try:
-            lowered = lower(whole, PRECISION, lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs))  # type: ignore[misc]
+            lowered = lower(whole, "fp16", lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs))  # type: ignore[misc]
         except ModelError as error:
             failure = error.reason
             continue
-        apart = trial.difference(expected, _example_mask(lowered, contract, trial))
-        if GATES[PRECISION].admits(apart):
+        half_contract = dataclasses.replace(contract, precision="fp16", weights="fp16")
+        apart = trial.difference(expected, _example_mask(lowered, half_contract, trial))
+        if GATES["fp16"].admits(apart):
             checked = {"against": model.name, "with": "onnxruntime on the CPU", **dataclasses.asdict(apart)}
-            return _file(lowered, contract, {**checked, "kept_in_fp32": [rung.name for rung in rungs]})
+            return _file(lowered, half_contract, {**checked, "kept_in_fp32": [rung.name for rung in rungs]})
         failure = f"other masks of the example scan on the CPU: {apart}"
     raise ModelError(failure)
+
+
+def _fused(content: bytes, contract: Contract) -> bytes:
+    """The bytes of a model file with the operators of `fusion`. They are not compared here: the CPU lacks some."""
+    import onnx
+
+    from parotid_seg.runtime.engines.rewriting.fusion import fused
+    from parotid_seg.runtime.engines.rewriting.precision import with_whole_weights
+
+    graph = fused(with_whole_weights(onnx.load_from_string(content)))
+    return _file(graph, dataclasses.replace(contract, weights=contract.precision), {})
 
 
 def _example_mask(graph: ModelProto, contract: Contract, trial: EngineBenchmark) -> Mask:
@@ -122,10 +154,8 @@ def _example_mask(graph: ModelProto, contract: Contract, trial: EngineBenchmark)
 
 
 def _file(graph: ModelProto, contract: Contract, verification: dict[str, Any]) -> bytes:
-    """A model file's bytes: a graph without metadata, with the contract of the model that it was made from."""
+    """A model file's bytes: a graph without metadata, with a contract."""
     del graph.metadata_props[:]
     content = graph.SerializeToString(deterministic=True)
-    half_contract = dataclasses.replace(
-        contract, precision=PRECISION, weights=PRECISION, verification=verification, graph_sha256=graph_hash(content)
-    )
-    return with_new_contract(content, half_contract)
+    made = dataclasses.replace(contract, verification=verification, graph_sha256=graph_hash(content))
+    return with_new_contract(content, made)
