@@ -94,7 +94,10 @@ class Choice:
 
     def __str__(self) -> str:
         others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.samples_per_s.items() if name != self.name)
-        refused = "".join(f"; {name} not taken: {reason}" for name, reason in self.refused.items())
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.refused.items():
+            reasons.setdefault(reason, []).append(name)
+        refused = "".join(f"; {', '.join(names)} not taken: {reason}" for reason, names in reasons.items())
         speed = self.samples_per_s[self.name]
         return f"{self.name}: {speed:.0f} samples/s, batches of {self.batch_size}; {others or 'no other'}{refused}"
 
