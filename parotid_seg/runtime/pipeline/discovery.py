@@ -222,7 +222,9 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     names = {place: _short(name) for place, name in own_names.items()}
     above = {place: path.parts[1:-1] for place, path in name_paths.items()}
     depth = 1
-    while depth < 8 and (doubled := {each for each, count in Counter(map(_folded, names.values())).items() if count > 1}):
+    while depth < 8 and (
+        doubled := {each for each, count in Counter(map(_folded, names.values())).items() if count > 1}
+    ):
         for place, name in names.items():
             if _folded(name) in doubled and len(above[place]) >= depth:
                 names[place] = _short("_".join((*above[place][-depth:], own_names[place])))
