@@ -114,7 +114,7 @@ def _together(paths: Sequence[Path]) -> Iterator[list[Path]]:
     except ParotidSegError as error:
         for partial, path in zip(partials, paths, strict=True):
             if error.path == partial:
-                raise type(error)(error.reason.replace(partial.name, path.name), path=path) from error
+                raise type(error)(error.reason, path=path) from error
         raise
     finally:
         for partial in partials:
