@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, OutputError, ParotidSegError, ScanError
-from parotid_seg.files import hash_file, partial_path
+from parotid_seg.files import check_not_read, hash_file, partial_path
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT, MaskResult
 from parotid_seg.runtime.pipeline.sources import Source
@@ -84,12 +84,17 @@ class Outputs:
             Flags on the written files.
 
         Raises:
+            OptionError: if a file is one of the scan, or that of --append.
             ScanError: if a DICOM object does not reproduce the mask.
             OutputError: if a file cannot be written.
         """
         result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois, notes)
         flags: tuple[Flag, ...] = ()
-        with _together([stem.with_name(name) for name in self.names(stem.name)]) as partials:
+        paths = [stem.with_name(name) for name in self.names(stem.name)]
+        read = [each.path for each in source.slices] if isinstance(source, Series) else [source]
+        for path in paths:
+            check_not_read(path, [*read, *([self.append] if self.append else [])])
+        with _together(paths) as partials:
             for name, partial in zip(self.formats, partials, strict=True):
                 flags += FORMATS[name].load().write(result, partial)
         return flags
