@@ -8,9 +8,9 @@ from typing import Literal
 
 from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.files import exists
-from parotid_seg.records import is_plain_name, read_record
+from parotid_seg.records import Record, is_plain_name, read_record
 from parotid_seg.runtime.compare import ComparisonRecord
-from parotid_seg.runtime.evaluation_record import EvaluationRecord, Record
+from parotid_seg.runtime.evaluation_record import EvaluationRecord
 
 NAME = "commission.json"
 SCHEMA_VERSION = 1

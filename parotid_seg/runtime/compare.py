@@ -14,6 +14,7 @@ from scipy import stats
 
 from parotid_seg.errors import InputError
 from parotid_seg.metrics import bootstrap_mean
+from parotid_seg.records import Record, finite_or_none
 from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.evaluate import (
     DOSE_FIGURES,
@@ -24,7 +25,6 @@ from parotid_seg.runtime.evaluate import (
     some_of,
     together,
 )
-from parotid_seg.runtime.evaluation_record import Record, finite_or_none
 from parotid_seg.runtime.label_match import match_labels
 
 FEWEST = 6

@@ -16,7 +16,7 @@ from parotid_seg.commands.terminal import print_commission
 from parotid_seg.commission.record import CommissionRecord, read_commission
 from parotid_seg.commission.run import MARK, MOST_HEAD
 from parotid_seg.errors import InputError, OutputError, ScanError
-from parotid_seg.runtime.evaluation_record import schema_text
+from parotid_seg.records import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.scan.seen import HASH_DIGITS, hash_of_scan
 from tests.commission.data import Faulty, data_set, halved, run, shifted, swapped, worse
