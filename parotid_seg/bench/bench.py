@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parotid_seg.bench.child import Child
 from parotid_seg.bench.end_to_end import EndToEnd, end_to_end
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory
@@ -166,7 +167,7 @@ class _Bench:
                 parities[name] = {
                     size: compare(
                         references,
-                        {scan: running[name].labels(scan, size) for scan in references},
+                        {scan: running[name].ask(Child.labels, scan, size) for scan in references},
                         entry.candidate.precision,
                         labels,
                     )
@@ -179,7 +180,7 @@ class _Bench:
         for name, entry in list(self._turns.entries.items()):
             try:
                 chunk = self._turns.chunks[entry.best_size][0][0]
-                times_by_module[name] = running[name].layers(entry.candidate.file, chunk)
+                times_by_module[name] = running[name].ask(Child.layers, entry.candidate.file, chunk)
             except ParotidSegError as error:
                 self._leave_out(f"layers of {name}", str(error))
         return times_by_module

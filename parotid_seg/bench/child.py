@@ -69,7 +69,7 @@ class Round:
 
 
 class Child:
-    """Answers the questions. Every public method is a question; `start` comes first."""
+    """Answers the questions of `EngineProcess`. Every public method is a question; `start` comes first."""
 
     def __init__(self) -> None:
         self._backend: Backend
@@ -191,8 +191,8 @@ def main() -> None:
         while True:
             answer: object
             try:
-                question, arguments = pickle.load(requests)
-                answer = getattr(child, question)(*arguments)
+                question, arguments, named = pickle.load(requests)
+                answer = question(child, *arguments, **named)
             except EOFError:
                 raise
             except ParotidSegError as error:

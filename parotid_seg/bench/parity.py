@@ -18,21 +18,15 @@ Masks = Mapping[Scan, tuple[Mask, tuple[float, float, float]]]
 """Of each scan the reference's mask, and its spacing in mm."""
 
 
-@dataclass(frozen=True)
-class Parity:
+@dataclass(frozen=True, kw_only=True)
+class Parity(Difference):
     """The scan whose masks differ most.
 
     Attributes:
-        changed, changed_share, dsc, hd95_mm, volume_ml: see `tolerance.Difference`.
         scans: how many were compared.
         within: whether all of them are within the tolerance of the precision.
     """
 
-    changed: int
-    changed_share: float
-    dsc: float
-    hd95_mm: float
-    volume_ml: float
     scans: int
     within: bool
 
@@ -63,9 +57,7 @@ def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels
         precision: type the engine computes in; it decides the tolerance.
         labels: how many there are, background included.
     """
-    apart: list[Difference] = []
-    for scan, (expected, spacing_mm) in reference.items():
-        apart.append(difference(expected, found[scan], spacing_mm, labels))
+    apart = [difference(mask, found[scan], spacing_mm, labels) for scan, (mask, spacing_mm) in reference.items()]
     worst = min(apart, key=lambda each: each.dsc)
     gate = GATES[precision]
     return Parity(**vars(worst), scans=len(apart), within=all(gate.admits(each) for each in apart))
