@@ -29,11 +29,10 @@ from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, dr
 from parotid_seg.export.triton.config import Serving
 from parotid_seg.export.triton.repository import check_entry, write_repository
 from parotid_seg.files import make_folder, write_bytes
-from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import sidecar_path
+from parotid_seg.runtime.pipeline.discovery import example_for
 from parotid_seg.runtime.tolerance import INT8_SCANS
-from parotid_seg.scan.intensity import is_ct
 from parotid_seg.train.checkpoint import Checkpoint, is_initial, load_checkpoint
 
 VERSIONS = {
@@ -105,7 +104,7 @@ def export(
     options = options or ExportOptions()
     _check(out, options)
     checkpoint = _loaded(checkpoint_path, report)
-    verify = options.verify or _example_for(checkpoint)
+    verify = options.verify or example_for(checkpoint.channels, "--verify")
     make_folder(out.parent)
     precisions, not_considered = _considered(options, checkpoint, report)
     source = _prepare(checkpoint, verify, options, report)
@@ -321,10 +320,3 @@ def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
         model = halve_weights(model)
     stored = weights if candidate.precision == "fp32" else candidate.precision
     return with_contract(model, dataclasses.replace(contract, precision=candidate.precision, weights=stored))
-
-
-def _example_for(checkpoint: Checkpoint) -> Path:
-    if len(checkpoint.channels) != 1 or not is_ct(checkpoint.channels[0]):
-        channels = ", ".join(checkpoint.channels)
-        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {channels}")
-    return example_folder()
