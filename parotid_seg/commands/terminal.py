@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
 from parotid_seg.scan.labels import from_the_right, plain_name
+from parotid_seg.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +168,7 @@ def print_evaluation(result: Evaluation, *, every_figure: bool) -> None:
     if every_figure:
         console.print(_table_of_cases(result))
     names = [*from_the_right(result.labels.pairs), result.together]
-    table = Table(f"mean (95 % interval), {len(result.cases)} case{'s' * (len(result.cases) != 1)}", *names)
+    table = Table(f"mean (95 % interval), {counted(len(result.cases), 'case')}", *names)
     for figure, (title, _) in FIGURES.items():
         means = [result.means.get(f"{name} {figure}") for name in names]
         if f"{names[-1]} {figure}" in result.means and (every_figure or figure in SHORT):
@@ -246,9 +247,8 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
         say(text)
     if record.against:
         say(record.against.advice + ("" if record.against.equal else f" {record.against.comparison.verdict}"))
-    patients = len(record.patients.names)
-    where = f"on {patients} patient{'s' * (patients != 1)}"
-    say(f"{verdict_in_words(record)} {where}; report.html and commission.json in {out}")
+    patients = counted(len(record.patients.names), "patient")
+    say(f"{verdict_in_words(record)} on {patients}; report.html and commission.json in {out}")
 
 
 def _console(wide: bool) -> Console:

@@ -11,8 +11,8 @@ from typing import Any
 from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.files import exists
 from parotid_seg.records import read_record
-from parotid_seg.runtime.evaluate import some_of
 from parotid_seg.scan.nifti import ENDINGS, case_name, check_same_voxels, is_nifti
+from parotid_seg.wording import some_of
 
 DESCRIPTION, SPLITS, TEST = "dataset.json", "splits.json", "test"
 FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}

@@ -46,6 +46,7 @@ from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask
+from parotid_seg.wording import counted
 
 Progress = Callable[[Outcome], None]
 
@@ -258,7 +259,7 @@ def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Prog
         InputError: if the model does not take these scans, or no patient has a mask.
     """
     chosen, out = order.chosen, order.out / folder
-    say(f"{model.name} segments {len(chosen.patients)} patient{'s' * (len(chosen.patients) != 1)}")
+    say(f"{model.name} segments {counted(len(chosen.patients), 'patient')}")
     with closing(model.executor()) as executor:
         _check_channels(executor.contract, chosen)
         options = replace(order.options, pictures=False, report=False)

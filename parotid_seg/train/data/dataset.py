@@ -27,6 +27,7 @@ from parotid_seg.records import is_plain_name, read_record
 from parotid_seg.scan.label_set import LabelSet, kind, read_label_set
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
+from parotid_seg.wording import some_of
 
 VALIDATION_SHARE = 0.2
 """Share of the patients for validation if there is no splits.json."""
@@ -198,10 +199,8 @@ def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str],
 
 
 def named(cases: Iterable[str]) -> str:
-    """Names of patients for a message, at most `MOST_NAMED`."""
-    names = list(cases)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    """Names of patients for a message, at most `MOST_NAMES`."""
+    return some_of(cases, MOST_NAMES)
 
 
 def _folder(place: Path) -> Path:
