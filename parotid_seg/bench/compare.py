@@ -66,7 +66,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpeedComparison:
     """Two results.
 
     Attributes:
@@ -168,7 +168,7 @@ class _File:
         return best_transfer_ms([launch for speed in self.speeds.values() for launch in speed.transfers_ms])
 
 
-def compare_files(old: Path, new: Path) -> Comparison:
+def compare_files(old: Path, new: Path) -> SpeedComparison:
     """Compare two bench.json files.
 
     Raises:
@@ -191,7 +191,7 @@ def compare_files(old: Path, new: Path) -> Comparison:
         )
         if before != after
     ]
-    return Comparison(
+    return SpeedComparison(
         tuple(_change(key, one.speeds[key], other.speeds[key], min(one.best_ms, other.best_ms)) for key in shared),
         tuple(key for key in one.speeds if key not in other.speeds),
         tuple(key for key in other.speeds if key not in one.speeds),

@@ -9,7 +9,7 @@ import numpy as np
 
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.sources import Scan, read_scan
-from parotid_seg.runtime.tolerance import GATES, Difference, difference
+from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.volume import Mask
@@ -19,7 +19,7 @@ Masks = Mapping[Scan, tuple[Mask, tuple[float, float, float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity(Difference):
+class EngineParity(MaskDifference):
     """The scan whose masks differ most.
 
     Attributes:
@@ -49,7 +49,7 @@ def reference_masks(backend: Backend, scans: Sequence[Scan]) -> Masks:
     return {scan: pair for scan, *pair in zip(scans, masks, spacings, strict=True)}  # type: ignore[misc]
 
 
-def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels: int) -> Parity:
+def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels: int) -> EngineParity:
     """The comparison of all scans.
 
     Args:
@@ -60,4 +60,4 @@ def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels
     apart = [difference(mask, found[scan], spacing_mm, labels) for scan, (mask, spacing_mm) in reference.items()]
     worst = min(apart, key=lambda each: each.dsc)
     gate = GATES[precision]
-    return Parity(**vars(worst), scans=len(apart), within=all(gate.admits(each) for each in apart))
+    return EngineParity(**vars(worst), scans=len(apart), within=all(gate.admits(each) for each in apart))

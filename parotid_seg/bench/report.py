@@ -9,7 +9,7 @@ from typing import Any
 
 from parotid_seg.bench.layers import rows as top_rows
 from parotid_seg.bench.machine_probe import best_transfer_ms
-from parotid_seg.bench.parity import Parity
+from parotid_seg.bench.parity import EngineParity
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.stages import STAGES
 from parotid_seg.bench.turns import ENOUGH
@@ -171,7 +171,7 @@ def _roofline(speed: Speed) -> list[str]:
     return ["", ""] if point is None else [f"{point.gflops:.0f}", f"{point.share:.0%}"]
 
 
-def _masks(parity: Parity | None) -> str:
+def _masks(parity: EngineParity | None) -> str:
     if parity is None:
         return "not compared"
     same = "the same" if not parity.changed else f"{parity.changed} changed ({parity.changed_share:.2%})"

@@ -86,7 +86,7 @@ class Job:
 
 
 @dataclass
-class Entry:
+class MeasuredEngine:
     """An engine and its results so far.
 
     Attributes:
@@ -137,7 +137,7 @@ class Turns:
         gpu: int | None = None,
         strict: bool = False,
     ) -> None:
-        self.entries = {candidate.name: Entry(candidate) for candidate in candidates}
+        self.entries = {candidate.name: MeasuredEngine(candidate) for candidate in candidates}
         self.chunks: dict[int, tuple[list[Inputs], list[Inputs]]] = {}
         self._launches = 0
         self._leave_out, self._gpu, self._strict = leave_out, gpu, strict
@@ -201,7 +201,7 @@ class Turns:
         enough = ENOUGH * self._launches / LAUNCHES
         return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
 
-    def _get_ready(self, entry: Entry, process: EngineProcess, used_mib: float | None) -> None:
+    def _get_ready(self, entry: MeasuredEngine, process: EngineProcess, used_mib: float | None) -> None:
         """Give a fresh process its chunks, smallest batches first, and record its memory."""
         started, first = process.started, not entry.started
         entry.started.append(started)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
+from parotid_seg.cluster.messages import Ended, ModelForHosts, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
@@ -58,7 +58,7 @@ class RayExecutor:
     Args:
         cluster: the cluster's address, and the resources of each worker.
         workers: most actors, each with the model; None for as many as there is room for.
-        model: see `Model`.
+        model: see `ModelForHosts`.
         out: URL of the results; empty if they go to a folder.
         say: called with a line about what the run waits for, and about the cluster once it is ready.
 
@@ -67,7 +67,7 @@ class RayExecutor:
     """
 
     def __init__(
-        self, cluster: ClusterOptions, workers: int | None, model: Model, out: str, say: Callable[[str], None]
+        self, cluster: ClusterOptions, workers: int | None, model: ModelForHosts, out: str, say: Callable[[str], None]
     ) -> None:
         assert cluster.cluster is not None
         if importlib.util.find_spec("ray") is None:
@@ -195,7 +195,9 @@ def infer_on_cluster(
     return replace(summary, out=out) if url else summary
 
 
-def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None) -> Model:
+def model_for_hosts(
+    model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None
+) -> ModelForHosts:
     """A model file as it is sent to the hosts.
 
     Args:
@@ -224,7 +226,7 @@ def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[s
         )
     else:
         files = {file.name: read_model(file)[0]}
-    return Model(
+    return ModelForHosts(
         file.name,
         files,
         "onnxruntime" if backend == AUTO else backend,

@@ -23,8 +23,8 @@ from parotid_seg.commission.record import (
     CommissionRecord,
     FaultRecord,
     MaskRecord,
-    ModelRecord,
     PatientsRecord,
+    TestedModelRecord,
     read_commission,
 )
 from parotid_seg.commission.trained_on import Hashes, model_record
@@ -59,7 +59,7 @@ MOST_HEAD = 4096
 
 
 @dataclass(frozen=True)
-class Model:
+class RunnableModel:
     """A model to run.
 
     Attributes:
@@ -88,9 +88,9 @@ class Order:
 
     chosen: Chosen
     out: Path
-    model: Model
+    model: RunnableModel
     limits: Mapping[str, float]
-    against: Model | None = None
+    against: RunnableModel | None = None
     earlier: Earlier | None = None
     dose: Path | None = None
     options: InferOptions = field(default_factory=InferOptions)
@@ -138,7 +138,7 @@ class _New:
         hashes: of the scans.
     """
 
-    model: ModelRecord
+    model: TestedModelRecord
     contract: Contract
     evaluation: Evaluation
     voxels: Mapping[str, str]
@@ -252,7 +252,7 @@ def _is_ours(page: Path) -> bool:
         return False
 
 
-def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Progress) -> Masks:
+def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progress: Progress) -> Masks:
     """Segment all patients as `infer` does.
 
     Raises:

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.export.calibrate import calibrated_on
-from parotid_seg.export.candidates import Candidate, fastest, make
+from parotid_seg.export.candidates import ExportCandidate, fastest, make
 from parotid_seg.export.engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
@@ -70,7 +70,7 @@ class _Source(NamedTuple):
 class _Tried(NamedTuple):
     """A candidate, its proof, and the content of its file."""
 
-    candidate: Candidate
+    candidate: ExportCandidate
     proof: Proof
     content: bytes
 
@@ -167,7 +167,7 @@ def _record_of(out: Path) -> Path:
 
 def _chosen(
     tried: Sequence[_Tried], source: _Source, record: dict[str, Any], out: Path, report: Report
-) -> tuple[Candidate, Proof]:
+) -> tuple[ExportCandidate, Proof]:
     """The candidate that passes; of several the fastest on this CPU, whose speeds `record` then gets.
 
     Raises:
@@ -314,7 +314,7 @@ def _add_engine(
     return engine
 
 
-def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
+def _file(candidate: ExportCandidate, contract: Contract, weights: str) -> bytes:
     model = candidate.model
     if candidate.precision == "fp32" and weights == "fp16":
         model = halve_weights(model)

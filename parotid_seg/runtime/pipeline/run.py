@@ -30,7 +30,7 @@ from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
 from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.patients import Patient, patients_of
+from parotid_seg.runtime.report.patients import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.scan.search import Skipped
@@ -336,7 +336,11 @@ class _Run:
             )
 
     def write_results(
-        self, scans: Sequence[Path], model_name: str, cases: Sequence[Case], patients: Mapping[str, Patient] | None
+        self,
+        scans: Sequence[Path],
+        model_name: str,
+        cases: Sequence[Case],
+        patients: Mapping[str, PatientIdentity] | None,
     ) -> None:
         """Write what a run writes beside its masks: tables, record and report."""
         out, options, labels = self.work.out, self.work.options, self._executor.contract.labels

@@ -20,7 +20,7 @@ from parotid_seg.records import Record, read_record
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentence, severity_of
-from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.report.patients import PatientIdentity
 from parotid_seg.scan.labels import is_parotid, side_of
 
 SCHEMA_VERSION = 1
@@ -166,7 +166,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     seconds: dict[str, Seconds]
     engine: EngineRecord | None
     files: dict[str, str]
-    patient: Patient | None
+    patient: PatientIdentity | None
     dose: DoseRecord | None
 
     @property
@@ -292,7 +292,7 @@ class Results(Record, frozen=True, kw_only=True):
 
 
 def results_of(
-    entries: Iterable[Entry], run: RunRecord, patients: Mapping[str, Patient] = MappingProxyType({})
+    entries: Iterable[Entry], run: RunRecord, patients: Mapping[str, PatientIdentity] = MappingProxyType({})
 ) -> Results:
     """The record of an output folder.
 
@@ -314,7 +314,7 @@ def read_results(path: Path) -> Results:
     return read_record(path, Results, version=SCHEMA_VERSION, most_bytes=2**30)
 
 
-def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
+def _case(entry: Entry, patient: PatientIdentity | None) -> CaseRecord:
     failed = entry.status == "failed"
     ratio = ratio_of_sides(entry.volumes_ml)
     flags = entry.flags

@@ -104,7 +104,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Done:
+class ResumeState:
     """How far a resumed run is, and on which patients; None in a checkpoint of an older version."""
 
     epochs_done: int
@@ -112,7 +112,7 @@ class Done:
     patients: Trained | None
 
     @classmethod
-    def recorded(cls, progress: Mapping[str, Any]) -> Done:
+    def recorded(cls, progress: Mapping[str, Any]) -> ResumeState:
         """Of a checkpoint's `progress`.
 
         Raises:
