@@ -104,7 +104,7 @@ class PatientsRecord(Record, frozen=True, kw_only=True):
     notes: list[str]
 
 
-class TestedModelRecord(Record, frozen=True, kw_only=True):
+class CommissionModelRecord(Record, frozen=True, kw_only=True):
     """A model.
 
     Attributes:
@@ -132,7 +132,7 @@ class AgainstRecord(Record, frozen=True, kw_only=True):
             these patients; null if masks differ.
     """
 
-    model: TestedModelRecord
+    model: CommissionModelRecord
     advice: str
     comparison: ComparisonRecord
     equal: Equal | None = None
@@ -256,7 +256,7 @@ class CommissionRecord(Record, frozen=True, kw_only=True):
     begun: str
     ended: str
     passed: bool
-    model: TestedModelRecord
+    model: CommissionModelRecord
     patients: PatientsRecord
     limits: list[LimitRecord]
     faults: list[FaultRecord]

@@ -20,11 +20,11 @@ from parotid_seg.commission.patients import Chosen, Labelled
 from parotid_seg.commission.record import (
     NAME,
     AgainstRecord,
+    CommissionModelRecord,
     CommissionRecord,
     FaultRecord,
     MaskRecord,
     PatientsRecord,
-    TestedModelRecord,
     read_commission,
 )
 from parotid_seg.commission.trained_on import Hashes, model_record
@@ -138,7 +138,7 @@ class _New:
         hashes: of the scans.
     """
 
-    model: TestedModelRecord
+    model: CommissionModelRecord
     contract: Contract
     evaluation: Evaluation
     voxels: Mapping[str, str]

@@ -16,6 +16,7 @@ from parotid_seg.export.names import module_of
 from parotid_seg.export.parity import Parity, Run
 from parotid_seg.export.precision import LADDER, is_within, lower
 from parotid_seg.export.quantise import quantise
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
@@ -163,6 +164,5 @@ def _on_ladder(node: NodeProto) -> bool:
 
 
 def _session(model: ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = model.SerializeToString()
+    return onnxruntime.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])

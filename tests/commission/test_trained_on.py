@@ -7,7 +7,7 @@ import pytest
 
 from parotid_seg.commission.choice import advice
 from parotid_seg.commission.patients import choose
-from parotid_seg.commission.record import TestedModelRecord
+from parotid_seg.commission.record import CommissionModelRecord
 from parotid_seg.commission.trained_on import Hashes, in_words, model_record
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
@@ -47,8 +47,8 @@ def test_the_packaged_model_has_its_scans_beside_it(data: Path, monkeypatch: pyt
     assert model_record("other", "cd" * 32, Here.contract, ["a", "b"], hashes).trained_on == ()
 
 
-def model(name: str, sha256: str, *trained_on: str, complete: bool = True) -> TestedModelRecord:
-    return TestedModelRecord(name=name, sha256=sha256, trained_on=trained_on, scans_complete=complete)
+def model(name: str, sha256: str, *trained_on: str, complete: bool = True) -> CommissionModelRecord:
+    return CommissionModelRecord(name=name, sha256=sha256, trained_on=trained_on, scans_complete=complete)
 
 
 def test_what_is_not_recorded_is_said() -> None:
