@@ -22,7 +22,7 @@ from pathlib import Path
 from slowed import Slowed
 
 from parotid_seg.bench.bench import bench
-from parotid_seg.bench.compare import SpeedComparison, compare_files
+from parotid_seg.bench.compare_results import SpeedComparison, compare_files
 from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.options import BenchOptions
 from parotid_seg.bench.result import Result

@@ -12,7 +12,7 @@ import numpy as np
 
 from parotid_seg.bench.child import Child
 from parotid_seg.bench.engine_process import EngineProcess
-from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.bench.turns import Progress, Turns
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.pipeline.sources import Scan

@@ -9,9 +9,9 @@ from typing import Any
 
 from parotid_seg.bench.layers import rows as top_rows
 from parotid_seg.bench.machine_probe import best_transfer_ms
-from parotid_seg.bench.parity import EngineParity
+from parotid_seg.bench.mask_parity import EngineParity
 from parotid_seg.bench.result import Result, Row, Speed
-from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.bench.turns import ENOUGH
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from parotid_seg.bench.end_to_end import EndToEnd
-from parotid_seg.bench.parity import EngineParity
+from parotid_seg.bench.mask_parity import EngineParity
 from parotid_seg.bench.roofline import Peaks, Roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.records import finite_or_none, record_text

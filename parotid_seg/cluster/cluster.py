@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Ended, ModelForHosts, Notice, Plan, Ready, RunRequest
+from parotid_seg.cluster.driver_messages import Ended, ModelForHosts, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import ModelForHosts, RunRequest
+from parotid_seg.cluster.driver_messages import ModelForHosts, RunRequest
 from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError

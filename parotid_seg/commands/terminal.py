@@ -208,7 +208,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     from rich.table import Table
 
     from parotid_seg.commission.expected import in_words
-    from parotid_seg.commission.page import limit_in_words, trained_on, verdict_in_words
+    from parotid_seg.commission.report_page import limit_in_words, trained_on, verdict_in_words
 
     console = _console(False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from parotid_seg.commission.patients import Labelled
+from parotid_seg.commission.labelled import Labelled
 from parotid_seg.commission.record import CommissionModelRecord
 from parotid_seg.contract import Contract
 from parotid_seg.scan.seen import Seen, hash_of_scan, is_packaged, packaged_training

@@ -11,8 +11,8 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
 from parotid_seg.operating_range import OperatingRange
-from parotid_seg.runtime.calibrate import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
-from parotid_seg.runtime.operating_range import SeenPatient, operating_range, seen_patient
+from parotid_seg.runtime.fit_calibration import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
+from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows

@@ -15,7 +15,7 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import exists, hash_file
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.dose import DoseGrid, read_nifti_dose, structure_doses
+from parotid_seg.scan.dose_grid import DoseGrid, read_nifti_dose, structure_doses
 from parotid_seg.scan.nifti import case_name, is_nifti
 from parotid_seg.scan.search import search
 from parotid_seg.scan.volume import Mask

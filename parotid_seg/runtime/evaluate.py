@@ -19,7 +19,7 @@ from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean
 from parotid_seg.runtime import doses
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
-from parotid_seg.scan.dose import DoseGrid
+from parotid_seg.scan.dose_grid import DoseGrid
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.nifti import affine_of, case_name, check_same_voxels, is_nifti, read_mask
 from parotid_seg.scan.volume import Mask, Orientation

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.commission.choice import advice
-from parotid_seg.commission.patients import choose
+from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.record import CommissionModelRecord
 from parotid_seg.commission.trained_on import Hashes, in_words, model_record
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.compare import ComparisonRecord
 from parotid_seg.scan.seen import Seen, hash_of_scan, packaged_training
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import load_patients
 from tests.runtime.report.drawn import Here
 

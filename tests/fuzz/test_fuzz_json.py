@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from parotid_seg.bench.compare import compare_files
+from parotid_seg.bench.compare_results import compare_files
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.dataset.private import STATE, DataSetCase, Private

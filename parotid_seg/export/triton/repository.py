@@ -1,6 +1,6 @@
 """`parotid-seg export --triton`: a model repository that Triton Inference Server can serve.
 
-    DIR/NAME/config.pbtxt      see `config`
+    DIR/NAME/config.pbtxt      see `model_config`
     DIR/NAME/labels.txt        the labels by value, one per line
     DIR/NAME/warmup/INPUT      the warm-up chunk's inputs that are not all 0, raw bytes
     DIR/NAME/VERSION/          model.onnx or model.plan
@@ -25,7 +25,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export.parity import scans_in
 from parotid_seg.export.triton.batched import check_batched, with_request_axis
-from parotid_seg.export.triton.config import (
+from parotid_seg.export.triton.model_config import (
     DEFAULT_REQUESTS,
     LABELS_FILE,
     PLATFORMS,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from parotid_seg.files import hash_file, is_real_file
-from parotid_seg.runtime.formats.registry import FORMATS
+from parotid_seg.runtime.formats.mask_formats import FORMATS
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry

@@ -16,7 +16,7 @@ from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.records import write_record
 from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.formats.registry import NIFTI
+from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
 from parotid_seg.runtime.pipeline.earlier import remove_outdated_pictures, to_replace, what_stays
@@ -29,8 +29,8 @@ from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest
 from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
-from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.patients import PatientIdentity, patients_of
+from parotid_seg.runtime.report.html_report import write_report
+from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.scan.search import Skipped

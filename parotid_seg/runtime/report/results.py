@@ -20,7 +20,7 @@ from parotid_seg.records import Record, read_record
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentence, severity_of
-from parotid_seg.runtime.report.patients import PatientIdentity
+from parotid_seg.runtime.report.identities import PatientIdentity
 from parotid_seg.scan.labels import is_parotid, side_of
 
 SCHEMA_VERSION = 1

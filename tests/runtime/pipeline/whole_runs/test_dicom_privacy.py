@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.file import ATTRIBUTES
-from parotid_seg.runtime.formats.registry import FORMATS
-from parotid_seg.runtime.report.patients import PatientIdentity
+from parotid_seg.runtime.formats.mask_formats import FORMATS
+from parotid_seg.runtime.report.identities import PatientIdentity
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import in_process
 from tests.dicom_example import every_text, few_slices, write_image

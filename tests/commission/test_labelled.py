@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.commission.patients import choose
+from parotid_seg.commission.labelled import choose
 from parotid_seg.errors import InputError, OptionError, ScanError
 from tests.commission.data import DESCRIPTION, write_patient
 

@@ -15,8 +15,8 @@ from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
 from parotid_seg.commission.faults import faults_in, signs_of
+from parotid_seg.commission.labelled import Chosen, Labelled
 from parotid_seg.commission.limits import Achieved, checked
-from parotid_seg.commission.patients import Chosen, Labelled
 from parotid_seg.commission.record import (
     NAME,
     AgainstRecord,
@@ -159,7 +159,7 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     Raises:
         ParotidSegError: if a model cannot be loaded, no patient has a mask, or results cannot be written.
     """
-    from parotid_seg.commission.page import write_page
+    from parotid_seg.commission.report_page import write_page
 
     begun = datetime.now(UTC)
     make_folder(order.out)

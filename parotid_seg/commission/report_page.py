@@ -14,8 +14,8 @@ from markupsafe import Markup
 from parotid_seg.commission.conditions import in_words
 from parotid_seg.commission.drift import MASKS
 from parotid_seg.commission.expected import in_words as expected_in_words
+from parotid_seg.commission.labelled import Chosen
 from parotid_seg.commission.limits import FEW, LIMITS
-from parotid_seg.commission.patients import Chosen
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
 from parotid_seg.commission.trained_on import in_words as in_words_of
 from parotid_seg.files import visible, write_text
