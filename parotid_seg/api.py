@@ -47,8 +47,8 @@ class Segmenter:
         batch_size: slices at once; None for the number with which the engine is fastest.
         tta: test-time augmentation: segment the mirror image, too, see `Segmentation.agreement`.
         clean_up: keep only the largest piece of each left or right structure.
-        search: "auto" finds the structures in every 24 mm of a scan first, then segments around them; "full" segments
-            everywhere.
+        search: "auto" finds the structures on a few slices first, then segments around them; "full" segments every
+            slice.
         flips: the old name of `tta`, accepted for one release.
 
     Raises:
@@ -135,6 +135,13 @@ def segment(
         clean_up: keep only the largest piece of each left or right structure.
         search: "auto" or "full".
         flips: the old name of `tta`.
+
+    Returns:
+        See `Segmenter.__call__`.
+
+    Raises:
+        ParotidSegError: if the model cannot be loaded or run as requested.
+        InputError, ScanError: see `Segmenter.__call__`.
     """
     chosen = None if model is None else str(Path(model).resolve())
     return _loaded(

@@ -72,5 +72,6 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:
-        print_error(f"{error.format_message()} (see parotid-seg --help)")
+        command = error.ctx.command_path if error.ctx else "parotid-seg"
+        print_error(f"{error.format_message()} (see {command} --help)")
         sys.exit(2)

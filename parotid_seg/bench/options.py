@@ -33,7 +33,11 @@ class BenchOptions(OptionGroup, panel="Options"):
     ] = None
     backends: Annotated[
         tuple[str, ...],
-        Option("--backend", f"{', '.join(ENGINES)}; repeatable. Default: all that can be used here.", metavar="NAME"),
+        Option(
+            "--backend",
+            f"{', '.join(ENGINES)}. May be given several times. Default: all that can be used here.",
+            metavar="NAME",
+        ),
     ] = ()
     device: Annotated[
         str, Option("--device", "auto (the CPU, and the first GPU if there is one), cpu, cuda or cuda:N.")

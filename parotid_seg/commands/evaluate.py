@@ -48,8 +48,8 @@ def evaluate(
 ) -> None:
     """Compare masks with reference masks: mean figures of each structure, with 95 % bootstrap intervals.
 
-    DSC, surface DSC at 1, 2 and 3 mm, HD and HD95 in mm, added path length in mm, volume difference in ml, MPA, mAcc
-    and MIoU; docs/metrics.md defines them. evaluate A B --references R tells which of two sets of masks is better.
+    DSC, surface DSC at 1, 2 and 3 mm, HD and HD95 in mm, added path length in mm, volume error in ml, MPA, mAcc and
+    MIoU; docs/metrics.md defines them. evaluate A B --references R says which of two sets of masks is better.
     """
     with one_line_errors():
         from parotid_seg.runtime.evaluation_record import write

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @with_options
 def infer(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM series, or folders of both.")
+        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI or NRRD files, DICOM series, or folders of them.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, tables and the report.")],
     model: ModelOptions,

@@ -128,11 +128,11 @@ FIGURES = {
     "apl_mm": ("added path length, mm", 0),
     "volume_ml": ("volume, ml", 1),
     "reference_ml": ("reference volume, ml", 1),
-    "volume_error_ml": ("volume difference, ml", 2),
+    "volume_error_ml": ("volume error, ml", 2),
     "mean_gy": ("mean dose, Gy", 2),
     "reference_mean_gy": ("reference mean dose, Gy", 2),
-    "mean_error_gy": ("mean dose difference, Gy", 2),
-    "mean_error_abs_gy": ("absolute mean dose difference, Gy", 2),
+    "mean_error_gy": ("mean dose error, Gy", 2),
+    "mean_error_abs_gy": ("absolute mean dose error, Gy", 2),
     "mpa": ("MPA (right voxels of the scan)", 4),
     "macc": ("mAcc (mean recall)", 4),
     "miou": ("MIoU", 4),
@@ -157,7 +157,8 @@ def print_evaluation(result: Evaluation, *, every_figure: bool) -> None:
     if every_figure:
         console.print(_table_of_cases(result))
     names = [*from_the_right(result.labels.pairs), result.together]
-    table = Table(f"mean (95 % interval), {counted(len(result.cases), 'case')}", *names)
+    count = len(result.cases)
+    table = Table("1 case" if count == 1 else f"mean (95 % interval), {count} cases", *names)
     for figure, (title, _) in FIGURES.items():
         means = [result.means.get(f"{name} {figure}") for name in names]
         if f"{names[-1]} {figure}" in result.means and (every_figure or figure in SHORT):
@@ -264,9 +265,9 @@ def _table_of_cases(result: Evaluation) -> Table:
 
 def _mean_text(figure: str, mean: Mean) -> str:
     low, middle, high = (_number(figure, number) for number in (mean.low, mean.mean, mean.high))
-    counted = ((mean.missed, "empty in one"), (mean.absent, "without"))
-    further = "".join(f", {count} {what}" for count, what in counted if count)
-    return f"{middle} ({low} to {high}){further}"
+    excluded = ((mean.missed, "empty in one"), (mean.absent, "without"))
+    further = "".join(f", {count} {what}" for count, what in excluded if count)
+    return f"{middle}{further}" if mean.cases == 1 else f"{middle} ({low} to {high}){further}"
 
 
 def _number(figure: str, number: float | None) -> str:

@@ -32,9 +32,9 @@ def train(
     to RUN/STAGE. Several GPUs or machines: torchrun --nproc-per-node N -m parotid_seg train DATA --out RUN.
 
     Writes RUN/best.pt (best on the validation patients; with initial weights and fewer than six of them, the last
-    epoch), RUN/last.pt (to resume), RUN/config.toml (resolved), RUN/metrics.jsonl, RUN/curves.png and RUN/samples.png.
-    With initial weights, RUN/transfer.json lists for every
-    weight whether it was taken over, and if not, why. Needs the extra: pip install 'parotid-seg[train]'.
+    epoch), RUN/last.pt (to resume), RUN/config.toml (all settings), RUN/metrics.jsonl, RUN/curves.png and
+    RUN/samples.png. With initial weights, RUN/transfer.json lists for every weight whether it was taken over, and if
+    not, why. Needs the extra: pip install 'parotid-seg[train]'.
     """
     started = time.monotonic()
 

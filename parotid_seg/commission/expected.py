@@ -57,8 +57,9 @@ def expected_record(glands: list[ExpectedGland]) -> ExpectedRecord | None:
 def in_words(record: ExpectedRecord) -> str:
     """How well the expectations hold, in a sentence."""
     related = "" if record.correlation is None else f", correlation {record.correlation:.2f}"
+    share, low, high = (f"{100 * each:.0f}" for each in (record.share, record.low, record.high))
     return (
-        f"the DSC reaches its floor in {record.above_floor} of {len(record.glands)} glands ({record.share:.0%}, 95 % "
-        f"interval {record.low:.0%} to {record.high:.0%}; 90 % are promised); expected minus achieved DSC is "
-        f"{record.mean_error:+.3f} on average, without its sign {record.mean_absolute_error:.3f}{related}"
+        f"the DSC reaches its floor in {record.above_floor} of {len(record.glands)} glands ({share} %, 95 % interval "
+        f"{low} to {high} %; expected: 90 %); expected minus achieved DSC: mean {record.mean_error:+.3f}, mean "
+        f"absolute {record.mean_absolute_error:.3f}{related}"
     )

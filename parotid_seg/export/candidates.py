@@ -155,7 +155,7 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> ExportCandidat
         lambda node: is_within(node, culprits) or _on_ladder(node), f"{', '.join(culprits)} and the ladder in FP32"
     )
     if lowered is None:
-        raise ModelError(f"FP16 fails the gate even with {', '.join(culprits)} in FP32; the last: {steps[-1]}")
+        raise ModelError(f"FP16 fails the comparison even with {', '.join(culprits)} in FP32; the last: {steps[-1]}")
     return ExportCandidate("fp16", lowered, (*(rung.name for rung in LADDER), *culprits), tuple(steps))
 
 

@@ -89,7 +89,8 @@ class ListenOptions(OptionGroup, panel="Node"):
         tuple[str, ...],
         Option(
             "--allow",
-            "AE title that may connect, from that address only; repeatable. Without this option no node may connect.",
+            "AE title that may connect; with @ADDRESS from that address only. May be given several times. Without this "
+            "option no node may connect.",
             metavar="AE[@ADDRESS]",
         ),
     ] = ()
@@ -139,10 +140,16 @@ class ListenOptions(OptionGroup, panel="Node"):
         ),
     ] = 10
     largest_object_mib: Annotated[
-        int, Option("--max-object-mib", "Larger objects are refused.", metavar="N", least=1)
+        int,
+        Option(
+            "--max-object-mib",
+            "Largest size of a received object in MiB; larger ones are refused.",
+            metavar="N",
+            least=1,
+        ),
     ] = 1024
     spare_mib: Annotated[
-        int, Option("--spare-mib", "Objects are refused if less disk space is free.", metavar="N", least=0)
+        int, Option("--spare-mib", "Free disk space in MiB below which objects are refused.", metavar="N", least=0)
     ] = 1024
     silence_s: Annotated[
         float,

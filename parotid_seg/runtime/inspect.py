@@ -53,7 +53,7 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
         ModelError, ScanError: if it is damaged.
     """
     if not exists(path):
-        raise OptionError("no such file", path=path)
+        raise OptionError("no such file or folder", path=path)
     if not path.is_dir() and (kind := special_kind(path.stat().st_mode)):
         raise InputError(f"found {kind}, expected a regular file or a folder", path=path)
     with warnings.catch_warnings():
@@ -222,7 +222,7 @@ def _describe_contract(contract: Contract) -> Facts:
         + (f"; multiply-adds {', '.join(f'{share:.1%} {kind}' for kind, share in shares)}" if shares else ""),
         "weights": f"stored in {contract.weights}",
         "graph sha256": contract.graph_sha256,
-        "over the bus": f"{2 * len(contract.channels)} bytes a voxel in, 1 out",
+        "input and output": f"{2 * len(contract.channels)} bytes a voxel in, 1 out",
     }
     if contract.cost:
         facts["parameters"] = f"{contract.cost['parameters'] / 1e6:.2f} million"

@@ -36,7 +36,7 @@ class NamedLabels:
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{value} = {name}" for name, value in self.labels.values.items())
-        return f"{self.what} have {numbers} ({self.source or 'nothing names them, so these are taken'})"
+        return f"{self.what} have {numbers} ({self.source or 'assumed, since no file names their labels'})"
 
     def check(self, mask: Mask, path: Path) -> None:
         """Raise ScanError if a mask holds a number without a name."""

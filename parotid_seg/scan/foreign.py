@@ -79,11 +79,11 @@ def check_room(path: Path, voxels: int, needed: int, stored: int) -> None:
         stored: bytes of the files.
     """
     if voxels > MOST_VOXELS:
-        raise ScanError(f"found {voxels} voxels, expected at most {MOST_VOXELS} (MOST_VOXELS)", path=path)
+        raise ScanError(f"found {voxels} voxels, expected at most {MOST_VOXELS}", path=path)
     most = max(FREE_BYTES, MOST_EXPANSION * stored)
     if needed > most:
         raise ScanError(
             f"reading it would take {needed >> 20} MB of memory, expected at most {most >> 20} MB for "
-            f"{stored} bytes of files (MOST_EXPANSION)",
+            f"{stored} bytes of files",
             path=path,
         )

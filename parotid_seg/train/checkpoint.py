@@ -127,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         InputError: if the file is missing, damaged, or not a parotid-seg checkpoint of this format, with the field.
     """
     if not path.is_file():
-        raise OptionError("no such checkpoint", path=path)
+        raise OptionError("no such file, expected a checkpoint such as RUN/best.pt", path=path)
     content = load_torch_file(path)
     file_format = content.get("format") if isinstance(content, dict) else None
     if file_format != FORMAT:

@@ -77,6 +77,7 @@ class AugmentConfig:
     contrast: float = 0.15
     offset_hu: float = 20.0
     couch_probability: float = 0.4
+    bolus_probability: float = 0.0
     field_of_view_probability: float = 0.1
     volume_end_probability: float = 0.1
 
@@ -175,7 +176,8 @@ class SegmentConfig(Schedule):
         if not 0 <= self.soft_share <= 1:
             raise InputError(f"soft_share of a stage: found {self.soft_share}, expected 0 to 1")
         if self.gland_share + self.border_share > 1:
-            raise InputError("gland_share + border_share of a stage: found more than 1, expected shares")
+            total = self.gland_share + self.border_share
+            raise InputError(f"gland_share + border_share of a stage: found {total:g}, expected at most 1")
 
 
 FIRST_VIEW = AugmentConfig(

@@ -55,10 +55,13 @@ class TrainOptions(OptionGroup, panel="Options"):
         ),
     ] = None
     labelled: Annotated[
-        int | None, Option("--labelled", "Use N of the labelled patients, drawn with the seed.", metavar="N")
+        int | None,
+        Option("--labelled", "Use N of the labelled patients, drawn with the seed. Default: all.", metavar="N"),
     ] = None
     device: Annotated[str, Option("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
-    seed: Annotated[int | None, Option("--seed", "Default: the preset's.", metavar="N")] = None
+    seed: Annotated[int | None, Option("--seed", "Seed of all random numbers. Default: the preset's.", metavar="N")] = (
+        None
+    )
     resume: Annotated[bool, Option("--resume", "Continue from RUN/last.pt.")] = False
     max_minutes: Annotated[
         float | None,

@@ -61,10 +61,10 @@ def test_help_shows_an_example(command: Run, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Missing command"),
-        (["bogus"], "No such command 'bogus'"),
-        (["infer"], "Missing argument 'SCAN...'"),
-        (["infer", "x"], "Missing option '--out'"),
+        ([], "Missing command. (see parotid-seg --help)"),
+        (["bogus"], "No such command 'bogus'. (see parotid-seg --help)"),
+        (["infer"], "Missing argument 'SCAN...'. (see parotid-seg infer --help)"),
+        (["infer", "x"], "Missing option '--out'. (see parotid-seg infer --help)"),
         (["infer", "x", "--out"], "requires an argument"),
         (["infer", "x", "--out", "y", "--batch-size", "two"], "valid integer"),
         (["infer", "x", "--out", "y", "--bogus"], "No such option"),

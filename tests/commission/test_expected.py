@@ -42,7 +42,9 @@ def test_how_often_the_floor_holds() -> None:
     assert (record.low, record.high) == pytest.approx((0.0943, 0.9916), abs=1e-4)  # exact, by tables
     assert record.mean_error == pytest.approx((0.8 + 0.7 + 0.9 - 0.85 - 0.5 - 0.8) / 3)
     assert record.correlation == pytest.approx(0.7857, abs=0.01)
-    assert in_words(record).startswith("the DSC reaches its floor in 2 of 3 glands (67%, 95 % interval 9% to 99%")
+    assert in_words(record).startswith(
+        "the DSC reaches its floor in 2 of 3 glands (67 %, 95 % interval 9 to 99 %; expected: 90 %)"
+    )
 
 
 def test_without_expectations_there_is_no_section() -> None:

@@ -81,6 +81,14 @@ def test_a_short_table_first_and_all_figures_on_request(command: Run, folders: P
     assert "Gy" not in full
 
 
+def test_one_case_has_no_interval(command: Run, folders: Path) -> None:
+    one = command("evaluate", folders / "predictions" / "b.nii.gz", folders / "references" / "b.nii.gz").stdout
+    (row,) = (line for line in one.splitlines() if line.startswith("│ DSC"))
+    assert row.count("0.") == 3
+    assert " to " not in row
+    assert "interval" not in one
+
+
 def test_the_files_fit_the_schema_and_the_table_has_the_same_figures(
     command: Run, folders: Path, snapshot: Callable[[str, str | Path], None]
 ) -> None:
@@ -107,7 +115,7 @@ def test_doses_of_both_masks_and_their_difference(command: Run, folders: Path) -
     words = ("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses", "--out", out)
     done = command(*words)
     assert done.returncode == 0, done.stderr
-    assert "mean dose difference, Gy" in done.stdout
+    assert "mean dose error, Gy" in done.stdout
     scores = json.loads(out.read_text())
     right = scores["cases"]["b"]["labels"]["parotid_right"]
     assert [right[name] for name in ("mean_gy", "reference_mean_gy", "mean_error_gy")] == pytest.approx([3, 3.5, -0.5])
@@ -329,7 +337,7 @@ def test_a_number_that_nothing_names_is_refused(folders: Path) -> None:
 def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folders: Path) -> None:
     notes = evaluate(folders / "predictions", folders / "references").notes
     assert notes == [
-        f"{side} have 1 = parotid_left, 2 = parotid_right (nothing names them, so these are taken)"
+        f"{side} have 1 = parotid_left, 2 = parotid_right (assumed, since no file names their labels)"
         for side in ("predictions", "references")
     ]
 

@@ -24,7 +24,7 @@ def test_a_model_tells_cost_census_and_proof() -> None:
     assert facts["parameters"] == "4.57 million"
     assert facts["multiply-adds"] == "477 million a sample"
     assert facts["computes in"] == "fp32; multiply-adds 100.0% fp32"
-    assert facts["over the bus"] == "2 bytes a voxel in, 1 out"
+    assert facts["input and output"] == "2 bytes a voxel in, 1 out"
     assert float(facts["verified: lowest dsc"]) >= 0.998
 
 

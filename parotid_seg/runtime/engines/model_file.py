@@ -14,6 +14,7 @@ from pathlib import Path
 
 from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, UNSEALED_VERSION, Contract
 from parotid_seg.errors import MissingModelError, ModelError, RecordError
+from parotid_seg.files import exists
 from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
 from parotid_seg.runtime.segmentation.gland_features import FEATURES
@@ -57,6 +58,8 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
         ModelError: if it is not an ONNX model, without a contract, of another contract version, changed, or if
             its weights lie in other files.
     """
+    if not exists(path):
+        raise MissingModelError("no such file, expected a model file (.onnx)", path=path)
     try:
         content = read_bytes(path, MOST_BYTES)
     except RecordError as error:

@@ -20,8 +20,13 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
         Path | None,
         Option("--model", "Model file (.onnx) or engine. Default: the packaged CT model.", metavar="FILE"),
     ] = None
-    backend: Annotated[str, Option("--backend", f"auto, {', '.join(ENGINES)}.")] = "auto"
-    device: Annotated[str, Option("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
+    backend: Annotated[
+        str,
+        Option(
+            "--backend", f"Engine: auto (the fastest here whose masks are within the tolerance), {', '.join(ENGINES)}."
+        ),
+    ] = "auto"
+    device: Annotated[str, Option("--device", "Where the engine runs: auto, cpu, cuda or cuda:N.")] = "auto"
     triton: Annotated[
         str | None,
         Option(

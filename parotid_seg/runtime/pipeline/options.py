@@ -91,14 +91,16 @@ class InferOptions(SegmentationOptions, panel="Run and output"):
     ] = ()
     roi_colours: Annotated[
         tuple[str, ...],
-        Option("--roi-colour", "Colour of a structure there. May be given several times.", "LABEL=#RRGGBB"),
+        Option(
+            "--roi-colour", "Colour of a structure in the same places. May be given several times.", "LABEL=#RRGGBB"
+        ),
     ] = ()
     identify: Annotated[
         bool,
         Option(
             "--identify",
-            "Show patients' names, IDs and birth dates of DICOM scans in summary.csv and the report, for the SCANs of "
-            "this run, including cases done before. They are written nowhere else.",
+            "Show patients' names, IDs and birth dates of DICOM scans in summary.csv, results.json and the report, for "
+            "the SCANs of this run, including cases done before. Otherwise only DICOM results contain them.",
         ),
     ] = False
     overwrite: Annotated[bool, Option("--overwrite", "Run finished cases again. Default: skip them.")] = False

@@ -2,8 +2,8 @@
 
 The scans of most data sets are similar: cropped at the skin, with one scanner's noise, the head well inside the field
 of view. Augmentation rotates, warps and blurs them, adds noise, changes the intensity scale, crops them to a round
-field of view, and adds couches and head rests. Spatial changes are the same in every channel; blur, noise and intensity
-are drawn for each channel (modality) separately, and couches are added to CT only."""
+field of view, and adds couches, head rests and bolus. Spatial changes are the same in every channel; blur, noise and
+intensity are drawn for each channel (modality) separately; couches and bolus are added to CT only."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from parotid_seg.train.config import AugmentConfig
 
 WINDOW_WITHOUT_UNITS_HU = 500.0
 """Assumed width in HU of the window of channels other than CT, for amounts in HU."""
+BODY = 0.1
+"""Images in 0..1 show the body above this."""
+BOLUS_HU = (-100.0, 50.0)
+"""Range of a bolus's intensity: soft silicone, gel and wax."""
+BOLUS_BRIDGES_MM = 20.0
+"""Height of the folds of skin, such as that behind an ear, that a bolus fills."""
 
 
 class Draws:
@@ -57,6 +63,7 @@ class Augmenter:
     def __init__(self, config: AugmentConfig, grid: Grid, channels: Sequence[str], window_hu: Window) -> None:
         self.config, self.grid, self.channels = config, grid, channels
         hu_range = window_hu[1] - window_hu[0]
+        self.bolus = [(hu - window_hu[0]) / hu_range for hu in BOLUS_HU]
         self.hu_ranges = [hu_range if is_ct(channel) else WINDOW_WITHOUT_UNITS_HU for channel in channels]
 
     def __call__(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -64,6 +71,8 @@ class Augmenter:
         images, targets = self._warp(images, targets, draws)
         if is_ct(self.channels[0]):
             first, others = images.tensor_split([images.shape[1] // len(self.channels)], dim=1)
+            if self.config.bolus_probability:
+                first = self._bolus(first, draws)
             images = torch.cat([self._couch(first, draws), others], dim=1)
         images = self._field_of_view(images, draws)
         by_channel = images.reshape(len(images) * len(self.channels), -1, *images.shape[2:])
@@ -96,7 +105,7 @@ class Augmenter:
         size = images.shape[-1]
         rows = torch.arange(size, device=images.device).view(1, 1, size, 1)
         columns = torch.arange(size, device=images.device).view(1, 1, 1, size)
-        body = images.amax(dim=1, keepdim=True) > 0.1
+        body = images.amax(dim=1, keepdim=True) > BODY
         last_row = torch.where(body, rows, -1).amax(dim=2, keepdim=True)
         lowest = last_row.amax(dim=3, keepdim=True)
         px_per_mm = 1 / self.grid.spacing_mm
@@ -115,6 +124,48 @@ class Augmenter:
         with_couch = self._uniform(images, 0, 1, draws) < self.config.couch_probability
         support = torch.where(shell, density, torch.where(inside, filling, torch.zeros_like(density)))
         return torch.maximum(images, support * with_couch)
+
+    def _bolus(self, images: Tensor, draws: Draws) -> Tensor:
+        """Paint material that touches the skin of one cheek or both, over some of the rows and slices.
+
+        From the skin of each row it reaches up to 20 mm beyond the outermost skin of the rows near it.
+        """
+        size, spacing = images.shape[-1], self.grid.spacing_mm
+        rows = torch.arange(size, device=images.device).view(1, 1, size, 1)
+        slices_mm = torch.tensor(self.grid.offsets_mm, device=images.device).view(1, -1, 1, 1)
+        body = images > BODY
+        body_rows = body.any(dim=3, keepdim=True)
+        highest = torch.where(body_rows, rows, size).amin(dim=(1, 2), keepdim=True)
+        lowest = torch.where(body_rows, rows, -1).amax(dim=(1, 2), keepdim=True)
+        middle = (highest + lowest) / 2 + self._uniform(images, -40, 20, draws) / spacing
+        inside = (rows - middle).abs() < self._uniform(images, 15, 50, draws) / spacing
+        inside = inside & (
+            (slices_mm - self._uniform(images, -50, 50, draws)).abs() < self._uniform(images, 15, 60, draws)
+        )
+        inside = inside & (self._uniform(images, 0, 1, draws) < self.config.bolus_probability)
+        thickness = self._uniform(images, 3, 20, draws) / spacing
+        density = self._uniform(images, *self.bolus, draws)
+        side = self._uniform(images, 0, 3, draws)  # the first, the second, or both
+        for flipped, chosen in ((False, side < 2), (True, side >= 1)):
+            seen = images.flip(-1) if flipped else images
+            share = self._share_beside_skin(seen > BODY, thickness) * (inside & chosen)
+            painted = seen * (1 - share) + density * share
+            images = painted.flip(-1) if flipped else painted
+        return images
+
+    def _share_beside_skin(self, body: Tensor, thickness: Tensor) -> Tensor:
+        """Share (N, K, G, G) of each pixel that material before the first body pixel of each row takes.
+
+        Args:
+            body: (N, K, G, G) bool.
+            thickness: (N, 1, 1, 1) in pixels.
+        """
+        columns = torch.arange(body.shape[-1], device=body.device).view(1, 1, 1, -1)
+        skin = torch.where(body, columns, body.shape[-1]).amin(dim=3).float()
+        reach = round(BOLUS_BRIDGES_MM / 2 / self.grid.spacing_mm)
+        outermost = -F.max_pool1d(-skin, 2 * reach + 1, stride=1, padding=reach)
+        share = (columns + 1 - (outermost[..., None] - thickness)).clamp(0, 1)
+        return share * (columns < skin[..., None]) * body.any(dim=3, keepdim=True)
 
     def _field_of_view(self, images: Tensor, draws: Draws) -> Tensor:
         """Crop to a round field of view with a shifted centre."""

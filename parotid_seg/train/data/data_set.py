@@ -130,6 +130,8 @@ def open_data_set(
     """
     folder = data_folder(folder)
     path = folder / DESCRIPTION
+    if not path.exists():
+        raise InputError("no such file, expected the description of a data set in nnU-Net's raw layout", path=path)
     description = read_record(path, dict[str, Any])
     channels, ending = channel_names(description, path), _ending(description, path)
     labels = _consecutive(read_label_set(description, path), path)

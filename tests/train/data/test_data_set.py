@@ -105,7 +105,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda d: (d / "dataset.json").unlink(), "dataset.json: cannot be read"),
+        (lambda d: (d / "dataset.json").unlink(), "dataset.json: no such file, expected"),
         (lambda d: (d / "dataset.json").write_text("{"), "not JSON"),
         (lambda d: (d / "dataset.json").write_text("{}"), "channel_names"),
         (

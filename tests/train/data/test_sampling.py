@@ -186,6 +186,33 @@ def test_couches_are_painted_on_ct_only() -> None:
     assert not augmented(images, ("T1", "CT"), couch)[behind].any()
 
 
+def test_bolus_touches_the_skin_of_the_cheeks() -> None:
+    offsets_mm = (-40.0, -20.0, 0.0, 20.0, 40.0)
+    images = torch.zeros(64, 5, 96, 96)
+    images[:, :, 15:80, 25:70] = 0.6
+    augmenter = Augmenter(
+        dataclasses.replace(STILL, bolus_probability=1.0),
+        Grid(size=96, spacing_mm=2.25, offsets_mm=offsets_mm),
+        ("CT",),
+        (-200.0, 300.0),
+    )
+    targets = torch.ones(64, 1, 96, 96)
+    with_bolus, _ = augmenter(images, targets, Draws(torch.Generator().manual_seed(0)))
+    bolus = (with_bolus > 0.05) & (images == 0)
+    assert bolus.any(dim=(1, 2, 3)).float().mean() > 0.9
+    assert not bolus[:, :, :15].any(), "it lies beside rows that show the body"
+    assert not bolus[:, :, 80:].any()
+    inside = with_bolus[:, :, 20:75, 30:65]
+    assert ((inside > 0.5) & (inside < 0.7)).all(), "the body is as it was, but for its gamma"
+    skin = bolus[:, :, :, 24] | bolus[:, :, :, 70]
+    assert torch.equal(skin, bolus.any(dim=3)), "it touches the skin"
+    thickest_mm = 2.25 * bolus[:, :, :, :25].sum(dim=3).max()
+    assert 12 < thickest_mm <= 23
+    sides = {(bool(each[..., :25].any()), bool(each[..., 70:].any())) for each in bolus if each.any()}
+    assert sides == {(True, False), (False, True), (True, True)}
+    assert 0 < bolus.any(dim=(2, 3)).float().mean() < 1, "it ends above and below"
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("pairs", [False, True])
 def test_processes_draw_an_epoch_between_them(
