@@ -130,9 +130,7 @@ def open_data_set(
     """
     folder = data_folder(folder)
     path = folder / DESCRIPTION
-    if not path.exists():
-        raise InputError("no such file, expected the description of a data set in nnU-Net's raw layout", path=path)
-    description = read_record(path, dict[str, Any])
+    description = _description(path)
     channels, ending = channel_names(description, path), _ending(description, path)
     labels = _consecutive(read_label_set(description, path), path)
     if stage == "organs":
@@ -203,6 +201,12 @@ def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str],
 def named(cases: Iterable[str]) -> str:
     """Names of patients for a message, at most `MOST_NAMES`."""
     return some_of(cases, MOST_NAMES)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError("no such file, expected the description of a data set in nnU-Net's raw layout", path=path)
+    return read_record(path, dict[str, Any])
 
 
 def _ending(description: Mapping[str, Any], path: Path) -> str:
