@@ -86,7 +86,7 @@ CASE := $(patsubst examples/imagesTr/%_0000.nii.gz,%,$(firstword $(wildcard exam
 # as on macOS, or cannot be built, these tests are skipped.
 .venv-cuda-stub/.ready: pyproject.toml constraints.txt
 	$(call new_environment,.venv-cuda-stub)
-	.venv-cuda-stub/bin/python $(PIP) -e .
+	.venv-cuda-stub/bin/python $(PIP) -e . onnx
 	.venv-cuda-stub/bin/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu
 	.venv-cuda-stub/bin/python $(PIP) --no-deps onnxruntime-gpu nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-profiler-api && \
 		{ .venv-cuda-stub/bin/python tests/cuda_stub/install_pycuda.py constraints.txt || \

@@ -119,7 +119,7 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
             "recipe": recipe.stem,
             "settings": tomllib.loads(recipe.read_text()),
             "fold": fold,
-            "train_minutes": round(sum(record["train_seconds"] for record in [*earlier, *records]) / 60, 1),
+            "train_minutes": round(sum(record.get("train_seconds", 0) for record in [*earlier, *records]) / 60, 1),
             "training_loss": records[-1]["loss"],
             **environment(),
             "patients": score_fold(run / "best.pt", data, held_out, results / recipe.stem / "masks"),

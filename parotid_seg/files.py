@@ -166,7 +166,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
     """
-    partial = _beside(path)
+    partial = partial_path(path)
     try:
         descriptor = _create(partial)
         try:
@@ -189,7 +189,7 @@ def write_bytes(content: bytes | memoryview, path: Path) -> None:
     Raises:
         OutputError: if that fails.
     """
-    partial = _beside(path)
+    partial = partial_path(path)
     try:
         with open(_create(partial), "wb") as file:
             file.write(content)
@@ -241,8 +241,8 @@ def _create(path: Path) -> int:
     return os.open(path, flags, 0o666)
 
 
-def _beside(path: Path) -> Path:
-    """A random name in the same folder; if it would be too long, a hash of the name and the ending."""
+def partial_path(path: Path) -> Path:
+    """A random name in the same folder, see `PARTIAL`; if it would be too long, a hash of the name and the ending."""
     name = path.name
     content = os.fsencode(name)
     if len(content) > LONGEST_NAME:
@@ -260,7 +260,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if it cannot be written, for example because the disk is full, or if `path` exists by then.
     """
-    partial = _beside(path)
+    partial = partial_path(path)
     try:
         partial.mkdir()
         yield partial
@@ -299,7 +299,7 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = _beside(path / "probe")
+        probe = partial_path(path / "probe")
         os.close(_create(probe))
         probe.unlink()
     except OSError as error:

@@ -89,6 +89,10 @@ class FlagCode(StrEnum):
     SAME_VALUED = "same_valued"
     """Whole regions of a CT have one value that tissue has, too; value: their share of the voxels; detail: the
     value."""
+    SLICES_UNLIKE_NEIGHBOURS = "slices_unlike_neighbours"
+    """Slices of a CT differ from both of their neighbours; value: how many; detail: their numbers."""
+    STEPS_BETWEEN_SLICES = "steps_between_slices"
+    """Tissue of a CT changes abruptly between neighbouring slices; value: how often; detail: after which slices."""
     HU_UNKNOWN = "hu_unknown"
     """A CT shows neither fat nor noisy air, so its unit cannot be verified."""
     PADDING_IN_BODY = "padding_in_body"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel
 import numpy as np
@@ -13,9 +12,6 @@ from numpy.typing import NDArray
 from parotid_seg.files import write_bytes
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.model_file import read_model
-
-if TYPE_CHECKING:
-    import onnx
 
 SIDE, SLICES = 512, 288
 """Rows and columns, and slices, of a made scan: an ordinary CT, long enough for chunks of 256 samples."""
@@ -90,25 +86,11 @@ def make_fp16(path: Path, model: Path = DEFAULT_MODEL) -> Path:
     import onnx
 
     from parotid_seg.export.onnx_file import with_contract
-    from parotid_seg.export.precision import lower
+    from parotid_seg.runtime.engines.rewriting.precision import lower, with_whole_weights
 
     content, contract = read_model(model)
-    lowered = lower(_with_whole_weights(onnx.load_from_string(content)), "fp16", lambda _: False)
+    lowered = lower(with_whole_weights(onnx.load_from_string(content)), "fp16", lambda _: False)
     contract = dataclasses.replace(contract, precision="fp16", weights="fp16", verification={})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(with_contract(lowered, contract), path)
     return path
-
-
-def _with_whole_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph with its weights in FP32, in place of weights in FP16 that are cast; see `onnx_file.halve_weights`."""
-    from onnx.numpy_helper import from_array, to_array
-
-    graph = model.graph
-    stored = {weight.name: weight for weight in graph.initializer}
-    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored]
-    for cast in casts:
-        whole = to_array(stored[cast.input[0]]).astype(np.float32)
-        stored[cast.input[0]].CopyFrom(from_array(whole, cast.output[0]))
-        graph.node.remove(cast)
-    return model

@@ -29,12 +29,13 @@ def listen(
     with one_line_errors("what was received is kept"), extra("node"):
         from parotid_seg.commands.model import load_model
         from parotid_seg.node.listen import listen as run
-        from parotid_seg.node.segmenting import segment_with
+        from parotid_seg.node.segmenting import segment_with, settings_of
 
         def say(text: str) -> None:
             if not quiet:
                 print_error(text)
 
         loaded = load_model(model, tta=segmentation.tta, say=say)
-        status = run(options, segment_with(loaded, segmentation), say=say)
+        settings = settings_of(loaded, segmentation)
+        status = run(options, segment_with(loaded, segmentation), settings=settings, say=say)
     raise typer.Exit(status)

@@ -12,7 +12,7 @@ from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import exists
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder
-from parotid_seg.scan.nifti import ENDINGS, case_name, check_same_voxels, is_nifti
+from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, is_nifti
 from parotid_seg.wording import some_of
 
 SPLITS, TEST = "splits.json", "test"
@@ -73,7 +73,8 @@ def choose(place: Path) -> Chosen:
 
     Raises:
         OptionError: if there is no such folder.
-        InputError: if dataset.json or splits.json is invalid, no patient can be used, or two have the same scan.
+        InputError: if dataset.json or splits.json is invalid, no patient can be used, two have the same scan, or
+            one has two files.
         ScanError: if a label map is not on the voxels of its scan, by their headers.
     """
     data = data_folder(place)
@@ -129,8 +130,8 @@ def _chosen(
 
 def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str]]:
     """The patients of a folder that have label maps, and the names of the others."""
-    scans = {match[1]: path for path in _files(images) if (match := FIRST_CHANNEL.fullmatch(path.name))}
-    maps = {case_name(path): path for path in _files(labels) if is_nifti(path)}
+    scans = by_case(path for path in _files(images) if FIRST_CHANNEL.fullmatch(path.name))
+    maps = by_case(path for path in _files(labels) if is_nifti(path))
     patients = {name: Labelled(path, maps[name]) for name, path in scans.items() if name in maps}
     return patients, sorted(scans.keys() - patients.keys())
 

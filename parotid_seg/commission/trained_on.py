@@ -62,4 +62,4 @@ def in_words(model: CommissionModelRecord, tested: int) -> str:
     if not model.scans_complete:
         unknown = "not recorded which scans it was trained on; whether these patients are among them is not known"
         return f"{model.name}: {unknown}"
-    return f"{model.name} was trained on none of the scans of these patients"
+    return f"{model.name} was trained on none of these scans, compared voxel by voxel"

@@ -3,8 +3,9 @@ its masks, and its operating range."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from parotid_seg.calibration import Calibration
 from parotid_seg.contract import Contract
@@ -17,8 +18,10 @@ from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_mask
+from parotid_seg.scan.seen import Seen, hash_of_scan
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
+from parotid_seg.wording import some_of
 
 MASKS = "masks"
 """Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""
@@ -38,13 +41,16 @@ def calibrated_on(
         report: called with one line for each event.
 
     Raises:
-        OptionError: if there are too few patients, or a mask is missing.
+        OptionError: if there are too few patients, a mask is missing, or the model was trained on a patient whose mask
+            it makes.
         ScanError: if a scan, a contour or a mask cannot be read.
     """
     masks = place / MASKS if (place / MASKS).is_dir() else None
     glands: list[Gland] = []
     seen: list[SeenPatient] = []
-    for sources in scans_in(place, contract.channels, option="--calibrate", ignore=[place / MASKS]):
+    found = scans_in(place, contract.channels, option="--calibrate", ignore=[place / MASKS])
+    known = _check_unseen(found, contract, place) if masks is None else True
+    for sources in found:
         first = sources[0]
         contour = contour_of(first, contract.channels) if isinstance(first, Path) else None
         if contour is not None:
@@ -63,12 +69,39 @@ def calibrated_on(
             f"--calibrate: {place}: found {len(glands)} structures of {patients} patients with mask and contour, "
             f"expected at least {LEAST_GLANDS} of {LEAST_PATIENTS}"
         )
-    report(f"calibrated on the patients of {place}; none of them may be one that the model was trained on")
+    unchecked = "" if known else "; which scans it was trained on is not recorded, so this is not checked"
+    report(f"calibrated on the patients of {place}; none of them may be one that the model was trained on{unchecked}")
     for each in calibrations:
         report(f"expected DSC of {', '.join(each.structures)}: {each}; {each.origin}")
     if limits:
         report(f"operating range: {limits.origin}")
     return calibrations, limits
+
+
+def _check_unseen(scans: Sequence[Scan], contract: Contract, place: Path) -> bool:
+    """Check that a model was not trained on some scans, whose masks would be better than those of new patients.
+
+    Returns:
+        Whether the model records all scans that it was trained on.
+
+    Raises:
+        OptionError: if it was trained on one of them.
+        ScanError: if a scan cannot be read.
+    """
+    trained_on = Seen.recorded(contract.training)
+    files = [sources for sources in scans if all(isinstance(each, Path) for each in sources)]
+    seen = [
+        cast(Path, sources[0]).name
+        for sources in (files if trained_on.scans else [])
+        if trained_on.has(hash_of_scan(cast(tuple[Path, ...], sources), contract.channels, contract.windows))
+    ]
+    if seen:
+        raise OptionError(
+            f"--calibrate: {place}: the model was trained on {len(seen)} of the {len(scans)} patients "
+            f"({some_of(seen)}), and its masks of them are better than those of new ones; expected others, or masks of "
+            f"a cross-validation in {place / MASKS}"
+        )
+    return trained_on.complete
 
 
 def _patient(

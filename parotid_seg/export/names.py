@@ -46,11 +46,6 @@ def name_after_modules(model: ModelProto, parameters: Collection[str]) -> None:
         item.name = new.get(item.name, item.name)
 
 
-def module_of(name: str) -> str:
-    """The module in a node's or a value's name; empty outside of any."""
-    return name.rpartition("/")[0]
-
-
 def _module(node: NodeProto) -> str:
     noted = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
     scopes: list[str] = ast.literal_eval(noted)[:-1]

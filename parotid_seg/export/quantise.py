@@ -10,8 +10,8 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from parotid_seg.export.precision import is_within
 from parotid_seg.files import scratch_folder
+from parotid_seg.runtime.engines.rewriting.precision import is_within
 from parotid_seg.scan.chunks import Inputs
 
 OPERATORS = ("MatMul", "Conv")

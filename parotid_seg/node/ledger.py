@@ -48,6 +48,7 @@ class SeriesRecord:
         reason: why it failed or was refused, else empty.
         results: names of the result files in the series' folder of results.
         deaths: how often the node died while segmenting it.
+        settings: what the result depends on besides the slices, see `segmenting.settings_of`; empty for older versions.
     """
 
     status: str
@@ -55,6 +56,7 @@ class SeriesRecord:
     reason: str = ""
     results: tuple[str, ...] = ()
     deaths: int = 0
+    settings: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

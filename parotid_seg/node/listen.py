@@ -26,7 +26,12 @@ EXPIRY_S = 3600.0
 
 
 def listen(
-    options: ListenOptions, segment: Segment, *, say: Say = lambda _: None, stop: threading.Event | None = None
+    options: ListenOptions,
+    segment: Segment,
+    *,
+    settings: str = "",
+    say: Say = lambda _: None,
+    stop: threading.Event | None = None,
 ) -> int:
     """Receive series from other nodes, segment them and send the results, until SIGTERM, SIGINT or `stop`.
 
@@ -36,6 +41,7 @@ def listen(
     Args:
         options: see `ListenOptions`.
         segment: see `work.Segment`.
+        settings: see `work.Work`.
         say: called with one line for each event, from several threads.
         stop: another way to stop it, because signals only reach a main thread.
 
@@ -47,14 +53,14 @@ def listen(
         OutputError: before anything is received, if the folder cannot be written to, or another node uses it.
     """
     with _private():
-        return _listen(options, segment, say, stop)
+        return _listen(options, segment, settings, say, stop)
 
 
-def _listen(options: ListenOptions, segment: Segment, say: Say, stop: threading.Event | None) -> int:
+def _listen(options: ListenOptions, segment: Segment, settings: str, say: Say, stop: threading.Event | None) -> int:
     make_folder(options.out)
     with locked(options.out / ".lock", options.out), warnings.catch_warnings(), _Signals() as signals:
         warnings.simplefilter("ignore")  # pydicom's warnings contain data from files
-        node = _Node(options, segment, _careful(say))
+        node = _Node(options, segment, settings, _careful(say))
         with contextlib.suppress(KeyboardInterrupt):  # a second signal
             node.run(lambda: signals.received or (stop is not None and stop.is_set()))
         return 130 if signals.number == signal.SIGINT else 0
@@ -71,11 +77,11 @@ def _private() -> Iterator[None]:
 
 
 class _Node:
-    def __init__(self, options: ListenOptions, segment: Segment, say: Say) -> None:
+    def __init__(self, options: ListenOptions, segment: Segment, settings: str, say: Say) -> None:
         self._options, self._say = options, say
         self._inbox = Inbox(options.out / "inbox", options.quiet_s)
         ledger = Ledger(options.out / "state")
-        self._work = Work(options, self._inbox, ledger, segment, self._deliver, say)
+        self._work = Work(options, self._inbox, ledger, segment, self._deliver, say, settings)
         self._outbox = None
         if options.send_to is not None:
             self._outbox = Outbox(

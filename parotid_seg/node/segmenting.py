@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import FORMATS, RTSTRUCT
 from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.run import Outcome, infer
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
@@ -46,3 +48,9 @@ def segment_with(backend: Backend, segmentation: SegmentationOptions = DEFAULTS)
         )
 
     return segment
+
+
+def settings_of(backend: Backend, segmentation: SegmentationOptions = DEFAULTS) -> str:
+    """Hash of what a result depends on besides the slices: model, precision, options, and the version of the rules."""
+    texts = determined_by(backend.model_sha256, backend.ran.precision, segmentation)
+    return hashlib.sha256(" ".join(texts).encode()).hexdigest()

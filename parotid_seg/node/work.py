@@ -65,6 +65,7 @@ class Work:
         segment: see `Segment`.
         deliver: called with a series whose result is ready to be sent.
         say: called with one line for each event.
+        settings: what results depend on besides the slices; results of other settings are made again.
 
     Raises:
         OutputError: if the folder of results cannot be made or written to.
@@ -78,8 +79,10 @@ class Work:
         segment: Segment,
         deliver: Callable[[str], None],
         say: Say,
+        settings: str = "",
     ) -> None:
         self.results = options.out / "results"
+        self._settings = settings
         self._options, self._inbox, self._ledger = options, inbox, ledger
         self._segment, self._deliver, self._say = segment, deliver, say
         make_folder(self.results)
@@ -150,7 +153,8 @@ class Work:
         if record is not None and record.status != STARTED:
             added = [name for name, found in slices.items() if not _is_known(name, found, record)]
             missing = [name for name in record.slices if name not in slices]
-            if not added and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
+            same = not added and record.settings == self._settings
+            if same and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
                 self._say(f"series {series}: received again unchanged, is not segmented again")
                 self._have(series, replace(record, slices=record.slices | slices))
                 return True
@@ -163,7 +167,7 @@ class Work:
                 self._say(f"series {series}: not segmented: {reason}")
                 return False
         deaths = record.deaths if record is not None and record.status == STARTED else 0
-        return self._segment_series(series, SeriesRecord(STARTED, slices, deaths=deaths))
+        return self._segment_series(series, SeriesRecord(STARTED, slices, deaths=deaths, settings=self._settings))
 
     def _have(self, series: str, record: SeriesRecord) -> None:
         """Record that a series has its result."""

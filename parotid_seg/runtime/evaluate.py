@@ -21,7 +21,7 @@ from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.dose_grid import DoseGrid
 from parotid_seg.scan.labels import is_parotid
-from parotid_seg.scan.nifti import affine_of, case_name, check_same_voxels, is_nifti, read_mask
+from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask
 from parotid_seg.scan.volume import Mask, Orientation
 from parotid_seg.wording import counted, some_of
 
@@ -221,7 +221,7 @@ def masks_in(place: Path) -> dict[str, Path]:
     """The masks of a folder, or a single one, by the name of their case.
 
     Raises:
-        InputError: if there is no such file or folder, or a folder without masks.
+        InputError: if there is no such file or folder, or a folder without masks or with two of one case.
     """
     if place.is_file():
         return {case_name(place): place}
@@ -229,7 +229,7 @@ def masks_in(place: Path) -> dict[str, Path]:
         if not exists(place):
             raise OptionError("no such file or folder", path=place)
         raise InputError(f"found {special_kind(place.stat().st_mode)}, expected a regular file or a folder", path=place)
-    masks = {case_name(path): path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != "."}
+    masks = by_case(path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != ".")
     if not masks:
         raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)
     return masks

@@ -104,14 +104,19 @@ class Rois:
         """Check the choice against the labels of a model, background first.
 
         Raises:
-            OptionError: for a label that it does not have, or if two structures would have one name.
+            OptionError: for a label that it does not have, if two structures would have one name, or if a name says
+                the other side than its label.
         """
         for option, chosen in (("--only", self.only), ("--roi-name", self.names), ("--roi-colour", self.colours)):
             if unknown := [each for each in chosen if each not in labels[1:]]:
                 raise OptionError(f"{option}: found {unknown[0]!r}, expected one of: {', '.join(labels[1:])}")
-        names = [each.name for each in structures_of(labels, rois=self)]
         for label, name in self.names.items():
-            if label in self.written(labels) and name not in names:
+            said, side = side_of(name), side_of(label)
+            if said and side and said != side:
+                raise OptionError(f"--roi-name: found the name {name!r}, which says {said}, for {label}")
+        for each in structures_of(labels, rois=self):
+            name = self.names.get(each.label, each.name)
+            if each.name != name:
                 raise OptionError(f"--roi-name: found the name {name!r} for several structures, expected one for each")
 
 

@@ -22,7 +22,7 @@ from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import foreign
 from parotid_seg.scan.nifti import ENDINGS, NiftiScan, is_nifti, scan_of_image, scan_of_stored, voxels_in
-from parotid_seg.scan.nifti_file import DAMAGED, Stored, layout_in
+from parotid_seg.scan.nifti_file import DAMAGED, Stored, checked_header, layout_in
 from parotid_seg.scan.nrrd_file import nrrd_sizes, read_nrrd
 
 NRRD = ".nrrd"
@@ -230,12 +230,10 @@ def _read_pair(path: Path) -> Stored:
     size = SIZES[image_class]
     with foreign(path, "nibabel", DAMAGED_PAIR):
         pair_header = image_class.header_class(_start(path)[:size], check=False)
-        if (np.asarray(pair_header["pixdim"][1:4]) == 0).any():  # nibabel would repair a spacing of 0 to 1
-            raise ScanError("found a voxel spacing of 0, expected positive numbers", path=path)
         offset = max(0, int(pair_header["vox_offset"]))
         pair_header["magic"] = b"n+1" if image_class is Nifti1Image else b"n+2"
         pair_header["vox_offset"] = size + 4
-        header = image_class.header_class(pair_header.binaryblock, endianness=pair_header.endianness)
+    header = checked_header(pair_header, path)
     with foreign(second, "Python", DAMAGED_PAIR), open_input(second) as file:
         shape, dtype, _, scaling = layout_in(header, path, os.fstat(file.fileno()).st_size)
         length = math.prod(shape) * dtype.itemsize

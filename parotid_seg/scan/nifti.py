@@ -18,7 +18,7 @@ from isal import igzip
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from numpy.typing import NDArray
 
-from parotid_seg.errors import ScanError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import write_bytes
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.foreign import MOST_VOXELS, foreign
@@ -63,6 +63,20 @@ def case_name(path: Path) -> str:
             name = name[: -len(ending)]
             break
     return name.removesuffix("_0000")
+
+
+def by_case(paths: Iterable[Path]) -> dict[str, Path]:
+    """NIfTI files by the name of their case.
+
+    Raises:
+        InputError: if two are of one case, such as a.nii and a.nii.gz.
+    """
+    files: dict[str, Path] = {}
+    for path in paths:
+        name = case_name(path)
+        if (other := files.setdefault(name, path)) != path:
+            raise InputError(f"found {other.name} and {path.name}, expected one file of case {name}", path=path.parent)
+    return files
 
 
 def read_nifti(path: Path, *further: Path) -> NiftiScan:

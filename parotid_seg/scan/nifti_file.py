@@ -128,7 +128,20 @@ def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Heade
         if image_class is None:
             raise ScanError("not a readable NIfTI file (its first bytes are not a NIfTI header)", path=path)
         stored = image_class.header_class(start[: image_class.header_class.sizeof_hdr], check=False)
-        spacing = stored["pixdim"][1:4]
+    return image_class, checked_header(stored, path)
+
+
+def checked_header(stored: Nifti1Header, path: Path) -> Nifti1Header:
+    """A file's header as nibabel checks it, after a check of what nibabel would repair.
+
+    Args:
+        stored: as in the file, unchecked.
+        path: the file, for errors.
+
+    Raises:
+        ScanError: if the spacing is impossible, or negative without an sform, or nibabel refuses the header.
+    """
+    spacing = stored["pixdim"][1:4]
     if not np.isfinite(spacing).all() or (spacing == 0).any():  # nibabel would repair a spacing of 0 to 1
         raise ScanError(
             f"found voxel spacing {spacing.tolist()} in the header, expected positive, finite numbers", path=path
@@ -140,7 +153,7 @@ def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Heade
             path=path,
         )
     with foreign(path, "nibabel", "not a readable NIfTI file"):
-        return image_class, image_class.header_class(stored.binaryblock, endianness=stored.endianness)
+        return type(stored)(stored.binaryblock, endianness=stored.endianness)
 
 
 def shape_in(path: Path, stored: Sequence[int], dtype: np.dtype[np.generic] | None = None) -> tuple[int, int, int]:

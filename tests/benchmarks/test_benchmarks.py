@@ -76,6 +76,7 @@ COMMANDS: dict[str, list[str]] = {
         *("{scans}", "--checkpoint", "{trained}", "--parts", "race", "start", "flat"),
         *("--many", "2", "--out", "{out}/x.json"),
     ],
+    "slice_order.py": ["{scans}", "--out", "{out}/x.json"],
     "stress.py": ["{scans}/..", "--patients", "1", "--kinds", "noise", "mirrored", "--json", "{out}/x.json"],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
     "ten_patients.py": ["{own}", "--config", "{one_batch}", "--out", "{out}/x.json"],

@@ -83,6 +83,13 @@ def test_the_same_scan_twice_is_refused(data: Path) -> None:
         choose(data)
 
 
+@pytest.mark.parametrize(("folder", "name"), [("imagesTr", "p1_0000"), ("labelsTr", "p1")])
+def test_two_files_of_one_patient_are_refused(data: Path, folder: str, name: str) -> None:
+    (data / folder / f"{name}.nii").touch()
+    with pytest.raises(InputError, match=rf"found {name}.nii and {name}.nii.gz, expected one file of case p1"):
+        choose(data)
+
+
 def test_a_label_map_of_other_voxels_is_refused_before_anything_runs(data: Path) -> None:
     import nibabel
     import numpy as np

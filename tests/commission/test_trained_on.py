@@ -52,7 +52,7 @@ def model(name: str, sha256: str, *trained_on: str, complete: bool = True) -> Co
 
 
 def test_what_is_not_recorded_is_said() -> None:
-    assert in_words(model("m", ""), 3) == "m was trained on none of the scans of these patients"
+    assert in_words(model("m", ""), 3) == "m was trained on none of these scans, compared voxel by voxel"
     assert "not recorded" in in_words(model("m", "", complete=False), 3)
     both = in_words(model("m", "", "p1", "p2", complete=False), 3)
     assert "m was trained on 2 of these 3 patients (p1, p2): " in both

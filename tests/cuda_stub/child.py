@@ -7,20 +7,28 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from parotid_seg.runtime.engines.base import Chunk
+from parotid_seg.runtime.engines import engine_benchmark
+from parotid_seg.runtime.engines.base import Backend, Chunk
+from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
-from parotid_seg.runtime.engines.registry import ready
+from parotid_seg.runtime.engines.onnxruntime.engine import candidates
+from parotid_seg.runtime.engines.registry import Request, ready
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.volume import Volume
 
 BATCH = 16
+GLANDS = slice(80, 96)
+"""Some slices of the example scan that show the glands."""
 SCENARIOS: dict[str, Callable[[Path], object]] = {}
 FAILURES = {
     "no device": ("cudaGetDeviceCount", 100),
@@ -171,6 +179,33 @@ def trial(model: Path) -> object:
     cuda.OnnxRuntimeCudaBackend = Counting  # type: ignore[misc]
     backend = load_backend(model, device="cuda", say=said.append, allow_unverified=True)
     return {"batch size": backend.batch_size, "ran": str(backend.ran), "said": said, "sizes": sizes}
+
+
+@scenario
+def first_use(model: Path) -> object:
+    """What `auto` says of the graphs that it makes, if they are faster, and what they run as."""
+    order = [f"onnxruntime CUDA {graph}" for graph in ("FP32", "FP32 fused", "FP16", "FP16 fused")]
+
+    class Pretended(EngineBenchmark):
+        def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
+            return {name: 1 + order.index(name) for name in backends}
+
+    example = EngineBenchmark._example
+
+    def short(benchmark: EngineBenchmark) -> Volume:
+        whole = example(benchmark)
+        return replace(whole, voxels=whole.voxels[:, GLANDS])
+
+    EngineBenchmark._example = short  # type: ignore[assignment, method-assign]
+    engine_benchmark.EngineBenchmark = Pretended  # type: ignore[misc]
+    with TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        said: list[str] = []
+        backend = load_backend(model, device="cuda", say=said.append)
+        others = candidates(Request(model, backend.contract, 0, None, "labels", said.append))[1:]
+        made = [each.make() for each in others]
+    ran = [(str(each.ran), each.model_sha256 == backend.model_sha256) for each in made]
+    return {"said": said, "ran": str(backend.ran), "made": ran}
 
 
 @scenario

@@ -18,9 +18,10 @@ import onnx
 import pytest
 
 from parotid_seg.export.onnx_file import with_contract
-from parotid_seg.export.precision import LADDER, lower
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.rewriting.gpu_graph import _fused
+from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
 from tests.cuda_stub.build import LIBRARIES
 from tests.processes.workers import shared_folder
 
@@ -84,18 +85,25 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         resampling = LADDER[0]
-        model = lower(onnx.load(DEFAULT_MODEL), "fp16", resampling.holds)
+        model = lower(with_whole_weights(onnx.load(DEFAULT_MODEL)), "fp16", resampling.holds)
         contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], precision="fp16")
         (folder / "half.onnx").write_bytes(with_contract(model, contract))
 
     return shared_folder(tmp_path_factory, "half", make) / "half.onnx"
 
 
-@pytest.fixture(scope="session", params=["fp32", "fp16"])
-def computed(request: pytest.FixtureRequest, stub: RunStub) -> Any:
-    """What the scenario `chunks` prints, of the packaged model and of the same in FP16."""
-    model = DEFAULT_MODEL if request.param == "fp32" else request.getfixturevalue("half")
-    return {"precision": request.param, **stub("chunks", model)}
+@pytest.fixture(scope="session", params=["fp32", "fp16", "fp32 fused", "fp16 fused"])
+def computed(
+    request: pytest.FixtureRequest, stub: RunStub, half: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """What the scenario `chunks` prints, of the packaged model, of the same in FP16, and of both fused."""
+    precision, _, is_fused = request.param.partition(" ")
+    model = DEFAULT_MODEL if precision == "fp32" else half
+    if is_fused:
+        made = tmp_path_factory.mktemp("fused") / "fused.onnx"
+        made.write_bytes(_fused(*read_model(model)))
+        model = made
+    return {"graph": request.param, "precision": precision, **stub("chunks", model)}
 
 
 def _skip_if_installed(library: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,19 @@ import pytest
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
-from tests.cuda_stub.conftest import RunStub
+from tests.cuda_stub.conftest import PYTHON, RunStub
 
 pytestmark = pytest.mark.slow
 
-MOST = {"fp32": {"launch": 227, "product": 108, "cudnn": 15}, "fp16": {"launch": 231, "product": 108, "cudnn": 15}}
-"""Kernels of onnxruntime, matrix products of cuBLAS and calls of cuDNN for a chunk, as measured on 2026-11-29. A lower
-number is progress: set it here. A higher one is a step back."""
-MOST_TRANSPOSES = 50
+MOST = {
+    "fp32": {"launch": 227, "product": 108, "cudnn": 15, "transposes": 50},
+    "fp16": {"launch": 231, "product": 108, "cudnn": 15, "transposes": 50},
+    "fp32 fused": {"launch": 115, "product": 86, "cudnn": 15, "transposes": 26},
+    "fp16 fused": {"launch": 93, "product": 62, "cudnn": 27, "transposes": 2},
+}
+"""Kernels of onnxruntime, matrix products of cuBLAS and calls of cuDNN for a chunk, and how many of the kernels
+transpose, as measured on 2026-11-29. A lower number is progress: set it here. A higher one is a step back. On a GPU of
+compute capability 9.0, as the stub's, attention in FP16 is cuDNN's."""
 MOST_BYTES_A_VOXEL = 3.59
 
 
@@ -30,7 +37,9 @@ def test_the_gpu_runs_it_in_the_files_precision(computed: Any) -> None:
 
 def test_nodes_run_on_the_gpu_but_for_arithmetic_of_shapes(computed: Any) -> None:
     on_gpu, on_cpu = (computed["nodes"][f"{device}ExecutionProvider"] for device in ("CUDA", "CPU"))
-    assert on_gpu["LayerNormalization"] == 32
+    fused = "fused" in computed["graph"]
+    assert on_gpu["LayerNormalization"] == (8 if fused else 32)
+    assert on_gpu.get("MultiHeadAttention", 0) == (12 if fused else 0)
     assert set(on_cpu) <= {"Squeeze", "Mul", "Reshape", "Concat"}, on_cpu
     assert sum(on_cpu.values()) <= 4
 
@@ -38,7 +47,7 @@ def test_nodes_run_on_the_gpu_but_for_arithmetic_of_shapes(computed: Any) -> Non
 def test_a_chunk_is_computed_captured_and_replayed(computed: Any) -> None:
     kinds = [chunk["kinds"] for chunk in computed["chunks"]]
     assert [(each.get("begin", 0), each.get("replay", 0)) for each in kinds] == [(0, 0), (1, 1), (0, 1), (0, 1)]
-    assert all(each["launch"] > 100 for each in kinds[:2])
+    assert all(each["launch"] > 50 for each in kinds[:2])
     assert not any(each.get("launch") or each.get("product") or each.get("cudnn") for each in kinds[2:])
 
 
@@ -66,10 +75,10 @@ def test_two_chunks_are_in_flight(stub: RunStub) -> None:
 
 
 def test_launches_of_a_chunk(computed: Any) -> None:
-    first = computed["chunks"][0]
-    most = MOST[computed["precision"]]
-    assert {kind: first["kinds"][kind] for kind in most if first["kinds"][kind] > most[kind]} == {}
-    assert 0 < first["transposes"] <= MOST_TRANSPOSES
+    first, most = computed["chunks"][0], MOST[computed["graph"]]
+    found = {kind: first["transposes"] if kind == "transposes" else first["kinds"][kind] for kind in most}
+    assert {kind: number for kind, number in found.items() if number > most[kind]} == {}
+    assert min(found.values()) > 0
 
 
 def test_bytes_over_the_bus(computed: Any) -> None:
@@ -153,9 +162,30 @@ def test_precision_and_batch_size_are_chosen_by_a_trial(stub: RunStub, half: Pat
     (said,) = found["said"]
     assert "onnxruntime CUDA FP32" in said
     assert "onnxruntime CUDA FP16" in said
+    assert "onnxruntime CUDA FP32 fused" in said
+    assert "onnxruntime CUDA FP16 fused" in said
     assert "measured on this machine just now" in said
     assert {int(size) for size in found["sizes"]} >= {1, 16, 32, 64, 128, 256}
     assert found["batch size"] in (16, 32, 64, 128, 256)
+
+
+def test_graphs_are_made_on_first_use_and_their_masks_compared_before_one_is_taken(stub: RunStub) -> None:
+    """The CPU provider computes, so FP16 passes there; masks of the stub are whatever its memory held."""
+    if subprocess.run([PYTHON, "-c", "import onnx"], capture_output=True, check=False).returncode:
+        pytest.skip("no onnx in .venv-cuda-stub: make .venv-cuda-stub/.ready")
+    found = stub("first_use", DEFAULT_MODEL)
+    (said,) = found["said"]
+    assert re.match(r"onnxruntime CUDA FP32: 1 samples/s, batches of \d+; ", said)
+    for name in ("FP16", "FP32 fused", "FP16 fused"):
+        reason = "(other masks of the example scan|not to be checked)"
+        assert re.search(rf"onnxruntime CUDA {name}(, [^;]*)? not taken: {reason}", said), said
+    engine = "onnxruntime 1.31.1 with CUDA graphs"
+    assert found["ran"] == f"{engine} on cuda:0, fp32", "what is not proven is not used"
+    assert found["made"] == [
+        [f"{engine} on cuda:0, fp16", True],
+        [f"{engine}, fused operators on cuda:0, fp32", True],
+        [f"{engine}, fused operators on cuda:0, fp16", True],
+    ]
 
 
 def test_auto_goes_on_to_the_cpu(stub: RunStub) -> None:

@@ -1,5 +1,6 @@
 """`export --calibrate`: the patients' contours, and the masks of the model or of a cross-validation."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from parotid_seg.calibration import Calibration
+from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ParotidSegError, ScanError
 from parotid_seg.export import calibrate as module
 from parotid_seg.export import export as exporting
 from parotid_seg.export.calibrate import calibrated_on
 from parotid_seg.export.options import ExportOptions
+from parotid_seg.scan.seen import Seen, hash_of_scan
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
@@ -59,12 +62,40 @@ def test_masks_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (found,), limits = calibrated_on(place_for(tmp_path / "data"), NO_NET, Here.contract, said.append)
     assert (found.patients, found.glands, found.mean_dsc) == (PATIENTS, 2 * PATIENTS, 1.0)
     assert found.made == "10 patients, the model's masks"
-    assert said[0].endswith("none of them may be one that the model was trained on")
+    assert "none of them may be one that the model was trained on; which scans" in said[0]
     assert said[1] == f"expected DSC of parotid_left, parotid_right: {found}; {found.origin}"
     assert limits is not None
     assert (limits.patients, limits.made) == (PATIENTS, "the model's masks")
     assert said[2] == f"operating range: {limits.origin}"
     assert [each.name for each in limits.structures] == ["intensity"]  # boxes overlap alike in all slices
+
+
+def trained_on(*scans: Path, complete: bool = True) -> Contract:
+    contract = Here.contract
+    hashes = [hash_of_scan((scan,), contract.channels, contract.windows) for scan in scans]
+    return dataclasses.replace(contract, training=Seen(complete=complete).record(hashes))
+
+
+def test_patients_that_the_model_was_trained_on_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "torch_labels", by_intensity)
+    folder = place_for(tmp_path / "data")
+    contract = trained_on(*(folder / "imagesTr" / f"p{number}_0000.nii.gz" for number in (0, 1)))
+    words = r"on 6 of the 10 patients \(p0_0000.nii.gz, p1_0000.nii.gz, p4_0000.nii.gz and 3 more\)"  # of equal voxels
+    with pytest.raises(OptionError, match=words):
+        calibrated_on(folder, NO_NET, contract)
+    said: list[str] = []
+    assert calibrated_on(masks_for(folder), NO_NET, contract, said.append)[0], "masks of a cross-validation"
+    assert "not recorded" not in said[0]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_model_that_does_not_record_its_scans_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    monkeypatch.setattr(module, "torch_labels", by_intensity)
+    said: list[str] = []
+    calibrated_on(place_for(tmp_path / "data"), NO_NET, trained_on(complete=complete), said.append)
+    assert said[0].endswith("is not recorded, so this is not checked") != complete
 
 
 def masks_for(folder: Path) -> Path:

@@ -23,11 +23,11 @@ from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.ops_by_dtype import work_of
 from parotid_seg.export.options import ExportOptions
 from parotid_seg.export.parity import Parity, ScanParity, contour_of
-from parotid_seg.export.precision import lower
 from parotid_seg.export.proof import prove
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in
+from parotid_seg.runtime.engines.rewriting.precision import lower
 from parotid_seg.runtime.tolerance import GATES, QUANTISED, SAME
 from parotid_seg.train.checkpoint import Checkpoint
 

@@ -14,6 +14,7 @@ from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
+from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.runtime.tolerance import SAME, difference
 from parotid_seg.scan.chunks import chunks, segmented
@@ -53,6 +54,21 @@ def test_the_masks_are_those_of_the_cpu(backend: OnnxRuntimeCudaBackend, scan: t
     expected, found = (
         segmented(volume, windows, backend.contract.grid, 16, partial(labels_of, run)) for run in (cpu, backend)
     )
+    apart = difference(expected, found, volume.spacing_mm, 3)
+    assert SAME.admits(apart), apart
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [GpuGraph(DEFAULT_MODEL, "fp16"), *(GpuGraph(DEFAULT_MODEL, kind, fused=True) for kind in ("fp32", "fp16"))],
+)
+def test_masks_of_graphs_that_are_made_are_those_of_the_cpu(graph: GpuGraph, scan: tuple[Volume, Windows]) -> None:
+    made, cpu = OnnxRuntimeCudaBackend(graph.made()), OnnxRuntimeBackend(DEFAULT_MODEL)
+    volume, windows = scan
+    expected, found = (
+        segmented(volume, windows, cpu.contract.grid, 16, partial(labels_of, run)) for run in (cpu, made)
+    )
+    made.close()
     apart = difference(expected, found, volume.spacing_mm, 3)
     assert SAME.admits(apart), apart
 

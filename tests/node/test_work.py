@@ -27,14 +27,18 @@ QUIET_S = 0.05
 class Bench:
     """The working half of a node; `restarted` is the next one in the same folder."""
 
-    def __init__(self, out: Path, segment: Callable[..., Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, out: Path, segment: Callable[..., Any] | None = None, settings: str = "", **options: Any
+    ) -> None:
         self.options = ListenOptions(104, out, quiet_s=QUIET_S, **options)
         self.inbox, self.ledger = Inbox(out / "inbox", QUIET_S), Ledger(out / "state")
         self.lines: list[str] = []
         self.calls: list[list[str]] = []
         self.outgoing: list[str] = []
         self.segment = segment or self.write
-        self.work = Work(self.options, self.inbox, self.ledger, self.call, self.outgoing.append, self.lines.append)
+        self.work = Work(
+            self.options, self.inbox, self.ledger, self.call, self.outgoing.append, self.lines.append, settings
+        )
         self.work.recover()
 
     def call(self, folder: Path, out: Path) -> Segmented:
@@ -88,6 +92,22 @@ def test_a_series_is_done_once_and_its_slices_go(bench: Bench) -> None:
     assert bench.inbox.all_series() == []
     again = bench.restarted()
     assert again.run() == []
+
+
+def test_a_series_that_another_model_segmented_is_segmented_again(tmp_path: Path) -> None:
+    """Its sender would take the contours of the old model for those of the new one."""
+    bench = Bench(tmp_path, settings="old model")
+    series = bench.receive("a", "b")
+    bench.run()
+    again = bench.restarted(settings="old model")
+    again.receive("a", "b")
+    again.run()
+    assert again.calls == []
+    newer = bench.restarted(settings="new model", segment=lambda folder, out: Segmented(reason="not with this one"))
+    newer.receive("a", "b")
+    newer.run()
+    assert newer.calls == [["a", "b"]]
+    assert newer.status(series) == FAILED
 
 
 def test_slices_are_kept_where_that_is_wanted(tmp_path: Path) -> None:

@@ -199,6 +199,14 @@ def test_an_empty_prediction_is_counted_not_averaged(command: Run, folders: Path
             "they lie up to 1.00 mm apart (voxels of 3 x 2 x 2 mm)",
         ),
         (lambda f: save(f / "predictions" / "b.nii.gz", np.full((10, 10, 10), 7, np.uint8)), "found label 7"),
+        (
+            lambda f: save(f / "predictions" / "b.nii", np.zeros((10, 10, 10), np.uint8)),
+            "predictions: found b.nii and b.nii.gz, expected one file of case b",
+        ),
+        (
+            lambda f: save(f / "references" / "b_0000.nii.gz", np.zeros((10, 10, 10), np.uint8)),
+            "references: found b.nii.gz and b_0000.nii.gz, expected one file of case b",
+        ),
     ],
 )
 def test_wrong_pairs(command: Run, folders: Path, spoil: Callable[..., Any], words: str) -> None:

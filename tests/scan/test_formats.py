@@ -3,6 +3,7 @@
 import bz2
 import io
 import re
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.pipeline.sources import hash_source, voxels_of
+from parotid_seg.runtime.pipeline.sources import hash_source, read_scan, voxels_of
 from parotid_seg.scan.formats import files_of_image, image_name, is_readable, is_segmentation, read_image, unread
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 
@@ -89,6 +90,23 @@ def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.img").unlink()
     assert not is_readable(tmp_path / "a.hdr")
     assert "without its .img file" in unread(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("spacing", [0.0, -2.0, np.nan, np.inf])
+def test_an_impossible_spacing_is_refused_as_in_a_single_file(tmp_path: Path, spacing: float) -> None:
+    """A negative one may mean a mirrored axis; nibabel drops its sign."""
+    reasons = []
+    for name, kind in (("a.nii", nibabel.Nifti1Image), ("a.hdr", nibabel.Nifti1Pair)):
+        image = kind(voxels(), OBLIQUE)
+        image.set_sform(None, 0)
+        nibabel.save(image, tmp_path / name)
+        content = bytearray((tmp_path / name).read_bytes())
+        struct.pack_into("<f", content, 80, spacing)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ScanError, match="found voxel spacing") as caught:
+            read_scan((tmp_path / name,))
+        reasons.append(caught.value.reason)
+    assert reasons[0] == reasons[1]
 
 
 SPACES = {

@@ -151,8 +151,9 @@ def _read_contours(
             enclosed = filled([voxels], series.rows, series.columns)
             if index in slices and (slices[index] & enclosed).any():
                 raise ScanError(
-                    f"{shown}: found contours that overlap on {series.slices[index].path}, which not all programs read "
-                    "alike"
+                    f"found contours that overlap on {series.slices[index].path.name}, which not all programs read "
+                    "alike",
+                    path=shown,
                 )
             slices[index] = slices[index] | enclosed if index in slices else enclosed
         yield slices

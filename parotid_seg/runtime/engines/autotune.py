@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Candidate:
         precision: type it computes in.
         file: the model file or engine that it loads.
         make: loads the engine; raises ParotidSegError if that fails. Picklable, as `bench` calls it in other processes.
+        rewritten: whether its graph is another than the model file's, so that its masks are compared in any precision.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Candidate:
     precision: str
     file: Path
     make: Callable[[], Backend]
+    rewritten: bool = False
 
 
 class Measure(Protocol):
@@ -91,7 +94,10 @@ class Choice:
 
     def __str__(self) -> str:
         others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.samples_per_s.items() if name != self.name)
-        refused = "".join(f"; {name} not taken: {reason}" for name, reason in self.refused.items())
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.refused.items():
+            reasons.setdefault(reason, []).append(name)
+        refused = "".join(f"; {', '.join(names)} not taken: {reason}" for reason, names in reasons.items())
         speed = self.samples_per_s[self.name]
         return f"{self.name}: {speed:.0f} samples/s, batches of {self.batch_size}; {others or 'no other'}{refused}"
 
@@ -111,7 +117,7 @@ def choose(
     Args:
         candidates: at least one; the first runs the model file itself on the reference engine.
         precision: of the model file. A candidate of a lower one is chosen only if it is `LEAST_GAIN` times as fast as
-            the best of the others, and if its masks are within the tolerance.
+            the best of the others, and if its masks are within the tolerance; one with a rewritten graph if they are.
         sizes: batch sizes to try.
         measure: the measurements.
         place: file in which the choice is stored.
@@ -160,19 +166,25 @@ def _tried(
     order = sorted(speeds, key=lambda name: -speeds[name])
     precisions = {candidate.name: candidate.precision for candidate in candidates}
     lower = {name for name in order if BITS[precisions[name]] < BITS[precision]}
-    best = next((name for name in order if name not in lower), first.name)
+    rewritten = {candidate.name for candidate in candidates if candidate.rewritten}
+
+    def passes(name: str) -> bool:
+        reason = measure.failure(loaded[first.name], loaded[name], precisions[name])
+        if reason:
+            refused[name] = reason
+        return not reason
+
+    best = next(name for name in order if name not in lower and (name not in rewritten or passes(name)))
     for name in order:
         if name == best:
             break
-        reason = (
-            measure.failure(loaded[first.name], loaded[name], precisions[name])
-            if speeds[name] >= LEAST_GAIN * speeds[best]
-            else f"less than {LEAST_GAIN - 1:.0%} faster in a lower precision"
-        )
-        if not reason:
+        if name not in lower:
+            continue
+        if speeds[name] < LEAST_GAIN * speeds[best]:
+            refused[name] = f"less than {LEAST_GAIN - 1:.0%} faster in a lower precision"
+        elif passes(name):
             best = name
             break
-        refused[name] = reason
     for name, backend in loaded.items():
         if name != best:
             backend.close()
@@ -206,3 +218,15 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "parotid-seg"
+
+
+def is_private(path: Path) -> bool:
+    """Whether only this user can write to a file or folder. Systems without user numbers have a folder a user.
+
+    Raises:
+        OSError: if there is none.
+    """
+    status = path.lstat()
+    if not hasattr(os, "getuid"):
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -14,7 +14,7 @@ from parotid_seg.errors import DeviceMemoryError, InputError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
-from parotid_seg.runtime.tolerance import GATES, difference
+from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -66,17 +66,26 @@ class EngineBenchmark:
         """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do
         not."""
         try:
-            volume, windows = in_windows(self._example(), self.contract.channels, self.contract.windows)
+            expected = self.example_mask(reference)
         except InputError as error:
             return f"not to be checked ({error})"
-        expected, found = (
-            segmented(volume, windows, self.contract.grid, USUAL_BATCH, lambda chunk, run=run: _labels(run, chunk))  # type: ignore[misc]
-            for run in (reference, other)
-        )
         if not expected.any():
             return "not to be checked (nothing is found in the example scan)"
-        apart = difference(expected, found, volume.spacing_mm, len(self.contract.labels))
+        apart = self.difference(expected, self.example_mask(other))
         return "" if GATES[precision].admits(apart) else f"other masks of the example scan: {apart}"
+
+    def example_mask(self, backend: Backend) -> Mask:
+        """Labels (D, H, W) of the example scan.
+
+        Raises:
+            InputError: if there is none for the model.
+        """
+        volume, windows = in_windows(self._example(), self.contract.channels, self.contract.windows)
+        return segmented(volume, windows, self.contract.grid, USUAL_BATCH, lambda chunk: _labels(backend, chunk))
+
+    def difference(self, expected: Mask, found: Mask) -> MaskDifference:
+        """The difference between two masks of the example scan."""
+        return difference(expected, found, self._example().spacing_mm, len(self.contract.labels))
 
     def _example(self) -> Volume:
         if len(self.contract.channels) != 1 or self.contract.windows[0] is None:

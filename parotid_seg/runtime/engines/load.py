@@ -144,7 +144,11 @@ def _load(engine: Engine | None, request: Request) -> Backend:
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
     sizes, contract = BATCHES[CPU if request.gpu is None else CUDA], request.contract
-    tried = {"output": request.output, "candidates": [candidate.name for candidate in available], "sizes": sizes}
+    tried = {
+        "output": request.output,
+        "candidates": [(each.name, each.file.name) for each in available],
+        "sizes": sizes,
+    }
     place = place_for({**facts_of(request.model), **_machine(request), **tried})
     return choose(available, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
 

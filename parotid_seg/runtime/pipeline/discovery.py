@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,7 +222,7 @@ def _channel_file(folder: Path, stem: str, ending: str) -> Path:
 
 
 def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
-    """Give every scan a unique name.
+    """Give every scan a unique name, also where a file system ignores case or the form of accents.
 
     NIfTI files keep their names. DICOM series get the name of their folder; if it holds several scans, with the series'
     number, or for scans of several series with a short name of the study. Scans of equal names are distinguished by the
@@ -240,21 +241,23 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     names = {place: _short(name) for place, name in own_names.items()}
     above = {place: path.parts[1:-1] for place, path in name_paths.items()}
     depth = 1
-    while depth < 8 and (doubled := {name for name, count in Counter(names.values()).items() if count > 1}):
+    while depth < 8 and (
+        doubled := {each for each, count in Counter(map(_folded, names.values())).items() if count > 1}
+    ):
         for place, name in names.items():
-            if name in doubled and len(above[place]) >= depth:
+            if _folded(name) in doubled and len(above[place]) >= depth:
                 names[place] = _short("_".join((*above[place][-depth:], own_names[place])))
         depth += 1
-    owners = dict(taken)
+    owners = {_folded(name): place for name, place in taken.items()}
     earlier_names = {place: name for name, place in taken.items()}
     cases = []
     for place, scan in by_place.items():
         name = earlier_names.get(place, names[place])
         number = 2
-        while owners.get(name, place) != place:
+        while place not in earlier_names and owners.get(_folded(name), place) != place:
             name = f"{names[place]}-{number}"
             number += 1
-        owners[name] = place
+        owners[_folded(name)] = place
         cases.append(Case(name, scan))
     return cases
 
@@ -283,6 +286,12 @@ def _own_name(scan: Scan, name_path: Path, alone: bool) -> str:
         return name_path.name
     number = series_key(source.study_uid) if len(scan) > 1 else source.number
     return f"{name_path.name}_{source.key if number is None else number}"
+
+
+def _folded(name: str) -> str:
+    """A name as file systems compare it that ignore case and the form of accents, as those of Windows and macOS, and
+    network folders."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _short(name: str) -> str:

@@ -26,7 +26,7 @@ from parotid_seg.runtime.pipeline.journal import Entry, Journal
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
-from parotid_seg.runtime.pipeline.rules import RULES_VERSION
+from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
 from parotid_seg.runtime.report.html_report import write_report
@@ -201,7 +201,7 @@ class _Run:
         self._entries: list[Entry] = []
         self._blocked: dict[str, ScanError] = {}
         self.replaced = 0
-        computed = (f"rules {RULES_VERSION}", executor.model_sha256, executor.ran.precision, *options.fingerprint)
+        computed = determined_by(executor.model_sha256, executor.ran.precision, options)
         self.work = WorkerConfig(
             out,
             executor.contract,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.errors import OptionError, ScanError
-from parotid_seg.files import hash_file
+from parotid_seg.errors import OptionError, OutputError, ParotidSegError, ScanError
+from parotid_seg.files import check_not_read, hash_file, partial_path
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI, RTSTRUCT, MaskResult
 from parotid_seg.runtime.pipeline.sources import Source
@@ -73,7 +74,7 @@ class Outputs:
         stem: Path,
         notes: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Flag, ...]:
-        """Write all formats.
+        """Write all formats, or none.
 
         Args:
             mask, scan, source, labels, model, notes: see `MaskResult`.
@@ -83,15 +84,46 @@ class Outputs:
             Flags on the written files.
 
         Raises:
+            OptionError: if a file is one of the scan, or that of --append.
             ScanError: if a DICOM object does not reproduce the mask.
             OutputError: if a file cannot be written.
         """
         result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois, notes)
         flags: tuple[Flag, ...] = ()
-        for name in self.formats:
-            each = FORMATS[name]
-            flags += each.load().write(result, stem.with_name(stem.name + each.ending))
+        paths = [stem.with_name(name) for name in self.names(stem.name)]
+        read = [each.path for each in source.slices] if isinstance(source, Series) else [source]
+        for path in paths:
+            check_not_read(path, [*read, *([self.append] if self.append else [])])
+        with _together(paths) as partials:
+            for name, partial in zip(self.formats, partials, strict=True):
+                flags += FORMATS[name].load().write(result, partial)
         return flags
+
+
+@contextmanager
+def _together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Names to write files under, which become `paths` when the block ends without an error.
+
+    Raises:
+        ParotidSegError: any error of the block, about the file of `paths`.
+        OutputError: if a file cannot get its name.
+    """
+    partials = [partial_path(path) for path in paths]
+    try:
+        yield partials
+        for partial, path in zip(partials, paths, strict=True):
+            try:
+                partial.replace(path)
+            except OSError as error:
+                raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
+    except ParotidSegError as error:
+        for partial, path in zip(partials, paths, strict=True):
+            if error.path == partial:
+                raise type(error)(error.reason, path=path) from error
+        raise
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
 
 
 def _hash_of(append: Path) -> str:

@@ -77,6 +77,12 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.SAME_VALUED: FlagText(
         8, "{value:.1%} of the voxels have the same tissue value {detail}: padding, or an edited region?"
     ),
+    FlagCode.SLICES_UNLIKE_NEIGHBOURS: FlagText(
+        8, "unlike both neighbours: slice {detail}: damaged, of another intensity, or in a wrong place?"
+    ),
+    FlagCode.STEPS_BETWEEN_SLICES: FlagText(
+        8, "abrupt change of tissue after slice {detail}: slices of another intensity, or in a wrong order?"
+    ),
     FlagCode.HU_CLIPPED: FlagText(2, "intensities are clipped at {detail} HU"),
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"

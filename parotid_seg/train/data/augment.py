@@ -63,7 +63,7 @@ class Augmenter:
     def __init__(self, config: AugmentConfig, grid: Grid, channels: Sequence[str], window_hu: Window) -> None:
         self.config, self.grid, self.channels = config, grid, channels
         hu_range = window_hu[1] - window_hu[0]
-        self.bolus = [(hu - window_hu[0]) / hu_range for hu in BOLUS_HU]
+        self.bolus_low, self.bolus_high = ((hu - window_hu[0]) / hu_range for hu in BOLUS_HU)
         self.hu_ranges = [hu_range if is_ct(channel) else WINDOW_WITHOUT_UNITS_HU for channel in channels]
 
     def __call__(self, images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class Augmenter:
         )
         inside = inside & (self._uniform(images, 0, 1, draws) < self.config.bolus_probability)
         thickness = self._uniform(images, 3, 20, draws) / spacing
-        density = self._uniform(images, *self.bolus, draws)
+        density = self._uniform(images, self.bolus_low, self.bolus_high, draws)
         side = self._uniform(images, 0, 3, draws)  # the first, the second, or both
         for flipped, chosen in ((False, side < 2), (True, side >= 1)):
             seen = images.flip(-1) if flipped else images

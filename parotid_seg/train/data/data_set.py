@@ -151,7 +151,7 @@ def open_data_set(
         with_soft = _images(folder / SOFT_FOLDER, ending)
         unlabelled = sorted(_images(folder / "imagesUn", ending) & with_soft - {*train, *validation, *test})
         train = [*train, *unlabelled]
-        _check_soft(folder, with_soft.intersection(train), labels)
+        notes = (*notes, *_check_soft(folder, with_soft, train, labels))
     data = DataSet(
         folder=folder,
         name=str(description.get("name", folder.name)),
@@ -172,8 +172,9 @@ def open_data_set(
     return data
 
 
-def _check_soft(folder: Path, cases: Collection[str], labels: LabelSet) -> None:
-    if not cases:
+def _check_soft(folder: Path, cases: Collection[str], train: Sequence[str], labels: LabelSet) -> list[str]:
+    """Notes on soft labels that are not used; raises InputError if none can be."""
+    if not set(cases).intersection(train):
         raise InputError(
             "found no soft labels of a training patient or of a scan in imagesUn, which soft_share needs",
             path=folder / SOFT_FOLDER,
@@ -183,6 +184,8 @@ def _check_soft(folder: Path, cases: Collection[str], labels: LabelSet) -> None:
             "labels: found the label 'ignore', which cannot be used with soft labels (soft_share)",
             path=folder / DESCRIPTION,
         )
+    lost = sorted(set(cases).difference(train))
+    return [f"soft labels of no training patient and no scan in imagesUn are not used: {named(lost)}"] if lost else []
 
 
 def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str], stage: str) -> None:

@@ -74,8 +74,16 @@ def test_other_structures_keep_their_values_names_and_colours() -> None:
             "--roi-name: found the name 'A ' for several structures, expected one for each",
         ),
         (
-            Rois(names={"parotid_right": "parotid_l"}),
-            "--roi-name: found the name 'parotid_l' for several structures, expected one for each",
+            Rois(names={"parotid_left": "P", "parotid_right": "P"}),
+            "--roi-name: found the name 'P' for several structures, expected one for each",
+        ),
+        (
+            Rois(names={"parotid_left": "Parotid_R", "parotid_right": "Parotid_L"}),
+            "--roi-name: found the name 'Parotid_R', which says right, for parotid_left",
+        ),
+        (
+            Rois(names={"parotid_right": "PG links"}, only=("parotid_right",)),
+            "--roi-name: found the name 'PG links', which says left, for parotid_right",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 from parotid_seg.contract import Contract
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
-from parotid_seg.runtime.engines.base import Backend, Done
+from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo
 from parotid_seg.runtime.engines.model_file import graph_hash, read_model
 from parotid_seg.scan.chunks import Inputs
 from tests.runtime.engines.test_model_file import model as model_bytes
@@ -25,6 +25,7 @@ class Loaded:
 
     def __init__(self, kind: str, file: Path, contract: Contract = CONTRACT, **how: Any) -> None:
         self.kind, self.file, self.contract, self.how = kind, file, contract, how
+        self.ran = ExecutionInfo(kind, "cuda:0", contract.precision)
 
     def start(self, inputs: Inputs) -> Done:
         """One sample is computed where an engine is loaded on a GPU."""

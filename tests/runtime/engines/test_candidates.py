@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parotid_seg.errors import InputError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines import openvino
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.load import facts_of
 from parotid_seg.runtime.engines.onnxruntime.engine import variant
 from parotid_seg.runtime.engines.registry import Request, candidates
+from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 from tests.runtime.engines.stand_ins import CONTRACT, write_model
 
 
@@ -78,14 +81,45 @@ def test_engines_on_the_cpu(
     assert said == ["OpenVINO is not used: OpenVINO does not load"]
 
 
-def test_engines_on_the_gpu(tmp_path: Path, said: list[str], cuda: None) -> None:
-    model = tmp_path / "m.onnx"
-    assert names_of(candidates(Request(model, CONTRACT, 1, None, "labels", said.append))) == ["onnxruntime CUDA FP32"]
-    half = write_model(tmp_path / "m.fp16.onnx", precision="fp16")
-    found = candidates(Request(model, CONTRACT, 1, None, "labels", said.append))
-    assert names_of(found) == ["onnxruntime CUDA FP32", "onnxruntime CUDA FP16"]
-    made: Any = found[1].make()
-    assert (made.file, made.how) == (half, {"device": 1, "output": "labels"})
+def test_engines_on_the_gpu(tmp_path: Path, said: list[str], cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_model(tmp_path / "m.onnx")
+    request = Request(model, CONTRACT, 1, None, "labels", said.append)
+    found = candidates(request)
+    assert [(each.name.removeprefix("onnxruntime CUDA "), each.precision, each.rewritten) for each in found] == [
+        ("FP32", "fp32", False), ("FP16", "fp16", True), ("FP32 fused", "fp32", True), ("FP16 fused", "fp16", True),
+    ]  # fmt: skip
+    paths = [GpuGraph(model, "fp16").path, GpuGraph(model, "fp32", True).path, GpuGraph(model, "fp16", True).path]
+    assert [each.file for each in found] == [model, *paths]
+    assert not any(path.exists() for path in paths), "they are made when they are loaded"
+    monkeypatch.setattr(GpuGraph, "made", lambda self: self.path)
+    for each, path in zip(found[1:], paths, strict=True):
+        made: Any = pickle.loads(pickle.dumps(each.make))()
+        assert (made.file, made.how) == (path, {"device": 1, "output": "labels"})
+        assert made.model_sha256 == hash_file(model)
+        assert made.ran.backend.endswith(", fused operators") == ("fused" in each.name)
+
+
+def test_engines_on_the_gpu_for_files_in_fp16_and_int8(tmp_path: Path, said: list[str], cuda: None) -> None:
+    model, half = write_model(tmp_path / "m.onnx"), write_model(tmp_path / "m.fp16.onnx", precision="fp16")
+    request = Request(model, CONTRACT, 1, None, "labels", said.append)
+    found = candidates(request)
+    fused = [GpuGraph(model, "fp32", True).path, GpuGraph(half, "fp16", True).path]
+    assert [(each.file, each.rewritten) for each in found] == [
+        *((file, False) for file in (model, half)), *((file, True) for file in fused),
+    ]  # fmt: skip
+    loaded: Any = found[1].make()
+    assert (loaded.file, loaded.how) == (half, {"device": 1, "output": "labels"})
+    by_precision = {
+        precision: names_of(
+            candidates(dataclasses.replace(request, contract=dataclasses.replace(CONTRACT, precision=precision)))
+        )
+        for precision in ("fp16", "int8")
+    }
+    assert by_precision == {
+        "fp16": ["onnxruntime CUDA FP16", "onnxruntime CUDA FP16 fused"],
+        "int8": ["onnxruntime CUDA INT8"],
+    }
+    assert not said
 
 
 def test_a_choice_depends_on_the_files_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

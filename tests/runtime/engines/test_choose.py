@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
@@ -162,6 +164,33 @@ def test_masks_of_the_same_precision_are_not_compared(choosing: Callable[..., Ch
     run = choosing((30, 1, 60, 1))
     assert run().name == "ov"
     assert not run.measured.compared
+
+
+@pytest.mark.parametrize(
+    ("speeds", "failures", "expected"),
+    [
+        ((30, 60, 70, 80), {}, "half fused"),
+        ((30, 60, 70, 65), {}, "half"),
+        ((30, 60, 61, 65), {}, "fused"),  # FP16 is faster, but not by a tenth of the fused FP32
+        ((30, 60, 61, 65), {"fused": "other masks"}, "half fused"),
+        ((30, 60, 61, 65), {"fused": "other masks", "half fused": "other masks"}, "half"),
+        ((30, 60, 61, 65), dict.fromkeys(("fused", "half fused", "half"), "other masks"), "ort"),
+        ((30, 29, 10, 10), {}, "ort"),
+    ],
+)
+def test_masks_of_a_rewritten_graph_are_compared_in_any_precision(
+    choosing: Callable[..., Choosing],
+    speeds: tuple[int, int, int, int],
+    failures: dict[str, str],
+    expected: str,
+) -> None:
+    precisions = [("ort", "fp32"), ("fused", "fp32"), ("half", "fp16"), ("half fused", "fp16")]
+    run = choosing(speeds, failures, precisions=precisions)
+    run.candidates[1:] = [dataclasses.replace(each, rewritten=True) for each in run.candidates[1:]]
+    assert run().name == expected
+    told = re.search(r"; ([^;]*) not taken: other masks", run.said[0])
+    assert set(failures) == set(told[1].split(", ") if told else ())
+    assert expected == "ort" or ("ort", expected, dict(precisions)[expected]) in run.measured.compared
 
 
 def test_for_a_model_in_half_precision_bf16_is_lower_and_fp32_is_not(choosing: Callable[..., Choosing]) -> None:

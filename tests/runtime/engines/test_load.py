@@ -260,7 +260,8 @@ def test_the_batch_size_is_measured_on_a_gpu_also_for_a_single_engine(
     gpus(GPU)
     monkeypatch.setattr(load, "choose", choose)
     load_backend(DEFAULT_MODEL, backend, "cuda")
-    assert asked == [(["fp32"], (16, 32, 64, 128, 256))]
+    tried = ["fp32", "fp16", "fp32", "fp16"] if backend == "auto" else ["fp32"]
+    assert asked == [(tried, (16, 32, 64, 128, 256))]
 
 
 def test_an_engine_on_the_cpu_is_refused(engine: Path) -> None:

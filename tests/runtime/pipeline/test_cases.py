@@ -1,5 +1,6 @@
 """Which scans are meant, and that no two masks get one name."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_equal_names_are_told_apart() -> None:
 def test_same_folder_same_stem() -> None:
     names = [case.name for case in name_cases([(Path("/d/ct.nii"),), (Path("/d/ct.nii.gz"),)], taken={})]
     assert len(set(names)) == 2
+
+
+def test_names_are_told_apart_where_file_systems_would_not() -> None:
+    """On a network folder that ignores case the second mask would replace the first."""
+    paths = [Path(f"/d/{name}.nii.gz") for name in ("PT", "pt", "\u00e9", "e\u0301", "a/ct", "A/ct")]
+    names = [case.name for case in name_cases([(path,) for path in paths], taken={})]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(paths), names
+    (case,) = name_cases([(Path("/e/ct.nii.gz"),)], taken={"CT": Path("/d/CT.nii.gz")})
+    assert case.name == "ct-2"
+
+
+def test_names_in_use_that_differ_in_case_only_stay() -> None:
+    taken = {"PT": Path("/d/PT.nii.gz"), "pt": Path("/d/pt.nii.gz")}
+    cases = name_cases([(path,) for path in taken.values()], taken)
+    assert {case.name: case.scan[0] for case in cases} == taken
 
 
 def test_names_in_use_stay_with_their_scans() -> None:

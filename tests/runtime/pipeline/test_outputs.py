@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.runtime.formats.mask_formats import FORMATS, Format, formats_help
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 from parotid_seg.scan.nifti import NiftiScan
@@ -93,3 +93,35 @@ def test_whose_files_are_not_ours(tmp_path: Path) -> None:
     names = [path.name for path in tmp_path.iterdir() if path.is_file()]
     assert len(names) == len(FORMATS) - 1
     assert not [name for name in names if is_ours(tmp_path / name)]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_no_format_is_written_if_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool) -> None:
+    """Otherwise the mask in one format would be that of another model than in the other."""
+
+    def fail(_: object, path: Path) -> None:
+        path.write_text("half")
+        raise ScanError("found other voxels", path=path)
+
+    for name, write in (("first", lambda _, path: path.write_text("new") and ()), ("second", fail)):
+        module: Any = types.ModuleType(f"parotid_seg.runtime.formats.{name}_output")
+        module.write = write
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(FORMATS, name, Format(name, f".{name}", f"{name}_output", "a test"))
+    before = {tmp_path / "a.first": "old"} if earlier else {}
+    for path, text in before.items():
+        path.write_text(text)
+    with pytest.raises(ScanError) as caught:
+        Outputs(("first", "second")).write(
+            np.ones((2, 2, 2), np.uint8), cast(NiftiScan, None), tmp_path / "a.nii", ("b", "c"), "m", tmp_path / "a"
+        )
+    assert str(caught.value) == f"{tmp_path / 'a.second'}: found other voxels"
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_no_file_that_is_read_is_replaced(tmp_path: Path) -> None:
+    scan = tmp_path / "a.nii.gz"
+    scan.write_bytes(b"a scan")
+    with pytest.raises(OptionError, match="cannot be written: it is one of the files that are read"):
+        Outputs().write(np.ones((2, 2, 2), np.uint8), cast(NiftiScan, None), scan, ("b", "c"), "m", tmp_path / "a")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a scan"]

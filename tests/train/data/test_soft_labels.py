@@ -123,6 +123,16 @@ def test_no_soft_labels_are_an_error(data: Path) -> None:
         opened(data)
 
 
+def test_soft_labels_that_are_not_used_are_named(data: Path) -> None:
+    """A misspelt name would leave a scan out of the training without a word."""
+    write_soft(data, "p0", (51, 102))
+    assert open_data_set(data, soft=True).notes == ()
+    for value in (1, 2):
+        shutil.copy(data / "softTr" / f"p0_{value:04d}.nii.gz", data / "softTr" / f"pO_{value:04d}.nii.gz")
+    (note,) = open_data_set(data, soft=True).notes
+    assert note == "soft labels of no training patient and no scan in imagesUn are not used: pO"
+
+
 def test_a_structure_without_soft_labels_is_an_error(data: Path) -> None:
     write_soft(data, "p1", (1, 1))
     (data / "softTr" / "p1_0002.nii.gz").unlink()

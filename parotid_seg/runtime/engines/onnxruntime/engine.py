@@ -8,11 +8,13 @@ from pathlib import Path
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime import cpu, cuda
 from parotid_seg.runtime.engines.registry import Request
+from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 
 FASTER = {"cpu": "int8", "cuda": "fp16"}
 """The lower precision that is tried, by device."""
@@ -26,16 +28,35 @@ def load(request: Request) -> Backend:
 
 
 def candidates(request: Request) -> list[Candidate]:
-    """The model file itself, and its variant in a lower precision. See `registry.Implementation`."""
-    if request.gpu is not None:
-        cuda.check_provider()
-    model, contract = request.model, request.contract
-    device, title = ("cpu", "onnxruntime") if request.gpu is None else ("cuda", "onnxruntime CUDA")
-    files = {contract.precision: model}
-    if contract.precision != FASTER[device] and (device == "cpu" or contract.precision == "fp32"):
-        lower = variant(model, contract, FASTER[device], request.say)
-        if lower:
-            files[FASTER[device]] = lower
+    """The model file itself, its variant in a lower precision, and on a GPU the fused graphs of both. See
+    `registry.Implementation`.
+
+    For a GPU an FP32 model always has an FP16 variant: it is made on first use if none lies beside the file.
+    """
+    if request.gpu is None:
+        return _files(request, "onnxruntime")
+    cuda.check_provider()
+    found = _files(request, "onnxruntime CUDA")
+    if request.contract.precision not in ("fp32", "fp16"):
+        return found
+    files = {each.precision: each.file for each in found}
+    if "fp16" not in files:
+        graph = GpuGraph(request.model, "fp16")
+        found.append(_of_graph(request, graph, "onnxruntime CUDA FP16"))
+    for each in tuple(found):
+        graph = GpuGraph(files.get(each.precision, request.model), each.precision, fused=True)
+        found.append(_of_graph(request, graph, f"{each.name} fused"))
+    return found
+
+
+def _files(request: Request, title: str) -> list[Candidate]:
+    """The model file, and the file beside it in a lower precision."""
+    lower = FASTER["cpu" if request.gpu is None else "cuda"]
+    files = {request.contract.precision: request.model}
+    if request.contract.precision != lower and (request.gpu is None or request.contract.precision == "fp32"):
+        beside = variant(request.model, request.contract, lower, request.say)
+        if beside:
+            files[lower] = beside
     return [
         Candidate(
             f"{title} {precision.upper()}",
@@ -46,6 +67,12 @@ def candidates(request: Request) -> list[Candidate]:
         )
         for precision, file in files.items()
     ]
+
+
+def _of_graph(request: Request, graph: GpuGraph, name: str) -> Candidate:
+    """A graph that is made when it is first loaded."""
+    load_it = partial(_load_made, graph, request.gpu, request.output)
+    return Candidate(name, "onnxruntime", graph.precision, graph.path, load_it, rewritten=True)
 
 
 def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path | None:
@@ -78,3 +105,12 @@ def _load(file: Path, gpu: int | None, threads: int | None, output: str) -> Back
     if gpu is None:
         return cpu.OnnxRuntimeBackend(file, threads=threads, output=output)
     return cuda.OnnxRuntimeCudaBackend(file, device=gpu, output=output)
+
+
+def _load_made(graph: GpuGraph, gpu: int | None, output: str) -> Backend:
+    """Load a graph that is made from a file. Results name the file, by its hash."""
+    backend = _load(graph.made(), gpu, None, output)
+    backend.model_sha256 = hash_file(graph.model)
+    if graph.fused:
+        backend.ran = replace(backend.ran, backend=f"{backend.ran.backend}, fused operators")
+    return backend

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import stat
-from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import OutputError
 from parotid_seg.files import read_input, write_bytes
-from parotid_seg.runtime.engines.autotune import cache_folder
+from parotid_seg.runtime.engines.autotune import cache_folder, is_private
 from parotid_seg.runtime.engines.gpu import Gpu
 
 log = logging.getLogger(__name__)
@@ -46,7 +43,7 @@ class KernelCache:
         The GPU's context must be current.
         """
         try:
-            if not (_is_private(self.path.parent) and _is_private(self.path)):
+            if not (is_private(self.path.parent) and is_private(self.path)):
                 log.info("%s: not used: others may write to it", self.path)
                 return False
             content = read_input(self.path, follow=False)
@@ -72,11 +69,3 @@ class KernelCache:
             log.info("compiled kernels are not kept: %s", error)
             return
         self._stored = kernels
-
-
-def _is_private(path: Path) -> bool:
-    """Whether only this user can write to a file or folder. Systems without user numbers have a folder a user."""
-    status = path.lstat()
-    if not hasattr(os, "getuid"):
-        return True
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -223,7 +223,7 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(
 ) -> None:
     options = InferOptions(pictures=False, report=False)
     for rules, expected in ((RULES_VERSION, (1, 0, 0)), (RULES_VERSION, (0, 0, 1)), (RULES_VERSION + 1, (1, 1, 0))):
-        monkeypatch.setattr("parotid_seg.runtime.pipeline.run.RULES_VERSION", rules)
+        monkeypatch.setattr("parotid_seg.runtime.pipeline.rules.RULES_VERSION", rules)
         summary = infer([scans], tmp_path / "out", lambda: model, options)
         assert (summary.done, summary.replaced, summary.skipped) == expected
 

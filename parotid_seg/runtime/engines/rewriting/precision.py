@@ -14,7 +14,6 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.names import module_of
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 PASSING = {
@@ -52,17 +51,35 @@ LADDER = (
 """FP32 fallbacks, least costly first: parts where rounding moves an outline, then parts that may overflow."""
 
 
+def module_of(name: str) -> str:
+    """The module in a node's or a value's name; empty outside of any."""
+    return name.rpartition("/")[0]
+
+
 def is_within(node: NodeProto, modules: Iterable[str]) -> bool:
     """Whether a node belongs to one of these modules, or to a module within; "" is the outside of all modules."""
     node_module = module_of(node.name)
     return any(node_module == module or (module and node_module.startswith(f"{module}.")) for module in modules)
 
 
+def with_whole_weights(model: ModelProto) -> ModelProto:
+    """A copy of a graph with its weights in FP32, in place of weights stored in FP16 and cast."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    graph = whole.graph
+    stored = {weight.name: weight for weight in graph.initializer}
+    for cast in [node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored]:
+        values = numpy_helper.to_array(stored[cast.input[0]]).astype(np.float32)
+        stored[cast.input[0]].CopyFrom(numpy_helper.from_array(values, cast.output[0]))
+        graph.node.remove(cast)
+    return whole
+
+
 def lower(model: ModelProto, precision: str, keep: Callable[[NodeProto], bool]) -> ModelProto:
     """A copy of an FP32 graph that computes in a half type, except for some nodes.
 
     Args:
-        model: after `names.name_after_modules`; its inputs and outputs keep their types.
+        model: after `export.names.name_after_modules`; its inputs and outputs keep their types.
         precision: one of `HALF_TYPES`.
         keep: which nodes stay in FP32.
 
